@@ -1,0 +1,59 @@
+"""The command `replay`: gathers the subcommands, and turns mistakes into sentences and exit codes.
+
+Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
+"""
+
+import sys
+
+import typer
+
+from replay.commands.allocators import allocators
+from replay.commands.generate import generate
+from replay.commands.import_ import import_trace
+from replay.commands.run import run
+from replay.commands.schema import schema
+from replay.commands.trace import app as trace_app
+from replay.commands.verify import verify
+from replay.commands.workloads import workloads
+from replay.errors import ReplayError
+
+app = typer.Typer(
+    help="Replay allocation traces through exact models of pymalloc, malloc and the kernel.",
+    epilog="Start with: replay run web-service",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command, name in (
+    (run, "run"),
+    (generate, "generate"),
+    (verify, "verify"),
+    (import_trace, "import"),
+    (allocators, "allocators"),
+    (workloads, "workloads"),
+    (schema, "schema"),
+):
+    app.command(name)(command)
+app.add_typer(trace_app, name="trace")
+
+
+def main() -> None:
+    """The entry point: runs the command line; a mistake of the user's becomes one line and exit code 2."""
+    try:
+        app()
+    except ReplayError as error:
+        sys.exit(_complain(str(error)))
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(message: str) -> int:
+    print(f"replay: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

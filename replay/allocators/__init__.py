@@ -1,0 +1,160 @@
+"""The contract of an allocator model, and how models of different files are joined without knowing each other.
+
+A model is one module. It names itself to the configuration by its file name (or by an entry point
+`replay.allocators`), and holds
+
+    Config                           pydantic model of its section of the configuration
+    State                            a NamedTuple of NumPy arrays: everything that changes; its class names the model
+    new_state(config) -> State       empty
+    malloc(state, stack, size) -> place
+    free(state, stack, place)
+    block_size(state, stack, place) -> bytes handed out for that block, header and padding included
+    address(state, stack, place) -> virtual address of the block
+
+and where they differ from the defaults of this file
+
+    calloc(state, stack, size) -> place
+    realloc(state, stack, place, size) -> place
+    fill(state, stack, place, size)  the program writes to the first `size` bytes of the block (libc role only)
+    grow(state) -> State             Python: the same state with more room, see below
+    observe(state) -> dict           Python: structured arrays that describe the state, for reports
+    check(state, stack)              Python: raises AssertionError where an invariant does not hold
+
+`State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and
+so does plain Python. A model of which one function is not compiled is played in plain Python, with the same results.
+
+Two roles. The *libc* role answers the raw domain and everything that the role above passes on. The *small* role
+answers `mem` and `obj` where the configuration says so; it sits on the libc role. Both see the *kernel* below
+(`replay.allocators.kernel`), which is not pluggable. Calls go downwards only.
+
+A *place* is an int64 by which a model finds its block without a search; it need not be an address. Places of the libc
+role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns `~place`
+(negative): from then on the block belongs to libc, whoever frees it.
+
+Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
+`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
+
+Memory that is touched. Each model says which bytes *it* writes (`kernel.touch`: headers, links). The program is
+taken to write to all bytes that it asked for: the player says so by `fill` for blocks of the libc role; the small role
+touches its blocks as it hands them out, because it knows when a page is new.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from numba.extending import overload
+
+from replay.allocators.kernel import touch
+from replay.allocators.stack import MARGIN, Stack
+from replay.compiled import leaf
+
+__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
+
+
+_JIT_OPTIONS = {"_nrt": False, "nogil": True}
+
+
+def _function(state_type: type, name: str) -> Callable[..., Any]:
+    model = sys.modules[state_type.__module__]
+    found: Callable[..., Any] = getattr(model, name, None) or globals()[f"default_{name}"]
+    return found
+
+
+@leaf
+def default_calloc(state, stack, size):  # type: ignore[no-untyped-def]
+    """Malloc; the zeros are the player's `fill`."""
+    return malloc(state, stack, size)
+
+
+@leaf
+def default_realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """A new block, a copy, and the old one freed."""
+    new_place = malloc(state, stack, size)
+    free(state, stack, place)
+    return new_place
+
+
+@leaf
+def default_fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """Touches the pages that hold these bytes."""
+    if size > 0:
+        begin = address(state, stack, place)
+        touch(stack, begin, begin + size)
+
+
+def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+    """The place of a new block of `size` bytes."""
+    return _function(type(state), "malloc")(state, stack, size)
+
+
+def calloc(state, stack, size):  # type: ignore[no-untyped-def]
+    """The place of a new block of `size` zeroed bytes."""
+    return _function(type(state), "calloc")(state, stack, size)
+
+
+def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """The place of the block after it was given a new size."""
+    return _function(type(state), "realloc")(state, stack, place, size)
+
+
+def free(state, stack, place):  # type: ignore[no-untyped-def]
+    """Takes the block back."""
+    return _function(type(state), "free")(state, stack, place)
+
+
+def fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """The program writes to the first `size` bytes."""
+    return _function(type(state), "fill")(state, stack, place, size)
+
+
+def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+    """Bytes that the block takes from the layer that cut it."""
+    return _function(type(state), "block_size")(state, stack, place)
+
+
+def address(state, stack, place):  # type: ignore[no-untyped-def]
+    """The virtual address that the program gets."""
+    return _function(type(state), "address")(state, stack, place)
+
+
+@overload(malloc, jit_options=_JIT_OPTIONS)
+def _malloc(state, stack, size):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "malloc")
+    return lambda state, stack, size: function(state, stack, size)
+
+
+@overload(calloc, jit_options=_JIT_OPTIONS)
+def _calloc(state, stack, size):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "calloc")
+    return lambda state, stack, size: function(state, stack, size)
+
+
+@overload(realloc, jit_options=_JIT_OPTIONS)
+def _realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "realloc")
+    return lambda state, stack, place, size: function(state, stack, place, size)
+
+
+@overload(free, jit_options=_JIT_OPTIONS)
+def _free(state, stack, place):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "free")
+    return lambda state, stack, place: function(state, stack, place)
+
+
+@overload(fill, jit_options=_JIT_OPTIONS)
+def _fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "fill")
+    return lambda state, stack, place, size: function(state, stack, place, size)
+
+
+@overload(block_size, jit_options=_JIT_OPTIONS)
+def _block_size(state, stack, place):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "block_size")
+    return lambda state, stack, place: function(state, stack, place)
+
+
+@overload(address, jit_options=_JIT_OPTIONS)
+def _address(state, stack, place):  # type: ignore[no-untyped-def]
+    function = _function(state.instance_class, "address")
+    return lambda state, stack, place: function(state, stack, place)

@@ -1,0 +1,118 @@
+"""The ceiling: an allocator that never takes anything back.
+
+    end     where the next block goes; blocks lie one behind the other, at multiples of 16, in the order of their births
+
+A block that shrinks stays; one that grows is copied to the end.
+
+Invariant (`check`): every block that ever was lies below `end`, and `end` never falls
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from replay.allocators.kernel import brk
+from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.by_reference import by_reference
+from replay.compiled import leaf
+from replay.units import Size
+
+
+class Config(BaseModel):
+    """An allocator that never frees."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["bump"] = "bump"
+    top_pad: Size = 128 << 10
+
+
+HEAP = record("end", "top_pad", "blocks", "unused")
+BLOCK = record("address", "size", "next")
+
+
+@by_reference
+class State(NamedTuple):
+    """One HEAP record; BLOCK by place: of freed blocks only the memory is lost, `next` chains their records."""
+
+    heap: np.ndarray
+    blocks: np.ndarray
+
+
+def new_state(config: Config) -> State:
+    """Nothing was ever allocated."""
+    state = State(np.zeros(1, HEAP), np.zeros(1024, BLOCK))
+    state.heap[0].top_pad, state.heap[0].unused = config.top_pad, -1
+    return state
+
+
+@leaf
+def _place_at_end(state, stack, block, size):  # type: ignore[no-untyped-def]
+    heap, space, tally = state.heap[0], stack.kernel.space[0], stack.tally[0]
+    if heap.end == 0:
+        heap.end = space.brk
+    block.address, block.size = heap.end, max(size + 15 & -16, 16)
+    heap.end += block.size
+    if heap.end > space.brk:
+        end = (heap.end + heap.top_pad + space.page_size - 1) & -space.page_size
+        tally.heap_bytes += end - space.brk
+        tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+        brk(stack, end)
+
+
+@leaf
+def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+    """The next bytes."""
+    heap = state.heap[0]
+    place = heap.unused
+    if place >= 0:
+        heap.unused = state.blocks[place].next
+    else:
+        place = heap.blocks
+        heap.blocks += 1
+        if heap.blocks + MARGIN > state.blocks.shape[0]:
+            ask_for_room(stack)
+    _place_at_end(state, stack, state.blocks[place], size)
+    return place
+
+
+@leaf
+def free(state, stack, place):  # type: ignore[no-untyped-def]
+    """Its record is used again, its memory never."""
+    state.blocks[place].next = state.heap[0].unused
+    state.heap[0].unused = place
+
+
+@leaf
+def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """Stays where it fits, else is copied to the end."""
+    block = state.blocks[place]
+    if size > block.size:
+        _place_at_end(state, stack, block, size)
+    return place
+
+
+@leaf
+def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+    """What was asked for when it was placed, in whole 16 bytes."""
+    return state.blocks[place].size
+
+
+@leaf
+def address(state, stack, place):  # type: ignore[no-untyped-def]
+    """Where it was placed."""
+    return state.blocks[place].address
+
+
+def grow(state: State) -> State:
+    """The same heap with room for twice the blocks."""
+    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].blocks), 512)))
+
+
+def check(state: State, stack: NamedTuple) -> None:
+    """Raises AssertionError where an invariant of this file does not hold."""
+    heap, space = state.heap[0], stack.kernel.space[0]  # type: ignore[attr-defined]
+    blocks = state.blocks[: heap.blocks]
+    assert (blocks["address"] + blocks["size"] <= heap.end).all()
+    assert heap.end <= space.brk

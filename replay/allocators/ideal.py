@@ -1,0 +1,133 @@
+"""The floor: an allocator that wastes nothing but the rest of its last page.
+
+    live    the bytes asked for and not freed
+
+Blocks have no header and no rounding, and close up when one goes, so the heap is exactly the live bytes in whole
+pages. Addresses mean little where blocks move: each block is given one behind all others that ever were.
+
+Invariant (`check`): heap_bytes == live bytes rounded up to pages == resident_bytes == mapped_bytes
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from replay.allocators.kernel import brk, touch
+from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.by_reference import by_reference
+from replay.compiled import leaf
+
+
+class Config(BaseModel):
+    """The least memory that could hold what is live."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["ideal"] = "ideal"
+
+
+HEAP = record("live_bytes", "end", "blocks", "unused")
+BLOCK = record("address", "size", "next")
+FIRST_ADDRESS = 1 << 16
+
+
+@by_reference
+class State(NamedTuple):
+    """One HEAP record; BLOCK by place, `next` chains the unused ones."""
+
+    heap: np.ndarray
+    blocks: np.ndarray
+
+
+def new_state(config: Config) -> State:
+    """Nothing is live."""
+    state = State(np.zeros(1, HEAP), np.zeros(1024, BLOCK))
+    state.heap[0].unused = -1
+    state.heap[0].end = FIRST_ADDRESS
+    return state
+
+
+@leaf
+def _fit(state, stack):  # type: ignore[no-untyped-def]
+    """The heap ends with the page that holds the last live byte."""
+    space, tally = stack.kernel.space[0], stack.tally[0]
+    old_end = space.brk
+    end = space.brk_base + ((state.heap[0].live_bytes + space.page_size - 1) & -space.page_size)
+    if end != old_end:
+        brk(stack, end)
+        tally.heap_bytes += end - old_end
+        tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+        if end > old_end:
+            touch(stack, old_end, end)
+
+
+@leaf
+def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+    """Exactly `size` bytes more are live."""
+    heap = state.heap[0]
+    place = heap.unused
+    if place >= 0:
+        heap.unused = state.blocks[place].next
+    else:
+        place = heap.blocks
+        heap.blocks += 1
+        if heap.blocks + MARGIN > state.blocks.shape[0]:
+            ask_for_room(stack)
+    block = state.blocks[place]
+    block.size, block.address = size, heap.end
+    heap.end += (size + 15) & -16
+    heap.live_bytes += size
+    _fit(state, stack)
+    return place
+
+
+@leaf
+def free(state, stack, place):  # type: ignore[no-untyped-def]
+    """Its bytes are gone at once."""
+    heap, block = state.heap[0], state.blocks[place]
+    heap.live_bytes -= block.size
+    block.next = heap.unused
+    heap.unused = place
+    _fit(state, stack)
+
+
+@leaf
+def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """Its bytes alone change in number; as it may have grown, it gets another address."""
+    block = state.blocks[place]
+    block.address = state.heap[0].end
+    state.heap[0].end += (size + 15) & -16
+    state.heap[0].live_bytes += size - block.size
+    block.size = size
+    _fit(state, stack)
+    return place
+
+
+@leaf
+def fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+    """The pages of the live bytes are touched already."""
+
+
+@leaf
+def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+    """What was asked for."""
+    return state.blocks[place].size
+
+
+@leaf
+def address(state, stack, place):  # type: ignore[no-untyped-def]
+    """Behind all blocks before it."""
+    return state.blocks[place].address
+
+
+def grow(state: State) -> State:
+    """The same heap with room for twice the blocks."""
+    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].blocks), 512)))
+
+
+def check(state: State, stack: NamedTuple) -> None:
+    """Raises AssertionError where an invariant of this file does not hold."""
+    tally, page = stack.tally[0], stack.kernel.space[0].page_size  # type: ignore[attr-defined]
+    live_bytes = -(-state.heap[0].live_bytes // page) * page
+    assert tally.heap_bytes == live_bytes == tally.resident_bytes == tally.mapped_bytes

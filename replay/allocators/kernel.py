@@ -1,0 +1,328 @@
+"""The address space of a Linux process: mmap, munmap, brk, and which pages are resident.
+
+Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private mappings only.
+
+    mmap area   everything below `mmap_base`, filled downwards: a new mapping takes the top end of the *highest* hole
+                that is large enough. A length that is a whole number of huge pages is aligned to a huge page, as since
+                Linux 6.7 (`huge_page_size`; 0 turns that off).
+    heap        grows upwards from `brk_base`.
+    region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
+
+Invariants (`check`):
+    regions are disjoint, not adjacent, page-aligned, and sorted by falling address
+    mapped_bytes == sum of regions + (brk - brk_base)
+    resident_bytes == page_size * pages marked, and only mapped pages are marked
+
+Pages are marked in two bit tables, one counted downwards from `mmap_base`, one upwards from `brk_base`. `headroom` is
+how many bytes a single event may still map before the tables must grow; the player asks before it plays an event.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from replay.allocators.stack import (
+    MARGIN,
+    NO_MEMORY,
+    RESIDENT_PEAK,
+    SYSCALLS,
+    ask_for_room,
+    extend,
+    log,
+    record,
+)
+from replay.by_reference import by_reference
+from replay.compiled import leaf
+from replay.units import Size
+
+MMAP, MUNMAP, BRK = SYSCALLS.index("mmap"), SYSCALLS.index("munmap"), SYSCALLS.index("brk")
+
+SLACK_BYTES = 64 << 20
+"""Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages."""
+
+
+class Config(BaseModel):
+    """The kernel below the allocators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["linux"] = "linux"
+    page_size: Size = 4096
+    huge_page_size: Size = Field(2 << 20, description="Alignment of mappings that are multiples of it; 0: none.")
+    mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
+    brk_base: Size = Field(0x555555560000, description="The heap starts here.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if self.page_size < 256 or self.page_size & (self.page_size - 1):
+            raise ValueError(f"page_size: {self.page_size} is no power of two of at least 256")
+        if self.huge_page_size and (
+            self.huge_page_size & (self.huge_page_size - 1) or self.huge_page_size % self.page_size
+        ):
+            raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two that holds whole pages")
+        for name in ("mmap_base", "brk_base"):
+            if getattr(self, name) % self.page_size:
+                raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
+        if not 0 < self.brk_base < self.mmap_base - 4 * SLACK_BYTES or self.mmap_base >= 1 << 47:
+            raise ValueError(
+                f"mmap_base: {self.mmap_base:#x} must lie well above brk_base {self.brk_base:#x} and below 2^47"
+            )
+        return self
+
+
+SPACE = record(
+    "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom"
+)  # fmt: skip
+REGION = record("start", "end")
+
+
+@by_reference
+class State(NamedTuple):
+    """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages."""
+
+    space: np.ndarray
+    regions: np.ndarray
+    mmap_pages: np.ndarray
+    heap_pages: np.ndarray
+
+
+def new_state(config: Config) -> State:
+    """An address space with nothing in it."""
+    state = State(np.zeros(1, SPACE), np.zeros(256, REGION), np.zeros(1 << 12, np.int64), np.zeros(1 << 12, np.int64))
+    space = state.space[0]
+    space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
+    space.huge_page_size = config.huge_page_size
+    space.mmap_base = space.lowest = config.mmap_base
+    space.brk_base = space.brk = config.brk_base
+    _measure_headroom(state)
+    return state
+
+
+@leaf
+def _measure_headroom(state):  # type: ignore[no-untyped-def]
+    space = state.space[0]
+    bits = space.page_shift + 6
+    below = (state.mmap_pages.shape[0] << bits) - (space.mmap_base - space.lowest)
+    above = (state.heap_pages.shape[0] << bits) - (space.brk - space.brk_base)
+    space.headroom = min(below, above) - SLACK_BYTES
+
+
+@leaf
+def _count_bits(word):  # type: ignore[no-untyped-def]
+    """How many of 64 bits are set. The masks keep every step in the positive range of int64."""
+    low = word & 0xFFFFFFFF
+    high = (word >> 32) & 0xFFFFFFFF
+    low -= (low >> 1) & 0x55555555
+    high -= (high >> 1) & 0x55555555
+    low = (low & 0x33333333) + ((low >> 2) & 0x33333333)
+    high = (high & 0x33333333) + ((high >> 2) & 0x33333333)
+    both = ((low + (low >> 4)) & 0x0F0F0F0F) + ((high + (high >> 4)) & 0x0F0F0F0F)
+    return ((both * 0x01010101) >> 24) & 0xFF
+
+
+@leaf
+def _set_bits(bits, first, last, value):  # type: ignore[no-untyped-def]
+    """Sets bits first … last to `value` in place; returns how many changed."""
+    changed = 0
+    for index in range(first >> 6, (last >> 6) + 1):
+        mask = np.int64(-1)
+        if index == first >> 6:
+            mask <<= first & 63
+        if index == last >> 6 and (last & 63) != 63:
+            mask &= ~(np.int64(-1) << ((last & 63) + 1))
+        word = bits[index]
+        fresh = mask & ~word if value else mask & word
+        if fresh != 0:
+            changed += _count_bits(fresh)
+            bits[index] = word ^ fresh
+    return changed
+
+
+@leaf
+def _mark(stack, start, end, value):  # type: ignore[no-untyped-def]
+    space = stack.kernel.space[0]
+    shift = space.page_shift
+    if start >= space.lowest:
+        last = (space.mmap_base - 1 - start) >> shift
+        return _set_bits(stack.kernel.mmap_pages, (space.mmap_base - end) >> shift, last, value)
+    first = (start - space.brk_base) >> shift
+    return _set_bits(stack.kernel.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
+
+
+@leaf
+def touch(stack, start, end):  # type: ignore[no-untyped-def]
+    """The pages of [start, end), end > start, are written to."""
+    space = stack.kernel.space[0]
+    fresh = _mark(stack, start, end, True)
+    if fresh:
+        tally = stack.tally[0]
+        tally.page_faults += fresh
+        tally.resident_bytes += fresh << space.page_shift
+        if tally.resident_bytes > tally.resident_bytes_peak:
+            tally.resident_bytes_peak = tally.resident_bytes
+            tally.attention |= RESIDENT_PEAK
+
+
+@leaf
+def _map(stack, length):  # type: ignore[no-untyped-def]
+    tally = stack.tally[0]
+    tally.mapped_bytes += length
+    tally.mapped_bytes_peak = max(tally.mapped_bytes_peak, tally.mapped_bytes)
+
+
+@leaf
+def _highest_hole(state, length):  # type: ignore[no-untyped-def]
+    """Where `length` bytes fit highest, and before which region that is."""
+    ceiling = state.space[0].mmap_base
+    count = state.space[0].regions
+    for index in range(count):
+        if ceiling - state.regions[index].end >= length:
+            return ceiling - length, index
+        ceiling = state.regions[index].start
+    return ceiling - length, count
+
+
+@leaf
+def _insert(state, index, start, end):  # type: ignore[no-untyped-def]
+    """Puts [start, end) before region `index`, and merges it with the neighbours that it touches."""
+    space, regions = state.space[0], state.regions
+    above = index > 0 and regions[index - 1].start == end
+    below = index < space.regions and regions[index].end == start
+    if above and below:
+        regions[index - 1].start = regions[index].start
+        for moved in range(index, space.regions - 1):
+            regions[moved].start, regions[moved].end = regions[moved + 1].start, regions[moved + 1].end
+        space.regions -= 1
+    elif above:
+        regions[index - 1].start = start
+    elif below:
+        regions[index].end = end
+    else:
+        for moved in range(space.regions, index, -1):
+            regions[moved].start, regions[moved].end = regions[moved - 1].start, regions[moved - 1].end
+        regions[index].start, regions[index].end = start, end
+        space.regions += 1
+
+
+@leaf
+def mmap(stack, length):  # type: ignore[no-untyped-def]
+    """The address of `length` new bytes (rounded up to pages)."""
+    state = stack.kernel
+    space, tally = state.space[0], stack.tally[0]
+    length = (length + space.page_size - 1) & -space.page_size
+    huge = space.huge_page_size
+    if huge and length % huge == 0:
+        padded, index = _highest_hole(state, length + huge)
+        start = (padded & -huge) + huge
+    else:
+        start, index = _highest_hole(state, length)
+    if start <= space.brk + SLACK_BYTES:
+        tally.attention |= NO_MEMORY
+        return space.lowest
+    _insert(state, index, start, start + length)
+    if start < space.lowest:
+        space.lowest = start
+        _measure_headroom(state)
+    if space.headroom < 0 or space.regions + MARGIN > state.regions.shape[0]:
+        ask_for_room(stack)
+    _map(stack, length)
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    log(stack, MMAP, start, length)
+    return start
+
+
+@leaf
+def munmap(stack, start, length):  # type: ignore[no-untyped-def]
+    """Gives [start, start + length) back; all of it must be mapped, in one region."""
+    state = stack.kernel
+    space, regions, tally = state.space[0], state.regions, stack.tally[0]
+    end = start + ((length + space.page_size - 1) & -space.page_size)
+    low, high = 0, space.regions - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if regions[middle].start <= start:
+            high = middle
+        else:
+            low = middle + 1
+    region = regions[low]
+    if region.end == end and region.start == start:
+        for moved in range(low, space.regions - 1):
+            regions[moved].start, regions[moved].end = regions[moved + 1].start, regions[moved + 1].end
+        space.regions -= 1
+    elif region.end == end:
+        region.end = start
+    elif region.start == start:
+        region.start = end
+    else:
+        for moved in range(space.regions, low, -1):
+            regions[moved].start, regions[moved].end = regions[moved - 1].start, regions[moved - 1].end
+        regions[low].start = end
+        regions[low + 1].end = start
+        space.regions += 1
+        if space.regions + MARGIN > regions.shape[0]:
+            ask_for_room(stack)
+    tally.resident_bytes -= _mark(stack, start, end, False) << space.page_shift
+    tally.mapped_bytes -= end - start
+    tally.munmap += 1
+    tally.munmap_bytes += end - start
+    log(stack, MUNMAP, start, end - start)
+
+
+@leaf
+def brk(stack, new_brk):  # type: ignore[no-untyped-def]
+    """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
+    state = stack.kernel
+    space, tally = state.space[0], stack.tally[0]
+    old_brk = space.brk
+    if new_brk + SLACK_BYTES >= space.lowest:
+        tally.attention |= NO_MEMORY
+        return
+    if new_brk < old_brk:
+        tally.resident_bytes -= _mark(stack, new_brk, old_brk, False) << space.page_shift
+        tally.mapped_bytes -= old_brk - new_brk
+    else:
+        _map(stack, new_brk - old_brk)
+    space.brk = new_brk
+    _measure_headroom(state)
+    if space.headroom < 0:
+        ask_for_room(stack)
+    tally.brk += 1
+    tally.brk_bytes += abs(new_brk - old_brk)
+    log(stack, BRK, new_brk, new_brk - old_brk)
+
+
+def grow(state: State, need_bytes: int = 0) -> State:
+    """The same address space with at least twice the room, and headroom for an event that maps `need_bytes`."""
+    space = state.space[0]
+    words = [state.mmap_pages.shape[0], state.heap_pages.shape[0]]
+    used_bytes = [space.mmap_base - space.lowest, space.brk - space.brk_base]
+    for area, used in enumerate(used_bytes):
+        while (words[area] << (space.page_shift + 6)) - used < need_bytes + 2 * SLACK_BYTES:
+            words[area] *= 2
+    grown = state._replace(
+        regions=extend(state.regions, 2 * max(int(space.regions), 128)),
+        mmap_pages=extend(state.mmap_pages, words[0]),
+        heap_pages=extend(state.heap_pages, words[1]),
+    )
+    _measure_headroom(grown)
+    return grown
+
+
+def check(state: State, stack: NamedTuple) -> None:
+    """Raises AssertionError where an invariant of this file does not hold."""
+    space, tally = state.space[0], stack.tally[0]  # type: ignore[attr-defined]
+    regions = state.regions[: space.regions]
+    assert (regions["start"] < regions["end"]).all()
+    assert (regions["end"][1:] < regions["start"][:-1]).all(), "regions overlap, touch, or are out of order"
+    assert not ((regions["start"] | regions["end"]) % space.page_size).any()
+    heap_bytes = space.brk - space.brk_base
+    assert tally.mapped_bytes == (regions["end"] - regions["start"]).sum() + heap_bytes
+    marked = [np.unpackbits(bits.view(np.uint8), bitorder="little") for bits in (state.mmap_pages, state.heap_pages)]
+    assert tally.resident_bytes == space.page_size * sum(int(bits.sum()) for bits in marked)
+    for start, end in regions:
+        marked[0][(space.mmap_base - end) >> space.page_shift : (space.mmap_base - start) >> space.page_shift] = 0
+    marked[1][: heap_bytes >> space.page_shift] = 0
+    assert not marked[0].any(), "a page outside every mapping is resident"
+    assert not marked[1].any(), "a page above the heap is resident"

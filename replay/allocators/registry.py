@@ -1,0 +1,64 @@
+"""Finds allocator models by name: the files of this package, and modules behind the entry point `replay.allocators`."""
+
+import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+import replay.allocators
+from replay.errors import ConfigError
+
+_NOT_MODELS = {"registry", "kernel", "stack"}
+_REQUIRED = ("Config", "State", "new_state", "malloc", "free", "block_size", "address")
+GROUP = "replay.allocators"
+
+
+def bundled_names() -> list[str]:
+    """The models of this package."""
+    names = (module.name for module in pkgutil.iter_modules(replay.allocators.__path__))
+    return sorted(set(names) - _NOT_MODELS)
+
+
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def model_names() -> list[str]:
+    """Names that `model:` takes in a configuration."""
+    return sorted({*bundled_names(), *_third_party()})
+
+
+@cache
+def find_model(name: str) -> ModuleType:
+    """The module of the model called `name`; ConfigError if there is none, or if it breaks the contract."""
+    if name in bundled_names():
+        return importlib.import_module(f"{replay.allocators.__name__}.{name}")
+    point = _third_party().get(name)
+    if point is None:
+        raise ConfigError(f"there is no allocator model {name!r}; there are {', '.join(model_names())}")
+    try:
+        model = point.load()
+    except Exception as error:  # whatever a stranger's module raises on import, the user is told which one it was
+        raise ConfigError(f"allocator model {name!r} ({point.value}) cannot be imported: {error}") from error
+    missing = [attribute for attribute in _REQUIRED if not hasattr(model, attribute)]
+    if missing:
+        raise ConfigError(f"allocator model {name!r} ({point.value}) lacks {', '.join(missing)}")
+    if model.State.__module__ != model.__name__:
+        raise ConfigError(f"allocator model {name!r} ({point.value}) must define its State class itself")
+    return model  # type: ignore[no-any-return]
+
+
+def is_compiled(model: ModuleType) -> bool:
+    """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
+    names = ("malloc", "calloc", "realloc", "free", "fill", "block_size", "address")
+    return all(hasattr(getattr(model, name), "py_func") for name in names if hasattr(model, name))
+
+
+def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
+    """Source files of the models that do not belong to this package, for the digest of the kernel cache."""
+    home = Path(replay.allocators.__file__).parent
+    files = {str(model.__file__) for model in models if model.__file__}
+    return tuple(sorted(file for file in files if Path(file).parent != home))

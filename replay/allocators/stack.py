@@ -1,0 +1,95 @@
+"""What all layers of a run share: the counters, the log of what happened below, and how tables get more room."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.by_reference import by_reference
+from replay.compiled import leaf
+
+MARGIN = 16
+"""Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
+
+
+def record(*fields: str, kind: type = np.int64) -> np.dtype:
+    """A structured type whose scalars have attributes, in numba and in plain Python alike."""
+    return np.dtype((np.record, [(name, kind) for name in fields]))
+
+
+LEVELS = (
+    "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",
+    "arenas",
+)  # fmt: skip
+"""What has a peak. `arenas` counts live ones."""
+
+SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise")
+
+TALLY = record(
+    *LEVELS,
+    *(f"{name}_peak" for name in LEVELS),
+    "small_requested_bytes", "small_block_bytes",
+    "arenas_mapped", "arenas_unmapped",
+    "pools_used", "pools_full", "pools_free", "pools_made",
+    *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
+    "page_faults",
+    "mallocs", "callocs", "reallocs", "frees",
+    "row", "rows_logged", "attention",
+)  # fmt: skip
+"""All counters of a run, one record: every layer writes its own fields, samples are copies of it.
+
+    requested_bytes   live, as the program asked for them        small_*: the part in blocks of the small role
+    block_bytes       live, as handed out
+    pool_bytes        in pools that hold blocks
+    arena_bytes       in mapped arenas
+    heap_bytes        mapped for libc: brk and its own mmaps
+    mapped_bytes      mapped in all; resident_bytes: touched and not given back
+    row               the event being played
+    attention         bits: why the player must stop after this event
+"""
+
+ROOM, RESIDENT_PEAK, NO_MEMORY = 1, 2, 4
+"""Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map."""
+
+LOG = record("row", "kind", "address", "bytes")
+"""What happened below: system calls (kind = index into SYSCALLS) and arena events."""
+ARENA_MAPPED, ARENA_UNMAPPED = 16, 17
+
+
+@by_reference
+class Stack(NamedTuple):
+    """Everything that a run changes. Where no small role exists, `small` is the libc state and is never asked."""
+
+    tally: np.ndarray
+    log: np.ndarray
+    kernel: NamedTuple
+    libc: NamedTuple
+    small: NamedTuple
+
+
+def extend(array: np.ndarray, length: int) -> np.ndarray:
+    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that."""
+    if length <= array.shape[0]:
+        return array
+    longer = np.zeros(length, array.dtype)
+    longer[: array.shape[0]] = array
+    return longer
+
+
+@leaf
+def ask_for_room(stack):  # type: ignore[no-untyped-def]
+    """Has the player stop after the event in hand, so that the engine can grow the tables."""
+    stack.tally[0].attention |= ROOM
+
+
+@leaf
+def log(stack, kind, address, length):  # type: ignore[no-untyped-def]
+    """Writes down what happened to the address space in the event being played."""
+    tally = stack.tally[0]
+    entry = stack.log[tally.rows_logged]
+    entry.row = tally.row
+    entry.kind = kind
+    entry.address = address
+    entry.bytes = length
+    tally.rows_logged += 1
+    if tally.rows_logged + MARGIN > stack.log.shape[0]:
+        ask_for_room(stack)

@@ -1,0 +1,81 @@
+"""Lets compiled kernels take a NamedTuple of arrays by reference.
+
+numba hands a NamedTuple over by value, seven words an array, at every call: a stack of models is then so wide that
+moving it costs more than any kernel's work, and takes minutes to compile. A class marked `by_reference` is laid out
+in memory once, when Python calls a kernel, and from there on is one pointer. To Python, and to kernels that run as
+plain Python, it stays the NamedTuple that it is. Its fields cannot be assigned, their elements can.
+"""
+
+from typing import Any, TypeVar
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import (
+    NativeValue,
+    infer_getattr,
+    lower_getattr_generic,
+    models,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+
+Class = TypeVar("Class", bound=type)
+
+
+class Reference(types.Type):
+    """The type of an instance of `instance_class`, given the types of its fields."""
+
+    def __init__(self, instance_class: type, field_types: tuple[types.Type, ...]):
+        self.instance_class = instance_class
+        self.field_types = field_types
+        names = instance_class._fields  # type: ignore[attr-defined]
+        self.field_names: tuple[str, ...] = names
+        fields = ", ".join(f"{name}: {kind}" for name, kind in zip(names, field_types, strict=True))
+        super().__init__(name=f"{instance_class.__module__}.{instance_class.__qualname__}({fields})")
+
+
+@register_model(Reference)
+class _ReferenceModel(models.PrimitiveModel):  # type: ignore[misc]
+    """A pointer to the fields, one behind the other."""
+
+    def __init__(self, manager: Any, kind: Reference):
+        fields = ir.LiteralStructType([manager.lookup(field).get_value_type() for field in kind.field_types])
+        super().__init__(manager, kind, fields.as_pointer())
+
+
+@infer_getattr
+class _Attributes(AttributeTemplate):  # type: ignore[misc]
+    key = Reference
+
+    def generic_resolve(self, kind: Reference, name: str) -> types.Type | None:
+        return kind.field_types[kind.field_names.index(name)] if name in kind.field_names else None
+
+
+@lower_getattr_generic(Reference)  # type: ignore[misc]
+def _get_field(context: Any, builder: Any, kind: Reference, value: Any, name: str) -> Any:
+    return builder.load(cgutils.gep_inbounds(builder, value, 0, kind.field_names.index(name)))
+
+
+@unbox(Reference)  # type: ignore[misc]
+def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
+    """The fields' native values, in the memory of the calling wrapper: they live as long as the call."""
+    pointer = cgutils.alloca_once(c.builder, c.context.get_value_type(kind).pointee)
+    is_error = cgutils.false_bit
+    for index, field in enumerate(kind.field_types):
+        native = c.unbox(field, c.pyapi.tuple_getitem(instance, index))
+        c.builder.store(native.value, cgutils.gep_inbounds(c.builder, pointer, 0, index))
+        is_error = c.builder.or_(is_error, native.is_error)
+    return NativeValue(pointer, is_error=is_error)
+
+
+def by_reference(instance_class: Class) -> Class:
+    """Marks a NamedTuple class: kernels take its instances by reference."""
+
+    @typeof_impl.register(instance_class)
+    def _(value: Any, c: Any) -> Reference:
+        return Reference(instance_class, tuple(typeof_impl(field, c) for field in value))
+
+    return instance_class

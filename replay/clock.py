@@ -1,0 +1,91 @@
+"""Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
+
+    slice      the events between two boundaries; one call of a compiled kernel plays it
+    boundary   a mark or a garbage collection in the trace, or the end of a batch
+    tick       a moment at which the counters are looked at. Looking changes nothing, so ticks do not cut slices: the
+               sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
+
+A tick at time t sees all events of time t. Where batches end does not matter: ticks at the last moment of a batch wait
+for the next one, which may have more events of that moment.
+"""
+
+from collections.abc import Callable, Generator
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+
+from replay.trace import Events, Op, Trace
+
+
+class Slice(NamedTuple):
+    """Rows start … end of a batch, and the ticks among them: tick_rows[i] is the row that tick i comes before."""
+
+    events: Events
+    first_row: int
+    start: int
+    end: int
+    tick_rows: np.ndarray
+    tick_times_ns: np.ndarray
+
+
+class Clock:
+    """Walks through a trace: `play(slice)` for every slice, `boundary(events, row, first_row)` for every boundary."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        play: Callable[[Slice], None],
+        boundary: Callable[[Events, int], None],
+        sample_every_ns: int,
+    ):
+        self._play, self._boundary = play, boundary
+        self._every_ns = sample_every_ns
+        self._environment = simpy.Environment()
+        self._slice_begun = self._environment.event()
+        self._ticks_planned = self._environment.event()
+        self.rows = 0
+        """Rows of the trace that have been played."""
+        self._source = self._environment.process(self._walk(trace))
+        self._environment.process(self._sample())
+
+    @property
+    def now_ns(self) -> int:
+        """Time of the last event that was played."""
+        return int(self._environment.now)
+
+    def run(self) -> None:
+        """Plays the trace to its end."""
+        self._environment.run(until=self._source)
+
+    def _walk(self, trace: Trace) -> Generator[simpy.Event, object, None]:
+        """The process that brings the trace's batches, boundary by boundary."""
+        for events in trace.batches():
+            start = 0
+            for stop in [*np.flatnonzero(events.op >= Op.GC_START).tolist(), events.rows]:
+                if stop > start:
+                    yield from self._play_slice(events, start, stop)
+                if stop < events.rows:
+                    yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
+                    self._boundary(events, stop)
+                start = stop + 1
+            self.rows += events.rows
+
+    def _play_slice(self, events: Events, start: int, end: int) -> Generator[simpy.Event, object, None]:
+        times = events.time_ns[start:end]
+        self._slice_begun.succeed(times)
+        ticks_ns = yield self._ticks_planned
+        self._ticks_planned = self._environment.event()
+        rows = start + np.searchsorted(times, ticks_ns, side="right")
+        yield self._environment.timeout(int(times[-1]) - self._environment.now)
+        self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
+
+    def _sample(self) -> Generator[simpy.Event, object, None]:
+        """The sampler: for each slice, the multiples of its interval that lie before the slice's last moment."""
+        next_ns = self._every_ns
+        while True:
+            times = yield self._slice_begun
+            self._slice_begun = self._environment.event()
+            ticks_ns = np.arange(next_ns, int(times[-1]), self._every_ns)
+            next_ns += self._every_ns * ticks_ns.shape[0]
+            self._ticks_planned.succeed(ticks_ns)

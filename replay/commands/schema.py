@@ -1,0 +1,30 @@
+"""`replay schema`: the JSON Schema of the files that people write, for editors to complete them."""
+
+import json
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Kind(str, Enum):
+    """A kind of file."""
+
+    WORKLOAD = "workload"
+    CONFIG = "config"
+
+
+def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config", help="Which file's schema.")]) -> None:
+    """Print the JSON Schema of a workload or of an allocator stack's configuration.
+
+    Example: replay schema workload > workload.schema.json
+    """
+    if kind is Kind.WORKLOAD:
+        from replay.workload import Workload
+
+        content = Workload.model_json_schema()
+    else:
+        from replay.config import StackConfig
+
+        content = StackConfig.model_json_schema()
+    typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **content}, indent=2))

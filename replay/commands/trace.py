@@ -1,0 +1,221 @@
+"""`replay trace`: what is in a trace."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+    from replay.trace import Events, Metadata, Trace
+
+app = typer.Typer(help="Look into a trace.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+
+
+@dataclass
+class Contents:
+    """What a trace holds; the field names are those of `replay trace info --json`."""
+
+    events: int = 0
+    duration_ns: int = 0
+    threads: int = 0
+    events_by_op: dict[str, int] = field(default_factory=dict)
+    events_by_domain: dict[str, int] = field(default_factory=dict)
+    """Of mallocs, callocs, reallocs and frees."""
+    requests_by_size: dict[int, int] = field(default_factory=dict)
+    """Mallocs, callocs and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
+    live_blocks: int = 0
+    live_bytes: int = 0
+    live_blocks_peak: int = 0
+    live_bytes_peak: int = 0
+    phases: tuple[str, ...] = ()
+    sites: int = 0
+    origin: dict[str, str] = field(default_factory=dict)
+    process: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+
+@app.command(epilog="Example: replay trace info trace.parquet")
+def info(file: Source, as_json: AsJson = False) -> None:
+    """Counts the events of a trace by op, domain and size, and says what is live."""
+    from replay.sources import open_source
+
+    contents = _read_contents(open_source(file), file)
+    if as_json:
+        typer.echo(json.dumps(asdict(contents), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in _tables(contents, file):
+        console.print(table)
+
+
+@app.command(epilog="Example: replay trace head trace.parquet -n 5")
+def head(
+    file: Source,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Shows the first rows of a trace."""
+    from replay.sources import open_source
+
+    trace = open_source(file)
+    shown = list(_first_rows(trace, rows))
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name in shown[0] if any(row[name] is not None for row in shown)] if shown else ["row"]
+    table = Table(box=None, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("op", "domain", "site") else "right")
+    for row in shown:
+        table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
+    Console().print(table)
+
+
+def _read_contents(trace: "Trace", file: str) -> Contents:
+    """Reads the trace once, batch by batch."""
+    import numpy as np
+
+    from replay.progress import progress_bar
+    from replay.trace import Digest, Domain, Op
+    from replay.validation import Validator
+
+    by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
+    threads: set[int] = set()
+    validator, digest = Validator(file), Digest()
+    with progress_bar("reading", trace.events_total) as progress:
+        for events in trace.batches():
+            validator.check(events)
+            digest.update(events)
+            by_op += np.bincount(events.op, minlength=256)
+            by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
+            by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
+            threads |= _threads(events)
+            progress(validator.rows)
+    metadata = trace.metadata
+    return Contents(
+        events=validator.rows,
+        duration_ns=validator.last_ns,
+        threads=len(threads),
+        events_by_op={op.name.lower(): int(by_op[op]) for op in Op},
+        events_by_domain={domain.name.lower(): int(by_domain[domain]) for domain in Domain},
+        requests_by_size={_class_bytes(index): int(by_class[index]) for index in np.flatnonzero(by_class).tolist()},
+        live_blocks=validator.live_blocks,
+        live_bytes=validator.live_bytes,
+        live_blocks_peak=validator.blocks_peak,
+        live_bytes_peak=validator.bytes_peak,
+        phases=metadata.phases,
+        sites=len(metadata.sites),
+        origin=metadata.origin,
+        process=asdict(metadata.process),
+        digest=digest.hexdigest(),
+    )
+
+
+def _threads(events: "Events") -> set[int]:
+    import numpy as np
+
+    changes = np.flatnonzero(events.thread[1:] != events.thread[:-1]) + 1
+    return set(np.unique(events.thread[changes]).tolist()) | set(events.thread[:1].tolist())
+
+
+def _size_classes(size: "np.ndarray") -> "np.ndarray":
+    """0 for none, 1 to 32 for steps of 16 bytes up to 512, then one more for every power of two."""
+    import numpy as np
+
+    bit_length = np.frexp((size - 1).astype(np.float64))[1]
+    return np.where(size <= 512, (size + 15) >> 4, 32 - 9 + bit_length)
+
+
+def _class_bytes(index: int) -> int:
+    return 16 * index if index <= 32 else 512 << (index - 32)
+
+
+def _tables(contents: Contents, file: str) -> Iterator["Table"]:
+    from rich.table import Table
+
+    from replay.units import format_size, format_time
+
+    facts = Table(title=file, box=None, show_header=False, title_style="bold", title_justify="left")
+    facts.add_row("events", f"{contents.events:,} in {format_time(contents.duration_ns)}, {contents.threads} threads")
+    facts.add_row("live at the end", f"{contents.live_blocks:,} blocks, {format_size(contents.live_bytes)}")
+    facts.add_row("live at the peak", f"{contents.live_blocks_peak:,} blocks, {format_size(contents.live_bytes_peak)}")
+    facts.add_row("phases", ", ".join(contents.phases) or "none")
+    facts.add_row("call sites", f"{contents.sites:,}")
+    for name, value in contents.origin.items():
+        facts.add_row(f"origin: {name}", value)
+    for name, size_bytes in contents.process.items():
+        if size_bytes:
+            facts.add_row(name.removesuffix("_bytes").replace("_", " "), format_size(size_bytes))
+    facts.add_row("digest", contents.digest[:16])
+    yield facts
+    yield _counts("op", contents.events_by_op)
+    yield _counts("domain", contents.events_by_domain)
+    sizes = {
+        f"up to {format_size(limit_bytes)}" if limit_bytes else "0 B": count
+        for limit_bytes, count in contents.requests_by_size.items()
+    }
+    yield _counts("requested size", sizes)
+
+
+def _counts(what: str, counts: dict[str, int]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    table.add_column(what, min_width=16)
+    table.add_column("events", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(counts.values())
+    for name, count in counts.items():
+        if count:
+            table.add_row(name, f"{count:,}", f"{count / total:.1%}")
+    return table
+
+
+Row = dict[str, int | str | None]
+
+
+def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
+    """The first rows by column name, ops and domains by theirs."""
+    from replay.trace import NO_SITE, Domain, Op
+
+    row = 0
+    for events in trace.batches():
+        for index in range(min(rows - row, events.rows)):
+            yield {
+                "row": row,
+                "time_ns": int(events.time_ns[index]),
+                "thread": int(events.thread[index]),
+                "op": Op(events.op[index]).name.lower(),
+                "domain": Domain(events.domain[index]).name.lower(),
+                "block": int(events.block[index]),
+                "size": int(events.size[index]),
+                "address": None if events.address is None else int(events.address[index]) or None,
+                "site": None if events.site is None or events.site[index] == NO_SITE else int(events.site[index]),
+            }
+            row += 1
+        if row == rows:
+            return
+
+
+def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
+    if value is None:
+        return ""
+    if name == "address":
+        return f"{value:#x}"
+    if name == "site" and isinstance(value, int) and value < len(metadata.sites):
+        site = metadata.sites[value]
+        return f"{site.function} ({site.file}:{site.line})"
+    return str(value)

@@ -1,0 +1,135 @@
+"""`replay verify`: the model against the real pymalloc of this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replay.trace import Trace
+    from replay.verification.compare import Agreement
+    from replay.verification.oracles import Oracle
+
+MMAP_THRESHOLD_BYTES = 128 << 10
+"""glibc maps larger blocks among the arenas; see mallopt(3), M_MMAP_THRESHOLD."""
+
+
+def verify(
+    source: Annotated[
+        str | None, typer.Argument(help="Trace or YAML workload to play; without it, built-in hard cases.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--allocator", "-a", metavar="PRESET", help="A preset, a version such as 3.11, or all.")
+    ] = "all",
+    events: Annotated[int, typer.Option(min=1, help="Length of each built-in case.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the built-in cases.")] = 0,
+    list_: Annotated[bool, typer.Option("--list", help="Say which real allocators are at hand, and stop.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Play traces through real pymallocs and through their models, and compare address by address.
+
+    Exit code 0: all equal. 1: there is a difference. 2: something could not be run.
+
+    Example: replay verify -a cpython-3.11
+    """
+    if list_:
+        _list_oracles(json_)
+        return
+    from replay.verification.compare import verify as compare
+    from replay.verification.oracles import choose_oracles
+
+    oracles = choose_oracles(preset)
+    cases = list(_cases(source, events, seed))
+    results: list[tuple[Oracle, str, Agreement]] = []
+    from rich.console import Console
+
+    progress = Console(stderr=True)
+    with progress.status("") as status:
+        for oracle in oracles:
+            for name, trace in cases:
+                status.update(f"{oracle.name}: {name}")
+                results.append((oracle, name, compare(trace, oracle)))
+    if json_:
+        typer.echo(json.dumps([{"trace": name, "exact": it.exact, **asdict(it)} for _, name, it in results], indent=2))
+    else:
+        _print_table(oracles, results)
+    if not all(agreement.exact for _, _, agreement in results):
+        if not json_:
+            _print_differences(results, cases)
+        raise typer.Exit(1)
+
+
+def _cases(source: str | None, events: int, seed: int) -> Iterator[tuple[str, Trace]]:
+    """What to play, by name."""
+    if source is not None:
+        from replay.sources import open_source
+
+        yield source, open_source(source)
+        return
+    from replay.verification.shapes import SHAPES, build_shape
+
+    for name in SHAPES:
+        yield name, build_shape(name, events, seed)
+
+
+def _print_table(oracles: list[Oracle], results: list[tuple[Oracle, str, Agreement]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, title="compared with the model", title_justify="left")
+    table.add_column("real allocator", no_wrap=True)
+    for heading in ("events", "addresses", "owners", "arenas", "releases", "unequal", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for oracle in oracles:
+        mine = [agreement for owner, _, agreement in results if owner is oracle]
+        table.add_row(
+            oracle.name,
+            f"{sum(it.events for it in mine):,}",
+            f"{sum(it.addresses_compared for it in mine):,}",
+            f"{sum(it.owners_compared for it in mine):,}",
+            f"{sum(it.arena_events_compared for it in mine):,}",
+            f"{sum(it.releases for it in mine):,}",
+            f"{sum(it.unequal for it in mine):,}",
+            f"{sum(it.seconds for it in mine):.2f}",
+        )
+    Console().print(table)
+
+
+def _print_differences(results: list[tuple[Oracle, str, Agreement]], cases: list[tuple[str, Trace]]) -> None:
+    """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
+    for oracle, name, agreement in results:
+        if not agreement.exact:
+            typer.echo(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
+    traces = [trace for _, trace in cases]
+    if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD_BYTES for trace in traces for batch in trace.batches()):
+        typer.echo(
+            "The trace asks for blocks of 128 KiB or more. libc maps such blocks among the arenas, so that a "
+            "difference can come from the model of libc instead of that of pymalloc."
+        )
+
+
+def _list_oracles(as_json: bool) -> None:
+    from replay.verification.oracles import survey
+
+    oracles, absences = survey()
+    if as_json:
+        found = [
+            {"name": it.name, "preset": it.preset, "overrides": it.overrides, "path": str(it.library.path)}
+            for it in oracles
+        ]
+        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        return
+    typer.echo("At hand:" if oracles else "No real allocator is at hand.")
+    for it in oracles:
+        with_overrides = "".join(f" --set {override}" for override in it.overrides)
+        typer.echo(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")
+    if absences:
+        typer.echo("Not at hand:")
+    for absence in absences:
+        typer.echo(f"  {absence.name}: {absence.reason}")

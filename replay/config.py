@@ -1,0 +1,183 @@
+"""The allocator stack as a user describes it: a preset or YAML file, what it extends, and overrides.
+
+    name: cpython-3.12
+    extends: cpython-3.11
+    kernel:   {page_size: 4 KiB, mmap_base: 0x7ffff7ff0000}
+    libc:     {model: simple, mmap_threshold: dynamic}
+    pymalloc: {model: pymalloc, alignment: 16, arena_size: 1 MiB}
+    domains:  {raw: libc, mem: pymalloc, obj: pymalloc}
+
+`libc` and `pymalloc` are roles: `model` names who plays it, and the other keys are that model's own. A role that names
+another model than the file it extends starts from that model's defaults.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from replay.allocators.kernel import Config as KernelConfig
+from replay.allocators.registry import bundled_names, find_model
+from replay.document import Document, explain
+from replay.errors import ConfigError
+from replay.resources import config_names, find_config
+
+Role = Literal["libc", "pymalloc"]
+_DEFAULT_MODELS: dict[str, str] = {"libc": "simple", "pymalloc": "pymalloc"}
+
+
+class Domains(BaseModel):
+    """Which role answers each API of CPython; past Python's API it is always libc."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    raw: Role = "libc"
+    mem: Role = "pymalloc"
+    obj: Role = "pymalloc"
+
+    def by_number(self) -> tuple[Role, Role, Role]:
+        """In the order of `replay.trace.Domain`."""
+        return self.raw, self.mem, self.obj
+
+
+class Costs(BaseModel):
+    """Nanoseconds that one of each takes, for the estimate of time; no count depends on them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    call: float = Field(12, ge=0, description="malloc, calloc, realloc or free on its fast path")
+    pool: float = Field(60, ge=0, description="a pool set up for a size class")
+    syscall: float = Field(900, ge=0, description="mmap, munmap, brk …: entering and leaving the kernel")
+    page_fault: float = Field(250, ge=0, description="first touch of a page, zeroing included")
+
+
+class StackConfig(BaseModel):
+    """An allocator stack: kernel, C library, pymalloc, and which domain goes where.
+
+    `libc` and `pymalloc` hold the `Config` of the model that plays the role; `pymalloc` is None where nobody does.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    extends: str | None = Field(None, description="A preset or file whose values hold where this one is silent.")
+    description: str = ""
+    kernel: KernelConfig = KernelConfig()
+    libc: Any
+    pymalloc: Any
+    domains: Domains = Domains()
+    costs: Costs = Costs()
+
+    @model_validator(mode="after")
+    def _roles_are_played(self) -> "StackConfig":
+        if self.pymalloc is None and "pymalloc" in self.domains.by_number():
+            raise ValueError("domains: one goes to pymalloc, but pymalloc is null")
+        return self
+
+
+@cache
+def stack_type(*models: str) -> type[StackConfig]:
+    """StackConfig with the sections of the bundled models and of these others spelled out."""
+    configs = tuple(find_model(name).Config for name in sorted({*bundled_names(), *models}))
+    section = Annotated[Union[configs], Field(discriminator="model")]  # noqa: UP007 - the members are known at run time
+    return create_model(
+        "StackConfig", __base__=StackConfig, __doc__=StackConfig.__doc__, libc=(section, ...), pymalloc=(section | None, ...)
+    )
+
+
+def default_preset() -> str:
+    """The preset of the Python that is running, or the newest one."""
+    own = f"cpython-{sys.version_info.major}.{sys.version_info.minor}"
+    return own if own in config_names() else "cpython-3.15"
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
+    """The stack called `name`, a preset or a YAML file, with overrides like `pymalloc.alignment=8`."""
+    document = _open(name)
+    data = _with_base(document, ())
+    for override in overrides:
+        _merge(data, _parse_override(override))
+    for role, model in _DEFAULT_MODELS.items():
+        section = data.setdefault(role, {})
+        if isinstance(section, dict):
+            section.setdefault("model", model)
+    data.setdefault("name", document.path.stem)
+    named = {section["model"] for role in _DEFAULT_MODELS if isinstance(section := data[role], dict)}
+    kind = stack_type(*sorted(named))
+    try:
+        return kind.model_validate(data)
+    except ValidationError as mistakes:
+        raise _refusal(kind, document, overrides, mistakes) from None
+
+
+def _open(name: str | Path) -> Document:
+    text = str(name)
+    is_file = isinstance(name, Path) or text.endswith((".yaml", ".yml")) or "/" in text
+    return Document(Path(name) if is_file else find_config(text), ConfigError)
+
+
+def _with_base(document: Document, below: tuple[Path, ...]) -> dict[str, Any]:
+    """What the document says, over what the one that it extends says."""
+    data = dict(document.data)
+    base = data.get("extends")
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ConfigError(f"{document.path}: extends: {base!r} is no name of a preset or file")
+    path = document.path.resolve()
+    if path in below:
+        raise ConfigError(f"{document.path}: extends itself, by way of {base}")
+    beside = document.path.parent / base
+    merged = _with_base(_open(beside if base.endswith((".yaml", ".yml")) else base), (*below, path))
+    for key in ("name", "description"):
+        merged.pop(key, None)
+    _merge(merged, data)
+    return merged
+
+
+def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
+    """Lays `over` on `data`, in place, key by key; a section that changes its model starts afresh."""
+    for key, value in over.items():
+        old = data.get(key)
+        if not isinstance(value, dict) or not isinstance(old, dict):
+            data[key] = value
+        elif value.get("model", old_model := old.get("model", _DEFAULT_MODELS.get(key))) != old_model:
+            data[key] = value
+        else:
+            data[key] = {**old, **value}
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise ConfigError(f"--set {override}: write it like pymalloc.alignment=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a value") from None
+    return {keys[0]: value if len(keys) == 1 else {keys[1]: value}}
+
+
+def _refusal(
+    kind: type[StackConfig], document: Document, overrides: Sequence[str], mistakes: ValidationError
+) -> ConfigError:
+    """One sentence a mistake; told by the override where one set that key, else by file and line."""
+    schema = kind.model_json_schema()
+    lines = []
+    for mistake in mistakes.errors(include_url=False):
+        what = explain(schema, mistake)
+        keys = [str(part) for part in mistake["loc"]]
+        blamed = [text for text in overrides if _names(text, keys)]
+        lines.append(f"--set {blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
+    return ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _names(override: str, keys: list[str]) -> bool:
+    """Whether the override sets the key that a mistake is about, or one of the section that it is about."""
+    section, _, key = override.partition("=")[0].strip().partition(".")
+    return not keys or (keys[0] == section and (len(keys) <= 2 or keys[-1] == key))

@@ -1,0 +1,250 @@
+"""Where trace, clock and models meet: `run(trace, config)` plays everything and returns what was counted."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+
+from replay.allocators import kernel
+from replay.allocators.registry import find_model, foreign_sources, is_compiled
+from replay.allocators.stack import ARENA_MAPPED, LOG, NO_MEMORY, ROOM, TALLY, Stack, extend, record
+from replay.clock import Clock, Slice
+from replay.compiled import entry
+from replay.config import StackConfig
+from replay.errors import ReplayError, TraceError
+from replay.player import BLOCK, DOMAINS, new_classes, play
+from replay.trace import Events, Metadata, Op, Trace
+
+SAMPLES_WANTED = 1000
+"""How many samples a run takes when nobody says how often."""
+UNKNOWN_DURATION_SAMPLE_NS = 10_000_000
+SAMPLES_MAX = 10_000_000
+LOG_ROWS = 4096
+
+Sink = Callable[[np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All that a run counted. Arrays of TALLY; times in nanoseconds of the trace."""
+
+    config: StackConfig
+    metadata: Metadata
+    events: int
+    duration_ns: int
+    sample_times_ns: np.ndarray
+    samples: np.ndarray
+    end: np.record
+    at_peak: np.record
+    """The counters right after the event that first took resident memory to its highest."""
+    at_peak_time_ns: int
+    classes: np.ndarray
+    """What came and went by domain, role and size class (`replay.player`)."""
+    observed: dict[str, np.ndarray]
+    """What the model of the small role tells about its state at the end."""
+    phases: tuple[tuple[str, int, np.record], ...]
+    """Name, time and counters at each mark."""
+    wall_ns: int
+
+
+@cache
+def compiled_play(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, int]]:
+    """The loop for these models: machine code if all of them are, else plain Python."""
+    if all(is_compiled(model) for model in models):
+        return entry(play, foreign_sources(list(models)))
+    return play
+
+
+class Player:
+    """The state of one run, and the loop that changes it."""
+
+    def __init__(self, config: StackConfig, *, addresses: Sink | None = None, log: Sink | None = None):
+        libc_model = find_model(config.libc.model)
+        small_model = find_model(config.pymalloc.model) if config.pymalloc else libc_model
+        libc = libc_model.new_state(config.libc)
+        self.stack = Stack(
+            tally=np.zeros(1, TALLY),
+            log=np.zeros(LOG_ROWS, LOG),
+            kernel=kernel.new_state(config.kernel),
+            libc=libc,
+            small=small_model.new_state(config.pymalloc) if config.pymalloc else libc,
+        )
+        self.libc_model, self.small_model = libc_model, small_model
+        self.has_small = config.pymalloc is not None
+        self.blocks = np.zeros(1024, BLOCK)
+        self.classes = new_classes()
+        self.at_peak = np.zeros(1, TALLY)
+        self.at_peak_time_ns = 0
+        self._play = compiled_play((libc_model, small_model))
+        self._route = np.array([*(role == "pymalloc" for role in config.domains.by_number()), False], np.uint8)
+        assert self._route.shape[0] == DOMAINS
+        self._addresses, self._log = addresses, log
+
+    @property
+    def tally(self) -> np.record:
+        return self.stack.tally[0]
+
+    def play(self, part: Slice) -> np.ndarray:
+        """Plays a slice; returns a copy of the counters for each of its ticks."""
+        events = part.events
+        self._make_room_for_blocks(events, part.start, part.end)
+        ticks = np.append(part.tick_rows, part.end)
+        samples = np.empty(ticks.shape[0], TALLY)
+        addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
+        columns = (events.op, events.domain, events.block, events.size)
+        row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes
+        while tick < ticks.shape[0]:
+            row, taken = self._play(
+                self.stack, self.blocks, self.classes, self._route, self.at_peak, columns,
+                part.first_row, row, ticks[tick:], samples[tick:], addresses,
+            )  # fmt: skip
+            tick += taken
+            if self.tally.attention:
+                self._attend(events, row, part.first_row)
+        if self.at_peak[0].resident_bytes != peak:
+            self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
+        self.drain_log()
+        if self._addresses:
+            self._addresses(addresses[part.start : part.end])
+        return samples[:-1]
+
+    def _make_room_for_blocks(self, events: Events, start: int, end: int) -> None:
+        highest = int(events.block[start:end].max())
+        if highest >= self.blocks.shape[0]:
+            self.blocks = extend(self.blocks, 1 << (highest + 1).bit_length())
+
+    def _attend(self, events: Events, row: int, first_row: int) -> None:
+        """Does what the loop stopped for."""
+        need_bytes = int(events.size[row]) if row < events.rows else 0
+        space = self.stack.kernel.space[0]  # type: ignore[attr-defined]
+        free_bytes = int(space.lowest - space.brk) - 2 * kernel.SLACK_BYTES
+        if self.tally.attention & NO_MEMORY:
+            raise TraceError("no address space is left for this event in the simulated process", row=self.tally.row)
+        if need_bytes > free_bytes:
+            raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
+        if self.tally.attention & ROOM:
+            self.drain_log()
+            libc = self.libc_model.grow(self.stack.libc) if hasattr(self.libc_model, "grow") else self.stack.libc
+            small = libc
+            if self.has_small:
+                grow = getattr(self.small_model, "grow", None)
+                small = grow(self.stack.small) if grow else self.stack.small
+            space_state = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
+            self.stack = self.stack._replace(kernel=space_state, libc=libc, small=small)
+        self.tally.attention = 0
+
+    def drain_log(self) -> None:
+        """Hands what was logged to whoever asked for it, and empties the log."""
+        if self._log and self.tally.rows_logged:
+            self._log(self.stack.log[: self.tally.rows_logged].copy())
+        self.tally.rows_logged = 0
+
+    def check(self) -> None:
+        """Raises AssertionError where an invariant of a layer does not hold."""
+        kernel.check(self.stack.kernel, self.stack)  # type: ignore[arg-type]
+        for model, state in {self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items():
+            if hasattr(model, "check"):
+                model.check(state, self.stack)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """What the model of the small role tells about its state."""
+        if not self.has_small or not hasattr(self.small_model, "observe"):
+            return {}
+        observed: dict[str, np.ndarray] = self.small_model.observe(self.stack.small)
+        return observed
+
+
+def sampling_interval_ns(trace: Trace, wanted_ns: int | None) -> int:
+    """The interval asked for, or one that gives about SAMPLES_WANTED samples."""
+    duration_ns = trace.duration_ns
+    if wanted_ns is None:
+        return max(1, duration_ns // SAMPLES_WANTED) if duration_ns else UNKNOWN_DURATION_SAMPLE_NS
+    if wanted_ns <= 0:
+        raise ReplayError("the sampling interval must be longer than nothing")
+    if duration_ns and duration_ns // wanted_ns > SAMPLES_MAX:
+        raise ReplayError(
+            f"an interval of {wanted_ns} ns gives {duration_ns // wanted_ns} samples of this trace, "
+            f"more than {SAMPLES_MAX}; choose a longer one"
+        )
+    return wanted_ns
+
+
+def run(
+    trace: Trace,
+    config: StackConfig,
+    *,
+    sample_every_ns: int | None = None,
+    addresses: Sink | None = None,
+    log: Sink | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Recording:
+    """Plays `trace` through the stack that `config` describes.
+
+    `addresses` is handed the address of each event's block, slice by slice, in order (0 where an event has none);
+    `log` the rows of LOG as they come; `progress` the number of rows played.
+    """
+    player = Player(config, addresses=addresses, log=log)
+    times: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
+    phases: list[tuple[str, int, np.record]] = []
+
+    def play_slice(part: Slice) -> None:
+        samples.append(player.play(part))
+        times.append(part.tick_times_ns)
+        if progress:
+            progress(part.first_row + part.end)
+
+    def note_boundary(events: Events, row: int) -> None:
+        if addresses:
+            addresses(np.zeros(1, np.int64))
+        if events.op[row] == Op.MARK:
+            name = trace.metadata.phases[int(events.size[row])]
+            phases.append((name, int(events.time_ns[row]), player.stack.tally.copy()[0]))
+
+    clock = Clock(trace, play_slice, note_boundary, sampling_interval_ns(trace, sample_every_ns))
+    started_ns = time.perf_counter_ns()
+    clock.run()
+    wall_ns = time.perf_counter_ns() - started_ns
+    return Recording(
+        config=config,
+        metadata=trace.metadata,
+        events=clock.rows,
+        duration_ns=clock.now_ns,
+        sample_times_ns=np.concatenate([*times, [clock.now_ns]]).astype(np.int64),
+        samples=np.concatenate([*samples, player.stack.tally]),
+        end=player.stack.tally.copy()[0],
+        at_peak=player.at_peak.copy()[0],
+        at_peak_time_ns=player.at_peak_time_ns,
+        classes=player.classes,
+        observed=player.observe(),
+        phases=tuple(phases),
+        wall_ns=wall_ns,
+    )
+
+
+ARENA_EVENT = record("row", "kind", "address", "bytes")
+
+
+def run_addresses(trace: Trace, config: StackConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For comparisons: address per event; 1 where pymalloc owns the block; arena events (kind 1: map, 0: unmap)."""
+    addresses: list[np.ndarray] = []
+    logged: list[np.ndarray] = []
+    run(trace, config, addresses=addresses.append, log=logged.append)
+    address = np.concatenate([np.zeros(0, np.int64), *addresses])
+    log = np.concatenate([np.zeros(0, LOG), *logged])
+    events = log[log["kind"] >= ARENA_MAPPED].astype(ARENA_EVENT)
+    events["kind"] = events["kind"] == ARENA_MAPPED
+    return address, _owned_by_arenas(address, events), events
+
+
+def _owned_by_arenas(address: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """Whether each address lies where an arena ever was: libc's blocks are never put there in the same run."""
+    starts = np.unique(events["address"])
+    if not starts.shape[0]:
+        return np.zeros(address.shape[0], np.uint8)
+    before = np.searchsorted(starts, address, side="right") - 1
+    size = int(events["bytes"][0])
+    return ((before >= 0) & (address - starts[before] < size)).astype(np.uint8)

@@ -1,0 +1,215 @@
+"""Plays a workload's streams and phases under a SimPy clock into a trace.
+
+Three kinds of SimPy process share a clock of whole nanoseconds. The *window* process cuts time wherever a phase acts,
+and often enough that a window holds about WINDOW_ROWS events. Every *source* (stream or set) waits for a window to
+open and lets one call of a compiled kernel do all that it does there. A *phase* waits for its time, then for the
+window that ends there to be written, and then changes rates or frees groups. SimPy is paid by the window.
+
+Where windows end changes nothing in the trace; see `replay.streams`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import simpy
+
+from replay import streams
+from replay.distributions import make_key
+from replay.stream_tables import (
+    base_rate,
+    make_columns,
+    make_source,
+    make_stage,
+    rows_expected,
+    with_more_slots,
+    with_roomier_window,
+)
+from replay.streams import Source
+from replay.trace import Events, Metadata, Op, ProcessMemory
+from replay.workload import EVERYTHING, Phase, Ramp, Workload
+
+WINDOW_ROWS = 1 << 17
+BATCH_ROWS = 1 << 18
+RAMP_STEPS = 32
+_WINDOW_NS_MOST = 1 << 40
+
+Process = Generator[simpy.Event, int, None]
+
+
+@dataclass(frozen=True)
+class WorkloadTrace:
+    """The trace that a workload describes; made anew whenever it is played."""
+
+    workload: Workload
+    name: str
+    seed: int
+    window_rows: int = WINDOW_ROWS
+
+    @property
+    def metadata(self) -> Metadata:
+        process, threads = self.workload.process, self.workload.threads
+        return Metadata(
+            origin={"workload": self.name, "seed": str(self.seed)},
+            phases=tuple(phase.name for phase in self.workload.all_phases()),
+            process=ProcessMemory(
+                static_bytes=process.static,
+                stack_bytes=threads * process.stack_reserved,
+                stack_resident_bytes=threads * process.stack_touched,
+            ),
+        )
+
+    @property
+    def duration_ns(self) -> int:
+        """When the workload ends; its last event comes before."""
+        return self.workload.duration
+
+    @property
+    def events_total(self) -> None:
+        return None
+
+    def batches(self) -> Iterator[Events]:
+        return _Generation(self.workload, self.seed, self.window_rows).run()
+
+
+class _Generation:
+    """One playing of a workload."""
+
+    def __init__(self, workload: Workload, seed: int, window_rows: int) -> None:
+        self._workload, self._seed, self._window_rows = workload, seed, window_rows
+        self._forms = workload.sources()
+        first_members = [0, *accumulate(form.members for form in self._forms.values())]
+        self._sources = [
+            make_source(name, form, index, first_members[index], workload.threads, seed)
+            for index, (name, form) in enumerate(self._forms.items())
+        ]
+        self._phases = workload.all_phases()
+        self._factors: dict[int, dict[str, float]] = {}
+        self._window_ns = self._plan_window()
+        self._stage = make_stage(workload, self._window_ns)
+        self._env = simpy.Environment(initial_time=0)
+        self._opened, self._closed = self._env.event(), self._env.event()
+        self._columns, self._rows = make_columns(BATCH_ROWS), 0
+        self._ready: deque[Events] = deque()
+
+    def run(self) -> Iterator[Events]:
+        for index in range(len(self._phases)):
+            self._env.process(self._play_phase(index))
+        for source in self._sources:
+            self._env.process(self._play_source(source))
+        windows = self._env.process(self._cut_windows())
+        while not windows.processed:  # a failure is raised when its event is
+            self._env.step()
+            while self._ready:
+                yield self._ready.popleft()
+        if self._rows:
+            yield self._take_batch()
+
+    def _cut_windows(self) -> Process:
+        env = self._env
+        yield env.timeout(0)  # lets the phases take their places first
+        while env.now < self._workload.duration:
+            self._closed.succeed()
+            self._closed = env.event()
+            yield env.timeout(0)  # lets those act that begin or end now
+            start = int(env.now)
+            end = int(min(start + self._window_ns, env.peek(), self._workload.duration))
+            self._with_room(streams.take_due, start, end)
+            self._opened.succeed(end)
+            self._opened = env.event()
+            yield env.timeout(end - start)
+            self._write(start, end)
+
+    def _play_source(self, source: Source) -> Process:
+        while True:
+            end = yield self._opened
+            self._with_room(streams.fill_window, source, end)
+
+    def _play_phase(self, index: int) -> Process:
+        env, phase = self._env, self._phases[index]
+        yield env.timeout(phase.start)
+        yield self._closed
+        self._mark(index)
+        if phase.free:
+            self._free(phase)
+        ramps = any(isinstance(factor, Ramp) for factor in phase.rates.values())
+        steps = min(RAMP_STEPS, phase.duration or 1) if ramps else 1
+        for step in range(steps):
+            self._factors[index] = {name: _factor(value, step, steps) for name, value in phase.rates.items()}
+            self._change_rates()
+            if phase.duration is None:
+                return
+            yield env.timeout(phase.start + phase.duration * (step + 1) // steps - int(env.now))
+            yield self._closed
+        del self._factors[index]
+        self._change_rates()
+
+    def _mark(self, index: int) -> None:
+        now = int(self._env.now)
+        self._stage.rows[0] = now, streams.NOBODY, streams.NOBODY, Op.MARK, index
+        self._stage.counts[streams.ROWS] = 1
+        self._write(now, now + 1)
+
+    def _free(self, phase: Phase) -> None:
+        now = int(self._env.now)
+        parts = [phase.fraction if form.group in phase.free else 0.0 for form in self._forms.values()]
+        keys = [make_key(self._seed, name, "free", phase.name) for name in self._forms]
+        self._with_room(streams.free_groups, np.array(parts, np.float64), np.array(keys, np.int64), now)
+        self._write(now, now + 1)
+
+    def _change_rates(self) -> None:
+        """Brings every source to its own rate times the factors of the phases that are on."""
+        for (name, form), source in zip(self._forms.items(), self._sources, strict=True):
+            rate = base_rate(form)
+            for index in sorted(self._factors):
+                for target, factor in self._factors[index].items():
+                    if target in (EVERYTHING, name, form.group):
+                        rate *= factor
+            if rate != source.pace[streams.RATE]:
+                streams.change_rate(source, int(self._env.now), rate)
+        self._window_ns = self._plan_window()
+
+    def _plan_window(self) -> int:
+        """The longest window, a power of two, that is not expected to hold more rows than wished for."""
+        window_ns = _WINDOW_NS_MOST
+        forms = list(zip(self._forms.values(), self._sources, strict=True))
+        while window_ns > 1:
+            rows = sum(rows_expected(form, float(source.pace[streams.RATE]), window_ns) for form, source in forms)
+            if rows <= self._window_rows:
+                break
+            window_ns >>= 1
+        return window_ns
+
+    def _with_room(self, kernel: Callable[..., int], *arguments: object) -> None:
+        """Calls a kernel, with larger tables as often as it says that they are full."""
+        while (status := kernel(self._stage, *arguments)) != streams.DONE:
+            if status == streams.FULL_WINDOW:
+                self._stage = with_roomier_window(self._stage)
+            else:
+                self._stage = with_more_slots(self._stage)
+
+    def _write(self, start_ns: int, end_ns: int) -> None:
+        """Appends the window to the batch in the making; hands that out first where both do not fit."""
+        rows = int(self._stage.counts[streams.ROWS])
+        if self._rows + rows > len(self._columns[0]):
+            if self._rows:
+                self._ready.append(self._take_batch())
+            if rows > len(self._columns[0]):
+                self._columns = make_columns(rows)
+        if rows:
+            streams.write_window(self._stage, start_ns, end_ns, *self._columns, self._rows)
+            self._rows += rows
+
+    def _take_batch(self) -> Events:
+        events = Events(*(column[: self._rows] for column in self._columns))
+        self._columns, self._rows = make_columns(BATCH_ROWS), 0
+        return events
+
+
+def _factor(value: float | Ramp, step: int, steps: int) -> float:
+    """A phase's factor in one of its steps: for a ramp, the one in the step's middle."""
+    if isinstance(value, Ramp):
+        return value.start + (value.to - value.start) * ((step + 0.5) / steps)
+    return value

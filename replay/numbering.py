@@ -1,0 +1,132 @@
+"""Dense block numbers for sources that name blocks by addresses or by numbers with gaps.
+
+A hash table, kept in two arrays, leads from the key of every live block to its number: open addressing, a power of two
+of slots, at most half of them taken, and removal that moves later keys back, so that nothing but live blocks is in it.
+`numbers` holds -1 in a slot that is free. The rule by which numbers are given is that of `replay.trace`.
+"""
+
+import numpy as np
+
+from replay.compiled import entry, leaf
+from replay.errors import TraceError
+from replay.trace import Op, release_number, take_number
+from replay.validation import allocated_twice, not_live
+
+_CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
+_OK, _FULL, _LIVE, _DEAD = range(4)
+
+
+@leaf
+def _home(key: int, mask: int) -> int:
+    """The slot where a key belongs; products of 32 by 31 bits, so that no int64 overflows."""
+    low = ((key & 0xFFFFFFFF) * 0x5BD1E995) >> 16
+    high = (((key >> 32) & 0xFFFFFFFF) * 0x5BD1E995) >> 16
+    return (low ^ high) & mask
+
+
+@leaf
+def _find(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
+    """The slot that holds `key`, or the free one where it would go."""
+    mask = keys.shape[0] - 1
+    slot = _home(key, mask)
+    while numbers[slot] >= 0 and keys[slot] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@leaf
+def _remove(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
+    """Frees a slot in place, moving back every later key that would no longer be found."""
+    mask = keys.shape[0] - 1
+    hole, probe = slot, (slot + 1) & mask
+    while numbers[probe] >= 0:
+        if ((probe - _home(keys[probe], mask)) & mask) >= ((probe - hole) & mask):
+            keys[hole], numbers[hole] = keys[probe], numbers[probe]
+            hole = probe
+        probe = (probe + 1) & mask
+    numbers[hole] = -1
+
+
+@entry
+def _move(keys: np.ndarray, numbers: np.ndarray, new_keys: np.ndarray, new_numbers: np.ndarray) -> None:
+    """Puts every live key into the new, empty table, in place."""
+    for slot in range(keys.shape[0]):
+        if numbers[slot] >= 0:
+            new_slot = _find(keys[slot], new_keys, new_numbers)
+            new_keys[new_slot], new_numbers[new_slot] = keys[slot], numbers[slot]
+
+
+@entry
+def _number_events(
+    op: np.ndarray,
+    key: np.ndarray,
+    start: int,
+    block: np.ndarray,
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    free_numbers: np.ndarray,
+    counts: np.ndarray,
+) -> tuple[int, int]:
+    """Writes `block` from row `start` on; gives a status and the row it stopped at. The rest changes in place too."""
+    for row in range(start, op.shape[0]):
+        if op[row] > _FREE:
+            block[row] = 0
+            continue
+        slot = _find(key[row], keys, numbers)
+        if op[row] <= _CALLOC:
+            if numbers[slot] >= 0:
+                return _LIVE, row
+            if 2 * (counts[0] - counts[1]) >= keys.shape[0]:
+                return _FULL, row
+            keys[slot] = key[row]
+            numbers[slot] = take_number(free_numbers, counts)
+        elif numbers[slot] < 0:
+            return _DEAD, row
+        block[row] = numbers[slot]
+        if op[row] == _FREE:
+            release_number(free_numbers, counts, numbers[slot])
+            _remove(slot, keys, numbers)
+    return _OK, op.shape[0]
+
+
+class Numbering:
+    """Numbers the blocks of one trace, batch by batch; `path` is named in errors."""
+
+    def __init__(self, path: object = None) -> None:
+        self._path = path
+        self._rows = 0
+        self._keys = np.zeros(1024, np.int64)
+        self._numbers = np.full(1024, -1, np.int64)
+        self._free_numbers = np.zeros(1024, np.int64)
+        self._counts = np.zeros(2, np.int64)
+
+    def number(self, op: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Block numbers (uint32) for ops (uint8) on blocks named by keys (uint64); a realloc keeps its key."""
+        rows = op.shape[0]
+        block = np.empty(rows, np.uint32)
+        self._reserve_free_numbers(int(self._counts[0]) + rows)
+        row = 0
+        while True:
+            status, row = _number_events(
+                op, key.view(np.int64), row, block, self._keys, self._numbers, self._free_numbers, self._counts
+            )  # fmt: skip
+            if status == _OK:
+                break
+            if status != _FULL:
+                say = allocated_twice if status == _LIVE else not_live
+                raise TraceError(say(int(op[row]), int(key[row])), path=self._path, row=self._rows + row)
+            self._double()
+        self._rows += rows
+        return block
+
+    def _reserve_free_numbers(self, length: int) -> None:
+        if length > self._free_numbers.shape[0]:
+            grown = np.zeros(2 * length, np.int64)
+            grown[: self._free_numbers.shape[0]] = self._free_numbers
+            self._free_numbers = grown
+
+    def _double(self) -> None:
+        keys = np.zeros(2 * self._keys.shape[0], np.int64)
+        numbers = np.full(keys.shape[0], -1, np.int64)
+        _move(self._keys, self._numbers, keys, numbers)
+        self._keys, self._numbers = keys, numbers

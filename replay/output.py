@@ -1,0 +1,31 @@
+"""Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from replay.errors import OutputError
+
+
+@contextmanager
+def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Gives a temporary path to write to; it becomes `path` when the block ends, and is gone if the block fails.
+
+    A file that exists is refused unless `force`; anything that is no plain file (a folder, a device) always is.
+    """
+    target = Path(path).resolve()  # through a link, so that the link stays and its file is replaced
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
+    if target.exists() and not force:
+        raise OutputError(f"{path}: exists already; choose another name or overwrite it with --force")
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+    temporary = target.with_name(f".{target.name[:200]}.{uuid4().hex[:12]}.part")
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""Finds the workloads and configurations that come with the package, in a checkout and after an install."""
+
+import difflib
+from pathlib import Path
+
+from replay.errors import ConfigError, ReplayError, WorkloadError
+
+_PACKAGE = Path(__file__).parent
+
+
+def _folder(kind: str) -> Path:
+    """The wheel carries the folder inside the package, a checkout beside it."""
+    installed = _PACKAGE / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def _names(kind: str) -> list[str]:
+    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
+
+
+def _find(kind: str, name: str, error: type[ReplayError], listing: str) -> Path:
+    names = _names(kind)
+    if name in names:
+        return _folder(kind) / f"{name}.yaml"
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"`{listing}` lists them"
+    raise error(f"{name}: no bundled {kind.removesuffix('s')} has this name; {hint}")
+
+
+def workload_names() -> list[str]:
+    """The bundled workloads."""
+    return _names("workloads")
+
+
+def find_workload(name: str) -> Path:
+    """The file of a bundled workload."""
+    return _find("workloads", name, WorkloadError, "replay workloads")
+
+
+def config_names() -> list[str]:
+    """The bundled configurations."""
+    return _names("configs")
+
+
+def find_config(name: str) -> Path:
+    """The file of a bundled configuration."""
+    return _find("configs", name, ConfigError, "replay allocators")

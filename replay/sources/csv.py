@@ -1,0 +1,194 @@
+"""A trace as comma-separated text; line 1 is a header with the columns of `replay.trace`, in any order.
+
+time_ns, op, block, size   required; a free may leave its size empty
+op, domain                 by name (`malloc`, `obj`) or by number
+block                      any numbers below 2^64, also 0x…: blocks are numbered anew
+thread, domain             0 and obj where the column is absent; the trace's origin then says so
+address, site              optional, may be empty
+a mark                     its size counts the phases from 0, each named at its first mark: `phase 0`, `phase 1` …
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from replay.errors import TraceError
+from replay.numbering import Numbering
+from replay.trace import NO_SITE, Domain, Events, Metadata, Op
+from replay.validation import Validator
+
+if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
+    import pyarrow as pa
+
+SUFFIXES = (".csv",)
+_REQUIRED = ("time_ns", "op", "block", "size")
+_TYPES = {
+    "time_ns": "int64",
+    "thread": "uint32",
+    "op": "string",
+    "domain": "string",
+    "block": "uint64",
+    "size": "int64",
+    "address": "uint64",
+    "site": "uint32",
+}
+_READ_BYTES = 1 << 20
+"""The reader fetches up to 32 such pieces ahead."""
+_FIRST_LINE = 2
+_WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .* error to (\w+): invalid value '(.*)'", re.DOTALL)
+_WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")
+
+
+def sniff(head: bytes) -> bool:
+    return set(_REQUIRED) <= set(_split_header(head))
+
+
+def open_trace(path: Path) -> "CsvTrace":
+    """Reads the header; the events are read and validated by `batches`."""
+    with path.open("rb") as file:
+        header = _split_header(file.readline(1 << 16))
+    if missing := [name for name in _REQUIRED if name not in header]:
+        what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
+        raise _error(path, 1, what)
+    for name in header:
+        if name not in _TYPES:
+            near = difflib.get_close_matches(name, _TYPES, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(_TYPES)}"
+            raise _error(path, 1, f"column `{name}` is unknown; {hint}")
+        if header.count(name) > 1:
+            raise _error(path, 1, f"column `{name}` comes twice")
+    return CsvTrace(path, header)
+
+
+class CsvTrace:
+    """A trace in a text file, read piece by piece each time it is played."""
+
+    events_total = None
+    duration_ns = None
+
+    def __init__(self, path: Path, header: list[str]) -> None:
+        self._path = path
+        self._header = header
+        self._phases_total = 0
+
+    @property
+    def metadata(self) -> Metadata:
+        """Whole once the last batch was read: phases are met on the way."""
+        origin = {"source": "csv", "file": self._path.name}
+        assumed = {"thread": "0", "domain": "obj"}
+        origin |= {f"assumed {name}": value for name, value in assumed.items() if name not in self._header}
+        return Metadata(origin, phases=tuple(f"phase {number}" for number in range(self._phases_total)))
+
+    def batches(self) -> Iterator[Events]:
+        import pyarrow as pa
+
+        self._phases_total = 0
+        validator, numbering = Validator(self._path), Numbering(self._path)
+        try:
+            for batch in self._read():
+                line = _FIRST_LINE + validator.rows
+                events = self._to_events(batch, numbering, line)
+                validator.check(events)
+                self._meet_phases(events, line)
+                yield events
+        except pa.ArrowInvalid as error:
+            raise self._explain(str(error)) from None
+        except TraceError as error:
+            if error.row is None:
+                raise
+            raise _error(self._path, _FIRST_LINE + error.row, error.what) from None
+
+    def _read(self) -> "Iterator[pa.RecordBatch]":
+        import pyarrow.csv
+
+        with pyarrow.csv.open_csv(
+            self._path,
+            # without threads an error carries the number of its row
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
+            ),
+            parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
+            ),
+        ) as reader:
+            yield from reader
+
+    def _to_events(self, batch: "pa.RecordBatch", numbering: Numbering, line: int) -> Events:
+        rows = batch.num_rows
+        columns = {name: batch.column(name) for name in self._header}
+        op = self._codes(columns["op"], "op", Op, line)
+        domain = np.full(rows, Domain.OBJ, np.uint8)
+        if "domain" in columns:
+            domain = self._codes(columns["domain"], "domain", Domain, line)
+        for name in ("time_ns", "thread", "block"):
+            if name in columns:
+                self._refuse_empty(columns[name].is_null().to_numpy(zero_copy_only=False), name, line)
+        unsized = columns["size"].is_null().to_numpy(zero_copy_only=False)
+        self._refuse_empty(unsized & (op != Op.FREE), "size", line)
+        return Events(
+            _owned(columns["time_ns"]),
+            _owned(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
+            op,
+            domain,
+            numbering.number(op, _owned(columns["block"])),
+            _owned(columns["size"].fill_null(0)),
+            _owned(columns["address"].fill_null(0)) if "address" in columns else None,
+            _owned(columns["site"].fill_null(NO_SITE)) if "site" in columns else None,
+        )
+
+    def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:
+        """Numbers of what is written as names or numbers; there are few different ones, so only those are looked at."""
+        codes = {text: code for code in known for text in (code.name.lower(), str(int(code)))}
+        words = column.dictionary_encode()
+        numbers = np.zeros(len(words.dictionary), np.uint8)
+        for index, word in enumerate(words.dictionary.to_pylist()):
+            code = codes.get(word.strip().lower())
+            if code is None:
+                row = words.indices.index(index).as_py()
+                names = ", ".join(f"{member.name.lower()} ({int(member)})" for member in known)
+                what = f"`{name}` is {word!r}; there are {names}" if word else f"`{name}` is empty"
+                raise _error(self._path, line + row, what)
+            numbers[index] = code
+        return numbers[words.indices.to_numpy()]
+
+    def _refuse_empty(self, empty: np.ndarray, name: str, line: int) -> None:
+        if empty.any():
+            raise _error(self._path, line + int(empty.argmax()), f"`{name}` is empty")
+
+    def _meet_phases(self, events: Events, line: int) -> None:
+        for row in np.flatnonzero(events.op == Op.MARK):
+            phase = int(events.size[row])
+            if not 0 <= phase <= self._phases_total:
+                what = f"mark of phase {phase}, but only {self._phases_total} came before; count phases from 0"
+                raise _error(self._path, line + int(row), what)
+            self._phases_total = max(self._phases_total, phase + 1)
+
+    def _explain(self, arrow_says: str) -> TraceError:
+        """The error of the CSV library, in the words of the file."""
+        if match := _WRONG_VALUE.search(arrow_says):
+            column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
+            return _error(self._path, line, f"`{self._header[column]}` is {value!r}, which is no {type_}")
+        if match := _WRONG_COUNT.search(arrow_says):
+            return _error(self._path, int(match[1]), match[2].lower())
+        return TraceError(f"cannot be read as CSV: {arrow_says.splitlines()[0]}", path=self._path)
+
+
+def _split_header(head: bytes) -> list[str]:
+    line = head.decode("utf-8-sig", errors="replace").partition("\n")[0]
+    return [name.strip().strip('"') for name in line.split(",")]
+
+
+def _owned(column: "pa.Array") -> np.ndarray:
+    """An array that can be written: kernels are compiled for those."""
+    array: np.ndarray = column.to_numpy(zero_copy_only=False, writable=True)
+    return array
+
+
+def _error(path: Path, line: int, what: str) -> TraceError:
+    return TraceError(f"line {line}: {what}", path=path)

@@ -1,0 +1,249 @@
+"""A trace as a Parquet file: the format in which traces are kept. `docs/trace-format.md` is its public description.
+
+columns   as in `replay.trace`; any integer type that holds the values is read. A `block` that is not UInt32 may
+          hold any keys (addresses, numbers with gaps): it is renumbered while it is read
+metadata  one key, `replay`: JSON of `format_version` and the fields of `Metadata`; a file without it is read as
+          version 1 with empty metadata
+written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace gives the same bytes
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from replay.errors import TraceError
+from replay.numbering import Numbering
+from replay.output import new_file
+from replay.trace import FORMAT_VERSION, NO_SITE, Events, Metadata, Trace
+from replay.validation import Validator
+
+if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+SUFFIXES = (".parquet", ".pq")
+_GROUP_ROWS = 1 << 18
+_METADATA_KEY = b"replay"
+_MEMORY_TYPES = {
+    "time_ns": "int64",
+    "thread": "uint32",
+    "op": "uint8",
+    "domain": "uint8",
+    "block": "uint32",
+    "size": "int64",
+    "address": "uint64",
+    "site": "uint32",
+}
+_FILE_TYPES = _MEMORY_TYPES | {"size": "uint64"}
+_REQUIRED = Events._fields[:6]
+_NULLS = {"address": 0, "site": NO_SITE}
+"""What stands in memory for a null of the optional columns."""
+
+
+def sniff(head: bytes) -> bool:
+    return head.startswith(b"PAR1")
+
+
+def open_trace(path: Path) -> "ParquetTrace":
+    """Reads the footer; the events are read and validated by `batches`."""
+    import pyarrow as pa
+
+    with _reading(path) as file:
+        columns = {field.name: field.type for field in file.schema_arrow}
+        if missing := [name for name in _REQUIRED if name not in columns]:
+            raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
+        for name in _MEMORY_TYPES:
+            if name in columns and not pa.types.is_integer(columns[name]):
+                what = f"column `{name}` is of type {columns[name]}; it must hold integers ({_FILE_TYPES[name]})"
+                raise TraceError(what, path=path)
+        metadata = _parse_metadata((file.metadata.metadata or {}).get(_METADATA_KEY), path)
+        names = tuple(name for name in _MEMORY_TYPES if name in columns)
+        return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), names)
+
+
+@dataclass(frozen=True)
+class ParquetTrace:
+    """A trace in a file, read row group by row group each time it is played."""
+
+    path: Path
+    metadata: Metadata
+    events_total: int
+    duration_ns: int | None
+    columns: tuple[str, ...]
+
+    def batches(self) -> Iterator[Events]:
+        validator = Validator(self.path, self.metadata)
+        numbering = Numbering(self.path)
+        with _reading(self.path) as file:
+            for batch in file.iter_batches(_GROUP_ROWS, columns=self.columns):
+                events = _to_events(batch, numbering, self.path, validator.rows)
+                validator.check(events)
+                yield events
+
+
+@contextmanager
+def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
+    """The open file; whatever the Parquet library finds wrong with it becomes one sentence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise TraceError(f"is no whole Parquet file; copy or record it again ({reason})", path=path) from error
+
+
+def _duration_ns(footer: "pq.FileMetaData") -> int | None:
+    """The last time, from the statistics of the last row group that has rows."""
+    for index in range(footer.num_row_groups - 1, -1, -1):
+        group = footer.row_group(index)
+        for chunk in (group.column(number) for number in range(group.num_columns)):
+            if group.num_rows and chunk.path_in_schema == "time_ns":
+                statistics = chunk.statistics
+                return int(statistics.max) if statistics and statistics.has_min_max else None
+    return 0
+
+
+def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_row: int) -> Events:
+    """The batch in the types of memory, in arrays of its own: kernels are compiled for arrays that can be written."""
+    columns = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if name in _NULLS:
+            column = column.fill_null(_NULLS[name])
+        elif column.null_count:
+            row = first_row + column.is_null().index(True).as_py()
+            raise TraceError(f"`{name}` is null", path=path, row=row)
+        key = name == "block" and column.type != "uint32"
+        type_ = "uint64" if key else _MEMORY_TYPES[name]
+        columns[name] = _cast(column, name, type_, path, first_row).to_numpy(zero_copy_only=False, writable=True)
+        if key:
+            columns[name] = numbering.number(columns["op"], columns[name])
+    return Events(**columns)
+
+
+def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int) -> "pa.Array":
+    import pyarrow as pa
+
+    try:
+        return column.cast(type_)
+    except pa.ArrowInvalid:
+        bounds = np.iinfo(type_)
+        for row, value in enumerate(column.to_pylist(), first_row):
+            if not bounds.min <= value <= bounds.max:
+                what = f"`{name}` is {value}, out of the range of {_FILE_TYPES[name]}"
+                raise TraceError(what, path=path, row=row) from None
+        raise
+
+
+def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
+    if text is None:
+        return Metadata()
+    advice = "write it as docs/trace-format.md says or leave it out"
+    try:
+        content = json.loads(text)
+        version = content.pop("format_version")
+        if not isinstance(version, int):
+            raise ValueError(f"format_version is {version!r}")
+        if version > FORMAT_VERSION:
+            what = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
+            raise TraceError(what, path=path)
+        return TypeAdapter(Metadata).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
+        raise TraceError(what, path=path) from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        what = f"the metadata under the key `replay` is no JSON object with a format_version ({error}); {advice}"
+        raise TraceError(what, path=path) from None
+
+
+def write_trace(
+    trace: Trace, path: str | Path, *, force: bool = False, progress: Callable[[int], None] | None = None
+) -> int:
+    """Writes a trace batch by batch and gives its rows; `progress` hears of the rows written so far.
+
+    All batches have the same optional columns. The trace's metadata are asked for after its last batch.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with new_file(path, force=force) as temporary, ExitStack() as closing:
+
+        def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
+            return closing.enter_context(pq.ParquetWriter(temporary, schema, **_writer_options(schema.names)))
+
+        writer = None
+        for events in _regroup(trace.batches()):
+            table = _to_table(events)
+            writer = writer or open_writer(table.schema)
+            writer.write_table(table, row_group_size=_GROUP_ROWS)
+            rows += events.rows
+            if progress is not None:
+                progress(rows)
+        if writer is None:
+            writer = open_writer(pa.schema([(name, _FILE_TYPES[name]) for name in _REQUIRED]))
+        content = {"format_version": FORMAT_VERSION, **asdict(trace.metadata)}
+        writer.add_key_value_metadata({_METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))})
+    return rows
+
+
+def _writer_options(names: list[str]) -> dict[str, object]:
+    """Times and addresses as differences; dictionaries for what repeats."""
+    differences = [name for name in names if name in ("time_ns", "block", "address")]
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name in names if name not in differences],
+        "column_encoding": dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
+        "store_schema": False,
+    }
+
+
+def _to_table(events: Events) -> "pa.Table":
+    import pyarrow as pa
+
+    columns = {}
+    for name, column in zip(Events._fields, events, strict=True):
+        if column is not None:
+            mask = column == _NULLS[name] if name in _NULLS else None
+            columns[name] = pa.array(column.view(_FILE_TYPES[name]), mask=mask)
+    return pa.table(columns)
+
+
+def _regroup(batches: Iterator[Events]) -> Iterator[Events]:
+    """The same events in groups of `_GROUP_ROWS`, but for the last."""
+    waiting: list[Events] = []
+    rows = 0
+    for events in batches:
+        start = 0
+        while rows + events.rows - start >= _GROUP_ROWS:
+            end = start + _GROUP_ROWS - rows
+            yield _join([*waiting, _slice(events, start, end)])
+            waiting, rows, start = [], 0, end
+        if start < events.rows:
+            waiting.append(_slice(events, start, events.rows))
+            rows += events.rows - start
+    if rows:
+        yield _join(waiting)
+
+
+def _slice(events: Events, start: int, end: int) -> Events:
+    columns = events._asdict().items()
+    return Events(**{name: column[start:end] for name, column in columns if column is not None})
+
+
+def _join(parts: list[Events]) -> Events:
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name, column in parts[0]._asdict().items() if column is not None]
+    return Events(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

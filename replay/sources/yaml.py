@@ -1,0 +1,18 @@
+"""Workloads written in YAML; `docs/workloads.md` explains the format, `replay.workload` is its model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from replay.generator import WorkloadTrace
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
+    """The trace that a workload describes, generated as it is read; `seed` takes the place of the file's."""
+    from replay.generator import WorkloadTrace
+    from replay.workload import load_workload
+
+    workload = load_workload(path)
+    return WorkloadTrace(workload, path.stem, workload.seed if seed is None else seed)

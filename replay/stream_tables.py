@@ -1,0 +1,135 @@
+"""The tables of `replay.streams`, made from a workload's forms, and made roomier when a kernel says they are full."""
+
+import numpy as np
+
+from replay import streams
+from replay.distributions import NEVER, expected, make_key, make_law
+from replay.streams import NOBODY, Source, Stage
+from replay.trace import Domain, Events, Op
+from replay.workload import BlockSet, Bursts, Fixed, OnOff, Stream, Workload
+from replay.workload import Source as Form
+
+_BUCKETS = 1 << 12
+_FIRST_ROOM = 1 << 12
+_COLUMN_TYPES = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64)
+
+
+def base_rate(form: Form) -> float:
+    """Blocks (of bursts: bursts) a second, while no phase changes it."""
+    if isinstance(form, BlockSet):
+        return form.churn
+    assert isinstance(form, Stream)
+    return form.arrivals.rate
+
+
+def rows_expected(form: Form, rate: float, window_ns: int) -> float:
+    """About how many events a source with this rate has in the busiest window of this length."""
+    if isinstance(form, BlockSet):
+        return 2 * rate * window_ns / 1e9
+    assert isinstance(form, Stream)
+    arrivals, rows = form.arrivals, 2.0 + (form.grow.steps if form.grow else 0)
+    if isinstance(arrivals, Bursts):
+        rows *= expected(arrivals.count)
+    if isinstance(arrivals, OnOff):
+        share = arrivals.busy / (arrivals.busy + arrivals.idle)
+        return rows * rate * min(window_ns, window_ns * share + arrivals.busy) / 1e9
+    return rows * rate * window_ns / 1e9
+
+
+def make_source(name: str, form: Form, index: int, first_member: int, threads: int, seed: int) -> Source:
+    """A source at its start; `first_member` is its place in the table of all sets' members."""
+    arrivals = form.arrivals if isinstance(form, Stream) else None
+    regular = isinstance(arrivals, Fixed) or (isinstance(arrivals, Bursts) and arrivals.timing == "fixed")
+    spacing = arrivals.spacing if isinstance(arrivals, Bursts) else 0
+    built_ns = form.start
+    if isinstance(form, BlockSet):
+        spacing, built_ns = form.spacing, form.start + form.blocks * form.spacing
+    on_off = arrivals if isinstance(arrivals, OnOff) else None
+    traits = np.zeros(streams.TRAITS, np.int64)
+    traits[streams.INDEX] = index
+    traits[streams.POISSON] = not regular
+    traits[streams.SPACING_NS] = spacing
+    traits[streams.START_NS] = form.start
+    traits[streams.STOP_NS] = NEVER if form.stop is None else form.stop
+    traits[streams.BUSY_NS], traits[streams.IDLE_NS] = (on_off.busy, on_off.idle) if on_off else (1, 0)
+    traits[streams.OP] = Op[form.op.upper()]
+    traits[streams.FIRST_MEMBER], traits[streams.MEMBERS] = first_member, form.members
+    traits[streams.GAP_KEY], traits[streams.GAP_STRIDE] = make_key(seed, name, "gap")
+    traits[streams.VICTIM_KEY], traits[streams.VICTIM_STRIDE] = make_key(seed, name, "victim")
+    state = np.zeros(6, np.int64)
+    state[streams.NEXT_TICK] = -1
+    state[streams.BURST_LEFT], state[streams.BURSTS] = form.members, min(form.members, 1)
+    state[streams.BURST_NS], state[streams.ANCHOR_NS] = form.start, built_ns
+    return Source(
+        state=state,
+        pace=np.array([base_rate(form), 0.0, 0.0]),
+        traits=traits,
+        threads=np.array(form.threads or range(threads), np.int64),
+        size=make_law(form.size, seed, name, "size", least=0),
+        lifetime=make_law(
+            form.lifetime if isinstance(form, Stream) else "forever", seed, name, "lifetime", least=1, most=NEVER
+        ),
+        count=make_law(arrivals.count if isinstance(arrivals, Bursts) else 1, seed, name, "count", least=0),
+    )
+
+
+def make_stage(workload: Workload, window_ns: int) -> Stage:
+    """Empty tables for all sources; the wheel's buckets are a quarter of a window wide."""
+    forms = list(workload.sources().values())
+    growth = np.zeros((len(forms), streams.GROWTH_COLUMNS), np.int64)
+    factor = np.zeros(len(forms), np.float64)
+    for index, form in enumerate(forms):
+        growth[index, streams.DOMAIN] = Domain[form.domain.upper()]
+        if isinstance(form, Stream) and form.grow:
+            growth[index, streams.GROW_STEPS] = form.grow.steps
+            growth[index, streams.GROW_SPACING_NS] = form.grow.spacing
+            growth[index, streams.GROW_INCREMENT] = form.grow.increment or 0
+            factor[index] = form.grow.factor or 0.0
+    counts = np.zeros(streams.COUNTS, np.int64)
+    counts[streams.WHEEL_SHIFT] = max(0, window_ns.bit_length() - 3)
+    counts[streams.END_OF_ALL_NS] = workload.duration
+    counts[streams.STEPS_MOST] = growth[:, streams.GROW_STEPS].max()
+    return Stage(
+        slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NOBODY, np.int64),
+        idle=np.empty(_FIRST_ROOM, np.int64),
+        numbers=np.empty(_FIRST_ROOM, np.int64),
+        number_counts=np.zeros(2, np.int64),
+        members=np.full(sum(form.members for form in forms), NOBODY, np.int64),
+        heads=np.full(_BUCKETS, NOBODY, np.int64),
+        growth=growth,
+        factor=factor,
+        **_make_rows(_FIRST_ROOM),
+        counts=counts,
+    )
+
+
+def with_roomier_window(stage: Stage) -> Stage:
+    """The tables with at least twice the rows, and enough of them for any kernel to get on."""
+    count, used = int(stage.counts[streams.ROWS]), int(stage.counts[streams.SLOTS_USED])
+    steps = int(stage.counts[streams.STEPS_MOST])
+    larger = stage._replace(**_make_rows(max(2 * len(stage.rows), count + max(steps + 4, used))))
+    larger.rows[:count] = stage.rows[:count]
+    return larger
+
+
+def _make_rows(room: int) -> dict[str, np.ndarray]:
+    return {
+        "rows": np.empty((room, streams.ROW_COLUMNS), np.int64),
+        "order": np.empty(room, np.int64),
+        "spare": np.empty(room, np.int64),
+        "starts": np.empty(room + 3, np.int64),
+    }
+
+
+def with_more_slots(stage: Stage) -> Stage:
+    """The tables with twice the slots."""
+    held = len(stage.idle)
+    slots = np.full((2 * held, streams.SLOT_COLUMNS), NOBODY, np.int64)
+    idle, numbers = np.empty(2 * held, np.int64), np.empty(2 * held, np.int64)
+    slots[:held], idle[:held], numbers[:held] = stage.slots, stage.idle, stage.numbers
+    return stage._replace(slots=slots, idle=idle, numbers=numbers)
+
+
+def make_columns(rows: int) -> tuple[np.ndarray, ...]:
+    """Room for a batch: the six required columns of `Events`, in their order."""
+    return tuple(np.empty(rows, kind) for kind, _name in zip(_COLUMN_TYPES, Events._fields, strict=False))

@@ -1,0 +1,190 @@
+"""The trace: what a program asked of its allocators, event by event, and nothing of what they answered.
+
+A trace is read and written in batches; no function here needs the whole of it. One batch is an `Events`: columns of
+equal length, one row an event, in the order in which they happened.
+
+    column    file      in memory  meaning
+    time_ns   Int64     int64      never falls
+    thread    UInt32    uint32
+    op        UInt8     uint8      an `Op`
+    domain    UInt8     uint8      a `Domain`: which API the program called
+    block     UInt32    uint32     names a live block; see below
+    size      UInt64    int64      bytes asked for, at most MAX_SIZE; 0 for free; for mark: index into `Metadata.phases`
+    address   UInt64    uint64     optional: where the real allocator put it
+    site      UInt32    uint32     optional: index into `Metadata.sites`
+
+Block numbers. A malloc or calloc gives its block a number, free releases it, realloc keeps it. Whoever writes a trace
+numbers by one rule, so that the same history always gives the same file: a new block takes the number that was
+released last, or, when none is waiting, the lowest one never used. Numbers therefore stay below the highest count of
+live blocks, and tables indexed by them are proportional to what is live. `replay.numbering` does this for sources that
+only know addresses. A reader accepts any numbering that never names two live blocks alike and stays dense:
+`replay.validation` holds it to that, and kernels trust what passed.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from replay.compiled import leaf
+
+FORMAT_VERSION = 1
+MAX_SIZE = 1 << 47
+"""Bytes of user address space on x86-64; nothing larger can have been allocated."""
+NO_SITE = (1 << 32) - 1
+"""In `Events.site`: it is not known who allocated (null in a file)."""
+
+
+class Op(IntEnum):
+    """What happened. From GC_START on, events move no block: they are boundaries."""
+
+    MALLOC = 0
+    CALLOC = 1
+    REALLOC = 2
+    FREE = 3
+    GC_START = 16
+    GC_END = 17
+    MARK = 32
+
+
+class Domain(IntEnum):
+    """The API through which a block was asked for."""
+
+    RAW = 0
+    MEM = 1
+    OBJ = 2
+    LIBC = 3
+
+
+class Events(NamedTuple):
+    """One batch of a trace: columns of equal length."""
+
+    time_ns: np.ndarray
+    thread: np.ndarray
+    op: np.ndarray
+    domain: np.ndarray
+    block: np.ndarray
+    size: np.ndarray
+    address: np.ndarray | None = None
+    site: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.op.shape[0])
+
+
+class Site(NamedTuple):
+    """A place in the program that allocates."""
+
+    function: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What the process holds besides its allocators: the static and the automatic storage of C."""
+
+    static_bytes: int = 0
+    """Program, libraries, their data: there from start to end."""
+    stack_bytes: int = 0
+    """Reserved for the stacks of all threads."""
+    stack_resident_bytes: int = 0
+    """The part of the stacks that is ever touched."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a trace says of itself."""
+
+    origin: dict[str, str] = field(default_factory=dict)
+    """How it came to be: interpreter version, platform, allocator, command, seed …"""
+    sites: tuple[Site, ...] = ()
+    phases: tuple[str, ...] = ()
+    """Names that marks point to."""
+    process: ProcessMemory = ProcessMemory()
+
+
+class Trace(Protocol):
+    """Something that can be played, once or many times."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    @property
+    def duration_ns(self) -> int | None:
+        """Time of the last event, where known beforehand."""
+
+    @property
+    def events_total(self) -> int | None:
+        """Number of rows, where known beforehand."""
+
+    def batches(self) -> Iterator[Events]:
+        """The events from the first, in batches of any size; each call starts anew."""
+
+
+@dataclass(frozen=True)
+class MemoryTrace:
+    """A trace that is held in memory whole, for tests, benchmarks and sweeps."""
+
+    events: list[Events]
+    metadata: Metadata = Metadata()
+
+    @property
+    def duration_ns(self) -> int | None:
+        return next((int(batch.time_ns[-1]) for batch in reversed(self.events) if batch.rows), 0)
+
+    @property
+    def events_total(self) -> int | None:
+        return sum(batch.rows for batch in self.events)
+
+    def batches(self) -> Iterator[Events]:
+        return iter(self.events)
+
+
+class Digest:
+    """Tells two traces apart: SHA-256 over the required columns, one after the other, wherever the batches are cut."""
+
+    _COLUMNS = Events._fields[:6]
+
+    def __init__(self) -> None:
+        self._columns = [hashlib.sha256() for _ in self._COLUMNS]
+
+    def update(self, events: Events) -> None:
+        for digest, name in zip(self._columns, self._COLUMNS, strict=True):
+            digest.update(np.ascontiguousarray(getattr(events, name)).data)
+
+    def hexdigest(self) -> str:
+        return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
+
+
+def trace_digest(trace: Trace) -> str:
+    """The `Digest` of a whole trace, in hexadecimal."""
+    digest = Digest()
+    for events in trace.batches():
+        digest.update(events)
+    return digest.hexdigest()
+
+
+@leaf
+def take_number(free_numbers: np.ndarray, counts: np.ndarray) -> int:
+    """The number of a new block; changes `counts` in place.
+
+    `free_numbers` (int64) is a stack of released numbers that the caller keeps at least `counts[0]` plus the rows of
+    a batch long; `counts` (int64[2]) holds how many numbers were ever used and the height of the stack.
+    """
+    if counts[1] > 0:
+        counts[1] -= 1
+        return free_numbers[counts[1]]
+    counts[0] += 1
+    return counts[0] - 1
+
+
+@leaf
+def release_number(free_numbers: np.ndarray, counts: np.ndarray, number: int) -> None:
+    """Puts a dead block's number on top of the stack, in place; see `take_number`."""
+    free_numbers[counts[1]] = number
+    counts[1] += 1

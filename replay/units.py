@@ -1,0 +1,92 @@
+"""Quantities as people write them: `256 KiB`, `20 ms`, `200/s`.
+
+Sizes are whole bytes, times whole nanoseconds, rates events a second. Bare numbers are taken as they are (bytes,
+nanoseconds, events a second). Powers of 1024 carry the `i`; `kB`, `MB`, `GB` are powers of 1000. Arithmetic is
+decimal, so what is parsed does not depend on the machine's floating point.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_SIZES = {
+    "": 1, "b": 1,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+}  # fmt: skip
+_TIMES = {
+    "": 1, "ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9,
+}  # fmt: skip
+_QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
+
+
+def _parse(text: str | int | float, units: dict[str, int], kind: str, example: str) -> int:
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ValueError(f"{text!r} is not a {kind}; write it like {example}")
+    if isinstance(text, str) and re.fullmatch(r"\s*0x[0-9a-f]+\s*", text, re.IGNORECASE) and kind == "size":
+        return int(text, 16)
+    match = _QUANTITY.fullmatch(str(text))
+    factor = units.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise ValueError(f"{text!r} is not a {kind}; write it like {example}")
+    value = Decimal(match[1].replace("_", "")) * factor
+    if value != int(value):
+        raise ValueError(f"{text!r} is no whole number of {'bytes' if kind == 'size' else 'nanoseconds'}")
+    return int(value)
+
+
+def parse_size(text: str | int | float) -> int:
+    """Bytes of `256 KiB`, `1.5 MiB`, `0x1000`, `4096`."""
+    return _parse(text, _SIZES, "size", "256 KiB")
+
+
+def parse_time(text: str | int | float) -> int:
+    """Nanoseconds of `20 ms`, `1.5 s`, `2 min`, `1000`."""
+    return _parse(text, _TIMES, "time", "20 ms")
+
+
+def parse_rate(text: str | int | float) -> float:
+    """Events a second of `200/s`, `3/ms`, `50/min`, `200`."""
+    number, slash, unit = str(text).partition("/")
+    span = _TIMES.get(unit.strip().lower()) if slash else 10**9
+    try:
+        value = Decimal(number.strip().replace("_", ""))
+    except ArithmeticError:
+        value = Decimal(-1)
+    if isinstance(text, bool) or span is None or not value.is_finite() or value < 0:
+        raise ValueError(f"{text!r} is not a rate; write it like 200/s")
+    return float(value * 10**9 / span)
+
+
+def format_size(size_bytes: int) -> str:
+    """`1.5 MiB`: at most four figures, never rounded to the next unit's 1024."""
+    if abs(size_bytes) < 1024:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        value /= 1024
+        if abs(value) < 1023.95 or unit == "PiB":
+            break
+    return f"{value:.2f} {unit}" if abs(value) < 10 else f"{value:.1f} {unit}"
+
+
+def format_time(time_ns: int | float) -> str:
+    """`1.50 ms`."""
+    value = float(time_ns)
+    for unit, span in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if abs(value) >= span:
+            return f"{value / span:.2f} {unit}"
+    return f"{value:.0f} ns"
+
+
+Size = Annotated[
+    int, BeforeValidator(parse_size), WithJsonSchema({"type": ["integer", "string"], "examples": ["256 KiB"]})
+]
+Time = Annotated[
+    int, BeforeValidator(parse_time), WithJsonSchema({"type": ["integer", "string"], "examples": ["20 ms"]})
+]
+Rate = Annotated[
+    float, BeforeValidator(parse_rate), WithJsonSchema({"type": ["number", "string"], "examples": ["200/s"]})
+]

@@ -1,0 +1,165 @@
+"""`replay trace info`, `replay trace head` and `replay import`, through Typer's runner."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from replay.commands import trace as trace_commands
+from replay.commands.import_ import import_trace
+from replay.errors import OutputError, ReplayError, TraceError
+from replay.sources import open_source
+
+CSV = """time_ns,thread,op,domain,block,size,address,site
+0,1,mark,obj,0,0,,
+10,1,malloc,obj,100,16,0x1000,
+20,1,malloc,mem,200,17,0x2000,
+30,2,calloc,raw,300,513,0x3000,
+40,2,realloc,mem,200,1024,0x4000,
+50,1,free,obj,100,,,
+60,1,malloc,libc,400,0,0x5000,
+1500000,1,mark,obj,0,1,,
+"""
+
+app = typer.Typer()
+app.add_typer(trace_commands.app, name="trace")
+app.command("import")(import_trace)
+
+
+@pytest.fixture
+def csv(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(CSV)
+    return path
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=120)
+    if result.exception is not None and isinstance(result.exception, ReplayError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_info_counts_what_is_in_a_trace(csv):
+    info = json.loads(run("trace", "info", csv, "--json"))
+    digest = info.pop("digest")
+    assert info == {
+        "events": 8,
+        "duration_ns": 1_500_000,
+        "threads": 2,
+        "events_by_op": {
+            "malloc": 3,
+            "calloc": 1,
+            "realloc": 1,
+            "free": 1,
+            "gc_start": 0,
+            "gc_end": 0,
+            "mark": 2,
+        },
+        "events_by_domain": {"raw": 1, "mem": 2, "obj": 2, "libc": 1},
+        "requests_by_size": {"0": 1, "16": 1, "32": 1, "1024": 2},
+        "live_blocks": 3,
+        "live_bytes": 513 + 1024,
+        "live_blocks_peak": 3,
+        "live_bytes_peak": 16 + 1024 + 513,
+        "phases": ["phase 0", "phase 1"],
+        "sites": 0,
+        "origin": {"source": "csv", "file": "t.csv"},
+        "process": {"static_bytes": 0, "stack_bytes": 0, "stack_resident_bytes": 0},
+    }
+    screen = run("trace", "info", csv)
+    assert "8 in 1.50 ms, 2 threads" in screen
+    assert "3 blocks, 1.50 KiB" in screen
+    assert digest[:16] in screen
+    assert digest not in screen
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [(0, 0), (1, 16), (16, 16), (17, 32), (512, 512), (513, 1024), (1024, 1024), (1025, 2048), (1 << 47, 1 << 47)],
+)
+def test_sizes_fall_into_their_classes(tmp_path, size, limit):
+    path = tmp_path / "t.csv"
+    path.write_text(f"time_ns,op,block,size\n0,malloc,0,{size}\n")
+    assert json.loads(run("trace", "info", path, "--json"))["requests_by_size"] == {str(limit): 1}
+
+
+def test_an_empty_trace_has_info_and_no_rows(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("time_ns,op,block,size\n")
+    assert json.loads(run("trace", "info", path, "--json"))["events"] == 0
+    assert "0 in 0 ns" in run("trace", "info", path)
+    assert json.loads(run("trace", "head", path, "--json")) == []
+    run("trace", "head", path)
+
+
+def test_head_shows_the_first_rows_by_name(csv):
+    rows = json.loads(run("trace", "head", csv, "-n", "3", "--json"))
+    assert rows[:2] == [
+        {
+            "row": 0,
+            "time_ns": 0,
+            "thread": 1,
+            "op": "mark",
+            "domain": "obj",
+            "block": 0,
+            "size": 0,
+            "address": None,
+            "site": None,
+        },
+        {
+            "row": 1,
+            "time_ns": 10,
+            "thread": 1,
+            "op": "malloc",
+            "domain": "obj",
+            "block": 0,
+            "size": 16,
+            "address": 4096,
+            "site": None,
+        },
+    ]
+    assert len(rows) == 3
+    lines = run("trace", "head", csv, "-n", "3").splitlines()
+    assert lines[0].split() == ["row", "time_ns", "thread", "op", "domain", "block", "size", "address"]
+    assert lines[2].split() == ["1", "10", "1", "malloc", "obj", "0", "16", "0x1000"]
+    assert len(lines) == 4
+
+
+def test_head_stops_where_the_trace_ends(csv):
+    assert len(json.loads(run("trace", "head", csv, "-n", "100", "--json"))) == 8
+
+
+def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
+    out = tmp_path / "t.parquet"
+    lines = run("import", csv, "-o", out).splitlines()
+    assert lines[0].startswith("8 events over 1.50 ms, 3 blocks (1.50 KiB) live at the end; ")
+    assert lines[1] == f"next: replay run {out}"
+    before, after = (json.loads(run("trace", "info", path, "--json")) for path in (csv, out))
+    assert before == after
+    (events,) = open_source(out).batches()
+    assert events.block.tolist() == [0, 0, 1, 2, 1, 0, 0, 0]
+
+
+def test_import_keeps_an_existing_output_unless_forced(csv, tmp_path):
+    out = tmp_path / "t.parquet"
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        run("import", csv, "-o", out)
+    assert out.read_text() == "mine"
+    run("import", csv, "-o", out, "--force")
+    assert open_source(out).events_total == 8
+
+
+def test_import_of_a_broken_trace_leaves_nothing_behind(csv, tmp_path):
+    csv.write_text(CSV + "1500001,1,free,obj,100,,,\n")
+    with pytest.raises(TraceError, match="line 10: free of block 100, which is not live"):
+        run("import", csv, "-o", tmp_path / "t.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("command", [("trace", "info"), ("trace", "head"), ("import",)])
+def test_every_command_shows_an_example_in_its_help(command):
+    assert f"Example: replay {' '.join(command)} trace." in run(*command, "--help")
