@@ -6,6 +6,7 @@ in memory once, when Python calls a kernel, and from there on is one pointer. To
 plain Python, it stays the NamedTuple that it is. Its fields cannot be assigned, their elements can.
 """
 
+import hashlib
 from typing import Any, TypeVar
 
 from llvmlite import ir
@@ -33,7 +34,8 @@ class Reference(types.Type):
         self.field_types = field_types
         names = instance_class._fields  # type: ignore[attr-defined]
         self.field_names: tuple[str, ...] = names
-        fields = ", ".join(f"{name}: {kind}" for name, kind in zip(names, field_types, strict=True))
+        # A digest, because the name becomes part of the name of every function that takes one.
+        fields = hashlib.sha256(repr(field_types).encode()).hexdigest()[:16]
         super().__init__(name=f"{instance_class.__module__}.{instance_class.__qualname__}({fields})")
 
 

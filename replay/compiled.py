@@ -11,12 +11,18 @@ With `NUMBA_DISABLE_JIT=1` both marks leave the function as it is.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import BaseNativeLowering, NativeLowering
+from numba.core.event import Event, Listener, register, unregister
 
 _PACKAGE = Path(__file__).parent
 _FOLDERS_KEPT = 4
@@ -52,10 +58,56 @@ def cache_folder(extra: tuple[str, ...] = ()) -> Path:
     return folder
 
 
+def _njit(**options: Any) -> Callable[[Function], Function]:
+    """numba.njit without the GIL and without reference counts: kernels make no arrays and keep none.
+
+    What is not said, a function takes over from whoever has it compiled; so each mark says whether it is inlined.
+    """
+    decorate: Callable[[Function], Function] = numba.njit(nogil=True, _nrt=False, **options)
+    return decorate
+
+
 def leaf(function: Function) -> Function:
     """A kernel for other kernels to call."""
-    compiled: Function = numba.njit(nogil=True, _nrt=False)(function)
-    return compiled
+    return _njit(forceinline=False)(function)
+
+
+def inlined(function: Function) -> Function:
+    """A leaf on the path of nearly every event: always pasted into its callers."""
+    return _njit(forceinline=True)(function)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ColdLowering(BaseNativeLowering):
+    """Makes machine code that LLVM may not paste into callers."""
+
+    _name = "replay_cold_lowering"
+
+    class _Lower(Lower):
+        def setup_function(self, fndesc: Any) -> None:
+            super().setup_function(fndesc)
+            self.function.attributes.add("noinline")
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return self._Lower
+
+
+class _ColdCompiler(CompilerBase):
+    """numba's own pipeline but for the lowering."""
+
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [
+            (_ColdLowering if each is NativeLowering else each, name) for each, name in manager.passes
+        ]
+        manager.finalize()
+        return [manager]
+
+
+def cold(function: Function) -> Function:
+    """A leaf that few events come to: never pasted into its callers, which keeps them small and quick to compile."""
+    return _njit(forceinline=False, pipeline_class=_ColdCompiler)(function)
 
 
 def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
@@ -63,16 +115,32 @@ def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder(extra))
     try:
-        compiled: Function = numba.njit(nogil=True, cache=True, _nrt=False)(function)
+        return _njit(cache=True)(function)
     finally:
         numba.config.CACHE_DIR = before
-    return compiled
 
 
-def is_cold(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` would have to compile it first (nothing of it is on disk yet)."""
-    stats = getattr(function, "_cache", None)
-    if stats is None:
-        return False
-    folder = Path(stats.cache_path)
-    return not any(folder.glob(f"*{function.__name__}-*.nbc")) if folder.exists() else True
+class _FirstCompilation(Listener):  # type: ignore[misc]
+    """Tells once. numba reports what it compiles, and nothing that it finds on disk."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell: Callable[[], None] | None = tell
+
+    def on_start(self, event: Event) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    def on_end(self, event: Event) -> None:
+        pass
+
+
+@contextmanager
+def announced_compilation(tell: Callable[[], None]) -> Iterator[None]:
+    """Calls `tell` at most once, right before a kernel that is not on disk yet is compiled in this block."""
+    listener = _FirstCompilation(tell)
+    register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        unregister("numba:compile", listener)

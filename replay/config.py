@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from replay.allocators.kernel import Config as KernelConfig
-from replay.allocators.registry import bundled_names, find_model
+from replay.allocators.registry import bundled_names, find_model, roles
 from replay.document import Document, explain
 from replay.errors import ConfigError
 from replay.resources import config_names, find_config
@@ -76,6 +76,9 @@ class StackConfig(BaseModel):
     def _roles_are_played(self) -> "StackConfig":
         if self.pymalloc is None and "pymalloc" in self.domains.by_number():
             raise ValueError("domains: one goes to pymalloc, but pymalloc is null")
+        for role, section in (("libc", self.libc), ("pymalloc", self.pymalloc)):
+            if section is not None and role not in roles(section.model):
+                raise ValueError(f"{role}: model {section.model!r} plays {roles(section.model)[0]} only")
         return self
 
 

@@ -60,10 +60,7 @@ class Document:
         try:
             return model.model_validate(self.data)
         except ValidationError as mistakes:
-            schema = model.model_json_schema()
-            raise self.refusal(
-                [Problem(tuple(m["loc"]), explain(schema, m)) for m in mistakes.errors(include_url=False)]
-            ) from None
+            raise self.refusal(_find_problems(model.model_json_schema(), mistakes)) from None
 
     def refusal(self, problems: list[Problem]) -> ReplayError:
         """One sentence a problem, each with its file, line and key."""
@@ -120,6 +117,21 @@ def nearest(name: object, known: list[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known here: {', '.join(known)}" if known else "none are known here"
+
+
+def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Problem]:
+    """Pydantic's errors put into words; a misspelt key is told once, not as a missing one besides."""
+    found = mistakes.errors(include_url=False)
+    misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
+    problems = []
+    for mistake in found:
+        location = mistake["loc"]
+        if mistake["type"] == "missing" and location[:-1] in misspelt:
+            continue
+        if mistake["type"] == "union_tag_invalid":
+            location = (*location, "kind")
+        problems.append(Problem(location, explain(schema, mistake)))
+    return problems
 
 
 def explain(schema: dict[str, Any], mistake: Any) -> str:

@@ -199,7 +199,7 @@ class _Generation:
             if rows > len(self._columns[0]):
                 self._columns = make_columns(rows)
         if rows:
-            streams.write_window(self._stage, start_ns, end_ns, *self._columns, self._rows)
+            streams.write_window(self._stage, start_ns, end_ns, self._rows, *self._columns)
             self._rows += rows
 
     def _take_batch(self) -> Events:

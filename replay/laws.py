@@ -151,9 +151,7 @@ class Histogram(Spread[Quantity], Generic[Quantity]):
     @model_validator(mode="after")
     def _fits(self) -> "Histogram[Quantity]":
         if len(self.edges) != len(self.counts) + 1:
-            raise ValueError(
-                f"{len(self.counts)} counts need {len(self.counts) + 1} edges, not {len(self.edges)}"
-            )
+            raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} edges, not {len(self.edges)}")
         if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError("edges must rise")
         if not any(self.counts):

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.allocators import address, block_size, calloc, fill, free, malloc, realloc
 from replay.allocators.stack import RESIDENT_PEAK, ROOM, record
-from replay.compiled import leaf
+from replay.compiled import inlined
 
 # As numbers, because numba compares enum members far slower.
 CALLOC, REALLOC, FREE = 1, 2, 3
@@ -37,7 +37,7 @@ def class_limit(index: int) -> int:
     return 8 * index if index < EXACT_CLASSES else 1 << (index - EXACT_CLASSES + 11)
 
 
-@leaf
+@inlined
 def class_row(domain, small, block_bytes):  # type: ignore[no-untyped-def]
     """The row of CLASS that counts such a block; `small` is 1 for the small role."""
     if block_bytes <= 1024:
@@ -48,10 +48,10 @@ def class_row(domain, small, block_bytes):  # type: ignore[no-untyped-def]
         while rest:
             rest >>= 1
             index += 1
-    return (2 * domain + small) * CLASSES + index
+    return np.uint64((2 * domain + small) * CLASSES + index)
 
 
-@leaf
+@inlined
 def _place_of(stack, route, kind, domain, place, size):  # type: ignore[no-untyped-def]
     """Where the models put the block that this event makes or moves."""
     if kind == REALLOC:
@@ -70,7 +70,7 @@ def _place_of(stack, route, kind, domain, place, size):  # type: ignore[no-untyp
     return place
 
 
-@leaf
+@inlined
 def _count_out(stack, classes, place, size_and_domain):  # type: ignore[no-untyped-def]
     """The block is still there, but no longer the program's."""
     tally = stack.tally[0]
@@ -89,7 +89,7 @@ def _count_out(stack, classes, place, size_and_domain):  # type: ignore[no-untyp
     row.freed_bytes += size
 
 
-@leaf
+@inlined
 def _count_in(stack, classes, place, size, domain):  # type: ignore[no-untyped-def]
     tally = stack.tally[0]
     if place >= 0:
@@ -110,7 +110,7 @@ def _count_in(stack, classes, place, size, domain):  # type: ignore[no-untyped-d
         tally.block_bytes_peak = tally.block_bytes
 
 
-@leaf
+@inlined
 def _play_event(stack, blocks, classes, route, kind, domain, number, size):  # type: ignore[no-untyped-def]
     """One event; returns the place of its block, or of the one that it frees."""
     tally, entry = stack.tally[0], blocks[number]
@@ -153,12 +153,14 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
     row = start
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
-            if size[row] > space.headroom:
+            at = np.uint64(row)  # an unsigned index is not looked at for being negative
+            wanted = size[at]
+            if wanted > space.headroom:
                 tally.attention |= ROOM
                 return row, tick
             tally.row = first_row + row
-            kind = op[row]
-            place = _play_event(stack, blocks, classes, route, kind, np.int64(domain[row]), block[row], size[row])
+            kind = op[at]
+            place = _play_event(stack, blocks, classes, route, kind, np.int64(domain[at]), block[at], wanted)
             if addresses.shape[0] > 0:
                 if kind == FREE:
                     addresses[row] = 0

@@ -9,7 +9,8 @@ from replay.trace import Domain, Events, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Stream, Workload
 from replay.workload import Source as Form
 
-_BUCKETS = 1 << 12
+_BUCKETS = 1 << 14
+_BUCKETS_A_WINDOW = 64
 _FIRST_ROOM = 1 << 12
 _COLUMN_TYPES = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64)
 
@@ -29,7 +30,8 @@ def rows_expected(form: Form, rate: float, window_ns: int) -> float:
     assert isinstance(form, Stream)
     arrivals, rows = form.arrivals, 2.0 + (form.grow.steps if form.grow else 0)
     if isinstance(arrivals, Bursts):
-        rows *= expected(arrivals.count)
+        rate *= expected(arrivals.count)
+        rate = min(rate, 1e9 / arrivals.spacing) if arrivals.spacing else rate
     if isinstance(arrivals, OnOff):
         share = arrivals.busy / (arrivals.busy + arrivals.idle)
         return rows * rate * min(window_ns, window_ns * share + arrivals.busy) / 1e9
@@ -69,12 +71,12 @@ def make_source(name: str, form: Form, index: int, first_member: int, threads: i
         lifetime=make_law(
             form.lifetime if isinstance(form, Stream) else "forever", seed, name, "lifetime", least=1, most=NEVER
         ),
-        count=make_law(arrivals.count if isinstance(arrivals, Bursts) else 1, seed, name, "count", least=0),
+        burst=make_law(arrivals.count if isinstance(arrivals, Bursts) else 1, seed, name, "count", least=0),
     )
 
 
 def make_stage(workload: Workload, window_ns: int) -> Stage:
-    """Empty tables for all sources; the wheel's buckets are a quarter of a window wide."""
+    """Empty tables for all sources; a window covers about _BUCKETS_A_WINDOW buckets of the wheel."""
     forms = list(workload.sources().values())
     growth = np.zeros((len(forms), streams.GROWTH_COLUMNS), np.int64)
     factor = np.zeros(len(forms), np.float64)
@@ -86,7 +88,7 @@ def make_stage(workload: Workload, window_ns: int) -> Stage:
             growth[index, streams.GROW_INCREMENT] = form.grow.increment or 0
             factor[index] = form.grow.factor or 0.0
     counts = np.zeros(streams.COUNTS, np.int64)
-    counts[streams.WHEEL_SHIFT] = max(0, window_ns.bit_length() - 3)
+    counts[streams.WHEEL_SHIFT] = max(0, (window_ns // _BUCKETS_A_WINDOW).bit_length() - 1)
     counts[streams.END_OF_ALL_NS] = workload.duration
     counts[streams.STEPS_MOST] = growth[:, streams.GROW_STEPS].max()
     return Stage(

@@ -20,6 +20,7 @@ import numpy as np
 
 from replay.compiled import entry, leaf
 from replay.distributions import NEVER, Law, draw, log, random_part, random_words
+from replay.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
 from replay.trace import MAX_SIZE, Op, release_number, take_number
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
@@ -27,10 +28,8 @@ NOBODY = -1
 
 _MALLOC, _REALLOC, _FREE, _MARK = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _SOURCE_SHIFT = 50
-"""A key is source << 50 | block << 1 | freed: room for 2**12 sources of 2**49 blocks."""
+"""A key is source << 50 | block << 1 | freed: room for 2**13 sources of 2**49 blocks."""
 _BLOCK = (1 << _SOURCE_SHIFT) - 1
-_RUN = 16
-"""Rows that are sorted by insertion before they are merged: two cache lines of `order`."""
 
 # places in Source.state; NEXT_TICK is -1 before the first
 NEXT_BLOCK, NEXT_TICK, BURST_LEFT, BURST_NS, BURSTS, ANCHOR_NS = range(6)
@@ -41,8 +40,8 @@ INDEX, POISSON, SPACING_NS, START_NS, STOP_NS, BUSY_NS, IDLE_NS, OP, FIRST_MEMBE
 GAP_KEY, GAP_STRIDE, VICTIM_KEY, VICTIM_STRIDE, TRAITS = range(10, 15)
 # columns of Stage.slots
 KEY, DUE_NS, END_NS, SIZE, STEPS, THREAD, MEMBER, BLOCK, CHAIN, SLOT_COLUMNS = range(10)
-# columns of Stage.rows
-ROW_TIME_NS, ROW_KEY, ROW_SLOT, ROW_OP, ROW_SIZE, ROW_COLUMNS = range(6)
+# columns of Stage.rows; the first two are those that replay.ordering sorts by
+ROW_SLOT, ROW_OP, ROW_SIZE, ROW_COLUMNS = range(2, 6)
 # columns of Stage.growth
 GROW_STEPS, GROW_SPACING_NS, GROW_INCREMENT, DOMAIN, GROWTH_COLUMNS = range(5)
 # places in Stage.counts
@@ -59,7 +58,8 @@ class Source(NamedTuple):
     threads: np.ndarray
     size: Law
     lifetime: Law
-    count: Law
+    burst: Law
+    """How many blocks come at a tick."""
 
 
 class Stage(NamedTuple):
@@ -174,10 +174,10 @@ def _begin_ticks(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> Non
 
 
 @leaf
-def _begin_burst(state: np.ndarray, pace: np.ndarray, traits: np.ndarray, count: Law) -> None:
+def _begin_burst(state: np.ndarray, pace: np.ndarray, traits: np.ndarray, burst: Law) -> None:
     """Draws how many blocks come now, and sets the tick of the next burst."""
     tick = state[NEXT_TICK]
-    state[BURST_LEFT] = draw(count, tick, 0)
+    state[BURST_LEFT] = draw(burst, tick, 0)
     state[BURSTS] += 1
     state[NEXT_TICK] = tick + 1
     gap = 1.0
@@ -229,7 +229,7 @@ def fill_window(stage: Stage, source: Source, until_ns: int) -> int:
     """
     slots, idle, members, heads = stage.slots, stage.idle, stage.members, stage.heads
     growth, factor, rows, counts = stage.growth, stage.factor, stage.rows, stage.counts
-    state, pace, traits, threads, sizes, lifetimes, burst_counts = source
+    state, pace, traits, threads, sizes, lifetimes, bursts = source
     if state[NEXT_TICK] < 0:
         _begin_ticks(state, pace, traits)
     index = traits[INDEX]
@@ -246,7 +246,7 @@ def fill_window(stage: Stage, source: Source, until_ns: int) -> int:
         if counts[SLOTS_IDLE] == 0 and counts[SLOTS_USED] == slots.shape[0]:
             return FULL_SLOTS
         if state[BURST_LEFT] <= 0:
-            _begin_burst(state, pace, traits, burst_counts)
+            _begin_burst(state, pace, traits, bursts)
             if state[BURST_LEFT] == 0:
                 continue
         block, slot = state[NEXT_BLOCK], _take_slot(idle, counts)
@@ -320,103 +320,24 @@ def free_groups(stage: Stage, fractions: np.ndarray, keys: np.ndarray, now_ns: i
     return DONE
 
 
-@leaf
-def _comes_before(rows: np.ndarray, a: int, b: int) -> bool:
-    if rows[a, ROW_TIME_NS] != rows[b, ROW_TIME_NS]:
-        return rows[a, ROW_TIME_NS] < rows[b, ROW_TIME_NS]
-    return rows[a, ROW_KEY] < rows[b, ROW_KEY]
-
-
-@leaf
-def _insert_in_order(rows: np.ndarray, order: np.ndarray, low: int, high: int) -> None:
-    """Sorts a short `order[low:high]` in place, by insertion."""
-    for i in range(low + 1, high):
-        row, j = order[i], i
-        while j > low and _comes_before(rows, row, order[j - 1]):
-            order[j] = order[j - 1]
-            j -= 1
-        order[j] = row
-
-
-@leaf
-def _merge(rows: np.ndarray, order: np.ndarray, spare: np.ndarray, low: int, middle: int, high: int) -> None:
-    """Merges the sorted `order[low:middle]` and `order[middle:high]` in place; overwrites `spare[low:middle]`."""
-    if not _comes_before(rows, order[middle], order[middle - 1]):
-        return
-    for i in range(low, middle):
-        spare[i] = order[i]
-    left, right, to = low, middle, low
-    while left < middle and right < high:
-        if _comes_before(rows, order[right], spare[left]):
-            order[to] = order[right]
-            right += 1
-        else:
-            order[to] = spare[left]
-            left += 1
-        to += 1
-    while left < middle:
-        order[to] = spare[left]
-        left += 1
-        to += 1
-
-
-@leaf
-def _sort_range(rows: np.ndarray, order: np.ndarray, spare: np.ndarray, low: int, high: int) -> None:
-    """Sorts `order[low:high]` in place; at one instant there may be a whole generation."""
-    for start in range(low, high, _RUN):
-        _insert_in_order(rows, order, start, min(start + _RUN, high))
-    width = _RUN
-    while width < high - low:
-        for start in range(low, high - width, 2 * width):
-            _merge(rows, order, spare, start, start + width, min(start + 2 * width, high))
-        width *= 2
-
-
-@leaf
-def _sort_window(
-    rows: np.ndarray, count: int, order: np.ndarray, spare: np.ndarray, starts: np.ndarray, from_ns: int, until_ns: int
-) -> None:
-    """Puts the window's row numbers into `order`: dealt by time into about as many buckets as rows, then sorted."""
-    shift = 0
-    while (until_ns - from_ns) >> shift > count:
-        shift += 1
-    buckets = ((until_ns - from_ns) >> shift) + 1
-    for bucket in range(buckets + 1):
-        starts[bucket] = 0
-    for row in range(count):
-        starts[((rows[row, ROW_TIME_NS] - from_ns) >> shift) + 1] += 1
-    for bucket in range(1, buckets):
-        starts[bucket] += starts[bucket - 1]
-    for row in range(count):
-        bucket = (rows[row, ROW_TIME_NS] - from_ns) >> shift
-        order[starts[bucket]] = row
-        starts[bucket] += 1
-    low = 0
-    for bucket in range(buckets):
-        high = starts[bucket]
-        if high - low > 1:
-            _sort_range(rows, order, spare, low, high)
-        low = high
-
-
 @entry
 def write_window(
     stage: Stage,
     from_ns: int,
     until_ns: int,
+    first_row: int,
     time_ns: np.ndarray,
     thread: np.ndarray,
     op: np.ndarray,
     domain: np.ndarray,
     block: np.ndarray,
     size: np.ndarray,
-    first_row: int,
 ) -> None:
     """Writes the window's events (all from `from_ns` to before `until_ns`) in order into the columns, from
     `first_row` on; numbers the blocks; gives the slots of freed ones back and empties the window."""
     slots, idle, numbers, number_counts = stage.slots, stage.idle, stage.numbers, stage.number_counts
     growth, rows, order, counts = stage.growth, stage.rows, stage.order, stage.counts
-    _sort_window(rows, counts[ROWS], order, stage.spare, stage.starts, from_ns, until_ns)
+    sort_rows(rows, counts[ROWS], order, stage.spare, stage.starts, from_ns, until_ns)
     for i in range(counts[ROWS]):
         row, to = order[i], first_row + i
         code, slot = rows[row, ROW_OP], rows[row, ROW_SLOT]

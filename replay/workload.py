@@ -203,7 +203,8 @@ def load_workload(path: Path) -> Workload:
 def _check_references(workload: Workload) -> Iterator[Problem]:
     """Names and times that must fit each other across the file."""
     sources = workload.sources()
-    groups = sorted({source.group for source in sources.values() if source.group})
+    everyone = [*workload.streams.values(), *workload.sets.values()]
+    groups = sorted({source.group for source in everyone if source.group})
     if not sources:
         yield Problem((), "nothing is allocated; give at least one entry under `streams` or `sets`")
     for name in workload.sets:

@@ -13,6 +13,7 @@ A model is one module. It names itself to the configuration by its file name (or
 
 and where they differ from the defaults of this file
 
+    ROLES                            names of the roles that it can play, where not both
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
     fill(state, stack, place, size)  the program writes to the first `size` bytes of the block (libc role only)
@@ -52,7 +53,7 @@ from replay.compiled import leaf
 __all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
 
 
-_JIT_OPTIONS = {"_nrt": False, "nogil": True}
+_JIT_OPTIONS = {"_nrt": False, "nogil": True, "forceinline": True}
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:

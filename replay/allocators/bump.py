@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from replay.allocators.kernel import brk
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, leaf
 from replay.units import Size
+
+ROLES = ("libc",)
 
 
 class Config(BaseModel):
@@ -29,7 +31,7 @@ class Config(BaseModel):
 
 
 HEAP = record("end", "top_pad", "blocks", "unused")
-BLOCK = record("address", "size", "next")
+BLOCK = record("address", "size_bytes", "next")
 
 
 @by_reference
@@ -47,13 +49,13 @@ def new_state(config: Config) -> State:
     return state
 
 
-@leaf
+@cold
 def _place_at_end(state, stack, block, size):  # type: ignore[no-untyped-def]
     heap, space, tally = state.heap[0], stack.kernel.space[0], stack.tally[0]
     if heap.end == 0:
         heap.end = space.brk
-    block.address, block.size = heap.end, max(size + 15 & -16, 16)
-    heap.end += block.size
+    block.address, block.size_bytes = heap.end, max(size + 15 & -16, 16)
+    heap.end += block.size_bytes
     if heap.end > space.brk:
         end = (heap.end + heap.top_pad + space.page_size - 1) & -space.page_size
         tally.heap_bytes += end - space.brk
@@ -88,7 +90,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
 def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
     """Stays where it fits, else is copied to the end."""
     block = state.blocks[place]
-    if size > block.size:
+    if size > block.size_bytes:
         _place_at_end(state, stack, block, size)
     return place
 
@@ -96,7 +98,7 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 @leaf
 def block_size(state, stack, place):  # type: ignore[no-untyped-def]
     """What was asked for when it was placed, in whole 16 bytes."""
-    return state.blocks[place].size
+    return state.blocks[place].size_bytes
 
 
 @leaf
@@ -114,5 +116,5 @@ def check(state: State, stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
     heap, space = state.heap[0], stack.kernel.space[0]  # type: ignore[attr-defined]
     blocks = state.blocks[: heap.blocks]
-    assert (blocks["address"] + blocks["size"] <= heap.end).all()
+    assert (blocks["address"] + blocks["size_bytes"] <= heap.end).all()
     assert heap.end <= space.brk

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from replay.allocators.kernel import brk, touch
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, leaf
+
+ROLES = ("libc",)
 
 
 class Config(BaseModel):
@@ -28,7 +30,7 @@ class Config(BaseModel):
 
 
 HEAP = record("live_bytes", "end", "blocks", "unused")
-BLOCK = record("address", "size", "next")
+BLOCK = record("address", "size_bytes", "next")
 FIRST_ADDRESS = 1 << 16
 
 
@@ -48,7 +50,7 @@ def new_state(config: Config) -> State:
     return state
 
 
-@leaf
+@cold
 def _fit(state, stack):  # type: ignore[no-untyped-def]
     """The heap ends with the page that holds the last live byte."""
     space, tally = stack.kernel.space[0], stack.tally[0]
@@ -75,7 +77,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
         if heap.blocks + MARGIN > state.blocks.shape[0]:
             ask_for_room(stack)
     block = state.blocks[place]
-    block.size, block.address = size, heap.end
+    block.size_bytes, block.address = size, heap.end
     heap.end += (size + 15) & -16
     heap.live_bytes += size
     _fit(state, stack)
@@ -86,7 +88,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
 def free(state, stack, place):  # type: ignore[no-untyped-def]
     """Its bytes are gone at once."""
     heap, block = state.heap[0], state.blocks[place]
-    heap.live_bytes -= block.size
+    heap.live_bytes -= block.size_bytes
     block.next = heap.unused
     heap.unused = place
     _fit(state, stack)
@@ -98,8 +100,8 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
     block = state.blocks[place]
     block.address = state.heap[0].end
     state.heap[0].end += (size + 15) & -16
-    state.heap[0].live_bytes += size - block.size
-    block.size = size
+    state.heap[0].live_bytes += size - block.size_bytes
+    block.size_bytes = size
     _fit(state, stack)
     return place
 
@@ -112,7 +114,7 @@ def fill(state, stack, place, size):  # type: ignore[no-untyped-def]
 @leaf
 def block_size(state, stack, place):  # type: ignore[no-untyped-def]
     """What was asked for."""
-    return state.blocks[place].size
+    return state.blocks[place].size_bytes
 
 
 @leaf

@@ -33,7 +33,7 @@ from replay.allocators.stack import (
     record,
 )
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, leaf
 from replay.units import Size
 
 MMAP, MUNMAP, BRK = SYSCALLS.index("mmap"), SYSCALLS.index("munmap"), SYSCALLS.index("brk")
@@ -150,7 +150,7 @@ def _mark(stack, start, end, value):  # type: ignore[no-untyped-def]
     return _set_bits(stack.kernel.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
 
 
-@leaf
+@cold
 def touch(stack, start, end):  # type: ignore[no-untyped-def]
     """The pages of [start, end), end > start, are written to."""
     space = stack.kernel.space[0]
@@ -205,7 +205,7 @@ def _insert(state, index, start, end):  # type: ignore[no-untyped-def]
         space.regions += 1
 
 
-@leaf
+@cold
 def mmap(stack, length):  # type: ignore[no-untyped-def]
     """The address of `length` new bytes (rounded up to pages)."""
     state = stack.kernel
@@ -233,7 +233,7 @@ def mmap(stack, length):  # type: ignore[no-untyped-def]
     return start
 
 
-@leaf
+@cold
 def munmap(stack, start, length):  # type: ignore[no-untyped-def]
     """Gives [start, start + length) back; all of it must be mapped, in one region."""
     state = stack.kernel
@@ -270,7 +270,7 @@ def munmap(stack, start, length):  # type: ignore[no-untyped-def]
     log(stack, MUNMAP, start, end - start)
 
 
-@leaf
+@cold
 def brk(stack, new_brk):  # type: ignore[no-untyped-def]
     """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
     state = stack.kernel

@@ -40,12 +40,13 @@ from replay import allocators as lower
 from replay.allocators.kernel import mmap, munmap, touch
 from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, MARGIN, ask_for_room, extend, log, record
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, inlined, leaf
 from replay.units import Size
 
 NONE = -1
 NO_LINK = 0xFFFF
 """End of a pool's list of free blocks; also why a pool may hold no more blocks than that."""
+NO_CLASS = 0xFFFF
 BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
 INITIAL_ARENA_OBJECTS = 16
@@ -111,9 +112,12 @@ GEOMETRY = record(
 """Settings, and the scalars: heads of the lists of usable and of unused arenas, arena records ever used, size and place
 of libc's arena table, nodes of the radix tree."""
 
-POOL = record("list", "carved", "live", "capacity", "index", "next", "prev", "touched", kind=np.int32)
-"""`list`: first free block or NO_LINK; `carved`: blocks ever made available; `index`: size class; `next`, `prev`: in
-the class's used list, or `next` in its arena's free list; `touched`: end of its resident part, from its start."""
+POOL = record(
+    list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16,
+    size=np.int32, next=np.int32, prev=np.int32, touched=np.int32, arena=np.int32,
+)  # fmt: skip
+"""`list`: first free block or NO_LINK; `carved`: blocks ever made available; `index`, `size`: of its class, NO_CLASS before the first; `next`, `prev`: in
+the class's used list, or `next` in its arena's free list; `touched`: end of its resident part, from its start. 32 bytes: two to a cache line."""
 
 ARENA = record("address", "first_pool", "carved", "free_list", "free", "pools", "next", "prev")
 """`first_pool`: address of the first pool; `carved`: pools ever made available; `free`: pools free or not carved."""
@@ -178,7 +182,7 @@ def new_state(config: Config) -> State:
     return state
 
 
-@leaf
+@cold
 def _grow_arena_table(state, stack):  # type: ignore[no-untyped-def]
     """The table of arena objects, in libc's memory, is made or doubled."""
     geometry = state.geometry[0]
@@ -195,7 +199,7 @@ def _grow_arena_table(state, stack):  # type: ignore[no-untyped-def]
     touch(stack, begin, begin + table_bytes)
 
 
-@leaf
+@cold
 def _write_node(state, stack, key, node_bytes, offset):  # type: ignore[no-untyped-def]
     """Writes an entry of the radix tree's node with this key, which is made if it is not there."""
     geometry, nodes = state.geometry[0], state.nodes
@@ -224,7 +228,7 @@ def _cover(state, stack, address):  # type: ignore[no-untyped-def]
     _write_node(state, stack, middle << 1 | 1, geometry.bottom_bytes, offset)
 
 
-@leaf
+@cold
 def _new_arena(state, stack):  # type: ignore[no-untyped-def]
     """Maps an arena; it becomes the only usable one."""
     geometry, tally = state.geometry[0], stack.tally[0]
@@ -265,7 +269,7 @@ def _new_arena(state, stack):  # type: ignore[no-untyped-def]
 
 @leaf
 def _take_pool(state, stack):  # type: ignore[no-untyped-def]
-    """A free pool of the fullest usable arena: the one freed last, or one never used (its `index` is then NONE)."""
+    """A free pool of the fullest usable arena: the one freed last, or one never used (its class is then NO_CLASS)."""
     geometry, tally = state.geometry[0], stack.tally[0]
     if geometry.usable == NONE:
         _new_arena(state, stack)
@@ -283,8 +287,7 @@ def _take_pool(state, stack):  # type: ignore[no-untyped-def]
         number = index * geometry.pools_per_arena + arena.carved
         arena.carved += 1
         pool = state.pools[number]
-        pool.index = NONE
-        pool.touched = 0
+        pool.index, pool.arena, pool.touched = NO_CLASS, index, 0
     arena.free -= 1
     if arena.free == 0:
         geometry.usable = arena.next
@@ -297,7 +300,7 @@ def _take_pool(state, stack):  # type: ignore[no-untyped-def]
     return number
 
 
-@leaf
+@cold
 def _touch_to(state, stack, number, end):  # type: ignore[no-untyped-def]
     """The pool is resident up to offset `end` at least."""
     geometry, pool = state.geometry[0], state.pools[number]
@@ -311,8 +314,7 @@ def _touch_to(state, stack, number, end):  # type: ignore[no-untyped-def]
 
 @leaf
 def _pool_address(state, number):  # type: ignore[no-untyped-def]
-    geometry = state.geometry[0]
-    index = number // geometry.pools_per_arena
+    geometry, index = state.geometry[0], np.int64(state.pools[number].arena)
     return state.arenas[index].first_pool + (number - index * geometry.pools_per_arena) * geometry.pool_size
 
 
@@ -327,7 +329,7 @@ def _link_in_front(state, number, index):  # type: ignore[no-untyped-def]
     state.used[index] = number
 
 
-@leaf
+@cold
 def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
     """Takes a free pool for size class `index`, whose used list is empty; returns the place of its first block."""
     geometry = state.geometry[0]
@@ -335,12 +337,12 @@ def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
     pool = state.pools[number]
     _link_in_front(state, number, index)
     if pool.index == index:
-        block = pool.list
+        block = np.int64(pool.list)
         pool.live = 1
         pool.list = state.links[number * geometry.stride + block]
         return number << BLOCK_BITS | block
     size = state.sizes[index]
-    pool.index = index
+    pool.index, pool.size = index, size
     pool.capacity = (geometry.pool_size - geometry.header) // size
     pool.live = 1
     pool.carved = 2
@@ -351,21 +353,11 @@ def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
     return number << BLOCK_BITS
 
 
-@leaf
-def _carve_or_close(state, stack, number):  # type: ignore[no-untyped-def]
-    """The pool's list ran dry with the block just taken: carve the next one ahead, or the pool is full."""
-    geometry, tally, pool = state.geometry[0], stack.tally[0], state.pools[number]
-    if pool.carved < pool.capacity:
-        pool.list = pool.carved
-        state.links[number * geometry.stride + pool.carved] = NO_LINK
-        pool.carved += 1
-        end = geometry.header + (pool.carved - 1) * state.sizes[pool.index] + geometry.word_size
-        if end > pool.touched:
-            _touch_to(state, stack, number, end)
-        return
-    end = geometry.header + pool.carved * state.sizes[pool.index]
-    if end > pool.touched:
-        _touch_to(state, stack, number, end)
+@cold
+def _close_pool(state, stack, number):  # type: ignore[no-untyped-def]
+    """The pool, first of its class's used ones, is full and leaves them."""
+    tally, pool = stack.tally[0], state.pools[number]
+    _touch_to(state, stack, number, state.geometry[0].header + pool.carved * pool.size)
     state.used[pool.index] = pool.next
     if pool.next != NONE:
         state.pools[pool.next].prev = NONE
@@ -373,7 +365,7 @@ def _carve_or_close(state, stack, number):  # type: ignore[no-untyped-def]
     tally.pools_full += 1
 
 
-@leaf
+@inlined
 def malloc(state, stack, size):  # type: ignore[no-untyped-def]
     """From the first used pool of the class, or from a free pool; libc's block where it is none of pymalloc's."""
     geometry = state.geometry[0]
@@ -389,7 +381,17 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
     following = state.links[number * geometry.stride + block]
     pool.list = following
     if following == NO_LINK:
-        _carve_or_close(state, stack, number)
+        # The list ran dry with this block: carve the next one ahead, or the pool is full.
+        carved = np.int64(pool.carved)
+        if carved < pool.capacity:
+            state.links[number * geometry.stride + carved] = NO_LINK
+            pool.list = carved
+            pool.carved = carved + 1
+            end = geometry.header + carved * pool.size + geometry.word_size
+            if end > pool.touched:
+                _touch_to(state, stack, number, end)
+        else:
+            _close_pool(state, stack, number)
     return number << BLOCK_BITS | block
 
 
@@ -401,7 +403,7 @@ def calloc(state, stack, size):  # type: ignore[no-untyped-def]
     return malloc(state, stack, size)
 
 
-@leaf
+@inlined
 def free(state, stack, place):  # type: ignore[no-untyped-def]
     """To the front of its pool's list; the pool may become used again, or free."""
     number = place >> BLOCK_BITS
@@ -420,7 +422,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
         _free_pool(state, stack, number)
 
 
-@leaf
+@cold
 def _free_pool(state, stack, number):  # type: ignore[no-untyped-def]
     """The pool leaves its class and goes to the front of its arena's free pools; the arena may move or go back."""
     geometry, tally = state.geometry[0], stack.tally[0]
@@ -431,7 +433,7 @@ def _free_pool(state, stack, number):  # type: ignore[no-untyped-def]
         pools[pool.prev].next = pool.next
     if pool.next != NONE:
         pools[pool.next].prev = pool.prev
-    index = number // geometry.pools_per_arena
+    index = np.int64(pool.arena)
     arena = state.arenas[index]
     pool.next = arena.free_list
     arena.free_list = number
@@ -488,7 +490,7 @@ def _unlink_arena(state, index):  # type: ignore[no-untyped-def]
         state.arenas[arena.next].prev = arena.prev
 
 
-@leaf
+@cold
 def _release_arena(state, stack, index):  # type: ignore[no-untyped-def]
     """Unmaps the arena; its record is the next to be used."""
     geometry, tally, arena = state.geometry[0], stack.tally[0], state.arenas[index]
@@ -503,10 +505,10 @@ def _release_arena(state, stack, index):  # type: ignore[no-untyped-def]
     tally.pools_free -= arena.pools
 
 
-@leaf
+@cold
 def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
     """In place unless the block grows or loses a quarter or more; then malloc, copy, free."""
-    have = state.sizes[state.pools[place >> BLOCK_BITS].index]
+    have = block_size(state, stack, place)
     if size <= have and 4 * size > 3 * have:
         return place
     new_place = malloc(state, stack, size)
@@ -514,18 +516,18 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
     return new_place
 
 
-@leaf
+@inlined
 def block_size(state, stack, place):  # type: ignore[no-untyped-def]
     """Bytes of the size class."""
-    return state.sizes[state.pools[place >> BLOCK_BITS].index]
+    return np.int64(state.pools[place >> BLOCK_BITS].size)
 
 
 @leaf
 def address(state, stack, place):  # type: ignore[no-untyped-def]
     """Where the block starts."""
     number = place >> BLOCK_BITS
-    size = state.sizes[state.pools[number].index]
-    return _pool_address(state, number) + state.geometry[0].header + (place & NO_LINK) * size
+    header = state.geometry[0].header
+    return _pool_address(state, number) + header + (place & NO_LINK) * state.pools[number].size
 
 
 def grow(state: State) -> State:

@@ -51,6 +51,12 @@ def find_model(name: str) -> ModuleType:
     return model  # type: ignore[no-any-return]
 
 
+def roles(name: str) -> tuple[str, ...]:
+    """The roles that the model called `name` can play."""
+    found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "pymalloc"))
+    return found
+
+
 def is_compiled(model: ModuleType) -> bool:
     """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
     names = ("malloc", "calloc", "realloc", "free", "fill", "block_size", "address")

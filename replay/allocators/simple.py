@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from replay.allocators.kernel import brk, mmap, munmap, touch
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, leaf
 from replay.units import Size
 
 MMAP_THRESHOLD = 128 << 10
@@ -36,6 +36,8 @@ MMAP_THRESHOLD_MAX = {8: 32 << 20, 4: 512 << 10}
 EXACT_BINS = 65
 """Bins of 0, 16, … 1,024 bytes; then eight to each power of two."""
 BINS = EXACT_BINS + 8 * 38
+
+ROLES = ("libc",)
 
 
 class Config(BaseModel):
@@ -56,7 +58,7 @@ HEAP = record(
 )  # fmt: skip
 """Settings, and: address of top; whether the heap exists; chunk records ever used; head of the list of unused ones."""
 
-CHUNK = record("address", "size", "next", "mapped")
+CHUNK = record("address", "size_bytes", "next", "mapped")
 """`next` chains a bin, or the unused records; `mapped`: bytes of its own mapping, 0 in the heap."""
 
 
@@ -123,7 +125,7 @@ def _drop_record(state, place):  # type: ignore[no-untyped-def]
     heap.unused = place
 
 
-@leaf
+@cold
 def _move_brk(state, stack, end):  # type: ignore[no-untyped-def]
     tally = stack.tally[0]
     tally.heap_bytes += end - stack.kernel.space[0].brk
@@ -131,7 +133,7 @@ def _move_brk(state, stack, end):  # type: ignore[no-untyped-def]
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
 
 
-@leaf
+@cold
 def _map_chunk(state, stack, size):  # type: ignore[no-untyped-def]
     """A chunk in a mapping of its own, with two words of header."""
     heap, tally = state.heap[0], stack.tally[0]
@@ -143,11 +145,11 @@ def _map_chunk(state, stack, size):  # type: ignore[no-untyped-def]
     touch(stack, start, start + 2 * heap.word_size)
     place = _new_record(state, stack)
     chunk = state.chunks[place]
-    chunk.address, chunk.size, chunk.mapped = start, length, length
+    chunk.address, chunk.size_bytes, chunk.mapped = start, length, length
     return place
 
 
-@leaf
+@cold
 def malloc(state, stack, size):  # type: ignore[no-untyped-def]
     """From the bin, from top, from a mapping, or from a heap that grows: whichever comes first."""
     heap = state.heap[0]
@@ -170,7 +172,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
         _move_brk(state, stack, (grown + space.page_size - 1) & -space.page_size)
     place = _new_record(state, stack)
     chunk = state.chunks[place]
-    chunk.address, chunk.size, chunk.mapped = heap.top, rounded, 0
+    chunk.address, chunk.size_bytes, chunk.mapped = heap.top, rounded, 0
     heap.top += rounded
     header = 2 * heap.word_size
     touch(stack, chunk.address, chunk.address + header)
@@ -178,7 +180,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
     return place
 
 
-@leaf
+@cold
 def free(state, stack, place):  # type: ignore[no-untyped-def]
     """Back to its bin, to top, or to the kernel."""
     heap, chunk = state.heap[0], state.chunks[place]
@@ -189,7 +191,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
         stack.tally[0].heap_bytes -= chunk.mapped
         munmap(stack, chunk.address, chunk.mapped)
         _drop_record(state, place)
-    elif chunk.address + chunk.size == heap.top:
+    elif chunk.address + chunk.size_bytes == heap.top:
         heap.top = chunk.address
         _drop_record(state, place)
         space = stack.kernel.space[0]
@@ -199,12 +201,12 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
             if end < space.brk:
                 _move_brk(state, stack, end)
     else:
-        index, _ = _bin(chunk.size)
+        index, _ = _bin(chunk.size_bytes)
         chunk.next = state.bins[index]
         state.bins[index] = place
 
 
-@leaf
+@cold
 def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
     """In place while the chunk holds it and is not twice too large; else a new block, a copy, the old one freed."""
     chunk, wanted = state.chunks[place], _chunk_size(state.heap[0], size)
@@ -212,7 +214,7 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
         page = stack.kernel.space[0].page_size
         if ((wanted + state.heap[0].word_size + page - 1) & -page) == chunk.mapped:
             return place
-    elif wanted <= chunk.size <= 2 * wanted:
+    elif wanted <= chunk.size_bytes <= 2 * wanted:
         return place
     new_place = malloc(state, stack, size)
     free(state, stack, place)
@@ -222,7 +224,7 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 @leaf
 def block_size(state, stack, place):  # type: ignore[no-untyped-def]
     """Bytes of the chunk."""
-    return state.chunks[place].size
+    return state.chunks[place].size_bytes
 
 
 @leaf
@@ -251,9 +253,9 @@ def check(state: State, stack: NamedTuple) -> None:
     end = space.brk_base
     for chunk in sorted((chunk for chunk in chunks if not chunk.mapped), key=lambda chunk: chunk.address):
         assert chunk.address == end, "the heap has a gap, or two chunks overlap"
-        end += chunk.size
+        end += chunk.size_bytes
     assert not heap.started or end == heap.top
     for index, head in enumerate(state.bins):
         while head >= 0:
-            assert _bin(state.chunks[head].size)[0] == index
+            assert _bin(state.chunks[head].size_bytes)[0] == index
             head = state.chunks[head].next

@@ -5,15 +5,16 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.compiled import cold, leaf
 
 MARGIN = 16
 """Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
 
 
-def record(*fields: str, kind: type = np.int64) -> np.dtype:
-    """A structured type whose scalars have attributes, in numba and in plain Python alike."""
-    return np.dtype((np.record, [(name, kind) for name in fields]))
+def record(*fields: str, **kinds: type) -> np.dtype:
+    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
+    columns = [(name, np.int64) for name in fields] + list(kinds.items())
+    return np.dtype((np.record, np.dtype(columns, align=True)))
 
 
 LEVELS = (
@@ -81,7 +82,7 @@ def ask_for_room(stack):  # type: ignore[no-untyped-def]
     stack.tally[0].attention |= ROOM
 
 
-@leaf
+@cold
 def log(stack, kind, address, length):  # type: ignore[no-untyped-def]
     """Writes down what happened to the address space in the event being played."""
     tally = stack.tally[0]

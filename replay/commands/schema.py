@@ -1,13 +1,13 @@
 """`replay schema`: the JSON Schema of the files that people write, for editors to complete them."""
 
 import json
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """A kind of file."""
 
     WORKLOAD = "workload"

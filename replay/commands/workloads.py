@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 
-def workloads(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False) -> None:
+def workloads(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False,
+) -> None:
     """List the bundled workloads and what they are like in the wild.
 
     Example: replay workloads --json

@@ -176,7 +176,7 @@ def _home(path: Path, release: tuple[int, int]) -> Path | None:
 
 def _loader(path: Path) -> tuple[str, ...]:
     """For a library in the cache folder: the dynamic loader beside it, told to look for libraries there alone."""
-    if cache_root().resolve() not in path.parents:
+    if (cache_root() / "interpreters").resolve() not in path.parents:
         return ()
     loader = next(iter(sorted(path.parent.glob("ld-linux-*.so.*"))), None)
     if loader is None:

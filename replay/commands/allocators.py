@@ -1,0 +1,86 @@
+"""`replay allocators`: the allocator stacks that come with replay, and the models that a stack can name."""
+
+import ast
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+import replay
+
+GROUP = "replay.allocators"
+
+
+class Model(NamedTuple):
+    """An allocator model; `role` is null where only importing it would tell."""
+
+    name: str
+    role: str | None
+    description: str
+
+
+def allocators(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False) -> None:
+    """List the allocator presets, and the models that a configuration can name.
+
+    Example: replay allocators --json
+    """
+    presets = _presets()
+    models = [*_bundled_models(), *_installed_models()]
+    if as_json:
+        rows = [{"name": name, "description": description} for name, description in presets.items()]
+        typer.echo(json.dumps({"presets": rows, "models": [model._asdict() for model in models]}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("preset", "what it is", box=None, header_style="bold")
+    for name, description in presets.items():
+        table.add_row(name, description)
+    console = Console()
+    console.print(table)
+    table = Table("model", "role", "what it is", box=None, header_style="bold")
+    for model in models:
+        table.add_row(model.name, model.role or "", model.description)
+    typer.echo()
+    console.print(table)
+    typer.echo()
+    typer.echo("next: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'")
+
+
+def _presets() -> dict[str, str]:
+    """Description by name, older versions first. Only YAML is read: checking a stack would import the models."""
+    import yaml
+
+    from replay.resources import config_names, find_config
+
+    found = {}
+    for name in sorted(config_names(), key=_by_version):
+        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+        found[name] = str(content.get("description", ""))
+    return found
+
+
+def _by_version(name: str) -> list[tuple[int, str]]:
+    """Sorts `cpython-3.9` before `cpython-3.10`, and versions before other words."""
+    words = name.replace("-", ".").split(".")
+    return [(int(word), "") if word.isdecimal() else (1 << 30, word) for word in words]
+
+
+def _bundled_models() -> list[Model]:
+    """The models in the package, read but not imported: importing one would start the compiler."""
+    models = []
+    for path in sorted((Path(replay.__file__).parent / "allocators").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        names = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        if {"Config", "State", "malloc", "free"} <= names:
+            role = "pymalloc" if "stack.libc" in source else "libc"  # only the upper role calls the lower one
+            models.append(Model(path.stem, role, (ast.get_docstring(tree) or "").partition("\n")[0]))
+    return models
+
+
+def _installed_models() -> list[Model]:
+    """Models of other packages."""
+    return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=GROUP)]

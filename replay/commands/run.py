@@ -1,0 +1,136 @@
+"""`replay run`: a trace or workload through an allocator stack, and what it cost."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from replay.config import StackConfig
+    from replay.engine import Recording
+    from replay.metrics import Summary
+    from replay.reports.files import AddressWriter
+    from replay.trace import Trace
+
+FLOOR, CEILING = "ideal", "bump"
+NO_SAMPLES_NS = 1 << 62
+"""A sampling interval longer than any trace."""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A trace, a YAML workload, or a bundled one's name.")],
+    allocator: Annotated[
+        str | None,
+        typer.Option("-a", "--allocator", metavar="PRESET", help="A preset or a YAML file; by default the running Python."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like pymalloc.alignment=8; may be repeated."),
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default 1,000 samples.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write summary.json and the tables as Parquet into this folder.")
+    ] = None,
+    addresses: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the address of every block into this Parquet file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite results that exist.")] = False,
+    no_reference: Annotated[
+        bool, typer.Option("--no-reference", help="Leave out the floor and the ceiling: one run instead of three.")
+    ] = False,
+) -> None:
+    """Play a trace or workload through an allocator stack, and say what it cost.
+
+    Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
+    """
+    from replay.compiled import announced_compilation
+    from replay.config import default_preset, load_config
+    from replay.metrics import summarize
+    from replay.reports.files import new_address_file, new_folder, write_results
+
+    config = load_config(allocator or default_preset(), overrides or ())
+    every_ns = _parse_interval(sample)
+    trace = _open_trace(source, seed)
+    compiled: list[str] = []
+
+    def announce() -> None:
+        compiled.append(config.name)
+        print("compiling the models, once after each change of replay; takes seconds …", file=sys.stderr)
+
+    with ExitStack() as outputs:
+        folder = outputs.enter_context(new_folder(out, force=force)) if out else None
+        sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
+        with announced_compilation(announce):
+            recording = _play(trace, config, f"playing {config.name}", every_ns, sink)
+            compiled_first = bool(compiled)
+            bounds = [None, None] if no_reference else [_play_reference(trace, name) for name in (FLOOR, CEILING)]
+        summary = summarize(recording, floor=bounds[0], ceiling=bounds[1])
+        if folder:
+            write_results(folder, recording, summary)
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=2))
+    else:
+        _print_text(source, recording, summary, compiled_first)
+        written = [str(path) for path in (out, addresses) if path]
+        if written:
+            typer.echo(f"written: {', '.join(written)}")
+        typer.echo(f"next: {_next_command(source, config, out)}")
+
+
+def _parse_interval(text: str | None) -> int | None:
+    """Nanoseconds between samples; None leaves it to the engine."""
+    from replay.errors import ReplayError
+    from replay.units import parse_time
+
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as mistake:
+        raise ReplayError(f"--sample: {mistake}") from None
+
+
+def _open_trace(source: str, seed: int | None) -> "Trace":
+    from replay.errors import ReplayError
+    from replay.resources import find_workload
+    from replay.sources import open_source
+    from replay.sources.yaml import SUFFIXES, open_trace
+
+    if seed is None:
+        return open_source(source)
+    path = Path(source) if Path(source).exists() else find_workload(source)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ReplayError(f"{source}: --seed is for workloads; a recorded trace is what it is")
+    return open_trace(path, seed)
+
+
+def _play(
+    trace: "Trace", config: "StackConfig", what: str, every_ns: int | None, sink: "AddressWriter | None" = None
+) -> "Recording":
+    from replay import engine
+    from replay.progress import progress_bar
+
+    with progress_bar(what, trace.events_total) as progress:
+        return engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=progress)
+
+
+def _play_reference(trace: "Trace", preset: str) -> "Recording":
+    from replay.config import load_config
+
+    return _play(trace, load_config(preset), f"playing {preset} for reference", NO_SAMPLES_NS)
+
+
+def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
+    from rich.console import Console
+
+    from replay.reports.text import print_report
+
+    print_report(Console(highlight=False), source, recording, summary)
+    seconds = recording.wall_ns / 1e9
+    rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
+    typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")

@@ -1,0 +1,266 @@
+"""What a run cost, out of what it counted: a Recording goes in, a Summary and polars frames come out. Pure.
+
+`docs/metrics.md` explains every name; a test holds it to that. Sizes are bytes, times nanoseconds of the trace.
+
+    level      how much there is of something now: bytes asked for, mapped, resident …
+    _peak      the highest that a level ever was, within events too; each level has its own moment
+    _at_peak   all levels at one moment: after the event that took resident memory to its highest
+    _end       after the last event
+"""
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from replay.allocators.pymalloc import ARENA_VIEW, CLASS_VIEW
+from replay.allocators.stack import LEVELS, SYSCALLS, TALLY
+from replay.engine import Recording
+from replay.player import CLASSES, EXACT_CLASSES, class_limit
+from replay.trace import Domain
+
+BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
+SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
+ROLES = ("libc", "pymalloc")
+_BOOKKEEPING = ("row", "rows_logged", "attention")
+COUNTERS = tuple(name for name in TALLY.names or () if name not in _BOOKKEEPING)
+"""What a sample tells: all fields of TALLY but those that only the player needs."""
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Bound(_Result):
+    """What a reference allocator takes for the same trace."""
+
+    allocator: str
+    requested_bytes_peak: int
+    mapped_bytes_peak: int
+    mapped_bytes_end: int
+    resident_bytes_peak: int
+    resident_bytes_end: int
+
+
+class SimulatedTime(_Result):
+    """Nanoseconds by cause, from the counts and the configuration's `costs`: an estimate."""
+
+    calls: int
+    pools: int
+    syscalls: int
+    page_faults: int
+
+
+class Summary(_Result):
+    """One run in numbers. Two runs of the same trace and configuration give the same one."""
+
+    allocator: str
+    libc_model: str
+    pymalloc_model: str | None
+    trace: dict[str, str]
+    events: int
+    duration_ns: int
+    mallocs: int
+    callocs: int
+    reallocs: int
+    frees: int
+
+    requested_bytes_peak: int
+    block_bytes_peak: int
+    pool_bytes_peak: int
+    arena_bytes_peak: int
+    heap_bytes_peak: int
+    mapped_bytes_peak: int
+    resident_bytes_peak: int
+
+    peak_time_ns: int
+    requested_bytes_at_peak: int
+    block_bytes_at_peak: int
+    pool_bytes_at_peak: int
+    arena_bytes_at_peak: int
+    heap_bytes_at_peak: int
+    mapped_bytes_at_peak: int
+    resident_bytes_at_peak: int
+    small_requested_bytes_at_peak: int
+    small_block_bytes_at_peak: int
+
+    requested_bytes_end: int
+    block_bytes_end: int
+    pool_bytes_end: int
+    arena_bytes_end: int
+    heap_bytes_end: int
+    mapped_bytes_end: int
+    resident_bytes_end: int
+    small_requested_bytes_end: int
+    small_block_bytes_end: int
+
+    internal_fragmentation: float
+    external_fragmentation: float
+    internal_fragmentation_end: float
+    external_fragmentation_end: float
+    blowup: float
+
+    arenas_mapped: int
+    arenas_unmapped: int
+    arenas_peak: int
+    arenas_live: int
+    pools_used: int
+    pools_full: int
+    pools_free: int
+    pools_made: int
+
+    syscalls: dict[str, int]
+    syscall_bytes: dict[str, int]
+    page_faults: int
+    simulated_ns: SimulatedTime
+
+    static_bytes: int
+    stack_bytes: int
+    stack_resident_bytes: int
+    process_bytes_peak: int
+
+    floor: Bound | None
+    ceiling: Bound | None
+
+
+def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: Recording | None = None) -> Summary:
+    """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
+    config, process = recording.config, recording.metadata.process
+    end, at_peak = recording.end, recording.at_peak
+    same_name = ("events", "duration_ns")
+    counts = ("mallocs", "callocs", "reallocs", "frees", "page_faults", "arenas_mapped", "arenas_unmapped", "arenas_peak")
+    pools = ("pools_used", "pools_full", "pools_free", "pools_made")
+    return Summary.model_validate(
+        {
+            **{name: getattr(recording, name) for name in same_name},
+            **{name: int(end[name]) for name in (*counts, *pools)},
+            **{f"{name}_peak": int(end[f"{name}_peak"]) for name in BYTE_LEVELS},
+            **{f"{name}_at_peak": int(at_peak[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+            **{f"{name}_end": int(end[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+            "allocator": config.name,
+            "libc_model": config.libc.model,
+            "pymalloc_model": config.pymalloc.model if config.pymalloc else None,
+            "trace": recording.metadata.origin,
+            "peak_time_ns": recording.at_peak_time_ns,
+            "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
+            "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
+            "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
+            "external_fragmentation_end": _lost(end.block_bytes, end.mapped_bytes),
+            "blowup": float(end.resident_bytes_peak / end.requested_bytes_peak) if end.requested_bytes_peak else 0.0,
+            "arenas_live": int(end.arenas),
+            "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
+            "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
+            "simulated_ns": _simulate_time(recording),
+            "static_bytes": process.static_bytes,
+            "stack_bytes": process.stack_bytes,
+            "stack_resident_bytes": process.stack_resident_bytes,
+            "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
+            "floor": _bound(floor) if floor else None,
+            "ceiling": _bound(ceiling) if ceiling else None,
+        }
+    )
+
+
+def _lost(used: int, whole: int) -> float:
+    """The part of `whole` that is not used; 0 of nothing."""
+    return float(1 - used / whole) if whole else 0.0
+
+
+def _simulate_time(recording: Recording) -> SimulatedTime:
+    costs, end = recording.config.costs, recording.end
+    return SimulatedTime(
+        calls=round(costs.call * int(end.mallocs + end.callocs + end.reallocs + end.frees)),
+        pools=round(costs.pool * int(end.pools_made)),
+        syscalls=round(costs.syscall * sum(int(end[kind]) for kind in SYSCALLS)),
+        page_faults=round(costs.page_fault * int(end.page_faults)),
+    )
+
+
+def _bound(recording: Recording) -> Bound:
+    end = recording.end
+    return Bound(
+        allocator=recording.config.name,
+        requested_bytes_peak=int(end.requested_bytes_peak),
+        mapped_bytes_peak=int(end.mapped_bytes_peak),
+        mapped_bytes_end=int(end.mapped_bytes),
+        resident_bytes_peak=int(end.resident_bytes_peak),
+        resident_bytes_end=int(end.resident_bytes),
+    )
+
+
+def timeline(recording: Recording) -> pl.DataFrame:
+    """A row a sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
+    frame = pl.DataFrame(
+        {"time_ns": recording.sample_times_ns, **{name: recording.samples[name] for name in COUNTERS}}
+    )
+    return frame.with_columns(
+        internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
+        external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
+    )
+
+
+def phases(recording: Recording) -> pl.DataFrame:
+    """A row a mark: `phase`, and as in the timeline what was there when it began."""
+    marks = recording.phases
+    return pl.DataFrame(
+        {
+            "phase": pl.Series([name for name, _, _ in marks], dtype=pl.String),
+            "time_ns": np.array([time_ns for _, time_ns, _ in marks], np.int64),
+            **{name: np.array([tally[name] for _, _, tally in marks], np.int64) for name in COUNTERS},
+        }
+    )
+
+
+def _lost_column(used: str, whole: str) -> pl.Expr:
+    return pl.when(pl.col(whole) > 0).then(1 - pl.col(used) / pl.col(whole)).otherwise(0.0)
+
+
+def size_classes(recording: Recording) -> pl.DataFrame:
+    """A row for each domain, role and class of block sizes that was ever asked for.
+
+    `block_size` is the largest block of the class. Up to 1,024 bytes it is the only one, so that the waste is known;
+    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. A realloc counts as a block that
+    goes and one that comes.
+    """
+    rows = np.flatnonzero(recording.classes["mallocs"])
+    counted = recording.classes[rows]
+    limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
+    frame = pl.DataFrame(
+        {
+            "domain": pl.Series([Domain(row // (2 * CLASSES)).name.lower() for row in rows], dtype=pl.String),
+            "role": pl.Series([ROLES[row // CLASSES % 2] for row in rows], dtype=pl.String),
+            "block_size": limits[rows % CLASSES],
+            "blocks": counted["mallocs"],
+            "requested_bytes": counted["requested_bytes"],
+            "live_blocks": counted["mallocs"] - counted["frees"],
+            "live_requested_bytes": counted["requested_bytes"] - counted["freed_bytes"],
+        }
+    )
+    for live in ("", "live_"):
+        requested, blocks = pl.col(f"{live}requested_bytes"), pl.col(f"{live}blocks") * pl.col("block_size")
+        if recording.end.block_bytes_peak == recording.end.requested_bytes_peak:  # a model that rounds nothing up
+            blocks = requested
+        known = pl.when(pl.col("block_size") <= class_limit(EXACT_CLASSES - 1))
+        frame = frame.with_columns(known.then(blocks).alias(f"{live}block_bytes"))
+        frame = frame.with_columns((pl.col(f"{live}block_bytes") - requested).alias(f"{live}waste_bytes"))
+        waste = pl.col(f"{live}waste_bytes")
+        share = pl.when(waste.sum() > 0).then(waste / waste.sum()).otherwise(waste * 0.0)
+        frame = frame.with_columns(share.alias(f"{live}waste_share"))
+    return frame
+
+
+def pools(recording: Recording) -> pl.DataFrame:
+    """A row for each of pymalloc's size classes that has a pool at the end."""
+    classes = recording.observed.get("classes", np.zeros(0, CLASS_VIEW))
+    frame = _to_frame(classes).rename({"size": "block_size"})
+    return frame.filter(pl.col("pools_used") + pl.col("pools_full") > 0)
+
+
+def arenas(recording: Recording) -> pl.DataFrame:
+    """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks."""
+    frame = _to_frame(recording.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
+    arena_bytes = int(recording.end.arena_bytes) // max(int(recording.end.arenas), 1)
+    return frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
+
+
+def _to_frame(rows: np.ndarray) -> pl.DataFrame:
+    return pl.DataFrame({name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()})

@@ -1,0 +1,109 @@
+"""A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
+
+    summary.json                                            the Summary, one JSON object
+    timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replay import metrics
+from replay.engine import Recording
+from replay.errors import OutputError
+from replay.output import new_file
+
+SUMMARY = "summary.json"
+FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {
+    "timeline.parquet": metrics.timeline,
+    "size_classes.parquet": metrics.size_classes,
+    "pools.parquet": metrics.pools,
+    "arenas.parquet": metrics.arenas,
+    "phases.parquet": metrics.phases,
+}
+_GROUP_ROWS = 1 << 18
+_ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
+
+
+@contextmanager
+def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
+    """Gives a temporary folder to write results to, beside `folder`; what is in it moves there when the block ends.
+
+    `folder` is made if it is not there. If it is, results that it holds already are refused unless `force`.
+    """
+    target = folder.resolve()
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{folder}: is not a folder; choose another name")
+    there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
+    if there and not force:
+        raise OutputError(f"{folder}: holds {there[0]} already; choose another folder or overwrite it with --force")
+    if not target.parent.is_dir():
+        raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
+    temporary = target.with_name(f".{target.name[:200]}.{uuid4().hex[:12]}.part")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if not target.exists():
+            temporary.rename(target)
+        else:
+            for path in temporary.iterdir():
+                path.replace(target / path.name)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
+    """Writes all files of a run into `folder`, which is there."""
+    (folder / SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for name, frame in FRAMES.items():
+        frame(recording).write_parquet(folder / name)
+
+
+class AddressWriter:
+    """Takes addresses as `engine.run` hands them out, and writes those of mallocs, callocs and reallocs.
+
+    Holds at most a row group and a slice.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._rows_seen = 0
+        self._waiting: list[pa.Table] = []
+        self._rows_waiting = 0
+
+    def __call__(self, addresses: np.ndarray) -> None:
+        rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees and boundaries
+        columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
+        self._waiting.append(pa.table(columns, schema=_ADDRESS_SCHEMA))
+        self._rows_seen += addresses.shape[0]
+        self._rows_waiting += rows.shape[0]
+        if self._rows_waiting >= _GROUP_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._rows_waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=_GROUP_ROWS)
+        self._waiting, self._rows_waiting = [], 0
+
+
+@contextmanager
+def new_address_file(path: Path, *, force: bool = False) -> Iterator[AddressWriter]:
+    """A Parquet file with `event`, a row of the trace from 0, and `address`, for each block made or moved."""
+    options = {"compression": "zstd", "use_dictionary": False, "column_encoding": "DELTA_BINARY_PACKED"}
+    with (
+        new_file(path, force=force) as temporary,
+        pq.ParquetWriter(temporary, _ADDRESS_SCHEMA, store_schema=False, **options) as writer,
+    ):
+        addresses = AddressWriter(writer)
+        yield addresses
+        addresses.flush()

@@ -1,0 +1,229 @@
+"""A run's results as text for people: plain tables that read the same on a terminal and in a log."""
+
+from collections.abc import Iterator
+
+import polars as pl
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from replay.metrics import Summary
+from replay.units import format_size, format_time
+
+WIDTH = 96
+"""Columns of the report, at most: what fits a log beside its time stamps."""
+_CLASSES_SHOWN = 12
+
+
+def print_report(
+    console: Console,
+    source: str,
+    summary: Summary,
+    classes: pl.DataFrame,
+    pools: pl.DataFrame,
+    arenas: pl.DataFrame,
+    phases: pl.DataFrame,
+) -> None:
+    """Prints a summary and the frames of `replay.metrics` that go with it."""
+    parts = [
+        _headline(source, summary),
+        _section("Memory by layer", _levels(summary)),
+        _section(_where_title(summary), _where(summary)),
+    ]
+    if summary.pymalloc_model:
+        parts.append(_section("Arenas and pools", _arenas(summary, arenas)))
+    parts.append(_section("System calls and page faults", _system_calls(summary)))
+    if summary.block_bytes_peak > summary.requested_bytes_peak:
+        parts.append(_section("Size classes, by what they waste at the end", _size_classes(summary, classes, pools)))
+    if phases.height:
+        parts.append(_section("What was there when each phase began", _phases(summary, phases)))
+    parts.append(_section("How far to trust this", _notes(summary)))
+    for part in parts:
+        console.print(part, width=min(console.width, WIDTH))
+
+
+def _section(title: str, body: RenderableType) -> Group:
+    return Group("", Text(title, style="bold"), Padding(body, (0, 0, 0, 2)))
+
+
+def _table(*headings: str, left: int = 1) -> Table:
+    """Columns of numbers behind `left` columns of words."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0)
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _headline(source: str, summary: Summary) -> Text:
+    made = summary.mallocs + summary.callocs
+    return Text.assemble(
+        (source, "bold"),
+        f" on {summary.allocator}: {summary.events:,} events in {format_time(summary.duration_ns)} of its time, "
+        f"{made:,} blocks made, {summary.reallocs:,} reallocated, {summary.frees:,} freed",
+    )
+
+
+def _levels(summary: Summary) -> Table:
+    """Peak and end of each layer, and the reference allocators beside."""
+    table = _table("", "peak", "end", "", left=1)
+    table.columns[3].justify = "left"
+
+    def add(name: str, level: str, note: str = "") -> None:
+        peak, end = (getattr(summary, f"{level}_{when}") for when in ("peak", "end"))
+        table.add_row(name, format_size(peak), format_size(end), Text(note, style="dim"))
+
+    add("asked for", "requested_bytes", "live, as the program asked")
+    add("in blocks", "block_bytes", "rounded up, with libc's headers")
+    if summary.pymalloc_model:
+        add("in pools", "pool_bytes", "pools with a live block")
+        add("in arenas", "arena_bytes")
+    add("libc's heap", "heap_bytes", "brk and large blocks")
+    add("mapped", "mapped_bytes")
+    add("resident", "resident_bytes", f"{summary.blowup:.2f} times the peak of what was asked for")
+    for bound, note in ((summary.floor, "resident, wasting nothing"), (summary.ceiling, "resident, never freeing")):
+        if bound:
+            peak, end = format_size(bound.resident_bytes_peak), format_size(bound.resident_bytes_end)
+            table.add_row(bound.allocator, peak, end, Text(note, style="dim"), style="dim")
+    if summary.static_bytes or summary.stack_bytes:
+        peak = format_size(summary.process_bytes_peak)
+        note = f"mapped + static {format_size(summary.static_bytes)} + stacks {format_size(summary.stack_bytes)}"
+        touched = f" ({format_size(summary.stack_resident_bytes)} touched)" if summary.stack_bytes else ""
+        table.add_row("whole process", peak, "", Text(note + touched, style="dim"))
+    return table
+
+
+def _where_title(summary: Summary) -> str:
+    moment = format_time(summary.peak_time_ns)
+    return f"Where the mapped memory was, at the peak of resident memory ({moment})"
+
+
+def _where(summary: Summary) -> Group:
+    """Mapped memory, taken apart without rest."""
+    block, small_block = summary.block_bytes_at_peak, summary.small_block_bytes_at_peak
+    mapped = summary.mapped_bytes_at_peak
+    parts = [("asked for", summary.requested_bytes_at_peak), ("rounding, headers", block - summary.requested_bytes_at_peak)]
+    if summary.pymalloc_model:
+        parts.append(("free in pools", summary.pool_bytes_at_peak - small_block))
+        parts.append(("pools not in use", summary.arena_bytes_at_peak - summary.pool_bytes_at_peak))
+    parts.append(("free in libc", mapped - summary.arena_bytes_at_peak - (block - small_block)))
+    table = _table("", "", "", "")
+    table.columns[3].justify = "left"
+    for name, size_bytes in parts:
+        share = size_bytes / mapped if mapped else 0.0
+        table.add_row(name, format_size(size_bytes), _percent(share), Text("█" * round(40 * share), style="cyan"))
+    untouched = mapped - summary.resident_bytes_at_peak
+    table.add_row("mapped", format_size(mapped), "", Text(f"{format_size(untouched)} of it not resident", style="dim"))
+    internal, external = _percent(summary.internal_fragmentation), _percent(summary.external_fragmentation)
+    ends = _percent(summary.internal_fragmentation_end), _percent(summary.external_fragmentation_end)
+    return Group(
+        table,
+        f"internal fragmentation {internal:>7} of the blocks, {ends[0]:>7} at the end",
+        f"external fragmentation {external:>7} of what is mapped, {ends[1]:>7} at the end",
+    )
+
+
+def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
+    lines = [
+        f"arenas  {summary.arenas_mapped:,} mapped, {summary.arenas_unmapped:,} given back; "
+        f"{summary.arenas_peak:,} at the most, {summary.arenas_live:,} left at the end",
+        f"pools   at the end {summary.pools_full:,} full, {summary.pools_used:,} partly used, {summary.pools_free:,} free",
+    ]
+    if arenas.height:
+        occupancy = arenas["occupancy"].sort()
+        low, middle, high = (_percent(occupancy.quantile(q, "nearest") or 0.0) for q in (0, 0.5, 1))
+        emptiest = arenas.sort("occupancy", "address").row(0, named=True)
+        spread = f"{low} least, {middle} median, {high} most" if arenas.height > 1 else low
+        lines.append(f"in use  of the arenas left: {spread}")
+        blocks = "1 block keeps" if emptiest["blocks"] == 1 else f"{emptiest['blocks']:,} blocks keep"
+        lines.append(f"        {blocks} the emptiest one, at {emptiest['address']:#x}, from going back")
+    return Group(*lines)
+
+
+def _system_calls(summary: Summary) -> Group:
+    table = _table("", "calls", "bytes", "simulated time")
+    for kind, calls in summary.syscalls.items():
+        if calls:
+            table.add_row(kind, f"{calls:,}", format_size(summary.syscall_bytes[kind]), "")
+    times = summary.simulated_ns
+    table.add_row("all system calls", f"{sum(summary.syscalls.values()):,}", "", format_time(times.syscalls))
+    table.add_row("page faults", f"{summary.page_faults:,}", "", format_time(times.page_faults))
+    calls = summary.mallocs + summary.callocs + summary.reallocs + summary.frees
+    table.add_row("allocator calls", f"{calls:,}", "", format_time(times.calls))
+    if summary.pymalloc_model:
+        table.add_row("pools set up", f"{summary.pools_made:,}", "", format_time(times.pools))
+    return Group(table)
+
+
+def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
+    """The classes that waste most, all domains together; the others in one row; the totals."""
+    table = _table("block", "layer", "asked for", "mean size", "waste", "live", "asked", "waste", "pools", left=2)
+    sums = [name for name, kind in classes.schema.items() if kind == pl.Int64 and name != "block_size"]
+    known = classes.filter(pl.col("waste_bytes").is_not_null())
+    merged = (
+        known.group_by("role", "block_size")
+        .agg(pl.col(sums).sum())
+        .sort(["live_waste_bytes", "waste_bytes", "role", "block_size"], descending=[True, True, False, False])
+    )
+    pools_by_size = {row["block_size"]: row["pools_used"] + row["pools_full"] for row in pools.iter_rows(named=True)}
+    for row in merged.head(_CLASSES_SHOWN).iter_rows(named=True):
+        own = pools_by_size.get(row["block_size"], 0) if row["role"] == "pymalloc" else 0
+        waste = row["waste_bytes"] / row["block_bytes"] if row["block_bytes"] else 0.0
+        cells = _class_cells(row, _percent(waste), row["live_waste_bytes"])
+        table.add_row(format_size(row["block_size"]), row["role"], *cells, f"{own:,}" if own else "")
+    others = merged.slice(_CLASSES_SHOWN)
+    if others.height:
+        row = others.select(pl.col(sums).sum()).row(0, named=True)
+        waste = row["waste_bytes"] / row["block_bytes"] if row["block_bytes"] else 0.0
+        table.add_row(f"{others.height} others", "", *_class_cells(row, _percent(waste), row["live_waste_bytes"]))
+    large = classes.filter(pl.col("waste_bytes").is_null())
+    waste_end = summary.block_bytes_end - summary.requested_bytes_end
+    if large.height:
+        row = large.select(pl.col(sums).sum()).row(0, named=True)
+        table.add_row("larger", "", *_class_cells(row, "", waste_end - int(known["live_waste_bytes"].sum())))
+    total = classes.select(pl.col(sums).sum()).row(0, named=True)
+    all_pools = sum(pools_by_size.values())
+    table.add_row("all", "", *_class_cells(total, "", waste_end), f"{all_pools:,}" if all_pools else "", style="bold")
+    note = "asked for, mean size, waste: of all blocks ever, a realloc counting as a new one; the rest: at the end"
+    return Group(table, Text(note, style="dim"))
+
+
+def _class_cells(row: dict[str, int], waste: str, live_waste_bytes: int) -> Iterator[str]:
+    yield f"{row['blocks']:,}"
+    yield f"{row['requested_bytes'] / row['blocks']:,.1f}"
+    yield waste
+    yield f"{row['live_blocks']:,}"
+    yield format_size(row["live_requested_bytes"])
+    yield format_size(live_waste_bytes)
+
+
+def _phases(summary: Summary, phases: pl.DataFrame) -> Table:
+    table = _table("phase", "began at", "asked for", "blocks", "mapped", "resident", "arenas")
+    levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
+    for row in phases.iter_rows(named=True):
+        sizes = (format_size(row[level]) for level in levels)
+        table.add_row(row["phase"], format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
+    sizes = (format_size(getattr(summary, f"{level}_end")) for level in levels)
+    table.add_row("(end)", format_time(summary.duration_ns), *sizes, f"{summary.arenas_live:,}")
+    return table
+
+
+def _notes(summary: Summary) -> Text:
+    """Which numbers are those of the real allocator, and which are estimates."""
+    lines = []
+    if summary.pymalloc_model == "pymalloc":
+        lines.append("Exact: what was asked for; pymalloc's blocks, pools and arenas. `replay verify` shows it.")
+    else:
+        lines.append("Exact: what was asked for.")
+    if summary.libc_model == "simple":
+        lines.append(
+            "Estimates: libc's heap, and with it mapped, resident and external fragmentation, "
+            "because the model of libc is a simple one; simulated time, from the configuration's costs."
+        )
+    else:
+        lines.append("Estimates: simulated time, from the configuration's costs.")
+    return Text("\n".join(lines))

@@ -1,0 +1,175 @@
+"""Traces made for tests: by hand, by hypothesis, by a seed; and what a run says of them, as one digest."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+from hypothesis import strategies as st
+
+from replay.clock import Slice
+from replay.config import StackConfig
+from replay.engine import Player, run
+from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Trace
+
+SIZES = (
+    0, 1, 8, 15, 16, 17, 32, 48, 100, 255, 256, 384, 385, 496, 511, 512, 513, 600, 1024, 1025, 4096, 20_000,
+    131_000, 131_048, 131_049, 131_072, 150_000, 300_000, 2_097_128, 3_000_000,
+)  # fmt: skip
+"""Around every edge: 0, the small threshold, the mmap threshold, a whole number of huge pages."""
+
+TINY = ("kernel.page_size=1024", "pymalloc.arena_size=8192", "pymalloc.pool_size=2048", "pymalloc.radix_tree=false")
+"""Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
+
+BOOKKEEPING = ("rows_logged", "attention")
+"""Counters of the player's own that depend on how a trace is cut, and on nothing else."""
+
+
+class History:
+    """Writes a trace down, and numbers its blocks by the rule of `replay.trace`."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int, int, int, int]] = []
+        self.domains: dict[int, int] = {}
+        self._free_numbers: list[int] = []
+        self._numbers = 0
+        self.now_ns = 0
+
+    def at(self, time_ns: int) -> "History":
+        """What follows happens then."""
+        self.now_ns = time_ns
+        return self
+
+    def malloc(self, size: int, domain: Domain = Domain.OBJ, op: Op = Op.MALLOC) -> int:
+        """The number of the new block."""
+        if self._free_numbers:
+            number = self._free_numbers.pop()
+        else:
+            number, self._numbers = self._numbers, self._numbers + 1
+        self.domains[number] = domain
+        self.rows.append((self.now_ns, op, domain, number, size))
+        return number
+
+    def mallocs(self, count: int, size: int, domain: Domain = Domain.OBJ) -> list[int]:
+        """The numbers of that many new blocks."""
+        return [self.malloc(size, domain) for _ in range(count)]
+
+    def realloc(self, number: int, size: int) -> None:
+        """The block gets a new size."""
+        self.rows.append((self.now_ns, Op.REALLOC, self.domains[number], number, size))
+
+    def free(self, *numbers: int) -> None:
+        """The blocks die, in this order."""
+        for number in numbers:
+            self.rows.append((self.now_ns, Op.FREE, self.domains.pop(number), number, 0))
+            self._free_numbers.append(number)
+
+    def mark(self, phase: int = 0, op: Op = Op.MARK) -> None:
+        """A boundary."""
+        self.rows.append((self.now_ns, op, 0, 0, phase))
+
+    def events(self) -> Events:
+        """All in one batch."""
+        columns = np.array(self.rows, np.int64).reshape(-1, 5).T
+        time_ns, op, domain, block, size = columns
+        thread = np.zeros(len(self.rows), np.uint32)
+        return Events(
+            time_ns.copy(), thread, op.astype(np.uint8), domain.astype(np.uint8), block.astype(np.uint32), size.copy()
+        )
+
+    def trace(self, *phases: str) -> MemoryTrace:
+        """The trace, with names for its marks."""
+        return MemoryTrace([self.events()], Metadata(phases=phases))
+
+
+def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_realloc: bool = True) -> History:
+    """Turns (kind, size, which block, domain, pause) into events; a step that needs a live block allocates if none is."""
+    live: list[int] = []
+    for kind, size, which, domain, pause_ns in steps:
+        history.at(history.now_ns + pause_ns)
+        if kind < 4 or not live or (kind == 5 and not with_realloc):
+            live.append(history.malloc(size, Domain(domain), Op.CALLOC if kind == 3 else Op.MALLOC))
+        elif kind == 5:
+            history.realloc(live[which % len(live)], size)
+        else:
+            history.free(live.pop(which % len(live)))
+    return history
+
+
+STEPS = st.tuples(
+    st.integers(0, 9), st.sampled_from(SIZES), st.integers(0, 63), st.sampled_from(Domain), st.sampled_from((0, 1, 7))
+)
+
+
+def histories(max_events: int = 60, *, with_realloc: bool = True) -> st.SearchStrategy[History]:
+    """Any history of so many events at the most."""
+    return st.lists(STEPS, min_size=1, max_size=max_events).map(
+        lambda steps: follow(History(), steps, with_realloc=with_realloc)
+    )
+
+
+def seeded(seed: int, count: int, *, sizes: tuple[int, ...] = SIZES, with_realloc: bool = True) -> History:
+    """A long history that grows, shrinks and grows again; the same for the same seed on every machine."""
+    source = random.Random(seed)
+    steps = []
+    for row in range(count):
+        growing = row * 4 // count % 2 == 0
+        kind = source.choice((0, 0, 1, 3, 5, 9) if growing else (0, 5, 9, 9, 9))
+        domain = source.choice((0, 1, 2, 2, 2, 3))
+        steps.append((kind, source.choice(sizes), source.randrange(1 << 20), domain, source.choice((0, 0, 1, 20))))
+    return follow(History(), steps, with_realloc=with_realloc)
+
+
+def cut(events: Events, cuts: list[int]) -> list[Events]:
+    """The same events in batches that end at these rows."""
+    edges = [0, *sorted({at for at in cuts if 0 < at < events.rows}), events.rows]
+    return [
+        Events(*(column[start:end] for column in events[:6])) for start, end in zip(edges, edges[1:], strict=False)
+    ]
+
+
+def play_rows(player: Player, events: Events, start: int, end: int) -> None:
+    """Plays rows start … end of a batch that begins the trace, without a clock."""
+    none = np.zeros(0, np.int64)
+    player.play(Slice(events, 0, start, end, none, none))
+
+
+def played(history: History, config: StackConfig) -> tuple[Player, np.ndarray]:
+    """The player after the whole of a history without marks, and the address of each event's block."""
+    addresses: list[np.ndarray] = []
+    player = Player(config, addresses=addresses.append)
+    events = history.events()
+    play_rows(player, events, 0, events.rows)
+    player.check()
+    return player, np.concatenate(addresses)
+
+
+def single_steps(player: Player, events: Events) -> Iterator[int]:
+    """Plays one event a slice; yields its row after each."""
+    for row in range(events.rows):
+        play_rows(player, events, row, row + 1)
+        yield row
+
+
+def counters(records: np.ndarray) -> list[tuple[int, ...]]:
+    """The counters of TALLY records that must not depend on how the trace was cut."""
+    names = [name for name in records.dtype.names if name not in BOOKKEEPING]
+    return [tuple(int(record[name]) for name in names) for record in np.atleast_1d(records)]
+
+
+def fingerprint(trace: Trace, config: StackConfig, sample_every_ns: int | None = None) -> str:
+    """SHA-256 of everything that a run finds out, addresses and system calls included."""
+    digest = hashlib.sha256()
+    recording = run(
+        trace,
+        config,
+        sample_every_ns=sample_every_ns,
+        addresses=lambda part: digest.update(part.tobytes()),
+    )
+    logged: list[bytes] = []
+    run(trace, config, sample_every_ns=sample_every_ns, log=lambda part: logged.append(part.tobytes()))
+    parts = [recording.sample_times_ns, recording.samples, recording.classes, *recording.observed.values()]
+    for part in [*parts, np.array(recording.end), np.array(recording.at_peak)]:
+        digest.update(part.tobytes())
+    digest.update(b"".join(logged) + f"{recording.events} {recording.at_peak_time_ns}".encode())
+    return digest.hexdigest()

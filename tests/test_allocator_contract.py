@@ -1,0 +1,226 @@
+"""What every allocator model owes, whoever wrote it: each that the registry finds, in each role, and every preset.
+
+Models of other packages are picked up here by themselves once they are installed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from histories import TINY, counters, fingerprint, histories, seeded, single_steps
+from hypothesis import HealthCheck, given, settings
+
+import replay
+from replay.allocators.registry import find_model, model_names, roles
+from replay.allocators.stack import LEVELS
+from replay.config import StackConfig, load_config
+from replay.engine import Player, run
+from replay.resources import config_names
+from replay.trace import Op
+
+# In the libc role a model stands alone; in the other it stands on the default libc.
+BASES = {"libc": "cpython-3.12-malloc", "pymalloc": "cpython-3.12"}
+
+STACKS = {
+    **{preset: (preset, ()) for preset in config_names()},
+    **{
+        f"{name} as {role}": (BASES[role], (f"{role}.model={name}",))
+        for name in model_names()
+        for role in roles(name)
+    },
+    "tiny arenas, released at once": ("cpython-3.8", TINY),
+    "tiny arenas, the last one kept": ("cpython-3.9", TINY),
+    "tiny arenas, 8-byte alignment": ("cpython-3.6", TINY),
+}
+each_stack = pytest.mark.parametrize("stack", STACKS)
+load = cache(lambda stack: load_config(*STACKS[stack]))
+a_few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def plain(function):
+    """A kernel as the Python that it was written in; nothing is compiled for one call."""
+    return getattr(function, "py_func", function)
+
+
+class Witness:
+    """Plays single events and keeps its own account of what is live."""
+
+    def __init__(self, config: StackConfig) -> None:
+        self._parts: list[np.ndarray] = []
+        self.player = Player(config, addresses=self._parts.append)
+        self.config = config
+        self.live: dict[int, tuple[int, int, int]] = {}
+        """Address, size and domain by number."""
+
+    def note(self, events, row: int) -> None:
+        number, op = int(events.block[row]), events.op[row]
+        if op == Op.FREE:
+            del self.live[number]
+            return
+        domain = self.live[number][2] if op == Op.REALLOC else int(events.domain[row])
+        self.live[number] = int(self._parts[-1][0]), int(events.size[row]), domain
+
+    def block_bytes(self) -> tuple[dict[int, int], set[int]]:
+        """Bytes handed out by number, and which numbers are blocks of the small role."""
+        handed_out, small = {}, set()
+        for number in self.live:
+            place = int(self.player.blocks[number].place)
+            stack = self.player.stack
+            if place >= 0:
+                small.add(number)
+                handed_out[number] = int(plain(self.player.small_model.block_size)(stack.small, stack, place))
+            else:
+                handed_out[number] = int(plain(self.player.libc_model.block_size)(stack.libc, stack, ~place))
+        return handed_out, small
+
+    def check_layout(self) -> None:
+        """Live blocks neither overlap nor stand crooked."""
+        handed_out, small = self.block_bytes()
+        spans = []
+        for number, (address, size, _) in self.live.items():
+            if number in small:
+                alignment = getattr(self.config.pymalloc, "alignment", 16)
+                spans.append((address, address + handed_out[number]))
+            else:
+                alignment = 2 * getattr(self.config.libc, "word_size", 8)
+                spans.append((address, address + max(size, 1)))
+            assert address % alignment == 0
+        spans.sort()
+        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+            assert end <= start, "two live blocks overlap"
+
+    def check_account(self) -> None:
+        """The counters say what is live, and the layers hold one another."""
+        tally, (handed_out, small) = self.player.tally, self.block_bytes()
+        sizes = {number: size for number, (_, size, _) in self.live.items()}
+        assert tally.requested_bytes == sum(sizes.values())
+        assert tally.block_bytes == sum(handed_out.values())
+        assert all(handed_out[number] >= size for number, size in sizes.items())
+        assert tally.small_requested_bytes == sum(sizes[number] for number in small)
+        assert tally.small_block_bytes == sum(handed_out[number] for number in small)
+        assert tally.mallocs + tally.callocs - tally.frees == len(self.live)
+        assert tally.small_block_bytes <= tally.arena_bytes or not small or tally.arena_bytes == 0
+        assert tally.pool_bytes <= tally.arena_bytes
+        assert tally.arena_bytes + tally.heap_bytes <= tally.mapped_bytes
+        assert tally.resident_bytes <= tally.mapped_bytes
+        for level in LEVELS:
+            assert 0 <= tally[level] <= tally[f"{level}_peak"]
+
+    def check_classes(self) -> None:
+        """What came less what went is what is live, in each domain and role."""
+        table = self.player.classes.reshape(4, 2, -1)
+        _, small = self.block_bytes()
+        blocks: Counter[tuple[int, int]] = Counter()
+        size_bytes: Counter[tuple[int, int]] = Counter()
+        for number, (_, size, domain) in self.live.items():
+            blocks[domain, int(number in small)] += 1
+            size_bytes[domain, int(number in small)] += size
+        for domain, role in np.ndindex(4, 2):
+            rows = table[domain, role]
+            assert (rows["mallocs"] >= rows["frees"]).all()
+            assert (rows["mallocs"] - rows["frees"]).sum() == blocks[domain, role]
+            assert (rows["requested_bytes"] - rows["freed_bytes"]).sum() == size_bytes[domain, role]
+
+
+@each_stack
+@a_few
+@given(history=histories(40))
+def test_every_step_keeps_the_layout_the_account_and_the_models_own_invariants(stack, history):
+    witness, events = Witness(load(stack)), history.events()
+    for row in single_steps(witness.player, events):
+        witness.note(events, row)
+        witness.player.check()
+        witness.check_account()
+    witness.check_layout()
+    witness.check_classes()
+
+
+@each_stack
+def test_a_long_history_keeps_them_too(stack):
+    sizes = (0, 1, 16, 40, 100, 256, 400, 511, 512, 512, 513, 2000, 140_000)
+    witness, events = Witness(load(stack)), seeded(7, 2000, sizes=sizes).events()
+    for row in single_steps(witness.player, events):
+        witness.note(events, row)
+        if row % 100 == 99:
+            witness.player.check()
+            witness.check_account()
+            witness.check_layout()
+    witness.check_classes()
+
+
+@each_stack
+@a_few
+@given(history=histories(with_realloc=False))
+def test_peaks_are_the_highest_of_all_moments(stack, history):
+    player, events = Player(load(stack)), history.events()
+    moments = [player.stack.tally.copy()[0] for _ in single_steps(player, events)]
+    for level in LEVELS:
+        assert player.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
+    highest = max(moment.resident_bytes for moment in moments)
+    first = next((moment for moment in moments if moment.resident_bytes == highest > 0), np.zeros_like(moments[0]))
+    assert counters(player.at_peak) == counters(np.array([first]))
+
+
+@each_stack
+@a_few
+@given(history=histories())
+def test_what_was_asked_and_handed_out_peak_exactly_even_while_blocks_move(stack, history):
+    player, events = Player(load(stack)), history.events()
+    moments = [player.stack.tally.copy()[0] for _ in single_steps(player, events)]
+    for level in ("requested_bytes", "block_bytes"):
+        assert player.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
+    for level in LEVELS:
+        assert player.tally[f"{level}_peak"] >= max(moment[level] for moment in moments)
+
+
+@each_stack
+def test_when_everything_was_freed_nothing_is_live(stack):
+    history = seeded(3, 600)
+    history.free(*list(history.domains))
+    end = run(history.trace(), load(stack)).end
+    assert (end.requested_bytes, end.block_bytes, end.pool_bytes) == (0, 0, 0)
+    assert end.mallocs + end.callocs == end.frees
+
+
+def digests() -> dict[str, list[str]]:
+    """Of every stack, what it makes of three traces."""
+    small = seeded(1, 1200, sizes=(1, 16, 40, 100, 256, 384, 385, 512))
+    traces = [seeded(0, 500).trace(), small.trace(), seeded(2, 400, sizes=(513, 70_000, 140_000, 2_097_128)).trace()]
+    return {stack: [fingerprint(trace, load(stack), 50) for trace in traces] for stack in STACKS}
+
+
+@pytest.fixture(scope="module")
+def own_digests():
+    return digests()
+
+
+def test_the_same_trace_gives_the_same_results_again(own_digests):
+    assert digests() == own_digests
+
+
+def test_plain_python_gives_the_same_results_as_machine_code(own_digests):
+    paths = [str(Path(replay.__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "NUMBA_DISABLE_JIT": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    program = "import json, test_allocator_contract as t; print(json.dumps(t.digests()))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plain_digests = json.loads(done.stdout)
+    assert [stack for stack in STACKS if plain_digests[stack] != own_digests[stack]] == []
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_no_field_of_a_models_state_hides_behind_an_attribute_of_numpy(name):
+    model = find_model(name)
+    state = model.new_state(model.Config())
+    fields = [field for array in state for field in array.dtype.names or ()]
+    assert [field for field in fields if hasattr(np.record, field)] == []
