@@ -29,6 +29,14 @@ class Slice(NamedTuple):
     tick_times_ns: np.ndarray
 
 
+def _boundaries(events: Events) -> list[int]:
+    """Rows that move no block; most batches have none, and the highest op tells that soonest."""
+    if events.rows == 0 or events.op.max() < Op.GC_START:
+        return []
+    rows: list[int] = np.flatnonzero(events.op >= Op.GC_START).tolist()
+    return rows
+
+
 class Clock:
     """Walks through a trace: `play(slice)` for every slice, `boundary(events, row, first_row)` for every boundary."""
 
@@ -62,7 +70,7 @@ class Clock:
         """The process that brings the trace's batches, boundary by boundary."""
         for events in trace.batches():
             start = 0
-            for stop in [*np.flatnonzero(events.op >= Op.GC_START).tolist(), events.rows]:
+            for stop in [*_boundaries(events), events.rows]:
                 if stop > start:
                     yield from self._play_slice(events, start, stop)
                 if stop < events.rows:

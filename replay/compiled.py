@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 import numba
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
+from numba.core.event import Event, Listener, register, unregister
 from numba.core.lowering import Lower
 from numba.core.typed_passes import BaseNativeLowering, NativeLowering
-from numba.core.event import Event, Listener, register, unregister
 
 _PACKAGE = Path(__file__).parent
 _FOLDERS_KEPT = 4
@@ -120,15 +120,15 @@ def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
         numba.config.CACHE_DIR = before
 
 
-class _FirstCompilation(Listener):  # type: ignore[misc]
-    """Tells once. numba reports what it compiles, and nothing that it finds on disk."""
+class _FirstCompilation(Listener):
+    """Tells once. numba reports what it compiles, but not what it finds on disk, where only entries are kept."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell: Callable[[], None] | None = tell
 
     def on_start(self, event: Event) -> None:
-        tell, self._tell = self._tell, None
-        if tell is not None:
+        if self._tell is not None and event.data["dispatcher"].stats.cache_path:
+            tell, self._tell = self._tell, None
             tell()
 
     def on_end(self, event: Event) -> None:
@@ -137,7 +137,7 @@ class _FirstCompilation(Listener):  # type: ignore[misc]
 
 @contextmanager
 def announced_compilation(tell: Callable[[], None]) -> Iterator[None]:
-    """Calls `tell` at most once, right before a kernel that is not on disk yet is compiled in this block."""
+    """Calls `tell` at most once, right before an entry that is not on disk yet is compiled in this block."""
     listener = _FirstCompilation(tell)
     register("numba:compile", listener)
     try:

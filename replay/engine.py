@@ -95,7 +95,7 @@ class Player:
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
         columns = (events.op, events.domain, events.block, events.size)
-        row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes
+        row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes_peak
         while tick < ticks.shape[0]:
             row, taken = self._play(
                 self.stack, self.blocks, self.classes, self._route, self.at_peak, columns,
@@ -104,7 +104,7 @@ class Player:
             tick += taken
             if self.tally.attention:
                 self._attend(events, row, part.first_row)
-        if self.at_peak[0].resident_bytes != peak:
+        if self.at_peak[0].resident_bytes_peak != peak:
             self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
         self.drain_log()
         if self._addresses:

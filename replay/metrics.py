@@ -24,6 +24,11 @@ ROLES = ("libc", "pymalloc")
 _BOOKKEEPING = ("row", "rows_logged", "attention")
 COUNTERS = tuple(name for name in TALLY.names or () if name not in _BOOKKEEPING)
 """What a sample tells: all fields of TALLY but those that only the player needs."""
+_COUNTS = (
+    "mallocs", "callocs", "reallocs", "frees", "page_faults",
+    "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
+)  # fmt: skip
+"""What a Summary takes from the last sample under the same name."""
 
 
 class _Result(BaseModel):
@@ -126,13 +131,9 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
     """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
     config, process = recording.config, recording.metadata.process
     end, at_peak = recording.end, recording.at_peak
-    same_name = ("events", "duration_ns")
-    counts = ("mallocs", "callocs", "reallocs", "frees", "page_faults", "arenas_mapped", "arenas_unmapped", "arenas_peak")
-    pools = ("pools_used", "pools_full", "pools_free", "pools_made")
     return Summary.model_validate(
         {
-            **{name: getattr(recording, name) for name in same_name},
-            **{name: int(end[name]) for name in (*counts, *pools)},
+            **{name: int(end[name]) for name in _COUNTS},
             **{f"{name}_peak": int(end[f"{name}_peak"]) for name in BYTE_LEVELS},
             **{f"{name}_at_peak": int(at_peak[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
             **{f"{name}_end": int(end[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
@@ -140,6 +141,8 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
             "libc_model": config.libc.model,
             "pymalloc_model": config.pymalloc.model if config.pymalloc else None,
             "trace": recording.metadata.origin,
+            "events": recording.events,
+            "duration_ns": recording.duration_ns,
             "peak_time_ns": recording.at_peak_time_ns,
             "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
             "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
@@ -189,9 +192,7 @@ def _bound(recording: Recording) -> Bound:
 
 def timeline(recording: Recording) -> pl.DataFrame:
     """A row a sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
-    frame = pl.DataFrame(
-        {"time_ns": recording.sample_times_ns, **{name: recording.samples[name] for name in COUNTERS}}
-    )
+    frame = pl.DataFrame({"time_ns": recording.sample_times_ns, **{name: recording.samples[name] for name in COUNTERS}})
     return frame.with_columns(
         internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
         external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
@@ -226,8 +227,8 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
         {
-            "domain": pl.Series([Domain(row // (2 * CLASSES)).name.lower() for row in rows], dtype=pl.String),
-            "role": pl.Series([ROLES[row // CLASSES % 2] for row in rows], dtype=pl.String),
+            "domain": pl.Series([Domain(row // (2 * CLASSES)).name.lower() for row in rows.tolist()], dtype=pl.String),
+            "role": pl.Series([ROLES[row // CLASSES % 2] for row in rows.tolist()], dtype=pl.String),
             "block_size": limits[rows % CLASSES],
             "blocks": counted["mallocs"],
             "requested_bytes": counted["requested_bytes"],

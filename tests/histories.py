@@ -108,16 +108,15 @@ def histories(max_events: int = 60, *, with_realloc: bool = True) -> st.SearchSt
     )
 
 
-def seeded(seed: int, count: int, *, sizes: tuple[int, ...] = SIZES, with_realloc: bool = True) -> History:
-    """A long history that grows, shrinks and grows again; the same for the same seed on every machine."""
+def seeded(seed: int, count: int, *, sizes: tuple[int, ...] = SIZES, wave: int = 400) -> History:
+    """A history that grows and shrinks to almost nothing every `wave` events; the same on every machine."""
     source = random.Random(seed)
     steps = []
     for row in range(count):
-        growing = row * 4 // count % 2 == 0
-        kind = source.choice((0, 0, 1, 3, 5, 9) if growing else (0, 5, 9, 9, 9))
+        kind = source.choice((0, 0, 1, 3, 5, 9) if row % wave < wave // 2 else (0, 5, 9, 9, 9, 9))
         domain = source.choice((0, 1, 2, 2, 2, 3))
         steps.append((kind, source.choice(sizes), source.randrange(1 << 20), domain, source.choice((0, 0, 1, 20))))
-    return follow(History(), steps, with_realloc=with_realloc)
+    return follow(History(), steps)
 
 
 def cut(events: Events, cuts: list[int]) -> list[Events]:

@@ -27,6 +27,8 @@ Invariants (`check`):
     usable arenas are sorted by rising number of free pools, and hold all arenas with at least one
     pool_bytes == pool_size * (pools_used + pools_full); arena_bytes == arena_size * arenas
 
+On the path of every event arrays are indexed by np.uint64, because numba looks at signed ones for being negative.
+
 Pages: handing a block out touches it to its last byte (its user fills it) and the link in the block carved ahead.
 Both rise within a pool, so a pool's resident part is one stretch from its start; `touched` remembers where it ends.
 """
@@ -318,15 +320,15 @@ def _pool_address(state, number):  # type: ignore[no-untyped-def]
     return state.arenas[index].first_pool + (number - index * geometry.pools_per_arena) * geometry.pool_size
 
 
-@leaf
+@inlined
 def _link_in_front(state, number, index):  # type: ignore[no-untyped-def]
     """The pool becomes the first of its class's used pools."""
-    pools, head = state.pools, state.used[index]
-    pools[number].next = head
-    pools[number].prev = NONE
+    pools, head = state.pools, state.used[np.uint64(index)]
+    pools[np.uint64(number)].next = head
+    pools[np.uint64(number)].prev = NONE
     if head != NONE:
-        pools[head].prev = number
-    state.used[index] = number
+        pools[np.uint64(head)].prev = number
+    state.used[np.uint64(index)] = number
 
 
 @cold
@@ -353,14 +355,17 @@ def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
     return number << BLOCK_BITS
 
 
-@cold
+@inlined
 def _close_pool(state, stack, number):  # type: ignore[no-untyped-def]
     """The pool, first of its class's used ones, is full and leaves them."""
     tally, pool = stack.tally[0], state.pools[number]
-    _touch_to(state, stack, number, state.geometry[0].header + pool.carved * pool.size)
-    state.used[pool.index] = pool.next
-    if pool.next != NONE:
-        state.pools[pool.next].prev = NONE
+    end = state.geometry[0].header + np.int64(pool.carved) * pool.size
+    if end > pool.touched:
+        _touch_to(state, stack, number, end)
+    following = np.int64(pool.next)
+    state.used[np.uint64(pool.index)] = following
+    if following != NONE:
+        state.pools[np.uint64(following)].prev = NONE
     tally.pools_used -= 1
     tally.pools_full += 1
 
@@ -372,19 +377,20 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
     if size == 0 or size > geometry.threshold:
         return ~lower.malloc(stack.libc, stack, max(size, 1))
     index = (size - 1) >> geometry.alignment_shift
-    number = state.used[index]
+    number = state.used[np.uint64(index)]
     if number == NONE:
         return _open_pool(state, stack, index)
-    pool = state.pools[number]
+    pool = state.pools[np.uint64(number)]
+    links = number * geometry.stride
     block = np.int64(pool.list)
     pool.live += 1
-    following = state.links[number * geometry.stride + block]
+    following = state.links[np.uint64(links + block)]
     pool.list = following
     if following == NO_LINK:
         # The list ran dry with this block: carve the next one ahead, or the pool is full.
         carved = np.int64(pool.carved)
         if carved < pool.capacity:
-            state.links[number * geometry.stride + carved] = NO_LINK
+            state.links[np.uint64(links + carved)] = NO_LINK
             pool.list = carved
             pool.carved = carved + 1
             end = geometry.header + carved * pool.size + geometry.word_size
@@ -407,10 +413,10 @@ def calloc(state, stack, size):  # type: ignore[no-untyped-def]
 def free(state, stack, place):  # type: ignore[no-untyped-def]
     """To the front of its pool's list; the pool may become used again, or free."""
     number = place >> BLOCK_BITS
-    pool = state.pools[number]
+    pool = state.pools[np.uint64(number)]
     block = place & NO_LINK
     following = pool.list
-    state.links[number * state.geometry[0].stride + block] = following
+    state.links[np.uint64(number * state.geometry[0].stride + block)] = following
     pool.list = block
     pool.live -= 1
     if following == NO_LINK:

@@ -21,7 +21,9 @@ class Model(NamedTuple):
     description: str
 
 
-def allocators(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False) -> None:
+def allocators(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False,
+) -> None:
     """List the allocator presets, and the models that a configuration can name.
 
     Example: replay allocators --json

@@ -1,9 +1,9 @@
 """`replay run`: a trace or workload through an allocator stack, and what it cost."""
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,9 @@ def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A trace, a YAML workload, or a bundled one's name.")],
     allocator: Annotated[
         str | None,
-        typer.Option("-a", "--allocator", metavar="PRESET", help="A preset or a YAML file; by default the running Python."),
+        typer.Option(
+            "-a", "--allocator", metavar="PRESET", help="A preset or a YAML file; the running Python's if not said."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -34,7 +36,9 @@ def run(
         str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default 1,000 samples.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write summary.json and the tables as Parquet into this folder.")
     ] = None,
@@ -128,9 +132,18 @@ def _play_reference(trace: "Trace", preset: str) -> "Recording":
 def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
     from rich.console import Console
 
-    from replay.reports.text import print_report
+    from replay.reports.text import WIDTH, print_report
 
-    print_report(Console(highlight=False), source, recording, summary)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    print_report(console, source, recording, summary)
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
     typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+
+
+def _next_command(source: str, config: "StackConfig", out: Path | None) -> str:
+    """Something worth trying after this run."""
+    if out is None:
+        return f"replay run {quote(source)} -a {quote(config.name)} --out results"
+    other = "cpython-3.9" if config.name != "cpython-3.9" else "cpython-3.15"
+    return f"replay run {quote(source)} -a {other}"

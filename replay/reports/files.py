@@ -1,7 +1,7 @@
 """A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
 
-    summary.json                                            the Summary, one JSON object
-    timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
+summary.json                                            the Summary, one JSON object
+timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
 """
 
 import shutil

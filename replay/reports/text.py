@@ -8,51 +8,54 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from replay import metrics
+from replay.engine import Recording
 from replay.metrics import Summary
+from replay.player import EXACT_CLASSES, class_limit
 from replay.units import format_size, format_time
 
 WIDTH = 96
 """Columns of the report, at most: what fits a log beside its time stamps."""
 _CLASSES_SHOWN = 12
+_LARGEST_KNOWN = class_limit(EXACT_CLASSES - 1)
 
 
-def print_report(
-    console: Console,
-    source: str,
-    summary: Summary,
-    classes: pl.DataFrame,
-    pools: pl.DataFrame,
-    arenas: pl.DataFrame,
-    phases: pl.DataFrame,
-) -> None:
-    """Prints a summary and the frames of `replay.metrics` that go with it."""
+def print_report(console: Console, source: str, recording: Recording, summary: Summary) -> None:
+    """Prints `summary`, and the tables of the recording that it sums up."""
     parts = [
         _headline(source, summary),
         _section("Memory by layer", _levels(summary)),
         _section(_where_title(summary), _where(summary)),
     ]
     if summary.pymalloc_model:
-        parts.append(_section("Arenas and pools", _arenas(summary, arenas)))
-    parts.append(_section("System calls and page faults", _system_calls(summary)))
+        parts.append(_section("Arenas and pools", _arenas(summary, metrics.arenas(recording))))
+    parts.append(_section("Calls and simulated time", _system_calls(summary)))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
-        parts.append(_section("Size classes, by what they waste at the end", _size_classes(summary, classes, pools)))
-    if phases.height:
-        parts.append(_section("What was there when each phase began", _phases(summary, phases)))
+        classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
+        parts.append(_section("Size classes, by what they waste at the end", classes))
+    if recording.phases:
+        phases = _phases(summary, metrics.phases(recording))
+        parts.append(_section("What was there when each phase began", phases))
     parts.append(_section("How far to trust this", _notes(summary)))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
 
 
 def _section(title: str, body: RenderableType) -> Group:
-    return Group("", Text(title, style="bold"), Padding(body, (0, 0, 0, 2)))
+    return Group("", Text(title, style="bold"), Padding(body, (0, 0, 0, 2), expand=False))
 
 
 def _table(*headings: str, left: int = 1) -> Table:
     """Columns of numbers behind `left` columns of words."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0)
+        table.add_column(heading, justify="left" if index < left else "right", no_wrap=True)
     return table
+
+
+def _let_notes_wrap(table: Table) -> None:
+    """The last column holds words."""
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
 
 
 def _percent(share: float) -> str:
@@ -62,16 +65,16 @@ def _percent(share: float) -> str:
 def _headline(source: str, summary: Summary) -> Text:
     made = summary.mallocs + summary.callocs
     return Text.assemble(
-        (source, "bold"),
-        f" on {summary.allocator}: {summary.events:,} events in {format_time(summary.duration_ns)} of its time, "
+        (f"{source} on {summary.allocator}", "bold"),
+        f"\n{summary.events:,} events in {format_time(summary.duration_ns)} of its time: "
         f"{made:,} blocks made, {summary.reallocs:,} reallocated, {summary.frees:,} freed",
     )
 
 
 def _levels(summary: Summary) -> Table:
     """Peak and end of each layer, and the reference allocators beside."""
-    table = _table("", "peak", "end", "", left=1)
-    table.columns[3].justify = "left"
+    table = _table("", "peak", "end", "")
+    _let_notes_wrap(table)
 
     def add(name: str, level: str, note: str = "") -> None:
         peak, end = (getattr(summary, f"{level}_{when}") for when in ("peak", "end"))
@@ -91,9 +94,8 @@ def _levels(summary: Summary) -> Table:
             table.add_row(bound.allocator, peak, end, Text(note, style="dim"), style="dim")
     if summary.static_bytes or summary.stack_bytes:
         peak = format_size(summary.process_bytes_peak)
-        note = f"mapped + static {format_size(summary.static_bytes)} + stacks {format_size(summary.stack_bytes)}"
-        touched = f" ({format_size(summary.stack_resident_bytes)} touched)" if summary.stack_bytes else ""
-        table.add_row("whole process", peak, "", Text(note + touched, style="dim"))
+        note = f"mapped, static {format_size(summary.static_bytes)}, stacks {format_size(summary.stack_bytes)}"
+        table.add_row("whole process", peak, "", Text(note, style="dim"))
     return table
 
 
@@ -106,13 +108,14 @@ def _where(summary: Summary) -> Group:
     """Mapped memory, taken apart without rest."""
     block, small_block = summary.block_bytes_at_peak, summary.small_block_bytes_at_peak
     mapped = summary.mapped_bytes_at_peak
-    parts = [("asked for", summary.requested_bytes_at_peak), ("rounding, headers", block - summary.requested_bytes_at_peak)]
+    requested = summary.requested_bytes_at_peak
+    parts = [("asked for", requested), ("rounding, headers", block - requested)]
     if summary.pymalloc_model:
         parts.append(("free in pools", summary.pool_bytes_at_peak - small_block))
         parts.append(("pools not in use", summary.arena_bytes_at_peak - summary.pool_bytes_at_peak))
     parts.append(("free in libc", mapped - summary.arena_bytes_at_peak - (block - small_block)))
     table = _table("", "", "", "")
-    table.columns[3].justify = "left"
+    _let_notes_wrap(table)
     for name, size_bytes in parts:
         share = size_bytes / mapped if mapped else 0.0
         table.add_row(name, format_size(size_bytes), _percent(share), Text("█" * round(40 * share), style="cyan"))
@@ -131,16 +134,17 @@ def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
     lines = [
         f"arenas  {summary.arenas_mapped:,} mapped, {summary.arenas_unmapped:,} given back; "
         f"{summary.arenas_peak:,} at the most, {summary.arenas_live:,} left at the end",
-        f"pools   at the end {summary.pools_full:,} full, {summary.pools_used:,} partly used, {summary.pools_free:,} free",
+        f"pools   {summary.pools_full:,} full, {summary.pools_used:,} partly used, "
+        f"{summary.pools_free:,} free at the end",
     ]
     if arenas.height:
-        occupancy = arenas["occupancy"].sort()
-        low, middle, high = (_percent(occupancy.quantile(q, "nearest") or 0.0) for q in (0, 0.5, 1))
+        least, middle, most = (arenas["occupancy"].quantile(part, "linear") or 0.0 for part in (0, 0.5, 1))
+        spread = f"{_percent(least)} least, {_percent(middle)} median, {_percent(most)} most"
+        lines.append(f"in use  of the arenas left: {spread if arenas.height > 1 else _percent(least)}")
         emptiest = arenas.sort("occupancy", "address").row(0, named=True)
-        spread = f"{low} least, {middle} median, {high} most" if arenas.height > 1 else low
-        lines.append(f"in use  of the arenas left: {spread}")
         blocks = "1 block keeps" if emptiest["blocks"] == 1 else f"{emptiest['blocks']:,} blocks keep"
-        lines.append(f"        {blocks} the emptiest one, at {emptiest['address']:#x}, from going back")
+        if emptiest["blocks"]:
+            lines.append(f"        {blocks} the emptiest, at {emptiest['address']:#x}, from going back")
     return Group(*lines)
 
 
@@ -161,41 +165,42 @@ def _system_calls(summary: Summary) -> Group:
 
 def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
     """The classes that waste most, all domains together; the others in one row; the totals."""
-    table = _table("block", "layer", "asked for", "mean size", "waste", "live", "asked", "waste", "pools", left=2)
-    sums = [name for name, kind in classes.schema.items() if kind == pl.Int64 and name != "block_size"]
+    headings = ["block", "layer", "blocks", "waste", "live\nblocks", "live\nbytes", "live\nwaste"]
+    table = _table(*headings, *(["pools"] if pools.height else []), left=2)
+    sums = pl.col([name for name in classes.columns if name.endswith(("blocks", "_bytes"))]).sum()
     known = classes.filter(pl.col("waste_bytes").is_not_null())
     merged = (
         known.group_by("role", "block_size")
-        .agg(pl.col(sums).sum())
-        .sort(["live_waste_bytes", "waste_bytes", "role", "block_size"], descending=[True, True, False, False])
+        .agg(sums)
+        .sort("live_waste_bytes", "waste_bytes", "role", "block_size", descending=[True, True, False, False])
     )
     pools_by_size = {row["block_size"]: row["pools_used"] + row["pools_full"] for row in pools.iter_rows(named=True)}
     for row in merged.head(_CLASSES_SHOWN).iter_rows(named=True):
         own = pools_by_size.get(row["block_size"], 0) if row["role"] == "pymalloc" else 0
-        waste = row["waste_bytes"] / row["block_bytes"] if row["block_bytes"] else 0.0
-        cells = _class_cells(row, _percent(waste), row["live_waste_bytes"])
-        table.add_row(format_size(row["block_size"]), row["role"], *cells, f"{own:,}" if own else "")
+        cells = _class_cells(row, row["live_waste_bytes"])
+        table.add_row(format_size(row["block_size"]), row["role"], *cells, *([f"{own:,}"] if own else []))
     others = merged.slice(_CLASSES_SHOWN)
     if others.height:
-        row = others.select(pl.col(sums).sum()).row(0, named=True)
-        waste = row["waste_bytes"] / row["block_bytes"] if row["block_bytes"] else 0.0
-        table.add_row(f"{others.height} others", "", *_class_cells(row, _percent(waste), row["live_waste_bytes"]))
+        row = others.select(sums).row(0, named=True)
+        table.add_row(f"{others.height} others", "", *_class_cells(row, row["live_waste_bytes"]))
     large = classes.filter(pl.col("waste_bytes").is_null())
-    waste_end = summary.block_bytes_end - summary.requested_bytes_end
+    waste_end_bytes = summary.block_bytes_end - summary.requested_bytes_end
     if large.height:
-        row = large.select(pl.col(sums).sum()).row(0, named=True)
-        table.add_row("larger", "", *_class_cells(row, "", waste_end - int(known["live_waste_bytes"].sum())))
-    total = classes.select(pl.col(sums).sum()).row(0, named=True)
+        rest_bytes = waste_end_bytes - int(known["live_waste_bytes"].sum())
+        cells = _class_cells({**large.select(sums).row(0, named=True), "block_bytes": 0}, rest_bytes)
+        table.add_row(f"over {_LARGEST_KNOWN:,} B", "", *cells)
+    total = {**classes.select(sums).row(0, named=True), "block_bytes": 0}
     all_pools = sum(pools_by_size.values())
-    table.add_row("all", "", *_class_cells(total, "", waste_end), f"{all_pools:,}" if all_pools else "", style="bold")
-    note = "asked for, mean size, waste: of all blocks ever, a realloc counting as a new one; the rest: at the end"
+    cells = _class_cells(total, waste_end_bytes)
+    table.add_row("all", "", *cells, *([f"{all_pools:,}"] if all_pools else []), style="bold")
+    note = "blocks and waste: of all that were ever made, a realloc making a new one; the rest: at the end"
     return Group(table, Text(note, style="dim"))
 
 
-def _class_cells(row: dict[str, int], waste: str, live_waste_bytes: int) -> Iterator[str]:
+def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
+    """`block_bytes` of 0 stands for unknown."""
     yield f"{row['blocks']:,}"
-    yield f"{row['requested_bytes'] / row['blocks']:,.1f}"
-    yield waste
+    yield _percent(row["waste_bytes"] / row["block_bytes"]) if row["block_bytes"] else ""
     yield f"{row['live_blocks']:,}"
     yield format_size(row["live_requested_bytes"])
     yield format_size(live_waste_bytes)

@@ -1,0 +1,88 @@
+"""What the clock makes of a trace, without any allocator: slices, ticks, boundaries."""
+
+import numpy as np
+import pytest
+from histories import History, cut
+
+from replay.clock import Clock
+from replay.trace import Events, MemoryTrace, Op
+
+
+def walk(batches: list[Events], every_ns: int):
+    """The slices as (start, end, ticks by row, ticks by time), with boundaries between them as (row of the trace, time)."""
+    seen: list[tuple] = []
+
+    def play(part) -> None:
+        first = part.first_row
+        ticks = [int(row) + first for row in part.tick_rows]
+        seen.append((first + part.start, first + part.end, ticks, part.tick_times_ns.tolist()))
+
+    clock = Clock(MemoryTrace(batches), play, lambda events, row: seen.append((clock.rows + row, clock.now_ns)), every_ns)
+    clock.run()
+    return seen, clock
+
+
+def history_at(*times_ns: int) -> History:
+    history = History()
+    for time_ns in times_ns:
+        history.at(time_ns).malloc(1)
+    return history
+
+
+def test_one_slice_holds_everything_between_two_boundaries():
+    history = history_at(5, 6)
+    history.at(7).mark()
+    history.malloc(1)
+    history.at(9).mark(op=Op.GC_START)
+    history.mark(op=Op.GC_END)
+    seen, clock = walk([history.events()], 100)
+    assert seen == [(0, 2, [], []), (2, 7), (3, 4, [], []), (4, 9), (5, 9)]
+    assert (clock.rows, clock.now_ns) == (6, 9)
+
+
+def test_a_tick_comes_after_all_events_of_its_moment():
+    seen, _ = walk([history_at(0, 10, 10, 10, 11, 20, 21).events()], 10)
+    assert seen == [(0, 7, [4, 6], [10, 20])]
+
+
+def test_ticks_come_where_nothing_happens_too():
+    seen, _ = walk([history_at(1, 35).events()], 10)
+    assert seen == [(0, 2, [1, 1, 1], [10, 20, 30])]
+
+
+def test_a_tick_at_the_last_moment_of_a_batch_waits_for_the_next_one():
+    events = history_at(0, 10, 10, 12).events()
+    assert walk([events], 10)[0] == [(0, 4, [3], [10])]
+    assert walk(cut(events, [2]), 10)[0] == [(0, 2, [], []), (2, 4, [3], [10])]
+
+
+def test_a_mark_in_the_middle_of_a_moment_does_not_make_a_tick_come_early():
+    history = history_at(3, 10)
+    history.mark()
+    history.malloc(1)
+    history.at(15).malloc(1)
+    assert walk([history.events()], 10)[0] == [(0, 2, [], []), (2, 10), (3, 5, [4], [10])]
+
+
+def test_time_may_stand_still_and_begin_late():
+    seen, clock = walk([history_at(1000, 1000, 1000).events()], 400)
+    assert seen == [(0, 3, [0, 0], [400, 800])]
+    assert clock.now_ns == 1000
+
+
+@pytest.mark.parametrize("batches", [[], [History().events()], [History().events(), History().events()]])
+def test_nothing_happens_in_an_empty_trace(batches):
+    seen, clock = walk(batches, 10)
+    assert (seen, clock.rows, clock.now_ns) == ([], 0, 0)
+
+
+def test_an_empty_batch_between_others_changes_nothing():
+    events = history_at(0, 10, 20).events()
+    seen, clock = walk([*cut(events, [1])[:1], History().events(), *cut(events, [1])[1:]], 7)
+    assert seen == [(0, 1, [], []), (1, 3, [1, 2], [7, 14])]
+    assert (clock.rows, clock.now_ns) == (3, 20)
+
+
+def test_a_tick_at_every_nanosecond_costs_no_event():
+    seen, _ = walk([history_at(0, 5000).events()], 1)
+    assert np.array(seen[0][3]).tolist() == list(range(1, 5000))

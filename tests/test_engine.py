@@ -1,0 +1,265 @@
+"""Where trace, clock and models meet: what a run records does not depend on how it was cut or watched."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from histories import BOOKKEEPING, TINY, History, counters, cut, histories, seeded, single_steps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
+from replay.config import load_config
+from replay.engine import Player, Recording, run, sampling_interval_ns
+from replay.errors import ReplayError
+from replay.player import class_limit
+from replay.trace import Events, MemoryTrace, Metadata, Op
+
+CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+PHASES = tuple("abcdefgh")
+
+
+def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
+    """The same history with a mark before each of these rows, at that row's time."""
+    rows = list(history.rows)
+    for place, phase in sorted(marks, reverse=True):
+        row = place % (len(rows) + 1)
+        time_ns = rows[min(row, len(rows) - 1)][0]
+        rows.insert(row, (time_ns, Op.MARK if phase < len(PHASES) else Op.GC_START, 0, 0, phase % len(PHASES)))
+    marked = History()
+    marked.rows = rows
+    return marked.events()
+
+
+def record(batches: list[Events], config, sample_every_ns: int) -> tuple[Recording, np.ndarray, np.ndarray]:
+    """The recording, the address of each event's block, and what happened below."""
+    addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
+    logged: list[np.ndarray] = [np.zeros(0, LOG)]
+    trace = MemoryTrace(batches, Metadata(phases=PHASES))
+    recording = run(trace, config, sample_every_ns=sample_every_ns, addresses=addresses.append, log=logged.append)
+    return recording, np.concatenate(addresses), np.concatenate(logged)
+
+
+def outcome(recording: Recording) -> tuple:
+    """What must not depend on sampling."""
+    return (
+        counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
+        recording.events, recording.duration_ns,
+        [(name, time_ns, counters(tally)) for name, time_ns, tally in recording.phases],
+        {name: view.tolist() for name, view in recording.observed.items()},
+    )  # fmt: skip
+
+
+CUTS = st.lists(st.integers(0, 90), max_size=12)
+MARKS = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 9)), max_size=5)
+
+
+@each_config
+@some
+@given(history=histories(), cuts=CUTS, marks=MARKS, every_ns=st.integers(1, 40))
+def test_it_does_not_matter_where_batches_end(config, history, cuts, marks, every_ns):
+    events = with_marks(history, marks)
+    whole, addresses, log = record([events], config, every_ns)
+    parts, part_addresses, part_log = record(cut(events, cuts), config, every_ns)
+    assert outcome(parts) == outcome(whole)
+    assert parts.sample_times_ns.tolist() == whole.sample_times_ns.tolist()
+    assert counters(parts.samples) == counters(whole.samples)
+    assert part_addresses.tolist() == addresses.tolist()
+    assert part_log.tolist() == log.tolist()
+
+
+@each_config
+def test_it_does_not_matter_in_a_long_trace_either(config):
+    events = seeded(21, 20_000).events()
+    whole = record([events], config, 500)
+    parts = record(cut(events, list(range(0, 20_000, 7))), config, 500)
+    assert outcome(parts[0]) == outcome(whole[0])
+    assert counters(parts[0].samples) == counters(whole[0].samples)
+    assert parts[1].tolist() == whole[1].tolist()
+    assert parts[2].tolist() == whole[2].tolist()
+
+
+@each_config
+@some
+@given(history=histories(), marks=MARKS, intervals=st.tuples(st.integers(1, 50), st.integers(1, 500)))
+def test_how_often_one_looks_changes_neither_end_nor_peaks(config, history, marks, intervals):
+    events = with_marks(history, marks)
+    first, second = (record([events], config, every_ns) for every_ns in intervals)
+    assert outcome(first[0]) == outcome(second[0])
+    assert first[1].tolist() == second[1].tolist()
+
+
+@some
+@given(history=histories(), every_ns=st.integers(1, 30))
+def test_a_sample_shows_the_counters_after_the_last_event_of_its_time(history, every_ns):
+    config, events = CONFIGS["tiny arenas"], history.events()
+    recording = record([events], config, every_ns)[0]
+    player = Player(config)
+    after = [player.stack.tally.copy() for _ in single_steps(player, events)]
+    nothing = np.zeros(1, after[0].dtype)
+    last_ns = int(events.time_ns[-1])
+    assert recording.sample_times_ns.tolist() == [*range(every_ns, last_ns, every_ns), last_ns]
+    for time_ns, sample in zip(recording.sample_times_ns, recording.samples, strict=True):
+        seen = int(np.searchsorted(events.time_ns, time_ns, side="right"))
+        assert counters(sample) == counters(after[seen - 1] if seen else nothing)
+
+
+@some
+@given(history=histories(), places=st.lists(st.integers(0, 60), max_size=6))
+def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places):
+    config = CONFIGS["tiny arenas"]
+    events = with_marks(history, [(place, index) for index, place in enumerate(places)])
+    recording = record([events], config, 10)[0]
+    marks = np.flatnonzero(events.op == Op.MARK).tolist()
+    names = [PHASES[int(events.size[row])] for row in marks]
+    assert [(name, time_ns) for name, time_ns, _ in recording.phases] == [
+        (name, int(events.time_ns[row])) for name, row in zip(names, marks, strict=True)
+    ]
+    player, blocks = Player(config), history.events()
+    before = [np.zeros(1, recording.samples.dtype), *(player.stack.tally.copy() for _ in single_steps(player, blocks))]
+    for seen, (row, (_, _, tally)) in enumerate(zip(marks, recording.phases, strict=True)):
+        expected = before[row - seen].copy()
+        expected["row"] = tally.row  # rows of the marked trace
+        assert counters(tally) == counters(expected)
+
+
+@some
+@given(history=histories())
+def test_the_peak_is_kept_with_the_time_of_its_event(history):
+    events = history.events()
+    recording = record([events], CONFIGS["tiny arenas"], 10)[0]
+    row = int(recording.at_peak.row)
+    assert recording.at_peak_time_ns == (int(events.time_ns[row]) if recording.at_peak.page_faults else 0)
+    assert recording.at_peak.resident_bytes_peak == recording.end.resident_bytes_peak
+
+
+def test_a_peak_in_the_middle_of_an_event_is_timed_though_the_event_ends_where_an_older_peak_was():
+    """Moving from three pages to two takes a fourth for a moment, and ends where the first event had its peak."""
+    history, page = History(), 4096
+    number = history.at(1).malloc(2 * page - 24)
+    history.at(2).realloc(number, 3 * page - 24)
+    history.at(3).realloc(number, 2 * page - 24)
+    config = load_config("cpython-3.12", ["libc.model=simple", "libc.mmap_threshold=1024"])
+    events = history.events()
+    for batches in ([events], cut(events, [1]), cut(events, [1, 2])):
+        recording = record(batches, config, 10)[0]
+        assert (recording.at_peak.row, recording.at_peak_time_ns) == (2, 3)
+        assert recording.at_peak.resident_bytes == 2 * page
+        assert recording.end.resident_bytes_peak == 4 * page
+
+
+def test_counts_of_a_small_history():
+    history = History()
+    first = history.at(100).malloc(100)
+    history.at(200).malloc(600, op=Op.CALLOC)
+    history.at(300).realloc(first, 50)
+    history.at(400).mark(1)
+    history.at(500).free(first)
+    recording = record([history.events()], CONFIGS["3.12"], 150)[0]
+    end = recording.end
+    assert (end.mallocs, end.callocs, end.reallocs, end.frees) == (1, 1, 1, 1)
+    assert (recording.events, recording.duration_ns) == (5, 500)
+    assert recording.sample_times_ns.tolist() == [150, 300, 450, 500]
+    assert recording.samples["requested_bytes"].tolist() == [100, 650, 650, 600]
+    assert [(name, time_ns, int(tally.requested_bytes)) for name, time_ns, tally in recording.phases] == [("b", 400, 650)]
+    assert (end.requested_bytes_peak, end.requested_bytes, end.block_bytes) == (700, 600, 608)
+
+
+def test_classes_count_what_came_and_went_by_domain_role_and_size():
+    history = History()
+    number = history.malloc(100)
+    history.realloc(number, 30)
+    history.free(number)
+    history.malloc(600)
+    classes = record([history.events()], CONFIGS["3.12"], 10)[0].classes
+    table = {int(row): tuple(int(n) for n in classes[row]) for row in np.flatnonzero(classes["mallocs"])}
+    per_role = len(classes) // 8
+    small, libc = (2 * 2 + 1) * per_role, 2 * 2 * per_role
+    # blocks of 112, 32 and 608 bytes, in steps of 8
+    assert table == {small + 14: (1, 100, 1, 100), small + 4: (1, 30, 1, 30), libc + 76: (1, 600, 0, 0)}
+    assert [class_limit(index) for index in (14, 4, 76, 128, 129, 130)] == [112, 32, 608, 1024, 2048, 4096]
+
+
+def test_the_log_names_every_arena_and_system_call_with_its_row():
+    history = History()
+    history.mallocs(2, 100)
+    history.free(1, 0)
+    log = record([history.events()], load_config("cpython-3.8", ["libc.model=simple"]), 10)[2]
+    arena, mmap, munmap, brk = 0x7FFFF7FF1000 - (256 << 10), *(SYSCALLS.index(name) for name in ("mmap", "munmap", "brk"))
+    assert log.tolist() == [
+        (0, brk, 0x555555560000 + 33 * 4096, 33 * 4096), (0, mmap, arena, 256 << 10), (0, ARENA_MAPPED, arena, 256 << 10),
+        (3, ARENA_UNMAPPED, arena, 256 << 10), (3, munmap, arena, 256 << 10),
+    ]  # fmt: skip
+
+
+def test_a_log_longer_than_its_table_is_complete():
+    history = History()
+    for _ in range(6000):
+        history.free(history.malloc(1 << 30))
+    config = load_config("cpython-3.12", ["libc.model=simple", "libc.mmap_threshold=128 KiB"])
+    log = record([history.events()], config, 10)[2]
+    assert log["row"].tolist() == list(range(12_000))
+
+
+def test_progress_is_told_in_rows():
+    told: list[int] = []
+    events = seeded(1, 100).events()
+    run(MemoryTrace(cut(events, [30, 60])), CONFIGS["3.12"], progress=told.append)
+    assert told == [30, 60, 100]
+
+
+def test_an_empty_trace_gives_an_empty_recording():
+    recording = run(MemoryTrace([]), CONFIGS["3.12"])
+    assert (recording.events, recording.duration_ns, recording.samples.shape) == (0, 0, (1,))
+    assert counters(recording.end) == [(0,) * (len(recording.end.dtype.names) - len(BOOKKEEPING))]
+
+
+def test_a_block_number_far_beyond_the_first_table_finds_room():
+    history = History()
+    history.malloc(100)
+    events = history.events()
+    events.block[0] = 70_000
+    assert run(MemoryTrace([events]), CONFIGS["3.12"]).end.requested_bytes == 100
+
+
+# How often to look
+
+
+class KnownDuration:
+    """A trace of which nothing but the duration is known."""
+
+    metadata, events_total = Metadata(), None
+
+    def __init__(self, duration_ns: int | None) -> None:
+        self.duration_ns = duration_ns
+
+    def batches(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "wanted_ns", "interval_ns"),
+    [(10**9, None, 10**6), (10**9, 5, None), (None, None, 10**7), (None, 3, 3), (500, None, 1), (10**9, 100, 100)],
+)
+def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
+    trace = KnownDuration(duration_ns)
+    if interval_ns is None:
+        with pytest.raises(ReplayError, match="5 ns gives 200000000 samples .* choose a longer one"):
+            sampling_interval_ns(trace, wanted_ns)
+    else:
+        assert sampling_interval_ns(trace, wanted_ns) == interval_ns
+
+
+@pytest.mark.parametrize("wanted_ns", [0, -1])
+def test_an_interval_of_nothing_is_refused(wanted_ns):
+    with pytest.raises(ReplayError, match="must be longer than nothing"):
+        sampling_interval_ns(KnownDuration(10), wanted_ns)
+
+
+def test_a_recording_cannot_be_changed_by_accident():
+    recording = run(MemoryTrace([]), CONFIGS["3.12"])
+    with pytest.raises(AttributeError):
+        recording.events = 1
+    assert replace(recording, events=1).events == 1

@@ -1,0 +1,234 @@
+"""Linux' address space, told by the system calls of a libc that maps every block by itself."""
+
+import numpy as np
+import pytest
+from histories import History, play_rows, single_steps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.allocators.stack import LOG, SYSCALLS
+from replay.config import load_config
+from replay.engine import Player, run
+from replay.errors import TraceError
+from replay.trace import Domain
+
+BASE = 0x7F0000000000
+PAGE, MIB = 4096, 1 << 20
+HUGE = 2 * MIB
+MMAP, MUNMAP, BRK = (SYSCALLS.index(name) for name in ("mmap", "munmap", "brk"))
+MAPPING = ("libc.model=simple", "libc.mmap_threshold=1024", f"kernel.mmap_base={BASE}")
+CONFIG = load_config("cpython-3.12-malloc", MAPPING)
+
+
+def map_bytes(history: History, length: int) -> int:
+    """A block whose chunk needs a mapping of `length` bytes: glibc's 8 bytes of header and 16 of the mapping's own."""
+    return history.malloc(length - 24)
+
+
+def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, int]], Player]:
+    """(kind, address, bytes) of each system call, and the player at the end; `check` holds after every event."""
+    parts: list[np.ndarray] = []
+    player = Player(config, log=parts.append)
+    for _ in single_steps(player, history.events()):
+        player.check()
+    log = np.concatenate([np.zeros(0, LOG), *parts])
+    return [(int(entry.kind), int(entry.address), int(entry.bytes)) for entry in log], player
+
+
+def mapped_at(history: History, config=CONFIG) -> list[int]:
+    """Where each mapping went, in the order in which they were made."""
+    return [address for kind, address, _ in system_calls(history, config)[0] if kind == MMAP]
+
+
+def test_mappings_lie_below_one_another_from_the_base_down():
+    history = History()
+    for pages in (1, 3, 10):
+        map_bytes(history, pages * PAGE)
+    calls, player = system_calls(history)
+    assert calls == [
+        (MMAP, BASE - PAGE, PAGE), (MMAP, BASE - 4 * PAGE, 3 * PAGE), (MMAP, BASE - 14 * PAGE, 10 * PAGE)
+    ]  # fmt: skip
+    space = player.stack.kernel.space[0]
+    assert space.regions == 1  # neighbours merge
+    assert tuple(player.stack.kernel.regions[0]) == (BASE - 14 * PAGE, BASE)
+    assert (player.tally.mapped_bytes, player.tally.resident_bytes) == (14 * PAGE, 14 * PAGE)
+
+
+def test_the_highest_hole_that_is_large_enough_is_filled_from_its_top():
+    history = History()
+    blocks = [map_bytes(history, pages * PAGE) for pages in (2, 1, 4, 1, 3, 1)]
+    history.free(blocks[0], blocks[2], blocks[4])  # holes of 2, 4 and 3 pages, from the top
+    for pages in (3, 1, 2, 5):
+        map_bytes(history, pages * PAGE)
+    below = [BASE - pages * PAGE for pages in (6, 1, 11, 17)]
+    # 3 pages: top of the 4-page hole [7, 3); 1: top of the first; 2: the 3-page hole [11, 8) → its top, 10; 5: bottom.
+    below[2] = BASE - 10 * PAGE
+    assert mapped_at(history)[6:] == below
+
+
+def test_unmapping_in_the_middle_splits_a_region_and_mapping_there_joins_it_again():
+    history = History()
+    blocks = [map_bytes(history, 2 * PAGE) for _ in range(3)]
+    history.free(blocks[1])
+    calls, player = system_calls(history)
+    assert calls[-1] == (MUNMAP, BASE - 4 * PAGE, 2 * PAGE)
+    regions = player.stack.kernel.regions[: player.stack.kernel.space[0].regions]
+    assert [tuple(region) for region in regions] == [(BASE - 2 * PAGE, BASE), (BASE - 6 * PAGE, BASE - 4 * PAGE)]
+    assert player.tally.resident_bytes == 4 * PAGE
+    map_bytes(history, 2 * PAGE)
+    calls, player = system_calls(history)
+    assert calls[-1] == (MMAP, BASE - 4 * PAGE, 2 * PAGE)
+    assert player.stack.kernel.space[0].regions == 1
+
+
+def test_whole_huge_pages_are_aligned_to_one():
+    history = History()
+    map_bytes(history, PAGE)
+    map_bytes(history, HUGE)  # the hole's top is BASE - 4 KiB: [BASE - 4 MiB, BASE - 2 MiB)
+    map_bytes(history, HUGE)  # right below, already aligned
+    map_bytes(history, HUGE + PAGE)  # no whole number: top of the hole above the first, which is too small: below
+    map_bytes(history, 508 * PAGE)  # fits the hole between the page and the first huge page
+    assert mapped_at(history) == [
+        BASE - PAGE, BASE - 2 * HUGE, BASE - 3 * HUGE, BASE - 4 * HUGE - PAGE, BASE - 509 * PAGE
+    ]  # fmt: skip
+
+
+def test_an_aligned_mapping_needs_a_hole_with_room_for_the_padding():
+    history = History()
+    hole = map_bytes(history, 3 * MIB)  # [BASE - 3 MiB, BASE)
+    map_bytes(history, PAGE)
+    history.free(hole)
+    map_bytes(history, HUGE)  # BASE - 2 MiB would do, but Linux looks for 4 MiB first
+    assert mapped_at(history)[2] == BASE - 6 * MIB
+
+
+def test_alignment_to_huge_pages_can_be_turned_off():
+    history = History()
+    map_bytes(history, PAGE)
+    map_bytes(history, HUGE)
+    config = load_config("cpython-3.12-malloc", [*MAPPING, "kernel.huge_page_size=0"])
+    assert mapped_at(history, config) == [BASE - PAGE, BASE - PAGE - HUGE]
+
+
+def test_a_32_bit_process_gets_no_aligned_mappings():
+    history = History()
+    history.malloc(PAGE - 24, Domain.RAW)
+    history.malloc(HUGE - 24, Domain.RAW)
+    config = load_config("cpython-3.11-32bit", MAPPING[:2])
+    assert mapped_at(history, config) == [0xF7FF0000, 0xF7DF0000]
+
+
+def test_pages_of_another_size_are_counted_as_such():
+    config = load_config("cpython-3.12-malloc", [*MAPPING, "kernel.page_size=16 KiB"])
+    history = History()
+    map_bytes(history, PAGE * 2)
+    calls, player = system_calls(history, config)
+    assert calls == [(MMAP, BASE - 4 * PAGE, 4 * PAGE)]
+    assert (player.tally.resident_bytes, player.tally.page_faults) == (4 * PAGE, 1)
+
+
+def test_the_heap_grows_upwards_and_shrinks():
+    brk_base = 0x555555560000
+    config = load_config("cpython-3.12-malloc", ["libc.model=bump", "libc.top_pad=0", f"kernel.brk_base={brk_base}"])
+    history = History()
+    history.mallocs(2, PAGE)
+    calls, player = system_calls(history, config)
+    assert calls == [(BRK, brk_base + PAGE, PAGE), (BRK, brk_base + 2 * PAGE, PAGE)]
+    ideal = load_config("ideal", [f"kernel.brk_base={brk_base}"])
+    history.free(1)
+    calls, player = system_calls(history, ideal)
+    assert calls == [
+        (BRK, brk_base + PAGE, PAGE), (BRK, brk_base + 2 * PAGE, PAGE), (BRK, brk_base + PAGE, -PAGE)
+    ]  # fmt: skip
+    assert (player.tally.mapped_bytes, player.tally.resident_bytes) == (PAGE, PAGE)
+    assert (player.tally.brk, player.tally.brk_bytes, player.tally.resident_bytes_peak) == (3, 3 * PAGE, 2 * PAGE)
+
+
+def test_a_page_that_comes_back_faults_again():
+    history = History()
+    history.free(map_bytes(history, 8 * PAGE))
+    map_bytes(history, 8 * PAGE)
+    tally = system_calls(history)[1].tally
+    assert (tally.page_faults, tally.resident_bytes, tally.resident_bytes_peak) == (16, 8 * PAGE, 8 * PAGE)
+    assert (tally.mmap, tally.munmap, tally.mmap_bytes, tally.munmap_bytes) == (2, 1, 16 * PAGE, 8 * PAGE)
+
+
+def test_thousands_of_regions_and_more_than_a_gibibyte_find_room():
+    history = History()
+    blocks = [map_bytes(history, (2 + row % 3) * PAGE) for row in range(6000)]
+    history.free(*blocks[::2])
+    large = [map_bytes(history, 600 * MIB + PAGE) for _ in range(4)]
+    player = Player(CONFIG)
+    events = history.events()
+    play_rows(player, events, 0, events.rows)
+    player.check()
+    left_bytes = sum(2 + row % 3 for row in range(1, 6000, 2)) * PAGE
+    assert player.stack.kernel.space[0].regions == 3000  # those left are apart; the large ones touch the last
+    assert player.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
+    assert player.tally.resident_bytes == player.tally.mapped_bytes
+
+
+@pytest.mark.parametrize("size", [43 << 40, 1 << 47])
+def test_a_block_larger_than_the_address_space_is_refused_with_its_row(size):
+    history = History()
+    history.malloc(100)
+    history.malloc(size)
+    with pytest.raises(TraceError, match="row 1: .*fit"):
+        run(history.trace(), CONFIG)
+
+
+def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
+    history = History()
+    history.mallocs(6, 512 * MIB, Domain.RAW)  # 2.5 GiB lie between the heap's start and the first mapping
+    with pytest.raises(TraceError, match="row 4: "):
+        run(history.trace(), load_config("cpython-3.11-32bit"))
+
+
+class Holes:
+    """A second opinion: the free ranges below the base, in one plain list."""
+
+    def __init__(self) -> None:
+        self.free = [(0, BASE)]
+
+    def map(self, length: int) -> int:
+        padded = length + HUGE if length % HUGE == 0 else length
+        low, high = max(hole for hole in self.free if hole[1] - hole[0] >= padded)
+        start = high - length
+        if length % HUGE == 0:
+            start = start // HUGE * HUGE if (high - padded) % HUGE else start
+        self.free.remove((low, high))
+        self.free += [hole for hole in ((low, start), (start + length, high)) if hole[0] < hole[1]]
+        return start
+
+    def unmap(self, start: int, length: int) -> None:
+        joined: list[tuple[int, int]] = []
+        for low, high in sorted([*self.free, (start, start + length)]):
+            if joined and joined[-1][1] == low:
+                joined[-1] = (joined[-1][0], high)
+            else:
+                joined.append((low, high))
+        self.free = joined
+
+
+LENGTHS = st.sampled_from([PAGE, 2 * PAGE, 3 * PAGE, 500 * PAGE, HUGE, HUGE + PAGE, 2 * HUGE, 3 * HUGE - PAGE])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(st.tuples(st.booleans(), LENGTHS, st.integers(0, 63)), max_size=50))
+def test_any_sequence_of_mappings_goes_where_a_list_of_holes_says(steps):
+    history, holes = History(), Holes()
+    live: list[tuple[int, int, int]] = []
+    expected = []
+    for is_map, length, which in steps:
+        if is_map or not live:
+            start = holes.map(length)
+            live.append((map_bytes(history, length), start, length))
+            expected.append((MMAP, start, length))
+        else:
+            number, start, length = live.pop(which % len(live))
+            history.free(number)
+            holes.unmap(start, length)
+            expected.append((MUNMAP, start, length))
+    calls, player = system_calls(history)
+    assert calls == expected
+    assert player.tally.resident_bytes == player.tally.mapped_bytes == sum(length for _, _, length in live)
