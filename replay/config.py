@@ -146,9 +146,7 @@ def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
     """Lays `over` on `data`, in place, key by key; a section that changes its model starts afresh."""
     for key, value in over.items():
         old = data.get(key)
-        if not isinstance(value, dict) or not isinstance(old, dict):
-            data[key] = value
-        elif value.get("model", old_model := old.get("model", _DEFAULT_MODELS.get(key))) != old_model:
+        if not isinstance(value, dict) or not isinstance(old, dict) or value.get("model", old_model := old.get("model", _DEFAULT_MODELS.get(key))) != old_model:
             data[key] = value
         else:
             data[key] = {**old, **value}

@@ -2,7 +2,7 @@
 
 A bare quantity is a constant; everything else is a mapping with a `kind`. The forms are generic in what they
 measure: `SizeLaw` is in bytes, `LifetimeLaw` in nanoseconds (and knows `forever` and `until-next` besides),
-`CountLaw` counts. `replay.distributions` draws from them.
+`CountLaw` counts. `replay.generator.distributions` draws from them.
 """
 
 from typing import Annotated, Any, Generic, Literal, TypeVar

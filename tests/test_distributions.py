@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay import distributions
-from replay.distributions import (
+from replay.generator import distributions
+from replay.generator.distributions import (
     NEVER,
     draw,
     exp,

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from replay.commands.generate import generate
 from replay.errors import WorkloadError
-from replay.generator import WorkloadTrace
+from replay.generator.processes import WorkloadTrace
 from replay.resources import find_workload, workload_names
 from replay.sources import open_source
 from replay.sources.yaml import open_trace

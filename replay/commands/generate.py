@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from replay.generator import WorkloadTrace
+    from replay.generator.processes import WorkloadTrace
     from replay.trace import Events, Metadata
 
 

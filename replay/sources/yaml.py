@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replay.generator import WorkloadTrace
+    from replay.generator.processes import WorkloadTrace
 
 SUFFIXES = (".yaml", ".yml")
 
 
 def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
     """The trace that a workload describes, generated as it is read; `seed` takes the place of the file's."""
-    from replay.generator import WorkloadTrace
+    from replay.generator.processes import WorkloadTrace
     from replay.workload import load_workload
 
     workload = load_workload(path)

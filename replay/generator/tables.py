@@ -1,10 +1,10 @@
-"""The tables of `replay.streams`, made from a workload's forms, and made roomier when a kernel says they are full."""
+"""The tables of `replay.generator.streams`, made from a workload's forms, and made roomier when a kernel says they are full."""
 
 import numpy as np
 
-from replay import streams
-from replay.distributions import NEVER, expected, make_key, make_law
-from replay.streams import NOBODY, Source, Stage
+from replay.generator import streams
+from replay.generator.distributions import NEVER, expected, make_key, make_law
+from replay.generator.streams import NOBODY, Source, Stage
 from replay.trace import Domain, Events, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Stream, Workload
 from replay.workload import Source as Form

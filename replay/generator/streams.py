@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.compiled import entry, leaf
-from replay.distributions import NEVER, Law, draw, log, random_part, random_words
-from replay.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
+from replay.generator.distributions import NEVER, Law, draw, log, random_part, random_words
+from replay.generator.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
 from replay.trace import MAX_SIZE, Op, release_number, take_number
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
@@ -40,7 +40,7 @@ INDEX, POISSON, SPACING_NS, START_NS, STOP_NS, BUSY_NS, IDLE_NS, OP, FIRST_MEMBE
 GAP_KEY, GAP_STRIDE, VICTIM_KEY, VICTIM_STRIDE, TRAITS = range(10, 15)
 # columns of Stage.slots
 KEY, DUE_NS, END_NS, SIZE, STEPS, THREAD, MEMBER, BLOCK, CHAIN, SLOT_COLUMNS = range(10)
-# columns of Stage.rows; the first two are those that replay.ordering sorts by
+# columns of Stage.rows; the first two are those that replay.generator.ordering sorts by
 ROW_SLOT, ROW_OP, ROW_SIZE, ROW_COLUMNS = range(2, 6)
 # columns of Stage.growth
 GROW_STEPS, GROW_SPACING_NS, GROW_INCREMENT, DOMAIN, GROWTH_COLUMNS = range(5)

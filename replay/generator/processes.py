@@ -5,7 +5,7 @@ and often enough that a window holds about WINDOW_ROWS events. Every *source* (s
 open and lets one call of a compiled kernel do all that it does there. A *phase* waits for its time, then for the
 window that ends there to be written, and then changes rates or frees groups. SimPy is paid by the window.
 
-Where windows end changes nothing in the trace; see `replay.streams`.
+Where windows end changes nothing in the trace; see `replay.generator.streams`.
 """
 
 from collections import deque
@@ -16,9 +16,10 @@ from itertools import accumulate
 import numpy as np
 import simpy
 
-from replay import streams
-from replay.distributions import make_key
-from replay.stream_tables import (
+from replay.generator import streams
+from replay.generator.distributions import make_key
+from replay.generator.streams import Source
+from replay.generator.tables import (
     base_rate,
     make_columns,
     make_source,
@@ -27,7 +28,6 @@ from replay.stream_tables import (
     with_more_slots,
     with_roomier_window,
 )
-from replay.streams import Source
 from replay.trace import Events, Metadata, Op, ProcessMemory
 from replay.workload import EVERYTHING, Phase, Ramp, Workload
 

@@ -1,0 +1,258 @@
+"""Metrics of runs that are short enough to work out by hand, on cpython-3.9: pools of 4 KiB, arenas of 256 KiB."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from histories import History
+
+from replay import metrics
+from replay.config import load_config
+from replay.engine import run
+from replay.trace import Domain, MemoryTrace, Metadata, ProcessMemory
+
+DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
+HEAP_BYTES = 33 * 4096
+"""768 bytes of arena table make a chunk of 784; with top_pad, 131,072, and 32 for top it takes 33 pages of heap."""
+ARENA_BYTES = 256 << 10
+
+
+def four_events():
+    """100 and 24 bytes for pymalloc (classes 112 and 32), 600 for libc (a chunk of 608); then the 100 are freed."""
+    history = History()
+    first = history.at(10).malloc(100)
+    history.at(20).malloc(600)
+    history.at(30).malloc(24, Domain.MEM)
+    history.at(40).free(first)
+    return history.trace()
+
+
+def summarize(trace, preset="cpython-3.9", *overrides):
+    return metrics.summarize(run(trace, load_config(preset, overrides)))
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return run(four_events(), load_config("cpython-3.9"))
+
+
+@pytest.fixture(scope="module")
+def summary(recording):
+    trace = four_events()
+    floor, ceiling = (run(trace, load_config(name)) for name in ("ideal", "bump"))
+    return metrics.summarize(recording, floor=floor, ceiling=ceiling)
+
+
+def test_events_and_calls_are_those_of_the_trace(summary):
+    assert (summary.events, summary.duration_ns) == (4, 40)
+    assert (summary.mallocs, summary.callocs, summary.reallocs, summary.frees) == (3, 0, 0, 1)
+    assert (summary.allocator, summary.libc_model, summary.pymalloc_model) == ("cpython-3.9", "simple", "pymalloc")
+
+
+def test_each_level_has_its_peak(summary):
+    assert summary.requested_bytes_peak == 100 + 600 + 24
+    assert summary.block_bytes_peak == 112 + 608 + 32
+    assert summary.pool_bytes_peak == 2 * 4096
+    assert summary.arena_bytes_peak == ARENA_BYTES
+    assert summary.heap_bytes_peak == HEAP_BYTES
+    assert summary.mapped_bytes_peak == ARENA_BYTES + HEAP_BYTES
+    assert summary.resident_bytes_peak == 3 * 4096  # a page of the heap, the first page of two pools
+
+
+def test_all_levels_are_taken_at_the_moment_of_the_resident_peak(summary):
+    assert summary.peak_time_ns == 30
+    assert summary.requested_bytes_at_peak == 724
+    assert summary.block_bytes_at_peak == 752
+    assert summary.small_requested_bytes_at_peak == 124
+    assert summary.small_block_bytes_at_peak == 144
+    assert summary.resident_bytes_at_peak == 3 * 4096
+
+
+def test_the_end_is_after_the_last_event(summary):
+    assert summary.requested_bytes_end == 624
+    assert summary.block_bytes_end == 608 + 32
+    assert summary.pool_bytes_end == 4096
+    assert summary.small_requested_bytes_end == 24
+    assert summary.small_block_bytes_end == 32
+    assert summary.mapped_bytes_end == ARENA_BYTES + HEAP_BYTES
+    assert summary.resident_bytes_end == 3 * 4096
+
+
+def test_fragmentation_is_what_is_lost_in_blocks_and_between_them(summary):
+    assert summary.internal_fragmentation == 1 - 724 / 752
+    assert summary.external_fragmentation == 1 - 752 / (ARENA_BYTES + HEAP_BYTES)
+    assert summary.internal_fragmentation_end == 1 - 624 / 640
+    assert summary.external_fragmentation_end == 1 - 640 / (ARENA_BYTES + HEAP_BYTES)
+    assert summary.blowup == 12288 / 724
+
+
+def test_arenas_pools_and_system_calls_are_counted(summary):
+    assert (summary.arenas_mapped, summary.arenas_unmapped, summary.arenas_peak, summary.arenas_live) == (1, 0, 1, 1)
+    assert (summary.pools_used, summary.pools_full, summary.pools_free, summary.pools_made) == (1, 0, 63, 2)
+    assert summary.syscalls == {"mmap": 1, "munmap": 0, "mremap": 0, "brk": 1, "madvise": 0}
+    assert summary.syscall_bytes == {"mmap": ARENA_BYTES, "munmap": 0, "mremap": 0, "brk": HEAP_BYTES, "madvise": 0}
+    assert summary.page_faults == 3
+
+
+def test_simulated_time_is_counts_times_costs():
+    costs = ("costs.call=10", "costs.pool=100", "costs.syscall=1000", "costs.page_fault=0.5")
+    times = summarize(four_events(), "cpython-3.9", *costs).simulated_ns
+    assert times.model_dump() == {"calls": 4 * 10, "pools": 2 * 100, "syscalls": 2 * 1000, "page_faults": 2}
+
+
+def test_floor_and_ceiling_stand_beside(summary):
+    assert summary.floor.model_dump() == {
+        "allocator": "ideal",
+        "requested_bytes_peak": 724,
+        "mapped_bytes_peak": 4096,
+        "mapped_bytes_end": 4096,
+        "resident_bytes_peak": 4096,
+        "resident_bytes_end": 4096,
+    }
+    assert summary.ceiling.allocator == "bump"
+    assert summary.ceiling.resident_bytes_peak == 4096
+    assert summary.ceiling.mapped_bytes_peak == HEAP_BYTES  # 112 bytes and top_pad, in whole pages
+
+
+def test_the_process_is_mapped_memory_with_static_and_stacks():
+    process = ProcessMemory(static_bytes=5000, stack_bytes=70_000, stack_resident_bytes=8192)
+    trace = MemoryTrace(four_events().events, Metadata(process=process))
+    summary = summarize(trace)
+    assert summary.process_bytes_peak == ARENA_BYTES + HEAP_BYTES + 5000 + 70_000
+    assert (summary.static_bytes, summary.stack_bytes, summary.stack_resident_bytes) == (5000, 70_000, 8192)
+
+
+def test_a_trace_without_events_gives_zeros_and_no_nan():
+    summary = summarize(MemoryTrace([]), "cpython-3.12")
+    numbers = [value for value in summary.model_dump().values() if isinstance(value, (int, float))]
+    assert len(numbers) > 40
+    assert set(numbers) == {0}
+    assert not any(math.isnan(value) for value in numbers)
+
+
+def test_a_summary_survives_json(summary):
+    text = summary.model_dump_json()
+    assert metrics.Summary.model_validate_json(text) == summary
+    assert list(json.loads(text)) == list(metrics.Summary.model_fields)
+
+
+def test_the_timeline_follows_the_levels(recording):
+    fine = run(four_events(), load_config("cpython-3.9"), sample_every_ns=10)
+    frame = metrics.timeline(fine)
+    assert frame["time_ns"].to_list() == [10, 20, 30, 40]
+    assert frame["requested_bytes"].to_list() == [100, 700, 724, 624]
+    assert frame["block_bytes"].to_list() == [112, 720, 752, 640]
+    assert frame["mallocs"].to_list() == [1, 2, 3, 3]
+    assert frame["internal_fragmentation"].to_list() == [1 - 100 / 112, 1 - 700 / 720, 1 - 724 / 752, 1 - 624 / 640]
+    assert not {"row", "attention", "rows_logged"} & set(frame.columns)
+
+
+def test_a_timeline_of_nothing_has_no_nan():
+    frame = metrics.timeline(run(MemoryTrace([]), load_config("cpython-3.9")))
+    assert frame["internal_fragmentation"].to_list() == [0.0]
+
+
+def test_size_classes_tell_what_was_asked_and_wasted(recording):
+    frame = metrics.size_classes(recording).sort("block_size")
+    columns = ("domain", "role", "block_size", "blocks", "requested_bytes", "block_bytes", "waste_bytes", "live_blocks")
+    assert frame.select(columns).rows() == [
+        ("mem", "pymalloc", 32, 1, 24, 32, 8, 1),
+        ("obj", "pymalloc", 112, 1, 100, 112, 12, 0),
+        ("obj", "libc", 608, 1, 600, 608, 8, 1),
+    ]
+    assert frame["waste_share"].to_list() == [8 / 28, 12 / 28, 8 / 28]
+    assert frame["live_waste_bytes"].to_list() == [8, 0, 8]
+    assert frame["live_waste_share"].to_list() == [0.5, 0.0, 0.5]
+
+
+def test_a_realloc_is_a_block_that_goes_and_one_that_comes():
+    history = History()
+    history.realloc(history.malloc(100), 300)
+    frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9"))).sort("block_size")
+    assert frame.select("block_size", "blocks", "live_blocks").rows() == [(112, 1, 0), (304, 1, 1)]
+
+
+def test_the_waste_of_large_blocks_is_unknown_by_class():
+    history = History()
+    history.malloc(5000)
+    frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9")))
+    assert frame.select("block_size", "requested_bytes", "block_bytes", "waste_bytes").rows() == [(8192, 5000, None, None)]
+
+
+def test_an_allocator_that_rounds_nothing_up_wastes_nothing_in_blocks():
+    frame = metrics.size_classes(run(four_events(), load_config("ideal")))
+    assert frame["waste_bytes"].to_list() == [0, 0, 0]
+    assert frame["waste_share"].to_list() == [0.0, 0.0, 0.0]
+
+
+def test_pools_and_arenas_are_those_at_the_end(recording):
+    assert metrics.pools(recording).rows(named=True) == [
+        {
+            "block_size": 32,
+            "pools_used": 1,
+            "pools_full": 0,
+            "blocks": 1,
+            "blocks_carved": 2,
+            "blocks_capacity": (4096 - 48) // 32,
+        }
+    ]
+    assert metrics.arenas(recording).rows(named=True) == [
+        {
+            "address": 0x7FFFF7FF1000 - ARENA_BYTES,
+            "pools": 64,
+            "pools_free": 63,
+            "blocks": 1,
+            "block_bytes": 32,
+            "occupancy": 32 / ARENA_BYTES,
+        }
+    ]
+
+
+def test_without_pymalloc_its_frames_are_empty_but_have_their_columns(recording):
+    bare = run(four_events(), load_config("cpython-3.12-malloc"))
+    for frame in (metrics.pools, metrics.arenas):
+        assert frame(bare).height == 0
+        assert frame(bare).schema == frame(recording).schema
+
+
+def test_phases_tell_what_was_there_when_they_began():
+    history = History()
+    history.at(5).malloc(100)
+    history.at(7).mark(0)
+    history.at(9).malloc(200)
+    history.at(11).mark(1)
+    trace = MemoryTrace(history.trace().events, Metadata(phases=("fill", "drop")))
+    frame = metrics.phases(run(trace, load_config("cpython-3.9")))
+    assert frame.select("phase", "time_ns", "requested_bytes").rows() == [("fill", 7, 100), ("drop", 11, 300)]
+    bare = metrics.phases(run(four_events(), load_config("cpython-3.9")))
+    assert bare.height == 0
+    assert bare.schema == frame.schema
+
+
+@pytest.mark.parametrize("preset", ["cpython-2.7", "cpython-3.11-32bit", "cpython-3.12", "cpython-3.12-malloc", "bump"])
+def test_size_classes_add_up_to_what_is_live(preset):
+    random = np.random.default_rng(3)
+    history = History()
+    for number in history.mallocs(300, 0)[::3]:
+        history.free(number)
+    for size in random.integers(0, 1000, 500).tolist():
+        history.malloc(size, Domain(size % 4))
+    recording = run(history.trace(), load_config(preset))
+    frame = metrics.size_classes(recording)
+    assert frame["live_blocks"].sum() == 700
+    assert frame["live_requested_bytes"].sum() == recording.end.requested_bytes
+    assert frame["live_block_bytes"].sum() == recording.end.block_bytes
+    small = frame.filter(pl.col("role") == "pymalloc")
+    assert small["live_block_bytes"].sum() == recording.end.small_block_bytes
+
+
+def test_every_name_is_documented(recording):
+    documented = set(re.findall(r"`([a-z_]+)`", DOCS.read_text(encoding="utf-8")))
+    names = {*metrics.Summary.model_fields, *metrics.Bound.model_fields, *metrics.SimulatedTime.model_fields}
+    for frame in (metrics.size_classes, metrics.pools, metrics.arenas):
+        names |= set(frame(recording).columns)
+    assert names - documented == set()
