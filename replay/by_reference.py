@@ -40,7 +40,7 @@ class Reference(types.Type):
 
 
 @register_model(Reference)
-class _ReferenceModel(models.PrimitiveModel):  # type: ignore[misc]
+class _ReferenceModel(models.PrimitiveModel):
     """A pointer to the fields, one behind the other."""
 
     def __init__(self, manager: Any, kind: Reference):
@@ -49,19 +49,19 @@ class _ReferenceModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 @infer_getattr
-class _Attributes(AttributeTemplate):  # type: ignore[misc]
+class _Attributes(AttributeTemplate):
     key = Reference
 
     def generic_resolve(self, kind: Reference, name: str) -> types.Type | None:
         return kind.field_types[kind.field_names.index(name)] if name in kind.field_names else None
 
 
-@lower_getattr_generic(Reference)  # type: ignore[misc]
+@lower_getattr_generic(Reference)
 def _get_field(context: Any, builder: Any, kind: Reference, value: Any, name: str) -> Any:
     return builder.load(cgutils.gep_inbounds(builder, value, 0, kind.field_names.index(name)))
 
 
-@unbox(Reference)  # type: ignore[misc]
+@unbox(Reference)
 def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
     """The fields' native values, in the memory of the calling wrapper: they live as long as the call."""
     pointer = cgutils.alloca_once(c.builder, c.context.get_value_type(kind).pointee)

@@ -10,12 +10,15 @@ for the next one, which may have more events of that moment.
 """
 
 from collections.abc import Callable, Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
 
 from replay.trace import Events, Op, Trace
+
+Process = Generator[simpy.Event, Any, None]
+"""What SimPy runs: yields what it waits for, is sent what that brought."""
 
 
 class Slice(NamedTuple):
@@ -66,7 +69,7 @@ class Clock:
         """Plays the trace to its end."""
         self._environment.run(until=self._source)
 
-    def _walk(self, trace: Trace) -> Generator[simpy.Event, object, None]:
+    def _walk(self, trace: Trace) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
         for events in trace.batches():
             start = 0
@@ -79,16 +82,16 @@ class Clock:
                 start = stop + 1
             self.rows += events.rows
 
-    def _play_slice(self, events: Events, start: int, end: int) -> Generator[simpy.Event, object, None]:
+    def _play_slice(self, events: Events, start: int, end: int) -> Process:
         times = events.time_ns[start:end]
         self._slice_begun.succeed(times)
-        ticks_ns = yield self._ticks_planned
+        ticks_ns: np.ndarray = yield self._ticks_planned
         self._ticks_planned = self._environment.event()
         rows = start + np.searchsorted(times, ticks_ns, side="right")
         yield self._environment.timeout(int(times[-1]) - self._environment.now)
         self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
 
-    def _sample(self) -> Generator[simpy.Event, object, None]:
+    def _sample(self) -> Process:
         """The sampler: for each slice, the multiples of its interval that lie before the slice's last moment."""
         next_ns = self._every_ns
         while True:

@@ -86,10 +86,9 @@ class StackConfig(BaseModel):
 def stack_type(*models: str) -> type[StackConfig]:
     """StackConfig with the sections of the bundled models and of these others spelled out."""
     configs = tuple(find_model(name).Config for name in sorted({*bundled_names(), *models}))
-    section = Annotated[Union[configs], Field(discriminator="model")]  # noqa: UP007 - the members are known at run time
-    return create_model(
-        "StackConfig", __base__=StackConfig, __doc__=StackConfig.__doc__, libc=(section, ...), pymalloc=(section | None, ...)
-    )
+    section: Any = Annotated[Union[configs], Field(discriminator="model")]  # noqa: UP007 - members known at run time
+    sections: dict[str, Any] = {"libc": (section, ...), "pymalloc": (section | None, ...)}
+    return create_model("StackConfig", __base__=StackConfig, __doc__=StackConfig.__doc__, **sections)
 
 
 def default_preset() -> str:
@@ -146,10 +145,15 @@ def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
     """Lays `over` on `data`, in place, key by key; a section that changes its model starts afresh."""
     for key, value in over.items():
         old = data.get(key)
-        if not isinstance(value, dict) or not isinstance(old, dict) or value.get("model", old_model := old.get("model", _DEFAULT_MODELS.get(key))) != old_model:
-            data[key] = value
-        else:
+        if isinstance(old, dict) and isinstance(value, dict) and _same_model(key, old, value):
             data[key] = {**old, **value}
+        else:
+            data[key] = value
+
+
+def _same_model(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    model = old.get("model", _DEFAULT_MODELS.get(key))
+    return bool(new.get("model", model) == model)
 
 
 def _parse_override(override: str) -> dict[str, Any]:

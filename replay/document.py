@@ -176,6 +176,12 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[
     forms = node.get("oneOf") or node.get("anyOf")
     if not forms:
         return node
-    resolved = [_resolve(schema, form, None) for form in forms]
-    named = [form for form in resolved if form.get("properties", {}).get("kind", {}).get("const") == tag]
+    resolved = [_resolve(schema, form, tag) for form in forms]
+    named = [form for form in resolved if tag is not None and _tag_of(form) == tag]
     return (named or [form for form in resolved if "properties" in form] or [node])[0]
+
+
+def _tag_of(form: dict[str, Any]) -> object:
+    """What tells a form from the others that may stand in its place: `kind` in a workload, `model` in a stack."""
+    keys = form.get("properties", {})
+    return next((keys[key].get("const") for key in ("kind", "model") if key in keys), None)

@@ -38,7 +38,7 @@ def class_limit(index: int) -> int:
 
 
 @inlined
-def class_row(domain, small, block_bytes):  # type: ignore[no-untyped-def]
+def class_row(domain, small, block_bytes):
     """The row of CLASS that counts such a block; `small` is 1 for the small role."""
     if block_bytes <= 1024:
         index = (block_bytes + 7) >> 3
@@ -52,7 +52,7 @@ def class_row(domain, small, block_bytes):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _place_of(stack, route, kind, domain, place, size):  # type: ignore[no-untyped-def]
+def _place_of(stack, route, kind, domain, place, size):
     """Where the models put the block that this event makes or moves."""
     if kind == REALLOC:
         if place >= 0:
@@ -71,7 +71,7 @@ def _place_of(stack, route, kind, domain, place, size):  # type: ignore[no-untyp
 
 
 @inlined
-def _count_out(stack, classes, place, size_and_domain):  # type: ignore[no-untyped-def]
+def _count_out(stack, classes, place, size_and_domain):
     """The block is still there, but no longer the program's."""
     tally = stack.tally[0]
     size, domain = size_and_domain >> 2, size_and_domain & 3
@@ -90,7 +90,7 @@ def _count_out(stack, classes, place, size_and_domain):  # type: ignore[no-untyp
 
 
 @inlined
-def _count_in(stack, classes, place, size, domain):  # type: ignore[no-untyped-def]
+def _count_in(stack, classes, place, size, domain):
     tally = stack.tally[0]
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
@@ -111,7 +111,7 @@ def _count_in(stack, classes, place, size, domain):  # type: ignore[no-untyped-d
 
 
 @inlined
-def _play_event(stack, blocks, classes, route, kind, domain, number, size):  # type: ignore[no-untyped-def]
+def _play_event(stack, blocks, classes, route, kind, domain, number, size):
     """One event; returns the place of its block, or of the one that it frees."""
     tally, entry = stack.tally[0], blocks[number]
     place = entry.place
@@ -138,12 +138,12 @@ def _play_event(stack, blocks, classes, route, kind, domain, number, size):  # t
     return place
 
 
-def play(stack, blocks, classes, route, at_peak, columns, first_row, start, ticks, samples, addresses):  # type: ignore[no-untyped-def]
+def play(stack, blocks, classes, route, at_peak, columns, first_row, start, ticks, samples, addresses):
     """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
 
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
     the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
-    takes the address of each block made or moved (and 0 for a free), `first_row` is the row's number in the whole trace.
+    takes the address of each block made or moved, and 0 for a free. `first_row`: rows of the trace before this batch.
 
     Stops early where the tables need more room (`attention` has ROOM) or nothing can be mapped (NO_MEMORY). Returns the
     next row to play and the next tick to take.

@@ -180,7 +180,9 @@ def test_the_waste_of_large_blocks_is_unknown_by_class():
     history = History()
     history.malloc(5000)
     frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9")))
-    assert frame.select("block_size", "requested_bytes", "block_bytes", "waste_bytes").rows() == [(8192, 5000, None, None)]
+    assert frame.select("block_size", "requested_bytes", "block_bytes", "waste_bytes").rows() == [
+        (8192, 5000, None, None)
+    ]
 
 
 def test_an_allocator_that_rounds_nothing_up_wastes_nothing_in_blocks():

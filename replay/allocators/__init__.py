@@ -63,13 +63,13 @@ def _function(state_type: type, name: str) -> Callable[..., Any]:
 
 
 @leaf
-def default_calloc(state, stack, size):  # type: ignore[no-untyped-def]
+def default_calloc(state, stack, size):
     """Malloc; the zeros are the player's `fill`."""
     return malloc(state, stack, size)
 
 
 @leaf
-def default_realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def default_realloc(state, stack, place, size):
     """A new block, a copy, and the old one freed."""
     new_place = malloc(state, stack, size)
     free(state, stack, place)
@@ -77,85 +77,85 @@ def default_realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def default_fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+def default_fill(state, stack, place, size):
     """Touches the pages that hold these bytes."""
     if size > 0:
         begin = address(state, stack, place)
         touch(stack, begin, begin + size)
 
 
-def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def malloc(state, stack, size):
     """The place of a new block of `size` bytes."""
     return _function(type(state), "malloc")(state, stack, size)
 
 
-def calloc(state, stack, size):  # type: ignore[no-untyped-def]
+def calloc(state, stack, size):
     """The place of a new block of `size` zeroed bytes."""
     return _function(type(state), "calloc")(state, stack, size)
 
 
-def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def realloc(state, stack, place, size):
     """The place of the block after it was given a new size."""
     return _function(type(state), "realloc")(state, stack, place, size)
 
 
-def free(state, stack, place):  # type: ignore[no-untyped-def]
+def free(state, stack, place):
     """Takes the block back."""
     return _function(type(state), "free")(state, stack, place)
 
 
-def fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+def fill(state, stack, place, size):
     """The program writes to the first `size` bytes."""
     return _function(type(state), "fill")(state, stack, place, size)
 
 
-def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def block_size(state, stack, place):
     """Bytes that the block takes from the layer that cut it."""
     return _function(type(state), "block_size")(state, stack, place)
 
 
-def address(state, stack, place):  # type: ignore[no-untyped-def]
+def address(state, stack, place):
     """The virtual address that the program gets."""
     return _function(type(state), "address")(state, stack, place)
 
 
 @overload(malloc, jit_options=_JIT_OPTIONS)
-def _malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def _malloc(state, stack, size):
     function = _function(state.instance_class, "malloc")
     return lambda state, stack, size: function(state, stack, size)
 
 
 @overload(calloc, jit_options=_JIT_OPTIONS)
-def _calloc(state, stack, size):  # type: ignore[no-untyped-def]
+def _calloc(state, stack, size):
     function = _function(state.instance_class, "calloc")
     return lambda state, stack, size: function(state, stack, size)
 
 
 @overload(realloc, jit_options=_JIT_OPTIONS)
-def _realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def _realloc(state, stack, place, size):
     function = _function(state.instance_class, "realloc")
     return lambda state, stack, place, size: function(state, stack, place, size)
 
 
 @overload(free, jit_options=_JIT_OPTIONS)
-def _free(state, stack, place):  # type: ignore[no-untyped-def]
+def _free(state, stack, place):
     function = _function(state.instance_class, "free")
     return lambda state, stack, place: function(state, stack, place)
 
 
 @overload(fill, jit_options=_JIT_OPTIONS)
-def _fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+def _fill(state, stack, place, size):
     function = _function(state.instance_class, "fill")
     return lambda state, stack, place, size: function(state, stack, place, size)
 
 
 @overload(block_size, jit_options=_JIT_OPTIONS)
-def _block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def _block_size(state, stack, place):
     function = _function(state.instance_class, "block_size")
     return lambda state, stack, place: function(state, stack, place)
 
 
 @overload(address, jit_options=_JIT_OPTIONS)
-def _address(state, stack, place):  # type: ignore[no-untyped-def]
+def _address(state, stack, place):
     function = _function(state.instance_class, "address")
     return lambda state, stack, place: function(state, stack, place)

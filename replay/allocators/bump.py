@@ -50,7 +50,7 @@ def new_state(config: Config) -> State:
 
 
 @cold
-def _place_at_end(state, stack, block, size):  # type: ignore[no-untyped-def]
+def _place_at_end(state, stack, block, size):
     heap, space, tally = state.heap[0], stack.kernel.space[0], stack.tally[0]
     if heap.end == 0:
         heap.end = space.brk
@@ -64,7 +64,7 @@ def _place_at_end(state, stack, block, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def malloc(state, stack, size):
     """The next bytes."""
     heap = state.heap[0]
     place = heap.unused
@@ -80,14 +80,14 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def free(state, stack, place):  # type: ignore[no-untyped-def]
+def free(state, stack, place):
     """Its record is used again, its memory never."""
     state.blocks[place].next = state.heap[0].unused
     state.heap[0].unused = place
 
 
 @leaf
-def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def realloc(state, stack, place, size):
     """Stays where it fits, else is copied to the end."""
     block = state.blocks[place]
     if size > block.size_bytes:
@@ -96,13 +96,13 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def block_size(state, stack, place):
     """What was asked for when it was placed, in whole 16 bytes."""
     return state.blocks[place].size_bytes
 
 
 @leaf
-def address(state, stack, place):  # type: ignore[no-untyped-def]
+def address(state, stack, place):
     """Where it was placed."""
     return state.blocks[place].address
 

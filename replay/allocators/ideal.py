@@ -51,7 +51,7 @@ def new_state(config: Config) -> State:
 
 
 @cold
-def _fit(state, stack):  # type: ignore[no-untyped-def]
+def _fit(state, stack):
     """The heap ends with the page that holds the last live byte."""
     space, tally = stack.kernel.space[0], stack.tally[0]
     old_end = space.brk
@@ -65,7 +65,7 @@ def _fit(state, stack):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def malloc(state, stack, size):
     """Exactly `size` bytes more are live."""
     heap = state.heap[0]
     place = heap.unused
@@ -85,7 +85,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def free(state, stack, place):  # type: ignore[no-untyped-def]
+def free(state, stack, place):
     """Its bytes are gone at once."""
     heap, block = state.heap[0], state.blocks[place]
     heap.live_bytes -= block.size_bytes
@@ -95,7 +95,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def realloc(state, stack, place, size):
     """Its bytes alone change in number; as it may have grown, it gets another address."""
     block = state.blocks[place]
     block.address = state.heap[0].end
@@ -107,18 +107,18 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def fill(state, stack, place, size):  # type: ignore[no-untyped-def]
+def fill(state, stack, place, size):
     """The pages of the live bytes are touched already."""
 
 
 @leaf
-def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def block_size(state, stack, place):
     """What was asked for."""
     return state.blocks[place].size_bytes
 
 
 @leaf
-def address(state, stack, place):  # type: ignore[no-untyped-def]
+def address(state, stack, place):
     """Behind all blocks before it."""
     return state.blocks[place].address
 

@@ -100,7 +100,7 @@ def new_state(config: Config) -> State:
 
 
 @leaf
-def _measure_headroom(state):  # type: ignore[no-untyped-def]
+def _measure_headroom(state):
     space = state.space[0]
     bits = space.page_shift + 6
     below = (state.mmap_pages.shape[0] << bits) - (space.mmap_base - space.lowest)
@@ -109,7 +109,7 @@ def _measure_headroom(state):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _count_bits(word):  # type: ignore[no-untyped-def]
+def _count_bits(word):
     """How many of 64 bits are set. The masks keep every step in the positive range of int64."""
     low = word & 0xFFFFFFFF
     high = (word >> 32) & 0xFFFFFFFF
@@ -122,7 +122,7 @@ def _count_bits(word):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _set_bits(bits, first, last, value):  # type: ignore[no-untyped-def]
+def _set_bits(bits, first, last, value):
     """Sets bits first … last to `value` in place; returns how many changed."""
     changed = 0
     for index in range(first >> 6, (last >> 6) + 1):
@@ -140,7 +140,7 @@ def _set_bits(bits, first, last, value):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _mark(stack, start, end, value):  # type: ignore[no-untyped-def]
+def _mark(stack, start, end, value):
     space = stack.kernel.space[0]
     shift = space.page_shift
     if start >= space.lowest:
@@ -151,7 +151,7 @@ def _mark(stack, start, end, value):  # type: ignore[no-untyped-def]
 
 
 @cold
-def touch(stack, start, end):  # type: ignore[no-untyped-def]
+def touch(stack, start, end):
     """The pages of [start, end), end > start, are written to."""
     space = stack.kernel.space[0]
     fresh = _mark(stack, start, end, True)
@@ -165,14 +165,14 @@ def touch(stack, start, end):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _map(stack, length):  # type: ignore[no-untyped-def]
+def _map(stack, length):
     tally = stack.tally[0]
     tally.mapped_bytes += length
     tally.mapped_bytes_peak = max(tally.mapped_bytes_peak, tally.mapped_bytes)
 
 
 @leaf
-def _highest_hole(state, length):  # type: ignore[no-untyped-def]
+def _highest_hole(state, length):
     """Where `length` bytes fit highest, and before which region that is."""
     ceiling = state.space[0].mmap_base
     count = state.space[0].regions
@@ -184,7 +184,7 @@ def _highest_hole(state, length):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _insert(state, index, start, end):  # type: ignore[no-untyped-def]
+def _insert(state, index, start, end):
     """Puts [start, end) before region `index`, and merges it with the neighbours that it touches."""
     space, regions = state.space[0], state.regions
     above = index > 0 and regions[index - 1].start == end
@@ -206,7 +206,7 @@ def _insert(state, index, start, end):  # type: ignore[no-untyped-def]
 
 
 @cold
-def mmap(stack, length):  # type: ignore[no-untyped-def]
+def mmap(stack, length):
     """The address of `length` new bytes (rounded up to pages)."""
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]
@@ -234,7 +234,7 @@ def mmap(stack, length):  # type: ignore[no-untyped-def]
 
 
 @cold
-def munmap(stack, start, length):  # type: ignore[no-untyped-def]
+def munmap(stack, start, length):
     """Gives [start, start + length) back; all of it must be mapped, in one region."""
     state = stack.kernel
     space, regions, tally = state.space[0], state.regions, stack.tally[0]
@@ -271,7 +271,7 @@ def munmap(stack, start, length):  # type: ignore[no-untyped-def]
 
 
 @cold
-def brk(stack, new_brk):  # type: ignore[no-untyped-def]
+def brk(stack, new_brk):
     """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]

@@ -118,8 +118,14 @@ POOL = record(
     list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16,
     size=np.int32, next=np.int32, prev=np.int32, touched=np.int32, arena=np.int32,
 )  # fmt: skip
-"""`list`: first free block or NO_LINK; `carved`: blocks ever made available; `index`, `size`: of its class, NO_CLASS before the first; `next`, `prev`: in
-the class's used list, or `next` in its arena's free list; `touched`: end of its resident part, from its start. 32 bytes: two to a cache line."""
+"""A pool: 32 bytes, two to a cache line.
+
+    list         first free block, or NO_LINK
+    carved       blocks ever made available
+    index, size  of its class; NO_CLASS before the first
+    next, prev   in the class's used list; `next` also in its arena's free list
+    touched      end of its resident part, from its start
+"""
 
 ARENA = record("address", "first_pool", "carved", "free_list", "free", "pools", "next", "prev")
 """`first_pool`: address of the first pool; `carved`: pools ever made available; `free`: pools free or not carved."""
@@ -185,7 +191,7 @@ def new_state(config: Config) -> State:
 
 
 @cold
-def _grow_arena_table(state, stack):  # type: ignore[no-untyped-def]
+def _grow_arena_table(state, stack):
     """The table of arena objects, in libc's memory, is made or doubled."""
     geometry = state.geometry[0]
     entry_bytes = 48 if geometry.word_size == 8 else 28  # sizeof(struct arena_object)
@@ -202,7 +208,7 @@ def _grow_arena_table(state, stack):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _write_node(state, stack, key, node_bytes, offset):  # type: ignore[no-untyped-def]
+def _write_node(state, stack, key, node_bytes, offset):
     """Writes an entry of the radix tree's node with this key, which is made if it is not there."""
     geometry, nodes = state.geometry[0], state.nodes
     index = 0
@@ -220,7 +226,7 @@ def _write_node(state, stack, key, node_bytes, offset):  # type: ignore[no-untyp
 
 
 @leaf
-def _cover(state, stack, address):  # type: ignore[no-untyped-def]
+def _cover(state, stack, address):
     """Enters `address` into the tree. Keys of the two levels differ in their lowest bit."""
     geometry = state.geometry[0]
     middle, bottom = address >> geometry.bottom_shift, address // geometry.arena_size
@@ -231,7 +237,7 @@ def _cover(state, stack, address):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _new_arena(state, stack):  # type: ignore[no-untyped-def]
+def _new_arena(state, stack):
     """Maps an arena; it becomes the only usable one."""
     geometry, tally = state.geometry[0], stack.tally[0]
     index = geometry.unused
@@ -270,7 +276,7 @@ def _new_arena(state, stack):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _take_pool(state, stack):  # type: ignore[no-untyped-def]
+def _take_pool(state, stack):
     """A free pool of the fullest usable arena: the one freed last, or one never used (its class is then NO_CLASS)."""
     geometry, tally = state.geometry[0], stack.tally[0]
     if geometry.usable == NONE:
@@ -303,7 +309,7 @@ def _take_pool(state, stack):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _touch_to(state, stack, number, end):  # type: ignore[no-untyped-def]
+def _touch_to(state, stack, number, end):
     """The pool is resident up to offset `end` at least."""
     geometry, pool = state.geometry[0], state.pools[number]
     end = min(end, geometry.pool_size)
@@ -315,13 +321,13 @@ def _touch_to(state, stack, number, end):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _pool_address(state, number):  # type: ignore[no-untyped-def]
+def _pool_address(state, number):
     geometry, index = state.geometry[0], np.int64(state.pools[number].arena)
     return state.arenas[index].first_pool + (number - index * geometry.pools_per_arena) * geometry.pool_size
 
 
 @inlined
-def _link_in_front(state, number, index):  # type: ignore[no-untyped-def]
+def _link_in_front(state, number, index):
     """The pool becomes the first of its class's used pools."""
     pools, head = state.pools, state.used[np.uint64(index)]
     pools[np.uint64(number)].next = head
@@ -332,7 +338,7 @@ def _link_in_front(state, number, index):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
+def _open_pool(state, stack, index):
     """Takes a free pool for size class `index`, whose used list is empty; returns the place of its first block."""
     geometry = state.geometry[0]
     number = _take_pool(state, stack)
@@ -356,7 +362,7 @@ def _open_pool(state, stack, index):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _close_pool(state, stack, number):  # type: ignore[no-untyped-def]
+def _close_pool(state, stack, number):
     """The pool, first of its class's used ones, is full and leaves them."""
     tally, pool = stack.tally[0], state.pools[number]
     end = state.geometry[0].header + np.int64(pool.carved) * pool.size
@@ -371,7 +377,7 @@ def _close_pool(state, stack, number):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def malloc(state, stack, size):
     """From the first used pool of the class, or from a free pool; libc's block where it is none of pymalloc's."""
     geometry = state.geometry[0]
     if size == 0 or size > geometry.threshold:
@@ -402,7 +408,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def calloc(state, stack, size):  # type: ignore[no-untyped-def]
+def calloc(state, stack, size):
     """Malloc and a memset; libc's own calloc where the block is libc's."""
     if size == 0 or size > state.geometry[0].threshold:
         return ~lower.calloc(stack.libc, stack, max(size, 1))
@@ -410,7 +416,7 @@ def calloc(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def free(state, stack, place):  # type: ignore[no-untyped-def]
+def free(state, stack, place):
     """To the front of its pool's list; the pool may become used again, or free."""
     number = place >> BLOCK_BITS
     pool = state.pools[np.uint64(number)]
@@ -429,7 +435,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _free_pool(state, stack, number):  # type: ignore[no-untyped-def]
+def _free_pool(state, stack, number):
     """The pool leaves its class and goes to the front of its arena's free pools; the arena may move or go back."""
     geometry, tally = state.geometry[0], stack.tally[0]
     pools, pool = state.pools, state.pools[number]
@@ -466,7 +472,7 @@ def _free_pool(state, stack, number):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _link_arena_first(state, index):  # type: ignore[no-untyped-def]
+def _link_arena_first(state, index):
     geometry, arenas = state.geometry[0], state.arenas
     arenas[index].prev = NONE
     arenas[index].next = geometry.usable
@@ -476,7 +482,7 @@ def _link_arena_first(state, index):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _link_arena_behind(state, index, before):  # type: ignore[no-untyped-def]
+def _link_arena_behind(state, index, before):
     arena, previous = state.arenas[index], state.arenas[before]
     arena.prev = before
     arena.next = previous.next
@@ -486,7 +492,7 @@ def _link_arena_behind(state, index, before):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _unlink_arena(state, index):  # type: ignore[no-untyped-def]
+def _unlink_arena(state, index):
     geometry, arena = state.geometry[0], state.arenas[index]
     if arena.prev == NONE:
         geometry.usable = arena.next
@@ -497,7 +503,7 @@ def _unlink_arena(state, index):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _release_arena(state, stack, index):  # type: ignore[no-untyped-def]
+def _release_arena(state, stack, index):
     """Unmaps the arena; its record is the next to be used."""
     geometry, tally, arena = state.geometry[0], stack.tally[0], state.arenas[index]
     log(stack, ARENA_UNMAPPED, arena.address, geometry.arena_size)
@@ -512,7 +518,7 @@ def _release_arena(state, stack, index):  # type: ignore[no-untyped-def]
 
 
 @cold
-def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def realloc(state, stack, place, size):
     """In place unless the block grows or loses a quarter or more; then malloc, copy, free."""
     have = block_size(state, stack, place)
     if size <= have and 4 * size > 3 * have:
@@ -523,13 +529,13 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def block_size(state, stack, place):
     """Bytes of the size class."""
     return np.int64(state.pools[place >> BLOCK_BITS].size)
 
 
 @leaf
-def address(state, stack, place):  # type: ignore[no-untyped-def]
+def address(state, stack, place):
     """Where the block starts."""
     number = place >> BLOCK_BITS
     header = state.geometry[0].header

@@ -48,7 +48,7 @@ def find_model(name: str) -> ModuleType:
         raise ConfigError(f"allocator model {name!r} ({point.value}) lacks {', '.join(missing)}")
     if model.State.__module__ != model.__name__:
         raise ConfigError(f"allocator model {name!r} ({point.value}) must define its State class itself")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def roles(name: str) -> tuple[str, ...]:

@@ -85,13 +85,13 @@ def new_state(config: Config) -> State:
 
 
 @leaf
-def _chunk_size(heap, size):  # type: ignore[no-untyped-def]
+def _chunk_size(heap, size):
     """glibc's `request2size`."""
     return max((size + heap.word_size + 15) & -16, (4 * heap.word_size + 15) & -16)
 
 
 @leaf
-def _bin(size):  # type: ignore[no-untyped-def]
+def _bin(size):
     """The bin for chunks of at least `size` bytes, and the size of all of its chunks."""
     if size <= 16 * (EXACT_BINS - 1):
         return size >> 4, size
@@ -105,7 +105,7 @@ def _bin(size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _new_record(state, stack):  # type: ignore[no-untyped-def]
+def _new_record(state, stack):
     heap = state.heap[0]
     place = heap.unused
     if place >= 0:
@@ -119,14 +119,14 @@ def _new_record(state, stack):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def _drop_record(state, place):  # type: ignore[no-untyped-def]
+def _drop_record(state, place):
     heap = state.heap[0]
     state.chunks[place].next = heap.unused
     heap.unused = place
 
 
 @cold
-def _move_brk(state, stack, end):  # type: ignore[no-untyped-def]
+def _move_brk(state, stack, end):
     tally = stack.tally[0]
     tally.heap_bytes += end - stack.kernel.space[0].brk
     brk(stack, end)
@@ -134,7 +134,7 @@ def _move_brk(state, stack, end):  # type: ignore[no-untyped-def]
 
 
 @cold
-def _map_chunk(state, stack, size):  # type: ignore[no-untyped-def]
+def _map_chunk(state, stack, size):
     """A chunk in a mapping of its own, with two words of header."""
     heap, tally = state.heap[0], stack.tally[0]
     page = stack.kernel.space[0].page_size
@@ -150,7 +150,7 @@ def _map_chunk(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @cold
-def malloc(state, stack, size):  # type: ignore[no-untyped-def]
+def malloc(state, stack, size):
     """From the bin, from top, from a mapping, or from a heap that grows: whichever comes first."""
     heap = state.heap[0]
     wanted = _chunk_size(heap, size)
@@ -181,7 +181,7 @@ def malloc(state, stack, size):  # type: ignore[no-untyped-def]
 
 
 @cold
-def free(state, stack, place):  # type: ignore[no-untyped-def]
+def free(state, stack, place):
     """Back to its bin, to top, or to the kernel."""
     heap, chunk = state.heap[0], state.chunks[place]
     if chunk.mapped:
@@ -207,7 +207,7 @@ def free(state, stack, place):  # type: ignore[no-untyped-def]
 
 
 @cold
-def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
+def realloc(state, stack, place, size):
     """In place while the chunk holds it and is not twice too large; else a new block, a copy, the old one freed."""
     chunk, wanted = state.chunks[place], _chunk_size(state.heap[0], size)
     if chunk.mapped:
@@ -222,13 +222,13 @@ def realloc(state, stack, place, size):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def block_size(state, stack, place):  # type: ignore[no-untyped-def]
+def block_size(state, stack, place):
     """Bytes of the chunk."""
     return state.chunks[place].size_bytes
 
 
 @leaf
-def address(state, stack, place):  # type: ignore[no-untyped-def]
+def address(state, stack, place):
     """Two words above the chunk."""
     return state.chunks[place].address + 2 * state.heap[0].word_size
 

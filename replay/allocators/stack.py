@@ -77,13 +77,13 @@ def extend(array: np.ndarray, length: int) -> np.ndarray:
 
 
 @leaf
-def ask_for_room(stack):  # type: ignore[no-untyped-def]
+def ask_for_room(stack):
     """Has the player stop after the event in hand, so that the engine can grow the tables."""
     stack.tally[0].attention |= ROOM
 
 
 @cold
-def log(stack, kind, address, length):  # type: ignore[no-untyped-def]
+def log(stack, kind, address, length):
     """Writes down what happened to the address space in the event being played."""
     tally = stack.tally[0]
     entry = stack.log[tally.rows_logged]

@@ -94,9 +94,12 @@ def _parse_interval(text: str | None) -> int | None:
     from replay.units import parse_time
 
     try:
-        return None if text is None else parse_time(text)
+        interval_ns = None if text is None else parse_time(text)
     except ValueError as mistake:
         raise ReplayError(f"--sample: {mistake}") from None
+    if interval_ns == 0:
+        raise ReplayError("--sample: the interval must be longer than nothing; write it like 10ms")
+    return interval_ns
 
 
 def _open_trace(source: str, seed: int | None) -> "Trace":

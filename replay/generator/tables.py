@@ -1,4 +1,4 @@
-"""The tables of `replay.generator.streams`, made from a workload's forms, and made roomier when a kernel says they are full."""
+"""The tables of `replay.generator.streams`: made from a workload's forms, made roomier when a kernel says so."""
 
 import numpy as np
 

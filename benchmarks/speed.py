@@ -1,0 +1,130 @@
+"""Measures what replay promises about its speed, each figure as a ratio or rate of one run on this machine.
+
+    python benchmarks/speed.py pymalloc    the model, all accounting and 1,000 samples, against the real pymalloc in C
+    python benchmarks/speed.py sampling    1,000 samples against one
+    python benchmarks/speed.py workload    events generated and played a second
+    python benchmarks/speed.py start       `replay --help` against `import typer`; a small workload; the first compile
+
+Machines are shared and drift: both sides of a ratio are measured in turn, several times, and medians are quoted.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+from replay.config import load_config
+from replay.engine import run
+from replay.resources import workload_names
+from replay.sources import open_source
+from replay.trace import MemoryTrace
+from replay.verification.compare import PLACE
+from replay.verification.harness import play
+from replay.verification.oracles import find_oracles
+from replay.verification.shapes import SHAPES, build_shape
+
+ROUNDS = 5
+
+
+def medians(*sides: Callable[[], float]) -> list[float]:
+    """The median of each side, measured in turn."""
+    rounds = [[side() for side in sides] for _ in range(ROUNDS)]
+    return [statistics.median(side) for side in zip(*rounds, strict=True)]
+
+
+def in_memory(name: str) -> MemoryTrace:
+    source = open_source(name)
+    return MemoryTrace(list(source.batches()), source.metadata)
+
+
+def traces(events: int) -> Iterator[tuple[str, MemoryTrace]]:
+    """Bundled workloads, and the shapes that verification uses."""
+    for name in workload_names():
+        yield name, in_memory(name)
+    for name in SHAPES:
+        yield f"shape {name}", build_shape(name, events)
+
+
+def pymalloc(events: int, version: str) -> None:
+    oracle = next((each for each in reversed(find_oracles()) if each.preset == version), None)
+    if oracle is None:
+        sys.exit(f"no real {version} at hand; `replay verify --list` says what is")
+    config = load_config(oracle.preset, oracle.overrides)
+    print(f"{oracle.name}, ns an event: real pymalloc in C, model with 1,000 samples, model / real")
+    ratios = []
+    for name, trace in traces(events):
+        total = trace.events_total or 1
+        run(trace, config)  # compiles
+        real, model = medians(
+            lambda trace=trace: (
+                play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True).play_ns
+            ),
+            lambda trace=trace: run(trace, config).wall_ns,
+        )
+        ratios.append(model / real)
+        print(
+            f"  {name:22} {total:>9,} events {real / total:7.1f} {model / total:7.1f} {model / real:6.2f}", flush=True
+        )
+    print(f"median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+
+
+def sampling(events: int, version: str) -> None:
+    trace = build_shape("release", events)
+    config, duration_ns = load_config(version), trace.duration_ns or 1
+    run(trace, config)
+    bare, sampled = medians(
+        lambda: run(trace, config, sample_every_ns=duration_ns).wall_ns,
+        lambda: run(trace, config, sample_every_ns=duration_ns // 1000).wall_ns,
+    )
+    print(
+        f"{events:,} events: bare {bare / 1e6:.1f} ms, 1,000 samples {sampled / 1e6:.1f} ms: {sampled / bare - 1:+.1%}"
+    )
+
+
+def workload(events: int, version: str) -> None:
+    config = load_config(version)
+    for name in workload_names():
+        run(open_source(name), config)
+
+        def rate(name: str = name) -> float:
+            started = time.perf_counter()
+            return run(open_source(name), config).events / (time.perf_counter() - started)
+
+        print(f"  {name:22} generated and played: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
+
+
+def start(events: int, version: str) -> None:
+    def seconds(*arguments: str) -> Callable[[], float]:
+        def measure() -> float:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            return time.perf_counter() - started
+
+        return measure
+
+    typer, answer = medians(seconds("-c", "import typer"), seconds("-m", "replay", "--help"))
+    print(f"replay --help {answer * 1e3:.0f} ms, import typer {typer * 1e3:.0f} ms: {answer / typer:.1f} x")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["REPLAY_CACHE_DIR"] = folder
+        command = ("-m", "replay", "run", "web-service", "-a", version, "--json")
+        first = seconds(*command)()
+        print(f"run web-service: {first:.1f} s with all compiling, {medians(seconds(*command))[0]:.2f} s after")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=["pymalloc", "sampling", "workload", "start"])
+    parser.add_argument("--events", type=int, default=1_000_000, help="length of the built-in shapes")
+    parser.add_argument("--version", default="cpython-3.11", help="preset to measure")
+    chosen = parser.parse_args()
+    {"pymalloc": pymalloc, "sampling": sampling, "workload": workload, "start": start}[chosen.figure](
+        chosen.events, chosen.version
+    )
+
+
+if __name__ == "__main__":
+    main()

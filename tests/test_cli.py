@@ -1,0 +1,115 @@
+"""The command line as a whole: every command has help, starts fast, and is reached by the installed script."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from replay.__main__ import app
+from replay.resources import config_names
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("numba", "polars", "pyarrow", "numpy", "simpy")
+
+
+def _commands(group, path=()):
+    """All commands below `group`, by the words that call them."""
+    for name, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+def run_python(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_commands_are_those_of_the_manual():
+    assert set(COMMANDS) >= {
+        ("run",), ("generate",), ("verify",), ("import",), ("allocators",), ("workloads",), ("schema",),
+        ("trace", "info"), ("trace", "head"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_by_an_example(words):
+    result = CliRunner().invoke(app, [*words, "--help"], terminal_width=100)
+    assert result.exit_code == 0
+    assert f"replay {' '.join(words)}" in f"{COMMANDS[words].help} {COMMANDS[words].epilog}"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['replay', '--help']\n"
+        "from replay.__main__ import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    result = run_python("-c", code)
+    assert "Replay allocation traces" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_listing_allocators_does_not_start_the_compiler():
+    code = (
+        "import sys; sys.argv = ['replay', 'allocators', '--json']\n"
+        "from replay.__main__ import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert run_python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_runs_as_the_script_does():
+    result = run_python("-m", "replay", "run", "web-servise")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("replay: web-servise: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_script_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"replay": "replay.__main__:main"}
+
+
+def test_the_presets_are_listed_with_a_sentence_each_older_versions_first():
+    result = CliRunner().invoke(app, ["allocators", "--json"])
+    presets = json.loads(result.stdout)["presets"]
+    assert sorted(preset["name"] for preset in presets) == sorted(config_names())
+    assert all(preset["description"].endswith(".") for preset in presets)
+    names = [preset["name"] for preset in presets]
+    assert names.index("cpython-3.9") < names.index("cpython-3.10") < names.index("cpython-3.11-32bit")
+
+
+def test_the_models_are_listed_by_the_role_that_they_play():
+    result = CliRunner().invoke(app, ["allocators", "--json"])
+    roles = {model["name"]: model["role"] for model in json.loads(result.stdout)["models"]}
+    assert {name: roles[name] for name in ("simple", "ideal", "bump", "pymalloc")} == {
+        "simple": "libc", "ideal": "libc", "bump": "libc", "pymalloc": "pymalloc",
+    }  # fmt: skip
+
+
+def test_the_listed_models_are_those_that_a_configuration_can_name():
+    from replay.allocators.registry import model_names
+
+    result = CliRunner().invoke(app, ["allocators", "--json"])
+    assert sorted(model["name"] for model in json.loads(result.stdout)["models"]) == model_names()
+
+
+def test_allocators_for_people_name_presets_and_models():
+    result = CliRunner().invoke(app, ["allocators"], terminal_width=100)
+    assert "cpython-3.15-hugepages" in result.stdout
+    assert "simple" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("next: replay run ")

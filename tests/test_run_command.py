@@ -1,0 +1,276 @@
+"""`replay run` from its arguments to its output and its files, mistakes included."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+from histories import History
+
+from replay.__main__ import main
+from replay.sources.parquet import write_trace
+from replay.trace import Domain, Op
+
+WORKLOAD = """
+description: a few hundred blocks
+duration: 10 ms
+seed: 4
+process: {static: 1 MiB, stack_reserved: 64 KiB, stack_touched: 4 KiB}
+streams:
+  objects:
+    arrivals: {kind: fixed, rate: 20000/s}
+    size: {kind: uniform, min: 1, max: 900}
+    lifetime: {kind: exponential, mean: 1 ms}
+phases:
+  - {name: second half, start: 5 ms}
+"""
+RESULTS = {
+    "summary.json", "timeline.parquet", "size_classes.parquet", "pools.parquet", "arenas.parquet", "phases.parquet",
+}  # fmt: skip
+
+
+@pytest.fixture
+def replay(monkeypatch, capsys):
+    """Calls the entry point of the installed script: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(replay):
+    """What standard error says when a call is refused as it should be."""
+
+    def call(*arguments):
+        code, out, err = replay(*arguments)
+        assert code == 2
+        assert out == ""
+        assert "Traceback" not in err
+        return err
+
+    return call
+
+
+@pytest.fixture
+def workload(tmp_path):
+    path = tmp_path / "few.yaml"
+    path.write_text(WORKLOAD)
+    return path
+
+
+@pytest.fixture
+def trace_file(tmp_path):
+    """Rows 0 to 6: malloc, mark, calloc, realloc, free, malloc, and a call past Python's API."""
+    history = History()
+    first = history.malloc(100)
+    history.mark(0)
+    second = history.malloc(200, Domain.MEM, Op.CALLOC)
+    history.realloc(second, 300)
+    history.free(first)
+    history.malloc(100)
+    history.malloc(100, Domain.LIBC)
+    path = tmp_path / "trace.parquet"
+    write_trace(history.trace("only"), path)
+    return path
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_text_says_what_it_cost(replay, workload):
+    code, out, _ = replay("run", workload, "-a", "cpython-3.9")
+    assert code == 0
+    assert f"{workload} on cpython-3.9" in out
+    for section in ("Memory by layer", "Where the mapped memory was", "Arenas and pools", "Size classes", "each phase"):
+        assert section in out
+    assert "second half" in out
+    assert "static 1.00 MiB" in out
+    assert "Estimates: libc's heap" in out
+    assert out.splitlines()[-1].startswith("next: replay run ")
+    assert max(map(len, out.splitlines()[1:-1])) <= 96
+
+
+def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):
+    replay("run", workload, "-a", "cpython-3.9")  # whatever must be compiled is compiled
+    _, out, err = replay("run", workload, "-a", "cpython-3.9")
+    events = json.loads(replay("run", workload, "--json")[1])["events"]
+    line = out.splitlines()[-2]
+    assert line.startswith(f"{events:,} events in ")
+    assert line.endswith(" events/s")
+    assert err == ""
+
+
+def test_without_a_preset_it_is_the_running_python(replay, workload):
+    summary = json.loads(replay("run", workload, "--json")[1])
+    assert summary["allocator"] == f"cpython-3.{sys.version_info.minor}"
+
+
+def test_json_has_the_floor_and_the_ceiling_unless_left_out(replay, workload):
+    summary = json.loads(replay("run", workload, "--json")[1])
+    assert summary["floor"]["allocator"] == "ideal"
+    assert summary["ceiling"]["allocator"] == "bump"
+    assert summary["floor"]["resident_bytes_peak"] <= summary["resident_bytes_peak"]
+    alone = json.loads(replay("run", workload, "--json", "--no-reference")[1])
+    assert alone == {**summary, "floor": None, "ceiling": None}
+
+
+def test_a_bundled_workload_is_found_by_name(replay):
+    summary = json.loads(replay("run", "startup-static", "--json", "--no-reference")[1])
+    assert summary["trace"]["workload"] == "startup-static"
+    assert summary["static_bytes"] == 96 << 20
+
+
+def test_overrides_change_the_stack(replay, workload):
+    settings = ("--set", "pymalloc.arena_size=64 KiB", "--set", "pymalloc.small_threshold=16")
+    common = ("run", workload, "--json", "--no-reference", "-a", "cpython-3.9")
+    changed = json.loads(replay(*common, *settings)[1])
+    assert changed["arena_bytes_peak"] == 64 << 10
+    assert changed["requested_bytes_peak"] == json.loads(replay(*common)[1])["requested_bytes_peak"]
+
+
+def test_a_seed_takes_the_place_of_the_files(replay, workload):
+    default = replay("run", workload, "--json", "--no-reference")[1]
+    assert replay("run", workload, "--json", "--no-reference", "--seed", "4")[1] == default
+    other = json.loads(replay("run", workload, "--json", "--no-reference", "--seed", "5")[1])
+    assert other["trace"]["seed"] == "5"
+    assert other["requested_bytes_peak"] != json.loads(default)["requested_bytes_peak"]
+
+
+def test_out_writes_the_summary_and_the_tables(replay, workload, tmp_path):
+    out = tmp_path / "results"
+    code, text, _ = replay("run", workload, "--json", "--out", out, "--sample", "1ms")
+    assert code == 0
+    assert names(out) == RESULTS
+    assert json.loads((out / "summary.json").read_text()) == json.loads(text)
+    timeline = pl.read_parquet(out / "timeline.parquet")
+    assert timeline["time_ns"].to_list()[:9] == [1_000_000 * tick for tick in range(1, 10)]
+    assert pl.read_parquet(out / "phases.parquet")["phase"].to_list() == ["second half"]
+    assert names(tmp_path) == {"few.yaml", "results"}
+
+
+def test_addresses_are_those_of_each_block_made_or_moved(replay, trace_file, tmp_path):
+    out = tmp_path / "addresses.parquet"
+    replay("run", trace_file, "-a", "cpython-3.9", "--addresses", out, "--no-reference")
+    frame = pl.read_parquet(out)
+    assert frame.schema == {"event": pl.UInt64, "address": pl.UInt64}
+    arena, heap = 0x7FFFF7FF1000 - (256 << 10), 0x555555560000
+    assert frame.rows() == [
+        (0, arena + 48),  # the first block of the first pool, of class 112
+        (2, arena + 4096 + 48),  # the second pool, of class 208
+        (3, arena + 8192 + 48),  # the third, of class 304
+        (5, arena + 48),  # what was freed last
+        (6, heap + 784 + 16),  # behind the arena table
+    ]
+
+
+def test_mmap_base_lays_the_first_mapping_below_an_address(replay, trace_file, tmp_path):
+    out = tmp_path / "addresses.parquet"
+    replay("run", trace_file, "-a", "cpython-3.9", "--set", "kernel.mmap_base=0x7f0000100000", "--addresses", out)
+    assert pl.read_parquet(out)["address"][0] == 0x7F0000100000 - (256 << 10) + 48
+
+
+def test_addresses_are_the_same_in_one_group_and_in_many(replay, workload, tmp_path, monkeypatch):
+    replay("run", workload, "--addresses", tmp_path / "one.parquet", "--no-reference")
+    monkeypatch.setattr("replay.reports.files._GROUP_ROWS", 7)
+    replay("run", workload, "--addresses", tmp_path / "many.parquet", "--no-reference")
+    one, many = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "many"))
+    assert one.height > 190
+    assert one.equals(many)
+
+
+def test_existing_results_are_refused_without_force(replay, refused, workload, tmp_path):
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    replay("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.9")
+    before = (out / "summary.json").read_text()
+    message = refused("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.8")
+    assert message == f"replay: {out}: holds summary.json already; choose another folder or overwrite it with --force\n"
+    assert (out / "summary.json").read_text() == before
+    assert replay("run", workload, "--out", out, "--force", "--no-reference", "-a", "cpython-3.8")[0] == 0
+    assert json.loads((out / "summary.json").read_text())["allocator"] == "cpython-3.8"
+    assert names(out) == RESULTS | {"notes.txt"}
+    assert names(tmp_path) == {"few.yaml", "results"}
+
+
+def test_an_existing_address_file_is_refused_and_nothing_else_written(refused, workload, tmp_path):
+    there = tmp_path / "there.parquet"
+    there.write_text("mine")
+    message = refused("run", workload, "--addresses", there, "--out", tmp_path / "results")
+    assert "exists already" in message
+    assert there.read_text() == "mine"
+    assert names(tmp_path) == {"few.yaml", "there.parquet"}
+
+
+def test_a_run_that_fails_leaves_nothing_behind(refused, tmp_path):
+    history = History()
+    history.malloc(100)
+    history.malloc(1 << 47)
+    source = tmp_path / "huge.parquet"
+    write_trace(history.trace(), source)
+    message = refused("run", source, "--out", tmp_path / "results", "--addresses", tmp_path / "addresses.parquet")
+    assert "140737488355328 bytes fit nowhere in the simulated process" in message
+    assert "row 1" in message
+    assert names(tmp_path) == {"huge.parquet"}
+
+
+@pytest.mark.parametrize("option", ["--out", "--addresses"])
+def test_an_output_that_cannot_be_written_is_refused_with_its_path(refused, workload, tmp_path, option):
+    message = refused("run", workload, option, tmp_path / "missing" / "results")
+    assert message.startswith(f"replay: {tmp_path / 'missing' / 'results'}: there is no folder ")
+    assert len(message.splitlines()) == 1
+    assert "cannot" in refused("run", workload, option, "/proc/results")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(refused, workload):
+    assert "is not a folder" in refused("run", workload, "--out", workload)
+
+
+def test_a_source_that_is_not_there_is_refused_with_the_nearest_name(refused):
+    message = refused("run", "web-servise")
+    assert "web-servise" in message
+    assert "web-service?" in message
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
+    message = refused("run", workload, "-a", "cpython-3.31")
+    assert message.startswith("replay: cpython-3.31: ")
+    assert "did you mean 'cpython-3.1" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("pymalloc.alignement=8", "did you mean 'alignment'?"),
+        ("pymalloc.pool_size=3 KiB", "no power of two"),
+        ("pymalloc.alignment", "write it like pymalloc.alignment=8"),
+        ("libc.model=simpel", "there is no allocator model 'simpel'"),
+    ],
+)
+def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, said):
+    message = refused("run", workload, "--set", override)
+    assert said in message
+
+
+@pytest.mark.parametrize("interval", ["soon", "0", "0.5 ns"])
+def test_an_interval_that_is_none_is_refused(refused, workload, interval):
+    message = refused("run", workload, "--sample", interval)
+    assert message.startswith("replay: --sample: ")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_seed_for_a_recorded_trace_is_refused(refused, trace_file):
+    assert "--seed is for workloads" in refused("run", trace_file, "--seed", "3")
+
+
+def test_a_truncated_trace_is_refused(refused, trace_file, tmp_path):
+    trace_file.write_bytes(trace_file.read_bytes()[:-20])
+    assert str(trace_file) in refused("run", trace_file, "--out", tmp_path / "results")
+    assert names(tmp_path) == {"trace.parquet"}
