@@ -1,11 +1,11 @@
 """Turns plain Python functions over NumPy arrays into machine code, and keeps that code on disk safely.
 
-`leaf` marks a function that other kernels call. `entry` marks one that Python calls: its machine code, with every
-leaf linked into it, is kept on disk. numba's own cache looks at the file of the entry alone and would go on running
+`leaf`, `inlined` and `cold` mark functions that other kernels call; called from Python they are what they look like.
+`entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk. numba's own cache looks at the file of the entry alone and would go on running
 old code after an edit in a leaf; so the cache folder is named by a digest of every source file of this package and
 of the models at play, and an edit anywhere opens a new folder.
 
-With `NUMBA_DISABLE_JIT=1` both marks leave the function as it is.
+With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.event import Event, Listener, register, unregister
 from numba.core.lowering import Lower
 from numba.core.typed_passes import BaseNativeLowering, NativeLowering
+from numba.extending import register_jitable
 
 _PACKAGE = Path(__file__).parent
 _FOLDERS_KEPT = 4
@@ -58,28 +59,9 @@ def cache_folder(extra: tuple[str, ...] = ()) -> Path:
     return folder
 
 
-def _njit(**options: Any) -> Callable[[Function], Function]:
-    """numba.njit without the GIL and without reference counts: kernels make no arrays and keep none.
-
-    What is not said, a function takes over from whoever has it compiled; so each mark says whether it is inlined.
-    """
-    decorate: Callable[[Function], Function] = numba.njit(nogil=True, _nrt=False, **options)
-    return decorate
-
-
-def leaf(function: Function) -> Function:
-    """A kernel for other kernels to call."""
-    return _njit(forceinline=False)(function)
-
-
-def inlined(function: Function) -> Function:
-    """A leaf on the path of nearly every event: always pasted into its callers."""
-    return _njit(forceinline=True)(function)
-
-
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _ColdLowering(BaseNativeLowering):
-    """Makes machine code that LLVM may not paste into callers."""
+    """Makes code that LLVM may not paste into callers."""
 
     _name = "replay_cold_lowering"
 
@@ -93,21 +75,58 @@ class _ColdLowering(BaseNativeLowering):
         return self._Lower
 
 
-class _ColdCompiler(CompilerBase):
-    """numba's own pipeline but for the lowering."""
+class _LeafCompiler(CompilerBase):
+    """numba's pipeline, but for what Python would need to call the function: nobody calls a leaf but other kernels."""
 
     def define_pipelines(self) -> list[Any]:
-        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.passes = [
-            (_ColdLowering if each is NativeLowering else each, name) for each, name in manager.passes
-        ]
+        flags = self.state.flags
+        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+class _ColdCompiler(_LeafCompiler):
+    def define_pipelines(self) -> list[Any]:
+        (manager,) = super().define_pipelines()
+        manager.passes = [(_ColdLowering if each is NativeLowering else each, name) for each, name in manager.passes]
         manager.finalize()
         return [manager]
 
 
+# Kernels run without the GIL, and without reference counts: they make no arrays and keep none. What is not said here, a
+# function would take over from whoever has it compiled.
+ENTRY_OPTIONS = {"nogil": True, "_nrt": False}
+LEAF_OPTIONS = ENTRY_OPTIONS | {"forceinline": False, "pipeline_class": _LeafCompiler}
+INLINED_OPTIONS = LEAF_OPTIONS | {"forceinline": True}
+COLD_OPTIONS = LEAF_OPTIONS | {"pipeline_class": _ColdCompiler}
+
+_kernels: set[Callable[..., Any]] = set()
+
+
+def _mark(function: Function, options: dict[str, Any]) -> Function:
+    """To Python the function stays what it is; a compiled kernel that names it has it compiled with these options."""
+    _kernels.add(function)
+    register_jitable(**options)(function)
+    return function
+
+
+def leaf(function: Function) -> Function:
+    """A kernel for other kernels to call."""
+    return _mark(function, LEAF_OPTIONS)
+
+
+def inlined(function: Function) -> Function:
+    """A leaf on the path of nearly every event: always pasted into its callers."""
+    return _mark(function, INLINED_OPTIONS)
+
+
 def cold(function: Function) -> Function:
     """A leaf that few events come to: never pasted into its callers, which keeps them small and quick to compile."""
-    return _njit(forceinline=False, pipeline_class=_ColdCompiler)(function)
+    return _mark(function, COLD_OPTIONS)
+
+
+def is_kernel(function: Callable[..., Any]) -> bool:
+    """Whether compiled kernels may call `function`: one of the marks above, or something that numba made itself."""
+    return function in _kernels or hasattr(function, "py_func")
 
 
 def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
@@ -115,7 +134,8 @@ def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder(extra))
     try:
-        return _njit(cache=True)(function)
+        compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
+        return compiled
     finally:
         numba.config.CACHE_DIR = before
 

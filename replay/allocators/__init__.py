@@ -48,12 +48,9 @@ from numba.extending import overload
 
 from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
-from replay.compiled import leaf
+from replay.compiled import INLINED_OPTIONS, leaf
 
 __all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
-
-
-_JIT_OPTIONS = {"_nrt": False, "nogil": True, "forceinline": True}
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -119,43 +116,43 @@ def address(state, stack, place):
     return _function(type(state), "address")(state, stack, place)
 
 
-@overload(malloc, jit_options=_JIT_OPTIONS)
+@overload(malloc, jit_options=INLINED_OPTIONS)
 def _malloc(state, stack, size):
     function = _function(state.instance_class, "malloc")
     return lambda state, stack, size: function(state, stack, size)
 
 
-@overload(calloc, jit_options=_JIT_OPTIONS)
+@overload(calloc, jit_options=INLINED_OPTIONS)
 def _calloc(state, stack, size):
     function = _function(state.instance_class, "calloc")
     return lambda state, stack, size: function(state, stack, size)
 
 
-@overload(realloc, jit_options=_JIT_OPTIONS)
+@overload(realloc, jit_options=INLINED_OPTIONS)
 def _realloc(state, stack, place, size):
     function = _function(state.instance_class, "realloc")
     return lambda state, stack, place, size: function(state, stack, place, size)
 
 
-@overload(free, jit_options=_JIT_OPTIONS)
+@overload(free, jit_options=INLINED_OPTIONS)
 def _free(state, stack, place):
     function = _function(state.instance_class, "free")
     return lambda state, stack, place: function(state, stack, place)
 
 
-@overload(fill, jit_options=_JIT_OPTIONS)
+@overload(fill, jit_options=INLINED_OPTIONS)
 def _fill(state, stack, place, size):
     function = _function(state.instance_class, "fill")
     return lambda state, stack, place, size: function(state, stack, place, size)
 
 
-@overload(block_size, jit_options=_JIT_OPTIONS)
+@overload(block_size, jit_options=INLINED_OPTIONS)
 def _block_size(state, stack, place):
     function = _function(state.instance_class, "block_size")
     return lambda state, stack, place: function(state, stack, place)
 
 
-@overload(address, jit_options=_JIT_OPTIONS)
+@overload(address, jit_options=INLINED_OPTIONS)
 def _address(state, stack, place):
     function = _function(state.instance_class, "address")
     return lambda state, stack, place: function(state, stack, place)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import replay.allocators
+from replay.compiled import is_kernel
 from replay.errors import ConfigError
 
 _NOT_MODELS = {"registry", "kernel", "stack"}
@@ -60,7 +61,7 @@ def roles(name: str) -> tuple[str, ...]:
 def is_compiled(model: ModuleType) -> bool:
     """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
     names = ("malloc", "calloc", "realloc", "free", "fill", "block_size", "address")
-    return all(hasattr(getattr(model, name), "py_func") for name in names if hasattr(model, name))
+    return all(is_kernel(getattr(model, name)) for name in names if hasattr(model, name))
 
 
 def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:

@@ -54,38 +54,29 @@ def run(
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
-    from replay.compiled import announced_compilation
     from replay.config import default_preset, load_config
     from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
 
-    config = load_config(allocator or default_preset(), overrides or ())
     every_ns = _parse_interval(sample)
+    stacks = [load_config(allocator or default_preset(), overrides or ())]
+    if not no_reference:
+        stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = _open_trace(source, seed)
-    compiled: list[str] = []
-
-    def announce() -> None:
-        compiled.append(config.name)
-        print("compiling the models, once after each change of replay; takes seconds …", file=sys.stderr)
-
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
         sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
-        with announced_compilation(announce):
-            recording = _play(trace, config, f"playing {config.name}", every_ns, sink)
-            compiled_first = bool(compiled)
-            bounds = [None, None] if no_reference else [_play_reference(trace, name) for name in (FLOOR, CEILING)]
-        summary = summarize(recording, floor=bounds[0], ceiling=bounds[1])
+        recordings, compiled = _play_all(trace, stacks, every_ns, sink)
+        recording = recordings[0]
+        floor, ceiling = recordings[1:] or (None, None)
+        summary = summarize(recording, floor=floor, ceiling=ceiling)
         if folder:
             write_results(folder, recording, summary)
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        _print_text(source, recording, summary, compiled_first)
-        written = [str(path) for path in (out, addresses) if path]
-        if written:
-            typer.echo(f"written: {', '.join(written)}")
-        typer.echo(f"next: {_next_command(source, config, out)}")
+        _print_text(source, recording, summary, compiled)
+        _print_closing(source, recording.config.name, out, addresses)
 
 
 def _parse_interval(text: str | None) -> int | None:
@@ -116,20 +107,34 @@ def _open_trace(source: str, seed: int | None) -> "Trace":
     return open_trace(path, seed)
 
 
-def _play(
-    trace: "Trace", config: "StackConfig", what: str, every_ns: int | None, sink: "AddressWriter | None" = None
-) -> "Recording":
+def _play_all(
+    trace: "Trace", configs: list["StackConfig"], every_ns: int | None, sink: "AddressWriter | None"
+) -> tuple[list["Recording"], bool]:
+    """The trace through each stack, and whether something was compiled; samples and addresses are the first stack's."""
     from replay import engine
+    from replay.compiled import announced_compilation
     from replay.progress import progress_bar
 
-    with progress_bar(what, trace.events_total) as progress:
-        return engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=progress)
+    recordings: list[Recording] = []
+    events_before, compiled = 0, False
+    total = None if trace.events_total is None else len(configs) * trace.events_total
 
+    def announce() -> None:
+        nonlocal compiled
+        compiled = True
+        print("compiling the models, which are kept for the next time …", file=sys.stderr)
 
-def _play_reference(trace: "Trace", preset: str) -> "Recording":
-    from replay.config import load_config
+    with announced_compilation(announce), progress_bar("playing", total) as progress:
 
-    return _play(trace, load_config(preset), f"playing {preset} for reference", NO_SAMPLES_NS)
+        def show(rows: int) -> None:
+            progress(events_before + rows)
+
+        for config in configs:
+            recording = engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=show)
+            recordings.append(recording)
+            events_before += recording.events
+            every_ns, sink = NO_SAMPLES_NS, None
+    return recordings, compiled
 
 
 def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
@@ -144,9 +149,13 @@ def _print_text(source: str, recording: "Recording", summary: "Summary", compile
     typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
-def _next_command(source: str, config: "StackConfig", out: Path | None) -> str:
-    """Something worth trying after this run."""
+def _print_closing(source: str, preset: str, out: Path | None, addresses: Path | None) -> None:
+    """What was written, and something worth trying next."""
+    if written := [str(path) for path in (out, addresses) if path]:
+        typer.echo(f"written: {', '.join(written)}")
     if out is None:
-        return f"replay run {quote(source)} -a {quote(config.name)} --out results"
-    other = "cpython-3.9" if config.name != "cpython-3.9" else "cpython-3.15"
-    return f"replay run {quote(source)} -a {other}"
+        typer.echo(f"next: replay run {quote(source)} -a {quote(preset)} --out results")
+    else:
+        typer.echo(
+            f"next: replay run {quote(source)} -a {'cpython-3.8' if preset != 'cpython-3.8' else 'cpython-3.12'}"
+        )
