@@ -10,6 +10,7 @@ of two; `class_limit` gives the largest block of a class.
 import numpy as np
 
 from replay.allocators import address, block_size, calloc, fill, free, malloc, realloc
+from replay.allocators.kernel import SLACK_BYTES
 from replay.allocators.stack import RESIDENT_PEAK, ROOM, record
 from replay.compiled import inlined
 
@@ -23,6 +24,8 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
+LARGE_BYTES = SLACK_BYTES // 4
+"""Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
 """Of one domain, role and size class, all that ever came and went; a row's number is `class_row`."""
 
@@ -77,12 +80,12 @@ def _count_out(stack, classes, place, size_and_domain):
     size, domain = size_and_domain >> 2, size_and_domain & 3
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
-        tally.small_requested_bytes -= size
-        tally.small_block_bytes -= block_bytes
         row = classes[class_row(domain, 1, block_bytes)]
     else:
         block_bytes = block_size(stack.libc, stack, ~place)
         row = classes[class_row(domain, 0, block_bytes)]
+        tally.libc_requested_bytes -= size
+        tally.libc_block_bytes -= block_bytes
     tally.requested_bytes -= size
     tally.block_bytes -= block_bytes
     row.frees += 1
@@ -94,20 +97,29 @@ def _count_in(stack, classes, place, size, domain):
     tally = stack.tally[0]
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
-        tally.small_requested_bytes += size
-        tally.small_block_bytes += block_bytes
         row = classes[class_row(domain, 1, block_bytes)]
     else:
         block_bytes = block_size(stack.libc, stack, ~place)
         row = classes[class_row(domain, 0, block_bytes)]
-    tally.requested_bytes += size
-    tally.block_bytes += block_bytes
+        tally.libc_requested_bytes += size
+        tally.libc_block_bytes += block_bytes
     row.mallocs += 1
     row.requested_bytes += size
-    if tally.requested_bytes > tally.requested_bytes_peak:
-        tally.requested_bytes_peak = tally.requested_bytes
-    if tally.block_bytes > tally.block_bytes_peak:
-        tally.block_bytes_peak = tally.block_bytes
+    requested_bytes = tally.requested_bytes + size
+    tally.requested_bytes = requested_bytes
+    if requested_bytes > tally.requested_bytes_peak:
+        tally.requested_bytes_peak = requested_bytes
+    block_bytes += tally.block_bytes
+    tally.block_bytes = block_bytes
+    if block_bytes > tally.block_bytes_peak:
+        tally.block_bytes_peak = block_bytes
+
+
+@inlined
+def _settle(tally):
+    """Counters that are kept up only where somebody looks at them."""
+    tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
+    tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
 
 
 @inlined
@@ -152,10 +164,11 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
     tally, space = stack.tally[0], stack.kernel.space[0]
     row = start
     for tick in range(ticks.shape[0]):
-        while row < ticks[tick]:
+        stop = ticks[tick]
+        while row < stop:
             at = np.uint64(row)  # an unsigned index is not looked at for being negative
             wanted = size[at]
-            if wanted > space.headroom:
+            if wanted > LARGE_BYTES and wanted > space.headroom:
                 tally.attention |= ROOM
                 return row, tick
             tally.row = first_row + row
@@ -172,8 +185,10 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
             if tally.attention:
                 if tally.attention & RESIDENT_PEAK:
                     tally.attention ^= RESIDENT_PEAK
+                    _settle(tally)
                     at_peak[0] = stack.tally[0]
                 if tally.attention:
                     return row, tick
+        _settle(tally)
         samples[tick] = stack.tally[0]
     return row, ticks.shape[0]

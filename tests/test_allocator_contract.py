@@ -212,7 +212,7 @@ def test_plain_python_gives_the_same_results_as_machine_code(own_digests):
         "PYTHONPATH": os.pathsep.join(paths),
     }
     program = "import json, test_allocator_contract as t; print(json.dumps(t.digests()))"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     plain_digests = json.loads(done.stdout)
     assert [stack for stack in STACKS if plain_digests[stack] != own_digests[stack]] == []

@@ -28,7 +28,7 @@ SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise")
 TALLY = record(
     *LEVELS,
     *(f"{name}_peak" for name in LEVELS),
-    "small_requested_bytes", "small_block_bytes",
+    "small_requested_bytes", "small_block_bytes", "libc_requested_bytes", "libc_block_bytes",
     "arenas_mapped", "arenas_unmapped",
     "pools_used", "pools_full", "pools_free", "pools_made",
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
@@ -38,7 +38,7 @@ TALLY = record(
 )  # fmt: skip
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
-    requested_bytes   live, as the program asked for them        small_*: the part in blocks of the small role
+    requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
     block_bytes       live, as handed out
     pool_bytes        in pools that hold blocks
     arena_bytes       in mapped arenas

@@ -1,0 +1,240 @@
+"""Allocator stacks: what the presets are, how files and overrides are read, what is refused in which words."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from replay.config import default_preset, load_config
+from replay.errors import ConfigError
+from replay.resources import config_names
+
+KIB, MIB = 1 << 10, 1 << 20
+
+# alignment, arena, pool, header, release, radix tree, address bits, word size; from obmalloc.c of each version
+GEOMETRY = {
+    "cpython-2.7": (8, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
+    "cpython-3.6": (8, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
+    "cpython-3.7": (16, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
+    "cpython-3.8": (16, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
+    "cpython-3.9": (16, 256 * KIB, 4 * KIB, 48, "keep-last", False, 64, 8),
+    "cpython-3.10": (16, MIB, 16 * KIB, 48, "keep-last", True, 48, 8),
+    **{
+        f"cpython-3.{minor}": (16, MIB, 16 * KIB, 48, "keep-last", True, 64, 8) for minor in (11, 12, 13, 14, 15)
+    },
+    "cpython-3.11-32bit": (8, 256 * KIB, 4 * KIB, 32, "keep-last", True, 64, 4),
+    "cpython-3.15-hugepages": (16, 2 * MIB, 16 * KIB, 48, "keep-last", True, 64, 8),
+}  # fmt: skip
+WITHOUT_PYMALLOC = {"cpython-3.12-malloc", "ideal", "bump"}
+
+
+def test_every_preset_is_accounted_for_here():
+    assert set(config_names()) == {*GEOMETRY, *WITHOUT_PYMALLOC}
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_a_preset_is_the_release_that_it_is_named_after(name):
+    config = load_config(name)
+    pymalloc = config.pymalloc
+    assert config.name == name
+    assert config.description.startswith("CPython")
+    assert (
+        pymalloc.alignment, pymalloc.arena_size, pymalloc.pool_size, pymalloc.pool_header, pymalloc.release,
+        pymalloc.radix_tree, pymalloc.address_bits, pymalloc.word_size,
+    ) == GEOMETRY[name]  # fmt: skip
+    assert (pymalloc.model, pymalloc.small_threshold) == ("pymalloc", 512)
+    assert pymalloc.huge_pages is (name == "cpython-3.15-hugepages")
+    assert config.libc.word_size == pymalloc.word_size
+    assert config.domains.by_number() == ("libc", "libc" if name == "cpython-2.7" else "pymalloc", "pymalloc")
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_PYMALLOC))
+def test_presets_without_pymalloc_send_everything_to_libc(name):
+    config = load_config(name)
+    assert config.pymalloc is None
+    assert config.domains.by_number() == ("libc", "libc", "libc")
+
+
+@pytest.mark.parametrize(("name", "model"), [("ideal", "ideal"), ("bump", "bump")])
+def test_floor_and_ceiling_are_models_of_the_same_name(name, model):
+    assert load_config(name).libc.model == model
+
+
+def test_the_32_bit_preset_lives_in_4_gib_and_aligns_nothing_to_huge_pages():
+    kernel = load_config("cpython-3.11-32bit").kernel
+    assert (kernel.mmap_base, kernel.brk_base, kernel.huge_page_size) == (0xF7FF1000, 0x56560000, 0)
+
+
+def test_without_a_name_it_is_the_python_that_runs():
+    own = f"cpython-3.{sys.version_info.minor}"
+    assert default_preset() == (own if own in config_names() else "cpython-3.15")
+
+
+# Overrides
+
+
+def test_an_override_changes_its_key_and_nothing_else():
+    plain, changed = load_config("cpython-3.12"), load_config("cpython-3.12", ["pymalloc.alignment=8"])
+    assert changed.pymalloc.alignment == 8
+    assert changed.model_dump(exclude={"pymalloc"}) == plain.model_dump(exclude={"pymalloc"})
+    assert changed.pymalloc.model_dump(exclude={"alignment"}) == plain.pymalloc.model_dump(exclude={"alignment"})
+
+
+def test_overrides_take_units_hexadecimals_and_spaces_and_the_last_one_wins():
+    config = load_config(
+        "cpython-3.12",
+        ["pymalloc.arena_size=512 KiB", "kernel.mmap_base=0x7f0000000000", " libc.top_pad = 1 MiB", "libc.top_pad=64 KiB"],
+    )
+    assert config.pymalloc.arena_size == 512 * KIB
+    assert config.kernel.mmap_base == 0x7F0000000000
+    assert config.libc.top_pad == 64 * KIB
+
+
+def test_a_role_that_changes_its_model_starts_from_that_models_defaults():
+    config = load_config("cpython-3.12", ["libc.trim_threshold=1", "libc.model=bump", "libc.top_pad=4 KiB"])
+    assert config.libc.model_dump() == {"model": "bump", "top_pad": 4 * KIB}
+
+
+def test_pymalloc_can_be_taken_away():
+    config = load_config("cpython-3.12", ["pymalloc=null", "domains.mem=libc", "domains.obj=libc"])
+    assert config.pymalloc is None
+
+
+def test_a_configuration_cannot_be_changed_by_accident():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config("cpython-3.12").pymalloc.alignment = 8
+
+
+REFUSED = {
+    "pymalloc.alignmet=8": "--set pymalloc.alignmet=8: unknown key; did you mean 'alignment'?",
+    "pymaloc.alignment=8": "unknown key; did you mean 'pymalloc'?",
+    "domains.obj=glib": "--set domains.obj=glib: 'glib' should be 'libc' or 'pymalloc'",
+    "costs.call=-1": "--set costs.call=-1: -1 should be greater than or equal to 0",
+    "pymalloc.alignment": "--set pymalloc.alignment: write it like pymalloc.alignment=8",
+    "a.b.c=1": "--set a.b.c=1: write it like pymalloc.alignment=8",
+    "=8": "--set =8: write it like pymalloc.alignment=8",
+    "pymalloc.alignment=[": "--set pymalloc.alignment=[: '[' is not a value",
+    "pymalloc.alignment=lots": "--set pymalloc.alignment=lots: 'lots' is not a size; write it like 256 KiB",
+    "pymalloc.alignment=1.5": "is no whole number of bytes",
+    "pymalloc.alignment=12": "alignment: 12 is no power of two of at least 8",
+    "pymalloc.alignment=4": "alignment: 4 is no power of two of at least 8",
+    "pymalloc.pool_size=5000": "pool_size: 5000 is no power of two",
+    "pymalloc.arena_size=1000000": "arena_size: 1000000 is not a multiple of pool_size, 16384",
+    "pymalloc.arena_size=48 KiB": "arena_size: 49152 is less than four pools of 16384",
+    "pymalloc.arena_size=96 KiB": "arena_size: 98304 is no power of two, which a radix tree needs",
+    "pymalloc.small_threshold=500": "small_threshold: 500 is not a multiple of alignment, 16",
+    "pymalloc.small_threshold=0": "small_threshold: 0 is not a multiple of alignment, 16",
+    "pymalloc.small_threshold=8192": "small_threshold: a pool of 16384 bytes holds fewer than two blocks of 8192",
+    "pymalloc.pool_size=1 KiB": "small_threshold: a pool of 1024 bytes holds fewer than two blocks of 512",
+    "pymalloc.pool_header=40": "pool_header: 40 is not a multiple of alignment, 16, of at least 48",
+    "pymalloc.pool_header=32": "pool_header: 32 is not a multiple of alignment, 16, of at least 48",
+    "pymalloc.pool_size=1 MiB": "arena_size: 1048576 is less than four pools of 1048576",
+    "pymalloc.address_bits=32": "address_bits: 32 is neither 48 nor 64",
+    "pymalloc.release=never": "'never' should be 'immediate' or 'keep-last'",
+    "kernel.page_size=3000": "page_size: 3000 is no power of two of at least 256",
+    "kernel.page_size=128": "page_size: 128 is no power of two of at least 256",
+    "kernel.huge_page_size=3 MiB": "huge_page_size: 3145728 is no power of two that holds whole pages",
+    "kernel.mmap_base=0x7ffff7ff1001": "mmap_base: 0x7ffff7ff1001 is not a multiple of the page size",
+    "kernel.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
+    "kernel.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
+    "kernel.model=windows": "--set kernel.model=windows: 'windows' should be 'linux'",
+    "libc.model=jemalloc": "there is no allocator model 'jemalloc'; there are bump, ideal, pymalloc, simple",
+    "libc.model=pymalloc": "libc: model 'pymalloc' plays pymalloc only",
+    "pymalloc.model=simple": "pymalloc: model 'simple' plays libc only",
+    "pymalloc=null": "domains: one goes to pymalloc, but pymalloc is null",
+    "libc=7": "--set libc=7: 7 must be a mapping of keys to values",
+    "libc.mmap_threshold=soon": "--set libc.mmap_threshold=soon: ",
+    "libc.word_size=5": "--set libc.word_size=5: 5 should be 4 or 8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_an_impossible_override_is_refused_with_the_reason(override):
+    with pytest.raises(ConfigError) as refusal:
+        load_config("cpython-3.12", [override])
+    assert REFUSED[override] in str(refusal.value)
+    assert "validation error" not in str(refusal.value)
+
+
+def test_a_pool_with_more_blocks_than_its_list_can_number_is_refused():
+    overrides = ["pymalloc.pool_size=1 MiB", "pymalloc.arena_size=4 MiB", "pymalloc.alignment=8"]
+    with pytest.raises(ConfigError, match="pool_size: a pool of 1048576 bytes holds more than 65534 blocks"):
+        load_config("cpython-3.12", overrides)
+
+
+def test_several_mistakes_are_all_told():
+    with pytest.raises(ConfigError) as refusal:
+        load_config("cpython-3.12", ["pymalloc.alignmet=8", "kernel.pages=3"])
+    assert len(str(refusal.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("cpython-3.21", "did you mean 'cpython-3.1"), ("ruby", "`replay allocators` lists them")]
+)
+def test_an_unknown_preset_is_refused_with_a_hint(name, hint):
+    with pytest.raises(ConfigError) as refusal:
+        load_config(name)
+    assert str(refusal.value).startswith(f"{name}: no bundled config has this name; {hint}")
+
+
+# Files
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_read_with_what_it_extends(tmp_path):
+    path = written(
+        tmp_path / "ours.yaml",
+        "extends: cpython-3.9\ndescription: Ours.\nkernel: {page_size: 16 KiB, mmap_base: 0x7f0000000000}\n"
+        "pymalloc: {alignment: 32}\n",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="pool_header: 48 is not a multiple of alignment, 32"):
+        load_config(path)
+    config = load_config(str(path), ["pymalloc.pool_header=64", "kernel.brk_base=0x555555560000"])
+    assert (config.name, config.description, config.extends) == ("ours", "Ours.", "cpython-3.9")
+    assert (config.pymalloc.alignment, config.pymalloc.arena_size, config.kernel.page_size) == (32, 256 * KIB, 16 * KIB)
+
+
+def test_a_file_may_extend_another_one_beside_it(tmp_path):
+    written(tmp_path / "base.yaml", "name: base\npymalloc: {arena_size: 2 MiB}\nlibc: {top_pad: 1 MiB}\n")
+    config = load_config(written(tmp_path / "over.yaml", "extends: base.yaml\npymalloc: {alignment: 32, pool_header: 64}\n"))
+    assert (config.name, config.pymalloc.arena_size, config.pymalloc.alignment) == ("over", 2 * MIB, 32)
+    assert config.libc.top_pad == MIB
+
+
+def test_files_that_extend_each_other_are_refused(tmp_path):
+    written(tmp_path / "a.yaml", "extends: b.yaml\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: extends itself, by way of b\.yaml"):
+        load_config(written(tmp_path / "b.yaml", "extends: a.yaml\n"))
+
+
+BROKEN = {
+    "pymalloc: {alignment: 16\n": r"broken\.yaml:2: is not valid YAML",
+    "just words\n": r"broken\.yaml:1: must be a mapping of keys to values",
+    "": r"broken\.yaml:1: must be a mapping of keys to values",
+    "name: x\n\nkernal: {}\n": r"broken\.yaml:3: kernal: unknown key; did you mean 'kernel'\?",
+    "extends: cpython-3.12\npymalloc:\n  pool_sise: 4 KiB\n": (
+        r"broken\.yaml:3: pymalloc\.(pymalloc\.)?pool_sise: unknown key; did you mean 'pool_size'\?"
+    ),
+    "extends: cpython-3.12\npymalloc: {pool_size: 4 KiB, arena_size: 5000}\n": (
+        r"broken\.yaml:2: pymalloc: arena_size: 5000 is not a multiple of pool_size, 4096"
+    ),
+    "extends: [1]\n": r"broken\.yaml: extends: \[1\] is no name of a preset or file",
+    "extends: nothing.yaml\n": r"nothing\.yaml: cannot be read: No such file",
+    "libc: {model: dlmalloc}\n": "there is no allocator model 'dlmalloc'; there are bump, ideal",
+    "name: a\nname: b\n": r"broken\.yaml:2: key 'name' was given on line 1 already",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_file_is_refused_with_its_line(tmp_path, text):
+    with pytest.raises(ConfigError, match=BROKEN[text]):
+        load_config(written(tmp_path / "broken.yaml", text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")
