@@ -185,4 +185,4 @@ def _refusal(
 def _names(override: str, keys: list[str]) -> bool:
     """Whether the override sets the key that a mistake is about, or one of the section that it is about."""
     section, _, key = override.partition("=")[0].strip().partition(".")
-    return not keys or (keys[0] == section and (len(keys) <= 2 or keys[-1] == key))
+    return not keys or (keys[0] == section and (len(keys) <= 2 or key in keys))

@@ -207,7 +207,7 @@ def test_a_file_may_extend_another_one_beside_it(tmp_path):
 
 def test_files_that_extend_each_other_are_refused(tmp_path):
     written(tmp_path / "a.yaml", "extends: b.yaml\n")
-    with pytest.raises(ConfigError, match=r"a\.yaml: extends itself, by way of b\.yaml"):
+    with pytest.raises(ConfigError, match=r"b\.yaml: extends itself, by way of a\.yaml"):
         load_config(written(tmp_path / "b.yaml", "extends: a.yaml\n"))
 
 

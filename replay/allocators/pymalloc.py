@@ -116,13 +116,13 @@ of libc's arena table, nodes of the radix tree."""
 
 POOL = record(
     list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16,
-    size=np.int32, next=np.int32, prev=np.int32, touched=np.int32, arena=np.int32,
+    size_bytes=np.int32, next=np.int32, prev=np.int32, touched=np.int32, arena=np.int32,
 )  # fmt: skip
 """A pool: 32 bytes, two to a cache line.
 
     list         first free block, or NO_LINK
     carved       blocks ever made available
-    index, size  of its class; NO_CLASS before the first
+    index        size class, NO_CLASS before the first; `size_bytes` of its blocks
     next, prev   in the class's used list; `next` also in its arena's free list
     touched      end of its resident part, from its start
 """
@@ -350,7 +350,7 @@ def _open_pool(state, stack, index):
         pool.list = state.links[number * geometry.stride + block]
         return number << BLOCK_BITS | block
     size = state.sizes[index]
-    pool.index, pool.size = index, size
+    pool.index, pool.size_bytes = index, size
     pool.capacity = (geometry.pool_size - geometry.header) // size
     pool.live = 1
     pool.carved = 2
@@ -365,7 +365,7 @@ def _open_pool(state, stack, index):
 def _close_pool(state, stack, number):
     """The pool, first of its class's used ones, is full and leaves them."""
     tally, pool = stack.tally[0], state.pools[number]
-    end = state.geometry[0].header + np.int64(pool.carved) * pool.size
+    end = state.geometry[0].header + np.int64(pool.carved) * pool.size_bytes
     if end > pool.touched:
         _touch_to(state, stack, number, end)
     following = np.int64(pool.next)
@@ -399,7 +399,7 @@ def malloc(state, stack, size):
             state.links[np.uint64(links + carved)] = NO_LINK
             pool.list = carved
             pool.carved = carved + 1
-            end = geometry.header + carved * pool.size + geometry.word_size
+            end = geometry.header + carved * pool.size_bytes + geometry.word_size
             if end > pool.touched:
                 _touch_to(state, stack, number, end)
         else:
@@ -531,7 +531,7 @@ def realloc(state, stack, place, size):
 @inlined
 def block_size(state, stack, place):
     """Bytes of the size class."""
-    return np.int64(state.pools[place >> BLOCK_BITS].size)
+    return np.int64(state.pools[place >> BLOCK_BITS].size_bytes)
 
 
 @leaf
@@ -539,7 +539,7 @@ def address(state, stack, place):
     """Where the block starts."""
     number = place >> BLOCK_BITS
     header = state.geometry[0].header
-    return _pool_address(state, number) + header + (place & NO_LINK) * state.pools[number].size
+    return _pool_address(state, number) + header + (place & NO_LINK) * state.pools[number].size_bytes
 
 
 def grow(state: State) -> State:
@@ -568,7 +568,7 @@ def _made_pools(state: State) -> np.ndarray:
     return numbers[offsets < state.arenas["carved"][arenas][:, None]]
 
 
-CLASS_VIEW = record("size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
+CLASS_VIEW = record("block_size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
 ARENA_VIEW = record("address", "pools", "pools_free", "blocks", "block_bytes")
 
 
@@ -578,7 +578,7 @@ def observe(state: State) -> dict[str, np.ndarray]:
     numbers = _made_pools(state)
     pools = state.pools[numbers]
     classes = np.zeros(state.sizes.shape[0], CLASS_VIEW)
-    classes["size"] = state.sizes
+    classes["block_size"] = state.sizes
     busy = pools["live"] > 0
     index = pools["index"][busy]
     full = pools["list"][busy] == NO_LINK

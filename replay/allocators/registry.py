@@ -1,5 +1,6 @@
 """Finds allocator models by name: the files of this package, and modules behind the entry point `replay.allocators`."""
 
+import difflib
 import importlib
 import pkgutil
 from functools import cache
@@ -39,7 +40,9 @@ def find_model(name: str) -> ModuleType:
         return importlib.import_module(f"{replay.allocators.__name__}.{name}")
     point = _third_party().get(name)
     if point is None:
-        raise ConfigError(f"there is no allocator model {name!r}; there are {', '.join(model_names())}")
+        near = difflib.get_close_matches(name, model_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model_names())}"
+        raise ConfigError(f"there is no allocator model {name!r}; {hint}")
     try:
         model = point.load()
     except Exception as error:  # whatever a stranger's module raises on import, the user is told which one it was

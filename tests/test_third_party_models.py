@@ -1,0 +1,228 @@
+"""Allocator models of other packages: found by their entry point, in numba or in plain Python, for either role."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import replay
+
+HEADER = '''
+"""A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+'''
+
+NUMBA = '''
+from replay.allocators.kernel import mmap, touch
+from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.by_reference import by_reference
+from replay.compiled import leaf
+'''
+
+PLAIN = '''
+from replay.allocators.kernel import mmap, touch
+from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+
+
+def leaf(function):
+    return function
+
+
+def by_reference(state_class):
+    return state_class
+'''
+
+MODEL = '''
+RUN_BYTES = {run_bytes}
+
+
+class Config(BaseModel):
+    """A toy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: Literal["{name}"] = "{name}"
+
+
+RUN = record("end", "limit", "blocks")
+BLOCK = record("address", "block_bytes", "next")
+
+
+@by_reference
+class State(NamedTuple):
+    run: np.ndarray
+    blocks: np.ndarray
+    bins: np.ndarray
+
+
+def new_state(config):
+    return State(np.zeros(1, RUN), np.zeros(64, BLOCK), np.full(64, -1, np.int64))
+
+
+@leaf
+def malloc(state, stack, size):
+    run = state.run[0]
+    bin_index, block_bytes = 0, 16
+    while block_bytes < size:
+        block_bytes *= 2
+        bin_index += 1
+    place = state.bins[bin_index]
+    if place >= 0:
+        state.bins[bin_index] = state.blocks[place].next
+        return place
+    if run.end + block_bytes > run.limit:
+        length = max(RUN_BYTES, (block_bytes + 4095) & -4096)
+        run.end = mmap(stack, length)
+        run.limit = run.end + length
+    place = np.int64(run.blocks)
+    run.blocks += 1
+    if run.blocks + MARGIN > state.blocks.shape[0]:
+        ask_for_room(stack)
+    block = state.blocks[place]
+    block.address, block.block_bytes, block.next = run.end, block_bytes, bin_index
+    run.end += block_bytes
+    touch(stack, block.address, block.address + block_bytes)
+    return place
+
+
+@leaf
+def free(state, stack, place):
+    block = state.blocks[place]
+    bin_index, block_bytes = 0, 16
+    while block_bytes < block.block_bytes:
+        block_bytes *= 2
+        bin_index += 1
+    block.next = state.bins[bin_index]
+    state.bins[bin_index] = place
+
+
+@leaf
+def block_size(state, stack, place):
+    return state.blocks[place].block_bytes
+
+
+@leaf
+def address(state, stack, place):
+    return state.blocks[place].address
+
+
+def grow(state):
+    return state._replace(blocks=extend(state.blocks, 2 * state.blocks.shape[0]))
+
+
+def check(state, stack):
+    assert state.run[0].end <= state.run[0].limit
+'''
+
+PROGRAM = """
+import json, sys
+from histories import fingerprint, seeded
+from replay.allocators.registry import find_model, is_compiled, model_names
+from replay.config import load_config
+from replay.engine import run
+
+names, trace, results = sys.argv[1:], seeded(4, 3000).trace(), {}
+for name in names:
+    for base, role in (("cpython-3.12-malloc", "libc"), ("cpython-3.12", "pymalloc")):
+        config = load_config(base, [f"{role}.model={name}"])
+        results[f"{name} {role}"] = fingerprint(trace, config), int(run(trace, config).end.mmap)
+compiled = {name: is_compiled(find_model(name)) for name in names}
+print(json.dumps({"names": model_names(), "compiled": compiled, "results": results}))
+"""
+
+
+def write_model(site: Path, name: str, kind: str, run_bytes: int = 1 << 16) -> None:
+    """Writes the toy's module; `run_bytes` at a time it asks the kernel for memory."""
+    text = (HEADER + kind + MODEL).replace("{run_bytes}", str(run_bytes)).replace("{name}", name)
+    (site / f"toy_{name}.py").write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder as a package installer leaves it: two models, and one that lacks a function."""
+    write_model(tmp_path, "quick", NUMBA)
+    write_model(tmp_path, "slow", PLAIN)
+    write_model(tmp_path, "broken", PLAIN)
+    broken = tmp_path / "toy_broken.py"
+    broken.write_text(broken.read_text().replace("def free(", "def release("))
+    (tmp_path / "toy_crash.py").write_text("import no_such_thing\n")
+    info = tmp_path / "toys-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    names = ("quick", "slow", "broken", "crash")
+    points = "".join(f"{name} = toy_{name}\n" for name in names)
+    (info / "entry_points.txt").write_text(f"[replay.allocators]\n{points}")
+    return tmp_path
+
+
+def run_python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A new process in which the folder is installed."""
+    paths = [str(site), str(Path(replay.__file__).parent.parent), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def play(site: Path, *names: str) -> dict:
+    done = run_python(site, "-c", PROGRAM, *names)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
+    answer = play(site, "quick", "slow")
+    assert answer["names"] == ["broken", "bump", "crash", "ideal", "pymalloc", "quick", "simple", "slow"]
+    assert answer["compiled"] == {"quick": True, "slow": False}
+    results = answer["results"]
+    assert results["quick libc"] == results["slow libc"]
+    assert results["quick pymalloc"] == results["slow pymalloc"]
+    assert results["quick libc"] != results["quick pymalloc"]
+    assert min(mmaps for _, mmaps in results.values()) > 10
+
+
+def test_an_edit_of_another_packages_model_is_noticed(site):
+    before = play(site, "quick")["results"]
+    write_model(site, "quick", NUMBA, run_bytes=1 << 20)
+    after = play(site, "quick")["results"]
+    assert after["quick libc"][1] < before["quick libc"][1]
+    write_model(site, "quick", NUMBA)
+    assert play(site, "quick")["results"] == before
+
+
+def test_the_contract_suite_picks_a_model_up_by_itself(site):
+    (site / "toy_crash.py").unlink()
+    (site / "toy_broken.py").unlink()
+    points = site / "toys-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[replay.allocators]\nslow = toy_slow\n")
+    suite = Path(__file__).parent / "test_allocator_contract.py"
+    done = run_python(site, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
+    assert done.returncode == 0, done.stdout
+    assert "[slow as libc] PASSED" in done.stdout
+    assert "[slow as pymalloc] PASSED" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("broken", "allocator model 'broken' (toy_broken) lacks free"),
+        ("crash", "allocator model 'crash' (toy_crash) cannot be imported: No module named 'no_such_thing'"),
+        ("absent", "there is no allocator model 'absent'; there are broken, bump, crash, "),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_by_name(site, name, sentence):
+    program = f"""
+from replay.config import load_config
+from replay.errors import ConfigError
+try:
+    load_config("cpython-3.12", ["libc.model={name}"])
+except ConfigError as refusal:
+    print(refusal)
+"""
+    done = run_python(site, "-c", program)
+    assert done.stderr == ""
+    assert done.stdout.startswith(sentence)
