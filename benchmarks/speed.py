@@ -16,12 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from replay.config import load_config
 from replay.engine import run
 from replay.resources import workload_names
 from replay.sources import open_source
-from replay.trace import MemoryTrace
+from replay.trace import MemoryTrace, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
 from replay.verification.oracles import find_oracles
@@ -86,13 +87,17 @@ def sampling(events: int, version: str) -> None:
 
 
 def workload(events: int, version: str) -> None:
+    """Bundled workloads, made to last until they have about as many events as wanted."""
     config = load_config(version)
     for name in workload_names():
-        run(open_source(name), config)
+        short = open_source(name)
+        made = run(short, config).events
+        last_ns = short.workload.duration * max(1, events // made)
+        trace = replace(short, workload=short.workload.model_copy(update={"duration": last_ns}))
 
-        def rate(name: str = name) -> float:
+        def rate(trace: Trace = trace) -> float:
             started = time.perf_counter()
-            return run(open_source(name), config).events / (time.perf_counter() - started)
+            return run(trace, config).events / (time.perf_counter() - started)
 
         print(f"  {name:22} generated and played: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
 

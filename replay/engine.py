@@ -119,11 +119,9 @@ class Player:
     def _attend(self, events: Events, row: int, first_row: int) -> None:
         """Does what the loop stopped for."""
         need_bytes = int(events.size[row]) if row < events.rows else 0
-        space = self.stack.kernel.space[0]  # type: ignore[attr-defined]
-        free_bytes = int(space.lowest - space.brk) - 2 * kernel.SLACK_BYTES
         if self.tally.attention & NO_MEMORY:
             raise TraceError("no address space is left for this event in the simulated process", row=self.tally.row)
-        if need_bytes > free_bytes:
+        if not kernel.has_hole(self.stack.kernel, need_bytes):  # type: ignore[arg-type]
             raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
         if self.tally.attention & ROOM:
             self.drain_log()

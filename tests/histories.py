@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -18,7 +19,12 @@ SIZES = (
 )  # fmt: skip
 """Around every edge: 0, the small threshold, the mmap threshold, a whole number of huge pages."""
 
-TINY = ("kernel.page_size=1024", "pymalloc.arena_size=8192", "pymalloc.pool_size=2048", "pymalloc.radix_tree=false")
+TINY = (
+    "kernel.page_size=1024",
+    "pymalloc.arena_size=8192",
+    "pymalloc.pool_size=2048",
+    "pymalloc.radix_tree=false",
+)
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
 BOOKKEEPING = ("rows_logged", "attention")
@@ -74,7 +80,12 @@ class History:
         time_ns, op, domain, block, size = columns
         thread = np.zeros(len(self.rows), np.uint32)
         return Events(
-            time_ns.copy(), thread, op.astype(np.uint8), domain.astype(np.uint8), block.astype(np.uint32), size.copy()
+            time_ns.copy(),
+            thread,
+            op.astype(np.uint8),
+            domain.astype(np.uint8),
+            block.astype(np.uint32),
+            size.copy(),
         )
 
     def trace(self, *phases: str) -> MemoryTrace:
@@ -83,7 +94,7 @@ class History:
 
 
 def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_realloc: bool = True) -> History:
-    """Turns (kind, size, which block, domain, pause) into events; a step that needs a live block allocates if none is."""
+    """Turns (kind, size, which block, domain, pause) into events; without a live block a step allocates one."""
     live: list[int] = []
     for kind, size, which, domain, pause_ns in steps:
         history.at(history.now_ns + pause_ns)
@@ -97,7 +108,11 @@ def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_r
 
 
 STEPS = st.tuples(
-    st.integers(0, 9), st.sampled_from(SIZES), st.integers(0, 63), st.sampled_from(Domain), st.sampled_from((0, 1, 7))
+    st.integers(0, 9),
+    st.sampled_from(SIZES),
+    st.integers(0, 63),
+    st.sampled_from(Domain),
+    st.sampled_from((0, 1, 7)),
 )
 
 
@@ -122,9 +137,7 @@ def seeded(seed: int, count: int, *, sizes: tuple[int, ...] = SIZES, wave: int =
 def cut(events: Events, cuts: list[int]) -> list[Events]:
     """The same events in batches that end at these rows."""
     edges = [0, *sorted({at for at in cuts if 0 < at < events.rows}), events.rows]
-    return [
-        Events(*(column[start:end] for column in events[:6])) for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [Events(*(column[start:end] for column in events[:6])) for start, end in pairwise(edges)]
 
 
 def play_rows(player: Player, events: Events, start: int, end: int) -> None:

@@ -1,4 +1,4 @@
-"""What every allocator model owes, whoever wrote it: each that the registry finds, in each role, and every preset.
+"""What every allocator model owes, whoever wrote it: in each role, and every preset.
 
 Models of other packages are picked up here by themselves once they are installed.
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,7 @@ BASES = {"libc": "cpython-3.12-malloc", "pymalloc": "cpython-3.12"}
 
 STACKS = {
     **{preset: (preset, ()) for preset in config_names()},
-    **{
-        f"{name} as {role}": (BASES[role], (f"{role}.model={name}",))
-        for name in model_names()
-        for role in roles(name)
-    },
+    **{f"{name} as {role}": (BASES[role], (f"{role}.model={name}",)) for name in model_names() for role in roles(name)},
     "tiny arenas, released at once": ("cpython-3.8", TINY),
     "tiny arenas, the last one kept": ("cpython-3.9", TINY),
     "tiny arenas, 8-byte alignment": ("cpython-3.6", TINY),
@@ -92,7 +89,7 @@ class Witness:
                 spans.append((address, address + max(size, 1)))
             assert address % alignment == 0
         spans.sort()
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert end <= start, "two live blocks overlap"
 
     def check_account(self) -> None:
@@ -191,7 +188,11 @@ def test_when_everything_was_freed_nothing_is_live(stack):
 def digests() -> dict[str, list[str]]:
     """Of every stack, what it makes of three traces."""
     small = seeded(1, 1200, sizes=(1, 16, 40, 100, 256, 384, 385, 512))
-    traces = [seeded(0, 500).trace(), small.trace(), seeded(2, 400, sizes=(513, 70_000, 140_000, 2_097_128)).trace()]
+    traces = [
+        seeded(0, 500).trace(),
+        small.trace(),
+        seeded(2, 400, sizes=(513, 70_000, 140_000, 2_097_128)).trace(),
+    ]
     return {stack: [fingerprint(trace, load(stack), 50) for trace in traces] for stack in STACKS}
 
 
@@ -205,14 +206,24 @@ def test_the_same_trace_gives_the_same_results_again(own_digests):
 
 
 def test_plain_python_gives_the_same_results_as_machine_code(own_digests):
-    paths = [str(Path(replay.__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        str(Path(replay.__file__).parent.parent),
+        str(Path(__file__).parent),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = {
         **os.environ,
         "NUMBA_DISABLE_JIT": "1",
         "PYTHONPATH": os.pathsep.join(paths),
     }
     program = "import json, test_allocator_contract as t; print(json.dumps(t.digests()))"
-    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     plain_digests = json.loads(done.stdout)
     assert [stack for stack in STACKS if plain_digests[stack] != own_digests[stack]] == []

@@ -9,7 +9,7 @@ from replay.trace import Events, MemoryTrace, Op
 
 
 def walk(batches: list[Events], every_ns: int):
-    """The slices as (start, end, ticks by row, ticks by time), with boundaries between them as (row of the trace, time)."""
+    """Slices as (start, end, ticks by row, ticks by time), boundaries as (row, time), and the clock."""
     seen: list[tuple] = []
 
     def play(part) -> None:
@@ -17,7 +17,12 @@ def walk(batches: list[Events], every_ns: int):
         ticks = [int(row) + first for row in part.tick_rows]
         seen.append((first + part.start, first + part.end, ticks, part.tick_times_ns.tolist()))
 
-    clock = Clock(MemoryTrace(batches), play, lambda events, row: seen.append((clock.rows + row, clock.now_ns)), every_ns)
+    clock = Clock(
+        MemoryTrace(batches),
+        play,
+        lambda events, row: seen.append((clock.rows + row, clock.now_ns)),
+        every_ns,
+    )
     clock.run()
     return seen, clock
 

@@ -1,4 +1,4 @@
-"""Allocator stacks: what the presets are, how files and overrides are read, what is refused in which words."""
+"""Allocator stacks: what the presets are, how files and overrides are read, what is refused in what words."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from replay.resources import config_names
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# alignment, arena, pool, header, release, radix tree, address bits, word size; from obmalloc.c of each version
+# alignment, arena, pool, header, release, radix tree, address bits, word size; from each version's obmalloc.c
 GEOMETRY = {
     "cpython-2.7": (8, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
     "cpython-3.6": (8, 256 * KIB, 4 * KIB, 48, "immediate", False, 64, 8),
@@ -83,7 +83,12 @@ def test_an_override_changes_its_key_and_nothing_else():
 def test_overrides_take_units_hexadecimals_and_spaces_and_the_last_one_wins():
     config = load_config(
         "cpython-3.12",
-        ["pymalloc.arena_size=512 KiB", "kernel.mmap_base=0x7f0000000000", " libc.top_pad = 1 MiB", "libc.top_pad=64 KiB"],
+        [
+            "pymalloc.arena_size=512 KiB",
+            "kernel.mmap_base=0x7f0000000000",
+            " libc.top_pad = 1 MiB",
+            "libc.top_pad=64 KiB",
+        ],
     )
     assert config.pymalloc.arena_size == 512 * KIB
     assert config.kernel.mmap_base == 0x7F0000000000
@@ -138,7 +143,7 @@ REFUSED = {
     "kernel.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
     "kernel.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
     "kernel.model=windows": "--set kernel.model=windows: 'windows' should be 'linux'",
-    "libc.model=jemalloc": "there is no allocator model 'jemalloc'; there are bump, ideal, pymalloc, simple",
+    "libc.model=simpel": "there is no allocator model 'simpel'; did you mean 'simple'?",
     "libc.model=pymalloc": "libc: model 'pymalloc' plays pymalloc only",
     "pymalloc.model=simple": "pymalloc: model 'simple' plays libc only",
     "pymalloc=null": "domains: one goes to pymalloc, but pymalloc is null",
@@ -169,7 +174,8 @@ def test_several_mistakes_are_all_told():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("cpython-3.21", "did you mean 'cpython-3.1"), ("ruby", "`replay allocators` lists them")]
+    ("name", "hint"),
+    [("cpython-3.21", "did you mean 'cpython-3.1"), ("ruby", "`replay allocators` lists them")],
 )
 def test_an_unknown_preset_is_refused_with_a_hint(name, hint):
     with pytest.raises(ConfigError) as refusal:
@@ -195,12 +201,18 @@ def test_a_file_is_read_with_what_it_extends(tmp_path):
         load_config(path)
     config = load_config(str(path), ["pymalloc.pool_header=64", "kernel.brk_base=0x555555560000"])
     assert (config.name, config.description, config.extends) == ("ours", "Ours.", "cpython-3.9")
-    assert (config.pymalloc.alignment, config.pymalloc.arena_size, config.kernel.page_size) == (32, 256 * KIB, 16 * KIB)
+    assert (config.pymalloc.alignment, config.pymalloc.arena_size, config.kernel.page_size) == (
+        32,
+        256 * KIB,
+        16 * KIB,
+    )
 
 
 def test_a_file_may_extend_another_one_beside_it(tmp_path):
     written(tmp_path / "base.yaml", "name: base\npymalloc: {arena_size: 2 MiB}\nlibc: {top_pad: 1 MiB}\n")
-    config = load_config(written(tmp_path / "over.yaml", "extends: base.yaml\npymalloc: {alignment: 32, pool_header: 64}\n"))
+    config = load_config(
+        written(tmp_path / "over.yaml", "extends: base.yaml\npymalloc: {alignment: 32, pool_header: 64}\n")
+    )
     assert (config.name, config.pymalloc.arena_size, config.pymalloc.alignment) == ("over", 2 * MIB, 32)
     assert config.libc.top_pad == MIB
 
@@ -224,7 +236,7 @@ BROKEN = {
     ),
     "extends: [1]\n": r"broken\.yaml: extends: \[1\] is no name of a preset or file",
     "extends: nothing.yaml\n": r"nothing\.yaml: cannot be read: No such file",
-    "libc: {model: dlmalloc}\n": "there is no allocator model 'dlmalloc'; there are bump, ideal",
+    "libc: {model: hoard}\n": "there is no allocator model 'hoard'; there are bump, ideal, pymalloc, simple",
     "name: a\nname: b\n": r"broken\.yaml:2: key 'name' was given on line 1 already",
 }  # fmt: skip
 

@@ -118,7 +118,10 @@ def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places)
         (name, int(events.time_ns[row])) for name, row in zip(names, marks, strict=True)
     ]
     player, blocks = Player(config), history.events()
-    before = [np.zeros(1, recording.samples.dtype), *(player.stack.tally.copy() for _ in single_steps(player, blocks))]
+    before = [
+        np.zeros(1, recording.samples.dtype),
+        *(player.stack.tally.copy() for _ in single_steps(player, blocks)),
+    ]
     for seen, (row, (_, _, tally)) in enumerate(zip(marks, recording.phases, strict=True)):
         expected = before[row - seen].copy()
         expected["row"] = tally.row  # rows of the marked trace
@@ -163,7 +166,9 @@ def test_counts_of_a_small_history():
     assert (recording.events, recording.duration_ns) == (5, 500)
     assert recording.sample_times_ns.tolist() == [150, 300, 450, 500]
     assert recording.samples["requested_bytes"].tolist() == [100, 650, 650, 600]
-    assert [(name, time_ns, int(tally.requested_bytes)) for name, time_ns, tally in recording.phases] == [("b", 400, 650)]
+    assert [(name, time_ns, int(tally.requested_bytes)) for name, time_ns, tally in recording.phases] == [
+        ("b", 400, 650)
+    ]
     assert (end.requested_bytes_peak, end.requested_bytes, end.block_bytes) == (700, 600, 608)
 
 
@@ -187,9 +192,13 @@ def test_the_log_names_every_arena_and_system_call_with_its_row():
     history.mallocs(2, 100)
     history.free(1, 0)
     log = record([history.events()], load_config("cpython-3.8", ["libc.model=simple"]), 10)[2]
-    arena, mmap, munmap, brk = 0x7FFFF7FF1000 - (256 << 10), *(SYSCALLS.index(name) for name in ("mmap", "munmap", "brk"))
+    arena, mmap, munmap, brk = (
+        0x7FFFF7FF1000 - (256 << 10),
+        *(SYSCALLS.index(name) for name in ("mmap", "munmap", "brk")),
+    )
     assert log.tolist() == [
-        (0, brk, 0x555555560000 + 33 * 4096, 33 * 4096), (0, mmap, arena, 256 << 10), (0, ARENA_MAPPED, arena, 256 << 10),
+        (0, brk, 0x555555560000 + 33 * 4096, 33 * 4096),
+        (0, mmap, arena, 256 << 10), (0, ARENA_MAPPED, arena, 256 << 10),
         (3, ARENA_UNMAPPED, arena, 256 << 10), (3, munmap, arena, 256 << 10),
     ]  # fmt: skip
 
@@ -241,12 +250,19 @@ class KnownDuration:
 
 @pytest.mark.parametrize(
     ("duration_ns", "wanted_ns", "interval_ns"),
-    [(10**9, None, 10**6), (10**9, 5, None), (None, None, 10**7), (None, 3, 3), (500, None, 1), (10**9, 100, 100)],
+    [
+        (10**9, None, 10**6),
+        (10**9, 5, None),
+        (None, None, 10**7),
+        (None, 3, 3),
+        (500, None, 1),
+        (10**9, 100, 100),
+    ],
 )
 def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
     trace = KnownDuration(duration_ns)
     if interval_ns is None:
-        with pytest.raises(ReplayError, match="5 ns gives 200000000 samples .* choose a longer one"):
+        with pytest.raises(ReplayError, match=r"5 ns gives 200000000 samples .* choose a longer one"):
             sampling_interval_ns(trace, wanted_ns)
     else:
         assert sampling_interval_ns(trace, wanted_ns) == interval_ns

@@ -12,7 +12,8 @@ CONFIG = load_config("cpython-3.12-malloc", ["libc.model=simple"])
 
 
 @pytest.mark.parametrize(
-    ("size", "chunk"), [(0, 32), (1, 32), (24, 32), (25, 48), (40, 48), (41, 64), (1000, 1008), (1016, 1024), (1017, 1152)]
+    ("size", "chunk"),
+    [(0, 32), (1, 32), (24, 32), (25, 48), (40, 48), (41, 64), (1000, 1008), (1016, 1024), (1017, 1152)],
 )
 def test_a_chunk_is_the_request_a_word_and_whole_16_bytes(size, chunk):
     history = History()
@@ -27,7 +28,12 @@ def test_the_heap_grows_by_the_request_and_top_pad_in_whole_pages():
     history.malloc(1000)
     tally = played(history, CONFIG)[0].tally
     # 1,008 and 131,072 and four words of top: 33 pages
-    assert (tally.brk, tally.brk_bytes, tally.heap_bytes, tally.resident_bytes) == (1, 33 * PAGE, 33 * PAGE, PAGE)
+    assert (tally.brk, tally.brk_bytes, tally.heap_bytes, tally.resident_bytes) == (
+        1,
+        33 * PAGE,
+        33 * PAGE,
+        PAGE,
+    )
 
 
 def test_a_freed_chunk_is_handed_out_again_last_freed_first():
@@ -71,7 +77,11 @@ def test_a_large_top_is_trimmed_to_its_pad():
     tally = played(history, CONFIG)[0].tally
     # 100,000 bytes make a chunk of 106,496 (eighths of 65,536); top_pad and four words are kept: 33 pages,
     # of which only the last page of the first chunk, its padding, was never written to
-    assert (tally.heap_bytes, tally.resident_bytes, tally.block_bytes_peak) == (33 * PAGE, 32 * PAGE, 4 * 106_496)
+    assert (tally.heap_bytes, tally.resident_bytes, tally.block_bytes_peak) == (
+        33 * PAGE,
+        32 * PAGE,
+        4 * 106_496,
+    )
 
 
 def test_realloc_stays_while_the_chunk_holds_it_and_is_not_twice_too_large():

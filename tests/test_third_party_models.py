@@ -1,4 +1,4 @@
-"""Allocator models of other packages: found by their entry point, in numba or in plain Python, for either role."""
+"""Allocator models of other packages: found by entry point, in numba or in plain Python, for either role."""
 
 import json
 import os
@@ -19,14 +19,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 '''
 
-NUMBA = '''
+NUMBA = """
 from replay.allocators.kernel import mmap, touch
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
 from replay.by_reference import by_reference
 from replay.compiled import leaf
-'''
+"""
 
-PLAIN = '''
+PLAIN = """
 from replay.allocators.kernel import mmap, touch
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
 
@@ -37,7 +37,7 @@ def leaf(function):
 
 def by_reference(state_class):
     return state_class
-'''
+"""
 
 MODEL = '''
 RUN_BYTES = {run_bytes}
@@ -200,7 +200,7 @@ def test_the_contract_suite_picks_a_model_up_by_itself(site):
     points = site / "toys-1.0.dist-info" / "entry_points.txt"
     points.write_text("[replay.allocators]\nslow = toy_slow\n")
     suite = Path(__file__).parent / "test_allocator_contract.py"
-    done = run_python(site, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
+    done = run_python(site, "-m", "pytest", "-vv", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
     assert done.returncode == 0, done.stdout
     assert "[slow as libc] PASSED" in done.stdout
     assert "[slow as pymalloc] PASSED" in done.stdout

@@ -293,6 +293,12 @@ def brk(stack, new_brk):
     log(stack, BRK, new_brk, new_brk - old_brk)
 
 
+def has_hole(state: State, length: int) -> bool:
+    """Whether `length` bytes fit into one hole of the address space, and an event's other needs beside them."""
+    start, _ = _highest_hole(state, length)
+    return bool(start > state.space[0].brk + 2 * SLACK_BYTES)
+
+
 def grow(state: State, need_bytes: int = 0) -> State:
     """The same address space with at least twice the room, and headroom for an event that maps `need_bytes`."""
     space = state.space[0]
