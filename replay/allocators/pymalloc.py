@@ -45,6 +45,8 @@ from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
 from replay.units import Size
 
+ROLES = ("pymalloc",)
+
 NONE = -1
 NO_LINK = 0xFFFF
 """End of a pool's list of free blocks; also why a pool may hold no more blocks than that."""
