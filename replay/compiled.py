@@ -1,9 +1,10 @@
 """Turns plain Python functions over NumPy arrays into machine code, and keeps that code on disk safely.
 
 `leaf`, `inlined` and `cold` mark functions that other kernels call; called from Python they are what they look like.
-`entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk. numba's own cache looks at the file of the entry alone and would go on running
-old code after an edit in a leaf; so the cache folder is named by a digest of every source file of this package and
-of the models at play, and an edit anywhere opens a new folder.
+`entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk. numba's own
+cache looks at the file of the entry alone and would go on running old code after an edit in a leaf; so the cache
+folder is named by a digest of every source file of this package and of the models at play, and an edit anywhere opens
+a new folder.
 
 With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 """

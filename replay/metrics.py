@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from replay.allocators.pymalloc import ARENA_VIEW, CLASS_VIEW
-from replay.allocators.stack import LEVELS, SYSCALLS, TALLY
+from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW, LEVELS, SYSCALLS, TALLY
 from replay.engine import Recording
 from replay.player import CLASSES, EXACT_CLASSES, class_limit
 from replay.trace import Domain
@@ -252,7 +251,7 @@ def size_classes(recording: Recording) -> pl.DataFrame:
 def pools(recording: Recording) -> pl.DataFrame:
     """A row for each of pymalloc's size classes that has a pool at the end."""
     classes = recording.observed.get("classes", np.zeros(0, CLASS_VIEW))
-    frame = _to_frame(classes).rename({"size": "block_size"})
+    frame = _to_frame(classes)
     return frame.filter(pl.col("pools_used") + pl.col("pools_full") > 0)
 
 

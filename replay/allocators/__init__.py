@@ -18,7 +18,7 @@ and where they differ from the defaults of this file
     realloc(state, stack, place, size) -> place
     fill(state, stack, place, size)  the program writes to the first `size` bytes of the block (libc role only)
     grow(state) -> State             Python: the same state with more room, see below
-    observe(state) -> dict           Python: structured arrays that describe the state, for reports
+    observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
 `State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and

@@ -40,7 +40,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from replay import allocators as lower
 from replay.allocators.kernel import mmap, munmap, touch
-from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, MARGIN, ask_for_room, extend, log, record
+from replay.allocators.stack import (
+    ARENA_MAPPED,
+    ARENA_UNMAPPED,
+    ARENA_VIEW,
+    CLASS_VIEW,
+    MARGIN,
+    ask_for_room,
+    extend,
+    log,
+    record,
+)
 from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
 from replay.units import Size
@@ -568,10 +578,6 @@ def _made_pools(state: State) -> np.ndarray:
     offsets = np.arange(per_arena)
     numbers = arenas[:, None] * per_arena + offsets
     return numbers[offsets < state.arenas["carved"][arenas][:, None]]
-
-
-CLASS_VIEW = record("block_size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
-ARENA_VIEW = record("address", "pools", "pools_free", "blocks", "block_bytes")
 
 
 def observe(state: State) -> dict[str, np.ndarray]:

@@ -57,6 +57,11 @@ LOG = record("row", "kind", "address", "bytes")
 """What happened below: system calls (kind = index into SYSCALLS) and arena events."""
 ARENA_MAPPED, ARENA_UNMAPPED = 16, 17
 
+CLASS_VIEW = record("block_size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
+"""What `observe` may tell as `classes`: a row a size class of the small role."""
+ARENA_VIEW = record("address", "pools", "pools_free", "blocks", "block_bytes")
+"""What `observe` may tell as `arenas`: a row a mapped arena, by address."""
+
 
 @by_reference
 class Stack(NamedTuple):
