@@ -9,16 +9,21 @@ A tick at time t sees all events of time t. Where batches end does not matter: t
 for the next one, which may have more events of that moment.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
 
-from replay.trace import Events, Op, Trace
+from replay.errors import ReplayError
+from replay.trace import Events, Op
 
 Process = Generator[simpy.Event, Any, None]
 """What SimPy runs: yields what it waits for, is sent what that brought."""
+
+
+TICKS_MAX = 10_000_000
+"""More samples than anybody looks at; each is a copy of all counters."""
 
 
 class Slice(NamedTuple):
@@ -41,23 +46,29 @@ def _boundaries(events: Events) -> list[int]:
 
 
 class Clock:
-    """Walks through a trace: `play(slice)` for every slice, `boundary(events, row, first_row)` for every boundary."""
+    """Walks through batches: `play(slice)` for every slice, `boundary(events, row)` for every boundary.
+
+    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event.
+    """
 
     def __init__(
         self,
-        trace: Trace,
+        batches: Iterable[Events],
         play: Callable[[Slice], None],
         boundary: Callable[[Events, int], None],
+        begin_ns: int,
         sample_every_ns: int,
     ):
         self._play, self._boundary = play, boundary
         self._every_ns = sample_every_ns
-        self._environment = simpy.Environment()
+        self._next_tick_ns = -(-max(begin_ns, 1) // sample_every_ns) * sample_every_ns
+        self._ticks_left = TICKS_MAX
+        self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
         self.rows = 0
         """Rows of the trace that have been played."""
-        self._source = self._environment.process(self._walk(trace))
+        self._source = self._environment.process(self._walk(batches))
         self._environment.process(self._sample())
 
     @property
@@ -69,9 +80,9 @@ class Clock:
         """Plays the trace to its end."""
         self._environment.run(until=self._source)
 
-    def _walk(self, trace: Trace) -> Process:
+    def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
-        for events in trace.batches():
+        for events in batches:
             start = 0
             for stop in [*_boundaries(events), events.rows]:
                 if stop > start:
@@ -92,11 +103,16 @@ class Clock:
         self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
 
     def _sample(self) -> Process:
-        """The sampler: for each slice, the multiples of its interval that lie before the slice's last moment."""
-        next_ns = self._every_ns
+        """The sampler: for each slice, the ticks that lie before its last moment."""
         while True:
             times = yield self._slice_begun
             self._slice_begun = self._environment.event()
-            ticks_ns = np.arange(next_ns, int(times[-1]), self._every_ns)
-            next_ns += self._every_ns * ticks_ns.shape[0]
+            end_ns = int(times[-1])
+            self._ticks_left -= max(0, (end_ns - self._next_tick_ns) // self._every_ns)
+            if self._ticks_left < 0:
+                raise ReplayError(
+                    f"sampling every {self._every_ns} ns gives more than {TICKS_MAX} samples of this trace"
+                )
+            ticks_ns = np.arange(self._next_tick_ns, end_ns, self._every_ns)
+            self._next_tick_ns += self._every_ns * ticks_ns.shape[0]
             self._ticks_planned.succeed(ticks_ns)

@@ -9,9 +9,12 @@ a new folder.
 With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +31,7 @@ from numba.extending import register_jitable
 
 _PACKAGE = Path(__file__).parent
 _FOLDERS_KEPT = 4
+_SECONDS_KEPT = 24 * 3600
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,17 +51,26 @@ def cache_folder(extra: tuple[str, ...] = ()) -> Path:
     for path in [*sorted(_PACKAGE.rglob("*.py")), *map(Path, sorted(extra))]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
-    kernels = cache_root() / "kernels"
-    folder = kernels / digest.hexdigest()[:20]
+    folder = cache_root() / "kernels" / digest.hexdigest()[:20]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()
-        stale = sorted(kernels.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_FOLDERS_KEPT:]
-    except OSError:  # a read-only home: numba falls back to a folder of its own choice
-        return folder
-    for path in stale:
-        shutil.rmtree(path, ignore_errors=True)
-    return folder
+        _drop_stale(folder.parent)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        # Nothing can be kept. Left to itself numba would write beside the sources, blind to edits in other files.
+        passing = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
+        atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        return passing
+
+
+def _drop_stale(kernels: Path) -> None:
+    """Removes all but the newest folders, and none that another process may still be filling."""
+    folders = sorted(kernels.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folders[_FOLDERS_KEPT:]:
+        if path.stat().st_mtime < time.time() - _SECONDS_KEPT:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from replay.allocators.kernel import Config as KernelConfig
-from replay.allocators.registry import bundled_names, find_model, roles
+from replay.allocators.registry import bundled_names, find_model, model_names, roles
 from replay.document import Document, explain
 from replay.errors import ConfigError
 from replay.resources import config_names, find_config
@@ -108,7 +108,10 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
         if isinstance(section, dict):
             section.setdefault("model", model)
     data.setdefault("name", document.path.stem)
-    named = {section["model"] for role in _DEFAULT_MODELS if isinstance(section := data[role], dict)}
+    named = [section["model"] for role in _DEFAULT_MODELS if isinstance(section := data[role], dict)]
+    strange = [name for name in named if not isinstance(name, str)]
+    if strange:
+        raise ConfigError(f"model: {strange[0]!r} is no name; there are {', '.join(model_names())}")
     kind = stack_type(*sorted(named))
     try:
         return kind.model_validate(data)

@@ -1,17 +1,18 @@
 """Where trace, clock and models meet: `run(trace, config)` plays everything and returns what was counted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from types import ModuleType
 
 import numpy as np
 
 from replay.allocators import kernel
 from replay.allocators.registry import find_model, foreign_sources, is_compiled
-from replay.allocators.stack import ARENA_MAPPED, LOG, NO_MEMORY, ROOM, TALLY, Stack, extend, record
-from replay.clock import Clock, Slice
+from replay.allocators.stack import ARENA_MAPPED, LARGE, LOG, NO_MEMORY, ROOM, TALLY, Stack, extend, record
+from replay.clock import TICKS_MAX, Clock, Slice
 from replay.compiled import entry
 from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
@@ -21,10 +22,12 @@ from replay.trace import Events, Metadata, Op, Trace
 SAMPLES_WANTED = 1000
 """How many samples a run takes when nobody says how often."""
 UNKNOWN_DURATION_SAMPLE_NS = 10_000_000
-SAMPLES_MAX = 10_000_000
 LOG_ROWS = 4096
 
-Sink = Callable[[np.ndarray], None]
+Log = Callable[[np.ndarray], None]
+Addresses = Callable[[np.ndarray, np.ndarray], None]
+"""Is handed, slice by slice: int64 the address of each event's block, 0 where it has none; uint8 1 where the small
+role owns it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def compiled_play(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, in
 class Player:
     """The state of one run, and the loop that changes it."""
 
-    def __init__(self, config: StackConfig, *, addresses: Sink | None = None, log: Sink | None = None):
+    def __init__(self, config: StackConfig, *, addresses: Addresses | None = None, log: Log | None = None):
         libc_model = find_model(config.libc.model)
         small_model = find_model(config.pymalloc.model) if config.pymalloc else libc_model
         libc = libc_model.new_state(config.libc)
@@ -108,7 +111,8 @@ class Player:
             self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
         self.drain_log()
         if self._addresses:
-            self._addresses(addresses[part.start : part.end])
+            told = addresses[part.start : part.end]
+            self._addresses(np.where(told < 0, ~told, told), (told > 0).astype(np.uint8))
         return samples[:-1]
 
     def _make_room_for_blocks(self, events: Events, start: int, end: int) -> None:
@@ -118,21 +122,30 @@ class Player:
 
     def _attend(self, events: Events, row: int, first_row: int) -> None:
         """Does what the loop stopped for."""
-        need_bytes = int(events.size[row]) if row < events.rows else 0
-        if self.tally.attention & NO_MEMORY:
-            raise TraceError("no address space is left for this event in the simulated process", row=self.tally.row)
-        if not kernel.has_hole(self.stack.kernel, need_bytes):  # type: ignore[arg-type]
-            raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
-        if self.tally.attention & ROOM:
+        attention, need_bytes = self.tally.attention, 0
+        if attention & NO_MEMORY:
+            raise TraceError(
+                "no address space is left for this event in the simulated process", row=int(self.tally.row)
+            )
+        if attention & LARGE:
+            need_bytes = int(events.size[row])
+            # A realloc may stay where it is.
+            if events.op[row] != Op.REALLOC and not kernel.has_room(self.stack.kernel, need_bytes):  # type: ignore[arg-type]
+                raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
+        if attention & (ROOM | LARGE):
             self.drain_log()
-            libc = self.libc_model.grow(self.stack.libc) if hasattr(self.libc_model, "grow") else self.stack.libc
-            small = libc
-            if self.has_small:
-                grow = getattr(self.small_model, "grow", None)
-                small = grow(self.stack.small) if grow else self.stack.small
-            space_state = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
-            self.stack = self.stack._replace(kernel=space_state, libc=libc, small=small)
+            self._grow(need_bytes)
         self.tally.attention = 0
+
+    def _grow(self, need_bytes: int) -> None:
+        """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
+        libc = self.libc_model.grow(self.stack.libc) if hasattr(self.libc_model, "grow") else self.stack.libc
+        small = libc
+        if self.has_small:
+            grow = getattr(self.small_model, "grow", None)
+            small = grow(self.stack.small) if grow else self.stack.small
+        space = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
+        self.stack = self.stack._replace(kernel=space, libc=libc, small=small)
 
     def drain_log(self) -> None:
         """Hands what was logged to whoever asked for it, and empties the log."""
@@ -155,19 +168,25 @@ class Player:
         return observed
 
 
-def sampling_interval_ns(trace: Trace, wanted_ns: int | None) -> int:
-    """The interval asked for, or one that gives about SAMPLES_WANTED samples."""
-    duration_ns = trace.duration_ns
+def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int:
+    """The interval asked for, or one that gives about SAMPLES_WANTED samples of a trace that spans so much time."""
     if wanted_ns is None:
-        return max(1, duration_ns // SAMPLES_WANTED) if duration_ns else UNKNOWN_DURATION_SAMPLE_NS
+        return max(1, span_ns // SAMPLES_WANTED) if span_ns else UNKNOWN_DURATION_SAMPLE_NS
     if wanted_ns <= 0:
         raise ReplayError("the sampling interval must be longer than nothing")
-    if duration_ns and duration_ns // wanted_ns > SAMPLES_MAX:
+    if span_ns and span_ns // wanted_ns > TICKS_MAX:
         raise ReplayError(
-            f"an interval of {wanted_ns} ns gives {duration_ns // wanted_ns} samples of this trace, "
-            f"more than {SAMPLES_MAX}; choose a longer one"
+            f"an interval of {wanted_ns} ns gives {span_ns // wanted_ns} samples of this trace, "
+            f"more than {TICKS_MAX}; choose a longer one"
         )
     return wanted_ns
+
+
+def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:
+    """The time of the first event, and all batches."""
+    batches = trace.batches()
+    first = next((batch for batch in batches if batch.rows), None)
+    return (int(first.time_ns[0]), chain([first], batches)) if first else (0, iter(()))
 
 
 def run(
@@ -175,14 +194,13 @@ def run(
     config: StackConfig,
     *,
     sample_every_ns: int | None = None,
-    addresses: Sink | None = None,
-    log: Sink | None = None,
+    addresses: Addresses | None = None,
+    log: Log | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Recording:
     """Plays `trace` through the stack that `config` describes.
 
-    `addresses` is handed the address of each event's block, slice by slice, in order (0 where an event has none);
-    `log` the rows of LOG as they come; `progress` the number of rows played.
+    `log` is handed the rows of LOG as they come, `progress` the number of rows played.
     """
     player = Player(config, addresses=addresses, log=log)
     times: list[np.ndarray] = []
@@ -197,12 +215,14 @@ def run(
 
     def note_boundary(events: Events, row: int) -> None:
         if addresses:
-            addresses(np.zeros(1, np.int64))
+            addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
         if events.op[row] == Op.MARK:
             name = trace.metadata.phases[int(events.size[row])]
             phases.append((name, int(events.time_ns[row]), player.stack.tally.copy()[0]))
 
-    clock = Clock(trace, play_slice, note_boundary, sampling_interval_ns(trace, sample_every_ns))
+    begin_ns, batches = _begin(trace)
+    span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
+    clock = Clock(batches, play_slice, note_boundary, begin_ns, sampling_interval_ns(span_ns, sample_every_ns))
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
@@ -210,7 +230,7 @@ def run(
         config=config,
         metadata=trace.metadata,
         events=clock.rows,
-        duration_ns=clock.now_ns,
+        duration_ns=clock.now_ns - begin_ns,
         sample_times_ns=np.concatenate([*times, [clock.now_ns]]).astype(np.int64),
         samples=np.concatenate([*samples, player.stack.tally]),
         end=player.stack.tally.copy()[0],
@@ -228,21 +248,16 @@ ARENA_EVENT = record("row", "kind", "address", "bytes")
 
 def run_addresses(trace: Trace, config: StackConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For comparisons: address per event; 1 where pymalloc owns the block; arena events (kind 1: map, 0: unmap)."""
-    addresses: list[np.ndarray] = []
-    logged: list[np.ndarray] = []
-    run(trace, config, addresses=addresses.append, log=logged.append)
-    address = np.concatenate([np.zeros(0, np.int64), *addresses])
-    log = np.concatenate([np.zeros(0, LOG), *logged])
+    addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
+    owners: list[np.ndarray] = [np.zeros(0, np.uint8)]
+    logged: list[np.ndarray] = [np.zeros(0, LOG)]
+
+    def keep(told: np.ndarray, owner: np.ndarray) -> None:
+        addresses.append(told)
+        owners.append(owner)
+
+    run(trace, config, addresses=keep, log=logged.append)
+    log = np.concatenate(logged)
     events = log[log["kind"] >= ARENA_MAPPED].astype(ARENA_EVENT)
     events["kind"] = events["kind"] == ARENA_MAPPED
-    return address, _owned_by_arenas(address, events), events
-
-
-def _owned_by_arenas(address: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """Whether each address lies where an arena ever was: libc's blocks are never put there in the same run."""
-    starts = np.unique(events["address"])
-    if not starts.shape[0]:
-        return np.zeros(address.shape[0], np.uint8)
-    before = np.searchsorted(starts, address, side="right") - 1
-    size = int(events["bytes"][0])
-    return ((before >= 0) & (address - starts[before] < size)).astype(np.uint8)
+    return np.concatenate(addresses), np.concatenate(owners), events

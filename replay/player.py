@@ -9,9 +9,9 @@ of two; `class_limit` gives the largest block of a class.
 
 import numpy as np
 
-from replay.allocators import address, block_size, calloc, fill, free, malloc, realloc
-from replay.allocators.kernel import SLACK_BYTES
-from replay.allocators.stack import RESIDENT_PEAK, ROOM, record
+from replay.allocators import address, block_size, calloc, free, malloc, realloc
+from replay.allocators.kernel import touch
+from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import inlined
 
 # As numbers, because numba compares enum members far slower.
@@ -24,7 +24,7 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
-LARGE_BYTES = SLACK_BYTES // 4
+LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
 """Of one domain, role and size class, all that ever came and went; a row's number is `class_row`."""
@@ -68,8 +68,9 @@ def _place_of(stack, route, kind, domain, place, size):
         place = ~calloc(stack.libc, stack, max(size, 1))
     else:
         place = ~malloc(stack.libc, stack, max(size, 1))
-    if place < 0:
-        fill(stack.libc, stack, ~place, size)
+    if place < 0 and size > 0:
+        begin = address(stack.libc, stack, ~place)
+        touch(stack, begin, begin + size)
     return place
 
 
@@ -155,10 +156,11 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
 
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
     the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
-    takes the address of each block made or moved, and 0 for a free. `first_row`: rows of the trace before this batch.
+    takes the address of each block made or moved, its complement where the libc role owns it, and 0 for a free.
+    `first_row`: rows of the trace before this batch.
 
-    Stops early where the tables need more room (`attention` has ROOM) or nothing can be mapped (NO_MEMORY). Returns the
-    next row to play and the next tick to take.
+    Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
+    Returns the next row to play and the next tick to take.
     """
     op, domain, block, size = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
@@ -169,7 +171,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
             at = np.uint64(row)  # an unsigned index is not looked at for being negative
             wanted = size[at]
             if wanted > LARGE_BYTES and wanted > space.headroom:
-                tally.attention |= ROOM
+                tally.attention |= LARGE
                 return row, tick
             tally.row = first_row + row
             kind = op[at]
@@ -180,7 +182,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
                 elif place >= 0:
                     addresses[row] = address(stack.small, stack, place)
                 else:
-                    addresses[row] = address(stack.libc, stack, ~place)
+                    addresses[row] = ~address(stack.libc, stack, ~place)
             row += 1
             if tally.attention:
                 if tally.attention & RESIDENT_PEAK:

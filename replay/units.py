@@ -19,19 +19,21 @@ _SIZES = {
 _TIMES = {
     "": 1, "ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9,
 }  # fmt: skip
-_QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
+_QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,3})?)\s*([a-zµ]*)\s*", re.IGNORECASE)
 
 
 def _parse(text: str | int | float, units: dict[str, int], kind: str, example: str) -> int:
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise ValueError(f"{text!r} is not a {kind}; write it like {example}")
     if isinstance(text, str) and re.fullmatch(r"\s*0x[0-9a-f]+\s*", text, re.IGNORECASE) and kind == "size":
-        return int(text, 16)
+        text = int(text, 16)
     match = _QUANTITY.fullmatch(str(text))
     factor = units.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise ValueError(f"{text!r} is not a {kind}; write it like {example}")
     value = Decimal(match[1].replace("_", "")) * factor
+    if value >= 1 << 63:
+        raise ValueError(f"{text!r} is too much: more than 63 bits hold")
     if value != int(value):
         raise ValueError(f"{text!r} is no whole number of {'bytes' if kind == 'size' else 'nanoseconds'}")
     return int(value)

@@ -149,7 +149,7 @@ def play_rows(player: Player, events: Events, start: int, end: int) -> None:
 def played(history: History, config: StackConfig) -> tuple[Player, np.ndarray]:
     """The player after the whole of a history without marks, and the address of each event's block."""
     addresses: list[np.ndarray] = []
-    player = Player(config, addresses=addresses.append)
+    player = Player(config, addresses=lambda part, owners: addresses.append(part))
     events = history.events()
     play_rows(player, events, 0, events.rows)
     player.check()
@@ -176,7 +176,7 @@ def fingerprint(trace: Trace, config: StackConfig, sample_every_ns: int | None =
         trace,
         config,
         sample_every_ns=sample_every_ns,
-        addresses=lambda part: digest.update(part.tobytes()),
+        addresses=lambda *parts: [digest.update(part.tobytes()) for part in parts],
     )
     logged: list[bytes] = []
     run(trace, config, sample_every_ns=sample_every_ns, log=lambda part: logged.append(part.tobytes()))

@@ -50,7 +50,7 @@ class Witness:
 
     def __init__(self, config: StackConfig) -> None:
         self._parts: list[np.ndarray] = []
-        self.player = Player(config, addresses=self._parts.append)
+        self.player = Player(config, addresses=lambda part, owners: self._parts.append(part))
         self.config = config
         self.live: dict[int, tuple[int, int, int]] = {}
         """Address, size and domain by number."""

@@ -5,7 +5,7 @@ import pytest
 from histories import History, cut
 
 from replay.clock import Clock
-from replay.trace import Events, MemoryTrace, Op
+from replay.trace import Events, Op
 
 
 def walk(batches: list[Events], every_ns: int):
@@ -18,9 +18,10 @@ def walk(batches: list[Events], every_ns: int):
         seen.append((first + part.start, first + part.end, ticks, part.tick_times_ns.tolist()))
 
     clock = Clock(
-        MemoryTrace(batches),
+        batches,
         play,
         lambda events, row: seen.append((clock.rows + row, clock.now_ns)),
+        0,
         every_ns,
     )
     clock.run()

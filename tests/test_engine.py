@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
+from replay.clock import Clock, Slice
 from replay.config import load_config
 from replay.engine import Player, Recording, run, sampling_interval_ns
 from replay.errors import ReplayError
-from replay.player import class_limit
-from replay.trace import Events, MemoryTrace, Metadata, Op
+from replay.player import class_limit, play
+from replay.trace import Domain, Events, MemoryTrace, Metadata, Op
 
 CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
@@ -38,7 +39,13 @@ def record(batches: list[Events], config, sample_every_ns: int) -> tuple[Recordi
     addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
     logged: list[np.ndarray] = [np.zeros(0, LOG)]
     trace = MemoryTrace(batches, Metadata(phases=PHASES))
-    recording = run(trace, config, sample_every_ns=sample_every_ns, addresses=addresses.append, log=logged.append)
+    recording = run(
+        trace,
+        config,
+        sample_every_ns=sample_every_ns,
+        addresses=lambda part, _: addresses.append(part),
+        log=logged.append,
+    )
     return recording, np.concatenate(addresses), np.concatenate(logged)
 
 
@@ -163,7 +170,7 @@ def test_counts_of_a_small_history():
     recording = record([history.events()], CONFIGS["3.12"], 150)[0]
     end = recording.end
     assert (end.mallocs, end.callocs, end.reallocs, end.frees) == (1, 1, 1, 1)
-    assert (recording.events, recording.duration_ns) == (5, 500)
+    assert (recording.events, recording.duration_ns) == (5, 400)
     assert recording.sample_times_ns.tolist() == [150, 300, 450, 500]
     assert recording.samples["requested_bytes"].tolist() == [100, 650, 650, 600]
     assert [(name, time_ns, int(tally.requested_bytes)) for name, time_ns, tally in recording.phases] == [
@@ -236,18 +243,6 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
 # How often to look
 
 
-class KnownDuration:
-    """A trace of which nothing but the duration is known."""
-
-    metadata, events_total = Metadata(), None
-
-    def __init__(self, duration_ns: int | None) -> None:
-        self.duration_ns = duration_ns
-
-    def batches(self):
-        return iter(())
-
-
 @pytest.mark.parametrize(
     ("duration_ns", "wanted_ns", "interval_ns"),
     [
@@ -260,18 +255,17 @@ class KnownDuration:
     ],
 )
 def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
-    trace = KnownDuration(duration_ns)
     if interval_ns is None:
         with pytest.raises(ReplayError, match=r"5 ns gives 200000000 samples .* choose a longer one"):
-            sampling_interval_ns(trace, wanted_ns)
+            sampling_interval_ns(duration_ns, wanted_ns)
     else:
-        assert sampling_interval_ns(trace, wanted_ns) == interval_ns
+        assert sampling_interval_ns(duration_ns, wanted_ns) == interval_ns
 
 
 @pytest.mark.parametrize("wanted_ns", [0, -1])
 def test_an_interval_of_nothing_is_refused(wanted_ns):
     with pytest.raises(ReplayError, match="must be longer than nothing"):
-        sampling_interval_ns(KnownDuration(10), wanted_ns)
+        sampling_interval_ns(10, wanted_ns)
 
 
 def test_a_recording_cannot_be_changed_by_accident():
@@ -279,3 +273,44 @@ def test_a_recording_cannot_be_changed_by_accident():
     with pytest.raises(AttributeError):
         recording.events = 1
     assert replace(recording, events=1).events == 1
+
+
+@pytest.mark.parametrize("libc", ["simple", "ideal", "bump"])
+def test_pymalloc_stands_on_every_libc_model(libc):
+    history = History()
+    history.mallocs(17 * 2000, 512)  # more arenas than the first arena table holds
+    player = Player(load_config("cpython-3.8", [f"libc.model={libc}"]))
+    player._play = play  # as plain Python, where an index out of bounds is an error
+    events = history.events()
+    player.play(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
+    assert player.tally.arenas == 76  # 34,000 blocks, 7 a pool, 64 pools an arena
+    player.check()
+
+
+def test_a_block_of_libc_in_the_hole_that_an_arena_left_is_libcs():
+    history = History()
+    blocks = history.mallocs(4000, 512)
+    history.free(*blocks)
+    large = history.malloc(300_000, Domain.RAW)
+    owners: list[np.ndarray] = []
+    run(history.trace(), load_config("cpython-3.8"), addresses=lambda part, owner: owners.append(owner))
+    assert np.concatenate(owners).tolist() == [1] * 4000 + [0] * 4000 + [0]
+    assert large == blocks[-1]
+
+
+def test_a_trace_that_starts_late_is_sampled_from_its_first_event_on():
+    history = History()
+    history.at(1_700_000_000_000_000_123).malloc(100)
+    history.at(1_700_000_000_000_001_000).malloc(100)
+    recording = record([history.events()], CONFIGS["3.12"], 500)[0]
+    assert recording.duration_ns == 877
+    assert recording.sample_times_ns.tolist() == [1_700_000_000_000_000_500, 1_700_000_000_000_001_000]
+
+
+def test_more_samples_than_anybody_looks_at_are_refused_while_playing():
+    history = History()
+    history.malloc(1)
+    history.at(10**12).malloc(1)
+    trace = history.trace()
+    with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 10000000 samples"):
+        Clock(trace.batches(), lambda part: None, lambda events, row: None, 0, 1).run()

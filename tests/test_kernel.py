@@ -186,7 +186,7 @@ def test_a_block_larger_than_the_address_space_is_refused_with_its_row(size):
 def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
     history = History()
     history.mallocs(6, 512 * MIB, Domain.RAW)  # 2.5 GiB lie between the heap's start and the first mapping
-    with pytest.raises(TraceError, match="row 4: "):
+    with pytest.raises(TraceError, match="row 5: "):
         run(history.trace(), load_config("cpython-3.11-32bit"))
 
 

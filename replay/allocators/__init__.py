@@ -16,7 +16,6 @@ and where they differ from the defaults of this file
     ROLES                            names of the roles that it can play, where not both
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
-    fill(state, stack, place, size)  the program writes to the first `size` bytes of the block (libc role only)
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
@@ -36,8 +35,8 @@ Room. A kernel cannot grow an array. A model that is left with room for fewer th
 `ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
 
 Memory that is touched. Each model says which bytes *it* writes (`kernel.touch`: headers, links). The program is
-taken to write to all bytes that it asked for: the player says so by `fill` for blocks of the libc role; the small role
-touches its blocks as it hands them out, because it knows when a page is new.
+taken to write to all bytes that it asked for: the player says so for blocks of the libc role; the small role touches
+its blocks as it hands them out, because it knows when a page is new.
 """
 
 import sys
@@ -46,11 +45,10 @@ from typing import Any
 
 from numba.extending import overload
 
-from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
-__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
+__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "free", "malloc", "realloc"]
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -73,14 +71,6 @@ def default_realloc(state, stack, place, size):
     return new_place
 
 
-@leaf
-def default_fill(state, stack, place, size):
-    """Touches the pages that hold these bytes."""
-    if size > 0:
-        begin = address(state, stack, place)
-        touch(stack, begin, begin + size)
-
-
 def malloc(state, stack, size):
     """The place of a new block of `size` bytes."""
     return _function(type(state), "malloc")(state, stack, size)
@@ -99,11 +89,6 @@ def realloc(state, stack, place, size):
 def free(state, stack, place):
     """Takes the block back."""
     return _function(type(state), "free")(state, stack, place)
-
-
-def fill(state, stack, place, size):
-    """The program writes to the first `size` bytes."""
-    return _function(type(state), "fill")(state, stack, place, size)
 
 
 def block_size(state, stack, place):
@@ -138,12 +123,6 @@ def _realloc(state, stack, place, size):
 def _free(state, stack, place):
     function = _function(state.instance_class, "free")
     return lambda state, stack, place: function(state, stack, place)
-
-
-@overload(fill, jit_options=INLINED_OPTIONS)
-def _fill(state, stack, place, size):
-    function = _function(state.instance_class, "fill")
-    return lambda state, stack, place, size: function(state, stack, place, size)
 
 
 @overload(block_size, jit_options=INLINED_OPTIONS)

@@ -10,7 +10,7 @@ Invariant (`check`): every block that ever was lies below `end`, and `end` never
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators.kernel import brk
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
@@ -27,7 +27,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Literal["bump"] = "bump"
-    top_pad: Size = 128 << 10
+    top_pad: Size = Field(128 << 10, le=64 << 20)
 
 
 HEAP = record("end", "top_pad", "blocks", "unused")

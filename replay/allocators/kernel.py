@@ -4,7 +4,8 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
 
     mmap area   everything below `mmap_base`, filled downwards: a new mapping takes the top end of the *highest* hole
                 that is large enough. A length that is a whole number of huge pages is aligned to a huge page, as since
-                Linux 6.7 (`huge_page_size`; 0 turns that off).
+                Linux 6.12 (`huge_page_size`; 0 turns that off): the hole must be larger by one huge page, and of that
+                stretch the highest aligned place is taken. A mapping *of* huge pages needs no larger hole.
     heap        grows upwards from `brk_base`.
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
 
@@ -38,8 +39,11 @@ from replay.units import Size
 
 MMAP, MUNMAP, BRK = SYSCALLS.index("mmap"), SYSCALLS.index("munmap"), SYSCALLS.index("brk")
 
-SLACK_BYTES = 64 << 20
-"""Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages."""
+SLACK_BYTES = 256 << 20
+"""Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages. What
+configurations may set is limited so that all of them together stay below."""
+GAP_BYTES = 1 << 20
+"""Heap and mappings never come closer."""
 
 
 class Config(BaseModel):
@@ -55,16 +59,18 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        if self.page_size < 256 or self.page_size & (self.page_size - 1):
-            raise ValueError(f"page_size: {self.page_size} is no power of two of at least 256")
+        if not 256 <= self.page_size <= 1 << 21 or self.page_size & (self.page_size - 1):
+            raise ValueError(f"page_size: {self.page_size} is no power of two from 256 bytes to 2 MiB")
         if self.huge_page_size and (
-            self.huge_page_size & (self.huge_page_size - 1) or self.huge_page_size % self.page_size
+            self.huge_page_size & (self.huge_page_size - 1)
+            or self.huge_page_size % self.page_size
+            or self.huge_page_size > 32 << 20
         ):
-            raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two that holds whole pages")
+            raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two of whole pages up to 32 MiB")
         for name in ("mmap_base", "brk_base"):
             if getattr(self, name) % self.page_size:
                 raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
-        if not 0 < self.brk_base < self.mmap_base - 4 * SLACK_BYTES or self.mmap_base >= 1 << 47:
+        if not 0 < self.brk_base < self.mmap_base - 2 * SLACK_BYTES or self.mmap_base >= 1 << 47:
             raise ValueError(
                 f"mmap_base: {self.mmap_base:#x} must lie well above brk_base {self.brk_base:#x} and below 2^47"
             )
@@ -89,7 +95,8 @@ class State(NamedTuple):
 
 def new_state(config: Config) -> State:
     """An address space with nothing in it."""
-    state = State(np.zeros(1, SPACE), np.zeros(256, REGION), np.zeros(1 << 12, np.int64), np.zeros(1 << 12, np.int64))
+    words = 4 * SLACK_BYTES // (64 * config.page_size)
+    state = State(np.zeros(1, SPACE), np.zeros(256, REGION), np.zeros(words, np.int64), np.zeros(words, np.int64))
     space = state.space[0]
     space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
     space.huge_page_size = config.huge_page_size
@@ -141,11 +148,16 @@ def _set_bits(bits, first, last, value):
 
 @leaf
 def _mark(stack, start, end, value):
+    """How many pages changed. Outside of heap and mappings lie none: a model without real addresses gives such ones."""
     space = stack.kernel.space[0]
     shift = space.page_shift
     if start >= space.lowest:
+        if end > space.mmap_base:
+            return 0
         last = (space.mmap_base - 1 - start) >> shift
         return _set_bits(stack.kernel.mmap_pages, (space.mmap_base - end) >> shift, last, value)
+    if start < space.brk_base or end > space.brk:
+        return 0
     first = (start - space.brk_base) >> shift
     return _set_bits(stack.kernel.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
 
@@ -172,15 +184,16 @@ def _map(stack, length):
 
 
 @leaf
-def _highest_hole(state, length):
-    """Where `length` bytes fit highest, and before which region that is."""
+def _highest_hole(state, length, alignment):
+    """Where `length` bytes fit highest at a multiple of `alignment`, and before which region that is."""
     ceiling = state.space[0].mmap_base
     count = state.space[0].regions
     for index in range(count):
-        if ceiling - state.regions[index].end >= length:
-            return ceiling - length, index
+        start = (ceiling - length) & -alignment
+        if start >= state.regions[index].end:
+            return start, index
         ceiling = state.regions[index].start
-    return ceiling - length, count
+    return (ceiling - length) & -alignment, count
 
 
 @leaf
@@ -205,19 +218,12 @@ def _insert(state, index, start, end):
         space.regions += 1
 
 
-@cold
-def mmap(stack, length):
-    """The address of `length` new bytes (rounded up to pages)."""
+@leaf
+def _take(stack, start, index, length):
+    """Maps [start, start + length), which lies before region `index`; gives its address."""
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]
-    length = (length + space.page_size - 1) & -space.page_size
-    huge = space.huge_page_size
-    if huge and length % huge == 0:
-        padded, index = _highest_hole(state, length + huge)
-        start = (padded & -huge) + huge
-    else:
-        start, index = _highest_hole(state, length)
-    if start <= space.brk + SLACK_BYTES:
+    if start < space.brk + GAP_BYTES:
         tally.attention |= NO_MEMORY
         return space.lowest
     _insert(state, index, start, start + length)
@@ -231,6 +237,29 @@ def mmap(stack, length):
     tally.mmap_bytes += length
     log(stack, MMAP, start, length)
     return start
+
+
+@cold
+def mmap(stack, length):
+    """The address of `length` new bytes (rounded up to pages)."""
+    state = stack.kernel
+    space = state.space[0]
+    length = (length + space.page_size - 1) & -space.page_size
+    huge = space.huge_page_size
+    if huge and length % huge == 0:
+        start, index = _highest_hole(state, length + huge, space.page_size)
+        start = (start & -huge) + huge
+    else:
+        start, index = _highest_hole(state, length, space.page_size)
+    return _take(stack, start, index, length)
+
+
+@cold
+def mmap_huge_pages(stack, length):
+    """The same for memory that is made of huge pages (MAP_HUGETLB): aligned to them, in any hole that holds it so."""
+    state = stack.kernel
+    start, index = _highest_hole(state, length, max(state.space[0].huge_page_size, state.space[0].page_size))
+    return _take(stack, start, index, length)
 
 
 @cold
@@ -276,7 +305,7 @@ def brk(stack, new_brk):
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]
     old_brk = space.brk
-    if new_brk + SLACK_BYTES >= space.lowest:
+    if new_brk + GAP_BYTES > space.lowest:
         tally.attention |= NO_MEMORY
         return
     if new_brk < old_brk:
@@ -293,10 +322,11 @@ def brk(stack, new_brk):
     log(stack, BRK, new_brk, new_brk - old_brk)
 
 
-def has_hole(state: State, length: int) -> bool:
-    """Whether `length` bytes fit into one hole of the address space, and an event's other needs beside them."""
-    start, _ = _highest_hole(state, length)
-    return bool(start > state.space[0].brk + 2 * SLACK_BYTES)
+def has_room(state: State, length: int) -> bool:
+    """Whether `length` bytes fit into one hole of the address space, or on top of the heap."""
+    space = state.space[0]
+    start, _ = _highest_hole(state, length, space.page_size)
+    return bool(max(start, space.lowest - length) >= space.brk + GAP_BYTES)
 
 
 def grow(state: State, need_bytes: int = 0) -> State:

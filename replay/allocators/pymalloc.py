@@ -39,7 +39,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from replay import allocators as lower
-from replay.allocators.kernel import mmap, munmap, touch
+from replay.allocators.kernel import mmap, mmap_huge_pages, munmap, touch
 from replay.allocators.stack import (
     ARENA_MAPPED,
     ARENA_UNMAPPED,
@@ -63,6 +63,8 @@ NO_LINK = 0xFFFF
 NO_CLASS = 0xFFFF
 BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
+ARENA_BYTES_MAX = 64 << 20
+"""Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""
 INITIAL_ARENA_OBJECTS = 16
 """Entries of the arena table when it is first made (obmalloc.c)."""
 
@@ -84,12 +86,21 @@ class Config(BaseModel):
     huge_pages: bool = Field(False, description="Arenas are huge pages: resident as a whole when first touched.")
     word_size: Literal[4, 8] = 8
 
+    @property
+    def pool_overhead(self) -> int:
+        """Where a pool's first block starts: the header, rounded up to `alignment`."""
+        return -(-self.pool_header // self.alignment) * self.alignment
+
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         if self.alignment < self.word_size or self.alignment & (self.alignment - 1):
             raise ValueError(f"alignment: {self.alignment} is no power of two of at least {self.word_size}")
-        if self.pool_size & (self.pool_size - 1):
-            raise ValueError(f"pool_size: {self.pool_size} is no power of two")
+        if self.pool_size < 256 or self.pool_size & (self.pool_size - 1):
+            raise ValueError(f"pool_size: {self.pool_size} is no power of two of at least 256")
+        if self.arena_size > ARENA_BYTES_MAX:
+            raise ValueError(
+                f"arena_size: {self.arena_size} is more than {ARENA_BYTES_MAX}, the largest that is modelled"
+            )
         if self.arena_size % self.pool_size:
             raise ValueError(f"arena_size: {self.arena_size} is not a multiple of pool_size, {self.pool_size}")
         if self.arena_size < 4 * self.pool_size:
@@ -100,18 +111,16 @@ class Config(BaseModel):
             raise ValueError(
                 f"small_threshold: {self.small_threshold} is not a multiple of alignment, {self.alignment}"
             )
-        if self.pool_header < 6 * self.word_size or self.pool_header % self.alignment:
-            raise ValueError(
-                f"pool_header: {self.pool_header} is not a multiple of alignment, {self.alignment}, "
-                f"of at least {6 * self.word_size}"
-            )
-        blocks = (self.pool_size - self.pool_header) // self.small_threshold
+        header = 4 * self.word_size + 4 * 4  # struct pool_header: four pointers, four unsigned ints
+        if self.pool_header < header:
+            raise ValueError(f"pool_header: {self.pool_header} is less than the {header} of struct pool_header")
+        blocks = (self.pool_size - self.pool_overhead) // self.small_threshold
         if blocks < 2:
             raise ValueError(
                 f"small_threshold: a pool of {self.pool_size} bytes holds fewer than two blocks of "
                 f"{self.small_threshold}"
             )
-        if (self.pool_size - self.pool_header) // self.alignment >= NO_LINK:
+        if (self.pool_size - self.pool_overhead) // self.alignment >= NO_LINK:
             raise ValueError(f"pool_size: a pool of {self.pool_size} bytes holds more than {NO_LINK - 1} blocks")
         if self.address_bits not in (48, 64):
             raise ValueError(f"address_bits: {self.address_bits} is neither 48 nor 64")
@@ -119,7 +128,7 @@ class Config(BaseModel):
 
 
 GEOMETRY = record(
-    "alignment", "alignment_shift", "threshold", "header", "pool_size", "arena_size", "pools_per_arena", "stride",
+    "alignment_shift", "threshold", "header", "pool_size", "arena_size", "pools_per_arena", "stride",
     "keep_last", "radix", "huge", "bottom_shift", "top_shift", "middle_bytes", "bottom_bytes", "word_size",
     "usable", "unused", "arenas", "arena_table", "arena_table_place", "nodes",
 )  # fmt: skip
@@ -173,7 +182,7 @@ def _lay_out_tree(geometry: np.record, config: Config) -> None:
 
 def new_state(config: Config) -> State:
     """A process that has not allocated yet: no arena, no table."""
-    stride = (config.pool_size - config.pool_header) // config.alignment
+    stride = (config.pool_size - config.pool_overhead) // config.alignment
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
     room = 2 * MARGIN
@@ -188,9 +197,8 @@ def new_state(config: Config) -> State:
         nodes=np.zeros(room, NODE),
     )
     geometry = state.geometry[0]
-    geometry.alignment = config.alignment
     geometry.alignment_shift = config.alignment.bit_length() - 1
-    geometry.threshold, geometry.header = config.small_threshold, config.pool_header
+    geometry.threshold, geometry.header = config.small_threshold, config.pool_overhead
     geometry.pool_size, geometry.arena_size = config.pool_size, config.arena_size
     geometry.pools_per_arena, geometry.stride = pools_per_arena, stride
     geometry.keep_last = config.release == "keep-last"
@@ -262,7 +270,7 @@ def _new_arena(state, stack):
         geometry.arenas += 1
         if geometry.arenas + MARGIN > state.arenas.shape[0]:
             ask_for_room(stack)
-    address = mmap(stack, geometry.arena_size)
+    address = mmap_huge_pages(stack, geometry.arena_size) if geometry.huge else mmap(stack, geometry.arena_size)
     log(stack, ARENA_MAPPED, address, geometry.arena_size)
     if geometry.huge:
         touch(stack, address, address + geometry.arena_size)

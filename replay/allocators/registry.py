@@ -63,12 +63,16 @@ def roles(name: str) -> tuple[str, ...]:
 
 def is_compiled(model: ModuleType) -> bool:
     """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
-    names = ("malloc", "calloc", "realloc", "free", "fill", "block_size", "address")
+    names = ("malloc", "calloc", "realloc", "free", "block_size", "address")
     return all(is_kernel(getattr(model, name)) for name in names if hasattr(model, name))
 
 
 def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
-    """Source files of the models that do not belong to this package, for the digest of the kernel cache."""
+    """Source files of models from elsewhere, all of their packages, for the digest of the kernel cache."""
     home = Path(replay.allocators.__file__).parent
-    files = {str(model.__file__) for model in models if model.__file__}
-    return tuple(sorted(file for file in files if Path(file).parent != home))
+    files: set[str] = set()
+    for path in (Path(str(model.__file__)) for model in models if model.__file__):
+        top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
+        if path.parent != home:
+            files |= {str(each) for each in (top.rglob("*.py") if top else [path])}
+    return tuple(sorted(files))

@@ -10,7 +10,8 @@ therefore *not* those of glibc; how many bytes it maps comes close, a little hig
     top       the rest of the heap above the last chunk; a freed chunk right below it falls back into it
     mapped    a chunk of at least `mmap_threshold` that fits neither bin nor top has a mapping of its own (rounded up
               to pages); freeing one raises the threshold to its size (`mmap_threshold: dynamic`, up to 32 MiB) and
-              the trim threshold to twice that
+              the trim threshold to twice that. (glibc stops moving it once trim_threshold or top_pad is set as well;
+              here only a number for `mmap_threshold` does that.)
 
 Invariants (`check`):
     chunks of the heap (live, binned) and top tile [brk_base, brk) without gap
@@ -20,7 +21,7 @@ Invariants (`check`):
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators.kernel import brk, mmap, munmap, touch
 from replay.allocators.stack import MARGIN, ask_for_room, extend, record
@@ -49,7 +50,7 @@ class Config(BaseModel):
     word_size: Literal[4, 8] = 8
     mmap_threshold: Size | Literal["dynamic"] = "dynamic"
     trim_threshold: Size = 128 << 10
-    top_pad: Size = 128 << 10
+    top_pad: Size = Field(128 << 10, le=64 << 20)
 
 
 HEAP = record(

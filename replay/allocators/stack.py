@@ -50,8 +50,9 @@ TALLY = record(
     attention         bits: why the player must stop after this event
 """
 
-ROOM, RESIDENT_PEAK, NO_MEMORY = 1, 2, 4
-"""Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map."""
+ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
+"""Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
+event asks for more than there is headroom."""
 
 LOG = record("row", "kind", "address", "bytes")
 """What happened below: system calls (kind = index into SYSCALLS) and arena events."""

@@ -1,0 +1,170 @@
+/* Does to its own address space what it is told, and tells what Linux made of it.
+ *
+ *   mappings PLACE
+ *
+ * Reads `Order`s from standard input until it ends, and answers each on standard output with one int64:
+ *
+ *   MAP     0  length      the address of a new anonymous mapping
+ *   UNMAP   address length    0
+ *   TOUCH   address length    0; every page of it has been written to
+ *   BREAK   address 0         the program break, moved to address
+ *   SURVEY  address length    0, and then a byte a page: 0 not mapped, 1 mapped, 2 resident
+ *   MAP_HUGETLB 0 length      as MAP, of the kernel's reserved huge pages; none need be there, nor can be touched
+ *
+ * A refusal by the kernel is answered with -errno. The first two int64, before any order, are the address right below
+ * which the first mapping goes, and the program break. The former is PLACE modulo 2 MiB; every hole above is filled.
+ *
+ * All memory of its own is static: a malloc would move the break or make mappings. Residency is by single page, as
+ * transparent huge pages are turned off; exit status 2 says that this Linux does not hand out mappings top-down. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB };
+enum { NOT_MAPPED, MAPPED, RESIDENT };
+typedef struct { int64_t operation, address, length; } Order;
+
+#define PAGE ((uintptr_t)4096)
+#define HUGE_PAGE ((uintptr_t)2 << 20)
+#define SURVEY_PAGES 4096 /* told at once */
+
+static void die(const char *what, int status) {
+    (void)!write(STDERR_FILENO, what, strlen(what));
+    _exit(status);
+}
+
+static void tell(const void *what, size_t bytes) {
+    for (const char *rest = what; bytes;) {
+        ssize_t written = write(STDOUT_FILENO, rest, bytes);
+        if (written <= 0)
+            die("nobody listens", 3);
+        rest += written, bytes -= (size_t)written;
+    }
+}
+
+static int hear(void *what, size_t bytes) {
+    for (char *rest = what; bytes;) {
+        ssize_t got = read(STDIN_FILENO, rest, bytes);
+        if (got <= 0)
+            return 0;
+        rest += got, bytes -= (size_t)got;
+    }
+    return 1;
+}
+
+static int64_t map_pages(uintptr_t length, int flags) {
+    void *start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    return start == MAP_FAILED ? -errno : (int64_t)(uintptr_t)start;
+}
+
+static void *reserve(uintptr_t address, size_t length) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (address ? MAP_FIXED_NOREPLACE : 0);
+    return mmap((void *)address, length, PROT_NONE, flags, -1, 0);
+}
+
+/* Start of the lowest mapping above the heap, by /proc/self/maps. */
+static uintptr_t find_floor(uintptr_t heap_end) {
+    static char text[1 << 16];
+    size_t length = 0;
+    ssize_t got;
+    int file = open("/proc/self/maps", O_RDONLY);
+    while (file >= 0 && length < sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - length)) > 0)
+        length += (size_t)got;
+    close(file);
+    for (char *line = text; line < text + length; line = strchr(line, '\n') + 1) {
+        uintptr_t start = (uintptr_t)strtoull(line, NULL, 16);
+        if (start >= heap_end)
+            return start;
+    }
+    die("/proc/self/maps does not show where mappings start", 3);
+    return 0;
+}
+
+/* Fills every hole above the lowest mapping, and what lies between that and PLACE modulo 2 MiB; returns where it ends. */
+static uintptr_t fill_holes(uintptr_t heap_end, uintptr_t place) {
+    uintptr_t floor = find_floor(heap_end);
+    for (size_t length = (size_t)1 << 30; length >= PAGE; length >>= 1)
+        for (;;) {
+            void *filler = reserve(0, length);
+            if (filler == MAP_FAILED)
+                break;
+            if ((uintptr_t)filler < floor) {
+                munmap(filler, length);
+                break;
+            }
+        }
+    uintptr_t gap = (floor - place) % HUGE_PAGE, base = floor - gap;
+    if (gap && reserve(base, gap) != (void *)base)
+        die("the address space beneath the lowest mapping is taken", 3);
+    void *trial = reserve(0, PAGE);
+    munmap(trial, PAGE);
+    if ((uintptr_t)trial + PAGE != base)
+        die("this Linux does not hand out mappings from the top downwards", 2);
+    return base;
+}
+
+static void touch(uintptr_t start, uintptr_t end) {
+    for (uintptr_t at = start; at < end; at = (at & -PAGE) + PAGE)
+        *(volatile char *)at = 1;
+}
+
+/* mincore fails for a range that is not wholly mapped: then both halves are asked for. */
+static void look_at(uintptr_t start, size_t pages, unsigned char *states) {
+    if (!mincore((void *)start, pages * PAGE, states)) {
+        for (size_t page = 0; page < pages; page++)
+            states[page] = states[page] & 1 ? RESIDENT : MAPPED;
+    } else if (errno != ENOMEM) {
+        die("mincore fails", 3);
+    } else if (pages == 1) {
+        *states = NOT_MAPPED;
+    } else {
+        look_at(start, pages / 2, states);
+        look_at(start + pages / 2 * PAGE, pages - pages / 2, states + pages / 2);
+    }
+}
+
+static void survey(uintptr_t start, uintptr_t length) {
+    static unsigned char states[SURVEY_PAGES];
+    for (size_t pages = length / PAGE, part; pages; pages -= part, start += part * PAGE) {
+        part = pages < SURVEY_PAGES ? pages : SURVEY_PAGES;
+        look_at(start, part, states);
+        tell(states, part);
+    }
+}
+
+static int64_t obey(const Order *order) {
+    uintptr_t address = (uintptr_t)order->address, length = (uintptr_t)order->length;
+    switch (order->operation) {
+    case MAP: return map_pages(length, 0);
+    case MAP_OF_HUGETLB: return map_pages(length, MAP_HUGETLB | MAP_NORESERVE);
+    case UNMAP: return munmap((void *)address, length) ? -errno : 0;
+    case TOUCH: touch(address, address + length); return 0;
+    case BREAK: return (int64_t)syscall(SYS_brk, address);
+    default: return 0;
+    }
+}
+
+int main(int count, char **arguments) {
+    if (count != 2)
+        die("usage: mappings PLACE", 3);
+    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
+        die("transparent huge pages cannot be turned off", 3);
+    uintptr_t heap = ((uintptr_t)syscall(SYS_brk, 0) + PAGE - 1) & -PAGE;
+    syscall(SYS_brk, heap);
+    int64_t start[] = {(int64_t)fill_holes(heap, (uintptr_t)strtoull(arguments[1], NULL, 10)), (int64_t)heap};
+    tell(start, sizeof start);
+    for (Order order; hear(&order, sizeof order);) {
+        int64_t answer = obey(&order);
+        tell(&answer, sizeof answer);
+        if (order.operation == SURVEY)
+            survey((uintptr_t)order.address, (uintptr_t)order.length);
+    }
+    return 0;
+}
