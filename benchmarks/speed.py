@@ -1,8 +1,9 @@
 """Measures what replay promises about its speed, each figure as a ratio or rate of one run on this machine.
 
     python benchmarks/speed.py pymalloc    the model, all accounting and 1,000 samples, against the real pymalloc in C
-    python benchmarks/speed.py sampling    1,000 samples against one
+    python benchmarks/speed.py sampling    SimPy and 1,000 samples against the bare loop
     python benchmarks/speed.py workload    events generated and played a second
+    python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times as much of it
     python benchmarks/speed.py start       `replay --help` against `import typer`; a small workload; the first compile
 
 Machines are shared and drift: both sides of a ratio are measured in turn, several times, and medians are quoted.
@@ -18,11 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
+from replay.clock import Slice
 from replay.config import load_config
-from replay.engine import run
+from replay.engine import Player, run
 from replay.resources import workload_names
 from replay.sources import open_source
-from replay.trace import MemoryTrace, Trace
+from replay.trace import Events, MemoryTrace, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
 from replay.verification.oracles import find_oracles
@@ -74,17 +78,39 @@ def pymalloc(events: int, version: str) -> None:
 
 
 def sampling(events: int, version: str) -> None:
-    trace = build_shape("release", events)
-    config, duration_ns = load_config(version), trace.duration_ns or 1
+    """The clock with 1,000 samples against one bare call of the loop over the same rows."""
+    rows = build_shape("release", events).events
+    batch = Events(*(np.concatenate(column) for column in zip(*(part[:6] for part in rows), strict=True)))
+    trace, config = MemoryTrace([batch]), load_config(version)
+    every_ns = max(1, int(batch.time_ns[-1] - batch.time_ns[0]) // 1000)
+    no_ticks = np.zeros(0, np.int64)
+
+    def bare() -> float:
+        player = Player(config)
+        started = time.perf_counter_ns()
+        player.play(Slice(batch, 0, 0, batch.rows, no_ticks, no_ticks))
+        return time.perf_counter_ns() - started
+
     run(trace, config)
-    bare, sampled = medians(
-        lambda: run(trace, config, sample_every_ns=duration_ns).wall_ns,
-        lambda: run(trace, config, sample_every_ns=duration_ns // 1000).wall_ns,
-        rounds_wanted=10 * ROUNDS,
+    base, sampled = medians(
+        bare, lambda: run(trace, config, sample_every_ns=every_ns).wall_ns, rounds_wanted=10 * ROUNDS
     )
-    print(
-        f"{events:,} events: bare {bare / 1e6:.1f} ms, 1,000 samples {sampled / 1e6:.1f} ms: {sampled / bare - 1:+.1%}"
+    print(f"{batch.rows:,} events: bare loop {base / 1e6:.2f} ms, SimPy and 1,000 samples {sampled / base - 1:+.1%}")
+
+
+def memory(events: int, version: str) -> None:
+    """Peak memory of whole processes that play a workload, and twenty times as much of the same."""
+    script = (
+        "import resource, sys; from dataclasses import replace; from replay.config import load_config;"
+        "from replay.engine import run; from replay.sources import open_source; trace = open_source('web-service');"
+        "longer = trace.workload.model_copy(update={'duration': trace.workload.duration * int(sys.argv[1])});"
+        f"played = run(replace(trace, workload=longer), load_config({version!r})).events;"
+        "print(played, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
+    for times in ("1", "20", "100"):
+        done = subprocess.run([sys.executable, "-c", script, times], check=True, capture_output=True, text=True)
+        played, peak_kib = map(int, done.stdout.split())
+        print(f"  web-service x {times:3} {played:>11,} events, process peak {peak_kib / 1024:.0f} MiB", flush=True)
 
 
 def workload(events: int, version: str) -> None:
@@ -121,15 +147,16 @@ def start(events: int, version: str) -> None:
         print(f"run web-service: {first:.1f} s with all compiling, {medians(seconds(*command))[0]:.2f} s after")
 
 
+FIGURES = {"pymalloc": pymalloc, "sampling": sampling, "workload": workload, "memory": memory, "start": start}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=["pymalloc", "sampling", "workload", "start"])
+    parser.add_argument("figure", choices=list(FIGURES))
     parser.add_argument("--events", type=int, default=1_000_000, help="length of the built-in shapes")
     parser.add_argument("--version", default="cpython-3.11", help="preset to measure")
     chosen = parser.parse_args()
-    {"pymalloc": pymalloc, "sampling": sampling, "workload": workload, "start": start}[chosen.figure](
-        chosen.events, chosen.version
-    )
+    FIGURES[chosen.figure](chosen.events, chosen.version)
 
 
 if __name__ == "__main__":

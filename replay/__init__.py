@@ -1,3 +1,59 @@
-"""Replays allocation traces through exact models of pymalloc, malloc and the kernel."""
+"""Replays allocation traces through exact models of pymalloc, malloc and the kernel.
+
+The names of `__all__` are the public ones; `docs/api.md` tells what they are. Each is imported when it is first asked
+for, so that importing `replay` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from replay.config import load_config
+    from replay.engine import run
+    from replay.errors import ReplayError
+    from replay.metrics import summarize
+    from replay.sources import open_source
+    from replay.sources.parquet import write_trace
+    from replay.trace import Domain, Events, MemoryTrace, Op
+    from replay.verification.compare import verify
 
 __version__ = "0.1.0"
+__all__ = [
+    "Domain",
+    "Events",
+    "MemoryTrace",
+    "Op",
+    "ReplayError",
+    "__version__",
+    "load_config",
+    "open_source",
+    "run",
+    "summarize",
+    "verify",
+    "write_trace",
+]
+
+_HOMES = {
+    "Domain": "trace",
+    "Events": "trace",
+    "MemoryTrace": "trace",
+    "Op": "trace",
+    "ReplayError": "errors",
+    "load_config": "config",
+    "open_source": "sources",
+    "run": "engine",
+    "summarize": "metrics",
+    "verify": "verification.compare",
+    "write_trace": "sources.parquet",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,7 +22,7 @@ Process = Generator[simpy.Event, Any, None]
 """What SimPy runs: yields what it waits for, is sent what that brought."""
 
 
-TICKS_MAX = 10_000_000
+TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
 
 

@@ -164,6 +164,8 @@ def _parse_override(override: str) -> dict[str, Any]:
     keys = path.strip().split(".")
     if not equals or not all(keys) or len(keys) > 2:
         raise ConfigError(f"--set {override}: write it like pymalloc.alignment=8")
+    if keys == ["extends"]:
+        raise ConfigError(f"--set {override}: what a stack extends is said in its file; choose another with -a")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -181,6 +183,8 @@ def _refusal(
         what = explain(schema, mistake)
         keys = [str(part) for part in mistake["loc"]]
         blamed = [text for text in overrides if _names(text, keys)]
+        # What is wrong with a section as a whole names the key first that it is about.
+        blamed.sort(key=lambda text: what.startswith(f"{text.partition('=')[0].rpartition('.')[2].strip()}: "))
         lines.append(f"--set {blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
     return ConfigError("\n".join(dict.fromkeys(lines)))
 

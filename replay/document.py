@@ -4,7 +4,6 @@ PyYAML knows where a node stands and pydantic knows which key is wrong; this joi
 that would have been right in the model's JSON Schema.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from replay.errors import ReplayError
+from replay.naming import nearest
 
 Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -109,14 +109,6 @@ def _children(node: Node | None) -> Iterator[tuple[str, Node, Node]]:
     elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
             yield str(index), value, value
-
-
-def nearest(name: object, known: list[str]) -> str:
-    """How to go on after an unknown name: the nearest of those known, or all."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known here: {', '.join(known)}" if known else "none are known here"
 
 
 def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Problem]:

@@ -19,12 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from replay.limits import MAX_SIZE, MAX_SPAN
 from replay.units import Size, Time
-
-MAX_SIZE = 1 << 47
-"""Bytes of user address space on x86-64; nothing larger can be allocated."""
-MAX_SPAN = 10**18
-"""Thirty years in nanoseconds: a sum of several still fits 64 bits."""
 
 BlockSize = Annotated[Size, Le(MAX_SIZE)]
 Span = Annotated[Time, Le(MAX_SPAN)]

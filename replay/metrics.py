@@ -3,7 +3,8 @@
 `docs/metrics.md` explains every name; a test holds it to that. Sizes are bytes, times nanoseconds of the trace.
 
     level      how much there is of something now: bytes asked for, mapped, resident …
-    _peak      the highest that a level ever was, within events too; each level has its own moment
+    _peak      the highest that a level ever was, each at its own moment; requested and block bytes between events, the
+               others within events too
     _at_peak   all levels at one moment: after the event that took resident memory to its highest
     _end       after the last event
 """

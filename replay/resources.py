@@ -1,9 +1,14 @@
-"""Finds the workloads and configurations that come with the package, in a checkout and after an install."""
+"""Finds the workloads and configurations that come with the package, in a checkout and after an install.
 
-import difflib
+Allocator models of other packages come by an entry point of the group MODEL_GROUP.
+"""
+
 from pathlib import Path
 
 from replay.errors import ConfigError, ReplayError, WorkloadError
+from replay.naming import nearest
+
+MODEL_GROUP = "replay.allocators"
 
 _PACKAGE = Path(__file__).parent
 
@@ -22,9 +27,8 @@ def _find(kind: str, name: str, error: type[ReplayError], listing: str) -> Path:
     names = _names(kind)
     if name in names:
         return _folder(kind) / f"{name}.yaml"
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"`{listing}` lists them"
-    raise error(f"{name}: no bundled {kind.removesuffix('s')} has this name; {hint}")
+    what = f"no bundled {kind.removesuffix('s')} has this name; {nearest(name, names)} (`{listing}` lists them)"
+    raise error(f"{name}: {what}")
 
 
 def workload_names() -> list[str]:

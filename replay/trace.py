@@ -9,7 +9,7 @@ equal length, one row an event, in the order in which they happened.
     op        UInt8     uint8      an `Op`
     domain    UInt8     uint8      a `Domain`: which API the program called
     block     UInt32    uint32     names a live block; see below
-    size      UInt64    int64      bytes asked for, at most MAX_SIZE; 0 for free; for mark: index into `Metadata.phases`
+    size      UInt64    int64      bytes asked for, at most 2^47; 0 for free; for mark: index into `Metadata.phases`
     address   UInt64    uint64     optional: where the real allocator put it
     site      UInt32    uint32     optional: index into `Metadata.sites`
 
@@ -32,8 +32,6 @@ import numpy as np
 from replay.compiled import leaf
 
 FORMAT_VERSION = 1
-MAX_SIZE = 1 << 47
-"""Bytes of user address space on x86-64; nothing larger can have been allocated."""
 NO_SITE = (1 << 32) - 1
 """In `Events.site`: it is not known who allocated (null in a file)."""
 

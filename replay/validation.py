@@ -1,12 +1,14 @@
 """Holds a trace against the contract of `replay.trace`, once, where it enters; everything behind trusts it."""
 
-from typing import cast
+from collections.abc import Iterator
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from replay.compiled import entry, leaf
 from replay.errors import TraceError
-from replay.trace import MAX_SIZE, NO_SITE, Domain, Events, Metadata, Op
+from replay.limits import MAX_SIZE
+from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _GC_END, _DOMAIN_LAST = int(Op.GC_START), int(Op.GC_END), int(max(Domain))
@@ -97,12 +99,15 @@ class Validator:
         self._path = path
         self._sizes = np.full(1024, -1, np.int64)
         self._state = np.zeros(8, np.int64)
+        self._first_ns = 0
         self._state[_AT_PHASES] = len(metadata.phases) if metadata else -1
         self._state[_AT_SITES] = len(metadata.sites) if metadata else 0
 
     def check(self, events: Events) -> None:
         """Raises a TraceError for the first event that breaks the contract; `events` follow those checked before."""
         site = events.site if events.site is not None else np.empty(0, np.uint32)
+        if self.rows == 0 and events.rows:
+            self._first_ns = int(events.time_ns[0])
         row = 0
         while True:
             status, row = _check_events(
@@ -153,8 +158,9 @@ class Validator:
         return int(self._state[_AT_ROWS])
 
     @property
-    def last_ns(self) -> int:
-        return int(self._state[_AT_TIME])
+    def span_ns(self) -> int:
+        """Time from the first event to the last."""
+        return int(self._state[_AT_TIME]) - self._first_ns
 
     @property
     def live_blocks(self) -> int:
@@ -171,6 +177,38 @@ class Validator:
     @property
     def bytes_peak(self) -> int:
         return int(self._state[_AT_BYTES_PEAK])
+
+
+@runtime_checkable
+class ValidatedTrace(Trace, Protocol):
+    """A trace that validates what it yields."""
+
+    validator: Validator
+    """Of the latest reading: as far as that came."""
+
+
+class _Checked:
+    """A trace around one that promises to be right."""
+
+    def __init__(self, trace: Trace, path: object) -> None:
+        self._trace, self._path = trace, path
+        self.validator = Validator(path, trace.metadata)
+        self.duration_ns, self.events_total = trace.duration_ns, trace.events_total
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._trace.metadata
+
+    def batches(self) -> Iterator[Events]:
+        self.validator = validator = Validator(self._path, self.metadata)
+        for events in self._trace.batches():
+            validator.check(events)
+            yield events
+
+
+def validated(trace: Trace, path: object) -> ValidatedTrace:
+    """The trace itself where it validates what it yields, else the same one held against the contract as it is read."""
+    return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)
 
 
 def allocated_twice(op: int, block: int) -> str:

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, model_validator
 
-from replay.document import Document, Problem, nearest
+from replay.document import Document, Problem
 from replay.errors import WorkloadError
 from replay.laws import BlockSize, Count, CountLaw, Form, LifetimeLaw, PositiveSpan, SizeLaw, Span
+from replay.naming import nearest
 from replay.units import Rate
 
 EVERYTHING = "all"

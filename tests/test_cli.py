@@ -15,6 +15,7 @@ from replay.__main__ import app
 from replay.resources import config_names
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = Path(sys.executable).with_name("replay")
 HEAVY = ("numba", "polars", "pyarrow", "numpy", "simpy")
 
 
@@ -84,6 +85,16 @@ def test_the_script_is_declared():
     assert project["scripts"] == {"replay": "replay.__main__:main"}
 
 
+@pytest.mark.skipif(not SCRIPT.exists(), reason=f"alloc-replay is not installed beside {sys.executable}")
+def test_the_installed_script_helps_and_plays_a_workload(tmp_path):
+    helped = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "Start with: replay run web-service" in helped.stdout
+    command = [SCRIPT, "run", "startup-static", "--json", "--no-reference"]
+    played = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert json.loads(played.stdout)["static_bytes"] == 96 << 20
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_presets_are_listed_with_a_sentence_each_older_versions_first():
     result = CliRunner().invoke(app, ["allocators", "--json"])
     presets = json.loads(result.stdout)["presets"]
@@ -93,11 +104,11 @@ def test_the_presets_are_listed_with_a_sentence_each_older_versions_first():
     assert names.index("cpython-3.9") < names.index("cpython-3.10") < names.index("cpython-3.11-32bit")
 
 
-def test_the_models_are_listed_by_the_role_that_they_play():
+def test_the_models_are_listed_with_the_roles_that_they_can_play():
     result = CliRunner().invoke(app, ["allocators", "--json"])
-    roles = {model["name"]: model["role"] for model in json.loads(result.stdout)["models"]}
+    roles = {model["name"]: model["roles"] for model in json.loads(result.stdout)["models"]}
     assert {name: roles[name] for name in ("simple", "ideal", "bump", "pymalloc")} == {
-        "simple": "libc", "ideal": "libc", "bump": "libc", "pymalloc": "pymalloc",
+        "simple": ["libc"], "ideal": ["libc"], "bump": ["libc"], "pymalloc": ["pymalloc"],
     }  # fmt: skip
 
 

@@ -136,6 +136,7 @@ REFUSED = {
     "pymalloc.arena_size=2 GiB": "arena_size: 2147483648 is more than 67108864, the largest that is modelled",
     "pymalloc.arena_size=1e400": "'1e400' is too much: more than 63 bits hold",
     "libc.top_pad=1 GiB": "should be less than or equal to 67108864",
+    "extends=cpython-3.8": "what a stack extends is said in its file; choose another with -a",
     "libc.model=3": "model: 3 is no name; there are bump, ideal, pymalloc, simple",
     "libc.model=[1]": "model: [1] is no name; there are bump, ideal, pymalloc, simple",
     "pymalloc.pool_size=1 MiB": "arena_size: 1048576 is less than four pools of 1048576",
@@ -180,7 +181,7 @@ def test_several_mistakes_are_all_told():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("cpython-3.21", "did you mean 'cpython-3.1"), ("ruby", "`replay allocators` lists them")],
+    [("cpython-3.21", "did you mean 'cpython-3.1"), ("ruby", "known here: bump, cpython-2.7, ")],
 )
 def test_an_unknown_preset_is_refused_with_a_hint(name, hint):
     with pytest.raises(ConfigError) as refusal:
@@ -254,3 +255,13 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, text):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_of_several_overrides_the_one_with_the_wrong_key_is_blamed():
+    with pytest.raises(ConfigError, match="^--set pymalloc.arena_size=1GiB: arena_size: 1073741824 is more than"):
+        load_config("cpython-3.12", ["pymalloc.arena_size=1GiB", "pymalloc.pool_size=32 KiB"])
+
+
+def test_huge_page_arenas_are_whole_huge_pages():
+    with pytest.raises(ConfigError, match="arena_size: 1048576 is no whole number of huge pages, 2097152"):
+        load_config("cpython-3.15-hugepages", ["pymalloc.arena_size=1 MiB"])

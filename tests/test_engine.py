@@ -107,7 +107,8 @@ def test_a_sample_shows_the_counters_after_the_last_event_of_its_time(history, e
     after = [player.stack.tally.copy() for _ in single_steps(player, events)]
     nothing = np.zeros(1, after[0].dtype)
     last_ns = int(events.time_ns[-1])
-    assert recording.sample_times_ns.tolist() == [*range(every_ns, last_ns, every_ns), last_ns]
+    first_ns = -(-max(int(events.time_ns[0]), 1) // every_ns) * every_ns
+    assert recording.sample_times_ns.tolist() == [*range(first_ns, last_ns, every_ns), last_ns]
     for time_ns, sample in zip(recording.sample_times_ns, recording.samples, strict=True):
         seen = int(np.searchsorted(events.time_ns, time_ns, side="right"))
         assert counters(sample) == counters(after[seen - 1] if seen else nothing)
@@ -251,7 +252,7 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
         (None, None, 10**7),
         (None, 3, 3),
         (500, None, 1),
-        (10**9, 100, 100),
+        (10**9, 1000, 1000),
     ],
 )
 def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
@@ -312,5 +313,5 @@ def test_more_samples_than_anybody_looks_at_are_refused_while_playing():
     history.malloc(1)
     history.at(10**12).malloc(1)
     trace = history.trace()
-    with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 10000000 samples"):
+    with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 1000000 samples"):
         Clock(trace.batches(), lambda part: None, lambda events, row: None, 0, 1).run()

@@ -94,7 +94,7 @@ def test_an_empty_trace_is_written_and_read(tmp_path):
 
 
 def test_the_same_trace_gives_the_same_bytes_wherever_it_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_source, "_GROUP_ROWS", 1000)
+    monkeypatch.setattr(parquet_source, "GROUP_ROWS", 1000)
     whole = sawtooth(3500)
     parts = [Events(*(column[a:b] for column in whole[:6])) for a, b in [(0, 1), (1, 1), (1, 2999), (2999, 3500)]]
     write_trace(MemoryTrace([whole], METADATA), tmp_path / "a.parquet")
@@ -204,7 +204,7 @@ def test_metadata_that_cannot_be_read_are_refused(tmp_path, metadata, message):
 
 
 def test_an_error_in_a_later_batch_has_its_absolute_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_source, "_GROUP_ROWS", 1000)
+    monkeypatch.setattr(parquet_source, "GROUP_ROWS", 1000)
     events = sawtooth(2500)
     events.op[2150] = Op.MALLOC
     events.block[2150] = 99
@@ -327,7 +327,7 @@ def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
     ("header", "message"),
     [
         ("time_ns,op,block", "line 1: the header lacks `size`"),
-        ("time_ns,op,block,size,thred", "line 1: column `thred` is unknown; did you mean `thread`?"),
+        ("time_ns,op,block,size,thred", "line 1: column `thred` is unknown; did you mean 'thread'?"),
         ("time_ns,op,block,size,op", "line 1: column `op` comes twice"),
     ],
 )

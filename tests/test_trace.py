@@ -59,7 +59,7 @@ def test_live_blocks_and_bytes_are_counted_with_their_peaks():
     validator.check(events((M, 0, 100), (C, 1, 50), (R, 0, 300), (F, 1, 0), (MARK, 9, 7), (M, 1, 0)))
     assert (validator.live_blocks, validator.live_bytes) == (2, 300)
     assert (validator.blocks_peak, validator.bytes_peak) == (2, 350)
-    assert (validator.rows, validator.last_ns) == (6, 60)
+    assert (validator.rows, validator.span_ns) == (6, 50)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """`replay trace info`, `replay trace head` and `replay import`, through Typer's runner."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -10,6 +14,9 @@ from replay.commands import trace as trace_commands
 from replay.commands.import_ import import_trace
 from replay.errors import OutputError, ReplayError, TraceError
 from replay.sources import open_source
+from replay.validation import Validator
+
+ROOT = Path(__file__).parents[1]
 
 CSV = """time_ns,thread,op,domain,block,size,address,site
 0,1,mark,obj,0,0,,
@@ -39,7 +46,7 @@ def run(*arguments):
     if result.exception is not None and isinstance(result.exception, ReplayError):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_info_counts_what_is_in_a_trace(csv):
@@ -74,6 +81,17 @@ def test_info_counts_what_is_in_a_trace(csv):
     assert "3 blocks, 1.50 KiB" in screen
     assert digest[:16] in screen
     assert digest not in screen
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_trace_lasts_from_its_first_event_to_its_last(csv, tmp_path, suffix):
+    begin_ns = 1_700_000_000_000_000_000
+    csv.write_text(f"time_ns,op,block,size\n{begin_ns},malloc,0,16\n{begin_ns + 250},free,0,\n")
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        assert run("import", csv, "-o", path).startswith("2 events over 250 ns, ")
+    assert json.loads(run("trace", "info", path, "--json"))["duration_ns"] == 250
+    assert "2 in 250 ns" in run("trace", "info", path)
 
 
 @pytest.mark.parametrize(
@@ -163,3 +181,32 @@ def test_import_of_a_broken_trace_leaves_nothing_behind(csv, tmp_path):
 @pytest.mark.parametrize("command", [("trace", "info"), ("trace", "head"), ("import",)])
 def test_every_command_shows_an_example_in_its_help(command):
     assert f"Example: replay {' '.join(command)} trace." in run(*command, "--help")
+
+
+def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path):
+    environment = {**os.environ, "REPLAY_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True) for _ in range(2)
+    )
+    assert [line for line in first.stderr.splitlines() if line.startswith("compiling for the first time")] != []
+    assert len(first.stderr.splitlines()) == 1
+    assert second.stderr == ""
+    assert first.stdout == second.stdout
+
+
+def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):
+    checked = []
+    check = Validator.check
+
+    def count(validator, events):
+        checked.append(events.rows)
+        check(validator, events)
+
+    monkeypatch.setattr(Validator, "check", count)
+    run("import", csv, "-o", tmp_path / "t.parquet")
+    run("trace", "info", tmp_path / "t.parquet")
+    assert checked == [8, 8]
+    checked.clear()
+    lines = run("import", "startup-static", "-o", tmp_path / "w.parquet").splitlines()
+    assert lines[0].startswith(f"{sum(checked):,} events over ")

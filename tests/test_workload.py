@@ -153,7 +153,7 @@ def test_there_are_at_least_eight_bundled_workloads():
 def test_an_unknown_bundled_name_suggests_the_nearest():
     with pytest.raises(WorkloadError, match="no bundled workload has this name; did you mean 'web-service'"):
         find_workload("web-servic")
-    with pytest.raises(ConfigError, match="no bundled config has this name; `replay allocators` lists them"):
+    with pytest.raises(ConfigError, match=r"has this name; known here: bump, cpython-2\.7, .*`replay allocators` lists them"):
         find_config("zzz")
 
 
@@ -183,6 +183,21 @@ def test_schema_prints_the_workloads_json_schema():
     content = json.loads(result.stdout)
     assert list(content["properties"]) == list(Workload.model_fields)
     assert content["additionalProperties"] is False
+
+
+def test_the_schema_of_a_stack_has_the_keys_of_its_models():
+    content = json.loads(command(schema, "config").stdout)
+    models = {name: form["properties"] for name, form in content["$defs"].items() if "properties" in form}
+    assert any("alignment" in keys and "arena_size" in keys for keys in models.values())
+    sections = {section: json.dumps(content["properties"][section]) for section in ("kernel", "libc", "pymalloc")}
+
+    def reachable(section):
+        names = [text.rpartition("/")[2] for text in re.findall(r'"#/\$defs/[^"]*', sections[section])]
+        return {key for name in names for key in models[name]}
+
+    assert "page_size" in reachable("kernel")
+    assert "alignment" in reachable("pymalloc")
+    assert "mmap_threshold" in reachable("libc")
 
 
 def test_workloads_lists_the_bundled_ones():

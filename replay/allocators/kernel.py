@@ -5,7 +5,7 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
     mmap area   everything below `mmap_base`, filled downwards: a new mapping takes the top end of the *highest* hole
                 that is large enough. A length that is a whole number of huge pages is aligned to a huge page, as since
                 Linux 6.12 (`huge_page_size`; 0 turns that off): the hole must be larger by one huge page, and of that
-                stretch the highest aligned place is taken. A mapping *of* huge pages needs no larger hole.
+                stretch the highest aligned place is taken. For a mapping *of* huge pages one page less will do.
     heap        grows upwards from `brk_base`.
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
 
@@ -184,16 +184,15 @@ def _map(stack, length):
 
 
 @leaf
-def _highest_hole(state, length, alignment):
-    """Where `length` bytes fit highest at a multiple of `alignment`, and before which region that is."""
+def _highest_hole(state, length):
+    """Where `length` bytes fit highest, and before which region that is."""
     ceiling = state.space[0].mmap_base
     count = state.space[0].regions
     for index in range(count):
-        start = (ceiling - length) & -alignment
-        if start >= state.regions[index].end:
-            return start, index
+        if ceiling - state.regions[index].end >= length:
+            return ceiling - length, index
         ceiling = state.regions[index].start
-    return (ceiling - length) & -alignment, count
+    return ceiling - length, count
 
 
 @leaf
@@ -247,19 +246,22 @@ def mmap(stack, length):
     length = (length + space.page_size - 1) & -space.page_size
     huge = space.huge_page_size
     if huge and length % huge == 0:
-        start, index = _highest_hole(state, length + huge, space.page_size)
+        start, index = _highest_hole(state, length + huge)
         start = (start & -huge) + huge
     else:
-        start, index = _highest_hole(state, length, space.page_size)
+        start, index = _highest_hole(state, length)
     return _take(stack, start, index, length)
 
 
 @cold
 def mmap_huge_pages(stack, length):
-    """The same for memory that is made of huge pages (MAP_HUGETLB): aligned to them, in any hole that holds it so."""
+    """The same for memory made of huge pages (MAP_HUGETLB): at their alignment, in a hole with room for that."""
     state = stack.kernel
-    start, index = _highest_hole(state, length, max(state.space[0].huge_page_size, state.space[0].page_size))
-    return _take(stack, start, index, length)
+    space = state.space[0]
+    huge = max(space.huge_page_size, space.page_size)
+    padding = huge - space.page_size
+    start, index = _highest_hole(state, length + padding)
+    return _take(stack, (start + padding) & -huge, index, length)
 
 
 @cold
@@ -325,7 +327,7 @@ def brk(stack, new_brk):
 def has_room(state: State, length: int) -> bool:
     """Whether `length` bytes fit into one hole of the address space, or on top of the heap."""
     space = state.space[0]
-    start, _ = _highest_hole(state, length, space.page_size)
+    start, _ = _highest_hole(state, length)
     return bool(max(start, space.lowest - length) >= space.brk + GAP_BYTES)
 
 

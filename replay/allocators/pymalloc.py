@@ -65,6 +65,8 @@ BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
 ARENA_BYTES_MAX = 64 << 20
 """Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""
+HUGE_PAGE_BYTES = 2 << 20
+"""Of x86-64."""
 INITIAL_ARENA_OBJECTS = 16
 """Entries of the arena table when it is first made (obmalloc.c)."""
 
@@ -101,6 +103,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"arena_size: {self.arena_size} is more than {ARENA_BYTES_MAX}, the largest that is modelled"
             )
+        if self.huge_pages and self.arena_size % HUGE_PAGE_BYTES:
+            raise ValueError(f"arena_size: {self.arena_size} is no whole number of huge pages, {HUGE_PAGE_BYTES}")
         if self.arena_size % self.pool_size:
             raise ValueError(f"arena_size: {self.arena_size} is not a multiple of pool_size, {self.pool_size}")
         if self.arena_size < 4 * self.pool_size:

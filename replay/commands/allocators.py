@@ -8,16 +8,15 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-import replay
-
-GROUP = "replay.allocators"
+from replay import resources
+from replay.resources import MODEL_GROUP
 
 
 class Model(NamedTuple):
-    """An allocator model; `role` is null where only importing it would tell."""
+    """An allocator model; `roles` are null where only importing it would tell."""
 
     name: str
-    role: str | None
+    roles: tuple[str, ...] | None
     description: str
 
 
@@ -42,9 +41,9 @@ def allocators(
         table.add_row(name, description)
     console = Console()
     console.print(table)
-    table = Table("model", "role", "what it is", box=None, header_style="bold")
+    table = Table("model", "roles", "what it is", box=None, header_style="bold")
     for model in models:
-        table.add_row(model.name, model.role or "", model.description)
+        table.add_row(model.name, ", ".join(model.roles or ()), model.description)
     typer.echo()
     console.print(table)
     typer.echo()
@@ -73,16 +72,16 @@ def _by_version(name: str) -> list[tuple[int, str]]:
 def _bundled_models() -> list[Model]:
     """The models in the package, read but not imported: importing one would start the compiler."""
     models = []
-    for path in sorted((Path(replay.__file__).parent / "allocators").glob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
-        names = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        if {"Config", "State", "malloc", "free"} <= names:
-            role = "pymalloc" if "stack.libc" in source else "libc"  # only the upper role calls the lower one
-            models.append(Model(path.stem, role, (ast.get_docstring(tree) or "").partition("\n")[0]))
+    folder = Path(resources.__file__).parent / "allocators"
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ROLES":
+                description = (ast.get_docstring(tree) or "").partition("\n")[0]
+                models.append(Model(path.stem, ast.literal_eval(statement.value), description))
     return models
 
 
 def _installed_models() -> list[Model]:
     """Models of other packages."""
-    return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=GROUP)]
+    return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=MODEL_GROUP)]

@@ -1,12 +1,15 @@
 """`replay run`: a trace or workload through an allocator stack, and what it cost."""
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from replay.commands.compilation import told_compilation
 
 if TYPE_CHECKING:
     from replay.config import StackConfig
@@ -66,7 +69,8 @@ def run(
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
         sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
-        recordings, compiled = _play_all(trace, stacks, every_ns, sink)
+        with told_compilation() as compilation, _named(source):
+            recordings = _play_all(trace, stacks, every_ns, sink)
         recording = recordings[0]
         floor, ceiling = recordings[1:] or (None, None)
         summary = summarize(recording, floor=floor, ceiling=ceiling)
@@ -75,7 +79,7 @@ def run(
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        _print_text(source, recording, summary, compiled)
+        _print_text(source, recording, summary, compilation.happened)
         _print_closing(source, recording.config.name, out, addresses)
 
 
@@ -107,24 +111,30 @@ def _open_trace(source: str, seed: int | None) -> "Trace":
     return open_trace(path, seed)
 
 
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """The engine knows rows, but no files."""
+    from replay.errors import TraceError
+
+    try:
+        yield
+    except TraceError as error:
+        if error.path is not None:
+            raise
+        raise TraceError(error.what, path=source, row=error.row) from error
+
+
 def _play_all(
     trace: "Trace", configs: list["StackConfig"], every_ns: int | None, sink: "AddressWriter | None"
-) -> tuple[list["Recording"], bool]:
-    """The trace through each stack, and whether something was compiled; samples and addresses are the first stack's."""
+) -> list["Recording"]:
+    """The trace through each stack; samples and addresses are the first stack's."""
     from replay import engine
-    from replay.compiled import announced_compilation
     from replay.progress import progress_bar
 
     recordings: list[Recording] = []
-    events_before, compiled = 0, False
+    events_before = 0
     total = None if trace.events_total is None else len(configs) * trace.events_total
-
-    def announce() -> None:
-        nonlocal compiled
-        compiled = True
-        print("compiling the models, which are kept for the next time …", file=sys.stderr)
-
-    with announced_compilation(announce), progress_bar("playing", total) as progress:
+    with progress_bar("playing", total) as progress:
 
         def show(rows: int) -> None:
             progress(events_before + rows)
@@ -134,7 +144,7 @@ def _play_all(
             recordings.append(recording)
             events_before += recording.events
             every_ns, sink = NO_SAMPLES_NS, None
-    return recordings, compiled
+    return recordings
 
 
 def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:

@@ -24,7 +24,7 @@ def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config", help=
 
         content = Workload.model_json_schema()
     else:
-        from replay.config import StackConfig
+        from replay.config import stack_type
 
-        content = StackConfig.model_json_schema()
+        content = stack_type().model_json_schema()
     typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **content}, indent=2))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.compilation import told_compilation
+
 if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look into a trace.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
 
@@ -25,6 +27,7 @@ class Contents:
 
     events: int = 0
     duration_ns: int = 0
+    """From the first event to the last."""
     threads: int = 0
     events_by_op: dict[str, int] = field(default_factory=dict)
     events_by_domain: dict[str, int] = field(default_factory=dict)
@@ -43,11 +46,12 @@ class Contents:
 
 
 @app.command(epilog="Example: replay trace info trace.parquet")
-def info(file: Source, as_json: AsJson = False) -> None:
+def info(file: File, as_json: AsJson = False) -> None:
     """Counts the events of a trace by op, domain and size, and says what is live."""
     from replay.sources import open_source
 
-    contents = _read_contents(open_source(file), file)
+    with told_compilation():
+        contents = _read_contents(open_source(file), file)
     if as_json:
         typer.echo(json.dumps(asdict(contents), indent=2))
         return
@@ -60,7 +64,7 @@ def info(file: Source, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")
 def head(
-    file: Source,
+    file: File,
     rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +72,8 @@ def head(
     from replay.sources import open_source
 
     trace = open_source(file)
-    shown = list(_first_rows(trace, rows))
+    with told_compilation():
+        shown = list(_first_rows(trace, rows))
     if as_json:
         typer.echo(json.dumps(shown, indent=2))
         return
@@ -90,24 +95,23 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
 
     from replay.progress import progress_bar
     from replay.trace import Digest, Domain, Op
-    from replay.validation import Validator
+    from replay.validation import validated
 
     by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
     threads: set[int] = set()
-    validator, digest = Validator(file), Digest()
+    trace, digest = validated(trace, file), Digest()
     with progress_bar("reading", trace.events_total) as progress:
         for events in trace.batches():
-            validator.check(events)
             digest.update(events)
             by_op += np.bincount(events.op, minlength=256)
             by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
             by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
             threads |= _threads(events)
-            progress(validator.rows)
-    metadata = trace.metadata
+            progress(trace.validator.rows)
+    metadata, validator = trace.metadata, trace.validator
     return Contents(
         events=validator.rows,
-        duration_ns=validator.last_ns,
+        duration_ns=validator.span_ns,
         threads=len(threads),
         events_by_op={op.name.lower(): int(by_op[op]) for op in Op},
         events_by_domain={domain.name.lower(): int(by_domain[domain]) for domain in Domain},

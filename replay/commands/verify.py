@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.compilation import told_compilation
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from replay.trace import Trace
     from replay.verification.compare import Agreement
     from replay.verification.oracles import Oracle
-
-MMAP_THRESHOLD_BYTES = 128 << 10
-"""glibc maps larger blocks among the arenas; see mallopt(3), M_MMAP_THRESHOLD."""
 
 
 def verify(
@@ -49,7 +48,7 @@ def verify(
     from rich.console import Console
 
     progress = Console(stderr=True)
-    with progress.status("") as status:
+    with told_compilation(), progress.status("") as status:
         for oracle in oracles:
             for name, trace in cases:
                 status.update(f"{oracle.name}: {name}")
@@ -103,11 +102,13 @@ def _print_table(oracles: list[Oracle], results: list[tuple[Oracle, str, Agreeme
 
 def _print_differences(results: list[tuple[Oracle, str, Agreement]], cases: list[tuple[str, Trace]]) -> None:
     """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
+    from replay.allocators.simple import MMAP_THRESHOLD
+
     for oracle, name, agreement in results:
         if not agreement.exact:
             typer.echo(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
     traces = [trace for _, trace in cases]
-    if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD_BYTES for trace in traces for batch in trace.batches()):
+    if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
         typer.echo(
             "The trace asks for blocks of 128 KiB or more. libc maps such blocks among the arenas, so that a "
             "difference can come from the model of libc instead of that of pymalloc."

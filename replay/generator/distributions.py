@@ -18,7 +18,6 @@ import numpy as np
 
 from replay.compiled import leaf
 from replay.laws import (
-    MAX_SIZE,
     Choice,
     Exponential,
     Histogram,
@@ -28,6 +27,7 @@ from replay.laws import (
     Uniform,
     UntilNext,
 )
+from replay.limits import MAX_SIZE
 
 NEVER = 1 << 62
 """A time that no trace reaches."""

@@ -18,11 +18,11 @@ import simpy
 
 from replay.generator import streams
 from replay.generator.distributions import make_key
-from replay.generator.streams import Source
+from replay.generator.streams import SourceArrays
 from replay.generator.tables import (
     base_rate,
+    make_arrays,
     make_columns,
-    make_source,
     make_stage,
     rows_expected,
     with_more_slots,
@@ -79,11 +79,11 @@ class _Generation:
 
     def __init__(self, workload: Workload, seed: int, window_rows: int) -> None:
         self._workload, self._seed, self._window_rows = workload, seed, window_rows
-        self._forms = workload.sources()
-        first_members = [0, *accumulate(form.members for form in self._forms.values())]
-        self._sources = [
-            make_source(name, form, index, first_members[index], workload.threads, seed)
-            for index, (name, form) in enumerate(self._forms.items())
+        self._sources = workload.sources()
+        first_members = [0, *accumulate(source.members for source in self._sources.values())]
+        self._arrays = [
+            make_arrays(name, source, index, first_members[index], workload.threads, seed)
+            for index, (name, source) in enumerate(self._sources.items())
         ]
         self._phases = workload.all_phases()
         self._factors: dict[int, dict[str, float]] = {}
@@ -97,8 +97,8 @@ class _Generation:
     def run(self) -> Iterator[Events]:
         for index in range(len(self._phases)):
             self._env.process(self._play_phase(index))
-        for source in self._sources:
-            self._env.process(self._play_source(source))
+        for arrays in self._arrays:
+            self._env.process(self._play_source(arrays))
         windows = self._env.process(self._cut_windows())
         while not windows.processed:  # a failure is raised when its event is
             self._env.step()
@@ -122,10 +122,10 @@ class _Generation:
             yield env.timeout(end - start)
             self._write(start, end)
 
-    def _play_source(self, source: Source) -> Process:
+    def _play_source(self, arrays: SourceArrays) -> Process:
         while True:
             end = yield self._opened
-            self._with_room(streams.fill_window, source, end)
+            self._with_room(streams.fill_window, arrays, end)
 
     def _play_phase(self, index: int) -> Process:
         env, phase = self._env, self._phases[index]
@@ -154,29 +154,29 @@ class _Generation:
 
     def _free(self, phase: Phase) -> None:
         now = int(self._env.now)
-        parts = [phase.fraction if form.group in phase.free else 0.0 for form in self._forms.values()]
-        keys = [make_key(self._seed, name, "free", phase.name) for name in self._forms]
+        parts = [phase.fraction if source.group in phase.free else 0.0 for source in self._sources.values()]
+        keys = [make_key(self._seed, name, "free", phase.name) for name in self._sources]
         self._with_room(streams.free_groups, np.array(parts, np.float64), np.array(keys, np.int64), now)
         self._write(now, now + 1)
 
     def _change_rates(self) -> None:
         """Brings every source to its own rate times the factors of the phases that are on."""
-        for (name, form), source in zip(self._forms.items(), self._sources, strict=True):
-            rate = base_rate(form)
+        for (name, source), arrays in zip(self._sources.items(), self._arrays, strict=True):
+            rate = base_rate(source)
             for index in sorted(self._factors):
                 for target, factor in self._factors[index].items():
-                    if target in (EVERYTHING, name, form.group):
+                    if target in (EVERYTHING, name, source.group):
                         rate *= factor
-            if rate != source.pace[streams.RATE]:
-                streams.change_rate(source, int(self._env.now), rate)
+            if rate != arrays.pace[streams.RATE]:
+                streams.change_rate(arrays, int(self._env.now), rate)
         self._window_ns = self._plan_window()
 
     def _plan_window(self) -> int:
         """The longest window, a power of two, that is not expected to hold more rows than wished for."""
         window_ns = _WINDOW_NS_MOST
-        forms = list(zip(self._forms.values(), self._sources, strict=True))
+        sources = list(zip(self._sources.values(), self._arrays, strict=True))
         while window_ns > 1:
-            rows = sum(rows_expected(form, float(source.pace[streams.RATE]), window_ns) for form, source in forms)
+            rows = sum(rows_expected(source, float(arrays.pace[streams.RATE]), window_ns) for source, arrays in sources)
             if rows <= self._window_rows:
                 break
             window_ns >>= 1

@@ -21,7 +21,8 @@ import numpy as np
 from replay.compiled import entry, leaf
 from replay.generator.distributions import NEVER, Law, draw, log, random_part, random_words
 from replay.generator.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
-from replay.trace import MAX_SIZE, Op, release_number, take_number
+from replay.limits import MAX_SIZE
+from replay.trace import Op, release_number, take_number
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
 NOBODY = -1
@@ -31,11 +32,11 @@ _SOURCE_SHIFT = 50
 """A key is source << 50 | block << 1 | freed: room for 2**13 sources of 2**49 blocks."""
 _BLOCK = (1 << _SOURCE_SHIFT) - 1
 
-# places in Source.state; NEXT_TICK is -1 before the first
+# places in SourceArrays.state; NEXT_TICK is -1 before the first
 NEXT_BLOCK, NEXT_TICK, BURST_LEFT, BURST_NS, BURSTS, ANCHOR_NS = range(6)
-# places in Source.pace; ticks are counted in expected arrivals, so that a change of rate only bends the clock
+# places in SourceArrays.pace; ticks are counted in expected arrivals, so that a change of rate only bends the clock
 RATE, TICK, ANCHOR_TICK = range(3)
-# places in Source.traits; the last four are keys and strides of random streams, for gaps and for a set's victims
+# places in SourceArrays.traits; the last four are keys and strides of random streams, for gaps and for a set's victims
 INDEX, POISSON, SPACING_NS, START_NS, STOP_NS, BUSY_NS, IDLE_NS, OP, FIRST_MEMBER, MEMBERS = range(10)
 GAP_KEY, GAP_STRIDE, VICTIM_KEY, VICTIM_STRIDE, TRAITS = range(10, 15)
 # columns of Stage.slots
@@ -48,8 +49,8 @@ GROW_STEPS, GROW_SPACING_NS, GROW_INCREMENT, DOMAIN, GROWTH_COLUMNS = range(5)
 SLOTS_USED, SLOTS_IDLE, ROWS, WHEEL_SHIFT, END_OF_ALL_NS, STEPS_MOST, COUNTS = range(7)
 
 
-class Source(NamedTuple):
-    """A stream or a set. `state` and `pace` change, the rest does not."""
+class SourceArrays(NamedTuple):
+    """A source as kernels see it. `state` and `pace` change, the rest does not."""
 
     state: np.ndarray
     pace: np.ndarray
@@ -207,7 +208,7 @@ def _take_place(members: np.ndarray, traits: np.ndarray, block: int, slot: int) 
 
 
 @entry
-def change_rate(source: Source, now_ns: int, rate: float) -> None:
+def change_rate(source: SourceArrays, now_ns: int, rate: float) -> None:
     """From `now_ns` on the source ticks `rate` times a second; changes it in place."""
     state, pace, traits = source.state, source.pace, source.traits
     anchor = state[ANCHOR_NS]
@@ -222,7 +223,7 @@ def change_rate(source: Source, now_ns: int, rate: float) -> None:
 
 
 @entry
-def fill_window(stage: Stage, source: Source, until_ns: int) -> int:
+def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
     """Adds what the source does from where it stands up to, not including, `until_ns`.
 
     Changes everything in place. Stops with a FULL status before the block for which there might be no room.

@@ -19,6 +19,7 @@ from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
 from replay.output import new_file
+from replay.sources.parquet import GROUP_ROWS
 
 SUMMARY = "summary.json"
 FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {
@@ -28,7 +29,6 @@ FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {
     "arenas.parquet": metrics.arenas,
     "phases.parquet": metrics.phases,
 }
-_GROUP_ROWS = 1 << 18
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
 
 
@@ -71,7 +71,7 @@ def write_results(folder: Path, recording: Recording, summary: metrics.Summary) 
 class AddressWriter:
     """Takes addresses as `engine.run` hands them out, and writes those of mallocs, callocs and reallocs.
 
-    Holds at most a row group and a slice.
+    Who owns a block is not written. Holds at most a row group and a slice.
     """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
@@ -80,19 +80,19 @@ class AddressWriter:
         self._waiting: list[pa.Table] = []
         self._rows_waiting = 0
 
-    def __call__(self, addresses: np.ndarray) -> None:
+    def __call__(self, addresses: np.ndarray, owners: np.ndarray) -> None:
         rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees and boundaries
         columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
         self._waiting.append(pa.table(columns, schema=_ADDRESS_SCHEMA))
         self._rows_seen += addresses.shape[0]
         self._rows_waiting += rows.shape[0]
-        if self._rows_waiting >= _GROUP_ROWS:
+        if self._rows_waiting >= GROUP_ROWS:
             self.flush()
 
     def flush(self) -> None:
         """Writes what waits."""
         if self._rows_waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=_GROUP_ROWS)
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
         self._waiting, self._rows_waiting = [], 0
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replay import metrics
+from replay.allocators.simple import MMAP_THRESHOLD
 from replay.engine import Recording
 from replay.metrics import Summary
 from replay.player import EXACT_CLASSES, class_limit
@@ -34,9 +35,10 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
         classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
         parts.append(_section("Size classes, by what they waste at the end", classes))
     if recording.phases:
-        phases = _phases(summary, metrics.phases(recording))
+        end_ns = int(recording.sample_times_ns[-1])
+        phases = _phases(summary, metrics.phases(recording), end_ns)
         parts.append(_section("What was there when each phase began", phases))
-    parts.append(_section("How far to trust this", _notes(summary)))
+    parts.append(_section("How far to trust this", _notes(summary, _libc_maps_blocks(recording))))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
 
@@ -206,22 +208,33 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _phases(summary: Summary, phases: pl.DataFrame) -> Table:
+def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
     table = _table("phase", "began at", "asked for", "blocks", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
     for row in phases.iter_rows(named=True):
         sizes = (format_size(row[level]) for level in levels)
         table.add_row(row["phase"], format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
     sizes = (format_size(getattr(summary, f"{level}_end")) for level in levels)
-    table.add_row("(end)", format_time(summary.duration_ns), *sizes, f"{summary.arenas_live:,}")
+    table.add_row("(end)", format_time(end_ns), *sizes, f"{summary.arenas_live:,}")
     return table
 
 
-def _notes(summary: Summary) -> Text:
+def _libc_maps_blocks(recording: Recording) -> bool:
+    """Whether libc mapped blocks of the trace by themselves; mmaps beyond the arenas' can be the arena tree's too."""
+    threshold = getattr(recording.config.libc, "mmap_threshold", None)
+    least_bytes = threshold if isinstance(threshold, int) else MMAP_THRESHOLD
+    largest_bytes = metrics.size_classes(recording).filter(pl.col("role") == "libc")["block_size"].max()
+    mmaps = int(recording.end.mmap - recording.end.arenas_mapped)
+    return mmaps > 0 and isinstance(largest_bytes, int) and largest_bytes > least_bytes
+
+
+def _notes(summary: Summary, libc_maps_blocks: bool) -> Text:
     """Which numbers are those of the real allocator, and which are estimates."""
     lines = []
     if summary.pymalloc_model == "pymalloc":
-        lines.append("Exact: what was asked for; pymalloc's blocks, pools and arenas. `replay verify` shows it.")
+        doubt = "; but libc mapped blocks too, so that its model has a say in where arenas lie" * libc_maps_blocks
+        exact = f"Exact: what was asked for; pymalloc's blocks, pools and arenas{doubt}."
+        lines.append(f"{exact} `replay verify` shows it.")
     else:
         lines.append("Exact: what was asked for.")
     if summary.libc_model == "simple":

@@ -5,13 +5,13 @@ imports what is heavy inside its functions, for looking at a file asks every for
 traces validate what they yield, once, and say path and row (or line) of what is wrong.
 """
 
-import difflib
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Protocol, cast
 
 from replay.errors import TraceError
+from replay.naming import nearest
 from replay.trace import Trace
 
 _HEAD_BYTES = 4096
@@ -63,8 +63,8 @@ def _open_workload(name: str) -> Trace:
     from replay.resources import find_workload, workload_names
 
     names = workload_names()
-    if name in names:
-        return _find_format(find_workload(name)).open_trace(find_workload(name))
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`replay workloads` lists the bundled ones"
-    raise TraceError(f"there is no such file and no bundled workload of that name; {hint}", path=name)
+    if name not in names:
+        what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
+        raise TraceError(what, path=name)
+    path = find_workload(name)
+    return _find_format(path).open_trace(path)

@@ -8,7 +8,6 @@ address, site              optional, may be empty
 a mark                     its size counts the phases from 0, each named at its first mark: `phase 0`, `phase 1` …
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from enum import IntEnum
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay.errors import TraceError
+from replay.naming import nearest
 from replay.numbering import Numbering
 from replay.trace import NO_SITE, Domain, Events, Metadata, Op
 from replay.validation import Validator
@@ -57,16 +57,14 @@ def open_trace(path: Path) -> "CsvTrace":
         raise _error(path, 1, what)
     for name in header:
         if name not in _TYPES:
-            near = difflib.get_close_matches(name, _TYPES, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(_TYPES)}"
-            raise _error(path, 1, f"column `{name}` is unknown; {hint}")
+            raise _error(path, 1, f"column `{name}` is unknown; {nearest(name, _TYPES)}")
         if header.count(name) > 1:
             raise _error(path, 1, f"column `{name}` comes twice")
     return CsvTrace(path, header)
 
 
 class CsvTrace:
-    """A trace in a text file, read piece by piece each time it is played."""
+    """A trace in a text file, read and validated piece by piece each time it is played."""
 
     events_total = None
     duration_ns = None
@@ -75,6 +73,7 @@ class CsvTrace:
         self._path = path
         self._header = header
         self._phases_total = 0
+        self.validator = Validator(path)
 
     @property
     def metadata(self) -> Metadata:
@@ -88,7 +87,8 @@ class CsvTrace:
         import pyarrow as pa
 
         self._phases_total = 0
-        validator, numbering = Validator(self._path), Numbering(self._path)
+        self.validator = validator = Validator(self._path)
+        numbering = Numbering(self._path)
         try:
             for batch in self._read():
                 line = _FIRST_LINE + validator.rows

@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # here and in the functions: opening a source imports every f
     import pyarrow.parquet as pq
 
 SUFFIXES = (".parquet", ".pq")
-_GROUP_ROWS = 1 << 18
+GROUP_ROWS = 1 << 18
+"""Rows of a row group, in every Parquet file that is written row by row."""
 _METADATA_KEY = b"replay"
 _MEMORY_TYPES = {
     "time_ns": "int64",
@@ -67,9 +68,9 @@ def open_trace(path: Path) -> "ParquetTrace":
         return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), names)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ParquetTrace:
-    """A trace in a file, read row group by row group each time it is played."""
+    """A trace in a file, read and validated row group by row group each time it is played."""
 
     path: Path
     metadata: Metadata
@@ -77,11 +78,14 @@ class ParquetTrace:
     duration_ns: int | None
     columns: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        self.validator = Validator(self.path, self.metadata)
+
     def batches(self) -> Iterator[Events]:
-        validator = Validator(self.path, self.metadata)
+        self.validator = validator = Validator(self.path, self.metadata)
         numbering = Numbering(self.path)
         with _reading(self.path) as file:
-            for batch in file.iter_batches(_GROUP_ROWS, columns=self.columns):
+            for batch in file.iter_batches(GROUP_ROWS, columns=self.columns):
                 events = _to_events(batch, numbering, self.path, validator.rows)
                 validator.check(events)
                 yield events
@@ -187,7 +191,7 @@ def write_trace(
         for events in _regroup(trace.batches()):
             table = _to_table(events)
             writer = writer or open_writer(table.schema)
-            writer.write_table(table, row_group_size=_GROUP_ROWS)
+            writer.write_table(table, row_group_size=GROUP_ROWS)
             rows += events.rows
             if progress is not None:
                 progress(rows)
@@ -221,13 +225,13 @@ def _to_table(events: Events) -> "pa.Table":
 
 
 def _regroup(batches: Iterator[Events]) -> Iterator[Events]:
-    """The same events in groups of `_GROUP_ROWS`, but for the last."""
+    """The same events in groups of `GROUP_ROWS`, but for the last."""
     waiting: list[Events] = []
     rows = 0
     for events in batches:
         start = 0
-        while rows + events.rows - start >= _GROUP_ROWS:
-            end = start + _GROUP_ROWS - rows
+        while rows + events.rows - start >= GROUP_ROWS:
+            end = start + GROUP_ROWS - rows
             yield _join([*waiting, _slice(events, start, end)])
             waiting, rows, start = [], 0, end
         if start < events.rows:

@@ -1,0 +1,28 @@
+"""Says on standard error when a command has to wait for the compiler."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Compilation:
+    """Whether anything was compiled so far."""
+
+    happened: bool = False
+
+
+@contextmanager
+def told_compilation() -> Iterator[Compilation]:
+    """Tells once, as soon as something is compiled in this block."""
+    from replay.compiled import announced_compilation
+
+    compilation = Compilation()
+
+    def tell() -> None:
+        compilation.happened = True
+        print("compiling for the first time, which is kept for the next …", file=sys.stderr)
+
+    with announced_compilation(tell):
+        yield compilation

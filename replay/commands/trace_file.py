@@ -1,0 +1,34 @@
+"""A trace of any kind written to a Parquet file: what `replay generate` and `replay import` share."""
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+import typer
+
+from replay.commands.compilation import told_compilation
+
+if TYPE_CHECKING:
+    from replay.trace import Trace
+
+
+def save_trace(trace: "Trace", name: str, output: Path, *, force: bool, doing: str) -> None:
+    """Writes the trace that errors call `name`, says what was written, and what can be done with it.
+
+    `doing` stands beside the progress bar.
+    """
+    from replay.progress import progress_bar
+    from replay.sources.parquet import write_trace
+    from replay.units import format_size, format_time
+    from replay.validation import validated
+
+    trace = validated(trace, name)
+    with told_compilation(), progress_bar(doing, trace.events_total) as progress:
+        rows = write_trace(trace, output, force=force, progress=progress)
+    end = trace.validator
+    typer.echo(
+        f"{rows:,} events over {format_time(end.span_ns)}, "
+        f"{end.live_blocks:,} blocks ({format_size(end.live_bytes)}) live at the end; "
+        f"{output} takes {format_size(output.stat().st_size)}"
+    )
+    typer.echo(f"next: replay run {quote(str(output))}")

@@ -1,0 +1,64 @@
+"""The public names: those of the manual, and all of them there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import replay
+
+ROOT = Path(__file__).parents[1]
+MANUAL = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_the_exported_names_are_those_of_the_manual():
+    first_cells = re.findall(r"^\| (`.*?) \|", MANUAL, re.MULTILINE)
+    documented = {name for cell in first_cells for name in re.findall(r"`(\w+)", cell)}
+    assert documented == set(replay.__all__)
+    assert set(replay.__all__) <= set(dir(replay))
+
+
+@pytest.mark.parametrize("name", replay.__all__)
+def test_every_exported_name_is_there_under_that_name(name):
+    value = getattr(replay, name)
+    assert name == "__version__" or value.__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'replay' has no attribute 'rum'"):
+        replay.rum  # noqa: B018
+
+
+def test_importing_the_package_imports_none_of_its_modules():
+    code = "import sys, replay; print([name for name in sys.modules if name.startswith('replay.')])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_example_of_the_manual_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
+    exec(example, {})
+    printed = capsys.readouterr().out
+    assert '"allocator": "cpython-3.12"' in printed
+    assert '"workload": "startup-static"' in printed
+
+
+def test_a_trace_is_made_written_and_read_by_the_public_names(tmp_path):
+    import numpy as np
+
+    op = np.array([replay.Op.MALLOC, replay.Op.MALLOC, replay.Op.FREE], np.uint8)
+    events = replay.Events(
+        time_ns=np.array([0, 5, 9], np.int64),
+        thread=np.zeros(3, np.uint32),
+        op=op,
+        domain=np.full(3, replay.Domain.OBJ, np.uint8),
+        block=np.array([0, 1, 0], np.uint32),
+        size=np.array([100, 20, 0], np.int64),
+    )
+    path = tmp_path / "t.parquet"
+    assert replay.write_trace(replay.MemoryTrace([events]), path) == 3
+    summary = replay.summarize(replay.run(replay.open_source(path), replay.load_config("cpython-3.9")))
+    assert (summary.requested_bytes_peak, summary.requested_bytes_end, summary.block_bytes_end) == (120, 20, 32)
+    with pytest.raises(replay.ReplayError, match="exists already"):
+        replay.write_trace(replay.MemoryTrace([events]), path)

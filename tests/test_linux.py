@@ -1,0 +1,335 @@
+"""The kernel model beside the Linux that runs the tests: the same calls, every address and every page compared."""
+
+import platform
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.allocators import kernel
+from replay.allocators.stack import LOG, NO_MEMORY, ROOM, TALLY, Stack
+
+PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
+HUGE = 2 * MIB
+NOT_MAPPED, MAPPED, RESIDENT = range(3)
+MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB = range(6)
+PLACES = (0, PAGE, MIB, HUGE - PAGE)
+"""Where the first mapping ends, modulo 2 MiB: what is aligned to huge pages lands differently with each."""
+
+RELEASE = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+ALIGNS = RELEASE >= (6, 12)
+needs_alignment = pytest.mark.skipif(not ALIGNS, reason="Linux before 6.12 aligns other lengths to huge pages, or none")
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32,
+        reason="the model is that of Linux on x86-64",
+    ),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+]
+
+ARENAS = (256 * KIB, MIB)
+SMALL = (PAGE, 2 * PAGE, 3 * PAGE, 33 * PAGE, 132 * KIB, *ARENAS, MIB + PAGE, 511 * PAGE)
+LARGE = (HUGE, HUGE + PAGE, 2 * HUGE - PAGE, 2 * HUGE, 5 * MIB, 5 * HUGE, 10 * MIB + PAGE, 16 * HUGE, 37 * MIB)
+LENGTHS = SMALL + LARGE if ALIGNS else SMALL
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("linux") / "mappings"
+    source = Path(__file__).with_name("mappings.c")
+    subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", source, "-o", path], check=True)
+    return path
+
+
+class Linux:
+    """A process that does what it is told; `base` and `heap` are what the model calls mmap_base and brk_base."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        start = process.stdout.read(16)
+        if len(start) < 16 and process.wait() == 2:
+            pytest.skip(process.stderr.read().decode())
+        self.base, self.heap = struct.unpack("2q", start)
+
+    def order(self, operation: int, address: int, length: int) -> int:
+        self._process.stdin.write(struct.pack("3q", operation, address, length))
+        self._process.stdin.flush()
+        return struct.unpack("q", self._process.stdout.read(8))[0]
+
+    def survey(self, start: int, end: int) -> np.ndarray:
+        """The state of each page of [start, end)."""
+        self.order(SURVEY, start, end - start)
+        return np.frombuffer(self._process.stdout.read((end - start) // PAGE), np.uint8)
+
+
+class Both:
+    """Does everything twice, in the model first, and compares what comes of it."""
+
+    def __init__(self, linux: Linux) -> None:
+        self.linux, self.base, self.heap = linux, linux.base, linux.heap
+        state = kernel.new_state(kernel.Config(mmap_base=linux.base, brk_base=linux.heap))
+        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
+
+    @property
+    def regions(self) -> np.ndarray:
+        return self.stack.kernel.regions[: self.stack.kernel.space[0].regions]
+
+    @property
+    def brk(self) -> int:
+        return int(self.stack.kernel.space[0].brk)
+
+    def _model(self, operation, *arguments: int) -> int | None:
+        answer = operation(self.stack, *arguments)
+        tally = self.stack.tally[0]
+        assert not tally.attention & NO_MEMORY
+        if tally.attention & ROOM:
+            self.stack = self.stack._replace(kernel=kernel.grow(self.stack.kernel))
+        tally.attention = tally.rows_logged = 0
+        return answer
+
+    def map(self, length: int) -> int:
+        address = int(self._model(kernel.mmap, length))
+        self._same_place(address, self.linux.order(MAP, 0, length), length)
+        return address
+
+    def map_hugetlb(self, length: int) -> int:
+        address = int(self._model(kernel.mmap_huge_pages, length))
+        found = self.linux.order(MAP_HUGETLB, 0, length)
+        if found < 0:
+            pytest.skip("this Linux has no huge pages of 2 MiB to map")
+        self._same_place(address, found, length)
+        return address
+
+    def _same_place(self, address: int, found: int, length: int) -> None:
+        pages = [(self.base - place) // PAGE for place in (address, found)]
+        assert address == found, f"{length} bytes start {pages[0]} pages below the base, in Linux {pages[1]}"
+
+    def unmap(self, start: int, length: int) -> None:
+        self._model(kernel.munmap, start, length)
+        assert self.linux.order(UNMAP, start, length) == 0
+
+    def touch(self, start: int, length: int) -> None:
+        self._model(kernel.touch, start, start + length)
+        assert self.linux.order(TOUCH, start, length) == 0
+
+    def move_brk(self, new_brk: int) -> None:
+        self._model(kernel.brk, new_brk)
+        assert self.linux.order(BREAK, new_brk, 0) == new_brk == self.brk
+
+    def is_mapped(self, start: int, length: int) -> bool:
+        return bool(((self.regions["start"] <= start) & (start + length <= self.regions["end"])).any())
+
+    def compare_pages(self) -> None:
+        """Page by page: what is mapped and what is resident, some pages beyond either end included."""
+        state, tally = self.stack.kernel, self.stack.tally[0]
+        low, high = int(state.space[0].lowest) - 64 * PAGE, self.brk + 4 * PAGE
+        mappings, heap = np.zeros((self.base - low) // PAGE, np.uint8), np.zeros((high - self.heap) // PAGE, np.uint8)
+        for start, end in self.regions.tolist():
+            mappings[(start - low) // PAGE : (end - low) // PAGE] = MAPPED
+        heap[:-4] = MAPPED
+        for pages, bits in ((mappings[::-1], state.mmap_pages), (heap, state.heap_pages)):
+            pages[np.unpackbits(bits.view(np.uint8), bitorder="little")[: pages.shape[0]] == 1] = RESIDENT
+        real_mappings, real_heap = self.linux.survey(low, self.base), self.linux.survey(self.heap, high)
+        np.testing.assert_array_equal(mappings, real_mappings)
+        np.testing.assert_array_equal(heap, real_heap)
+        real = np.concatenate([real_mappings, real_heap])
+        assert tally.mapped_bytes == np.count_nonzero(real != NOT_MAPPED) * PAGE
+        assert tally.resident_bytes == np.count_nonzero(real == RESIDENT) * PAGE
+
+
+@pytest.fixture
+def start(program):
+    """Starts both beside each other, the first mapping ending at a given place modulo 2 MiB."""
+
+    @contextmanager
+    def beside_each_other(place: int) -> Iterator[Both]:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen([program, str(place)], **pipes) as process:
+            both = Both(Linux(process))
+            assert both.base % HUGE == place
+            yield both
+            both.compare_pages()
+
+    return beside_each_other
+
+
+def unmap_some(both: Both, blocks: list[tuple[int, int]], choice: random.Random) -> None:
+    """A whole block as it was mapped, or any stretch of a region, whatever blocks it belongs to."""
+    if blocks and choice.random() < 0.7:
+        start, length = blocks.pop(choice.randrange(len(blocks)))
+        if both.is_mapped(start, length):
+            both.unmap(start, length)
+    elif len(both.regions):
+        start, end = (int(edge) for edge in choice.choice(both.regions.tolist()))
+        pages = (end - start) // PAGE
+        first = choice.choice([0, choice.randrange(pages)])
+        count = choice.choice([pages - first, choice.randint(1, pages - first), 1])
+        both.unmap(start + first * PAGE, count * PAGE)
+
+
+def touch_some(both: Both, choice: random.Random) -> None:
+    """Any bytes of a region, up to 1 MiB, not only whole pages."""
+    if len(both.regions):
+        start, end = choice.choice(both.regions.tolist())
+        address = choice.randrange(start, end)
+        both.touch(address, choice.randint(1, min(end - address, MIB)))
+
+
+def move_brk_somewhere(both: Both, choice: random.Random) -> None:
+    both.move_brk(both.heap + choice.choice([0, 1, 33, 66, 500, choice.randrange(2000)]) * PAGE)
+    if both.brk > both.heap:
+        address = choice.randrange(both.heap, both.brk)
+        both.touch(address, choice.randint(1, both.brk - address))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_mappings_of_all_sizes_come_and_go_as_in_linux(start, place):
+    choice = random.Random(place)
+    blocks: list[tuple[int, int]] = []
+    with start(place) as both:
+        for step in range(2500):
+            what = choice.random()
+            if what < 0.42:
+                length = choice.choice(choice.choice([SMALL, LENGTHS]))
+                blocks.append((both.map(length), length))
+            elif what < 0.8:
+                unmap_some(both, blocks, choice)
+            elif what < 0.97:
+                touch_some(both, choice)
+            else:
+                move_brk_somewhere(both, choice)
+            if step % 25 == 0:
+                both.compare_pages()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    place=st.sampled_from(PLACES),
+    steps=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(LENGTHS), st.integers(0, 1 << 20), st.integers(0, 1 << 20)),
+        max_size=40,
+    ),
+)
+def test_any_short_sequence_of_calls_ends_as_in_linux(start, place, steps):
+    with start(place) as both:
+        for kind, length, which, how_many in steps:
+            if kind < 2 or not len(both.regions):
+                both.map(length)
+                continue
+            low, high = both.regions[which % len(both.regions)].tolist()
+            first = which % ((high - low) // PAGE)
+            stretch = (1 + how_many % ((high - low) // PAGE - first)) * PAGE
+            if kind == 2:
+                both.unmap(low + first * PAGE, stretch)
+            else:
+                both.touch(low + first * PAGE, min(stretch, MIB))
+
+
+@pytest.mark.parametrize("arena", ARENAS)
+@pytest.mark.parametrize("place", PLACES)
+def test_hundreds_of_arenas_leave_holes_and_fill_them_as_in_linux(start, place, arena):
+    choice = random.Random(arena + place)
+    with start(place) as both:
+        live = [both.map(arena) for _ in range(300)]
+        for address in live[::7]:
+            both.touch(address, 3 * PAGE)
+        for _ in range(4):
+            choice.shuffle(live)
+            for _ in range(100):
+                both.unmap(live.pop(), arena)
+            both.compare_pages()
+            live += [both.map(arena) for _ in range(60)]
+            both.map(choice.choice([PAGE, 2 * arena, arena - PAGE, arena + PAGE]))
+            live += [both.map(arena) for _ in range(30)]
+
+
+def test_a_mapping_goes_to_the_highest_of_hundreds_of_holes_that_holds_it(start):
+    choice = random.Random(1)
+    with start(PAGE) as both:
+        blocks = [(both.map(pages * PAGE), pages) for pages in choice.choices(range(1, 9), k=500)]
+        for address, pages in blocks[::2]:
+            both.unmap(address, pages * PAGE)
+        assert len(both.regions) == 250
+        for pages in choice.choices(range(1, 12), k=250):
+            both.map(pages * PAGE)
+
+
+def test_an_unmapping_may_span_mappings_that_lie_next_to_each_other(start):
+    with start(0) as both:
+        addresses = [both.map(pages * PAGE) for pages in (3, 4, 5)]  # [-3, 0) [-7, -3) [-12, -7)
+        for address, pages in zip(addresses, (3, 4, 5), strict=True):
+            both.touch(address, pages * PAGE)
+        both.unmap(both.base - 9 * PAGE, 8 * PAGE)
+        assert both.regions.tolist() == [(both.base - PAGE, both.base), (both.base - 12 * PAGE, both.base - 9 * PAGE)]
+        assert both.stack.tally[0].resident_bytes == 4 * PAGE
+        both.compare_pages()
+        assert both.map(8 * PAGE) == both.base - 9 * PAGE
+        assert both.map(PAGE) == both.base - 13 * PAGE
+
+
+ALIGNED_KINDS = pytest.mark.parametrize("kind", [Both.map, Both.map_hugetlb], ids=["anonymous", "of huge pages"])
+
+
+@needs_alignment
+@ALIGNED_KINDS
+def test_holes_that_aligned_mappings_just_fit_or_miss_are_as_in_linux(start, kind):
+    for spare in (0, PAGE, HUGE - 2 * PAGE, HUGE - PAGE, HUGE, HUGE + PAGE):
+        for hole in (HUGE + spare, 2 * HUGE + spare):
+            for shift in (0, PAGE, MIB, MIB + PAGE, HUGE - PAGE):
+                with start(0) as both:
+                    around = hole + shift + (PAGE if (hole + shift) % HUGE != HUGE - PAGE else 2 * PAGE)
+                    both.map(around)  # no whole huge pages: ends at the base
+                    both.unmap(both.base - shift - hole, hole)
+                    for length in (2 * HUGE, HUGE, HUGE, PAGE):
+                        (kind if length >= HUGE else Both.map)(both, length)
+
+
+@needs_alignment
+@ALIGNED_KINDS
+def test_the_hole_of_an_aligned_mapping_alone_is_too_small_for_the_same_again(start, kind):
+    with start(0) as both:
+        addresses = [kind(both, HUGE) for _ in range(4)]
+        assert addresses == [both.base - count * HUGE for count in (1, 2, 3, 4)]
+        both.unmap(addresses[1], HUGE)
+        assert kind(both, HUGE) == both.base - 5 * HUGE
+        both.unmap(addresses[2], HUGE)  # together with the first a hole of 4 MiB
+        assert kind(both, HUGE) == addresses[1]
+
+
+def test_the_heap_grows_shrinks_and_comes_back_empty_as_in_linux(start):
+    with start(0) as both:
+        both.move_brk(both.heap + 33 * PAGE)
+        both.touch(both.heap + 1, 20 * PAGE)  # 21 pages
+        both.compare_pages()
+        both.move_brk(both.heap + 10 * PAGE)
+        assert both.stack.tally[0].resident_bytes == 10 * PAGE
+        both.compare_pages()
+        both.move_brk(both.heap + 50 * PAGE)
+        assert both.stack.tally[0].resident_bytes == 10 * PAGE
+        both.compare_pages()
+        both.move_brk(both.heap)
+        both.move_brk(both.heap + 300 * MIB)
+        both.touch(both.brk - PAGE, PAGE)
+
+
+def test_pages_of_a_filled_hole_are_not_resident_until_touched_again(start):
+    with start(0) as both:
+        address = both.map(8 * PAGE)
+        both.touch(address, 8 * PAGE)
+        both.touch(address, 8 * PAGE)
+        both.unmap(address + 2 * PAGE, 4 * PAGE)
+        assert both.map(4 * PAGE) == address + 2 * PAGE
+        assert both.stack.tally[0].resident_bytes == 4 * PAGE
+        both.compare_pages()
+        both.touch(address + 3 * PAGE - 1, 2)  # the last byte of one page and the first of the next
+        assert both.stack.tally[0].resident_bytes == 6 * PAGE
