@@ -3,6 +3,7 @@
 Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
 """
 
+import signal
 import sys
 
 import typer
@@ -39,6 +40,7 @@ app.add_typer(trace_app, name="trace")
 
 def main() -> None:
     """The entry point: runs the command line; a mistake of the user's becomes one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what is half written goes
     try:
         app()
     except ReplayError as error:
@@ -46,6 +48,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        sys.exit(_complain(f"the output cannot be written: {error}"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -44,15 +44,18 @@ class Domains(BaseModel):
         return self.raw, self.mem, self.obj
 
 
+Nanoseconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
 class Costs(BaseModel):
     """Nanoseconds that one of each takes, for the estimate of time; no count depends on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    call: float = Field(12, ge=0, description="malloc, calloc, realloc or free on its fast path")
-    pool: float = Field(60, ge=0, description="a pool set up for a size class")
-    syscall: float = Field(900, ge=0, description="mmap, munmap, brk …: entering and leaving the kernel")
-    page_fault: float = Field(250, ge=0, description="first touch of a page, zeroing included")
+    call: Nanoseconds = Field(12, description="malloc, calloc, realloc or free on its fast path")
+    pool: Nanoseconds = Field(60, description="a pool set up for a size class")
+    syscall: Nanoseconds = Field(900, description="mmap, munmap, brk …: entering and leaving the kernel")
+    page_fault: Nanoseconds = Field(250, description="first touch of a page, zeroing included")
 
 
 class StackConfig(BaseModel):

@@ -39,8 +39,8 @@ class Document:
             raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
         except UnicodeDecodeError as mistake:
             raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             self._root = loader.get_single_node()
             self._refuse_twins(self._root, set())
             data = loader.construct_document(self._root) if self._root else None
@@ -49,8 +49,8 @@ class Document:
             raise error(f"{path}:{line}: is not valid YAML: {mistake.problem}") from mistake
         except (yaml.YAMLError, ValueError) as mistake:
             raise error(f"{path}: is not valid YAML: {str(mistake).splitlines()[0]}") from mistake
-        finally:
-            loader.dispose()
+        except RecursionError:
+            raise error(f"{path}: is not valid YAML: nested too deeply") from None
         if not isinstance(data, dict):
             raise error(f"{path}:1: must be a mapping of keys to values, like `duration: 10 s`")
         self.data: dict[str, Any] = data

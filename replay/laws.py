@@ -5,6 +5,7 @@ measure: `SizeLaw` is in bytes, `LifetimeLaw` in nanoseconds (and knows `forever
 `CountLaw` counts. `replay.generator.distributions` draws from them.
 """
 
+from math import isfinite
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
@@ -56,6 +57,8 @@ class Choice(Spread[Quantity], Generic[Quantity]):
     def _some_weight(self) -> "Choice[Quantity]":
         if not any(self.weights.values()):
             raise ValueError("all weights are zero; give at least one value a weight")
+        if not all(isfinite(weight) for weight in self.weights.values()):
+            raise ValueError("a weight is infinite; weights are finite numbers")
         return self
 
 

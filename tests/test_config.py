@@ -258,7 +258,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 
 def test_of_several_overrides_the_one_with_the_wrong_key_is_blamed():
-    with pytest.raises(ConfigError, match="^--set pymalloc.arena_size=1GiB: arena_size: 1073741824 is more than"):
+    with pytest.raises(ConfigError, match=r"^--set pymalloc\.arena_size=1GiB: arena_size: 1073741824 is more than"):
         load_config("cpython-3.12", ["pymalloc.arena_size=1GiB", "pymalloc.pool_size=32 KiB"])
 
 

@@ -153,7 +153,9 @@ def test_there_are_at_least_eight_bundled_workloads():
 def test_an_unknown_bundled_name_suggests_the_nearest():
     with pytest.raises(WorkloadError, match="no bundled workload has this name; did you mean 'web-service'"):
         find_workload("web-servic")
-    with pytest.raises(ConfigError, match=r"has this name; known here: bump, cpython-2\.7, .*`replay allocators` lists them"):
+    with pytest.raises(
+        ConfigError, match=r"has this name; known here: bump, cpython-2\.7, .*`replay allocators` lists them"
+    ):
         find_config("zzz")
 
 

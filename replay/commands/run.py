@@ -66,12 +66,14 @@ def run(
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = _open_trace(source, seed)
+    _refuse_collisions(source, out, addresses)
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
         sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
         with told_compilation() as compilation, _named(source):
             recordings = _play_all(trace, stacks, every_ns, sink)
         recording = recordings[0]
+        assert recording is not None
         floor, ceiling = recordings[1:] or (None, None)
         summary = summarize(recording, floor=floor, ceiling=ceiling)
         if folder:
@@ -95,6 +97,16 @@ def _parse_interval(text: str | None) -> int | None:
     if interval_ns == 0:
         raise ReplayError("--sample: the interval must be longer than nothing; write it like 10ms")
     return interval_ns
+
+
+def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) -> None:
+    """No output may take the place of the input, or of another output of the same run."""
+    from replay.errors import OutputError
+
+    if addresses and Path(source).exists() and addresses.resolve() == Path(source).resolve():
+        raise OutputError(f"--addresses {addresses}: is the trace itself; choose another name")
+    if addresses and out and addresses.resolve().parent == out.resolve():
+        raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
 
 
 def _open_trace(source: str, seed: int | None) -> "Trace":
@@ -126,12 +138,13 @@ def _named(source: str) -> Iterator[None]:
 
 def _play_all(
     trace: "Trace", configs: list["StackConfig"], every_ns: int | None, sink: "AddressWriter | None"
-) -> list["Recording"]:
-    """The trace through each stack; samples and addresses are the first stack's."""
+) -> list["Recording | None"]:
+    """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
     from replay import engine
+    from replay.errors import TraceError
     from replay.progress import progress_bar
 
-    recordings: list[Recording] = []
+    recordings: list[Recording | None] = []
     events_before = 0
     total = None if trace.events_total is None else len(configs) * trace.events_total
     with progress_bar("playing", total) as progress:
@@ -140,7 +153,13 @@ def _play_all(
             progress(events_before + rows)
 
         for config in configs:
-            recording = engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=show)
+            try:
+                recording = engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=show)
+            except TraceError:
+                if not recordings:
+                    raise
+                recordings.append(None)  # what the stack could hold, a reference that never frees need not
+                continue
             recordings.append(recording)
             events_before += recording.events
             every_ns, sink = NO_SAMPLES_NS, None
@@ -152,7 +171,7 @@ def _print_text(source: str, recording: "Recording", summary: "Summary", compile
 
     from replay.reports.text import WIDTH, print_report
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     print_report(console, source, recording, summary)
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""

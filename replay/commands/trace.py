@@ -57,7 +57,7 @@ def info(file: File, as_json: AsJson = False) -> None:
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)
     for table in _tables(contents, file):
         console.print(table)
 
@@ -86,7 +86,7 @@ def head(
         table.add_column(name, justify="left" if name in ("op", "domain", "site") else "right")
     for row in shown:
         table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _read_contents(trace: "Trace", file: str) -> Contents:

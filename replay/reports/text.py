@@ -232,9 +232,9 @@ def _notes(summary: Summary, libc_maps_blocks: bool) -> Text:
     """Which numbers are those of the real allocator, and which are estimates."""
     lines = []
     if summary.pymalloc_model == "pymalloc":
-        doubt = "; but libc mapped blocks too, so that its model has a say in where arenas lie" * libc_maps_blocks
-        exact = f"Exact: what was asked for; pymalloc's blocks, pools and arenas{doubt}."
-        lines.append(f"{exact} `replay verify` shows it.")
+        exact = "Exact: what was asked for; pymalloc's blocks, pools and arenas. `replay verify` shows it."
+        doubt = " But libc mapped blocks too, so that its model has a say in where arenas lie."
+        lines.append(exact + doubt * libc_maps_blocks)
     else:
         lines.append("Exact: what was asked for.")
     if summary.libc_model == "simple":

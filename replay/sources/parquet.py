@@ -98,9 +98,10 @@ def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        # Read ahead, the library would come to hold the whole file.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise TraceError(f"is no whole Parquet file; copy or record it again ({reason})", path=path) from error
 
@@ -121,14 +122,15 @@ def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_
     columns = {}
     for name in batch.schema.names:
         column = batch.column(name)
-        if name in _NULLS:
-            column = column.fill_null(_NULLS[name])
-        elif column.null_count:
+        if column.null_count and name not in _NULLS:
             row = first_row + column.is_null().index(True).as_py()
             raise TraceError(f"`{name}` is null", path=path, row=row)
         key = name == "block" and column.type != "uint32"
         type_ = "uint64" if key else _MEMORY_TYPES[name]
-        columns[name] = _cast(column, name, type_, path, first_row).to_numpy(zero_copy_only=False, writable=True)
+        column = _cast(column, name, type_, path, first_row)
+        if name in _NULLS:
+            column = column.fill_null(_NULLS[name])
+        columns[name] = column.to_numpy(zero_copy_only=False, writable=True)
         if key:
             columns[name] = numbering.number(columns["op"], columns[name])
     return Events(**columns)
@@ -142,7 +144,7 @@ def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int)
     except pa.ArrowInvalid:
         bounds = np.iinfo(type_)
         for row, value in enumerate(column.to_pylist(), first_row):
-            if not bounds.min <= value <= bounds.max:
+            if value is not None and not bounds.min <= value <= bounds.max:
                 what = f"`{name}` is {value}, out of the range of {_FILE_TYPES[name]}"
                 raise TraceError(what, path=path, row=row) from None
         raise
@@ -155,7 +157,7 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
     try:
         content = json.loads(text)
         version = content.pop("format_version")
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError(f"format_version is {version!r}")
         if version > FORMAT_VERSION:
             what = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
@@ -166,7 +168,7 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         where = ".".join(map(str, first["loc"]))
         what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
         raise TraceError(what, path=path) from None
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         what = f"the metadata under the key `replay` is no JSON object with a format_version ({error}); {advice}"
         raise TraceError(what, path=path) from None
 
