@@ -313,3 +313,47 @@ def test_a_truncated_trace_is_refused(refused, trace_file, tmp_path):
     trace_file.write_bytes(trace_file.read_bytes()[:-20])
     assert str(trace_file) in refused("run", trace_file, "--out", tmp_path / "results")
     assert names(tmp_path) == {"trace.parquet"}
+
+
+def rows_of(*rows) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["time_ns", "thread", "op", "domain", "block", "size"], orient="row")
+
+
+def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
+    trace = tmp_path / "trace.parquet"
+    rows_of((0, 0, 0, 2, 1, 24)).write_parquet(trace)
+    before = trace.read_bytes()
+    code, _, told = replay("run", trace, "--addresses", trace, "--force")
+    assert (code, told) == (2, f"replay: --addresses {trace}: is the trace itself; choose another name\n")
+    assert trace.read_bytes() == before
+
+
+def test_a_trace_that_the_ceiling_cannot_hold_is_played_all_the_same(replay, tmp_path):
+    sizes = ((time, 0, op, 2, 1, 2**43 if op == 0 else 0) for time in range(12) for op in (0, 3))
+    rows_of(*sizes).write_parquet(tmp_path / "large.parquet")
+    code, out, _ = replay("run", tmp_path / "large.parquet", "--json")
+    summary = json.loads(out)
+    assert (code, summary["events"], summary["ceiling"]) == (0, 24, None)
+    assert summary["requested_bytes_peak"] == 2**43
+
+
+def test_brackets_in_names_are_shown_as_they_are(replay, tmp_path):
+    workload = tmp_path / "a[red]b.yaml"
+    workload.write_text(WORKLOAD.replace("second half", "'[/x] drop [cache]'"))
+    code, out, _ = replay("run", workload, "--no-reference")
+    assert code == 0
+    assert "[/x] drop [cache]" in out
+
+
+def test_infinite_costs_are_refused(replay):
+    code, _, told = replay("run", "web-service", "--set", "costs.call=.inf")
+    assert (code, told) == (2, "replay: --set costs.call=.inf: inf should be a finite number\n")
+
+
+@pytest.mark.parametrize("text", ["duration: \0", "[" * 3000])
+def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, text):
+    (tmp_path / "odd.yaml").write_text(text)
+    code, _, told = replay("run", tmp_path / "odd.yaml")
+    assert code == 2
+    assert told.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
+    assert told.count("\n") == 1

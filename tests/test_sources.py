@@ -385,3 +385,12 @@ def test_written_metadata_are_plain_json(tmp_path):
         "phases": ["load", "serve"],
         "process": {"static_bytes": 4096, "stack_bytes": 8192, "stack_resident_bytes": 100},
     }
+
+
+@pytest.mark.parametrize("kind", [pl.Int8, pl.UInt8, pl.Int32, pl.UInt32, pl.Int64])
+def test_a_column_of_sites_may_be_of_any_integer_width(tmp_path, kind):
+    columns = {"time_ns": [0, 1], "thread": [0, 0], "op": [0, 3], "domain": [2, 2], "block": [0, 0], "size": [8, 0]}
+    frame = pl.DataFrame(columns).with_columns(site=pl.Series([5, None], dtype=kind))
+    frame.write_parquet(tmp_path / "sites.parquet")
+    (events,) = open_source(tmp_path / "sites.parquet").batches()
+    assert events.site.tolist() == [5, NO_SITE]
