@@ -63,6 +63,8 @@ NO_LINK = 0xFFFF
 NO_CLASS = 0xFFFF
 BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
+LINKS_AT_FIRST = 32 << 20
+"""Room for links that a run starts with; it takes memory only where pools are."""
 ARENA_BYTES_MAX = 64 << 20
 """Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""
 HUGE_PAGE_BYTES = 2 << 20
@@ -189,7 +191,7 @@ def new_state(config: Config) -> State:
     stride = (config.pool_size - config.pool_overhead) // config.alignment
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
-    room = 2 * MARGIN
+    room = max(2 * MARGIN, min(256, LINKS_AT_FIRST // (pools_per_arena * stride)))
     state = State(
         geometry=np.zeros(1, GEOMETRY),
         used=np.full(classes, NONE, np.int64),
@@ -198,7 +200,7 @@ def new_state(config: Config) -> State:
         links=np.zeros(room * pools_per_arena * stride, np.uint16),
         arenas=np.zeros(room, ARENA),
         last_with=np.full(pools_per_arena + 1, NONE, np.int64),
-        nodes=np.zeros(room, NODE),
+        nodes=np.zeros(2 * MARGIN, NODE),
     )
     geometry = state.geometry[0]
     geometry.alignment_shift = config.alignment.bit_length() - 1
@@ -570,10 +572,10 @@ def grow(state: State) -> State:
     """The same pymalloc with room for twice the arenas and tree nodes."""
     geometry = state.geometry[0]
     room = 2 * max(int(geometry.arenas), MARGIN)
-    pools = room * int(geometry.pools_per_arena)
+    pools, used = room * int(geometry.pools_per_arena), int(geometry.arenas * geometry.pools_per_arena)
     return state._replace(
-        pools=extend(state.pools, pools),
-        links=extend(state.links, pools * int(geometry.stride)),
+        pools=extend(state.pools, pools, used),
+        links=extend(state.links, pools * int(geometry.stride), used * int(geometry.stride)),
         arenas=extend(state.arenas, room),
         nodes=extend(state.nodes, 2 * max(int(geometry.nodes), MARGIN)),
     )

@@ -75,12 +75,15 @@ class Stack(NamedTuple):
     small: NamedTuple
 
 
-def extend(array: np.ndarray, length: int) -> np.ndarray:
-    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that."""
+def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarray:
+    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that.
+
+    Only the first `used` entries are copied, all if None: what was never touched stays untouched, and takes no memory.
+    """
     if length <= array.shape[0]:
         return array
     longer = np.zeros(length, array.dtype)
-    longer[: array.shape[0]] = array
+    longer[: array.shape[0] if used is None else used] = array[:used]
     return longer
 
 
