@@ -1,4 +1,4 @@
-"""Replays allocation traces through exact models of pymalloc, malloc and the kernel.
+"""Replays allocation traces through an exact model of pymalloc and models of malloc and the kernel.
 
 The names of `__all__` are the public ones; `docs/api.md` tells what they are. Each is imported when it is first asked
 for, so that importing `replay` costs nothing.

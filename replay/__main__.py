@@ -19,7 +19,7 @@ from replay.commands.workloads import workloads
 from replay.errors import ReplayError
 
 app = typer.Typer(
-    help="Replay allocation traces through exact models of pymalloc, malloc and the kernel.",
+    help="Replay allocation traces through an exact model of pymalloc and models of malloc and the kernel.",
     epilog="Start with: replay run web-service",
     no_args_is_help=True,
     add_completion=False,

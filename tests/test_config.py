@@ -241,7 +241,7 @@ BROKEN = {
     ),
     "extends: [1]\n": r"broken\.yaml: extends: \[1\] is no name of a preset or file",
     "extends: nothing.yaml\n": r"nothing\.yaml: cannot be read: No such file",
-    "libc: {model: hoard}\n": "there is no allocator model 'hoard'; there are bump, ideal, pymalloc, simple",
+    "libc: {model: hoard}\n": "there is no allocator model 'hoard'; known here: bump, ideal, pymalloc, simple",
     "name: a\nname: b\n": r"broken\.yaml:2: key 'name' was given on line 1 already",
 }  # fmt: skip
 

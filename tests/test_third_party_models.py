@@ -211,7 +211,7 @@ def test_the_contract_suite_picks_a_model_up_by_itself(site):
     [
         ("broken", "allocator model 'broken' (toy_broken) lacks free"),
         ("crash", "allocator model 'crash' (toy_crash) cannot be imported: No module named 'no_such_thing'"),
-        ("absent", "there is no allocator model 'absent'; there are broken, bump, crash, "),
+        ("absent", "there is no allocator model 'absent'; known here: broken, bump, crash, "),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_by_name(site, name, sentence):

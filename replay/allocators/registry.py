@@ -1,6 +1,5 @@
 """Finds allocator models by name: the files of this package, and modules behind the entry point `replay.allocators`."""
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
@@ -11,10 +10,11 @@ from types import ModuleType
 import replay.allocators
 from replay.compiled import is_kernel
 from replay.errors import ConfigError
+from replay.naming import nearest
+from replay.resources import MODEL_GROUP
 
 _NOT_MODELS = {"registry", "kernel", "stack"}
 _REQUIRED = ("Config", "State", "new_state", "malloc", "free", "block_size", "address")
-GROUP = "replay.allocators"
 
 
 def bundled_names() -> list[str]:
@@ -25,7 +25,7 @@ def bundled_names() -> list[str]:
 
 @cache
 def _third_party() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in entry_points(group=MODEL_GROUP)}
 
 
 def model_names() -> list[str]:
@@ -40,9 +40,7 @@ def find_model(name: str) -> ModuleType:
         return importlib.import_module(f"{replay.allocators.__name__}.{name}")
     point = _third_party().get(name)
     if point is None:
-        near = difflib.get_close_matches(name, model_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model_names())}"
-        raise ConfigError(f"there is no allocator model {name!r}; {hint}")
+        raise ConfigError(f"there is no allocator model {name!r}; {nearest(name, model_names())}")
     try:
         model = point.load()
     except Exception as error:  # whatever a stranger's module raises on import, the user is told which one it was
