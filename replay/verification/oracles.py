@@ -4,7 +4,7 @@ Looked for in this order, each file once:
 
     $REPLAY_LIBPYTHON_PATH                      libraries or folders of them, separated by colons
     the running interpreter's library folder
-    $PYENV_ROOT/versions/*/lib, ~/.pyenv/versions/*/lib
+    the versions that pyenv keeps               under $PYENV_ROOT or its usual place
     /usr/lib/<triplet>, /usr/local/lib
     interpreters/* in the cache folder          unpacked packages, run by the dynamic loader that came with them
 """
