@@ -4,7 +4,7 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
 
     mmap area   everything below `mmap_base`, filled downwards: a new mapping takes the top end of the *highest* hole
                 that is large enough. A length that is a whole number of huge pages is aligned to a huge page, as seen
-                in Linux 6.18 (`huge_page_size`; 0 turns that off): the hole must be larger by one huge page, and of that
+                in Linux 6.18 (`huge_page_size`; 0: not at all): the hole must be larger by one huge page, and of that
                 stretch the highest aligned place is taken. For a mapping *of* huge pages one page less will do.
     heap        grows upwards from `brk_base`.
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
