@@ -17,8 +17,8 @@ from replay.compiled import inlined
 # As numbers, because numba compares enum members far slower.
 CALLOC, REALLOC, FREE = 1, 2, 3
 
-BLOCK = record("place", "size_and_domain")
-"""`place`: of the small role, or ~place of the libc role; `size_and_domain`: size << 2 | domain."""
+BLOCK = record("place", "size_and_row")
+"""`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
 
 EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
@@ -28,11 +28,15 @@ LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
 """Of one domain, role and size class, all that ever came and went; a row's number is `class_row`."""
+ROWS_A_DOMAIN = 2 * CLASSES
+ROW_BITS = 11
+ROW_MASK = (1 << ROW_BITS) - 1
+assert DOMAINS * ROWS_A_DOMAIN <= ROW_MASK
 
 
 def new_classes() -> np.ndarray:
     """A row for each domain, role (libc, small) and size class."""
-    return np.zeros(DOMAINS * 2 * CLASSES, CLASS)
+    return np.zeros(DOMAINS * ROWS_A_DOMAIN, CLASS)
 
 
 def class_limit(index: int) -> int:
@@ -51,7 +55,7 @@ def class_row(domain, small, block_bytes):
         while rest:
             rest >>= 1
             index += 1
-    return np.uint64((2 * domain + small) * CLASSES + index)
+    return domain * ROWS_A_DOMAIN + small * CLASSES + index
 
 
 @inlined
@@ -62,7 +66,7 @@ def _place_of(stack, route, kind, domain, place, size):
             place = realloc(stack.small, stack, place, size)
         else:
             place = ~realloc(stack.libc, stack, ~place, max(size, 1))
-    elif route[domain]:
+    elif route[np.uint64(domain)]:
         place = calloc(stack.small, stack, size) if kind == CALLOC else malloc(stack.small, stack, size)
     elif kind == CALLOC:
         place = ~calloc(stack.libc, stack, max(size, 1))
@@ -75,80 +79,25 @@ def _place_of(stack, route, kind, domain, place, size):
 
 
 @inlined
-def _count_out(stack, classes, place, size_and_domain):
-    """The block is still there, but no longer the program's."""
-    tally = stack.tally[0]
-    size, domain = size_and_domain >> 2, size_and_domain & 3
+def _bytes_of(stack, place, size, sign):
+    """Bytes of the block as handed out; libc's share is noted, with `sign` 1 as it comes and -1 as it goes."""
     if place >= 0:
-        block_bytes = block_size(stack.small, stack, place)
-        row = classes[class_row(domain, 1, block_bytes)]
-    else:
-        block_bytes = block_size(stack.libc, stack, ~place)
-        row = classes[class_row(domain, 0, block_bytes)]
-        tally.libc_requested_bytes -= size
-        tally.libc_block_bytes -= block_bytes
-    tally.requested_bytes -= size
-    tally.block_bytes -= block_bytes
-    row.frees += 1
-    row.freed_bytes += size
-
-
-@inlined
-def _count_in(stack, classes, place, size, domain):
+        return block_size(stack.small, stack, place)
+    block_bytes = block_size(stack.libc, stack, ~place)
     tally = stack.tally[0]
-    if place >= 0:
-        block_bytes = block_size(stack.small, stack, place)
-        row = classes[class_row(domain, 1, block_bytes)]
-    else:
-        block_bytes = block_size(stack.libc, stack, ~place)
-        row = classes[class_row(domain, 0, block_bytes)]
-        tally.libc_requested_bytes += size
-        tally.libc_block_bytes += block_bytes
-    row.mallocs += 1
-    row.requested_bytes += size
-    requested_bytes = tally.requested_bytes + size
-    tally.requested_bytes = requested_bytes
-    if requested_bytes > tally.requested_bytes_peak:
-        tally.requested_bytes_peak = requested_bytes
-    block_bytes += tally.block_bytes
-    tally.block_bytes = block_bytes
-    if block_bytes > tally.block_bytes_peak:
-        tally.block_bytes_peak = block_bytes
+    tally.libc_requested_bytes += sign * size
+    tally.libc_block_bytes += sign * block_bytes
+    return block_bytes
 
 
 @inlined
-def _settle(tally):
-    """Counters that are kept up only where somebody looks at them."""
-    tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
-    tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
-
-
-@inlined
-def _play_event(stack, blocks, classes, route, kind, domain, number, size):
-    """One event; returns the place of its block, or of the one that it frees."""
-    tally, entry = stack.tally[0], blocks[number]
-    place = entry.place
-    if kind == FREE:
-        _count_out(stack, classes, place, entry.size_and_domain)
-        if place >= 0:
-            free(stack.small, stack, place)
-        else:
-            free(stack.libc, stack, ~place)
-        tally.frees += 1
-        return place
-    if kind == REALLOC:
-        _count_out(stack, classes, place, entry.size_and_domain)
-        domain = entry.size_and_domain & 3
-        tally.reallocs += 1
-    elif kind == CALLOC:
-        tally.callocs += 1
-    else:
-        tally.mallocs += 1
-    place = _place_of(stack, route, kind, domain, place, size)
-    entry.place = place
-    entry.size_and_domain = size << 2 | domain
-    _count_in(stack, classes, place, size, domain)
-    return place
+def _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak):
+    """Writes down what the loop keeps to itself, and what follows from it."""
+    tally.requested_bytes, tally.requested_bytes_peak = requested, requested_peak
+    tally.block_bytes, tally.block_bytes_peak = block_bytes, block_peak
+    tally.small_requested_bytes = requested - tally.libc_requested_bytes
+    tally.small_block_bytes = block_bytes - tally.libc_block_bytes
+    tally.mallocs = row - started - tally.callocs - tally.reallocs - tally.frees
 
 
 def play(stack, blocks, classes, route, at_peak, columns, first_row, start, ticks, samples, addresses):
@@ -161,21 +110,56 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
 
     Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
     Returns the next row to play and the next tick to take.
+
+    What every event changes is kept in variables, which are registers, and settled where somebody looks.
     """
-    op, domain, block, size = columns
+    op, domains, block, sizes = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
+    requested, requested_peak = tally.requested_bytes, tally.requested_bytes_peak
+    block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
+    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
     row = start
     for tick in range(ticks.shape[0]):
         stop = ticks[tick]
         while row < stop:
             at = np.uint64(row)  # an unsigned index is not looked at for being negative
-            wanted = size[at]
-            if wanted > LARGE_BYTES and wanted > space.headroom:
+            size, kind, entry = sizes[at], op[at], blocks[block[at]]
+            if size > LARGE_BYTES and size > space.headroom:
                 tally.attention |= LARGE
+                _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                 return row, tick
             tally.row = first_row + row
-            kind = op[at]
-            place = _play_event(stack, blocks, classes, route, kind, np.int64(domain[at]), block[at], wanted)
+            place, domain = entry.place, np.int64(domains[at])
+            if kind >= REALLOC:
+                index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS
+                requested -= had
+                block_bytes -= _bytes_of(stack, place, had, -1)
+                ended = classes[np.uint64(index)]
+                ended.frees += 1
+                ended.freed_bytes += had
+                domain = index // ROWS_A_DOMAIN
+            if kind == FREE:
+                tally.frees += 1
+                if place >= 0:
+                    free(stack.small, stack, place)
+                else:
+                    free(stack.libc, stack, ~place)
+            else:
+                if kind == REALLOC:
+                    tally.reallocs += 1
+                elif kind == CALLOC:
+                    tally.callocs += 1
+                place = _place_of(stack, route, kind, domain, place, size)
+                got = _bytes_of(stack, place, size, 1)
+                index = class_row(domain, 1 if place >= 0 else 0, got)
+                entry.place, entry.size_and_row = place, size << ROW_BITS | index
+                begun = classes[np.uint64(index)]
+                begun.mallocs += 1
+                begun.requested_bytes += size
+                requested += size
+                requested_peak = max(requested_peak, requested)
+                block_bytes += got
+                block_peak = max(block_peak, block_bytes)
             if addresses.shape[0] > 0:
                 if kind == FREE:
                     addresses[row] = 0
@@ -185,12 +169,12 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
                     addresses[row] = ~address(stack.libc, stack, ~place)
             row += 1
             if tally.attention:
+                _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                 if tally.attention & RESIDENT_PEAK:
                     tally.attention ^= RESIDENT_PEAK
-                    _settle(tally)
                     at_peak[0] = stack.tally[0]
                 if tally.attention:
                     return row, tick
-        _settle(tally)
+        _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
         samples[tick] = stack.tally[0]
     return row, ticks.shape[0]
