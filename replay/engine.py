@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -139,13 +140,14 @@ class Player:
 
     def _grow(self, need_bytes: int) -> None:
         """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
-        libc = self.libc_model.grow(self.stack.libc) if hasattr(self.libc_model, "grow") else self.stack.libc
-        small = libc
-        if self.has_small:
-            grow = getattr(self.small_model, "grow", None)
-            small = grow(self.stack.small) if grow else self.stack.small
+        libc = self._grown(self.libc_model, self.stack.libc, need_bytes)
+        small = self._grown(self.small_model, self.stack.small, need_bytes) if self.has_small else libc
         space = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
         self.stack = self.stack._replace(kernel=space, libc=libc, small=small)
+
+    @staticmethod
+    def _grown(model: ModuleType, state: Any, need_bytes: int) -> Any:
+        return model.grow(state, need_bytes) if hasattr(model, "grow") else state
 
     def drain_log(self) -> None:
         """Hands what was logged to whoever asked for it, and empties the log."""

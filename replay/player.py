@@ -9,8 +9,7 @@ of two; `class_limit` gives the largest block of a class.
 
 import numpy as np
 
-from replay.allocators import address, block_size, calloc, free, malloc, realloc
-from replay.allocators.kernel import touch
+from replay.allocators import address, block_size, calloc, fill, free, malloc, realloc
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import inlined
 
@@ -73,8 +72,7 @@ def _place_of(stack, route, kind, domain, place, size):
     else:
         place = ~malloc(stack.libc, stack, max(size, 1))
     if place < 0 and size > 0:
-        begin = address(stack.libc, stack, ~place)
-        touch(stack, begin, begin + size)
+        fill(stack.libc, stack, ~place, size)
     return place
 
 

@@ -16,7 +16,8 @@ and where they differ from the defaults of this file
     ROLES                            names of the roles that it can play, where not both
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
-    grow(state) -> State             Python: the same state with more room, see below
+    fill(state, stack, place, size)  the program writes to the block's first `size` bytes
+    grow(state, need_bytes) -> State Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
@@ -32,11 +33,12 @@ role are >= 0. The small role's own places are >= 0, and for a block that it pas
 (negative): from then on the block belongs to libc, whoever frees it.
 
 Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
-`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
+`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on. `need_bytes` is
+0, or what the next event asks for where that is much.
 
 Memory that is touched. Each model says which bytes *it* writes (`kernel.touch`: headers, links). The program is
-taken to write to all bytes that it asked for: the player says so for blocks of the libc role; the small role touches
-its blocks as it hands them out, because it knows when a page is new.
+taken to write to all bytes that it asked for: for blocks of the libc role the player calls `fill`; the small role
+touches its blocks as it hands them out, because it knows when a page is new.
 """
 
 import sys
@@ -45,10 +47,11 @@ from typing import Any
 
 from numba.extending import overload
 
+from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
-__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "free", "malloc", "realloc"]
+__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -69,6 +72,13 @@ def default_realloc(state, stack, place, size):
     new_place = malloc(state, stack, size)
     free(state, stack, place)
     return new_place
+
+
+@leaf
+def default_fill(state, stack, place, size):
+    """Every byte, whatever was there before."""
+    begin = address(state, stack, place)
+    touch(stack, begin, begin + size)
 
 
 def malloc(state, stack, size):
@@ -101,6 +111,11 @@ def address(state, stack, place):
     return _function(type(state), "address")(state, stack, place)
 
 
+def fill(state, stack, place, size):
+    """The program writes to the block."""
+    return _function(type(state), "fill")(state, stack, place, size)
+
+
 @overload(malloc, jit_options=INLINED_OPTIONS)
 def _malloc(state, stack, size):
     function = _function(state.instance_class, "malloc")
@@ -123,6 +138,12 @@ def _realloc(state, stack, place, size):
 def _free(state, stack, place):
     function = _function(state.instance_class, "free")
     return lambda state, stack, place: function(state, stack, place)
+
+
+@overload(fill, jit_options=INLINED_OPTIONS)
+def _fill(state, stack, place, size):
+    function = _function(state.instance_class, "fill")
+    return lambda state, stack, place, size: function(state, stack, place, size)
 
 
 @overload(block_size, jit_options=INLINED_OPTIONS)

@@ -37,7 +37,7 @@ from replay.by_reference import by_reference
 from replay.compiled import cold, leaf
 from replay.units import Size
 
-MMAP, MUNMAP, BRK = SYSCALLS.index("mmap"), SYSCALLS.index("munmap"), SYSCALLS.index("brk")
+MMAP, MUNMAP, MREMAP, BRK, MADVISE = (SYSCALLS.index(name) for name in ("mmap", "munmap", "mremap", "brk", "madvise"))
 
 SLACK_BYTES = 256 << 20
 """Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages. What
@@ -231,6 +231,23 @@ def _take(stack, start, index, length):
         _measure_headroom(state)
     if space.headroom < 0 or space.regions + MARGIN > state.regions.shape[0]:
         ask_for_room(stack)
+    return start
+
+
+@leaf
+def _choose(stack, length):
+    """Where mmap puts `length` bytes of whole pages, and before which region that is."""
+    state = stack.kernel
+    huge = state.space[0].huge_page_size
+    if huge and length % huge == 0:
+        start, index = _highest_hole(state, length + huge)
+        return (start & -huge) + huge, index
+    return _highest_hole(state, length)
+
+
+@leaf
+def _count_mmap(stack, start, length):
+    tally = stack.tally[0]
     _map(stack, length)
     tally.mmap += 1
     tally.mmap_bytes += length
@@ -241,16 +258,10 @@ def _take(stack, start, index, length):
 @cold
 def mmap(stack, length):
     """The address of `length` new bytes (rounded up to pages)."""
-    state = stack.kernel
-    space = state.space[0]
-    length = (length + space.page_size - 1) & -space.page_size
-    huge = space.huge_page_size
-    if huge and length % huge == 0:
-        start, index = _highest_hole(state, length + huge)
-        start = (start & -huge) + huge
-    else:
-        start, index = _highest_hole(state, length)
-    return _take(stack, start, index, length)
+    page = stack.kernel.space[0].page_size
+    length = (length + page - 1) & -page
+    start, index = _choose(stack, length)
+    return _count_mmap(stack, _take(stack, start, index, length), length)
 
 
 @cold
@@ -261,25 +272,31 @@ def mmap_huge_pages(stack, length):
     huge = max(space.huge_page_size, space.page_size)
     padding = huge - space.page_size
     start, index = _highest_hole(state, length + padding)
-    return _take(stack, (start + padding) & -huge, index, length)
+    return _count_mmap(stack, _take(stack, (start + padding) & -huge, index, length), length)
 
 
-@cold
-def munmap(stack, start, length):
-    """Gives [start, start + length) back; all of it must be mapped, in one region."""
-    state = stack.kernel
-    space, regions, tally = state.space[0], state.regions, stack.tally[0]
-    end = start + ((length + space.page_size - 1) & -space.page_size)
-    low, high = 0, space.regions - 1
+@leaf
+def _region_of(state, start):
+    """The region that `start` lies in."""
+    low, high = 0, state.space[0].regions - 1
     while low < high:
         middle = (low + high) >> 1
-        if regions[middle].start <= start:
+        if state.regions[middle].start <= start:
             high = middle
         else:
             low = middle + 1
-    region = regions[low]
+    return low
+
+
+@leaf
+def _cut_out(stack, start, end):
+    """Takes [start, end), which lies in one region, out of the mappings; its pages are gone."""
+    state = stack.kernel
+    space, regions = state.space[0], state.regions
+    index = _region_of(state, start)
+    region = regions[index]
     if region.end == end and region.start == start:
-        for moved in range(low, space.regions - 1):
+        for moved in range(index, space.regions - 1):
             regions[moved].start, regions[moved].end = regions[moved + 1].start, regions[moved + 1].end
         space.regions -= 1
     elif region.end == end:
@@ -287,18 +304,81 @@ def munmap(stack, start, length):
     elif region.start == start:
         region.start = end
     else:
-        for moved in range(space.regions, low, -1):
+        for moved in range(space.regions, index, -1):
             regions[moved].start, regions[moved].end = regions[moved - 1].start, regions[moved - 1].end
-        regions[low].start = end
-        regions[low + 1].end = start
+        regions[index].start = end
+        regions[index + 1].end = start
         space.regions += 1
         if space.regions + MARGIN > regions.shape[0]:
             ask_for_room(stack)
+    tally = stack.tally[0]
     tally.resident_bytes -= _mark(stack, start, end, False) << space.page_shift
     tally.mapped_bytes -= end - start
+
+
+@cold
+def munmap(stack, start, length):
+    """Gives [start, start + length) back; all of it must be mapped, in one region."""
+    space, tally = stack.kernel.space[0], stack.tally[0]
+    end = start + ((length + space.page_size - 1) & -space.page_size)
+    _cut_out(stack, start, end)
     tally.munmap += 1
     tally.munmap_bytes += end - start
     log(stack, MUNMAP, start, end - start)
+
+
+@cold
+def mremap(stack, start, old_length, length):
+    """Resizes a mapping (MREMAP_MAYMOVE), whole pages both; gives its address.
+
+    It shrinks where it is, and grows there if it ends its region and the hole above is large enough. Else it moves to
+    where mmap would put it, and its pages with it.
+    """
+    state = stack.kernel
+    space, tally = state.space[0], stack.tally[0]
+    tally.mremap += 1
+    tally.mremap_bytes += length
+    if length < old_length:
+        _cut_out(stack, start + length, start + old_length)
+        log(stack, MREMAP, start, length)
+        return start
+    index = _region_of(state, start)
+    end = start + old_length
+    ceiling = state.regions[index - 1].start if index > 0 else space.mmap_base
+    if state.regions[index].end == end and ceiling - end >= length - old_length:
+        _insert(state, index, end, start + length)
+        _map(stack, length - old_length)
+        log(stack, MREMAP, start, length)
+        return start
+    place, index = _choose(stack, length)
+    place = _take(stack, place, index, length)
+    if not tally.attention & NO_MEMORY:
+        _move_pages(stack, start, place, old_length)
+        _cut_out(stack, start, end)
+        _map(stack, length)
+    log(stack, MREMAP, place, length)
+    return place
+
+
+@leaf
+def _move_pages(stack, start, place, length):
+    """Marks at `place` what is marked at `start`."""
+    space, pages = stack.kernel.space[0], stack.kernel.mmap_pages
+    for offset in range(0, length, space.page_size):
+        bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift
+        if pages[bit >> 6] >> (bit & 63) & 1:
+            moved = _mark(stack, place + offset, place + offset + space.page_size, True)
+            stack.tally[0].resident_bytes += moved << space.page_shift
+
+
+@cold
+def dontneed(stack, start, length):
+    """madvise(MADV_DONTNEED): the pages go, the addresses stay."""
+    tally = stack.tally[0]
+    tally.resident_bytes -= _mark(stack, start, start + length, False) << stack.kernel.space[0].page_shift
+    tally.madvise += 1
+    tally.madvise_bytes += length
+    log(stack, MADVISE, start, length)
 
 
 @cold

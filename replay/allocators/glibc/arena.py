@@ -1,0 +1,409 @@
+"""glibc's `_int_malloc`, `_int_free` and `_int_realloc` over one arena, and the thread's cache before them.
+
+    tcache        per size, a few chunks freed last; served and refilled without a look at the arena
+    fastbins      small chunks that are not merged with their neighbours until malloc_consolidate (none from 2.42 on)
+    unsorted      what was freed or left over; a malloc that passes by takes what fits, and puts the rest into its bin
+    small bins    one size each, oldest first; large bins sorted by size
+    remainder     what is left of a chunk that was cut; `last_remainder` serves small requests one after another
+    top           the chunk at the heap's end, which grows
+
+Sizes are in units of 16 bytes throughout. Functions give chunk numbers, or a place of a mapped chunk.
+"""
+
+import numpy as np
+
+from replay.allocators.glibc.memory import (
+    NBINS,
+    UNIT_SHIFT,
+    UNSORTED,
+    bin_index,
+    clear_inuse,
+    clear_nextsize,
+    link,
+    link_by_size,
+    link_in_front,
+    mark_bin,
+    next_bin,
+    prev_inuse,
+    set_foot,
+    set_head,
+    set_inuse_at,
+    set_size,
+    size_of,
+    unlink_chunk,
+    unlink_last,
+)
+from replay.allocators.glibc.system import address_of, extend_top, map_chunk, raise_top, systrim
+from replay.allocators.kernel import touch
+from replay.compiled import cold, inlined, leaf
+
+MAX_ITERATIONS = 10_000
+"""MAX_ITERS: chunks that one malloc takes from the unsorted list."""
+TRIM_BYTES = 65_536
+"""FASTBIN_CONSOLIDATION_THRESHOLD, ATTEMPT_TRIMMING_THRESHOLD."""
+NEEDS_TCACHE = -1
+"""What `_search` gives where the cache must be made before it can go on; `state.heap.found` is then the chunk in hand."""
+INACTIVE, LIVE = 0, 1
+"""`heap.tcache`: not made yet; made."""
+
+
+@inlined
+def tcache_room(state, index):
+    """Whether the cache takes another chunk of this size."""
+    heap = state.heap[0]
+    return heap.tcache == LIVE and index < heap.tcache_bins and state.counts[np.uint64(index)] < heap.tcache_count
+
+
+@inlined
+def tcache_put(state, chunk, index):
+    """The chunk becomes the first of its size."""
+    state.memory[np.uint64(chunk)].fd = state.entries[np.uint64(index)]
+    state.entries[np.uint64(index)] = chunk
+    state.counts[np.uint64(index)] += 1
+
+
+@inlined
+def tcache_get(state, index):
+    """The first of its size, of which there is one."""
+    chunk = state.entries[np.uint64(index)]
+    state.entries[np.uint64(index)] = state.memory[np.uint64(chunk)].fd
+    state.counts[np.uint64(index)] -= 1
+    return chunk
+
+
+@leaf
+def _touch_remainder(state, stack, chunk):
+    """Headers that fall into a hole make its page resident again."""
+    heap = state.heap[0]
+    if heap.holes:
+        start = address_of(heap, chunk)
+        touch(stack, start, start + 4 * heap.word_size)
+
+
+@inlined
+def _cut(state, stack, chunk, size, wanted):
+    """Takes `wanted` units of a chunk that is in no list; what remains goes to the front of the unsorted list."""
+    memory, heap = state.memory, state.heap[0]
+    rest, remainder = size - wanted, chunk + wanted
+    if rest < heap.min_units:
+        set_inuse_at(memory, chunk, size)
+        return
+    link_in_front(memory, remainder, UNSORTED)
+    if rest >= heap.small_units:
+        clear_nextsize(memory, remainder)
+    set_head(memory, chunk, wanted)
+    set_head(memory, remainder, rest)
+    set_foot(memory, remainder, rest)
+    _touch_remainder(state, stack, remainder)
+    if wanted < heap.small_units:
+        heap.last_remainder = remainder
+
+
+@leaf
+def _sort(state, chunk, size):
+    """Puts a chunk from the unsorted list into its bin."""
+    memory, heap = state.memory, state.heap[0]
+    index = bin_index(size, heap)
+    if size < heap.small_units:
+        link_in_front(memory, chunk, index)
+    else:
+        link_by_size(memory, chunk, size, index)
+    mark_bin(state.binmap, index)
+
+
+@cold
+def _search(state, stack, wanted, cached, resumed):
+    """The loop of _int_malloc. `cached`: whether a chunk that fits was put into the cache already."""
+    memory, heap = state.memory, state.heap[0]
+    is_small = wanted < heap.small_units
+    cache_index = wanted - heap.min_units
+    unsorted_seen = 0
+    while True:
+        iterations = 0
+        while True:
+            chunk = np.int64(memory[UNSORTED].bk)
+            if chunk == UNSORTED:
+                break
+            before = np.int64(memory[np.uint64(chunk)].bk)
+            size = size_of(memory, chunk)
+            if (
+                is_small
+                and before == UNSORTED
+                and chunk == heap.last_remainder
+                and size > wanted + heap.min_units
+            ):
+                rest, remainder = size - wanted, chunk + wanted
+                link(memory, remainder, np.int64(UNSORTED), np.int64(UNSORTED))
+                heap.last_remainder = remainder
+                if rest >= heap.small_units:
+                    clear_nextsize(memory, remainder)
+                set_head(memory, chunk, wanted)
+                set_head(memory, remainder, rest)
+                set_foot(memory, remainder, rest)
+                _touch_remainder(state, stack, remainder)
+                return chunk
+            memory[UNSORTED].bk = before
+            memory[np.uint64(before)].fd = UNSORTED
+            if size == wanted:
+                set_inuse_at(memory, chunk, size)
+                if heap.lazy_tcache and heap.tcache == INACTIVE and not resumed:
+                    heap.found = chunk
+                    return np.int64(NEEDS_TCACHE)
+                if not tcache_room(state, cache_index):
+                    return chunk
+                tcache_put(state, chunk, cache_index)
+                cached = True
+                continue
+            _sort(state, chunk, size)
+            unsorted_seen += 1
+            if cached and 0 < heap.unsorted_limit < unsorted_seen:
+                return tcache_get(state, cache_index)
+            iterations += 1
+            if iterations >= MAX_ITERATIONS:
+                break
+        if cached:
+            return tcache_get(state, cache_index)
+        index = bin_index(wanted, heap)
+        if not is_small:
+            chunk = np.int64(memory[np.uint64(index)].fd)
+            if chunk != index and size_of(memory, chunk) >= wanted:
+                chunk = np.int64(memory[np.uint64(chunk + 1)].bk)
+                size = size_of(memory, chunk)
+                while size < wanted:
+                    chunk = np.int64(memory[np.uint64(chunk + 1)].bk)
+                    size = size_of(memory, chunk)
+                # The first of a size is in the skip list; the second is cheaper to take.
+                second = np.int64(memory[np.uint64(chunk)].fd)
+                if chunk != np.int64(memory[np.uint64(index)].bk) and size_of(memory, second) == size:
+                    chunk = second
+                unlink_chunk(memory, chunk, heap)
+                _cut(state, stack, chunk, size, wanted)
+                return chunk
+        index = next_bin(memory, state.binmap, index + 1)
+        if index < NBINS:
+            chunk = np.int64(memory[np.uint64(index)].bk)
+            size = size_of(memory, chunk)
+            unlink_chunk(memory, chunk, heap)
+            _cut(state, stack, chunk, size, wanted)
+            return chunk
+        size = size_of(memory, heap.top)
+        if size < wanted + heap.min_units:
+            if heap.have_fast:
+                consolidate(state, stack)
+                continue
+            if (wanted << UNIT_SHIFT) >= heap.mmap_threshold and heap.mmaps < heap.mmap_max:
+                return map_chunk(state, stack, wanted)
+            extend_top(state, stack, wanted)
+        return _from_top(state, stack, wanted)
+
+
+@inlined
+def _from_top(state, stack, wanted):
+    memory, heap = state.memory, state.heap[0]
+    chunk = heap.top
+    size = size_of(memory, chunk)
+    heap.top = chunk + wanted
+    set_size(memory, chunk, wanted)
+    set_head(memory, heap.top, size - wanted)
+    raise_top(state, stack)
+    return chunk
+
+
+@leaf
+def _stash_fast(state, wanted):
+    """More chunks of the fastbin's size go into the cache."""
+    memory, index = state.memory, wanted - state.heap[0].min_units
+    while state.fastbins[wanted] and tcache_room(state, index):
+        chunk = state.fastbins[wanted]
+        state.fastbins[wanted] = memory[np.uint64(chunk)].fd
+        tcache_put(state, chunk, index)
+
+
+@leaf
+def _stash_small(state, wanted, head):
+    """More chunks of the small bin go into the cache."""
+    memory, index = state.memory, wanted - state.heap[0].min_units
+    while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
+        chunk = unlink_last(memory, head)
+        set_inuse_at(memory, chunk, wanted)
+        tcache_put(state, chunk, index)
+
+
+@leaf
+def _from_lists(state, stack, wanted):
+    """A chunk from the fastbin or the small bin of just this size, or 0."""
+    memory, heap = state.memory, state.heap[0]
+    if wanted <= heap.max_fast and state.fastbins[wanted]:
+        chunk = state.fastbins[wanted]
+        state.fastbins[wanted] = memory[np.uint64(chunk)].fd
+        return chunk
+    if wanted < heap.small_units:
+        head = wanted + heap.small_shift
+        if np.int64(memory[np.uint64(head)].bk) != head:
+            chunk = unlink_last(memory, head)
+            set_inuse_at(memory, chunk, wanted)
+            return chunk
+    elif heap.have_fast:
+        consolidate(state, stack)
+    return np.int64(0)
+
+
+@cold
+def make_tcache(state, stack, wanted):
+    """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
+    heap = state.heap[0]
+    if heap.lazy_tcache and heap.tcache_count == 0:
+        heap.tcache = LIVE
+        return
+    if _from_lists(state, stack, wanted) == 0:
+        _search(state, stack, wanted, False, True)
+    heap.tcache = LIVE
+
+
+@cold
+def int_malloc(state, stack, wanted):
+    """_int_malloc: a chunk of `wanted` units."""
+    heap = state.heap[0]
+    in_fastbin = wanted <= heap.max_fast and state.fastbins[wanted] != 0
+    chunk = _from_lists(state, stack, wanted)
+    if chunk:
+        cacheable = wanted - heap.min_units < heap.tcache_bins
+        if in_fastbin:
+            _stash_fast(state, wanted)
+        elif cacheable:
+            if heap.lazy_tcache and heap.tcache == INACTIVE:
+                make_tcache(state, stack, heap.tcache_units_inside)
+            _stash_small(state, wanted, wanted + heap.small_shift)
+        return chunk
+    chunk = _search(state, stack, wanted, False, False)
+    if chunk == NEEDS_TCACHE:
+        found = heap.found
+        make_tcache(state, stack, heap.tcache_units_inside)
+        index = wanted - heap.min_units
+        if not tcache_room(state, index):
+            return found
+        tcache_put(state, found, index)
+        chunk = _search(state, stack, wanted, True, True)
+    return chunk
+
+
+@leaf
+def consolidate(state, stack):
+    """malloc_consolidate: the fastbins' chunks are merged with their neighbours, into the unsorted list or top."""
+    memory, heap = state.memory, state.heap[0]
+    heap.have_fast = 0
+    for index in range(state.fastbins.shape[0]):
+        chunk = state.fastbins[index]
+        state.fastbins[index] = 0
+        while chunk:
+            following = np.int64(memory[np.uint64(chunk)].fd)
+            size = size_of(memory, chunk)
+            _merge(state, chunk, size, False)
+            chunk = following
+
+
+@inlined
+def _merge(state, chunk, size, sorts_small):
+    """Merges a chunk with free neighbours and puts it where it belongs; gives its size then."""
+    memory, heap = state.memory, state.heap[0]
+    behind = chunk + size
+    if not prev_inuse(memory, chunk):
+        before = np.int64(memory[np.uint64(chunk)].foot)
+        size += before
+        chunk -= before
+        unlink_chunk(memory, chunk, heap)
+    return _place(state, chunk, size, behind, sorts_small)
+
+
+@inlined
+def _place(state, chunk, size, behind, sorts_small):
+    """_int_free_create_chunk: merges with what is behind, and into the unsorted list, its small bin, or top."""
+    memory, heap = state.memory, state.heap[0]
+    behind_size = size_of(memory, behind)
+    if behind == heap.top:
+        size += behind_size
+        set_head(memory, chunk, size)
+        heap.top = chunk
+        return size
+    if prev_inuse(memory, behind + behind_size):
+        clear_inuse(memory, behind)
+    else:
+        unlink_chunk(memory, behind, heap)
+        size += behind_size
+    if size >= heap.small_units:
+        link_in_front(memory, chunk, UNSORTED)
+        clear_nextsize(memory, chunk)
+    elif sorts_small:
+        index = size + heap.small_shift
+        link_in_front(memory, chunk, index)
+        mark_bin(state.binmap, index)
+    else:
+        link_in_front(memory, chunk, UNSORTED)
+    set_head(memory, chunk, size)
+    set_foot(memory, chunk, size)
+    return size
+
+
+@cold
+def free_chunk(state, stack, chunk, size):
+    """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
+    heap = state.heap[0]
+    if size <= heap.max_fast:
+        state.memory[np.uint64(chunk)].fd = state.fastbins[size]
+        state.fastbins[size] = chunk
+        heap.have_fast = 1
+        return
+    size = _merge(state, chunk, size, heap.sorts_small)
+    if (size << UNIT_SHIFT) >= TRIM_BYTES:
+        if heap.have_fast:
+            consolidate(state, stack)
+        if (size_of(state.memory, heap.top) << UNIT_SHIFT) >= heap.trim_threshold:
+            systrim(state, stack, heap.top_pad)
+
+
+@inlined
+def _free_in_realloc(state, stack, chunk, size):
+    """What realloc gives back: through the cache up to 2.41, past it from then on."""
+    index = size - state.heap[0].min_units
+    if not state.heap[0].lazy_tcache and tcache_room(state, index):
+        tcache_put(state, chunk, index)
+    else:
+        free_chunk(state, stack, chunk, size)
+
+
+@cold
+def int_realloc(state, stack, chunk, old_size, wanted):
+    """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere."""
+    memory, heap = state.memory, state.heap[0]
+    behind = chunk + old_size
+    size = old_size
+    if old_size < wanted:
+        behind_size = size_of(memory, behind)
+        both = old_size + behind_size
+        if behind == heap.top and both >= wanted + heap.min_units:
+            set_size(memory, chunk, wanted)
+            heap.top = chunk + wanted
+            set_head(memory, heap.top, both - wanted)
+            raise_top(state, stack)
+            return chunk
+        if behind != heap.top and not prev_inuse(memory, behind + behind_size) and both >= wanted:
+            unlink_chunk(memory, behind, heap)
+            size = both
+        else:
+            other = int_malloc(state, stack, wanted)
+            if other != behind:
+                _free_in_realloc(state, stack, chunk, old_size)
+                return other
+            size = old_size + size_of(memory, behind)
+    rest = size - wanted
+    if rest < heap.min_units:
+        set_size(memory, chunk, size)
+        set_inuse_at(memory, chunk, size)
+    else:
+        remainder = chunk + wanted
+        set_size(memory, chunk, wanted)
+        set_head(memory, remainder, rest)
+        set_inuse_at(memory, remainder, rest)
+        _touch_remainder(state, stack, remainder)
+        _free_in_realloc(state, stack, remainder, rest)
+    return chunk

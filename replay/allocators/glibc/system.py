@@ -1,0 +1,194 @@
+"""Memory from the kernel and back: the heap's end, chunks in mappings of their own, trimming.
+
+    sysmalloc   a request that top cannot serve: a mapping of its own from `mmap_threshold` on, else a longer heap
+    systrim     gives whole pages at the heap's end back, all but `top_pad`
+    mapped      a chunk in a mapping of its own; freeing one raises the dynamic thresholds to its size
+
+Everything below `heap.touched` counts as resident: the heap is written to without a gap, from its start to the header
+of top, because programs fill what they ask for. Once malloc_trim has punched holes (`heap.holes`), writes are told to
+the kernel one by one.
+"""
+
+import numpy as np
+
+from replay.allocators.glibc.memory import (
+    FIRST,
+    NBINS,
+    UNIT,
+    UNIT_SHIFT,
+    UNSORTED,
+    bin_index,
+    set_head,
+    size_of,
+)
+from replay.allocators.kernel import brk, dontneed, mmap, mremap, munmap, touch
+from replay.allocators.stack import MARGIN, ask_for_room, record
+from replay.compiled import cold, inlined, leaf
+
+MAPPED_PLACE = 1 << 40
+"""Places from here on number records of MAPPED; those below are chunks of the heap."""
+IS_MMAPPED = 2
+"""A flag in the real header that one comparison forgets to mask."""
+
+MAPPED = record("address", "size_bytes", "next")
+"""A mapping with one chunk in it; `next` chains the unused records."""
+
+
+@inlined
+def address_of(heap, chunk):
+    """Where a chunk of the heap starts."""
+    return heap.origin + (chunk << UNIT_SHIFT)
+
+
+@inlined
+def raise_top(state, stack):
+    """Top's header is written, and everything before it will be."""
+    heap = state.heap[0]
+    end = address_of(heap, heap.top) + heap.header
+    if end > heap.touched:
+        _touch_heap(state, stack, end)
+
+
+@cold
+def _touch_heap(state, stack, end):
+    heap = state.heap[0]
+    touch(stack, heap.touched, end)
+    page = stack.kernel.space[0].page_size
+    heap.touched = (end + page - 1) & -page
+
+
+@leaf
+def _move_brk(state, stack, end):
+    tally = stack.tally[0]
+    tally.heap_bytes += end - stack.kernel.space[0].brk
+    brk(stack, end)
+    tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+
+
+@cold
+def extend_top(state, stack, wanted):
+    """The rest of sysmalloc: the heap grows until top holds `wanted` units and a smallest chunk."""
+    heap, memory, space = state.heap[0], state.memory, stack.kernel.space[0]
+    old_size = size_of(memory, heap.top)
+    size = ((wanted + heap.min_units - old_size) << UNIT_SHIFT) + heap.top_pad
+    page = heap.thp_page_size if heap.thp_page_size else space.page_size
+    start = space.brk
+    if heap.thp_page_size:
+        end = (start + size + page - 1) & -page
+    else:
+        end = start + ((size + page - 1) & -page)
+    _move_brk(state, stack, end)
+    if old_size == 0:
+        # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
+        misaligned = (start + heap.header) & (UNIT - 1)
+        if misaligned:
+            _move_brk(state, stack, end + space.page_size)
+        heap.top = FIRST
+        heap.origin = start + (UNIT - misaligned if misaligned else 0) - (FIRST << UNIT_SHIFT)
+        heap.touched = start
+    set_head(memory, heap.top, (space.brk - address_of(heap, heap.top)) >> UNIT_SHIFT)
+    if heap.top + size_of(memory, heap.top) + (heap.slack_units << 1) > memory.shape[0]:
+        ask_for_room(stack)
+
+
+@cold
+def systrim(state, stack, pad):
+    """Whether anything went back."""
+    heap, memory, space = state.heap[0], state.memory, stack.kernel.space[0]
+    top_size = size_of(memory, heap.top)
+    area = ((top_size - heap.min_units) << UNIT_SHIFT) - 1
+    if area <= pad:
+        return False
+    page = heap.thp_page_size if heap.thp_page_size else space.page_size
+    extra = (area - pad) & -page
+    if extra == 0:
+        return False
+    _move_brk(state, stack, space.brk - extra)
+    heap.touched = min(heap.touched, space.brk)
+    set_head(memory, heap.top, top_size - (extra >> UNIT_SHIFT))
+    return True
+
+
+@leaf
+def _mapping_bytes(stack, heap, wanted):
+    """Length of the mapping for a chunk of `wanted` units."""
+    page = stack.kernel.space[0].page_size
+    return ((wanted << UNIT_SHIFT) + heap.map_overhead + page - 1) & -page
+
+
+@cold
+def map_chunk(state, stack, wanted):
+    """sysmalloc_mmap: a place of its own."""
+    heap, tally = state.heap[0], stack.tally[0]
+    length = _mapping_bytes(stack, heap, wanted)
+    start = mmap(stack, length)
+    tally.heap_bytes += length
+    tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+    index = heap.unused
+    if index >= 0:
+        heap.unused = state.mapped[index].next
+    else:
+        index = heap.mapped
+        heap.mapped += 1
+        if heap.mapped + MARGIN > state.mapped.shape[0]:
+            ask_for_room(stack)
+    chunk = state.mapped[index]
+    chunk.address, chunk.size_bytes = start, length
+    heap.mmaps += 1
+    touch(stack, start, start + heap.map_offset + heap.header)
+    return MAPPED_PLACE | index
+
+
+@inlined
+def mapped_size(heap, mapped):
+    """chunksize of a mapped chunk."""
+    return mapped.size_bytes - heap.map_size_less
+
+
+@cold
+def free_mapped(state, stack, place):
+    """munmap_chunk, and the dynamic thresholds before it."""
+    heap, index = state.heap[0], place & (MAPPED_PLACE - 1)
+    chunk = state.mapped[index]
+    size = mapped_size(heap, chunk)
+    if heap.dynamic and heap.mmap_threshold < size + IS_MMAPPED <= heap.threshold_max:
+        heap.mmap_threshold = size
+        heap.trim_threshold = 2 * size
+    stack.tally[0].heap_bytes -= chunk.size_bytes
+    munmap(stack, chunk.address, chunk.size_bytes)
+    heap.mmaps -= 1
+    chunk.next = heap.unused
+    heap.unused = index
+
+
+@cold
+def realloc_mapped(state, stack, place, wanted):
+    """mremap_chunk: the mapping shrinks, grows or moves; its place stays."""
+    heap, tally, chunk = state.heap[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
+    page = stack.kernel.space[0].page_size
+    length = ((wanted << UNIT_SHIFT) + heap.remap_overhead + page - 1) & -page
+    if length != chunk.size_bytes:
+        chunk.address = mremap(stack, chunk.address, chunk.size_bytes, length)
+        tally.heap_bytes += length - chunk.size_bytes
+        tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+        chunk.size_bytes = length
+
+
+@cold
+def trim_bins(state, stack):
+    """mtrim: whole pages inside free chunks go back, though not their addresses."""
+    heap, memory = state.heap[0], state.memory
+    page = stack.kernel.space[0].page_size
+    least = bin_index(np.int64(page >> UNIT_SHIFT), heap)
+    fields = 6 * heap.word_size  # sizeof (struct malloc_chunk)
+    for index in range(UNSORTED, NBINS):
+        if index == UNSORTED or index >= least:
+            chunk = np.int64(memory[np.uint64(index)].bk)
+            while chunk != index:
+                start = address_of(heap, chunk)
+                end = start + (size_of(memory, chunk) << UNIT_SHIFT)
+                first = (start + fields + page - 1) & -page
+                if end - start > page - 1 + fields and end - first > page - 1:
+                    dontneed(stack, first, (end - first) & -page)
+                    heap.holes = 1
+                chunk = np.int64(memory[np.uint64(chunk)].bk)

@@ -1,0 +1,136 @@
+"""Traces that are hard on the C library's malloc, beside those that are hard on pymalloc (`shapes`)."""
+
+from collections.abc import Callable
+
+from replay.trace import Domain, MemoryTrace, Op
+from replay.verification.shapes import SHAPES as SMALL_SHAPES
+from replay.verification.shapes import History
+
+KIB, MIB = 1 << 10, 1 << 20
+BIN_EDGES = (1_024, 3_136, 3_072, 10_752, 10_240, 45_056, 40_960, 163_840, 131_072, 786_432, 524_288)
+"""Where small bins end and large bins change their width, on both word sizes."""
+
+
+def _drop_one(history: History, blocks: list[int]) -> None:
+    at = history.random.randrange(len(blocks))
+    blocks[at], blocks[-1] = blocks[-1], blocks[at]
+    history.free(blocks.pop())
+
+
+def _size_about(history: History, centre: int, spread: int) -> int:
+    return max(0, centre + history.random.randint(-spread, spread))
+
+
+def bimodal(history: History) -> None:
+    """Many small blocks between few large ones, freed at random: holes of every size."""
+    small: list[int] = []
+    large: list[int] = []
+    while not history.full:
+        if history.random.random() < 0.9:
+            small.append(history.malloc(history.random.randint(1, 96), Domain.LIBC))
+        else:
+            large.append(history.malloc(history.random.randint(4 * KIB, 64 * KIB), Domain.LIBC))
+        if len(small) > history.random.randint(1, 8_000):
+            _drop_one(history, small)
+        if len(large) > history.random.randint(1, 400):
+            _drop_one(history, large)
+
+
+def mapped(history: History) -> None:
+    """Around the mmap threshold, which each freed mapping raises, up to where it stops; some mappings are resized."""
+    blocks: list[int] = []
+    centres = (128 * KIB, 128 * KIB, 256 * KIB, MIB, 4 * MIB, 32 * MIB)
+    while not history.full:
+        chance = history.random.random()
+        if chance < 0.3 and blocks:
+            block = history.random.choice(blocks)
+            size = history.live[block]
+            history.realloc(block, _size_about(history, history.random.choice((size, size // 2, 2 * size)), 5_000) % (40 * MIB))
+        elif chance < 0.5:
+            blocks.append(history.malloc(history.random.randint(1, 2_000), Domain.LIBC))
+        else:
+            # Seldom the larger ones: each raises the threshold for all that follow.
+            centre = centres[min(int(history.random.expovariate(1.2)), len(centres) - 1)]
+            op = history.random.choice((Op.MALLOC, Op.CALLOC))
+            blocks.append(history.malloc(_size_about(history, centre, 5_000), Domain.LIBC, op))
+        while len(blocks) > history.random.randint(1, 60):
+            _drop_one(history, blocks)
+
+
+def large_bins(history: History) -> None:
+    """Sizes at the edges of the large bins, a few of each: skip lists with runs of one size and gaps between."""
+    blocks: list[int] = []
+    while not history.full:
+        edge = history.random.choice(BIN_EDGES)
+        size = _size_about(history, edge, 80) if history.random.random() < 0.5 else history.random.randint(1_000, 120_000)
+        blocks.append(history.malloc(size, Domain.LIBC))
+        if history.random.random() < 0.4:  # keeps neighbours apart
+            blocks.append(history.malloc(history.random.randint(1, 40), Domain.LIBC))
+        while len(blocks) > history.random.randint(1, 1_500):
+            _drop_one(history, blocks)
+
+
+def stretch(history: History) -> None:
+    """Buffers that grow by realloc, in place, into the block behind, into top, and away; then shrink."""
+    blocks = [history.malloc(history.random.randint(1, 200), Domain.LIBC) for _ in range(200)]
+    while not history.full:
+        block = history.random.choice(blocks)
+        size = history.live[block]
+        if size > 200_000 or history.random.random() < 0.1:
+            wanted = history.random.randint(0, size)
+        else:
+            wanted = history.random.choice((size + 16, size * 9 // 8 + 6, size * 2, _size_about(history, size, 40)))
+        history.realloc(block, wanted)
+        if history.random.random() < 0.1:
+            _drop_one(history, blocks)
+            blocks.append(history.malloc(history.random.randint(1, 3_000), Domain.LIBC))
+
+
+def towers(history: History) -> None:
+    """The heap rises and falls by more than what trims it, with and without something left on top."""
+    tower: list[int] = []
+    while not history.full:
+        size = history.random.choice((24, 100, 1_000, 5_000, 30_000, 100_000))
+        height = history.random.randint(0, 4 * MIB) // max(size, 500)
+        while len(tower) < height and not history.full:
+            tower.append(history.malloc(_size_about(history, size, size // 4), Domain.LIBC))
+        kept = history.random.randint(0, len(tower)) if tower else 0
+        while len(tower) > kept and not history.full:
+            history.free(tower.pop())
+
+
+def bursts(history: History) -> None:
+    """One size after another fills and empties the thread's cache, then fastbins and small bins; large requests
+    between have them merged."""
+    while not history.full:
+        size = history.random.randint(0, 1_100)
+        blocks = [history.malloc(size, Domain.LIBC) for _ in range(history.random.randint(1, 40))]
+        history.random.shuffle(blocks)
+        history.free_all(blocks)
+        if history.random.random() < 0.2:
+            history.free(history.malloc(history.random.randint(1_100, 90_000), Domain.LIBC))
+        if history.random.random() < 0.3:
+            history.malloc(history.random.randint(0, 300), Domain.LIBC)
+
+
+def first_large(history: History) -> None:
+    """Large blocks before the first small one is freed: the cache is made when somebody else asks."""
+    blocks = [history.malloc(history.random.randint(1_100, 3_000), Domain.LIBC) for _ in range(60)]
+    history.free_all(blocks[::2])
+    again = [history.malloc(history.random.randint(900, 3_000), Domain.LIBC) for _ in range(60)]
+    history.free_all(blocks[1::2])
+    bursts(history)
+    history.free_all(again)
+
+
+SHAPES: dict[str, Callable[[History], None]] = {
+    **SMALL_SHAPES,
+    **{shape.__name__: shape for shape in (bimodal, mapped, large_bins, stretch, towers, bursts, first_large)},
+}
+
+
+def build_shape(name: str, events: int, seed: int = 0) -> MemoryTrace:
+    """The trace of that shape with exactly so many events."""
+    history = History(events, seed)
+    SHAPES[name](history)
+    return history.trace(name)
