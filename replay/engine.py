@@ -140,14 +140,14 @@ class Player:
 
     def _grow(self, need_bytes: int) -> None:
         """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
-        libc = self._grown(self.libc_model, self.stack.libc, need_bytes)
-        small = self._grown(self.small_model, self.stack.small, need_bytes) if self.has_small else libc
+        libc = self._grown(self.libc_model, self.stack.libc)
+        small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
         space = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
         self.stack = self.stack._replace(kernel=space, libc=libc, small=small)
 
     @staticmethod
-    def _grown(model: ModuleType, state: Any, need_bytes: int) -> Any:
-        return model.grow(state, need_bytes) if hasattr(model, "grow") else state
+    def _grown(model: ModuleType, state: Any) -> Any:
+        return model.grow(state) if hasattr(model, "grow") else state
 
     def drain_log(self) -> None:
         """Hands what was logged to whoever asked for it, and empties the log."""

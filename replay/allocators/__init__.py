@@ -17,7 +17,7 @@ and where they differ from the defaults of this file
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
-    grow(state, need_bytes) -> State Python: the same state with more room, see below
+    grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
@@ -33,8 +33,7 @@ role are >= 0. The small role's own places are >= 0, and for a block that it pas
 (negative): from then on the block belongs to libc, whoever frees it.
 
 Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
-`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on. `need_bytes` is
-0, or what the next event asks for where that is much.
+`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
 
 Memory that is touched. Each model says which bytes *it* writes (`kernel.touch`: headers, links). The program is
 taken to write to all bytes that it asked for: for blocks of the libc role the player calls `fill`; the small role

@@ -107,7 +107,7 @@ def address(state, stack, place):
     return state.blocks[place].address
 
 
-def grow(state: State, need_bytes: int) -> State:
+def grow(state: State) -> State:
     """The same heap with room for twice the blocks."""
     return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].blocks), 512)))
 

@@ -568,7 +568,7 @@ def address(state, stack, place):
     return _pool_address(state, number) + header + (place & NO_LINK) * state.pools[number].size_bytes
 
 
-def grow(state: State, need_bytes: int) -> State:
+def grow(state: State) -> State:
     """The same pymalloc with room for twice the arenas and tree nodes."""
     geometry = state.geometry[0]
     room = 2 * max(int(geometry.arenas), MARGIN)

@@ -234,7 +234,7 @@ def address(state, stack, place):
     return state.chunks[place].address + 2 * state.heap[0].word_size
 
 
-def grow(state: State, need_bytes: int) -> State:
+def grow(state: State) -> State:
     """The same heap with room for twice the chunks."""
     return state._replace(chunks=extend(state.chunks, 2 * max(int(state.heap[0].chunks), 512)))
 

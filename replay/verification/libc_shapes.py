@@ -45,7 +45,9 @@ def mapped(history: History) -> None:
         if chance < 0.3 and blocks:
             block = history.random.choice(blocks)
             size = history.live[block]
-            history.realloc(block, _size_about(history, history.random.choice((size, size // 2, 2 * size)), 5_000) % (40 * MIB))
+            history.realloc(
+                block, _size_about(history, history.random.choice((size, size // 2, 2 * size)), 5_000) % (40 * MIB)
+            )
         elif chance < 0.5:
             blocks.append(history.malloc(history.random.randint(1, 2_000), Domain.LIBC))
         else:
@@ -62,7 +64,9 @@ def large_bins(history: History) -> None:
     blocks: list[int] = []
     while not history.full:
         edge = history.random.choice(BIN_EDGES)
-        size = _size_about(history, edge, 80) if history.random.random() < 0.5 else history.random.randint(1_000, 120_000)
+        size = (
+            _size_about(history, edge, 80) if history.random.random() < 0.5 else history.random.randint(1_000, 120_000)
+        )
         blocks.append(history.malloc(size, Domain.LIBC))
         if history.random.random() < 0.4:  # keeps neighbours apart
             blocks.append(history.malloc(history.random.randint(1, 40), Domain.LIBC))

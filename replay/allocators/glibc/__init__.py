@@ -3,15 +3,15 @@
 Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386. What differs between versions is a
 field of `Rules`. The words are glibc's own and are explained where they are at home:
 
-    memory    chunks, headers, bins' lists
+    memory    chunks, their neighbours, bins' lists
     arena     tcache, fastbins, unsorted list, bins, top; malloc, free and realloc over them
     system    the heap's end, mapped chunks, dynamic thresholds, trimming
 
-A place is the number of a chunk's first unit of 16 bytes in the heap, or, from MAPPED_PLACE on, of a mapped chunk.
+A place is the number of a chunk's record, or, from MAPPED_PLACE on, of a mapped chunk.
 
 Invariants (`check`):
     chunks lie end to end from the start of the heap to top, and top ends where the heap does
-    of two neighbours at most one is free, and each knows whether the one before it is in use, and if not, its size
+    of two neighbours at most one is free, and each knows the other
     every free chunk is in the bin of its size, or in the unsorted list; large bins are sorted, and so are their skip lists
     heap_bytes == heap + mappings
 """
@@ -34,8 +34,6 @@ from replay.allocators.glibc.arena import (
     tcache_room,
 )
 from replay.allocators.glibc.memory import (
-    CHUNK,
-    FIRST,
     NBINS,
     SMALL_UNITS_32,
     SMALL_UNITS_64,
@@ -43,8 +41,8 @@ from replay.allocators.glibc.memory import (
     UNIT_SHIFT,
     UNSORTED,
     bin_index,
+    is_free,
     new_memory,
-    prev_inuse,
     size_of,
 )
 from replay.allocators.glibc.system import (
@@ -141,21 +139,22 @@ class Config(BaseModel):
 
 
 HEAP = record(
-    "word_size", "header", "min_units", "small_units", "small_shift", "slack_units",
+    "word_size", "header", "min_units", "small_units", "small_shift",
     "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic", "thp_page_size",
     "max_fast", "tcache_bins", "tcache_count", "unsorted_limit",
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less", "tcache_units", "tcache_units_inside",
-    "origin", "touched", "holes", "top", "last_remainder", "have_fast", "found", "tcache", "mmaps", "mapped", "unused",
+    "origin", "touched", "holes", "top", "last_remainder", "have_fast", "found", "tcache",
+    "chunks", "spare", "mmaps", "mapped", "unused",
 )  # fmt: skip
-"""Settings and rules; from `origin` on what changes: address of unit 0, end of what is resident, whether there are
-holes in it; glibc's `top`, `last_remainder`, `have_fastchunks`; a chunk in hand; state of the tcache; `n_mmaps`; records
-of mapped chunks ever used, and the head of the list of unused ones."""
+"""Settings and rules; from `origin` on what changes: start of the heap, end of what is resident, whether there are
+holes in it; glibc's `top`, `last_remainder` (where it starts), `have_fastchunks`; a chunk in hand; state of the tcache;
+records of chunks ever used, head of the list of unused ones; `n_mmaps`, and the same two for mapped chunks."""
 
 
 @by_reference
 class State(NamedTuple):
-    """One HEAP record; the heap; bins that may hold something, 32 a word; fastbins by size; the cache by size, heads
+    """One HEAP record; CHUNK records; bins that may hold something, 32 a word; fastbins by size; the cache by size, heads
     and counts; MAPPED records."""
 
     heap: np.ndarray
@@ -174,10 +173,9 @@ def _request_units(word_size: int, size: int) -> int:
 
 def new_state(config: Config) -> State:
     """A process that has not called malloc yet."""
-    slack_units = kernel.SLACK_BYTES >> UNIT_SHIFT
     state = State(
         heap=np.zeros(1, HEAP),
-        memory=new_memory(4 * slack_units),
+        memory=new_memory(),
         binmap=np.zeros(NBINS // 32, np.int64),
         fastbins=np.zeros(FASTBINS, np.int64),
         entries=np.zeros(TCACHE_BINS, np.int64),
@@ -185,7 +183,6 @@ def new_state(config: Config) -> State:
         mapped=np.zeros(4 * MARGIN, MAPPED),
     )
     heap, rules, word = state.heap[0], RULES[config.version], config.word_size
-    heap.slack_units = slack_units
     heap.word_size, heap.header, heap.min_units = word, 2 * word, 4 * word >> UNIT_SHIFT
     heap.small_units = SMALL_UNITS_64 if word == 8 else SMALL_UNITS_32
     heap.small_shift = 0 if word == 8 else 1  # SMALLBIN_CORRECTION
@@ -212,7 +209,7 @@ def new_state(config: Config) -> State:
     heap.tcache_units = _request_units(word, cache_bytes)
     # Where _int_malloc itself makes the cache, it pads the size twice.
     heap.tcache_units_inside = _request_units(word, int(heap.tcache_units) << UNIT_SHIFT)
-    heap.top, heap.unused = UNSORTED, -1
+    heap.top, heap.chunks, heap.unused = UNSORTED, NBINS, -1
     return state
 
 
@@ -323,7 +320,7 @@ def address(state, stack, place):
     heap = state.heap[0]
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].address + heap.map_offset + heap.header
-    return address_of(heap, place) + heap.header
+    return address_of(state, place) + heap.header
 
 
 @inlined
@@ -334,13 +331,11 @@ def fill(state, stack, place, size):
         kernel.touch(stack, begin, begin + size)
 
 
-def grow(state: State, need_bytes: int) -> State:
-    """The same malloc with room for twice the mappings, and for a heap that grows by `need_bytes`."""
+def grow(state: State) -> State:
+    """The same malloc with room for twice the chunks and mappings."""
     heap = state.heap[0]
-    end = int(heap.top) + int(size_of(state.memory, heap.top)) if heap.top >= FIRST else FIRST
-    units = end + 4 * int(heap.slack_units) + (need_bytes >> UNIT_SHIFT)
     return state._replace(
-        memory=extend(state.memory, units if units > state.memory.shape[0] else 0, end),
+        memory=extend(state.memory, 2 * int(heap.chunks), int(heap.chunks)),
         mapped=extend(state.mapped, 2 * max(int(heap.mapped), MARGIN)),
     )
 
@@ -357,24 +352,24 @@ def check(state: State, stack: NamedTuple) -> None:
     assert len(live) == heap.mmaps
     mapped_bytes = sum(int(state.mapped[index].size_bytes) for index in live)
     assert tally.heap_bytes == mapped_bytes + space.brk - space.brk_base
-    if heap.top < FIRST:
+    if heap.top == UNSORTED:
         return
     binned = _binned(state)
-    chunk, free_before = FIRST, False
-    while chunk != heap.top:
-        size = int(size_of(memory, chunk))
-        assert size >= heap.min_units
-        assert bool(prev_inuse(memory, chunk)) != free_before
-        is_free = not prev_inuse(memory, chunk + size)
-        assert not (is_free and free_before), "two free chunks are neighbours"
-        assert is_free == (chunk in binned)
-        assert not is_free or memory[chunk + size].foot == size
-        free_before = is_free
+    chunk, before, starts = int(heap.top), 0, []
+    assert address_of(state, chunk) + (int(size_of(memory, chunk)) << UNIT_SHIFT) == space.brk
+    assert not is_free(memory, memory[chunk].before), "a free chunk borders on top"
+    while chunk:
+        entry, before = memory[chunk], int(memory[chunk].before)
+        starts.append(int(entry.start))
+        assert bool(is_free(memory, chunk)) == (chunk in binned)
+        assert not (is_free(memory, chunk) and is_free(memory, before)), "two free chunks are neighbours"
+        if before:
+            assert memory[before].behind == chunk
+            assert memory[before].start + size_of(memory, before) == entry.start
         binned.discard(chunk)
-        chunk += size
+        chunk = before
+    assert starts[-1] == 0
     assert not binned, "a bin holds what is no chunk"
-    assert not free_before, "a free chunk borders on top"
-    assert address_of(heap, heap.top) + (int(size_of(memory, heap.top)) << UNIT_SHIFT) == space.brk
 
 
 def _binned(state: State) -> set[int]:
@@ -393,6 +388,3 @@ def _binned(state: State) -> set[int]:
             assert sizes == sorted(sizes, reverse=True)
             assert not sizes or int(state.binmap[index >> 5]) >> (index & 31) & 1
     return found
-
-
-assert CHUNK.itemsize == UNIT

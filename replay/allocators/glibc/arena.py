@@ -16,20 +16,18 @@ from replay.allocators.glibc.memory import (
     NBINS,
     UNIT_SHIFT,
     UNSORTED,
+    absorb_behind,
     bin_index,
-    clear_inuse,
-    clear_nextsize,
+    is_free,
     link,
     link_by_size,
     link_in_front,
     mark_bin,
     next_bin,
-    prev_inuse,
-    set_foot,
-    set_head,
-    set_inuse_at,
-    set_size,
+    set_free,
+    set_used,
     size_of,
+    split,
     unlink_chunk,
     unlink_last,
 )
@@ -71,32 +69,38 @@ def tcache_get(state, index):
     return chunk
 
 
-@leaf
-def _touch_remainder(state, stack, chunk):
-    """Headers that fall into a hole make its page resident again."""
+@inlined
+def _split(state, stack, chunk, wanted):
+    """Cuts a chunk; its tail's header is written, which matters where that falls into a hole."""
+    tail = split(state, stack, chunk, wanted)
     heap = state.heap[0]
     if heap.holes:
-        start = address_of(heap, chunk)
+        start = address_of(state, tail)
         touch(stack, start, start + 4 * heap.word_size)
+    return tail
+
+
+@inlined
+def _keep_remainder(state, remainder, wanted, before, behind):
+    """What is left of a chunk that was cut for `wanted` units goes into the unsorted list."""
+    memory, heap = state.memory, state.heap[0]
+    entry = memory[np.uint64(remainder)]
+    entry.smaller = 0
+    set_free(memory, remainder, size_of(memory, remainder))
+    link(memory, remainder, before, behind)
+    if wanted < heap.small_units:
+        heap.last_remainder = entry.start
 
 
 @inlined
 def _cut(state, stack, chunk, size, wanted):
     """Takes `wanted` units of a chunk that is in no list; what remains goes to the front of the unsorted list."""
-    memory, heap = state.memory, state.heap[0]
-    rest, remainder = size - wanted, chunk + wanted
-    if rest < heap.min_units:
-        set_inuse_at(memory, chunk, size)
-        return
-    link_in_front(memory, remainder, UNSORTED)
-    if rest >= heap.small_units:
-        clear_nextsize(memory, remainder)
-    set_head(memory, chunk, wanted)
-    set_head(memory, remainder, rest)
-    set_foot(memory, remainder, rest)
-    _touch_remainder(state, stack, remainder)
-    if wanted < heap.small_units:
-        heap.last_remainder = remainder
+    memory = state.memory
+    if size - wanted < state.heap[0].min_units:
+        set_used(memory, chunk, size)
+    else:
+        remainder = _split(state, stack, chunk, wanted)
+        _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(memory[UNSORTED].fd))
 
 
 @leaf
@@ -129,23 +133,16 @@ def _search(state, stack, wanted, cached, resumed):
             if (
                 is_small
                 and before == UNSORTED
-                and chunk == heap.last_remainder
+                and memory[np.uint64(chunk)].start == heap.last_remainder
                 and size > wanted + heap.min_units
             ):
-                rest, remainder = size - wanted, chunk + wanted
-                link(memory, remainder, np.int64(UNSORTED), np.int64(UNSORTED))
-                heap.last_remainder = remainder
-                if rest >= heap.small_units:
-                    clear_nextsize(memory, remainder)
-                set_head(memory, chunk, wanted)
-                set_head(memory, remainder, rest)
-                set_foot(memory, remainder, rest)
-                _touch_remainder(state, stack, remainder)
+                remainder = _split(state, stack, chunk, wanted)
+                _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(UNSORTED))
                 return chunk
             memory[UNSORTED].bk = before
             memory[np.uint64(before)].fd = UNSORTED
             if size == wanted:
-                set_inuse_at(memory, chunk, size)
+                set_used(memory, chunk, size)
                 if heap.lazy_tcache and heap.tcache == INACTIVE and not resumed:
                     heap.found = chunk
                     return np.int64(NEEDS_TCACHE)
@@ -167,10 +164,10 @@ def _search(state, stack, wanted, cached, resumed):
         if not is_small:
             chunk = np.int64(memory[np.uint64(index)].fd)
             if chunk != index and size_of(memory, chunk) >= wanted:
-                chunk = np.int64(memory[np.uint64(chunk + 1)].bk)
+                chunk = np.int64(memory[np.uint64(chunk)].larger)
                 size = size_of(memory, chunk)
                 while size < wanted:
-                    chunk = np.int64(memory[np.uint64(chunk + 1)].bk)
+                    chunk = np.int64(memory[np.uint64(chunk)].larger)
                     size = size_of(memory, chunk)
                 # The first of a size is in the skip list; the second is cheaper to take.
                 second = np.int64(memory[np.uint64(chunk)].fd)
@@ -199,12 +196,9 @@ def _search(state, stack, wanted, cached, resumed):
 
 @inlined
 def _from_top(state, stack, wanted):
-    memory, heap = state.memory, state.heap[0]
+    heap = state.heap[0]
     chunk = heap.top
-    size = size_of(memory, chunk)
-    heap.top = chunk + wanted
-    set_size(memory, chunk, wanted)
-    set_head(memory, heap.top, size - wanted)
+    heap.top = split(state, stack, chunk, wanted)
     raise_top(state, stack)
     return chunk
 
@@ -225,7 +219,7 @@ def _stash_small(state, wanted, head):
     memory, index = state.memory, wanted - state.heap[0].min_units
     while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
         chunk = unlink_last(memory, head)
-        set_inuse_at(memory, chunk, wanted)
+        set_used(memory, chunk, wanted)
         tcache_put(state, chunk, index)
 
 
@@ -241,7 +235,7 @@ def _from_lists(state, stack, wanted):
         head = wanted + heap.small_shift
         if np.int64(memory[np.uint64(head)].bk) != head:
             chunk = unlink_last(memory, head)
-            set_inuse_at(memory, chunk, wanted)
+            set_used(memory, chunk, wanted)
             return chunk
     elif heap.have_fast:
         consolidate(state, stack)
@@ -297,50 +291,38 @@ def consolidate(state, stack):
         state.fastbins[index] = 0
         while chunk:
             following = np.int64(memory[np.uint64(chunk)].fd)
-            size = size_of(memory, chunk)
-            _merge(state, chunk, size, False)
+            _merge(state, chunk, False)
             chunk = following
 
 
 @inlined
-def _merge(state, chunk, size, sorts_small):
-    """Merges a chunk with free neighbours and puts it where it belongs; gives its size then."""
+def _merge(state, chunk, sorts_small):
+    """Merges a chunk with free neighbours, then puts it into the unsorted list, its small bin, or top; gives its size."""
     memory, heap = state.memory, state.heap[0]
-    behind = chunk + size
-    if not prev_inuse(memory, chunk):
-        before = np.int64(memory[np.uint64(chunk)].foot)
-        size += before
-        chunk -= before
-        unlink_chunk(memory, chunk, heap)
-    return _place(state, chunk, size, behind, sorts_small)
-
-
-@inlined
-def _place(state, chunk, size, behind, sorts_small):
-    """_int_free_create_chunk: merges with what is behind, and into the unsorted list, its small bin, or top."""
-    memory, heap = state.memory, state.heap[0]
-    behind_size = size_of(memory, behind)
+    before = np.int64(memory[np.uint64(chunk)].before)
+    if is_free(memory, before):
+        unlink_chunk(memory, before, heap)
+        absorb_behind(state, before)
+        chunk = before
+    behind = np.int64(memory[np.uint64(chunk)].behind)
     if behind == heap.top:
-        size += behind_size
-        set_head(memory, chunk, size)
+        absorb_behind(state, chunk)
+        size = size_of(memory, chunk)
+        set_used(memory, chunk, size)
         heap.top = chunk
         return size
-    if prev_inuse(memory, behind + behind_size):
-        clear_inuse(memory, behind)
-    else:
+    if is_free(memory, behind):
         unlink_chunk(memory, behind, heap)
-        size += behind_size
-    if size >= heap.small_units:
-        link_in_front(memory, chunk, UNSORTED)
-        clear_nextsize(memory, chunk)
-    elif sorts_small:
+        absorb_behind(state, chunk)
+    size = size_of(memory, chunk)
+    set_free(memory, chunk, size)
+    memory[np.uint64(chunk)].smaller = 0
+    if sorts_small and size < heap.small_units:
         index = size + heap.small_shift
         link_in_front(memory, chunk, index)
         mark_bin(state.binmap, index)
     else:
         link_in_front(memory, chunk, UNSORTED)
-    set_head(memory, chunk, size)
-    set_foot(memory, chunk, size)
     return size
 
 
@@ -353,7 +335,7 @@ def free_chunk(state, stack, chunk, size):
         state.fastbins[size] = chunk
         heap.have_fast = 1
         return
-    size = _merge(state, chunk, size, heap.sorts_small)
+    size = _merge(state, chunk, heap.sorts_small)
     if (size << UNIT_SHIFT) >= TRIM_BYTES:
         if heap.have_fast:
             consolidate(state, stack)
@@ -375,35 +357,25 @@ def _free_in_realloc(state, stack, chunk, size):
 def int_realloc(state, stack, chunk, old_size, wanted):
     """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere."""
     memory, heap = state.memory, state.heap[0]
-    behind = chunk + old_size
-    size = old_size
+    behind = np.int64(memory[np.uint64(chunk)].behind)
     if old_size < wanted:
-        behind_size = size_of(memory, behind)
-        both = old_size + behind_size
+        both = old_size + size_of(memory, behind)
         if behind == heap.top and both >= wanted + heap.min_units:
-            set_size(memory, chunk, wanted)
-            heap.top = chunk + wanted
-            set_head(memory, heap.top, both - wanted)
+            absorb_behind(state, chunk)
+            heap.top = split(state, stack, chunk, wanted)
             raise_top(state, stack)
             return chunk
-        if behind != heap.top and not prev_inuse(memory, behind + behind_size) and both >= wanted:
+        if behind != heap.top and is_free(memory, behind) and both >= wanted:
             unlink_chunk(memory, behind, heap)
-            size = both
         else:
             other = int_malloc(state, stack, wanted)
-            if other != behind:
+            if other != np.int64(memory[np.uint64(chunk)].behind):
                 _free_in_realloc(state, stack, chunk, old_size)
                 return other
-            size = old_size + size_of(memory, behind)
-    rest = size - wanted
-    if rest < heap.min_units:
-        set_size(memory, chunk, size)
-        set_inuse_at(memory, chunk, size)
-    else:
-        remainder = chunk + wanted
-        set_size(memory, chunk, wanted)
-        set_head(memory, remainder, rest)
-        set_inuse_at(memory, remainder, rest)
-        _touch_remainder(state, stack, remainder)
-        _free_in_realloc(state, stack, remainder, rest)
+        absorb_behind(state, chunk)
+    size = size_of(memory, chunk)
+    set_used(memory, chunk, size)
+    if size - wanted >= heap.min_units:
+        remainder = _split(state, stack, chunk, wanted)
+        _free_in_realloc(state, stack, remainder, size - wanted)
     return chunk

@@ -1,38 +1,45 @@
-"""Chunks in the simulated heap, and the bins' lists through them: glibc's own layout, in units of 16 bytes.
+"""Chunks of the heap, their neighbours, and the bins' lists through them.
 
-One CHUNK record stands for 16 bytes of heap, so that the record of a chunk is found as the real one finds its header:
-by address. A chunk is named by the number of its first unit. Sizes are units as well; `head` is size << 1, with
-PREV_INUSE as its lowest bit. The next unit's `fd` and `bk` are a large free chunk's `fd_nextsize` and `bk_nextsize`.
+glibc keeps all this in the heap itself: a header before each block, links inside the free ones. Here each chunk has a
+record in one dense table, and is named by its number: the table stays small where blocks are large. Neighbours in the
+heap are linked both ways, which stands for glibc's sizes and `prev_size`; one bit of the chunk's own record stands for
+the PREV_INUSE of the next one's header.
 
-The first NBINS units are the bins' headers, linked to themselves while empty, as in glibc. FIRST is the first unit of
-the heap; 0 is no chunk.
+The first records are the headers of the bins, linked to themselves while empty, as in glibc; 0 is no chunk. Sizes and
+starts are in units of 16 bytes.
 """
 
 import numpy as np
 
-from replay.allocators.stack import record
+from replay.allocators.stack import MARGIN, ask_for_room, record
 from replay.compiled import inlined, leaf
 
 UNIT_SHIFT = 4
 UNIT = 1 << UNIT_SHIFT
 """MALLOC_ALIGNMENT, on i386 too since 2.26."""
-PREV_INUSE = 1
 
 NBINS = 128
 UNSORTED = 1
-FIRST = 256
 SMALL_UNITS_64, SMALL_UNITS_32 = 64, 63
 """MIN_LARGE_SIZE: larger chunks go to large bins."""
 BITS_A_WORD = 32
 
-CHUNK = record(foot=np.uint32, head=np.uint32, fd=np.uint32, bk=np.uint32)
-"""`foot`: size of the chunk before, while that is free (mchunk_prev_size); `head`: mchunk_size."""
+CHUNK = record(**dict.fromkeys(("start", "head", "before", "behind", "fd", "bk", "smaller", "larger"), np.uint32))
+"""32 bytes, two to a cache line.
+
+    start            from the start of the heap
+    head             size << 1 | whether it is free and may be merged with its neighbours
+    before, behind   neighbours in the heap
+    fd, bk           in a bin, from its header on; `fd` also in fastbins, the cache, and the list of unused records
+    smaller, larger  of the first of each size in a large bin (fd_nextsize, bk_nextsize), or 0
+"""
 
 
-def new_memory(units: int) -> np.ndarray:
-    """Empty bins, and a heap of so many units that nothing is in."""
-    memory = np.zeros(FIRST + units, CHUNK)
-    memory["fd"][: NBINS + 1] = memory["bk"][: NBINS + 1] = np.arange(NBINS + 1)
+def new_memory() -> np.ndarray:
+    """Empty bins, and room for some chunks."""
+    memory = np.zeros(1024, CHUNK)
+    for name in ("fd", "bk", "smaller"):
+        memory[name][:NBINS] = np.arange(NBINS)
     return memory
 
 
@@ -43,42 +50,64 @@ def size_of(memory, chunk):
 
 
 @inlined
-def prev_inuse(memory, chunk):
-    """Whether the chunk before this one is in use (or cannot be merged with)."""
+def is_free(memory, chunk):
+    """Whether it can be merged with a neighbour; what waits in fastbins or the cache cannot."""
     return memory[np.uint64(chunk)].head & 1
 
 
 @inlined
-def set_head(memory, chunk, size):
-    """A chunk of this size behind one that is in use."""
-    memory[np.uint64(chunk)].head = size << 1 | PREV_INUSE
+def set_used(memory, chunk, size):
+    """The chunk is in use, and of this size."""
+    memory[np.uint64(chunk)].head = size << 1
 
 
 @inlined
-def set_size(memory, chunk, size):
-    """set_head_size: what is known about the chunk before stays."""
+def set_free(memory, chunk, size):
+    """The chunk is free, and of this size."""
+    memory[np.uint64(chunk)].head = size << 1 | 1
+
+
+@inlined
+def new_chunk(state, stack):
+    """The number of an unused record."""
+    heap = state.heap[0]
+    chunk = heap.spare
+    if chunk:
+        heap.spare = state.memory[np.uint64(chunk)].fd
+        return chunk
+    chunk = heap.chunks
+    heap.chunks = chunk + 1
+    if chunk + 2 * MARGIN > state.memory.shape[0]:
+        ask_for_room(stack)
+    return chunk
+
+
+@inlined
+def split(state, stack, chunk, wanted):
+    """Cuts a chunk; gives the one behind the cut. Both are in use."""
+    memory = state.memory
+    rest = new_chunk(state, stack)
+    entry, tail = memory[np.uint64(chunk)], memory[np.uint64(rest)]
+    behind = entry.behind
+    tail.start, tail.head = entry.start + wanted, (np.int64(entry.head >> 1) - wanted) << 1
+    tail.before, tail.behind = chunk, behind
+    memory[np.uint64(behind)].before = rest
+    entry.head, entry.behind = wanted << 1, rest
+    return rest
+
+
+@inlined
+def absorb_behind(state, chunk):
+    """The chunk takes in the one behind it, whose record is unused from then on."""
+    heap, memory = state.heap[0], state.memory
     entry = memory[np.uint64(chunk)]
-    entry.head = size << 1 | (entry.head & 1)
-
-
-@inlined
-def set_foot(memory, chunk, size):
-    """The chunk behind learns this free one's size."""
-    memory[np.uint64(chunk + size)].foot = size
-
-
-@inlined
-def set_inuse_at(memory, chunk, size):
-    """set_inuse_bit_at_offset: the chunk is in use, which is written down in the one behind it."""
-    entry = memory[np.uint64(chunk + size)]
-    entry.head = entry.head | PREV_INUSE
-
-
-@inlined
-def clear_inuse(memory, following):
-    """The chunk before `following` is no longer in use."""
-    entry = memory[np.uint64(following)]
-    entry.head = (entry.head >> 1) << 1
+    gone = np.int64(entry.behind)
+    tail = memory[np.uint64(gone)]
+    entry.head = entry.head + ((tail.head >> 1) << 1)
+    entry.behind = tail.behind
+    memory[np.uint64(entry.behind)].before = chunk
+    tail.fd = heap.spare
+    heap.spare = gone
 
 
 @inlined
@@ -128,13 +157,6 @@ def unlink_last(memory, head):
 
 
 @inlined
-def clear_nextsize(memory, chunk):
-    """The chunk is no entry of a skip list."""
-    entry = memory[np.uint64(chunk + 1)]
-    entry.fd = entry.bk = 0
-
-
-@inlined
 def unlink_chunk(memory, chunk, heap):
     """Takes a chunk off whatever bin it is in."""
     entry = memory[np.uint64(chunk)]
@@ -148,51 +170,52 @@ def unlink_chunk(memory, chunk, heap):
 @leaf
 def _leave_skip_list(memory, chunk, behind):
     """The first of each size in a large bin is in a second list; if it goes, the next of its size takes its place."""
-    skip = memory[np.uint64(chunk + 1)]
-    larger, smaller = np.int64(skip.bk), np.int64(skip.fd)
+    entry, heir = memory[np.uint64(chunk)], memory[np.uint64(behind)]
+    smaller, larger = np.int64(entry.smaller), np.int64(entry.larger)
     if smaller == 0:
         return
-    heir = memory[np.uint64(behind + 1)]
-    if heir.fd != 0:
-        memory[np.uint64(smaller + 1)].bk = larger
-        memory[np.uint64(larger + 1)].fd = smaller
+    if heir.smaller:
+        memory[np.uint64(smaller)].larger = larger
+        memory[np.uint64(larger)].smaller = smaller
     elif smaller == chunk:
-        heir.fd = heir.bk = behind
+        heir.smaller = heir.larger = behind
     else:
-        heir.fd, heir.bk = smaller, larger
-        memory[np.uint64(smaller + 1)].bk = behind
-        memory[np.uint64(larger + 1)].fd = behind
+        heir.smaller, heir.larger = smaller, larger
+        memory[np.uint64(smaller)].larger = behind
+        memory[np.uint64(larger)].smaller = behind
 
 
 @leaf
 def link_by_size(memory, chunk, size, head):
     """Puts a chunk into a large bin: sorted by falling size, behind the first of its own size."""
-    skip = memory[np.uint64(chunk + 1)]
+    entry = memory[np.uint64(chunk)]
     behind = np.int64(memory[np.uint64(head)].fd)
     if behind == head:
-        skip.fd = skip.bk = chunk
+        entry.smaller = entry.larger = chunk
         link(memory, chunk, head, head)
         return
     last = np.int64(memory[np.uint64(head)].bk)
     if size < size_of(memory, last):
-        first = memory[np.uint64(behind + 1)]
-        smallest = np.int64(first.bk)
-        skip.fd, skip.bk = behind, smallest
-        first.bk = chunk
-        memory[np.uint64(smallest + 1)].fd = chunk
+        _enter_skip_list(memory, chunk, behind)
         link(memory, chunk, last, head)
         return
     while size < size_of(memory, behind):
-        behind = np.int64(memory[np.uint64(behind + 1)].fd)
+        behind = np.int64(memory[np.uint64(behind)].smaller)
     if size == size_of(memory, behind):
         behind = np.int64(memory[np.uint64(behind)].fd)
     else:
-        found = memory[np.uint64(behind + 1)]
-        larger = np.int64(found.bk)
-        skip.fd, skip.bk = behind, larger
-        found.bk = chunk
-        memory[np.uint64(larger + 1)].fd = chunk
+        _enter_skip_list(memory, chunk, behind)
     link(memory, chunk, np.int64(memory[np.uint64(behind)].bk), behind)
+
+
+@inlined
+def _enter_skip_list(memory, chunk, smaller):
+    """The chunk stands for its size from now on, before the one that stands for `smaller`; the list is a ring."""
+    entry, found = memory[np.uint64(chunk)], memory[np.uint64(smaller)]
+    larger = np.int64(found.larger)
+    entry.smaller, entry.larger = smaller, larger
+    found.larger = chunk
+    memory[np.uint64(larger)].smaller = chunk
 
 
 @inlined
@@ -214,12 +237,9 @@ def next_bin(memory, binmap, index):
             bits = binmap[word]
         low = bits & -bits
         found = word << 5
-        if low >> 16:
-            found += 16
-        rest = low >> (found & 31)
-        while rest > 1:
-            rest >>= 1
-            found += 1
+        # Which bit of 32 it is: its number's binary digits, one mask each.
+        found += 16 * ((low & 0xFFFF0000) != 0) + 8 * ((low & 0xFF00FF00) != 0) + 4 * ((low & 0xF0F0F0F0) != 0)
+        found += 2 * ((low & 0xCCCCCCCC) != 0) + ((low & 0xAAAAAAAA) != 0)
         if np.int64(memory[np.uint64(found)].bk) != found:
             return found
         binmap[word] &= ~low

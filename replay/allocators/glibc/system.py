@@ -12,13 +12,13 @@ the kernel one by one.
 import numpy as np
 
 from replay.allocators.glibc.memory import (
-    FIRST,
     NBINS,
     UNIT,
     UNIT_SHIFT,
     UNSORTED,
     bin_index,
-    set_head,
+    new_chunk,
+    set_used,
     size_of,
 )
 from replay.allocators.kernel import brk, dontneed, mmap, mremap, munmap, touch
@@ -35,16 +35,16 @@ MAPPED = record("address", "size_bytes", "next")
 
 
 @inlined
-def address_of(heap, chunk):
+def address_of(state, chunk):
     """Where a chunk of the heap starts."""
-    return heap.origin + (chunk << UNIT_SHIFT)
+    return state.heap[0].origin + (np.int64(state.memory[np.uint64(chunk)].start) << UNIT_SHIFT)
 
 
 @inlined
 def raise_top(state, stack):
     """Top's header is written, and everything before it will be."""
     heap = state.heap[0]
-    end = address_of(heap, heap.top) + heap.header
+    end = address_of(state, heap.top) + heap.header
     if end > heap.touched:
         _touch_heap(state, stack, end)
 
@@ -83,12 +83,11 @@ def extend_top(state, stack, wanted):
         misaligned = (start + heap.header) & (UNIT - 1)
         if misaligned:
             _move_brk(state, stack, end + space.page_size)
-        heap.top = FIRST
-        heap.origin = start + (UNIT - misaligned if misaligned else 0) - (FIRST << UNIT_SHIFT)
-        heap.touched = start
-    set_head(memory, heap.top, (space.brk - address_of(heap, heap.top)) >> UNIT_SHIFT)
-    if heap.top + size_of(memory, heap.top) + (heap.slack_units << 1) > memory.shape[0]:
-        ask_for_room(stack)
+        heap.origin = heap.touched = start
+        if misaligned:
+            heap.origin += UNIT - misaligned
+        heap.top = new_chunk(state, stack)
+    set_used(memory, heap.top, (space.brk - address_of(state, heap.top)) >> UNIT_SHIFT)
 
 
 @cold
@@ -105,7 +104,7 @@ def systrim(state, stack, pad):
         return False
     _move_brk(state, stack, space.brk - extra)
     heap.touched = min(heap.touched, space.brk)
-    set_head(memory, heap.top, top_size - (extra >> UNIT_SHIFT))
+    set_used(memory, heap.top, top_size - (extra >> UNIT_SHIFT))
     return True
 
 
@@ -185,7 +184,7 @@ def trim_bins(state, stack):
         if index == UNSORTED or index >= least:
             chunk = np.int64(memory[np.uint64(index)].bk)
             while chunk != index:
-                start = address_of(heap, chunk)
+                start = address_of(state, chunk)
                 end = start + (size_of(memory, chunk) << UNIT_SHIFT)
                 first = (start + fields + page - 1) & -page
                 if end - start > page - 1 + fields and end - first > page - 1:
