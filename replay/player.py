@@ -9,9 +9,10 @@ of two; `class_limit` gives the largest block of a class.
 
 import numpy as np
 
-from replay.allocators import address, block_size, calloc, fill, free, malloc, realloc
+from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import inlined
+from replay.prefetching import prefetch
 
 # As numbers, because numba compares enum members far slower.
 CALLOC, REALLOC, FREE = 1, 2, 3
@@ -23,6 +24,9 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
+AHEAD = 12
+"""Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
+BLOCKS_IN_CACHE = 8192
 LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
@@ -117,6 +121,8 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
     block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
     row = start
+    # Few blocks stay in the cache anyway.
+    foreseen = ticks[ticks.shape[0] - 1] - 2 * AHEAD if blocks.shape[0] > BLOCKS_IN_CACHE else row
     for tick in range(ticks.shape[0]):
         stop = ticks[tick]
         while row < stop:
@@ -127,6 +133,14 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
                 _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                 return row, tick
             tally.row = first_row + row
+            if row < foreseen:
+                near = np.uint64(row + AHEAD)
+                prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
+                there = blocks[block[near]].place
+                if there >= 0:
+                    expect(stack.small, there)
+                else:
+                    expect(stack.libc, ~there)
             place, domain = entry.place, np.int64(domains[at])
             if kind >= REALLOC:
                 index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS

@@ -16,6 +16,7 @@ and where they differ from the defaults of this file
     ROLES                            names of the roles that it can play, where not both
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
+    expect(state, place)             the block will soon be freed or moved: a chance to prefetch; it may be gone
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
@@ -50,7 +51,7 @@ from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
-__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "fill", "free", "malloc", "realloc"]
+__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "expect", "fill", "free", "malloc", "realloc"]
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -78,6 +79,11 @@ def default_fill(state, stack, place, size):
     """Every byte, whatever was there before."""
     begin = address(state, stack, place)
     touch(stack, begin, begin + size)
+
+
+@leaf
+def default_expect(state, place):
+    """Nothing."""
 
 
 def malloc(state, stack, size):
@@ -113,6 +119,17 @@ def address(state, stack, place):
 def fill(state, stack, place, size):
     """The program writes to the block."""
     return _function(type(state), "fill")(state, stack, place, size)
+
+
+def expect(state, place):
+    """This place will be freed or moved soon, if it is still there by then."""
+    _function(type(state), "expect")(state, place)
+
+
+@overload(expect, jit_options=INLINED_OPTIONS)
+def _expect(state, place):
+    function = _function(state.instance_class, "expect")
+    return lambda state, place: function(state, place)
 
 
 @overload(malloc, jit_options=INLINED_OPTIONS)

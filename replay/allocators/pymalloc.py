@@ -53,6 +53,7 @@ from replay.allocators.stack import (
 )
 from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
+from replay.prefetching import prefetch
 from replay.units import Size
 
 ROLES = ("pymalloc",)
@@ -552,6 +553,14 @@ def realloc(state, stack, place, size):
     new_place = malloc(state, stack, size)
     free(state, stack, place)
     return new_place
+
+
+@inlined
+def expect(state, place):
+    """Its pool, and its own link."""
+    number = place >> BLOCK_BITS
+    prefetch(state.pools, number)
+    prefetch(state.links, number * state.geometry[0].stride + (place & NO_LINK))
 
 
 @inlined

@@ -56,6 +56,7 @@ from replay.allocators.glibc.system import (
 from replay.allocators.stack import MARGIN, extend, record
 from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
+from replay.prefetching import prefetch
 from replay.units import Size
 
 ROLES = ("libc",)
@@ -65,6 +66,7 @@ MMAP_THRESHOLD = 128 << 10
 MMAP_THRESHOLD_MAX = {8: 32 << 20, 4: 512 << 10}
 """DEFAULT_MMAP_THRESHOLD_MAX by word size: where it stops."""
 TCACHE_BINS = 64
+PLACE_MASK = (1 << 32) - 1
 FASTBINS = 11
 """One a size in units; the largest that `mxfast` allows are 10."""
 
@@ -237,14 +239,6 @@ def malloc(state, stack, size):
     index = wanted - heap.min_units
     if index < heap.tcache_bins and state.entries[np.uint64(index)]:
         return tcache_get(state, index)
-    return _malloc_uncached(state, stack, wanted)
-
-
-@cold
-def _malloc_uncached(state, stack, wanted):
-    heap = state.heap[0]
-    if heap.tcache == INACTIVE and not heap.lazy_tcache:
-        make_tcache(state, stack, heap.tcache_units)
     return int_malloc(state, stack, wanted)
 
 
@@ -253,7 +247,7 @@ def calloc(state, stack, size):
     """As malloc; up to 2.40 past the cache."""
     if state.heap[0].calloc_uses_tcache:
         return malloc(state, stack, size)
-    return _malloc_uncached(state, stack, _units(state.heap[0], size))
+    return int_malloc(state, stack, _units(state.heap[0], size))
 
 
 @inlined
@@ -321,6 +315,12 @@ def address(state, stack, place):
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].address + heap.map_offset + heap.header
     return address_of(state, place) + heap.header
+
+
+@inlined
+def expect(state, place):
+    """Its chunk's record, unless it is a mapping."""
+    prefetch(state.memory, place & PLACE_MASK)
 
 
 @inlined

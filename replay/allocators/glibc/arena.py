@@ -223,7 +223,7 @@ def _stash_small(state, wanted, head):
         tcache_put(state, chunk, index)
 
 
-@leaf
+@inlined
 def _from_lists(state, stack, wanted):
     """A chunk from the fastbin or the small bin of just this size, or 0."""
     memory, heap = state.memory, state.heap[0]
@@ -256,8 +256,10 @@ def make_tcache(state, stack, wanted):
 
 @cold
 def int_malloc(state, stack, wanted):
-    """_int_malloc: a chunk of `wanted` units."""
+    """_int_malloc: a chunk of `wanted` units. Up to 2.41 the cache is made first of all."""
     heap = state.heap[0]
+    if heap.tcache == INACTIVE and not heap.lazy_tcache:
+        make_tcache(state, stack, heap.tcache_units)
     in_fastbin = wanted <= heap.max_fast and state.fastbins[wanted] != 0
     chunk = _from_lists(state, stack, wanted)
     if chunk:
@@ -326,7 +328,7 @@ def _merge(state, chunk, sorts_small):
     return size
 
 
-@cold
+@leaf
 def free_chunk(state, stack, chunk, size):
     """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
     heap = state.heap[0]

@@ -1,0 +1,42 @@
+"""Asks the processor to fetch memory that will be needed soon.
+
+A replay knows what comes next, which no real allocator does: rows ahead name blocks whose records can be on their way
+to the cache by the time they are played.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from replay.compiled import INLINED_OPTIONS
+
+
+def prefetch(array: Any, index: int) -> None:
+    """Nothing that can be seen: `array[index]` will be wanted."""
+
+
+@intrinsic
+def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        view = context.make_array(kind)(context, builder, arguments[0])
+        item_bytes = context.get_constant(types.int64, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        bytes_pointer = ir.IntType(8).as_pointer()
+        start = builder.bitcast(view.data, bytes_pointer)
+        address = builder.gep(start, [builder.mul(arguments[1], item_bytes)])
+        number = ir.IntType(32)
+        declared = ir.FunctionType(ir.VoidType(), [bytes_pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0i8")
+        write, everywhere, data = number(1), number(3), number(1)
+        builder.call(function, [address, write, everywhere, data])
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64), generate
+
+
+@overload(prefetch, jit_options=INLINED_OPTIONS)
+def _overload(array, index):  # type: ignore[no-untyped-def]
+    return lambda array, index: _prefetch(array, index)
