@@ -3,7 +3,7 @@
     name: cpython-3.12
     extends: cpython-3.11
     kernel:   {page_size: 4 KiB, mmap_base: 0x7ffff7ff0000}
-    libc:     {model: simple, mmap_threshold: dynamic}
+    libc:     {model: glibc, version: "2.36", mmap_threshold: dynamic}
     pymalloc: {model: pymalloc, alignment: 16, arena_size: 1 MiB}
     domains:  {raw: libc, mem: pymalloc, obj: pymalloc}
 
@@ -11,6 +11,7 @@
 another model than the file it extends starts from that model's defaults.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -27,7 +28,8 @@ from replay.errors import ConfigError
 from replay.resources import config_names, find_config
 
 Role = Literal["libc", "pymalloc"]
-_DEFAULT_MODELS: dict[str, str] = {"libc": "simple", "pymalloc": "pymalloc"}
+_WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
+_DEFAULT_MODELS: dict[str, str] = {"libc": "glibc", "pymalloc": "pymalloc"}
 
 
 class Domains(BaseModel):
@@ -101,9 +103,16 @@ def default_preset() -> str:
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
-    """The stack called `name`, a preset or a YAML file, with overrides like `pymalloc.alignment=8`."""
-    document = _open(name)
+    """The stack called `name`, a preset or a YAML file, with overrides like `pymalloc.alignment=8`.
+
+    A preset's name may go on with the version of its C library: `cpython-3.12-glibc-2.41`.
+    """
+    base, libc_version = _split(name)
+    document = _open(base)
     data = _with_base(document, ())
+    if libc_version:
+        data["name"] = str(name)
+        overrides = (f"libc.version={libc_version}", *overrides)
     for override in overrides:
         _merge(data, _parse_override(override))
     for role, model in _DEFAULT_MODELS.items():
@@ -120,6 +129,12 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
         return kind.model_validate(data)
     except ValidationError as mistakes:
         raise _refusal(kind, document, overrides, mistakes) from None
+
+
+def _split(name: str | Path) -> tuple[str | Path, str]:
+    """A preset's name, and the version of glibc that it asks for, if any."""
+    match = _WITH_LIBC.fullmatch(name) if isinstance(name, str) and name not in config_names() else None
+    return (match["base"], match["version"]) if match else (name, "")
 
 
 def _open(name: str | Path) -> Document:

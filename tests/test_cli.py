@@ -107,8 +107,8 @@ def test_the_presets_are_listed_with_a_sentence_each_older_versions_first():
 def test_the_models_are_listed_with_the_roles_that_they_can_play():
     result = CliRunner().invoke(app, ["allocators", "--json"])
     roles = {model["name"]: model["roles"] for model in json.loads(result.stdout)["models"]}
-    assert {name: roles[name] for name in ("simple", "ideal", "bump", "pymalloc")} == {
-        "simple": ["libc"], "ideal": ["libc"], "bump": ["libc"], "pymalloc": ["pymalloc"],
+    assert {name: roles[name] for name in ("glibc", "ideal", "bump", "pymalloc")} == {
+        "glibc": ["libc"], "ideal": ["libc"], "bump": ["libc"], "pymalloc": ["pymalloc"],
     }  # fmt: skip
 
 
@@ -122,5 +122,5 @@ def test_the_listed_models_are_those_that_a_configuration_can_name():
 def test_allocators_for_people_name_presets_and_models():
     result = CliRunner().invoke(app, ["allocators"], terminal_width=100)
     assert "cpython-3.15-hugepages" in result.stdout
-    assert "simple" in result.stdout
+    assert "glibc" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("next: replay run ")

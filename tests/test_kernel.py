@@ -16,7 +16,7 @@ BASE = 0x7F0000000000
 PAGE, MIB = 4096, 1 << 20
 HUGE = 2 * MIB
 MMAP, MUNMAP, BRK = (SYSCALLS.index(name) for name in ("mmap", "munmap", "brk"))
-MAPPING = ("libc.model=simple", "libc.mmap_threshold=1024", f"kernel.mmap_base={BASE}")
+MAPPING = ("libc.version=2.43", "libc.mmap_threshold=0", f"kernel.mmap_base={BASE}")
 CONFIG = load_config("cpython-3.12-malloc", MAPPING)
 
 
@@ -191,7 +191,7 @@ def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
 
 
 def test_a_large_block_may_come_again_where_it_was_freed():
-    history, config = History(), load_config("cpython-3.11-32bit", ["libc.model=simple"])
+    history, config = History(), load_config("cpython-3.11-32bit", ["libc.model=glibc"])
     for _ in range(3):
         history.free(history.malloc(1230 * MIB, Domain.RAW))  # two would not fit
     assert system_calls(history, config)[1].tally.munmap == 3

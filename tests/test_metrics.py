@@ -50,7 +50,7 @@ def summary(recording):
 def test_events_and_calls_are_those_of_the_trace(summary):
     assert (summary.events, summary.duration_ns) == (4, 30)
     assert (summary.mallocs, summary.callocs, summary.reallocs, summary.frees) == (3, 0, 0, 1)
-    assert (summary.allocator, summary.libc_model, summary.pymalloc_model) == ("cpython-3.9", "simple", "pymalloc")
+    assert (summary.allocator, summary.libc_model, summary.pymalloc_model) == ("cpython-3.9", "glibc", "pymalloc")
 
 
 def test_each_level_has_its_peak(summary):

@@ -176,7 +176,7 @@ def play(site: Path, *names: str) -> dict:
 
 def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
     answer = play(site, "quick", "slow")
-    assert answer["names"] == ["broken", "bump", "crash", "ideal", "pymalloc", "quick", "simple", "slow"]
+    assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "pymalloc", "quick", "slow"]
     assert answer["compiled"] == {"quick": True, "slow": False}
     results = answer["results"]
     assert results["quick libc"] == results["slow libc"]

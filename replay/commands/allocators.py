@@ -47,7 +47,7 @@ def allocators(
     typer.echo()
     console.print(table)
     typer.echo()
-    typer.echo("next: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'")
+    typer.echo("next: replay run web-service -a cpython-3.9-glibc-2.41 --set pymalloc.arena_size='1 MiB'")
 
 
 def _presets() -> dict[str, str]:
@@ -73,12 +73,13 @@ def _bundled_models() -> list[Model]:
     """The models in the package, read but not imported: importing one would start the compiler."""
     models = []
     folder = Path(resources.__file__).parent / "allocators"
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ROLES":
                 description = (ast.get_docstring(tree) or "").partition("\n")[0]
-                models.append(Model(path.stem, ast.literal_eval(statement.value), description))
+                name = path.parent.name if path.stem == "__init__" else path.stem
+                models.append(Model(name, ast.literal_eval(statement.value), description))
     return models
 
 

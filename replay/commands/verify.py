@@ -102,7 +102,7 @@ def _print_table(oracles: list[Oracle], results: list[tuple[Oracle, str, Agreeme
 
 def _print_differences(results: list[tuple[Oracle, str, Agreement]], cases: list[tuple[str, Trace]]) -> None:
     """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
-    from replay.allocators.simple import MMAP_THRESHOLD
+    from replay.allocators.glibc import MMAP_THRESHOLD
 
     for oracle, name, agreement in results:
         if not agreement.exact:

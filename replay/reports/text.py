@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from replay import metrics
-from replay.allocators.simple import MMAP_THRESHOLD
 from replay.engine import Recording
 from replay.metrics import Summary
 from replay.player import EXACT_CLASSES, class_limit
@@ -38,7 +37,7 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
         end_ns = int(recording.sample_times_ns[-1])
         phases = _phases(summary, metrics.phases(recording), end_ns)
         parts.append(_section("What was there when each phase began", phases))
-    parts.append(_section("How far to trust this", _notes(summary, _libc_maps_blocks(recording))))
+    parts.append(_section("How far to trust this", _notes(summary)))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
 
@@ -219,29 +218,8 @@ def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
     return table
 
 
-def _libc_maps_blocks(recording: Recording) -> bool:
-    """Whether libc mapped blocks of the trace by themselves; mmaps beyond the arenas' can be the arena tree's too."""
-    threshold = getattr(recording.config.libc, "mmap_threshold", None)
-    least_bytes = threshold if isinstance(threshold, int) else MMAP_THRESHOLD
-    largest_bytes = metrics.size_classes(recording).filter(pl.col("role") == "libc")["block_size"].max()
-    mmaps = int(recording.end.mmap - recording.end.arenas_mapped)
-    return mmaps > 0 and isinstance(largest_bytes, int) and largest_bytes > least_bytes
-
-
-def _notes(summary: Summary, libc_maps_blocks: bool) -> Text:
-    """Which numbers are those of the real allocator, and which are estimates."""
-    lines = []
-    if summary.pymalloc_model == "pymalloc":
-        exact = "Exact: what was asked for; pymalloc's blocks, pools and arenas. `replay verify` shows it."
-        doubt = " But libc mapped blocks too, so that its model has a say in where arenas lie."
-        lines.append(exact + doubt * libc_maps_blocks)
-    else:
-        lines.append("Exact: what was asked for.")
-    if summary.libc_model == "simple":
-        lines.append(
-            "Estimates: libc's heap, and with it mapped, resident and external fragmentation, "
-            "because the model of libc is a simple one; simulated time, from the configuration's costs."
-        )
-    else:
-        lines.append("Estimates: simulated time, from the configuration's costs.")
-    return Text("\n".join(lines))
+def _notes(summary: Summary) -> Text:
+    """Which numbers are those of the real allocators, and which are estimates."""
+    models = [model for model in (summary.libc_model, summary.pymalloc_model) if model in ("glibc", "pymalloc")]
+    blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
+    return Text(f"Exact: what was asked for{blocks}.\nEstimates: simulated time, from the configuration's costs.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.config import StackConfig, load_config
 from replay.engine import run_addresses
-from replay.trace import Op, Trace
+from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import ARENA_EVENT, Played, play
 from replay.verification.oracles import Oracle
 
@@ -19,6 +19,8 @@ PLACE = (8 << 30) + (4 << 10)
 """Default for the base modulo 16 GiB: far from where a new leaf of the arena tree begins, and so that an arena of
 1 MiB has 63 pools, not 64, as it has at three places of four."""
 
+KEPT_BYTES = 2 * 4096
+"""What the harness has libc keep before the play."""
 _LAYERS = ("libc", "pymalloc")
 
 
@@ -99,7 +101,9 @@ def verify(trace: Trace, oracle: Oracle, config: StackConfig | None = None, *, p
     played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=place)
     config = config or load_config(oracle.preset, oracle.overrides)
     kernel = config.kernel.model_copy(update={"mmap_base": played.base})
-    addresses, owners, arena_events = run_addresses(trace, config.model_copy(update={"kernel": kernel}))
+    config = config.model_copy(update={"kernel": kernel})
+    addresses, owners, arena_events = run_addresses(_behind_kept_block(trace), config)
+    addresses, owners, arena_events["row"] = addresses[1:], owners[1:], arena_events["row"] - 1
     blocks = played.addresses != 0
     same_owner = played.owners == owners
     small = (played.owners == 1) | (owners == 1)
@@ -126,6 +130,16 @@ def verify(trace: Trace, oracle: Oracle, config: StackConfig | None = None, *, p
             else None
         ),
     )
+
+
+def _behind_kept_block(trace: Trace) -> Trace:
+    """The trace behind the block that the harness itself has libc keep, so that both heaps start about as full."""
+    batches = [batch for batch in trace.batches() if batch.rows]
+    row = {"time_ns": batches[0].time_ns[0], "domain": Domain.LIBC, "size": KEPT_BYTES}
+    row["block"] = max(int(batch.block.max()) for batch in batches) + 1
+    columns = zip(Events._fields[:6], batches[0], strict=False)
+    kept = Events(*(np.array([row.get(name, 0)], column.dtype) for name, column in columns))
+    return MemoryTrace([kept, *batches], trace.metadata)
 
 
 def _equal_prefix(real: np.ndarray, model: np.ndarray) -> int:

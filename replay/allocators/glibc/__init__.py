@@ -12,7 +12,7 @@ A place is the number of a chunk's record, or, from MAPPED_PLACE on, of a mapped
 Invariants (`check`):
     chunks lie end to end from the start of the heap to top, and top ends where the heap does
     of two neighbours at most one is free, and each knows the other
-    every free chunk is in the bin of its size, or in the unsorted list; large bins are sorted, and so are their skip lists
+    every free chunk is in the bin of its size, or in the unsorted list; large bins are sorted
     heap_bytes == heap + mappings
 """
 
@@ -131,13 +131,17 @@ class Config(BaseModel):
     trim_threshold: Size | Literal["dynamic"] = Field(
         "dynamic", description="A free end of the heap of this size goes back; dynamic: twice the mmap_threshold."
     )
-    top_pad: Size | Literal["default"] = Field("default", description="What the heap grows by beyond need.")
+    top_pad: Annotated[Size, Field(le=64 << 20)] | Literal["default"] = Field(
+        "default", description="What the heap grows by beyond need."
+    )
     mmap_max: int = Field(65_536, ge=0, le=2**31 - 1, description="Mapped chunks that may exist at once.")
     mxfast: Size | Literal["default"] = Field("default", description="Largest request that a fastbin takes back.")
     tcache_count: int | Literal["default"] = Field("default", description="Chunks of a size that a thread keeps.")
     tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
     tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
-    thp_page_size: Size = Field(0, description="The heap grows and shrinks by such pages (glibc.malloc.hugetlb=1).")
+    thp_page_size: Size = Field(
+        0, le=32 << 20, description="The heap grows and shrinks by such pages (glibc.malloc.hugetlb=1)."
+    )
 
 
 HEAP = record(
@@ -156,8 +160,8 @@ records of chunks ever used, head of the list of unused ones; `n_mmaps`, and the
 
 @by_reference
 class State(NamedTuple):
-    """One HEAP record; CHUNK records; bins that may hold something, 32 a word; fastbins by size; the cache by size, heads
-    and counts; MAPPED records."""
+    """One HEAP record; CHUNK records; bins that may hold something, 32 a word; fastbins by size; the cache by size,
+    heads and counts; MAPPED records."""
 
     heap: np.ndarray
     memory: np.ndarray
@@ -356,7 +360,7 @@ def check(state: State, stack: NamedTuple) -> None:
         return
     binned = _binned(state)
     chunk, before, starts = int(heap.top), 0, []
-    assert address_of(state, chunk) + (int(size_of(memory, chunk)) << UNIT_SHIFT) == space.brk
+    assert size_of(memory, chunk) == (space.brk - address_of(state, chunk)) >> UNIT_SHIFT
     assert not is_free(memory, memory[chunk].before), "a free chunk borders on top"
     while chunk:
         entry, before = memory[chunk], int(memory[chunk].before)

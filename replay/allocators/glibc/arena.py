@@ -31,7 +31,7 @@ from replay.allocators.glibc.memory import (
     unlink_chunk,
     unlink_last,
 )
-from replay.allocators.glibc.system import address_of, extend_top, map_chunk, raise_top, systrim
+from replay.allocators.glibc.system import address_of, extend_top, map_chunk, raise_top, systrim, top_bytes
 from replay.allocators.kernel import touch
 from replay.compiled import cold, inlined, leaf
 
@@ -40,7 +40,7 @@ MAX_ITERATIONS = 10_000
 TRIM_BYTES = 65_536
 """FASTBIN_CONSOLIDATION_THRESHOLD, ATTEMPT_TRIMMING_THRESHOLD."""
 NEEDS_TCACHE = -1
-"""What `_search` gives where the cache must be made before it can go on; `state.heap.found` is then the chunk in hand."""
+"""What `_search` gives where the cache must be made before it can go on, with `heap.found` the chunk in hand."""
 INACTIVE, LIVE = 0, 1
 """`heap.tcache`: not made yet; made."""
 
@@ -299,7 +299,7 @@ def consolidate(state, stack):
 
 @inlined
 def _merge(state, chunk, sorts_small):
-    """Merges a chunk with free neighbours, then puts it into the unsorted list, its small bin, or top; gives its size."""
+    """Merges a chunk with free neighbours and puts it into the unsorted list, its small bin, or top; gives its size."""
     memory, heap = state.memory, state.heap[0]
     before = np.int64(memory[np.uint64(chunk)].before)
     if is_free(memory, before):
@@ -341,7 +341,7 @@ def free_chunk(state, stack, chunk, size):
     if (size << UNIT_SHIFT) >= TRIM_BYTES:
         if heap.have_fast:
             consolidate(state, stack)
-        if (size_of(state.memory, heap.top) << UNIT_SHIFT) >= heap.trim_threshold:
+        if top_bytes(state, stack) >= heap.trim_threshold:
             systrim(state, stack, heap.top_pad)
 
 

@@ -41,6 +41,12 @@ def address_of(state, chunk):
 
 
 @inlined
+def top_bytes(state, stack):
+    """Size of top; where headers have 8 bytes it is no whole number of units."""
+    return stack.kernel.space[0].brk - address_of(state, state.heap[0].top)
+
+
+@inlined
 def raise_top(state, stack):
     """Top's header is written, and everything before it will be."""
     heap = state.heap[0]
@@ -73,10 +79,9 @@ def extend_top(state, stack, wanted):
     size = ((wanted + heap.min_units - old_size) << UNIT_SHIFT) + heap.top_pad
     page = heap.thp_page_size if heap.thp_page_size else space.page_size
     start = space.brk
-    if heap.thp_page_size:
-        end = (start + size + page - 1) & -page
-    else:
-        end = start + ((size + page - 1) & -page)
+    # Pages are counted from the break, huge ones from address 0.
+    since = 0 if heap.thp_page_size else start
+    end = since + ((start - since + size + page - 1) & -page)
     _move_brk(state, stack, end)
     if old_size == 0:
         # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
@@ -87,15 +92,14 @@ def extend_top(state, stack, wanted):
         if misaligned:
             heap.origin += UNIT - misaligned
         heap.top = new_chunk(state, stack)
-    set_used(memory, heap.top, (space.brk - address_of(state, heap.top)) >> UNIT_SHIFT)
+    set_used(memory, heap.top, top_bytes(state, stack) >> UNIT_SHIFT)
 
 
 @cold
 def systrim(state, stack, pad):
     """Whether anything went back."""
-    heap, memory, space = state.heap[0], state.memory, stack.kernel.space[0]
-    top_size = size_of(memory, heap.top)
-    area = ((top_size - heap.min_units) << UNIT_SHIFT) - 1
+    heap, space = state.heap[0], stack.kernel.space[0]
+    area = top_bytes(state, stack) - (heap.min_units << UNIT_SHIFT) - 1
     if area <= pad:
         return False
     page = heap.thp_page_size if heap.thp_page_size else space.page_size
@@ -104,7 +108,7 @@ def systrim(state, stack, pad):
         return False
     _move_brk(state, stack, space.brk - extra)
     heap.touched = min(heap.touched, space.brk)
-    set_used(memory, heap.top, top_size - (extra >> UNIT_SHIFT))
+    set_used(state.memory, heap.top, top_bytes(state, stack) >> UNIT_SHIFT)
     return True
 
 
