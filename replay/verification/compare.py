@@ -137,8 +137,7 @@ def _behind_kept_block(trace: Trace) -> Trace:
     batches = [batch for batch in trace.batches() if batch.rows]
     row = {"time_ns": batches[0].time_ns[0], "domain": Domain.LIBC, "size": KEPT_BYTES}
     row["block"] = max(int(batch.block.max()) for batch in batches) + 1
-    columns = zip(Events._fields[:6], batches[0], strict=False)
-    kept = Events(*(np.array([row.get(name, 0)], column.dtype) for name, column in columns))
+    kept = Events(*(np.array([row.get(name, 0)], getattr(batches[0], name).dtype) for name in Events._fields[:6]))
     return MemoryTrace([kept, *batches], trace.metadata)
 
 

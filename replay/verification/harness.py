@@ -68,28 +68,32 @@ class Played:
 
 @cache
 def build(bits: int) -> Path:
-    """Compiles the harness unless the same one was compiled before; gives the program's path."""
+    """The harness for libraries of that word size."""
+    return compile_program(SOURCE, (*_FLAGS, "-m32") if bits == 32 else _FLAGS, f"harness-{bits}", "-ldl")
+
+
+def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: str) -> Path:
+    """Compiles a program unless the same one was compiled before; gives its path."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise HarnessError("no C compiler found to build the harness with; install gcc or name one in CC")
-    flags = (*_FLAGS, "-m32") if bits == 32 else _FLAGS
     release = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\0".join([SOURCE.read_text(), compiler, release, *flags]).encode()).hexdigest()
-    program = cache_root() / "harness" / f"harness-{bits}-{digest[:20]}"
+    digest = hashlib.sha256("\0".join([source.read_text(), compiler, release, *flags]).encode()).hexdigest()
+    program = cache_root() / "harness" / f"{name}-{digest[:20]}"
     if program.exists():
         return program
     unfinished = program.with_name(f"{program.name}.{os.getpid()}")
     try:
         program.parent.mkdir(parents=True, exist_ok=True)
-        command = [compiler, *flags, str(SOURCE), "-o", str(unfinished), "-ldl"]
+        command = [compiler, *flags, str(source), "-o", str(unfinished), *libraries]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise HarnessError(f"the harness cannot be built in {program.parent}: {error.strerror}") from error
     if done.returncode:
         unfinished.unlink(missing_ok=True)
-        hint = "; 32-bit needs the package gcc-multilib" if bits == 32 else ""
+        hint = "; 32-bit needs the package gcc-multilib" if "-m32" in flags else ""
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise HarnessError(f"{compiler} cannot build the {bits}-bit harness: {last}{hint}")
+        raise HarnessError(f"{compiler} cannot build {source.name}: {last}{hint}")
     unfinished.rename(program)
     return program
 
@@ -109,14 +113,14 @@ def play(trace: Trace, library: Library, *, pool_bytes: int, place: int, timed: 
     """
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result = Path(folder) / "events", Path(folder) / "result"
-        rows = _write_events(trace, events)
+        rows = write_events(trace, events)
         drained_pool_bytes = pool_bytes if library.needs_init else 0
         arguments = [str(events), str(result), str(drained_pool_bytes), str(place), "time" if timed else "addresses"]
         _run(library, ["play", str(library.path), *arguments], _PLAY_SECONDS + rows / _EVENTS_A_SECOND)
         return _read_result(result, rows, 0 if timed else rows)
 
 
-def _write_events(trace: Trace, path: Path) -> int:
+def write_events(trace: Trace, path: Path) -> int:
     """The trace as the harness reads it; gives the number of rows."""
     rows = 0
     with path.open("wb") as file:
@@ -149,19 +153,22 @@ def _read_result(path: Path, rows: int, kept: int) -> Played:
 def _run(library: Library, arguments: Sequence[str], seconds: float) -> str:
     """Standard output of the harness."""
     command = [*library.loader, str(build(library.bits)), *arguments]
+    return run_program(command, _environment(library), seconds, str(library.path))
+
+
+def run_program(command: Sequence[str], environment: Mapping[str, str], seconds: float, name: str) -> str:
+    """Standard output; a HarnessError says what went wrong with what is called `name`."""
     try:
-        done = subprocess.run(
-            command, env=_environment(library), capture_output=True, text=True, timeout=seconds, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
-        raise HarnessError(f"{library.path} did not finish within {seconds:.0f} s") from error
+        raise HarnessError(f"{name} did not finish within {seconds:.0f} s") from error
     except OSError as error:
         raise HarnessError(f"{command[0]} cannot be started: {error.strerror}") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["without a message"])[-1]
         if done.returncode < 0:
             last = f"killed by {signal.Signals(-done.returncode).name}, {last}"
-        raise HarnessError(f"{library.path} cannot be played: {last}")
+        raise HarnessError(f"{name} cannot be played: {last}")
     return done.stdout
 
 

@@ -155,6 +155,8 @@ static int play(int count, char **arguments) {
     result->rows = (uint64_t)rows;
     result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10));
     result->heap = (uint64_t)syscall(SYS_brk, 0L);
+    if (result->heap % PAGE) /* older loaders keep their copy of the tunables there */
+        result->heap = (uint64_t)syscall(SYS_brk, (result->heap + PAGE - 1) & -PAGE);
     uint64_t before = resident_bytes();
     int point = 0;
     syscall(SYS_madvise, 0L, 0L, (long)MARK);

@@ -33,6 +33,7 @@ from replay.allocators.glibc.arena import (
     tcache_put,
     tcache_room,
 )
+from replay.allocators.glibc.large_cache import LARGE_BINS, get_large, put_large
 from replay.allocators.glibc.memory import (
     NBINS,
     SMALL_UNITS_32,
@@ -66,6 +67,7 @@ MMAP_THRESHOLD = 128 << 10
 MMAP_THRESHOLD_MAX = {8: 32 << 20, 4: 512 << 10}
 """DEFAULT_MMAP_THRESHOLD_MAX by word size: where it stops."""
 TCACHE_BINS = 64
+"""Of one size each."""
 PLACE_MASK = (1 << 32) - 1
 FASTBINS = 11
 """One a size in units; the largest that `mxfast` allows are 10."""
@@ -105,8 +107,8 @@ RULES = {
     "2.41": _2_41,
     "2.43": Rules(
         tcache_count=16,
-        tcache_bytes=2 * 76,
-        tcache_bins=76,
+        tcache_bytes=2 * (TCACHE_BINS + LARGE_BINS),
+        tcache_bins=TCACHE_BINS + LARGE_BINS,
         has_fastbins=False,
         calloc_uses_tcache=True,
         sorts_small=True,
@@ -139,17 +141,15 @@ class Config(BaseModel):
     tcache_count: int | Literal["default"] = Field("default", description="Chunks of a size that a thread keeps.")
     tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
     tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
-    thp_page_size: Size = Field(
-        0, le=32 << 20, description="The heap grows and shrinks by such pages (glibc.malloc.hugetlb=1)."
-    )
 
 
 HEAP = record(
     "word_size", "header", "min_units", "small_units", "small_shift",
-    "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic", "thp_page_size",
+    "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic",
     "max_fast", "tcache_bins", "tcache_count", "unsorted_limit",
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
-    "map_overhead", "remap_overhead", "map_offset", "map_size_less", "tcache_units", "tcache_units_inside",
+    "map_overhead", "remap_overhead", "map_offset", "map_size_less",
+    "tcache_units", "tcache_units_inside", "tcache_large",
     "origin", "touched", "holes", "top", "last_remainder", "have_fast", "found", "tcache",
     "chunks", "spare", "mmaps", "mapped", "unused",
 )  # fmt: skip
@@ -184,8 +184,8 @@ def new_state(config: Config) -> State:
         memory=new_memory(),
         binmap=np.zeros(NBINS // 32, np.int64),
         fastbins=np.zeros(FASTBINS, np.int64),
-        entries=np.zeros(TCACHE_BINS, np.int64),
-        counts=np.zeros(TCACHE_BINS, np.int64),
+        entries=np.zeros(TCACHE_BINS + LARGE_BINS, np.int64),
+        counts=np.zeros(TCACHE_BINS + LARGE_BINS, np.int64),
         mapped=np.zeros(4 * MARGIN, MAPPED),
     )
     heap, rules, word = state.heap[0], RULES[config.version], config.word_size
@@ -199,6 +199,8 @@ def new_state(config: Config) -> State:
     heap.tcache_bins = TCACHE_BINS
     if config.tcache_max != "default":
         heap.tcache_bins = min(TCACHE_BINS, _request_units(word, config.tcache_max) - int(heap.min_units) + 1)
+        if rules.lazy_tcache:
+            heap.tcache_large = _request_units(word, config.tcache_max)
     heap.unsorted_limit = config.tcache_unsorted_limit
     heap.sorts_small, heap.calloc_uses_tcache = rules.sorts_small, rules.calloc_uses_tcache
     heap.lazy_tcache = rules.lazy_tcache
@@ -225,7 +227,7 @@ def _set_thresholds(heap: np.record, config: Config) -> None:
     heap.mmap_threshold = MMAP_THRESHOLD if config.mmap_threshold == "dynamic" else config.mmap_threshold
     heap.trim_threshold = 128 << 10 if config.trim_threshold == "dynamic" else config.trim_threshold
     heap.top_pad = 128 << 10 if config.top_pad == "default" else config.top_pad
-    heap.mmap_max, heap.thp_page_size = config.mmap_max, config.thp_page_size
+    heap.mmap_max = config.mmap_max
     heap.dynamic &= config.mmap_max == 65_536
 
 
@@ -243,6 +245,10 @@ def malloc(state, stack, size):
     index = wanted - heap.min_units
     if index < heap.tcache_bins and state.entries[np.uint64(index)]:
         return tcache_get(state, index)
+    if index >= heap.tcache_bins and wanted <= heap.tcache_large:
+        chunk = get_large(state, wanted)
+        if chunk:
+            return chunk
     return int_malloc(state, stack, wanted)
 
 
@@ -259,7 +265,7 @@ def free(state, stack, place):
     """Into the cache, or back to the arena or the kernel."""
     heap = state.heap[0]
     if place >= MAPPED_PLACE:
-        free_mapped(state, stack, place)
+        _free_uncached(state, stack, place, mapped_size(heap, state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT)
         return
     size = size_of(state.memory, place)
     index = size - heap.min_units
@@ -272,11 +278,17 @@ def free(state, stack, place):
 @cold
 def _free_uncached(state, stack, place, size):
     heap, index = state.heap[0], size - state.heap[0].min_units
-    if heap.lazy_tcache and heap.tcache == INACTIVE and index < heap.tcache_bins:
+    is_large = index >= TCACHE_BINS and size <= heap.tcache_large
+    if heap.lazy_tcache and heap.tcache == INACTIVE and (index < heap.tcache_bins or is_large):
         make_tcache(state, stack, heap.tcache_units)
         if tcache_room(state, index):
             tcache_put(state, place, index)
             return
+    if is_large and put_large(state, place):
+        return
+    if place >= MAPPED_PLACE:
+        free_mapped(state, stack, place)
+        return
     free_chunk(state, stack, place, size)
 
 

@@ -77,11 +77,8 @@ def extend_top(state, stack, wanted):
     heap, memory, space = state.heap[0], state.memory, stack.kernel.space[0]
     old_size = size_of(memory, heap.top)
     size = ((wanted + heap.min_units - old_size) << UNIT_SHIFT) + heap.top_pad
-    page = heap.thp_page_size if heap.thp_page_size else space.page_size
     start = space.brk
-    # Pages are counted from the break, huge ones from address 0.
-    since = 0 if heap.thp_page_size else start
-    end = since + ((start - since + size + page - 1) & -page)
+    end = start + ((size + space.page_size - 1) & -space.page_size)
     _move_brk(state, stack, end)
     if old_size == 0:
         # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
@@ -100,10 +97,10 @@ def systrim(state, stack, pad):
     """Whether anything went back."""
     heap, space = state.heap[0], stack.kernel.space[0]
     area = top_bytes(state, stack) - (heap.min_units << UNIT_SHIFT) - 1
-    if area <= pad:
+    # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
+    if 0 <= area <= pad:
         return False
-    page = heap.thp_page_size if heap.thp_page_size else space.page_size
-    extra = (area - pad) & -page
+    extra = (area - pad) & -space.page_size
     if extra == 0:
         return False
     _move_brk(state, stack, space.brk - extra)

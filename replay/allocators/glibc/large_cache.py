@@ -1,0 +1,93 @@
+"""The cache's bins above those of one size each: from 2.42 on, for what `tcache_max` lets in, mapped chunks too.
+
+A bin holds sizes from one power of two to the next, in a list that rises by size; only an equal size is served. Entries
+are places: chunk numbers, or those of mapped chunks.
+"""
+
+import numpy as np
+
+from replay.allocators.glibc.memory import UNIT_SHIFT, size_of
+from replay.allocators.glibc.system import MAPPED_PLACE, mapped_size
+from replay.compiled import cold, leaf
+
+LARGE_BINS = 12
+FIRST_BIN = 64
+_LEAST_BITS = 6
+"""2^6 units, 1,024 bytes: the first of these bins."""
+_MAPPED_LINK = 1 << 31
+"""In a chunk's `fd`: the rest is the number of a mapped chunk's record."""
+
+
+@leaf
+def _bin_of(size):
+    index = FIRST_BIN - _LEAST_BITS
+    while size > 1:
+        size >>= 1
+        index += 1
+    return index
+
+
+@leaf
+def _size(state, place):
+    if place >= MAPPED_PLACE:
+        return mapped_size(state.heap[0], state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT
+    return size_of(state.memory, place)
+
+
+@leaf
+def _following(state, place):
+    if place >= MAPPED_PLACE:
+        return state.mapped[place & (MAPPED_PLACE - 1)].next
+    link = np.int64(state.memory[np.uint64(place)].fd)
+    return MAPPED_PLACE | (link & (_MAPPED_LINK - 1)) if link & _MAPPED_LINK else link
+
+
+@leaf
+def _set_following(state, place, following):
+    if place >= MAPPED_PLACE:
+        state.mapped[place & (MAPPED_PLACE - 1)].next = following
+    elif following >= MAPPED_PLACE:
+        state.memory[np.uint64(place)].fd = _MAPPED_LINK | (following & (MAPPED_PLACE - 1))
+    else:
+        state.memory[np.uint64(place)].fd = following
+
+
+@leaf
+def _find(state, index, size):
+    """The first entry of at least this size, or 0, and the one before it, or 0."""
+    before, place = np.int64(0), state.entries[index]
+    while place and _size(state, place) < size:
+        before, place = place, _following(state, place)
+    return before, place
+
+
+@cold
+def put_large(state, place):
+    """Whether the cache took the chunk."""
+    heap, size = state.heap[0], _size(state, place)
+    index = _bin_of(size)
+    if size > heap.tcache_large or index < FIRST_BIN or state.counts[index] >= heap.tcache_count:
+        return False
+    before, behind = _find(state, index, size)
+    _set_following(state, place, behind)
+    if before:
+        _set_following(state, before, place)
+    else:
+        state.entries[index] = place
+    state.counts[index] += 1
+    return True
+
+
+@cold
+def get_large(state, wanted):
+    """A chunk of just this size, or 0."""
+    index = _bin_of(wanted)
+    before, place = _find(state, index, wanted)
+    if place == 0 or _size(state, place) != wanted:
+        return np.int64(0)
+    if before:
+        _set_following(state, before, _following(state, place))
+    else:
+        state.entries[index] = _following(state, place)
+    state.counts[index] -= 1
+    return place

@@ -1,0 +1,137 @@
+"""Plays one trace through a real glibc and through its model, and tells the two apart.
+
+Compared are the addresses of all blocks; the system calls that change the address space, with addresses, lengths and
+order; and, if asked, resident bytes at ten points. Every domain is played as libc's: this is malloc without pymalloc.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from replay.allocators.stack import SYSCALLS
+from replay.clock import Slice
+from replay.config import StackConfig, load_config
+from replay.engine import Player
+from replay.environment import overrides_of
+from replay.trace import Events, Op, Trace
+from replay.verification.harness import HarnessError
+from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, find_strace, play_libc
+
+PRESET = "cpython-3.12-malloc"
+
+
+@dataclass(frozen=True)
+class LibcAgreement:
+    """How far model and real malloc agree over one trace."""
+
+    oracle: str
+    events: int
+    addresses_compared: int
+    addresses_equal: int
+    system_calls_compared: int
+    """0 where strace is missing."""
+    system_calls_equal: int
+    """Before the first that differs."""
+    resident_error: float | None
+    """The largest difference of resident bytes, as a part of the real ones; None if not asked for."""
+    seconds: float
+    difference: str | None
+    """The first, in words."""
+
+    @property
+    def exact(self) -> bool:
+        return self.difference is None
+
+    @property
+    def unequal(self) -> int:
+        """Addresses and system calls that differ, together."""
+        return self.addresses_compared - self.addresses_equal + self.system_calls_compared - self.system_calls_equal
+
+
+def verify_libc(
+    trace: Trace, oracle: LibcOracle, *, assignments: Sequence[str] = (), resident: bool = False
+) -> LibcAgreement:
+    """Compares a real glibc, run with these settings in its environment, with its model under the same ones."""
+    start = time.perf_counter()
+    try:
+        find_strace()
+        traced = True
+    except HarnessError:
+        traced = False
+    environment = dict(assignment.split("=", 1) for assignment in assignments)
+    played = play_libc(trace, oracle, traced=traced, environment=environment)
+    base = (f"libc.version={oracle.version}", f"kernel.mmap_base={played.base}", f"kernel.brk_base={played.heap}")
+    config = load_config(PRESET, (*base, *overrides_of(assignments)))
+    events = _whole(trace)
+    addresses, calls, resident_bytes = _play_model(events, config)
+    blocks = played.addresses != 0
+    wrong = np.flatnonzero(blocks & (played.addresses != addresses))
+    difference = _address_difference(int(wrong[0]), events, played.addresses, addresses) if len(wrong) else None
+    compared = equal = 0
+    if played.system_calls is not None:
+        compared = max(len(played.system_calls), len(calls))
+        pairs = zip(played.system_calls, calls, strict=False)
+        shorter = min(len(played.system_calls), len(calls))
+        equal = next((number for number, (real, model) in enumerate(pairs) if real != model), shorter)
+        if equal < compared and difference is None:
+            difference = _call_difference(equal, played.system_calls, calls)
+    error = None
+    if resident:
+        real = play_libc(trace, oracle, mode="resident", environment=environment).resident
+        error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, 1 << 20)))
+    return LibcAgreement(
+        oracle=oracle.name,
+        events=events.rows,
+        addresses_compared=int(np.count_nonzero(blocks)),
+        addresses_equal=int(np.count_nonzero(blocks)) - len(wrong),
+        system_calls_compared=compared,
+        system_calls_equal=equal,
+        resident_error=error,
+        seconds=time.perf_counter() - start,
+        difference=difference,
+    )
+
+
+def _whole(trace: Trace) -> Events:
+    """All events that move a block, in one batch."""
+    batches = list(trace.batches())
+    columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]]
+    events = Events(*columns)
+    if (events.op > Op.FREE).any():
+        raise HarnessError("marks and collections cannot be verified; leave them out of the trace")
+    return events
+
+
+def _play_model(events: Events, config: StackConfig) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray]:
+    """Addresses, system calls, and resident bytes at the points where the harness reads them."""
+    told: list[np.ndarray] = []
+    logged: list[np.ndarray] = []
+    player = Player(config, addresses=lambda part, owners: told.append(part), log=logged.append)
+    points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
+    inside = points[points < events.rows]
+    samples = player.play(Slice(events, 0, 0, events.rows, inside, inside))
+    resident = [*samples["resident_bytes"].tolist(), int(player.tally.resident_bytes)]
+    resident += [resident[-1]] * (RESIDENT_POINTS - len(resident))
+    calls = [
+        (SYSCALLS[kind], address, 0 if SYSCALLS[kind] == "brk" else length)
+        for part in logged
+        for _, kind, address, length in part.tolist()
+    ]
+    return np.concatenate(told), calls, np.array(resident)
+
+
+def _address_difference(row: int, events: Events, real: np.ndarray, model: np.ndarray) -> str:
+    op, size = Op(int(events.op[row])).name.lower(), int(events.size[row])
+    return f"row {row}: {op} of {size} bytes is at {real[row]:#x} in the real malloc, at {model[row]:#x} in the model"
+
+
+def _call_difference(number: int, real: list[tuple[str, int, int]], model: list[tuple[str, int, int]]) -> str:
+    def tell(calls: list[tuple[str, int, int]]) -> str:
+        if number >= len(calls):
+            return "no more"
+        name, address, length = calls[number]
+        return f"{name} {address:#x}" + f" of {length} bytes" * bool(length)
+
+    return f"system call {number}: {tell(real)} in reality, {tell(model)} in the model"

@@ -1,0 +1,160 @@
+"""Finds the C libraries of this machine, and plays traces with `libc_harness.c` through them.
+
+Looked for are the system's own, and `libcs/*` in the cache folder: unpacked packages, run by the dynamic loader that
+came with them.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from replay.allocators.glibc import RULES
+from replay.compiled import cache_root
+from replay.errors import ReplayError
+from replay.trace import Trace
+from replay.verification.harness import HarnessError, compile_program, run_program, write_events
+from replay.verification.oracles import Absence
+
+SOURCE = Path(__file__).with_name("libc_harness.c")
+RESIDENT_POINTS = 10
+"""As in the harness."""
+PLACE = (8 << 30) + (4 << 10)
+"""Where mappings begin, modulo 16 GiB."""
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns")])
+_MARK = re.compile(r"^madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
+"""What the harness does before and after the play."""
+_CALL = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
+_VERSION = re.compile(r"release version (\d+\.\d+)")
+_SECONDS = 120
+_EVENTS_A_SECOND = 20_000
+"""Far slower than any malloc, with system calls traced."""
+
+
+@dataclass(frozen=True)
+class LibcOracle:
+    """A real glibc whose version has a model."""
+
+    name: str
+    """Like `glibc-2.36`."""
+    version: str
+    loader: tuple[str, ...]
+    """The dynamic loader and its options; nothing for the system's own."""
+    path: Path
+
+
+@dataclass(frozen=True)
+class LibcPlayed:
+    """What the real malloc did."""
+
+    base: int
+    """Where the first mapping of the play ends: the model's `kernel.mmap_base`."""
+    heap: int
+    """Where the heap starts: the model's `kernel.brk_base`."""
+    play_ns: int
+    addresses: np.ndarray
+    """int64 an event; 0 where nothing was handed out."""
+    resident: np.ndarray
+    """Bytes at RESIDENT_POINTS evenly spaced rows; zeros unless asked for."""
+    system_calls: list[tuple[str, int, int]] | None
+    """Name, address and length of each that changed the address space (brk: the new end, and 0); None if not asked."""
+
+
+def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
+    """The libraries at hand by version, and what is not at hand and why."""
+    oracles: dict[str, LibcOracle] = {}
+    absences: list[Absence] = []
+    for path, loader in _libraries():
+        try:
+            about = run_program([*loader, str(path)], {}, _SECONDS, str(path))
+        except HarnessError as error:
+            absences.append(Absence(str(path), str(error)))
+            continue
+        match = _VERSION.search(about)
+        if match is None:
+            absences.append(Absence(str(path), "is no glibc"))
+        elif match[1] not in RULES:
+            absences.append(Absence(str(path), f"glibc {match[1]} has no model; there are {', '.join(RULES)}"))
+        else:
+            oracles.setdefault(match[1], LibcOracle(f"glibc-{match[1]}", match[1], loader, path))
+    missing = [version for version in RULES if version not in oracles]
+    absences += [
+        Absence(f"glibc-{version}", "on Debian .ci/fetch-libcs of the sources fetches it") for version in missing
+    ]
+    return [oracles[version] for version in RULES if version in oracles], absences
+
+
+def choose_libcs(choice: str) -> list[LibcOracle]:
+    """Those of a version, like `2.36`, or `all`."""
+    oracles, absences = survey_libcs()
+    chosen = [oracle for oracle in oracles if choice in ("all", oracle.version, oracle.name)]
+    if not chosen:
+        reason = next((absence.reason for absence in absences if choice in absence.name), None)
+        raise ReplayError(f"no real glibc is at hand for {choice!r}: {reason or 'see `replay verify --libc --list`'}")
+    return chosen
+
+
+def _libraries() -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Each libc.so.6 and what it takes to run a program with it."""
+    for path in sorted(Path("/").glob("lib*/*-linux-gnu/libc.so.6")):
+        if path.parent.name.startswith("x86_64"):
+            yield path, ()
+    for path in sorted((cache_root() / "libcs").glob("*/**/x86_64-linux-gnu/libc.so.6")):
+        yield path, (str(path.with_name("ld-linux-x86-64.so.2")), "--library-path", str(path.parent))
+
+
+def play_libc(
+    trace: Trace,
+    oracle: LibcOracle,
+    *,
+    mode: str = "addresses",
+    traced: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> LibcPlayed:
+    """Plays a trace through a real malloc; `mode` as the harness tells. `traced`: strace notes the system calls."""
+    program = compile_program(SOURCE, ("-O2", "-nostartfiles"), "libc-harness")
+    with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
+        events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))
+        rows = write_events(trace, events)
+        command = [*oracle.loader, str(program), str(events), str(result), str(PLACE), mode]
+        if traced:
+            command = [find_strace(), "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls), *command]
+        run_program(command, environment or {}, _SECONDS + rows / _EVENTS_A_SECOND, oracle.name)
+        header = np.fromfile(result, _HEADER, 1)[0]
+        return LibcPlayed(
+            base=int(header["base"]),
+            heap=int(header["heap"]),
+            play_ns=int(header["play_ns"]),
+            addresses=np.fromfile(result, "<i8", rows, offset=_HEADER.itemsize),
+            resident=np.fromfile(result, "<i8", RESIDENT_POINTS, offset=_HEADER.itemsize + 8 * rows),
+            system_calls=_read_calls(calls.read_text()) if traced else None,
+        )
+
+
+def find_strace() -> str:
+    """The program strace; HarnessError where it is missing."""
+    found = shutil.which("strace")
+    if found is None:
+        raise HarnessError("strace is not installed, so system calls cannot be compared")
+    return found
+
+
+def _read_calls(text: str) -> list[tuple[str, int, int]]:
+    """What strace wrote between the marks; queries of the break are left out."""
+    calls = []
+    for match in _CALL.finditer(_MARK.split(text)[2]):
+        arguments = [argument.strip() for argument in match["arguments"].split(",")]
+        if match["name"] == "brk":
+            if arguments[0] != "NULL":
+                calls.append(("brk", int(match["result"], 16), 0))
+        elif match["name"] == "mmap":
+            calls.append(("mmap", int(match["result"], 16), int(arguments[1])))
+        elif match["name"] == "mremap":
+            calls.append(("mremap", int(match["result"], 16), int(arguments[2])))
+        else:
+            calls.append((match["name"], int(arguments[0], 16), int(arguments[1])))
+    return calls
