@@ -35,6 +35,14 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like pymalloc.alignment=8; may be repeated."),
     ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="NAME=VALUE",
+            help="A setting that glibc reads, like MALLOC_TOP_PAD_=0; may be repeated.",
+        ),
+    ] = None,
     sample: Annotated[
         str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default 1,000 samples.")
     ] = None,
@@ -58,11 +66,12 @@ def run(
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
     from replay.config import default_preset, load_config
+    from replay.environment import overrides_of
     from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
 
     every_ns = _parse_interval(sample)
-    stacks = [load_config(allocator or default_preset(), overrides or ())]
+    stacks = [load_config(allocator or default_preset(), [*overrides_of(env or ()), *(overrides or ())])]
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = _open_trace(source, seed)

@@ -81,10 +81,9 @@ def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
             absences.append(Absence(str(path), f"glibc {match[1]} has no model; there are {', '.join(RULES)}"))
         else:
             oracles.setdefault(match[1], LibcOracle(f"glibc-{match[1]}", match[1], loader, path))
-    missing = [version for version in RULES if version not in oracles]
-    absences += [
-        Absence(f"glibc-{version}", "on Debian .ci/fetch-libcs of the sources fetches it") for version in missing
-    ]
+    for version in RULES:
+        if version not in oracles:
+            absences.append(Absence(f"glibc-{version}", "on Debian .ci/fetch-libcs of the sources fetches it"))
     return [oracles[version] for version in RULES if version in oracles], absences
 
 
