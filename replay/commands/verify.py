@@ -152,20 +152,17 @@ def _verify_libc(
         raise typer.Exit(0 if exact else 1)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("real malloc", no_wrap=True)
-    for heading in ("events", "addresses", "system calls", "unequal", "resident off by", "seconds"):
+    for heading in ("events", "addresses", "system calls", "unequal", *("resident off",) * resident, "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for oracle in oracles:
         mine = [it for _, it in results if it.oracle == oracle.name]
-        errors = [it.resident_error for it in mine if it.resident_error is not None]
         table.add_row(
             oracle.name,
             f"{sum(it.events for it in mine):,}",
             f"{sum(it.addresses_compared for it in mine):,}",
-            f"{sum(it.system_calls_compared for it in mine):,}"
-            if any(it.system_calls_compared for it in mine)
-            else "-",
+            f"{sum(it.system_calls_compared for it in mine):,}",
             f"{sum(it.unequal for it in mine):,}",
-            f"{max(errors):.2%}" if errors else "-",
+            *(f"{max(it.resident_error or 0.0 for it in mine):.2%}",) * resident,
             f"{sum(it.seconds for it in mine):.2f}",
         )
     Console().print(table)

@@ -1,0 +1,271 @@
+"""glibc's malloc by hand: where blocks go in short histories, worked out from its rules."""
+
+import numpy as np
+import pytest
+from histories import History, play_rows, single_steps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.allocators.glibc import RULES
+from replay.allocators.stack import SYSCALLS
+from replay.config import load_config
+from replay.engine import Player, run
+from replay.environment import overrides_of
+from replay.errors import ConfigError
+from replay.trace import Domain, Op
+
+KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
+HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
+FIRST = 0x290 + 16
+"""Where the first block lies up to 2.41: behind the cache's own chunk of 656 bytes, and a header."""
+every_version = pytest.mark.parametrize("version", RULES)
+
+
+def config(version="2.36", *overrides):
+    return load_config(f"cpython-3.12-malloc-glibc-{version}", overrides)
+
+
+def play(history, version="2.36", *overrides):
+    """Offsets of the blocks from the start of the heap (0 for a free), and the player; checks after every event."""
+    told: list[np.ndarray] = []
+    player = Player(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    for _ in single_steps(player, history.events()):
+        player.check()
+    return [int(address) - HEAP if address else 0 for address in np.concatenate(told)], player
+
+
+def calls(history, version="2.36", *overrides):
+    """(name, address, bytes) of each system call."""
+    logged: list[np.ndarray] = []
+    run(history.trace(), config(version, *overrides), log=logged.append)
+    return [(SYSCALLS[kind], address, length) for part in logged for _, kind, address, length in part.tolist()]
+
+
+def test_the_heap_starts_with_the_cache_and_132_kib():
+    history = History()
+    history.malloc(24)
+    history.malloc(25)
+    assert play(history)[0] == [FIRST, FIRST + 32]
+    assert calls(history) == [("brk", HEAP + 33 * PAGE, 33 * PAGE)]
+
+
+def test_2_43_makes_the_cache_when_something_is_freed():
+    history = History()
+    first = history.malloc(24)
+    history.free(first)
+    history.malloc(24)
+    history.malloc(24)
+    # The cache's chunk, of 768 bytes, lies behind the first one.
+    assert play(history, "2.43")[0] == [16, 0, 16, 32 + 768 + 16]
+
+
+@every_version
+def test_the_cache_serves_what_was_freed_last(version):
+    history = History()
+    blocks = history.mallocs(3, 100)
+    history.free(*blocks)
+    history.mallocs(3, 100)
+    offsets = play(history, version)[0]
+    assert offsets[6:] == offsets[2::-1]
+
+
+@pytest.mark.parametrize(("version", "kept"), [("2.36", 7), ("2.41", 7), ("2.43", 16)])
+def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(version, kept):
+    history = History()
+    history.free(history.malloc(24))  # makes the cache
+    blocks = history.mallocs(20, 1000)
+    history.free(*blocks)
+    player = play(history, version)[1]
+    assert player.stack.libc.counts.sum() == 1 + kept
+    cache_units = 768 // 16 if version == "2.43" else 656 // 16
+    assert player.stack.libc.memory[player.stack.libc.heap[0].top].start == cache_units + 2 + kept * 63
+
+
+def test_fastbins_are_not_merged_until_a_large_request_comes():
+    history = History()
+    blocks = history.mallocs(9, 24)
+    history.malloc(24)  # keeps top away
+    history.free(*blocks)
+    history.malloc(2000)
+    history.malloc(40)
+    offsets = play(history)[0]
+    # Seven are in the cache; the last two, of 32 bytes, are now one chunk of 64, of which 48 and no rest are taken.
+    assert offsets[-1] == offsets[7]
+
+
+@pytest.mark.parametrize(("version", "offset_of"), [("2.36", 0), ("2.41", 1)])
+def test_calloc_passes_the_cache_by_up_to_2_40(version, offset_of):
+    history = History()
+    first = history.malloc(100)
+    history.malloc(16)
+    history.free(first)
+    history.malloc(100, op=Op.CALLOC)
+    offsets = play(history, version)[0]
+    assert (offsets[-1] == offsets[0]) == bool(offset_of)
+
+
+def test_the_smallest_chunk_that_fits_is_taken_and_what_is_left_serves_the_next():
+    history = History()
+    small, _, large, _ = (history.malloc(size) for size in (2000, 16, 4000, 16))
+    history.free(large, small)
+    history.mallocs(3, 1500)
+    offsets = play(history)[0]
+    assert offsets[6:] == [offsets[0], offsets[2], offsets[2] + 1520]
+
+
+def test_realloc_grows_into_top_and_into_a_free_neighbour_and_else_moves():
+    history = History()
+    first = history.malloc(2000)
+    second = history.malloc(2000)
+    history.realloc(second, 5000)  # top is behind it
+    history.malloc(16)
+    history.free(second)
+    history.realloc(first, 6000)  # the free chunk is behind it
+    history.realloc(first, 9000)
+    offsets = play(history)[0]
+    assert offsets[2] == offsets[1]
+    assert offsets[5] == offsets[0]
+    assert offsets[6] == offsets[3] + 32
+
+
+@every_version
+def test_from_128_kib_on_a_block_has_a_mapping_of_its_own_if_top_is_too_small(version):
+    history = History()
+    history.malloc(8 * KIB)
+    history.free(history.malloc(128 * KIB))
+    history.malloc(128 * KIB)
+    offsets = play(history, version)[0]
+    assert offsets[1] + HEAP == BASE - 33 * PAGE + 16
+    # Freeing it raised the threshold to its own size; the next of that size is the heap's.
+    assert 0 < offsets[3] < MIB
+
+
+def test_a_fresh_heap_has_room_for_128_kib():
+    history = History()
+    history.malloc(128 * KIB)
+    assert play(history)[0] == [FIRST]
+
+
+def test_a_static_threshold_stays_where_it_is():
+    history = History()
+    history.malloc(8 * KIB)
+    history.free(history.malloc(128 * KIB))
+    history.malloc(128 * KIB)
+    assert play(history, "2.36", "libc.mmap_threshold=131072")[0][3] > MIB
+
+
+def test_a_mapped_block_is_resized_where_it_is_or_moved_by_the_kernel():
+    history = History()
+    lower, upper = (history.malloc(200_000) for _ in range(2))
+    history.realloc(upper, 100_000)
+    history.realloc(lower, 300_000)
+    log = calls(history, "2.36", "libc.top_pad=0")
+    assert [name for name, _, _ in log] == ["brk", "mmap", "mmap", "mremap", "mremap"]
+    length = 49 * PAGE
+    assert log[3][1:] == (BASE - 2 * length, 25 * PAGE)  # in place
+    assert log[4][1:] == (BASE - 2 * length - 74 * PAGE, 74 * PAGE)  # the hole above the lower end is too small
+
+
+def test_the_pages_of_a_mapping_move_with_it():
+    history = History()
+    number = history.malloc(200_000)
+    history.malloc(200_000)
+    history.realloc(number, 900_000)
+    tally = play(history)[1].tally
+    # The first page of the heap; 49 pages stay; the moved one is filled to its new end.
+    assert tally.resident_bytes == PAGE + 49 * PAGE + 220 * PAGE
+    assert (tally.mremap, tally.munmap) == (1, 0)
+
+
+def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
+    history = History()
+    blocks = history.mallocs(5, 100 * KIB)
+    history.free(*blocks[::-1])
+    player = play(history)[1]
+    space = player.stack.kernel.space[0]
+    assert space.brk - HEAP == 33 * PAGE  # 132 KiB: the cache, a smallest chunk and 128 KiB, in whole pages
+    assert player.tally.resident_bytes <= 33 * PAGE
+
+
+def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
+    """glibc compares an area of -1 as unsigned with top_pad, and takes away as much less than nothing."""
+    history = History()
+    number = history.malloc(70_000)
+    history.malloc(77_824 - 656 - 70_016 - 32 - 8)  # 19 pages in all: top has 32 bytes left
+    history.free(number)
+    static = ("libc.trim_threshold=0", "libc.top_pad=0")
+    assert calls(history, "2.36", *static) == [
+        ("brk", HEAP + PAGE, PAGE),
+        ("brk", HEAP + 18 * PAGE, 17 * PAGE),
+        ("brk", HEAP + 19 * PAGE, PAGE),
+        ("brk", HEAP + 20 * PAGE, PAGE),
+    ]
+
+
+def test_32_bit_chunks_are_multiples_of_16_behind_headers_of_8():
+    history = History()
+    for size in (1, 12, 13):
+        history.malloc(size, Domain.RAW)
+    told: list[np.ndarray] = []
+    run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: told.append(part))
+    first = 0x56560000 + 8 + 400 + 8  # 64 counts of 2 bytes, 64 pointers of 4, a word: 400
+    assert np.concatenate(told).tolist() == [first, first + 16, first + 32]
+
+
+@pytest.mark.parametrize("live", [1_000, 30_000])
+def test_many_chunks_find_room(live):
+    history = History()
+    blocks = history.mallocs(live, 40)
+    history.free(*blocks[::2])
+    history.mallocs(live, 2_000)
+    player = Player(config())
+    play_rows(player, history.events(), 0, history.events().rows)
+    player.check()
+
+
+@pytest.mark.parametrize("version", RULES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_short_history_keeps_every_invariant(version, data):
+    sizes = st.one_of(st.integers(0, 1_100), st.sampled_from([1_032, 1_033, 4_000, 60_000, 131_047, 131_049, 300_000]))
+    history, live = History(), []
+    for _ in range(data.draw(st.integers(1, 60))):
+        action = data.draw(st.integers(0, 3)) if live else 0
+        if action <= 1:
+            live.append(history.malloc(data.draw(sizes), op=Op(action)))
+        elif action == 2:
+            history.realloc(data.draw(st.sampled_from(live)), data.draw(sizes))
+        else:
+            history.free(live.pop(data.draw(st.integers(0, len(live) - 1))))
+    play(history, version)
+
+
+def test_settings_in_the_environments_spelling():
+    text = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=010"
+    assert overrides_of(["MALLOC_TOP_PAD_=0x10", text]) == [
+        "libc.top_pad=16", "libc.tcache_count=0", "libc.mxfast=8"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("MALLOC_TOP_PAD=1", "MALLOC_TOP_PAD is not modelled; did you mean 'MALLOC_TOP_PAD_'?"),
+        ("MALLOC_TOP_PAD_", "write it like MALLOC_TOP_PAD_=0"),
+        ("GLIBC_TUNABLES=glibc.malloc.mxfst=1", "mxfst is not modelled; did you mean 'glibc.malloc.mxfast'?"),
+        ("MALLOC_TOP_PAD_=-1", "'-1' is no whole number of at least 0"),
+        ("PYTHONMALLOC=malloc", "choose a preset such as cpython-3.12-malloc"),
+    ],
+)
+def test_what_glibc_would_ignore_in_silence_is_refused(assignment, sentence):
+    with pytest.raises(ConfigError) as refusal:
+        overrides_of([assignment])
+    assert sentence in str(refusal.value)
+    assert str(refusal.value).startswith(f"--env {assignment}: ")
+
+
+def test_a_presets_name_may_end_in_a_version_of_glibc():
+    stack = load_config("cpython-3.9-glibc-2.41")
+    assert (stack.name, stack.libc.version, stack.pymalloc.release) == ("cpython-3.9-glibc-2.41", "2.41", "keep-last")
+    with pytest.raises(ConfigError, match="should be '2.31'".replace(".", r"\.")):
+        load_config("cpython-3.9-glibc-2.9")

@@ -1,0 +1,115 @@
+"""glibc's model against every real glibc of this machine."""
+
+import json
+from functools import cache
+
+import pytest
+from histories import History
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer import Typer
+from typer.testing import CliRunner
+
+from replay.commands.verify import verify as verify_command
+from replay.trace import Domain, Op
+from replay.verification.libc_compare import verify_libc
+from replay.verification.libc_oracles import LibcOracle, survey_libcs
+from replay.verification.libc_shapes import SHAPES, build_shape
+
+ORACLES = survey_libcs()[0]
+SETTINGS = (
+    "MALLOC_MMAP_THRESHOLD_=65536", "MALLOC_MMAP_THRESHOLD_=0", "MALLOC_TRIM_THRESHOLD_=0", "MALLOC_TOP_PAD_=0",
+    "MALLOC_TOP_PAD_=1000", "MALLOC_MMAP_MAX_=3", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0",
+    "GLIBC_TUNABLES=glibc.malloc.tcache_count=100", "GLIBC_TUNABLES=glibc.malloc.tcache_max=100",
+    "GLIBC_TUNABLES=glibc.malloc.tcache_max=2000000:glibc.malloc.tcache_count=3",
+    "GLIBC_TUNABLES=glibc.malloc.mxfast=0", "GLIBC_TUNABLES=glibc.malloc.mxfast=160",
+    "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
+)
+each_oracle = pytest.mark.parametrize("oracle", ORACLES, ids=[oracle.name for oracle in ORACLES])
+each_shape = pytest.mark.parametrize("shape", SHAPES)
+shape_of = cache(build_shape)
+
+
+@each_shape
+@each_oracle
+def test_every_block_every_system_call_and_every_page_is_where_the_real_one_has_it(
+    oracle: LibcOracle, shape: str
+) -> None:
+    agreement = verify_libc(shape_of(shape, 20_000), oracle, resident=True)
+    assert agreement.exact, agreement.difference
+    assert agreement.unequal == 0
+    assert agreement.addresses_compared > 7_000
+    assert agreement.resident_error is not None
+    assert agreement.resident_error <= 0.02
+
+
+@pytest.mark.slow
+@each_shape
+@each_oracle
+def test_a_million_events_agree(oracle: LibcOracle, shape: str) -> None:
+    agreement = verify_libc(shape_of(shape, 1_000_000), oracle)
+    assert agreement.exact, agreement.difference
+    assert agreement.addresses_compared > 300_000
+
+
+@pytest.mark.parametrize("assignment", SETTINGS)
+@each_oracle
+def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracle, assignment: str) -> None:
+    for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large"):
+        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment])
+        assert agreement.exact, f"{shape}: {agreement.difference}"
+
+
+@each_oracle
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_random_short_traces_agree(oracle: LibcOracle, data: st.DataObject) -> None:
+    sizes = st.one_of(
+        st.integers(0, 1_100),
+        st.integers(1_000, 140_000),
+        st.sampled_from([1_032, 1_033, 65_500, 131_047, 131_048, 131_049, 135_144, 300_000, 2_097_128]),
+    )
+    history, live = History(), []
+    for _ in range(data.draw(st.integers(1, 200))):
+        action = data.draw(st.integers(0, 4)) if live else 0
+        if action <= 1:
+            live.append(history.malloc(data.draw(sizes), Domain.LIBC, op=Op(action)))
+        elif action == 2:
+            history.realloc(data.draw(st.sampled_from(live)), data.draw(sizes))
+        else:
+            history.free(live.pop(data.draw(st.integers(0, len(live) - 1))))
+    agreement = verify_libc(history.trace(), oracle)
+    assert agreement.exact, agreement.difference
+
+
+def run_command(*arguments: str) -> tuple[int, str]:
+    app = Typer()
+    app.command()(verify_command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_the_command_says_that_all_is_equal() -> None:
+    version = ORACLES[-1].version
+    code, output = run_command("--libc", "-a", version, "--events", "2000", "--json")
+    assert code == 0
+    rows = json.loads(output[output.index("[") :])
+    assert [row["trace"] for row in rows] == list(SHAPES)
+    assert all(row["exact"] and row["oracle"] == f"glibc-{version}" for row in rows)
+
+
+def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["libc.top_pad=0"])
+    code, output = run_command("--libc", "-a", ORACLES[0].version, "--events", "2000")
+    assert code == 1
+    assert "in the real malloc, at" in output or "in reality" in output
+
+
+def test_the_list_says_what_is_at_hand() -> None:
+    code, output = run_command("--libc", "--list")
+    assert code == 0
+    assert ORACLES[0].name in output
