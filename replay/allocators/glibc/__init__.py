@@ -150,11 +150,12 @@ HEAP = record(
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_units", "tcache_units_inside", "tcache_large",
-    "origin", "touched", "holes", "top", "last_remainder", "have_fast", "found", "tcache",
+    "origin", "touched", "holes", "top", "last_remainder", "have_fast", "found", "in_realloc", "tcache",
     "chunks", "spare", "mmaps", "mapped", "unused",
 )  # fmt: skip
 """Settings and rules; from `origin` on what changes: start of the heap, end of what is resident, whether there are
-holes in it; glibc's `top`, `last_remainder` (where it starts), `have_fastchunks`; a chunk in hand; state of the tcache;
+holes in it; glibc's `top`, `last_remainder` (where it starts), `have_fastchunks`; a chunk in hand; whether a
+realloc is going on; state of the tcache;
 records of chunks ever used, head of the list of unused ones; `n_mmaps`, and the same two for mapped chunks."""
 
 

@@ -31,7 +31,15 @@ from replay.allocators.glibc.memory import (
     unlink_chunk,
     unlink_last,
 )
-from replay.allocators.glibc.system import address_of, extend_top, map_chunk, raise_top, systrim, top_bytes
+from replay.allocators.glibc.system import (
+    address_of,
+    extend_top,
+    map_chunk,
+    raise_top,
+    systrim,
+    top_bytes,
+    touch_header,
+)
 from replay.allocators.kernel import touch
 from replay.compiled import cold, inlined, leaf
 
@@ -199,7 +207,8 @@ def _from_top(state, stack, wanted):
     heap = state.heap[0]
     chunk = heap.top
     heap.top = split(state, stack, chunk, wanted)
-    raise_top(state, stack)
+    if not heap.in_realloc:
+        raise_top(state, stack)
     return chunk
 
 
@@ -370,14 +379,21 @@ def int_realloc(state, stack, chunk, old_size, wanted):
         if behind != heap.top and is_free(memory, behind) and both >= wanted:
             unlink_chunk(memory, behind, heap)
         else:
+            heap.in_realloc = 1
             other = int_malloc(state, stack, wanted)
+            heap.in_realloc = 0
             if other != np.int64(memory[np.uint64(chunk)].behind):
+                raise_top(state, stack)
                 _free_in_realloc(state, stack, chunk, old_size)
                 return other
+            # It lies right behind: both are one block now, and what is too much of it is never written to, though
+            # the header of top behind all that was.
+            touch_header(state, stack)
         absorb_behind(state, chunk)
     size = size_of(memory, chunk)
     set_used(memory, chunk, size)
     if size - wanted >= heap.min_units:
         remainder = _split(state, stack, chunk, wanted)
         _free_in_realloc(state, stack, remainder, size - wanted)
+    raise_top(state, stack)
     return chunk

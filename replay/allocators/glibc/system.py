@@ -55,6 +55,15 @@ def raise_top(state, stack):
         _touch_heap(state, stack, end)
 
 
+@leaf
+def touch_header(state, stack):
+    """Top's header is written, but not all before it."""
+    heap = state.heap[0]
+    start = address_of(state, heap.top)
+    if start + heap.header > heap.touched:
+        touch(stack, start, start + heap.header)
+
+
 @cold
 def _touch_heap(state, stack, end):
     heap = state.heap[0]
