@@ -111,7 +111,7 @@ def _cut(state, stack, chunk, size, wanted):
         _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(memory[UNSORTED].fd))
 
 
-@leaf
+@inlined
 def _sort(state, chunk, size):
     """Puts a chunk from the unsorted list into its bin."""
     memory, heap = state.memory, state.heap[0]
@@ -123,7 +123,7 @@ def _sort(state, chunk, size):
     mark_bin(state.binmap, index)
 
 
-@cold
+@inlined
 def _search(state, stack, wanted, cached, resumed):
     """The loop of _int_malloc. `cached`: whether a chunk that fits was put into the cache already."""
     memory, heap = state.memory, state.heap[0]
@@ -280,16 +280,18 @@ def int_malloc(state, stack, wanted):
                 make_tcache(state, stack, heap.tcache_units_inside)
             _stash_small(state, wanted, wanted + heap.small_shift)
         return chunk
-    chunk = _search(state, stack, wanted, False, False)
-    if chunk == NEEDS_TCACHE:
+    resumed = False
+    while True:
+        chunk = _search(state, stack, wanted, resumed, resumed)
+        if chunk != NEEDS_TCACHE:
+            return chunk
         found = heap.found
         make_tcache(state, stack, heap.tcache_units_inside)
         index = wanted - heap.min_units
         if not tcache_room(state, index):
             return found
         tcache_put(state, found, index)
-        chunk = _search(state, stack, wanted, True, True)
-    return chunk
+        resumed = True
 
 
 @leaf
