@@ -1,6 +1,8 @@
 """Measures what replay promises about its speed, each figure as a ratio or rate of one run on this machine.
 
     python benchmarks/speed.py pymalloc    the model, all accounting and 1,000 samples, against the real pymalloc in C
+    python benchmarks/speed.py glibc       the same for glibc
+    python benchmarks/speed.py live        glibc's model and glibc with 10,000 to 10 million live blocks
     python benchmarks/speed.py sampling    SimPy and 1,000 samples against the bare loop
     python benchmarks/speed.py workload    events generated and played a second
     python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times as much of it
@@ -26,9 +28,12 @@ from replay.config import load_config
 from replay.engine import Player, run
 from replay.resources import workload_names
 from replay.sources import open_source
-from replay.trace import Events, MemoryTrace, Trace
+from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
+from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
+from replay.verification.libc_shapes import SHAPES as LIBC_SHAPES
+from replay.verification.libc_shapes import build_shape as build_libc_shape
 from replay.verification.oracles import find_oracles
 from replay.verification.shapes import SHAPES, build_shape
 
@@ -75,6 +80,62 @@ def pymalloc(events: int, version: str) -> None:
             f"  {name:22} {total:>9,} events {real / total:7.1f} {model / total:7.1f} {model / real:6.2f}", flush=True
         )
     print(f"median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+
+
+def glibc_oracle(version: str) -> LibcOracle:
+    """The real one at hand; the system's where `version` names a CPython."""
+    oracles = survey_libcs()[0]
+    named = [oracle for oracle in oracles if oracle.version == version]
+    own = [oracle for oracle in oracles if not oracle.loader]
+    if not named + own:
+        sys.exit("no real glibc at hand; `replay verify --libc --list` says what is")
+    return (named + own)[0]
+
+
+def glibc(events: int, version: str) -> None:
+    oracle = glibc_oracle(version)
+    config = load_config(f"cpython-3.12-malloc-{oracle.name}")
+    print(f"{oracle.name}, ns an event: real malloc in C, model with 1,000 samples, model / real")
+    ratios = []
+    for name in LIBC_SHAPES:
+        trace = build_libc_shape(name, events)
+        run(trace, config)  # compiles
+        real, model = medians(
+            lambda trace=trace: play_libc(trace, oracle, mode="time").play_ns,
+            lambda trace=trace: run(trace, config).wall_ns,
+        )
+        ratios.append(model / real)
+        print(f"  {name:22} {real / events:7.1f} {model / events:7.1f} {model / real:6.2f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+
+
+def steady(live: int, pairs: int) -> tuple[MemoryTrace, MemoryTrace]:
+    """`live` blocks of 1 to 2,000 bytes; the same, and then `pairs` of a free and a malloc at random."""
+    random = np.random.default_rng(0)
+    rows = live + 2 * pairs
+    op, block, size = np.zeros(rows, np.uint8), np.zeros(rows, np.uint32), random.integers(1, 2_000, rows)
+    block[:live] = np.arange(live)
+    block[live::2] = block[live + 1 :: 2] = random.integers(0, live, pairs)
+    op[live::2], size[live::2] = Op.FREE, 0
+    domain = np.full(rows, Domain.LIBC, np.uint8)
+    events = Events(np.arange(rows), np.zeros(rows, np.uint32), op, domain, block, size)
+    return MemoryTrace([Events(*(column[:live] for column in events[:6]))]), MemoryTrace([events])
+
+
+def live(events: int, version: str) -> None:
+    oracle = glibc_oracle(version)
+    config = load_config(f"cpython-3.12-malloc-{oracle.name}")
+    pairs = max(events, 2_000_000)
+    print(f"{oracle.name}, ns an event with so many live blocks: real malloc in C, model")
+    for number in (10_000, 100_000, 1_000_000, 10_000_000):
+        filled, churned = steady(number, pairs)
+        run(filled, config)
+        real, model = medians(
+            lambda: play_libc(churned, oracle, mode="time").play_ns - play_libc(filled, oracle, mode="time").play_ns,
+            lambda: run(churned, config).wall_ns - run(filled, config).wall_ns,
+            rounds_wanted=3,
+        )
+        print(f"  {number:>10,} {real / (2 * pairs):7.1f} {model / (2 * pairs):7.1f}", flush=True)
 
 
 def sampling(events: int, version: str) -> None:
@@ -147,7 +208,15 @@ def start(events: int, version: str) -> None:
         print(f"run web-service: {first:.1f} s with all compiling, {medians(seconds(*command))[0]:.2f} s after")
 
 
-FIGURES = {"pymalloc": pymalloc, "sampling": sampling, "workload": workload, "memory": memory, "start": start}
+FIGURES = {
+    "pymalloc": pymalloc,
+    "glibc": glibc,
+    "live": live,
+    "sampling": sampling,
+    "workload": workload,
+    "memory": memory,
+    "start": start,
+}
 
 
 def main() -> None:

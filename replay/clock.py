@@ -48,7 +48,8 @@ def _boundaries(events: Events) -> list[int]:
 class Clock:
     """Walks through batches: `play(slice)` for every slice, `boundary(events, row)` for every boundary.
 
-    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event.
+    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. At the multiples of
+    `alarm_every_ns` behind it a slice is cut and `alarm(row)` called, with the number of the row that comes next.
     """
 
     def __init__(
@@ -58,11 +59,15 @@ class Clock:
         boundary: Callable[[Events, int], None],
         begin_ns: int,
         sample_every_ns: int,
+        alarm_every_ns: int | None = None,
+        alarm: Callable[[int], None] | None = None,
     ):
         self._play, self._boundary = play, boundary
         self._every_ns = sample_every_ns
         self._next_tick_ns = -(-max(begin_ns, 1) // sample_every_ns) * sample_every_ns
         self._ticks_left = TICKS_MAX
+        self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
+        self._next_alarm_ns = begin_ns // alarm_every_ns * alarm_every_ns + alarm_every_ns if alarm_every_ns else 0
         self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
@@ -85,6 +90,12 @@ class Clock:
         for events in batches:
             start = 0
             for stop in [*_boundaries(events), events.rows]:
+                for row in self._alarms(events, start, stop):
+                    if row > start:
+                        yield from self._play_slice(events, start, row)
+                    start = row
+                    assert self._alarm
+                    self._alarm(self.rows + row)
                 if stop > start:
                     yield from self._play_slice(events, start, stop)
                 if stop < events.rows:
@@ -92,6 +103,16 @@ class Clock:
                     self._boundary(events, stop)
                 start = stop + 1
             self.rows += events.rows
+
+    def _alarms(self, events: Events, start: int, stop: int) -> list[int]:
+        """The rows that alarms come before, each as often as there are alarms; those at the last moment wait."""
+        if not self._alarm_every_ns or stop == start:
+            return []
+        times = events.time_ns[start:stop]
+        due_ns = np.arange(self._next_alarm_ns, int(times[-1]), self._alarm_every_ns)
+        self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
+        rows: list[int] = (start + np.searchsorted(times, due_ns, side="right")).tolist()
+        return rows
 
     def _play_slice(self, events: Events, start: int, end: int) -> Process:
         times = events.time_ns[start:end]

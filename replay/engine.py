@@ -10,15 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from replay.allocators import kernel
+from replay.allocators import kernel, trim
 from replay.allocators.registry import find_model, foreign_sources, is_compiled
-from replay.allocators.stack import ARENA_MAPPED, LARGE, LOG, NO_MEMORY, ROOM, TALLY, Stack, extend, record
+from replay.allocators.stack import (
+    ARENA_MAPPED,
+    LARGE,
+    LOG,
+    NO_MEMORY,
+    RESIDENT_PEAK,
+    ROOM,
+    TALLY,
+    Stack,
+    extend,
+    record,
+)
 from replay.clock import TICKS_MAX, Clock, Slice
 from replay.compiled import entry
 from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
 from replay.player import BLOCK, DOMAINS, new_classes, play
-from replay.trace import Events, Metadata, Op, Trace
+from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes when nobody says how often."""
@@ -62,6 +73,17 @@ def compiled_play(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, in
     return play
 
 
+def trim_libc(stack, resume):  # type: ignore[no-untyped-def]
+    """malloc_trim(0), or the rest of it."""
+    return trim(stack.libc, stack, resume)
+
+
+@cache
+def compiled_trim(models: tuple[ModuleType, ...]) -> Callable[..., int]:
+    """The same for these models."""
+    return entry(trim_libc, foreign_sources(list(models))) if all(map(is_compiled, models)) else trim_libc
+
+
 class Player:
     """The state of one run, and the loop that changes it."""
 
@@ -83,6 +105,7 @@ class Player:
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
         self._play = compiled_play((libc_model, small_model))
+        self._trim = compiled_trim((libc_model, small_model))
         self._route = np.array([*(role == "pymalloc" for role in config.domains.by_number()), False], np.uint8)
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
@@ -116,6 +139,20 @@ class Player:
             self._addresses(np.where(told < 0, ~told, told), (told > 0).astype(np.uint8))
         return samples[:-1]
 
+    def trim(self, row: int) -> None:
+        """Calls malloc_trim(0) behind everything up to `row` of the trace."""
+        self.tally.row, resume = row, 0
+        while True:
+            resume = self._trim(self.stack, resume)
+            self.tally.attention &= ~RESIDENT_PEAK
+            if self.tally.attention:
+                self.drain_log()
+                self._grow()
+                self.tally.attention = 0
+            if not resume:
+                break
+        self.drain_log()
+
     def _make_room_for_blocks(self, events: Events, start: int, end: int) -> None:
         highest = int(events.block[start:end].max())
         if highest >= self.blocks.shape[0]:
@@ -138,7 +175,7 @@ class Player:
             self._grow(need_bytes)
         self.tally.attention = 0
 
-    def _grow(self, need_bytes: int) -> None:
+    def _grow(self, need_bytes: int = 0) -> None:
         """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
         libc = self._grown(self.libc_model, self.stack.libc)
         small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
@@ -196,13 +233,15 @@ def run(
     config: StackConfig,
     *,
     sample_every_ns: int | None = None,
+    trim_every_ns: int | None = None,
     addresses: Addresses | None = None,
     log: Log | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Recording:
     """Plays `trace` through the stack that `config` describes.
 
-    `log` is handed the rows of LOG as they come, `progress` the number of rows played.
+    `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows of
+    LOG as they come, `progress` the number of rows played.
     """
     player = Player(config, addresses=addresses, log=log)
     times: list[np.ndarray] = []
@@ -221,10 +260,13 @@ def run(
         if events.op[row] == Op.MARK:
             name = trace.metadata.phases[int(events.size[row])]
             phases.append((name, int(events.time_ns[row]), player.stack.tally.copy()[0]))
+            if name == TRIM_MARK:
+                player.trim(clock.rows + row)
 
     begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
-    clock = Clock(batches, play_slice, note_boundary, begin_ns, sampling_interval_ns(span_ns, sample_every_ns))
+    every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+    clock = Clock(batches, play_slice, note_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns

@@ -82,6 +82,10 @@ class Site(NamedTuple):
     line: int
 
 
+TRIM_MARK = "malloc_trim"
+"""A mark of this name is a call of malloc_trim(0)."""
+
+
 @dataclass(frozen=True)
 class ProcessMemory:
     """What the process holds besides its allocators: the static and the automatic storage of C."""

@@ -18,6 +18,7 @@ and where they differ from the defaults of this file
     realloc(state, stack, place, size) -> place
     expect(state, place)             the block will soon be freed or moved: a chance to prefetch; it may be gone
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
+    trim(state, stack, resume) -> resume  libc role: malloc_trim(0); begins with 0, gives 0 when done
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
@@ -51,7 +52,7 @@ from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
-__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "expect", "fill", "free", "malloc", "realloc"]
+__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "expect", "fill", "free", "malloc", "realloc", "trim"]
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -84,6 +85,12 @@ def default_fill(state, stack, place, size):
 @leaf
 def default_expect(state, place):
     """Nothing."""
+
+
+@leaf
+def default_trim(state, stack, resume):
+    """There is nothing to give back."""
+    return 0
 
 
 def malloc(state, stack, size):
@@ -124,6 +131,17 @@ def fill(state, stack, place, size):
 def expect(state, place):
     """This place will be freed or moved soon, if it is still there by then."""
     _function(type(state), "expect")(state, place)
+
+
+def trim(state, stack, resume):
+    """Gives free memory back to the kernel; where a table has no more room, what to go on with."""
+    return _function(type(state), "trim")(state, stack, resume)
+
+
+@overload(trim, jit_options=INLINED_OPTIONS)
+def _trim(state, stack, resume):
+    function = _function(state.instance_class, "trim")
+    return lambda state, stack, resume: function(state, stack, resume)
 
 
 @overload(expect, jit_options=INLINED_OPTIONS)

@@ -61,7 +61,7 @@ def roles(name: str) -> tuple[str, ...]:
 
 def is_compiled(model: ModuleType) -> bool:
     """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
-    names = ("malloc", "calloc", "realloc", "free", "block_size", "address", "expect", "fill")
+    names = ("malloc", "calloc", "realloc", "free", "block_size", "address", "expect", "fill", "trim")
     return all(is_kernel(getattr(model, name)) for name in names if hasattr(model, name))
 
 

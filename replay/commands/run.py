@@ -43,6 +43,9 @@ def run(
             help="A setting that glibc reads, like MALLOC_TOP_PAD_=0; may be repeated.",
         ),
     ] = None,
+    trim_every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Call malloc_trim(0) so often in the trace's time, like 60s.")
+    ] = None,
     sample: Annotated[
         str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default 1,000 samples.")
     ] = None,
@@ -70,7 +73,7 @@ def run(
     from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
 
-    every_ns = _parse_interval(sample)
+    every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
     stacks = [load_config(allocator or default_preset(), [*overrides_of(env or ()), *(overrides or ())])]
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
@@ -80,7 +83,7 @@ def run(
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
         sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
         with told_compilation() as compilation, _named(source):
-            recordings = _play_all(trace, stacks, every_ns, sink)
+            recordings = _play_all(trace, stacks, every_ns, trim_every_ns, sink)
         recording = recordings[0]
         assert recording is not None
         floor, ceiling = recordings[1:] or (None, None)
@@ -94,17 +97,17 @@ def run(
         _print_closing(source, recording.config.name, out, addresses)
 
 
-def _parse_interval(text: str | None) -> int | None:
-    """Nanoseconds between samples; None leaves it to the engine."""
+def _parse_interval(option: str, text: str | None) -> int | None:
+    """Nanoseconds; None if nothing is said."""
     from replay.errors import ReplayError
     from replay.units import parse_time
 
     try:
         interval_ns = None if text is None else parse_time(text)
     except ValueError as mistake:
-        raise ReplayError(f"--sample: {mistake}") from None
+        raise ReplayError(f"{option}: {mistake}") from None
     if interval_ns == 0:
-        raise ReplayError("--sample: the interval must be longer than nothing; write it like 10ms")
+        raise ReplayError(f"{option}: the interval must be longer than nothing; write it like 10ms")
     return interval_ns
 
 
@@ -146,7 +149,11 @@ def _named(source: str) -> Iterator[None]:
 
 
 def _play_all(
-    trace: "Trace", configs: list["StackConfig"], every_ns: int | None, sink: "AddressWriter | None"
+    trace: "Trace",
+    configs: list["StackConfig"],
+    every_ns: int | None,
+    trim_every_ns: int | None,
+    sink: "AddressWriter | None",
 ) -> list["Recording | None"]:
     """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
     from replay import engine
@@ -163,7 +170,14 @@ def _play_all(
 
         for config in configs:
             try:
-                recording = engine.run(trace, config, sample_every_ns=every_ns, addresses=sink, progress=show)
+                recording = engine.run(
+                    trace,
+                    config,
+                    sample_every_ns=every_ns,
+                    trim_every_ns=trim_every_ns,
+                    addresses=sink,
+                    progress=show,
+                )
             except TraceError:
                 if not recordings:
                     raise

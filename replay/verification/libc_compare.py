@@ -15,7 +15,7 @@ from replay.clock import Slice
 from replay.config import StackConfig, load_config
 from replay.engine import Player
 from replay.environment import overrides_of
-from replay.trace import Events, Op, Trace
+from replay.trace import TRIM_MARK, Events, Op, Trace
 from replay.verification.harness import HarnessError
 from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, find_strace, play_libc
 
@@ -99,8 +99,9 @@ def _whole(trace: Trace) -> Events:
     batches = list(trace.batches())
     columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]]
     events = Events(*columns)
-    if (events.op > Op.FREE).any():
-        raise HarnessError("marks and collections cannot be verified; leave them out of the trace")
+    names = [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK]]
+    if ((events.op > Op.FREE) & (events.op != Op.MARK)).any() or set(names) - {TRIM_MARK}:
+        raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
     return events
 
 
@@ -110,10 +111,18 @@ def _play_model(events: Events, config: StackConfig) -> tuple[np.ndarray, list[t
     logged: list[np.ndarray] = []
     player = Player(config, addresses=lambda part, owners: told.append(part), log=logged.append)
     points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
-    inside = points[points < events.rows]
-    samples = player.play(Slice(events, 0, 0, events.rows, inside, inside))
-    resident = [*samples["resident_bytes"].tolist(), int(player.tally.resident_bytes)]
-    resident += [resident[-1]] * (RESIDENT_POINTS - len(resident))
+    resident: list[int] = []
+    start = 0
+    for stop in [*np.flatnonzero(events.op == Op.MARK).tolist(), events.rows]:
+        due = points[(points >= start) & (points <= stop)]
+        if stop > start:
+            resident += player.play(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()
+        else:
+            resident += [int(player.tally.resident_bytes)] * due.shape[0]
+        if stop < events.rows:
+            player.trim(stop)
+            told.append(np.zeros(1, np.int64))
+        start = stop + 1
     calls = [
         (SYSCALLS[kind], address, 0 if SYSCALLS[kind] == "brk" else length)
         for part in logged

@@ -3,7 +3,7 @@
  *   libc_harness EVENTS RESULT PLACE MODE
  *
  * EVENTS is a file of `Event`s; RESULT becomes a `Header`, the addresses (u64 an event, 0 where nothing was handed
- * out) and RESIDENT_POINTS numbers of resident bytes. MODE is
+ * out) and RESIDENT_POINTS numbers of resident bytes. A mark among the events is a call of malloc_trim(0). MODE is
  *
  *   addresses   as it says
  *   time        the loop does nothing besides the calls; only play_ns counts
@@ -18,6 +18,7 @@
  * It starts by itself and needs no symbol younger than glibc 2.2.5, so that any version's ld.so can run it. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +126,8 @@ static void *play_event(const Event *event, void *block) {
     case OP_CALLOC: return calloc(1, (size_t)event->size);
     case OP_REALLOC: return realloc(block, event->size ? (size_t)event->size : 1); /* of 0 bytes it would free */
     case OP_FREE: free(block); return NULL;
-    default: return NULL;
+    case OP_MARK: malloc_trim(0); return block;
+    default: return block;
     }
 }
 
@@ -173,9 +175,9 @@ static int play(int count, char **arguments) {
             if (event->op <= OP_REALLOC && !block)
                 die("the real allocator ran out of memory");
             blocks[event->block] = block;
-            addresses[at] = (uintptr_t)block;
+            addresses[at] = event->op <= OP_REALLOC ? (uintptr_t)block : 0;
             if (filled) {
-                if (block)
+                if (block && event->op <= OP_REALLOC)
                     memset(block, 1, (size_t)event->size);
                 while (point < RESIDENT_POINTS && at + 1 == rows * (point + 1) / RESIDENT_POINTS)
                     resident[point++] = resident_bytes() - before;

@@ -127,9 +127,24 @@ def first_large(history: History) -> None:
     history.free_all(again)
 
 
+def trims(history: History) -> None:
+    """malloc_trim now and then, over a heap full of holes of whole pages, which are then used again."""
+    blocks: list[int] = []
+    while not history.full:
+        size = history.random.choice((40, 600, 5_000, 20_000, 90_000))
+        op = history.random.choice((Op.MALLOC, Op.CALLOC))
+        blocks.append(history.malloc(_size_about(history, size, size // 3), Domain.LIBC, op))
+        if history.random.random() < 0.1:
+            history.realloc(blocks[-1], history.random.randint(0, 60_000))
+        while len(blocks) > history.random.randint(1, 1_000):
+            _drop_one(history, blocks)
+        if history.random.random() < 0.001:
+            history.trim()
+
+
 SHAPES: dict[str, Callable[[History], None]] = {
     **SMALL_SHAPES,
-    **{shape.__name__: shape for shape in (bimodal, mapped, large_bins, stretch, towers, bursts, first_large)},
+    **{shape.__name__: shape for shape in (bimodal, mapped, large_bins, stretch, towers, bursts, first_large, trims)},
 }
 
 

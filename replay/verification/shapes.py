@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from replay.trace import Domain, Events, MemoryTrace, Metadata, Op
+from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
 
 SMALL_BYTES = 512
 LARGE_BYTES = 99 << 10
@@ -62,6 +62,11 @@ class History:
         for block in blocks:
             self.free(block)
 
+    def trim(self) -> None:
+        """A mark at which malloc_trim(0) is called."""
+        for column, value in zip(self._columns, (Op.MARK, Domain.RAW, 0, 0), strict=True):
+            column.append(value)
+
     def trace(self, name: str) -> MemoryTrace:
         """The first `wanted` events."""
         op, domain, block, size = (column[: self.wanted] for column in self._columns)
@@ -74,7 +79,7 @@ class History:
             block=np.array(block, np.uint32),
             size=np.array(size, np.int64),
         )
-        return MemoryTrace([events], Metadata(origin={"shape": name}))
+        return MemoryTrace([events], Metadata(origin={"shape": name}, phases=(TRIM_MARK,)))
 
     def _append(self, op: Op, block: int, size: int) -> None:
         for column, value in zip(self._columns, (op, self._domains[block], block, size), strict=True):

@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from replay.allocators import kernel
 from replay.allocators.glibc.arena import (
     INACTIVE,
+    consolidate,
     free_chunk,
     int_malloc,
     int_realloc,
@@ -53,6 +54,8 @@ from replay.allocators.glibc.system import (
     free_mapped,
     mapped_size,
     realloc_mapped,
+    systrim,
+    trim_bins,
 )
 from replay.allocators.stack import MARGIN, extend, record
 from replay.by_reference import by_reference
@@ -346,6 +349,19 @@ def fill(state, stack, place, size):
     if place >= MAPPED_PLACE or state.heap[0].holes:
         begin = address(state, stack, place)
         kernel.touch(stack, begin, begin + size)
+
+
+@cold
+def trim(state, stack, resume):
+    """malloc_trim(0): the fastbins are merged, then pages inside free chunks and the end of the heap go back."""
+    if state.heap[0].top == UNSORTED:
+        return 0
+    if resume == 0:
+        consolidate(state, stack)
+    resume = trim_bins(state, stack, resume)
+    if resume == 0:
+        systrim(state, stack, 0)
+    return resume
 
 
 def grow(state: State) -> State:

@@ -84,7 +84,8 @@ def _split(state, stack, chunk, wanted):
     heap = state.heap[0]
     if heap.holes:
         start = address_of(state, tail)
-        touch(stack, start, start + 4 * heap.word_size)
+        is_large = size_of(state.memory, tail) >= heap.small_units
+        touch(stack, start, start + (6 if is_large else 4) * heap.word_size)
     return tail
 
 

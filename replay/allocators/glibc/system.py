@@ -27,6 +27,8 @@ from replay.compiled import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 40
 """Places from here on number records of MAPPED; those below are chunks of the heap."""
+BIN_SHIFT = 32
+"""Where trim_bins stopped: bin << BIN_SHIFT | chunk."""
 IS_MMAPPED = 2
 """A flag in the real header that one comparison forgets to mask."""
 
@@ -184,16 +186,24 @@ def realloc_mapped(state, stack, place, wanted):
 
 
 @cold
-def trim_bins(state, stack):
-    """mtrim: whole pages inside free chunks go back, though not their addresses."""
+def trim_bins(state, stack, resume):
+    """mtrim: whole pages inside free chunks go back, though not their addresses.
+
+    Gives 0, or where to go on: each page given back is logged, and the log may be full.
+    """
     heap, memory = state.heap[0], state.memory
     page = stack.kernel.space[0].page_size
     least = bin_index(np.int64(page >> UNIT_SHIFT), heap)
     fields = 6 * heap.word_size  # sizeof (struct malloc_chunk)
-    for index in range(UNSORTED, NBINS):
+    for index in range(max(UNSORTED, resume >> BIN_SHIFT), NBINS):
         if index == UNSORTED or index >= least:
-            chunk = np.int64(memory[np.uint64(index)].bk)
+            chunk = resume & ((1 << BIN_SHIFT) - 1)
+            resume = 0
+            if chunk == 0:
+                chunk = np.int64(memory[np.uint64(index)].bk)
             while chunk != index:
+                if stack.tally[0].attention:
+                    return index << BIN_SHIFT | chunk
                 start = address_of(state, chunk)
                 end = start + (size_of(memory, chunk) << UNIT_SHIFT)
                 first = (start + fields + page - 1) & -page
@@ -201,3 +211,4 @@ def trim_bins(state, stack):
                     dontneed(stack, first, (end - first) & -page)
                     heap.holes = 1
                 chunk = np.int64(memory[np.uint64(chunk)].bk)
+    return 0
