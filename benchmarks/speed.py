@@ -130,9 +130,13 @@ def live(events: int, version: str) -> None:
     for number in (10_000, 100_000, 1_000_000, 10_000_000):
         filled, churned = steady(number, pairs)
         run(filled, config)
+
+        def difference(play_ns: Callable[[Trace], int], filled: Trace = filled, churned: Trace = churned) -> float:
+            return play_ns(churned) - play_ns(filled)
+
         real, model = medians(
-            lambda: play_libc(churned, oracle, mode="time").play_ns - play_libc(filled, oracle, mode="time").play_ns,
-            lambda: run(churned, config).wall_ns - run(filled, config).wall_ns,
+            lambda difference=difference: difference(lambda trace: play_libc(trace, oracle, mode="time").play_ns),
+            lambda difference=difference: difference(lambda trace: run(trace, config).wall_ns),
             rounds_wanted=3,
         )
         print(f"  {number:>10,} {real / (2 * pairs):7.1f} {model / (2 * pairs):7.1f}", flush=True)

@@ -240,8 +240,8 @@ def run(
 ) -> Recording:
     """Plays `trace` through the stack that `config` describes.
 
-    `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows of
-    LOG as they come, `progress` the number of rows played.
+    `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
+    of LOG as they come, `progress` the number of rows played.
     """
     player = Player(config, addresses=addresses, log=log)
     times: list[np.ndarray] = []

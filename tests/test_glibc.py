@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from histories import History, play_rows, single_steps
+from histories import History, cut, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +12,7 @@ from replay.config import load_config
 from replay.engine import Player, run
 from replay.environment import overrides_of
 from replay.errors import ConfigError
-from replay.trace import Domain, Op
+from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
@@ -270,3 +270,40 @@ def test_a_presets_name_may_end_in_a_version_of_glibc():
     assert (stack.name, stack.libc.version, stack.pymalloc.release) == ("cpython-3.9-glibc-2.41", "2.41", "keep-last")
     with pytest.raises(ConfigError, match="should be '2.31'".replace(".", r"\.")):
         load_config("cpython-3.9-glibc-2.9")
+
+
+def test_malloc_trim_gives_back_whole_pages_inside_free_chunks_and_the_end_of_the_heap():
+    history = History()
+    hole = history.malloc(10 * PAGE)
+    history.malloc(16)
+    history.free(hole)
+    before = run(history.trace(), config()).end
+    history.mark(0)
+    after = run(MemoryTrace([history.events()], Metadata(phases=(TRIM_MARK,))), config()).end
+    # The chunk starts 656 bytes into the heap: its header is in the first page, its end in the eleventh.
+    assert (after.madvise, after.madvise_bytes) == (1, 9 * PAGE)
+    assert before.resident_bytes - after.resident_bytes == 9 * PAGE
+    assert (before.brk, after.brk) == (1, 2)
+    assert after.heap_bytes == 11 * PAGE
+
+
+def test_on_a_timer_malloc_trim_is_called_between_the_events_of_its_time_and_the_next():
+    history = History()
+    hole = history.at(1).malloc(10 * PAGE)
+    history.at(2).malloc(16)
+    history.at(10).free(hole)
+    history.at(11).malloc(24)
+    ends = [run(history.trace(), config(), trim_every_ns=every).end.madvise for every in (10, 11, 5, 2)]
+    # At 10: once the block is free. At 11: the last moment, which nothing follows. At 5 and 10. At 2, 4, 6, 8, 10.
+    assert ends == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("cuts", [[1], [2], [1, 3], [2, 4]])
+def test_where_batches_end_does_not_matter_to_the_timer(cuts):
+    history = History()
+    for time_ns in range(1, 8):
+        history.free(history.at(time_ns).malloc(10 * PAGE))
+        history.malloc(16 * time_ns)
+    events = history.events()
+    whole = run(MemoryTrace([events]), config(), trim_every_ns=2).end
+    assert run(MemoryTrace(cut(events, cuts)), config(), trim_every_ns=2).end == whole
