@@ -80,7 +80,7 @@ def verify(
         _print_table(oracles, results)
     if not all(agreement.exact for _, _, agreement in results):
         if not json_:
-            _print_differences(results)
+            _print_differences(results, cases)
         raise typer.Exit(1)
 
 
@@ -120,11 +120,19 @@ def _print_table(oracles: list[Oracle], results: list[tuple[Oracle, str, Agreeme
     Console().print(table)
 
 
-def _print_differences(results: list[tuple[Oracle, str, Agreement]]) -> None:
-    """The first difference of each pair that disagrees."""
+def _print_differences(results: list[tuple[Oracle, str, Agreement]], cases: list[tuple[str, Trace]]) -> None:
+    """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
+    from replay.allocators.glibc import MMAP_THRESHOLD
+
     for oracle, name, agreement in results:
         if not agreement.exact:
             typer.echo(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
+    traces = [trace for _, trace in cases]
+    if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
+        typer.echo(
+            "The trace asks for blocks of 128 KiB or more, which libc maps among the arenas where its heap has no room. "
+            "Loading the library leaves that heap in use, so that a difference can come from there; --libc tells."
+        )
 
 
 def _verify_libc(
