@@ -286,7 +286,7 @@ def test_a_compiler_that_fails_is_told_in_a_sentence_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("REPLAY_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("CC", "/bin/false")
-    with pytest.raises(HarnessError, match="/bin/false cannot build harness.c"):
+    with pytest.raises(HarnessError, match=r"/bin/false cannot build harness\.c"):
         harness.build(64)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
