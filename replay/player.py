@@ -12,7 +12,7 @@ import numpy as np
 from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import inlined
-from replay.prefetching import prefetch
+from replay.processor import bit_length, prefetch
 
 # As numbers, because numba compares enum members far slower.
 CALLOC, REALLOC, FREE = 1, 2, 3
@@ -50,14 +50,8 @@ def class_limit(index: int) -> int:
 @inlined
 def class_row(domain, small, block_bytes):
     """The row of CLASS that counts such a block; `small` is 1 for the small role."""
-    if block_bytes <= 1024:
-        index = (block_bytes + 7) >> 3
-    else:
-        index = EXACT_CLASSES
-        rest = (block_bytes - 1) >> 11
-        while rest:
-            rest >>= 1
-            index += 1
+    above = EXACT_CLASSES - 11 + max(11, bit_length(block_bytes - 1))
+    index = (block_bytes + 7) >> 3 if block_bytes <= 1024 else above
     return domain * ROWS_A_DOMAIN + small * CLASSES + index
 
 

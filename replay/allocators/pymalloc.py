@@ -53,7 +53,7 @@ from replay.allocators.stack import (
 )
 from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
-from replay.prefetching import prefetch
+from replay.processor import prefetch
 from replay.units import Size
 
 ROLES = ("pymalloc",)

@@ -60,7 +60,7 @@ from replay.allocators.glibc.system import (
 from replay.allocators.stack import MARGIN, extend, record
 from replay.by_reference import by_reference
 from replay.compiled import cold, inlined, leaf
-from replay.prefetching import prefetch
+from replay.processor import prefetch
 from replay.units import Size
 
 ROLES = ("libc",)

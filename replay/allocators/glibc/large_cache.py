@@ -9,6 +9,7 @@ import numpy as np
 from replay.allocators.glibc.memory import UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAPPED_PLACE, mapped_size
 from replay.compiled import cold, leaf
+from replay.processor import bit_length
 
 LARGE_BINS = 12
 FIRST_BIN = 64
@@ -20,11 +21,7 @@ _MAPPED_LINK = 1 << 31
 
 @leaf
 def _bin_of(size):
-    index = FIRST_BIN - _LEAST_BITS
-    while size > 1:
-        size >>= 1
-        index += 1
-    return index
+    return FIRST_BIN - 1 - _LEAST_BITS + bit_length(size)
 
 
 @leaf

@@ -13,6 +13,7 @@ import numpy as np
 
 from replay.allocators.stack import MARGIN, ask_for_room, record
 from replay.compiled import inlined, leaf
+from replay.processor import bit_length
 
 UNIT_SHIFT = 4
 UNIT = 1 << UNIT_SHIFT
@@ -236,10 +237,7 @@ def next_bin(memory, binmap, index):
                 return np.int64(NBINS)
             bits = binmap[word]
         low = bits & -bits
-        found = word << 5
-        # Which bit of 32 it is: its number's binary digits, one mask each.
-        found += 16 * ((low & 0xFFFF0000) != 0) + 8 * ((low & 0xFF00FF00) != 0) + 4 * ((low & 0xF0F0F0F0) != 0)
-        found += 2 * ((low & 0xCCCCCCCC) != 0) + ((low & 0xAAAAAAAA) != 0)
+        found = (word << 5) + bit_length(low) - 1
         if np.int64(memory[np.uint64(found)].bk) != found:
             return found
         binmap[word] &= ~low

@@ -1,7 +1,7 @@
-"""Asks the processor to fetch memory that will be needed soon.
+"""Two things that processors do in one instruction and numba has no word for.
 
-A replay knows what comes next, which no real allocator does: rows ahead name blocks whose records can be on their way
-to the cache by the time they are played.
+`prefetch` asks for memory that will be needed soon. A replay knows what comes next, which no real allocator does: rows
+ahead name blocks whose records can be on their way to the cache by the time they are played.
 """
 
 from typing import Any
@@ -38,5 +38,24 @@ def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
 
 
 @overload(prefetch, jit_options=INLINED_OPTIONS)
-def _overload(array, index):  # type: ignore[no-untyped-def]
+def _prefetch_overload(array, index):  # type: ignore[no-untyped-def]
     return lambda array, index: _prefetch(array, index)
+
+
+def bit_length(value: int) -> int:
+    """Binary digits of an int64 above 0."""
+    return int(value).bit_length()
+
+
+@intrinsic
+def _bit_length(typing_context, value):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zeros = builder.ctlz(arguments[0], ir.IntType(1)(1))
+        return builder.sub(ir.IntType(64)(64), zeros)
+
+    return types.int64(types.int64), generate
+
+
+@overload(bit_length, jit_options=INLINED_OPTIONS)
+def _bit_length_overload(value):  # type: ignore[no-untyped-def]
+    return lambda value: _bit_length(value)
