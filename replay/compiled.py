@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba._dynfunc import make_function
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.event import Event, Listener, register, unregister
@@ -73,44 +75,99 @@ def _drop_stale(kernels: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _ColdLowering(BaseNativeLowering):
-    """Makes code that LLVM may not paste into callers."""
+class _LeafLibrary(JITCodeLibrary):
+    """Code that is only ever linked into an entry's, and optimised and made machine code there: not before by itself.
 
-    _name = "replay_cold_lowering"
+    That takes a third of the time.
+    """
 
-    class _Lower(Lower):
-        def setup_function(self, fndesc: Any) -> None:
-            super().setup_function(fndesc)
-            self.function.attributes.add("noinline")
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+
+class _LeafLowering(BaseNativeLowering):
+    """Makes code for a _LeafLibrary, with an attribute of LLVM's: numba's own option would make callers differ."""
+
+    _name = "replay_leaf_lowering"
+    attribute: str | None = None
+
+    def run_pass(self, state: Any) -> bool:
+        context, flags = state.targetctx, state.flags
+        state.library = _LeafLibrary(context.codegen(), state.func_id.func_qualname)
+        flags.no_compile = True
+        super().run_pass(state)
+        flags.no_compile = False
+        # Callers find the function by a handle, which for numba is what Python calls. Nobody calls this one.
+        done = state["cr"]
+        handle = make_function(done.fndesc.lookup_module(), done.fndesc.qualname, "", 0, done.env, (state.library,))
+        context.insert_user_function(handle, done.fndesc, [state.library])
+        state["cr"] = done._replace(cfunc=handle)
+        return True
 
     @property
     def lowering_class(self) -> type[Lower]:
-        return self._Lower
+        attribute = self.attribute
+
+        class Marked(Lower):
+            def setup_function(self, fndesc: Any) -> None:
+                super().setup_function(fndesc)
+                if attribute:
+                    self.function.attributes.add(attribute)
+
+        return Marked
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _PlainLowering(_LeafLowering):
+    _name = "replay_plain_lowering"
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ColdLowering(_LeafLowering):
+    _name = "replay_cold_lowering"
+    attribute = "noinline"
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _InlinedLowering(_LeafLowering):
+    _name = "replay_inlined_lowering"
+    attribute = "alwaysinline"
 
 
 class _LeafCompiler(CompilerBase):
     """numba's pipeline, but for what Python would need to call the function: nobody calls a leaf but other kernels."""
 
+    lowering: type[_LeafLowering] = _PlainLowering
+
     def define_pipelines(self) -> list[Any]:
         flags = self.state.flags
         flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
-
-
-class _ColdCompiler(_LeafCompiler):
-    def define_pipelines(self) -> list[Any]:
-        (manager,) = super().define_pipelines()
-        manager.passes = [(_ColdLowering if each is NativeLowering else each, name) for each, name in manager.passes]
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes = manager.passes
+        manager.passes = [(self.lowering if each is NativeLowering else each, name) for each, name in passes]
         manager.finalize()
         return [manager]
 
 
+class _ColdCompiler(_LeafCompiler):
+    lowering = _ColdLowering
+
+
+class _InlinedCompiler(_LeafCompiler):
+    lowering = _InlinedLowering
+
+
 # Kernels run without the GIL, and without reference counts: they make no arrays and keep none. What is not said here, a
-# function would take over from whoever has it compiled.
+# function would take over from whoever has it compiled. Options are the same for all marks: numba compiles a function
+# once more for callers that were compiled with others.
 ENTRY_OPTIONS = {"nogil": True, "_nrt": False}
-LEAF_OPTIONS = ENTRY_OPTIONS | {"forceinline": False, "pipeline_class": _LeafCompiler}
-INLINED_OPTIONS = LEAF_OPTIONS | {"forceinline": True}
+LEAF_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _LeafCompiler}
+INLINED_OPTIONS = LEAF_OPTIONS | {"pipeline_class": _InlinedCompiler}
 COLD_OPTIONS = LEAF_OPTIONS | {"pipeline_class": _ColdCompiler}
 
 _kernels: set[Callable[..., Any]] = set()

@@ -130,8 +130,8 @@ def _print_differences(results: list[tuple[Oracle, str, Agreement]], cases: list
     traces = [trace for _, trace in cases]
     if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
         typer.echo(
-            "Loading the library leaves that heap in use, so that a difference can come from there; see --libc."
-            "Loading the library leaves that heap in use, so that a difference can come from there; --libc tells."
+            "The trace asks for blocks of 128 KiB or more, which libc maps among the arenas where its heap has no "
+            "room. Loading the library leaves that heap in use, so a difference can come from there; see --libc."
         )
 
 

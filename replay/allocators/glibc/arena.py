@@ -112,7 +112,7 @@ def _cut(state, stack, chunk, size, wanted):
         _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(memory[UNSORTED].fd))
 
 
-@inlined
+@leaf
 def _sort(state, chunk, size):
     """Puts a chunk from the unsorted list into its bin."""
     memory, heap = state.memory, state.heap[0]
