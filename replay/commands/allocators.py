@@ -47,6 +47,7 @@ def allocators(
     typer.echo()
     console.print(table)
     typer.echo()
+    typer.echo("A preset runs on glibc 2.36; its name may go on with another: cpython-3.12-glibc-2.31, -2.41, -2.43.")
     typer.echo("next: replay run web-service -a cpython-3.9-glibc-2.41 --set pymalloc.arena_size='1 MiB'")
 
 

@@ -74,7 +74,8 @@ def run(
     from replay.reports.files import new_address_file, new_folder, write_results
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
-    stacks = [load_config(allocator or default_preset(), [*overrides_of(env or ()), *(overrides or ())])]
+    chosen = default_preset() if allocator is None else allocator
+    stacks = [load_config(chosen, [*overrides_of(env or ()), *(overrides or ())])]
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = _open_trace(source, seed)
