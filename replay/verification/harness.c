@@ -17,18 +17,13 @@
  * Arenas are seen by defining mmap and munmap here: built with -rdynamic, libpython's calls arrive at these.
  * Nothing of the harness's own memory comes from the heaps under test; all of it is mapped before the play. */
 #define _GNU_SOURCE
+#include "address_space.h"
+
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE };
 enum { DOMAIN_RAW, DOMAIN_MEM, DOMAIN_OBJ, DOMAIN_LIBC, DOMAINS };
@@ -43,7 +38,6 @@ typedef struct {
     void (*free)(void *);
 } Api;
 
-#define PAGE ((size_t)4096)
 #define SMALL_BYTES 512 /* pymalloc's largest request */
 #define CLASS_BYTES 16  /* its size classes in every build that has to be drained */
 #define CLASSES (SMALL_BYTES / CLASS_BYTES)
@@ -59,31 +53,13 @@ static int64_t row;
 static uint8_t *owned; /* one byte a page below base: 1 inside a live arena */
 static uintptr_t base;
 
-static void die(const char *what) {
-    fprintf(stderr, "%s\n", what);
-    exit(3);
-}
-
 /* Address space */
-
-static void *raw_mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset) {
-#ifdef SYS_mmap2
-    return (void *)syscall(SYS_mmap2, address, bytes, protection, flags, file, offset / (off_t)PAGE);
-#else
-    return (void *)syscall(SYS_mmap, address, bytes, protection, flags, file, offset);
-#endif
-}
 
 static void *map_memory(size_t bytes) {
     void *memory = raw_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         die("the harness found no memory for itself");
     return memory;
-}
-
-static void *reserve(uintptr_t address, size_t bytes) {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (address ? MAP_FIXED_NOREPLACE : 0);
-    return raw_mmap((void *)address, bytes, PROT_NONE, flags, -1, 0);
 }
 
 static void log_arena(int kind, void *address, size_t bytes) {
@@ -118,48 +94,6 @@ int munmap(void *address, size_t bytes) {
 static int is_owned(void *block) {
     uintptr_t below = base - 1 - (uintptr_t)block; /* wraps to something huge for a block above base */
     return below < OWNED_WINDOW && owned[below / PAGE];
-}
-
-/* Start of the lowest mapping that mmap made: what lies under the program break is the program and its heap. */
-static uintptr_t find_floor(void) {
-    static char text[1 << 18];
-    size_t length = 0;
-    ssize_t got;
-    int file = open("/proc/self/maps", O_RDONLY);
-    while (file >= 0 && length < sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - length)) > 0)
-        length += (size_t)got;
-    close(file);
-    uintptr_t heap_end = (uintptr_t)sbrk(0);
-    for (char *line = text; line < text + length; line = strchr(line, '\n') + 1) {
-        uintptr_t start = (uintptr_t)strtoull(line, NULL, 16);
-        if (start >= heap_end)
-            return start;
-    }
-    die("/proc/self/maps does not show where mappings start");
-    return 0;
-}
-
-/* Fills every hole above the lowest mapping, then moves `base` beneath it to `place` modulo `modulus`. */
-static void settle(uintptr_t place, uintptr_t modulus) {
-    uintptr_t floor = find_floor();
-    for (size_t bytes = (size_t)1 << (sizeof(void *) == 8 ? 30 : 26); bytes >= PAGE; bytes >>= 1)
-        for (;;) {
-            void *filler = reserve(0, bytes);
-            if (filler == MAP_FAILED)
-                break;
-            if ((uintptr_t)filler < floor) {
-                syscall(SYS_munmap, filler, bytes);
-                break;
-            }
-        }
-    size_t gap = (floor - place) % modulus;
-    if (gap && reserve(floor - gap, gap) != (void *)(floor - gap))
-        die("the address space beneath the lowest mapping is taken");
-    base = floor - gap;
-    void *trial = reserve(0, ALIGNMENT_MODULUS / 2);
-    if ((uintptr_t)trial + ALIGNMENT_MODULUS / 2 != base)
-        die("mappings are not handed out from the top downwards on this system");
-    syscall(SYS_munmap, trial, ALIGNMENT_MODULUS / 2);
 }
 
 /* The interpreter */
@@ -303,10 +237,10 @@ static int play(char **arguments) {
         die("libc has no memory");
     if (pool_bytes) {
         initialise(library);
-        settle(PLACE_MODULUS / 2, PLACE_MODULUS); /* so that draining makes the tree's nodes for all that follows */
+        base = settle(PLACE_MODULUS / 2, PLACE_MODULUS); /* so that draining makes the tree's nodes for all that follows */
         result->drained_blocks = drain(pool_bytes);
     }
-    settle(place, pool_bytes ? ALIGNMENT_MODULUS : PLACE_MODULUS);
+    base = settle(place, pool_bytes ? ALIGNMENT_MODULUS : PLACE_MODULUS);
     arena_log = (ArenaEvent *)((char *)result + logged_at), arena_events_max = logged_max;
     owned = timed ? NULL : owned_pages;
     uint64_t start = now_ns();

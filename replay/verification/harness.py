@@ -21,6 +21,7 @@ from replay.errors import ReplayError, TraceError
 from replay.trace import Trace
 
 SOURCE = Path(__file__).with_name("harness.c")
+HEADER = SOURCE.with_name("address_space.h")
 EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("unused", "<u2"), ("block", "<u4"), ("size", "<u8")])
 ARENA_EVENT = np.dtype([("row", "<i8"), ("kind", "<i8"), ("address", "<i8"), ("bytes", "<i8")])
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "play_ns", "arena_events", "drained_blocks")])
@@ -78,7 +79,8 @@ def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: s
     if compiler is None:
         raise HarnessError("no C compiler found to build the harness with; install gcc or name one in CC")
     release = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\0".join([source.read_text(), compiler, release, *flags]).encode()).hexdigest()
+    parts = [source.read_text(), HEADER.read_text(), compiler, release, *flags]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     program = cache_root() / "harness" / f"{name}-{digest[:20]}"
     if program.exists():
         return program

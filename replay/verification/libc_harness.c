@@ -17,16 +17,11 @@
  *
  * It starts by itself and needs no symbol younger than glibc 2.2.5, so that any version's ld.so can run it. */
 #define _GNU_SOURCE
-#include <fcntl.h>
+#include "address_space.h"
+
 #include <malloc.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_MARK = 32 };
 enum { MARK = 12345, RESIDENT_POINTS = 10 };
@@ -34,78 +29,13 @@ enum { MARK = 12345, RESIDENT_POINTS = 10 };
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
 typedef struct { uint64_t rows, base, heap, play_ns; } Header;
 
-#define PAGE ((size_t)4096)
 #define PLACE_MODULUS ((uintptr_t)1 << 34)
 
-static void die(const char *what) {
-    if (write(2, what, strlen(what)) < 0 || write(2, "\n", 1) < 0)
-        _exit(4);
-    _exit(3);
-}
-
-static void *map(uintptr_t address, size_t bytes, int protection, int flags, int file) {
-    return (void *)syscall(SYS_mmap, address, bytes, protection, flags, file, 0L);
-}
-
 static void *map_memory(size_t bytes) {
-    void *memory = map(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1);
+    void *memory = raw_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED)
         die("the harness found no memory for itself");
     return memory;
-}
-
-static void *reserve(uintptr_t address, size_t bytes) {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (address ? MAP_FIXED_NOREPLACE : 0);
-    return map(address, bytes, PROT_NONE, flags, -1);
-}
-
-static char text[1 << 18];
-
-static size_t read_text(const char *path) {
-    size_t length = 0;
-    ssize_t got;
-    int file = open(path, O_RDONLY);
-    while (file >= 0 && length < sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - length)) > 0)
-        length += (size_t)got;
-    close(file);
-    text[length] = 0;
-    return length;
-}
-
-/* Start of the lowest mapping that mmap made: what lies under the program break is the program and its heap. */
-static uintptr_t find_floor(void) {
-    size_t length = read_text("/proc/self/maps");
-    uintptr_t heap_end = (uintptr_t)syscall(SYS_brk, 0L);
-    for (char *line = text; line < text + length; line = strchr(line, '\n') + 1) {
-        uintptr_t start = (uintptr_t)strtoull(line, NULL, 16);
-        if (start >= heap_end)
-            return start;
-    }
-    die("/proc/self/maps does not show where mappings start");
-    return 0;
-}
-
-/* Fills every hole above the lowest mapping; gives an address beneath it that is `place` modulo PLACE_MODULUS. */
-static uintptr_t settle(uintptr_t place) {
-    uintptr_t floor = find_floor();
-    for (size_t bytes = (size_t)1 << 30; bytes >= PAGE; bytes >>= 1)
-        for (;;) {
-            void *filler = reserve(0, bytes);
-            if (filler == MAP_FAILED)
-                break;
-            if ((uintptr_t)filler < floor) {
-                syscall(SYS_munmap, filler, bytes);
-                break;
-            }
-        }
-    size_t gap = (floor - place) % PLACE_MODULUS;
-    if (gap && reserve(floor - gap, gap) != (void *)(floor - gap))
-        die("the address space beneath the lowest mapping is taken");
-    void *trial = reserve(0, PAGE);
-    if ((uintptr_t)trial + PAGE != floor - gap)
-        die("mappings are not handed out from the top downwards on this system");
-    syscall(SYS_munmap, trial, PAGE);
-    return floor - gap;
 }
 
 static uint64_t resident_bytes(void) {
@@ -139,7 +69,7 @@ static int play(int count, char **arguments) {
     int file = open(arguments[1], O_RDONLY);
     off_t bytes = lseek(file, 0, SEEK_END);
     int64_t rows = (int64_t)((size_t)bytes / sizeof(Event)), highest = 0;
-    const Event *events = map(0, (size_t)bytes + 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file);
+    const Event *events = raw_mmap(NULL, (size_t)bytes + 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
     if (file < 0 || events == MAP_FAILED)
         die("the events cannot be read");
     for (int64_t at = 0; at < rows; at++)
@@ -149,13 +79,13 @@ static int play(int count, char **arguments) {
     int out = open(arguments[2], O_RDWR | O_CREAT | O_TRUNC, 0600);
     if (out < 0 || ftruncate(out, (off_t)result_bytes))
         die("the result cannot be written");
-    Header *result = map(0, result_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, out);
+    Header *result = raw_mmap(NULL, result_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, out, 0);
     if (result == MAP_FAILED)
         die("the result does not fit into the address space");
     uint64_t *addresses = (uint64_t *)(result + 1), *resident = addresses + rows;
     memset(addresses, 0, result_bytes - sizeof(Header));
     result->rows = (uint64_t)rows;
-    result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10));
+    result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10), PLACE_MODULUS);
     result->heap = (uint64_t)syscall(SYS_brk, 0L);
     if (result->heap % PAGE) /* older loaders keep their copy of the tunables there */
         result->heap = (uint64_t)syscall(SYS_brk, (result->heap + PAGE - 1) & -PAGE);
