@@ -11,7 +11,7 @@ from replay.allocators.stack import SYSCALLS
 from replay.config import load_config
 from replay.engine import Player, run
 from replay.environment import overrides_of
-from replay.errors import ConfigError
+from replay.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
@@ -211,6 +211,20 @@ def test_32_bit_chunks_are_multiples_of_16_behind_headers_of_8():
     run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: told.append(part))
     first = 0x56560000 + 8 + 400 + 8  # 64 counts of 2 bytes, 64 pointers of 4, a word: 400
     assert np.concatenate(told).tolist() == [first, first + 16, first + 32]
+
+
+def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_asks_for_it():
+    history = History()
+    history.mallocs(40, 1 << 30, Domain.RAW)
+    with pytest.raises(TraceError, match="row 31: no address space"):
+        run(history.trace(), config("2.36", "libc.mmap_max=0"))
+
+
+def test_small_mappings_are_no_chunks_of_the_cache():
+    """Pages of 1 KiB, which no x86-64 has, give mappings as small as what the cache keeps."""
+    history = History()
+    history.free(*history.mallocs(3, 900))
+    play(history, "2.43", "kernel.page_size=1024", "libc.mmap_threshold=0")
 
 
 @pytest.mark.parametrize("live", [1_000, 30_000])

@@ -80,7 +80,7 @@ def verify_libc(
     error = None
     if resident:
         real = play_libc(trace, oracle, mode="resident", environment=environment).resident
-        error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, 1 << 20)))
+        error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.kernel.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
         events=events.rows,

@@ -285,7 +285,7 @@ def _free_uncached(state, stack, place, size):
     is_large = index >= TCACHE_BINS and size <= heap.tcache_large
     if heap.lazy_tcache and heap.tcache == INACTIVE and (index < heap.tcache_bins or is_large):
         make_tcache(state, stack, heap.tcache_units)
-        if tcache_room(state, index):
+        if place < MAPPED_PLACE and tcache_room(state, index):
             tcache_put(state, place, index)
             return
     if is_large and put_large(state, place):

@@ -22,13 +22,15 @@ from replay.allocators.glibc.memory import (
     size_of,
 )
 from replay.allocators.kernel import brk, dontneed, mmap, mremap, munmap, touch
-from replay.allocators.stack import MARGIN, ask_for_room, record
+from replay.allocators.stack import MARGIN, NO_MEMORY, ask_for_room, record
 from replay.compiled import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 40
 """Places from here on number records of MAPPED; those below are chunks of the heap."""
 BIN_SHIFT = 32
 """Where trim_bins stopped: bin << BIN_SHIFT | chunk."""
+HEAP_BYTES_MAX = 32 << 30
+"""What sizes of 31 bits in units can tell; a heap that would grow further has no memory."""
 IS_MMAPPED = 2
 """A flag in the real header that one comparison forgets to mask."""
 
@@ -90,6 +92,9 @@ def extend_top(state, stack, wanted):
     size = ((wanted + heap.min_units - old_size) << UNIT_SHIFT) + heap.top_pad
     start = space.brk
     end = start + ((size + space.page_size - 1) & -space.page_size)
+    if end - space.brk_base > HEAP_BYTES_MAX:
+        stack.tally[0].attention |= NO_MEMORY
+        return
     _move_brk(state, stack, end)
     if old_size == 0:
         # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
