@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.allocators import kernel, trim
+from replay.allocators import end_thread, kernel, switch_thread, trim
 from replay.allocators.registry import find_model, foreign_sources, is_compiled
 from replay.allocators.stack import (
     ARENA_MAPPED,
@@ -28,6 +28,7 @@ from replay.clock import TICKS_MAX, Clock, Slice
 from replay.compiled import entry
 from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
+from replay.numbering import ThreadNumbering
 from replay.player import BLOCK, DOMAINS, new_classes, play
 from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
 
@@ -78,10 +79,19 @@ def trim_libc(stack, resume):  # type: ignore[no-untyped-def]
     return trim(stack.libc, stack, resume)
 
 
+def end_libc_thread(stack, thread):  # type: ignore[no-untyped-def]
+    """The thread ends."""
+    tally = stack.tally[0]
+    if tally.thread != thread:
+        tally.thread = thread
+        switch_thread(stack.libc, stack, thread)
+    end_thread(stack.libc, stack)
+
+
 @cache
-def compiled_trim(models: tuple[ModuleType, ...]) -> Callable[..., int]:
-    """The same for these models."""
-    return entry(trim_libc, foreign_sources(list(models))) if all(map(is_compiled, models)) else trim_libc
+def compiled_libc(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> Callable[..., Any]:
+    """One of the two above for these models."""
+    return entry(call, foreign_sources(list(models))) if all(map(is_compiled, models)) else call
 
 
 class Player:
@@ -105,7 +115,9 @@ class Player:
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
         self._play = compiled_play((libc_model, small_model))
-        self._trim = compiled_trim((libc_model, small_model))
+        self._threads = ThreadNumbering()
+        self._numbered: tuple[np.ndarray, np.ndarray] | None = None
+        self.tally.thread = -1
         self._route = np.array([*(role == "pymalloc" for role in config.domains.by_number()), False], np.uint8)
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
@@ -121,7 +133,7 @@ class Player:
         ticks = np.append(part.tick_rows, part.end)
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
-        columns = (events.op, events.domain, events.block, events.size)
+        columns = (events.op, events.domain, events.block, events.size, self._numbered_threads(events))
         row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes_peak
         while tick < ticks.shape[0]:
             row, taken = self._play(
@@ -142,16 +154,40 @@ class Player:
     def trim(self, row: int) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace."""
         self.tally.row, resume = row, 0
+        trim_some = compiled_libc(trim_libc, (self.libc_model, self.small_model))
         while True:
-            resume = self._trim(self.stack, resume)
-            self.tally.attention &= ~RESIDENT_PEAK
-            if self.tally.attention:
-                self.drain_log()
-                self._grow()
-                self.tally.attention = 0
+            resume = trim_some(self.stack, resume)
+            self._settle_between_events()
             if not resume:
                 break
+
+    def end_thread(self, thread: int, row: int) -> None:
+        """The trace's thread of that number ends behind everything up to `row` of the trace."""
+        self.tally.row = row
+        number = int(self._threads.number(np.array([thread], np.uint32))[0])
+        self._make_room_for_threads()
+        compiled_libc(end_libc_thread, (self.libc_model, self.small_model))(self.stack, number)
+        self._settle_between_events()
+
+    def _settle_between_events(self) -> None:
+        """What a call left to be done that is no event of the loop."""
+        self.tally.attention &= ~RESIDENT_PEAK
+        if self.tally.attention:
+            self._grow()
+            self.tally.attention = 0
         self.drain_log()
+
+    def _numbered_threads(self, events: Events) -> np.ndarray:
+        """Dense numbers of the batch's threads; they are kept for its other slices."""
+        if self._numbered is None or self._numbered[0] is not events.thread:
+            self._numbered = events.thread, self._threads.number(events.thread)
+            self._make_room_for_threads()
+        return self._numbered[1]
+
+    def _make_room_for_threads(self) -> None:
+        if hasattr(self.libc_model, "with_threads"):
+            libc = self.libc_model.with_threads(self.stack.libc, len(self._threads))
+            self.stack = self.stack._replace(libc=libc, small=self.stack.small if self.has_small else libc)
 
     def _make_room_for_blocks(self, events: Events, start: int, end: int) -> None:
         highest = int(events.block[start:end].max())
@@ -262,6 +298,8 @@ def run(
             phases.append((name, int(events.time_ns[row]), player.stack.tally.copy()[0]))
             if name == TRIM_MARK:
                 player.trim(clock.rows + row)
+        elif events.op[row] == Op.THREAD_END:
+            player.end_thread(int(events.thread[row]), clock.rows + row)
 
     begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns

@@ -10,6 +10,8 @@ VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
     "MALLOC_TOP_PAD_": "top_pad",
     "MALLOC_MMAP_MAX_": "mmap_max",
+    "MALLOC_ARENA_MAX": "arena_max",
+    "MALLOC_ARENA_TEST": "arena_test",
 }
 """Variable -> key of the model `glibc`."""
 TUNABLES = {

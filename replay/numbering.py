@@ -1,4 +1,4 @@
-"""Dense block numbers for sources that name blocks by addresses or by numbers with gaps.
+"""Dense numbers for blocks that are named by addresses or by numbers with gaps, and for threads.
 
 A hash table, kept in two arrays, leads from the key of every live block to its number: open addressing, a power of two
 of slots, at most half of them taken, and removal that moves later keys back, so that nothing but live blocks is in it.
@@ -130,3 +130,35 @@ class Numbering:
         numbers = np.full(keys.shape[0], -1, np.int64)
         _move(self._keys, self._numbers, keys, numbers)
         self._keys, self._numbers = keys, numbers
+
+
+NEAR = 1 << 16
+"""Threads whose numbers lie this close are told apart without sorting."""
+
+
+class ThreadNumbering:
+    """Numbers the threads of one trace; the one that comes first, the main thread, gets 0."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def number(self, thread: np.ndarray) -> np.ndarray:
+        """The numbers (uint32) of these threads (uint32), row by row."""
+        if not thread.size:
+            return thread
+        self._number(int(thread[0]))
+        least = int(thread.min())
+        offsets = thread - np.uint32(least)
+        if offsets.max() >= NEAR:
+            distinct, places = np.unique(thread, return_inverse=True)
+            return np.array([self._number(name) for name in distinct.tolist()], np.uint32)[places]
+        table = np.bincount(offsets)
+        for offset in np.flatnonzero(table).tolist():
+            table[offset] = self._number(least + offset)
+        return table.astype(np.uint32)[offsets]
+
+    def _number(self, name: int) -> int:
+        return self._numbers.setdefault(name, len(self._numbers))

@@ -9,7 +9,7 @@ of two; `class_limit` gives the largest block of a class.
 
 import numpy as np
 
-from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc
+from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc, switch_thread
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import inlined
 from replay.processor import bit_length, prefetch
@@ -97,7 +97,7 @@ def _settle(tally, started, row, requested, requested_peak, block_bytes, block_p
 
 
 def play(stack, blocks, classes, route, at_peak, columns, first_row, start, ticks, samples, addresses):
-    """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+    """Plays rows of `columns` (op, domain, block, size, thread) from `start`; none of them is a boundary.
 
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
     the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
@@ -109,12 +109,12 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
 
     What every event changes is kept in variables, which are registers, and settled where somebody looks.
     """
-    op, domains, block, sizes = columns
+    op, domains, block, sizes, threads = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
     requested, requested_peak = tally.requested_bytes, tally.requested_bytes_peak
     block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
-    row = start
+    row, thread = start, tally.thread
     # Few blocks stay in the cache anyway.
     foreseen = ticks[ticks.shape[0] - 1] - 2 * AHEAD if blocks.shape[0] > BLOCKS_IN_CACHE else row
     for tick in range(ticks.shape[0]):
@@ -127,6 +127,10 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
                 _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                 return row, tick
             tally.row = first_row + row
+            if threads[at] != thread:
+                thread = np.int64(threads[at])
+                tally.thread = thread
+                switch_thread(stack.libc, stack, thread)
             if row < foreseen:
                 near = np.uint64(row + AHEAD)
                 prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))

@@ -37,7 +37,7 @@ NO_SITE = (1 << 32) - 1
 
 
 class Op(IntEnum):
-    """What happened. From GC_START on, events move no block: they are boundaries."""
+    """What happened. From GC_START on, events move no block of the program's: they are boundaries."""
 
     MALLOC = 0
     CALLOC = 1
@@ -45,6 +45,7 @@ class Op(IntEnum):
     FREE = 3
     GC_START = 16
     GC_END = 17
+    THREAD_END = 18
     MARK = 32
 
 

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators.glibc import RULES
+from replay.allocators.glibc.system import MAIN_ARENA
 from replay.allocators.stack import SYSCALLS
 from replay.config import load_config
 from replay.engine import Player, run
@@ -75,10 +76,10 @@ def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(versi
     history.free(history.malloc(24))  # makes the cache
     blocks = history.mallocs(20, 1000)
     history.free(*blocks)
-    player = play(history, version)[1]
-    assert player.stack.libc.counts.sum() == 1 + kept
+    libc = play(history, version)[1].stack.libc
+    assert libc.counts.sum() == 1 + kept
     cache_units = 768 // 16 if version == "2.43" else 656 // 16
-    assert player.stack.libc.memory[player.stack.libc.heap[0].top].start == cache_units + 2 + kept * 63
+    assert libc.memory[libc.arenas[MAIN_ARENA].top].start == cache_units + 2 + kept * 63
 
 
 def test_fastbins_are_not_merged_until_a_large_request_comes():

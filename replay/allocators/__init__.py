@@ -19,6 +19,9 @@ and where they differ from the defaults of this file
     expect(state, place)             the block will soon be freed or moved: a chance to prefetch; it may be gone
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
     trim(state, stack, resume) -> resume  libc role: malloc_trim(0); begins with 0, gives 0 when done
+    switch_thread(state, stack, thread)   libc role: what follows is another thread's; numbers are dense
+    end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
+    with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
@@ -52,7 +55,10 @@ from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
-__all__ = ["MARGIN", "Stack", "address", "block_size", "calloc", "expect", "fill", "free", "malloc", "realloc", "trim"]
+__all__ = [
+    "MARGIN", "Stack", "address", "block_size", "calloc", "end_thread", "expect", "fill", "free", "malloc", "realloc",
+    "switch_thread", "trim",
+]  # fmt: skip
 
 
 def _function(state_type: type, name: str) -> Callable[..., Any]:
@@ -91,6 +97,16 @@ def default_expect(state, place):
 def default_trim(state, stack, resume):
     """There is nothing to give back."""
     return 0
+
+
+@leaf
+def default_switch_thread(state, stack, thread):
+    """All threads are one."""
+
+
+@leaf
+def default_end_thread(state, stack):
+    """All threads are one."""
 
 
 def malloc(state, stack, size):
@@ -136,6 +152,28 @@ def expect(state, place):
 def trim(state, stack, resume):
     """Gives free memory back to the kernel; where a table has no more room, what to go on with."""
     return _function(type(state), "trim")(state, stack, resume)
+
+
+def switch_thread(state, stack, thread):
+    """Events are this thread's from now on."""
+    _function(type(state), "switch_thread")(state, stack, thread)
+
+
+def end_thread(state, stack):
+    """The thread whose events they were has ended."""
+    _function(type(state), "end_thread")(state, stack)
+
+
+@overload(switch_thread, jit_options=INLINED_OPTIONS)
+def _switch_thread(state, stack, thread):
+    function = _function(state.instance_class, "switch_thread")
+    return lambda state, stack, thread: function(state, stack, thread)
+
+
+@overload(end_thread, jit_options=INLINED_OPTIONS)
+def _end_thread(state, stack):
+    function = _function(state.instance_class, "end_thread")
+    return lambda state, stack: function(state, stack)
 
 
 @overload(trim, jit_options=INLINED_OPTIONS)

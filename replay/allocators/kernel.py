@@ -8,10 +8,12 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
                 stretch the highest aligned place is taken. For a mapping *of* huge pages one page less will do.
     heap        grows upwards from `brk_base`.
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
+    reserve     addresses that are taken but may not be touched (PROT_NONE), until mprotect lets the program at them;
+                until then they are no mapped memory
 
 Invariants (`check`):
     regions are disjoint, not adjacent, page-aligned, and sorted by falling address
-    mapped_bytes == sum of regions + (brk - brk_base)
+    mapped_bytes == sum of regions - reserved_bytes + (brk - brk_base)
     resident_bytes == page_size * pages marked, and only mapped pages are marked
 
 Pages are marked in two bit tables, one counted downwards from `mmap_base`, one upwards from `brk_base`. `headroom` is
@@ -37,7 +39,7 @@ from replay.by_reference import by_reference
 from replay.compiled import cold, leaf
 from replay.units import Size
 
-MMAP, MUNMAP, MREMAP, BRK, MADVISE = (SYSCALLS.index(name) for name in ("mmap", "munmap", "mremap", "brk", "madvise"))
+MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
 
 SLACK_BYTES = 256 << 20
 """Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages. What
@@ -78,7 +80,8 @@ class Config(BaseModel):
 
 
 SPACE = record(
-    "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom"
+    "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom",
+    "reserved_bytes",
 )  # fmt: skip
 REGION = record("start", "end")
 
@@ -276,6 +279,48 @@ def mmap_huge_pages(stack, length):
 
 
 @leaf
+def _hole_at(state, start, length):
+    """Before which region [start, start + length) lies, or -1 if some of it is mapped."""
+    regions, count = state.regions, state.space[0].regions
+    index = 0
+    while index < count and regions[index].start >= start + length:
+        index += 1
+    return index if index == count or regions[index].end <= start else -1
+
+
+@cold
+def reserve(stack, length, hint):
+    """mmap with PROT_NONE: the address of `length` bytes that nothing else will lie in; at `hint` if that is free.
+
+    A hint of 0 is none; with one that is taken, no alignment to huge pages is looked for.
+    """
+    state, tally = stack.kernel, stack.tally[0]
+    if hint == 0:
+        start, index = _choose(stack, length)
+    else:
+        start, index = hint, np.int64(_hole_at(state, hint, length))
+        if index < 0:
+            start, index = _highest_hole(state, length)
+    start = _take(stack, start, index, length)
+    state.space[0].reserved_bytes += length
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    log(stack, MMAP, start, length)
+    return start
+
+
+@cold
+def protect(stack, start, length):
+    """mprotect: a reserved stretch becomes memory."""
+    tally = stack.tally[0]
+    stack.kernel.space[0].reserved_bytes -= length
+    _map(stack, length)
+    tally.mprotect += 1
+    tally.mprotect_bytes += length
+    log(stack, MPROTECT, start, length)
+
+
+@leaf
 def _region_of(state, start):
     """The region that `start` lies in."""
     low, high = 0, state.space[0].regions - 1
@@ -325,6 +370,14 @@ def munmap(stack, start, length):
     tally.munmap += 1
     tally.munmap_bytes += end - start
     log(stack, MUNMAP, start, end - start)
+
+
+@cold
+def munmap_reserve(stack, start, length, reserved_bytes):
+    """The same where `reserved_bytes` of it were never made memory."""
+    stack.kernel.space[0].reserved_bytes -= reserved_bytes
+    stack.tally[0].mapped_bytes += reserved_bytes
+    munmap(stack, start, length)
 
 
 @cold
@@ -436,7 +489,8 @@ def check(state: State, stack: NamedTuple) -> None:
     assert (regions["end"][1:] < regions["start"][:-1]).all(), "regions overlap, touch, or are out of order"
     assert not ((regions["start"] | regions["end"]) % space.page_size).any()
     heap_bytes = space.brk - space.brk_base
-    assert tally.mapped_bytes == (regions["end"] - regions["start"]).sum() + heap_bytes
+    mapped_bytes = (regions["end"] - regions["start"]).sum() + heap_bytes
+    assert tally.mapped_bytes == mapped_bytes - space.reserved_bytes
     marked = [np.unpackbits(bits.view(np.uint8), bitorder="little") for bits in (state.mmap_pages, state.heap_pages)]
     assert tally.resident_bytes == space.page_size * sum(int(bits.sum()) for bits in marked)
     for start, end in regions:

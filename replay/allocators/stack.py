@@ -25,7 +25,7 @@ LEVELS = (
 )  # fmt: skip
 """What has a peak. `arenas` counts live ones."""
 
-SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise")
+SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 
 TALLY = record(
     *LEVELS,
@@ -36,7 +36,7 @@ TALLY = record(
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
     "page_faults",
     "mallocs", "callocs", "reallocs", "frees",
-    "row", "rows_logged", "attention",
+    "row", "thread", "rows_logged", "attention",
 )  # fmt: skip
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
@@ -46,7 +46,7 @@ TALLY = record(
     arena_bytes       in mapped arenas
     heap_bytes        mapped for libc: brk and its own mmaps
     mapped_bytes      mapped in all; resident_bytes: touched and not given back
-    row               the event being played
+    row               the event being played; thread: whose it is, -1 before the first
     attention         bits: why the player must stop after this event
 """
 

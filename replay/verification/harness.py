@@ -22,7 +22,7 @@ from replay.trace import Trace
 
 SOURCE = Path(__file__).with_name("harness.c")
 HEADER = SOURCE.with_name("address_space.h")
-EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("unused", "<u2"), ("block", "<u4"), ("size", "<u8")])
+EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("thread", "<u2"), ("block", "<u4"), ("size", "<u8")])
 ARENA_EVENT = np.dtype([("row", "<i8"), ("kind", "<i8"), ("address", "<i8"), ("bytes", "<i8")])
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "play_ns", "arena_events", "drained_blocks")])
 
@@ -128,7 +128,7 @@ def write_events(trace: Trace, path: Path) -> int:
     with path.open("wb") as file:
         for batch in trace.batches():
             records = np.zeros(batch.rows, EVENT)
-            for name in ("op", "domain", "block", "size"):
+            for name in ("op", "domain", "thread", "block", "size"):
                 records[name] = getattr(batch, name)
             records.tofile(file)
             rows += batch.rows

@@ -4,6 +4,7 @@ Compared are the addresses of all blocks; the system calls that change the addre
 order; and, if asked, resident bytes at ten points. Every domain is played as libc's: this is malloc without pymalloc.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from replay.clock import Slice
 from replay.config import StackConfig, load_config
 from replay.engine import Player
 from replay.environment import overrides_of
-from replay.trace import TRIM_MARK, Events, Op, Trace
+from replay.numbering import ThreadNumbering
+from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
 from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, find_strace, play_libc
 
@@ -61,11 +63,13 @@ def verify_libc(
     except HarnessError:
         traced = False
     environment = dict(assignment.split("=", 1) for assignment in assignments)
-    played = play_libc(trace, oracle, traced=traced, environment=environment)
-    base = (f"libc.version={oracle.version}", f"kernel.mmap_base={played.base}", f"kernel.brk_base={played.heap}")
-    config = load_config(PRESET, (*base, *overrides_of(assignments)))
     events = _whole(trace)
-    addresses, calls, resident_bytes = _play_model(events, config)
+    whole = MemoryTrace([events], trace.metadata)
+    played = play_libc(whole, oracle, traced=traced, environment=environment)
+    base = (f"libc.version={oracle.version}", f"kernel.mmap_base={played.base}", f"kernel.brk_base={played.heap}")
+    processors = f"libc.processors={len(os.sched_getaffinity(0))}"
+    config = load_config(PRESET, (*base, processors, *overrides_of(assignments)))
+    addresses, calls, resident_bytes = _play_model(events, config, _makings_of_threads(events, played.thread_bytes))
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
     difference = _address_difference(int(wrong[0]), events, played.addresses, addresses) if len(wrong) else None
@@ -79,7 +83,7 @@ def verify_libc(
             difference = _call_difference(equal, played.system_calls, calls)
     error = None
     if resident:
-        real = play_libc(trace, oracle, mode="resident", environment=environment).resident
+        real = play_libc(whole, oracle, mode="resident", environment=environment).resident
         error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.kernel.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
@@ -95,32 +99,65 @@ def verify_libc(
 
 
 def _whole(trace: Trace) -> Events:
-    """All events that move a block, in one batch."""
+    """All events in one batch; threads are numbered from 0, the main thread, and no number is used again."""
     batches = list(trace.batches())
     columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]]
     events = Events(*columns)
     names = [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK]]
-    if ((events.op > Op.FREE) & (events.op != Op.MARK)).any() or set(names) - {TRIM_MARK}:
+    if ((events.op > Op.FREE) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
+        TRIM_MARK
+    }:
         raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
-    return events
+    thread = ThreadNumbering().number(events.thread)
+    for row in np.flatnonzero(events.op == Op.THREAD_END):
+        later = thread[row + 1 :]
+        if thread[row] == 0:
+            raise HarnessError("the end of the main thread cannot be verified: the program would go with it")
+        later[later == thread[row]] = thread.max() + 1
+    return events._replace(thread=thread)
 
 
-def _play_model(events: Events, config: StackConfig) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray]:
-    """Addresses, system calls, and resident bytes at the points where the harness reads them."""
+def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
+    """What the main thread allocates for each other one, as the harness makes them: before the play."""
+    count = int(events.thread.max())
+    rows = np.zeros(count, np.int64)
+    return Events(
+        time_ns=rows,
+        thread=rows.astype(np.uint32),
+        op=np.full(count, Op.CALLOC, np.uint8),
+        domain=np.full(count, Domain.LIBC, np.uint8),
+        block=int(events.block.max()) + 1 + np.arange(count, dtype=np.uint32),
+        size=np.full(count, thread_bytes - 8),
+    )
+
+
+def _play_model(
+    events: Events, config: StackConfig, before: Events
+) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray]:
+    """Addresses, system calls, and resident bytes at the points where the harness reads them, behind `before`."""
     told: list[np.ndarray] = []
     logged: list[np.ndarray] = []
     player = Player(config, addresses=lambda part, owners: told.append(part), log=logged.append)
     points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
     resident: list[int] = []
+    nothing = np.zeros(0, np.int64)
+    if before.rows:
+        player.play(Slice(before, 0, 0, before.rows, nothing, nothing))
+    told.clear()
+    logged.clear()
+    resident_before = int(player.tally.resident_bytes)
     start = 0
-    for stop in [*np.flatnonzero(events.op == Op.MARK).tolist(), events.rows]:
+    for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
         due = points[(points >= start) & (points <= stop)]
         if stop > start:
             resident += player.play(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()
         else:
             resident += [int(player.tally.resident_bytes)] * due.shape[0]
         if stop < events.rows:
-            player.trim(stop)
+            if events.op[stop] == Op.MARK:
+                player.trim(stop)
+            else:
+                player.end_thread(int(events.thread[stop]), stop)
             told.append(np.zeros(1, np.int64))
         start = stop + 1
     calls = [
@@ -128,7 +165,7 @@ def _play_model(events: Events, config: StackConfig) -> tuple[np.ndarray, list[t
         for part in logged
         for _, kind, address, length in part.tolist()
     ]
-    return np.concatenate(told), calls, np.array(resident)
+    return np.concatenate(told), calls, np.array(resident) - resident_before
 
 
 def _address_difference(row: int, events: Events, real: np.ndarray, model: np.ndarray) -> str:

@@ -3,14 +3,19 @@
  *   libc_harness EVENTS RESULT PLACE MODE
  *
  * EVENTS is a file of `Event`s; RESULT becomes a `Header`, the addresses (u64 an event, 0 where nothing was handed
- * out) and RESIDENT_POINTS numbers of resident bytes. A mark among the events is a call of malloc_trim(0). MODE is
+ * out) and RESIDENT_POINTS numbers of resident bytes. A mark among the events is a call of malloc_trim(0), an
+ * OP_THREAD_END the end of its thread, which may have no event behind it. MODE is
  *
  *   addresses   as it says
- *   time        the loop does nothing besides the calls; only play_ns counts
+ *   time        the loop does nothing besides the calls; only play_ns counts; one thread
  *   resident    every block is written to as far as it was asked for; at evenly spaced rows, and at the end, the
  *               resident bytes of the process are read, less those before the play
  *
- * The heap is pristine: the program never allocates before the play. The first mapping made while playing ends at
+ * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
+ * a thread allocates once, from the main arena: Header.thread_bytes tells the chunk's size. They are made beforehand, in
+ * the order of their numbers.
+ *
+ * The heap is pristine otherwise: the program never allocates before the play. The first mapping made while playing ends at
  * Header.base, the following ones lie beneath it without a gap, as in a fresh process: every hole higher up is filled
  * beforehand, and PLACE fixes base modulo PLACE_MODULUS. An madvise with the advice MARK, which the kernel refuses,
  * stands before and after the play in the eyes of whoever traces system calls.
@@ -19,15 +24,25 @@
 #define _GNU_SOURCE
 #include "address_space.h"
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/prctl.h>
 #include <time.h>
 
-enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_MARK = 32 };
-enum { MARK = 12345, RESIDENT_POINTS = 10 };
+enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_THREAD_END = 18, OP_MARK = 32 };
+enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 16384, STACK_TOUCHED = 8192 };
 
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
-typedef struct { uint64_t rows, base, heap, play_ns; } Header;
+typedef struct { uint64_t rows, base, heap, play_ns, thread_bytes; } Header;
+
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
+__asm__(".symver pthread_join,pthread_join@GLIBC_2.2.5");
+__asm__(".symver pthread_attr_init,pthread_attr_init@GLIBC_2.2.5");
+__asm__(".symver pthread_attr_setstacksize,pthread_attr_setstacksize@GLIBC_2.2.5");
+__asm__(".symver pthread_attr_setguardsize,pthread_attr_setguardsize@GLIBC_2.2.5");
 
 #define PLACE_MODULUS ((uintptr_t)1 << 34)
 
@@ -61,20 +76,121 @@ static void *play_event(const Event *event, void *block) {
     }
 }
 
+static const Event *events;
+static int64_t rows, at;
+static void **blocks;
+static uint64_t *addresses, *resident, resident_before;
+static int filled, point;
+
+static _Atomic int turns[THREADS_MAX]; /* 1 where it is the thread's turn */
+static pthread_t threads[THREADS_MAX];
+static int ended; /* the thread that the main one has to wait for, or 0 */
+static uint64_t thread_bytes;
+
+static void pass_turn(int thread) {
+    turns[thread] = 1;
+    syscall(SYS_futex, &turns[thread], FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void await_turn(int thread) {
+    while (!turns[thread])
+        syscall(SYS_futex, &turns[thread], FUTEX_WAIT, 0, NULL, NULL, 0);
+    turns[thread] = 0;
+}
+
+static void play_row(void) {
+    const Event *event = &events[at];
+    void *block = play_event(event, blocks[event->block]);
+    if (event->op <= OP_REALLOC && !block)
+        die("the real allocator ran out of memory");
+    blocks[event->block] = block;
+    addresses[at] = event->op <= OP_REALLOC ? (uintptr_t)block : 0;
+    if (filled) {
+        if (block && event->op <= OP_REALLOC)
+            memset(block, 1, (size_t)event->size);
+        while (point < RESIDENT_POINTS && at + 1 == rows * (point + 1) / RESIDENT_POINTS)
+            resident[point++] = resident_bytes() - resident_before;
+    }
+    at++;
+}
+
+/* The rows from here on that are this thread's; whether it has ended. */
+static int play_own_rows(int thread) {
+    while (at < rows && events[at].thread == thread) {
+        int last = events[at].op == OP_THREAD_END;
+        play_row();
+        if (last)
+            return 1;
+    }
+    return 0;
+}
+
+static void *thread_main(void *number) {
+    int me = (int)(intptr_t)number;
+    volatile char stack[STACK_TOUCHED];
+    for (size_t byte = 0; byte < sizeof stack; byte += 512)
+        stack[byte] = 1;
+    char *dtv;
+    __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* what the thread was given lies a slot before it, behind a chunk's header */
+    thread_bytes = ((size_t *)dtv)[-3] & ~(size_t)7;
+    pass_turn(0);
+    for (;;) {
+        await_turn(me);
+        if (play_own_rows(me)) {
+            ended = me;
+            pass_turn(0);
+            return NULL;
+        }
+        pass_turn(at < rows ? events[at].thread : 0);
+    }
+}
+
+static void make_threads(int count) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    /* So small that the end of one leaves nothing to give back to the kernel. */
+    if (pthread_attr_setstacksize(&attributes, STACK_BYTES) || pthread_attr_setguardsize(&attributes, 0))
+        die("threads cannot be as small as they should be");
+    for (int thread = 1; thread < count; thread++) {
+        if (pthread_create(&threads[thread], &attributes, thread_main, (void *)(intptr_t)thread))
+            die("no thread can be made");
+        await_turn(0);
+    }
+}
+
+static void play_turns(void) {
+    while (at < rows) {
+        play_own_rows(0);
+        if (at < rows) {
+            pass_turn(events[at].thread);
+            await_turn(0);
+        }
+        if (ended)
+            pthread_join(threads[ended], NULL);
+        ended = 0;
+    }
+}
+
 static int play(int count, char **arguments) {
     if (count != 5)
         die("usage: libc_harness EVENTS RESULT PLACE MODE");
-    int timed = !strcmp(arguments[4], "time"), filled = !strcmp(arguments[4], "resident");
+    int timed = !strcmp(arguments[4], "time"), highest_thread = 0;
+    filled = !strcmp(arguments[4], "resident");
     syscall(SYS_prctl, PR_SET_THP_DISABLE, 1L, 0L, 0L, 0L);
     int file = open(arguments[1], O_RDONLY);
     off_t bytes = lseek(file, 0, SEEK_END);
-    int64_t rows = (int64_t)((size_t)bytes / sizeof(Event)), highest = 0;
-    const Event *events = raw_mmap(NULL, (size_t)bytes + 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+    int64_t highest = 0;
+    rows = (int64_t)((size_t)bytes / sizeof(Event));
+    events = raw_mmap(NULL, (size_t)bytes + 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
     if (file < 0 || events == MAP_FAILED)
         die("the events cannot be read");
-    for (int64_t at = 0; at < rows; at++)
-        highest = events[at].block > highest ? events[at].block : highest;
-    void **blocks = map_memory((size_t)(highest + 1) * sizeof *blocks);
+    for (int64_t row = 0; row < rows; row++) {
+        highest = events[row].block > highest ? events[row].block : highest;
+        highest_thread = events[row].thread > highest_thread ? events[row].thread : highest_thread;
+    }
+    if (highest_thread >= THREADS_MAX || (timed && highest_thread))
+        die("there are too many threads");
+    blocks = map_memory((size_t)(highest + 1) * sizeof *blocks);
     size_t result_bytes = sizeof(Header) + ((size_t)rows + RESIDENT_POINTS) * sizeof(uint64_t);
     int out = open(arguments[2], O_RDWR | O_CREAT | O_TRUNC, 0600);
     if (out < 0 || ftruncate(out, (off_t)result_bytes))
@@ -82,40 +198,30 @@ static int play(int count, char **arguments) {
     Header *result = raw_mmap(NULL, result_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, out, 0);
     if (result == MAP_FAILED)
         die("the result does not fit into the address space");
-    uint64_t *addresses = (uint64_t *)(result + 1), *resident = addresses + rows;
+    addresses = (uint64_t *)(result + 1);
+    resident = addresses + rows;
     memset(addresses, 0, result_bytes - sizeof(Header));
     result->rows = (uint64_t)rows;
-    result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10), PLACE_MODULUS);
     result->heap = (uint64_t)syscall(SYS_brk, 0L);
     if (result->heap % PAGE) /* older loaders keep their copy of the tunables there */
         result->heap = (uint64_t)syscall(SYS_brk, (result->heap + PAGE - 1) & -PAGE);
-    uint64_t before = resident_bytes();
-    int point = 0;
+    make_threads(highest_thread + 1);
+    result->thread_bytes = thread_bytes;
+    result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10), PLACE_MODULUS);
+    resident_before = resident_bytes();
     syscall(SYS_madvise, 0L, 0L, (long)MARK);
     uint64_t start = now_ns();
     if (timed) {
-        for (int64_t at = 0; at < rows; at++) {
-            void *block = play_event(&events[at], blocks[events[at].block]);
-            blocks[events[at].block] = block;
+        for (int64_t row = 0; row < rows; row++) {
+            void *block = play_event(&events[row], blocks[events[row].block]);
+            blocks[events[row].block] = block;
         }
     } else
-        for (int64_t at = 0; at < rows; at++) {
-            const Event *event = &events[at];
-            void *block = play_event(event, blocks[event->block]);
-            if (event->op <= OP_REALLOC && !block)
-                die("the real allocator ran out of memory");
-            blocks[event->block] = block;
-            addresses[at] = event->op <= OP_REALLOC ? (uintptr_t)block : 0;
-            if (filled) {
-                if (block && event->op <= OP_REALLOC)
-                    memset(block, 1, (size_t)event->size);
-                while (point < RESIDENT_POINTS && at + 1 == rows * (point + 1) / RESIDENT_POINTS)
-                    resident[point++] = resident_bytes() - before;
-            }
-        }
+        play_turns();
     result->play_ns = now_ns() - start;
     syscall(SYS_madvise, 0L, 0L, (long)MARK);
-    _exit(0);
+    syscall(SYS_exit_group, 0L);
+    return 0;
 }
 
 /* What crt1.o would do, with the oldest version of what it calls. */

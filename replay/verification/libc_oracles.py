@@ -25,11 +25,13 @@ RESIDENT_POINTS = 10
 """As in the harness."""
 PLACE = (8 << 30) + (4 << 10)
 """Where mappings begin, modulo 16 GiB."""
-_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns")])
-_MARK = re.compile(r"^madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes")])
+_MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
 """What the harness does before and after the play."""
-_CALL = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
+_CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
 _VERSION = re.compile(r"release version (\d+\.\d+)")
+_FLAGS = ("-O2", "-nostartfiles", "-Wl,-z,now", "-Wl,--no-as-needed", "-l:libpthread.so.0")
+"""Before 2.34 threads have a library of their own."""
 _SECONDS = 120
 _EVENTS_A_SECOND = 20_000
 """Far slower than any malloc, with system calls traced."""
@@ -56,6 +58,8 @@ class LibcPlayed:
     heap: int
     """Where the heap starts: the model's `kernel.brk_base`."""
     play_ns: int
+    thread_bytes: int
+    """The chunk that comes with each further thread, beforehand, from the main arena."""
     addresses: np.ndarray
     """int64 an event; 0 where nothing was handed out."""
     resident: np.ndarray
@@ -115,19 +119,20 @@ def play_libc(
     environment: Mapping[str, str] | None = None,
 ) -> LibcPlayed:
     """Plays a trace through a real malloc; `mode` as the harness tells. `traced`: strace notes the system calls."""
-    program = compile_program(SOURCE, ("-O2", "-nostartfiles"), "libc-harness")
+    program = compile_program(SOURCE, _FLAGS, "libc-harness")
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))
         rows = write_events(trace, events)
         command = [*oracle.loader, str(program), str(events), str(result), str(PLACE), mode]
         if traced:
-            command = [find_strace(), "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls), *command]
+            command = [find_strace(), "-f", "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls), *command]
         run_program(command, environment or {}, _SECONDS + rows / _EVENTS_A_SECOND, oracle.name)
         header = np.fromfile(result, _HEADER, 1)[0]
         return LibcPlayed(
             base=int(header["base"]),
             heap=int(header["heap"]),
             play_ns=int(header["play_ns"]),
+            thread_bytes=int(header["thread_bytes"]),
             addresses=np.fromfile(result, "<i8", rows, offset=_HEADER.itemsize),
             resident=np.fromfile(result, "<i8", RESIDENT_POINTS, offset=_HEADER.itemsize + 8 * rows),
             system_calls=_read_calls(calls.read_text()) if traced else None,

@@ -142,9 +142,71 @@ def trims(history: History) -> None:
             history.trim()
 
 
+def threads(history: History) -> None:
+    """More threads than arenas, each with blocks of its own and of others; they end, and new ones come."""
+    blocks: list[int] = []
+    born, alive = 1, [0]
+    while not history.full:
+        if history.random.random() < 0.02:
+            history.thread = history.random.choice(alive)
+        chance = history.random.random()
+        if chance < 0.001 and len(alive) < 30 and born < 900:
+            history.thread = born
+            alive.append(born)
+            born += 1
+        elif chance < 0.0018 and history.thread:
+            history.end_thread()
+            alive.remove(history.thread)
+            history.thread = history.random.choice(alive)
+        elif chance < 0.1 and blocks:
+            block = history.random.choice(blocks)
+            history.realloc(block, history.random.choice((history.any_size(), history.live[block] * 2 % (256 * KIB))))
+        elif chance < 0.6:
+            op = history.random.choice((Op.MALLOC, Op.MALLOC, Op.CALLOC))
+            blocks.append(history.malloc(history.any_size(), Domain.LIBC, op))
+        while len(blocks) > history.random.randint(1, 4_000):
+            _drop_one(history, blocks)
+
+
+def full_heaps(history: History) -> None:
+    """Threads that fill more than one heap of 64 MiB with blocks too small to be mapped, and empty them again."""
+    towers: list[list[int]] = [[], [], []]
+    # The threshold goes up, so that blocks of megabytes lie in heaps too.
+    for size in (200 * KIB, 3 * MIB, 20 * MIB):
+        history.free(history.malloc(size, Domain.LIBC))
+    while not history.full:
+        history.thread = history.random.randrange(3)
+        tower = towers[history.thread]
+        size = history.random.choice((5 * KIB, 100 * KIB, 120 * KIB, 2 * MIB, 18 * MIB))
+        height = history.random.randint(0, 150 * MIB) // (2 * size)
+        while len(tower) < height and not history.full:
+            tower.append(history.malloc(_size_about(history, size, size // 4), Domain.LIBC))
+        kept = history.random.choice((0, 0, height // 4, height))
+        while len(tower) > kept and not history.full:
+            if history.random.random() < 0.8:
+                history.free(tower.pop())
+            else:
+                _drop_one(history, tower)
+
+
+def handover(history: History) -> None:
+    """One thread asks, another frees, through caches that overflow; both ask for the same sizes again."""
+    queue: list[int] = []
+    while not history.full:
+        history.thread = history.random.randint(1, 2)
+        for _ in range(history.random.randint(1, 60)):
+            queue.append(history.malloc(_size_about(history, history.random.choice((40, 300, 2_000)), 30), Domain.LIBC))
+        history.thread = history.random.randint(2, 4)
+        for _ in range(history.random.randint(1, len(queue))):
+            history.free(queue.pop(0))
+        if history.random.random() < 0.02:
+            history.trim()
+
+
 SHAPES: dict[str, Callable[[History], None]] = {
     **SMALL_SHAPES,
     **{shape.__name__: shape for shape in (bimodal, mapped, large_bins, stretch, towers, bursts, first_large, trims)},
+    **{shape.__name__: shape for shape in (threads, full_heaps, handover)},
 }
 
 

@@ -28,7 +28,9 @@ class History:
         self.live: dict[int, int] = {}
         self._free_numbers: list[int] = []
         self._numbers_used = 0
-        self._columns: tuple[list[int], ...] = ([], [], [], [])
+        self._columns: tuple[list[int], ...] = ([], [], [], [], [])
+        self.thread = 0
+        """Whose the following events are."""
         self._domains: dict[int, Domain] = {}
         self.malloc(1)
 
@@ -64,16 +66,19 @@ class History:
 
     def trim(self) -> None:
         """A mark at which malloc_trim(0) is called."""
-        for column, value in zip(self._columns, (Op.MARK, Domain.RAW, 0, 0), strict=True):
-            column.append(value)
+        self._write(Op.MARK, Domain.RAW, 0, 0)
+
+    def end_thread(self) -> None:
+        """The thread at work ends."""
+        self._write(Op.THREAD_END, Domain.RAW, 0, 0)
 
     def trace(self, name: str) -> MemoryTrace:
         """The first `wanted` events."""
-        op, domain, block, size = (column[: self.wanted] for column in self._columns)
+        op, domain, block, size, thread = (column[: self.wanted] for column in self._columns)
         rows = len(op)
         events = Events(
             time_ns=np.arange(rows, dtype=np.int64) * 100,
-            thread=np.zeros(rows, np.uint32),
+            thread=np.array(thread, np.uint32),
             op=np.array(op, np.uint8),
             domain=np.array(domain, np.uint8),
             block=np.array(block, np.uint32),
@@ -82,7 +87,10 @@ class History:
         return MemoryTrace([events], Metadata(origin={"shape": name}, phases=(TRIM_MARK,)))
 
     def _append(self, op: Op, block: int, size: int) -> None:
-        for column, value in zip(self._columns, (op, self._domains[block], block, size), strict=True):
+        self._write(op, self._domains[block], block, size)
+
+    def _write(self, op: Op, domain: Domain, block: int, size: int) -> None:
+        for column, value in zip(self._columns, (op, domain, block, size, self.thread), strict=True):
             column.append(value)
 
     def any_small(self) -> int:

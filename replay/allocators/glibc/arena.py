@@ -12,6 +12,7 @@ Sizes are in units of 16 bytes throughout. Functions give chunk numbers, or a pl
 
 import numpy as np
 
+from replay.allocators.glibc.heaps import extend_heap, heap_trim, new_heap, open_heap
 from replay.allocators.glibc.memory import (
     NBINS,
     UNIT_SHIFT,
@@ -32,8 +33,9 @@ from replay.allocators.glibc.memory import (
     unlink_last,
 )
 from replay.allocators.glibc.system import (
+    MAIN_HEAP,
     address_of,
-    extend_top,
+    extend_main,
     map_chunk,
     raise_top,
     systrim,
@@ -43,37 +45,43 @@ from replay.allocators.glibc.system import (
 from replay.allocators.kernel import touch
 from replay.compiled import cold, inlined, leaf
 
+FASTBINS = 11
+"""One a size in units; the largest that `mxfast` allows are 10."""
 MAX_ITERATIONS = 10_000
 """MAX_ITERS: chunks that one malloc takes from the unsorted list."""
 TRIM_BYTES = 65_536
 """FASTBIN_CONSOLIDATION_THRESHOLD, ATTEMPT_TRIMMING_THRESHOLD."""
 NEEDS_TCACHE = -1
-"""What `_search` gives where the cache must be made before it can go on, with `heap.found` the chunk in hand."""
+"""What `_search` gives where the cache must be made before it can go on, with `found` the chunk in hand."""
 INACTIVE, LIVE = 0, 1
-"""`heap.tcache`: not made yet; made."""
+"""`par.tcache`: not made yet; made."""
 
 
 @inlined
 def tcache_room(state, index):
     """Whether the cache takes another chunk of this size."""
-    heap = state.heap[0]
-    return heap.tcache == LIVE and index < heap.tcache_bins and state.counts[np.uint64(index)] < heap.tcache_count
+    par = state.par[0]
+    return (
+        par.tcache == LIVE and index < par.tcache_bins and state.counts[np.uint64(par.cache + index)] < par.tcache_count
+    )
 
 
 @inlined
 def tcache_put(state, chunk, index):
     """The chunk becomes the first of its size."""
-    state.memory[np.uint64(chunk)].fd = state.entries[np.uint64(index)]
-    state.entries[np.uint64(index)] = chunk
-    state.counts[np.uint64(index)] += 1
+    slot = np.uint64(state.par[0].cache + index)
+    state.memory[np.uint64(chunk)].fd = state.entries[slot]
+    state.entries[slot] = chunk
+    state.counts[slot] += 1
 
 
 @inlined
 def tcache_get(state, index):
     """The first of its size, of which there is one."""
-    chunk = state.entries[np.uint64(index)]
-    state.entries[np.uint64(index)] = state.memory[np.uint64(chunk)].fd
-    state.counts[np.uint64(index)] -= 1
+    slot = np.uint64(state.par[0].cache + index)
+    chunk = state.entries[slot]
+    state.entries[slot] = state.memory[np.uint64(chunk)].fd
+    state.counts[slot] -= 1
     return chunk
 
 
@@ -81,98 +89,101 @@ def tcache_get(state, index):
 def _split(state, stack, chunk, wanted):
     """Cuts a chunk; its tail's header is written, which matters where that falls into a hole."""
     tail = split(state, stack, chunk, wanted)
-    heap = state.heap[0]
-    if heap.holes:
+    par = state.par[0]
+    if par.holes:
         start = address_of(state, tail)
-        is_large = size_of(state.memory, tail) >= heap.small_units
-        touch(stack, start, start + (6 if is_large else 4) * heap.word_size)
+        is_large = size_of(state.memory, tail) >= par.small_units
+        touch(stack, start, start + (6 if is_large else 4) * par.word_size)
     return tail
 
 
 @inlined
-def _keep_remainder(state, remainder, wanted, before, behind):
+def _keep_remainder(state, arena, remainder, wanted, before, behind):
     """What is left of a chunk that was cut for `wanted` units goes into the unsorted list."""
-    memory, heap = state.memory, state.heap[0]
+    memory, par = state.memory, state.par[0]
     entry = memory[np.uint64(remainder)]
     entry.smaller = 0
     set_free(memory, remainder, size_of(memory, remainder))
     link(memory, remainder, before, behind)
-    if wanted < heap.small_units:
-        heap.last_remainder = entry.start
+    if wanted < par.small_units:
+        arena.last_remainder = entry.start
 
 
 @inlined
-def _cut(state, stack, chunk, size, wanted):
+def _cut(state, stack, arena, chunk, size, wanted):
     """Takes `wanted` units of a chunk that is in no list; what remains goes to the front of the unsorted list."""
     memory = state.memory
-    if size - wanted < state.heap[0].min_units:
+    if size - wanted < state.par[0].min_units:
         set_used(memory, chunk, size)
     else:
         remainder = _split(state, stack, chunk, wanted)
-        _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(memory[UNSORTED].fd))
+        unsorted = arena.bins + UNSORTED
+        _keep_remainder(state, arena, remainder, wanted, unsorted, np.int64(memory[np.uint64(unsorted)].fd))
 
 
 @leaf
-def _sort(state, chunk, size):
+def _sort(state, arena, chunk, size):
     """Puts a chunk from the unsorted list into its bin."""
-    memory, heap = state.memory, state.heap[0]
-    index = bin_index(size, heap)
-    if size < heap.small_units:
-        link_in_front(memory, chunk, index)
+    memory, par = state.memory, state.par[0]
+    index = bin_index(size, par)
+    if size < par.small_units:
+        link_in_front(memory, chunk, arena.bins + index)
     else:
-        link_by_size(memory, chunk, size, index)
-    mark_bin(state.binmap, index)
+        link_by_size(memory, chunk, size, arena.bins + index)
+    mark_bin(state, arena, index)
 
 
 @inlined
-def _search(state, stack, wanted, cached, resumed):
+def _search(state, stack, arena, wanted, cached, resumed):
     """The loop of _int_malloc. `cached`: whether a chunk that fits was put into the cache already."""
-    memory, heap = state.memory, state.heap[0]
-    is_small = wanted < heap.small_units
-    cache_index = wanted - heap.min_units
+    memory, par = state.memory, state.par[0]
+    is_small = wanted < par.small_units
+    cache_index = wanted - par.min_units
+    unsorted = arena.bins + UNSORTED
     unsorted_seen = 0
     while True:
         iterations = 0
         while True:
-            chunk = np.int64(memory[UNSORTED].bk)
-            if chunk == UNSORTED:
+            chunk = np.int64(memory[np.uint64(unsorted)].bk)
+            if chunk == unsorted:
                 break
             before = np.int64(memory[np.uint64(chunk)].bk)
             size = size_of(memory, chunk)
             if (
                 is_small
-                and before == UNSORTED
-                and memory[np.uint64(chunk)].start == heap.last_remainder
-                and size > wanted + heap.min_units
+                and before == unsorted
+                and memory[np.uint64(chunk)].start == arena.last_remainder
+                and size > wanted + par.min_units
             ):
                 remainder = _split(state, stack, chunk, wanted)
-                _keep_remainder(state, remainder, wanted, np.int64(UNSORTED), np.int64(UNSORTED))
+                _keep_remainder(state, arena, remainder, wanted, unsorted, unsorted)
                 return chunk
-            memory[UNSORTED].bk = before
-            memory[np.uint64(before)].fd = UNSORTED
+            memory[np.uint64(unsorted)].bk = before
+            memory[np.uint64(before)].fd = unsorted
             if size == wanted:
                 set_used(memory, chunk, size)
-                if heap.lazy_tcache and heap.tcache == INACTIVE and not resumed:
-                    heap.found = chunk
+                if par.lazy_tcache and par.tcache == INACTIVE and not resumed:
+                    par.found = chunk
                     return np.int64(NEEDS_TCACHE)
                 if not tcache_room(state, cache_index):
                     return chunk
                 tcache_put(state, chunk, cache_index)
                 cached = True
                 continue
-            _sort(state, chunk, size)
+            _sort(state, arena, chunk, size)
             unsorted_seen += 1
-            if cached and 0 < heap.unsorted_limit < unsorted_seen:
+            if cached and 0 < par.unsorted_limit < unsorted_seen:
                 return tcache_get(state, cache_index)
             iterations += 1
             if iterations >= MAX_ITERATIONS:
                 break
         if cached:
             return tcache_get(state, cache_index)
-        index = bin_index(wanted, heap)
+        index = bin_index(wanted, par)
         if not is_small:
-            chunk = np.int64(memory[np.uint64(index)].fd)
-            if chunk != index and size_of(memory, chunk) >= wanted:
+            head = arena.bins + index
+            chunk = np.int64(memory[np.uint64(head)].fd)
+            if chunk != head and size_of(memory, chunk) >= wanted:
                 chunk = np.int64(memory[np.uint64(chunk)].larger)
                 size = size_of(memory, chunk)
                 while size < wanted:
@@ -180,53 +191,94 @@ def _search(state, stack, wanted, cached, resumed):
                     size = size_of(memory, chunk)
                 # The first of a size is in the skip list; the second is cheaper to take.
                 second = np.int64(memory[np.uint64(chunk)].fd)
-                if chunk != np.int64(memory[np.uint64(index)].bk) and size_of(memory, second) == size:
+                if chunk != np.int64(memory[np.uint64(head)].bk) and size_of(memory, second) == size:
                     chunk = second
-                unlink_chunk(memory, chunk, heap)
-                _cut(state, stack, chunk, size, wanted)
+                unlink_chunk(memory, chunk, par)
+                _cut(state, stack, arena, chunk, size, wanted)
                 return chunk
-        index = next_bin(memory, state.binmap, index + 1)
+        index = next_bin(state, arena, index + 1)
         if index < NBINS:
-            chunk = np.int64(memory[np.uint64(index)].bk)
+            chunk = np.int64(memory[np.uint64(arena.bins + index)].bk)
             size = size_of(memory, chunk)
-            unlink_chunk(memory, chunk, heap)
-            _cut(state, stack, chunk, size, wanted)
+            unlink_chunk(memory, chunk, par)
+            _cut(state, stack, arena, chunk, size, wanted)
             return chunk
-        size = size_of(memory, heap.top)
-        if size < wanted + heap.min_units:
-            if heap.have_fast:
-                consolidate(state, stack)
+        size = size_of(memory, arena.top)
+        if size < wanted + par.min_units:
+            if arena.have_fast:
+                consolidate(state, stack, arena)
                 continue
-            if (wanted << UNIT_SHIFT) >= heap.mmap_threshold and heap.mmaps < heap.mmap_max:
-                return map_chunk(state, stack, wanted)
-            extend_top(state, stack, wanted)
-        return _from_top(state, stack, wanted)
+            return _sysmalloc(state, stack, arena, wanted)
+        return _from_top(state, stack, arena, wanted)
+
+
+@cold
+def _sysmalloc(state, stack, arena, wanted):
+    """Top is too small: a mapping of its own, or a longer heap, or another one. Gives 0 where that was in vain."""
+    par = state.par[0]
+    if (wanted << UNIT_SHIFT) >= par.mmap_threshold and par.mmaps < par.mmap_max:
+        return map_chunk(state, stack, wanted)
+    if arena.heap == MAIN_HEAP:
+        extend_main(state, stack, arena, wanted)
+    elif not extend_heap(state, stack, arena, wanted):
+        number = new_heap(state, stack, ((wanted + par.min_units) << UNIT_SHIFT) + par.heap_header)
+        if number == 0:
+            return map_chunk(state, stack, wanted)
+        _add_heap(state, stack, arena, number)
+        # What was left of the old one was freed, and that may have brought trimming, of the new one first of all.
+        if size_of(state.memory, arena.top) < wanted + par.min_units:
+            return np.int64(0)
+    return _from_top(state, stack, arena, wanted)
+
+
+@leaf
+def _add_heap(state, stack, arena, number):
+    """The arena goes on in another heap. What is left of the last one is freed, but for a fence at its end."""
+    par, rest, full = state.par[0], arena.top, state.heaps[arena.heap]
+    units = size_of(state.memory, rest) - par.min_units
+    open_heap(state, stack, arena, number, par.heap_header)
+    touch(stack, state.heaps[number].address, state.heaps[number].address + par.heap_header)
+    touch(stack, full.end - (par.min_units << UNIT_SHIFT), full.end)
+    if units < par.min_units:
+        full.fence = rest
+        return
+    full.fence = split(state, stack, rest, units)
+    start = address_of(state, rest)
+    touch(stack, start, start + 6 * par.word_size)
+    par.holes = 1
+    give_back(state, stack, arena, rest, units)
 
 
 @inlined
-def _from_top(state, stack, wanted):
-    heap = state.heap[0]
-    chunk = heap.top
-    heap.top = split(state, stack, chunk, wanted)
-    if not heap.in_realloc:
-        raise_top(state, stack)
+def _from_top(state, stack, arena, wanted):
+    par = state.par[0]
+    chunk = arena.top
+    arena.top = split(state, stack, chunk, wanted)
+    if not par.in_realloc:
+        raise_top(state, stack, arena)
+    return chunk
+
+
+@inlined
+def _take_fast(state, slot):
+    """The first chunk of a fastbin that is not empty."""
+    chunk = state.fastbins[slot]
+    state.fastbins[slot] = state.memory[np.uint64(chunk)].fd
     return chunk
 
 
 @leaf
-def _stash_fast(state, wanted):
+def _stash_fast(state, arena, wanted):
     """More chunks of the fastbin's size go into the cache."""
-    memory, index = state.memory, wanted - state.heap[0].min_units
-    while state.fastbins[wanted] and tcache_room(state, index):
-        chunk = state.fastbins[wanted]
-        state.fastbins[wanted] = memory[np.uint64(chunk)].fd
-        tcache_put(state, chunk, index)
+    index, slot = wanted - state.par[0].min_units, np.uint64(arena.fastbins + wanted)
+    while state.fastbins[slot] and tcache_room(state, index):
+        tcache_put(state, _take_fast(state, slot), index)
 
 
 @leaf
 def _stash_small(state, wanted, head):
     """More chunks of the small bin go into the cache."""
-    memory, index = state.memory, wanted - state.heap[0].min_units
+    memory, index = state.memory, wanted - state.par[0].min_units
     while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
         chunk = unlink_last(memory, head)
         set_used(memory, chunk, wanted)
@@ -234,61 +286,59 @@ def _stash_small(state, wanted, head):
 
 
 @inlined
-def _from_lists(state, stack, wanted):
+def _from_lists(state, stack, arena, wanted):
     """A chunk from the fastbin or the small bin of just this size, or 0."""
-    memory, heap = state.memory, state.heap[0]
-    if wanted <= heap.max_fast and state.fastbins[wanted]:
-        chunk = state.fastbins[wanted]
-        state.fastbins[wanted] = memory[np.uint64(chunk)].fd
-        return chunk
-    if wanted < heap.small_units:
-        head = wanted + heap.small_shift
+    memory, par = state.memory, state.par[0]
+    if wanted <= par.max_fast and state.fastbins[np.uint64(arena.fastbins + wanted)]:
+        return _take_fast(state, np.uint64(arena.fastbins + wanted))
+    if wanted < par.small_units:
+        head = arena.bins + wanted + par.small_shift
         if np.int64(memory[np.uint64(head)].bk) != head:
             chunk = unlink_last(memory, head)
             set_used(memory, chunk, wanted)
             return chunk
-    elif heap.have_fast:
-        consolidate(state, stack)
+    elif arena.have_fast:
+        consolidate(state, stack, arena)
     return np.int64(0)
 
 
 @cold
-def make_tcache(state, stack, wanted):
+def make_tcache(state, stack, arena, wanted):
     """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
-    heap = state.heap[0]
-    if heap.lazy_tcache and heap.tcache_count == 0:
-        heap.tcache = LIVE
+    par = state.par[0]
+    if par.lazy_tcache and par.tcache_count == 0:
+        par.tcache = LIVE
         return
-    if _from_lists(state, stack, wanted) == 0:
-        _search(state, stack, wanted, False, True)
-    heap.tcache = LIVE
+    chunk = _from_lists(state, stack, arena, wanted)
+    if chunk == 0:
+        chunk = _search(state, stack, arena, wanted, False, True)
+    state.threads[par.thread].cache_chunk = chunk
+    par.tcache = LIVE
 
 
 @cold
-def int_malloc(state, stack, wanted):
-    """_int_malloc: a chunk of `wanted` units. Up to 2.41 the cache is made first of all."""
-    heap = state.heap[0]
-    if heap.tcache == INACTIVE and not heap.lazy_tcache:
-        make_tcache(state, stack, heap.tcache_units)
-    in_fastbin = wanted <= heap.max_fast and state.fastbins[wanted] != 0
-    chunk = _from_lists(state, stack, wanted)
+def int_malloc(state, stack, arena, wanted):
+    """_int_malloc: a chunk of `wanted` units, or 0 if this arena has none."""
+    par = state.par[0]
+    in_fastbin = wanted <= par.max_fast and state.fastbins[np.uint64(arena.fastbins + wanted)] != 0
+    chunk = _from_lists(state, stack, arena, wanted)
     if chunk:
-        cacheable = wanted - heap.min_units < heap.tcache_bins
+        cacheable = wanted - par.min_units < par.tcache_bins
         if in_fastbin:
-            _stash_fast(state, wanted)
+            _stash_fast(state, arena, wanted)
         elif cacheable:
-            if heap.lazy_tcache and heap.tcache == INACTIVE:
-                make_tcache(state, stack, heap.tcache_units_inside)
-            _stash_small(state, wanted, wanted + heap.small_shift)
+            if par.lazy_tcache and par.tcache == INACTIVE:
+                make_tcache(state, stack, arena, par.tcache_units_inside)
+            _stash_small(state, wanted, arena.bins + wanted + par.small_shift)
         return chunk
     resumed = False
     while True:
-        chunk = _search(state, stack, wanted, resumed, resumed)
+        chunk = _search(state, stack, arena, wanted, resumed, resumed)
         if chunk != NEEDS_TCACHE:
             return chunk
-        found = heap.found
-        make_tcache(state, stack, heap.tcache_units_inside)
-        index = wanted - heap.min_units
+        found = par.found
+        make_tcache(state, stack, arena, par.tcache_units_inside)
+        index = wanted - par.min_units
         if not tcache_room(state, index):
             return found
         tcache_put(state, found, index)
@@ -296,107 +346,112 @@ def int_malloc(state, stack, wanted):
 
 
 @leaf
-def consolidate(state, stack):
+def consolidate(state, stack, arena):
     """malloc_consolidate: the fastbins' chunks are merged with their neighbours, into the unsorted list or top."""
-    memory, heap = state.memory, state.heap[0]
-    heap.have_fast = 0
-    for index in range(state.fastbins.shape[0]):
-        chunk = state.fastbins[index]
-        state.fastbins[index] = 0
+    memory = state.memory
+    arena.have_fast = 0
+    for slot in range(arena.fastbins, arena.fastbins + FASTBINS):
+        chunk = state.fastbins[slot]
+        state.fastbins[slot] = 0
         while chunk:
             following = np.int64(memory[np.uint64(chunk)].fd)
-            _merge(state, chunk, False)
+            _merge(state, arena, chunk, False)
             chunk = following
 
 
 @inlined
-def _merge(state, chunk, sorts_small):
+def _merge(state, arena, chunk, sorts_small):
     """Merges a chunk with free neighbours and puts it into the unsorted list, its small bin, or top; gives its size."""
-    memory, heap = state.memory, state.heap[0]
+    memory, par = state.memory, state.par[0]
     before = np.int64(memory[np.uint64(chunk)].before)
     if is_free(memory, before):
-        unlink_chunk(memory, before, heap)
+        unlink_chunk(memory, before, par)
         absorb_behind(state, before)
         chunk = before
     behind = np.int64(memory[np.uint64(chunk)].behind)
-    if behind == heap.top:
+    if behind == arena.top:
         absorb_behind(state, chunk)
         size = size_of(memory, chunk)
         set_used(memory, chunk, size)
-        heap.top = chunk
+        arena.top = chunk
         return size
     if is_free(memory, behind):
-        unlink_chunk(memory, behind, heap)
+        unlink_chunk(memory, behind, par)
         absorb_behind(state, chunk)
     size = size_of(memory, chunk)
     set_free(memory, chunk, size)
     memory[np.uint64(chunk)].smaller = 0
-    if sorts_small and size < heap.small_units:
-        index = size + heap.small_shift
-        link_in_front(memory, chunk, index)
-        mark_bin(state.binmap, index)
+    if sorts_small and size < par.small_units:
+        index = size + par.small_shift
+        link_in_front(memory, chunk, arena.bins + index)
+        mark_bin(state, arena, index)
     else:
-        link_in_front(memory, chunk, UNSORTED)
+        link_in_front(memory, chunk, arena.bins + UNSORTED)
     return size
 
 
 @leaf
-def free_chunk(state, stack, chunk, size):
+def free_chunk(state, stack, arena, chunk, size):
     """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
-    heap = state.heap[0]
-    if size <= heap.max_fast:
-        state.memory[np.uint64(chunk)].fd = state.fastbins[size]
-        state.fastbins[size] = chunk
-        heap.have_fast = 1
+    par = state.par[0]
+    if size <= par.max_fast:
+        slot = np.uint64(arena.fastbins + size)
+        state.memory[np.uint64(chunk)].fd = state.fastbins[slot]
+        state.fastbins[slot] = chunk
+        arena.have_fast = 1
         return
-    size = _merge(state, chunk, heap.sorts_small)
+    size = _merge(state, arena, chunk, par.sorts_small)
     if (size << UNIT_SHIFT) >= TRIM_BYTES:
-        if heap.have_fast:
-            consolidate(state, stack)
-        if top_bytes(state, stack) >= heap.trim_threshold:
-            systrim(state, stack, heap.top_pad)
+        if arena.have_fast:
+            consolidate(state, stack, arena)
+        if arena.heap != MAIN_HEAP:
+            heap_trim(state, stack, arena)
+        elif top_bytes(state, arena) >= par.trim_threshold:
+            systrim(state, stack, arena, par.top_pad)
 
 
 @inlined
-def _free_in_realloc(state, stack, chunk, size):
-    """What realloc gives back: through the cache up to 2.41, past it from then on."""
-    index = size - state.heap[0].min_units
-    if not state.heap[0].lazy_tcache and tcache_room(state, index):
+def give_back(state, stack, arena, chunk, size):
+    """What malloc itself has left over: through the cache up to 2.41, past it from then on."""
+    index = size - state.par[0].min_units
+    if not state.par[0].lazy_tcache and tcache_room(state, index):
         tcache_put(state, chunk, index)
     else:
-        free_chunk(state, stack, chunk, size)
+        free_chunk(state, stack, arena, chunk, size)
 
 
 @cold
-def int_realloc(state, stack, chunk, old_size, wanted):
-    """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere."""
-    memory, heap = state.memory, state.heap[0]
+def int_realloc(state, stack, arena, chunk, old_size, wanted):
+    """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere; 0 if there is no room for it."""
+    memory, par = state.memory, state.par[0]
     behind = np.int64(memory[np.uint64(chunk)].behind)
     if old_size < wanted:
         both = old_size + size_of(memory, behind)
-        if behind == heap.top and both >= wanted + heap.min_units:
+        if behind == arena.top and both >= wanted + par.min_units:
             absorb_behind(state, chunk)
-            heap.top = split(state, stack, chunk, wanted)
-            raise_top(state, stack)
+            arena.top = split(state, stack, chunk, wanted)
+            raise_top(state, stack, arena)
             return chunk
-        if behind != heap.top and is_free(memory, behind) and both >= wanted:
-            unlink_chunk(memory, behind, heap)
+        if behind != arena.top and is_free(memory, behind) and both >= wanted:
+            unlink_chunk(memory, behind, par)
         else:
-            heap.in_realloc = 1
-            other = int_malloc(state, stack, wanted)
-            heap.in_realloc = 0
+            par.in_realloc = 1
+            other = int_malloc(state, stack, arena, wanted)
+            par.in_realloc = 0
+            if other == 0:
+                return other
             if other != np.int64(memory[np.uint64(chunk)].behind):
-                raise_top(state, stack)
-                _free_in_realloc(state, stack, chunk, old_size)
+                raise_top(state, stack, arena)
+                give_back(state, stack, arena, chunk, old_size)
                 return other
             # It lies right behind: both are one block now, and what is too much of it is never written to, though
             # the header of top behind all that was.
-            touch_header(state, stack)
+            touch_header(state, stack, arena)
         absorb_behind(state, chunk)
     size = size_of(memory, chunk)
     set_used(memory, chunk, size)
-    if size - wanted >= heap.min_units:
+    if size - wanted >= par.min_units:
         remainder = _split(state, stack, chunk, wanted)
-        _free_in_realloc(state, stack, remainder, size - wanted)
-    raise_top(state, stack)
+        give_back(state, stack, arena, remainder, size - wanted)
+    raise_top(state, stack, arena)
     return chunk

@@ -27,12 +27,13 @@ def _bin_of(size):
 @leaf
 def _size(state, place):
     if place >= MAPPED_PLACE:
-        return mapped_size(state.heap[0], state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT
+        return mapped_size(state.par[0], state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT
     return size_of(state.memory, place)
 
 
 @leaf
-def _following(state, place):
+def following(state, place):
+    """The next in the list, or 0."""
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].next
     link = np.int64(state.memory[np.uint64(place)].fd)
@@ -52,39 +53,39 @@ def _set_following(state, place, following):
 @leaf
 def _find(state, index, size):
     """The first entry of at least this size, or 0, and the one before it, or 0."""
-    before, place = np.int64(0), state.entries[index]
+    before, place = np.int64(0), state.entries[state.par[0].cache + index]
     while place and _size(state, place) < size:
-        before, place = place, _following(state, place)
+        before, place = place, following(state, place)
     return before, place
 
 
 @cold
 def put_large(state, place):
     """Whether the cache took the chunk."""
-    heap, size = state.heap[0], _size(state, place)
+    par, size = state.par[0], _size(state, place)
     index = _bin_of(size)
-    if size > heap.tcache_large or index < FIRST_BIN or state.counts[index] >= heap.tcache_count:
+    if size > par.tcache_large or index < FIRST_BIN or state.counts[par.cache + index] >= par.tcache_count:
         return False
     before, behind = _find(state, index, size)
     _set_following(state, place, behind)
     if before:
         _set_following(state, before, place)
     else:
-        state.entries[index] = place
-    state.counts[index] += 1
+        state.entries[par.cache + index] = place
+    state.counts[par.cache + index] += 1
     return True
 
 
 @cold
 def get_large(state, wanted):
     """A chunk of just this size, or 0."""
-    index = _bin_of(wanted)
+    index, cache = _bin_of(wanted), state.par[0].cache
     before, place = _find(state, index, wanted)
     if place == 0 or _size(state, place) != wanted:
         return np.int64(0)
     if before:
-        _set_following(state, before, _following(state, place))
+        _set_following(state, before, following(state, place))
     else:
-        state.entries[index] = _following(state, place)
-    state.counts[index] -= 1
+        state.entries[cache + index] = following(state, place)
+    state.counts[cache + index] -= 1
     return place

@@ -5,8 +5,8 @@ record in one dense table, and is named by its number: the table stays small whe
 heap are linked both ways, which stands for glibc's sizes and `prev_size`; one bit of the chunk's own record stands for
 the PREV_INUSE of the next one's header.
 
-The first records are the headers of the bins, linked to themselves while empty, as in glibc; 0 is no chunk. Sizes and
-starts are in units of 16 bytes.
+Each arena has a record for each bin, linked to itself while the bin is empty, as in glibc; the first ones are those of
+the main arena. 0 is no chunk. Sizes and starts are in units of 16 bytes.
 """
 
 import numpy as np
@@ -24,11 +24,17 @@ UNSORTED = 1
 SMALL_UNITS_64, SMALL_UNITS_32 = 64, 63
 """MIN_LARGE_SIZE: larger chunks go to large bins."""
 BITS_A_WORD = 32
+IN_HEAP = 1 << 31
+"""In a chunk's `start`: it lies in a heap of its arena's own."""
+HEAP_SHIFT = 22
+HEAP_UNITS = 1 << HEAP_SHIFT
+"""HEAP_MAX_SIZE, 64 MiB."""
+HEAPS_MAX = 1 << 9
 
 CHUNK = record(**dict.fromkeys(("start", "head", "before", "behind", "fd", "bk", "smaller", "larger"), np.uint32))
 """32 bytes, two to a cache line.
 
-    start            from the start of the heap
+    start            from the start of the main heap; IN_HEAP and the number of another heap above its HEAP_SHIFT bits
     head             size << 1 | whether it is free and may be merged with its neighbours
     before, behind   neighbours in the heap
     fd, bk           in a bin, from its header on; `fd` also in fastbins, the cache, and the list of unused records
@@ -36,12 +42,11 @@ CHUNK = record(**dict.fromkeys(("start", "head", "before", "behind", "fd", "bk",
 """
 
 
-def new_memory() -> np.ndarray:
-    """Empty bins, and room for some chunks."""
-    memory = np.zeros(1024, CHUNK)
-    for name in ("fd", "bk", "smaller"):
-        memory[name][:NBINS] = np.arange(NBINS)
-    return memory
+@leaf
+def empty_bins(memory, first):
+    """Makes the records from `first` on an arena's bins."""
+    for index in range(first, first + NBINS):
+        memory[index].fd = memory[index].bk = memory[index].smaller = index
 
 
 @inlined
@@ -71,16 +76,24 @@ def set_free(memory, chunk, size):
 @inlined
 def new_chunk(state, stack):
     """The number of an unused record."""
-    heap = state.heap[0]
-    chunk = heap.spare
+    par = state.par[0]
+    chunk = par.spare
     if chunk:
-        heap.spare = state.memory[np.uint64(chunk)].fd
+        par.spare = state.memory[np.uint64(chunk)].fd
         return chunk
-    chunk = heap.chunks
-    heap.chunks = chunk + 1
-    if chunk + 2 * MARGIN > state.memory.shape[0]:
+    chunk = par.chunks
+    par.chunks = chunk + 1
+    if chunk + NBINS + 2 * MARGIN > state.memory.shape[0]:  # an event may bring a new arena
         ask_for_room(stack)
     return chunk
+
+
+@leaf
+def drop_chunk(state, chunk):
+    """The record is unused from now on."""
+    par = state.par[0]
+    state.memory[np.uint64(chunk)].fd = par.spare
+    par.spare = chunk
 
 
 @inlined
@@ -100,23 +113,22 @@ def split(state, stack, chunk, wanted):
 @inlined
 def absorb_behind(state, chunk):
     """The chunk takes in the one behind it, whose record is unused from then on."""
-    heap, memory = state.heap[0], state.memory
+    memory = state.memory
     entry = memory[np.uint64(chunk)]
     gone = np.int64(entry.behind)
     tail = memory[np.uint64(gone)]
     entry.head = entry.head + ((tail.head >> 1) << 1)
     entry.behind = tail.behind
     memory[np.uint64(entry.behind)].before = chunk
-    tail.fd = heap.spare
-    heap.spare = gone
+    drop_chunk(state, gone)
 
 
 @inlined
-def bin_index(size, heap):
+def bin_index(size, par):
     """The bin for chunks of `size` units."""
-    if size < heap.small_units:
-        return size + heap.small_shift
-    if heap.word_size == 8:
+    if size < par.small_units:
+        return size + par.small_shift
+    if par.word_size == 8:
         if size >> 2 <= 48:
             return 48 + (size >> 2)
     elif size >> 2 <= 45:
@@ -158,13 +170,13 @@ def unlink_last(memory, head):
 
 
 @inlined
-def unlink_chunk(memory, chunk, heap):
+def unlink_chunk(memory, chunk, par):
     """Takes a chunk off whatever bin it is in."""
     entry = memory[np.uint64(chunk)]
     behind, before = np.int64(entry.fd), np.int64(entry.bk)
     memory[np.uint64(behind)].bk = before
     memory[np.uint64(before)].fd = behind
-    if np.int64(entry.head >> 1) >= heap.small_units:
+    if np.int64(entry.head >> 1) >= par.small_units:
         _leave_skip_list(memory, chunk, behind)
 
 
@@ -220,25 +232,27 @@ def _enter_skip_list(memory, chunk, smaller):
 
 
 @inlined
-def mark_bin(binmap, index):
+def mark_bin(state, arena, index):
     """The bin may hold something."""
-    binmap[index >> 5] |= np.int64(1) << (index & 31)
+    state.binmap[np.uint64(arena.binmap + (index >> 5))] |= np.int64(1) << (index & 31)
 
 
 @leaf
-def next_bin(memory, binmap, index):
+def next_bin(state, arena, index):
     """The first bin from `index` on that is not empty, or NBINS; those found empty are unmarked."""
+    memory, binmap = state.memory, state.binmap
     word = index >> 5
-    bits = binmap[word] >> (index & 31) << (index & 31)
+    bits = binmap[arena.binmap + word] >> (index & 31) << (index & 31)
     while True:
         while bits == 0:
             word += 1
             if word == NBINS // BITS_A_WORD:
                 return np.int64(NBINS)
-            bits = binmap[word]
+            bits = binmap[arena.binmap + word]
         low = bits & -bits
         found = (word << 5) + bit_length(low) - 1
-        if np.int64(memory[np.uint64(found)].bk) != found:
+        head = arena.bins + found
+        if np.int64(memory[np.uint64(head)].bk) != head:
             return found
-        binmap[word] &= ~low
+        binmap[arena.binmap + word] &= ~low
         bits &= ~low

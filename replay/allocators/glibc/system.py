@@ -4,14 +4,18 @@
     systrim     gives whole pages at the heap's end back, all but `top_pad`
     mapped      a chunk in a mapping of its own; freeing one raises the dynamic thresholds to its size
 
-Everything below `heap.touched` counts as resident: the heap is written to without a gap, from its start to the header
-of top, because programs fill what they ask for. Once malloc_trim has punched holes (`heap.holes`), writes are told to
-the kernel one by one.
+Everything below a heap's `touched` counts as resident: it is written to without a gap, from its start to the header of
+top, because programs fill what they ask for. Once there are `holes`, where malloc_trim was or a full heap ends, writes
+are told to the kernel one by one.
 """
 
 import numpy as np
 
 from replay.allocators.glibc.memory import (
+    HEAP_SHIFT,
+    HEAP_UNITS,
+    HEAPS_MAX,
+    IN_HEAP,
     NBINS,
     UNIT,
     UNIT_SHIFT,
@@ -34,155 +38,187 @@ HEAP_BYTES_MAX = 32 << 30
 IS_MMAPPED = 2
 """A flag in the real header that one comparison forgets to mask."""
 
+HEAP = record("arena", "address", "origin", "end", "limit", "touched", "previous", "fence")
+"""A heap: whose it is; where it starts, and its first unit that can hold a chunk; where it ends; up to where it may be
+written to (`mprotect_size`; not of the main one); what is resident ends at `touched`. `previous`: of the same arena, or
+of unused records; `fence`: the chunk that keeps the end of a full heap from what follows."""
+MAIN_HEAP = 1
+"""0 is no heap."""
+ARENA = record(
+    "number", "bins", "fastbins", "binmap", "heap", "top", "last_remainder", "have_fast",
+    "next", "next_free", "attached",
+)  # fmt: skip
+"""malloc_state: its number; where in `memory`, `fastbins` and `binmap` its own begin; the heap that top is in; top;
+where `last_remainder` starts; have_fastchunks; the ring of all arenas; the list of those without a thread; how many
+threads have it."""
+MAIN_ARENA = 1
+"""0 is no arena."""
 MAPPED = record("address", "size_bytes", "next")
 """A mapping with one chunk in it; `next` chains the unused records."""
 
 
 @inlined
 def address_of(state, chunk):
-    """Where a chunk of the heap starts."""
-    return state.heap[0].origin + (np.int64(state.memory[np.uint64(chunk)].start) << UNIT_SHIFT)
+    """Where a chunk starts."""
+    start = np.int64(state.memory[np.uint64(chunk)].start)
+    if start < IN_HEAP:
+        return state.heaps[MAIN_HEAP].origin + (start << UNIT_SHIFT)
+    heap = state.heaps[(start >> HEAP_SHIFT) & (HEAPS_MAX - 1)]
+    return heap.origin + ((start & (HEAP_UNITS - 1)) << UNIT_SHIFT)
 
 
 @inlined
-def top_bytes(state, stack):
+def arena_of(state, chunk):
+    """The arena that a chunk belongs to."""
+    start = np.int64(state.memory[np.uint64(chunk)].start)
+    if start < IN_HEAP:
+        return state.arenas[MAIN_ARENA]
+    return state.arenas[state.heaps[(start >> HEAP_SHIFT) & (HEAPS_MAX - 1)].arena]
+
+
+@inlined
+def top_bytes(state, arena):
     """Size of top; where headers have 8 bytes it is no whole number of units."""
-    return stack.kernel.space[0].brk - address_of(state, state.heap[0].top)
+    return state.heaps[arena.heap].end - address_of(state, arena.top)
 
 
 @inlined
-def raise_top(state, stack):
+def raise_top(state, stack, arena):
     """Top's header is written, and everything before it will be."""
-    heap = state.heap[0]
-    end = address_of(state, heap.top) + heap.header
-    if end > heap.touched:
-        _touch_heap(state, stack, end)
+    end = address_of(state, arena.top) + state.par[0].header
+    if end > state.heaps[arena.heap].touched:
+        _touch_heap(state, stack, arena, end)
 
 
 @leaf
-def touch_header(state, stack):
+def touch_header(state, stack, arena):
     """Top's header is written, but not all before it."""
-    heap = state.heap[0]
-    start = address_of(state, heap.top)
-    if start + heap.header > heap.touched:
-        touch(stack, start, start + heap.header)
+    start, header = address_of(state, arena.top), state.par[0].header
+    if start + header > state.heaps[arena.heap].touched:
+        touch(stack, start, start + header)
 
 
 @cold
-def _touch_heap(state, stack, end):
-    heap = state.heap[0]
+def _touch_heap(state, stack, arena, end):
+    heap = state.heaps[arena.heap]
     touch(stack, heap.touched, end)
     page = stack.kernel.space[0].page_size
     heap.touched = (end + page - 1) & -page
 
 
 @leaf
-def _move_brk(state, stack, end):
+def move_end(state, stack, heap, end):
+    """A heap ends elsewhere: what is counted follows."""
     tally = stack.tally[0]
-    tally.heap_bytes += end - stack.kernel.space[0].brk
-    brk(stack, end)
+    tally.heap_bytes += end - heap.end
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+    heap.end = end
+    heap.touched = min(heap.touched, end)
+
+
+@leaf
+def _move_brk(state, stack, end):
+    brk(stack, end)
+    move_end(state, stack, state.heaps[MAIN_HEAP], stack.kernel.space[0].brk)
 
 
 @cold
-def extend_top(state, stack, wanted):
+def extend_main(state, stack, arena, wanted):
     """The rest of sysmalloc: the heap grows until top holds `wanted` units and a smallest chunk."""
-    heap, memory, space = state.heap[0], state.memory, stack.kernel.space[0]
-    old_size = size_of(memory, heap.top)
-    size = ((wanted + heap.min_units - old_size) << UNIT_SHIFT) + heap.top_pad
+    par, memory, space = state.par[0], state.memory, stack.kernel.space[0]
+    old_size = size_of(memory, arena.top)
+    size = ((wanted + par.min_units - old_size) << UNIT_SHIFT) + par.top_pad
     start = space.brk
     end = start + ((size + space.page_size - 1) & -space.page_size)
     if end - space.brk_base > HEAP_BYTES_MAX:
         stack.tally[0].attention |= NO_MEMORY
         return
+    if old_size == 0:
+        heap = state.heaps[MAIN_HEAP]
+        heap.address = heap.origin = heap.touched = heap.end = start
     _move_brk(state, stack, end)
     if old_size == 0:
         # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
-        misaligned = (start + heap.header) & (UNIT - 1)
+        misaligned = (start + par.header) & (UNIT - 1)
         if misaligned:
             _move_brk(state, stack, end + space.page_size)
-        heap.origin = heap.touched = start
-        if misaligned:
-            heap.origin += UNIT - misaligned
-        heap.top = new_chunk(state, stack)
-    set_used(memory, heap.top, top_bytes(state, stack) >> UNIT_SHIFT)
+            state.heaps[MAIN_HEAP].origin += UNIT - misaligned
+        arena.top = new_chunk(state, stack)
+    set_used(memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
 
 
 @cold
-def systrim(state, stack, pad):
-    """Whether anything went back."""
-    heap, space = state.heap[0], stack.kernel.space[0]
-    area = top_bytes(state, stack) - (heap.min_units << UNIT_SHIFT) - 1
+def systrim(state, stack, arena, pad):
+    """The main heap's end goes back, as far as it is free, but for `pad` bytes."""
+    par, space = state.par[0], stack.kernel.space[0]
+    area = top_bytes(state, arena) - (par.min_units << UNIT_SHIFT) - 1
     # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
     if 0 <= area <= pad:
-        return False
+        return
     extra = (area - pad) & -space.page_size
-    if extra == 0:
-        return False
-    _move_brk(state, stack, space.brk - extra)
-    heap.touched = min(heap.touched, space.brk)
-    set_used(state.memory, heap.top, top_bytes(state, stack) >> UNIT_SHIFT)
-    return True
+    if extra:
+        _move_brk(state, stack, space.brk - extra)
+        set_used(state.memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
 
 
 @leaf
-def _mapping_bytes(stack, heap, wanted):
+def _mapping_bytes(stack, par, wanted):
     """Length of the mapping for a chunk of `wanted` units."""
     page = stack.kernel.space[0].page_size
-    return ((wanted << UNIT_SHIFT) + heap.map_overhead + page - 1) & -page
+    return ((wanted << UNIT_SHIFT) + par.map_overhead + page - 1) & -page
 
 
 @cold
 def map_chunk(state, stack, wanted):
     """sysmalloc_mmap: a place of its own."""
-    heap, tally = state.heap[0], stack.tally[0]
-    length = _mapping_bytes(stack, heap, wanted)
+    par, tally = state.par[0], stack.tally[0]
+    length = _mapping_bytes(stack, par, wanted)
     start = mmap(stack, length)
     tally.heap_bytes += length
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
-    index = heap.unused
+    index = par.unused
     if index >= 0:
-        heap.unused = state.mapped[index].next
+        par.unused = state.mapped[index].next
     else:
-        index = heap.mapped
-        heap.mapped += 1
-        if heap.mapped + MARGIN > state.mapped.shape[0]:
+        index = par.mapped
+        par.mapped += 1
+        if par.mapped + MARGIN > state.mapped.shape[0]:
             ask_for_room(stack)
     chunk = state.mapped[index]
     chunk.address, chunk.size_bytes = start, length
-    heap.mmaps += 1
-    touch(stack, start, start + heap.map_offset + heap.header)
+    par.mmaps += 1
+    touch(stack, start, start + par.map_offset + par.header)
     return MAPPED_PLACE | index
 
 
 @inlined
-def mapped_size(heap, mapped):
+def mapped_size(par, mapped):
     """chunksize of a mapped chunk."""
-    return mapped.size_bytes - heap.map_size_less
+    return mapped.size_bytes - par.map_size_less
 
 
 @cold
 def free_mapped(state, stack, place):
     """munmap_chunk, and the dynamic thresholds before it."""
-    heap, index = state.heap[0], place & (MAPPED_PLACE - 1)
+    par, index = state.par[0], place & (MAPPED_PLACE - 1)
     chunk = state.mapped[index]
-    size = mapped_size(heap, chunk)
-    if heap.dynamic and heap.mmap_threshold < size + IS_MMAPPED <= heap.threshold_max:
-        heap.mmap_threshold = size
-        heap.trim_threshold = 2 * size
+    size = mapped_size(par, chunk)
+    if par.dynamic and par.mmap_threshold < size + IS_MMAPPED <= par.threshold_max:
+        par.mmap_threshold = size
+        par.trim_threshold = 2 * size
     stack.tally[0].heap_bytes -= chunk.size_bytes
     munmap(stack, chunk.address, chunk.size_bytes)
-    heap.mmaps -= 1
-    chunk.next = heap.unused
-    heap.unused = index
+    par.mmaps -= 1
+    chunk.next = par.unused
+    par.unused = index
 
 
 @cold
 def realloc_mapped(state, stack, place, wanted):
     """mremap_chunk: the mapping shrinks, grows or moves; its place stays."""
-    heap, tally, chunk = state.heap[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
+    par, tally, chunk = state.par[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
     page = stack.kernel.space[0].page_size
-    length = ((wanted << UNIT_SHIFT) + heap.remap_overhead + page - 1) & -page
+    length = ((wanted << UNIT_SHIFT) + par.remap_overhead + page - 1) & -page
     if length != chunk.size_bytes:
         chunk.address = mremap(stack, chunk.address, chunk.size_bytes, length)
         tally.heap_bytes += length - chunk.size_bytes
@@ -191,22 +227,23 @@ def realloc_mapped(state, stack, place, wanted):
 
 
 @cold
-def trim_bins(state, stack, resume):
+def trim_bins(state, stack, arena, resume):
     """mtrim: whole pages inside free chunks go back, though not their addresses.
 
     Gives 0, or where to go on: each page given back is logged, and the log may be full.
     """
-    heap, memory = state.heap[0], state.memory
+    par, memory = state.par[0], state.memory
     page = stack.kernel.space[0].page_size
-    least = bin_index(np.int64(page >> UNIT_SHIFT), heap)
-    fields = 6 * heap.word_size  # sizeof (struct malloc_chunk)
+    least = bin_index(np.int64(page >> UNIT_SHIFT), par)
+    fields = 6 * par.word_size  # sizeof (struct malloc_chunk)
     for index in range(max(UNSORTED, resume >> BIN_SHIFT), NBINS):
         if index == UNSORTED or index >= least:
             chunk = resume & ((1 << BIN_SHIFT) - 1)
             resume = 0
+            head = arena.bins + index
             if chunk == 0:
-                chunk = np.int64(memory[np.uint64(index)].bk)
-            while chunk != index:
+                chunk = np.int64(memory[np.uint64(head)].bk)
+            while chunk != head:
                 if stack.tally[0].attention:
                     return index << BIN_SHIFT | chunk
                 start = address_of(state, chunk)
@@ -214,6 +251,6 @@ def trim_bins(state, stack, resume):
                 first = (start + fields + page - 1) & -page
                 if end - start > page - 1 + fields and end - first > page - 1:
                     dontneed(stack, first, (end - first) & -page)
-                    heap.holes = 1
+                    par.holes = 1
                 chunk = np.int64(memory[np.uint64(chunk)].bk)
     return 0

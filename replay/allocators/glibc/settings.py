@@ -1,0 +1,187 @@
+"""glibc's settings, what its versions do differently, and the record that holds both (`malloc_par` and more)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from replay.allocators.glibc.large_cache import LARGE_BINS
+from replay.allocators.glibc.memory import HEAP_SHIFT, NBINS, SMALL_UNITS_32, SMALL_UNITS_64, UNIT, UNIT_SHIFT
+from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP
+from replay.allocators.glibc.threads import NOBODY, TCACHE_BINS
+from replay.allocators.stack import record
+from replay.units import Size
+
+MMAP_THRESHOLD = 128 << 10
+"""DEFAULT_MMAP_THRESHOLD_MIN: where the dynamic threshold starts."""
+MMAP_THRESHOLD_MAX = {8: 32 << 20, 4: 512 << 10}
+"""DEFAULT_MMAP_THRESHOLD_MAX by word size: where it stops."""
+ARENAS_A_PROCESSOR = {8: 8, 4: 2}
+"""NARENAS_FROM_NCORES by word size; as many may be made before somebody asks how many processors there are."""
+HEAP_BYTES_MAX = {8: UNIT << HEAP_SHIFT, 4: 1 << 20}
+"""HEAP_MAX_SIZE by word size."""
+
+
+Version = Annotated[Literal["2.31", "2.36", "2.41", "2.43"], BeforeValidator(str)]
+"""YAML reads an unquoted one as a number."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What one version does."""
+
+    tcache_count: int = 7
+    tcache_bytes: int = 2 * TCACHE_BINS
+    """Of tcache_perthread_struct, besides a pointer a bin."""
+    tcache_bins: int = TCACHE_BINS
+    has_fastbins: bool = True
+    calloc_uses_tcache: bool = False
+    """From 2.41 on."""
+    sorts_small: bool = False
+    """A small chunk that is freed goes to its bin at once, not to the unsorted list: from 2.41 on."""
+    keeps_slack: bool = False
+    """A realloc that would give back less than two words does nothing: from 2.41 on."""
+    keeps_mapped_page: bool = False
+    """... and one of a mapped chunk neither where that is no more than a page: 2.41 alone."""
+    heap_info_words: int = 5
+    """Fields of heap_info."""
+    lazy_tcache: bool = False
+    """The cache is made with the first free that could use it, not with the first malloc; realloc passes it by."""
+    full_mapped_header: bool = False
+    """A mapped chunk counts without its header, and takes two words more than was asked, not one."""
+
+
+_2_41 = Rules(calloc_uses_tcache=True, sorts_small=True, keeps_slack=True, keeps_mapped_page=True)
+RULES = {
+    "2.31": Rules(heap_info_words=4),
+    "2.36": Rules(),
+    "2.41": _2_41,
+    "2.43": Rules(
+        tcache_count=16,
+        tcache_bytes=2 * (TCACHE_BINS + LARGE_BINS),
+        tcache_bins=TCACHE_BINS + LARGE_BINS,
+        has_fastbins=False,
+        calloc_uses_tcache=True,
+        sorts_small=True,
+        keeps_slack=True,
+        lazy_tcache=True,
+        full_mapped_header=True,
+    ),
+}
+
+
+class Config(BaseModel):
+    """glibc's malloc."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["glibc"] = "glibc"
+    version: Version = "2.36"
+    word_size: Literal[4, 8] = 8
+    mmap_threshold: Size | Literal["dynamic"] = Field(
+        "dynamic", description="Requests from here on get a mapping of their own; dynamic: freeing one raises it."
+    )
+    trim_threshold: Size | Literal["dynamic"] = Field(
+        "dynamic", description="A free end of the heap of this size goes back; dynamic: twice the mmap_threshold."
+    )
+    top_pad: Annotated[Size, Field(le=64 << 20)] | Literal["default"] = Field(
+        "default", description="What the heap grows by beyond need."
+    )
+    mmap_max: int = Field(65_536, ge=0, le=2**31 - 1, description="Mapped chunks that may exist at once.")
+    mxfast: Size | Literal["default"] = Field("default", description="Largest request that a fastbin takes back.")
+    tcache_count: int | Literal["default"] = Field("default", description="Chunks of a size that a thread keeps.")
+    tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
+    arena_max: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Arenas that threads share; auto: once there are more than arena_test, 8 a processor."
+    )
+    arena_test: Annotated[int, Field(ge=1)] | Literal["default"] = Field(
+        "default", description="Arenas that are made before processors are counted; 8, or 2 in 32-bit."
+    )
+    processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
+    tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
+
+
+PAR = record(
+    "word_size", "header", "min_units", "small_units", "small_shift",
+    "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic",
+    "max_fast", "tcache_bins", "tcache_count", "unsorted_limit",
+    "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
+    "map_overhead", "remap_overhead", "map_offset", "map_size_less",
+    "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
+    "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
+    "thread", "arena", "tcache", "cache", "found", "in_realloc", "holes",
+    "chunks", "spare", "mmaps", "mapped", "unused", "heaps", "unused_heap", "aligned_area",
+    "arenas", "arena_limit", "free_arenas", "next_to_use",
+)  # fmt: skip
+"""Settings and rules; from `thread` on what changes: the thread at work, its arena, the state of its cache and where
+that begins; a chunk in hand; whether a realloc is going on; whether malloc_trim has punched holes; records of chunks
+ever used, head of the list of unused ones; `n_mmaps`, and the same two for mapped chunks and for heaps;
+`aligned_heap_area`; `narenas`, its limit once it is known, `free_list`, `next_to_use`."""
+
+
+def request_units(word_size: int, size: int) -> int:
+    """request2size, in units."""
+    return max((size + word_size + UNIT - 1) >> UNIT_SHIFT, 4 * word_size >> UNIT_SHIFT)
+
+
+def new_par(config: Config) -> np.ndarray:
+    """One PAR record, before the first call."""
+    settled = np.zeros(1, PAR)
+    par, rules, word = settled[0], RULES[config.version], config.word_size
+    par.word_size, par.header, par.min_units = word, 2 * word, 4 * word >> UNIT_SHIFT
+    par.small_units = SMALL_UNITS_64 if word == 8 else SMALL_UNITS_32
+    par.small_shift = 0 if word == 8 else 1  # SMALLBIN_CORRECTION
+    _set_thresholds(par, config)
+    fast = 8 * word * 2 if config.mxfast == "default" else config.mxfast
+    par.max_fast = (fast + word) >> UNIT_SHIFT if rules.has_fastbins else 0
+    par.tcache_count = rules.tcache_count if config.tcache_count == "default" else config.tcache_count
+    par.tcache_bins = TCACHE_BINS
+    if config.tcache_max != "default":
+        par.tcache_bins = min(TCACHE_BINS, request_units(word, config.tcache_max) - int(par.min_units) + 1)
+        if rules.lazy_tcache:
+            par.tcache_large = request_units(word, config.tcache_max)
+    par.unsorted_limit = config.tcache_unsorted_limit
+    par.sorts_small, par.calloc_uses_tcache = rules.sorts_small, rules.calloc_uses_tcache
+    par.lazy_tcache = rules.lazy_tcache
+    par.keeps_slack_bytes = 2 * word if rules.keeps_slack else 0
+    par.keeps_mapped_page = rules.keeps_mapped_page
+    par.map_offset = UNIT - 2 * word  # so that a mapped block lies on a unit too
+    if rules.full_mapped_header:
+        par.map_overhead, par.map_size_less = par.map_offset + 2 * word, par.map_offset + 2 * word
+        par.remap_overhead = par.map_overhead
+    else:
+        par.map_overhead, par.map_size_less = word + (UNIT - 1 if word == 4 else 0), par.map_offset
+        par.remap_overhead = par.map_offset + word
+    cache_bytes = rules.tcache_bytes + rules.tcache_bins * word
+    par.tcache_units = request_units(word, cache_bytes)
+    # Where _int_malloc itself makes the cache, it pads the size twice.
+    par.tcache_units_inside = request_units(word, int(par.tcache_units) << UNIT_SHIFT)
+    par.tcache_bytes = cache_bytes
+    _set_arenas(par, config, rules)
+    par.thread, par.chunks, par.unused, par.heaps = NOBODY, NBINS, -1, MAIN_HEAP + 1
+    return settled
+
+
+def _set_thresholds(par: np.record, config: Config) -> None:
+    par.threshold_max = MMAP_THRESHOLD_MAX[config.word_size]
+    par.dynamic = config.mmap_threshold == config.trim_threshold == "dynamic" and config.top_pad == "default"
+    par.mmap_threshold = MMAP_THRESHOLD if config.mmap_threshold == "dynamic" else config.mmap_threshold
+    par.trim_threshold = 128 << 10 if config.trim_threshold == "dynamic" else config.trim_threshold
+    par.top_pad = 128 << 10 if config.top_pad == "default" else config.top_pad
+    par.mmap_max = config.mmap_max
+    par.dynamic &= config.mmap_max == 65_536
+
+
+def _set_arenas(par: np.record, config: Config, rules: Rules) -> None:
+    word, per_processor = config.word_size, ARENAS_A_PROCESSOR[config.word_size]
+    par.heap_bytes_max = HEAP_BYTES_MAX[word]
+    heap_info = rules.heap_info_words * word
+    par.heap_header = heap_info + -(heap_info + 2 * word) % UNIT
+    fastbins = (10 if word == 8 else 11) if rules.has_fastbins else 0
+    flags = -(-(12 if rules.has_fastbins else 8) // word) * word
+    par.arena_header = flags + (fastbins + 2 + 2 * NBINS - 2) * word + NBINS // 8 + 5 * word
+    par.arenas, par.next_to_use = 1, MAIN_ARENA
+    par.arena_test = per_processor if config.arena_test == "default" else config.arena_test
+    par.arena_limit_later = per_processor * config.processors
+    par.arena_limit = 0 if config.arena_max == "auto" else config.arena_max
