@@ -132,33 +132,28 @@ class Numbering:
         self._keys, self._numbers = keys, numbers
 
 
-NEAR = 1 << 16
-"""Threads whose numbers lie this close are told apart without sorting."""
+THREADS_KEPT = 1024
+"""Threads of lower numbers keep theirs."""
 
 
 class ThreadNumbering:
-    """Numbers the threads of one trace; the one that comes first, the main thread, gets 0."""
+    """Numbers the threads of one trace so densely that tables can be indexed by them."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        self._others: dict[int, int] = {}
+        self.count = 1
+        """All numbers so far are below."""
 
     def number(self, thread: np.ndarray) -> np.ndarray:
         """The numbers (uint32) of these threads (uint32), row by row."""
-        if not thread.size:
+        highest = int(thread.max(initial=0))
+        if highest < THREADS_KEPT:
+            self.count = max(self.count, highest + 1)
             return thread
-        self._number(int(thread[0]))
-        least = int(thread.min())
-        offsets = thread - np.uint32(least)
-        if offsets.max() >= NEAR:
-            distinct, places = np.unique(thread, return_inverse=True)
-            return np.array([self._number(name) for name in distinct.tolist()], np.uint32)[places]
-        table = np.bincount(offsets)
-        for offset in np.flatnonzero(table).tolist():
-            table[offset] = self._number(least + offset)
-        return table.astype(np.uint32)[offsets]
+        distinct, places = np.unique(thread, return_inverse=True)
+        numbers = np.array([self._number(name) for name in distinct.tolist()], np.uint32)
+        self.count = max(self.count, int(numbers.max()) + 1)
+        return numbers[places]
 
     def _number(self, name: int) -> int:
-        return self._numbers.setdefault(name, len(self._numbers))
+        return name if name < THREADS_KEPT else self._others.setdefault(name, THREADS_KEPT + len(self._others))

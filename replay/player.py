@@ -24,6 +24,8 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
+TURN = record("row", "thread")
+"""From this row of a batch on, events are that thread's."""
 AHEAD = 12
 """Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
 BLOCKS_IN_CACHE = 8192
@@ -96,9 +98,19 @@ def _settle(tally, started, row, requested, requested_peak, block_bytes, block_p
     tally.mallocs = row - started - tally.callocs - tally.reallocs - tally.frees
 
 
-def play(stack, blocks, classes, route, at_peak, columns, first_row, start, ticks, samples, addresses):
-    """Plays rows of `columns` (op, domain, block, size, thread) from `start`; none of them is a boundary.
+@inlined
+def take_turn(stack, thread):
+    """What follows is that thread's."""
+    tally = stack.tally[0]
+    if tally.thread != thread:
+        tally.thread = thread
+        switch_thread(stack.libc, stack, thread)
 
+
+def play(stack, blocks, classes, route, at_peak, columns, first_row, start, turns, ticks, samples, addresses):
+    """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+
+    `turns`: who does what follows; the first one's row is at or before `start`, the last one's behind all others.
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
     the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
     takes the address of each block made or moved, its complement where the libc role owns it, and 0 for a free.
@@ -109,82 +121,82 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, tick
 
     What every event changes is kept in variables, which are registers, and settled where somebody looks.
     """
-    op, domains, block, sizes, threads = columns
+    op, domains, block, sizes = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
     requested, requested_peak = tally.requested_bytes, tally.requested_bytes_peak
     block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
-    row, thread = start, tally.thread
+    row, turn = start, 0
     # Few blocks stay in the cache anyway.
     foreseen = ticks[ticks.shape[0] - 1] - 2 * AHEAD if blocks.shape[0] > BLOCKS_IN_CACHE else row
     for tick in range(ticks.shape[0]):
-        stop = ticks[tick]
-        while row < stop:
-            at = np.uint64(row)  # an unsigned index is not looked at for being negative
-            size, kind, entry = sizes[at], op[at], blocks[block[at]]
-            if size > LARGE_BYTES and size > space.headroom:
-                tally.attention |= LARGE
-                _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
-                return row, tick
-            tally.row = first_row + row
-            if threads[at] != thread:
-                thread = np.int64(threads[at])
-                tally.thread = thread
-                switch_thread(stack.libc, stack, thread)
-            if row < foreseen:
-                near = np.uint64(row + AHEAD)
-                prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
-                there = blocks[block[near]].place
-                if there >= 0:
-                    expect(stack.small, there)
-                else:
-                    expect(stack.libc, ~there)
-            place, domain = entry.place, np.int64(domains[at])
-            if kind >= REALLOC:
-                index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS
-                requested -= had
-                block_bytes -= _bytes_of(stack, place, had, -1)
-                ended = classes[np.uint64(index)]
-                ended.frees += 1
-                ended.freed_bytes += had
-                domain = index // ROWS_A_DOMAIN
-            if kind == FREE:
-                tally.frees += 1
-                if place >= 0:
-                    free(stack.small, stack, place)
-                else:
-                    free(stack.libc, stack, ~place)
-            else:
-                if kind == REALLOC:
-                    tally.reallocs += 1
-                elif kind == CALLOC:
-                    tally.callocs += 1
-                place = _place_of(stack, route, kind, domain, place, size)
-                got = _bytes_of(stack, place, size, 1)
-                index = class_row(domain, 1 if place >= 0 else 0, got)
-                entry.place, entry.size_and_row = place, size << ROW_BITS | index
-                begun = classes[np.uint64(index)]
-                begun.mallocs += 1
-                begun.requested_bytes += size
-                requested += size
-                requested_peak = max(requested_peak, requested)
-                block_bytes += got
-                block_peak = max(block_peak, block_bytes)
-            if addresses.shape[0] > 0:
-                if kind == FREE:
-                    addresses[row] = 0
-                elif place >= 0:
-                    addresses[row] = address(stack.small, stack, place)
-                else:
-                    addresses[row] = ~address(stack.libc, stack, ~place)
-            row += 1
-            if tally.attention:
-                _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
-                if tally.attention & RESIDENT_PEAK:
-                    tally.attention ^= RESIDENT_PEAK
-                    at_peak[0] = stack.tally[0]
-                if tally.attention:
+        while row < ticks[tick]:
+            if row >= turns[turn].row:
+                take_turn(stack, turns[turn].thread)
+                turn += 1
+            stop = min(ticks[tick], turns[turn].row)
+            while row < stop:
+                at = np.uint64(row)  # an unsigned index is not looked at for being negative
+                size, kind, entry = sizes[at], op[at], blocks[block[at]]
+                if size > LARGE_BYTES and size > space.headroom:
+                    tally.attention |= LARGE
+                    _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                     return row, tick
+                tally.row = first_row + row
+                if row < foreseen:
+                    near = np.uint64(row + AHEAD)
+                    prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
+                    there = blocks[block[near]].place
+                    if there >= 0:
+                        expect(stack.small, there)
+                    else:
+                        expect(stack.libc, ~there)
+                place, domain = entry.place, np.int64(domains[at])
+                if kind >= REALLOC:
+                    index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS
+                    requested -= had
+                    block_bytes -= _bytes_of(stack, place, had, -1)
+                    ended = classes[np.uint64(index)]
+                    ended.frees += 1
+                    ended.freed_bytes += had
+                    domain = index // ROWS_A_DOMAIN
+                if kind == FREE:
+                    tally.frees += 1
+                    if place >= 0:
+                        free(stack.small, stack, place)
+                    else:
+                        free(stack.libc, stack, ~place)
+                else:
+                    if kind == REALLOC:
+                        tally.reallocs += 1
+                    elif kind == CALLOC:
+                        tally.callocs += 1
+                    place = _place_of(stack, route, kind, domain, place, size)
+                    got = _bytes_of(stack, place, size, 1)
+                    index = class_row(domain, 1 if place >= 0 else 0, got)
+                    entry.place, entry.size_and_row = place, size << ROW_BITS | index
+                    begun = classes[np.uint64(index)]
+                    begun.mallocs += 1
+                    begun.requested_bytes += size
+                    requested += size
+                    requested_peak = max(requested_peak, requested)
+                    block_bytes += got
+                    block_peak = max(block_peak, block_bytes)
+                if addresses.shape[0] > 0:
+                    if kind == FREE:
+                        addresses[row] = 0
+                    elif place >= 0:
+                        addresses[row] = address(stack.small, stack, place)
+                    else:
+                        addresses[row] = ~address(stack.libc, stack, ~place)
+                row += 1
+                if tally.attention:
+                    _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
+                    if tally.attention & RESIDENT_PEAK:
+                        tally.attention ^= RESIDENT_PEAK
+                        at_peak[0] = stack.tally[0]
+                    if tally.attention:
+                        return row, tick
         _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
         samples[tick] = stack.tally[0]
     return row, ticks.shape[0]

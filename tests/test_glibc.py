@@ -77,7 +77,7 @@ def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(versi
     blocks = history.mallocs(20, 1000)
     history.free(*blocks)
     libc = play(history, version)[1].stack.libc
-    assert libc.counts.sum() == 1 + kept
+    assert libc.cache["count"].sum() == 1 + kept
     cache_units = 768 // 16 if version == "2.43" else 656 // 16
     assert libc.memory[libc.arenas[MAIN_ARENA].top].start == cache_units + 2 + kept * 63
 

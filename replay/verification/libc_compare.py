@@ -16,7 +16,6 @@ from replay.clock import Slice
 from replay.config import StackConfig, load_config
 from replay.engine import Player
 from replay.environment import overrides_of
-from replay.numbering import ThreadNumbering
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
 from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, find_strace, play_libc
@@ -67,8 +66,7 @@ def verify_libc(
     whole = MemoryTrace([events], trace.metadata)
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     base = (f"libc.version={oracle.version}", f"kernel.mmap_base={played.base}", f"kernel.brk_base={played.heap}")
-    processors = f"libc.processors={len(os.sched_getaffinity(0))}"
-    config = load_config(PRESET, (*base, processors, *overrides_of(assignments)))
+    config = load_config(PRESET, (*base, f"libc.processors={_processors(oracle)}", *overrides_of(assignments)))
     addresses, calls, resident_bytes = _play_model(events, config, _makings_of_threads(events, played.thread_bytes))
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
@@ -98,6 +96,11 @@ def verify_libc(
     )
 
 
+def _processors(oracle: LibcOracle) -> int:
+    """What the real malloc takes their number to be: those that may be used in 2.36, those that are there in others."""
+    return len(os.sched_getaffinity(0)) if oracle.version == "2.36" else os.cpu_count() or 1
+
+
 def _whole(trace: Trace) -> Events:
     """All events in one batch; threads are numbered from 0, the main thread, and no number is used again."""
     batches = list(trace.batches())
@@ -108,7 +111,8 @@ def _whole(trace: Trace) -> Events:
         TRIM_MARK
     }:
         raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
-    thread = ThreadNumbering().number(events.thread)
+    distinct, thread = np.unique(events.thread, return_inverse=True)
+    thread = (thread - thread[0]).astype(np.uint32) % np.uint32(distinct.shape[0])
     for row in np.flatnonzero(events.op == Op.THREAD_END):
         later = thread[row + 1 :]
         if thread[row] == 0:

@@ -69,6 +69,7 @@ from replay.allocators.glibc.system import (
 )
 from replay.allocators.glibc.threads import (
     CACHE_ROW,
+    KEPT,
     TCACHE_BINS,
     THREAD,
     end_thread,
@@ -92,7 +93,7 @@ ARENA_SHIFT = 40
 @by_reference
 class State(NamedTuple):
     """One PAR record; ARENA, HEAP and THREAD records by number; CHUNK records; of each arena, the bins that may hold
-    something, 32 a word, and fastbins by size; of each thread, the cache by size, heads and counts; MAPPED records."""
+    something, 32 a word, and fastbins by size; of each thread, KEPT by size; MAPPED records."""
 
     par: np.ndarray
     arenas: np.ndarray
@@ -101,8 +102,7 @@ class State(NamedTuple):
     memory: np.ndarray
     binmap: np.ndarray
     fastbins: np.ndarray
-    entries: np.ndarray
-    counts: np.ndarray
+    cache: np.ndarray
     mapped: np.ndarray
 
 
@@ -116,8 +116,7 @@ def new_state(config: Config) -> State:
         memory=np.zeros(1024, CHUNK),
         binmap=np.zeros(HEAPS_MAX * NBINS // BITS_A_WORD, np.int64),
         fastbins=np.zeros(HEAPS_MAX * FASTBINS, np.int64),
-        entries=np.zeros(0, np.int64),
-        counts=np.zeros(0, np.int64),
+        cache=np.zeros(0, KEPT),
         mapped=np.zeros(4 * MARGIN, MAPPED),
     )
     empty_bins(state.memory, 0)
@@ -134,8 +133,7 @@ def with_threads(state: State, count: int) -> State:
         return state
     return state._replace(
         threads=extend(state.threads, count),
-        entries=extend(state.entries, count * CACHE_ROW),
-        counts=extend(state.counts, count * CACHE_ROW),
+        cache=extend(state.cache, count * CACHE_ROW),
     )
 
 
@@ -151,8 +149,12 @@ def malloc(state, stack, size):
     par = state.par[0]
     wanted = _units(par, size)
     index = wanted - par.min_units
-    if index < par.tcache_bins and state.entries[np.uint64(par.cache + index)]:
+    if index < par.tcache_bins and state.cache[np.uint64(par.cache + index)].first:
         return tcache_get(state, index)
+    if par.is_ready:
+        place = int_malloc(state, stack, state.arenas[np.uint64(par.arena)], wanted)
+        if place:
+            return place
     return _malloc_uncached(state, stack, wanted, size)
 
 
@@ -195,6 +197,8 @@ def free(state, stack, place):
     index = size - par.min_units
     if tcache_room(state, index):
         tcache_put(state, place, index)
+    elif par.is_ready:
+        free_chunk(state, stack, arena_of(state, place), place, size)
     else:
         _free_uncached(state, stack, place, size)
 

@@ -62,26 +62,28 @@ def tcache_room(state, index):
     """Whether the cache takes another chunk of this size."""
     par = state.par[0]
     return (
-        par.tcache == LIVE and index < par.tcache_bins and state.counts[np.uint64(par.cache + index)] < par.tcache_count
+        par.tcache == LIVE
+        and index < par.tcache_bins
+        and state.cache[np.uint64(par.cache + index)].count < par.tcache_count
     )
 
 
 @inlined
 def tcache_put(state, chunk, index):
     """The chunk becomes the first of its size."""
-    slot = np.uint64(state.par[0].cache + index)
-    state.memory[np.uint64(chunk)].fd = state.entries[slot]
-    state.entries[slot] = chunk
-    state.counts[slot] += 1
+    kept = state.cache[np.uint64(state.par[0].cache + index)]
+    state.memory[np.uint64(chunk)].fd = kept.first
+    kept.first = chunk
+    kept.count += 1
 
 
 @inlined
 def tcache_get(state, index):
     """The first of its size, of which there is one."""
-    slot = np.uint64(state.par[0].cache + index)
-    chunk = state.entries[slot]
-    state.entries[slot] = state.memory[np.uint64(chunk)].fd
-    state.counts[slot] -= 1
+    kept = state.cache[np.uint64(state.par[0].cache + index)]
+    chunk = kept.first
+    kept.first = state.memory[np.uint64(chunk)].fd
+    kept.count -= 1
     return chunk
 
 
@@ -234,7 +236,7 @@ def _sysmalloc(state, stack, arena, wanted):
 @leaf
 def _add_heap(state, stack, arena, number):
     """The arena goes on in another heap. What is left of the last one is freed, but for a fence at its end."""
-    par, rest, full = state.par[0], arena.top, state.heaps[arena.heap]
+    par, rest, full = state.par[0], arena.top, state.heaps[np.uint64(arena.heap)]
     units = size_of(state.memory, rest) - par.min_units
     open_heap(state, stack, arena, number, par.heap_header)
     touch(stack, state.heaps[number].address, state.heaps[number].address + par.heap_header)
@@ -302,18 +304,23 @@ def _from_lists(state, stack, arena, wanted):
     return np.int64(0)
 
 
+@inlined
+def note_readiness(par):
+    """Keeps `is_ready` true to what it says."""
+    par.is_ready = par.arena != 0 and par.tcache == LIVE and par.tcache_large == 0
+
+
 @cold
 def make_tcache(state, stack, arena, wanted):
     """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
     par = state.par[0]
-    if par.lazy_tcache and par.tcache_count == 0:
-        par.tcache = LIVE
-        return
-    chunk = _from_lists(state, stack, arena, wanted)
-    if chunk == 0:
-        chunk = _search(state, stack, arena, wanted, False, True)
-    state.threads[par.thread].cache_chunk = chunk
+    if not par.lazy_tcache or par.tcache_count:
+        chunk = _from_lists(state, stack, arena, wanted)
+        if chunk == 0:
+            chunk = _search(state, stack, arena, wanted, False, True)
+        state.threads[par.thread].cache_chunk = chunk
     par.tcache = LIVE
+    note_readiness(par)
 
 
 @cold
@@ -390,7 +397,7 @@ def _merge(state, arena, chunk, sorts_small):
     return size
 
 
-@leaf
+@cold
 def free_chunk(state, stack, arena, chunk, size):
     """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
     par = state.par[0]

@@ -97,7 +97,7 @@ def open_heap(state, stack, arena, number, header_bytes):
 def extend_heap(state, stack, arena, wanted):
     """Whether the arena's last heap could be made to hold `wanted` units more than a smallest chunk in top."""
     par, page = state.par[0], stack.kernel.space[0].page_size
-    heap = state.heaps[arena.heap]
+    heap = state.heaps[np.uint64(arena.heap)]
     need = ((wanted + par.min_units) << UNIT_SHIFT) - top_bytes(state, arena)
     end = heap.end + ((need + page - 1) & -page)
     if end - heap.address > par.heap_bytes_max:
@@ -115,7 +115,7 @@ def heap_trim(state, stack, arena):
     """Heaps that are free altogether go back, and then the end of the last one if it is large."""
     par, memory, page = state.par[0], state.memory, stack.kernel.space[0].page_size
     least = par.min_units << UNIT_SHIFT
-    heap = state.heaps[arena.heap]
+    heap = state.heaps[np.uint64(arena.heap)]
     while heap.previous and memory[np.uint64(arena.top)].before == 0:
         previous = state.heaps[heap.previous]
         fence = previous.fence

@@ -53,7 +53,7 @@ def _set_following(state, place, following):
 @leaf
 def _find(state, index, size):
     """The first entry of at least this size, or 0, and the one before it, or 0."""
-    before, place = np.int64(0), state.entries[state.par[0].cache + index]
+    before, place = np.int64(0), state.cache[state.par[0].cache + index].first
     while place and _size(state, place) < size:
         before, place = place, following(state, place)
     return before, place
@@ -64,15 +64,15 @@ def put_large(state, place):
     """Whether the cache took the chunk."""
     par, size = state.par[0], _size(state, place)
     index = _bin_of(size)
-    if size > par.tcache_large or index < FIRST_BIN or state.counts[par.cache + index] >= par.tcache_count:
+    if size > par.tcache_large or index < FIRST_BIN or state.cache[par.cache + index].count >= par.tcache_count:
         return False
     before, behind = _find(state, index, size)
     _set_following(state, place, behind)
     if before:
         _set_following(state, before, place)
     else:
-        state.entries[par.cache + index] = place
-    state.counts[par.cache + index] += 1
+        state.cache[par.cache + index].first = place
+    state.cache[par.cache + index].count += 1
     return True
 
 
@@ -86,6 +86,6 @@ def get_large(state, wanted):
     if before:
         _set_following(state, before, following(state, place))
     else:
-        state.entries[cache + index] = following(state, place)
-    state.counts[cache + index] -= 1
+        state.cache[cache + index].first = following(state, place)
+    state.cache[cache + index].count -= 1
     return place

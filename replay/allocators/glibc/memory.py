@@ -242,17 +242,17 @@ def next_bin(state, arena, index):
     """The first bin from `index` on that is not empty, or NBINS; those found empty are unmarked."""
     memory, binmap = state.memory, state.binmap
     word = index >> 5
-    bits = binmap[arena.binmap + word] >> (index & 31) << (index & 31)
+    bits = binmap[np.uint64(arena.binmap + word)] >> (index & 31) << (index & 31)
     while True:
         while bits == 0:
             word += 1
             if word == NBINS // BITS_A_WORD:
                 return np.int64(NBINS)
-            bits = binmap[arena.binmap + word]
+            bits = binmap[np.uint64(arena.binmap + word)]
         low = bits & -bits
         found = (word << 5) + bit_length(low) - 1
         head = arena.bins + found
         if np.int64(memory[np.uint64(head)].bk) != head:
             return found
-        binmap[arena.binmap + word] &= ~low
+        binmap[np.uint64(arena.binmap + word)] &= ~low
         bits &= ~low

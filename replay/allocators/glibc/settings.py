@@ -110,14 +110,15 @@ PAR = record(
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
     "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
-    "thread", "arena", "tcache", "cache", "found", "in_realloc", "holes",
+    "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
     "chunks", "spare", "mmaps", "mapped", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
 )  # fmt: skip
 """Settings and rules; from `thread` on what changes: the thread at work, its arena, the state of its cache and where
-that begins; a chunk in hand; whether a realloc is going on; whether malloc_trim has punched holes; records of chunks
-ever used, head of the list of unused ones; `n_mmaps`, and the same two for mapped chunks and for heaps;
-`aligned_heap_area`; `narenas`, its limit once it is known, `free_list`, `next_to_use`."""
+that begins; whether both are there, and nothing but small chunks is cached; a chunk in hand; whether a realloc is going
+on; whether malloc_trim has punched holes; records of chunks ever used, head of the list of unused ones; `n_mmaps`, and
+the same two for mapped chunks and for heaps; `aligned_heap_area`; `narenas`, its limit once it is known, `free_list`,
+`next_to_use`."""
 
 
 def request_units(word_size: int, size: int) -> int:

@@ -63,7 +63,7 @@ def address_of(state, chunk):
     start = np.int64(state.memory[np.uint64(chunk)].start)
     if start < IN_HEAP:
         return state.heaps[MAIN_HEAP].origin + (start << UNIT_SHIFT)
-    heap = state.heaps[(start >> HEAP_SHIFT) & (HEAPS_MAX - 1)]
+    heap = state.heaps[np.uint64((start >> HEAP_SHIFT) & (HEAPS_MAX - 1))]
     return heap.origin + ((start & (HEAP_UNITS - 1)) << UNIT_SHIFT)
 
 
@@ -73,20 +73,21 @@ def arena_of(state, chunk):
     start = np.int64(state.memory[np.uint64(chunk)].start)
     if start < IN_HEAP:
         return state.arenas[MAIN_ARENA]
-    return state.arenas[state.heaps[(start >> HEAP_SHIFT) & (HEAPS_MAX - 1)].arena]
+    heap = state.heaps[np.uint64((start >> HEAP_SHIFT) & (HEAPS_MAX - 1))]
+    return state.arenas[np.uint64(heap.arena)]
 
 
 @inlined
 def top_bytes(state, arena):
     """Size of top; where headers have 8 bytes it is no whole number of units."""
-    return state.heaps[arena.heap].end - address_of(state, arena.top)
+    return state.heaps[np.uint64(arena.heap)].end - address_of(state, arena.top)
 
 
 @inlined
 def raise_top(state, stack, arena):
     """Top's header is written, and everything before it will be."""
     end = address_of(state, arena.top) + state.par[0].header
-    if end > state.heaps[arena.heap].touched:
+    if end > state.heaps[np.uint64(arena.heap)].touched:
         _touch_heap(state, stack, arena, end)
 
 
@@ -94,13 +95,13 @@ def raise_top(state, stack, arena):
 def touch_header(state, stack, arena):
     """Top's header is written, but not all before it."""
     start, header = address_of(state, arena.top), state.par[0].header
-    if start + header > state.heaps[arena.heap].touched:
+    if start + header > state.heaps[np.uint64(arena.heap)].touched:
         touch(stack, start, start + header)
 
 
 @cold
 def _touch_heap(state, stack, arena, end):
-    heap = state.heaps[arena.heap]
+    heap = state.heaps[np.uint64(arena.heap)]
     touch(stack, heap.touched, end)
     page = stack.kernel.space[0].page_size
     heap.touched = (end + page - 1) & -page

@@ -10,7 +10,7 @@ A thread's end empties its cache into the arenas that the chunks came from.
 
 import numpy as np
 
-from replay.allocators.glibc.arena import FASTBINS, INACTIVE, LIVE, free_chunk, make_tcache
+from replay.allocators.glibc.arena import FASTBINS, INACTIVE, LIVE, free_chunk, make_tcache, note_readiness
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
@@ -24,8 +24,10 @@ THREAD = record("arena", "tcache", "cache_chunk")
 NOBODY = -1
 TCACHE_BINS = 64
 """Of one size each."""
+KEPT = record("first", "count")
+"""Of one size (or in a large bin, of several), in a thread's cache."""
 CACHE_ROW = TCACHE_BINS + LARGE_BINS
-"""Entries of a thread's cache."""
+"""KEPT records of a thread."""
 
 
 @cold
@@ -39,6 +41,7 @@ def switch_thread(state, stack, thread):
         left.arena, left.tcache = par.arena, par.tcache
         par.arena, par.tcache = entered.arena, entered.tcache
     par.thread, par.cache = thread, thread * CACHE_ROW
+    note_readiness(par)
 
 
 @cold
@@ -48,10 +51,10 @@ def end_thread(state, stack):
     if par.tcache == LIVE:
         par.tcache = INACTIVE
         for slot in range(par.cache, par.cache + CACHE_ROW):
-            state.counts[slot] = 0
-            while state.entries[slot]:
-                place = state.entries[slot]
-                state.entries[slot] = following(state, place)
+            state.cache[slot].count = 0
+            while state.cache[slot].first:
+                place = state.cache[slot].first
+                state.cache[slot].first = following(state, place)
                 _release(state, stack, place)
         chunk = state.threads[par.thread].cache_chunk
         if chunk:
@@ -64,6 +67,7 @@ def end_thread(state, stack):
             arena.next_free = par.free_arenas
             par.free_arenas = par.arena
         par.arena = 0
+    note_readiness(par)
 
 
 @leaf
@@ -79,14 +83,17 @@ def own_arena(state, stack, size):
     """The arena of the thread at work, which wants `size` bytes of it."""
     if state.par[0].arena == 0:
         _find_arena(state, stack, size)
-    return state.arenas[state.par[0].arena]
+    return state.arenas[np.uint64(state.par[0].arena)]
 
 
-@leaf
+@cold
 def open_tcache(state, stack):
     """tcache_init outside of _int_malloc: the thread's cache, in its arena."""
     par = state.par[0]
-    make_tcache(state, stack, own_arena(state, stack, par.tcache_bytes), par.tcache_units)
+    if par.lazy_tcache and par.tcache_count == 0:
+        par.tcache = LIVE
+    else:
+        make_tcache(state, stack, own_arena(state, stack, par.tcache_bytes), par.tcache_units)
 
 
 @cold
@@ -105,6 +112,7 @@ def _find_arena(state, stack, size):
             par.next_to_use = state.arenas[number].next
     state.arenas[number].attached += 1
     par.arena = number
+    note_readiness(par)
 
 
 @leaf
