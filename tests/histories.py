@@ -27,19 +27,29 @@ TINY = (
 )
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
-BOOKKEEPING = ("rows_logged", "attention")
-"""Counters of the player's own that depend on how a trace is cut, and on nothing else."""
+BOOKKEEPING = ("thread", "rows_logged", "attention")
+"""Fields that the player keeps for itself: they count nothing."""
 
 
 class History:
     """Writes a trace down, and numbers its blocks by the rule of `replay.trace`."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[int, int, int, int, int]] = []
+        self.rows: list[tuple[int, int, int, int, int, int]] = []
         self.domains: dict[int, int] = {}
         self._free_numbers: list[int] = []
         self._numbers = 0
         self.now_ns = 0
+        self.thread = 0
+
+    def by(self, thread: int) -> "History":
+        """What follows is that thread's."""
+        self.thread = thread
+        return self
+
+    def end_thread(self) -> None:
+        """The thread at work ends."""
+        self.mark(op=Op.THREAD_END)
 
     def at(self, time_ns: int) -> "History":
         """What follows happens then."""
@@ -53,7 +63,7 @@ class History:
         else:
             number, self._numbers = self._numbers, self._numbers + 1
         self.domains[number] = domain
-        self.rows.append((self.now_ns, op, domain, number, size))
+        self.rows.append((self.now_ns, self.thread, op, domain, number, size))
         return number
 
     def mallocs(self, count: int, size: int, domain: Domain = Domain.OBJ) -> list[int]:
@@ -62,26 +72,25 @@ class History:
 
     def realloc(self, number: int, size: int) -> None:
         """The block gets a new size."""
-        self.rows.append((self.now_ns, Op.REALLOC, self.domains[number], number, size))
+        self.rows.append((self.now_ns, self.thread, Op.REALLOC, self.domains[number], number, size))
 
     def free(self, *numbers: int) -> None:
         """The blocks die, in this order."""
         for number in numbers:
-            self.rows.append((self.now_ns, Op.FREE, self.domains.pop(number), number, 0))
+            self.rows.append((self.now_ns, self.thread, Op.FREE, self.domains.pop(number), number, 0))
             self._free_numbers.append(number)
 
     def mark(self, phase: int = 0, op: Op = Op.MARK) -> None:
         """A boundary."""
-        self.rows.append((self.now_ns, op, 0, 0, phase))
+        self.rows.append((self.now_ns, self.thread, op, 0, 0, phase))
 
     def events(self) -> Events:
         """All in one batch."""
-        columns = np.array(self.rows, np.int64).reshape(-1, 5).T
-        time_ns, op, domain, block, size = columns
-        thread = np.zeros(len(self.rows), np.uint32)
+        columns = np.array(self.rows, np.int64).reshape(-1, 6).T
+        time_ns, thread, op, domain, block, size = columns
         return Events(
             time_ns.copy(),
-            thread,
+            thread.astype(np.uint32),
             op.astype(np.uint8),
             domain.astype(np.uint8),
             block.astype(np.uint32),

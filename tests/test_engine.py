@@ -28,7 +28,7 @@ def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
     for place, phase in sorted(marks, reverse=True):
         row = place % (len(rows) + 1)
         time_ns = rows[min(row, len(rows) - 1)][0]
-        rows.insert(row, (time_ns, Op.MARK if phase < len(PHASES) else Op.GC_START, 0, 0, phase % len(PHASES)))
+        rows.insert(row, (time_ns, 0, Op.MARK if phase < len(PHASES) else Op.GC_START, 0, 0, phase % len(PHASES)))
     marked = History()
     marked.rows = rows
     return marked.events()

@@ -93,8 +93,15 @@ def test_fragmentation_is_what_is_lost_in_blocks_and_between_them(summary):
 def test_arenas_pools_and_system_calls_are_counted(summary):
     assert (summary.arenas_mapped, summary.arenas_unmapped, summary.arenas_peak, summary.arenas_live) == (1, 0, 1, 1)
     assert (summary.pools_used, summary.pools_full, summary.pools_free, summary.pools_made) == (1, 0, 63, 2)
-    assert summary.syscalls == {"mmap": 1, "munmap": 0, "mremap": 0, "brk": 1, "madvise": 0}
-    assert summary.syscall_bytes == {"mmap": ARENA_BYTES, "munmap": 0, "mremap": 0, "brk": HEAP_BYTES, "madvise": 0}
+    assert summary.syscalls == {"mmap": 1, "munmap": 0, "mremap": 0, "brk": 1, "madvise": 0, "mprotect": 0}
+    assert summary.syscall_bytes == {
+        "mmap": ARENA_BYTES,
+        "munmap": 0,
+        "mremap": 0,
+        "brk": HEAP_BYTES,
+        "madvise": 0,
+        "mprotect": 0,
+    }
     assert summary.page_faults == 3
 
 

@@ -6,6 +6,7 @@ from histories import TINY, History, histories, played, seeded, single_steps
 from hypothesis import HealthCheck, given, settings
 from reference_pymalloc import Geometry, Reference
 
+from replay.allocators.glibc.system import MAIN_ARENA
 from replay.config import load_config
 from replay.engine import Player, run_addresses
 from replay.trace import Domain, Op
@@ -44,7 +45,7 @@ def arena_events(history: History, version: str, *overrides: str) -> list[tuple[
 def heap_in_use(player):
     """Bytes of the heap below top."""
     libc = player.stack.libc
-    return 16 * int(libc.memory[libc.heap[0].top].start)
+    return 16 * int(libc.memory[libc.arenas[MAIN_ARENA].top].start)
 
 
 def test_the_first_block_lies_behind_the_header_of_the_first_aligned_pool():
@@ -395,7 +396,7 @@ def second_opinion(
 ) -> tuple[list[int], list[tuple[int, int, int, int]]]:
     """What the reference makes of a history of small blocks, by the same rows."""
     reference, places, addresses = Reference(geometry, base), {}, []
-    for row, (_, op, _, number, size) in enumerate(history.rows):
+    for row, (_, _, op, _, number, size) in enumerate(history.rows):
         if op == Op.FREE:
             reference.free(places.pop(number), row)
             addresses.append(0)
@@ -410,8 +411,8 @@ def second_opinion(
 def small_only(history: History) -> History:
     """The same history with every block one of pymalloc's own."""
     rows = [
-        (time_ns, op, Domain.OBJ, number, 0 if op == Op.FREE else max(1, size % 513))
-        for time_ns, op, _, number, size in history.rows
+        (time_ns, thread, op, Domain.OBJ, number, 0 if op == Op.FREE else max(1, size % 513))
+        for time_ns, thread, op, _, number, size in history.rows
     ]
     history.rows = rows
     return history

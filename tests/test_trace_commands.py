@@ -63,6 +63,7 @@ def test_info_counts_what_is_in_a_trace(csv):
             "free": 1,
             "gc_start": 0,
             "gc_end": 0,
+            "thread_end": 0,
             "mark": 2,
         },
         "events_by_domain": {"raw": 1, "mem": 2, "obj": 2, "libc": 1},

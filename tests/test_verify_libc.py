@@ -23,7 +23,7 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.tcache_count=100", "GLIBC_TUNABLES=glibc.malloc.tcache_max=100",
     "GLIBC_TUNABLES=glibc.malloc.tcache_max=2000000:glibc.malloc.tcache_count=3",
     "GLIBC_TUNABLES=glibc.malloc.mxfast=0", "GLIBC_TUNABLES=glibc.malloc.mxfast=160",
-    "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2",
+    "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2", "MALLOC_ARENA_MAX=2", "MALLOC_ARENA_TEST=3",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
@@ -59,7 +59,7 @@ def test_a_million_events_agree(oracle: LibcOracle, shape: str) -> None:
 @pytest.mark.parametrize("assignment", SETTINGS)
 @each_oracle
 def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracle, assignment: str) -> None:
-    for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large"):
+    for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
         agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment])
         assert agreement.exact, f"{shape}: {agreement.difference}"
 
@@ -74,7 +74,10 @@ def test_random_short_traces_agree(oracle: LibcOracle, data: st.DataObject) -> N
         st.sampled_from([1_032, 1_033, 65_500, 131_047, 131_048, 131_049, 135_144, 300_000, 2_097_128]),
     )
     history, live = History(), []
+    several = data.draw(st.booleans())
     for _ in range(data.draw(st.integers(1, 200))):
+        if several and data.draw(st.integers(0, 9)) == 0:
+            history.by(data.draw(st.integers(0, 3)))
         action = data.draw(st.integers(0, 4)) if live else 0
         if action <= 1:
             live.append(history.malloc(data.draw(sizes), Domain.LIBC, op=Op(action)))

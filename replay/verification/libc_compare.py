@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from replay.allocators.glibc.system import IS_MMAPPED
 from replay.allocators.stack import SYSCALLS
 from replay.clock import Slice
 from replay.config import StackConfig, load_config
@@ -18,7 +19,7 @@ from replay.engine import Player
 from replay.environment import overrides_of
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
-from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, find_strace, play_libc
+from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, LibcPlayed, find_strace, play_libc
 
 PRESET = "cpython-3.12-malloc"
 
@@ -65,9 +66,10 @@ def verify_libc(
     events = _whole(trace)
     whole = MemoryTrace([events], trace.metadata)
     played = play_libc(whole, oracle, traced=traced, environment=environment)
-    base = (f"libc.version={oracle.version}", f"kernel.mmap_base={played.base}", f"kernel.brk_base={played.heap}")
-    config = load_config(PRESET, (*base, f"libc.processors={_processors(oracle)}", *overrides_of(assignments)))
-    addresses, calls, resident_bytes = _play_model(events, config, _makings_of_threads(events, played.thread_bytes))
+    makings = _makings_of_threads(events, played.thread_bytes)
+    libc = (f"libc.version={oracle.version}", f"libc.processors={_processors(oracle)}", *overrides_of(assignments))
+    config = _config_behind(makings, played, libc)
+    addresses, calls, resident_bytes = _play_model(events, config, makings)
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
     difference = _address_difference(int(wrong[0]), events, played.addresses, addresses) if len(wrong) else None
@@ -125,14 +127,32 @@ def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
     """What the main thread allocates for each other one, as the harness makes them: before the play."""
     count = int(events.thread.max())
     rows = np.zeros(count, np.int64)
+    header_bytes = 32 if thread_bytes & IS_MMAPPED else 8
     return Events(
         time_ns=rows,
         thread=rows.astype(np.uint32),
         op=np.full(count, Op.CALLOC, np.uint8),
         domain=np.full(count, Domain.LIBC, np.uint8),
         block=int(events.block.max()) + 1 + np.arange(count, dtype=np.uint32),
-        size=np.full(count, thread_bytes - 8),
+        size=np.full(count, (thread_bytes & -8) - header_bytes),
     )
+
+
+def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
+    """The model's address space is the real one's, whose mappings for `makings` lie elsewhere: here they lie on top."""
+
+    def config(base: int) -> StackConfig:
+        return load_config(PRESET, (f"kernel.mmap_base={base}", f"kernel.brk_base={played.heap}", *libc))
+
+    trial = Player(config(played.base))
+    _play_rows(trial, makings)
+    return config(2 * played.base - int(trial.stack.kernel.space[0].lowest))  # type: ignore[attr-defined]
+
+
+def _play_rows(player: Player, events: Events) -> None:
+    nothing = np.zeros(0, np.int64)
+    if events.rows:
+        player.play(Slice(events, 0, 0, events.rows, nothing, nothing))
 
 
 def _play_model(
@@ -144,9 +164,7 @@ def _play_model(
     player = Player(config, addresses=lambda part, owners: told.append(part), log=logged.append)
     points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
     resident: list[int] = []
-    nothing = np.zeros(0, np.int64)
-    if before.rows:
-        player.play(Slice(before, 0, 0, before.rows, nothing, nothing))
+    _play_rows(player, before)
     told.clear()
     logged.clear()
     resident_before = int(player.tally.resident_bytes)

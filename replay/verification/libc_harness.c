@@ -12,7 +12,7 @@
  *               resident bytes of the process are read, less those before the play
  *
  * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
- * a thread allocates once, from the main arena: Header.thread_bytes tells the chunk's size. They are made beforehand, in
+ * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags. They are made beforehand, in
  * the order of their numbers.
  *
  * The heap is pristine otherwise: the program never allocates before the play. The first mapping made while playing ends at
@@ -132,7 +132,7 @@ static void *thread_main(void *number) {
         stack[byte] = 1;
     char *dtv;
     __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* what the thread was given lies a slot before it, behind a chunk's header */
-    thread_bytes = ((size_t *)dtv)[-3] & ~(size_t)7;
+    thread_bytes = ((size_t *)dtv)[-3];
     pass_turn(0);
     for (;;) {
         await_turn(me);

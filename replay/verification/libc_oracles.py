@@ -59,7 +59,7 @@ class LibcPlayed:
     """Where the heap starts: the model's `kernel.brk_base`."""
     play_ns: int
     thread_bytes: int
-    """The chunk that comes with each further thread, beforehand, from the main arena."""
+    """The chunk that comes with each further thread, beforehand, from the main arena: its size and flags."""
     addresses: np.ndarray
     """int64 an event; 0 where nothing was handed out."""
     resident: np.ndarray

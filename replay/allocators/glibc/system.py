@@ -145,6 +145,8 @@ def extend_main(state, stack, arena, wanted):
             _move_brk(state, stack, end + space.page_size)
             state.heaps[MAIN_HEAP].origin += UNIT - misaligned
         arena.top = new_chunk(state, stack)
+        top = memory[np.uint64(arena.top)]
+        top.start = top.before = top.behind = 0
     set_used(memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
 
 
