@@ -105,3 +105,14 @@ def _pair(op: np.ndarray, thread: np.ndarray, told: bool, last: bool, partner: n
         row -= 1
     _free_the_lonely(op, partner, end)
     return end
+
+
+def spread_times(rows: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray) -> np.ndarray:
+    """Times of rows 0 up to `rows`, spread evenly between stamps; `stamp_rows` are the rows that follow each stamp.
+
+    The first stamp is that of row 0, the last one is not before the last row.
+    """
+    row = np.arange(rows)
+    before = np.searchsorted(stamp_rows, row, side="right") - 1
+    from_row, from_ns = stamp_rows[before], stamp_ns[before]
+    return from_ns + (stamp_ns[before + 1] - from_ns) * (row - from_row) // (stamp_rows[before + 1] - from_row)

@@ -11,6 +11,8 @@ import numpy as np
 from replay.compiled import leaf
 from replay.errors import TraceError
 
+HEAD_BYTES = 4096
+"""So much of a file tells its format."""
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 _NEWLINE = 10

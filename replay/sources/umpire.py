@@ -134,6 +134,8 @@ class _Log:
 
     def _name(self, reference: str, name: str) -> None:
         """An allocator is made: a later one may take an older one's place in memory."""
+        if len(self._findings.sites) == 1 << (63 - _ADDRESS_BITS):
+            raise ValueError("more allocators than fit a key")
         self._allocators[reference] = len(self._findings.sites)
         self._findings.sites.append(Site(name, "", 0))
 
