@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -11,8 +12,9 @@ import numpy as np
 from replay.compiled import leaf
 from replay.errors import TraceError
 
-HEAD_BYTES = 4096
-"""So much of a file tells its format."""
+HEAD_BYTES = 1 << 18
+"""So much of a file tells its format: zstd gives nothing before a block is whole, which takes up to 128 KiB."""
+_PLAIN_HEAD_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 _NEWLINE = 10
@@ -35,14 +37,15 @@ def _compression(head: bytes) -> str | None:
     return next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
+@lru_cache(maxsize=1)
 def plain_head(head: bytes) -> bytes:
     """How the text begins in a file that begins with `head`; empty where that cannot be told."""
     compression = _compression(head)
     if compression is None:
-        return head
+        return head[:_PLAIN_HEAD_BYTES]
     if compression == "gzip":
         try:
-            return zlib.decompressobj(wbits=31).decompress(head)
+            return zlib.decompressobj(wbits=31).decompress(head, _PLAIN_HEAD_BYTES)
         except zlib.error:
             return b""
     import pyarrow as pa
@@ -50,7 +53,7 @@ def plain_head(head: bytes) -> bytes:
     text = b""
     try:
         stream = pa.CompressedInputStream(pa.BufferReader(head), compression)
-        while byte := stream.read(1):
+        while len(text) < _PLAIN_HEAD_BYTES and (byte := stream.read(1)):
             text += byte
     except (pa.ArrowException, OSError):  # the head is cut off somewhere
         pass
