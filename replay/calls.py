@@ -1,7 +1,7 @@
 """Calls on addresses, as the logs of other tools hold them, and the pairing of reallocs that come in two halves.
 
-Some tools write a realloc as two records: the address that the block leaves, and the one at which it arrives. Records of
-other threads may stand between them. The second half is the next record of the thread after the first.
+Some tools write a realloc as two records: the address that the block leaves, and the one at which it arrives. Records
+of other threads may stand between them. The second half is the next record of the thread after the first.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,15 @@ class Calls(NamedTuple):
     partner: np.ndarray | None = None
     """int64: for a realloc the row of its MOVE in the same batch, or `NO_PARTNER`: a realloc of nothing."""
 
-    def between(self, start: int, end: int) -> "Calls":
-        """The rows from `start` up to `end`."""
-        return Calls(*(None if column is None else column[start:end] for column in self))
+    def where(self, rows: slice | np.ndarray) -> "Calls":
+        """Some of the rows: a slice or a mask."""
+        return Calls(**{name: column[rows] for name, column in self._asdict().items() if column is not None})
 
 
 def joined(first: Calls, second: Calls) -> Calls:
     """One batch of two."""
-    pairs = zip(first, second, strict=True)
-    return Calls(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in pairs))
+    columns = zip(Calls._fields, first, second, strict=True)
+    return Calls(**{name: np.concatenate([a, b]) for name, a, b in columns if a is not None and b is not None})
 
 
 def paired(batches: Iterator[Calls], *, told: bool) -> Iterator[Calls]:
@@ -61,7 +61,7 @@ def paired(batches: Iterator[Calls], *, told: bool) -> Iterator[Calls]:
     for batch in batches:
         calls = joined(held, batch) if held is not None else batch
         whole, end = _paired(calls, told, last=False)
-        held = calls.between(end, calls.op.shape[0])
+        held = calls.where(slice(end, None))
         yield whole
     if held is not None:
         yield _paired(held, told, last=True)[0]
@@ -72,7 +72,7 @@ def _paired(calls: Calls, told: bool, last: bool) -> tuple[Calls, int]:
     partner = np.full(calls.op.shape[0], NO_PARTNER, np.int64)
     latest = np.full(int(calls.thread.max(initial=0)) + 1, -1, np.int64)
     end = _pair(calls.op, calls.thread, told, last, partner, latest)
-    return calls.between(0, end)._replace(partner=partner[:end]), end
+    return calls.where(slice(0, end))._replace(partner=partner[:end]), end
 
 
 @leaf
@@ -92,10 +92,10 @@ def _pair(op: np.ndarray, thread: np.ndarray, told: bool, last: bool, partner: n
     total = op.shape[0]
     for row in range(total):
         before = latest[thread[row]]
-        if op[row] == _REALLOC and before >= 0 and row - before <= _APART:
-            if op[before] == MOVE or (op[before] == _FREE and not told):
-                op[before] = MOVE
-                partner[row] = before
+        near = op[row] == _REALLOC and before >= 0 and row - before <= _APART
+        if near and (op[before] == MOVE or (op[before] == _FREE and not told)):
+            op[before] = MOVE
+            partner[row] = before
         latest[thread[row]] = row
     end = total if last else max(total - _APART, 0)
     row = total - 1

@@ -113,25 +113,24 @@ class Lives:
         partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)
         rows, left = np.empty(2 * total, np.int64), np.empty(total, np.int64)
         types = (np.uint8, np.uint8, np.uint32, np.int64)
-        columns = tuple(np.empty(2 * total, type_) for type_ in types)
+        op, domain, block, size = (np.empty(2 * total, type_) for type_ in types)
         row = out = 0
         while True:
             status, row, out = _follow_calls(
-                calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows, columns,
+                calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows,
+                (op, domain, block, size),
                 self._keys, self._numbers, self._free_numbers, self._born, self._counts, self._tallies,
             )  # fmt: skip
             if status == _OK:
                 break
             self._keys, self._numbers = doubled(self._keys, self._numbers)
-        return self._gather(calls, rows[:out], *(column[:out] for column in columns))
+        return self._gather(calls, rows[:out], op[:out], domain[:out], block[:out], size[:out])
 
     def _gather(
         self, calls: Calls, rows: np.ndarray, op: np.ndarray, domain: np.ndarray, block: np.ndarray, size: np.ndarray
     ) -> Events:
-        if calls.time_ns is None:
-            time_ns = (self._events + np.arange(rows.shape[0])) * EVENT_NS
-        else:
-            time_ns = calls.time_ns[rows]
+        counted_ns = (self._events + np.arange(rows.shape[0])) * EVENT_NS
+        time_ns = counted_ns if calls.time_ns is None else calls.time_ns[rows]
         site = calls.site[rows] if calls.site is not None else None
         if site is not None:
             site[op == _FREE] = NO_SITE

@@ -21,13 +21,15 @@ ASSUMED = {
     "assumed reallocs": "reallocs: {}",
 }
 """Keys of `origin` for what a format does not tell, and how that is said; the values are text."""
+CUT_SHORT = "cut short"
+"""Key of `origin` for where a log ended that promised more."""
 COUNTED = {
-    "dropped frees": "{} frees of blocks older than the log left out",
-    "born by realloc": "{} reallocs of blocks older than the log taken as mallocs",
-    "missing frees": "{} frees put in that the log lacks",
-    "dropped mappings": "{} calls of mmap and munmap left out",
-    "failed calls": "{} calls that failed left out",
-    "dropped lines": "{} unknown lines left out",
+    "dropped frees": "frees of blocks older than the log, left out: {}",
+    "born by realloc": "reallocs of blocks older than the log, taken as mallocs: {}",
+    "missing frees": "frees that the log lacks, put in: {}",
+    "dropped mappings": "calls of mmap and munmap, left out: {}",
+    "failed calls": "calls that failed, left out: {}",
+    "dropped lines": "unknown lines, left out: {}",
 }
 """Keys of `origin` for what was counted; the values are numbers, and a key is there if it is not 0."""
 
@@ -68,11 +70,11 @@ class LogTrace:
         return Metadata(origin | self._findings.origin | counts, sites=tuple(self._findings.sites))
 
     def batches(self) -> Iterator[Events]:
-        self._findings, self._lives = Findings(), Lives(addresses=self._addresses)
-        self.validator = Validator(self._path)
-        for calls in self._read(self._path, self._findings):
-            events = self._lives.events(calls)
-            self.validator.check(events)
+        self._findings, self._lives = findings, lives = Findings(), Lives(addresses=self._addresses)
+        self.validator = validator = Validator(self._path)
+        for calls in self._read(self._path, findings):
+            events = lives.events(calls)
+            validator.check(events)
             yield events
 
 
@@ -80,4 +82,5 @@ def told_limits(origin: dict[str, str]) -> str:
     """One line for the screen: what a trace of this origin had to assume and left out; empty if nothing."""
     assumed = [ASSUMED[key].format(origin[key]) for key in ASSUMED if key in origin]
     counted = [COUNTED[key].format(f"{int(origin[key]):,}") for key in COUNTED if key in origin]
-    return "; ".join(([f"not known and assumed: {', '.join(assumed)}"] if assumed else []) + counted)
+    cut = [f"cut short {origin[CUT_SHORT]}"] if CUT_SHORT in origin else []
+    return "; ".join(([f"not known, so assumed: {', '.join(assumed)}"] if assumed else []) + counted + cut)

@@ -1,17 +1,17 @@
 """The data files of heaptrack, of format versions 0 to 3: plain, gzip or zstd; a record a line, numbers in hexadecimal.
 
     v PROGRAM FORMAT                   versions; the first line
-    s LENGTH TEXT                      a string (before version 3: `s TEXT`); strings, code addresses and stacks count from 1
-    i ADDRESS MODULE FUNCTION FILE LINE …   a code address and what is known of it; the rest are callers inlined there
-    t CODE PARENT                      a stack: a code address and the stack that called it
+    s LENGTH TEXT                      a string (before version 3: `s TEXT`); strings, code and stacks count from 1
+    i ADDRESS MODULE FUNCTION FILE LINE …   code and what is known of it; the rest are callers inlined there
+    t CODE PARENT                      a stack: code (an address in a raw file) and the stack that called it
     a SIZE STACK                       a kind of allocation; kinds count from 0
     + KIND, - KIND                     an allocation and a free of that kind, in an interpreted file
     + SIZE STACK ADDRESS, - ADDRESS    the same in a raw file, which has no `i` and `a`, so no call sites
     c MILLISECONDS                     a time stamp, some hundred a second
     X x m I R A S #                    command, modules, machine, resident pages, suppressions: of no use here
 
-Events between two stamps are spread evenly. Not in the file: threads, which call it was; a realloc is written as a free and
-an allocation, and stays one. An interpreted file does not say which block of a kind is freed: the youngest is taken.
+Events between two stamps are spread evenly. Not in the file: threads, which call it was; a realloc is written as a free
+and an allocation, and stays one. An interpreted file does not say which block of a kind is freed: the youngest is taken.
 """
 
 import re
@@ -26,8 +26,15 @@ from replay.compiled import entry, leaf
 from replay.errors import TraceError
 from replay.limits import MAX_SIZE
 from replay.lines import (
-    HEAD_BYTES, Piece, line_end, plain_head, read_number, read_pieces, size_out_of_range, unknown_line,
-)  # fmt: skip
+    HEAD_BYTES,
+    Piece,
+    line_end,
+    plain_head,
+    read_number,
+    read_pieces,
+    size_out_of_range,
+    unknown_line,
+)
 from replay.logs import Findings, LogTrace
 from replay.trace import NO_SITE, Domain, Op, Site, release_number, take_number
 
@@ -108,8 +115,8 @@ class _Clock:
         end = int(stamp_rows[-1]) if rows - stamp_rows[-1] <= _HELD else rows
         if end == rows:
             stamp_rows, stamp_ns = np.append(stamp_rows, rows), np.append(stamp_ns, stamp_ns[-1])
-        self._now_ns, self._held = int(stamp_ns[-1]), calls.between(end, rows)
-        return calls.between(0, end)._replace(time_ns=spread_times(end, stamp_rows, stamp_ns))
+        self._now_ns, self._held = int(stamp_ns[-1]), calls.where(slice(end, None))
+        return calls.where(slice(0, end))._replace(time_ns=spread_times(end, stamp_rows, stamp_ns))
 
     def rest(self) -> Calls:
         """What follows the last stamp happens at it."""
@@ -206,7 +213,7 @@ def _longer(array: np.ndarray, length: int) -> np.ndarray:
 def _split_lines(
     text: np.ndarray, lenient: bool, sign: np.ndarray, given: np.ndarray, start: np.ndarray, fields: np.ndarray
 ) -> tuple[int, int]:
-    """Writes for each line its sign, where it starts, its numbers and how many; gives a status and the line it stopped at.
+    """Writes for each line its sign, start, numbers and how many of them; gives a status and the line it stopped at.
 
     A line that is not understood gets the sign 0. Columns change in place.
     """

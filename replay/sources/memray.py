@@ -6,9 +6,9 @@ realloc     a free and, as the thread's next record, an allocation: paired again
 mmap        and munmap: counted and left out, for the models map memory themselves
 time        none of single records: they are spread evenly between the first memory snapshot and the last
 
-What memray calls pymalloc_* went through one of CPython's three domains, and it does not say through which: all are taken
-for obj. The rest went to the C library. A capture in which Python's allocators were not traced has the calls of the C
-library only, so no small objects.
+What memray calls pymalloc_* went through one of CPython's three domains, and it does not say through which: all are
+taken for obj. The rest went to the C library. A capture in which Python's allocators were not traced has the calls of
+the C library only, so no small objects.
 """
 
 import struct
@@ -25,7 +25,7 @@ import numpy as np
 from replay.calls import Calls, paired
 from replay.compiled import entry
 from replay.errors import TraceError
-from replay.logs import Findings, LogTrace
+from replay.logs import CUT_SHORT, Findings, LogTrace
 from replay.trace import NO_SITE, Domain, Op, Site
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ _ALLOCATORS = (
     (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC),
     (_MAPPING, _LIBC), (_MAPPING, _LIBC),
 )  # fmt: skip
-"""Op and domain by memray's `AllocatorType`, which begins with 1: pymalloc's free, malloc, calloc and realloc; free, malloc,
-realloc, calloc; posix_memalign, aligned_alloc, memalign, valloc, pvalloc; mmap, munmap."""
+"""Op and domain by memray's `AllocatorType`, which begins with 1: pymalloc's free, malloc, calloc and realloc; free,
+malloc, realloc, calloc; posix_memalign, aligned_alloc, memalign, valloc, pvalloc; mmap, munmap."""
 _OPS, _DOMAINS = np.array(_ALLOCATORS, np.uint8).T.copy()
 
 
@@ -95,10 +95,18 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except (OSError, RuntimeError) as error:
         reason = str(error).partition(": iostream")[0].rstrip(".")
         if "incompatible" in reason:
-            what = f"was written by another version of memray than {memray.__version__}, the one here; install that one"
+            what = (
+                f"was written by another version of memray than {_version()}, which is installed here; install that one"
+            )
         else:
             what = f"is no whole capture of memray ({reason})"
         raise TraceError(what, path=path) from None
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("memray")
 
 
 def _check_whole(path: Path, reader: "FileReader", findings: Findings, lenient: bool) -> int:
@@ -113,7 +121,7 @@ def _check_whole(path: Path, reader: "FileReader", findings: Findings, lenient: 
     if not lenient:
         cut = f"it promises {promised:,} records and holds {total:,}" if promised else "its program did not end it"
         raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
-    findings.origin["cut short"] = f"after {total:,} records"
+    findings.origin[CUT_SHORT] = f"after {total:,} records"
     return total
 
 
@@ -215,7 +223,7 @@ class _Records:
         if not mappings.any():
             return calls
         self._findings.counted["dropped mappings"] += int(np.count_nonzero(mappings))
-        return Calls(*(None if column is None else column[~mappings] for column in calls))
+        return calls.where(~mappings)
 
 
 @entry

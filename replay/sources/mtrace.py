@@ -7,9 +7,9 @@
     @ WHO > 0x… 0x…             … and, on the next line, after, with the new size
     @ WHO ! 0x… 0x…             a realloc that failed
 
-WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell; `@ WHO` may be absent. A size of nothing is written
-`0`, the address of an allocation that failed `(nil)`. Not in the log: times, threads, which call it was (calloc counts
-as malloc).
+WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell; `@ WHO` may be absent. A size of nothing is
+written `0`, the address of an allocation that failed `(nil)`. Not in the log: times, threads, which call it was (calloc
+counts as malloc).
 """
 
 import re
@@ -132,7 +132,13 @@ def _digest(text: np.ndarray, start: int, end: int) -> int:
 
 @leaf
 def _site_number(
-    text: np.ndarray, start: int, end: int, callers: np.ndarray, keys: np.ndarray, numbers: np.ndarray, state: np.ndarray
+    text: np.ndarray,
+    start: int,
+    end: int,
+    callers: np.ndarray,
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    state: np.ndarray,
 ) -> int:
     """The site of the caller written there; a new one is put into the table and into `callers`, in place."""
     if end <= start:

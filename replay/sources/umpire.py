@@ -1,16 +1,16 @@
 """The replay log of LLNL Umpire: a JSON object a line; plain, gzip or zstd. Two layouts are in the wild.
 
 2022 and newer   `category`, `name`, `numeric_args`, `string_args`, `tags`, `timestamp`
-older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that gives something stands there twice, first
-                 without its result
+older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that gives something stands there twice,
+                 first without its result
 
 allocate         `allocator_ref`, `size`, `pointer` (older: `memory_ptr`)
 deallocate       `allocator_ref`, `pointer` (older: `memory_ptr`)
 reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it
 make_…           tells an allocator's name; other operations move no block
 
-A block is known by its allocator and its address, and its call site is the allocator's name: device memory is played as if
-it were the host's. Not in the log: threads, domains.
+A block is known by its allocator and its address, and its call site is the allocator's name: device memory is played as
+if it were the host's. Not in the log: threads, domains.
 """
 
 import json
@@ -29,7 +29,9 @@ from replay.logs import Findings, LogTrace
 from replay.trace import Domain, Op, Site
 
 SUFFIXES = (".replay",)
-_FIRST_OBJECT = re.compile(rb'^\s*\{(?=[^\n]*"timestamp"\s*:)[^\n]*("kind"\s*:\s*"replay"|"category"\s*:\s*")', re.MULTILINE)
+_FIRST_OBJECT = re.compile(
+    rb'^\s*\{(?=[^\n]*"timestamp"\s*:)[^\n]*("kind"\s*:\s*"replay"|"category"\s*:\s*")', re.MULTILINE
+)
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _ADDRESS_BITS = 48
 """Of user addresses on x86-64, ARM and POWER; above them a key holds the allocator's number."""
@@ -118,7 +120,10 @@ class _Log:
         elif name == "reallocate" and "new_ptr" in texts:
             self._end_move(texts["allocator_ref"], texts["new_ptr"])
         elif name == "reallocate":
-            self._moving = self._key(texts["allocator_ref"], texts["current_ptr"]), _size(record["numeric_args"]["size"])
+            self._moving = (
+                self._key(texts["allocator_ref"], texts["current_ptr"]),
+                _size(record["numeric_args"]["size"]),
+            )
 
     def _operate_older(self, event: str, payload: dict[str, str], result: str | dict[str, str] | None) -> None:
         if event == "makeMemoryResource" and isinstance(result, str):
