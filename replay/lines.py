@@ -136,7 +136,7 @@ def line_end(text: np.ndarray, at: int) -> int:
 
 @leaf
 def read_number(text: np.ndarray, at: int, base: int) -> tuple[int, int]:
-    """The number that begins at `at`, of base 10 or 16, and where it ends; -1 where none begins or 63 bits do not hold it.
+    """The number that begins at `at`, of base 10 or 16, and where it ends; -1 if none begins or it takes over 60 bits.
 
     It must be followed by a space or by the end of the line, which is stepped over if it is a space.
     """

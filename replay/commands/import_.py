@@ -16,7 +16,7 @@ def import_trace(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What FILE is: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml; its content tells if not said.",
+            help="What FILE is: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml; else its content tells.",
         ),
     ] = None,
     lenient: Annotated[

@@ -20,7 +20,10 @@ def _follow(
     born: np.ndarray,
     now: np.ndarray,
 ) -> None:
-    """Takes in events, in place: `born` holds the row of a live block's birth or -1, `now` size, domain, thread, site."""
+    """Takes in events, in place.
+
+    `born` holds the row of a live block's birth or -1, `now` its size, domain, thread and site.
+    """
     for row in range(op.shape[0]):
         if op[row] > _FREE:
             continue
@@ -54,7 +57,7 @@ class Living:
         self._rows += events.rows
 
     def events(self, op: Op, time_ns: int, *, sites: bool) -> Events:
-        """A malloc or a free of every live block, in the order of their births, at one time, by the threads of birth."""
+        """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
         size, domain, thread, site = self._now[block].T

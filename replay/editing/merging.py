@@ -1,8 +1,8 @@
 """Several traces as one process: interleaved by time, with threads, blocks, phases and call sites kept apart.
 
-Each trace begins at its offset from time 0. Events of one time stand in the order of the traces. Threads get new numbers
-in the order in which they are met. A phase gets its trace's name before its own, except malloc_trim, which is a call. Call
-sites that are alike become one.
+Each trace begins at its offset from time 0. Events of one time stand in the order of the traces. Threads get new
+numbers in the order in which they are met. A phase gets its trace's name before its own, except malloc_trim, which is a
+call. Call sites that are alike become one.
 """
 
 from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@
     X x m I R A S #                    command, modules, machine, resident pages, suppressions: of no use here
 
 Events between two stamps are spread evenly. Not in the file: threads, which call it was; a realloc is written as a free
-and an allocation, and stays one. An interpreted file does not say which block of a kind is freed: the youngest is taken.
+and an allocation, and stays so. An interpreted file does not say which block of a kind is freed: the youngest is taken.
 """
 
 import re
