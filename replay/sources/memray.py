@@ -166,8 +166,7 @@ class _Records:
 
     def batches(self) -> Iterator[Calls]:
         records = iter(self._reader.get_allocation_records())
-        columns = np.empty((len(_COLUMNS), _ROWS), np.uint64)
-        site = np.empty(_ROWS, np.uint32)
+        columns, site = np.empty((len(_COLUMNS), _ROWS), np.uint64), np.empty(_ROWS, np.uint32)
         rows = _ROWS
         while rows == _ROWS:
             rows = self._fill(records, columns, site)
@@ -180,7 +179,7 @@ class _Records:
         """
         rows = 0
         while rows < columns.shape[1]:
-            chunk = list(islice(records, _CHUNK))
+            chunk = list(islice(records, min(_CHUNK, columns.shape[1] - rows)))
             if not chunk:
                 break
             end = rows + len(chunk)
