@@ -171,7 +171,7 @@ def test_a_raw_heaptrack_file_is_read_by_addresses(tmp_path):
     origin = trace.metadata.origin
     assert (origin["dropped frees"], origin["assumed reallocs"]) == ("1", "a free and a malloc")
     assert "assumed frees" not in origin
-    assert [events.address.tolist() for events in trace.batches() if events.rows][0][0] == 0x561F9CDD71D0
+    assert next(events.address.tolist() for events in trace.batches() if events.rows)[0] == 0x561F9CDD71D0
 
 
 def test_an_interpreted_heaptrack_file_frees_the_youngest_of_a_kind_and_has_call_sites(tmp_path):

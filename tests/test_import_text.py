@@ -159,11 +159,13 @@ def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch)
         for n in range(3000)
     ]
     path = written(tmp_path, "\n".join(lines))
-    whole, sites = rows(trace := open_source(path)), trace.metadata.sites
+    trace = open_source(path)
+    whole, sites = rows(trace), trace.metadata.sites
     assert len(whole) == 6000
     assert len(sites) == 701
     monkeypatch.setattr("replay.lines._PIECE_BYTES", 1000)
-    assert rows(trace := open_source(path)) == whole
+    trace = open_source(path)
+    assert rows(trace) == whole
     assert trace.metadata.sites == sites
     path.write_text("\n".join(lines) + "\nx")
     assert "line 9001: 'x' is no line" in refusal(path)
