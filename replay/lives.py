@@ -19,6 +19,8 @@ from replay.trace import NO_SITE, Events, Op, release_number, take_number
 EVENT_NS = 1000
 """Between two events of a log without times."""
 _FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
+_NUMBER_BITS = 32
+_NUMBER = (1 << _NUMBER_BITS) - 1
 _OK, _FULL = range(2)
 _AT_FREES, _AT_BORN, _AT_MISSING = range(3)
 
@@ -38,28 +40,29 @@ def _follow_calls(
     keys: np.ndarray,
     numbers: np.ndarray,
     free_numbers: np.ndarray,
-    born: np.ndarray,
     counts: np.ndarray,
     tallies: np.ndarray,
 ) -> tuple[int, int, int]:
     """Writes events from row `start` on; gives a status, the row it stopped at and the number of events written.
 
-    `rows` tells the call of each event, `columns` are their op, domain, block and size. `left` holds the number of the
-    block that a MOVE took away, `born` the domain of each live block. Everything but the calls changes in place.
+    `rows` tells the call of each event, `columns` are their op, domain, block and size. `numbers` holds with the number
+    of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. Everything but
+    the calls changes in place.
     """
     out_op, out_domain, out_block, out_size = columns
     for row in range(start, op.shape[0]):
         if 2 * (counts[0] - counts[1]) >= keys.shape[0]:
             return _FULL, row, out
         code, slot = op[row], find_slot(key[row], keys, numbers)
-        number = numbers[slot]
+        life = numbers[slot]
         if code == MOVE:
-            left[row] = number
-            if number >= 0:
+            left[row] = life
+            if life >= 0:
                 clear_slot(slot, keys, numbers)
             continue
-        if number >= 0:
-            out_op[out], out_domain[out], out_block[out], out_size[out] = _FREE, born[number], number, 0
+        if life >= 0:
+            number = life & _NUMBER
+            out_op[out], out_domain[out], out_block[out], out_size[out] = _FREE, life >> _NUMBER_BITS, number, 0
             rows[out] = row
             out += 1
             release_number(free_numbers, counts, number)
@@ -69,16 +72,16 @@ def _follow_calls(
             tallies[_AT_FREES] += 1
         if code == _FREE:
             continue
-        number = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
-        if number < 0:
+        life = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
+        if life < 0:
             if code == _REALLOC:
                 tallies[_AT_BORN] += partner[row] >= 0
                 code = _MALLOC
-            number = take_number(free_numbers, counts)
-            born[number] = domain[row]
+            life = take_number(free_numbers, counts) | np.int64(domain[row]) << _NUMBER_BITS
         slot = find_slot(key[row], keys, numbers)
-        keys[slot], numbers[slot] = key[row], number
-        out_op[out], out_domain[out], out_block[out], out_size[out] = code, born[number], number, size[row]
+        keys[slot], numbers[slot] = key[row], life
+        out_op[out], out_domain[out], out_size[out] = code, life >> _NUMBER_BITS, size[row]
+        out_block[out] = life & _NUMBER
         rows[out] = row
         out += 1
     return _OK, op.shape[0], out
@@ -96,7 +99,6 @@ class Lives:
         self._keys = np.zeros(1024, np.int64)
         self._numbers = np.full(1024, -1, np.int64)
         self._free_numbers = np.zeros(1024, np.int64)
-        self._born = np.zeros(1024, np.uint8)
         self._counts = np.zeros(2, np.int64)
         self._tallies = np.zeros(3, np.int64)
 
@@ -119,7 +121,7 @@ class Lives:
             status, row, out = _follow_calls(
                 calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows,
                 (op, domain, block, size),
-                self._keys, self._numbers, self._free_numbers, self._born, self._counts, self._tallies,
+                self._keys, self._numbers, self._free_numbers, self._counts, self._tallies,
             )  # fmt: skip
             if status == _OK:
                 break
@@ -140,8 +142,8 @@ class Lives:
 
     def _reserve(self, length: int) -> None:
         """Room for so many numbers."""
-        before = self._born.shape[0]
+        before = self._free_numbers.shape[0]
         if length > before:
-            free_numbers, born = np.zeros(2 * length, np.int64), np.zeros(2 * length, np.uint8)
-            free_numbers[:before], born[:before] = self._free_numbers, self._born
-            self._free_numbers, self._born = free_numbers, born
+            free_numbers = np.zeros(2 * length, np.int64)
+            free_numbers[:before] = self._free_numbers
+            self._free_numbers = free_numbers

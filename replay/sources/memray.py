@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,9 +183,9 @@ class _Records:
             if not chunk:
                 break
             end = rows + len(chunk)
-            pack = struct.Struct(f"{len(chunk)}Q").pack
-            for column, get in zip(columns, _GETTERS, strict=True):
-                column[rows:end] = np.frombuffer(pack(*map(get, chunk)), np.uint64)
+            values = chain.from_iterable(map(get, chunk) for get in _GETTERS)
+            packed = struct.pack(f"{len(_COLUMNS) * len(chunk)}Q", *values)
+            columns[:, rows:end] = np.frombuffer(packed, np.uint64).reshape(len(_COLUMNS), -1)
             stacks = columns[-1, rows:end]
             while not _look_up_sites(stacks, self._stack_site, site[rows:end]):
                 self._meet_stacks(stacks, chunk)
