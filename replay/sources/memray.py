@@ -11,6 +11,7 @@ taken for obj. The rest went to the C library. A capture in which Python's alloc
 the C library only, so no small objects.
 """
 
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except ImportError:
         what = "is a capture of memray, whose library reads it: pip install 'alloc-replay[memray]'"
         raise TraceError(what, path=path) from None
+    memray.set_log_level(logging.CRITICAL)  # what it would write to standard error is said in a sentence
     try:
         with memray.FileReader(path) as reader:
             yield reader
