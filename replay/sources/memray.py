@@ -90,7 +90,7 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except ImportError:
         what = "is a capture of memray, whose library reads it: pip install 'alloc-replay[memray]'"
         raise TraceError(what, path=path) from None
-    memray.set_log_level(logging.CRITICAL)  # what it would write to standard error is said in a sentence
+    memray.set_log_level(logging.CRITICAL)  # type: ignore[attr-defined]  # its own lines are said in a sentence
     try:
         with memray.FileReader(path) as reader:
             yield reader
