@@ -6,6 +6,7 @@
     python benchmarks/speed.py sampling    SimPy and 1,000 samples against the bare loop
     python benchmarks/speed.py workload    events generated and played a second
     python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times as much of it
+    python benchmarks/speed.py import      a memray capture against memray's bare reader; lines of text formats a second
     python benchmarks/speed.py start       `replay --help` against `import typer`; a small workload; the first compile
 
 Machines are shared and drift: both sides of a ratio are measured in turn, several times, and medians are quoted.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from replay.config import load_config
 from replay.engine import Player, run
 from replay.resources import workload_names
 from replay.sources import open_source
+from replay.sources.parquet import write_trace
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
@@ -194,6 +197,92 @@ def workload(events: int, version: str) -> None:
         print(f"  {name:22} generated and played: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
 
 
+ALLOCATES = """
+import sys
+kept = []
+for number in range(int(sys.argv[1]) // 12):
+    kept.append({str(number): [float(number), str(number) * 3]})
+    if number % 3 == 0 and len(kept) > 50_000:
+        kept.pop(number % 50_000)
+"""
+
+
+def import_(events: int, version: str) -> None:
+    """Records are those of the capture, frees of older blocks included, on both sides of each ratio."""
+    import memray
+
+    with tempfile.TemporaryDirectory() as folder:
+        program, capture, out = (Path(folder) / name for name in ("program.py", "capture.bin", "out.parquet"))
+        program.write_text(ALLOCATES)
+        command = [sys.executable, "-m", "memray", "run", "-q", "--trace-python-allocators", "-o", capture, program]
+        subprocess.run([*command, str(events)], check=True)
+
+        def timed(work: Callable[[], object]) -> float:
+            started = time.perf_counter()
+            work()
+            return time.perf_counter() - started
+
+        def yielded() -> None:
+            for _ in memray.FileReader(capture).get_allocation_records():
+                pass
+
+        def read() -> None:
+            for _ in open_source(capture).batches():
+                pass
+
+        def imported() -> None:
+            write_trace(open_source(capture), out, force=True)
+
+        imported()
+        bare, reading, importing = medians(*(lambda work=work: timed(work) for work in (yielded, read, imported)))
+        records = memray.FileReader(capture).metadata.total_allocations
+        print(f"memray: {records:,} records, bare loop of its reader {records / bare / 1e6:.2f} M/s")
+        print(f"  read as a trace {records / reading / 1e6:.2f} M/s: {bare / reading:.0%} of that")
+        print(f"  imported        {records / importing / 1e6:.2f} M/s: {bare / importing:.0%} of that")
+        for name, lines in text_logs(events):
+            path = Path(folder) / name
+            path.write_text(lines)
+            taken = medians(lambda path=path: timed(lambda: sum(part.rows for part in open_source(path).batches())))[0]
+            print(f"{name}: {lines.count(chr(10)) / taken / 1e6:.2f} M lines/s", flush=True)
+
+
+def text_logs(events: int) -> Iterator[tuple[str, str]]:
+    """Waves of a thousand blocks, as lines of the text formats."""
+    waves = [(number % 2000 < 1000, number % 1000) for number in range(events)]
+    yield (
+        "mtrace",
+        "= Start\n"
+        + "".join(
+            f"@ /usr/lib/libfoo.so.1:(function_{block % 50}+0x1f)[0x7f001f{block % 50:02x}] "
+            + (f"+ {0x55550000 + 64 * block:#x} {block:#x}\n" if begins else f"- {0x55550000 + 64 * block:#x}\n")
+            for begins, block in waves
+        ),
+    )
+    yield (
+        "heaptrack",
+        "v 10400 3\ns 4 main\ni 1 1 1\nt 1 0\n"
+        + "".join(f"a {block:x} 1\n" for block in range(1000))
+        + "".join(f"{'+' if begins else '-'} {block:x}\n" for begins, block in waves),
+    )
+    yield (
+        "rep",
+        f"0\n1000\n{events}\n1\n"
+        + "".join(f"a {block} {block}\n" if begins else f"f {block}\n" for begins, block in waves),
+    )
+    owner = '"string_args":{"allocator_ref":"0x1","pointer"'
+    yield (
+        "umpire",
+        "".join(
+            f'{{"category":"operation","name":"allocate","numeric_args":{{"size":{block}}},{owner}:"{block + 16:#x}"}},'
+            f'"tags":{{"replay":"true"}},"timestamp":{number}}}\n'
+            if begins
+            else f'{{"category":"operation","name":"deallocate",{owner}:"{block + 16:#x}"}},'
+            f'"tags":{{"replay":"true"}},"timestamp":{number}}}\n'
+            for number, (begins, block) in enumerate(waves)
+        ),
+    )
+
+
 def start(events: int, version: str) -> None:
     def seconds(*arguments: str) -> Callable[[], float]:
         def measure() -> float:
@@ -219,6 +308,7 @@ FIGURES = {
     "sampling": sampling,
     "workload": workload,
     "memory": memory,
+    "import": import_,
     "start": start,
 }
 

@@ -11,12 +11,26 @@ from replay.commands.trace_file import save_trace
 def import_trace(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The Parquet file to write.")],
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="What FILE is: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml; else its content tells.",
+        ),
+    ] = None,
+    lenient: Annotated[
+        bool,
+        typer.Option("--lenient", help="Leave out lines that are not understood, and count them; take a cut capture."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
 ) -> None:
     """Turns a trace of any known format into Parquet, checked and with its blocks numbered.
 
     Example: replay import trace.csv -o trace.parquet
     """
+    from replay.logs import told_limits
     from replay.sources import open_source
 
-    save_trace(open_source(file), file, output, force=force, doing="importing")
+    trace = open_source(file, format_name, lenient=lenient)
+    save_trace(trace, file, output, force=force, doing="importing", remark=lambda: told_limits(trace.metadata.origin))

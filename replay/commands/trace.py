@@ -1,4 +1,4 @@
-"""`replay trace`: what is in a trace."""
+"""`replay trace`: what is in a trace; and the group to which the edits of `trace_edit` belong."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.commands.trace_edit import cut, filter_, merge, scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
     from replay.trace import Events, Metadata, Trace
 
-app = typer.Typer(help="Look into a trace.", no_args_is_help=True)
+app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_help=True)
+for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
+    app.command(name)(edit)
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]

@@ -1,5 +1,6 @@
-"""A trace of any kind written to a Parquet file: what `replay generate` and `replay import` share."""
+"""A trace of any kind written to a Parquet file: what the commands that write one share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from replay.trace import Trace
 
 
-def save_trace(trace: "Trace", name: str, output: Path, *, force: bool, doing: str) -> None:
+def save_trace(
+    trace: "Trace", name: str, output: Path, *, force: bool, doing: str, remark: Callable[[], str] = str
+) -> None:
     """Writes the trace that errors call `name`, says what was written, and what can be done with it.
 
-    `doing` stands beside the progress bar.
+    `doing` stands beside the progress bar; `remark`, asked for when all is written, on a line of its own.
     """
     from replay.progress import progress_bar
     from replay.sources.parquet import write_trace
@@ -31,4 +34,6 @@ def save_trace(trace: "Trace", name: str, output: Path, *, force: bool, doing: s
         f"{end.live_blocks:,} blocks ({format_size(end.live_bytes)}) live at the end; "
         f"{output} takes {format_size(output.stat().st_size)}"
     )
+    if told := remark():
+        typer.echo(told)
     typer.echo(f"next: replay run {quote(str(output))}")

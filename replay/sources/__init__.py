@@ -1,8 +1,11 @@
 """Where traces come from: one module a format, found by its name in this folder.
 
-A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`. It
-imports what is heavy inside its functions, for looking at a file asks every format whether it is one of its own. Its
-traces validate what they yield, once, and say path and row (or line) of what is wrong.
+A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`: by
+their first `HEAD_BYTES`. No two formats may take the same file for theirs. If a file can be read as far as it is
+understood, `open_lenient(path)` does that, and the metadata's origin counts what was left out.
+
+A module imports what is heavy inside its functions, for looking at a file asks every format whether it is one of its
+own. Its traces validate what they yield, once, and say path and row (or line) of what is wrong.
 """
 
 import importlib
@@ -10,11 +13,10 @@ import pkgutil
 from pathlib import Path
 from typing import Protocol, cast
 
-from replay.errors import TraceError
+from replay.errors import ReplayError, TraceError
+from replay.lines import HEAD_BYTES
 from replay.naming import nearest
 from replay.trace import Trace
-
-_HEAD_BYTES = 4096
 
 
 class Format(Protocol):
@@ -30,33 +32,57 @@ def format_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def open_source(path_or_name: str | Path) -> Trace:
-    """The trace in a file of any known format, or of a bundled workload called by its name."""
+def open_source(path_or_name: str | Path, format_name: str | None = None, *, lenient: bool = False) -> Trace:
+    """The trace in a file of any known format, or of a bundled workload called by its name.
+
+    `format_name` takes the place of looking at the file; `lenient` leaves out what the format does not understand.
+    """
     path = Path(path_or_name)
     if not path.exists():
+        if format_name is not None:
+            raise TraceError("there is no such file", path=path)
         return _open_workload(str(path_or_name))
     if not path.is_file():
         raise TraceError("is a folder or a pipe; name a plain file, for it may be read more than once", path=path)
-    return _find_format(path).open_trace(path)
+    head = _read_head(path)
+    name = format_name or _find_format(path, head)
+    known = _format(name)
+    if not lenient:
+        return known.open_trace(path)
+    open_lenient = getattr(known, "open_lenient", None)
+    if open_lenient is None:
+        able = ", ".join(each for each in format_names() if hasattr(_format(each), "open_lenient"))
+        raise TraceError(f"is read as {name}, which cannot be read leniently; these can: {able}", path=path)
+    return cast(Trace, open_lenient(path))
 
 
-def _find_format(path: Path) -> Format:
-    """By content first: a file may be called anything."""
+def _format(name: str) -> Format:
+    if name not in format_names():
+        raise ReplayError(f"no format is called {name!r}; {nearest(name, format_names())}")
+    return cast(Format, importlib.import_module(f"{__name__}.{name}"))
+
+
+def _read_head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            return file.read(HEAD_BYTES)
     except OSError as error:
         raise TraceError(f"cannot be read: {error.strerror}", path=path) from error
-    formats = {name: cast(Format, importlib.import_module(f"{__name__}.{name}")) for name in format_names()}
-    for known in formats.values():
+
+
+def _find_format(path: Path, head: bytes) -> str:
+    """By content first: a file may be called anything."""
+    formats = {name: _format(name) for name in format_names()}
+    for name, known in formats.items():
         sniff = getattr(known, "sniff", None)
         if sniff is not None and sniff(head):
-            return known
-    for known in formats.values():
+            return name
+    for name, known in formats.items():
         if path.suffix.lower() in known.SUFFIXES:
-            return known
+            return name
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in formats.items())
-    raise TraceError(f"is of no format that replay reads; there are {suffixes}", path=path)
+    what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
+    raise TraceError(what, path=path)
 
 
 def _open_workload(name: str) -> Trace:
@@ -66,5 +92,4 @@ def _open_workload(name: str) -> Trace:
     if name not in names:
         what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
         raise TraceError(what, path=name)
-    path = find_workload(name)
-    return _find_format(path).open_trace(path)
+    return _format("yaml").open_trace(find_workload(name))

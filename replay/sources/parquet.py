@@ -9,6 +9,7 @@ written   zstd, row groups of 2^18 rows wherever the batches were cut, so that t
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,18 +186,26 @@ def write_trace(
 
     rows = 0
     with new_file(path, force=force) as temporary, ExitStack() as closing:
+        thread = ThreadPoolExecutor(1)  # compresses a group while the next one is made
 
         def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
-            return closing.enter_context(pq.ParquetWriter(temporary, schema, **_writer_options(schema.names)))
+            writer = closing.enter_context(pq.ParquetWriter(temporary, schema, **_writer_options(schema.names)))
+            closing.callback(thread.shutdown)  # before the writer is closed
+            return writer
 
         writer = None
+        writing: Future[None] | None = None
         for events in _regroup(trace.batches()):
             table = _to_table(events)
+            if writing is not None:
+                writing.result()
             writer = writer or open_writer(table.schema)
-            writer.write_table(table, row_group_size=GROUP_ROWS)
+            writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
             rows += events.rows
             if progress is not None:
                 progress(rows)
+        if writing is not None:
+            writing.result()
         if writer is None:
             writer = open_writer(pa.schema([(name, _FILE_TYPES[name]) for name in _REQUIRED]))
         content = {"format_version": FORMAT_VERSION, **asdict(trace.metadata)}

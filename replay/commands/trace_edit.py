@@ -1,0 +1,208 @@
+"""`replay trace cut`, `filter`, `merge` and `scale`: traces made from traces."""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from replay.commands.trace_file import save_trace
+from replay.errors import ReplayError
+
+if TYPE_CHECKING:
+    from replay.trace import Trace
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The Parquet file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
+_TIME = "TIME"
+
+
+def cut(
+    file: File,
+    output: Output,
+    from_: Annotated[str, typer.Option("--from", metavar=_TIME, help="Since the first event.")] = "0",
+    to: Annotated[str | None, typer.Option("--to", metavar=_TIME, help="Since the first event, exclusive.")] = None,
+    phase: Annotated[
+        str | None, typer.Option(metavar="NAME", help="From its first mark to the next mark of another.")
+    ] = None,
+    without_earlier: Annotated[
+        bool, typer.Option("--without-earlier", help="Leave out blocks born before the piece, and all their events.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Takes a piece out of a trace: by time, by phase, or where both overlap.
+
+    What lives where the piece starts is allocated there first, in the order in which it was born, by mallocs of the
+    size that it has by then. With --without-earlier it is left out instead.
+
+    Example: replay trace cut trace.parquet -o piece.parquet --from 2s --to 2500ms
+    """
+    from replay.editing.cutting import Piece
+    from replay.editing.cutting import cut as cut_trace
+    from replay.limits import MAX_SPAN
+
+    piece = Piece(_time(from_, "--from"), MAX_SPAN if to is None else _time(to, "--to"), phase, not without_earlier)
+    options = {"--from": None if from_ == "0" else from_, "--to": to, "--phase": phase}
+    words = _words("cut", [file], options, {"--without-earlier": without_earlier})
+    _save(cut_trace(_open(file), piece, words), output, force)
+
+
+def filter_(
+    file: File,
+    output: Output,
+    thread: Annotated[int | None, typer.Option(min=0, help="Blocks allocated by this thread.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Blocks of this domain: raw, mem, obj or libc.")] = None,
+    min_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Blocks born with at least so many bytes.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Blocks born with at most so many bytes.")
+    ] = None,
+    phase: Annotated[str | None, typer.Option(metavar="NAME", help="Blocks born while this phase is in force.")] = None,
+    force: Force = False,
+) -> None:
+    """Keeps the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
+
+    Example: replay trace filter trace.parquet -o large.parquet --domain obj --min-size "1 KiB"
+    """
+    from replay.editing.selecting import Wanted, filtered
+    from replay.limits import MAX_SIZE
+    from replay.naming import nearest
+    from replay.trace import Domain
+
+    names = {known.name.lower(): known for known in Domain}
+    if domain is not None and domain not in names:
+        raise ReplayError(f"--domain: {domain!r} is none; {nearest(domain, names)}")
+    wanted = Wanted(
+        thread,
+        None if domain is None else names[domain],
+        0 if min_size is None else _size(min_size, "--min-size"),
+        MAX_SIZE if max_size is None else _size(max_size, "--max-size"),
+        phase,
+    )
+    options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
+    _save(filtered(_open(file), wanted, _words("filter", [file], options)), output, force)
+
+
+def merge(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Traces in any format, or workloads.")],
+    output: Output,
+    offset: Annotated[
+        list[str] | None, typer.Option(metavar=_TIME, help="When a FILE begins: the first --offset is of the first.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Makes several traces one process, interleaved by time, each beginning at 0 or at its --offset.
+
+    Threads, blocks and phases are kept apart; a phase gets its file's name before its own.
+
+    Example: replay trace merge a.parquet b.parquet -o both.parquet --offset 0 --offset 10ms
+    """
+    from replay.editing.merging import Part, merged
+
+    offsets = [_time(each, "--offset") for each in offset or []]
+    if len(offsets) > len(files):
+        raise ReplayError(f"--offset: there are {len(offsets)} for {len(files)} traces")
+    offsets += [0] * (len(files) - len(offsets))
+    parts = [
+        Part(_open(file), name, offset_ns) for file, name, offset_ns in zip(files, _stems(files), offsets, strict=True)
+    ]
+    _save(merged(parts, _words("merge", files, {"--offset": " --offset ".join(offset or []) or None})), output, force)
+
+
+def scale(
+    file: File,
+    output: Output,
+    repeat: Annotated[int, typer.Option(min=1, help="The trace so many times, one after the other.")] = 1,
+    keep_live: Annotated[
+        bool, typer.Option("--keep-live", help="Never free what lives at the end of a repetition.")
+    ] = False,
+    copies: Annotated[int, typer.Option(min=1, help="So many workers that do the same in one process.")] = 1,
+    shift: Annotated[
+        str | None,
+        typer.Option(metavar=_TIME, help="Between the starts of two copies; by default they share the time."),
+    ] = None,
+    time_factor: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Multiplies all times since the first event.")
+    ] = "1",
+    force: Force = False,
+) -> None:
+    """Makes a longer run from a short one, or a busier one: times first, then copies, then repetitions.
+
+    What lives at the end of a repetition is freed before the next one, in the order of birth, unless --keep-live.
+
+    Example: replay trace scale trace.parquet -o long.parquet --repeat 10 --time-factor 0.5
+    """
+    from fractions import Fraction
+
+    from replay.editing import span_ns
+    from replay.editing.scaling import copied, repeated, stretched
+
+    try:
+        factor = Fraction(Decimal(time_factor))
+    except (InvalidOperation, ValueError, OverflowError):
+        raise ReplayError(f"--time-factor: {time_factor!r} is no number; write it like 0.5") from None
+    options = {
+        "--repeat": repeat if repeat > 1 else None,
+        "--copies": copies if copies > 1 else None,
+        "--shift": shift,
+        "--time-factor": time_factor if factor != 1 else None,
+    }
+    words = _words("scale", [file], options, {"--keep-live": keep_live})
+
+    def opened() -> "Trace":
+        return stretched(_open(file), factor, "") if factor != 1 else _open(file)
+
+    trace = opened()
+    if copies > 1:
+        shift_ns = span_ns(trace) // copies if shift is None else _time(shift, "--shift")
+        trace = copied([opened() for _ in range(copies)], shift_ns, "")
+    _save(repeated(trace, repeat, words, keep_live=keep_live), output, force)
+
+
+def _open(file: str) -> "Trace":
+    from replay.sources import open_source
+    from replay.validation import validated
+
+    return validated(open_source(file), file)
+
+
+def _save(trace: "Trace", output: Path, force: bool) -> None:
+    save_trace(trace, output.name, output, force=force, doing="writing")
+
+
+def _words(
+    command: str, files: list[str], options: Mapping[str, str | int | None], flags: Mapping[str, bool] | None = None
+) -> str:
+    """What was asked for, as on the command line, but files without their folders."""
+    names = [Path(file).name for file in files]
+    given = [f"{name} {value}" for name, value in options.items() if value is not None]
+    return " ".join([command, *names, *given, *(name for name, is_set in (flags or {}).items() if is_set)])
+
+
+def _stems(files: list[str]) -> list[str]:
+    """A name for each trace: its file's, and a number where that is taken."""
+    stems = [Path(file).stem for file in files]
+    return [
+        f"{stem} {stems[:index].count(stem) + 1}" if stem in stems[:index] else stem for index, stem in enumerate(stems)
+    ]
+
+
+def _time(text: str, option: str) -> int:
+    from replay.units import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ReplayError(f"{option}: {error}") from None
+
+
+def _size(text: str, option: str) -> int:
+    from replay.units import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ReplayError(f"{option}: {error}") from None

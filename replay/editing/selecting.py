@@ -1,0 +1,77 @@
+"""Some blocks of a trace, with their whole lives: those whose birth is as wanted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from replay.compiled import entry
+from replay.editing import EditedTrace, KeyedEvents, edited, keyed, rows_of
+from replay.editing.phases import Phases
+from replay.limits import MAX_SIZE
+from replay.trace import Domain, Events, Op, Trace
+
+_CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
+
+
+@entry
+def _keep_lives(op: np.ndarray, block: np.ndarray, wanted: np.ndarray, kept: np.ndarray, keep: np.ndarray) -> None:
+    """Fills `keep` with whether a row stays; `kept` tells it of every live block. Both change in place."""
+    for row in range(op.shape[0]):
+        if op[row] > _FREE:
+            keep[row] = True
+            continue
+        if op[row] <= _CALLOC:
+            kept[block[row]] = wanted[row]
+        keep[row] = kept[block[row]]
+
+
+class Selection:
+    """Keeps whole lives of one trace's blocks, batch by batch, and all that moves no block."""
+
+    def __init__(self) -> None:
+        self._kept = np.zeros(1024, bool)
+
+    def keep(self, events: Events, wanted: np.ndarray) -> np.ndarray:
+        """Which rows stay, where `wanted` says it of births; a block born before the first batch does not stay."""
+        blocks = int(events.block.max(initial=0)) + 1
+        if blocks > self._kept.shape[0]:
+            grown = np.zeros(2 * blocks, bool)
+            grown[: self._kept.shape[0]] = self._kept
+            self._kept = grown
+        keep = np.empty(events.rows, bool)
+        _keep_lives(events.op, events.block, wanted, self._kept, keep)
+        return keep
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the birth of a block must be like; None is anything."""
+
+    thread: int | None = None
+    domain: Domain | None = None
+    min_size: int = 0
+    max_size: int = MAX_SIZE
+    """Both in bytes, and both still wanted."""
+    phase: str | None = None
+    """In force at the birth."""
+
+
+def filtered(trace: Trace, wanted: Wanted, words: str) -> EditedTrace:
+    """The blocks of a trace that were born as wanted; marks and garbage collections all stay."""
+    return EditedTrace(lambda: _filter(trace, wanted), lambda: edited(trace.metadata, words))
+
+
+def _filter(trace: Trace, wanted: Wanted) -> Iterator[KeyedEvents]:
+    selection, phases = Selection(), Phases(trace)
+    for events in trace.batches():
+        births = (events.size >= wanted.min_size) & (events.size <= wanted.max_size)
+        if wanted.thread is not None:
+            births &= events.thread == wanted.thread
+        if wanted.domain is not None:
+            births &= events.domain == wanted.domain
+        if wanted.phase is not None:
+            births &= phases.in_force(events) == phases.index(wanted.phase)
+        yield keyed(rows_of(events, selection.keep(events, births)))
+    if wanted.phase is not None and phases.index(wanted.phase) not in range(len(trace.metadata.phases)):
+        raise phases.refuse(wanted.phase)

@@ -1,0 +1,325 @@
+"""The data files of heaptrack, of format versions 0 to 3: plain, gzip or zstd; a record a line, numbers in hexadecimal.
+
+    v PROGRAM FORMAT                   versions; the first line
+    s LENGTH TEXT                      a string (before version 3: `s TEXT`); strings, code and stacks count from 1
+    i ADDRESS MODULE FUNCTION FILE LINE …   code and what is known of it; the rest are callers inlined there
+    t CODE PARENT                      a stack: code (an address in a raw file) and the stack that called it
+    a SIZE STACK                       a kind of allocation; kinds count from 0
+    + KIND, - KIND                     an allocation and a free of that kind, in an interpreted file
+    + SIZE STACK ADDRESS, - ADDRESS    the same in a raw file, which has no `i` and `a`, so no call sites
+    c MILLISECONDS                     a time stamp, some hundred a second
+    X x m I R A S #                    command, modules, machine, resident pages, suppressions: of no use here
+
+Events between two stamps are spread evenly. Not in the file: threads, which call it was; a realloc is written as a free
+and an allocation, and stays so. An interpreted file does not say which block of a kind is freed: the youngest is taken.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from replay.calls import Calls, joined, spread_times
+from replay.compiled import entry, leaf
+from replay.errors import TraceError
+from replay.limits import MAX_SIZE
+from replay.lines import (
+    HEAD_BYTES,
+    Piece,
+    line_end,
+    plain_head,
+    read_number,
+    read_pieces,
+    size_out_of_range,
+    unknown_line,
+)
+from replay.logs import Findings, LogTrace
+from replay.trace import NO_SITE, Domain, Op, Site, release_number, take_number
+
+_NAME = "a heaptrack file"
+SUFFIXES = (".heaptrack",)
+_VERSIONS = re.compile(rb"v ([0-9a-f]+)(?: ([0-9a-f]+))?[^\n]*\n")
+_NEWEST_FORMAT, _SIZED_STRINGS = 3, 3
+_FORMAT_1_CALLED_ITSELF = 0x10200
+"""A program of this version wrote format 1 without saying so."""
+_FIELDS = 5
+_HELD = 1 << 20
+"""Calls that wait for a time stamp at most."""
+_MS = 10**6
+_UNKNOWN_SITE, _CALLER = -1, -2
+"""In place of a site: nothing is known; the code only stands for its caller."""
+_STANDS_FOR_CALLER = ("operator new(", "operator new[](")
+_MALLOC, _FREE = int(Op.MALLOC), int(Op.FREE)
+_OK, _UNKNOWN, _TOO_LARGE = range(3)
+_AT_CALLS, _AT_UNKNOWN, _AT_KINDS, _AT_STACKS, _AT_STAMPS = range(5)
+
+
+def sniff(head: bytes) -> bool:
+    return _VERSIONS.match(plain_head(head)) is not None
+
+
+def open_trace(path: Path) -> LogTrace:
+    """Reads how the file begins; the events are read and validated by `batches`."""
+    return _open(path, lenient=False)
+
+
+def open_lenient(path: Path) -> LogTrace:
+    """The same; lines that are not understood are left out and counted."""
+    return _open(path, lenient=True)
+
+
+def _open(path: Path, lenient: bool) -> LogTrace:
+    with path.open("rb") as file:
+        head = plain_head(file.read(HEAD_BYTES))
+    versions = _VERSIONS.match(head)
+    if versions is None:
+        raise TraceError("line 1: here must stand heaptrack's versions, `v PROGRAM FORMAT`", path=path)
+    program = int(versions[1], 16)
+    format_ = int(versions[2], 16) if versions[2] else int(program == _FORMAT_1_CALLED_ITSELF)
+    if format_ > _NEWEST_FORMAT:
+        what = f"is of heaptrack's file format {format_}; this replay reads up to {_NEWEST_FORMAT}: get a newer one"
+        raise TraceError(what, path=path)
+    raw = b"\nx " in head
+    read = partial(_read, sized=format_ >= _SIZED_STRINGS, raw=raw, lenient=lenient)
+    return LogTrace(path, "heaptrack", read, addresses=raw)
+
+
+def _read(path: Path, findings: Findings, sized: bool, raw: bool, lenient: bool) -> Iterator[Calls]:
+    findings.origin |= {"assumed time": "evenly between stamps", "assumed thread": "0", "assumed domain": "libc"}
+    findings.origin["assumed reallocs"] = "a free and a malloc"
+    if not raw:
+        findings.origin["assumed frees"] = "of the youngest block with that size and stack"
+    clock, log = _Clock(), _Log(path, findings, sized, lenient)
+    for piece in read_pieces(path):
+        yield clock.stamped(*log.parse(piece))
+    yield clock.rest()
+
+
+class _Clock:
+    """Holds calls back until the next time stamp is known, and spreads them."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+        self._held: Calls | None = None
+
+    def stamped(self, calls: Calls, stamps: np.ndarray) -> Calls:
+        """The calls up to the last stamp, with times; `stamps` are pairs of a row and milliseconds."""
+        if self._held is not None:
+            stamps[:, 0] += self._held.op.shape[0]
+            calls = joined(self._held, calls)
+        rows = calls.op.shape[0]
+        stamp_rows = np.concatenate([[0], stamps[:, 0]])
+        stamp_ns = np.maximum.accumulate(np.concatenate([[self._now_ns], stamps[:, 1] * _MS]))
+        end = int(stamp_rows[-1]) if rows - stamp_rows[-1] <= _HELD else rows
+        if end == rows:
+            stamp_rows, stamp_ns = np.append(stamp_rows, rows), np.append(stamp_ns, stamp_ns[-1])
+        self._now_ns, self._held = int(stamp_ns[-1]), calls.where(slice(end, None))
+        return calls.where(slice(0, end))._replace(time_ns=spread_times(end, stamp_rows, stamp_ns))
+
+    def rest(self) -> Calls:
+        """What follows the last stamp happens at it."""
+        assert self._held is not None
+        return self._held._replace(time_ns=np.full(self._held.op.shape[0], self._now_ns))
+
+
+class _Log:
+    """Turns pieces of the file into calls, code addresses into sites, kinds of allocations into blocks."""
+
+    def __init__(self, path: Path, findings: Findings, sized: bool, lenient: bool) -> None:
+        self._path, self._findings, self._sized, self._lenient = path, findings, sized, lenient
+        self._strings: list[str] = []
+        self._site_numbers: dict[Site, int] = {}
+        self._code_site = np.zeros(0, np.int64)
+        self._stack_site = np.zeros(0, np.int64)
+        self._kinds = np.zeros((0, 3), np.int64)
+        self._below = np.zeros(0, np.int64)
+        self._free_numbers = np.zeros(0, np.int64)
+        self._counts = np.zeros(2, np.int64)
+        self._totals = np.zeros(5, np.int64)
+
+    def parse(self, piece: Piece) -> tuple[Calls, np.ndarray]:
+        """The calls of a piece, and its time stamps as pairs of the row that follows and milliseconds."""
+        lines = int(np.count_nonzero(piece.text == ord("\n")))
+        sign, given, start = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8), np.zeros(lines, np.int64)
+        fields = np.zeros((lines, _FIELDS), np.int64)
+        status, line = _split_lines(piece.text, self._lenient, sign, given, start, fields)
+        if status == _UNKNOWN:
+            raise unknown_line(self._path, piece, int(start[line]), _NAME)
+        self._meet_strings(piece, start[sign == ord("s")])
+        self._meet_code(fields[sign == ord("i")])
+        self._reserve(sign)
+        op, key, size = np.empty(lines, np.uint8), np.empty(lines, np.int64), np.empty(lines, np.int64)
+        site, stamps = np.empty(lines, np.uint32), np.empty((lines, 2), np.int64)
+        self._totals[[_AT_CALLS, _AT_STAMPS]] = 0
+        status, line = _follow_lines(
+            sign, given, fields, self._lenient, (op, key, size, site), stamps, self._code_site, self._stack_site,
+            self._kinds, self._below, self._free_numbers, self._counts, self._totals,
+        )  # fmt: skip
+        if status == _UNKNOWN:
+            raise unknown_line(self._path, piece, int(start[line]), _NAME)
+        if status == _TOO_LARGE:
+            raise size_out_of_range(self._path, piece, int(start[line]))
+        self._findings.counted["dropped lines"] = int(self._totals[_AT_UNKNOWN])
+        rows = int(self._totals[_AT_CALLS])
+        domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
+        calls = Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, site=site[:rows])
+        return calls, stamps[: self._totals[_AT_STAMPS]].copy()
+
+    def _meet_strings(self, piece: Piece, starts: np.ndarray) -> None:
+        text = piece.text.tobytes()
+        for start in starts.tolist():
+            line = text[start + 2 : text.index(b"\n", start)].decode("utf-8", errors="replace")
+            self._strings.append(line.partition(" ")[2] if self._sized else line)
+
+    def _string(self, number: int) -> str:
+        """Strings count from 1; 0 is none."""
+        return self._strings[number - 1] if 0 < number <= len(self._strings) else ""
+
+    def _meet_code(self, fields: np.ndarray) -> None:
+        """Gives new code addresses their sites: function, file and line, or else address and module."""
+        known = self._code_site.shape[0]
+        self._code_site = np.append(self._code_site, np.zeros(len(fields), np.int64))
+        for index, (address, module, function, file, line) in enumerate(fields.tolist(), known):
+            name = self._string(function)
+            if name.startswith(_STANDS_FOR_CALLER):
+                self._code_site[index] = _CALLER
+                continue
+            site = Site(name or f"{address:#x}", self._string(file) or self._string(module), line)
+            if site not in self._site_numbers:
+                self._site_numbers[site] = len(self._findings.sites)
+                self._findings.sites.append(site)
+            self._code_site[index] = self._site_numbers[site]
+
+    def _reserve(self, sign: np.ndarray) -> None:
+        """Room for what the lines with these signs define."""
+        self._stack_site = _longer(self._stack_site, self._totals[_AT_STACKS] + np.count_nonzero(sign == ord("t")))
+        self._kinds = _longer(self._kinds, self._totals[_AT_KINDS] + np.count_nonzero(sign == ord("a")))
+        numbers = self._counts[0] + np.count_nonzero(sign == ord("+"))
+        self._below, self._free_numbers = _longer(self._below, numbers), _longer(self._free_numbers, numbers)
+
+
+def _longer(array: np.ndarray, length: int) -> np.ndarray:
+    """The array itself where it is that long, else a copy with room to spare."""
+    if array.shape[0] >= length:
+        return array
+    grown = np.zeros((2 * int(length), *array.shape[1:]), array.dtype)
+    grown[: array.shape[0]] = array
+    return grown
+
+
+@entry
+def _split_lines(
+    text: np.ndarray, lenient: bool, sign: np.ndarray, given: np.ndarray, start: np.ndarray, fields: np.ndarray
+) -> tuple[int, int]:
+    """Writes for each line its sign, start, numbers and how many of them; gives a status and the line it stopped at.
+
+    A line that is not understood gets the sign 0. Columns change in place.
+    """
+    line, position = 0, 0
+    while position < text.shape[0]:
+        newline = line_end(text, position)
+        start[line] = position
+        mark = text[position]
+        numeric = mark == 43 or mark == 45 or mark == 97 or mark == 99 or mark == 105 or mark == 116
+        fine = mark == 10 or text[position + 1] == 32 or text[position + 1] == 10 or text[position + 1] == 13
+        count, at = 0, position + 2
+        while numeric and fine and count < _FIELDS and at < newline:
+            value, at = read_number(text, at, 16)
+            fine = value >= 0
+            fields[line, count] = value
+            count += 1
+        if numeric and mark != 105:
+            fine = fine and at >= newline and count > 0
+        elif not numeric and mark != 10 and mark != 13:
+            fine = fine and _is_known(mark)
+        if not fine and not lenient:
+            return _UNKNOWN, line
+        sign[line] = mark if fine else 0
+        given[line] = count
+        position = newline + 1
+        line += 1
+    return _OK, line
+
+
+@leaf
+def _is_known(mark: int) -> bool:
+    """Whether lines with this sign are heaptrack's, of those that hold more than numbers: v s X x m I R A S #."""
+    return (
+        mark == 118 or mark == 115 or mark == 88 or mark == 120 or mark == 109 or mark == 73 or mark == 82 or mark == 65
+        or mark == 83 or mark == 35
+    )  # fmt: skip
+
+
+@entry
+def _follow_lines(
+    sign: np.ndarray,
+    given: np.ndarray,
+    fields: np.ndarray,
+    lenient: bool,
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    stamps: np.ndarray,
+    code_site: np.ndarray,
+    stack_site: np.ndarray,
+    kinds: np.ndarray,
+    below: np.ndarray,
+    free_numbers: np.ndarray,
+    counts: np.ndarray,
+    totals: np.ndarray,
+) -> tuple[int, int]:
+    """Writes calls and stamps; gives a status and the line it stopped at. All but the lines' columns change in place.
+
+    `kinds` holds size, stack and the youngest live block, counted from 1; `below` the next older block of that kind.
+    """
+    op, key, size, site = columns
+    row = 0
+    for line in range(sign.shape[0]):
+        mark, first, second, third = sign[line], fields[line, 0], fields[line, 1], fields[line, 2]
+        bad = mark == 0
+        if mark == 116:
+            number = code_site[first - 1] if 0 < first <= code_site.shape[0] else _UNKNOWN_SITE
+            if number == _CALLER:
+                number = stack_site[second - 1] if 0 < second <= totals[_AT_STACKS] else _UNKNOWN_SITE
+            stack_site[totals[_AT_STACKS]] = number
+            totals[_AT_STACKS] += 1
+        elif mark == 97:
+            if first > MAX_SIZE:
+                return _TOO_LARGE, line
+            kinds[totals[_AT_KINDS], 0], kinds[totals[_AT_KINDS], 1], kinds[totals[_AT_KINDS], 2] = first, second, 0
+            totals[_AT_KINDS] += 1
+        elif mark == 99:
+            stamps[totals[_AT_STAMPS], 0], stamps[totals[_AT_STAMPS], 1] = row, first
+            totals[_AT_STAMPS] += 1
+        elif mark == 43:
+            stack = second
+            bad = given[line] == 2 or (given[line] == 1 and first >= totals[_AT_KINDS])
+            if given[line] == 1 and not bad:
+                number = take_number(free_numbers, counts) + 1
+                below[number - 1], kinds[first, 2] = kinds[first, 2], number
+                stack = kinds[first, 1]
+                key[row], size[row] = number, kinds[first, 0]
+            elif not bad:
+                if first > MAX_SIZE:
+                    return _TOO_LARGE, line
+                key[row], size[row] = third, first
+            if not bad:
+                known = stack_site[stack - 1] if 0 < stack <= totals[_AT_STACKS] else _UNKNOWN_SITE
+                op[row], site[row] = _MALLOC, known if known >= 0 else NO_SITE
+                row += 1
+        elif mark == 45:
+            key[row] = first
+            if totals[_AT_KINDS] > 0:
+                number = kinds[first, 2] if first < totals[_AT_KINDS] else 0
+                key[row] = number
+                if number > 0:
+                    kinds[first, 2] = below[number - 1]
+                    release_number(free_numbers, counts, number - 1)
+            op[row], size[row], site[row] = _FREE, 0, NO_SITE
+            row += 1
+        if bad:
+            if not lenient:
+                return _UNKNOWN, line
+            totals[_AT_UNKNOWN] += 1
+    totals[_AT_CALLS] = row
+    return _OK, sign.shape[0]

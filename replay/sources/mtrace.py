@@ -1,0 +1,219 @@
+"""The log of glibc's mtrace(): a line for each call of malloc and its family; plain, gzip or zstd.
+
+    = Start, = End              when logging began and ended
+    @ WHO + 0x… 0x…             malloc, calloc, memalign …: address and size
+    @ WHO - 0x…                 free
+    @ WHO < 0x…                 realloc: the address before …
+    @ WHO > 0x… 0x…             … and, on the next line, after, with the new size
+    @ WHO ! 0x… 0x…             a realloc that failed
+
+WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell; `@ WHO` may be absent. A size of nothing is
+written `0`, the address of an allocation that failed `(nil)`. Not in the log: times, threads, which call it was (calloc
+counts as malloc).
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from replay.calls import MOVE, Calls, paired
+from replay.compiled import entry, leaf
+from replay.limits import MAX_SIZE
+from replay.lines import Piece, line_end, plain_head, read_number, read_pieces, size_out_of_range, text_of, unknown_line
+from replay.logs import Findings, LogTrace
+from replay.numbering import doubled, find_slot
+from replay.trace import NO_SITE, Domain, Op, Site
+
+SUFFIXES = (".mtrace",)
+_FIRST_LINE = re.compile(
+    rb"(= (Start|End)|(@ [^\n]* )?([+>!] (0x[0-9a-f]+|\(nil\)) (0x[0-9a-f]+|0)|[-<] 0x[0-9a-f]+))\s*(\n|$)"
+)
+_WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+0x[0-9a-f]+)?\))?(?P<address>\[0x[0-9a-f]+\])?")
+_MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
+_SHORTEST_LINE = len("- 0x0\n")
+_OK, _FULL, _UNKNOWN, _TOO_LARGE = range(4)
+_AT_CALLS, _AT_FAILED, _AT_UNKNOWN, _AT_SITES, _AT_NEW_SITES = range(5)
+
+
+def sniff(head: bytes) -> bool:
+    return _FIRST_LINE.match(plain_head(head).lstrip()) is not None
+
+
+def open_trace(path: Path) -> LogTrace:
+    """The events are read and validated by `batches`."""
+    return LogTrace(path, "mtrace", partial(_read, lenient=False))
+
+
+def open_lenient(path: Path) -> LogTrace:
+    """The same; lines that are not understood are left out and counted."""
+    return LogTrace(path, "mtrace", partial(_read, lenient=True))
+
+
+def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    parser = _Parser(path, findings, lenient)
+    return paired(map(parser.parse, read_pieces(path)), told=True)
+
+
+class _Parser:
+    """Turns pieces of the log into calls, and callers into sites."""
+
+    def __init__(self, path: Path, findings: Findings, lenient: bool) -> None:
+        self._path, self._findings, self._lenient = path, findings, lenient
+        self._keys, self._numbers = np.zeros(1024, np.int64), np.full(1024, -1, np.int64)
+        self._sites = 0
+
+    def parse(self, piece: Piece) -> Calls:
+        """The calls of a piece; those of `realloc` in two halves."""
+        most = piece.text.shape[0] // _SHORTEST_LINE + 1
+        op, key, size = np.empty(most, np.uint8), np.empty(most, np.int64), np.empty(most, np.int64)
+        site, callers, state = np.empty(most, np.uint32), np.empty((most, 2), np.int64), np.zeros(5, np.int64)
+        state[_AT_SITES] = self._sites
+        status, position = _FULL, 0
+        while status == _FULL:
+            status, position = _parse_lines(
+                piece.text, position, self._lenient, op, key, size, site, callers, self._keys, self._numbers, state
+            )  # fmt: skip
+            if status == _FULL:
+                self._keys, self._numbers = doubled(self._keys, self._numbers)
+        if status == _UNKNOWN:
+            raise unknown_line(self._path, piece, position, "an mtrace log")
+        if status == _TOO_LARGE:
+            raise size_out_of_range(self._path, piece, position)
+        self._sites = int(state[_AT_SITES])
+        new = callers[: state[_AT_NEW_SITES]].tolist()
+        self._findings.sites += [_site(text_of(piece, start, end)) for start, end in new]
+        self._findings.counted["failed calls"] += int(state[_AT_FAILED])
+        self._findings.counted["dropped lines"] += int(state[_AT_UNKNOWN])
+        rows = int(state[_AT_CALLS])
+        domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
+        return Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, site=site[:rows])
+
+
+def _site(who: str) -> Site:
+    """What is before the brackets is the file; where no function is known, the address stands for it."""
+    match = _WHO.fullmatch(who)
+    if match is None:
+        return Site("", who, 0)
+    return Site(match["function"] or match["address"] or "", match["file"], 0)
+
+
+@leaf
+def _token_start(text: np.ndarray, end: int, start: int) -> int:
+    """Where the word that ends before `end` begins, not before `start`."""
+    while end > start and text[end - 1] != 32:
+        end -= 1
+    return end
+
+
+@leaf
+def _read_value(text: np.ndarray, at: int) -> int:
+    """The number of a word `0x…` or `0`; 0 for `(nil)`, -1 for another."""
+    if text[at] == 48 and text[at + 1] == 120:
+        return read_number(text, at + 2, 16)[0]
+    if text[at] == 48:
+        return read_number(text, at, 10)[0]
+    return 0 if text[at] == 40 and text[at + 1] == 110 and text[at + 2] == 105 and text[at + 3] == 108 else -1
+
+
+@leaf
+def _digest(text: np.ndarray, start: int, end: int) -> int:
+    """63 bits that tell callers apart: two multiplicative hashes of 32 bits, in products that fit 63."""
+    low, high = 0x811C9DC5, 0x1000193
+    for at in range(start, end):
+        low = ((low ^ text[at]) * 0x1000193) & 0xFFFFFFFF
+        product = (high ^ text[at]) * 0x5BD1E995
+        high = (product ^ (product >> 29)) & 0xFFFFFFFF
+    return (low << 31) ^ high
+
+
+@leaf
+def _site_number(
+    text: np.ndarray,
+    start: int,
+    end: int,
+    callers: np.ndarray,
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    state: np.ndarray,
+) -> int:
+    """The site of the caller written there; a new one is put into the table and into `callers`, in place."""
+    if end <= start:
+        return NO_SITE
+    key = _digest(text, start, end)
+    slot = find_slot(key, keys, numbers)
+    if numbers[slot] < 0:
+        keys[slot], numbers[slot] = key, state[_AT_SITES]
+        callers[state[_AT_NEW_SITES]] = start, end
+        state[_AT_SITES] += 1
+        state[_AT_NEW_SITES] += 1
+    return numbers[slot]
+
+
+@entry
+def _parse_lines(
+    text: np.ndarray,
+    position: int,
+    lenient: bool,
+    op: np.ndarray,
+    key: np.ndarray,
+    size: np.ndarray,
+    site: np.ndarray,
+    callers: np.ndarray,
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    state: np.ndarray,
+) -> tuple[int, int]:
+    """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
+
+    A line is understood from its end, because the caller at its beginning may hold anything.
+    """
+    row = state[_AT_CALLS]
+    while position < text.shape[0]:
+        if 2 * state[_AT_SITES] >= keys.shape[0]:
+            state[_AT_CALLS] = row
+            return _FULL, position
+        newline = line_end(text, position)
+        end = newline
+        while end > position and (text[end - 1] == 32 or text[end - 1] == 13):
+            end -= 1
+        last = _token_start(text, end, position)
+        second = _token_start(text, max(last - 1, position), position)
+        third = _token_start(text, max(second - 1, position), position)
+        code, address, asked, sign_at = 255, 0, 0, second
+        if end == position or (text[position] == 61 and text[position + 1] == 32):
+            position = newline + 1
+            continue
+        if last - second == 2 and (text[second] == 45 or text[second] == 60):
+            code = _FREE if text[second] == 45 else MOVE
+            address = _read_value(text, last)
+        elif second - third == 2:
+            sign, sign_at = text[third], third
+            address, asked = _read_value(text, second), _read_value(text, last)
+            if sign == 43:
+                code = _MALLOC
+            elif sign == 62:
+                code = _REALLOC
+            elif sign == 33:
+                code, address = _MALLOC, 0
+        told = sign_at > position and text[position] == 64 and text[position + 1] == 32
+        if code == 255 or address < 0 or (asked < 0 and address != 0) or (sign_at > position and not told):
+            if not lenient:
+                return _UNKNOWN, position
+            state[_AT_UNKNOWN] += 1
+        elif asked > MAX_SIZE and address != 0:
+            return _TOO_LARGE, position
+        elif address == 0:
+            state[_AT_FAILED] += code != _FREE
+        else:
+            op[row], key[row], size[row] = code, address, asked
+            site[row] = NO_SITE
+            if told and code <= _REALLOC:
+                site[row] = _site_number(text, position + 2, sign_at - 1, callers, keys, numbers, state)
+            row += 1
+        position = newline + 1
+    state[_AT_CALLS] = row
+    return _OK, position

@@ -1,0 +1,145 @@
+"""The traces of the CS:APP malloc lab: a header of four numbers, then a line for each request; plain, gzip or zstd.
+
+    20000           a suggested heap size (or, in the newer style, the weight)
+    3               how many ids there are
+    8               how many requests follow
+    1               the weight (or, in the newer style, whether ranges are ignored)
+    a 0 512         malloc: id and bytes
+    r 0 640         realloc, or malloc of an id that is not live
+    f 0             free; an id below 0 is a null pointer
+
+Both styles have the number of requests in the same place, and nothing else of the header matters here. Not in the file:
+times, threads, which allocator it was.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from replay.calls import MOVE, NO_PARTNER, Calls
+from replay.compiled import entry
+from replay.errors import TraceError
+from replay.limits import MAX_SIZE
+from replay.lines import Piece, line_end, plain_head, read_number, read_pieces, size_out_of_range, unknown_line
+from replay.logs import Findings, LogTrace
+from replay.trace import Domain, Op
+
+SUFFIXES = (".rep",)
+_HEADER = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+([0-9]+)\s+[0-9]+[^\S\n]*\n")
+_REQUEST = re.compile(rb"\s*([arf] -?[0-9]|$)")
+_NO_HEADER = "line 1: here must stand a header of four numbers: heap size, ids, requests, weight"
+_SHORTEST_LINE = len("f 0\n")
+_MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
+_OK, _UNKNOWN, _TOO_LARGE = range(3)
+_AT_CALLS, _AT_REQUESTS, _AT_UNKNOWN = range(3)
+
+
+def sniff(head: bytes) -> bool:
+    head = plain_head(head)
+    header = _HEADER.match(head)
+    return header is not None and _REQUEST.match(head, header.end()) is not None
+
+
+def open_trace(path: Path) -> LogTrace:
+    """The events are read and validated by `batches`."""
+    return LogTrace(path, "rep", partial(_read, lenient=False), addresses=False)
+
+
+def open_lenient(path: Path) -> LogTrace:
+    """The same; lines that are not understood are left out and counted."""
+    return LogTrace(path, "rep", partial(_read, lenient=True), addresses=False)
+
+
+def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    promised, requests, position = None, 0, 0
+    for piece in read_pieces(path):
+        if promised is None:
+            promised, position = _read_header(path, piece)
+        calls, met, unknown = _parse(path, piece, position, lenient)
+        findings.counted["dropped lines"] += unknown
+        requests, position = requests + met, 0
+        yield calls
+    if promised is None:
+        raise TraceError(_NO_HEADER, path=path)
+    if requests != promised and not lenient:
+        what = f"the header promises {promised} requests, but {requests} follow; is the file whole?"
+        raise TraceError(what, path=path)
+
+
+def _read_header(path: Path, piece: Piece) -> tuple[int, int]:
+    """The number of requests, and where they begin."""
+    header = _HEADER.match(piece.text.tobytes())
+    if header is None:
+        raise TraceError(_NO_HEADER, path=path)
+    return int(header[1]), header.end()
+
+
+def _parse(path: Path, piece: Piece, position: int, lenient: bool) -> tuple[Calls, int, int]:
+    """The calls of a piece, the number of requests in it, and of lines that were not understood."""
+    most = 2 * (piece.text.shape[0] // _SHORTEST_LINE + 1)
+    op, key, size, partner = np.empty(most, np.uint8), *(np.empty(most, np.int64) for _ in range(3))
+    state = np.zeros(3, np.int64)
+    status, position = _parse_lines(piece.text, position, lenient, op, key, size, partner, state)
+    if status == _UNKNOWN:
+        raise unknown_line(path, piece, position, "a malloc lab trace")
+    if status == _TOO_LARGE:
+        raise size_out_of_range(path, piece, position)
+    rows, requests, unknown = state.tolist()
+    domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
+    calls = Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, partner=partner[:rows])
+    return calls, requests, unknown
+
+
+@entry
+def _parse_lines(
+    text: np.ndarray,
+    position: int,
+    lenient: bool,
+    op: np.ndarray,
+    key: np.ndarray,
+    size: np.ndarray,
+    partner: np.ndarray,
+    state: np.ndarray,
+) -> tuple[int, int]:
+    """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
+
+    A realloc becomes two calls of one key: the block leaves it and comes back.
+    """
+    row = 0
+    while position < text.shape[0]:
+        newline = line_end(text, position)
+        sign, number, asked, at = text[position], 0, 0, position
+        if newline - position > 2 and text[position + 1] == 32:
+            null = text[position + 2] == 45
+            number, at = read_number(text, position + (3 if null else 2), 10)
+            if null and number >= 0:
+                number = -2
+        if at > position and sign != 102:
+            asked, at = read_number(text, at, 10)
+        sign_known = sign == 97 or sign == 114 or sign == 102
+        if sign <= 32 and newline - position <= 1:
+            position = newline + 1
+            continue
+        if not sign_known or at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
+            if not lenient:
+                return _UNKNOWN, position
+            state[_AT_UNKNOWN] += 1
+        elif asked > MAX_SIZE:
+            return _TOO_LARGE, position
+        else:
+            state[_AT_REQUESTS] += 1
+            if sign == 114:
+                op[row], key[row], size[row], partner[row] = MOVE, number, 0, NO_PARTNER
+                row += 1
+            if number >= 0:
+                op[row] = _FREE if sign == 102 else _REALLOC if sign == 114 else _MALLOC
+                key[row], size[row] = number, asked
+                partner[row] = row - 1 if sign == 114 else NO_PARTNER
+                row += 1
+        position = newline + 1
+    state[_AT_CALLS] = row
+    return _OK, position

@@ -1,0 +1,192 @@
+"""The replay log of LLNL Umpire: a JSON object a line; plain, gzip or zstd. Two layouts are in the wild.
+
+2022 and newer   `category`, `name`, `numeric_args`, `string_args`, `tags`, `timestamp`
+older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that gives something stands there twice,
+                 first without its result
+
+allocate         `allocator_ref`, `size`, `pointer` (older: `memory_ptr`)
+deallocate       `allocator_ref`, `pointer` (older: `memory_ptr`)
+reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it
+make_…           tells an allocator's name; other operations move no block
+
+A block is known by its allocator and its address, and its call site is the allocator's name: device memory is played as
+if it were the host's. Not in the log: threads, domains.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.calls import MOVE, NO_PARTNER, Calls
+from replay.limits import MAX_SIZE
+from replay.lines import plain_head, read_pieces, unknown_line
+from replay.logs import Findings, LogTrace
+from replay.trace import Domain, Op, Site
+
+SUFFIXES = (".replay",)
+_FIRST_OBJECT = re.compile(
+    rb'^\s*\{(?=[^\n]*"timestamp"\s*:)[^\n]*("kind"\s*:\s*"replay"|"category"\s*:\s*")', re.MULTILINE
+)
+_MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
+_ADDRESS_BITS = 48
+"""Of user addresses on x86-64, ARM and POWER; above them a key holds the allocator's number."""
+
+
+def sniff(head: bytes) -> bool:
+    return _FIRST_OBJECT.search(plain_head(head)) is not None
+
+
+def open_trace(path: Path) -> LogTrace:
+    """The events are read and validated by `batches`."""
+    return LogTrace(path, "umpire", partial(_read, lenient=False), addresses=False)
+
+
+def open_lenient(path: Path) -> LogTrace:
+    """The same; lines that are not understood are left out and counted."""
+    return LogTrace(path, "umpire", partial(_read, lenient=True), addresses=False)
+
+
+def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+    findings.origin |= {"assumed thread": "0", "assumed domain": "libc"}
+    log = _Log(findings)
+    for piece in read_pieces(path):
+        position = 0
+        for text in piece.text.tobytes().splitlines(keepends=True):
+            try:
+                if text.strip():
+                    log.meet(text)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                if not lenient:
+                    raise unknown_line(path, piece, position, "an Umpire replay log") from None
+                findings.counted["dropped lines"] += 1
+            position += len(text)
+        yield log.take_calls()
+
+
+class _Call(NamedTuple):
+    """A row of `Calls`."""
+
+    op: int
+    key: int
+    size: int
+    time_ns: int
+    site: int
+    partner: int = NO_PARTNER
+
+
+class _Log:
+    """Understands the log object by object."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._allocators: dict[str, int] = {}
+        self._calls: list[_Call] = []
+        self._moving: tuple[int, int] | None = None
+        self._now_ns = 0
+
+    def meet(self, text: bytes) -> None:
+        """Takes in one line; raises what a wrong one gives rise to."""
+        record = json.loads(text)
+        self._now_ns = max(self._now_ns, int(record["timestamp"]))
+        if "category" in record:
+            if record["category"] == "operation":
+                self._operate(record["name"], record)
+        elif record["kind"] == "replay":
+            self._operate_older(record["event"], record.get("payload"), record.get("result"))
+
+    def take_calls(self) -> Calls:
+        """What was met since the last time."""
+        rows, self._calls = self._calls, []
+        columns = np.array(rows, np.int64).reshape(-1, len(_Call._fields)).T
+        op, key, size, time_ns, site, partner = (column.copy() for column in columns)
+        domain, thread = np.full(len(rows), int(Domain.LIBC), np.uint8), np.zeros(len(rows), np.uint32)
+        return Calls(
+            op.astype(np.uint8), key.view(np.uint64), size, domain, thread, time_ns, site.astype(np.uint32), partner
+        )
+
+    def _operate(self, name: str, record: dict[str, dict[str, str]]) -> None:
+        texts = record.get("string_args", {})
+        if name in ("make_memory_resource", "make_allocator"):
+            self._name(texts["allocator_ref"], record["tags"]["allocator_name"])
+        elif name in ("allocate", "named_allocate"):
+            self._allocate(texts["allocator_ref"], texts["pointer"], record["numeric_args"]["size"])
+        elif name == "deallocate":
+            self._deallocate(texts["allocator_ref"], texts["pointer"])
+        elif name == "reallocate" and "new_ptr" in texts:
+            self._end_move(texts["allocator_ref"], texts["new_ptr"])
+        elif name == "reallocate":
+            self._moving = (
+                self._key(texts["allocator_ref"], texts["current_ptr"]),
+                _size(record["numeric_args"]["size"]),
+            )
+
+    def _operate_older(self, event: str, payload: dict[str, str], result: str | dict[str, str] | None) -> None:
+        if event == "makeMemoryResource" and isinstance(result, str):
+            self._name(result, payload["name"])
+        elif event == "makeAllocator" and isinstance(result, dict):
+            self._name(result["allocator_ref"], payload["allocator_name"])
+        elif event == "allocate" and isinstance(result, dict):
+            self._allocate(payload["allocator_ref"], result["memory_ptr"], payload["size"])
+        elif event == "deallocate":
+            self._deallocate(payload["allocator_ref"], payload["memory_ptr"])
+        elif event == "reallocate":
+            raise ValueError("how older versions wrote it is not known")
+
+    def _name(self, reference: str, name: str) -> None:
+        """An allocator is made: a later one may take an older one's place in memory."""
+        if len(self._findings.sites) == 1 << (63 - _ADDRESS_BITS):
+            raise ValueError("more allocators than fit a key")
+        self._allocators[reference] = len(self._findings.sites)
+        self._findings.sites.append(Site(name, "", 0))
+
+    def _allocator(self, reference: str) -> int:
+        if reference not in self._allocators:  # made before the log began
+            self._name(reference, reference)
+        return self._allocators[reference]
+
+    def _key(self, reference: str, pointer: str) -> int:
+        """0 for a null pointer."""
+        address = 0 if pointer == "(nil)" else int(pointer, 16)
+        if not 0 <= address < 1 << _ADDRESS_BITS:
+            raise ValueError("no address")
+        return (self._allocator(reference) << _ADDRESS_BITS | address) if address else 0
+
+    def _allocate(self, reference: str, pointer: str, size: int | str) -> None:
+        key = self._key(reference, pointer)
+        if self._moving is not None:
+            return
+        if key == 0:
+            self._findings.counted["failed calls"] += 1
+            return
+        self._calls.append(_Call(_MALLOC, key, _size(size), self._now_ns, self._allocator(reference)))
+
+    def _deallocate(self, reference: str, pointer: str) -> None:
+        key = self._key(reference, pointer)
+        if key and self._moving is None:
+            self._calls.append(_Call(_FREE, key, 0, self._now_ns, self._allocator(reference)))
+
+    def _end_move(self, reference: str, pointer: str) -> None:
+        """The second half of a realloc: of a block, of nothing, or to nothing."""
+        if self._moving is None:
+            raise ValueError("a realloc ends that did not begin")
+        (old, size), self._moving = self._moving, None
+        new, site = self._key(reference, pointer), self._allocator(reference)
+        if old and new:
+            self._calls.append(_Call(MOVE, old, 0, self._now_ns, site))
+            self._calls.append(_Call(_REALLOC, new, size, self._now_ns, site, len(self._calls) - 1))
+        elif new:
+            self._calls.append(_Call(_MALLOC, new, size, self._now_ns, site))
+        elif old:
+            self._calls.append(_Call(_FREE, old, 0, self._now_ns, site))
+
+
+def _size(value: int | str) -> int:
+    size = int(value)
+    if not 0 <= size <= MAX_SIZE:
+        raise ValueError("no size")
+    return size

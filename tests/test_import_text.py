@@ -1,0 +1,213 @@
+"""Logs of mtrace and traces of the malloc lab: exact events of small files, real logs, and what is refused."""
+
+import gzip
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from replay.errors import TraceError
+from replay.sources import open_source
+from replay.trace import NO_SITE, Op, Site
+
+MTRACE = """= Start
+@ ./a.out:(main+0x1d)[0x401156] + 0x4052a0 0x10
+@ ./a.out:[0x401166] + 0x4052c0 0x20
+@ /lib/x y.so:(foo+0x1)[0x7f] < 0x4052a0
+@ /lib/x y.so:(foo+0x1)[0x7f] > 0x4052f0 0x100
+@ ./a.out:[0x401166] - 0x4052c0
+@ ./a.out:[0x401166] - 0xdead
++ (nil) 0xffffffffffffffff
+@ ./a.out:(main+0x1d)[0x401156] + 0x4052a0 0
+@ ./a.out:[0x401177] ! 0x4052a0 0x7fffffffffffff
+- 0x4052a0
+= End
+"""
+REP = "20000\n3\n9\n1\na 0 512\na 1 128\nr 0 640\na 2 128\nf 1\nr 0 768\nf 0\nf 2\nf -1\n"
+ORIGIN = {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+
+
+def rows(trace):
+    """(op, block, size) of all events."""
+    return [
+        (Op(op).name.lower(), block, size)
+        for events in trace.batches()
+        for op, block, size in zip(events.op.tolist(), events.block.tolist(), events.size.tolist(), strict=True)
+    ]
+
+
+def written(tmp_path, text, name="log.mtrace"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def refusal(path, **options):
+    with pytest.raises(TraceError) as caught:
+        rows(open_source(path, **options))
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_an_mtrace_log_is_read_call_by_call(tmp_path):
+    trace = open_source(written(tmp_path, MTRACE))
+    (events,) = (batch for batch in trace.batches() if batch.rows)
+    assert events.op.tolist() == [Op.MALLOC, Op.MALLOC, Op.REALLOC, Op.FREE, Op.MALLOC, Op.FREE]
+    assert events.block.tolist() == [0, 1, 0, 1, 1, 1]
+    assert events.size.tolist() == [16, 32, 256, 0, 0, 0]
+    assert events.address.tolist() == [0x4052A0, 0x4052C0, 0x4052F0, 0x4052C0, 0x4052A0, 0x4052A0]
+    assert events.time_ns.tolist() == [0, 1000, 2000, 3000, 4000, 5000]
+    assert events.site.tolist() == [0, 1, 2, NO_SITE, 0, NO_SITE]
+    assert (set(events.thread.tolist()), set(events.domain.tolist())) == ({0}, {3})
+    assert trace.metadata.sites == (
+        Site("main", "./a.out", 0),
+        Site("[0x401166]", "./a.out", 0),
+        Site("foo", "/lib/x y.so", 0),
+    )
+    counted = {"dropped frees": "1", "failed calls": "2"}
+    assert trace.metadata.origin == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
+
+
+def test_a_trace_of_the_malloc_lab_is_read_request_by_request(tmp_path):
+    trace = open_source(written(tmp_path, REP, "short.rep"))
+    assert rows(trace) == [
+        ("malloc", 0, 512), ("malloc", 1, 128), ("realloc", 0, 640), ("malloc", 2, 128),
+        ("free", 1, 0), ("realloc", 0, 768), ("free", 0, 0), ("free", 2, 0),
+    ]  # fmt: skip
+    assert trace.metadata.origin == {"source": "rep", "file": "short.rep"} | ORIGIN
+
+
+def test_both_styles_of_header_are_read(tmp_path):
+    newer = written(tmp_path, "1\n1\n2\n0\na 0 16\nf 0\n", "newer")
+    assert rows(open_source(newer)) == [("malloc", 0, 16), ("free", 0, 0)]
+
+
+def test_a_realloc_of_an_id_that_is_not_live_is_a_malloc_and_a_second_free_is_dropped(tmp_path):
+    trace = open_source(written(tmp_path, "0\n1\n3\n1\nr 7 16\nf 7\nf 7\n", "t.rep"))
+    assert rows(trace) == [("malloc", 0, 16), ("free", 0, 0)]
+    assert trace.metadata.origin["born by realloc"] == "1"
+    assert trace.metadata.origin["dropped frees"] == "1"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize(("text", "events"), [(MTRACE, 6), (REP, 8)], ids=["mtrace", "rep"])
+def test_compressed_logs_are_told_and_read(tmp_path, compression, text, events):
+    path = tmp_path / "log"
+    with pa.output_stream(str(path), compression=compression) as stream:
+        stream.write(text.encode())
+    assert len(rows(open_source(path))) == events
+
+
+def test_a_compressed_log_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(gzip.compress(MTRACE.encode() * 1000)[:-500])
+    assert "is no whole gzip file" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("hello", "line 13: 'hello' is no line of an mtrace log; `replay import --lenient` leaves such lines out"),
+        ("@ a + 0x10", "line 13: '@ a + 0x10' is no line"),
+        ("@ a * 0x10 0x10", "line 13: '@ a * 0x10 0x10' is no line"),
+        ("a + 0x10 0x10", "line 13: 'a + 0x10 0x10' is no line"),
+        ("@ a + 0x1g 0x10", "line 13: '@ a + 0x1g 0x10' is no line"),
+        ("@ a + 0x10 0x800000000001", "line 13: the size is out of range; a block has 0 to 2^47 bytes"),
+    ],
+)
+def test_a_broken_mtrace_line_is_refused_with_its_number(tmp_path, line, message):
+    assert refusal(written(tmp_path, f"{MTRACE}{line}\n")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x 1 2", "line 14: 'x 1 2' is no line of a malloc lab trace"),
+        ("a 1", "line 14: 'a 1' is no line"),
+        ("a -1 5", "line 14: 'a -1 5' is no line"),
+        ("a 1 5 7", "line 14: 'a 1 5 7' is no line"),
+        ("f", "line 14: 'f' is no line"),
+        ("a 1 140737488355329", "line 14: the size is out of range"),
+        ("f 1", "the header promises 9 requests, but 10 follow; is the file whole?"),
+    ],
+)
+def test_a_broken_request_is_refused_with_its_line(tmp_path, line, message):
+    assert refusal(written(tmp_path, f"{REP}{line}\n", "t.rep")).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["", "20000\n3\n", "a 0 512\n"])
+def test_a_malloc_lab_trace_without_its_header_is_refused(tmp_path, text):
+    assert "line 1: here must stand a header" in refusal(written(tmp_path, text, "t.rep"))
+
+
+def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
+    noisy = MTRACE.replace("= End\n", "oops\n\n@ b + 0x99\n= End\n")
+    trace = open_source(written(tmp_path, noisy), lenient=True)
+    assert len(rows(trace)) == 6
+    assert trace.metadata.origin["dropped lines"] == "2"
+    trace = open_source(written(tmp_path, REP.replace("f 1\n", "g 1\n"), "t.rep"), lenient=True)
+    assert ("free", 1, 0) not in rows(trace)
+    assert trace.metadata.origin["dropped lines"] == "1"
+
+
+def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
+    lines = [
+        f"@ a:(f{n % 700}+0x1)[0x1] + {64 * n + 64:#x} {n:#x}\n@ b < {64 * n + 64:#x}\n@ b > 0x{n:x}8 0x5"
+        for n in range(3000)
+    ]
+    path = written(tmp_path, "\n".join(lines))
+    trace = open_source(path)
+    whole, sites = rows(trace), trace.metadata.sites
+    assert len(whole) == 6000
+    assert len(sites) == 701
+    monkeypatch.setattr("replay.lines._PIECE_BYTES", 1000)
+    trace = open_source(path)
+    assert rows(trace) == whole
+    assert trace.metadata.sites == sites
+    path.write_text("\n".join(lines) + "\nx")
+    assert "line 9001: 'x' is no line" in refusal(path)
+
+
+PROGRAM = """
+#include <mcheck.h>
+#include <stdlib.h>
+int main(void) {
+    void *early = malloc(10);
+    mtrace();
+    void *a = malloc(100), *b = calloc(3, 7);
+    a = realloc(a, 5000);
+    free(early);
+    free(b);
+    void *c = realloc(NULL, 40);
+    free(c);
+    void *d = aligned_alloc(64, 128);
+    free(a);
+    muntrace();
+    return d == NULL;
+}
+"""
+
+
+def test_a_real_log_holds_what_the_program_did(tmp_path):
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no gcc to build a program with")
+    (tmp_path / "program.c").write_text(PROGRAM)
+    built = subprocess.run(
+        [compiler, "-O0", "program.c", "-o", "program"], cwd=tmp_path, capture_output=True, check=False
+    )
+    if built.returncode:
+        pytest.skip("gcc builds no program that calls mtrace()")
+    environment = {**os.environ, "MALLOC_TRACE": "log", "LD_PRELOAD": "libc_malloc_debug.so.0"}
+    subprocess.run([tmp_path / "program"], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    if not Path(tmp_path / "log").exists():
+        pytest.skip("this C library writes no mtrace log")
+    trace = open_source(tmp_path / "log")
+    assert rows(trace) == [
+        ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),
+        ("malloc", 1, 40), ("free", 1, 0), ("malloc", 1, 128), ("free", 0, 0),
+    ]  # fmt: skip
+    assert trace.metadata.origin["dropped frees"] == "1"
