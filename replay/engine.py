@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.allocators import end_thread, kernel, trim
+from replay.allocators import adopt, end_thread, kernel, trim
 from replay.allocators.registry import find_model, foreign_sources, is_compiled
 from replay.allocators.stack import (
     ARENA_MAPPED,
@@ -85,9 +85,14 @@ def end_libc_thread(stack, thread):  # type: ignore[no-untyped-def]
     end_thread(stack.libc, stack)
 
 
+def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
+    """A block that is older than the trace is freed."""
+    adopt(stack.small, stack, address, size)
+
+
 @cache
-def compiled_libc(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> Callable[..., Any]:
-    """One of the two above for these models."""
+def compiled_call(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> Callable[..., Any]:
+    """One of those above for these models."""
     return entry(call, foreign_sources(list(models))) if all(map(is_compiled, models)) else call
 
 
@@ -153,7 +158,7 @@ class Player:
     def trim(self, row: int) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace."""
         self.tally.row, resume = row, 0
-        trim_some = compiled_libc(trim_libc, (self.libc_model, self.small_model))
+        trim_some = self._compiled(trim_libc)
         while True:
             resume = trim_some(self.stack, resume)
             self._settle_between_events()
@@ -165,8 +170,21 @@ class Player:
         self.tally.row = row
         number = int(self._threads.number(np.array([thread], np.uint32))[0])
         self._make_room_for_threads()
-        compiled_libc(end_libc_thread, (self.libc_model, self.small_model))(self.stack, number)
+        self._compiled(end_libc_thread)(self.stack, number)
         self._settle_between_events()
+
+    def adopt(self, address: int, size: int, row: int) -> None:
+        """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
+        self.tally.row = row
+        self._compiled(adopt_small)(self.stack, address, size)
+        self._settle_between_events()
+
+    def give(self, places: np.ndarray) -> None:
+        """The next arenas lie at these places (int64), above `kernel.mmap_base`."""
+        self.stack = self.stack._replace(kernel=kernel.with_given(self.stack.kernel, places))  # type: ignore[arg-type]
+
+    def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        return compiled_call(call, (self.libc_model, self.small_model))
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""

@@ -22,6 +22,7 @@ and where they differ from the defaults of this file
     switch_thread(state, stack, thread)   libc role: what follows is another thread's; numbers are dense
     end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
     with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
+    adopt(state, stack, address, size)  small role: a block that is older than the trace is freed
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
@@ -56,8 +57,8 @@ from replay.allocators.stack import MARGIN, Stack
 from replay.compiled import INLINED_OPTIONS, leaf
 
 __all__ = [
-    "MARGIN", "Stack", "address", "block_size", "calloc", "end_thread", "expect", "fill", "free", "malloc", "realloc",
-    "switch_thread", "trim",
+    "MARGIN", "Stack", "address", "adopt", "block_size", "calloc", "end_thread", "expect", "fill", "free", "malloc",
+    "realloc", "switch_thread", "trim",
 ]  # fmt: skip
 
 
@@ -107,6 +108,11 @@ def default_switch_thread(state, stack, thread):
 @leaf
 def default_end_thread(state, stack):
     """All threads are one."""
+
+
+@leaf
+def default_adopt(state, stack, address, size):
+    """Nothing that this model knows of."""
 
 
 def malloc(state, stack, size):
@@ -162,6 +168,17 @@ def switch_thread(state, stack, thread):
 def end_thread(state, stack):
     """The thread whose events they were has ended."""
     _function(type(state), "end_thread")(state, stack)
+
+
+def adopt(state, stack, address, size):
+    """A block that was born before the trace is freed, in a pool for `size` bytes."""
+    _function(type(state), "adopt")(state, stack, address, size)
+
+
+@overload(adopt, jit_options=INLINED_OPTIONS)
+def _adopt(state, stack, address, size):
+    function = _function(state.instance_class, "adopt")
+    return lambda state, stack, address, size: function(state, stack, address, size)
 
 
 @overload(switch_thread, jit_options=INLINED_OPTIONS)

@@ -8,6 +8,7 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
                 stretch the highest aligned place is taken. For a mapping *of* huge pages one page less will do.
     heap        grows upwards from `brk_base`.
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
+    given       places of arenas as a recording saw them: above `mmap_base`, where nothing else is kept account of
     reserve     addresses that are taken but may not be touched (PROT_NONE), until mprotect lets the program at them;
                 until then they are no mapped memory
 
@@ -81,25 +82,33 @@ class Config(BaseModel):
 
 SPACE = record(
     "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom",
-    "reserved_bytes",
+    "reserved_bytes", "given",
 )  # fmt: skip
 REGION = record("start", "end")
 
 
 @by_reference
 class State(NamedTuple):
-    """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages."""
+    """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages; given places, of
+    which `space.given` were taken."""
 
     space: np.ndarray
     regions: np.ndarray
     mmap_pages: np.ndarray
     heap_pages: np.ndarray
+    given: np.ndarray
 
 
 def new_state(config: Config) -> State:
     """An address space with nothing in it."""
     words = 4 * SLACK_BYTES // (64 * config.page_size)
-    state = State(np.zeros(1, SPACE), np.zeros(256, REGION), np.zeros(words, np.int64), np.zeros(words, np.int64))
+    state = State(
+        np.zeros(1, SPACE),
+        np.zeros(256, REGION),
+        np.zeros(words, np.int64),
+        np.zeros(words, np.int64),
+        np.zeros(0, np.int64),
+    )
     space = state.space[0]
     space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
     space.huge_page_size = config.huge_page_size
@@ -268,6 +277,17 @@ def mmap(stack, length):
 
 
 @cold
+def mmap_arena(stack, length):
+    """The same, but where the next given place is, as long as there is one."""
+    state = stack.kernel
+    space = state.space[0]
+    if space.given == state.given.shape[0]:
+        return mmap(stack, length)
+    space.given += 1
+    return _count_mmap(stack, state.given[space.given - 1], length)
+
+
+@cold
 def mmap_huge_pages(stack, length):
     """The same for memory made of huge pages (MAP_HUGETLB): at their alignment, in a hole with room for that."""
     state = stack.kernel
@@ -366,7 +386,10 @@ def munmap(stack, start, length):
     """Gives [start, start + length) back; all of it must be mapped, in one region."""
     space, tally = stack.kernel.space[0], stack.tally[0]
     end = start + ((length + space.page_size - 1) & -space.page_size)
-    _cut_out(stack, start, end)
+    if start < space.mmap_base:
+        _cut_out(stack, start, end)
+    else:
+        tally.mapped_bytes -= end - start
     tally.munmap += 1
     tally.munmap_bytes += end - start
     log(stack, MUNMAP, start, end - start)
@@ -455,6 +478,12 @@ def brk(stack, new_brk):
     tally.brk += 1
     tally.brk_bytes += abs(new_brk - old_brk)
     log(stack, BRK, new_brk, new_brk - old_brk)
+
+
+def with_given(state: State, places: np.ndarray) -> State:
+    """The same address space, in which the next arenas lie at these places (int64), above `mmap_base` all of them."""
+    assert not places.size or places.min() >= state.space[0].mmap_base
+    return state._replace(given=places)
 
 
 def has_room(state: State, length: int) -> bool:

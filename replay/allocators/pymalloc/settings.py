@@ -1,0 +1,73 @@
+"""What pymalloc's versions and builds differ in, and what no build can be."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from replay.allocators.pymalloc.arenas import NO_LINK
+from replay.units import Size
+
+ARENA_BYTES_MAX = 64 << 20
+"""Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""
+HUGE_PAGE_BYTES = 2 << 20
+"""Of x86-64."""
+
+
+class Config(BaseModel):
+    """CPython's pymalloc."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["pymalloc"] = "pymalloc"
+    alignment: Size = 16
+    arena_size: Size = 1 << 20
+    pool_size: Size = 16 << 10
+    small_threshold: Size = Field(512, description="Larger requests, and those of 0 bytes, go to libc.")
+    pool_header: Size = 48
+    release: Literal["immediate", "keep-last"] = Field("keep-last", description="When a free arena is unmapped.")
+    radix_tree: bool = True
+    address_bits: int = Field(64, description="Address bits that the radix tree distinguishes: 48 in 3.10, then 64.")
+    huge_pages: bool = Field(False, description="Arenas are huge pages: resident as a whole when first touched.")
+    word_size: Literal[4, 8] = 8
+
+    @property
+    def pool_overhead(self) -> int:
+        """Where a pool's first block starts: the header, rounded up to `alignment`."""
+        return -(-self.pool_header // self.alignment) * self.alignment
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if self.alignment < self.word_size or self.alignment & (self.alignment - 1):
+            raise ValueError(f"alignment: {self.alignment} is no power of two of at least {self.word_size}")
+        if self.pool_size < 256 or self.pool_size & (self.pool_size - 1):
+            raise ValueError(f"pool_size: {self.pool_size} is no power of two of at least 256")
+        if self.arena_size > ARENA_BYTES_MAX:
+            raise ValueError(
+                f"arena_size: {self.arena_size} is more than {ARENA_BYTES_MAX}, the largest that is modelled"
+            )
+        if self.huge_pages and self.arena_size % HUGE_PAGE_BYTES:
+            raise ValueError(f"arena_size: {self.arena_size} is no whole number of huge pages, {HUGE_PAGE_BYTES}")
+        if self.arena_size % self.pool_size:
+            raise ValueError(f"arena_size: {self.arena_size} is not a multiple of pool_size, {self.pool_size}")
+        if self.arena_size < 4 * self.pool_size:
+            raise ValueError(f"arena_size: {self.arena_size} is less than four pools of {self.pool_size}")
+        if self.radix_tree and self.arena_size & (self.arena_size - 1):
+            raise ValueError(f"arena_size: {self.arena_size} is no power of two, which a radix tree needs")
+        if self.small_threshold < self.alignment or self.small_threshold % self.alignment:
+            raise ValueError(
+                f"small_threshold: {self.small_threshold} is not a multiple of alignment, {self.alignment}"
+            )
+        header = 4 * self.word_size + 4 * 4  # struct pool_header: four pointers, four unsigned ints
+        if self.pool_header < header:
+            raise ValueError(f"pool_header: {self.pool_header} is less than the {header} of struct pool_header")
+        blocks = (self.pool_size - self.pool_overhead) // self.small_threshold
+        if blocks < 2:
+            raise ValueError(
+                f"small_threshold: a pool of {self.pool_size} bytes holds fewer than two blocks of "
+                f"{self.small_threshold}"
+            )
+        if (self.pool_size - self.pool_overhead) // self.alignment >= NO_LINK:
+            raise ValueError(f"pool_size: a pool of {self.pool_size} bytes holds more than {NO_LINK - 1} blocks")
+        if self.address_bits not in (48, 64):
+            raise ValueError(f"address_bits: {self.address_bits} is neither 48 nor 64")
+        return self
