@@ -1,0 +1,251 @@
+"""Plays a recording that was started clean, and holds the model against what really happened.
+
+A clean start fills every pool beforehand, so that pymalloc behaves as if it were new. What the model cannot know is taken
+from the recording: where the kernel put each new arena, and which blocks were freed that are older than the recording.
+Such a block lies in a pool that was full, and the pool's size class shows when one of its blocks is handed out again;
+if none ever is, the free changed nothing that anybody saw.
+
+Compared are the addresses of pymalloc's blocks, and arenas mapped and unmapped: which one, and between which calls.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED
+from replay.clock import Slice
+from replay.config import StackConfig, load_config
+from replay.engine import Player
+from replay.errors import ReplayError
+from replay.trace import CLEAN_START, START, Domain, Events, Op, Trace
+
+LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
+"""The model's own heap and mappings lie below everything that a process of Linux has."""
+_SMALL = (Domain.MEM, Domain.OBJ)
+
+
+@dataclass(frozen=True)
+class RecordingAgreement:
+    """How far the model and what was recorded agree."""
+
+    preset: str
+    events: int
+    addresses_compared: int
+    addresses_equal: int
+    arena_events_compared: int
+    """The longer of the two lists."""
+    arena_events_equal: int
+    """Before the first that differs."""
+    releases: int
+    """Arenas unmapped, in the recording."""
+    older_frees: int
+    """Of blocks born before the recording, that were played."""
+    older_frees_unseen: int
+    """The same whose place was never handed out again, or is none of pymalloc's."""
+    seconds: float
+    difference: str | None
+    """The first address that differs, in words."""
+    arena_difference: str | None
+
+    @property
+    def exact(self) -> bool:
+        return self.difference is None and self.arena_difference is None
+
+
+@dataclass(frozen=True)
+class ArenaMoment:
+    """An arena was mapped or unmapped, behind so many calls for blocks of pymalloc's."""
+
+    mapped: bool
+    address: int
+    calls: int
+
+    def agrees(self, model: "ArenaMoment") -> bool:
+        """Whether the model has the same; a recording has the call that unmaps in front, unless that was a realloc."""
+        late = self.calls - model.calls
+        same = (self.mapped, self.address) == (model.mapped, model.address)
+        return same and (late == 0 or (late == 1 and not self.mapped))
+
+    def __str__(self) -> str:
+        return f"arena {self.address:#x} {'mapped' if self.mapped else 'unmapped'} behind call {self.calls}"
+
+
+def is_recording(trace: Trace) -> bool:
+    """Whether the trace tells how its recording began."""
+    return START in trace.metadata.origin
+
+
+def verify_recording(trace: Trace) -> RecordingAgreement:
+    """Compares a recording with the model of the interpreter that it is of."""
+    start = time.perf_counter()
+    if trace.metadata.origin[START] != CLEAN_START:
+        raise ReplayError("the recording did not start clean, so nothing can be predicted; record it with --clean")
+    preset = _preset(trace)
+    config = load_config(preset, LOW_ADDRESSES)
+    seen = _look_through(trace, config)
+    play = _Play(config, seen)
+    for events in trace.batches():
+        play.play(events)
+    agreeing = _agreeing(seen.arenas, play.arenas)
+    return RecordingAgreement(
+        preset=preset,
+        events=play.rows,
+        addresses_compared=play.compared,
+        addresses_equal=play.equal,
+        arena_events_compared=max(len(seen.arenas), len(play.arenas)),
+        arena_events_equal=agreeing,
+        releases=sum(not moment.mapped for moment in seen.arenas),
+        older_frees=play.older_frees,
+        older_frees_unseen=play.older_frees_unseen,
+        seconds=time.perf_counter() - start,
+        difference=play.difference,
+        arena_difference=_tell_arenas(seen.arenas, play.arenas, agreeing),
+    )
+
+
+def _preset(trace: Trace) -> str:
+    name, _, version = trace.metadata.origin.get("interpreter", "").partition(" ")
+    if name != "cpython":
+        raise ReplayError(f"the recording is of {name or 'an unknown interpreter'}; there are models of CPython only")
+    return f"cpython-{'.'.join(version.split('.')[:2])}"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a recording tells the model beforehand, and what it will be held against."""
+
+    places: np.ndarray
+    """Addresses of the arenas, in order."""
+    arenas: list[ArenaMoment]
+    pools: np.ndarray
+    """Addresses of pools with blocks older than the recording that were freed, rising."""
+    classes: np.ndarray
+    """Bytes of their blocks, 0 where that never shows."""
+
+
+def _look_through(trace: Trace, config: StackConfig) -> _Seen:
+    """Reads the recording twice: arenas and older blocks, then what the pools of those are for."""
+    assert config.pymalloc is not None
+    pool_bytes, arena_bytes = config.pymalloc.pool_size, config.pymalloc.arena_size
+    alignment, threshold = config.pymalloc.alignment, config.pymalloc.small_threshold
+    arenas: list[ArenaMoment] = []
+    pools, mapped, calls = np.zeros(0, np.int64), set(), 0
+    for events in trace.batches():
+        if events.address is None:
+            raise ReplayError("the recording has no addresses to compare with; record it without --no-addresses")
+        address = events.address.view(np.int64)
+        before = calls + np.cumsum(_is_call(events))
+        is_arena = ((events.op == Op.ARENA_MAPPED) | (events.op == Op.ARENA_UNMAPPED)) & (events.size == arena_bytes)
+        for row in np.flatnonzero(is_arena).tolist():
+            place, begins = int(address[row]), bool(events.op[row] == Op.ARENA_MAPPED)
+            if begins or place in mapped:
+                arenas.append(ArenaMoment(begins, place, int(before[row])))
+            mapped ^= {place} if begins or place in mapped else set()
+        calls = int(before[-1]) if events.rows else calls
+        older = address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)]
+        pools = np.union1d(pools, older & -pool_bytes)
+    classes = np.zeros(pools.shape[0], np.int64)
+    for events in trace.batches():
+        assert events.address is not None
+        pool = events.address.view(np.int64) & -pool_bytes
+        fits = (events.op <= Op.CALLOC) & np.isin(events.domain, _SMALL) & (events.size > 0) & (events.size <= threshold)
+        rows = np.flatnonzero(fits & np.isin(pool, pools))[::-1]  # of several, the first counts
+        found = np.searchsorted(pools, pool[rows])
+        fresh = (events.size[rows] + alignment - 1) & -alignment
+        known = classes.copy()
+        classes[found] = fresh
+        classes[known > 0] = known[known > 0]
+    places = np.array([moment.address for moment in arenas if moment.mapped], np.int64)
+    return _Seen(places, arenas, pools, classes)
+
+
+def _is_call(events: Events) -> np.ndarray:
+    """Rows that change blocks of pymalloc's domains."""
+    return ((events.op <= Op.FREE) | (events.op == Op.FOREIGN_FREE)) & np.isin(events.domain, _SMALL)
+
+
+class _Play:
+    """The model at work on the batches of a recording, and what came of it."""
+
+    def __init__(self, config: StackConfig, seen: _Seen) -> None:
+        assert config.pymalloc is not None
+        self._seen, self._pool_bytes = seen, config.pymalloc.pool_size
+        self._told: list[tuple[np.ndarray, np.ndarray]] = []
+        self._logged: list[np.ndarray] = []
+        self._player = Player(config, addresses=lambda *told: self._told.append(told), log=self._logged.append)
+        self._player.give(seen.places)
+        self._places = set(seen.places.tolist())
+        self._calls = 0
+        self.arenas: list[ArenaMoment] = []
+        self.rows = self.compared = self.equal = self.older_frees = self.older_frees_unseen = 0
+        self.difference: str | None = None
+
+    def play(self, events: Events) -> None:
+        """Plays a batch, and compares."""
+        for start, end in self._stretches(events):
+            nothing = np.zeros(0, np.int64)
+            self._player.play(Slice(events, self.rows, start, end, nothing, nothing))
+            address, owner = self._told.pop()
+            self._compare(events, start, address, owner)
+        self._note_arenas(events)
+        self._calls += int(np.count_nonzero(_is_call(events)))
+        self.rows += events.rows
+
+    def _stretches(self, events: Events) -> Iterator[tuple[int, int]]:
+        """From one row to another that moves no block; the frees of older blocks between are played in passing."""
+        start = 0
+        for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
+            if stop > start:
+                yield start, stop
+            if stop < events.rows and events.op[stop] == Op.FOREIGN_FREE:
+                self._free_older(events, stop)
+            start = stop + 1
+
+    def _free_older(self, events: Events, row: int) -> None:
+        assert events.address is not None
+        address = int(events.address[row])
+        at = int(np.searchsorted(self._seen.pools, address & -self._pool_bytes))
+        found = at < self._seen.pools.shape[0] and self._seen.pools[at] == address & -self._pool_bytes
+        if found and self._seen.classes[at] and events.domain[row] in _SMALL:
+            self._player.adopt(address, int(self._seen.classes[at]), self.rows + row)
+            self.older_frees += 1
+        else:
+            self.older_frees_unseen += 1
+
+    def _compare(self, events: Events, start: int, address: np.ndarray, owner: np.ndarray) -> None:
+        assert events.address is not None
+        end = start + address.shape[0]
+        real = events.address[start:end].view(np.int64)
+        mine = (owner == 1) & (events.op[start:end] <= Op.REALLOC)
+        wrong = np.flatnonzero(mine & (real != address))
+        self.compared += int(np.count_nonzero(mine))
+        self.equal += int(np.count_nonzero(mine)) - len(wrong)
+        if len(wrong) and self.difference is None:
+            row = start + int(wrong[0])
+            what = f"{Op(int(events.op[row])).name.lower()} of {events.size[row]} bytes"
+            places = f"was at {int(events.address[row]):#x}, in the model it is at {int(address[wrong[0]]):#x}"
+            self.difference = f"row {self.rows + row}: {what} {places}"
+
+    def _note_arenas(self, events: Events) -> None:
+        """The model's arenas of this batch, without those that it made up for older blocks."""
+        before = self._calls + np.cumsum(_is_call(events)) - _is_call(events)
+        for logged in self._logged:
+            for row, kind, address, _ in logged.tolist():
+                if kind in (ARENA_MAPPED, ARENA_UNMAPPED) and address in self._places:
+                    self.arenas.append(ArenaMoment(kind == ARENA_MAPPED, address, int(before[row - self.rows])))
+        self._logged.clear()
+
+
+def _agreeing(real: list[ArenaMoment], model: list[ArenaMoment]) -> int:
+    """How many agree before the first that does not."""
+    pairs = enumerate(zip(real, model, strict=False))
+    return next((number for number, (a, b) in pairs if not a.agrees(b)), min(len(real), len(model)))
+
+
+def _tell_arenas(real: list[ArenaMoment], model: list[ArenaMoment], number: int) -> str | None:
+    if number == len(real) == len(model):
+        return None
+    a, b = (str(side[number]) if number < len(side) else "no more" for side in (real, model))
+    return f"arena event {number}: {a} in the recording, {b} in the model"
