@@ -25,7 +25,7 @@ def _home(key: int, mask: int) -> int:
 
 
 @leaf
-def _find(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
+def find_slot(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
     """The slot that holds `key`, or the free one where it would go."""
     mask = keys.shape[0] - 1
     slot = _home(key, mask)
@@ -35,7 +35,7 @@ def _find(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
 
 
 @leaf
-def _remove(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
+def remove_slot(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
     """Frees a slot in place, moving back every later key that would no longer be found."""
     mask = keys.shape[0] - 1
     hole, probe = slot, (slot + 1) & mask
@@ -48,11 +48,11 @@ def _remove(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
 
 
 @entry
-def _move(keys: np.ndarray, numbers: np.ndarray, new_keys: np.ndarray, new_numbers: np.ndarray) -> None:
+def move_slots(keys: np.ndarray, numbers: np.ndarray, new_keys: np.ndarray, new_numbers: np.ndarray) -> None:
     """Puts every live key into the new, empty table, in place."""
     for slot in range(keys.shape[0]):
         if numbers[slot] >= 0:
-            new_slot = _find(keys[slot], new_keys, new_numbers)
+            new_slot = find_slot(keys[slot], new_keys, new_numbers)
             new_keys[new_slot], new_numbers[new_slot] = keys[slot], numbers[slot]
 
 
@@ -72,7 +72,7 @@ def _number_events(
         if op[row] > _FREE:
             block[row] = 0
             continue
-        slot = _find(key[row], keys, numbers)
+        slot = find_slot(key[row], keys, numbers)
         if op[row] <= _CALLOC:
             if numbers[slot] >= 0:
                 return _LIVE, row
@@ -85,7 +85,7 @@ def _number_events(
         block[row] = numbers[slot]
         if op[row] == _FREE:
             release_number(free_numbers, counts, numbers[slot])
-            _remove(slot, keys, numbers)
+            remove_slot(slot, keys, numbers)
     return _OK, op.shape[0]
 
 
@@ -128,5 +128,5 @@ class Numbering:
     def _double(self) -> None:
         keys = np.zeros(2 * self._keys.shape[0], np.int64)
         numbers = np.full(keys.shape[0], -1, np.int64)
-        _move(self._keys, self._numbers, keys, numbers)
+        move_slots(self._keys, self._numbers, keys, numbers)
         self._keys, self._numbers = keys, numbers

@@ -187,11 +187,11 @@ def write_trace(
     with new_file(path, force=force) as temporary, ExitStack() as closing:
 
         def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
-            return closing.enter_context(pq.ParquetWriter(temporary, schema, **_writer_options(schema.names)))
+            return closing.enter_context(pq.ParquetWriter(temporary, schema, **writer_options(schema.names)))
 
         writer = None
         for events in _regroup(trace.batches()):
-            table = _to_table(events)
+            table = to_table(events)
             writer = writer or open_writer(table.schema)
             writer.write_table(table, row_group_size=GROUP_ROWS)
             rows += events.rows
@@ -199,13 +199,18 @@ def write_trace(
                 progress(rows)
         if writer is None:
             writer = open_writer(pa.schema([(name, _FILE_TYPES[name]) for name in _REQUIRED]))
-        content = {"format_version": FORMAT_VERSION, **asdict(trace.metadata)}
-        writer.add_key_value_metadata({_METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))})
+        writer.add_key_value_metadata(key_value_metadata(trace.metadata))
     return rows
 
 
-def _writer_options(names: list[str]) -> dict[str, object]:
-    """Times and addresses as differences; dictionaries for what repeats."""
+def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
+    """What a Parquet file of a trace says of it."""
+    content = {"format_version": FORMAT_VERSION, **asdict(metadata)}
+    return {_METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
+
+
+def writer_options(names: list[str]) -> dict[str, object]:
+    """How a file with these columns is written: times and addresses as differences; dictionaries for what repeats."""
     differences = [name for name in names if name in ("time_ns", "block", "address")]
     return {
         "compression": "zstd",
@@ -215,7 +220,7 @@ def _writer_options(names: list[str]) -> dict[str, object]:
     }
 
 
-def _to_table(events: Events) -> "pa.Table":
+def to_table(events: Events) -> "pa.Table":
     import pyarrow as pa
 
     columns = {}
