@@ -24,6 +24,7 @@ from replay.recorder.thrift import shifted
 from replay.sources.parquet import key_value_metadata, to_table, writer_options
 from replay.trace import Events, Metadata
 
+_SHUFFLED = ("block", "address")
 _MAGIC = b"PAR1"
 _LENGTH = struct.Struct("<Q")
 _FOOTER_LENGTH = struct.Struct("<I")
@@ -107,7 +108,7 @@ def _file_of(table: pa.Table, metadata: Metadata) -> bytes:
 
 def _encoded(table: pa.Table, key_values: dict[bytes, str | bytes]) -> bytes:
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema.names)) as writer:
+    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema.names, _SHUFFLED)) as writer:
         if table.num_rows:
             writer.write_table(table, row_group_size=table.num_rows)
         writer.add_key_value_metadata(key_values)

@@ -77,8 +77,7 @@ class _Hooks:
                 with body.when(gone):
                     body.publish(context, tap.AT_ACTIVE, 0)
                     body.publish(shared, tap.AT_DESERTED, 1)
-            waiting = body.subtract(index, body.load_shared(shared, tap.AT_TAIL))
-            body.leave_when(body.compare(waiting, "<", 1 << tap.RING_BITS))
+            body.leave_when(body.compare(self._first_taken(body, shared), ">", index))
         body.store(errno_at, 0, errno)
         body.give(1)
         return body
@@ -90,8 +89,7 @@ class _Hooks:
         context = body.near(-tap.TEXT_AT)
         shared = body.load(context, tap.AT_SHARED)
         index = body.claim(shared, tap.AT_HEAD)
-        waiting = body.subtract(index, body.load_shared(shared, tap.AT_TAIL))
-        with body.when(body.compare(waiting, ">=", 1 << tap.RING_BITS), likely=False):
+        with body.when(body.compare(self._first_taken(body, shared), "<=", index), likely=False):
             with body.when(body.compare(body.call_own(self._wait, index), "==", 0)):
                 body.give(0)
         place = body.multiply(body.both(index, (1 << tap.RING_BITS) - 1), tap.RECORD_BYTES)
@@ -103,6 +101,10 @@ class _Hooks:
         body.publish(slot, 0, body.either(body.either(lap, kind), size))
         body.give(0)
         return body
+
+    def _first_taken(self, body: Body, shared: Value) -> Value:
+        """The first record for which there is no room in the ring yet."""
+        return body.add(body.load_shared(shared, tap.AT_TAIL), 1 << tap.RING_BITS)
 
     def _now(self, body: Body, context: Value) -> Value:
         if self._counter:

@@ -53,9 +53,7 @@ class Child:
         os.set_inheritable(ring_file, True)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         arguments = [sys.executable, *command]
-        self.pid = os.posix_spawn(
-            sys.executable, arguments, environment, setsigmask=self._mask, setsigdef=_BY_PYTHON
-        )
+        self.pid = os.posix_spawn(sys.executable, arguments, environment, setsigmask=self._mask, setsigdef=_BY_PYTHON)
         threading.Thread(target=self._forward, daemon=True).start()
 
     def over(self) -> bool:

@@ -25,6 +25,9 @@ ARENA_MAPPED, ARENA_UNMAPPED, GC_START, GC_END, MARK = range(6, 11)
 
 RAW, MEM, OBJ = range(3)
 
+POOL_BYTES = 1 << 14
+"""pymalloc's pools, in every CPython that is recorded."""
+OLDEST = (3, 11)
 RECORD_BYTES = 32
 RING_BITS = 21
 """2^21 records, 64 MiB: what a program calls in a quarter of a second at most while the writer is busy elsewhere."""
@@ -42,7 +45,9 @@ SHARED_BYTES = RING_AT + (RECORD_BYTES << RING_BITS)
 AT_ACTIVE, AT_INSIDE = 0, 64
 """The wiped page: whether to record; the thread that is inside a call of the domains mem and obj."""
 POINTERS_AT, TEXT_AT = 1 << 12, 1 << 13
-AT_SHARED, AT_WRITER, AT_KILL, AT_SLEEP, AT_CLOCK, AT_ERRNO, AT_NONE, AT_INCREF = range(POINTERS_AT, POINTERS_AT + 64, 8)
+AT_SHARED, AT_WRITER, AT_KILL, AT_SLEEP, AT_CLOCK, AT_ERRNO, AT_NONE, AT_INCREF = range(
+    POINTERS_AT, POINTERS_AT + 64, 8
+)
 AT_PAUSE = POINTERS_AT + 64
 """A timespec."""
 AT_ARENAS, AT_ARENA, AT_ARENA_BYTES = range(POINTERS_AT + 80, POINTERS_AT + 104, 8)
@@ -60,7 +65,6 @@ ENTRIES = (
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
 _DONTFORK, _WIPEONFORK = 10, 18
 _METH_FASTCALL = 0x80
-_OFF_MAIN = "_replay_tap"
 
 
 class _Allocator(ctypes.Structure):
@@ -158,8 +162,9 @@ class Tap:
         for domain in (RAW, MEM, OBJ):
             self._install(domain)
         self._install_arena()
-        gc.callbacks.append(self._gc_callback)
-        for at, value in ((AT_ENDED, 0), (AT_DESERTED, 0), (AT_PROGRAM, os.getpid())):
+        if self._gc_callback not in gc.callbacks:
+            gc.callbacks.append(self._gc_callback)
+        for at, value in ((NAMES_AT, 0), (AT_ENDED, 0), (AT_DESERTED, 0), (AT_PROGRAM, os.getpid())):
             _word(self._shared + at).value = value
         self._begin(drain_pool_bytes)
 
@@ -182,7 +187,9 @@ class Tap:
             text = name.encode(errors="replace")
             end = self._names_end + 4 + len(text)
             if end + 4 > CODE_AT:
-                raise ValueError(f"no room for the mark {name!r}: the names of all marks may take {CODE_AT - NAMES_AT} bytes")
+                raise ValueError(
+                    f"no room for the mark {name!r}: the names of all marks may take {CODE_AT - NAMES_AT} bytes"
+                )
             ctypes.memmove(self._shared + self._names_end + 4, text, len(text))
             ctypes.c_uint32.from_address(self._shared + end).value = 0
             ctypes.c_uint32.from_address(self._shared + self._names_end).value = len(text) + 1
@@ -234,6 +241,24 @@ class Tap:
 
 
 tap = Tap()
+
+
+def obstacle(clean=False):
+    """Why this process cannot be recorded, in one sentence; nothing if it can."""
+    if sys.implementation.name != "cpython":
+        return f"only CPython can be recorded, and this is {sys.implementation.name}"
+    if sys.version_info < OLDEST:
+        return f"only CPython {OLDEST[0]}.{OLDEST[1]} and newer can be recorded, and this is {sys.version.split()[0]}"
+    if "t" in sys.abiflags:
+        return "a free-threaded CPython cannot be recorded: it has no pymalloc; take the build with the GIL"
+    if sys.platform != "linux" or os.uname().machine != "x86_64" or sys.maxsize < 1 << 32:
+        return "recording needs 64-bit Linux on x86-64"
+    plain = os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc") and not sys.flags.dev_mode
+    if clean and not (plain and not hasattr(sys, "gettotalrefcount")):
+        return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and take no debug build"
+    if tap.active or "_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active:
+        return "this process is being recorded already; end that recording first"
+    return None
 
 
 def enter(folder, python_path, file, writer, drain_pool_bytes):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.compiled import entry, leaf
+from replay.compiled import entry, inlined
 from replay.numbering import find_slot, move_slots, remove_slot
 from replay.processor import counter
 from replay.recorder import tap
@@ -46,7 +46,7 @@ def count_published(ring: np.ndarray, tail: int, most: int) -> int:
     return most
 
 
-@leaf
+@inlined
 def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray) -> int:
     """The row of a thread in `threads`, a new one for a new thread; -1 where there is none left."""
     if threads[tallies[_AT_THREAD], 0] == ident:
@@ -78,7 +78,7 @@ class _State(NamedTuple):
     tallies: np.ndarray
 
 
-@leaf
+@inlined
 def _put(
     events: Events, row: int, thread: int, op: int, domain: int, block: int, size: int, address: int, now_ns: int
 ) -> int:
@@ -88,7 +88,7 @@ def _put(
     return row + 1
 
 
-@leaf
+@inlined
 def _end_block(events: Events, row: int, thread: int, domain: int, address: int, now_ns: int, state: _State) -> int:
     """A free; gives the next row."""
     slot = find_slot(address, state.keys, state.numbers)
@@ -101,7 +101,7 @@ def _end_block(events: Events, row: int, thread: int, domain: int, address: int,
     return _put(events, row, thread, _FREE, domain, number, 0, 0, now_ns)
 
 
-@leaf
+@inlined
 def _begin_block(
     events: Events, row: int, thread: int, op: int, domain: int, size: int, address: int, now_ns: int, state: _State
 ) -> int:
@@ -124,7 +124,7 @@ def _begin_block(
     return _put(events, row, thread, op, domain, moved, size, address, now_ns)
 
 
-@leaf
+@inlined
 def _leave_address(thread: int, address: int, state: _State) -> None:
     """The first half of a realloc: the block keeps its number, but nobody finds it at its address."""
     slot = find_slot(address, state.keys, state.numbers)
@@ -134,7 +134,7 @@ def _leave_address(thread: int, address: int, state: _State) -> None:
         remove_slot(slot, state.keys, state.numbers)
 
 
-@leaf
+@inlined
 def _return_to_address(thread: int, address: int, state: _State) -> None:
     """A realloc that failed: the block is where it was."""
     number, state.threads[thread, 1] = state.threads[thread, 1], _NONE

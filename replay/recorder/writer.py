@@ -4,11 +4,16 @@ The program never waits for the disk, unless it is ahead by a whole ring. What i
 as it is recorded, so nothing is lost if the program dies, of whatever.
 """
 
+import platform
+import shlex
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from replay.errors import OutputError
+from replay.output import new_target
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
@@ -20,6 +25,11 @@ BATCH_SECONDS = 5.0
 _IDLE_SECONDS = 0.001
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
+
+
+def partial(path: Path) -> Path:
+    """Where a recording is until it is whole."""
+    return path.with_name(f"{path.name}.part")
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,24 @@ class Written:
 
 
 class Writer:
-    """Writes one recording to the new file `path`; `origin` is what its metadata say of how it came to be."""
+    """Writes what is recorded of `command` to the new file `path`: under the name that `partial` gives until it is whole."""
 
-    def __init__(self, ring: Ring, path: Path, origin: dict[str, str], addresses: bool) -> None:
-        self._ring, self._path, self._origin = ring, path, origin
-        self._file = GrowingFile(path, addresses)
+    def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
+        self._ring, self._path = ring, new_target(path, force=force)
+        self._origin = {
+            "interpreter": f"{sys.implementation.name} {platform.python_version()}",
+            "platform": platform.platform(),
+            "command": shlex.join(command),
+        }
+        self._partial = partial(self._path)
+        if self._partial.exists() and not force:
+            advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
+            raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
+        try:
+            self._partial.unlink(missing_ok=True)
+            self._file = GrowingFile(self._partial, addresses)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS)
         self._first_ns: int | None = None
         self._last_ns = 0
@@ -65,6 +88,7 @@ class Writer:
     def finish(self) -> Written:
         """Makes the file whole."""
         rows = self._file.finish(self._metadata())
+        self._partial.replace(self._path)
         if not self._trouble and self._ring.deserted:
             self._trouble = "the program waited in vain for the writer and went on unrecorded"
         return Written(
