@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -55,7 +56,8 @@ SURROUNDINGS = """
         sys.argv, sys.path, __name__, __file__, __main__.__dict__.get("__cached__"), sys.orig_argv, sys.flags,
         {name: value for name, value in os.environ.items() if name != "_"}, threading.active_count(), os.getcwd(),
         sys.warnoptions, sys._xoptions, "sitecustomize" in sys.modules, "numpy" in sys.modules, "numba" in sys.modules,
-        "typing" in sys.modules, "replay" in sys.modules, sorted(os.listdir("/proc/self/fd"))[:3], sys.path_importer_cache.keys() - set(sys.path) != set(),
+        "typing" in sys.modules, "replay" in sys.modules, sorted(os.listdir("/proc/self/fd")),
+        [path for path in sys.path_importer_cache if "replay-record" in path], gc.isenabled(), gc.get_threshold(),
     ]))
 """
 
@@ -83,8 +85,8 @@ def test_a_program_finds_its_surroundings_as_without_us(program, tmp_path, path)
         "import sys; print(sys.stdin.read()); print('to stderr', file=sys.stderr)",
         "import threading; t = threading.Thread(target=lambda: 1 / 0, name='mine'); t.start(); t.join(); print(2)",
         "import os\nif os.fork() == 0: os._exit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))",
-        "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import os; print(os.environ.get(\"PYTHONPATH\"))'], capture_output=True))",
-        "import multiprocessing as m\nif __name__ == '__main__':\n    with m.get_context('spawn').Pool(2) as p: print(p.map(abs, [-1, -2]))",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(sys.path)'])",
+        "import multiprocessing as m\nif __name__ == '__main__': print(m.get_context('spawn').Pool(2).map(abs, [-1]))",
         "import os; print(sorted(os.listdir('/proc/self/fd')))",
         "syntax error",
     ],
@@ -126,20 +128,21 @@ def test_signals_reach_the_program(program, tmp_path, number):
 
 def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
     path = program("""
-        import time
-        print("ready", flush=True)
+        import os, time
+        print(os.getpid(), flush=True)
         while True:
             kept = [str(index) for index in range(100)]
             time.sleep(0.001)
     """)
     recorder = subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert recorder.stdout.readline() == "ready\n"
+    process = int(recorder.stdout.readline())
     partial = tmp_path / "trace.parquet.part"
     patience_s = time.monotonic() + 20
     while partial.stat().st_size < 1000 and time.monotonic() < patience_s:
         time.sleep(0.1)
     recorder.kill()
     recorder.wait()
+    os.kill(process, signal.SIGKILL)
     code, _, told = run(path, cwd=tmp_path)
     assert code == 2
     assert "replay record --rescue trace.parquet" in told
@@ -148,7 +151,6 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
     assert "events saved; trace.parquet is whole" in out
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 1000
-    subprocess.run(["pkill", "-f", str(path)], check=False)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +181,17 @@ def test_what_is_there_is_not_overwritten(tmp_path):
 
 def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
     """The limit of a file's size stands for a full disk: the write fails likewise."""
-    limit = "ulimit -f 600; trap '' XFSZ; exec \"$@\""
-    script = "for _ in range(300): [str(i) * 9 for i in range(5000)]"
-    command = ["bash", "-c", limit, "bash", *RECORD, "-c", f"{script}\nprint('done')"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.stdout == "done\n"
-    assert "cannot be written any further" in done.stderr
-    assert "Traceback" not in done.stderr
+    script = "input()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
+    recorder = subprocess.Popen(
+        [*RECORD, "-c", script], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1
+    )  # fmt: skip
+    while not (tmp_path / "trace.parquet.part").exists():
+        time.sleep(0.05)
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+    out, told = recorder.communicate("\n", timeout=60)
+    assert (recorder.returncode, out) == (0, "done\n")
+    assert "cannot be written any further" in told
+    assert "Traceback" not in told
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 100_000
 
@@ -203,4 +209,4 @@ def test_a_clean_start_follows_the_model(tmp_path):
     run("-c", code, cwd=tmp_path, options=["--clean"])
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     addresses = np.concatenate([batch.address[batch.size == 497] for batch in batches]).astype(np.int64)
-    assert (np.diff(addresses)[:5] == 512).all()
+    assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left

@@ -60,7 +60,10 @@ def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, f
     _check(program)
     if reason := obstacle(clean):
         raise ReplayError(reason)
-    from replay.recorder.launch import Child, die_alike
+    from replay.recorder.signals import hold_signals
+
+    mask = hold_signals()  # before the imports below, which start threads
+    from replay.recorder.launch import Child
     from replay.recorder.ring import Ring, make_memory_file
     from replay.recorder.writer import Writer
 
@@ -68,13 +71,13 @@ def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, f
         file = make_memory_file()
         ring = Ring(file)
         writer = Writer(ring, output, [sys.executable, *program], addresses=addresses, force=force)
-        child = Child(program, file, POOL_BYTES if clean else 0)
+        child = Child(program, file, POOL_BYTES if clean else 0, mask)
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:
         print("replay: the program ended before it could be recorded", file=sys.stderr)
     _tell(written, output)
-    die_alike(child.exit_code)
+    child.end_alike()
 
 
 def _check(program: list[str]) -> None:

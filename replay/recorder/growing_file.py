@@ -12,6 +12,7 @@ footers of all make the one at the end, with which the whole is a plain Parquet 
 
 import io
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,7 +107,7 @@ def _file_of(table: pa.Table, metadata: Metadata) -> bytes:
     return _encoded(table, key_value_metadata(metadata))
 
 
-def _encoded(table: pa.Table, key_values: dict[bytes, str | bytes]) -> bytes:
+def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema.names, _SHUFFLED)) as writer:
         if table.num_rows:

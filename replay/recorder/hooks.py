@@ -1,12 +1,12 @@
 """The hooks: what runs at each call of a recorded program's allocators. `replay.recorder.tap` lays out what they see.
 
-Each claims a record in the ring, fills it, and publishes it by storing its last word; where the ring is full it waits for
-the writer. The order of records is right across threads: a free is claimed before it happens and a malloc after, so
+Each claims a record in the ring, fills it, and publishes it by storing its last word; where the ring is full it waits
+for the writer. The order of records is right across threads: a free is claimed before it happens and a malloc after, so
 nobody else can have claimed a malloc of the same address in between. Realloc, which is both, claims two.
 
-A call of the domains mem or obj can make one of raw: for a large block, or for pymalloc's own tables. It is part of the
-outer call and not recorded. Who is inside such a call is one word, because only the holder of the GIL can be; raw hooks,
-which run without the GIL, look whether it is their own thread.
+A call of the domains mem or obj can make one of raw: for a large block, or for pymalloc's own tables. It is part of
+the outer call and not recorded. Who is inside such a call is one word, because only the holder of the GIL can be; raw
+hooks, which run without the GIL, look whether it is their own thread.
 
 Hooks find the context by their own place in memory and ignore the one CPython hands them: while hooks are set or taken
 off, a thread without the GIL can see the function of one allocator with the context of another.
@@ -39,7 +39,7 @@ def has_steady_counter() -> bool:
 
 @cache
 def make_hooks(counter: bool) -> Code:
-    """The machine code, exporting `tap.ENTRIES`; `counter`: time is the processor's count instead of the kernel's ns."""
+    """The machine code, exporting `tap.ENTRIES`; with `counter`, time is the processor's count, not the kernel's."""
     hooks = _Hooks(counter)
     hooks.allocator("raw", tap.RAW)
     hooks.allocator("mem", tap.MEM)
@@ -89,9 +89,9 @@ class _Hooks:
         context = body.near(-tap.TEXT_AT)
         shared = body.load(context, tap.AT_SHARED)
         index = body.claim(shared, tap.AT_HEAD)
-        with body.when(body.compare(self._first_taken(body, shared), "<=", index), likely=False):
-            with body.when(body.compare(body.call_own(self._wait, index), "==", 0)):
-                body.give(0)
+        full = body.compare(self._first_taken(body, shared), "<=", index)
+        with body.when(full, likely=False), body.when(body.compare(body.call_own(self._wait, index), "==", 0)):
+            body.give(0)
         place = body.multiply(body.both(index, (1 << tap.RING_BITS) - 1), tap.RECORD_BYTES)
         slot = body.add(body.add(shared, tap.RING_AT), place)
         body.store(slot, 8, self._now(body, context))
@@ -197,7 +197,7 @@ class _Hooks:
         body.give(0)
 
     def marks(self) -> None:
-        """put(op, value) for marks; and the collector's callback, a builtin function of Python that makes no objects."""
+        """put(op, value), for marks; and the collector's callback, a builtin function that makes no objects."""
         body = self.program.function("put", 2)
         op, value = body.arguments
         kind = body.either(body.shift_left(op, tap.SIZE_BITS), _kind(0, tap.OBJ))

@@ -6,87 +6,80 @@ of the environment and of sys.path, and makes room for the `sitecustomize` there
 """
 
 import os
+import resource
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from replay.recorder import tap
-from replay.recorder.ring import Ring, make_memory_file
+from replay.recorder.signals import act_on_held, forward_signals
 
-_FORWARDED = {
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
-    signal.SIGWINCH, signal.SIGALRM,
-}  # fmt: skip
-_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""What this interpreter ignores and a program must not find ignored."""
-_SENT_BY_KERNEL = 0x80
-
-_SITECUSTOMIZE = """\
-import _replay_tap, sys
-_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes})
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""By this interpreter, which a program must not inherit."""
+_TAP = "_replay_tap"
+"""The tap's name in the program, where the package it belongs to need not be installed."""
+_SITECUSTOMIZE = f"""\
+import {_TAP}, sys
+{_TAP}.enter({{folder!r}}, {{python_path!r}}, {{file}}, {{writer}}, {{drain_pool_bytes}})
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
 
 
 class Child:
-    """A program that was started; its ring fills from its first line on."""
+    """A program that was started, and records into the ring of that memory file from its first line on.
 
-    def __init__(self, command: Sequence[str], ring_file: int, drain_pool_bytes: int) -> None:
-        self._folder = tempfile.mkdtemp(prefix="replay-record-")
+    The caller has held back its signals, and `mask` is what the program has instead.
+    """
+
+    def __init__(
+        self, command: Sequence[str], ring_file: int, drain_pool_bytes: int, mask: Collection[signal.Signals]
+    ) -> None:
         self._status: int | None = None
-        before = os.environ.get("PYTHONPATH")
-        path = Path(self._folder)
-        shutil.copy(tap.__file__, path / "_replay_tap.py")
-        (path / "sitecustomize.py").write_text(
-            _SITECUSTOMIZE.format(
-                folder=self._folder, python_path=before, file=ring_file, writer=os.getpid(),
-                drain_pool_bytes=drain_pool_bytes,
-            )
-        )  # fmt: skip
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (self._folder, before)))}
+        self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
+        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes)}
         os.set_inheritable(ring_file, True)
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        act_on_held(mask)
         arguments = [sys.executable, *command]
-        self.pid = os.posix_spawn(sys.executable, arguments, environment, setsigmask=self._mask, setsigdef=_BY_PYTHON)
-        threading.Thread(target=self._forward, daemon=True).start()
+        self.pid = os.posix_spawn(
+            sys.executable, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+        )  # fmt: skip
+        forward_signals(self.pid)
 
     def over(self) -> bool:
         """Whether the program has ended."""
         if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
+            process, status = os.waitpid(self.pid, os.WNOHANG)
+            if process:
                 self._status = status
                 shutil.rmtree(self._folder, ignore_errors=True)
         return self._status is not None
 
-    @property
-    def exit_code(self) -> int:
-        """As subprocess has it: below zero for a signal."""
-        return os.waitstatus_to_exitcode(self._status)
+    def end_alike(self) -> None:
+        """Ends this process as the program ended, which is over: by the same exit code or signal."""
+        status = self._status or 0
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if number != signal.SIGKILL:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            os.kill(os.getpid(), number)
+        sys.exit(os.waitstatus_to_exitcode(status))
 
-    def _forward(self) -> None:
-        """Passes signals on to the program, but for those of the terminal, which it gets itself."""
-        while True:
-            received = signal.sigwaitinfo(_FORWARDED)
-            if received.si_code != _SENT_BY_KERNEL:
-                os.kill(self.pid, received.si_signo)
-
-
-def die_alike(exit_code: int) -> None:
-    """Ends this process as the program ended."""
-    if exit_code < 0:
-        import resource
-
-        number = -exit_code
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-        os.kill(os.getpid(), number)
-    sys.exit(exit_code)
+    def _prepare(self, ring_file: int, drain_pool_bytes: int) -> str:
+        """Fills the folder; gives the PYTHONPATH by which the program finds it."""
+        before = os.environ.get("PYTHONPATH")
+        shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
+        hook = _SITECUSTOMIZE.format(
+            folder=str(self._folder),
+            python_path=before,
+            file=ring_file,
+            writer=os.getpid(),
+            drain_pool_bytes=drain_pool_bytes,
+        )
+        (self._folder / "sitecustomize.py").write_text(hook)
+        return os.pathsep.join(filter(None, (str(self._folder), before)))

@@ -7,7 +7,7 @@ code of a module that is complete in itself and runs wherever it is put: no symb
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from llvmlite import binding, ir
 
@@ -17,7 +17,7 @@ _THREAD_REGISTER = 257
 """The address space in which LLVM puts what the register fs points to: in word 0 glibc and musl keep pthread_self()."""
 _ANCHOR = "anchor"
 
-Value = ir.Value
+Value: TypeAlias = ir.Value
 
 
 class Code(NamedTuple):

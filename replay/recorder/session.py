@@ -1,7 +1,8 @@
 """A recording that a program makes of itself: `with replay.record("trace.parquet"): …`.
 
-The writer is a process of its own and no child of the program, which must not meet it when it waits for its children. It
-says on a pipe that it is ready, and at the end what it wrote; between the two it ends by itself when the program does.
+The writer is a process of its own and no child of the program, which must not meet it when it waits for its children.
+It says on a pipe that it is ready, and at the end what it wrote; between the two it ends by itself when the program
+does.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from replay.errors import OutputError, ReplayError
 from replay.recorder import tap as taps
@@ -102,11 +104,11 @@ class Recording:
         self._pipe = os.fdopen(ours)
         return int(self._hear()["writer"])
 
-    def _hear(self) -> dict[str, object]:
+    def _hear(self) -> dict[str, Any]:
         line = self._pipe.readline()
         if not line:
             raise OutputError(f"{self.path}: the writer died; `replay record --rescue {self.path}` saves what it wrote")
-        said = json.loads(line)
+        said: dict[str, Any] = json.loads(line)
         if "error" in said:
             self._process = 0
             raise OutputError(said["error"])

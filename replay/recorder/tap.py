@@ -90,45 +90,45 @@ _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
 
-def _checked(result, what):
+def _checked(result: int, what: str) -> int:
     if result in (-1, ctypes.c_void_p(-1).value):
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
-def _word(address):
+def _word(address: int) -> ctypes.c_uint64:
     return ctypes.c_uint64.from_address(address)
 
 
-def _address_of(function):
-    return ctypes.cast(function, ctypes.c_void_p).value
+def _address_of(function: "ctypes._NamedFuncPointer") -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 class Tap:
     """The hooks of this process; there is one, which later recordings use again."""
 
-    def __init__(self):
-        self._context = None
-        self._shared = None
-        self._installed = set()
-        self._names = {}
+    def __init__(self) -> None:
+        self._context = 0
+        self._shared = 0
+        self._installed: set[object] = set()
+        self._names: dict[str, int] = {}
         self._names_end = NAMES_AT
 
     @property
-    def active(self):
+    def active(self) -> bool:
         """Whether this process records; false in a child that a recorded process forked."""
-        return self._context is not None and _word(self._context + AT_ACTIVE).value != 0
+        return self._context != 0 and _word(self._context + AT_ACTIVE).value != 0
 
-    def map_shared(self, file):
+    def map_shared(self, file: int) -> None:
         """Maps the memory file that the writer has filled, in place of any other."""
         flags = _READ | _WRITE
         self._shared = _checked(_libc.mmap(None, SHARED_BYTES, flags, _SHARED, file, 0), "the ring cannot be mapped")
         _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
-        if self._context is None:
+        if not self._context:
             self._make_context()
         _word(self._context + AT_SHARED).value = self._shared
 
-    def _make_context(self):
+    def _make_context(self) -> None:
         length = _word(self._shared + AT_CODE_BYTES).value
         offsets = (ctypes.c_uint64 * len(ENTRIES)).from_address(self._shared + AT_OFFSETS)
         context = _libc.mmap(None, TEXT_AT + length, _READ | _WRITE, _PRIVATE | _ANONYMOUS, -1, 0)
@@ -155,7 +155,7 @@ class Tap:
         self._gc_callback = make(ctypes.addressof(self._method), None, None)
         self._context = context
 
-    def start(self, writer, drain_pool_bytes=0):
+    def start(self, writer: int, drain_pool_bytes: int = 0) -> None:
         """Records from here on, for the process `writer`; first fills all pools of that size, unless it is 0."""
         self._names, self._names_end = {}, NAMES_AT
         _word(self._context + AT_WRITER).value = writer
@@ -168,8 +168,8 @@ class Tap:
             _word(self._shared + at).value = value
         self._begin(drain_pool_bytes)
 
-    def stop(self):
-        """Ends the recording; gives whether the writer was there to the last."""
+    def stop(self) -> None:
+        """Ends the recording; what other threads are in the middle of recording comes to nothing."""
         _word(self._context + AT_ACTIVE).value = 0
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
@@ -177,9 +177,8 @@ class Tap:
         if self._gc_callback in gc.callbacks:
             gc.callbacks.remove(self._gc_callback)
         _word(self._shared + AT_ENDED).value = 1
-        return not _word(self._shared + AT_DESERTED).value
 
-    def mark(self, name):
+    def mark(self, name: str) -> None:
         """A phase of that name begins here."""
         if not self.active:
             return
@@ -196,16 +195,16 @@ class Tap:
             self._names[name], self._names_end = len(self._names), end
         self._put(MARK, self._names[name])
 
-    def _current(self, domain):
+    def _current(self, domain: int) -> _Allocator:
         allocator = _Allocator()
         _python.PyMem_GetAllocator(domain, ctypes.byref(allocator))
         return allocator
 
-    def _hooks(self, domain):
+    def _hooks(self, domain: int) -> _Allocator:
         name = ("raw", "mem", "obj")[domain]
         return _Allocator(None, *(self._entries[f"{name}_{verb}"] for verb in ("malloc", "calloc", "realloc", "free")))
 
-    def _install(self, domain):
+    def _install(self, domain: int) -> None:
         if domain in self._installed:
             return
         original = self._current(domain)
@@ -213,7 +212,7 @@ class Tap:
         _python.PyMem_SetAllocator(domain, ctypes.byref(self._hooks(domain)))
         self._installed.add(domain)
 
-    def _remove(self, domain):
+    def _remove(self, domain: int) -> None:
         """Unless somebody has set hooks above ours in the meantime: then ours stay and do nothing."""
         if self._current(domain).malloc != self._hooks(domain).malloc:
             return
@@ -221,7 +220,7 @@ class Tap:
         _python.PyMem_SetAllocator(domain, ctypes.byref(original))
         self._installed.discard(domain)
 
-    def _install_arena(self):
+    def _install_arena(self) -> None:
         if "arena" in self._installed:
             return
         original = _ArenaAllocator()
@@ -231,7 +230,7 @@ class Tap:
         _python.PyObject_SetArenaAllocator(ctypes.byref(ours))
         self._installed.add("arena")
 
-    def _remove_arena(self):
+    def _remove_arena(self) -> None:
         current = _ArenaAllocator()
         _python.PyObject_GetArenaAllocator(ctypes.byref(current))
         if current.alloc == self._entries["arena_alloc"]:
@@ -243,7 +242,7 @@ class Tap:
 tap = Tap()
 
 
-def obstacle(clean=False):
+def obstacle(clean: bool = False) -> str | None:
     """Why this process cannot be recorded, in one sentence; nothing if it can."""
     if sys.implementation.name != "cpython":
         return f"only CPython can be recorded, and this is {sys.implementation.name}"
@@ -256,12 +255,12 @@ def obstacle(clean=False):
     plain = os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc") and not sys.flags.dev_mode
     if clean and not (plain and not hasattr(sys, "gettotalrefcount")):
         return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and take no debug build"
-    if tap.active or "_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active:
+    if tap.active or ("_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active):
         return "this process is being recorded already; end that recording first"
     return None
 
 
-def enter(folder, python_path, file, writer, drain_pool_bytes):
+def enter(folder: str, python_path: str | None, file: int, writer: int, drain_pool_bytes: int) -> None:
     """Begins recording in a program that the writer started, and leaves no trace of how it came here.
 
     Called before the program's first line, from a `sitecustomize` in `folder`, which stands first in PYTHONPATH;

@@ -5,8 +5,8 @@ one's, integers as zigzag varints. Only such integers change, so everything else
 """
 
 _SHIFTED = {(4, 5), (4, 1, 2), (4, 1, 4), (4, 1, 6), (4, 1, 3, 9), (4, 1, 3, 10), (4, 1, 3, 11), (4, 1, 3, 14)}
-"""Field numbers from the outermost struct inwards, as parquet.thrift has them: of row groups (4), file_offset (5), and of
-their columns (1): file_offset (2), offset_index_offset (4), column_index_offset (6), and in meta_data (3):
+"""Field numbers from the outermost struct inwards, as parquet.thrift has them: of row groups (4), file_offset (5), and
+of their columns (1): file_offset (2), offset_index_offset (4), column_index_offset (6), and in meta_data (3):
 data_page_offset (9), index_page_offset (10), dictionary_page_offset (11), bloom_filter_offset (14)."""
 _STOP, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 3, 7, 8, 9, 10, 12
 _VARINTS = (4, 5, 6)

@@ -17,7 +17,7 @@ from replay.compiled import entry, inlined
 from replay.numbering import find_slot, move_slots, remove_slot
 from replay.processor import counter
 from replay.recorder import tap
-from replay.trace import Domain, Events, Op, release_number, take_number
+from replay.trace import Events, Op, release_number, take_number
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
 _LAP_SHIFT, _LAPS = 64 - tap.LAP_BITS, 1 << tap.LAP_BITS
@@ -84,7 +84,7 @@ def _put(
 ) -> int:
     """Writes a row in place; gives the next."""
     events.time_ns[row], events.thread[row], events.op[row], events.domain[row] = now_ns, thread, op, domain
-    events.block[row], events.size[row], events.address[row] = block, size, address
+    events.block[row], events.size[row], events.address[row] = block, size, address  # type: ignore[index]
     return row + 1
 
 
@@ -234,8 +234,7 @@ class Translator:
 
     def batch(self) -> Events:
         """The rows so far; the next ones go into a new batch."""
-        columns = (None if column is None else column[: self.row] for column in self.events)
-        batch = Events(*columns)
+        batch = Events(*(column[: self.row] for column in self.events if column is not None))
         self.events, self.row = self._new_batch(), 0
         return batch
 

@@ -1,7 +1,7 @@
 """The writer's loop: from the ring into the file, for as long as the program runs.
 
-The program never waits for the disk, unless it is ahead by a whole ring. What it recorded is in the writer's hands as soon
-as it is recorded, so nothing is lost if the program dies, of whatever.
+The program never waits for the disk, unless it is ahead by a whole ring. What it recorded is in the writer's hands as
+soon as it is recorded, so nothing is lost if the program dies, of whatever.
 """
 
 import platform
@@ -46,7 +46,7 @@ class Written:
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`: under the name that `partial` gives until it is whole."""
+    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole."""
 
     def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
