@@ -25,7 +25,10 @@ from replay.recorder.thrift import shifted
 from replay.sources.parquet import key_value_metadata, to_table, writer_options
 from replay.trace import Events, Metadata
 
-_SHUFFLED = ("block", "address")
+_SHUFFLED = ("thread", "op", "domain", "block", "size", "address")
+"""A program must not wait for dictionaries."""
+_KNOWN_LIMITS = ["time_ns"]
+"""By these, a reader knows how long the recording is before it has read it."""
 _MAGIC = b"PAR1"
 _LENGTH = struct.Struct("<Q")
 _FOOTER_LENGTH = struct.Struct("<I")
@@ -109,7 +112,8 @@ def _file_of(table: pa.Table, metadata: Metadata) -> bytes:
 
 def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema.names, _SHUFFLED)) as writer:
+    options = writer_options(table.schema.names, _SHUFFLED) | {"write_statistics": _KNOWN_LIMITS}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
         if table.num_rows:
             writer.write_table(table, row_group_size=table.num_rows)
         writer.add_key_value_metadata(key_values)

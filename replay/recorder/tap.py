@@ -63,7 +63,7 @@ ENTRIES = (
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
-_DONTFORK, _WIPEONFORK = 10, 18
+_DONTFORK, _WIPEONFORK, _POPULATE_WRITE = 10, 18, 23
 _METH_FASTCALL = 0x80
 
 
@@ -124,6 +124,7 @@ class Tap:
         flags = _READ | _WRITE
         self._shared = _checked(_libc.mmap(None, SHARED_BYTES, flags, _SHARED, file, 0), "the ring cannot be mapped")
         _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
+        _libc.madvise(self._shared, SHARED_BYTES, _POPULATE_WRITE)  # page by page it would take the program's time
         if not self._context:
             self._make_context()
         _word(self._context + AT_SHARED).value = self._shared

@@ -215,13 +215,12 @@ def writer_options(names: list[str], shuffled: Collection[str] = ()) -> dict[str
     Those of `shuffled` are laid out byte by byte, all lowest bytes first: quicker, and where neighbours have little in
     common also smaller.
     """
-    differences = [name for name in names if name in ("time_ns", "block", "address")]
+    encodings = dict.fromkeys(("time_ns", "block", "address"), "DELTA_BINARY_PACKED")
+    encodings |= dict.fromkeys(shuffled, "BYTE_STREAM_SPLIT")
     return {
         "compression": "zstd",
-        "use_dictionary": [name for name in names if name not in differences],
-        "column_encoding": {
-            name: "BYTE_STREAM_SPLIT" if name in shuffled else "DELTA_BINARY_PACKED" for name in differences
-        },
+        "use_dictionary": [name for name in names if name not in encodings],
+        "column_encoding": {name: encoding for name, encoding in encodings.items() if name in names},
         "store_schema": False,
     }
 
