@@ -1,4 +1,4 @@
-"""Measures what recording costs: a program that makes and parses JSON, by itself, recorded, and under memray if it is here.
+"""Measures what recording costs: a program that makes and parses JSON, by itself, recorded, and under memray if at hand.
 
     python benchmarks/record.py                  20,000 documents, several times
     python benchmarks/record.py --fields 6       smaller documents: more calls a second
@@ -10,7 +10,6 @@ ways are measured in turn, several times, and medians are quoted. Needs one idle
 
 import argparse
 import importlib.util
-import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ PROGRAM = """
 import json, sys, time
 documents, fields, rounds = map(int, sys.argv[1:4])
 made = [
-    {f"field {number}": f"{index} {'text ' * 40}" if number % 3 else [index, index / 2, None] for number in range(fields)}
+    {f"field {at}": f"{index} {'text ' * 40}" if at % 3 else [index, index / 2, None] for at in range(fields)}
     for index in range(documents)
 ]
 started = time.perf_counter()
@@ -69,13 +68,17 @@ def main() -> None:
             for way, options in ways.items():
                 times[way].append(measure(options, arguments, folder))
                 if way.startswith("recorded"):
-                    rows, taken = pq.read_metadata(folder / "trace.parquet").num_rows, os.stat(folder / "trace.parquet")
-                    notes[way] = f", {rows:,} events, {taken.st_size / rows:.2f} bytes each"
+                    notes[way] = size_of(folder / "trace.parquet")
     report({way: [statistics.median(side) for side in zip(*times[way], strict=True)] for way in ways}, notes)
 
 
+def size_of(path: Path) -> str:
+    rows = pq.read_metadata(path).num_rows
+    return f", {rows:,} events, {path.stat().st_size / rows:.2f} bytes each"
+
+
 def report(medians: dict[str, list[float]], notes: dict[str, str]) -> None:
-    bare, whole = medians["by itself"]
+    bare, _ = medians["by itself"]
     events = int(notes["recorded"].split()[1].replace(",", ""))
     print(f"about {events / bare / 1e6:.1f} M calls a second by itself")
     for way, (work, command) in medians.items():
