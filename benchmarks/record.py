@@ -1,4 +1,4 @@
-"""Measures what recording costs: a program that makes and parses JSON, by itself, recorded, and under memray if at hand.
+"""Measures what recording costs: a program that makes and parses JSON, alone, recorded, and under memray if at hand.
 
     python benchmarks/record.py                  20,000 documents, several times
     python benchmarks/record.py --fields 6       smaller documents: more calls a second

@@ -30,6 +30,7 @@ _SHUFFLED = ("thread", "op", "domain", "block", "size", "address")
 _KNOWN_LIMITS = ["time_ns"]
 """By these, a reader knows how long the recording is before it has read it."""
 _MAGIC = b"PAR1"
+_REHEARSED_ROWS = 1000
 _LENGTH = struct.Struct("<Q")
 _FOOTER_LENGTH = struct.Struct("<I")
 _FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
@@ -53,6 +54,11 @@ class GrowingFile:
         _write_all(self._file, _LENGTH.pack(len(part)) + part)
         self._parts.append((self._end, _footer_at(part, position)))
         self._end = position + len(part)
+
+    def rehearse(self) -> None:
+        """Makes a batch and drops it: the libraries take their time for the first one."""
+        columns = (np.ones(_REHEARSED_ROWS, column.dtype) for column in _no_events() if column is not None)
+        _footer_at(_file_of(self._table(Events(*columns)), Metadata()), 0)
 
     def finish(self, metadata: Metadata) -> int:
         """Writes the footer and closes; gives the rows. Where the disk is full, the last batches make room for it."""

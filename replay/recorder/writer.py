@@ -68,6 +68,12 @@ class Writer:
         self._first_ns: int | None = None
         self._last_ns = 0
         self._trouble = ""
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Does everything once on nothing: kernels are loaded or compiled now, and not while a program waits."""
+        self._translator.take(self._ring.records, self._ring.published(), 0)
+        self._file.rehearse()
 
     def run(self, over: Callable[[], bool]) -> None:
         """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
