@@ -166,6 +166,17 @@ def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
     assert len({number for (number,) in numbers}) == len(sizes)
 
 
+def test_a_ring_that_goes_round_loses_nothing(tmp_path):
+    rounds = 1_500_000
+    with replay.record(tmp_path / "trace.parquet") as recording:
+        for _ in range(rounds):
+            kept = [None]
+    assert recording.rows > 1 << taps.RING_BITS
+    events = events_of(tmp_path / "trace.parquet")
+    asked = int(((events.op <= Op.CALLOC) & (events.size == len(kept) * 8)).sum())
+    assert rounds <= asked < rounds + 100
+
+
 def test_live_bytes_at_the_end_agree_with_tracemalloc(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
         tracemalloc.start()

@@ -51,13 +51,15 @@ def both(program, *arguments, cwd, env=None):
 
 
 SURROUNDINGS = """
-    import json, os, sys, threading, gc, __main__
+    import json, os, signal, sys, threading, gc, __main__
     print(json.dumps([
         sys.argv, sys.path, __name__, __file__, __main__.__dict__.get("__cached__"), sys.orig_argv, sys.flags,
         {name: value for name, value in os.environ.items() if name != "_"}, threading.active_count(), os.getcwd(),
         sys.warnoptions, sys._xoptions, "sitecustomize" in sys.modules, "numpy" in sys.modules, "numba" in sys.modules,
         "typing" in sys.modules, "replay" in sys.modules, sorted(os.listdir("/proc/self/fd")),
         [path for path in sys.path_importer_cache if "replay-record" in path], gc.isenabled(), gc.get_threshold(),
+        list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), os.getpgid(os.getppid()) == os.getpgrp(),
+        [signal.getsignal(number) in (0, None) or str(signal.getsignal(number)) for number in range(1, 32)],
     ]))
 """
 
@@ -210,3 +212,27 @@ def test_a_clean_start_follows_the_model(tmp_path):
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     addresses = np.concatenate([batch.address[batch.size == 497] for batch in batches]).astype(np.int64)
     assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left
+
+
+def test_forked_children_are_recorded_where_asked(tmp_path):
+    code = """
+import os, replay
+children = []
+for number in range(2):
+    if (child := os.fork()) == 0:
+        replay.mark(f"child {number}")
+        os._exit(0)
+    children.append(child)
+    os.waitpid(child, 0)
+replay.mark("parent")
+print(*children)
+"""
+    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork", "-o", "all.parquet"])
+    assert (code, out.count(" ")) == (0, 1), told
+    paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
+    patience_s = time.monotonic() + 20
+    while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
+        time.sleep(0.05)
+    assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
+    for path in paths:
+        assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0

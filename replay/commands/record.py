@@ -33,6 +33,10 @@ def record(
     addresses: Annotated[
         bool, typer.Option("--addresses/--no-addresses", help="Keep where each block was, which takes more space.")
     ] = True,
+    follow_fork: Annotated[
+        bool,
+        typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     rescue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
@@ -51,11 +55,11 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
-        _record(program, output, clean=clean, addresses=addresses, force=force)
+        _record(program, output, clean=clean, addresses=addresses, follow_fork=follow_fork, force=force)
 
 
-def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, force: bool) -> None:
-    from replay.recorder.tap import POOL_BYTES, obstacle
+def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, follow_fork: bool, force: bool) -> None:
+    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES, obstacle
 
     _check(program)
     if reason := obstacle(clean):
@@ -63,15 +67,17 @@ def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, f
     from replay.recorder.signals import hold_signals
 
     mask = hold_signals()  # before the imports below, which start threads
-    from replay.recorder.launch import Child
-    from replay.recorder.ring import Ring, make_memory_file
+    from replay.recorder.detach import make_memory_file
+    from replay.recorder.launch import Child, Follow
+    from replay.recorder.ring import Ring
     from replay.recorder.writer import Writer
 
     with told_compilation():
-        file = make_memory_file()
+        file = make_memory_file(SHARED_BYTES)
         ring = Ring(file)
         writer = Writer(ring, output, [sys.executable, *program], addresses=addresses, force=force)
-        child = Child(program, file, POOL_BYTES if clean else 0, mask)
+        follow = Follow(str(output.absolute()), addresses, force) if follow_fork else None
+        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow)
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:

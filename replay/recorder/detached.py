@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def main() -> None:
     with os.fdopen(request["pipe"], "w") as pipe:
 
         def say(content: dict[str, object]) -> None:
-            print(json.dumps(content), file=pipe, flush=True)
+            with suppress(BrokenPipeError):
+                pipe.write(json.dumps(content) + "\n")
+                pipe.flush()
 
         try:
             say(asdict(_write(request, lambda: say({"writer": os.getpid()}))))

@@ -13,34 +13,54 @@ import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from replay.recorder import tap
+from replay.recorder import detach, tap
 from replay.recorder.signals import act_on_held, forward_signals
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """By this interpreter, which a program must not inherit."""
-_TAP = "_replay_tap"
-"""The tap's name in the program, where the package it belongs to need not be installed."""
-_SITECUSTOMIZE = f"""\
-import {_TAP}, sys
-{_TAP}.enter({{folder!r}}, {{python_path!r}}, {{file}}, {{writer}}, {{drain_pool_bytes}})
+_TAP, _DETACH = "_replay_tap", "_replay_detach"
+"""What `tap` and `detach` are called in the program, where their package need not be installed."""
+_PACKAGE_HOME = str(Path(__file__).parents[2])
+_SITECUSTOMIZE = """\
+import _replay_tap, sys
+{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes})
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
+_FOLLOW = """\
+import _replay_detach
+_replay_detach.follow_forks(_replay_tap, {home!r}, {path!r}, {addresses}, {force})
+"""
+
+
+class Follow(NamedTuple):
+    """How forked children are recorded: into files named after `path` and their process."""
+
+    path: str
+    addresses: bool
+    force: bool
 
 
 class Child:
     """A program that was started, and records into the ring of that memory file from its first line on.
 
-    The caller has held back its signals, and `mask` is what the program has instead.
+    The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
+    recorded as well.
     """
 
     def __init__(
-        self, command: Sequence[str], ring_file: int, drain_pool_bytes: int, mask: Collection[signal.Signals]
+        self,
+        command: Sequence[str],
+        ring_file: int,
+        mask: Collection[signal.Signals],
+        drain_pool_bytes: int = 0,
+        follow: "Follow | None" = None,
     ) -> None:
         self._status: int | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
-        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes)}
+        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow)}
         os.set_inheritable(ring_file, True)
         act_on_held(mask)
         arguments = [sys.executable, *command]
@@ -70,11 +90,14 @@ class Child:
             os.kill(os.getpid(), number)
         sys.exit(os.waitstatus_to_exitcode(status))
 
-    def _prepare(self, ring_file: int, drain_pool_bytes: int) -> str:
+    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None") -> str:
         """Fills the folder; gives the PYTHONPATH by which the program finds it."""
         before = os.environ.get("PYTHONPATH")
         shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
+        if follow is not None:
+            shutil.copy(detach.__file__, self._folder / f"{_DETACH}.py")
         hook = _SITECUSTOMIZE.format(
+            follow=_FOLLOW.format(home=_PACKAGE_HOME, **follow._asdict()) if follow else "",
             folder=str(self._folder),
             python_path=before,
             file=ring_file,

@@ -15,13 +15,6 @@ _RECORDS_AT_ONCE = 1 << 16
 _SLOTS = 1 << tap.RING_BITS
 
 
-def make_memory_file() -> int:
-    """The file that writer and program share, empty; a descriptor that is not inherited."""
-    file = os.memfd_create("replay-ring")
-    os.ftruncate(file, tap.SHARED_BYTES)
-    return file
-
-
 class Ring:
     """Hands out records in the order in which they were claimed."""
 

@@ -5,20 +5,17 @@ It says on a pipe that it is ready, and at the end what it wrote; between the tw
 does.
 """
 
-import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from replay.errors import OutputError, ReplayError
+from replay.recorder import detach
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
 
-_DETACH = "import os, sys; os.posix_spawn(sys.executable, [sys.executable, '-P', '-c', *sys.argv[1:]], os.environ)"
-_WRITER = "import sys; sys.path.append(sys.argv[1]); from replay.recorder.detached import main; main()"
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 
 
@@ -51,8 +48,7 @@ class Recording:
         self.path = Path(path)
         self.rows = 0
         """Events in the file, once it is complete."""
-        self._clean = clean
-        self._request = {"path": str(self.path.absolute()), "addresses": addresses, "force": force}
+        self._clean, self._addresses, self._force = clean, addresses, force
         self._process = 0
 
     def start(self) -> "Recording":
@@ -60,18 +56,18 @@ class Recording:
         if reason := taps.obstacle(self._clean):
             raise RecordError(reason)
         ring = Recording._ring
-        if ring is None or not ring.is_mine():
-            file = os.memfd_create("replay-ring")
-            os.ftruncate(file, taps.SHARED_BYTES)
+        known = ring is not None and ring.is_mine()
+        if ring is None or not known:
+            file = detach.make_memory_file(taps.SHARED_BYTES)
             ring = Recording._ring = _Ring(file, os.fstat(file).st_ino, os.getpid())
-            fresh = True
-        else:
-            fresh = False
-        self._process = os.getpid()
-        writer = self._start_writer(ring.file)
-        if fresh:
+        self._writer = detach.Writer(
+            _PACKAGE_HOME, ring.file, str(self.path.absolute()), addresses=self._addresses, force=self._force
+        )
+        process = self._hear(self._writer)["writer"]
+        if not known:
             tap.map_shared(ring.file)
-        tap.start(writer, taps.POOL_BYTES if self._clean else 0)
+        tap.start(process, taps.POOL_BYTES if self._clean else 0)
+        self._process = os.getpid()
         return self
 
     def stop(self) -> None:
@@ -80,8 +76,10 @@ class Recording:
             return
         self._process = 0
         tap.stop()
-        said = self._hear()
-        self._pipe.close()
+        try:
+            said = self._hear(self._writer)
+        finally:
+            self._writer.close()
         self.rows = said["rows"]
         if said["trouble"]:
             raise OutputError(said["trouble"])
@@ -92,26 +90,12 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def _start_writer(self, ring_file: int) -> int:
-        """The writer's process number."""
-        ours, theirs = os.pipe()
-        request = self._request | {"ring": ring_file, "pipe": theirs, "program": os.getpid(), "argv": sys.orig_argv}
-        keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in (ring_file, theirs)]
-        arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _WRITER, _PACKAGE_HOME, json.dumps(request)]
-        parent = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
-        os.close(theirs)
-        os.waitpid(parent, 0)
-        self._pipe = os.fdopen(ours)
-        return int(self._hear()["writer"])
-
-    def _hear(self) -> dict[str, Any]:
-        line = self._pipe.readline()
-        if not line:
+    def _hear(self, writer: detach.Writer) -> dict[str, Any]:
+        said = writer.hear()
+        if not said:
             raise OutputError(f"{self.path}: the writer died; `replay record --rescue {self.path}` saves what it wrote")
-        said: dict[str, Any] = json.loads(line)
         if "error" in said:
-            self._process = 0
-            raise OutputError(said["error"])
+            raise OutputError(str(said["error"]))
         return said
 
 
