@@ -261,6 +261,26 @@ def test_a_second_recording_at_once_is_refused(tmp_path):
     assert not (tmp_path / "two.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("abiflags", "t", "a free-threaded CPython cannot be recorded"),
+        ("platform", "darwin", "recording needs 64-bit Linux on x86-64"),
+        ("version_info", (3, 10, 13), "only CPython 3.11 and newer can be recorded"),
+    ],
+)
+def test_interpreters_that_cannot_be_recorded_are_refused(tmp_path, monkeypatch, name, value, sentence):
+    monkeypatch.setattr(sys, name, value)
+    with pytest.raises(replay.ReplayError, match=sentence):
+        replay.record(tmp_path / "trace.parquet").start()
+
+
+def test_a_clean_start_is_refused_where_pymalloc_is_not_plain(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    with pytest.raises(replay.ReplayError, match="unset PYTHONMALLOC"):
+        replay.record(tmp_path / "trace.parquet", clean=True).start()
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "there.parquet").write_text("mine")
     with pytest.raises(replay.ReplayError, match="exists already"):

@@ -236,3 +236,18 @@ print(*children)
     assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
+
+
+@pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])
+def test_other_allocators_are_recorded_as_they_are_called(tmp_path, allocator):
+    """Debug hooks put guards around each block; what was asked for is what counts."""
+    code = (
+        "import ctypes; f, g = ctypes.pythonapi.PyObject_Malloc, ctypes.pythonapi.PyMem_RawMalloc\n"
+        "[each(ctypes.c_size_t(size)) for each in (f, g) for size in (333, 33_333)]"
+    )
+    env = os.environ | {"PYTHONMALLOC": allocator}
+    assert run("-c", code, cwd=tmp_path, env=env)[0] == 0
+    batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    for size in (333, 33_333):
+        domains = [domain for batch in batches for domain in batch.domain[(batch.size == size) & (batch.op == 0)]]
+        assert domains == [2, 0]

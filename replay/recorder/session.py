@@ -92,11 +92,11 @@ class Recording:
 
     def _hear(self, writer: detach.Writer) -> dict[str, Any]:
         said = writer.hear()
-        if not said:
-            raise OutputError(f"{self.path}: the writer died; `replay record --rescue {self.path}` saves what it wrote")
-        if "error" in said:
-            raise OutputError(str(said["error"]))
-        return said
+        if said and "error" not in said:
+            return said
+        writer.close()
+        advice = f"`replay record --rescue {self.path}` saves what it wrote"
+        raise OutputError(str(said.get("error", f"{self.path}: the writer died; {advice}")))
 
 
 def record(
