@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from replay.engine import run
     from replay.errors import ReplayError
     from replay.metrics import summarize
+    from replay.recorder.marks import mark
+    from replay.recorder.session import record
     from replay.sources import open_source
     from replay.sources.parquet import write_trace
     from replay.trace import Domain, Events, MemoryTrace, Op
@@ -26,7 +28,9 @@ __all__ = [
     "ReplayError",
     "__version__",
     "load_config",
+    "mark",
     "open_source",
+    "record",
     "run",
     "summarize",
     "verify",
@@ -40,7 +44,9 @@ _HOMES = {
     "Op": "trace",
     "ReplayError": "errors",
     "load_config": "config",
+    "mark": "recorder.marks",
     "open_source": "sources",
+    "record": "recorder.session",
     "run": "engine",
     "summarize": "metrics",
     "verify": "verification.compare",

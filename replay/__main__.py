@@ -11,6 +11,8 @@ import typer
 from replay.commands.allocators import allocators
 from replay.commands.generate import generate
 from replay.commands.import_ import import_trace
+from replay.commands.record import SETTINGS as RECORD_SETTINGS
+from replay.commands.record import record
 from replay.commands.run import run
 from replay.commands.schema import schema
 from replay.commands.trace import app as trace_app
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 for command, name in (
     (run, "run"),
+    (record, "record"),
     (generate, "generate"),
     (verify, "verify"),
     (import_trace, "import"),
@@ -34,7 +37,7 @@ for command, name in (
     (workloads, "workloads"),
     (schema, "schema"),
 ):
-    app.command(name)(command)
+    app.command(name, context_settings=RECORD_SETTINGS if name == "record" else None)(command)
 app.add_typer(trace_app, name="trace")
 
 

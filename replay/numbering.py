@@ -7,7 +7,7 @@ of slots, at most half of them taken, and removal that moves later keys back, so
 
 import numpy as np
 
-from replay.compiled import entry, leaf
+from replay.compiled import entry, inlined, leaf
 from replay.errors import TraceError
 from replay.trace import Op, release_number, take_number
 from replay.validation import allocated_twice, not_live
@@ -16,7 +16,7 @@ _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 _OK, _FULL, _LIVE, _DEAD = range(4)
 
 
-@leaf
+@inlined
 def _home(key: int, mask: int) -> int:
     """The slot where a key belongs; products of 32 by 31 bits, so that no int64 overflows."""
     low = ((key & 0xFFFFFFFF) * 0x5BD1E995) >> 16
@@ -24,7 +24,7 @@ def _home(key: int, mask: int) -> int:
     return (low ^ high) & mask
 
 
-@leaf
+@inlined
 def find_slot(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
     """The slot that holds `key`, or the free one where it would go."""
     mask = keys.shape[0] - 1

@@ -14,13 +14,7 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 
     A file that exists is refused unless `force`; anything that is no plain file (a folder, a device) always is.
     """
-    target = Path(path).resolve()  # through a link, so that the link stays and its file is replaced
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
-    if target.exists() and not force:
-        raise OutputError(f"{path}: exists already; choose another name or overwrite it with --force")
-    if not target.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+    target = new_target(path, force=force)
     temporary = target.with_name(f".{target.name[:200]}.{uuid4().hex[:12]}.part")
     try:
         yield temporary
@@ -30,3 +24,15 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was
             temporary.unlink(missing_ok=True)
+
+
+def new_target(path: str | Path, *, force: bool = False) -> Path:
+    """Where a file called `path` goes; refused as `new_file` does."""
+    target = Path(path).resolve()  # through a link, so that the link stays and its file is replaced
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
+    if target.exists() and not force:
+        raise OutputError(f"{path}: exists already; choose another name or overwrite it with --force")
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+    return target

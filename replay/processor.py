@@ -1,4 +1,4 @@
-"""Two things that processors do in one instruction and numba has no word for.
+"""What processors do in one instruction and numba has no word for.
 
 `prefetch` asks for memory that will be needed soon. A replay knows what comes next, which no real allocator does: rows
 ahead name blocks whose records can be on their way to the cache by the time they are played.
@@ -59,3 +59,14 @@ def _bit_length(typing_context, value):  # type: ignore[no-untyped-def]
 @overload(bit_length, jit_options=INLINED_OPTIONS)
 def _bit_length_overload(value):  # type: ignore[no-untyped-def]
     return lambda value: _bit_length(value)
+
+
+@intrinsic
+def counter(typing_context):  # type: ignore[no-untyped-def]
+    """The processor's count of time, as an int64; for compiled functions only."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), generate

@@ -37,7 +37,10 @@ NO_SITE = (1 << 32) - 1
 
 
 class Op(IntEnum):
-    """What happened. From GC_START on, events move no block of the program's: they are boundaries."""
+    """What happened. From GC_START on, events move no block of the program's: they are boundaries.
+
+    From ARENA_MAPPED on they are observations of the real allocator, for whoever compares with it: nothing is played.
+    """
 
     MALLOC = 0
     CALLOC = 1
@@ -47,6 +50,11 @@ class Op(IntEnum):
     GC_END = 17
     THREAD_END = 18
     MARK = 32
+    ARENA_MAPPED = 48
+    """pymalloc got an arena: its bytes in `size`, and where in `address`."""
+    ARENA_UNMAPPED = 49
+    FOREIGN_FREE = 50
+    """A block was freed that was born before the recording: of the size nothing is known, so `size` is 0."""
 
 
 class Domain(IntEnum):
@@ -85,6 +93,10 @@ class Site(NamedTuple):
 
 TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
+
+
+START, CLEAN_START = "start", "clean"
+"""In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
 
 
 @dataclass(frozen=True)

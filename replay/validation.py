@@ -12,6 +12,7 @@ from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _THREAD_END, _DOMAIN_LAST = int(Op.GC_START), int(Op.THREAD_END), int(max(Domain))
+_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
 table indexed by it stays in proportion to the trace."""
@@ -28,7 +29,7 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
     if code > _FREE:
         if code == _MARK:
             return _PHASE if phases >= 0 and (size < 0 or size >= phases) else _OK
-        return _OK if _GC_START <= code <= _THREAD_END else _OP
+        return _OK if _GC_START <= code <= _THREAD_END or _OBSERVED_FIRST <= code <= _OBSERVED_LAST else _OP
     if size < 0 or size > MAX_SIZE:
         return _SIZE
     if code >= _REALLOC:

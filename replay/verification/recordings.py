@@ -1,9 +1,9 @@
 """Plays a recording that was started clean, and holds the model against what really happened.
 
-A clean start fills every pool beforehand, so that pymalloc behaves as if it were new. What the model cannot know is taken
-from the recording: where the kernel put each new arena, and which blocks were freed that are older than the recording.
-Such a block lies in a pool that was full, and the pool's size class shows when one of its blocks is handed out again;
-if none ever is, the free changed nothing that anybody saw.
+A clean start fills every pool beforehand, so that pymalloc behaves as if it were new. What the model cannot know is
+taken from the recording: where the kernel put each new arena, and which blocks were freed that are older than the
+recording. Such a block lies in a pool that was full, and the pool's size class shows when one of its blocks is handed
+out again; if none ever is, the free changed nothing that anybody saw.
 
 Compared are the addresses of pymalloc's blocks, and arenas mapped and unmapped: which one, and between which calls.
 """
@@ -131,7 +131,8 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
     pool_bytes, arena_bytes = config.pymalloc.pool_size, config.pymalloc.arena_size
     alignment, threshold = config.pymalloc.alignment, config.pymalloc.small_threshold
     arenas: list[ArenaMoment] = []
-    pools, mapped, calls = np.zeros(0, np.int64), set(), 0
+    pools, calls = np.zeros(0, np.int64), 0
+    mapped: set[int] = set()
     for events in trace.batches():
         if events.address is None:
             raise ReplayError("the recording has no addresses to compare with; record it without --no-addresses")
@@ -150,8 +151,9 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
     for events in trace.batches():
         assert events.address is not None
         pool = events.address.view(np.int64) & -pool_bytes
-        fits = (events.op <= Op.CALLOC) & np.isin(events.domain, _SMALL) & (events.size > 0) & (events.size <= threshold)
-        rows = np.flatnonzero(fits & np.isin(pool, pools))[::-1]  # of several, the first counts
+        fits = (events.op <= Op.CALLOC) & np.isin(events.domain, _SMALL) & np.isin(pool, pools)
+        fits &= (events.size > 0) & (events.size <= threshold)
+        rows = np.flatnonzero(fits)[::-1]  # of several, the first counts
         found = np.searchsorted(pools, pool[rows])
         fresh = (events.size[rows] + alignment - 1) & -alignment
         known = classes.copy()

@@ -1,0 +1,93 @@
+"""Measures what recording costs: a program that makes and parses JSON, alone, recorded, and under memray if at hand.
+
+    python benchmarks/record.py                  20,000 documents, several times
+    python benchmarks/record.py --fields 6       smaller documents: more calls a second
+
+Prints the calls the program makes a second by itself, the time of its work in each way, and what the file takes. The
+program measures its own work; starting up and completing the file come on top and are quoted as whole commands. All
+ways are measured in turn, several times, and medians are quoted. Needs one idle processor besides the program's.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+PROGRAM = """
+import json, sys, time
+documents, fields, rounds = map(int, sys.argv[1:4])
+made = [
+    {f"field {at}": f"{index} {'text ' * 40}" if at % 3 else [index, index / 2, None] for at in range(fields)}
+    for index in range(documents)
+]
+started = time.perf_counter()
+for _ in range(rounds):
+    for text in [json.dumps(document) for document in made]:
+        json.loads(text)
+print(time.perf_counter() - started, file=open(sys.argv[4], "w"))
+"""
+RECORD = ["-m", "replay", "record", "--force", "-o", "trace.parquet"]
+WAYS = {
+    "by itself": [],
+    "recorded": RECORD,
+    "recorded without addresses": [*RECORD, "--no-addresses"],
+    "memray": ["-m", "memray", "run", "-q", "-f", "--trace-python-allocators", "-o", "memray.bin"],
+}
+
+
+def measure(way: list[str], arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds of the program's work, and of the whole command."""
+    started = time.perf_counter()
+    command = [sys.executable, *way, "program.py", *arguments, "seconds"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return float((folder / "seconds").read_text()), time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--fields", type=int, default=6)
+    parser.add_argument("--repeat", type=int, default=5, help="how often each document is made and parsed")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way is measured")
+    chosen = parser.parse_args()
+    ways = {name: way for name, way in WAYS.items() if name != "memray" or importlib.util.find_spec("memray")}
+    arguments = [str(number) for number in (chosen.documents, chosen.fields, chosen.repeat)]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    notes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "program.py").write_text(PROGRAM)
+        measure(RECORD, ["1", "1", "1"], folder)  # compiles
+        for _ in range(chosen.rounds):
+            for way, options in ways.items():
+                times[way].append(measure(options, arguments, folder))
+                if way.startswith("recorded"):
+                    notes[way] = size_of(folder / "trace.parquet")
+    report({way: [statistics.median(side) for side in zip(*times[way], strict=True)] for way in ways}, notes)
+
+
+def size_of(path: Path) -> str:
+    rows = pq.read_metadata(path).num_rows
+    return f", {rows:,} events, {path.stat().st_size / rows:.2f} bytes each"
+
+
+def report(medians: dict[str, list[float]], notes: dict[str, str]) -> None:
+    bare, _ = medians["by itself"]
+    events = int(notes["recorded"].split()[1].replace(",", ""))
+    print(f"about {events / bare / 1e6:.1f} M calls a second by itself")
+    for way, (work, command) in medians.items():
+        note = notes.get(way, "")
+        print(f"  {way:27} {work:6.2f} s, {work / bare:.2f} x; whole command {command:.2f} s{note}")
+    if "memray" in medians:
+        share = (medians["recorded"][0] - bare) / (medians["memray"][0] - bare)
+        print(f"recording adds {share:.2f} of what memray adds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`replay record`: runs a program and writes down every call of its allocators."""
+
+import sys
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from replay.commands.compilation import told_compilation
+from replay.errors import ReplayError
+
+if TYPE_CHECKING:
+    from replay.recorder.writer import Written
+
+SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+"""What follows the program's name is the program's."""
+
+
+def record(
+    program: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-m MODULE | -c CODE | SCRIPT] [ARGS]…", help="As behind `python`.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The Parquet file to write.")] = Path(
+        "trace.parquet"
+    ),
+    clean: Annotated[
+        bool, typer.Option("--clean", help="First fill all pools of pymalloc, so that what follows is predictable.")
+    ] = False,
+    addresses: Annotated[
+        bool, typer.Option("--addresses/--no-addresses", help="Keep where each block was, which takes more space.")
+    ] = True,
+    follow_fork: Annotated[
+        bool,
+        typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
+    rescue: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
+    ] = None,
+) -> None:
+    """Record a Python program: every malloc, calloc, realloc and free, its arenas, collections and marked phases.
+
+    The program runs as it would by itself, and its exit code is passed on. Options for replay come first.
+
+    Example: replay record -o trace.parquet script.py --its-option
+    Example: replay record -o trace.parquet -m json.tool data.json
+    Example: replay record --rescue trace.parquet
+    """
+    if rescue is not None:
+        _rescue(rescue)
+    elif not program:
+        raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
+    else:
+        _record(program, output, clean=clean, addresses=addresses, follow_fork=follow_fork, force=force)
+
+
+def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, follow_fork: bool, force: bool) -> None:
+    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES, obstacle
+
+    _check(program)
+    if reason := obstacle(clean):
+        raise ReplayError(reason)
+    from replay.recorder.signals import hold_signals
+
+    mask = hold_signals()  # before the imports below, which start threads
+    from replay.recorder.detach import make_memory_file
+    from replay.recorder.launch import Child, Follow
+    from replay.recorder.ring import Ring
+    from replay.recorder.writer import Writer
+
+    with told_compilation():
+        file = make_memory_file(SHARED_BYTES)
+        ring = Ring(file)
+        writer = Writer(ring, output, [sys.executable, *program], addresses=addresses, force=force)
+        follow = Follow(str(output.absolute()), addresses, force) if follow_fork else None
+        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow)
+        writer.run(child.over)
+        written = writer.finish()
+    if not ring.program:
+        print("replay: the program ended before it could be recorded", file=sys.stderr)
+    _tell(written, output)
+    child.end_alike()
+
+
+def _check(program: list[str]) -> None:
+    """What Python would find wrong with the command line, told before anything is written."""
+    first = program[0]
+    if first in ("-m", "-c"):
+        if len(program) == 1:
+            raise ReplayError(f"{first} needs {'a module' if first == '-m' else 'code'} behind it")
+    elif first.startswith("-"):
+        raise ReplayError(f"there is no option {first}; `replay record --help` lists them")
+    elif not Path(first).exists():
+        raise ReplayError(f"{first}: there is no such script")
+
+
+def _tell(written: "Written", output: Path) -> None:
+    from replay.units import format_size, format_time
+
+    say = [
+        f"{written.rows:,} events over {format_time(written.span_ns)}, "
+        f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
+        f"{output} takes {format_size(written.file_bytes)}",
+        f"next: replay run {quote(str(output))}",
+    ]
+    if written.trouble:
+        say.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
+    print(*say, sep="\n", file=sys.stderr)
+
+
+def _rescue(path: Path) -> None:
+    from replay.output import new_target
+    from replay.recorder.growing_file import rescue
+    from replay.recorder.writer import partial
+
+    target = new_target(path)
+    if not partial(target).exists():
+        raise ReplayError(f"{partial(target)}: there is nothing to rescue")
+    rows = rescue(partial(target))
+    partial(target).replace(target)
+    typer.echo(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")

@@ -1,0 +1,12 @@
+"""Records a live CPython: every call of its allocators, with the arenas they took.
+
+    in the program     `tap` sets the hooks, which are machine code and write into a ring of shared memory
+    made beforehand    `hooks`, with `machine_code`: that code, from Python
+    in the writer      `ring` hands out records, `translation` makes a trace of them, `growing_file` (with `thrift`)
+                       keeps it; `writer` is the loop
+    from the command   `launch` (with `signals`): the writer is the parent, the program its child
+    from Python        `session`: the program starts a writer that is no child of its own, `detached`; `marks`
+
+Nothing that is imported into the program imports NumPy or numba: what a program finds imported already, and the heap it
+finds, should be as they are without a recorder.
+"""

@@ -1,0 +1,75 @@
+"""Starts a writer that is no child of this process: for a program that records itself, and for a forked child.
+
+Like `replay.recorder.tap` it is copied into recorded programs, so it imports the standard library only.
+"""
+
+import json
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_DETACH = "import os, sys; os.posix_spawn(sys.executable, [sys.executable, '-P', '-c', *sys.argv[1:]], os.environ)"
+_WRITER = "import sys; sys.path.append(sys.argv[1]); from replay.recorder.detached import main; main()"
+
+
+class Writer:
+    """A writer that was asked for; `path` becomes the recording of this process.
+
+    It answers in lines of JSON on a pipe: that it is ready, what it wrote, or what is wrong.
+    """
+
+    def __init__(self, package_home: str, ring_file: int, path: str, addresses: bool, force: bool) -> None:
+        ours, theirs = os.pipe()
+        request = json.dumps(
+            {
+                "path": path, "addresses": addresses, "force": force, "ring": ring_file, "pipe": theirs,
+                "program": os.getpid(), "argv": sys.orig_argv,
+            }
+        )  # fmt: skip
+        keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in (ring_file, theirs)]
+        arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _WRITER, package_home, request]
+        passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
+        os.close(theirs)
+        os.waitpid(passing, 0)
+        self._pipe = os.fdopen(ours)
+
+    def hear(self) -> dict[str, object]:
+        """Its next answer; empty if it died."""
+        line = self._pipe.readline()
+        return json.loads(line) if line else {}
+
+    def close(self) -> None:
+        self._pipe.close()
+
+
+def make_memory_file(length: int) -> int:
+    """The file that writer and program share, empty; a descriptor that no other program inherits."""
+    file = os.memfd_create("replay-ring")
+    os.ftruncate(file, length)
+    return file
+
+
+def follow_forks(taps: "ModuleType", package_home: str, path: str, addresses: bool, force: bool) -> None:
+    """Has forked children recorded too, each into a file of its own, named after `path` and its process.
+
+    `taps` is the module `replay.recorder.tap`, whatever it is called here.
+    """
+    stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib is not for us to import
+
+    def enter_child() -> None:
+        file = make_memory_file(taps.SHARED_BYTES)
+        writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", addresses, force)
+        said = writer.hear()
+        writer.close()
+        if "writer" in said:
+            taps.tap.map_shared(file)
+            taps.tap.start(said["writer"])
+        else:
+            reason = said.get("error", "its writer did not start")
+            print(f"replay: process {os.getpid()} is not recorded: {reason}", file=sys.stderr)
+        os.close(file)
+
+    os.register_at_fork(after_in_child=enter_child)

@@ -1,0 +1,48 @@
+"""The writer as a process of its own, for a program that records itself: `replay.recorder.session` starts it."""
+
+import json
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from replay.errors import ReplayError
+from replay.recorder.ring import Ring
+from replay.recorder.writer import Writer, Written
+
+
+def main() -> None:
+    """Answers the request in the last argument, as lines of JSON on its pipe."""
+    request = json.loads(sys.argv[-1])
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    with os.fdopen(request["pipe"], "w") as pipe:
+
+        def say(content: dict[str, object]) -> None:
+            with suppress(BrokenPipeError):
+                pipe.write(json.dumps(content) + "\n")
+                pipe.flush()
+
+        try:
+            say(asdict(_write(request, lambda: say({"writer": os.getpid()}))))
+        except (ReplayError, OSError) as error:
+            say({"error": str(error)})
+
+
+def _write(request: dict[str, Any], ready: Callable[[], None]) -> Written:
+    """Writes until the program says that it is over, or is no more."""
+    program = os.pidfd_open(request["program"])
+    ring = Ring(request["ring"])
+    path, argv = Path(request["path"]), request["argv"]
+    writer = Writer(ring, path, argv, addresses=request["addresses"], force=request["force"])
+    ready()
+    writer.run(lambda: ring.ended or bool(select.select([program], [], [], 0)[0]))
+    return writer.finish()

@@ -1,0 +1,154 @@
+"""A Parquet file that grows while a program runs, and from which nothing that was written is lost.
+
+A Parquet file cannot be read without the footer at its end. So each batch is first made a Parquet file of its own in
+memory, and put behind the earlier ones:
+
+    PAR1  length, file  length, file  …  footer
+
+Each file's footer tells where its columns are, counted from that file's start. Moved on by where the file stands, the
+footers of all make the one at the end, with which the whole is a plain Parquet file; what stands between the batches
+(a thousandth) is dead. Where writing was cut off, `rescue` walks along the lengths and adds that footer.
+"""
+
+import io
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replay.errors import TraceError
+from replay.recorder.thrift import shifted
+from replay.sources.parquet import key_value_metadata, to_table, writer_options
+from replay.trace import Events, Metadata
+
+_SHUFFLED = ("thread", "op", "domain", "block", "size", "address")
+"""A program must not wait for dictionaries."""
+_KNOWN_LIMITS = ["time_ns"]
+"""By these, a reader knows how long the recording is before it has read it."""
+_MAGIC = b"PAR1"
+_REHEARSED_ROWS = 1000
+_LENGTH = struct.Struct("<Q")
+_FOOTER_LENGTH = struct.Struct("<I")
+_FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
+
+
+class GrowingFile:
+    """Batches, appended one by one to a new file at `path`; with `addresses`, batches have that column."""
+
+    def __init__(self, path: Path, addresses: bool) -> None:
+        self.path = path
+        self._file = path.open("xb", buffering=0)
+        self._addresses = addresses
+        self._parts: list[tuple[int, pq.FileMetaData]] = []
+        self._end = len(_MAGIC)
+        _write_all(self._file, _MAGIC)
+
+    def append(self, events: Events, metadata: Metadata) -> None:
+        """Writes a batch; `metadata` are those of the trace as known by now. After an OSError `finish` still works."""
+        part = _file_of(self._table(events), metadata)
+        position = self._end + _LENGTH.size
+        _write_all(self._file, _LENGTH.pack(len(part)) + part)
+        self._parts.append((self._end, _footer_at(part, position)))
+        self._end = position + len(part)
+
+    def rehearse(self) -> None:
+        """Makes a batch and drops it: the libraries take their time for the first one."""
+        columns = (np.ones(_REHEARSED_ROWS, column.dtype) for column in _no_events() if column is not None)
+        _footer_at(_file_of(self._table(Events(*columns)), Metadata()), 0)
+
+    def finish(self, metadata: Metadata) -> int:
+        """Writes the footer and closes; gives the rows. Where the disk is full, the last batches make room for it."""
+        empty = _file_of(self._table(_no_events()), metadata)
+        while True:
+            footer, rows = _joined(pq.read_metadata(io.BytesIO(empty)), [footer for _, footer in self._parts])
+            try:
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+                _write_all(self._file, footer)
+                self._file.close()
+                return rows
+            except OSError:
+                if not self._parts:
+                    raise
+                self._end, _ = self._parts.pop()
+
+    def _table(self, events: Events) -> pa.Table:
+        return to_table(events if self._addresses else events._replace(address=None))
+
+
+def rescue(path: Path) -> int:
+    """Makes a file that was cut off a whole one, with all batches that are complete; gives the rows."""
+    footers = []
+    with path.open("r+b") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise TraceError("is no recording that was cut off", path=path)
+        end = file.tell()
+        last = b""
+        while (head := file.read(_LENGTH.size)) and len(head) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(head)
+            part = file.read(length) if length < path.stat().st_size else b""
+            if len(part) < length or not part.endswith(_MAGIC):
+                break
+            footers.append(_footer_at(part, end + _LENGTH.size))
+            end, last = file.tell(), part
+        if not last:
+            raise TraceError("holds no whole batch, so there is nothing to rescue", path=path)
+        whole = pq.read_metadata(io.BytesIO(last))
+        table = pa.Table.from_batches([], whole.schema.to_arrow_schema())
+        footer, rows = _joined(_empty_like(table, whole), footers)
+        file.truncate(end)
+        file.seek(end)
+        file.write(footer)
+    return rows
+
+
+def _no_events() -> Events:
+    types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)
+    return Events(*(np.empty(0, type_) for type_ in types))
+
+
+def _file_of(table: pa.Table, metadata: Metadata) -> bytes:
+    """A Parquet file of one row group, or of none for no rows."""
+    return _encoded(table, key_value_metadata(metadata))
+
+
+def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
+    sink = io.BytesIO()
+    options = writer_options(table.schema.names, _SHUFFLED) | {"write_statistics": _KNOWN_LIMITS}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        if table.num_rows:
+            writer.write_table(table, row_group_size=table.num_rows)
+        writer.add_key_value_metadata(key_values)
+    return sink.getvalue()
+
+
+def _empty_like(table: pa.Table, whole: pq.FileMetaData) -> pq.FileMetaData:
+    """The footer of a file without rows, with the metadata of another."""
+    return pq.read_metadata(io.BytesIO(_encoded(table.schema.remove_metadata().empty_table(), whole.metadata or {})))
+
+
+def _footer_at(part: bytes, position: int) -> pq.FileMetaData:
+    """A part's footer, for a file in which the part begins at `position`."""
+    (length,) = _FOOTER_LENGTH.unpack_from(part, len(part) - _FOOTER_END_BYTES)
+    footer = shifted(part[-_FOOTER_END_BYTES - length : -_FOOTER_END_BYTES], position)
+    return pq.read_metadata(io.BytesIO(_MAGIC + footer + _FOOTER_LENGTH.pack(len(footer)) + _MAGIC))
+
+
+def _joined(whole: pq.FileMetaData, parts: list[pq.FileMetaData]) -> tuple[bytes, int]:
+    """What stands at the end of a file with these parts, and their rows; changes `whole`."""
+    for part in parts:
+        whole.append_row_groups(part)
+    file = io.BytesIO()
+    whole.write_metadata_file(file)
+    return file.getvalue()[len(_MAGIC) :], sum(part.num_rows for part in parts)
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    """An unbuffered file may take a part at a time."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]

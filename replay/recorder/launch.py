@@ -1,0 +1,108 @@
+"""Runs a program under the recorder: this process writes, the program is its child and runs as it would by itself.
+
+The child is started with the command line it would have had without us. What sets the hooks comes in by PYTHONPATH: a
+`sitecustomize` in a passing folder, which the interpreter imports before the program's first line. It takes itself out
+of the environment and of sys.path, and makes room for the `sitecustomize` there may be.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from replay.recorder import detach, tap
+from replay.recorder.signals import act_on_held, forward_signals
+
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""By this interpreter, which a program must not inherit."""
+_TAP, _DETACH = "_replay_tap", "_replay_detach"
+"""What `tap` and `detach` are called in the program, where their package need not be installed."""
+_PACKAGE_HOME = str(Path(__file__).parents[2])
+_SITECUSTOMIZE = """\
+import _replay_tap, sys
+{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes})
+del sys.modules["sitecustomize"]
+import sitecustomize
+"""
+_FOLLOW = """\
+import _replay_detach
+_replay_detach.follow_forks(_replay_tap, {home!r}, {path!r}, {addresses}, {force})
+"""
+
+
+class Follow(NamedTuple):
+    """How forked children are recorded: into files named after `path` and their process."""
+
+    path: str
+    addresses: bool
+    force: bool
+
+
+class Child:
+    """A program that was started, and records into the ring of that memory file from its first line on.
+
+    The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
+    recorded as well.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        ring_file: int,
+        mask: Collection[signal.Signals],
+        drain_pool_bytes: int = 0,
+        follow: "Follow | None" = None,
+    ) -> None:
+        self._status: int | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
+        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow)}
+        os.set_inheritable(ring_file, True)
+        act_on_held(mask)
+        arguments = [sys.executable, *command]
+        self.pid = os.posix_spawn(
+            sys.executable, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+        )  # fmt: skip
+        forward_signals(self.pid)
+
+    def over(self) -> bool:
+        """Whether the program has ended."""
+        if self._status is None:
+            process, status = os.waitpid(self.pid, os.WNOHANG)
+            if process:
+                self._status = status
+                shutil.rmtree(self._folder, ignore_errors=True)
+        return self._status is not None
+
+    def end_alike(self) -> None:
+        """Ends this process as the program ended, which is over: by the same exit code or signal."""
+        status = self._status or 0
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if number != signal.SIGKILL:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            os.kill(os.getpid(), number)
+        sys.exit(os.waitstatus_to_exitcode(status))
+
+    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None") -> str:
+        """Fills the folder; gives the PYTHONPATH by which the program finds it."""
+        before = os.environ.get("PYTHONPATH")
+        shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
+        if follow is not None:
+            shutil.copy(detach.__file__, self._folder / f"{_DETACH}.py")
+        hook = _SITECUSTOMIZE.format(
+            follow=_FOLLOW.format(home=_PACKAGE_HOME, **follow._asdict()) if follow else "",
+            folder=str(self._folder),
+            python_path=before,
+            file=ring_file,
+            writer=os.getpid(),
+            drain_pool_bytes=drain_pool_bytes,
+        )
+        (self._folder / "sitecustomize.py").write_text(hook)
+        return os.pathsep.join(filter(None, (str(self._folder), before)))

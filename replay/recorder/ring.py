@@ -1,0 +1,88 @@
+"""The shared memory of a recording as the writer sees it; `replay.recorder.tap` tells what is where."""
+
+import mmap
+import os
+
+import numpy as np
+
+from replay.recorder import tap
+from replay.recorder.hooks import has_steady_counter, make_hooks
+from replay.recorder.translation import count_published
+
+COUNTS = has_steady_counter()
+"""Whether hooks take the time from the processor."""
+_RECORDS_AT_ONCE = 1 << 16
+_SLOTS = 1 << tap.RING_BITS
+
+
+class Ring:
+    """Hands out records in the order in which they were claimed."""
+
+    def __init__(self, file: int) -> None:
+        self._memory = mmap.mmap(file, tap.SHARED_BYTES)
+        self._words = np.frombuffer(self._memory, np.int64)
+        records = np.frombuffer(self._memory, np.int64, offset=tap.RING_AT)
+        self.records = records.reshape(_SLOTS, tap.RECORD_BYTES // 8)
+        self._put_code()
+        self._words[tap.AT_ENDED // 8] = 0
+        self.tail = self.head
+        """Records that are done with, and may be overwritten."""
+        self.advance(0)
+
+    def _put_code(self) -> None:
+        """Lays the hooks ready for the program; a program that has them keeps those."""
+        text, offsets = make_hooks(COUNTS)
+        self._memory[tap.CODE_AT : tap.CODE_AT + len(text)] = text
+        for number, name in enumerate(tap.ENTRIES):
+            self._words[tap.AT_OFFSETS // 8 + number] = offsets[name]
+        self._words[tap.AT_CODE_BYTES // 8] = len(text)
+
+    @property
+    def head(self) -> int:
+        """Records that were claimed."""
+        return int(self._words[tap.AT_HEAD // 8])
+
+    @property
+    def program(self) -> int:
+        """The process that records; 0 before it began."""
+        return int(self._words[tap.AT_PROGRAM // 8])
+
+    def program_lives(self) -> bool:
+        """Whether there is a process that may still be recording."""
+        try:
+            os.kill(self.program, 0)
+        except OSError:
+            return False
+        return self.program > 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the program said that nothing more will come."""
+        return bool(self._words[tap.AT_ENDED // 8])
+
+    @property
+    def deserted(self) -> bool:
+        """Whether the program took the writer for dead, and recorded no more."""
+        return bool(self._words[tap.AT_DESERTED // 8])
+
+    @property
+    def clean(self) -> bool:
+        """Whether the program filled all pools before it began."""
+        return bool(self._words[tap.AT_CLEAN // 8])
+
+    def published(self) -> int:
+        """Records from the tail on that are complete; not more than are good to handle at once."""
+        return int(count_published(self.records, self.tail, _RECORDS_AT_ONCE))
+
+    def advance(self, records: int) -> None:
+        self.tail += records
+        self._words[tap.AT_TAIL // 8] = self.tail
+
+    def phases(self) -> tuple[str, ...]:
+        """The names that marks point to."""
+        names = []
+        at = tap.NAMES_AT
+        while length := int.from_bytes(self._memory[at : at + 4], "little"):
+            names.append(self._memory[at + 4 : at + 3 + length].decode(errors="replace"))
+            at += 3 + length
+        return tuple(names)

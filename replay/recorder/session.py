@@ -1,0 +1,110 @@
+"""A recording that a program makes of itself: `with replay.record("trace.parquet"): …`.
+
+The writer is a process of its own and no child of the program, which must not meet it when it waits for its children.
+It says on a pipe that it is ready, and at the end what it wrote; between the two it ends by itself when the program
+does.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from replay.errors import OutputError, ReplayError
+from replay.recorder import detach
+from replay.recorder import tap as taps
+from replay.recorder.tap import tap
+
+_PACKAGE_HOME = str(Path(__file__).parents[2])
+
+
+class RecordError(ReplayError):
+    """This process cannot be recorded."""
+
+
+@dataclass
+class _Ring:
+    """The memory file of this process, which its recordings use one after the other."""
+
+    file: int
+    inode: int
+    process: int
+
+    def is_mine(self) -> bool:
+        """Not in a forked child, nor once the program has closed the file."""
+        try:
+            return self.process == os.getpid() and os.fstat(self.file).st_ino == self.inode
+        except OSError:
+            return False
+
+
+class Recording:
+    """One recording of this process, from `start` to `stop`; as a context manager, of what happens in its block."""
+
+    _ring: _Ring | None = None
+
+    def __init__(self, path: str | os.PathLike[str], clean: bool, addresses: bool, force: bool) -> None:
+        self.path = Path(path)
+        self.rows = 0
+        """Events in the file, once it is complete."""
+        self._clean, self._addresses, self._force = clean, addresses, force
+        self._process = 0
+
+    def start(self) -> "Recording":
+        """Records from here on, once the writer is ready."""
+        if reason := taps.obstacle(self._clean):
+            raise RecordError(reason)
+        ring = Recording._ring
+        known = ring is not None and ring.is_mine()
+        if ring is None or not known:
+            file = detach.make_memory_file(taps.SHARED_BYTES)
+            ring = Recording._ring = _Ring(file, os.fstat(file).st_ino, os.getpid())
+        self._writer = detach.Writer(
+            _PACKAGE_HOME, ring.file, str(self.path.absolute()), addresses=self._addresses, force=self._force
+        )
+        process = self._hear(self._writer)["writer"]
+        if not known:
+            tap.map_shared(ring.file)
+        tap.start(process, taps.POOL_BYTES if self._clean else 0)
+        self._process = os.getpid()
+        return self
+
+    def stop(self) -> None:
+        """Ends the recording and waits until the file is complete. In a forked child it does nothing."""
+        if self._process != os.getpid():
+            return
+        self._process = 0
+        tap.stop()
+        try:
+            said = self._hear(self._writer)
+        finally:
+            self._writer.close()
+        self.rows = said["rows"]
+        if said["trouble"]:
+            raise OutputError(said["trouble"])
+
+    def __enter__(self) -> "Recording":
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _hear(self, writer: detach.Writer) -> dict[str, Any]:
+        said = writer.hear()
+        if said and "error" not in said:
+            return said
+        writer.close()
+        advice = f"`replay record --rescue {self.path}` saves what it wrote"
+        raise OutputError(str(said.get("error", f"{self.path}: the writer died; {advice}")))
+
+
+def record(
+    path: str | os.PathLike[str], *, clean: bool = False, addresses: bool = True, force: bool = False
+) -> Recording:
+    """A recording of this process into the new file `path`: a context manager, with `start` and `stop` besides.
+
+    `clean` first fills every pool that pymalloc has, so that its later decisions depend on nothing earlier.
+    `addresses` keeps where each block was. `force` overwrites `path`.
+    """
+    return Recording(path, clean, addresses, force)

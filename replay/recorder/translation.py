@@ -1,0 +1,278 @@
+"""Turns the records of the ring into events of a trace: dense block numbers and threads, nanoseconds, reallocs in one.
+
+What a recording meets and a trace does not know:
+
+    foreign     a block born before the recording. Its free becomes an observation, its realloc that and a malloc
+    unseen      a free that went past the hooks, as some of CPython's own do while it starts or ends. It shows when the
+                address is handed out again, and stands in the trace right before that
+    a realloc   is two records of one thread, among which others may take the old address; its row stands at the second
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.compiled import entry, inlined
+from replay.numbering import clear_slot, doubled, find_slot
+from replay.processor import counter
+from replay.recorder import tap
+from replay.trace import Events, Op, release_number, take_number
+
+_OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
+_LAP_SHIFT, _LAPS = 64 - tap.LAP_BITS, 1 << tap.LAP_BITS
+_SLOTS, _SIZES, _OPS, _DOMAINS = 1 << tap.RING_BITS, 1 << tap.SIZE_BITS, 1 << tap.OP_BITS, 1 << tap.DOMAIN_BITS
+_CALLOC_RECORD, _FREED, _FROM, _TO, _FAILED = tap.CALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED
+_PLAIN = np.array(
+    [Op.MALLOC, Op.CALLOC, Op.FREE, Op.REALLOC, Op.REALLOC, Op.REALLOC,
+     Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.GC_START, Op.GC_END, Op.MARK], np.int64,
+)  # fmt: skip
+"""The op of each kind of record."""
+_MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.FOREIGN_FREE)
+_NONE, _FOREIGN = -1, -2
+_OK, _TABLE_FULL, _THREADS_FULL = range(3)
+_AT_THREADS, _AT_THREAD, _AT_FOREIGN_FREES, _AT_FOREIGN_REALLOCS, _AT_UNSEEN, _AT_LAST_NS = range(6)
+_ROWS_A_RECORD = 3
+
+
+@entry
+def count_published(ring: np.ndarray, tail: int, most: int) -> int:
+    """Records from number `tail` on that are complete, up to the first that is not."""
+    for ahead in range(most):
+        index = tail + ahead
+        lap = (ring[index & (_SLOTS - 1), 0] >> _LAP_SHIFT) & (_LAPS - 1)
+        if lap != ((index // _SLOTS + 1) & (_LAPS - 1)):
+            return ahead
+    return most
+
+
+@inlined
+def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray) -> int:
+    """The row of a thread in `threads`, a new one for a new thread; -1 where there is none left."""
+    if threads[tallies[_AT_THREAD], 0] == ident:
+        return tallies[_AT_THREAD]
+    for number in range(tallies[_AT_THREADS]):
+        if threads[number, 0] == ident:
+            tallies[_AT_THREAD] = number
+            return number
+    number = tallies[_AT_THREADS]
+    if number == threads.shape[0]:
+        return -1
+    threads[number, 0], threads[number, 1] = ident, _NONE
+    tallies[_AT_THREAD], tallies[_AT_THREADS] = number, number + 1
+    return number
+
+
+class _State(NamedTuple):
+    """What is known between two records; changes in place.
+
+    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.numbering`, by address. A row of `threads` holds
+    who it is, and number and address of the block that it is reallocating. `tallies` are counts and the last time.
+    """
+
+    keys: np.ndarray
+    numbers: np.ndarray
+    free_numbers: np.ndarray
+    counts: np.ndarray
+    threads: np.ndarray
+    tallies: np.ndarray
+
+
+@inlined
+def _put(
+    events: Events, row: int, thread: int, op: int, domain: int, block: int, size: int, address: int, now_ns: int
+) -> int:
+    """Writes a row in place; gives the next."""
+    events.time_ns[row], events.thread[row], events.op[row], events.domain[row] = now_ns, thread, op, domain
+    events.block[row], events.size[row], events.address[row] = block, size, address  # type: ignore[index]
+    return row + 1
+
+
+@inlined
+def _end_block(events: Events, row: int, thread: int, domain: int, address: int, now_ns: int, state: _State) -> int:
+    """A free; gives the next row."""
+    slot = find_slot(address, state.keys, state.numbers)
+    number = state.numbers[slot]
+    if number < 0:
+        state.tallies[_AT_FOREIGN_FREES] += 1
+        return _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, address, now_ns)
+    release_number(state.free_numbers, state.counts, number)
+    clear_slot(slot, state.keys, state.numbers)
+    return _put(events, row, thread, _FREE, domain, number, 0, 0, now_ns)
+
+
+@inlined
+def _begin_block(
+    events: Events, row: int, thread: int, op: int, domain: int, size: int, address: int, now_ns: int, state: _State
+) -> int:
+    """A malloc or calloc, or the second half of a realloc; gives the next row."""
+    moved = _NONE
+    if op == _REALLOC:
+        moved, state.threads[thread, 1] = state.threads[thread, 1], _NONE
+    slot = find_slot(address, state.keys, state.numbers)
+    if state.numbers[slot] >= 0:
+        state.tallies[_AT_UNSEEN] += 1
+        row = _end_block(events, row, thread, domain, address, now_ns, state)
+        slot = find_slot(address, state.keys, state.numbers)
+    is_foreign = moved == _FOREIGN
+    if moved < 0:
+        moved = take_number(state.free_numbers, state.counts)
+        op = _MALLOC if op == _REALLOC else op
+    state.keys[slot], state.numbers[slot] = address, moved
+    row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
+    if is_foreign:
+        state.tallies[_AT_FOREIGN_REALLOCS] += 1
+        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, state.threads[thread, 2], now_ns)
+    return row
+
+
+@inlined
+def _leave_address(thread: int, address: int, state: _State) -> None:
+    """The first half of a realloc: the block keeps its number, but nobody finds it at its address."""
+    slot = find_slot(address, state.keys, state.numbers)
+    number = state.numbers[slot]
+    state.threads[thread, 1], state.threads[thread, 2] = number if number >= 0 else _FOREIGN, address
+    if number >= 0:
+        clear_slot(slot, state.keys, state.numbers)
+
+
+@inlined
+def _return_to_address(thread: int, address: int, state: _State) -> None:
+    """A realloc that failed: the block is where it was."""
+    number, state.threads[thread, 1] = state.threads[thread, 1], _NONE
+    if number >= 0:
+        slot = find_slot(address, state.keys, state.numbers)
+        state.keys[slot], state.numbers[slot] = address, number
+
+
+@entry
+def _translate(
+    ring: np.ndarray, first: int, records: int, events: Events, row: int, state: _State, origin: int, ns_a_count: float
+) -> tuple[int, int, int]:
+    """Writes rows from `row` on for as long as there is room for one record's; changes `events` and `state` in place.
+
+    Gives a status, how many records are done, and the next row.
+    """
+    tallies, counts = state.tallies, state.counts
+    status, done = _OK, 0
+    while done < records and row + _ROWS_A_RECORD <= events.op.shape[0]:
+        at = (first + done) & (_SLOTS - 1)
+        packed, address = ring[at, 0], ring[at, 3]
+        thread = _thread_number(ring[at, 2], state.threads, tallies)
+        if thread < 0 or 2 * (counts[0] - counts[1] + 1) >= state.keys.shape[0]:
+            status = _THREADS_FULL if thread < 0 else _TABLE_FULL
+            break
+        now_ns = max(tallies[_AT_LAST_NS], np.int64((ring[at, 1] - origin) * ns_a_count))
+        tallies[_AT_LAST_NS] = now_ns
+        size, kind = packed & (_SIZES - 1), (packed >> _OP_SHIFT) & (_OPS - 1)
+        domain = (packed >> _DOMAIN_SHIFT) & (_DOMAINS - 1)
+        if kind <= _CALLOC_RECORD or kind == _TO:
+            row = _begin_block(events, row, thread, _PLAIN[kind], domain, size, address, now_ns, state)
+        elif kind == _FREED:
+            row = _end_block(events, row, thread, domain, address, now_ns, state)
+        elif kind == _FROM:
+            _leave_address(thread, address, state)
+        elif kind == _FAILED:
+            _return_to_address(thread, address, state)
+        else:
+            row = _put(events, row, thread, _PLAIN[kind], domain, 0, size, address, now_ns)
+        done += 1
+    return status, done, row
+
+
+class Clock:
+    """Nanoseconds since this was made, from what hooks take for the time."""
+
+    def __init__(self, counts: bool) -> None:
+        self._counts = counts
+        self.origin, self._origin_ns = self._now()
+
+    def ns_a_count(self) -> float:
+        """Measured over all the time so far, which makes it ever more exact."""
+        if not self._counts:
+            return 1.0
+        count, now_ns = self._now()
+        return (now_ns - self._origin_ns) / (count - self.origin)
+
+    def _now(self) -> tuple[int, int]:
+        if not self._counts:
+            return time.monotonic_ns(), 0
+        return read_counter(), time.monotonic_ns()
+
+
+@entry
+def read_counter() -> int:
+    """The processor's count of time."""
+    return counter()
+
+
+class Translator:
+    """Fills batches with what the ring says."""
+
+    def __init__(self, clock: Clock, rows: int) -> None:
+        self._clock, self._rows = clock, rows
+        self._state = _State(
+            np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
+            np.zeros(2, np.int64), np.zeros((64, 3), np.int64), np.zeros(8, np.int64),
+        )  # fmt: skip
+        self.events, self.row = self._new_batch(), 0
+
+    @property
+    def full(self) -> bool:
+        return self.row + _ROWS_A_RECORD > self._rows
+
+    def take(self, ring: np.ndarray, first: int, records: int) -> int:
+        """Goes on filling the batch from the record of that number; gives how many found room."""
+        self._reserve_free_numbers(int(self._state.counts[0]) + records)
+        done, ns_a_count = 0, self._clock.ns_a_count()
+        while True:
+            status, more, self.row = _translate(
+                ring, first + done, records - done, self.events, self.row, self._state, self._clock.origin, ns_a_count
+            )
+            done += more
+            if status == _OK:
+                return done
+            self._grow_table() if status == _TABLE_FULL else self._grow_threads()
+
+    def batch(self) -> Events:
+        """The rows so far; the next ones go into a new batch."""
+        batch = Events(*(column[: self.row] for column in self.events if column is not None))
+        self.events, self.row = self._new_batch(), 0
+        return batch
+
+    @property
+    def live_blocks(self) -> int:
+        return int(self._state.counts[0] - self._state.counts[1])
+
+    @property
+    def foreign_frees(self) -> int:
+        return int(self._state.tallies[_AT_FOREIGN_FREES])
+
+    @property
+    def foreign_reallocs(self) -> int:
+        return int(self._state.tallies[_AT_FOREIGN_REALLOCS])
+
+    @property
+    def unseen_frees(self) -> int:
+        return int(self._state.tallies[_AT_UNSEEN])
+
+    def _new_batch(self) -> Events:
+        types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)
+        return Events(*(np.empty(self._rows, type_) for type_ in types))
+
+    def _reserve_free_numbers(self, length: int) -> None:
+        if length > self._state.free_numbers.shape[0]:
+            self._state = self._state._replace(free_numbers=_lengthened(self._state.free_numbers, 2 * length))
+
+    def _grow_threads(self) -> None:
+        self._state = self._state._replace(threads=_lengthened(self._state.threads, 2 * self._state.threads.shape[0]))
+
+    def _grow_table(self) -> None:
+        keys, numbers = doubled(self._state.keys, self._state.numbers)
+        self._state = self._state._replace(keys=keys, numbers=numbers)
+
+
+def _lengthened(array: np.ndarray, length: int) -> np.ndarray:
+    grown = np.zeros((length, *array.shape[1:]), array.dtype)
+    grown[: array.shape[0]] = array
+    return grown

@@ -1,0 +1,148 @@
+"""The writer's loop: from the ring into the file, for as long as the program runs.
+
+The program never waits for the disk, unless it is ahead by a whole ring. What it recorded is in the writer's hands as
+soon as it is recorded, so nothing is lost if the program dies, of whatever.
+"""
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replay.errors import OutputError
+from replay.output import new_target
+from replay.recorder.growing_file import GrowingFile
+from replay.recorder.ring import COUNTS, Ring
+from replay.recorder.translation import Clock, Translator
+from replay.sources.parquet import GROUP_ROWS
+from replay.trace import CLEAN_START, START, Metadata
+
+BATCH_SECONDS = 5.0
+"""At the latest then, what has been recorded is in the file, readable if all else dies."""
+_IDLE_SECONDS = 0.001
+_STRAGGLER_SECONDS = 0.2
+"""How long a thread may take between claiming a record and completing it, once the recording is over."""
+
+
+def partial(path: Path) -> Path:
+    """Where a recording is until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of a recording."""
+
+    rows: int
+    span_ns: int
+    live_blocks: int
+    file_bytes: int
+    foreign_frees: int
+    trouble: str = ""
+    """Why the file does not hold all that was recorded; empty if it does."""
+
+
+class Writer:
+    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole."""
+
+    def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
+        self._ring, self._path = ring, new_target(path, force=force)
+        self._origin = {
+            "interpreter": f"{sys.implementation.name} {platform.python_version()}",
+            "platform": platform.platform(),
+            "command": shlex.join(command),
+        }
+        self._partial = partial(self._path)
+        if self._partial.exists() and not force:
+            advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
+            raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
+        try:
+            self._partial.unlink(missing_ok=True)
+            self._file = GrowingFile(self._partial, addresses)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS)
+        self._first_ns: int | None = None
+        self._last_ns = 0
+        self._trouble = ""
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Does everything once on nothing: kernels are loaded or compiled now, and not while a program waits."""
+        self._translator.take(self._ring.records, self._ring.published(), 0)
+        self._file.rehearse()
+
+    def run(self, over: Callable[[], bool]) -> None:
+        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
+        written_s = time.monotonic()
+        while True:
+            if records := self._ring.published():
+                self._take(records)
+            elif over():
+                break
+            else:
+                time.sleep(_IDLE_SECONDS)
+            if self._translator.full or time.monotonic() - written_s > BATCH_SECONDS:
+                self._append()
+                written_s = time.monotonic()
+        self._take_stragglers()
+        self._append()
+
+    def finish(self) -> Written:
+        """Makes the file whole."""
+        rows = self._file.finish(self._metadata())
+        self._partial.replace(self._path)
+        if not self._trouble and self._ring.deserted:
+            self._trouble = "the program waited in vain for the writer and went on unrecorded"
+        return Written(
+            rows=rows,
+            span_ns=self._last_ns - (self._first_ns or 0),
+            live_blocks=self._translator.live_blocks,
+            file_bytes=self._path.stat().st_size,
+            foreign_frees=self._translator.foreign_frees,
+            trouble=self._trouble,
+        )
+
+    def _take(self, records: int) -> None:
+        """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
+        if not self._trouble:
+            records = self._translator.take(self._ring.records, self._ring.tail, records)
+        self._ring.advance(records)
+
+    def _take_stragglers(self) -> None:
+        """Waits a little for threads that were about to record something; what a dead one claimed stays out."""
+        patience_s = time.monotonic() + _STRAGGLER_SECONDS
+        while self._ring.tail < self._ring.head:
+            if self._translator.full:
+                self._append()
+            if records := self._ring.published():
+                self._take(records)
+            elif self._ring.program_lives() and time.monotonic() < patience_s:
+                time.sleep(_IDLE_SECONDS)
+            else:
+                self._ring.advance(1)
+
+    def _append(self) -> None:
+        if self._translator.row == 0:
+            return
+        batch = self._translator.batch()
+        if self._first_ns is None:
+            self._first_ns = int(batch.time_ns[0])
+        try:
+            self._file.append(batch, self._metadata())
+            self._last_ns = int(batch.time_ns[-1])
+        except OSError as error:
+            self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
+
+    def _metadata(self) -> Metadata:
+        counts = {
+            "foreign_frees": self._translator.foreign_frees,
+            "foreign_reallocs": self._translator.foreign_reallocs,
+            "unseen_frees": self._translator.unseen_frees,
+        }
+        started = {START: CLEAN_START if self._ring.clean else "as it was"}
+        told = {name: str(count) for name, count in counts.items()}
+        return Metadata(self._origin | started | told, phases=self._ring.phases())

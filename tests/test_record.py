@@ -1,0 +1,361 @@
+"""A program that records itself: what is in the trace is what happened."""
+
+import ctypes
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import replay
+from replay.recorder import tap as taps
+from replay.trace import Domain, Events, Op
+
+WITH_GIL, WITHOUT_GIL = ctypes.pythonapi, ctypes.CDLL(None)
+APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
+
+if reason := taps.obstacle():
+    pytest.skip(reason, allow_module_level=True)
+
+
+def function(domain, verb, library=WITH_GIL):
+    found = getattr(library, APIS[domain] + verb)
+    found.restype = ctypes.c_void_p
+    found.argtypes = {
+        "Malloc": [ctypes.c_size_t],
+        "Calloc": [ctypes.c_size_t] * 2,
+        "Realloc": [ctypes.c_void_p, ctypes.c_size_t],
+        "Free": [ctypes.c_void_p],
+    }[verb]
+    return found
+
+
+def events_of(path) -> Events:
+    """All events, checked against the contract of a trace."""
+    batches = list(replay.open_source(path).batches())
+    columns = [None if column[0] is None else np.concatenate(column) for column in zip(*batches, strict=True)]
+    return Events(*columns)
+
+
+def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
+    """Op, domain and size of all events of blocks that were born with one of these sizes."""
+    followed, told = set(), []
+    for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
+        if op <= Op.CALLOC and int(size) in sizes:
+            followed.add(block)
+        if block in followed and op <= Op.FREE:
+            told.append((Op(op).name.lower(), int(domain), int(size)))
+            if op == Op.FREE:
+                followed.discard(block)
+    return told
+
+
+@pytest.mark.parametrize("domain", APIS)
+@pytest.mark.parametrize("size", [331, 33_331, 3_333_331])
+def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
+    malloc, calloc, realloc, free = (function(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
+    with replay.record(tmp_path / "trace.parquet"):
+        block = malloc(size)
+        block = realloc(block, 2 * size)
+        zeroed = calloc(7, size)
+        from_nothing = realloc(None, size + 2)
+        free(block)
+        block = realloc(zeroed, size)
+        free(from_nothing)
+        free(None)
+        free(block)
+    told = lives(events_of(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
+    assert told == [
+        ("malloc", domain, size),
+        ("realloc", domain, 2 * size),
+        ("calloc", domain, 7 * size),
+        ("malloc", domain, size + 2),
+        ("free", domain, 0),
+        ("realloc", domain, size),
+        ("free", domain, 0),
+        ("free", domain, 0),
+    ]
+
+
+def test_addresses_are_those_handed_out_and_null_for_frees(tmp_path):
+    malloc, free = function(Domain.OBJ, "Malloc"), function(Domain.OBJ, "Free")
+    with replay.record(tmp_path / "trace.parquet"):
+        blocks = [malloc(4_441), malloc(443)]
+        for block in blocks:
+            free(block)
+    events = events_of(tmp_path / "trace.parquet")
+    assert [int(events.address[events.size == size][0]) for size in (4_441, 443)] == blocks
+    assert not events.address[events.op == Op.FREE].any()
+
+
+def test_without_addresses_the_column_is_not_there(tmp_path):
+    with replay.record(tmp_path / "trace.parquet", addresses=False):
+        pass
+    assert events_of(tmp_path / "trace.parquet").address is None
+
+
+def test_a_realloc_that_fails_leaves_the_block_alive(tmp_path):
+    malloc, realloc, free = (function(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
+    with replay.record(tmp_path / "trace.parquet"):
+        block = malloc(55_551)
+        assert realloc(block, 1 << 60) is None
+        assert malloc(1 << 60) is None
+        free(block)
+    told = lives(events_of(tmp_path / "trace.parquet"), {55_551, 1 << 60})
+    assert told == [("malloc", 0, 55_551), ("free", 0, 0)]
+
+
+def test_blocks_of_before_are_foreign(tmp_path):
+    malloc, realloc, free = (function(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
+    freed, moved = malloc(66_661), malloc(66_663)
+    with replay.record(tmp_path / "trace.parquet"):
+        free(freed)
+        moved = realloc(moved, 77_771)
+    free(moved)
+    events = events_of(tmp_path / "trace.parquet")
+    foreign = events.address[events.op == Op.FOREIGN_FREE].tolist()
+    assert freed in foreign
+    assert lives(events, {77_771}) == [("malloc", 0, 77_771)]
+    assert int(replay.open_source(tmp_path / "trace.parquet").metadata.origin["foreign_reallocs"]) >= 1
+
+
+def test_arenas_are_those_of_the_real_allocator(tmp_path):
+    malloc, free = function(Domain.OBJ, "Malloc"), function(Domain.OBJ, "Free")
+    blocks = (ctypes.c_void_p * 20_000)()
+    with replay.record(tmp_path / "trace.parquet"):
+        for index in range(len(blocks)):
+            blocks[index] = malloc(512)
+        for block in blocks:
+            free(block)
+    events = events_of(tmp_path / "trace.parquet")
+    mapped = events.op == Op.ARENA_MAPPED
+    arenas = events.address[mapped & (events.size == 1 << 20)].tolist()
+    assert len(arenas) in (8, 9, 10, 11)  # 20,000 blocks of 512 take ten arenas, less what was free before
+    for start in arenas:
+        assert any(start <= block < start + (1 << 20) for block in blocks)
+    assert (events.op == Op.ARENA_UNMAPPED).sum() >= len(arenas) // 2
+
+
+def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
+    malloc, realloc, free = (function(Domain.RAW, verb, WITHOUT_GIL) for verb in ("Malloc", "Realloc", "Free"))
+    rounds, together = 3_000, threading.Barrier(4)  # one after the other, threads could be told by no identity
+
+    def work(size):
+        together.wait()
+        for _ in range(rounds):
+            free(realloc(malloc(size), size + 10_000))
+
+    sizes = [70_001, 70_002, 70_003, 70_004]
+    threads = [threading.Thread(target=work, args=(size,)) for size in sizes]
+    with replay.record(tmp_path / "trace.parquet"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    events = events_of(tmp_path / "trace.parquet")
+    numbers = set()
+    for size in sizes:
+        assert lives(events, {size}) == [("malloc", 0, size), ("realloc", 0, size + 10_000), ("free", 0, 0)] * rounds
+        numbers.add(tuple(np.unique(events.thread[events.size == size])))
+    assert len({number for (number,) in numbers}) == len(sizes)
+
+
+def test_a_ring_that_goes_round_loses_nothing(tmp_path):
+    rounds = 1_500_000
+    with replay.record(tmp_path / "trace.parquet") as recording:
+        for _ in range(rounds):
+            kept = [None]
+    assert recording.rows > 1 << taps.RING_BITS
+    events = events_of(tmp_path / "trace.parquet")
+    asked = int(((events.op <= Op.CALLOC) & (events.size == len(kept) * 8)).sum())
+    assert rounds <= asked < rounds + 100
+
+
+def test_live_bytes_at_the_end_agree_with_tracemalloc(tmp_path):
+    with replay.record(tmp_path / "trace.parquet"):
+        tracemalloc.start()
+        kept = [bytes(index % 700) for index in range(30_000)]
+        traced, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    events = events_of(tmp_path / "trace.parquet")
+    live = {}
+    for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
+        if op in (Op.MALLOC, Op.CALLOC, Op.REALLOC):
+            live[block] = (int(domain), int(size))
+        elif op == Op.FREE:
+            del live[block]
+    recorded = sum(size for domain, size in live.values() if domain != Domain.RAW)
+    assert abs(recorded - traced) < 20_000
+    assert len(kept) == 30_000
+
+
+def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
+    with replay.record(tmp_path / "trace.parquet"):
+        before = sys.getallocatedblocks()
+        kept = [bytes(100) for _ in range(10_000)]
+        more = sys.getallocatedblocks() - before
+        replay.mark("counted")
+    events = events_of(tmp_path / "trace.parquet")
+    rows = slice(0, int(np.flatnonzero(events.op == Op.MARK)[0]))
+    op, pymalloc = events.op[rows], events.domain[rows] != Domain.RAW
+    grown = (op[pymalloc] <= Op.CALLOC).sum() - np.isin(op[pymalloc], (Op.FREE, Op.FOREIGN_FREE)).sum()
+    assert abs(int(grown) - more) < 50
+    assert len(kept) == 10_000
+
+
+def test_collections_and_marks_stand_among_the_events(tmp_path):
+    with replay.record(tmp_path / "trace.parquet"):
+        replay.mark("first")
+        gc.collect()
+        replay.mark("second")
+        replay.mark("first")
+    events = events_of(tmp_path / "trace.parquet")
+    told = [
+        (Op(op).name, int(size))
+        for op, size in zip(events.op, events.size, strict=True)
+        if op in (Op.MARK, Op.GC_START, Op.GC_END)
+    ]
+    collected = [("MARK", 0), ("GC_START", 0), ("GC_END", 0), ("MARK", 1), ("MARK", 0)]
+    assert told == collected
+    assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("first", "second")
+
+
+def test_a_recording_plays(tmp_path):
+    with replay.record(tmp_path / "trace.parquet"):
+        kept = [str(index) * 30 for index in range(5_000)]
+    played = replay.run(replay.open_source(tmp_path / "trace.parquet"), replay.load_config("cpython-3.12"))
+    assert replay.summarize(played).events > len(kept)
+
+
+def test_recordings_one_after_the_other_leave_the_allocators_as_they_were(tmp_path):
+    def allocators():
+        found = []
+        for domain in (taps.RAW, taps.MEM, taps.OBJ):
+            allocator = taps._Allocator()
+            ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(allocator))
+            found.append(bytes(allocator))
+        return found, list(gc.callbacks)
+
+    before = allocators()
+    for number in range(4):
+        with replay.record(tmp_path / f"{number}.parquet") as recording:
+            replay.mark(f"round {number}")
+        assert allocators() == before
+        assert replay.open_source(recording.path).metadata.phases == (f"round {number}",)
+        assert recording.rows == events_of(recording.path).rows
+
+
+def test_a_second_recording_at_once_is_refused(tmp_path):
+    with (
+        replay.record(tmp_path / "one.parquet"),
+        pytest.raises(replay.ReplayError, match="is being recorded already"),
+        replay.record(tmp_path / "two.parquet"),
+    ):
+        pass
+    assert not (tmp_path / "two.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("abiflags", "t", "a free-threaded CPython cannot be recorded"),
+        ("platform", "darwin", "recording needs 64-bit Linux on x86-64"),
+        ("version_info", (3, 10, 13), "only CPython 3.11 and newer can be recorded"),
+    ],
+)
+def test_interpreters_that_cannot_be_recorded_are_refused(tmp_path, monkeypatch, name, value, sentence):
+    monkeypatch.setattr(sys, name, value)
+    with pytest.raises(replay.ReplayError, match=sentence):
+        replay.record(tmp_path / "trace.parquet").start()
+
+
+def test_a_clean_start_is_refused_where_pymalloc_is_not_plain(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    with pytest.raises(replay.ReplayError, match="unset PYTHONMALLOC"):
+        replay.record(tmp_path / "trace.parquet", clean=True).start()
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "there.parquet").write_text("mine")
+    with pytest.raises(replay.ReplayError, match="exists already"):
+        replay.record(tmp_path / "there.parquet").start()
+    with pytest.raises(replay.ReplayError, match="there is no folder"):
+        replay.record(tmp_path / "no" / "trace.parquet").start()
+    assert (tmp_path / "there.parquet").read_text() == "mine"
+    assert not taps.tap.active
+
+
+def test_the_writer_is_no_child_of_the_program(tmp_path):
+    with replay.record(tmp_path / "trace.parquet"), pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
+    malloc = function(Domain.OBJ, "Malloc")
+    with replay.record(tmp_path / "trace.parquet") as recording:
+        child = os.fork()
+        if child == 0:
+            malloc(88_881)
+            replay.mark("never")
+            recording.stop()
+            os._exit(0 if not taps.tap.active else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        malloc(88_883)
+    events = events_of(tmp_path / "trace.parquet")
+    assert (lives(events, {88_881}), lives(events, {88_883})) == ([], [("malloc", 2, 88_883)])
+
+
+def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(tmp_path):
+    path = tmp_path / "trace.parquet"
+    script = (
+        f"import os, signal, time, replay\n"
+        f"recording = replay.record({str(path)!r}).start()\n"
+        "from replay.recorder.tap import tap, _word, AT_WRITER\n"
+        "time.sleep(6)\n"
+        "os.kill(_word(tap._context + AT_WRITER).value, signal.SIGKILL)\n"
+        "for _ in range(2_000_000): [None]\n"
+        "try: recording.stop()\n"
+        "except replay.ReplayError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves what it wrote\n"
+    rescue = [sys.executable, "-m", "replay", "record", "--rescue", str(path)]
+    assert "events saved" in subprocess.run(rescue, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert events_of(path).rows > 0
+
+
+def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
+    """Behind the drained pools, blocks of a class are carved out of fresh pools one after the other."""
+    script = (
+        "import ctypes, sys, replay\n"
+        "malloc = ctypes.pythonapi.PyObject_Malloc\n"
+        "malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        f"with replay.record({str(tmp_path / 'trace.parquet')!r}, clean=True):\n"
+        "    for _ in range(10): malloc(497)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    events = events_of(tmp_path / "trace.parquet")
+    assert (np.diff(events.address[events.size == 497].astype(np.int64)) == 512).all()
+
+
+def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
+    path = tmp_path / "trace.parquet"
+    script = (
+        "import os, signal, replay\n"
+        f"replay.record({str(path)!r}).start()\n"
+        "replay.mark('the end')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    patience_s = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < patience_s:
+        time.sleep(0.05)
+    events = events_of(path)
+    assert (events.op == Op.MARK).sum() == 1

@@ -1,0 +1,253 @@
+"""`replay record`: the program runs as it would by itself, whatever it does, and what it did is in the file."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import replay
+from replay.recorder import tap as taps
+from replay.trace import Op
+
+if reason := taps.obstacle():
+    pytest.skip(reason, allow_module_level=True)
+
+RECORD = [sys.executable, "-m", "replay", "record"]
+
+
+def run(*arguments, options=(), cwd=None, stdin=None, recorded=True, env=None):
+    """The program recorded, or by itself; gives exit code, standard output and standard error."""
+    command = [*RECORD, *map(str, options)] if recorded else [sys.executable]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, input=stdin, timeout=60, env=env
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(source):
+        path = tmp_path / "program.py"
+        path.write_text(textwrap.dedent(source))
+        return path
+
+    return write
+
+
+def both(program, *arguments, cwd, env=None):
+    """By itself and recorded; the recorder's own lines are left out of standard error."""
+    bare = run(program, *arguments, cwd=cwd, recorded=False, env=env)
+    code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
+    told = re.sub(r"^(compiling for the first time|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
+    return bare, (code, out, told)
+
+
+SURROUNDINGS = """
+    import json, os, signal, sys, threading, gc, __main__
+    print(json.dumps([
+        sys.argv, sys.path, __name__, __file__, __main__.__dict__.get("__cached__"), sys.orig_argv, sys.flags,
+        {name: value for name, value in os.environ.items() if name != "_"}, threading.active_count(), os.getcwd(),
+        sys.warnoptions, sys._xoptions, "sitecustomize" in sys.modules, "numpy" in sys.modules, "numba" in sys.modules,
+        "typing" in sys.modules, "replay" in sys.modules, sorted(os.listdir("/proc/self/fd")),
+        [path for path in sys.path_importer_cache if "replay-record" in path], gc.isenabled(), gc.get_threshold(),
+        list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), os.getpgid(os.getppid()) == os.getpgrp(),
+        [signal.getsignal(number) in (0, None) or str(signal.getsignal(number)) for number in range(1, 32)],
+    ]))
+"""
+
+
+@pytest.mark.parametrize("path", [None, "", "/nowhere:/else"])
+def test_a_program_finds_its_surroundings_as_without_us(program, tmp_path, path):
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {} if path is None else {"PYTHONPATH": path}
+    bare, recorded = both(program(SURROUNDINGS), "one", "-o", "--two", cwd=tmp_path, env=env)
+    assert recorded == bare
+    assert json.loads(bare[1])[0][1:] == ["one", "-o", "--two"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys; sys.exit(7)",
+        "import sys; sys.exit('told')",
+        "def f(): 1 / 0\nf()",
+        "import os; print('gone', flush=True); os._exit(5)",
+        "import os; os.abort()",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)",
+        "import atexit; atexit.register(print, 'the end'); print('the start')",
+        "import sys; print(sys.stdin.read()); print('to stderr', file=sys.stderr)",
+        "import threading; t = threading.Thread(target=lambda: 1 / 0, name='mine'); t.start(); t.join(); print(2)",
+        "import os\nif os.fork() == 0: os._exit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(sys.path)'])",
+        "import multiprocessing as m\nif __name__ == '__main__': print(m.get_context('spawn').Pool(2).map(abs, [-1]))",
+        "import os; print(sorted(os.listdir('/proc/self/fd')))",
+        "syntax error",
+    ],
+)  # fmt: skip
+def test_a_program_ends_as_without_us(program, tmp_path, source):
+    bare, recorded = both(program(source), cwd=tmp_path)
+    bare, recorded = (
+        (code, out, re.sub(r"0x[0-9a-f]+|\b1[0-9]{14}\b", "", told)) for code, out, told in (bare, recorded)
+    )
+    assert recorded == bare
+    list(replay.open_source(tmp_path / "trace.parquet").batches())
+
+
+def test_modules_and_code_run_as_behind_python(tmp_path):
+    assert run("-m", "json.tool", "--compact", cwd=tmp_path, stdin='{"a": 1}')[:2] == (0, '{"a":1}\n')
+    options = ["-o", tmp_path / "code.parquet"]
+    code, out, told = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
+    assert (code, out) == (0, "['-c', '-o', 'x']\n")
+    assert told.endswith(f"next: replay run {tmp_path / 'code.parquet'}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_reach_the_program(program, tmp_path, number):
+    path = program(f"""
+        import signal, sys, time
+        def caught(number, frame):
+            print("caught", number, flush=True)
+            sys.exit(9)
+        signal.signal({int(number)}, caught)
+        print("ready", flush=True)
+        time.sleep(30)
+    """)
+    recorder = subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert recorder.stdout.readline() == "ready\n"
+    recorder.send_signal(number)
+    assert recorder.stdout.read() == f"caught {int(number)}\n"
+    assert recorder.wait(30) == 9
+
+
+def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
+    path = program("""
+        import os, time
+        print(os.getpid(), flush=True)
+        while True:
+            kept = [str(index) for index in range(100)]
+            time.sleep(0.001)
+    """)
+    recorder = subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = int(recorder.stdout.readline())
+    partial = tmp_path / "trace.parquet.part"
+    patience_s = time.monotonic() + 20
+    while partial.stat().st_size < 1000 and time.monotonic() < patience_s:
+        time.sleep(0.1)
+    recorder.kill()
+    recorder.wait()
+    os.kill(process, signal.SIGKILL)
+    code, _, told = run(path, cwd=tmp_path)
+    assert code == 2
+    assert "replay record --rescue trace.parquet" in told
+    code, out, _ = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    assert code == 0
+    assert "events saved; trace.parquet is whole" in out
+    events = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    assert sum(batch.rows for batch in events) > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.py"], "replay: nowhere.py: there is no such script\n"),
+        (["-m"], "replay: -m needs a module behind it\n"),
+        (["--frob", "x.py"], "replay: there is no option --frob; `replay record --help` lists them\n"),
+        ([], "replay: nothing to record; name a script, -m and a module, or -c and code\n"),
+        (["--rescue", "nowhere.parquet"], None),
+        (["-o", "/no/folder/x.parquet", "-c", "1"], None),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
+    code, out, told = run(*arguments, cwd=tmp_path)
+    assert (code, out, told.count("\n")) == (2, "", 1)
+    assert sentence is None or told == sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "trace.parquet").write_text("mine")
+    code, _, told = run("-c", "print(1)", cwd=tmp_path)
+    assert code == 2
+    assert "exists already" in told
+    assert (tmp_path / "trace.parquet").read_text() == "mine"
+
+
+def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
+    """The limit of a file's size stands for a full disk: the write fails likewise."""
+    script = "input()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
+    recorder = subprocess.Popen(
+        [*RECORD, "-c", script], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1
+    )  # fmt: skip
+    while not (tmp_path / "trace.parquet.part").exists():
+        time.sleep(0.05)
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+    out, told = recorder.communicate("\n", timeout=60)
+    assert (recorder.returncode, out) == (0, "done\n")
+    assert "cannot be written any further" in told
+    assert "Traceback" not in told
+    events = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    assert sum(batch.rows for batch in events) > 100_000
+
+
+def test_marks_of_the_program_are_phases(tmp_path):
+    run("-c", "import replay; replay.mark('after import'); x = []", cwd=tmp_path)
+    trace = replay.open_source(tmp_path / "trace.parquet")
+    assert trace.metadata.phases == ("after import",)
+    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 1
+
+
+def test_a_clean_start_follows_the_model(tmp_path):
+    """Every block of a class that sees no foreign frees lies where a fresh pymalloc of carved pools puts it."""
+    code = "import ctypes; f = ctypes.pythonapi.PyObject_Malloc; [f(ctypes.c_size_t(497)) for _ in range(9)]"
+    run("-c", code, cwd=tmp_path, options=["--clean"])
+    batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    addresses = np.concatenate([batch.address[batch.size == 497] for batch in batches]).astype(np.int64)
+    assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left
+
+
+def test_forked_children_are_recorded_where_asked(tmp_path):
+    code = """
+import os, replay
+children = []
+for number in range(2):
+    if (child := os.fork()) == 0:
+        replay.mark(f"child {number}")
+        os._exit(0)
+    children.append(child)
+    os.waitpid(child, 0)
+replay.mark("parent")
+print(*children)
+"""
+    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork", "-o", "all.parquet"])
+    assert (code, out.count(" ")) == (0, 1), told
+    paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
+    patience_s = time.monotonic() + 20
+    while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
+        time.sleep(0.05)
+    assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
+    for path in paths:
+        assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
+
+
+@pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])
+def test_other_allocators_are_recorded_as_they_are_called(tmp_path, allocator):
+    """Debug hooks put guards around each block; what was asked for is what counts."""
+    code = (
+        "import ctypes; f, g = ctypes.pythonapi.PyObject_Malloc, ctypes.pythonapi.PyMem_RawMalloc\n"
+        "[each(ctypes.c_size_t(size)) for each in (f, g) for size in (333, 33_333)]"
+    )
+    env = os.environ | {"PYTHONMALLOC": allocator}
+    assert run("-c", code, cwd=tmp_path, env=env)[0] == 0
+    batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    for size in (333, 33_333):
+        domains = [domain for batch in batches for domain in batch.domain[(batch.size == size) & (batch.op == 0)]]
+        assert domains == [2, 0]

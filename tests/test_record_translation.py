@@ -1,0 +1,122 @@
+"""Records of the ring into events, case by case: what happens seldom, or only between threads."""
+
+import numpy as np
+import pytest
+
+from replay.recorder import tap
+from replay.recorder.translation import Clock, Translator, count_published
+from replay.trace import Events, Op
+from replay.validation import Validator
+
+A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
+MALLOC, FREE, FROM, TO, FAILED = tap.MALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED
+
+
+def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
+    """A ring that begins with these: kind, address, size, thread."""
+    ring = np.zeros((1 << tap.RING_BITS, 4), np.uint64)
+    for number, (kind, address, size, thread) in enumerate(records):
+        lap, domain = 1 << (64 - tap.LAP_BITS), tap.OBJ << (tap.SIZE_BITS + tap.OP_BITS)
+        ring[number] = lap | domain | kind << tap.SIZE_BITS | size, number, thread, address
+    return ring.view(np.int64)
+
+
+def translated(*records: tuple[int, int, int, int]) -> tuple[list[tuple[str, int, int, int]], Translator]:
+    """Op, thread, block and size of each row, which keep the contract of a trace."""
+    translator = Translator(Clock(False), 1 << 12)
+    assert translator.take(ring_of(*records), 0, len(records)) == len(records)
+    batch: Events = translator.batch()
+    Validator().check(batch)
+    columns = zip(batch.op, batch.thread, batch.block, batch.size, strict=True)
+    return [
+        (Op(op).name.lower(), int(thread), int(block), int(size)) for op, thread, block, size in columns
+    ], translator
+
+
+def test_a_realloc_is_one_row_and_keeps_its_number():
+    rows, _ = translated((MALLOC, A, 10, 7), (FROM, A, 0, 7), (TO, B, 20, 7), (FREE, B, 0, 7))
+    assert rows == [("malloc", 0, 0, 10), ("realloc", 0, 0, 20), ("free", 0, 0, 0)]
+
+
+def test_between_the_halves_of_a_realloc_others_may_take_the_old_address():
+    rows, _ = translated(
+        (MALLOC, A, 10, 7), (FROM, A, 0, 7), (MALLOC, A, 11, 8), (TO, B, 20, 7), (FREE, A, 0, 8), (FREE, B, 0, 7)
+    )
+    assert rows == [
+        ("malloc", 0, 0, 10),
+        ("malloc", 1, 1, 11),
+        ("realloc", 0, 0, 20),
+        ("free", 1, 1, 0),
+        ("free", 0, 0, 0),
+    ]
+
+
+def test_two_threads_realloc_at_once_and_change_places():
+    rows, _ = translated(
+        (MALLOC, A, 10, 7), (MALLOC, B, 11, 8), (FROM, A, 0, 7), (FROM, B, 0, 8), (TO, B, 20, 7), (TO, A, 21, 8)
+    )
+    assert rows[2:] == [("realloc", 0, 0, 20), ("realloc", 1, 1, 21)]
+
+
+def test_a_failed_realloc_leaves_the_block_where_it_was():
+    rows, _ = translated((MALLOC, A, 10, 7), (FROM, A, 0, 7), (FAILED, A, 0, 7), (FREE, A, 0, 7))
+    assert rows == [("malloc", 0, 0, 10), ("free", 0, 0, 0)]
+
+
+def test_an_unseen_free_stands_right_before_the_address_is_handed_out_again():
+    rows, translator = translated((MALLOC, A, 10, 7), (MALLOC, B, 11, 7), (MALLOC, A, 12, 7))
+    assert rows == [("malloc", 0, 0, 10), ("malloc", 0, 1, 11), ("free", 0, 0, 0), ("malloc", 0, 0, 12)]
+    assert translator.unseen_frees == 1
+
+
+def test_foreign_blocks_are_observed_and_a_foreign_realloc_becomes_a_malloc():
+    rows, translator = translated((FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), (FREE, C, 0, 7), (FROM, A, 0, 7))
+    assert rows == [("foreign_free", 0, 0, 0), ("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30), ("free", 0, 0, 0)]
+    assert (translator.foreign_frees, translator.foreign_reallocs) == (1, 1)
+
+
+def test_tables_grow_with_threads_and_live_blocks():
+    records = [(MALLOC, A + 16 * number, 16, 100 + number % 300) for number in range(100_000)]
+    translator, ring, done, rows = Translator(Clock(False), 1 << 12), ring_of(*records), 0, 0
+    validator = Validator()
+    while done < len(records):
+        done += translator.take(ring, done, len(records) - done)
+        batch = translator.batch()
+        validator.check(batch)
+        rows += batch.rows
+    assert (rows, translator.live_blocks, validator.live_blocks) == (100_000, 100_000, 100_000)
+    assert int(batch.thread.max()) == 299
+
+
+def test_only_complete_records_are_handed_out():
+    ring = ring_of((MALLOC, A, 10, 7), (MALLOC, B, 10, 7), (MALLOC, C, 10, 7))
+    assert count_published(ring, 0, 10) == 3
+    ring[1, 0] = 0
+    assert count_published(ring, 0, 10) == 1
+    assert count_published(ring, 2, 10) == 1
+    assert count_published(ring, 1 << tap.RING_BITS, 10) == 0
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
+    from replay.recorder.growing_file import GrowingFile, rescue
+    from replay.sources import open_source
+    from replay.trace import Metadata
+
+    path = tmp_path / "trace.parquet"
+    file = GrowingFile(path, addresses=True)
+    for first in (0, 1000, 2000):
+        numbers = np.arange(first, first + 1000)
+        zeros = np.zeros(1000, np.uint8)
+        file.append(
+            Events(numbers, numbers.astype(np.uint32) % 2, zeros, zeros + 2, numbers.astype(np.uint32), numbers,
+                   numbers.astype(np.uint64)),
+            Metadata({"first": str(first)}),
+        )  # fmt: skip
+    with path.open("r+b") as opened:
+        opened.truncate(path.stat().st_size - cut)
+    assert rescue(path) == 2000
+    trace = open_source(path)
+    batches = list(trace.batches())
+    assert (trace.metadata.origin, trace.events_total) == ({"first": "1000"}, 2000)
+    assert np.concatenate([batch.size for batch in batches]).tolist() == list(range(2000))
