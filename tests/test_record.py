@@ -167,7 +167,7 @@ def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
 
 
 def test_a_ring_that_goes_round_loses_nothing(tmp_path):
-    rounds = 1_500_000
+    rounds = 2_500_000
     with replay.record(tmp_path / "trace.parquet") as recording:
         for _ in range(rounds):
             kept = [None]

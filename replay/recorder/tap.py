@@ -29,8 +29,8 @@ POOL_BYTES = 1 << 14
 """pymalloc's pools, in every CPython that is recorded."""
 OLDEST = (3, 11)
 RECORD_BYTES = 32
-RING_BITS = 21
-"""2^21 records, 64 MiB: what a program calls in a quarter of a second at most while the writer is busy elsewhere."""
+RING_BITS = 22
+"""2^22 records, 128 MiB: what a busy program calls in a fifth of a second, while the writer is kept from its work."""
 SIZE_BITS, OP_BITS, DOMAIN_BITS, LAP_BITS = 48, 4, 2, 10
 """Of PACKED, from the lowest. The lap counts from 1, so that a ring full of zeros holds no record."""
 
