@@ -131,7 +131,7 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
     pool_bytes, arena_bytes = config.pymalloc.pool_size, config.pymalloc.arena_size
     alignment, threshold = config.pymalloc.alignment, config.pymalloc.small_threshold
     arenas: list[ArenaMoment] = []
-    pools, calls = np.zeros(0, np.int64), 0
+    older, calls = np.zeros(0, np.int64), 0
     mapped: set[int] = set()
     for events in trace.batches():
         if events.address is None:
@@ -145,16 +145,16 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
                 arenas.append(ArenaMoment(begins, place, int(before[row])))
             mapped ^= {place} if begins or place in mapped else set()
         calls = int(before[-1]) if events.rows else calls
-        older = address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)]
-        pools = np.union1d(pools, older & -pool_bytes)
+        older = np.union1d(older, address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)])
+    pools = np.unique(older & -pool_bytes)
     classes = np.zeros(pools.shape[0], np.int64)
     for events in trace.batches():
         assert events.address is not None
-        pool = events.address.view(np.int64) & -pool_bytes
-        fits = (events.op <= Op.CALLOC) & np.isin(events.domain, _SMALL) & np.isin(pool, pools)
-        fits &= (events.size > 0) & (events.size <= threshold)
-        rows = np.flatnonzero(fits)[::-1]  # of several, the first counts
-        found = np.searchsorted(pools, pool[rows])
+        address = events.address.view(np.int64)
+        # The first to be where an older block was: not a realloc that stays where it is.
+        fits = (events.op <= Op.REALLOC) & np.isin(events.domain, _SMALL) & np.isin(address, older)
+        rows = np.flatnonzero(fits & (events.size > 0) & (events.size <= threshold))[::-1]
+        found = np.searchsorted(pools, address[rows] & -pool_bytes)
         fresh = (events.size[rows] + alignment - 1) & -alignment
         known = classes.copy()
         classes[found] = fresh
