@@ -1,0 +1,71 @@
+"""`replay verify --libc`: against every real glibc."""
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from replay.commands.compilation import told_compilation
+from replay.commands.verify_pymalloc import Cases
+
+
+def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
+    """Plays the cases through the C libraries chosen, and tells how far their models agree."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from replay.verification.libc_compare import verify_libc as compare
+    from replay.verification.libc_oracles import choose_libcs
+
+    oracles = choose_libcs(choice)
+    results = []
+    with told_compilation(), Console(stderr=True).status("") as status:
+        for oracle in oracles:
+            for name, trace in cases:
+                status.update(f"{oracle.name}: {name}")
+                results.append((name, compare(trace, oracle, assignments=env, resident=resident)))
+    exact = all(agreement.exact for _, agreement in results)
+    if as_json:
+        rows = [{"trace": name, "exact": it.exact, **asdict(it)} for name, it in results]
+        typer.echo(json.dumps(rows, indent=2))
+        raise typer.Exit(0 if exact else 1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("real malloc", no_wrap=True)
+    for heading in ("events", "addresses", "system calls", "unequal", *("resident off",) * resident, "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for oracle in oracles:
+        mine = [it for _, it in results if it.oracle == oracle.name]
+        table.add_row(
+            oracle.name,
+            f"{sum(it.events for it in mine):,}",
+            f"{sum(it.addresses_compared for it in mine):,}",
+            f"{sum(it.system_calls_compared for it in mine):,}",
+            f"{sum(it.unequal for it in mine):,}",
+            *(f"{max(it.resident_error or 0.0 for it in mine):.2%}",) * resident,
+            f"{sum(it.seconds for it in mine):.2f}",
+        )
+    Console().print(table)
+    if not any(it.system_calls_compared for _, it in results):
+        typer.echo("System calls were not compared: strace is not installed.")
+    for name, agreement in results:
+        if not agreement.exact:
+            typer.echo(f"{agreement.oracle}, {name}: {agreement.difference}")
+    raise typer.Exit(0 if exact else 1)
+
+
+def list_libcs(as_json: bool) -> None:
+    from replay.verification.libc_oracles import survey_libcs
+
+    oracles, absences = survey_libcs()
+    if as_json:
+        found = [{"name": it.name, "version": it.version, "path": str(it.path)} for it in oracles]
+        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        return
+    typer.echo("At hand:" if oracles else "No real glibc is at hand.")
+    for it in oracles:
+        typer.echo(f"  {it.name:<12} -a {it.version}\n      {it.path}")
+    if absences:
+        typer.echo("Not at hand:")
+    for absence in absences:
+        typer.echo(f"  {absence.name}: {absence.reason}")

@@ -1,0 +1,102 @@
+"""`replay verify` against every real pymalloc."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from replay.commands.compilation import told_compilation
+
+if TYPE_CHECKING:
+    from replay.trace import Trace
+    from replay.verification.compare import Agreement
+    from replay.verification.oracles import Oracle
+
+Cases = list[tuple[str, "Trace"]]
+"""What is played, by name."""
+
+
+def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
+    """Plays the cases through the real allocators chosen, and tells how far their models agree."""
+    from replay.verification.compare import verify as compare
+    from replay.verification.oracles import choose_oracles
+
+    oracles = choose_oracles(choice)
+    results: list[tuple[Oracle, str, Agreement]] = []
+    from rich.console import Console
+
+    progress = Console(stderr=True)
+    with told_compilation(), progress.status("") as status:
+        for oracle in oracles:
+            for name, trace in cases:
+                status.update(f"{oracle.name}: {name}")
+                results.append((oracle, name, compare(trace, oracle)))
+    if as_json:
+        typer.echo(json.dumps([{"trace": name, "exact": it.exact, **asdict(it)} for _, name, it in results], indent=2))
+    else:
+        _print_table(oracles, results)
+    if not all(agreement.exact for _, _, agreement in results):
+        if not as_json:
+            _print_differences(results, cases)
+        raise typer.Exit(1)
+
+
+def _print_table(oracles: list["Oracle"], results: list[tuple["Oracle", str, "Agreement"]]) -> None:
+    """What was compared, and how much of it is unequal (addresses, owners and arena events together)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("real allocator", no_wrap=True)
+    for heading in ("events", "addresses", "arenas", "releases", "unequal", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for oracle in oracles:
+        mine = [agreement for owner, _, agreement in results if owner is oracle]
+        table.add_row(
+            oracle.name,
+            f"{sum(it.events for it in mine):,}",
+            f"{sum(it.addresses_compared for it in mine):,}",
+            f"{sum(it.arena_events_compared for it in mine):,}",
+            f"{sum(it.releases for it in mine):,}",
+            f"{sum(it.unequal for it in mine):,}",
+            f"{sum(it.seconds for it in mine):.2f}",
+        )
+    Console().print(table)
+
+
+def _print_differences(results: list[tuple["Oracle", str, "Agreement"]], cases: Cases) -> None:
+    """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
+    from replay.allocators.glibc import MMAP_THRESHOLD
+
+    for oracle, name, agreement in results:
+        if not agreement.exact:
+            typer.echo(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
+    traces = [trace for _, trace in cases]
+    if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
+        typer.echo(
+            "The trace asks for blocks of 128 KiB or more, which libc maps among the arenas where its heap has no "
+            "room. Loading the library leaves that heap in use, so a difference can come from there; see --libc."
+        )
+
+
+def list_oracles(as_json: bool) -> None:
+    from replay.verification.oracles import survey
+
+    oracles, absences = survey()
+    if as_json:
+        found = [
+            {"name": it.name, "preset": it.preset, "overrides": it.overrides, "path": str(it.library.path)}
+            for it in oracles
+        ]
+        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        return
+    typer.echo("At hand:" if oracles else "No real allocator is at hand.")
+    for it in oracles:
+        with_overrides = "".join(f" --set {override}" for override in it.overrides)
+        typer.echo(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")
+    if absences:
+        typer.echo("Not at hand:")
+    for absence in absences:
+        typer.echo(f"  {absence.name}: {absence.reason}")

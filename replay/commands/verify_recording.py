@@ -1,0 +1,36 @@
+"""`replay verify RECORDING`: against what really happened."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from replay.commands.compilation import told_compilation
+
+if TYPE_CHECKING:
+    from replay.trace import Trace
+
+
+def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
+    """Tells how far the model of the recorded interpreter agrees with the recording."""
+    from replay.verification.recordings import verify_recording as compare
+
+    with told_compilation():
+        agreement = compare(trace)
+    if as_json:
+        typer.echo(json.dumps({"trace": name, "exact": agreement.exact, **asdict(agreement)}, indent=2))
+    else:
+        unequal = agreement.addresses_compared - agreement.addresses_equal
+        typer.echo(
+            f"{name}, by the model of {agreement.preset}:\n"
+            f"  addresses     {agreement.addresses_compared:,} compared, {unequal:,} unequal\n"
+            f"  arena events  {agreement.arena_events_equal:,} of {agreement.arena_events_compared:,} equal, "
+            f"{agreement.releases:,} of them releases\n"
+            f"  older blocks  {agreement.older_frees:,} freed and played, {agreement.older_frees_unseen:,} whose place "
+            "was not used again"
+        )
+        for difference in filter(None, (agreement.difference, agreement.arena_difference)):
+            typer.echo(f"  {difference}")
+    if not agreement.exact:
+        raise typer.Exit(1)
