@@ -274,6 +274,10 @@ def enter(folder: str, python_path: str | None, file: int, writer: int, drain_po
         os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = python_path
+    for inside, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            os.unlink(os.path.join(inside, name))  # noqa: PTH108, PTH118 — pathlib is not for us to import
+        os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)
     tap.start(writer, drain_pool_bytes)
