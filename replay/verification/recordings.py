@@ -17,12 +17,15 @@ import numpy as np
 from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED
 from replay.clock import Slice
 from replay.config import StackConfig, load_config
+from replay.editing import rows_of
 from replay.engine import Player
 from replay.errors import ReplayError
 from replay.trace import CLEAN_START, START, Domain, Events, Op, Trace
 
 LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
 """The model's own heap and mappings lie below everything that a process of Linux has."""
+FAR = 1 << 10
+"""Rows within which the call that unmapped an arena stands, though other threads call too."""
 _SMALL = (Domain.MEM, Domain.OBJ)
 
 
@@ -61,12 +64,18 @@ class ArenaMoment:
     mapped: bool
     address: int
     calls: int
+    realloc_follows: bool = False
 
     def agrees(self, model: "ArenaMoment") -> bool:
-        """Whether the model has the same; a recording has the call that unmaps in front, unless that was a realloc."""
+        """Whether the model has the same.
+
+        Its moments are in front of the call that brought them. A recording has a free before what it does, and a
+        realloc, as a malloc, behind.
+        """
         late = self.calls - model.calls
-        same = (self.mapped, self.address) == (model.mapped, model.address)
-        return same and (late == 0 or (late == 1 and not self.mapped))
+        if (self.mapped, self.address) != (model.mapped, model.address):
+            return False
+        return late == 0 if self.mapped else late == 1 or (late == 0 and self.realloc_follows)
 
     def __str__(self) -> str:
         return f"arena {self.address:#x} {'mapped' if self.mapped else 'unmapped'} behind call {self.calls}"
@@ -142,7 +151,7 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
         for row in np.flatnonzero(is_arena).tolist():
             place, begins = int(address[row]), bool(events.op[row] == Op.ARENA_MAPPED)
             if begins or place in mapped:
-                arenas.append(ArenaMoment(begins, place, int(before[row])))
+                arenas.append(ArenaMoment(begins, place, int(before[row]), _realloc_follows(events, row)))
             mapped ^= {place} if begins or place in mapped else set()
         calls = int(before[-1]) if events.rows else calls
         older = np.union1d(older, address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)])
@@ -161,6 +170,12 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
         classes[known > 0] = known[known > 0]
     places = np.array([moment.address for moment in arenas if moment.mapped], np.int64)
     return _Seen(places, arenas, pools, classes)
+
+
+def _realloc_follows(events: Events, row: int) -> bool:
+    """Whether the next call of pymalloc's is a realloc, as far as this batch tells."""
+    later = np.flatnonzero(_is_call(rows_of(events, slice(row, row + FAR))))
+    return not later.size or bool(events.op[row + later[0]] == Op.REALLOC)
 
 
 def _is_call(events: Events) -> np.ndarray:
