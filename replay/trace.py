@@ -97,6 +97,8 @@ TRIM_MARK = "malloc_trim"
 
 START, CLEAN_START = "start", "clean"
 """In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
+OLDER_FREES = "foreign_frees"
+"""In the same: how many blocks were freed that were born before."""
 
 
 @dataclass(frozen=True)

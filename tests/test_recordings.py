@@ -178,3 +178,10 @@ def test_the_command_tells_it(recorded):
     assert told["exact"]
     assert told["addresses_compared"] == told["addresses_equal"]
     assert "0 unequal" in CliRunner().invoke(app, [str(recorded)]).output
+
+
+def test_a_report_says_that_older_blocks_are_left_out(recorded):
+    command = [sys.executable, "-m", "replay", "run", str(recorded), "--no-reference"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    older = int(open_source(recorded).metadata.origin["foreign_frees"])
+    assert f"Left out: blocks older than the recording, of which {older:,} were freed" in " ".join(told.split())

@@ -18,7 +18,7 @@ from replay.recorder.growing_file import GrowingFile
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.trace import CLEAN_START, START, Metadata
+from replay.trace import CLEAN_START, OLDER_FREES, START, Metadata
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -139,7 +139,7 @@ class Writer:
 
     def _metadata(self) -> Metadata:
         counts = {
-            "foreign_frees": self._translator.foreign_frees,
+            OLDER_FREES: self._translator.foreign_frees,
             "foreign_reallocs": self._translator.foreign_reallocs,
             "unseen_frees": self._translator.unseen_frees,
         }

@@ -12,6 +12,7 @@ from replay import metrics
 from replay.engine import Recording
 from replay.metrics import Summary
 from replay.player import EXACT_CLASSES, class_limit
+from replay.trace import OLDER_FREES
 from replay.units import format_size, format_time
 
 WIDTH = 96
@@ -222,4 +223,8 @@ def _notes(summary: Summary) -> Text:
     """Which numbers are those of the real allocators, and which are estimates."""
     models = [model for model in (summary.libc_model, summary.pymalloc_model) if model in ("glibc", "pymalloc")]
     blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
-    return Text(f"Exact: what was asked for{blocks}.\nEstimates: simulated time, from the configuration's costs.")
+    lines = [f"Exact: what was asked for{blocks}.", "Estimates: simulated time, from the configuration's costs."]
+    older = int(summary.trace.get(OLDER_FREES, 0))
+    if older:
+        lines.append(f"Left out: blocks older than the recording, of which {older:,} were freed in its course.")
+    return Text("\n".join(lines))
