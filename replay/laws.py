@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     Tag,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -52,6 +53,14 @@ class Choice(Spread[Quantity], Generic[Quantity]):
 
     kind: Literal["choice"]
     weights: Annotated[dict[Quantity, NonNegativeFloat], Field(min_length=1)]
+
+    @field_validator("weights", mode="wrap")
+    @classmethod
+    def _each_once(cls, written: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        weights = read(written)
+        if len(weights) < len(written):
+            raise ValueError("one value has two weights, written in different units")
+        return weights
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Choice[Quantity]":

@@ -339,3 +339,9 @@ def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, tex
     assert code == 2
     assert told.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("preset", ["bump", "ideal"])
+def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, preset):
+    said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
+    assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} has no glibc, which would read it\n"

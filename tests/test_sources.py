@@ -183,6 +183,13 @@ def test_a_broken_column_is_refused_with_its_name_or_row(tmp_path, changed, mess
     assert message in error
 
 
+def test_a_column_of_nothing_but_nulls_is_none(tmp_path):
+    path = write_table(tmp_path / "t.parquet", good_columns(address=pa.nulls(2), site=pa.nulls(2)))
+    (events,) = open_source(path).batches()
+    assert events.address is None
+    assert events.site is None
+
+
 def test_missing_columns_are_named(tmp_path):
     columns = good_columns()
     del columns["op"], columns["size"]
@@ -194,6 +201,7 @@ def test_missing_columns_are_named(tmp_path):
     [
         ('{"format_version": 2}', "is of format version 2; this replay reads up to 1"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
+        ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
         ('{"phases": []}', "no JSON object with a format_version"),
         ("[1]", "no JSON object with a format_version"),
         ("{", "no JSON object with a format_version"),

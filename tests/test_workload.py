@@ -61,6 +61,10 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("      sigma: 1\n", "", ":5: streams.requests.size: key 'sigma' is missing"),
         ("100/s", "fast", ":4: streams.requests.arrivals.rate: 'fast' is not a rate; write it like 200/s"),
         ("1 ms", "1 mss", ":9: streams.requests.lifetime: '1 mss' is not a time; write it like 20 ms"),
+        (
+            "size: 64}", "size: {kind: choice, weights: {1024: 1, 1 KiB: 2}}}",
+            ":12: sets.sessions.size.weights: one value has two weights, written in different units",
+        ),
         ("size: 64}", "size: 10 ms}", ":12: sets.sessions.size: '10 ms' is not a size; write it like 256 KiB"),
         ("free: [cache]", "free: [cahce]", ":14: phases.0.free.0: there is no group 'cahce'; did you mean 'cache'?"),
         (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.errors import ConfigError, OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     from replay.config import StackConfig
@@ -75,6 +76,8 @@ def run(
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
     chosen = default_preset() if allocator is None else allocator
+    if env and load_config(chosen, overrides or ()).libc.model != "glibc":
+        raise ConfigError(f"--env {env[0]}: {chosen} has no glibc, which would read it")
     stacks = [load_config(chosen, [*overrides_of(env or ()), *(overrides or ())])]
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
@@ -100,7 +103,6 @@ def run(
 
 def _parse_interval(option: str, text: str | None) -> int | None:
     """Nanoseconds; None if nothing is said."""
-    from replay.errors import ReplayError
     from replay.units import parse_time
 
     try:
@@ -114,7 +116,6 @@ def _parse_interval(option: str, text: str | None) -> int | None:
 
 def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) -> None:
     """No output may take the place of the input, or of another output of the same run."""
-    from replay.errors import OutputError
 
     if addresses and Path(source).exists() and addresses.resolve() == Path(source).resolve():
         raise OutputError(f"--addresses {addresses}: is the trace itself; choose another name")
@@ -123,7 +124,6 @@ def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) ->
 
 
 def _open_trace(source: str, seed: int | None) -> "Trace":
-    from replay.errors import ReplayError
     from replay.resources import find_workload
     from replay.sources import open_source
     from replay.sources.yaml import SUFFIXES, open_trace
@@ -139,7 +139,6 @@ def _open_trace(source: str, seed: int | None) -> "Trace":
 @contextmanager
 def _named(source: str) -> Iterator[None]:
     """The engine knows rows, but no files."""
-    from replay.errors import TraceError
 
     try:
         yield
@@ -158,7 +157,6 @@ def _play_all(
 ) -> list["Recording | None"]:
     """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
     from replay import engine
-    from replay.errors import TraceError
     from replay.progress import progress_bar
 
     recordings: list[Recording | None] = []

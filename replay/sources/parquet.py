@@ -60,6 +60,9 @@ def open_trace(path: Path) -> "ParquetTrace":
         columns = {field.name: field.type for field in file.schema_arrow}
         if missing := [name for name in _REQUIRED if name not in columns]:
             raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
+        for name in _NULLS:
+            if name in columns and pa.types.is_null(columns[name]):
+                del columns[name]
         for name in _MEMORY_TYPES:
             if name in columns and not pa.types.is_integer(columns[name]):
                 what = f"column `{name}` is of type {columns[name]}; it must hold integers ({_FILE_TYPES[name]})"
@@ -163,7 +166,11 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         if version > FORMAT_VERSION:
             what = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
             raise TraceError(what, path=path)
-        return TypeAdapter(Metadata).validate_python(content)
+        metadata: Metadata = TypeAdapter(Metadata).validate_python(content)
+        if min(asdict(metadata.process).values()) < 0:
+            what = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
+            raise TraceError(what, path=path)
+        return metadata
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
