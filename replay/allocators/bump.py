@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators.kernel import brk
-from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.allocators.stack import extend, give_record_back, record, take_record
 from replay.by_reference import by_reference
 from replay.compiled import cold, leaf
 from replay.units import Size
@@ -30,7 +30,7 @@ class Config(BaseModel):
     top_pad: Size = Field(128 << 10, le=64 << 20)
 
 
-HEAP = record("end", "top_pad", "blocks", "unused")
+HEAP = record("end", "top_pad", "used", "unused")
 BLOCK = record("address", "size_bytes", "next")
 
 
@@ -66,15 +66,7 @@ def _place_at_end(state, stack, block, size):
 @leaf
 def malloc(state, stack, size):
     """The next bytes."""
-    heap = state.heap[0]
-    place = heap.unused
-    if place >= 0:
-        heap.unused = state.blocks[place].next
-    else:
-        place = heap.blocks
-        heap.blocks += 1
-        if heap.blocks + MARGIN > state.blocks.shape[0]:
-            ask_for_room(stack)
+    place = take_record(stack, state.heap[0], state.blocks)
     _place_at_end(state, stack, state.blocks[place], size)
     return place
 
@@ -82,8 +74,7 @@ def malloc(state, stack, size):
 @leaf
 def free(state, stack, place):
     """Its record is used again, its memory never."""
-    state.blocks[place].next = state.heap[0].unused
-    state.heap[0].unused = place
+    give_record_back(state.heap[0], state.blocks, place)
 
 
 @leaf
@@ -109,12 +100,12 @@ def address(state, stack, place):
 
 def grow(state: State) -> State:
     """The same heap with room for twice the blocks."""
-    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].blocks), 512)))
+    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
 
 
 def check(state: State, stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
     heap, space = state.heap[0], stack.kernel.space[0]  # type: ignore[attr-defined]
-    blocks = state.blocks[: heap.blocks]
+    blocks = state.blocks[: heap.used]
     assert (blocks["address"] + blocks["size_bytes"] <= heap.end).all()
     assert heap.end <= space.brk

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from replay.allocators.kernel import brk, touch
-from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.allocators.stack import extend, give_record_back, record, take_record
 from replay.by_reference import by_reference
 from replay.compiled import cold, leaf
 
@@ -30,7 +30,7 @@ class Config(BaseModel):
     model: Literal["ideal"] = "ideal"
 
 
-HEAP = record("live_bytes", "end", "blocks", "unused")
+HEAP = record("live_bytes", "end", "used", "unused")
 BLOCK = record("address", "size_bytes", "next")
 FIRST_ADDRESS = 1 << 16
 
@@ -69,14 +69,7 @@ def _fit(state, stack):
 def malloc(state, stack, size):
     """Exactly `size` bytes more are live."""
     heap = state.heap[0]
-    place = heap.unused
-    if place >= 0:
-        heap.unused = state.blocks[place].next
-    else:
-        place = heap.blocks
-        heap.blocks += 1
-        if heap.blocks + MARGIN > state.blocks.shape[0]:
-            ask_for_room(stack)
+    place = take_record(stack, heap, state.blocks)
     block = state.blocks[place]
     block.size_bytes, block.address = size, heap.end
     heap.end += (size + 15) & -16
@@ -90,8 +83,7 @@ def free(state, stack, place):
     """Its bytes are gone at once."""
     heap, block = state.heap[0], state.blocks[place]
     heap.live_bytes -= block.size_bytes
-    block.next = heap.unused
-    heap.unused = place
+    give_record_back(heap, state.blocks, place)
     _fit(state, stack)
 
 
@@ -121,7 +113,7 @@ def address(state, stack, place):
 
 def grow(state: State) -> State:
     """The same heap with room for twice the blocks."""
-    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].blocks), 512)))
+    return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
 
 
 def check(state: State, stack: NamedTuple) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.by_reference import by_reference
-from replay.compiled import cold, leaf
+from replay.compiled import cold, inlined, leaf
 
 MARGIN = 16
 """Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
@@ -91,6 +91,31 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
 def ask_for_room(stack):
     """Has the player stop after the event in hand, so that the engine can grow the tables."""
     stack.tally[0].attention |= ROOM
+
+
+@inlined
+def take_record(stack, scalars, records):
+    """The number of a record that is not in use.
+
+    `scalars` tells in `used` how many ever were, and in `unused` the one that was given back last, or -1; `next` of a
+    record leads on.
+    """
+    number = scalars.unused
+    if number >= 0:
+        scalars.unused = records[number].next
+    else:
+        number = scalars.used
+        scalars.used += 1
+        if scalars.used + MARGIN > records.shape[0]:
+            ask_for_room(stack)
+    return number
+
+
+@inlined
+def give_record_back(scalars, records, number):
+    """The record is not in use any more."""
+    records[number].next = scalars.unused
+    scalars.unused = number
 
 
 @cold

@@ -309,7 +309,7 @@ def grow(state: State) -> State:
     par = state.par[0]
     return state._replace(
         memory=extend(state.memory, 2 * int(par.chunks) + 2 * NBINS, int(par.chunks)),
-        mapped=extend(state.mapped, 2 * max(int(par.mapped), MARGIN)),
+        mapped=extend(state.mapped, 2 * max(int(par.used), MARGIN)),
     )
 
 
@@ -320,7 +320,7 @@ def check(state: State, stack: NamedTuple) -> None:
     while index >= 0:
         unused.add(index)
         index = int(state.mapped[index].next)
-    live = [index for index in range(int(par.mapped)) if index not in unused]
+    live = [index for index in range(int(par.used)) if index not in unused]
     assert len(live) == par.mmaps
     mapped_bytes = sum(int(state.mapped[index].size_bytes) for index in live)
     heap_bytes, number = 0, MAIN_ARENA

@@ -111,7 +111,7 @@ PAR = record(
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
     "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
     "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
-    "chunks", "spare", "mmaps", "mapped", "unused", "heaps", "unused_heap", "aligned_area",
+    "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
 )  # fmt: skip
 """Settings and rules; from `thread` on what changes: the thread at work, its arena, the state of its cache and where

@@ -26,7 +26,7 @@ from replay.allocators.glibc.memory import (
     size_of,
 )
 from replay.allocators.kernel import brk, dontneed, mmap, mremap, munmap, touch
-from replay.allocators.stack import MARGIN, NO_MEMORY, ask_for_room, record
+from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 40
@@ -179,14 +179,7 @@ def map_chunk(state, stack, wanted):
     start = mmap(stack, length)
     tally.heap_bytes += length
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
-    index = par.unused
-    if index >= 0:
-        par.unused = state.mapped[index].next
-    else:
-        index = par.mapped
-        par.mapped += 1
-        if par.mapped + MARGIN > state.mapped.shape[0]:
-            ask_for_room(stack)
+    index = take_record(stack, par, state.mapped)
     chunk = state.mapped[index]
     chunk.address, chunk.size_bytes = start, length
     par.mmaps += 1
@@ -212,8 +205,7 @@ def free_mapped(state, stack, place):
     stack.tally[0].heap_bytes -= chunk.size_bytes
     munmap(stack, chunk.address, chunk.size_bytes)
     par.mmaps -= 1
-    chunk.next = par.unused
-    par.unused = index
+    give_record_back(par, state.mapped, index)
 
 
 @cold
