@@ -1,5 +1,7 @@
 """Finds the workloads and configurations that come with the package, in a checkout and after an install.
 
+A workload is written in YAML, or it is a recording of a real program, which lies beside it.
+
 Allocator models of other packages come by an entry point of the group MODEL_GROUP.
 """
 
@@ -19,33 +21,45 @@ def _folder(kind: str) -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / kind
 
 
-def _names(kind: str) -> list[str]:
-    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
+def _files(kind: str, pattern: str = "*.yaml") -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder(kind).glob(pattern))}
 
 
-def _find(kind: str, name: str, error: type[ReplayError], listing: str) -> Path:
-    names = _names(kind)
-    if name in names:
-        return _folder(kind) / f"{name}.yaml"
-    what = f"no bundled {kind.removesuffix('s')} has this name; {nearest(name, names)} (`{listing}` lists them)"
-    raise error(f"{name}: {what}")
+def _find(kind: str, files: dict[str, Path], name: str, error: type[ReplayError], listing: str) -> Path:
+    if name in files:
+        return files[name]
+    raise error(f"{name}: no bundled {kind} has this name; {nearest(name, list(files))} (`{listing}` lists them)")
 
 
 def workload_names() -> list[str]:
-    """The bundled workloads."""
-    return _names("workloads")
+    """The bundled workloads that are written in YAML."""
+    return list(_files("workloads"))
+
+
+def recorded_names() -> list[str]:
+    """The bundled workloads that are recordings."""
+    return list(_recordings())
 
 
 def find_workload(name: str) -> Path:
-    """The file of a bundled workload."""
-    return _find("workloads", name, WorkloadError, "replay workloads")
+    """The file of a bundled workload, of either kind."""
+    return _find("workload", _files("workloads") | _recordings(), name, WorkloadError, "replay workloads")
+
+
+def find_program(name: str) -> Path:
+    """The program that a bundled recording is of."""
+    return _folder("workloads") / "recorded" / "programs" / f"{name}.py"
+
+
+def _recordings() -> dict[str, Path]:
+    return _files("workloads", "recorded/*.parquet")
 
 
 def config_names() -> list[str]:
     """The bundled configurations."""
-    return _names("configs")
+    return list(_files("configs"))
 
 
 def find_config(name: str) -> Path:
     """The file of a bundled configuration."""
-    return _find("configs", name, ConfigError, "replay allocators")
+    return _find("config", _files("configs"), name, ConfigError, "replay allocators")

@@ -76,6 +76,12 @@ def test_foreign_blocks_are_observed_and_a_foreign_realloc_becomes_a_malloc():
     assert (translator.foreign_frees, translator.foreign_reallocs) == (1, 1)
 
 
+def test_a_foreign_realloc_that_stays_where_it_is_gives_its_place_back_before_it_takes_it():
+    rows, translator = translated((FROM, A, 0, 7), (TO, A, 30, 7))
+    assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30)]
+    assert (translator.foreign_frees, translator.foreign_reallocs) == (0, 1)
+
+
 def test_tables_grow_with_threads_and_live_blocks():
     records = [(MALLOC, A + 16 * number, 16, 100 + number % 300) for number in range(100_000)]
     translator, ring, done, rows = Translator(Clock(False), 1 << 12), ring_of(*records), 0, 0

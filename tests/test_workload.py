@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from replay.commands.schema import schema
 from replay.commands.workloads import workloads
 from replay.errors import ConfigError, WorkloadError
-from replay.resources import config_names, find_config, find_workload, workload_names
+from replay.resources import config_names, find_config, find_workload, recorded_names, workload_names
 from replay.workload import Workload, load_workload
 
 DOCS = Path(__file__).parent.parent / "docs" / "workloads.md"
@@ -208,5 +208,6 @@ def test_the_schema_of_a_stack_has_the_keys_of_its_models():
 
 def test_workloads_lists_the_bundled_ones():
     listed = json.loads(command(workloads, "--json").stdout)
-    assert [entry["name"] for entry in listed] == workload_names()
+    assert [entry["name"] for entry in listed] == [*workload_names(), *recorded_names()]
+    assert [entry["name"] for entry in listed if entry["recorded"]] == recorded_names()
     assert "web-service" in command(workloads).stdout

@@ -18,10 +18,13 @@ def generate(
 
     Example: replay generate web-service -o trace.parquet
     """
+    from replay.errors import WorkloadError
     from replay.resources import find_workload
     from replay.sources.yaml import SUFFIXES, open_trace
 
     path = Path(workload)
     if path.suffix.lower() not in SUFFIXES and not path.exists():
         path = find_workload(workload)
+        if path.suffix not in SUFFIXES:
+            raise WorkloadError(f"{workload}: is a recording, which is a trace already: {path}")
     save_trace(open_trace(path, seed), workload, output, force=force, doing="generating")

@@ -1,31 +1,57 @@
 """`replay workloads`: the workloads that come with replay."""
 
+import ast
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
 
+@dataclass(frozen=True)
+class _Listed:
+    name: str
+    description: str
+    duration_ns: int | None
+    recorded: bool
+
+
 def workloads(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False,
 ) -> None:
-    """List the bundled workloads and what they are like in the wild.
+    """List the bundled workloads, written in YAML or recorded, and what they are like in the wild.
 
     Example: replay workloads --json
     """
-    from replay.resources import find_workload, workload_names
-    from replay.workload import load_workload
-
-    found = {name: load_workload(find_workload(name)) for name in workload_names()}
+    found = [*_written(), *_recorded()]
     if as_json:
-        rows = [{"name": name, "description": it.description, "duration_ns": it.duration} for name, it in found.items()]
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps([asdict(it) for it in found], indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("workload", "what it is like", box=None)
-    for name, it in found.items():
-        table.add_row(name, it.description)
+    for it in found:
+        table.add_row(it.name, f"Recorded. {it.description}" if it.recorded else it.description)
     Console().print(table)
     typer.echo("next: replay run web-service")
+
+
+def _written() -> Iterator[_Listed]:
+    from replay.resources import find_workload, workload_names
+    from replay.workload import load_workload
+
+    for name in workload_names():
+        workload = load_workload(find_workload(name))
+        yield _Listed(name, workload.description, workload.duration, recorded=False)
+
+
+def _recorded() -> Iterator[_Listed]:
+    """What these are like, their programs say."""
+    from replay.resources import find_program, find_workload, recorded_names
+    from replay.sources.parquet import open_trace
+
+    for name in recorded_names():
+        says = ast.get_docstring(ast.parse(find_program(name).read_text("utf-8"))) or ""
+        yield _Listed(name, " ".join(says.split()), open_trace(find_workload(name)).duration_ns, recorded=True)

@@ -115,6 +115,9 @@ def _begin_block(
         row = _end_block(events, row, thread, domain, address, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
     is_foreign = moved == _FOREIGN
+    left = state.threads[thread, 2]
+    if is_foreign and left == address:
+        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
     if moved < 0:
         moved = take_number(state.free_numbers, state.counts)
         op = _MALLOC if op == _REALLOC else op
@@ -122,7 +125,8 @@ def _begin_block(
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
     if is_foreign:
         state.tallies[_AT_FOREIGN_REALLOCS] += 1
-        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, state.threads[thread, 2], now_ns)
+    if is_foreign and left != address:
+        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
     return row
 
 

@@ -46,14 +46,17 @@ class Written:
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole."""
+    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
+
+    Of the interpreter, which comes first in `command`, the file tells the name and not the folder.
+    """
 
     def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._origin = {
             "interpreter": f"{sys.implementation.name} {platform.python_version()}",
             "platform": platform.platform(),
-            "command": shlex.join(command),
+            "command": shlex.join([Path(command[0]).name, *command[1:]]),
         }
         self._partial = partial(self._path)
         if self._partial.exists() and not force:

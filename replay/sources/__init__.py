@@ -86,10 +86,10 @@ def _find_format(path: Path, head: bytes) -> str:
 
 
 def _open_workload(name: str) -> Trace:
-    from replay.resources import find_workload, workload_names
+    from replay.resources import find_workload, recorded_names, workload_names
 
-    names = workload_names()
+    names = [*workload_names(), *recorded_names()]
     if name not in names:
         what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
         raise TraceError(what, path=name)
-    return _format("yaml").open_trace(find_workload(name))
+    return open_source(find_workload(name))

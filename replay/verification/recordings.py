@@ -3,7 +3,8 @@
 A clean start fills every pool beforehand, so that pymalloc behaves as if it were new. What the model cannot know is
 taken from the recording: where the kernel put each new arena, and which blocks were freed that are older than the
 recording. Such a block lies in a pool that was full, and the pool's size class shows when one of its blocks is handed
-out again; if none ever is, the free changed nothing that anybody saw.
+out again; if none ever is, the free changed nothing that anybody saw. Where libc's blocks are, no pool is, and a block
+of libc's stays one when it shrinks to a size of pymalloc's.
 
 Compared are the addresses of pymalloc's blocks, and arenas mapped and unmapped: which one, and between which calls.
 """
@@ -26,6 +27,8 @@ LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
 """The model's own heap and mappings lie below everything that a process of Linux has."""
 FAR = 1 << 10
 """Rows within which the call that unmapped an arena stands, though other threads call too."""
+APART_BYTES = 1 << 36
+"""Linux keeps the heap, which begins at the program break, further than this from what it maps."""
 _SMALL = (Domain.MEM, Domain.OBJ)
 
 
@@ -132,6 +135,8 @@ class _Seen:
     """Addresses of pools with blocks older than the recording that were freed, rising."""
     classes: np.ndarray
     """Bytes of their blocks, 0 where that never shows."""
+    libc: np.ndarray
+    """Stretches as long as a pool in which blocks of libc's lie, by their first address, rising."""
 
 
 def _look_through(trace: Trace, config: StackConfig) -> _Seen:
@@ -140,7 +145,7 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
     pool_bytes, arena_bytes = config.pymalloc.pool_size, config.pymalloc.arena_size
     alignment, threshold = config.pymalloc.alignment, config.pymalloc.small_threshold
     arenas: list[ArenaMoment] = []
-    older, calls = np.zeros(0, np.int64), 0
+    older, libc, calls = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     mapped: set[int] = set()
     for events in trace.batches():
         if events.address is None:
@@ -155,6 +160,10 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
             mapped ^= {place} if begins or place in mapped else set()
         calls = int(before[-1]) if events.rows else calls
         older = np.union1d(older, address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)])
+        of_libc = (events.op <= Op.REALLOC) & ((events.size > threshold) | (events.domain == Domain.RAW))
+        libc = np.union1d(libc, address[of_libc] & -pool_bytes)
+    places = np.array([moment.address for moment in arenas if moment.mapped], np.int64)
+    older = older[~_in_libc(older, libc, places, pool_bytes)]
     pools = np.unique(older & -pool_bytes)
     classes = np.zeros(pools.shape[0], np.int64)
     for events in trace.batches():
@@ -168,8 +177,15 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
         known = classes.copy()
         classes[found] = fresh
         classes[known > 0] = known[known > 0]
-    places = np.array([moment.address for moment in arenas if moment.mapped], np.int64)
-    return _Seen(places, arenas, pools, classes)
+    return _Seen(places, arenas, pools, classes, libc)
+
+
+def _in_libc(address: np.ndarray, libc: np.ndarray, places: np.ndarray, pool_bytes: int) -> np.ndarray:
+    """Whether these addresses are libc's: near its blocks, or too far from all arenas."""
+    near = np.isin(address & -pool_bytes, libc)
+    if not places.size:
+        return near
+    return near | (address < places.min() - APART_BYTES) | (address > places.max() + APART_BYTES)
 
 
 def _realloc_follows(events: Events, row: int) -> bool:
@@ -201,14 +217,26 @@ class _Play:
 
     def play(self, events: Events) -> None:
         """Plays a batch, and compares."""
+        played = self._pass_on(events)
         for start, end in self._stretches(events):
             nothing = np.zeros(0, np.int64)
-            self._player.play(Slice(events, self.rows, start, end, nothing, nothing))
+            self._player.play(Slice(played, self.rows, start, end, nothing, nothing))
             address, owner = self._told.pop()
             self._compare(events, start, address, owner)
         self._note_arenas(events)
         self._calls += int(np.count_nonzero(_is_call(events)))
         self.rows += events.rows
+
+    def _pass_on(self, events: Events) -> Events:
+        """Has libc serve what an older block of its own was reallocated to, however small that is."""
+        assert events.address is not None
+        in_libc = _in_libc(events.address.view(np.int64), self._seen.libc, self._seen.places, self._pool_bytes)
+        older = np.flatnonzero((events.op == Op.FOREIGN_FREE) & in_libc)
+        beside = np.union1d(older - 1, older + 1)
+        beside = beside[(beside >= 0) & (beside < events.rows)]
+        domain = events.domain.copy()
+        domain[beside[(events.op[beside] == Op.MALLOC) & in_libc[beside]]] = Domain.RAW
+        return events._replace(domain=domain)
 
     def _stretches(self, events: Events) -> Iterator[tuple[int, int]]:
         """From one row to another that moves no block; the frees of older blocks between are played in passing."""
