@@ -21,7 +21,7 @@ MIB, POOL = 1 << 20, 16 << 10
 ARENA = 0x7F0000000000
 FIRST = ARENA + 48
 """The arena lies on a pool's boundary, so its first pool begins with it."""
-OLD_POOL = 0x7E0000008000
+OLD_POOL = ARENA - 16 * MIB + 2 * POOL
 OLD = OLD_POOL + 48 + 3 * 32
 """The fourth block of 32 bytes in a pool that is older than the recording."""
 MAP, UNMAP, OLDER = Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.FOREIGN_FREE
