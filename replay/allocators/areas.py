@@ -16,6 +16,8 @@ pages stay. It is EMPTY again when all of it is unmapped or given back by one ca
 unmapping leaves no area in it. Otherwise an empty page table stays: giving a range back bit by bit does not do it. That
 giving back by one call does is news of Linux 6.14 (CONFIG_PT_RECLAIM).
 
+Resident is what RSS counts: Linux may keep the memory of a partly unmapped huge page until memory runs short.
+
 A process may see huge pages where this file has none: khugepaged, which collapses single pages in the background, is
 not modelled, nor are sizes between a page and a huge page. Memory for huge pages is taken to be there.
 

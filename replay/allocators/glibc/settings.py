@@ -107,7 +107,7 @@ class Config(BaseModel):
     processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
     tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
     hugetlb: Annotated[int, Field(ge=0)] = Field(
-        0, description="1: malloc asks for transparent huge pages where the kernel wants to be asked (madvise)."
+        0, description="1: malloc asks for transparent huge pages, if the kernel's setting is madvise."
     )
 
     @model_validator(mode="after")
