@@ -198,15 +198,16 @@ def may_be_huge(state, area, address):
 
 @leaf
 def unmap_areas(stack, start, end):
-    """munmap of [start, end): areas and page tables."""
+    """munmap of [start, end): areas and page tables. What lies above `mmap_base` in the same range keeps that one's."""
     state = stack.kernel
-    huge = state.space[0].huge_page_size
+    space, huge = state.space[0], state.space[0].huge_page_size
     _cut_areas(stack, start, end)
     at = start
     while at < end:
         first = at & -huge
         index = find_area(state, first + huge - 1)
-        if index == state.space[0].areas or state.areas[index].end <= first:
+        is_bare = index == space.areas or state.areas[index].end <= first
+        if is_bare and first + huge <= space.mmap_base:
             set_range_state(state, at, EMPTY)
         elif range_state(state, at) == HUGE:
             set_range_state(state, at, IN_PAGES)
