@@ -16,7 +16,7 @@ VARIABLES = {
 """Variable -> key of the model `glibc`."""
 TUNABLES = {
     f"glibc.malloc.{key}": key
-    for key in (*VARIABLES.values(), "mxfast", "tcache_count", "tcache_max", "tcache_unsorted_limit")
+    for key in (*VARIABLES.values(), "mxfast", "tcache_count", "tcache_max", "tcache_unsorted_limit", "hugetlb")
 }
 """Name in GLIBC_TUNABLES -> key."""
 _TUNABLES_VARIABLE = "GLIBC_TUNABLES"

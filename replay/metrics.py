@@ -25,7 +25,7 @@ _BOOKKEEPING = ("row", "rows_logged", "attention")
 COUNTERS = tuple(name for name in TALLY.names or () if name not in _BOOKKEEPING)
 """What a sample tells: all fields of TALLY but those that only the player needs."""
 _COUNTS = (
-    "mallocs", "callocs", "reallocs", "frees", "page_faults",
+    "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
 )  # fmt: skip
 """What a Summary takes from the last sample under the same name."""
@@ -116,6 +116,7 @@ class Summary(_Result):
     syscalls: dict[str, int]
     syscall_bytes: dict[str, int]
     page_faults: int
+    huge_pages: int
     simulated_ns: SimulatedTime
 
     static_bytes: int

@@ -1,6 +1,6 @@
 /* Does to its own address space what it is told, and tells what Linux made of it.
  *
- *   mappings PLACE
+ *   mappings PLACE PAGES
  *
  * Reads `Order`s from standard input until it ends, and answers each on standard output with one int64:
  *
@@ -10,12 +10,18 @@
  *   BREAK   address 0         the program break, moved to address
  *   SURVEY  address length    0, and then a byte a page: 0 not mapped, 1 mapped, 2 resident
  *   MAP_HUGETLB 0 length      as MAP, of the kernel's reserved huge pages; none need be there, nor can be touched
+ *   ADVISE  address length    0; huge pages may be there from now on (MADV_HUGEPAGE)
+ *   GIVE    address length    0; its pages go (MADV_DONTNEED)
+ *   RESIZE  address length    of the mapping there, which is followed by its new length: its new address
+ *   RESERVE 0 length          as MAP, of addresses that may not be touched
+ *   PROTECT address length    0; they may be touched from now on
  *
  * A refusal by the kernel is answered with -errno. The first two int64, before any order, are the address right below
  * which the first mapping goes, and the program break. The former is PLACE modulo 2 MiB; every hole above is filled.
  *
- * All memory of its own is static: a malloc would move the break or make mappings. Residency is by single page, as
- * transparent huge pages are turned off; exit status 2 says that this Linux does not hand out mappings top-down. */
+ * All memory of its own is static: a malloc would move the break or make mappings. PAGES is `single`, or
+ * `huge`: then transparent huge pages are on during each TOUCH, and off otherwise, so that none are collapsed in the
+ * background. Exit status 2 says that this Linux does not hand out mappings top-down. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +33,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB };
+enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT };
 enum { NOT_MAPPED, MAPPED, RESIDENT };
 typedef struct { int64_t operation, address, length; } Order;
 
@@ -110,9 +116,20 @@ static uintptr_t fill_holes(uintptr_t heap_end, uintptr_t place) {
     return base;
 }
 
+static void disable_huge_pages(long are_disabled) {
+    if (prctl(PR_SET_THP_DISABLE, are_disabled, 0, 0, 0))
+        die("transparent huge pages cannot be turned on and off", 3);
+}
+
+static int huge_pages;
+
 static void touch(uintptr_t start, uintptr_t end) {
+    if (huge_pages)
+        disable_huge_pages(0);
     for (uintptr_t at = start; at < end; at = (at & -PAGE) + PAGE)
         *(volatile char *)at = 1;
+    if (huge_pages)
+        disable_huge_pages(1);
 }
 
 /* mincore fails for a range that is not wholly mapped: then both halves are asked for. */
@@ -139,6 +156,14 @@ static void survey(uintptr_t start, uintptr_t length) {
     }
 }
 
+static int64_t resize(uintptr_t address, uintptr_t length) {
+    int64_t new_length;
+    if (!hear(&new_length, sizeof new_length))
+        die("a new length is missing", 3);
+    void *start = mremap((void *)address, length, (size_t)new_length, MREMAP_MAYMOVE);
+    return start == MAP_FAILED ? -errno : (int64_t)(uintptr_t)start;
+}
+
 static int64_t obey(const Order *order) {
     uintptr_t address = (uintptr_t)order->address, length = (uintptr_t)order->length;
     switch (order->operation) {
@@ -147,15 +172,20 @@ static int64_t obey(const Order *order) {
     case UNMAP: return munmap((void *)address, length) ? -errno : 0;
     case TOUCH: touch(address, address + length); return 0;
     case BREAK: return (int64_t)syscall(SYS_brk, address);
+    case ADVISE: return madvise((void *)address, length, MADV_HUGEPAGE) ? -errno : 0;
+    case GIVE: return madvise((void *)address, length, MADV_DONTNEED) ? -errno : 0;
+    case RESIZE: return resize(address, length);
+    case RESERVE: return (int64_t)(uintptr_t)reserve(0, length);
+    case PROTECT: return mprotect((void *)address, length, PROT_READ | PROT_WRITE) ? -errno : 0;
     default: return 0;
     }
 }
 
 int main(int count, char **arguments) {
-    if (count != 2)
-        die("usage: mappings PLACE", 3);
-    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
-        die("transparent huge pages cannot be turned off", 3);
+    if (count != 3)
+        die("usage: mappings PLACE PAGES", 3);
+    huge_pages = !strcmp(arguments[2], "huge");
+    disable_huge_pages(1);
     uintptr_t heap = ((uintptr_t)syscall(SYS_brk, 0) + PAGE - 1) & -PAGE;
     syscall(SYS_brk, heap);
     int64_t start[] = {(int64_t)fill_holes(heap, (uintptr_t)strtoull(arguments[1], NULL, 10)), (int64_t)heap};

@@ -145,6 +145,9 @@ REFUSED = {
     "kernel.page_size=3000": "page_size: 3000 is no power of two from 256 bytes to 2 MiB",
     "kernel.page_size=128": "page_size: 128 is no power of two from 256 bytes to 2 MiB",
     "kernel.huge_page_size=3 MiB": "huge_page_size: 3145728 is no power of two of whole pages up to 32 MiB",
+    "kernel.transparent_huge_pages=sometimes": "'sometimes' should be 'never', 'madvise' or 'always'",
+    "libc.hugetlb=2": "hugetlb: 2 (MAP_HUGETLB) is not modelled; there are 0 and 1",
+    "libc.hugetlb=-1": "should be greater than or equal to 0",
     "kernel.mmap_base=0x7ffff7ff1001": "mmap_base: 0x7ffff7ff1001 is not a multiple of the page size",
     "kernel.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
     "kernel.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
@@ -165,6 +168,16 @@ def test_an_impossible_override_is_refused_with_the_reason(override):
         load_config("cpython-3.12", [override])
     assert REFUSED[override] in str(refusal.value)
     assert "validation error" not in str(refusal.value)
+
+
+def test_huge_pages_need_their_size():
+    with pytest.raises(ConfigError, match="transparent_huge_pages: always needs a huge_page_size above page_size"):
+        load_config("cpython-3.12", ["kernel.transparent_huge_pages=always", "kernel.huge_page_size=0"])
+
+
+def test_a_glibc_without_the_tunable_refuses_it():
+    with pytest.raises(ConfigError, match=r"hugetlb: glibc 2\.31 has no such tunable; it came with 2\.35"):
+        load_config("cpython-3.12", ["libc.version=2.31", "libc.hugetlb=1"])
 
 
 def test_a_pool_with_more_blocks_than_its_list_can_number_is_refused():

@@ -322,3 +322,34 @@ def test_where_batches_end_does_not_matter_to_the_timer(cuts):
     events = history.events()
     whole = run(MemoryTrace([events]), config(), trim_every_ns=2).end
     assert run(MemoryTrace(cut(events, cuts)), config(), trim_every_ns=2).end == whole
+
+
+def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
+    history = History()
+    history.mallocs(23, 100_000)
+    block = history.malloc(5_000_000)
+    history.realloc(block, 7_000_000)
+    huge, mapped, moved = 2 * MIB, 5_001_216, 7_000_064
+    overrides = ("libc.hugetlb=1", "kernel.transparent_huge_pages=madvise")
+    edge = HEAP // huge * huge + 2 * huge
+    mappings = [
+        ("mmap", BASE - mapped, mapped), ("madvise", BASE - mapped, mapped),
+        ("mremap", BASE - mapped - moved, moved), ("madvise", BASE - mapped - moved, moved),
+    ]  # fmt: skip
+    # The first time malloc takes the break for 0; then it grows to a boundary, by too little to ask.
+    assert calls(history, "2.41", *overrides) == [
+        ("brk", HEAP + huge, huge), ("madvise", HEAP, huge), ("brk", edge, edge - HEAP - huge), *mappings
+    ]  # fmt: skip
+    assert calls(history, "2.43", *overrides) == [
+        ("brk", edge - huge, edge - huge - HEAP), ("brk", edge, huge), ("madvise", edge - huge, huge), *mappings[:3]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "step"), [("2.36", PAGE), ("2.41", PAGE), ("2.43", 2 * MIB)])
+def test_hugetlb_asks_for_nothing_where_huge_pages_come_unasked(version, step):
+    history = History()
+    history.mallocs(30, 100_000)
+    for mode, unit in (("always", step), ("never", PAGE)):
+        made = calls(history, version, "libc.hugetlb=1", f"kernel.transparent_huge_pages={mode}")
+        assert {name for name, _, _ in made} == {"brk"}
+        assert all(address % unit == 0 for _, address, _ in made)

@@ -6,7 +6,8 @@ from histories import History, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators.stack import LOG, SYSCALLS
+from replay.allocators import kernel
+from replay.allocators.stack import LOG, SYSCALLS, TALLY, Stack
 from replay.config import load_config
 from replay.engine import Player, run
 from replay.errors import TraceError
@@ -195,6 +196,164 @@ def test_a_large_block_may_come_again_where_it_was_freed():
     for _ in range(3):
         history.free(history.malloc(1230 * MIB, Domain.RAW))  # two would not fit
     assert system_calls(history, config)[1].tally.munmap == 3
+
+
+ALWAYS = load_config("cpython-3.12-malloc", (*MAPPING, "kernel.transparent_huge_pages=always"))
+
+
+def faults(history: History, config=ALWAYS) -> tuple[int, int, int]:
+    """Page faults, those of them that got a huge page, and resident bytes at the end."""
+    tally = system_calls(history, config)[1].tally
+    return tally.page_faults, tally.huge_pages, tally.resident_bytes
+
+
+def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
+    history = History()
+    map_bytes(history, 2 * HUGE)  # [BASE - 4 MiB, BASE)
+    assert faults(history) == (2, 2, 2 * HUGE)
+    map_bytes(history, 3 * MIB)  # [BASE - 7 MiB, BASE - 4 MiB): its lower MiB is half a huge page
+    assert faults(history) == (2 + 1 + 256, 3, 2 * HUGE + 3 * MIB)
+    assert faults(history, CONFIG) == (7 * 256, 0, 7 * MIB)
+
+
+def test_a_huge_page_comes_whole_although_one_block_was_touched():
+    history = History()
+    history.malloc(100)
+    overrides = ("libc.version=2.43", "kernel.transparent_huge_pages=always", f"kernel.brk_base={BASE - (1 << 40)}")
+    assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 0, PAGE)  # the heap is too short
+    overrides += ("libc.top_pad=2 MiB",)
+    assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 1, HUGE)
+
+
+def test_a_mapping_that_completes_a_huge_page_comes_too_late():
+    history = History()
+    for _ in range(4):
+        map_bytes(history, MIB)
+    assert faults(history) == (4 * 256, 0, 4 * MIB)
+
+
+def test_nobody_asks_for_huge_pages_so_madvise_gives_none():
+    history = History()
+    map_bytes(history, 2 * HUGE)
+    config = load_config("cpython-3.12-malloc", (*MAPPING, "kernel.transparent_huge_pages=madvise"))
+    assert faults(history, config) == (1024, 0, 2 * HUGE)
+
+
+@pytest.mark.parametrize("name", ["cpython-2.7", "cpython-3.8", "cpython-3.12", "cpython-3.15-hugepages"])
+def test_invariants_hold_with_huge_pages_under_every_allocator(name):
+    config = load_config(name, ["kernel.transparent_huge_pages=always", "libc.top_pad=3 MiB"])
+    history = History()
+    blocks = [history.malloc(size, Domain.OBJ) for size in [100, 5 * MIB, 300, 512, 40 * 1024, 3 * MIB] * 30]
+    for block in blocks[::3]:
+        history.realloc(block, 3 * MIB)
+    history.free(*blocks[::2], *blocks[1::2])
+    tally = system_calls(history, config)[1].tally
+    assert tally.huge_pages > 90
+    assert tally.resident_bytes <= tally.mapped_bytes
+
+
+class Space:
+    """A kernel without allocators above it: what it made resident, in pages."""
+
+    def __init__(self, transparent_huge_pages: str = "always") -> None:
+        config = kernel.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
+        state = kernel.new_state(config)
+        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
+
+    def do(self, operation, *arguments: int):
+        answer = operation(self.stack, *arguments)
+        kernel.check(self.stack.kernel, self.stack)
+        return answer
+
+    def touch(self, address: int) -> int:
+        self.do(kernel.touch, address, address + 1)
+        return self.resident
+
+    @property
+    def resident(self) -> int:
+        return int(self.stack.tally[0].resident_bytes) // PAGE
+
+
+def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_does_not():
+    space = Space()
+    start = space.do(kernel.mmap, HUGE)
+    assert space.touch(start) == 512
+    space.do(kernel.dontneed, start, PAGE)
+    assert space.resident == 511
+    space.do(kernel.dontneed, start + PAGE, HUGE - PAGE)
+    assert space.resident == 0
+    assert space.touch(start) == 1
+    space.do(kernel.dontneed, start, HUGE)
+    assert space.touch(start + 5 * PAGE) == 512
+
+
+def test_a_page_table_goes_with_the_last_mapping_in_its_range():
+    space = Space()
+    start = space.do(kernel.mmap, HUGE - PAGE)
+    assert space.touch(start) == 1
+    space.do(kernel.munmap, start, HUGE - PAGE)
+    space.do(kernel.mmap, HUGE + MIB)
+    assert space.touch(start) == 512
+    space = Space()
+    start = space.do(kernel.mmap, HUGE)
+    space.do(kernel.munmap, start, MIB)
+    assert space.touch(start + MIB) == 1
+    space.do(kernel.munmap, start + MIB, MIB - PAGE)  # the last page was never touched, but is mapped
+    assert space.do(kernel.mmap, HUGE - PAGE) == start
+    assert space.touch(start) == 1
+
+
+def test_mappings_that_were_touched_apart_do_not_become_one():
+    space = Space()
+    upper = space.do(kernel.mmap, HUGE + MIB)
+    between = space.do(kernel.mmap, PAGE)
+    lower = space.do(kernel.mmap, 4 * HUGE + MIB)
+    space.do(kernel.munmap, between, PAGE)
+    assert space.touch(upper + MIB) == 512
+    assert space.touch(lower + MIB - PAGE) == 1024
+    assert space.do(kernel.mmap, PAGE) == between
+    assert space.touch(between) == 1025  # the range it is in lies in two areas for good
+
+
+def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
+    space = Space()
+    start = space.do(kernel.mmap, HUGE)
+    space.do(kernel.mmap, PAGE)
+    space.touch(start)
+    moved = space.do(kernel.mremap, start, HUGE, 2 * HUGE)
+    assert moved % HUGE == 0
+    assert (space.resident, space.touch(moved + HUGE)) == (512, 1024)
+    odd = space.do(kernel.mremap, moved, 2 * HUGE, 4 * HUGE + PAGE)
+    assert odd % HUGE == HUGE - PAGE
+    assert (space.resident, space.touch(odd + 3 * HUGE)) == (1024, 1536)
+    assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it came by the move, and brought a page table
+    assert space.stack.tally[0].huge_pages == 3
+
+
+def test_a_heap_that_shrinks_into_a_huge_page_keeps_the_rest_of_it():
+    space = Space()
+    base = int(space.stack.kernel.space[0].brk_base)
+    start = (base + HUGE) & -HUGE
+    space.do(kernel.brk, start + 2 * HUGE)
+    assert space.touch(start + HUGE) == 512
+    space.do(kernel.brk, start + HUGE + 64 * PAGE)
+    assert space.resident == 64
+    space.do(kernel.brk, start + 2 * HUGE)
+    assert space.touch(start + 2 * HUGE - 1) == 65
+    space.do(kernel.brk, start + HUGE)
+    space.do(kernel.brk, start + 2 * HUGE)
+    assert space.touch(start + 2 * HUGE - 1) == 512
+
+
+def test_madvise_makes_areas_of_what_was_asked_for():
+    space = Space("madvise")
+    start = space.do(kernel.mmap, 3 * HUGE)
+    assert space.touch(start) == 1
+    space.do(kernel.advise_huge_pages, start + PAGE, 2 * HUGE - PAGE)
+    assert space.touch(start + PAGE) == 2  # it has a page table already
+    assert space.touch(start + HUGE) == 514
+    assert space.touch(start + 2 * HUGE) == 515
+    assert space.stack.kernel.space[0].areas == 3
 
 
 class Holes:

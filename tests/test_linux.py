@@ -17,18 +17,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import kernel
+from replay.allocators.areas import NO_RESERVE, WRITABLE
 from replay.allocators.stack import LOG, NO_MEMORY, ROOM, TALLY, Stack
 
 PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
 HUGE = 2 * MIB
 NOT_MAPPED, MAPPED, RESIDENT = range(3)
-MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB = range(6)
+MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT = range(11)
 PLACES = (0, PAGE, MIB, HUGE - PAGE)
 """Where the first mapping ends, modulo 2 MiB: what is aligned to huge pages lands differently with each."""
 
 RELEASE = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
 ALIGNS = RELEASE >= (6, 12)
 needs_alignment = pytest.mark.skipif(not ALIGNS, reason="Linux before 6.12 aligns other lengths to huge pages, or none")
+SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = SWITCH.read_text().partition("[")[2].partition("]")[0] if SWITCH.exists() else "never"
+needs_huge_pages = pytest.mark.skipif(
+    HUGE_PAGES == "never" or RELEASE < (6, 18),
+    reason="no transparent huge pages, or a Linux that merges areas and frees page tables by other rules",
+)
 pytestmark = [
     pytest.mark.skipif(
         sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32,
@@ -66,6 +73,11 @@ class Linux:
         self._process.stdin.flush()
         return struct.unpack("q", self._process.stdout.read(8))[0]
 
+    def resize(self, address: int, length: int, new_length: int) -> int:
+        self._process.stdin.write(struct.pack("4q", RESIZE, address, length, new_length))
+        self._process.stdin.flush()
+        return struct.unpack("q", self._process.stdout.read(8))[0]
+
     def survey(self, start: int, end: int) -> np.ndarray:
         """The state of each page of [start, end)."""
         self.order(SURVEY, start, end - start)
@@ -75,9 +87,11 @@ class Linux:
 class Both:
     """Does everything twice, in the model first, and compares what comes of it."""
 
-    def __init__(self, linux: Linux) -> None:
+    def __init__(self, linux: Linux, huge_pages: str) -> None:
         self.linux, self.base, self.heap = linux, linux.base, linux.heap
-        state = kernel.new_state(kernel.Config(mmap_base=linux.base, brk_base=linux.heap))
+        state = kernel.new_state(
+            kernel.Config(mmap_base=linux.base, brk_base=linux.heap, transparent_huge_pages=huge_pages)
+        )
         self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
 
     @property
@@ -122,6 +136,42 @@ class Both:
         self._model(kernel.touch, start, start + length)
         assert self.linux.order(TOUCH, start, length) == 0
 
+    def advise(self, start: int, length: int) -> None:
+        self._model(kernel.advise_huge_pages, start, length)
+        assert self.linux.order(ADVISE, start, length) == 0
+
+    def give(self, start: int, length: int) -> None:
+        self._model(kernel.dontneed, start, length)
+        assert self.linux.order(GIVE, start, length) == 0
+
+    def resize(self, start: int, length: int, new_length: int) -> int:
+        address = int(self._model(kernel.mremap, start, length, new_length))
+        self._same_place(address, self.linux.resize(start, length, new_length), new_length)
+        return address
+
+    def reserve(self, length: int) -> int:
+        address = int(self._model(kernel.reserve, length, 0))
+        self._same_place(address, self.linux.order(RESERVE, 0, length), length)
+        return address
+
+    def protect(self, start: int, length: int) -> None:
+        self._model(kernel.protect, start, length)
+        assert self.linux.order(PROTECT, start, length) == 0
+
+    def unmap_reserve(self, start: int, length: int, reserved: int) -> None:
+        self._model(kernel.munmap_reserve, start, length, reserved)
+        assert self.linux.order(UNMAP, start, length) == 0
+
+    def runs(self, kind: int = WRITABLE) -> list[tuple[int, int]]:
+        """Stretches without a gap of areas that are writable, and of this kind."""
+        found: list[tuple[int, int]] = []
+        state = self.stack.kernel
+        for area in state.areas[: state.space[0].areas]:
+            if area.kind & (WRITABLE | NO_RESERVE) == kind:
+                start, end = int(area.start), int(area.end)
+                found[-1:] = [(start, found[-1][1])] if found and found[-1][0] == end else [*found[-1:], (start, end)]
+        return found
+
     def move_brk(self, new_brk: int) -> None:
         self._model(kernel.brk, new_brk)
         assert self.linux.order(BREAK, new_brk, 0) == new_brk == self.brk
@@ -143,7 +193,8 @@ class Both:
         np.testing.assert_array_equal(mappings, real_mappings)
         np.testing.assert_array_equal(heap, real_heap)
         real = np.concatenate([real_mappings, real_heap])
-        assert tally.mapped_bytes == np.count_nonzero(real != NOT_MAPPED) * PAGE
+        kernel.check(state, self.stack)
+        assert tally.mapped_bytes + state.space[0].reserved_bytes == np.count_nonzero(real != NOT_MAPPED) * PAGE
         assert tally.resident_bytes == np.count_nonzero(real == RESIDENT) * PAGE
 
 
@@ -152,10 +203,11 @@ def start(program):
     """Starts both beside each other, the first mapping ending at a given place modulo 2 MiB."""
 
     @contextmanager
-    def beside_each_other(place: int) -> Iterator[Both]:
+    def beside_each_other(place: int, huge_pages: str = "never") -> Iterator[Both]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen([program, str(place)], **pipes) as process:
-            both = Both(Linux(process))
+        pages = "single" if huge_pages == "never" else "huge"
+        with subprocess.Popen([program, str(place), pages], **pipes) as process:
+            both = Both(Linux(process), huge_pages)
             assert both.base % HUGE == place
             yield both
             both.compare_pages()
@@ -333,3 +385,101 @@ def test_pages_of_a_filled_hole_are_not_resident_until_touched_again(start):
         both.compare_pages()
         both.touch(address + 3 * PAGE - 1, 2)  # the last byte of one page and the first of the next
         assert both.stack.tally[0].resident_bytes == 6 * PAGE
+
+
+CALLS = ("map", "map", "unmap", "unmap", *["touch"] * 4, "advise", "give", "resize", "break", "heap")
+
+
+def part_of(run: tuple[int, int], choice: random.Random) -> tuple[int, int]:
+    """Start and length of some of it, often cut at huge pages."""
+    unit = choice.choice([PAGE, PAGE, MIB, HUGE])
+    edges = [run[0], run[1], *(choice.randrange(run[0], run[1]) // unit * unit for _ in range(2))]
+    start, end = sorted(min(max(edge, run[0]), run[1]) for edge in choice.sample(edges, 2))
+    return start, max(end - start, PAGE) if start < run[1] else 0
+
+
+def do_something(both: Both, heaps: list[list[int]], choice: random.Random) -> None:
+    """One call, of those that move page tables, areas or pages."""
+    what = choice.choice(CALLS)
+    if what == "map":
+        length = choice.choice([PAGE, 64 * PAGE, MIB, HUGE - PAGE, HUGE, HUGE + PAGE, 2 * HUGE, 5 * MIB, 3 * HUGE])
+        start = both.map(length)
+        if choice.random() < 0.8:
+            both.advise(start, length)
+        return
+    if what == "break":
+        old = both.brk
+        both.move_brk(both.heap + choice.choice([0, PAGE, HUGE, choice.randrange(6 * HUGE) // PAGE * PAGE]))
+        if both.brk > old and choice.random() < 0.8:
+            both.advise(old, both.brk - old)
+        return
+    if what == "heap":
+        grow_some_heap(both, heaps, choice)
+        return
+    in_heaps = what in ("touch", "advise", "give") and choice.random() < 0.3
+    runs = both.runs(WRITABLE | NO_RESERVE if in_heaps else WRITABLE)
+    if what in ("unmap", "resize"):
+        runs = [run for run in runs if run[0] >= both.stack.kernel.space[0].lowest]
+    if not runs:
+        return
+    start, length = part_of(choice.choice(runs), choice)
+    if not length:
+        return
+    if what == "touch":
+        both.touch(start + choice.randrange(length), 1)
+        if choice.random() < 0.3:
+            both.touch(start, min(length, MIB))
+    elif what == "resize":
+        resize_some(both, choice)
+    else:
+        {"unmap": both.unmap, "advise": both.advise, "give": both.give}[what](start, length)
+
+
+def resize_some(both: Both, choice: random.Random) -> None:
+    """A stretch of one area, as mremap wants it."""
+    state = both.stack.kernel
+    areas = [
+        (int(area.start), int(area.end))
+        for area in state.areas[: state.space[0].areas]
+        if area.start >= state.space[0].lowest and not area.kind & NO_RESERVE
+    ]
+    start, length = part_of(choice.choice(areas), choice)
+    new_length = choice.choice([PAGE, length + PAGE, length + HUGE, 2 * length, max(length // 2 // PAGE, 1) * PAGE])
+    if length and new_length != length:
+        both.resize(start, length, new_length)
+
+
+def grow_some_heap(both: Both, heaps: list[list[int]], choice: random.Random) -> None:
+    """As glibc's arenas: an aligned reserve of which more and more may be written to."""
+    most = 8 * HUGE
+    if heaps and choice.random() < 0.7:
+        heap = choice.choice(heaps)
+        length = min(choice.choice([PAGE, MIB, HUGE, 2 * HUGE]), heap[0] + most - heap[1])
+        if length:
+            both.protect(heap[1], length)
+            heap[1] += length
+            if choice.random() < 0.5:
+                both.advise(heap[0], heap[1] - heap[0])
+            both.touch(heap[1] - length, choice.choice([1, length]))
+    elif heaps and choice.random() < 0.5:
+        start, limit = heaps.pop(choice.randrange(len(heaps)))
+        both.unmap_reserve(start, most, start + most - limit)
+    else:
+        begin = both.reserve(2 * most)
+        start = (begin + most - 1) & -most
+        if start > begin:
+            both.unmap_reserve(begin, start - begin, start - begin)
+        both.unmap_reserve(start + most, begin + most - start, begin + most - start)
+        heaps.append([start, start])
+
+
+@needs_huge_pages
+@pytest.mark.parametrize("seed", range(12))
+def test_huge_pages_come_and_go_as_in_linux(start, seed):
+    choice = random.Random(seed)
+    heaps: list[list[int]] = []
+    with start(PLACES[seed % len(PLACES)], HUGE_PAGES) as both:
+        for _ in range(500):
+            do_something(both, heaps, choice)
+            both.compare_pages()
+        assert both.stack.tally[0].huge_pages > 5

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from typer import Typer
 from typer.testing import CliRunner
 
+from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
 from replay.trace import Domain, Op
 from replay.verification.libc_compare import verify_libc
@@ -24,6 +25,7 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.tcache_max=2000000:glibc.malloc.tcache_count=3",
     "GLIBC_TUNABLES=glibc.malloc.mxfast=0", "GLIBC_TUNABLES=glibc.malloc.mxfast=160",
     "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2", "MALLOC_ARENA_MAX=2", "MALLOC_ARENA_TEST=3",
+    HUGETLB := "GLIBC_TUNABLES=glibc.malloc.hugetlb=1", f"{HUGETLB}:glibc.malloc.top_pad=3000000",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
@@ -59,9 +61,13 @@ def test_a_million_events_agree(oracle: LibcOracle, shape: str) -> None:
 @pytest.mark.parametrize("assignment", SETTINGS)
 @each_oracle
 def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracle, assignment: str) -> None:
+    is_huge = "hugetlb" in assignment
+    if is_huge and not RULES[oracle.version].has_hugetlb:
+        pytest.skip(f"glibc {oracle.version} has no such tunable")
     for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
-        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment])
+        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=is_huge)
         assert agreement.exact, f"{shape}: {agreement.difference}"
+        assert not is_huge or agreement.resident_error <= 0.02
 
 
 @each_oracle

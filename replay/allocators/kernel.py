@@ -11,6 +11,8 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
     given       places of arenas as a recording saw them: above `mmap_base`, where nothing else is kept account of
     reserve     addresses that are taken but may not be touched (PROT_NONE), until mprotect lets the program at them;
                 until then they are no mapped memory
+    huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
+                and counts as one page fault. Single pages of it can go again.
 
 Invariants (`check`):
     regions are disjoint, not adjacent, page-aligned, and sorted by falling address
@@ -26,6 +28,27 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from replay.allocators.areas import (
+    ADVISED,
+    AREA,
+    HUGE,
+    HUGETLB,
+    IN_PAGES,
+    MODES,
+    NEVER,
+    NO_RESERVE,
+    WRITABLE,
+    add_area,
+    change_areas,
+    check_areas,
+    empty_ranges,
+    find_area,
+    may_be_huge,
+    move_ranges,
+    range_state,
+    set_range_state,
+    unmap_areas,
+)
 from replay.allocators.stack import (
     MARGIN,
     NO_MEMORY,
@@ -57,6 +80,9 @@ class Config(BaseModel):
     model: Literal["linux"] = "linux"
     page_size: Size = 4096
     huge_page_size: Size = Field(2 << 20, description="Alignment of mappings that are multiples of it; 0: none.")
+    transparent_huge_pages: Literal["never", "madvise", "always"] = Field(
+        "never", description="Whether a first touch may get a huge page: where malloc asked for it, or anywhere."
+    )
     mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
     brk_base: Size = Field(0x555555560000, description="The heap starts here.")
 
@@ -70,6 +96,10 @@ class Config(BaseModel):
             or self.huge_page_size > 32 << 20
         ):
             raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two of whole pages up to 32 MiB")
+        if self.transparent_huge_pages != "never" and self.huge_page_size <= self.page_size:
+            raise ValueError(
+                f"transparent_huge_pages: {self.transparent_huge_pages} needs a huge_page_size above page_size"
+            )
         for name in ("mmap_base", "brk_base"):
             if getattr(self, name) % self.page_size:
                 raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
@@ -82,7 +112,7 @@ class Config(BaseModel):
 
 SPACE = record(
     "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom",
-    "reserved_bytes", "given",
+    "reserved_bytes", "given", "transparent", "huge_shift", "areas", "owners",
 )  # fmt: skip
 REGION = record("start", "end")
 
@@ -90,32 +120,58 @@ REGION = record("start", "end")
 @by_reference
 class State(NamedTuple):
     """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages; given places, of
-    which `space.given` were taken."""
+    which `space.given` were taken; AREA by falling address and the states of ranges, both only where transparent huge
+    pages are not `never`."""
 
     space: np.ndarray
     regions: np.ndarray
     mmap_pages: np.ndarray
     heap_pages: np.ndarray
     given: np.ndarray
+    areas: np.ndarray
+    mmap_ranges: np.ndarray
+    heap_ranges: np.ndarray
 
 
 def new_state(config: Config) -> State:
     """An address space with nothing in it."""
     words = 4 * SLACK_BYTES // (64 * config.page_size)
     state = State(
-        np.zeros(1, SPACE),
-        np.zeros(256, REGION),
-        np.zeros(words, np.int64),
-        np.zeros(words, np.int64),
-        np.zeros(0, np.int64),
+        space=np.zeros(1, SPACE),
+        regions=np.zeros(256, REGION),
+        mmap_pages=np.zeros(words, np.int64),
+        heap_pages=np.zeros(words, np.int64),
+        given=np.zeros(0, np.int64),
+        areas=np.zeros(0, AREA),
+        mmap_ranges=np.zeros(0, np.uint8),
+        heap_ranges=np.zeros(0, np.uint8),
     )
     space = state.space[0]
     space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
-    space.huge_page_size = config.huge_page_size
+    space.huge_page_size, space.huge_shift = config.huge_page_size, max(config.huge_page_size.bit_length() - 1, 0)
+    space.transparent = MODES.index(config.transparent_huge_pages)
+    state = _with_ranges(state)
+    space = state.space[0]
     space.mmap_base = space.lowest = config.mmap_base
     space.brk_base = space.brk = config.brk_base
     _measure_headroom(state)
     return state
+
+
+def _with_ranges(state: State) -> State:
+    """The same address space with as much room for areas as for regions, and a state for each range that has pages."""
+    space = state.space[0]
+    if space.transparent == NEVER:
+        return state
+    ranges = [
+        2 + ((pages.shape[0] << (space.page_shift + 6)) >> space.huge_shift)
+        for pages in (state.mmap_pages, state.heap_pages)
+    ]
+    return state._replace(
+        areas=extend(state.areas, max(state.regions.shape[0], 3 * int(space.areas))),
+        mmap_ranges=extend(state.mmap_ranges, ranges[0]),
+        heap_ranges=extend(state.heap_ranges, ranges[1]),
+    )
 
 
 @leaf
@@ -177,15 +233,47 @@ def _mark(stack, start, end, value):
 @cold
 def touch(stack, start, end):
     """The pages of [start, end), end > start, are written to."""
-    space = stack.kernel.space[0]
-    fresh = _mark(stack, start, end, True)
-    if fresh:
-        tally = stack.tally[0]
+    space, tally = stack.kernel.space[0], stack.tally[0]
+    if space.transparent:
+        fresh = _touch_areas(stack, start, end)
+    else:
+        fresh = _mark(stack, start, end, True)
         tally.page_faults += fresh
+    if fresh:
         tally.resident_bytes += fresh << space.page_shift
         if tally.resident_bytes > tally.resident_bytes_peak:
             tally.resident_bytes_peak = tally.resident_bytes
             tally.attention |= RESIDENT_PEAK
+
+
+@leaf
+def _touch_areas(stack, start, end):
+    """The same where pages may be huge: range by range. How many became resident."""
+    state, tally = stack.kernel, stack.tally[0]
+    space, huge = state.space[0], state.space[0].huge_page_size
+    fresh, at = 0, start
+    while at < end:
+        index = find_area(state, at)
+        if index == space.areas or state.areas[index].end <= at:
+            return fresh
+        area = state.areas[index]
+        stop = min(end, min(area.end, (at & -huge) + huge))
+        if may_be_huge(state, area, at):
+            first = at & -huge
+            fresh += _mark(stack, first, first + huge, True)
+            set_range_state(state, at, HUGE)
+            tally.page_faults += 1
+            tally.huge_pages += 1
+        elif range_state(state, at) != HUGE:
+            pages = _mark(stack, at, stop, True)
+            fresh += pages
+            tally.page_faults += pages
+            set_range_state(state, at, IN_PAGES)
+        if area.owner == 0:
+            space.owners += 1
+            area.owner = space.owners
+        at = stop
+    return fresh
 
 
 @leaf
@@ -230,8 +318,8 @@ def _insert(state, index, start, end):
 
 
 @leaf
-def _take(stack, start, index, length):
-    """Maps [start, start + length), which lies before region `index`; gives its address."""
+def _take(stack, start, index, length, kind, owner, moved):
+    """Maps [start, start + length), which lies before region `index`, as an area of this kind; gives its address."""
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]
     if start < space.brk + GAP_BYTES:
@@ -243,6 +331,8 @@ def _take(stack, start, index, length):
         _measure_headroom(state)
     if space.headroom < 0 or space.regions + MARGIN > state.regions.shape[0]:
         ask_for_room(stack)
+    if space.transparent:
+        add_area(stack, start, start + length, kind, owner, moved)
     return start
 
 
@@ -273,7 +363,7 @@ def mmap(stack, length):
     page = stack.kernel.space[0].page_size
     length = (length + page - 1) & -page
     start, index = _choose(stack, length)
-    return _count_mmap(stack, _take(stack, start, index, length), length)
+    return _count_mmap(stack, _take(stack, start, index, length, WRITABLE, 0, 0), length)
 
 
 @cold
@@ -295,7 +385,8 @@ def mmap_huge_pages(stack, length):
     huge = max(space.huge_page_size, space.page_size)
     padding = huge - space.page_size
     start, index = _highest_hole(state, length + padding)
-    return _count_mmap(stack, _take(stack, (start + padding) & -huge, index, length), length)
+    start = _take(stack, (start + padding) & -huge, index, length, WRITABLE | HUGETLB, 0, 0)
+    return _count_mmap(stack, start, length)
 
 
 @leaf
@@ -321,7 +412,7 @@ def reserve(stack, length, hint):
         start, index = hint, np.int64(_hole_at(state, hint, length))
         if index < 0:
             start, index = _highest_hole(state, length)
-    start = _take(stack, start, index, length)
+    start = _take(stack, start, index, length, NO_RESERVE, 0, 0)
     state.space[0].reserved_bytes += length
     tally.mmap += 1
     tally.mmap_bytes += length
@@ -333,7 +424,10 @@ def reserve(stack, length, hint):
 def protect(stack, start, length):
     """mprotect: a reserved stretch becomes memory."""
     tally = stack.tally[0]
-    stack.kernel.space[0].reserved_bytes -= length
+    space = stack.kernel.space[0]
+    space.reserved_bytes -= length
+    if space.transparent:
+        change_areas(stack, start, start + length, WRITABLE)
     _map(stack, length)
     tally.mprotect += 1
     tally.mprotect_bytes += length
@@ -379,6 +473,8 @@ def _cut_out(stack, start, end):
     tally = stack.tally[0]
     tally.resident_bytes -= _mark(stack, start, end, False) << space.page_shift
     tally.mapped_bytes -= end - start
+    if space.transparent:
+        unmap_areas(stack, start, end)
 
 
 @cold
@@ -418,22 +514,36 @@ def mremap(stack, start, old_length, length):
         _cut_out(stack, start + length, start + old_length)
         log(stack, MREMAP, start, length)
         return start
+    kind, owner, moved = _area_of(state, start)
     index = _region_of(state, start)
     end = start + old_length
     ceiling = state.regions[index - 1].start if index > 0 else space.mmap_base
     if state.regions[index].end == end and ceiling - end >= length - old_length:
         _insert(state, index, end, start + length)
+        if space.transparent:
+            add_area(stack, end, start + length, kind, owner, moved)
         _map(stack, length - old_length)
         log(stack, MREMAP, start, length)
         return start
     place, index = _choose(stack, length)
-    place = _take(stack, place, index, length)
+    place = _take(stack, place, index, length, kind, owner, moved + start - place if owner else 0)
     if not tally.attention & NO_MEMORY:
         _move_pages(stack, start, place, old_length)
+        if space.transparent:
+            move_ranges(state, start, place, old_length)
         _cut_out(stack, start, end)
         _map(stack, length)
     log(stack, MREMAP, place, length)
     return place
+
+
+@leaf
+def _area_of(state, start):
+    """Kind, owner and moved of the area that `start` lies in; those of a new one where areas are not kept."""
+    if not state.space[0].transparent:
+        return np.int64(WRITABLE), np.int64(0), np.int64(0)
+    area = state.areas[find_area(state, start)]
+    return area.kind, area.owner, area.moved
 
 
 @leaf
@@ -450,8 +560,24 @@ def _move_pages(stack, start, place, length):
 @cold
 def dontneed(stack, start, length):
     """madvise(MADV_DONTNEED): the pages go, the addresses stay."""
+    state = stack.kernel
+    stack.tally[0].resident_bytes -= _mark(stack, start, start + length, False) << state.space[0].page_shift
+    if state.space[0].transparent:
+        empty_ranges(state, start, start + length)
+    _count_madvise(stack, start, length)
+
+
+@cold
+def advise_huge_pages(stack, start, length):
+    """madvise(MADV_HUGEPAGE): first touches may get huge pages from now on, unless they are `never`."""
+    if stack.kernel.space[0].transparent:
+        change_areas(stack, start, start + length, ADVISED)
+    _count_madvise(stack, start, length)
+
+
+@leaf
+def _count_madvise(stack, start, length):
     tally = stack.tally[0]
-    tally.resident_bytes -= _mark(stack, start, start + length, False) << stack.kernel.space[0].page_shift
     tally.madvise += 1
     tally.madvise_bytes += length
     log(stack, MADVISE, start, length)
@@ -469,8 +595,12 @@ def brk(stack, new_brk):
     if new_brk < old_brk:
         tally.resident_bytes -= _mark(stack, new_brk, old_brk, False) << space.page_shift
         tally.mapped_bytes -= old_brk - new_brk
+        if space.transparent:
+            unmap_areas(stack, new_brk, old_brk)
     else:
         _map(stack, new_brk - old_brk)
+        if space.transparent and new_brk > old_brk:
+            add_area(stack, old_brk, new_brk, WRITABLE, 0, 0)
     space.brk = new_brk
     _measure_headroom(state)
     if space.headroom < 0:
@@ -507,7 +637,7 @@ def grow(state: State, need_bytes: int = 0) -> State:
         heap_pages=extend(state.heap_pages, words[1]),
     )
     _measure_headroom(grown)
-    return grown
+    return _with_ranges(grown)
 
 
 def check(state: State, stack: NamedTuple) -> None:
@@ -522,8 +652,22 @@ def check(state: State, stack: NamedTuple) -> None:
     assert tally.mapped_bytes == mapped_bytes - space.reserved_bytes
     marked = [np.unpackbits(bits.view(np.uint8), bitorder="little") for bits in (state.mmap_pages, state.heap_pages)]
     assert tally.resident_bytes == space.page_size * sum(int(bits.sum()) for bits in marked)
+    if space.transparent:
+        check_areas(state, _resident(space, marked), _stretches(space, regions))
     for start, end in regions:
         marked[0][(space.mmap_base - end) >> space.page_shift : (space.mmap_base - start) >> space.page_shift] = 0
     marked[1][: heap_bytes >> space.page_shift] = 0
     assert not marked[0].any(), "a page outside every mapping is resident"
     assert not marked[1].any(), "a page above the heap is resident"
+
+
+def _resident(space: np.record, marked: list[np.ndarray]) -> np.ndarray:
+    """Addresses of all resident pages, sorted, for the marks of the mappings and of the heap."""
+    heap = space.brk_base + np.flatnonzero(marked[1]) * space.page_size
+    return np.concatenate([heap, np.sort(space.mmap_base - (1 + np.flatnonzero(marked[0])) * space.page_size)])
+
+
+def _stretches(space: np.record, regions: np.ndarray) -> list[tuple[int, int]]:
+    """What is mapped, by falling address, the heap last."""
+    heap = [(int(space.brk_base), int(space.brk))] if space.brk > space.brk_base else []
+    return [(int(start), int(end)) for start, end in regions] + heap

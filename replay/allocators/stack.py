@@ -34,7 +34,7 @@ TALLY = record(
     "arenas_mapped", "arenas_unmapped",
     "pools_used", "pools_full", "pools_free", "pools_made",
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
-    "page_faults",
+    "page_faults", "huge_pages",
     "mallocs", "callocs", "reallocs", "frees",
     "row", "thread", "rows_logged", "attention",
 )  # fmt: skip
@@ -46,6 +46,7 @@ TALLY = record(
     arena_bytes       in mapped arenas
     heap_bytes        mapped for libc: brk and its own mmaps
     mapped_bytes      mapped in all; resident_bytes: touched and not given back
+    page_faults       first touches that the kernel served; huge_pages: those served with a huge page
     row               the event being played; thread: whose it is, -1 before the first
     attention         bits: why the player must stop after this event
 """

@@ -19,7 +19,14 @@ from replay.engine import Player
 from replay.environment import overrides_of
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
-from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, LibcPlayed, find_strace, play_libc
+from replay.verification.libc_oracles import (
+    RESIDENT_POINTS,
+    LibcOracle,
+    LibcPlayed,
+    find_strace,
+    play_libc,
+    transparent_huge_pages,
+)
 
 PRESET = "cpython-3.12-malloc"
 
@@ -55,7 +62,10 @@ class LibcAgreement:
 def verify_libc(
     trace: Trace, oracle: LibcOracle, *, assignments: Sequence[str] = (), resident: bool = False
 ) -> LibcAgreement:
-    """Compares a real glibc, run with these settings in its environment, with its model under the same ones."""
+    """Compares a real glibc, run with these settings in its environment, with its model under the same ones.
+
+    Transparent huge pages are on, as far as this machine's kernel has them, only if a setting has malloc ask for them.
+    """
     start = time.perf_counter()
     try:
         find_strace()
@@ -67,7 +77,14 @@ def verify_libc(
     whole = MemoryTrace([events], trace.metadata)
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     makings = _makings_of_threads(events, played.thread_bytes)
-    libc = (f"libc.version={oracle.version}", f"libc.processors={_processors(oracle)}", *overrides_of(assignments))
+    overrides = overrides_of(assignments)
+    huge_pages = transparent_huge_pages() if "libc.hugetlb=1" in overrides else "never"
+    libc = (
+        f"libc.version={oracle.version}",
+        f"libc.processors={_processors(oracle)}",
+        f"kernel.transparent_huge_pages={huge_pages}",
+        *overrides,
+    )
     config = _config_behind(makings, played, libc)
     addresses, calls, resident_bytes = _play_model(events, config, makings)
     blocks = played.addresses != 0
@@ -83,7 +100,11 @@ def verify_libc(
             difference = _call_difference(equal, played.system_calls, calls)
     error = None
     if resident:
-        real = play_libc(whole, oracle, mode="resident", environment=environment).resident
+        mode = "resident" if huge_pages == "never" else "huge"
+        filled = play_libc(whole, oracle, mode=mode, environment=environment)
+        real = filled.resident
+        if mode == "huge":  # they depend on where the heap starts, which is another place in each process
+            resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings)[2]
         error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.kernel.page_size)))
     return LibcAgreement(
         oracle=oracle.name,

@@ -10,6 +10,8 @@
  *   time        the loop does nothing besides the calls; only play_ns counts; one thread
  *   resident    every block is written to as far as it was asked for; at evenly spaced rows, and at the end, the
  *               resident bytes of the process are read, less those before the play
+ *   huge        the same with transparent huge pages, which are off otherwise; they are on during each event only, so
+ *               that none are collapsed in the background
  *
  * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
  * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags. They are made beforehand, in
@@ -65,6 +67,10 @@ static uint64_t now_ns(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
+static void disable_huge_pages(long are_disabled) {
+    syscall(SYS_prctl, PR_SET_THP_DISABLE, are_disabled, 0L, 0L, 0L);
+}
+
 static void *play_event(const Event *event, void *block) {
     switch (event->op) {
     case OP_MALLOC: return malloc((size_t)event->size);
@@ -80,7 +86,7 @@ static const Event *events;
 static int64_t rows, at;
 static void **blocks;
 static uint64_t *addresses, *resident, resident_before;
-static int filled, point;
+static int filled, huge, point;
 
 static _Atomic int turns[THREADS_MAX]; /* 1 where it is the thread's turn */
 static pthread_t threads[THREADS_MAX];
@@ -100,6 +106,8 @@ static void await_turn(int thread) {
 
 static void play_row(void) {
     const Event *event = &events[at];
+    if (huge)
+        disable_huge_pages(0);
     void *block = play_event(event, blocks[event->block]);
     if (event->op <= OP_REALLOC && !block)
         die("the real allocator ran out of memory");
@@ -108,6 +116,8 @@ static void play_row(void) {
     if (filled) {
         if (block && event->op <= OP_REALLOC)
             memset(block, 1, (size_t)event->size);
+        if (huge)
+            disable_huge_pages(1);
         while (point < RESIDENT_POINTS && at + 1 == rows * (point + 1) / RESIDENT_POINTS)
             resident[point++] = resident_bytes() - resident_before;
     }
@@ -175,8 +185,9 @@ static int play(int count, char **arguments) {
     if (count != 5)
         die("usage: libc_harness EVENTS RESULT PLACE MODE");
     int timed = !strcmp(arguments[4], "time"), highest_thread = 0;
-    filled = !strcmp(arguments[4], "resident");
-    syscall(SYS_prctl, PR_SET_THP_DISABLE, 1L, 0L, 0L, 0L);
+    huge = !strcmp(arguments[4], "huge");
+    filled = huge || !strcmp(arguments[4], "resident");
+    disable_huge_pages(1);
     int file = open(arguments[1], O_RDONLY);
     off_t bytes = lseek(file, 0, SEEK_END);
     int64_t highest = 0;

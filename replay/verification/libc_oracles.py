@@ -26,6 +26,7 @@ RESIDENT_POINTS = 10
 PLACE = (8 << 30) + (4 << 10)
 """Where mappings begin, modulo 16 GiB."""
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes")])
+_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
 """What the harness does before and after the play."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
@@ -137,6 +138,11 @@ def play_libc(
             resident=np.fromfile(result, "<i8", RESIDENT_POINTS, offset=_HEADER.itemsize + 8 * rows),
             system_calls=_read_calls(calls.read_text()) if traced else None,
         )
+
+
+def transparent_huge_pages() -> str:
+    """The setting of this machine's kernel, as `kernel.transparent_huge_pages` takes it."""
+    return _SWITCH.read_text().partition("[")[2].partition("]")[0] if _SWITCH.exists() else "never"
 
 
 def find_strace() -> str:

@@ -24,7 +24,7 @@ from replay.allocators.glibc.memory import (
     set_used,
     unlink_chunk,
 )
-from replay.allocators.glibc.system import address_of, move_end, top_bytes
+from replay.allocators.glibc.system import address_of, ask_for_huge_pages, heap_step, move_end, top_bytes
 from replay.allocators.kernel import dontneed, munmap_reserve, protect, reserve
 from replay.compiled import cold, leaf
 
@@ -35,13 +35,14 @@ HEAP_MIN_BYTES = 32 << 10
 @leaf
 def new_heap(state, stack, need_bytes):
     """The number of a heap that can hold so much, headers included; 0 if none can."""
-    par, page = state.par[0], stack.kernel.space[0].page_size
+    par, page = state.par[0], heap_step(state, stack, False)
     most = par.heap_bytes_max
     if need_bytes > most or (par.unused_heap == 0 and par.heaps == HEAPS_MAX):
         return np.int64(0)
     length = (max(min(need_bytes + par.top_pad, most), HEAP_MIN_BYTES) + page - 1) & -page
     start = _aligned_reserve(state, stack, most)
     protect(stack, start, length)
+    ask_for_huge_pages(state, stack, start, length)
     number = par.unused_heap
     if number:
         par.unused_heap = state.heaps[number].previous
@@ -96,7 +97,7 @@ def open_heap(state, stack, arena, number, header_bytes):
 @leaf
 def extend_heap(state, stack, arena, wanted):
     """Whether the arena's last heap could be made to hold `wanted` units more than a smallest chunk in top."""
-    par, page = state.par[0], stack.kernel.space[0].page_size
+    par, page = state.par[0], heap_step(state, stack, False)
     heap = state.heaps[np.uint64(arena.heap)]
     need = ((wanted + par.min_units) << UNIT_SHIFT) - top_bytes(state, arena)
     end = heap.end + ((need + page - 1) & -page)
@@ -113,7 +114,7 @@ def extend_heap(state, stack, arena, wanted):
 @cold
 def heap_trim(state, stack, arena):
     """Heaps that are free altogether go back, and then the end of the last one if it is large."""
-    par, memory, page = state.par[0], state.memory, stack.kernel.space[0].page_size
+    par, memory, page = state.par[0], state.memory, heap_step(state, stack, False)
     least = par.min_units << UNIT_SHIFT
     heap = state.heaps[np.uint64(arena.heap)]
     while heap.previous and memory[np.uint64(arena.top)].before == 0:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from replay.allocators.glibc.large_cache import LARGE_BINS
 from replay.allocators.glibc.memory import HEAP_SHIFT, NBINS, SMALL_UNITS_32, SMALL_UNITS_64, UNIT, UNIT_SHIFT
@@ -50,11 +50,16 @@ class Rules:
     """The cache is made with the first free that could use it, not with the first malloc; realloc passes it by."""
     full_mapped_header: bool = False
     """A mapped chunk counts without its header, and takes two words more than was asked, not one."""
+    has_hugetlb: bool = True
+    """glibc.malloc.hugetlb: from 2.35 on."""
+    huge_heaps: bool = False
+    """Under it threads' heaps grow by huge pages too, the main one also where the kernel gives them unasked, and what
+    mremap resizes is not asked for again: 2.43. Others take the first break, which they do not know, for 0."""
 
 
 _2_41 = Rules(calloc_uses_tcache=True, sorts_small=True, keeps_slack=True, keeps_mapped_page=True)
 RULES = {
-    "2.31": Rules(heap_info_words=4),
+    "2.31": Rules(heap_info_words=4, has_hugetlb=False),
     "2.36": Rules(),
     "2.41": _2_41,
     "2.43": Rules(
@@ -67,6 +72,7 @@ RULES = {
         keeps_slack=True,
         lazy_tcache=True,
         full_mapped_header=True,
+        huge_heaps=True,
     ),
 }
 
@@ -100,6 +106,17 @@ class Config(BaseModel):
     )
     processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
     tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
+    hugetlb: Annotated[int, Field(ge=0)] = Field(
+        0, description="1: malloc asks for transparent huge pages, if the kernel's setting is madvise."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if self.hugetlb > 1:
+            raise ValueError(f"hugetlb: {self.hugetlb} (MAP_HUGETLB) is not modelled; there are 0 and 1")
+        if self.hugetlb and not RULES[self.version].has_hugetlb:
+            raise ValueError(f"hugetlb: glibc {self.version} has no such tunable; it came with 2.35")
+        return self
 
 
 PAR = record(
@@ -109,7 +126,7 @@ PAR = record(
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
-    "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
+    "hugetlb", "huge_heaps", "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
     "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
     "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
@@ -159,6 +176,7 @@ def new_par(config: Config) -> np.ndarray:
     # Where _int_malloc itself makes the cache, it pads the size twice.
     par.tcache_units_inside = request_units(word, int(par.tcache_units) << UNIT_SHIFT)
     par.tcache_bytes = cache_bytes
+    par.hugetlb, par.huge_heaps = config.hugetlb, rules.huge_heaps
     _set_arenas(par, config, rules)
     par.thread, par.chunks, par.unused, par.heaps = NOBODY, NBINS, -1, MAIN_HEAP + 1
     return settled

@@ -3,6 +3,8 @@
     sysmalloc   a request that top cannot serve: a mapping of its own from `mmap_threshold` on, else a longer heap
     systrim     gives whole pages at the heap's end back, all but `top_pad`
     mapped      a chunk in a mapping of its own; freeing one raises the dynamic thresholds to its size
+    hugetlb     with this tunable, and transparent huge pages on request, malloc requests them for all that it takes of
+                at least one, and moves the heap's end by whole ones (`thp_pagesize`)
 
 Everything below a heap's `touched` counts as resident: it is written to without a gap, from its start to the header of
 top, because programs fill what they ask for. Once there are `holes`, where malloc_trim was or a full heap ends, writes
@@ -11,6 +13,7 @@ are told to the kernel one by one.
 
 import numpy as np
 
+from replay.allocators.areas import ALWAYS, MADVISE_ONLY
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -25,7 +28,7 @@ from replay.allocators.glibc.memory import (
     set_used,
     size_of,
 )
-from replay.allocators.kernel import brk, dontneed, mmap, mremap, munmap, touch
+from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mremap, munmap, touch
 from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
@@ -118,6 +121,24 @@ def move_end(state, stack, heap, end):
 
 
 @leaf
+def heap_step(state, stack, is_main):
+    """What a heap's end moves by: a page, or a huge page (`thp_pagesize`)."""
+    par, space = state.par[0], stack.kernel.space[0]
+    is_huge = space.transparent == MADVISE_ONLY or (space.transparent == ALWAYS and par.huge_heaps)
+    if par.hugetlb and is_huge and (is_main or par.huge_heaps):
+        return space.huge_page_size
+    return space.page_size
+
+
+@leaf
+def ask_for_huge_pages(state, stack, start, length):
+    """madvise_thp"""
+    space = stack.kernel.space[0]
+    if state.par[0].hugetlb and space.transparent == MADVISE_ONLY and length >= space.huge_page_size:
+        advise_huge_pages(stack, start, length)
+
+
+@leaf
 def _move_brk(state, stack, end):
     brk(stack, end)
     move_end(state, stack, state.heaps[MAIN_HEAP], stack.kernel.space[0].brk)
@@ -129,8 +150,9 @@ def extend_main(state, stack, arena, wanted):
     par, memory, space = state.par[0], state.memory, stack.kernel.space[0]
     old_size = size_of(memory, arena.top)
     size = ((wanted + par.min_units - old_size) << UNIT_SHIFT) + par.top_pad
-    start = space.brk
-    end = start + ((size + space.page_size - 1) & -space.page_size)
+    start, step = space.brk, heap_step(state, stack, True)
+    known = 0 if old_size == 0 and not par.huge_heaps else start
+    end = start - known + ((known + size + step - 1) & -step)
     if end - space.brk_base > HEAP_BYTES_MAX:
         stack.tally[0].attention |= NO_MEMORY
         return
@@ -138,6 +160,7 @@ def extend_main(state, stack, arena, wanted):
         heap = state.heaps[MAIN_HEAP]
         heap.address = heap.origin = heap.touched = heap.end = start
     _move_brk(state, stack, end)
+    ask_for_huge_pages(state, stack, start, end - start)
     if old_size == 0:
         # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
         misaligned = (start + par.header) & (UNIT - 1)
@@ -153,12 +176,12 @@ def extend_main(state, stack, arena, wanted):
 @cold
 def systrim(state, stack, arena, pad):
     """The main heap's end goes back, as far as it is free, but for `pad` bytes."""
-    par, space = state.par[0], stack.kernel.space[0]
+    par, space, step = state.par[0], stack.kernel.space[0], heap_step(state, stack, True)
     area = top_bytes(state, arena) - (par.min_units << UNIT_SHIFT) - 1
     # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
     if 0 <= area <= pad:
         return
-    extra = (area - pad) & -space.page_size
+    extra = (area - pad) & -step
     if extra:
         _move_brk(state, stack, space.brk - extra)
         set_used(state.memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
@@ -177,6 +200,7 @@ def map_chunk(state, stack, wanted):
     par, tally = state.par[0], stack.tally[0]
     length = _mapping_bytes(stack, par, wanted)
     start = mmap(stack, length)
+    ask_for_huge_pages(state, stack, start, length)
     tally.heap_bytes += length
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
     index = take_record(stack, par, state.mapped)
@@ -216,6 +240,8 @@ def realloc_mapped(state, stack, place, wanted):
     length = ((wanted << UNIT_SHIFT) + par.remap_overhead + page - 1) & -page
     if length != chunk.size_bytes:
         chunk.address = mremap(stack, chunk.address, chunk.size_bytes, length)
+        if not par.huge_heaps or chunk.size_bytes < stack.kernel.space[0].huge_page_size:
+            ask_for_huge_pages(state, stack, chunk.address, length)
         tally.heap_bytes += length - chunk.size_bytes
         tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
         chunk.size_bytes = length
