@@ -197,15 +197,16 @@ def test_live_bytes_at_the_end_agree_with_tracemalloc(tmp_path):
 
 def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
+        replay.mark("counting")
         before = sys.getallocatedblocks()
         kept = [bytes(100) for _ in range(10_000)]
         more = sys.getallocatedblocks() - before
         replay.mark("counted")
     events = events_of(tmp_path / "trace.parquet")
-    rows = slice(0, int(np.flatnonzero(events.op == Op.MARK)[0]))
+    rows = slice(*np.flatnonzero(events.op == Op.MARK).tolist())
     op, pymalloc = events.op[rows], events.domain[rows] != Domain.RAW
     grown = (op[pymalloc] <= Op.CALLOC).sum() - np.isin(op[pymalloc], (Op.FREE, Op.FOREIGN_FREE)).sum()
-    assert abs(int(grown) - more) < 50
+    assert abs(int(grown) - more) < 10  # the counts themselves, and what the marks take
     assert len(kept) == 10_000
 
 
