@@ -28,8 +28,8 @@ LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
 FAR = 1 << 10
 """Rows within which the call that unmapped an arena stands, though other threads call too."""
 APART_BYTES = 1 << 36
-"""In the usual layout of Linux on x86-64 the heap lies further than this from what is mapped: an older block so far from
-all arenas is libc's."""
+"""In the usual layout of Linux on x86-64 the heap lies further than this from what is mapped, so that an older block so
+far from all arenas is libc's."""
 _SMALL = (Domain.MEM, Domain.OBJ)
 
 

@@ -153,9 +153,14 @@ def malloc(state, stack, size):
         return tcache_get(state, index)
     if par.is_ready:
         place = int_malloc(state, stack, state.arenas[np.uint64(par.arena)], wanted)
-        if place:
-            return place
+        return place if place else _malloc_from_main(state, stack, wanted)
     return _malloc_uncached(state, stack, wanted, size)
+
+
+@cold
+def _malloc_from_main(state, stack, wanted):
+    """arena_get_retry: the thread's arena had no room."""
+    return int_malloc(state, stack, state.arenas[MAIN_ARENA], wanted)
 
 
 @cold
@@ -175,7 +180,7 @@ def _malloc_past_cache(state, stack, wanted, size):
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
     place = int_malloc(state, stack, own_arena(state, stack, size), wanted)
-    return place if place else int_malloc(state, stack, state.arenas[MAIN_ARENA], wanted)
+    return place if place else _malloc_from_main(state, stack, wanted)
 
 
 @leaf
