@@ -20,6 +20,8 @@ TUNABLES = {
 }
 """Name in GLIBC_TUNABLES -> key."""
 _TUNABLES_VARIABLE = "GLIBC_TUNABLES"
+_FROM_ONE = ("arena_max", "arena_test")
+"""glibc ignores a 0 there."""
 
 
 def overrides_of(assignments: Sequence[str]) -> list[str]:
@@ -37,11 +39,13 @@ def _settings(assignment: str) -> Iterator[tuple[str, str]]:
     if variable == "PYTHONMALLOC":
         raise ConfigError(f"--env {assignment}: choose a preset such as cpython-3.12-malloc with -a instead")
     if variable != _TUNABLES_VARIABLE:
-        yield _lookup(VARIABLES, variable, assignment), _number(text, assignment)
+        key = _lookup(VARIABLES, variable, assignment)
+        yield key, _number(text, assignment, key)
         return
     for tunable in filter(None, text.split(":")):
         name, _, value = tunable.partition("=")
-        yield _lookup(TUNABLES, name, assignment), _number(value, assignment)
+        key = _lookup(TUNABLES, name, assignment)
+        yield key, _number(value, assignment, key)
 
 
 def _lookup(known: dict[str, str], name: str, assignment: str) -> str:
@@ -51,12 +55,13 @@ def _lookup(known: dict[str, str], name: str, assignment: str) -> str:
     return known[name]
 
 
-def _number(text: str, assignment: str) -> str:
+def _number(text: str, assignment: str, key: str) -> str:
     """As strtoul reads it: decimal, 0x…, or octal after a 0."""
     try:
         value = int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
     except ValueError:
         value = -1
-    if value < 0:
-        raise ConfigError(f"--env {assignment}: {text!r} is no whole number of at least 0")
+    least = 1 if key in _FROM_ONE else 0
+    if value < least:
+        raise ConfigError(f"--env {assignment}: {text!r} is no whole number of at least {least}")
     return str(value)

@@ -97,8 +97,9 @@ TRIM_MARK = "malloc_trim"
 
 START, CLEAN_START = "start", "clean"
 """In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
-OLDER_FREES = "foreign_frees"
-"""In the same: how many blocks were freed that were born before."""
+OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
+"""In the same: how many blocks were freed or reallocated that were born before, and freed past the recorder."""
+RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,19 @@ def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
         assert agreement.arena_difference == f"arena event 2: {moment} in the recording, {moment} in the model"
 
 
+def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
+    blocks = (POOL - 48) // 512
+    places = [OLD_POOL + 48 + 512 * block for block in range(blocks)]
+    rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), (Op.FREE, 0, 0, 0)]
+    rows += [(OLDER, 0, 0, place) for place in places[1:]]
+    elsewhere = (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)
+    agreement = verify_recording(recording(*rows, elsewhere))
+    assert not agreement.exact
+    assert agreement.foretold
+    assert agreement.foretold_events == len(rows) - 1
+    assert not verify_recording(recording(*rows[:-1], elsewhere)).foretold
+
+
 def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
     player = Player(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):

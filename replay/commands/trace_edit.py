@@ -11,6 +11,8 @@ from replay.commands.trace_file import save_trace
 from replay.errors import ReplayError
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from replay.trace import Trace
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
@@ -44,6 +46,8 @@ def cut(
     from replay.limits import MAX_SPAN
 
     piece = Piece(_time(from_, "--from"), MAX_SPAN if to is None else _time(to, "--to"), phase, not without_earlier)
+    if piece.from_ns >= piece.to_ns:
+        raise ReplayError(f"--from {from_} does not lie before --to {to}")
     options = {"--from": None if from_ == "0" else from_, "--to": to, "--phase": phase}
     words = _words("cut", [file], options, {"--without-earlier": without_earlier})
     _save(cut_trace(_open(file), piece, words), output, force)
@@ -82,6 +86,8 @@ def filter_(
         MAX_SIZE if max_size is None else _size(max_size, "--max-size"),
         phase,
     )
+    if wanted.min_size > wanted.max_size:
+        raise ReplayError(f"--min-size {min_size} is more than --max-size {max_size}")
     options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
     _save(filtered(_open(file), wanted, _words("filter", [file], options)), output, force)
 
@@ -135,15 +141,10 @@ def scale(
 
     Example: replay trace scale trace.parquet -o long.parquet --repeat 10 --time-factor 0.5
     """
-    from fractions import Fraction
-
     from replay.editing import span_ns
     from replay.editing.scaling import copied, repeated, stretched
 
-    try:
-        factor = Fraction(Decimal(time_factor))
-    except (InvalidOperation, ValueError, OverflowError):
-        raise ReplayError(f"--time-factor: {time_factor!r} is no number; write it like 0.5") from None
+    factor = _factor(time_factor)
     options = {
         "--repeat": repeat if repeat > 1 else None,
         "--copies": copies if copies > 1 else None,
@@ -188,6 +189,19 @@ def _stems(files: list[str]) -> list[str]:
     return [
         f"{stem} {stems[:index].count(stem) + 1}" if stem in stems[:index] else stem for index, stem in enumerate(stems)
     ]
+
+
+def _factor(text: str) -> "Fraction":
+    """A time factor; its range is looked at before any power of ten is worked out."""
+    from fractions import Fraction
+
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ReplayError(f"--time-factor: {text!r} is no number; write it like 0.5") from None
+    if not (number.is_finite() and Decimal("1e-9") <= number <= Decimal("1e9")):
+        raise ReplayError(f"--time-factor: {text} is not between 0.000000001 and 1000000000")
+    return Fraction(number)
 
 
 def _time(text: str, option: str) -> int:

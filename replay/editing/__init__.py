@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.numbering import Numbering
-from replay.trace import Events, Metadata, Trace
+from replay.trace import RECORDED, Events, Metadata, Trace
 from replay.validation import Validator
 
 
@@ -57,11 +57,15 @@ def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
 
 
 def edited(metadata: Metadata, words: str) -> Metadata:
-    """The same metadata, saying by which command the trace was edited, after all edits before; nothing for no words."""
+    """The same metadata, saying by which command the trace was edited, after all edits before; nothing for no words.
+
+    What is true of the recording as a whole goes.
+    """
     if not words:
         return metadata
     before = metadata.origin.get("edited")
-    return replace(metadata, origin=metadata.origin | {"edited": f"{before}; {words}" if before else words})
+    origin = {name: text for name, text in metadata.origin.items() if name not in RECORDED}
+    return replace(metadata, origin=origin | {"edited": f"{before}; {words}" if before else words})
 
 
 def span_ns(trace: Trace) -> int:

@@ -46,6 +46,9 @@ class Living:
         self._rows = 0
         self._born = np.full(1024, -1, np.int64)
         self._now = np.zeros((1024, 4), np.int64)
+        self._main: int | None = None
+        self._ended: set[int] = set()
+        """Threads that were at their end last."""
 
     def follow(self, events: Events) -> None:
         """Takes in events that follow those before."""
@@ -55,12 +58,23 @@ class Living:
             events.op, events.block, events.size, events.domain, events.thread, site, self._rows, self._born, self._now
         )  # fmt: skip
         self._rows += events.rows
+        self._follow_threads(events)
+
+    def _follow_threads(self, events: Events) -> None:
+        if events.rows and self._main is None:
+            self._main = int(events.thread[0])
+        self._ended -= set(events.thread[np.isin(events.thread, list(self._ended))].tolist())
+        for row in np.flatnonzero(events.op == Op.THREAD_END).tolist():
+            if not (events.thread[row + 1 :] == events.thread[row]).any():
+                self._ended.add(int(events.thread[row]))
 
     def events(self, op: Op, time_ns: int, *, sites: bool) -> Events:
-        """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth."""
+        """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth; where
+        such a thread has ended, by the main one."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
         size, domain, thread, site = self._now[block].T
+        thread = np.where(np.isin(thread, list(self._ended)), self._main or 0, thread)
         begins = op == Op.MALLOC
         return Events(
             np.full(block.shape[0], time_ns, np.int64),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.editing import EditedTrace, KeyedEvents, edited, rows_of
+from replay.errors import ReplayError
+from replay.limits import MAX_SPAN
 from replay.trace import NO_SITE, TRIM_MARK, Events, Metadata, Op, ProcessMemory, Site, Trace
 
 _NUMBER_BITS = 32
@@ -122,6 +124,8 @@ class _Feed:
             elif events.rows:
                 if self._shift_ns is None:
                     self._shift_ns = self._offset_ns - int(events.time_ns[0])
+                if int(events.time_ns[-1]) + self._shift_ns > MAX_SPAN:
+                    raise ReplayError("the trace would last more than thirty years; take a smaller offset")
                 self._waiting = events._replace(time_ns=events.time_ns + self._shift_ns)
         return self._waiting is not None
 

@@ -93,7 +93,10 @@ def rescue(path: Path) -> int:
             part = file.read(length) if length < path.stat().st_size else b""
             if len(part) < length or not part.endswith(_MAGIC):
                 break
-            footers.append(_footer_at(part, end + _LENGTH.size))
+            try:
+                footers.append(_footer_at(part, end + _LENGTH.size))
+            except (IndexError, struct.error, ValueError, OSError, pa.ArrowException):
+                break  # damaged: what stands before it is whole
             end, last = file.tell(), part
         if not last:
             raise TraceError("holds no whole batch, so there is nothing to rescue", path=path)

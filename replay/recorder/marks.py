@@ -8,6 +8,8 @@ _TAPS = ("_replay_tap", "replay.recorder.tap")
 
 def mark(name: str) -> None:
     """Says that a phase of that name begins here. Does nothing unless this process is being recorded."""
+    if not isinstance(name, str):
+        raise TypeError(f"a phase has a name, which {name!r} is not")
     for module in _TAPS:
         if module in sys.modules:
             sys.modules[module].tap.mark(name)

@@ -56,6 +56,8 @@ AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
 PAUSE_NS = 50_000
+NO_ROOM = b"(no room for more names)"
+"""A phase that stands for all others, once the names of marks fill their place."""
 
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
@@ -181,16 +183,15 @@ class Tap:
         _word(self._shared + AT_ENDED).value = 1
 
     def mark(self, name: str) -> None:
-        """A phase of that name begins here."""
+        """A phase of that name begins here; where there is no room for more names, it goes by the last of all."""
         if not self.active:
             return
         if name not in self._names:
-            text = name.encode(errors="replace")
+            text = name.encode(errors="backslashreplace")
+            if self._names_end + len(text) + len(NO_ROOM) + 12 > CODE_AT:
+                name, text = NO_ROOM.decode(), NO_ROOM
+        if name not in self._names:
             end = self._names_end + 4 + len(text)
-            if end + 4 > CODE_AT:
-                raise ValueError(
-                    f"no room for the mark {name!r}: the names of all marks may take {CODE_AT - NAMES_AT} bytes"
-                )
             ctypes.memmove(self._shared + self._names_end + 4, text, len(text))
             ctypes.c_uint32.from_address(self._shared + end).value = 0
             ctypes.c_uint32.from_address(self._shared + self._names_end).value = len(text) + 1

@@ -215,6 +215,8 @@ class Translator:
 
     def __init__(self, clock: Clock, rows: int) -> None:
         self._clock, self._rows = clock, rows
+        self._begin: int | None = None
+        """The first record's time, from which all others count."""
         self._state = _State(
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
             np.zeros(2, np.int64), np.zeros((64, 3), np.int64), np.zeros(8, np.int64),
@@ -229,9 +231,11 @@ class Translator:
         """Goes on filling the batch from the record of that number; gives how many found room."""
         self._reserve_free_numbers(int(self._state.counts[0]) + records)
         done, ns_a_count = 0, self._clock.ns_a_count()
+        if self._begin is None and records:
+            self._begin = int(ring[first & (_SLOTS - 1), 1])
         while True:
             status, more, self.row = _translate(
-                ring, first + done, records - done, self.events, self.row, self._state, self._clock.origin, ns_a_count
+                ring, first + done, records - done, self.events, self.row, self._state, self._begin or 0, ns_a_count
             )
             done += more
             if status == _OK:

@@ -18,7 +18,7 @@ from replay.recorder.growing_file import GrowingFile
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.trace import CLEAN_START, OLDER_FREES, START, Metadata
+from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, START, UNSEEN_FREES, Metadata
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -143,8 +143,8 @@ class Writer:
     def _metadata(self) -> Metadata:
         counts = {
             OLDER_FREES: self._translator.foreign_frees,
-            "foreign_reallocs": self._translator.foreign_reallocs,
-            "unseen_frees": self._translator.unseen_frees,
+            OLDER_REALLOCS: self._translator.foreign_reallocs,
+            UNSEEN_FREES: self._translator.unseen_frees,
         }
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}

@@ -30,6 +30,7 @@ FAR = 1 << 10
 APART_BYTES = 1 << 36
 """In the usual layout of Linux on x86-64 the heap lies further than this from what is mapped, so that an older block so
 far from all arenas is libc's."""
+NEVER = 1 << 62
 _SMALL = (Domain.MEM, Domain.OBJ)
 
 
@@ -51,6 +52,11 @@ class RecordingAgreement:
     """Of blocks born before the recording, that were played."""
     older_frees_unseen: int
     """The same whose place was never handed out again, or is none of pymalloc's."""
+    foretold_events: int
+    """Rows before a pool of older blocks may have emptied: whose arena that is, nobody knows, and so not how the arenas
+    follow one another from there."""
+    foretold: bool
+    """Whether all is equal in these rows."""
     seconds: float
     difference: str | None
     """The first address that differs, in words."""
@@ -101,20 +107,23 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
     play = _Play(config, seen)
     for events in trace.batches():
         play.play(events)
-    agreeing = _agreeing(seen.arenas, play.arenas)
+    real = seen.arenas
+    agreeing = _agreeing(real, play.arenas)
     return RecordingAgreement(
         preset=preset,
         events=play.rows,
         addresses_compared=play.compared,
         addresses_equal=play.equal,
-        arena_events_compared=max(len(seen.arenas), len(play.arenas)),
+        arena_events_compared=max(len(real), len(play.arenas)),
         arena_events_equal=agreeing,
-        releases=sum(not moment.mapped for moment in seen.arenas),
+        releases=sum(not moment.mapped for moment in real),
         older_frees=play.older_frees,
         older_frees_unseen=play.older_frees_unseen,
+        foretold_events=play.rows if play.lost_at is None else play.lost_at,
+        foretold=play.agrees_until_loss and _agree_until(play.calls_at_loss, real, play.arenas, agreeing),
         seconds=time.perf_counter() - start,
         difference=play.difference,
-        arena_difference=_tell_arenas(seen.arenas, play.arenas, agreeing),
+        arena_difference=_tell_arenas(real, play.arenas, agreeing),
     )
 
 
@@ -215,6 +224,14 @@ class _Play:
         self.arenas: list[ArenaMoment] = []
         self.rows = self.compared = self.equal = self.older_frees = self.older_frees_unseen = 0
         self.difference: str | None = None
+        self._unknown: dict[int, int] = {}
+        self._least_blocks = (
+            config.pymalloc.pool_size - config.pymalloc.pool_overhead
+        ) // config.pymalloc.small_threshold
+        self.lost_at: int | None = None
+        """The row from which nothing can be foretold; with `calls_at_loss` before it."""
+        self.calls_at_loss = NEVER
+        self.agrees_until_loss = True
 
     def play(self, events: Events) -> None:
         """Plays a batch, and compares."""
@@ -224,6 +241,8 @@ class _Play:
             self._player.play(Slice(played, self.rows, start, end, nothing, nothing))
             address, owner = self._told.pop()
             self._compare(events, start, address, owner)
+            if self._older_pool_is_free():
+                self._lose(events, end)
         self._note_arenas(events)
         self._calls += int(np.count_nonzero(_is_call(events)))
         self.rows += events.rows
@@ -259,6 +278,23 @@ class _Play:
             self.older_frees += 1
         else:
             self.older_frees_unseen += 1
+            if found:
+                self._unknown[at] = self._unknown.get(at, 0) + 1
+                if self._unknown[at] >= self._least_blocks:
+                    self._lose(events, row)
+        if self._older_pool_is_free():
+            self._lose(events, row)
+
+    def _older_pool_is_free(self) -> bool:
+        """Whether the model has a free pool in a window of older blocks."""
+        arenas = self._player.stack.small.arenas[: self._player.stack.small.geometry[0].arenas]  # type: ignore[attr-defined]
+        windows = arenas[~np.isin(arenas["address"], self._seen.places)]
+        return bool((windows["free"] > 0).any())
+
+    def _lose(self, events: Events, row: int) -> None:
+        if self.lost_at is None:
+            self.lost_at = self.rows + row
+            self.calls_at_loss = self._calls + int(np.count_nonzero(_is_call(rows_of(events, slice(0, row)))))
 
     def _compare(self, events: Events, start: int, address: np.ndarray, owner: np.ndarray) -> None:
         assert events.address is not None
@@ -269,6 +305,7 @@ class _Play:
         self.compared += int(np.count_nonzero(mine))
         self.equal += int(np.count_nonzero(mine)) - len(wrong)
         if len(wrong) and self.difference is None:
+            self.agrees_until_loss = self.lost_at is not None
             row = start + int(wrong[0])
             what = f"{Op(int(events.op[row])).name.lower()} of {events.size[row]} bytes"
             places = f"was at {int(events.address[row]):#x}, in the model it is at {int(address[wrong[0]]):#x}"
@@ -288,6 +325,11 @@ def _agreeing(real: list[ArenaMoment], model: list[ArenaMoment]) -> int:
     """How many agree before the first that does not."""
     pairs = enumerate(zip(real, model, strict=False))
     return next((number for number, (a, b) in pairs if not a.agrees(b)), min(len(real), len(model)))
+
+
+def _agree_until(calls: int, real: list[ArenaMoment], model: list[ArenaMoment], agreeing: int) -> bool:
+    """Whether the first arena events that differ, if any do, come behind so many calls."""
+    return all(moment.calls >= calls for moment in (*real[agreeing : agreeing + 1], *model[agreeing : agreeing + 1]))
 
 
 def _tell_arenas(real: list[ArenaMoment], model: list[ArenaMoment], number: int) -> str | None:

@@ -98,10 +98,10 @@ class Config(BaseModel):
     mxfast: Size | Literal["default"] = Field("default", description="Largest request that a fastbin takes back.")
     tcache_count: int | Literal["default"] = Field("default", description="Chunks of a size that a thread keeps.")
     tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
-    arena_max: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    arena_max: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["auto"] = Field(
         "auto", description="Arenas that threads share; auto: once there are more than arena_test, 8 a processor."
     )
-    arena_test: Annotated[int, Field(ge=1)] | Literal["default"] = Field(
+    arena_test: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["default"] = Field(
         "default", description="Arenas that are made before processors are counted; 8, or 2 in 32-bit."
     )
     processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
