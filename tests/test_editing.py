@@ -311,7 +311,7 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
         (["merge", "FILE", "--offset", "1", "--offset", "2"], "--offset: there are 2 for 1 traces"),
         (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is no number; write it like 0.5"),
         (["scale", "FILE", "--time-factor", "nan"], "--time-factor: 'nan' is no number"),
-        (["scale", "FILE", "--time-factor", "1e30"], "a time factor is above 0"),
+        (["scale", "FILE", "--time-factor", "1e30"], "is not between 0.000000001 and 1000000000"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(file, tmp_path, words, message):

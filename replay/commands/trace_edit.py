@@ -198,8 +198,10 @@ def _factor(text: str) -> "Fraction":
     try:
         number = Decimal(text)
     except InvalidOperation:
-        raise ReplayError(f"--time-factor: {text!r} is no number; write it like 0.5") from None
-    if not (number.is_finite() and Decimal("1e-9") <= number <= Decimal("1e9")):
+        number = Decimal("nan")
+    if number.is_nan():
+        raise ReplayError(f"--time-factor: {text!r} is no number; write it like 0.5")
+    if not Decimal("1e-9") <= number <= Decimal("1e9"):
         raise ReplayError(f"--time-factor: {text} is not between 0.000000001 and 1000000000")
     return Fraction(number)
 
