@@ -7,6 +7,8 @@ for, so that importing `replay` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from replay.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from replay.config import load_config
     from replay.engine import run
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
     from replay.recorder.session import record
     from replay.sources import open_source
     from replay.sources.parquet import write_trace
+    from replay.sweeps.sweep import sweep
     from replay.trace import Domain, Events, MemoryTrace, Op
     from replay.verification.compare import verify
 
-__version__ = "0.1.0"
 __all__ = [
     "Domain",
     "Events",
@@ -33,6 +35,7 @@ __all__ = [
     "record",
     "run",
     "summarize",
+    "sweep",
     "verify",
     "write_trace",
 ]
@@ -49,6 +52,7 @@ _HOMES = {
     "record": "recorder.session",
     "run": "engine",
     "summarize": "metrics",
+    "sweep": "sweeps.sweep",
     "verify": "verification.compare",
     "write_trace": "sources.parquet",
 }

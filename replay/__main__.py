@@ -15,6 +15,7 @@ from replay.commands.record import SETTINGS as RECORD_SETTINGS
 from replay.commands.record import record
 from replay.commands.run import run
 from replay.commands.schema import schema
+from replay.commands.sweep import app as sweep_app
 from replay.commands.trace import app as trace_app
 from replay.commands.verify import verify
 from replay.commands.workloads import workloads
@@ -38,6 +39,7 @@ for command, name in (
     (schema, "schema"),
 ):
     app.command(name, context_settings=RECORD_SETTINGS if name == "record" else None)(command)
+app.add_typer(sweep_app, name="sweep", help="Play traces through many allocator stacks, and say which is best.")
 app.add_typer(trace_app, name="trace")
 
 

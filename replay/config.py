@@ -131,6 +131,12 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
         raise _refusal(kind, document, overrides, mistakes) from None
 
 
+def rebuild_config(data: dict[str, Any]) -> StackConfig:
+    """The stack that `model_dump(mode="json")` made of one, perhaps in another process."""
+    models = [data[role]["model"] for role in _DEFAULT_MODELS if data[role] is not None]
+    return stack_type(*sorted(models)).model_validate(data)
+
+
 def _split(name: str | Path) -> tuple[str | Path, str]:
     """A preset's name, and the version of glibc that it asks for, if any."""
     match = _WITH_LIBC.fullmatch(name) if isinstance(name, str) and name not in config_names() else None

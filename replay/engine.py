@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from types import ModuleType
 from typing import Any
 
@@ -295,11 +295,13 @@ def run(
     addresses: Addresses | None = None,
     log: Log | None = None,
     progress: Callable[[int], None] | None = None,
+    stop: Callable[[np.record], bool] | None = None,
 ) -> Recording:
     """Plays `trace` through the stack that `config` describes.
 
     `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
-    of LOG as they come, `progress` the number of rows played.
+    of LOG as they come, `progress` the number of rows played. `stop` sees the counters at the end of each batch; where
+    it says so, the run ends there.
     """
     player = Player(config, addresses=addresses, log=log)
     times: list[np.ndarray] = []
@@ -326,6 +328,8 @@ def run(
     begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+    if stop is not None:
+        batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
     clock = Clock(batches, play_slice, note_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
     started_ns = time.perf_counter_ns()
     clock.run()

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW, LEVELS, SYSCALLS, TALLY
 from replay.engine import Recording
+from replay.errors import ReplayError
+from replay.naming import nearest
 from replay.player import CLASSES, EXACT_CLASSES, class_limit
 from replay.trace import Domain
 
@@ -128,6 +130,24 @@ class Summary(_Result):
     ceiling: Bound | None
 
 
+_OF_THE_TRACE = {
+    "allocator", "libc_model", "pymalloc_model", "trace", "events", "duration_ns", "mallocs", "callocs", "reallocs",
+    "frees", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes", "floor", "ceiling",
+    *(f"requested_bytes_{when}" for when in ("peak", "end")),
+}  # fmt: skip
+"""What says which run it was, or is the same on every allocator."""
+_KINDS: dict[str, tuple[str, ...]] = {
+    "syscalls": SYSCALLS,
+    "syscall_bytes": SYSCALLS,
+    "simulated_ns": tuple(SimulatedTime.model_fields),
+}
+_RISING = {
+    *(f"{name}_peak" for name in BYTE_LEVELS),
+    "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_made", "page_faults",
+}  # fmt: skip
+"""Fields of TALLY that never fall."""
+
+
 def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: Recording | None = None) -> Summary:
     """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
     config, process = recording.config, recording.metadata.process
@@ -162,6 +182,45 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
             "ceiling": _bound(ceiling) if ceiling else None,
         }
     )
+
+
+def metrics_of(summary: Summary) -> dict[str, int | float]:
+    """The figures of a Summary that a setting can change, by name: `syscalls` in all, `syscalls.mmap` by kind."""
+    figures: dict[str, int | float] = {}
+    for name, value in summary.model_dump(exclude=_OF_THE_TRACE).items():
+        if isinstance(value, dict):
+            figures |= {name: sum(value.values())} | {f"{name}.{kind}": each for kind, each in value.items()}
+        else:
+            figures[name] = value
+    return figures
+
+
+def metric_names() -> list[str]:
+    """The names that `metrics_of` gives, in its order."""
+    names = []
+    for name, field in Summary.model_fields.items():
+        if name not in _OF_THE_TRACE:
+            kinds = _KINDS.get(name, ())
+            names += [name, *(f"{name}.{kind}" for kind in kinds)]
+            assert kinds or field.annotation in (int, float)
+    return names
+
+
+def check_metric(name: str) -> str:
+    """The name, if there is such a metric."""
+    if name not in metric_names():
+        raise ReplayError(f"there is no metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
+    return name
+
+
+def so_far(tally: np.record, name: str) -> int | None:
+    """What a metric has come to in the middle of a run, if it can only rise from there."""
+    if name in _RISING:
+        return int(tally[name])
+    if name == "syscalls":
+        return sum(int(tally[kind]) for kind in SYSCALLS)
+    kind = name.removeprefix("syscalls.")
+    return int(tally[kind]) if kind in SYSCALLS and kind != name else None
 
 
 def _lost(used: int, whole: int) -> float:

@@ -9,10 +9,10 @@ _PATIENCE_S = 1.0
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with what is done so far, out of `total` where that is known."""
+def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Gives a function to call with what is done so far, out of `total` where that is known, then or later."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda done, total=None: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -21,10 +21,10 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     with_bar = Progress(console=Console(stderr=True), transient=True)
     task = with_bar.add_task(what, total=total)
 
-    def update(done: int) -> None:
+    def update(done: int, total: int | None = total) -> None:
         if time.monotonic() - started_s > _PATIENCE_S:
             with_bar.start()
-        with_bar.update(task, completed=done)
+        with_bar.update(task, completed=done, total=total)
 
     try:
         yield update

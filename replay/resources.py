@@ -63,3 +63,17 @@ def config_names() -> list[str]:
 def find_config(name: str) -> Path:
     """The file of a bundled configuration."""
     return _find("config", _files("configs"), name, ConfigError, "replay allocators")
+
+
+def sweep_names() -> list[str]:
+    """The bundled sweeps."""
+    return list(_sweeps())
+
+
+def find_sweep(name: str) -> Path:
+    """The file of a bundled sweep."""
+    return _find("sweep", _sweeps(), name, ConfigError, "replay sweep --list")
+
+
+def _sweeps() -> dict[str, Path]:
+    return _files("configs", "sweeps/*.yaml")

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from replay import resources
+from replay.naming import by_version
 from replay.resources import MODEL_GROUP
 
 
@@ -58,16 +59,10 @@ def _presets() -> dict[str, str]:
     from replay.resources import config_names, find_config
 
     found = {}
-    for name in sorted(config_names(), key=_by_version):
+    for name in sorted(config_names(), key=by_version):
         content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
         found[name] = str(content.get("description", ""))
     return found
-
-
-def _by_version(name: str) -> list[tuple[int, str]]:
-    """Sorts `cpython-3.9` before `cpython-3.10`, and versions before other words."""
-    words = name.replace("-", ".").split(".")
-    return [(int(word), "") if word.isdecimal() else (1 << 30, word) for word in words]
 
 
 def _bundled_models() -> list[Model]:

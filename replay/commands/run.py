@@ -73,6 +73,7 @@ def run(
     from replay.environment import overrides_of
     from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
+    from replay.sources import open_source
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
     chosen = default_preset() if allocator is None else allocator
@@ -81,7 +82,7 @@ def run(
     stacks = [load_config(chosen, [*overrides_of(env or ()), *(overrides or ())])]
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
-    trace = _open_trace(source, seed)
+    trace = open_source(source, seed=seed)
     _refuse_collisions(source, out, addresses)
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
@@ -121,19 +122,6 @@ def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) ->
         raise OutputError(f"--addresses {addresses}: is the trace itself; choose another name")
     if addresses and out and addresses.resolve().parent == out.resolve():
         raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
-
-
-def _open_trace(source: str, seed: int | None) -> "Trace":
-    from replay.resources import find_workload
-    from replay.sources import open_source
-    from replay.sources.yaml import SUFFIXES, open_trace
-
-    if seed is None:
-        return open_source(source)
-    path = Path(source) if Path(source).exists() else find_workload(source)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ReplayError(f"{source}: --seed is for workloads; a recorded trace is what it is")
-    return open_trace(path, seed)
 
 
 @contextmanager

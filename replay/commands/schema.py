@@ -12,10 +12,11 @@ class Kind(StrEnum):
 
     WORKLOAD = "workload"
     CONFIG = "config"
+    SWEEP = "sweep"
 
 
-def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config", help="Which file's schema.")]) -> None:
-    """Print the JSON Schema of a workload or of an allocator stack's configuration.
+def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep", help="Which file's schema.")]) -> None:
+    """Print the JSON Schema of a workload, of an allocator stack's configuration or of a sweep.
 
     Example: replay schema workload > workload.schema.json
     """
@@ -23,6 +24,10 @@ def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config", help=
         from replay.workload import Workload
 
         content = Workload.model_json_schema()
+    elif kind is Kind.SWEEP:
+        from replay.sweeps.plan import Plan
+
+        content = Plan.model_json_schema()
     else:
         from replay.config import stack_type
 

@@ -25,29 +25,29 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
     """Prints `summary`, and the tables of the recording that it sums up."""
     parts = [
         _headline(source, summary),
-        _section("Memory by layer", _levels(summary)),
-        _section(_where_title(summary), _where(summary)),
+        section("Memory by layer", _levels(summary)),
+        section(_where_title(summary), _where(summary)),
     ]
     if summary.pymalloc_model:
-        parts.append(_section("Arenas and pools", _arenas(summary, metrics.arenas(recording))))
-    parts.append(_section("Calls and simulated time", _system_calls(summary)))
+        parts.append(section("Arenas and pools", _arenas(summary, metrics.arenas(recording))))
+    parts.append(section("Calls and simulated time", _system_calls(summary)))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
         classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
-        parts.append(_section("Size classes, by what they waste at the end", classes))
+        parts.append(section("Size classes, by what they waste at the end", classes))
     if recording.phases:
         end_ns = int(recording.sample_times_ns[-1])
         phases = _phases(summary, metrics.phases(recording), end_ns)
-        parts.append(_section("What was there when each phase began", phases))
-    parts.append(_section("How far to trust this", _notes(summary)))
+        parts.append(section("What was there when each phase began", phases))
+    parts.append(section("How far to trust this", _notes(summary)))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
 
 
-def _section(title: str, body: RenderableType) -> Group:
+def section(title: str, body: RenderableType) -> Group:
     return Group("", Text(title, style="bold"), Padding(body, (0, 0, 0, 2), expand=False))
 
 
-def _table(*headings: str, left: int = 1) -> Table:
+def table_of(*headings: str, left: int = 1) -> Table:
     """Columns of numbers behind `left` columns of words."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for index, heading in enumerate(headings):
@@ -75,7 +75,7 @@ def _headline(source: str, summary: Summary) -> Text:
 
 def _levels(summary: Summary) -> Table:
     """Peak and end of each layer, and the reference allocators beside."""
-    table = _table("", "peak", "end", "")
+    table = table_of("", "peak", "end", "")
     _let_notes_wrap(table)
 
     def add(name: str, level: str, note: str = "") -> None:
@@ -116,7 +116,7 @@ def _where(summary: Summary) -> Group:
         parts.append(("free in pools", summary.pool_bytes_at_peak - small_block))
         parts.append(("pools not in use", summary.arena_bytes_at_peak - summary.pool_bytes_at_peak))
     parts.append(("free in libc", mapped - summary.arena_bytes_at_peak - (block - small_block)))
-    table = _table("", "", "", "")
+    table = table_of("", "", "", "")
     _let_notes_wrap(table)
     for name, size_bytes in parts:
         share = size_bytes / mapped if mapped else 0.0
@@ -151,7 +151,7 @@ def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
 
 
 def _system_calls(summary: Summary) -> Group:
-    table = _table("", "calls", "bytes", "simulated time")
+    table = table_of("", "calls", "bytes", "simulated time")
     for kind, calls in summary.syscalls.items():
         if calls:
             table.add_row(kind, f"{calls:,}", format_size(summary.syscall_bytes[kind]), "")
@@ -168,7 +168,7 @@ def _system_calls(summary: Summary) -> Group:
 def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
     """The classes that waste most, all domains together; the others in one row; the totals."""
     headings = ["block", "layer", "blocks", "waste", "live\nblocks", "live\nbytes", "live\nwaste"]
-    table = _table(*headings, *(["pools"] if pools.height else []), left=2)
+    table = table_of(*headings, *(["pools"] if pools.height else []), left=2)
     sums = pl.col([name for name in classes.columns if name.endswith(("blocks", "_bytes"))]).sum()
     known = classes.filter(pl.col("waste_bytes").is_not_null())
     merged = (
@@ -209,7 +209,7 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
 
 
 def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
-    table = _table("phase", "began at", "asked for", "blocks", "mapped", "resident", "arenas")
+    table = table_of("phase", "began at", "asked for", "blocks", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
     for row in phases.iter_rows(named=True):
         sizes = (format_size(row[level]) for level in levels)

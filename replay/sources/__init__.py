@@ -32,16 +32,21 @@ def format_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def open_source(path_or_name: str | Path, format_name: str | None = None, *, lenient: bool = False) -> Trace:
+def open_source(
+    path_or_name: str | Path, format_name: str | None = None, *, lenient: bool = False, seed: int | None = None
+) -> Trace:
     """The trace in a file of any known format, or of a bundled workload called by its name.
 
-    `format_name` takes the place of looking at the file; `lenient` leaves out what the format does not understand.
+    `format_name` takes the place of looking at the file; `lenient` leaves out what the format does not understand;
+    `seed` takes the place of a workload's own.
     """
+    if seed is not None:
+        return _open_seeded(path_or_name, seed)
     path = Path(path_or_name)
     if not path.exists():
         if format_name is not None:
             raise TraceError("there is no such file", path=path)
-        return _open_workload(str(path_or_name))
+        path = locate(path_or_name)
     if not path.is_file():
         raise TraceError("is a folder or a pipe; name a plain file, for it may be read more than once", path=path)
     head = _read_head(path)
@@ -85,11 +90,24 @@ def _find_format(path: Path, head: bytes) -> str:
     raise TraceError(what, path=path)
 
 
-def _open_workload(name: str) -> Trace:
+def locate(path_or_name: str | Path) -> Path:
+    """The file of a source: the path that is given, or the file of a bundled workload of that name."""
     from replay.resources import find_workload, recorded_names, workload_names
 
-    names = [*workload_names(), *recorded_names()]
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    name, names = str(path_or_name), [*workload_names(), *recorded_names()]
     if name not in names:
         what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
         raise TraceError(what, path=name)
-    return open_source(find_workload(name))
+    return find_workload(name)
+
+
+def _open_seeded(path_or_name: str | Path, seed: int) -> Trace:
+    from replay.sources.yaml import SUFFIXES, open_trace
+
+    path = locate(path_or_name)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ReplayError(f"{path_or_name}: a seed is for workloads; a recorded trace is what it is")
+    return open_trace(path, seed)

@@ -1,0 +1,390 @@
+"""`replay sweep`: many configurations over traces, and which is best; `replay sweep show` reads the results again."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from replay.commands.compilation import told_compilation
+from replay.errors import ConfigError, ReplayError
+
+if TYPE_CHECKING:
+    from replay.sweeps.plan import Plan
+    from replay.sweeps.results import Results
+    from replay.sweeps.sweep import Engine
+
+FAILED = 2
+WIDTH = 160
+"""Off a terminal: what nearly every table fits into."""
+_RANGE = re.compile(r"(?P<first>[^.].*?)\.\.(?P<last>.+?)(:(?P<how>[+*])(?P<by>.+))?")
+
+
+class _SweepByDefault(TyperGroup):
+    """`replay sweep SOURCE` is `replay sweep run SOURCE`: only `show` is a word of its own."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(context, args)
+
+
+app = typer.Typer(cls=_SweepByDefault, add_completion=False)
+
+Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configurations the table shows.")]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by", metavar="METRIC", help="Rank by this metric; may be repeated, for what cannot be had together."
+    ),
+]
+Heat = Annotated[
+    str | None, typer.Option("--heat", metavar="KEY,KEY", help="With charts: the two parameters of the heat map.")
+]
+
+
+@app.command("run")
+def sweep(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE...", help="Traces, workloads, their URLs, bundled ones' names."),
+    ] = None,
+    plan_name: Annotated[
+        str | None, typer.Option("--plan", metavar="SWEEP", help="A sweep's YAML file, or a bundled one's name.")
+    ] = None,
+    allocators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-a", "--allocator", metavar="PRESET,…", help="Presets or files; patterns such as 'cpython-*' too."
+        ),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=V,…", help="Vary a key: values, or a range 64..512:+64 or 64KiB..4MiB:*2."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=V,…", help="Vary a variable that glibc reads; `default` leaves it unset."),
+    ] = None,
+    fixed: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key in all configurations.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="CONDITION", help="Skip what is against it: 'small_threshold <= pool_size/8'."),
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="N points at random, not the whole grid.")
+    ] = None,
+    latin: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="N points by latin hypercube, not the whole grid.")
+    ] = None,
+    choose_seed: Annotated[
+        int | None, typer.Option("--choose-seed", min=0, help="Seed of --random, --latin and --optimise.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,… or N..M", help="Run each workload with each of these seeds.")
+    ] = None,
+    by: By = None,
+    optimise: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--optimise", metavar="METRIC", help="Search for the lowest instead of trying all; may be repeated."
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="With --optimise: how many configurations to try.")] = None,
+    trim_every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Call malloc_trim(0) so often in the trace's time, like 60s.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Threads; one a processor if not said.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, or local:4 for four processes here.")
+    ] = None,
+    cluster_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for the scheduler.")
+    ] = 30.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep every run in this folder as it comes, and results.parquet.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="With --out: write results.csv too.")] = False,
+    charts: Annotated[bool, typer.Option("--charts", help="With --out: draw sweep.html and PNGs.")] = False,
+    heat: Heat = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in the folder of --out: do only what is not there.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a sweep that the folder holds.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="An impossible combination is an error, not skipped.")
+    ] = False,
+    rows: Rows = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the bundled sweeps, and stop.")] = False,
+) -> None:
+    """Play traces through many allocator stacks, and say which is best and which setting matters.
+
+    `replay sweep show DIR` shows the results of --out again.
+
+    Example: replay sweep web-service -a cpython-3.8,cpython-3.12 --env MALLOC_ARENA_MAX=default,1,2 --by syscalls
+
+    Example: replay sweep trace.parquet --plan every-cpython --out versions
+
+    Example: replay sweep web-service --grid pymalloc.arena_size=64KiB..4MiB:*2 --grid libc.top_pad=0..4MiB
+    --optimise resident_bytes_peak --optimise syscalls --trials 100
+    """
+    from replay.progress import progress_bar
+    from replay.sweeps.sweep import sweep as run_sweep
+
+    if list_:
+        _list_plans(as_json)
+        return
+    if (csv or charts or resume) and out is None:
+        raise ReplayError(f"--{'csv' if csv else 'charts' if charts else 'resume'} goes with --out DIR")
+    if optimise and by:
+        raise ReplayError("--optimise ranks by its metrics already; leave out --by")
+    if (trials is None) != (not optimise):
+        raise ReplayError("--optimise METRIC and --trials N go together")
+    if charts:
+        from replay.reports.charts import refuse_missing
+
+        refuse_missing()
+    plan = _plan(
+        plan_name,
+        {
+            "sources": sources,
+            "seeds": _seeds(seeds),
+            "fixed": _assignments("--set", fixed),
+            "vary": _vary(allocators, grid, env),
+            "choose": _choose(random, latin, choose_seed),
+            "constraints": where,
+            "objectives": optimise or by,
+            "trim_every": trim_every,
+        },
+    )
+    try:
+        with (
+            _engine(jobs, cluster, cluster_timeout) as engine,
+            told_compilation(),
+            progress_bar("sweeping") as progress,
+        ):
+            results = run_sweep(
+                plan, trials=trials, out=out, csv=csv, resume=resume, force=force, strict=strict,
+                engine=engine, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if out is not None:
+            typer.echo(f"interrupted; what is done is kept: the same command with --resume goes on ({out})", err=True)
+        raise
+    _show(results, plan.objectives, rows, as_json)
+    if charts:
+        assert out is not None
+        _draw(out, results, plan.objectives, heat)
+    if out is not None and not as_json:
+        typer.echo(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
+    if failed := results.count("failed"):
+        typer.echo(f"replay: {failed} of {results.frame.height} runs failed", err=True)
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a sweep wrote.")],
+    by: By = None,
+    rows: Rows = 12,
+    charts: Annotated[bool, typer.Option("--charts", help="Draw sweep.html and PNGs into the folder.")] = False,
+    heat: Heat = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the results of a sweep again, by the same metrics or by others.
+
+    Example: replay sweep show results --by syscalls --by resident_bytes_peak --charts
+    """
+    from replay.sweeps.results import read_results
+
+    results = read_results(folder)
+    objectives = by or list(results.objectives)
+    _show(results, objectives, rows, as_json)
+    if charts:
+        _draw(folder, results, objectives, heat)
+
+
+def _plan(name: str | None, said: dict[str, Any]) -> "Plan":
+    """The file's plan, or an empty one, with what the command line says in its place or beside it."""
+    from pydantic import ValidationError
+
+    from replay.sweeps.plan import Plan, load_plan
+
+    plan = load_plan(name) if name else Plan()
+    data = plan.model_dump(by_alias=True, exclude_unset=True)
+    for key in ("fixed", "vary"):
+        said[key] = {**data.get(key, {}), **said[key]}
+    said["constraints"] = [*data.get("constraints", []), *(said["constraints"] or [])]
+    data |= {key: value for key, value in said.items() if value not in (None, [], {})}
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("Range", "list[any]"))
+        what = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise ConfigError(f"{where}: {what}") from None
+
+
+def _vary(allocators: list[str] | None, grid: list[str] | None, env: list[str] | None) -> dict[str, Any]:
+    vary: dict[str, Any] = {}
+    if allocators:
+        vary["allocator"] = [name for text in allocators for name in text.split(",") if name]
+        if not vary["allocator"]:
+            raise ConfigError("-a: no preset is named")
+    for option, assignments in (("--grid", grid), ("--env", env)):
+        for name, text in _split(option, assignments):
+            if ("." in name) != (option == "--grid"):
+                kind = "a configuration's key, like pymalloc.alignment" if option == "--grid" else "a variable of glibc"
+                raise ConfigError(f"{option} {name}: is not {kind}")
+            if name in vary:
+                raise ConfigError(f"{option} {name}: is given twice")
+            vary[name] = _values(f"{option} {name}={text}", text)
+    return vary
+
+
+def _split(option: str, assignments: list[str] | None) -> Iterator[tuple[str, str]]:
+    for assignment in assignments or ():
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            example = "MALLOC_ARENA_MAX=1,2" if option == "--env" else "pymalloc.alignment=8,16"
+            raise ConfigError(f"{option} {assignment}: write it like {example}")
+        yield name.strip(), text
+
+
+def _assignments(option: str, assignments: list[str] | None) -> dict[str, Any]:
+    fixed = {}
+    for name, text in _split(option, assignments):
+        values = _values(f"{option} {name}={text}", text)
+        if not isinstance(values, list) or len(values) != 1:
+            raise ConfigError(f"{option} {name}={text}: is for one value; --grid is for several")
+        fixed[name] = values[0]
+    return fixed
+
+
+def _values(said: str, text: str) -> Any:
+    """A list of YAML's values, or a range."""
+    import yaml
+
+    match = _RANGE.fullmatch(text.strip())
+    if match and "," not in text:
+        parts: dict[str, Any] = {"from": _scalar(match["first"]), "to": _scalar(match["last"])}
+        if match["how"]:
+            parts["step" if match["how"] == "+" else "factor"] = _scalar(match["by"])
+        return parts
+    try:
+        values = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        raise ConfigError(f"{said}: is no list of values; write it like 8,16") from None
+    if not values:
+        raise ConfigError(f"{said}: has no values: the grid would be empty")
+    return values
+
+
+def _scalar(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _choose(random: int | None, latin: int | None, seed: int | None) -> dict[str, Any] | None:
+    if random and latin:
+        raise ConfigError("--random and --latin: choose one")
+    kind = "random" if random else "latin" if latin else "grid"
+    chosen = {"kind": kind, "runs": random or latin} if kind != "grid" else {}
+    return chosen | ({"seed": seed} if seed is not None else {}) or None
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    try:
+        seeds = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(seeds) > 10_000:
+        raise ConfigError(f"--seeds {text}: write it like 0,1,2 or 0..9")
+    return seeds
+
+
+@contextmanager
+def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterator[Engine]":
+    if cluster is None:
+        from replay.sweeps.threads import Threads
+
+        yield Threads(jobs)
+        return
+    if jobs is not None:
+        raise ReplayError("--jobs is for threads here; a cluster has the workers that it has")
+    from replay.sweeps.cluster import Cluster
+
+    with Cluster(cluster, timeout_s=timeout_s) as engine:
+        yield engine
+
+
+def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: bool) -> None:
+    from replay.metrics import check_metric
+
+    for metric in objectives:
+        check_metric(metric)
+    if as_json:
+        typer.echo(json.dumps(_as_json(results, objectives), indent=2))
+        return
+    from rich.console import Console
+
+    from replay.reports.sweeps import print_sweep
+
+    width = None if sys.stdout.isatty() else WIDTH
+    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows)
+
+
+def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
+    from replay.sweeps.analysis import main_effects, pareto, ranking
+
+    analysed = bool(results.done.height)
+    return {
+        "runs": results.frame.drop("stack").to_dicts(),
+        "ranking": {metric: ranking(results, metric).to_dicts() if analysed else [] for metric in objectives},
+        "main_effects": {metric: main_effects(results, metric).to_dicts() if analysed else [] for metric in objectives},
+        "pareto": pareto(results, objectives).to_dicts() if analysed and len(objectives) > 1 else [],
+    }
+
+
+def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str | None) -> None:
+    from replay.reports.charts import write_charts
+
+    axes = heat.split(",") if heat else []
+    if len(axes) not in (0, 2):
+        raise ReplayError(f"--heat {heat}: name two parameters, like pymalloc.alignment,pymalloc.arena_size")
+    written = write_charts(folder, results, objectives, heat=axes)
+    typer.echo(f"\ndrawn: {', '.join(map(str, written))}", err=True)
+
+
+def _list_plans(as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from replay.resources import sweep_names
+    from replay.sweeps.plan import load_plan
+
+    plans = {name: load_plan(name).description for name in sweep_names()}
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
+        return
+    table = Table("sweep", "what it asks", box=None, header_style="bold")
+    for name, text in plans.items():
+        table.add_row(name, text)
+    Console().print(table)
+    typer.echo("\nnext: replay sweep web-service --plan every-cpython")

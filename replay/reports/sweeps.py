@@ -1,0 +1,182 @@
+"""A sweep's results as text: the ranking, which parameter matters, and what cannot be had together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from replay.metrics import metric_names
+from replay.reports.text import section, table_of
+from replay.sweeps.analysis import LEVELS_SHOWN, front_table, main_effects, pareto, per_source, ranking
+from replay.sweeps.results import Results
+from replay.units import format_size, format_time
+
+ROWS_SHOWN = 12
+
+
+def print_sweep(console: Console, results: Results, objectives: Sequence[str], *, rows: int = ROWS_SHOWN) -> None:
+    """Prints what the sweep brought, best first by the first objective; Δ is the difference to the default."""
+    console.print(_headline(results))
+    if not results.done.height:
+        _print_troubles(console, results)
+        return
+    console.print(
+        section(f"Best first, by {objectives[0]}; Δ: against the default", _ranking(results, objectives, rows))
+    )
+    left = len(ranking(results, objectives[0])) - rows
+    if left > 0:
+        console.print(f"  and {left} more (--rows {rows + left} shows all)")
+    for metric in objectives:
+        effects = main_effects(results, metric)
+        if effects["parameter"].n_unique() > 1:
+            console.print(
+                section(f"What matters for {metric}: mean over everything else", _effects(results, effects, metric))
+            )
+    if len(objectives) > 1:
+        title = f"Best in one without being worse in another: {', '.join(objectives)}"
+        console.print(section(title, _front(results, objectives)))
+    _print_troubles(console, results)
+
+
+def _headline(results: Results) -> Text:
+    frame = results.frame
+    configurations = frame.filter(pl.col("status") != "skipped")["configuration"].n_unique()
+    traces = frame["source"].drop_nulls().n_unique()
+    seeds = frame["seed"].drop_nulls().n_unique()
+    over = f"{traces} trace{'s' * (traces != 1)}" + (f", {seeds} seeds each" if seeds > 1 else "")
+    counted = {status: results.count(status) for status in ("done", "stopped", "failed", "missing")}
+    runs = ", ".join(f"{count:,} {status}" for status, count in counted.items() if count)
+    return Text.assemble(
+        (results.description or "Sweep", "bold"), f"\n{configurations:,} configurations over {over}: {runs}"
+    )
+
+
+def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
+    """The parameters that tell one configuration from another."""
+    frame = results.done
+    names = [name for name in results.parameters if frame[name].n_unique() > 1]
+    return [name for name in names if name not in objectives] or list(results.parameters[:1])
+
+
+def _ranking(results: Results, objectives: Sequence[str], rows: int) -> Table:
+    """Over one trace each objective's value; over several, the first's for each trace; and always the change."""
+    parameters = _shown(results, objectives)
+    ranked = ranking(results, objectives[0])
+    shown = ranked.head(rows)
+    if not shown["default"].any():
+        shown = pl.concat([shown, ranked.filter(pl.col("default"))])
+    columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
+    figures = columns(results, objectives)
+    table = table_of("", *parameters, *figures, left=len(parameters) + 1)
+    for row in shown.iter_rows(named=True):
+        about = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
+        cells = [cell[row["configuration"]] for cell in figures.values()]
+        table.add_row(*about, *cells, style="bold" if row["default"] else None)
+    return table
+
+
+Cells = dict[int, str]
+"""What stands in a column, by configuration."""
+
+
+def _columns_of_objectives(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
+    columns: dict[str, Cells] = {}
+    for metric in objectives:
+        rows = ranking(results, metric).rows(named=True)
+        columns[metric] = {row["configuration"]: _with_interval(metric, row) for row in rows}
+        columns["Δ" + "\u200b" * len(columns)] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+    return columns
+
+
+def _with_interval(metric: str, row: dict[str, Any]) -> str:
+    value = format_metric(metric, row["mean"])
+    return value if row["interval"] is None else f"{value} ± {format_metric(metric, row['interval'])}"
+
+
+def _columns_of_sources(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
+    columns: dict[str, Cells] = {}
+    for (source,), group in per_source(results, objectives[0]).group_by("source", maintain_order=True):
+        rows = group.rows(named=True)
+        columns[str(source)] = {
+            row["configuration"]: f"{_with_interval(objectives[0], row)} ({_change(row['ratio'])})" for row in rows
+        }
+    for metric in objectives:
+        rows = ranking(results, metric).rows(named=True)
+        columns[f"Δ {metric}"] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+    return columns
+
+
+def _effects(results: Results, effects: pl.DataFrame, metric: str) -> Table:
+    table = table_of("parameter", "explains", "", left=1)
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    for (name, share), group in effects.group_by("parameter", "share", maintain_order=True):
+        ordered = group.sort("mean", maintain_order=True).rows(named=True)
+        told = [f"{format_value(row['value'])}: {format_judged(results, metric, row['mean'])}" for row in ordered]
+        if len(told) > LEVELS_SHOWN:
+            told[LEVELS_SHOWN - 2 : -1] = ["…"]
+        table.add_row(str(name), f"{100 * float(str(share)):.0f} %", ", ".join(told))
+    return table
+
+
+def _front(results: Results, objectives: Sequence[str]) -> Table:
+    front = pareto(results, objectives)
+    distinct = front.group_by(objectives, maintain_order=True).agg(pl.all().first(), pl.len().alias("equal"))
+    parameters = _shown(results, objectives)
+    table = table_of("", *parameters, *objectives, "equal", left=len(parameters) + 1)
+    for row in distinct.head(ROWS_SHOWN).iter_rows(named=True):
+        cells = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
+        cells += [format_judged(results, metric, row[metric]) for metric in objectives]
+        table.add_row(*cells, f"+{row['equal'] - 1}" if row["equal"] > 1 else "")
+    beaten = len(front_table(results, objectives)) - len(front)
+    hidden = max(0, len(distinct) - ROWS_SHOWN)
+    table.caption = f"and {hidden} more; " * bool(hidden) + f"{beaten} others are beaten by one of these"
+    table.caption_justify = "left"
+    return table
+
+
+def _print_troubles(console: Console, results: Results) -> None:
+    """What was skipped and what failed, each reason once."""
+    for status in ("skipped", "failed"):
+        frame = results.frame.filter(pl.col("status") == status)
+        if frame.height:
+            told = frame.group_by("error", maintain_order=True).len()
+            body = "\n".join(f"{count} × {error}" for error, count in told.head(5).iter_rows())
+            more = f"\nand {told.height - 5} other reasons" if told.height > 5 else ""
+            console.print(section(f"{status.capitalize()}: {frame.height}", Text(body + more)))
+
+
+def format_value(value: Any) -> str:
+    """A parameter's value: whole KiB as such."""
+    if value is None:
+        return "default"
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value % 1024 == 0:
+        return format_size(value).replace(".00", "").replace(".0 ", " ")
+    return str(value)
+
+
+def format_metric(metric: str, value: float) -> str:
+    """A metric's value in the unit that its name tells."""
+    assert metric in metric_names()
+    if "_bytes" in metric:
+        return format_size(round(value))
+    if "_ns" in metric:
+        return format_time(value)
+    if metric == "blowup" or "fragmentation" in metric:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def format_judged(results: Results, metric: str, value: float) -> str:
+    """What configurations are judged by: the metric over one trace, the mean ratio to the default over several."""
+    return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
+
+
+def _change(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"

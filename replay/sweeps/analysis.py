@@ -1,0 +1,161 @@
+"""What a sweep's rows say: which configuration is best, which parameter matters, what cannot be had together. Pure.
+
+Lower is better, in every metric. Over several traces a configuration is judged by the mean of its ratios to the
+default; over several seeds of a workload by the mean, with the interval that holds the true mean in 95 of 100 cases.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import polars as pl
+
+from replay.sweeps.results import Results
+
+_STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom."""
+_NORMAL = 1.960
+LEVELS_SHOWN = 8
+"""A parameter with more values than that is judged by quarters of them."""
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % interval around the mean; None of a single value."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    freedom = len(values) - 1
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
+    return quantile * math.sqrt(variance / len(values))
+
+
+def ratio(value: float, default: float) -> float:
+    """How many times the default it is; of a default of nothing, one more than what it is."""
+    return value / default if default else 1.0 + value
+
+
+def per_source(results: Results, metric: str) -> pl.DataFrame:
+    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, and the `ratio`."""
+    rows = []
+    groups = results.done.group_by("configuration", "source", maintain_order=True)
+    for (configuration, source), group in groups:
+        values = [float(value) for value in group[metric]]
+        is_default = bool(group["default"][0])
+        rows.append(
+            (configuration, source, is_default, math.fsum(values) / len(values), half_width(values), len(values))
+        )
+    frame = pl.DataFrame(
+        rows, schema=["configuration", "source", "default", "mean", "interval", "runs"], orient="row",
+        schema_overrides={"configuration": pl.Int64, "interval": pl.Float64, "mean": pl.Float64, "source": pl.String},
+    )  # fmt: skip
+    defaults = dict(frame.filter(pl.col("default")).select("source", "mean").iter_rows())
+    ratios = [
+        ratio(mean, defaults[source]) if source in defaults else None
+        for source, mean in frame.select("source", "mean").iter_rows()
+    ]
+    return frame.with_columns(ratio=pl.Series(ratios, dtype=pl.Float64))
+
+
+def ranking(results: Results, metric: str) -> pl.DataFrame:
+    """A row for each configuration that was done over all traces, best first: parameters, `mean`, `interval`, `ratio`.
+
+    `mean` and `interval` are those of the only trace, else null; `ratio` is to the default, a mean over the traces.
+    """
+    each = per_source(results, metric)
+    sources = results.frame["source"].drop_nulls().n_unique()
+    lone = pl.lit(sources == 1)
+    summed = each.group_by("configuration", maintain_order=True).agg(
+        pl.when(lone).then(pl.col("mean").first()).alias("mean"),
+        pl.when(lone).then(pl.col("interval").first()).alias("interval"),
+        pl.col("ratio").mean(),
+        pl.len().alias("sources"),
+    )
+    parameters = results.frame.unique("configuration", keep="first", maintain_order=True)
+    parameters = parameters.select("configuration", "default", *results.parameters)
+    ranked = summed.filter(pl.col("sources") == sources).drop("sources").join(parameters, on="configuration")
+    return ranked.sort(results.judged_by, "configuration", maintain_order=True)
+
+
+def main_effects(results: Results, metric: str) -> pl.DataFrame:
+    """A row for each value of each parameter that was varied: `mean` of the metric over all else, and `share`.
+
+    `share` is the part of the variance between configurations that the parameter explains by itself. Metrics over
+    several traces are ratios to the default. Parameters that explain most come first.
+    """
+    table = _without_added_default(ranking(results, metric), results.parameters)
+    rows: list[tuple[str, str, float, int, float]] = []
+    for name in results.parameters:
+        in_order = table.sort(name)
+        levelled = in_order.select(_level(in_order[name]).alias("level"), pl.col(results.judged_by).alias("judged"))
+        groups = levelled.group_by("level", maintain_order=True).agg(
+            pl.col("judged").mean().alias("mean"), pl.len().alias("count")
+        )
+        if groups.height < 2:
+            continue
+        share = _explained(levelled, groups)
+        rows += [(name, level, mean, count, share) for level, mean, count in groups.iter_rows()]
+    schema = {
+        "parameter": pl.String,
+        "value": pl.String,
+        "mean": pl.Float64,
+        "configurations": pl.Int64,
+        "share": pl.Float64,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("share", descending=True, maintain_order=True)
+
+
+def _without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
+    """A default that is no point of the space, but stands beside it, would be a value of its own in each parameter."""
+    default, others = table.filter(pl.col("default")), table.filter(~pl.col("default"))
+    added = any(default[name][0] not in others[name] for name in parameters if default.height)
+    return others if added and others.height else table
+
+
+def _level(values: pl.Series) -> pl.Series:
+    """The values as text; numbers of which there are many, by quarters."""
+    if values.n_unique() <= LEVELS_SHOWN or not values.dtype.is_numeric():
+        return values.cast(pl.String).fill_null("default")
+    bounds = [values.quantile(share, "nearest") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds) if low is not None]
+    return pl.Series(
+        [None if each is None else names[min(3, sum(each > bound for bound in bounds[1:4]))] for each in values]
+    ).fill_null("default")
+
+
+def _explained(levelled: pl.DataFrame, groups: pl.DataFrame) -> float:
+    total_mean = levelled["judged"].mean()
+    assert isinstance(total_mean, float)
+    total = math.fsum((value - total_mean) ** 2 for value in levelled["judged"])
+    between = math.fsum(count * (mean - total_mean) ** 2 for mean, count in groups.select("mean", "count").iter_rows())
+    return between / total if total else 0.0
+
+
+def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
+    """The configurations that none other beats in one metric without losing in another, by the first metric."""
+    table = front_table(results, metrics)
+    points = table.select(metrics).rows()
+    best = [index for index, point in enumerate(points) if not any(dominates(other, point) for other in points)]
+    return table[best].sort(*metrics)
+
+
+def front_table(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
+    """A row a configuration: its number, parameters, and each metric's mean, or mean ratio over several traces."""
+    tables: list[pl.DataFrame] = []
+    for metric in metrics:
+        table = ranking(results, metric)
+        keep = table if not tables else table.select("configuration", results.judged_by)
+        tables.append(keep.rename({results.judged_by: metric}).drop(["mean", "interval", "ratio"], strict=False))
+    joined = tables[0]
+    for table in tables[1:]:
+        joined = joined.join(table, on="configuration")
+    return joined
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """At least as good in everything, and better in something."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))

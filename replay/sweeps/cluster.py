@@ -1,0 +1,129 @@
+"""Runs of a sweep on the workers of a Dask cluster, or on processes of this machine that make one.
+
+A worker loads each trace once, and keeps the last few. Work of a worker that dies is given to others by Dask; a run on
+which several died is an outcome that says so.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from replay.errors import ReplayError
+from replay.sweeps.outcomes import Outcome, Task, do
+from replay.sweeps.traces import Decoded, Input, decode
+from replay.version import identity
+
+LOCAL = "local"
+TIMEOUT_S = 30.0
+_TRACES_KEPT = 2
+_NEWCOMER = "pip install 'alloc-replay[cluster]'"
+
+_traces: dict[Input, Decoded] = {}
+"""Of this process, if it is a worker: the traces last used."""
+_loading = threading.Lock()
+
+
+def _load(what: Input) -> Decoded:
+    with _loading:
+        decoded = _traces.pop(what, None) or decode(what)
+        _traces[what] = decoded  # behind the others: the last used
+        while len(_traces) > _TRACES_KEPT:
+            del _traces[next(iter(_traces))]
+        return decoded
+
+
+def work(task: Task) -> Outcome:
+    """What a worker does."""
+    if task.version != identity():
+        raise ReplayError(f"a worker has replay {identity()}, the sweep is by {task.version}")
+    return do(task, _load)
+
+
+class Cluster:
+    """An engine; to be used in a `with`."""
+
+    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        """`address` of a scheduler, or `local:4` for so many processes here."""
+        try:
+            import distributed
+        except ImportError:
+            raise ReplayError(f"a cluster needs Dask; {_NEWCOMER}") from None
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self._address, self._own = address, None
+        kind, _, count = address.partition(":")
+        try:
+            if kind == LOCAL:
+                self._own = distributed.LocalCluster(
+                    n_workers=_workers(address, count), threads_per_worker=1, dashboard_address=None, silence_logs=50
+                )
+            self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
+            self._client.wait_for_workers(1, timeout=timeout_s)
+            self._refuse_strangers()
+        except ReplayError:
+            self.close()
+            raise
+        except ValueError as error:
+            raise ReplayError(f"--cluster {address}: is no address of a scheduler ({error})") from None
+        except Exception as error:  # whatever else listens there may answer anything
+            self.close()
+            reason = str(error).partition("\n")[0] or "no answer"
+            raise ReplayError(f"--cluster {address}: no scheduler answers within {timeout_s:g} s ({reason})") from None
+
+    def _refuse_strangers(self) -> None:
+        try:
+            versions = self._client.run(identity)
+        except (ImportError, AttributeError) as error:
+            raise ReplayError(
+                f"--cluster {self._address}: a worker has no replay, or another one ({error}); "
+                f"install {identity()} there"
+            ) from None
+        for worker, found in versions.items():
+            if found != identity():
+                raise ReplayError(
+                    f"--cluster {self._address}: worker {worker} has replay {found}, and this is "
+                    f"{identity()}; install the same everywhere"
+                )
+
+    def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        import distributed
+
+        futures = {
+            self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False): task
+            for number, task in enumerate(tasks)
+        }
+        try:
+            for future in distributed.as_completed(list(futures), loop=self._client.loop):
+                yield self._outcome(future, futures[future])
+        finally:
+            with suppress(Exception):  # the scheduler may be gone
+                self._client.cancel([future for future in futures if not future.done()])
+
+    def _outcome(self, future: Any, task: Task) -> Outcome:
+        if future.status == "finished":
+            outcome: Outcome = future.result()
+            return outcome
+        if future.status in ("cancelled", "lost"):
+            raise ReplayError(f"--cluster {self._address}: the scheduler is lost; what is done can be kept by --resume")
+        error = future.exception()
+        return Outcome(task.key, "failed", error=f"{type(error).__name__}: {error}", transient=True)
+
+    def close(self) -> None:
+        for part in (getattr(self, "_client", None), self._own):
+            if part is not None:
+                with suppress(Exception):
+                    part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _workers(address: str, count: str) -> int:
+    if not count.isdecimal() or int(count) < 1:
+        raise ReplayError(f"--cluster {address}: write it like local:4 or tcp://scheduler:8786")
+    return int(count)

@@ -1,0 +1,164 @@
+"""Points of a sweep's space made into allocator stacks, or set aside with the reason."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import BaseModel
+
+from replay.allocators.registry import bundled_names, find_model
+from replay.config import StackConfig, default_preset, load_config
+from replay.environment import overrides_of
+from replay.errors import ConfigError
+from replay.naming import by_version, nearest
+from replay.resources import config_names
+from replay.sweeps.constraints import Constraint
+from replay.sweeps.plan import Plan
+from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
+
+_NO_NAMES = {"name", "extends", "description"}
+"""Of a stack's keys, those that change no result."""
+
+
+_REPEATED = re.compile(r"^--set [^=]*=[^:]*: ", re.MULTILINE)
+"""The point says that already."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A stack, and the parameters that led to it."""
+
+    parameters: Point
+    stack: StackConfig
+    is_default: bool = False
+
+    @property
+    def key(self) -> str:
+        """The same for stacks that give the same results."""
+        return stack_key(self.stack)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A point that cannot be run."""
+
+    parameters: Point
+    reason: str
+
+
+def stack_key(stack: StackConfig) -> str:
+    content = json.dumps(stack.model_dump(mode="json", exclude=_NO_NAMES), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+class Resolver:
+    """Makes stacks of points; what no point could ever mean is refused at once.
+
+    The *default* that all others are compared with is the preset of the Python that runs, or the first allocator where
+    that is not among them, with nothing set but what is set in all.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.space = expand(plan.vary)
+        self._constraints = [Constraint(text) for text in plan.constraints]
+        varied = self.space.get(ALLOCATOR, [plan.fixed.get(ALLOCATOR, DEFAULT)])
+        listed = (each.get(ALLOCATOR) for each in plan.configurations)
+        self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
+        own = [name for name in varied if name in (DEFAULT, default_preset())]
+        self._allocator = own[0] if own else varied[0]
+        self._refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)])
+        self.default = Configuration(
+            {ALLOCATOR: self._allocator, **dict.fromkeys(self.space.keys() - {ALLOCATOR}, DEFAULT)},
+            self._stack({ALLOCATOR: self._allocator}),
+            is_default=True,
+        )
+
+    def resolve(self, point: Point) -> Configuration | Skipped:
+        """The stack of a point, if there can be one and all constraints hold."""
+        try:
+            stack = self._stack(point)
+        except ConfigError as error:
+            return Skipped(point, _REPEATED.sub("", str(error)))
+        for constraint in self._constraints:
+            if not constraint.holds(stack):
+                return Skipped(point, f"against the constraint {constraint.text}")
+        is_default = stack_key(stack) == self.default.key and stack.name == self.default.stack.name
+        return Configuration(point, stack, is_default)
+
+    def _stack(self, point: Point) -> StackConfig:
+        settings = {name: value for name, value in {**self.plan.fixed, **point}.items() if value != DEFAULT}
+        allocator = settings.pop(ALLOCATOR, None) or default_preset()
+        environment = [f"{name}={value}" for name, value in settings.items() if "." not in name]
+        keys = [f"{name}={json.dumps(value)}" for name, value in settings.items() if "." in name]
+        if environment and load_config(allocator, keys).libc.model != "glibc":
+            raise ConfigError(f"{environment[0]}: {allocator} has no glibc, which would read it")
+        return load_config(allocator, [*overrides_of(environment), *keys])
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        """A key that no stack of the sweep has is a mistake, and not a combination to skip."""
+        stacks = [load_config(default_preset() if name == DEFAULT else name) for name in self._allocators]
+        known = {ALLOCATOR} | {name for stack in stacks for name in _keys(stack)}
+        for name in names:
+            if name not in known and "." in name:
+                raise ConfigError(f"{name}: no allocator has this key; {nearest(name, sorted(known))}")
+            if name != ALLOCATOR and "." not in name:
+                overrides_of([f"{name}={_HARMLESS.get(name, '1')}"])
+
+
+_HARMLESS = {"GLIBC_TUNABLES": ""}
+
+
+def _keys(stack: StackConfig) -> Iterator[str]:
+    """All that can be set in a stack of these models, or of others of the package in their place."""
+    for section in ("kernel", "domains", "costs", "libc", "pymalloc"):
+        values: BaseModel | None = getattr(stack, section)
+        yield from (f"{section}.{key}" for key in type(values).model_fields) if values is not None else ()
+    for model in bundled_names():
+        for role in find_model(model).ROLES:
+            yield from (f"{role}.{key}" for key in find_model(model).Config.model_fields)
+
+
+def expand(space: Space) -> dict[str, Any]:
+    """The space with patterns of allocators, like `cpython-*`, replaced by the presets that match."""
+    expanded: dict[str, Any] = dict(space)
+    if ALLOCATOR in space:
+        names = space[ALLOCATOR]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{ALLOCATOR}: give a list of presets or files")
+        expanded[ALLOCATOR] = list(dict.fromkeys(each for name in names for each in _matching(name)))
+        return {ALLOCATOR: expanded.pop(ALLOCATOR), **expanded}
+    return expanded
+
+
+def _matching(pattern: str) -> list[str]:
+    if not set("*?[") & set(pattern):
+        return [pattern]
+    found = [name for name in sorted(config_names(), key=by_version) if fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigError(f"{ALLOCATOR}: no preset is like {pattern!r}; `replay allocators` lists them")
+    return found
+
+
+def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configuration | Skipped]:
+    """All points of a plan, those spelled out last, behind the default unless it is one of them."""
+    plan = resolver.plan
+    chosen = points(resolver.space, plan.choose) if resolver.space or not plan.configurations else []
+    resolved = [resolver.resolve(point) for point in [*chosen, *plan.configurations]]
+    skipped = [each for each in resolved if isinstance(each, Skipped)]
+    if strict and skipped:
+        raise ConfigError(f"{tell(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
+    if resolved and len(skipped) == len(resolved):
+        raise ConfigError(f"no combination can be run; the first, {tell(skipped[0].parameters)}: {skipped[0].reason}")
+    if any(isinstance(each, Configuration) and each.is_default for each in resolved):
+        return resolved
+    return [resolver.default, *resolved]
+
+
+def tell(point: Point) -> str:
+    """The parameters in a line."""
+    return " ".join(f"{name}={value}" for name, value in point.items())

@@ -1,0 +1,123 @@
+"""One run of a sweep: a task goes in, an outcome comes out, in a thread here or in a worker elsewhere."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from replay import engine
+from replay.config import StackConfig, rebuild_config
+from replay.errors import ReplayError
+from replay.metrics import metrics_of, so_far, summarize
+from replay.sweeps.traces import Decoded, Input
+from replay.version import identity
+
+NO_SAMPLES_NS = 1 << 62
+"""A sampling interval longer than any trace: peaks are exact without samples."""
+
+Status = Literal["done", "stopped", "failed"]
+Front = tuple[dict[str, float], ...]
+"""Results that are known, by objective: none of them is better in all than another."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run needs to be done anywhere."""
+
+    key: str
+    """The same for runs that give the same results."""
+    input: Input
+    stack: dict[str, Any]
+    """A StackConfig as JSON has it."""
+    trim_every_ns: int | None = None
+    front: Front = ()
+    """A run that can no longer come to something better than one of these is ended."""
+    version: str = field(default_factory=identity)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went. All but `wall_ns` and `python` is the same wherever it was done."""
+
+    key: str
+    status: Status
+    error: str | None = None
+    transient: bool = False
+    """The error was of the machine, not of the run: worth trying again."""
+    trace_digest: str = ""
+    events: int = 0
+    """Rows played: fewer than the trace has where the run was ended early."""
+    metrics: dict[str, int | float] = field(default_factory=dict)
+    """Of an early end, those that can only rise, as far as they had come."""
+    wall_ns: int = 0
+    python: str = platform.python_version()
+
+
+def make_task(what: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
+    key = f"{what.key}:{stack_key}:{trim_every_ns or 0}"
+    return Task(key, what, stack.model_dump(mode="json"), trim_every_ns, front)
+
+
+def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool] = lambda: False) -> Outcome:
+    """Plays the task's trace; a mistake of the trace or stack becomes an outcome that tells it."""
+    try:
+        decoded = get(task.input)
+        recording, stopped = _play(task, decoded, given_up)
+    except ReplayError as error:
+        return Outcome(task.key, "failed", error=str(error))
+    except (MemoryError, OSError) as error:
+        return Outcome(task.key, "failed", error=f"{type(error).__name__}: {error}", transient=True)
+    if stopped:
+        reached = {name: value for name in task.front[0] if (value := so_far(recording.end, name)) is not None}
+        metrics: dict[str, int | float] = dict(reached)
+    else:
+        metrics = metrics_of(summarize(recording))
+    return Outcome(
+        task.key,
+        "stopped" if stopped else "done",
+        trace_digest=decoded.digest,
+        events=recording.events,
+        metrics=metrics,
+        wall_ns=recording.wall_ns,
+    )
+
+
+class GivenUp(Exception):
+    """The sweep was interrupted; the run's outcome is not known."""
+
+
+def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[engine.Recording, bool]:
+    stopped = False
+
+    def stop(tally: np.record) -> bool:
+        nonlocal stopped
+        if given_up():
+            raise GivenUp
+        stopped = is_hopeless(task.front, tally)
+        return stopped
+
+    recording = engine.run(
+        decoded.trace,
+        rebuild_config(task.stack),
+        sample_every_ns=NO_SAMPLES_NS,
+        trim_every_ns=task.trim_every_ns,
+        stop=stop,
+    )
+    return recording, stopped
+
+
+def is_hopeless(front: Front, tally: np.record) -> bool:
+    """Whether one of the results is at least as good in every objective as this run has come to, and better in one.
+
+    Holds only for metrics that can only rise: what they have come to, they will not go below. An objective of
+    another kind never is a reason to end a run.
+    """
+    for known in front:
+        reached = {name: so_far(tally, name) for name in known}
+        if all(value is not None and value >= known[name] for name, value in reached.items()) and any(
+            value is not None and value > known[name] for name, value in reached.items()
+        ):
+            return True
+    return False

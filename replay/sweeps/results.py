@@ -1,0 +1,171 @@
+"""What a sweep brought, as one polars frame: a row a run, with all parameters and all metrics."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from replay.errors import OutputError, ReplayError
+from replay.metrics import metric_names
+from replay.output import new_file
+from replay.sweeps.configurations import Configuration, Skipped
+from replay.sweeps.journal import ABOUT, CSV, OUTCOMES, RESULTS, read_about
+from replay.sweeps.outcomes import Outcome, make_task
+from replay.sweeps.plan import Plan
+from replay.sweeps.space import ALLOCATOR, DEFAULT
+from replay.sweeps.traces import Input
+from replay.version import identity
+
+_FIRST = {
+    "run": pl.Int64,
+    "configuration": pl.Int64,
+    "default": pl.Boolean,
+    "source": pl.String,
+    "seed": pl.Int64,
+    "status": pl.String,
+    "error": pl.String,
+}
+_LAST = {
+    "events": pl.Int64,
+    "wall_ns": pl.Int64,
+    "trace_digest": pl.String,
+    "replay_version": pl.String,
+    "python": pl.String,
+    "stack": pl.String,
+}
+NOT_COMPARED = ("wall_ns", "python")
+"""Columns that tell where a run was done; all others are the same wherever that was."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of a sweep.
+
+    `frame` holds: run, configuration (its number), default, source, seed, status (done, stopped, failed, skipped,
+    missing), error; a column a parameter; a column a metric; events, wall_ns, trace_digest, replay_version, python,
+    and stack, the whole configuration as JSON.
+    """
+
+    frame: pl.DataFrame
+    parameters: tuple[str, ...]
+    objectives: tuple[str, ...]
+    description: str = ""
+
+    @property
+    def done(self) -> pl.DataFrame:
+        return self.frame.filter(pl.col("status") == "done")
+
+    @property
+    def has_one_source(self) -> bool:
+        """Whether metrics of configurations can be compared as they are, and not only as ratios to the default."""
+        return self.frame["source"].drop_nulls().n_unique() == 1
+
+    @property
+    def judged_by(self) -> str:
+        """The column of a ranking that it is by."""
+        return "mean" if self.has_one_source else "ratio"
+
+    def count(self, status: str) -> int:
+        return self.frame.filter(pl.col("status") == status).height
+
+
+def collect(
+    plan: Plan,
+    tried: Sequence[Configuration | Skipped],
+    inputs: Sequence[Input],
+    outcomes: Mapping[str, Outcome],
+) -> Results:
+    """The rows of all that was tried, in that order, whatever the order in which it was done."""
+    parameters = _parameters(tried)
+    rows = list(_rows(plan, tried, inputs, outcomes, parameters))
+    rows = [{"run": number, **row} for number, row in enumerate(rows)]
+    schema: dict[str, Any] = dict(_FIRST)
+    schema |= {name: _type_of([row[name] for row in rows]) for name in parameters}
+    schema |= {name: _type_of([row.get(name) for row in rows]) for name in metric_names()}
+    schema |= _LAST
+    for row in rows:
+        for name in parameters:
+            if schema[name] == pl.String and row[name] is not None:
+                row[name] = str(row[name])
+    frame = pl.DataFrame([[row.get(name) for name in schema] for row in rows], schema=schema, orient="row")
+    return Results(frame, parameters, tuple(plan.objectives), plan.description)
+
+
+def _parameters(tried: Sequence[Configuration | Skipped]) -> tuple[str, ...]:
+    names = dict.fromkeys([ALLOCATOR, *(name for each in tried for name in each.parameters)])
+    return tuple(names)
+
+
+def _rows(
+    plan: Plan,
+    tried: Sequence[Configuration | Skipped],
+    inputs: Sequence[Input],
+    outcomes: Mapping[str, Outcome],
+    parameters: tuple[str, ...],
+) -> Iterator[dict[str, Any]]:
+    for number, each in enumerate(tried):
+        shown = {name: _value(each, name) for name in parameters}
+        about = {"configuration": number, **shown, "replay_version": identity()}
+        if isinstance(each, Skipped):
+            yield {**about, "default": False, "status": "skipped", "error": each.reason}
+            continue
+        about |= {"default": each.is_default, "stack": json.dumps(each.stack.model_dump(mode="json"), sort_keys=True)}
+        for what in inputs:
+            task = make_task(what, each.stack, each.key, plan.trim_every)
+            told = outcomes.get(task.key)
+            row = {**about, "source": what.source, "seed": what.seed, "status": told.status if told else "missing"}
+            if told:
+                row |= {name: getattr(told, name) for name in ("error", "events", "wall_ns", "trace_digest", "python")}
+                row |= told.metrics
+            yield row
+
+
+def _value(each: Configuration | Skipped, name: str) -> Any:
+    """Of a configuration's key, what the stack has, set or not; of a variable, what it was set to."""
+    said = each.parameters.get(name, DEFAULT)
+    if isinstance(each, Configuration):
+        if name == ALLOCATOR:
+            return each.stack.name
+        section, dot, key = name.partition(".")
+        if dot:
+            return getattr(getattr(each.stack, section), key, None)
+    return None if said == DEFAULT else said
+
+
+def _type_of(values: Sequence[Any]) -> Any:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pl.Boolean
+    if kinds <= {int}:
+        return pl.Int64
+    return pl.Float64 if kinds <= {int, float} else pl.String
+
+
+def write_results(results: Results, folder: Path, *, csv: bool = False) -> None:
+    """Writes the frame beside the journal."""
+    with new_file(folder / RESULTS, force=True) as temporary:
+        results.frame.write_parquet(temporary)
+    if csv:
+        with new_file(folder / CSV, force=True) as temporary:
+            results.frame.write_csv(temporary)
+
+
+def read_results(folder: Path) -> Results:
+    """The results in a folder that a sweep wrote."""
+    plan = Plan.model_validate(read_about(folder)["plan"])
+    path = folder / RESULTS
+    if not path.exists():
+        held = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
+        raise ReplayError(f"{folder}: the sweep was cut off with {held} runs done; finish it with --resume")
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise OutputError(f"{path}: cannot be read: {error}") from error
+    if list(frame.columns[: len(_FIRST)]) != list(_FIRST):
+        raise ReplayError(f"{path}: is not what a sweep of this replay writes; {ABOUT} lies beside")
+    metrics = metric_names()
+    parameters = [name for name in frame.columns if name not in {*_FIRST, *_LAST, *metrics}]
+    return Results(frame, tuple(parameters), tuple(plan.objectives), plan.description)

@@ -1,0 +1,146 @@
+"""Looks for the best configurations without trying all: which points to try next is Optuna's to say.
+
+Trials go by generations. All of a generation are asked for before any is told, and told in the order in which they were
+asked; so the search is the same with one processor or a cluster, and one that is resumed finds its outcomes again.
+
+A run is ended as soon as it cannot come to anything better than what was known before its generation: its peak so far
+is higher already, say. That is never a guess, for it is done for metrics that can only rise.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from replay.errors import ConfigError, ReplayError
+from replay.sweeps.analysis import dominates, ratio
+from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
+from replay.sweeps.outcomes import Front
+from replay.sweeps.plan import Plan
+from replay.sweeps.space import Point, Range, Values, grid_size, levels
+
+if TYPE_CHECKING:
+    import optuna
+
+    from replay.sweeps.sweep import Sweep
+
+GENERATION = 8
+"""Trials that do not know of each other: enough for a machine, few enough to learn from."""
+_MISSES_MAX = 50
+"""So many generations in a row that bring nothing new end the search."""
+
+
+class Search:
+    """A search over a sweep's space."""
+
+    def __init__(self, sweep: "Sweep", trials: int, *, strict: bool) -> None:
+        self._sweep, self._trials, self._strict = sweep, trials, strict
+        self._objectives = sweep.plan.objectives
+        self._space = sweep.resolver.space
+        self._fronts: list[dict[str, float]] = []
+
+    @staticmethod
+    def check(plan: Plan) -> None:
+        """Refuses what cannot be searched."""
+        _import()
+        if not plan.vary:
+            raise ConfigError("there is nothing to search in: vary at least one parameter")
+        if plan.configurations or plan.choose.kind != "grid":
+            raise ConfigError("a search chooses its points itself; leave out `configurations` and `choose`")
+
+    def go(self) -> None:
+        """Tries the default, then generation after generation; or all points, if they are no more than the trials."""
+        size = grid_size(self._space)
+        runs = len(self._sweep.inputs)
+        if size is not None and size <= self._trials:
+            self._do_all()
+            return
+        study = self._new_study()
+        seen: set[str] = set()
+        self._do([self._sweep.resolver.default], runs * self._trials)
+        seen.add(self._sweep.resolver.default.key)
+        misses = 0
+        while len(seen) < self._trials and misses < _MISSES_MAX:
+            asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
+            resolved = [self._sweep.resolver.resolve(self._suggest(trial)) for trial in asked]
+            fresh: dict[str, Configuration | Skipped] = {}
+            for each in resolved:
+                if isinstance(each, Skipped):
+                    self._refuse(each)
+                elif each.key not in seen:
+                    fresh.setdefault(each.key, each)
+            seen |= fresh.keys()
+            self._do([*fresh.values()], runs * self._trials)
+            for trial, each in zip(asked, resolved, strict=True):
+                self._tell(study, trial, each)
+            misses = 0 if fresh else misses + 1
+
+    def _do_all(self) -> None:
+        everything = configurations(self._sweep.resolver, strict=self._strict)
+        expected = len(everything) * len(self._sweep.inputs)
+        for start in range(0, len(everything), GENERATION):
+            self._do(everything[start : start + GENERATION], expected)
+
+    def _refuse(self, skipped: Skipped) -> None:
+        if self._strict:
+            raise ConfigError(f"{tell(skipped.parameters)} cannot be run: {skipped.reason}")
+
+    def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
+        self._sweep.do(generation, self._front(), expected)
+        if len(self._sweep.inputs) == 1:
+            for each in generation:
+                outcome = self._sweep.outcome(each, self._sweep.inputs[0]) if isinstance(each, Configuration) else None
+                if outcome is not None and outcome.status == "done":
+                    self._fronts.append({name: float(outcome.metrics[name]) for name in self._objectives})
+
+    def _front(self) -> Front:
+        """The results that nothing known beats; runs over several traces are not ended early."""
+        points = [tuple(each.values()) for each in self._fronts]
+        best = dict.fromkeys(point for point in points if not any(dominates(other, point) for other in points))
+        return tuple(dict(zip(self._objectives, point, strict=True)) for point in best)
+
+    def _new_study(self) -> "optuna.Study":
+        optuna = _import()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = optuna.samplers.TPESampler(seed=self._sweep.plan.choose.seed, constant_liar=True)
+        return optuna.create_study(directions=["minimize"] * len(self._objectives), sampler=sampler)
+
+    def _suggest(self, trial: "optuna.Trial") -> Point:
+        return {name: _suggest(trial, name, values) for name, values in self._space.items()}
+
+    def _tell(self, study: "optuna.Study", trial: "optuna.Trial", each: Configuration | Skipped) -> None:
+        scores = self._scores(each) if isinstance(each, Configuration) else None
+        if scores is None:
+            study.tell(trial, state=_import().trial.TrialState.FAIL)
+        else:
+            study.tell(trial, scores)
+
+    def _scores(self, each: Configuration) -> list[float] | None:
+        """For each objective the mean ratio to the default; None if a run failed."""
+        totals = [0.0] * len(self._objectives)
+        for what in self._sweep.inputs:
+            outcome = self._sweep.outcome(each, what)
+            default = self._sweep.outcome(self._sweep.resolver.default, what)
+            if outcome is None or default is None or "failed" in (outcome.status, default.status):
+                return None
+            for index, name in enumerate(self._objectives):
+                totals[index] += ratio(outcome.metrics[name], default.metrics[name])
+        return [total / len(self._sweep.inputs) for total in totals]
+
+
+def _import() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ReplayError("a search needs Optuna; pip install 'alloc-replay[search]'") from None
+    return optuna
+
+
+def _suggest(trial: "optuna.Trial", name: str, values: Values) -> Any:
+    """Numbers in order are told to be that: the next one is likely to do about as well."""
+    if isinstance(values, Range) and values.is_continuous:
+        if isinstance(values.first, int) and isinstance(values.last, int):
+            return trial.suggest_int(name, values.first, values.last, log=values.scale == "log")
+        return trial.suggest_float(name, values.first, values.last, log=values.scale == "log")
+    countable = levels(name, values)
+    numbers = [each for each in countable if isinstance(each, int | float) and not isinstance(each, bool)]
+    if len(numbers) == len(countable) and numbers == sorted(numbers):
+        return countable[trial.suggest_int(name, 0, len(countable) - 1)]
+    return countable[trial.suggest_categorical(name, range(len(countable)))]

@@ -1,0 +1,161 @@
+"""What a parameter may be, and how points of the space of all parameters are chosen.
+
+A *parameter* is `allocator` (a preset or file), a configuration's key like `pymalloc.alignment`, or a variable that
+glibc reads like `MALLOC_ARENA_MAX`. A *point* gives each parameter one of its values; `DEFAULT` leaves it alone.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from replay.errors import ConfigError
+from replay.units import parse_size
+
+ALLOCATOR = "allocator"
+DEFAULT = "default"
+LEVELS_MAX = 10_000
+GRID_MAX = 100_000
+"""More combinations than anybody waits for: a mistake in a range."""
+
+Point = dict[str, Any]
+
+
+def _number(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+
+
+class Range(BaseModel):
+    """Numbers from one to another: in steps, by a factor, or all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    first: Number = Field(alias="from", ge=0)
+    last: Number = Field(alias="to", ge=0)
+    step: Annotated[Number | None, Field(gt=0)] = None
+    factor: Annotated[float | None, Field(gt=1)] = None
+    scale: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Range":
+        if self.last < self.first:
+            raise ValueError(f"to: {self.last} is below from, {self.first}")
+        if self.step is not None and self.factor is not None:
+            raise ValueError("step: a range goes in steps or by a factor, not both")
+        if (self.factor is not None or self.scale == "log") and self.first <= 0:
+            raise ValueError("from: must be above 0 where a range goes by a factor or is logarithmic")
+        if self.step is not None and (self.last - self.first) / self.step > LEVELS_MAX:
+            raise ValueError(f"step: {self.step} gives more than {LEVELS_MAX} values")
+        return self
+
+    @property
+    def is_continuous(self) -> bool:
+        return self.step is None and self.factor is None
+
+    def levels(self) -> list[Any]:
+        """The values of a range with steps or a factor."""
+        if self.step is not None:
+            return [self._at(self.first + self.step * n) for n in range(int((self.last - self.first) / self.step) + 1)]
+        assert self.factor is not None
+        count = int(math.log(self.last / self.first, self.factor) + 1e-9) + 1
+        return list(dict.fromkeys(self._at(self.first * self.factor**n) for n in range(count)))
+
+    def at(self, share: float) -> Any:
+        """The value that far along, from 0 to 1."""
+        if self.scale == "log":
+            return self._at(self.first * (self.last / self.first) ** share)
+        return self._at(self.first + (self.last - self.first) * share)
+
+    def _at(self, value: float) -> int | float:
+        whole = isinstance(self.first, int) and isinstance(self.last, int)
+        return round(value) if whole else float(value)
+
+
+Values = Annotated[list[Any], Field(min_length=1)] | Range
+Space = Mapping[str, Values]
+
+
+class Choose(BaseModel):
+    """Which points of the space are run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["grid", "random", "latin"] = "grid"
+    runs: PositiveInt | None = Field(None, description="How many points, of random and latin.")
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _counted(self) -> "Choose":
+        if (self.kind == "grid") != (self.runs is None):
+            raise ValueError(f"runs: {'a grid has as many as it has' if self.runs else 'say how many points to take'}")
+        return self
+
+
+def levels(name: str, values: Values) -> list[Any]:
+    """All values of a parameter that has a countable number."""
+    if isinstance(values, list):
+        return values
+    if values.is_continuous:
+        raise ConfigError(
+            f"{name}: a grid needs a step or a factor for the range {values.first} to {values.last}; "
+            "give one, or choose points at random or by latin hypercube"
+        )
+    return values.levels()
+
+
+def grid_size(space: Space) -> int | None:
+    """How many points the space has; None where a range is continuous."""
+    if any(isinstance(values, Range) and values.is_continuous for values in space.values()):
+        return None
+    return math.prod(len(levels(name, values)) for name, values in space.items())
+
+
+def points(space: Space, choose: Choose) -> list[Point]:
+    """The points chosen, each once; of a grid the last parameter varies fastest."""
+    if choose.kind == "grid":
+        size = grid_size(space)
+        if size is not None and size > GRID_MAX:
+            raise ConfigError(f"the grid has {size:,} points, more than {GRID_MAX:,}; choose some by latin hypercube")
+        values = [levels(name, those) for name, those in space.items()]
+        chosen = [dict(zip(space, each, strict=True)) for each in itertools.product(*values)]
+    else:
+        assert choose.runs is not None
+        shares = _shares(choose, len(space))
+        chosen = [
+            {name: at(values, share) for (name, values), share in zip(space.items(), row, strict=True)}
+            for row in shares.tolist()
+        ]
+    return list(_distinct(chosen))
+
+
+def at(values: Values, share: float) -> Any:
+    """The value that far along a parameter's values, from 0 to below 1."""
+    if isinstance(values, Range) and values.is_continuous:
+        return values.at(share)
+    countable = levels("", values)
+    return countable[int(share * len(countable))]
+
+
+def _shares(choose: Choose, parameters: int) -> np.ndarray:
+    """A row a point, from 0 to below 1: independent, or each of `runs` equal parts once in every column."""
+    assert choose.runs is not None
+    random = np.random.Generator(np.random.PCG64(choose.seed))
+    if choose.kind == "random":
+        return random.random((choose.runs, parameters))
+    parts = np.column_stack([random.permutation(choose.runs) for _ in range(parameters)])
+    return (parts + random.random(parts.shape)) / choose.runs
+
+
+def _distinct(chosen: list[Point]) -> Iterator[Point]:
+    seen = set()
+    for point in chosen:
+        name = repr(point)
+        if name not in seen:
+            seen.add(name)
+            yield point

@@ -1,0 +1,46 @@
+"""Runs of a sweep side by side in threads of this process: kernels run without Python's lock."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from replay.sweeps.outcomes import Outcome, Task, do
+from replay.sweeps.traces import SharedTraces
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """An engine: does tasks, and yields outcomes as they come."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs or processors()
+
+    def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Leaving the iteration ends the runs under way at their next batch."""
+        traces = SharedTraces(task.input for task in tasks)
+        given_up = threading.Event()
+
+        def work(task: Task) -> Outcome:
+            try:
+                return do(task, traces.get, given_up.is_set)
+            finally:
+                traces.release(task.input)
+
+        pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="sweep")
+        waiting: set[Future[Outcome]] = {pool.submit(work, task) for task in tasks}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            given_up.set()
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Nothing is kept between calls."""
