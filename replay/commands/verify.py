@@ -8,6 +8,7 @@ import typer
 from replay.commands.verify_libc import list_libcs, verify_libc
 from replay.commands.verify_pymalloc import list_oracles, verify_pymalloc
 from replay.commands.verify_recording import verify_recording
+from replay.commands.verify_sweep import verify_sweep
 from replay.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def verify(
     resident: Annotated[
         bool, typer.Option("--resident", help="With --libc: compare resident memory too, at ten points of each trace.")
     ] = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SWEEP", help="Whether reality ranks a sweep's configurations as it does: its file, name or --out."
+        ),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Say which real allocators are at hand, and stop.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -53,11 +60,18 @@ def verify(
     Example: replay verify recording.parquet
 
     Example: replay verify --libc -a 2.36 --env MALLOC_MMAP_THRESHOLD_=65536
+
+    Example: replay verify web-service --sweep every-cpython
     """
     if not libc and (env or resident):
         raise ReplayError("--env and --resident go with --libc")
     if list_:
         list_libcs(json_) if libc else list_oracles(json_)
+        return
+    if sweep is not None:
+        if libc:
+            raise ReplayError("--sweep tells by itself which real allocators can take it; leave out --libc")
+        verify_sweep(sweep, source, as_json=json_)
         return
     trace = _open(source)
     if trace is not None and not libc and preset == EVERY and _is_recording(trace):

@@ -131,7 +131,8 @@ def _value(each: Configuration | Skipped, name: str) -> Any:
             return each.stack.name
         section, dot, key = name.partition(".")
         if dot:
-            return getattr(getattr(each.stack, section), key, None)
+            value = getattr(getattr(each.stack, section), key, None)
+            return None if value == DEFAULT else value
     return None if said == DEFAULT else said
 
 

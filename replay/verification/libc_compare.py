@@ -119,6 +119,19 @@ def verify_libc(
     )
 
 
+def call_lists(
+    trace: Trace, oracle: LibcOracle, assignments: Sequence[str]
+) -> tuple[int, list[tuple[str, int, int]], list[tuple[str, int, int]]]:
+    """Where the heap begins, and the system calls of a real glibc under these settings and of its model there."""
+    events = _whole(trace)
+    environment = dict(assignment.split("=", 1) for assignment in assignments)
+    played = play_libc(MemoryTrace([events], trace.metadata), oracle, traced=True, environment=environment)
+    assert played.system_calls is not None
+    makings = _makings_of_threads(events, played.thread_bytes)
+    libc = (f"libc.version={oracle.version}", f"libc.processors={_processors(oracle)}", *overrides_of(assignments))
+    return played.heap, played.system_calls, _play_model(events, _config_behind(makings, played, libc), makings)[1]
+
+
 def _processors(oracle: LibcOracle) -> int:
     """What the real malloc takes their number to be: those that may be used in 2.36, those that are there in others."""
     return len(os.sched_getaffinity(0)) if oracle.version == "2.36" else os.cpu_count() or 1

@@ -1,0 +1,227 @@
+"""Whether a sweep ranks configurations as reality does: those that a real allocator at hand can take are played by it.
+
+    pymalloc  a preset as it is, and a real libpython of that version. Compared are the peak of arena bytes, and the
+              system calls that map and unmap arenas; what libc does beneath is not, for its heap is not empty there
+    glibc     a stack without pymalloc, with what the environment can set, and a real glibc of that version, its
+              system calls seen by strace. Compared are their number, and the most that they had mapped at once
+
+A real process with threads begins with blocks of theirs in its heap. So where a trace has threads, glibc's model is
+run once more in that very process, and its figures stand for the sweep's, which are of a process that begins empty.
+
+Ranks are dense: configurations with equal figures have equal ranks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from replay.config import StackConfig, load_config
+from replay.environment import TUNABLES, VARIABLES, overrides_of
+from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations, stack_key
+from replay.sweeps.plan import Plan
+from replay.sweeps.sweep import sweep
+from replay.sweeps.threads import Threads
+from replay.sweeps.traces import Input, decode, find_inputs
+from replay.trace import TRIM_MARK, Events, MemoryTrace, Op, Trace
+from replay.verification import harness
+from replay.verification.compare import PLACE
+from replay.verification.harness import HarnessError
+from replay.verification.libc_compare import PRESET, call_lists
+from replay.verification.libc_oracles import LibcOracle, survey_libcs
+from replay.verification.oracles import Oracle, find_oracles
+
+Figures = dict[str, int]
+_ARENAS = ("arena_bytes_peak", "arena_calls")
+_LIBC = ("mapped_bytes_peak", "syscalls")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One configuration over one trace, in the sweep and in reality."""
+
+    source: str
+    real_allocator: str
+    parameters: dict[str, Any]
+    model: Figures
+    real: Figures
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One metric over all configurations of a kind, over one trace: ranks in the order of `Compared`."""
+
+    source: str
+    kind: str
+    metric: str
+    model: tuple[int, ...]
+    real: tuple[int, ...]
+    figures_equal: int
+    """Configurations whose very figure is the same."""
+
+    @property
+    def same(self) -> bool:
+        return self.model == self.real
+
+
+@dataclass(frozen=True)
+class Verdict:
+    compared: tuple[Compared, ...]
+    rankings: tuple[Ranking, ...]
+    left_out: dict[str, int]
+    """How many configurations no real allocator could take, by reason."""
+
+    @property
+    def same(self) -> bool:
+        return bool(self.rankings) and all(ranking.same for ranking in self.rankings)
+
+
+class Reality:
+    """The real allocators of this machine."""
+
+    def __init__(self) -> None:
+        self._pymallocs = {oracle.preset: oracle for oracle in find_oracles()}
+        self._libcs = {oracle.version: oracle for oracle in survey_libcs()[0]}
+
+    def figures(self, stack: StackConfig, trace: Trace, row: dict[str, Any]) -> tuple[str, str, Figures, Figures]:
+        """Kind, name of the real allocator, and what model and reality did; HarnessError where there is none.
+
+        `row` is the sweep's of that run.
+        """
+        if stack.pymalloc is None:
+            libc, environment = self._libc_for(stack)
+            heap, *calls = call_lists(trace, libc, environment)
+            real, model = (_of_calls(each, heap) for each in calls)
+            if not _has_threads(trace):
+                model = {metric: row[metric] for metric in real}
+            return "glibc", libc.name, model, real
+        oracle = self._pymalloc_for(stack)
+        model = {"arena_bytes_peak": row["arena_bytes_peak"]}
+        model["arena_calls"] = row["arenas_mapped"] + row["arenas_unmapped"]
+        return "pymalloc", oracle.name, model, _play_pymalloc(oracle, trace)
+
+    def _pymalloc_for(self, stack: StackConfig) -> Oracle:
+        alike = [each for each in self._pymallocs.values() if stack_key(load_config(each.preset)) == stack_key(stack)]
+        named = [each for each in alike if each.preset == stack.name]
+        if not named:
+            raise HarnessError(f"no real CPython at hand is like {stack.name}, or it is set to what nobody has built")
+        if any(not name.startswith("pymalloc.radix_tree") for name in named[0].overrides):
+            raise HarnessError(f"{named[0].name} is built otherwise than {stack.name}: {', '.join(named[0].overrides)}")
+        return named[0]
+
+    def _libc_for(self, stack: StackConfig) -> tuple[LibcOracle, list[str]]:
+        version = getattr(stack.libc, "version", "")
+        if version not in self._libcs:
+            raise HarnessError(f"no real glibc {version} is at hand" if version else f"{stack.libc.model} is no glibc")
+        environment = _environment_of(stack)
+        alike = load_config(PRESET, [f"libc.version={version}", *overrides_of(environment)])
+        if stack_key(alike) != stack_key(stack):
+            raise HarnessError("something is set that the environment of a real process cannot set")
+        return self._libcs[version], environment
+
+
+def _environment_of(stack: StackConfig) -> list[str]:
+    """The assignments that set a real glibc as the stack's is."""
+    plain = load_config(PRESET).libc
+    names = {key: variable for variable, key in VARIABLES.items()}
+    changed = {
+        key: getattr(stack.libc, key)
+        for key in type(stack.libc).model_fields
+        if key not in ("model", "version") and getattr(stack.libc, key) != getattr(plain, key)
+    }
+    assignments = [f"{names[key]}={value}" for key, value in changed.items() if key in names]
+    tunables = [f"{name}={changed[key]}" for name, key in TUNABLES.items() if key in changed and key not in names]
+    return assignments + ([f"GLIBC_TUNABLES={':'.join(tunables)}"] if tunables else [])
+
+
+def _play_pymalloc(oracle: Oracle, trace: Trace) -> Figures:
+    played = harness.play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    events = played.arena_events
+    levels = np.cumsum(np.where(events["kind"] == 1, events["bytes"], -events["bytes"]))
+    return {"arena_bytes_peak": int(max(levels.max(initial=0), 0)), "arena_calls": len(events)}
+
+
+def _of_calls(calls: Sequence[tuple[str, int, int]], heap: int) -> Figures:
+    """Their number, and the most that they had mapped at once: the heap, and mappings by their length."""
+    figures = {"syscalls": len(calls)}
+    if any(name == "mremap" for name, _, _ in calls):
+        return figures  # from where, the record does not tell
+    mapped: dict[int, int] = {}
+    peak = total = grown = 0
+    for name, address, length in calls:
+        if name == "brk":
+            grown = address - heap
+        elif name == "mmap":
+            mapped[address] = length
+            total += length
+        elif name == "munmap":
+            total -= mapped.pop(address, length)
+        peak = max(peak, total + grown)
+    return figures | {"mapped_bytes_peak": peak}
+
+
+def _has_threads(trace: Trace) -> bool:
+    return len({int(thread) for batch in trace.batches() for thread in np.unique(batch.thread)}) > 1
+
+
+def _played(trace: Trace) -> Trace:
+    """The trace without marks and collections, which no harness plays."""
+    kept = []
+    for events in trace.batches():
+        trims = [number for number, name in enumerate(trace.metadata.phases) if name == TRIM_MARK]
+        is_trim = (events.op == Op.MARK) & np.isin(events.size, trims)
+        rows = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
+        kept.append(Events(*(column[rows] for column in events[:6] if column is not None)))
+    return MemoryTrace(kept, trace.metadata)
+
+
+def verify_ranking(plan: Plan) -> Verdict:
+    """Runs the sweep, has reality do the same, and compares the order in which each puts the configurations."""
+    reality = Reality()
+    resolver = Resolver(plan)
+    tried = configurations(resolver)
+    results = sweep(plan, engine=Threads())
+    rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}
+    compared: list[tuple[str, Compared]] = []
+    left_out: dict[str, int] = {}
+    for what in find_inputs(plan.sources, plan.seeds):
+        trace = _played(decode(what).trace)
+        for number, each in enumerate(tried):
+            try:
+                found = _compare(reality, each, trace, rows.get((number, what.source, what.seed)), what)
+            except HarnessError as error:
+                left_out[str(error)] = left_out.get(str(error), 0) + 1
+                continue
+            compared.append(found)
+    return Verdict(tuple(each for _, each in compared), tuple(_rankings(compared)), left_out)
+
+
+def _compare(
+    reality: Reality, each: Configuration | Skipped, trace: Trace, row: dict[str, Any] | None, what: Input
+) -> tuple[str, Compared]:
+    if isinstance(each, Skipped):
+        raise HarnessError(each.reason)
+    if row is None or row["status"] != "done":
+        raise HarnessError("the sweep's run failed")
+    kind, name, model, real = reality.figures(each.stack, trace, row)
+    return kind, Compared(what.label, name, dict(each.parameters), model, real)
+
+
+def _rankings(compared: Sequence[tuple[str, Compared]]) -> Iterator[Ranking]:
+    for kind, metrics in (("pymalloc", _ARENAS), ("glibc", _LIBC)):
+        for source in dict.fromkeys(each.source for _, each in compared):
+            mine = [each for its, each in compared if its == kind and each.source == source]
+            for metric in metrics:
+                if mine and all(metric in each.real for each in mine):
+                    model, real = (
+                        [figures[metric] for figures in side]
+                        for side in zip(*((e.model, e.real) for e in mine), strict=True)
+                    )
+                    equal = sum(a == b for a, b in zip(model, real, strict=True))
+                    yield Ranking(source, kind, metric, _ranks(model), _ranks(real), equal)
+
+
+def _ranks(figures: Sequence[int]) -> tuple[int, ...]:
+    order = {figure: rank for rank, figure in enumerate(sorted(set(figures)), start=1)}
+    return tuple(order[figure] for figure in figures)
