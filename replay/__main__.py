@@ -9,7 +9,10 @@ import sys
 import typer
 
 from replay.commands.allocators import allocators
+from replay.commands.baseline import baseline
+from replay.commands.check import check
 from replay.commands.generate import generate
+from replay.commands.history import history
 from replay.commands.import_ import import_trace
 from replay.commands.record import SETTINGS as RECORD_SETTINGS
 from replay.commands.record import record
@@ -34,6 +37,9 @@ for command, name in (
     (generate, "generate"),
     (verify, "verify"),
     (import_trace, "import"),
+    (baseline, "baseline"),
+    (check, "check"),
+    (history, "history"),
     (allocators, "allocators"),
     (workloads, "workloads"),
     (schema, "schema"),

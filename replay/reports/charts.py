@@ -26,7 +26,7 @@ _PIXELS_A_POINT = 2.0
 
 def write_charts(folder: Path, results: Results, objectives: Sequence[str], *, heat: Sequence[str] = ()) -> list[Path]:
     """Writes the page and the pictures into `folder`, and tells which. `heat`: two parameters for the heat map."""
-    altair = _import()
+    altair = import_altair()
     charts = draw(results, objectives, heat=heat)
     if not charts:
         raise ReplayError("there is nothing to draw: no run is done")
@@ -65,10 +65,11 @@ def draw(results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (
 
 def refuse_missing() -> None:
     """Says what charts need, before anything long is begun."""
-    _import()
+    import_altair()
 
 
-def _import() -> Any:
+def import_altair() -> Any:
+    """Altair, and what it makes pages and pictures with."""
     try:
         import altair
         import vl_convert  # noqa: F401 - what altair makes pages and pictures with
@@ -99,7 +100,7 @@ def _unit(results: Results, metric: str) -> tuple[float, str]:
 
 def _effects(results: Results, metric: str) -> Any:
     """A dot for each value, at the mean over everything else; a line from the lowest to the highest of a parameter."""
-    altair = _import()
+    altair = import_altair()
     effects = main_effects(results, metric)
     if not effects.height:
         return None
@@ -133,7 +134,7 @@ def _effects(results: Results, metric: str) -> Any:
 
 def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
     """The mean over everything else for each pair of values."""
-    altair = _import()
+    altair = import_altair()
     across, down = axes
     table = front_table(results, [metric])
     cells = table.group_by(across, down, maintain_order=True).agg(pl.col(metric).mean().alias("mean"))
@@ -166,7 +167,7 @@ def _ordered(values: pl.Series) -> list[str]:
 
 
 def _pareto(results: Results, objectives: Sequence[str]) -> Any:
-    altair = _import()
+    altair = import_altair()
     across, up = objectives[:2]
     table = front_table(results, objectives)
     best = pareto(results, [across, up])["configuration"].to_list()

@@ -1,0 +1,164 @@
+"""What `baseline` and `check` have in common: which cases, and where their baseline is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from replay.errors import ConfigError, OutputError, ReplayError
+
+if TYPE_CHECKING:
+    from replay.gates.cases import Suite
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SOURCE...]", help="Traces or workloads; without any, the cases of the suite."),
+]
+Allocators = Annotated[
+    list[str] | None, typer.Option("-a", "--allocator", metavar="PRESET,…", help="Each source on each of these.")
+]
+Fixed = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as in `replay run`.")]
+Env = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable that glibc reads.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of a workload's seed.")]
+SuiteFile = Annotated[
+    Path | None, typer.Option("--suite", metavar="FILE", help="replay.toml or pyproject.toml; found here if not said.")
+]
+BaselineFile = Annotated[
+    Path | None, typer.Option("--baseline", metavar="FILE", help="The baseline; replay-baseline.json if not said.")
+]
+Record = Annotated[
+    bool, typer.Option("--record", help="Record the program behind `--` now, instead of playing traces.")
+]
+Recordings = Annotated[
+    int, typer.Option("-n", "--recordings", min=1, help="With --record: how often; the median counts.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="With --record: the case's name; that of the script if not said.")
+]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The cases of a command line."""
+
+    suite: "Suite"
+    folder: Path
+    """What paths in the cases are relative to."""
+    baseline: Path
+    is_whole: bool
+    """These are all cases there are: others in the baseline are gone."""
+
+
+def choose(
+    words: list[str] | None,
+    *,
+    allocators: list[str] | None,
+    fixed: list[str] | None,
+    env: list[str] | None,
+    seed: int | None,
+    suite_file: Path | None,
+    baseline_file: Path | None,
+    record: bool,
+    recordings: int,
+    name: str | None,
+    more: dict[str, Any] | None = None,
+) -> Chosen:
+    """Cases by the sources or the program that are named, else those of the suite, else those of the baseline."""
+    from replay.gates.baselines import read_baseline
+    from replay.gates.cases import BASELINE, Suite, find_suite, load_suite
+
+    found = suite_file or find_suite(Path.cwd())
+    suite = load_suite(found) if found else Suite()
+    folder = found.parent if found else Path.cwd()
+    baseline = baseline_file or folder / suite.baseline
+    if name is not None and not record:
+        raise ReplayError("--name is for --record; other cases are named in a suite, or by their source")
+    if words or record:
+        common = {"allocator": None, "set": _pairs("--set", fixed), "env": _pairs("--env", env), **(more or {})}
+        cases = (
+            _recorded(words, allocators, recordings, name, common)
+            if record
+            else _played(words or [], allocators, seed, common)
+        )
+        return Chosen(suite.model_copy(update={"cases": cases}), Path.cwd(), baseline, is_whole=False)
+    if allocators or fixed or env or seed is not None:
+        raise ReplayError("-a, --set, --env and --seed go with a source; cases of a suite say for themselves")
+    if not suite.cases:
+        if not baseline.exists():
+            raise ReplayError(
+                f"nothing to measure: name a source, or write cases into replay.toml (there is no {BASELINE} either)"
+            )
+        cases = {name: each.case for name, each in read_baseline(baseline).cases.items()}
+        return Chosen(suite.model_copy(update={"cases": cases}), baseline.parent, baseline, is_whole=True)
+    return Chosen(suite, folder, baseline, is_whole=True)
+
+
+def take(chosen: Chosen, *, force: bool) -> None:
+    """Measures the cases and writes them into the baseline; those that it has already only with `force`."""
+    from replay.commands.compilation import told_compilation
+    from replay.gates.baselines import Baseline, read_baseline, write_baseline
+    from replay.gates.checking import take_baseline
+    from replay.progress import progress_bar
+
+    afresh = force and chosen.is_whole
+    known = read_baseline(chosen.baseline) if chosen.baseline.exists() and not afresh else Baseline()
+    there = [case for case in chosen.suite.cases if case in known.cases]
+    if there and not force:
+        advice = "compare with it by `replay check`, or replace it with --force"
+        raise OutputError(f"{chosen.baseline}: has {there[0]} already; {advice}")
+    with told_compilation(), progress_bar("measuring") as progress:
+        taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
+    write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
+    typer.echo(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
+
+
+def _played(
+    sources: list[str], allocators: list[str] | None, seed: int | None, common: dict[str, Any]
+) -> dict[str, Any]:
+    names = [name for text in allocators or [] for name in text.split(",") if name]
+    cases: dict[str, Any] = {}
+    for source in sources:
+        for allocator in names or [None]:  # type: ignore[list-item]
+            case = Path(source).stem + (f"@{allocator}" if len(names) > 1 else "")
+            if case in cases:
+                raise ConfigError(f"{case}: two cases would have this name; name them in a suite")
+            cases[case] = _case({**common, "source": source, "allocator": allocator, "seed": seed})
+    return cases
+
+
+def _recorded(
+    words: list[str] | None, allocators: list[str] | None, recordings: int, name: str | None, common: dict[str, Any]
+) -> dict[str, Any]:
+    if not words:
+        raise ReplayError("--record: name the program behind --, like `replay check --record -- job.py`")
+    program = words[1:] if Path(words[0]).name.startswith("python") else words
+    if not program:
+        raise ReplayError(f"--record: {words[0]} alone runs nothing; name a script, -m and a module, or -c and code")
+    if allocators and (len(allocators) > 1 or "," in allocators[0]):
+        raise ReplayError("--record: is for one allocator; record a trace for several")
+    default = program[1].replace(".", "-") if program[0] == "-m" and len(program) > 1 else Path(program[0]).stem
+    data = {**common, "record": program, "recordings": recordings, "allocator": allocators[0] if allocators else None}
+    return {name or default: _case(data)}
+
+
+def _case(data: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from replay.gates.cases import Case
+
+    try:
+        return Case.model_validate({key: value for key, value in data.items() if value is not None})
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False)[0]
+        raise ConfigError(str(first.get("ctx", {}).get("error", first["msg"]))) from None
+
+
+def _pairs(option: str, assignments: list[str] | None) -> dict[str, Any]:
+    pairs = {}
+    for assignment in assignments or ():
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} {assignment}: write it like NAME=VALUE")
+        pairs[name] = value
+    return pairs

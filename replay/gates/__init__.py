@@ -1,0 +1,14 @@
+"""Gates: what was measured before, what is measured now, and whether that may pass.
+
+    tolerances   how much worse a metric may get, or how high it may be
+    cases        what is measured: suites in `replay.toml` or `[tool.replay]` of pyproject.toml
+    baselines    the file of what was measured before
+    measuring    cases -> figures, played or recorded now
+    judging      pure: figures before and now, tolerances -> findings
+    causes       which phase, domain, size class and call site brought a difference, from two traces
+    checking     where they meet
+    history      a row a check, and the commit where a metric stepped
+
+A replay is deterministic, so figures of a trace are compared exactly. What is recorded anew varies: there the median of
+several recordings is compared, and what they vary by is allowed for; what does not vary is compared exactly there too.
+"""

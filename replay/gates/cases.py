@@ -1,0 +1,146 @@
+"""What a check measures, as it is written in `replay.toml` or under `[tool.replay]` in pyproject.toml.
+
+    baseline = "replay-baseline.json"
+    tolerances = ["resident_bytes_peak:2%", "syscalls:+10"]
+
+    [cases.web]
+    source = "web-service"
+    allocator = "cpython-3.12"
+    env = {MALLOC_ARENA_MAX = 2}
+    tolerances = ["arenas_live:+0"]
+
+    [cases.job]
+    record = ["job.py", "--small"]
+
+`docs/gates.md` explains every key.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from replay.config import StackConfig, default_preset, load_config
+from replay.document import explain
+from replay.environment import overrides_of
+from replay.errors import ConfigError
+from replay.gates.tolerances import parse_rules
+
+SUITE, PROJECT = "replay.toml", "pyproject.toml"
+BASELINE = "replay-baseline.json"
+
+
+class Case(BaseModel):
+    """One thing to measure: a trace or workload, or a program that is recorded now, through one allocator stack."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str | None = Field(None, description="A trace, a workload, or a bundled one's name.")
+    record: list[str] | None = Field(None, min_length=1, description="A program to record, as behind `python`.")
+    recordings: PositiveInt = Field(3, description="How often a program is recorded; the median counts.")
+    against: str | None = Field(None, description="A trace to compare with, in place of the baseline's figures.")
+    allocator: str | None = Field(None, description="A preset or file; that of the running Python if not said.")
+    fixed: dict[str, Any] = Field({}, alias="set", description="Keys to set, like 'pymalloc.alignment'.")
+    env: dict[str, str | int] = Field({}, description="Variables that glibc reads.")
+    seed: NonNegativeInt | None = Field(None, description="In place of the workload's own.")
+    tolerances: list[str] = Field([], description="Rules for this case; they count before the suite's.")
+    allow_changed_trace: bool = Field(False, description="Compare even if the trace is not the baseline's.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Case":
+        if (self.source is None) == (self.record is None):
+            raise ValueError("source: say either a source or a program to record")
+        if self.seed is not None and self.record is not None:
+            raise ValueError("seed: is for workloads")
+        return self
+
+    @field_validator("tolerances")
+    @classmethod
+    def _parsable(cls, texts: list[str]) -> list[str]:
+        return _parsed(texts)
+
+    @property
+    def stack(self) -> StackConfig:
+        """The allocator stack."""
+        name = self.allocator or default_preset()
+        keys = [f"{key}={_as_yaml(value)}" for key, value in self.fixed.items()]
+        environment = [f"{key}={value}" for key, value in self.env.items()]
+        if environment and load_config(name, keys).libc.model != "glibc":
+            raise ConfigError(f"env {environment[0]}: {name} has no glibc, which would read it")
+        return load_config(name, [*overrides_of(environment), *keys])
+
+    @property
+    def origin(self) -> str:
+        return self.source if self.source is not None else " ".join(self.record or ())
+
+
+class Suite(BaseModel):
+    """Cases and what holds for all of them. Paths are relative to the file's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    baseline: str = BASELINE
+    history: str | None = Field(None, description="Parquet file to which each check adds a row a case.")
+    tolerances: list[str] = []
+    cases: dict[str, Case] = {}
+
+    @field_validator("tolerances")
+    @classmethod
+    def _parsable(cls, texts: list[str]) -> list[str]:
+        return _parsed(texts)
+
+
+def _parsed(texts: list[str]) -> list[str]:
+    try:
+        parse_rules(texts)
+    except ConfigError as mistake:
+        raise ValueError(str(mistake)) from None
+    return texts
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def find_suite(folder: Path) -> Path | None:
+    """The suite's file of a folder: replay.toml, or a pyproject.toml with a table for replay."""
+    if (folder / SUITE).is_file():
+        return folder / SUITE
+    project = folder / PROJECT
+    if project.is_file() and "replay" in _read(project).get("tool", {}):
+        return project
+    return None
+
+
+def load_suite(path: Path) -> Suite:
+    """The suite in a file; what is wrong with it is told by file and key."""
+    content = _read(path)
+    data = content.get("tool", {}).get("replay", {}) if path.name == PROJECT else content
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as mistakes:
+        schema = Suite.model_json_schema()
+        lines = [
+            f"{path}: {'.'.join(map(str, mistake['loc']))}: {explain(schema, mistake)}"
+            for mistake in mistakes.errors(include_url=False)[:5]
+        ]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as mistake:
+        raise ConfigError(f"{path}: cannot be read: {mistake.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as mistake:
+        raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None

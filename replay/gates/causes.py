@@ -1,0 +1,176 @@
+"""Why a trace takes more than another: which phase, domain, size class and call site brought the difference.
+
+What is compared is what is live when resident memory is highest, in each trace at its own peak, and what was ever asked
+for, which is what calls of the system depend on. A block belongs to the phase, site and size of the call that gave it
+its present size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from replay import engine
+from replay.config import StackConfig
+from replay.trace import NO_SITE, Domain, Op, Trace
+
+DIMENSIONS = ("phase", "domain", "size_class", "site")
+START = "start"
+"""The phase before the first mark."""
+UNKNOWN = "unknown"
+NO_SAMPLES_NS = 1 << 62
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """A group of blocks that is larger or smaller than it was."""
+
+    dimension: str
+    group: str
+    blocks: int
+    bytes: int
+    share: float
+    """Of the whole difference in bytes; more than 1 where other groups shrank."""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.dimension} {self.group}: {self.blocks:+,} blocks, {self.bytes:+,} bytes"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """The differences of two traces, the largest first in each dimension."""
+
+    at_peak: tuple[Change, ...]
+    """Of what is live when resident memory is highest."""
+    requested: tuple[Change, ...]
+    """Of what was ever asked for."""
+    moved: tuple[str, ...]
+    """Blocks that are of another size than before, in words."""
+
+
+def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
+    """Compares two traces, both played through `stack`."""
+    old_live, old_all = _profile(before, stack)
+    new_live, new_all = _profile(now, stack)
+    return Cause(
+        tuple(_changes(old_live, new_live)),
+        tuple(_changes(old_all, new_all)),
+        tuple(_moved(old_all, new_all)),
+    )
+
+
+def _profile(trace: Trace, stack: StackConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
+    peak_row = int(engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
+    requests, last = _requests(trace, peak_row + 1)
+    live = requests[last[last >= 0]]
+    return _grouped(live, trace), _grouped(requests, trace)
+
+
+def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
+    """A row each malloc, calloc and realloc; and for each block number its last request of the first `rows_live` rows.
+
+    -1 where the block is free behind them.
+    """
+    parts: list[pl.DataFrame] = []
+    last = np.full(1024, -1, np.int64)
+    row = made = phase = 0
+    for events in trace.batches():
+        marks = np.flatnonzero(events.op == Op.MARK)
+        phases = phase + np.searchsorted(marks, np.arange(events.rows), side="right")
+        is_request = events.op <= Op.REALLOC
+        rows = np.flatnonzero(is_request)
+        site = events.site if events.site is not None else np.full(events.rows, NO_SITE, np.uint32)
+        parts.append(
+            pl.DataFrame(
+                {
+                    "phase_number": phases[rows],
+                    "domain_number": events.domain[rows],
+                    "size": events.size[rows],
+                    "site_number": site[rows].astype(np.int64),
+                }
+            )
+        )
+        reached = min(events.rows, max(0, rows_live - row))
+        moves = np.flatnonzero(events.op[:reached] <= Op.FREE)
+        if moves.size:
+            highest = int(events.block[moves].max())
+            if highest >= last.shape[0]:
+                last = np.append(last, np.full(2 * highest + 1 - last.shape[0], -1, np.int64))
+            numbers = made + np.cumsum(is_request) - 1
+            last[events.block[moves]] = np.where(is_request[moves], numbers[moves], -1)
+        row, made, phase = row + events.rows, made + rows.size, phase + marks.size
+    return pl.concat(parts), last
+
+
+def _grouped(requests: pl.DataFrame, trace: Trace) -> pl.DataFrame:
+    """Counts and sums, under names."""
+    grouped = (
+        requests.with_columns(size_class=_size_class(requests["size"]))
+        .group_by("phase_number", "domain_number", "size_class", "site_number")
+        .agg(pl.len().cast(pl.Int64).alias("blocks"), pl.col("size").sum().alias("bytes"))
+    )
+    phases = [START, *_phase_names(trace)]
+    sites = {number: f"{site.function} ({site.file}:{site.line})" for number, site in enumerate(trace.metadata.sites)}
+    return grouped.select(
+        pl.col("phase_number").map_elements(lambda number: phases[number], return_dtype=pl.String).alias("phase"),
+        pl.col("domain_number")
+        .map_elements(lambda number: Domain(number).name.lower(), return_dtype=pl.String)
+        .alias("domain"),
+        pl.format("{} B", "size_class").alias("size_class"),
+        pl.col("site_number")
+        .map_elements(lambda number: sites.get(number, UNKNOWN), return_dtype=pl.String)
+        .alias("site"),
+        "blocks",
+        "bytes",
+    )
+
+
+def _phase_names(trace: Trace) -> list[str]:
+    names = []
+    for events in trace.batches():
+        names += [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK].tolist()]
+    return names
+
+
+def _size_class(sizes: pl.Series) -> pl.Series:
+    """The largest size of a request's class: multiples of 16 as far as pymalloc goes, powers of two above."""
+    values = np.maximum(sizes.to_numpy().astype(np.int64), 1)
+    small = -(-values // 16) * 16
+    large = 1 << np.ceil(np.log2(np.maximum(values, 2))).astype(np.int64)
+    return pl.Series(np.where(values <= 1024, small, large))
+
+
+def _changes(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[Change]:
+    whole = int(new["bytes"].sum()) - int(old["bytes"].sum())
+    for dimension in DIMENSIONS:
+        changed = _difference(old, new, [dimension]).filter((pl.col("blocks") != 0) | (pl.col("bytes") != 0))
+        if changed[dimension].to_list() == [UNKNOWN]:
+            continue
+        for group, blocks, size in changed.sort(pl.col("bytes").abs(), descending=True).head(SHOWN).iter_rows():
+            yield Change(dimension, group, blocks, size, size / whole if whole else 0.0)
+
+
+def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    signed = pl.concat([new, old.with_columns(-pl.col("blocks"), -pl.col("bytes"))])
+    return signed.group_by(keys).agg(pl.col("blocks").sum(), pl.col("bytes").sum()).sort(keys)
+
+
+def _moved(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[str]:
+    """Where as many blocks went from one size class as came to another, in the same phase, domain and site."""
+    changed = _difference(old, new, ["phase", "domain", "site", "size_class"]).filter(pl.col("blocks") != 0)
+    for (phase, domain, site), group in changed.group_by("phase", "domain", "site", maintain_order=True):
+        gone = group.filter(pl.col("blocks") < 0).sort("blocks")
+        come = group.filter(pl.col("blocks") > 0).sort("blocks", descending=True)
+        if not gone.height or not come.height:
+            continue
+        less, more = -int(gone["blocks"][0]), int(come["blocks"][0])
+        if 10 * abs(less - more) <= max(less, more):
+            where = f" at {site}" if site != UNKNOWN else ""
+            yield (
+                f"{min(less, more):,} blocks of {domain} in phase {phase}{where} "
+                f"went from the class of {gone['size_class'][0]} to that of {come['size_class'][0]}"
+            )

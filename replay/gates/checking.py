@@ -1,0 +1,205 @@
+"""Where cases, baseline and rules meet: `check` measures everything now and judges it."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from replay.errors import ReplayError
+from replay.gates.baselines import Baseline, Measured, without_details
+from replay.gates.cases import Case, Suite
+from replay.gates.causes import Cause, explain
+from replay.gates.judging import Finding, judge
+from replay.gates.measuring import Measurement, Progress, measure
+from replay.gates.tolerances import Limit, Rule, Tolerance, parse_rules, with_defaults
+from replay.output import new_file
+from replay.sources import open_source
+
+RECORDED_TOLERANCE = 0.02
+"""Of what is recorded anew, where nothing else is said, besides what recordings vary by."""
+_BEFORE = "__before__"
+
+State = Literal["passed", "failed", "new", "gone"]
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """One case, judged. `new`: the baseline has it not; `gone`: only the baseline has it."""
+
+    name: str
+    state: State
+    origin: str = ""
+    allocator: str = ""
+    findings: tuple[Finding, ...] = ()
+    cause: Cause | None = None
+    note: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.state != "passed"
+
+    @property
+    def better(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.status == "better")
+
+    @property
+    def worse(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.failed)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A check: its cases, and what they were measured at."""
+
+    cases: tuple[CaseReport, ...]
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return any(case.failed for case in self.cases)
+
+    def count(self, state: State) -> int:
+        return sum(case.state == state for case in self.cases)
+
+
+def _unheard(done: int, expected: int) -> None:
+    """Nobody wants to know."""
+
+
+def check(
+    suite: Suite,
+    baseline: Baseline | None,
+    folder: Path,
+    *,
+    rules: list[Rule] | None = None,
+    causes: bool = True,
+    progress: Progress = _unheard,
+) -> Report:
+    """Measures the suite's cases and judges them by the baseline, by their limits, and by `rules` before all others.
+
+    A baseline is not needed by cases that are compared with a trace, and by those that only have limits.
+    """
+    with tempfile.TemporaryDirectory(prefix="replay-check-") as scratch:
+        found = measure(_with_references(suite.cases), folder, Path(scratch), progress)
+        reports = [
+            _judge_case(name, case, found, baseline, _rules(suite, case, rules or []), causes, folder)
+            for name, case in suite.cases.items()
+        ]
+    known = baseline.cases if baseline else {}
+    reports += [
+        CaseReport(name, "gone", before.case.origin, note="the suite has no such case any more; --update drops it")
+        for name, before in known.items()
+        if name not in suite.cases
+    ]
+    return Report(tuple(reports), _kept(suite, found))
+
+
+def take_baseline(suite: Suite, folder: Path, *, progress: Progress = _unheard) -> Baseline:
+    """What the suite's cases come to now."""
+    with tempfile.TemporaryDirectory(prefix="replay-baseline-") as scratch:
+        found = measure(suite.cases, folder, Path(scratch), progress)
+        _keep_recordings(suite, found, folder)
+    return Baseline(cases=_kept(suite, found))
+
+
+def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
+    """The trace that a recorded program is compared with is the recording of it that is in the middle."""
+    for name, case in suite.cases.items():
+        if case.record is not None and case.against is not None:
+            with new_file(folder / case.against, force=True) as temporary:
+                shutil.copyfile(found[name].trace, temporary)
+
+
+def _kept(suite: Suite, found: Mapping[str, Measurement]) -> dict[str, Measured]:
+    """What goes into a baseline."""
+    return {
+        name: without_details(found[name].measured, (rule.metric for rule in _rules(suite, case, [])))
+        for name, case in suite.cases.items()
+    }
+
+
+def ratchet(baseline: Baseline, report: Report) -> tuple[Baseline, int]:
+    """The baseline with what got better taken over, and nothing else; and how many figures that were."""
+    taken, cases = 0, {}
+    for case in report.cases:
+        if case.state == "passed" and case.name in baseline.cases and case.better:
+            before, now = baseline.cases[case.name], report.measured[case.name]
+            lower = {finding.metric: now.figures[finding.metric] for finding in case.better}
+            cases[case.name] = before.model_copy(update={"figures": {**before.figures, **lower}})
+            taken += len(lower)
+    return baseline.with_cases(cases), taken
+
+
+def _with_references(cases: Mapping[str, Case]) -> dict[str, Case]:
+    """The cases, and beside each that is compared with a trace that trace, through the same stack."""
+    more = {}
+    for name, case in cases.items():
+        if case.against is not None:
+            left_out = {"source": case.against, "record": None, "against": None, "seed": None}
+            more[name + _BEFORE] = case.model_copy(update=left_out)
+    return {**cases, **more}
+
+
+def _rules(suite: Suite, case: Case, rules: list[Rule]) -> list[Rule]:
+    layers = [parse_rules(suite.tolerances), parse_rules(case.tolerances), rules]
+    if case.record is None:
+        return with_defaults(*layers)
+    defaults = tuple(
+        Tolerance(rule.metric, share=RECORDED_TOLERANCE) for rule in with_defaults() if isinstance(rule, Tolerance)
+    )
+    return with_defaults(*layers, defaults=defaults)
+
+
+def _judge_case(
+    name: str,
+    case: Case,
+    found: Mapping[str, Measurement],
+    baseline: Baseline | None,
+    rules: list[Rule],
+    causes: bool,
+    folder: Path,
+) -> CaseReport:
+    now = found[name]
+    reference = found.get(name + _BEFORE)
+    before = reference.measured if reference else baseline.cases.get(name) if baseline else None
+    report = CaseReport(name, "passed", case.origin, case.stack.name)
+    if before is None and not all(isinstance(rule, Limit) for rule in rules):
+        findings = tuple(judge(now.measured.figures, None, rules))
+        return replace(report, state="new", findings=findings, note="there is no baseline of it; --update takes it in")
+    if before is not None:
+        if reference is None:
+            _refuse_unlike(name, case, now.measured, before)
+        _refuse_lacking(name, before, rules)
+    findings = tuple(judge(now.measured.figures, before.figures if before else None, rules))
+    if not any(finding.failed for finding in findings):
+        return replace(report, findings=findings)
+    report = replace(report, state="failed", findings=findings)
+    if all(isinstance(finding.rule, Limit) for finding in report.worse):
+        return report  # a limit is broken by what there is, not by what changed
+    if reference is None:
+        return replace(report, note="for the cause, compare with a trace of before: `against`, or --against TRACE")
+    if not causes:
+        return report
+    cause = explain(open_source(reference.trace), open_source(now.trace, seed=case.seed), case.stack)
+    return replace(report, cause=cause)
+
+
+def _refuse_unlike(name: str, case: Case, now: Measured, before: Measured) -> None:
+    """Figures of another trace or configuration say nothing about this one."""
+    if now.stack != before.stack:
+        raise ReplayError(f"case {name}: the baseline is of another configuration; --update takes the present one")
+    if (now.trace is None) != (before.trace is None):
+        raise ReplayError(f"case {name}: the baseline is of {'a trace' if before.trace else 'a recording'}; --update")
+    if now.trace != before.trace and not case.allow_changed_trace:
+        raise ReplayError(
+            f"case {name}: {case.origin} is not the trace that the baseline is of (digest {(now.trace or '')[:12]}, "
+            f"was {(before.trace or '')[:12]}); --update takes it, --allow-changed-trace compares all the same"
+        )
+
+
+def _refuse_lacking(name: str, before: Measured, rules: list[Rule]) -> None:
+    for rule in rules:
+        if isinstance(rule, Tolerance) and rule.metric not in before.figures:
+            raise ReplayError(f"case {name}: the baseline has no {rule.metric}; --update takes it in")

@@ -1,0 +1,115 @@
+"""What each check measured, commit by commit: one Parquet file with a row a case and check."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import polars as pl
+
+from replay.errors import ReplayError
+from replay.gates.checking import Report
+from replay.metrics import metric_names
+from replay.output import new_file
+from replay.version import VERSION
+
+_ABOUT = ("commit", "date", "case", "state", "replay_version")
+_COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
+_NOISE_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A metric went from one level to another, at a commit."""
+
+    case: str
+    metric: str
+    commit: str
+    date: datetime
+    before: float
+    after: float
+
+
+def present_commit(folder: Path) -> tuple[str, datetime]:
+    """The commit that is checked out, and its date; by git, else by what CI says, else unknown and now."""
+    try:
+        said = subprocess.run(
+            ["git", "log", "-1", "--format=%H %ct"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.split()
+        return said[0], datetime.fromtimestamp(int(said[1]), UTC)
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError):
+        commit = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), "unknown")
+        return commit, datetime.now(UTC)
+
+
+def add_rows(path: Path, report: Report, folder: Path) -> int:
+    """Adds a row for each case that was measured; a commit that is checked again takes the place of its rows."""
+    commit, date = present_commit(folder)
+    states = {case.name: case.state for case in report.cases}
+    rows = [
+        {"commit": commit, "date": date, "case": name, "state": states[name], "replay_version": VERSION}
+        | {metric: figure.value for metric, figure in measured.figures.items()}
+        for name, measured in report.measured.items()
+    ]
+    schema: dict[str, Any] = dict.fromkeys(_ABOUT, pl.String) | {"date": pl.Datetime("us", "UTC")}
+    schema |= dict.fromkeys(metric_names(), pl.Float64)
+    frame = pl.DataFrame([[row.get(name) for name in schema] for row in rows], schema=schema, orient="row")
+    if path.exists():
+        old = read_history(path)
+        replaced = (pl.col("commit") == commit) & pl.col("case").is_in(list(report.measured)) & (commit != "unknown")
+        frame = pl.concat([old.filter(~replaced), frame], how="diagonal")
+    with new_file(path, force=True) as temporary:
+        frame.write_parquet(temporary)
+    return len(rows)
+
+
+def read_history(path: Path) -> pl.DataFrame:
+    """All rows, in the order in which they were added."""
+    try:
+        frame = pl.read_parquet(path)
+    except FileNotFoundError:
+        raise ReplayError(f"{path}: there is no history; `replay check --history {path}` begins one") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ReplayError(f"{path}: is no history: {str(error).partition(chr(10))[0]}") from None
+    if missing := set(_ABOUT) - set(frame.columns):
+        raise ReplayError(f"{path}: is no history of checks: it lacks {', '.join(sorted(missing))}")
+    return frame
+
+
+def find_steps(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Step]:
+    """The commits at which a metric left its level, by case, oldest first."""
+    found = []
+    for (case,), rows in frame.group_by("case", maintain_order=True):
+        for metric in metrics:
+            series = rows.filter(pl.col(metric).is_not_null())
+            values = series[metric].to_list()
+            for index, before, after in steps(values):
+                commit, date = series["commit"][index], series["date"][index]
+                found.append(Step(str(case), metric, commit, date, before, after))
+    return sorted(found, key=lambda step: step.date)
+
+
+def steps(values: Sequence[float]) -> list[tuple[int, float, float]]:
+    """Where the level changes, and the levels before and behind: by more than what neighbours usually differ by.
+
+    One value that is off and comes back is no step, unless nothing ever varies otherwise.
+    """
+    if len(values) < 2:
+        return []
+    jumps = [abs(b - a) for a, b in pairwise(values)]
+    noise = _NOISE_FACTOR * median(jumps)
+    found: list[tuple[int, float, float]] = []
+    start = 0
+    for index in range(1, len(values)):
+        level = median(values[start:index])
+        off = [abs(value - level) > noise for value in values[index : index + 2]]
+        if off[0] and (noise == 0 or all(off)) and values[index] != level:
+            found.append((index, level, values[index]))
+            start = index
+    ends = [*(index for index, _, _ in found[1:]), len(values)]
+    return [(index, before, median(values[index:end])) for (index, before, _), end in zip(found, ends, strict=True)]

@@ -1,0 +1,104 @@
+"""What cases come to: traces are played, programs are recorded and played, side by side in threads."""
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from replay.errors import ReplayError
+from replay.gates.baselines import Figure, Measured
+from replay.gates.cases import Case
+from replay.metrics import metric_names
+from replay.sweeps.configurations import stack_key
+from replay.sweeps.outcomes import Outcome, Task, make_task
+from replay.sweeps.threads import Threads
+from replay.sweeps.traces import find_inputs
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A case's figures, and the trace that they are of: of several recordings, the one in the middle."""
+
+    measured: Measured
+    trace: Path | str
+
+
+def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Progress) -> dict[str, Measurement]:
+    """All cases. `base`: what their paths are relative to; `scratch`: where recordings are kept."""
+    origins = {name: _origins(name, case, base, scratch) for name, case in cases.items()}
+    tasks: dict[str, list[Task]] = {}
+    for name, case in cases.items():
+        stack = case.stack
+        seeds = [] if case.seed is None else [case.seed]
+        inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
+        tasks[name] = [make_task(what, stack, stack_key(stack), None) for what in inputs]
+    outcomes = _play([task for each in tasks.values() for task in each], progress)
+    found = {}
+    for name, case in cases.items():
+        mine = [outcomes[task.key] for task in tasks[name]]
+        for outcome in mine:
+            if outcome.status != "done":
+                raise ReplayError(f"case {name}: {outcome.error}")
+        found[name] = _summed_up(case, mine, origins[name])
+    return found
+
+
+def _play(tasks: list[Task], progress: Progress) -> dict[str, Outcome]:
+    """Each different task once."""
+    distinct = {task.key: task for task in tasks}
+    outcomes = {}
+    for outcome in Threads().outcomes(list(distinct.values())):
+        outcomes[outcome.key] = outcome
+        progress(len(outcomes), len(distinct))
+    return outcomes
+
+
+def _summed_up(case: Case, outcomes: list[Outcome], origins: list[Path | str]) -> Measurement:
+    figures = {}
+    for metric in metric_names():
+        values = [float(outcome.metrics[metric]) for outcome in outcomes]
+        figures[metric] = Figure(value=statistics.median_low(values), low=min(values), high=max(values))
+    peaks = [float(outcome.metrics["resident_bytes_peak"]) for outcome in outcomes]
+    middle = peaks.index(statistics.median_low(peaks))
+    digest = outcomes[0].trace_digest if case.record is None else None
+    return Measurement(Measured(case=case, trace=digest, stack=stack_key(case.stack), figures=figures), origins[middle])
+
+
+def _origins(name: str, case: Case, base: Path, scratch: Path) -> list[Path | str]:
+    """Where the case's traces are: its source, or recordings that are made now."""
+    if case.source is not None:
+        return [locate(case.source, base)]
+    assert case.record is not None
+    return [record(case.record, scratch / f"{name}-{number}.parquet", base) for number in range(case.recordings)]
+
+
+def locate(source: str, base: Path) -> Path | str:
+    """A path relative to the suite's folder, or whatever else a source may be."""
+    return base / source if "://" not in source and (base / source).exists() else source
+
+
+def record(program: list[str], path: Path, folder: Path) -> Path:
+    """Records a program into `path`, run in `folder`; it must end well.
+
+    Hashes of text are made the same each time, unless the environment says how: they decide how sets and dictionaries
+    are laid out, and so what is allocated.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "replay", "record", "--clean", "--no-addresses", "-o", str(path), *program]
+    environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": _python_path()}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not path.exists():
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ReplayError(f"{' '.join(program)}: ended with exit code {done.returncode} while it was recorded: {said}")
+    return path
+
+
+def _python_path() -> str:
+    """As it is, with this package's home in front: the recorder need not be installed where the program runs."""
+    home = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))

@@ -1,0 +1,129 @@
+"""How much worse a metric may get, in the spelling of the command line and of suites.
+
+    resident_bytes_peak:2%        at most 2 % above the baseline
+    resident_bytes_peak:+64KiB    at most so much above it
+    arenas_live:+0                not above it at all
+    resident_bytes_peak<=64MiB    never more, whatever the baseline says
+
+Lower is better. A metric of which neither more nor less is worse (how many arenas were unmapped, say) may differ by its
+tolerance in both directions.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from replay.errors import ConfigError
+from replay.metrics import check_metric
+from replay.units import parse_size, parse_time
+
+_RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
+_LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")
+NEUTRAL = ("arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages")
+"""More of it is neither better nor worse."""
+
+Sign = Literal["<=", ">=", "<", ">"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A metric may be above the baseline by so much; `share` of it, or `amount` of its unit."""
+
+    metric: str
+    amount: float = 0.0
+    share: float = 0.0
+
+    def allowed(self, baseline: float) -> float:
+        return self.amount + self.share * abs(baseline)
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{100 * self.share:g}%" if self.share else f"{self.metric}:+{self.amount:g}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A metric must be on one side of a value."""
+
+    metric: str
+    sign: Sign
+    value: float
+
+    def holds(self, figure: float) -> bool:
+        return {
+            "<=": figure <= self.value, ">=": figure >= self.value, "<": figure < self.value, ">": figure > self.value,
+        }[self.sign]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.value:g}"
+
+
+Rule = Tolerance | Limit
+DEFAULTS = tuple(
+    Tolerance(metric)
+    for metric in (
+        "resident_bytes_peak", "resident_bytes_end", "mapped_bytes_peak", "arena_bytes_peak", "heap_bytes_peak",
+        "arenas_live", "syscalls", "page_faults",
+    )
+)  # fmt: skip
+"""What is judged where nothing else is said: a replay gives the same figures, so they are compared exactly."""
+
+
+def parse_rule(text: str) -> Rule:
+    """A tolerance or a limit; ConfigError says what is wrong with it."""
+    if match := _LIMIT.fullmatch(text):
+        sign = match["sign"].replace("≤", "<=").replace("≥", ">=")
+        return Limit(check_metric(match["metric"]), sign, _number(match["metric"], match["number"], text))  # type: ignore[arg-type]
+    if match := _RELATIVE.fullmatch(text):
+        metric = check_metric(match["metric"])
+        if match["percent"]:
+            return Tolerance(metric, share=_plain(match["number"], text) / 100)
+        return Tolerance(metric, amount=_number(metric, match["number"], text))
+    raise ConfigError(
+        f"{text!r} is no tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
+    )
+
+
+def parse_rules(texts: list[str]) -> list[Rule]:
+    """Rules, each metric's tolerance at most once."""
+    rules = [parse_rule(text) for text in texts]
+    seen: set[str] = set()
+    for rule in rules:
+        if isinstance(rule, Tolerance):
+            if rule.metric in seen:
+                raise ConfigError(f"{rule.metric}: two tolerances are given; keep one")
+            seen.add(rule.metric)
+    return rules
+
+
+def with_defaults(*layers: list[Rule], defaults: tuple[Tolerance, ...] = DEFAULTS) -> list[Rule]:
+    """The rules of several layers, later ones first; the defaults where no layer has a tolerance at all."""
+    tolerances: dict[str, Tolerance] = {}
+    limits: dict[tuple[str, str], Limit] = {}
+    for layer in layers:
+        for rule in layer:
+            if isinstance(rule, Tolerance):
+                tolerances[rule.metric] = rule
+            else:
+                limits[rule.metric, rule.sign] = rule
+    return [*(tolerances.values() or ({} if limits else defaults)), *limits.values()]
+
+
+def _number(metric: str, text: str, said: str) -> float:
+    """In the metric's unit: bytes and times may be said with theirs."""
+    for part, parse in (("_bytes", parse_size), ("_ns", parse_time)):
+        if part in metric:
+            try:
+                return float(parse(text))
+            except ValueError as mistake:
+                raise ConfigError(f"{said!r}: {mistake}") from None
+    return _plain(text, said)
+
+
+def _plain(text: str, said: str) -> float:
+    try:
+        value = float(text.replace("_", ""))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{said!r}: {text!r} is no number of at least 0")
+    return value

@@ -1,0 +1,28 @@
+"""A check's verdict for whoever looks at it: one file a format, each with `render(report) -> str`."""
+
+import os
+from importlib import import_module
+
+from replay.errors import ReplayError
+from replay.gates.checking import Report
+from replay.naming import nearest
+
+FORMATS = ("text", "markdown", "github", "gitlab", "junit", "benchmark")
+
+
+def render(name: str, report: Report) -> str:
+    """The report in the format of that name."""
+    if name not in FORMATS:
+        raise ReplayError(f"--report {name}: is no format; {nearest(name, FORMATS)}")
+    rendered: str = import_module(f"{__name__}.{name}").render(report)
+    return rendered
+
+
+def expected_here() -> list[tuple[str, str]]:
+    """Formats and files (`-` for the screen) that the environment asks for by itself."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        return [("github", "-"), *([("markdown", summary)] if summary else [])]
+    if os.environ.get("GITLAB_CI") == "true":
+        return [("gitlab", "gl-code-quality-report.json")]
+    return []

@@ -1,0 +1,76 @@
+"""Findings and causes in words, the same in every format."""
+
+from replay.gates.baselines import Figure
+from replay.gates.causes import DIMENSIONS, Cause
+from replay.gates.checking import CaseReport, Report
+from replay.gates.judging import Finding
+from replay.gates.tolerances import Limit
+from replay.reports.sweeps import format_metric
+
+_WORDS = {"site": "call site", "size_class": "size class"}
+
+
+def headline(report: Report) -> str:
+    """How many cases passed and did not."""
+    counts = [(len(report.cases), "cases"), (report.count("passed"), "passed"), (report.count("failed"), "failed")]
+    counts += [(report.count("new"), "new"), (report.count("gone"), "gone")]
+    better = sum(len(case.better) for case in report.cases)
+    said = ", ".join(f"{count} {word}" for count, word in counts if count or word == "cases")
+    return said + (f"; {better} figures are better than the baseline (--ratchet takes them over)" if better else "")
+
+
+def describe(finding: Finding) -> str:
+    """One finding as a sentence without its metric."""
+    now = format_figure(finding.metric, finding.now)
+    if isinstance(finding.rule, Limit):
+        return f"{now}, and {finding.rule} is {'kept' if not finding.failed else 'the limit'}"
+    assert finding.before is not None
+    was = format_figure(finding.metric, finding.before)
+    if finding.status == "same":
+        return f"{now}, as before"
+    return f"{was} -> {now} ({change(finding)}, allowed {allowed(finding)})"
+
+
+def change(finding: Finding) -> str:
+    """The difference, and its part of what it was."""
+    assert finding.before is not None
+    sign = "+" if finding.difference > 0 else "-"
+    amount = sign + format_metric(finding.metric, abs(finding.difference))
+    share = f" {100 * finding.difference / finding.before.value:+.1f} %" if finding.before.value else ""
+    return amount + share
+
+
+def allowed(finding: Finding) -> str:
+    """How much worse it might be."""
+    return "nothing" if finding.allowed == 0 else "+" + format_metric(finding.metric, finding.allowed)
+
+
+def format_figure(metric: str, figure: Figure) -> str:
+    """The value, and what several recordings were between."""
+    value = format_metric(metric, figure.value)
+    if not figure.spread:
+        return value
+    return f"{value} [{format_metric(metric, figure.low)} … {format_metric(metric, figure.high)}]"
+
+
+def causes(case: CaseReport) -> list[str]:
+    """What brought the difference, most telling first; or how to find out."""
+    if case.cause is None:
+        return [case.note] if case.note else []
+    return [*case.cause.moved, *_changes(case.cause)]
+
+
+def _changes(cause: Cause) -> list[str]:
+    """Of each dimension the largest changes, of what is live at the peak; if that is the same, of all asked for."""
+    changes, what = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "asked for")
+    lines = []
+    for dimension in DIMENSIONS:
+        mine = [each for each in changes if each.dimension == dimension]
+        if mine:
+            told = "; ".join(
+                f"{each.group} {each.blocks:+,} blocks, {'+' if each.bytes >= 0 else '-'}"
+                f"{format_metric('resident_bytes_peak', abs(each.bytes))}"
+                for each in mine[:3]
+            )
+            lines.append(f"{what}, by {_WORDS.get(dimension, dimension)}: {told}")
+    return lines
