@@ -14,6 +14,7 @@ import polars as pl
 from replay import engine
 from replay.config import StackConfig
 from replay.trace import NO_SITE, Domain, Op, Trace
+from replay.units import format_size
 
 DIMENSIONS = ("phase", "domain", "size_class", "site")
 START = "start"
@@ -21,6 +22,8 @@ START = "start"
 UNKNOWN = "unknown"
 NO_SAMPLES_NS = 1 << 62
 SHOWN = 4
+_NEGLIGIBLE = 20
+"""Moves of so many times less than the largest one are not told."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,6 @@ class Change:
     bytes: int
     share: float
     """Of the whole difference in bytes; more than 1 where other groups shrank."""
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.dimension} {self.group}: {self.blocks:+,} blocks, {self.bytes:+,} bytes"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _grouped(requests: pl.DataFrame, trace: Trace) -> pl.DataFrame:
         pl.col("domain_number")
         .map_elements(lambda number: Domain(number).name.lower(), return_dtype=pl.String)
         .alias("domain"),
-        pl.format("{} B", "size_class").alias("size_class"),
+        pl.col("size_class").map_elements(format_size, return_dtype=pl.String).alias("size_class"),
         pl.col("site_number")
         .map_elements(lambda number: sites.get(number, UNKNOWN), return_dtype=pl.String)
         .alias("site"),
@@ -159,9 +158,10 @@ def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.Dat
     return signed.group_by(keys).agg(pl.col("blocks").sum(), pl.col("bytes").sum()).sort(keys)
 
 
-def _moved(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[str]:
+def _moved(old: pl.DataFrame, new: pl.DataFrame) -> list[str]:
     """Where as many blocks went from one size class as came to another, in the same phase, domain and site."""
     changed = _difference(old, new, ["phase", "domain", "site", "size_class"]).filter(pl.col("blocks") != 0)
+    moves: list[tuple[int, str]] = []
     for (phase, domain, site), group in changed.group_by("phase", "domain", "site", maintain_order=True):
         gone = group.filter(pl.col("blocks") < 0).sort("blocks")
         come = group.filter(pl.col("blocks") > 0).sort("blocks", descending=True)
@@ -170,7 +170,10 @@ def _moved(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[str]:
         less, more = -int(gone["blocks"][0]), int(come["blocks"][0])
         if 10 * abs(less - more) <= max(less, more):
             where = f" at {site}" if site != UNKNOWN else ""
-            yield (
+            said = (
                 f"{min(less, more):,} blocks of {domain} in phase {phase}{where} "
                 f"went from the class of {gone['size_class'][0]} to that of {come['size_class'][0]}"
             )
+            moves.append((int(come["bytes"][0]), said))
+    moves.sort(reverse=True)
+    return [said for size, said in moves[:SHOWN] if size * _NEGLIGIBLE >= moves[0][0]]

@@ -12,13 +12,12 @@ from replay.gates.baselines import Baseline, Measured, without_details
 from replay.gates.cases import Case, Suite
 from replay.gates.causes import Cause, explain
 from replay.gates.judging import Finding, judge
-from replay.gates.measuring import Measurement, Progress, measure
-from replay.gates.tolerances import Limit, Rule, Tolerance, parse_rules, with_defaults
+from replay.gates.measuring import Measurement, Progress, locate, measure
+from replay.gates.tolerances import DEFAULTS, RECORDED_DEFAULTS, Limit, Rule, Tolerance, parse_rules, with_defaults
 from replay.output import new_file
 from replay.sources import open_source
+from replay.sweeps.traces import find_inputs
 
-RECORDED_TOLERANCE = 0.02
-"""Of what is recorded anew, where nothing else is said, besides what recordings vary by."""
 _BEFORE = "__before__"
 
 State = Literal["passed", "failed", "new", "gone"]
@@ -81,6 +80,9 @@ def check(
 
     A baseline is not needed by cases that are compared with a trace, and by those that only have limits.
     """
+    for case in suite.cases.values():
+        if case.against is not None:
+            find_inputs([str(locate(case.against, folder))], [])
     with tempfile.TemporaryDirectory(prefix="replay-check-") as scratch:
         found = measure(_with_references(suite.cases), folder, Path(scratch), progress)
         reports = [
@@ -144,12 +146,7 @@ def _with_references(cases: Mapping[str, Case]) -> dict[str, Case]:
 
 def _rules(suite: Suite, case: Case, rules: list[Rule]) -> list[Rule]:
     layers = [parse_rules(suite.tolerances), parse_rules(case.tolerances), rules]
-    if case.record is None:
-        return with_defaults(*layers)
-    defaults = tuple(
-        Tolerance(rule.metric, share=RECORDED_TOLERANCE) for rule in with_defaults() if isinstance(rule, Tolerance)
-    )
-    return with_defaults(*layers, defaults=defaults)
+    return with_defaults(*layers, defaults=DEFAULTS if case.record is None else RECORDED_DEFAULTS)
 
 
 def _judge_case(

@@ -66,6 +66,12 @@ DEFAULTS = tuple(
     )
 )  # fmt: skip
 """What is judged where nothing else is said: a replay gives the same figures, so they are compared exactly."""
+RECORDED_DEFAULTS = (
+    *(Tolerance(each.metric, share=0.02) for each in DEFAULTS if "_bytes" in each.metric),
+    Tolerance("arenas_live"),
+    *(Tolerance(metric, amount=1, share=0.05) for metric in ("syscalls", "page_faults")),
+)
+"""The same of what is recorded anew, where a little always varies; what recordings vary by is allowed besides."""
 
 
 def parse_rule(text: str) -> Rule:

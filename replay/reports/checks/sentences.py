@@ -12,10 +12,15 @@ _WORDS = {"site": "call site", "size_class": "size class"}
 
 def headline(report: Report) -> str:
     """How many cases passed and did not."""
-    counts = [(len(report.cases), "cases"), (report.count("passed"), "passed"), (report.count("failed"), "failed")]
+    all_cases = len(report.cases)
+    counts = [
+        (all_cases, "case" + "s" * (all_cases != 1)),
+        (report.count("passed"), "passed"),
+        (report.count("failed"), "failed"),
+    ]
     counts += [(report.count("new"), "new"), (report.count("gone"), "gone")]
     better = sum(len(case.better) for case in report.cases)
-    said = ", ".join(f"{count} {word}" for count, word in counts if count or word == "cases")
+    said = ", ".join(f"{count} {word}" for count, word in counts if count)
     return said + (f"; {better} figures are better than the baseline (--ratchet takes them over)" if better else "")
 
 
