@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from replay.errors import ReplayError
 from replay.gates.baselines import Baseline, Measured, without_details
@@ -21,6 +21,7 @@ from replay.sweeps.traces import find_inputs
 _BEFORE = "__before__"
 
 State = Literal["passed", "failed", "new", "gone"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def steps(values: Sequence[float]) -> list[tuple[int, float, float]]:
     """
     if len(values) < 2:
         return []
-    jumps = [abs(b - a) for a, b in pairwise(values)]
-    noise = _NOISE_FACTOR * median(jumps)
+    jumps = sorted(abs(b - a) for a, b in pairwise(values))
+    noise = _NOISE_FACTOR * jumps[len(jumps) // 4]  # the lower quarter: a few steps in a short history are no noise
     found: list[tuple[int, float, float]] = []
     start = 0
     for index in range(1, len(values)):
@@ -111,5 +111,7 @@ def steps(values: Sequence[float]) -> list[tuple[int, float, float]]:
         if off[0] and (noise == 0 or all(off)) and values[index] != level:
             found.append((index, level, values[index]))
             start = index
+    if not found:
+        return []
     ends = [*(index for index, _, _ in found[1:]), len(values)]
     return [(index, before, median(values[index:end])) for (index, before, _), end in zip(found, ends, strict=True)]

@@ -2,7 +2,7 @@
 
 from replay.gates.baselines import Figure
 from replay.gates.causes import DIMENSIONS, Cause
-from replay.gates.checking import CaseReport, Report
+from replay.gates.checking import STATES, CaseReport, Report
 from replay.gates.judging import Finding
 from replay.gates.tolerances import Limit
 from replay.reports.sweeps import format_metric
@@ -12,16 +12,14 @@ _WORDS = {"site": "call site", "size_class": "size class"}
 
 def headline(report: Report) -> str:
     """How many cases passed and did not."""
-    all_cases = len(report.cases)
-    counts = [
-        (all_cases, "case" + "s" * (all_cases != 1)),
-        (report.count("passed"), "passed"),
-        (report.count("failed"), "failed"),
-    ]
-    counts += [(report.count("new"), "new"), (report.count("gone"), "gone")]
+    cases = len(report.cases)
+    counts = {state: report.count(state) for state in STATES}
+    said = ", ".join([f"{cases} case{'s' * (cases != 1)}", *(f"{n} {state}" for state, n in counts.items() if n)])
     better = sum(len(case.better) for case in report.cases)
-    said = ", ".join(f"{count} {word}" for count, word in counts if count)
-    return said + (f"; {better} figures are better than the baseline (--ratchet takes them over)" if better else "")
+    if not better:
+        return said
+    are, them = ("figure is", "it") if better == 1 else ("figures are", "them")
+    return f"{said}; {better} {are} better than the baseline (--ratchet takes {them} over)"
 
 
 def describe(finding: Finding) -> str:
