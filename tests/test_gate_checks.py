@@ -214,8 +214,6 @@ def test_a_suite_may_stand_in_pyproject(replay, tmp_path):
     write_blocks(tmp_path / "one.csv", (10, 32))
     content = "[tool.replay.cases.a]\nsource = 'one.csv'\ntolerances = ['arenas_live<=1']\n"
     (tmp_path / "pyproject.toml").write_text(content)
-        '[tool.replay.cases.a]\nsource = "one.csv"\ntolerances = ["arenas_live<=1"]\n'
-    )
     assert replay("check")[:2] == (0, "passed  a\n1 case, 1 passed\n")
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT_METRIC = "resident_bytes_peak"
 _BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 20
+"""Checks that a course shows."""
 
 
 def history(
@@ -73,7 +75,7 @@ def _print(frame: "pl.DataFrame", metrics: list[str], found: "list[Step]", rows:
             values = group[metric].drop_nulls().to_list()
             if values:
                 ends = (format_metric(metric, values[0]), format_metric(metric, values[-1]))
-                table.add_row(str(case), metric, _spark(values[-40:]), *ends, str(len(values)))
+                table.add_row(str(case), metric, _spark(values[-_WIDTH:]), *ends, str(len(values)))
     console = Console(highlight=False, markup=False)
     console.print(table)
     if not found:

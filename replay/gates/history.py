@@ -21,6 +21,7 @@ from replay.version import VERSION
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
 _NOISE_FACTOR = 3.0
+_LONG = 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def steps(values: Sequence[float]) -> list[tuple[int, float, float]]:
     if len(values) < 2:
         return []
     jumps = sorted(abs(b - a) for a, b in pairwise(values))
-    noise = _NOISE_FACTOR * jumps[len(jumps) // 4]  # the lower quarter: a few steps in a short history are no noise
+    # In a short history a few steps are half of all jumps, and yet no noise.
+    noise = _NOISE_FACTOR * jumps[len(jumps) // (2 if len(values) >= _LONG else 4)]
     found: list[tuple[int, float, float]] = []
     start = 0
     for index in range(1, len(values)):
