@@ -84,7 +84,8 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
     if length <= array.shape[0]:
         return array
     longer = np.zeros(length, array.dtype)
-    longer[: array.shape[0] if used is None else used] = array[:used]
+    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
+    longer.view(np.uint8)[: kept.shape[0]] = kept
     return longer
 
 

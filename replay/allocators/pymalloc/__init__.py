@@ -66,8 +66,9 @@ __all__ = ["Config", "State", "check", "new_state", "observe"]
 ROLES = ("pymalloc",)
 BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
-LINKS_AT_FIRST = 32 << 20
-"""Room for links that a run starts with; it takes memory only where pools are."""
+LINKS_AT_FIRST = (2 << 20) - 1
+"""Room for links that a run starts with. From 4 MiB on NumPy asks for huge pages, and to clear one takes longer than to
+play a short trace."""
 
 
 @by_reference
@@ -101,7 +102,7 @@ def new_state(config: Config) -> State:
     stride = (config.pool_size - config.pool_overhead) // config.alignment
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
-    room = max(2 * MARGIN, min(256, LINKS_AT_FIRST // (pools_per_arena * stride)))
+    room = max(2 * MARGIN, LINKS_AT_FIRST // (pools_per_arena * stride))
     state = State(
         geometry=np.zeros(1, GEOMETRY),
         used=np.full(classes, NONE, np.int64),
@@ -365,9 +366,9 @@ def address(state, stack, place):
 
 
 def grow(state: State) -> State:
-    """The same pymalloc with room for twice the arenas and tree nodes."""
+    """The same pymalloc with room for four times the arenas, and twice the tree nodes."""
     geometry = state.geometry[0]
-    room = 2 * max(int(geometry.arenas), MARGIN)
+    room = 4 * max(int(geometry.arenas), MARGIN)
     pools, used = room * int(geometry.pools_per_arena), int(geometry.arenas * geometry.pools_per_arena)
     return state._replace(
         pools=extend(state.pools, pools, used),
