@@ -51,9 +51,9 @@ TALLY = record(
     attention         bits: why the player must stop after this event
 """
 
-ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
+ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE, TELLING = 1, 2, 4, 8, 16
 """Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
-event asks for more than there is headroom."""
+event asks for more than there is headroom; addresses are wanted, for which the player does not stop."""
 
 LOG = record("row", "kind", "address", "bytes")
 """What happened below: system calls (kind = index into SYSCALLS) and arena events."""
