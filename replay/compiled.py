@@ -198,8 +198,8 @@ class _InlinedCompiler(_LeafCompiler):
 
 # Kernels run without the GIL, and without reference counts: they make no arrays and keep none. What is not said here, a
 # function would take over from whoever has it compiled. Options are the same for all marks: numba compiles a function
-# once more for callers that were compiled with others. NumPy's error model, because a kernel that may raise costs more at
-# every call on the way to it.
+# once more for callers that were compiled with others. NumPy's error model, because a kernel that may raise costs more
+# at every call on the way to it.
 ENTRY_OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "pipeline_class": _EntryCompiler}
 LEAF_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _LeafCompiler}
 INLINED_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _InlinedCompiler}
