@@ -64,30 +64,33 @@ def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
 def _ranking(results: Results, objectives: Sequence[str], rows: int) -> Table:
     """Over one trace each objective's value; over several, the first's for each trace; and always the change."""
     parameters = _shown(results, objectives)
-    ranked = ranking(results, objectives[0])
+    ranked = ranking(results, objectives[0]).with_row_index("rank", offset=1)
     shown = ranked.head(rows)
     if not shown["default"].any():
         shown = pl.concat([shown, ranked.filter(pl.col("default"))])
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
     figures = columns(results, objectives)
-    table = table_of("", *parameters, *figures, left=len(parameters) + 1)
+    table = table_of("", "", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 2)
+    table.columns[0].justify = "right"
     for row in shown.iter_rows(named=True):
-        about = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
-        cells = [cell[row["configuration"]] for cell in figures.values()]
+        about = [str(row["rank"]), "default" if row["default"] else ""]
+        about += [format_value(row[name]) for name in parameters]
+        cells = [cell[row["configuration"]] for _, cell in figures]
         table.add_row(*about, *cells, style="bold" if row["default"] else None)
     return table
 
 
-Cells = dict[int, str]
-"""What stands in a column, by configuration."""
+Column = tuple[str, dict[int, str]]
+"""A heading, and what stands below it by configuration."""
 
 
-def _columns_of_objectives(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
-    columns: dict[str, Cells] = {}
+def _columns_of_objectives(results: Results, objectives: Sequence[str]) -> list[Column]:
+    columns: list[Column] = []
     for metric in objectives:
         rows = ranking(results, metric).rows(named=True)
-        columns[metric] = {row["configuration"]: _with_interval(metric, row) for row in rows}
-        columns["Δ" + "\u200b" * len(columns)] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+        default = next((row["mean"] for row in rows if row["default"]), None)
+        columns.append((metric, {row["configuration"]: _with_interval(metric, row) for row in rows}))
+        columns.append(("Δ", {row["configuration"]: _change(metric, row, default) for row in rows}))
     return columns
 
 
@@ -96,16 +99,19 @@ def _with_interval(metric: str, row: dict[str, Any]) -> str:
     return value if row["interval"] is None else f"{value} ± {format_metric(metric, row['interval'])}"
 
 
-def _columns_of_sources(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
-    columns: dict[str, Cells] = {}
+def _columns_of_sources(results: Results, objectives: Sequence[str]) -> list[Column]:
+    columns: list[Column] = []
     for (source,), group in per_source(results, objectives[0]).group_by("source", maintain_order=True):
         rows = group.rows(named=True)
-        columns[str(source)] = {
-            row["configuration"]: f"{_with_interval(objectives[0], row)} ({_change(row['ratio'])})" for row in rows
+        default = next((row["mean"] for row in rows if row["default"]), None)
+        cells = {
+            row["configuration"]: f"{_with_interval(objectives[0], row)} ({_change(objectives[0], row, default)})"
+            for row in rows
         }
+        columns.append((str(source), cells))
     for metric in objectives:
         rows = ranking(results, metric).rows(named=True)
-        columns[f"Δ {metric}"] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+        columns.append((f"Δ {metric}", {row["configuration"]: _change(metric, row, None) for row in rows}))
     return columns
 
 
@@ -152,6 +158,8 @@ def format_value(value: Any) -> str:
     """A parameter's value: whole KiB as such."""
     if value is None:
         return "default"
+    if isinstance(value, str) and " to " in value:  # a quarter of many values
+        return " to ".join(format_value(each) for each in value.split(" to "))
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value % 1024 == 0:
@@ -176,7 +184,11 @@ def format_judged(results: Results, metric: str, value: float) -> str:
     return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
 
 
-def _change(ratio: float | None) -> str:
+def _change(metric: str, row: dict[str, Any], default: float | None) -> str:
+    """Against the default: in parts of it, or as it is where the default has nothing."""
+    ratio, mean = row["ratio"], row["mean"]
     if ratio is None:
         return "-"
+    if default == 0 and mean:
+        return f"+{format_metric(metric, mean)}"
     return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"
