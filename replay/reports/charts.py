@@ -12,7 +12,7 @@ import polars as pl
 from replay.errors import ReplayError
 from replay.output import new_file, new_target
 from replay.reports.sweeps import format_judged, format_value
-from replay.sweeps.analysis import front_table, main_effects, pareto
+from replay.sweeps.analysis import by_size, front_table, main_effects, pareto
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
 
@@ -167,7 +167,7 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
 
 
 def _ordered(values: pl.Series) -> list[str]:
-    return [format_value(value) for value in values.unique().sort(nulls_last=False).to_list()]
+    return [format_value(value) for value in sorted(values.unique().to_list(), key=by_size)]
 
 
 def _pareto(results: Results, objectives: Sequence[str]) -> Any:

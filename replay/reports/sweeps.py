@@ -1,9 +1,11 @@
 """A sweep's results as text: the ranking, which parameter matters, and what cannot be had together."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,9 +25,8 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
     if not results.done.height:
         _print_troubles(console, results)
         return
-    console.print(
-        section(f"Best first, by {objectives[0]}; Δ: against the default", _ranking(results, objectives, rows))
-    )
+    ranked = _fitted(console, lambda gap: _ranking(results, objectives, rows, gap))
+    console.print(section(f"Best first, by {objectives[0]}; Δ: against the default", ranked))
     left = len(ranking(results, objectives[0])) - rows
     if left > 0:
         console.print(f"  and {left} more (--rows {rows + left} shows all)")
@@ -37,8 +38,47 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
             )
     if len(objectives) > 1:
         title = f"Best in one without being worse in another: {', '.join(objectives)}"
-        console.print(section(title, _front(results, objectives)))
+        console.print(section(title, _fitted(console, lambda gap: _front(results, objectives))))
     _print_troubles(console, results)
+
+
+_INDENT = 2
+_HEADING_MIN = 6
+
+
+def _fitted(console: Console, build: Callable[[str], Table]) -> Table:
+    """Where the table is too wide: headings over several lines, and then figures too, one below the other.
+
+    `build` makes the table, with so much between the figures of a cell.
+    """
+    table = build(" ")
+    if _is_too_wide(console, table):
+        _fold_headings(table)
+    if _is_too_wide(console, table):
+        table = build("\n")
+        table.padding = (0, 1, 0, 0)
+        _fold_headings(table)
+    return table
+
+
+def _fold_headings(table: Table) -> None:
+    for column in table.columns:
+        lines = [line for cell in column.cells for line in str(cell).split("\n")]
+        column.header = _folded(str(column.header), max([_HEADING_MIN, *map(cell_len, lines)]))
+
+
+def _is_too_wide(console: Console, table: Table) -> bool:
+    return console.measure(table, options=console.options.update(width=1000)).maximum + _INDENT > console.width
+
+
+def _folded(heading: str, width: int) -> str:
+    """Broken behind dots and underscores."""
+    lines = [""]
+    for part in re.findall(r"[^._/ ]*[._/ ]?", heading):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _headline(results: Results) -> Text:
@@ -61,7 +101,7 @@ def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
     return [name for name in names if name not in objectives] or list(results.parameters[:1])
 
 
-def _ranking(results: Results, objectives: Sequence[str], rows: int) -> Table:
+def _ranking(results: Results, objectives: Sequence[str], rows: int, gap: str) -> Table:
     """Over one trace each objective's value; over several, the first's for each trace; and always the change."""
     parameters = _shown(results, objectives)
     ranked = ranking(results, objectives[0]).with_row_index("rank", offset=1)
@@ -69,7 +109,7 @@ def _ranking(results: Results, objectives: Sequence[str], rows: int) -> Table:
     if not shown["default"].any():
         shown = pl.concat([shown, ranked.filter(pl.col("default"))])
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
-    figures = columns(results, objectives)
+    figures = columns(results, objectives, gap)
     table = table_of("", "", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 2)
     table.columns[0].justify = "right"
     for row in shown.iter_rows(named=True):
@@ -84,28 +124,30 @@ Column = tuple[str, dict[int, str]]
 """A heading, and what stands below it by configuration."""
 
 
-def _columns_of_objectives(results: Results, objectives: Sequence[str]) -> list[Column]:
+def _columns_of_objectives(results: Results, objectives: Sequence[str], gap: str) -> list[Column]:
     columns: list[Column] = []
     for metric in objectives:
         rows = ranking(results, metric).rows(named=True)
         default = next((row["mean"] for row in rows if row["default"]), None)
-        columns.append((metric, {row["configuration"]: _with_interval(metric, row) for row in rows}))
+        columns.append((metric, {row["configuration"]: _with_interval(metric, row, gap) for row in rows}))
         columns.append(("Δ", {row["configuration"]: _change(metric, row, default) for row in rows}))
     return columns
 
 
-def _with_interval(metric: str, row: dict[str, Any]) -> str:
+def _with_interval(metric: str, row: dict[str, Any], gap: str) -> str:
     value = format_metric(metric, row["mean"])
-    return value if row["interval"] is None else f"{value} ± {format_metric(metric, row['interval'])}"
+    return value if row["interval"] is None else f"{value}{gap}± {format_metric(metric, row['interval'])}"
 
 
-def _columns_of_sources(results: Results, objectives: Sequence[str]) -> list[Column]:
+def _columns_of_sources(results: Results, objectives: Sequence[str], gap: str) -> list[Column]:
     columns: list[Column] = []
     for (source,), group in per_source(results, objectives[0]).group_by("source", maintain_order=True):
         rows = group.rows(named=True)
         default = next((row["mean"] for row in rows if row["default"]), None)
         cells = {
-            row["configuration"]: f"{_with_interval(objectives[0], row)} ({_change(objectives[0], row, default)})"
+            row[
+                "configuration"
+            ]: f"{_with_interval(objectives[0], row, gap)}{gap}({_change(objectives[0], row, default)})"
             for row in rows
         }
         columns.append((str(source), cells))
@@ -131,11 +173,13 @@ def _front(results: Results, objectives: Sequence[str]) -> Table:
     front = pareto(results, objectives)
     distinct = front.group_by(objectives, maintain_order=True).agg(pl.all().first(), pl.len().alias("equal"))
     parameters = _shown(results, objectives)
-    table = table_of("", *parameters, *objectives, "equal", left=len(parameters) + 1)
+    has_equals = bool((distinct["equal"] > 1).any())
+    table = table_of("", *parameters, *objectives, *["equal"] * has_equals, left=len(parameters) + 1)
     for row in distinct.head(ROWS_SHOWN).iter_rows(named=True):
         cells = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
         cells += [format_judged(results, metric, row[metric]) for metric in objectives]
-        table.add_row(*cells, f"+{row['equal'] - 1}" if row["equal"] > 1 else "")
+        equal = f"+{row['equal'] - 1}" if row["equal"] > 1 else ""
+        table.add_row(*cells, *[equal] * has_equals)
     beaten = len(front_table(results, objectives)) - len(front)
     hidden = max(0, len(distinct) - ROWS_SHOWN)
     table.caption = f"and {hidden} more; " * bool(hidden) + f"{beaten} others are beaten by one of these"

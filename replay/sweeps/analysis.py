@@ -7,9 +7,11 @@ default; over several seeds of a workload by the mean, with the interval that ho
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
+from replay.naming import by_version
 from replay.sweeps.results import Results
 
 _STUDENT = (
@@ -111,7 +113,8 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     table = _without_added_default(table, results.parameters)
     rows: list[tuple[str, str, float, int, float]] = []
     for name in results.parameters:
-        in_order = table.sort(name)
+        keys = [by_size(value) for value in table[name]]
+        in_order = table[sorted(range(table.height), key=keys.__getitem__)]
         levelled = in_order.select(_level(in_order[name]).alias("level"), pl.col(results.judged_by).alias("judged"))
         groups = levelled.group_by("level", maintain_order=True).agg(
             pl.col("judged").mean().alias("mean"), pl.len().alias("count")
@@ -128,6 +131,15 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
         "share": pl.Float64,
     }
     return pl.DataFrame(rows, schema=schema, orient="row").sort("share", descending=True, maintain_order=True)
+
+
+def by_size(value: Any) -> tuple[int, Any]:
+    """A key that sorts the values of a parameter: nothing, numbers, and words with versions in their order."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, int | float):
+        return 1, value
+    return (1, int(value)) if value.isdecimal() else (2, by_version(value))
 
 
 def _without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:

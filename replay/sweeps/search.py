@@ -35,6 +35,8 @@ class Search:
         self._objectives = sweep.plan.objectives
         self._space = sweep.resolver.space
         self._fronts: list[dict[str, float]] = []
+        self._seed = sweep.plan.choose.seed
+        self._learner = _import().samplers.TPESampler(seed=self._seed, constant_liar=True)
 
     @staticmethod
     def check(plan: Plan) -> None:
@@ -60,6 +62,7 @@ class Search:
         refused: set[str] = set()
         misses = 0
         while len(seen) < self._trials and misses < _MISSES_MAX:
+            study.sampler = self._sampler(misses)
             asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
             resolved = [self._sweep.resolver.resolve(self._suggest(trial)) for trial in asked]
             fresh: dict[str, Configuration] = {}
@@ -104,8 +107,13 @@ class Search:
     def _new_study(self) -> "optuna.Study":
         optuna = _import()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(seed=self._sweep.plan.choose.seed, constant_liar=True)
-        return optuna.create_study(directions=["minimize"] * len(self._objectives), sampler=sampler)
+        return optuna.create_study(directions=["minimize"] * len(self._objectives))
+
+    def _sampler(self, misses: int) -> "optuna.samplers.BaseSampler":
+        """The one that learns; where all that it wants is known already, anything new is better."""
+        if misses:
+            return _import().samplers.RandomSampler(seed=self._seed + misses)
+        return self._learner
 
     def _suggest(self, trial: "optuna.Trial") -> Point:
         return {name: _suggest(trial, name, values) for name, values in self._space.items()}
