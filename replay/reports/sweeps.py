@@ -110,10 +110,11 @@ def _ranking(results: Results, objectives: Sequence[str], rows: int, gap: str) -
         shown = pl.concat([shown, ranked.filter(pl.col("default"))])
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
     figures = columns(results, objectives, gap)
-    table = table_of("", "", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 2)
+    table = table_of("", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 1)
     table.columns[0].justify = "right"
     for row in shown.iter_rows(named=True):
-        about = [str(row["rank"]), "default" if row["default"] else ""]
+        rank = str(row["rank"])
+        about = [f"default{gap}{rank}" if row["default"] else rank]
         about += [format_value(row[name]) for name in parameters]
         cells = [cell[row["configuration"]] for _, cell in figures]
         table.add_row(*about, *cells, style="bold" if row["default"] else None)
