@@ -6,9 +6,10 @@ which several died is an outcome that says so.
 
 import logging
 import re
+import signal
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,6 +49,19 @@ def work(task: Task) -> Outcome:
     return do(task, _load)
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C, which a terminal sends to all: the sweep ends them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Cluster:
     """An engine; to be used in a `with`."""
 
@@ -64,9 +78,10 @@ class Cluster:
         kind, _, count = address.partition(":")
         try:
             if kind == LOCAL:
-                self._own = distributed.LocalCluster(
-                    n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
-                )
+                with _deaf_children():
+                    self._own = distributed.LocalCluster(
+                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
+                    )
             self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
             self._client.wait_for_workers(1, timeout=timeout_s)
             self._refuse_strangers()
