@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,6 +207,8 @@ INLINED_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _InlinedCompiler}
 COLD_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _ColdCompiler}
 
 _kernels: set[Callable[..., Any]] = set()
+_naming_the_folder = threading.Lock()
+"""numba takes the cache folder from a global, and runs of a sweep make their entries in threads."""
 
 
 def _mark(function: Function, options: dict[str, Any]) -> Function:
@@ -237,13 +240,14 @@ def is_kernel(function: Callable[..., Any]) -> bool:
 
 def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     """A kernel for Python to call; `extra` names source files outside this package that it is linked with."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder(extra))
-    try:
-        compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
-        return compiled
-    finally:
-        numba.config.CACHE_DIR = before
+    with _naming_the_folder:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(cache_folder(extra))
+        try:
+            compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
+            return compiled
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 class _FirstCompilation(Listener):

@@ -1,5 +1,6 @@
 """Where trace, clock and models meet: `run(trace, config)` plays everything and returns what was counted."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class Recording:
     wall_ns: int
 
 
+_making = threading.Lock()
+"""What several threads want at once is made once: compiling it takes long."""
+
+
 @cache
 def compiled_play(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, int]]:
     """The loop for these models: machine code if all of them are, else plain Python."""
@@ -116,7 +121,8 @@ class Player:
         self.classes = new_classes()
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
-        self._play = compiled_play((libc_model, small_model))
+        with _making:
+            self._play = compiled_play((libc_model, small_model))
         self._threads = ThreadNumbering()
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
@@ -183,7 +189,8 @@ class Player:
         self.stack = self.stack._replace(kernel=kernel.with_given(self.stack.kernel, places))  # type: ignore[arg-type]
 
     def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        return compiled_call(call, (self.libc_model, self.small_model))
+        with _making:
+            return compiled_call(call, (self.libc_model, self.small_model))
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""
