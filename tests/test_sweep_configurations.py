@@ -63,7 +63,7 @@ def test_strict_refuses_an_impossible_combination():
 
 
 def test_a_sweep_of_impossible_combinations_only_is_refused():
-    with pytest.raises(ConfigError, match="no combination can be run; the first, pymalloc.alignment=3: "):
+    with pytest.raises(ConfigError, match=r"no combination can be run; the first, pymalloc\.alignment=3: "):
         tried(vary={"pymalloc.alignment": [3, 5]})
 
 

@@ -247,9 +247,7 @@ def test_a_failure_of_the_machine_is_tried_again_and_one_of_the_run_is_not(tmp_p
     import unittest.mock
 
     real = sweeps.find_inputs
-    with unittest.mock.patch.object(
-        sweeps, "find_inputs", lambda names, seeds: [*real([str(broken)], seeds), *inputs]
-    ):
+    with unittest.mock.patch.object(sweeps, "find_inputs", lambda names, seeds: [*real([str(broken)], seeds), *inputs]):
         assert replay.sweep(plan, out=out).done.height == 0
     Path(source).write_bytes(content)
     engine = Counting()
@@ -278,7 +276,7 @@ def test_a_trace_that_was_changed_since_is_another_sweep(workload, tmp_path):
     plan, out = {"sources": [workload], "vary": VARY}, tmp_path / "out"
     replay.sweep(plan, out=out)
     Path(workload).write_text(json.dumps({**SMALL, "seed": 9}))
-    with pytest.raises(ReplayError, match="with other the content of the traces|the content of the traces"):
+    with pytest.raises(ReplayError, match="the content of the traces"):
         replay.sweep(plan, out=out, resume=True)
 
 

@@ -162,7 +162,9 @@ def test_what_is_no_condition_is_refused_before_anything_runs(text, told):
 def test_a_condition_that_means_nothing_for_a_stack_sets_it_aside(text):
     with pytest.raises(Unanswerable):
         Constraint(text, KEYS).holds(load_config("cpython-3.12"))
-    plan = make_plan({"vary": {"libc.mmap_threshold": ["dynamic", 4096]}, "constraints": ["libc.mmap_threshold < 9999"]})
+    plan = make_plan(
+        {"vary": {"libc.mmap_threshold": ["dynamic", 4096]}, "constraints": ["libc.mmap_threshold < 9999"]}
+    )
     dynamic, number = (Resolver(plan).resolve(point) for point in points(plan.vary, plan.choose))
     assert dynamic.reason.startswith("libc.mmap_threshold < 9999 cannot be worked out: ")
     assert number.stack.libc.mmap_threshold == 4096

@@ -129,7 +129,8 @@ def sweep(
 ) -> None:
     """Play traces through many allocator stacks, and say which is best and which setting matters.
 
-    `replay sweep show DIR` shows the results of --out again.
+    `replay sweep show DIR` shows the results of --out again; a source of the name `show` is meant by
+    `replay sweep run show`.
 
     Example: replay sweep web-service -a cpython-3.8,cpython-3.12 --env MALLOC_ARENA_MAX=default,1,2 --by syscalls
 
