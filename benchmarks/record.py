@@ -37,6 +37,8 @@ WAYS = {
     "by itself": [],
     "recorded": RECORD,
     "recorded without addresses": [*RECORD, "--no-addresses"],
+    "recorded with all sites": [*RECORD, "--sites"],
+    "recorded with some sites": [*RECORD, "--sites-every", "64KiB"],
     "memray": ["-m", "memray", "run", "-q", "-f", "--trace-python-allocators", "-o", "memray.bin"],
 }
 
@@ -63,7 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "program.py").write_text(PROGRAM)
-        measure(RECORD, ["1", "1", "1"], folder)  # compiles
+        for way in ways.values():
+            measure(way, ["1", "1", "1"], folder)  # compiles
         for _ in range(chosen.rounds):
             for way, options in ways.items():
                 times[way].append(measure(options, arguments, folder))

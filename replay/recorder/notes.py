@@ -1,0 +1,130 @@
+"""Call sites as the writer sees them: notes on codes, and the table of places that events point to.
+
+`replay.recorder.sites` tells what a note is, and what the numbers of call sites are.
+"""
+
+import mmap
+from bisect import bisect_right
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.compiled import entry
+from replay.numbering import doubled, find_slot
+from replay.recorder import sites, tap
+from replay.recorder.line_table import line_starts
+from replay.trace import NO_SITE, Site
+
+_ENCODINGS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+"""Of a str, by its bytes a character."""
+_NOWHERE = int(NO_SITE)
+
+
+class _Code(NamedTuple):
+    """What there is to say of a function, a module …"""
+
+    function: str
+    file: str
+    first_line: int
+    line_table: bytes
+
+
+class Notes:
+    """All notes so far; reading them makes room for others."""
+
+    def __init__(self, memory: mmap.mmap, words: np.ndarray) -> None:
+        self._memory, self._words = memory, words
+        words[sites.AT_NOTES_HEAD // 8] = words[sites.AT_NOTES_TAIL // 8] = 0
+        self._first_numbers: list[int] = []
+        self._codes: list[_Code] = []
+        self._known: dict[_Code, _Code] = {}
+        """Codes that are alike are kept once, for a program may make the same over and over."""
+
+    def read(self) -> None:
+        """Takes in what was written since."""
+        head, at = int(self._words[sites.AT_NOTES_HEAD // 8]), int(self._words[sites.AT_NOTES_TAIL // 8])
+        if at == head:
+            return
+        while at < head:
+            number, _, first_line = (int.from_bytes(self._bytes(at + 8 * word, 8), "little") for word in range(3))
+            at, file = self._text(at + 24)
+            at, function = self._text(at)
+            at, line_table, _ = self._content(at)
+            code = _Code(function, file, first_line, line_table)
+            self._first_numbers.append(number)
+            self._codes.append(self._known.setdefault(code, code))
+        self._words[sites.AT_NOTES_TAIL // 8] = head
+
+    def site(self, number: int) -> Site:
+        """The place that a call site's number stands for; its line is 0 where CPython knows none."""
+        index = bisect_right(self._first_numbers, number) - 1
+        code, unit, line = self._codes[index], number - self._first_numbers[index], 0
+        for start, start_line in line_starts(code.line_table, code.first_line):
+            if start > unit:
+                break
+            line = start_line
+        return Site(code.function, code.file, line)
+
+    def _text(self, at: int) -> tuple[int, str]:
+        """The next position, and a text without what UTF-8 cannot hold."""
+        at, content, width = self._content(at)
+        text = content.decode(_ENCODINGS[width], "surrogatepass")
+        return at, text.encode(errors="backslashreplace").decode()
+
+    def _content(self, at: int) -> tuple[int, bytes, int]:
+        """The next position, the bytes at this one, and how many make a character."""
+        told = int.from_bytes(self._bytes(at, 8), "little")
+        length, width = told >> sites.WIDTH_BITS, told & ((1 << sites.WIDTH_BITS) - 1)
+        return at + 8 + length + -length % 8, self._bytes(at + 8, length), width
+
+    def _bytes(self, at: int, length: int) -> bytes:
+        """Out of the place in which notes go round."""
+        start = at % tap.NOTES_BYTES
+        end = min(start + length, tap.NOTES_BYTES)
+        content = self._memory[tap.NOTES_AT + start : tap.NOTES_AT + end]
+        return content + self._memory[tap.NOTES_AT : tap.NOTES_AT + length - len(content)]
+
+
+@entry
+def _look_up(column: np.ndarray, row: int, keys: np.ndarray, numbers: np.ndarray) -> int:
+    """Puts indices in the place of numbers, in place, up to a row whose number is not in the table; gives that row."""
+    while row < column.shape[0]:
+        number = np.int64(column[row])
+        if number == 0:
+            column[row] = _NOWHERE
+        else:
+            slot = find_slot(number, keys, numbers)  # type: ignore[arg-type]
+            if numbers[slot] < 0:
+                break
+            column[row] = numbers[slot]
+        row += 1
+    return row
+
+
+class SiteTable:
+    """The places that allocate, each once, in the order in which they are met."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self.sites: list[Site] = []
+        self._indices: dict[Site, int] = {}
+        self._keys, self._values = np.zeros(1 << 12, np.int64), np.full(1 << 12, -1, np.int64)
+        self._known = 0
+
+    def number(self, column: np.ndarray) -> None:
+        """Makes the hooks' numbers indices of `sites`, in place."""
+        self._notes.read()
+        row = 0
+        while (row := _look_up(column, row, self._keys, self._values)) < column.shape[0]:
+            self._add(int(column[row]))
+
+    def _add(self, number: int) -> None:
+        if 2 * (self._known + 1) > self._keys.shape[0]:
+            self._keys, self._values = doubled(self._keys, self._values)
+        site = self._notes.site(number)
+        index = self._indices.setdefault(site, len(self.sites))
+        if index == len(self.sites):
+            self.sites.append(site)
+        slot = find_slot(number, self._keys, self._values)
+        self._keys[slot], self._values[slot] = number, index
+        self._known += 1
