@@ -250,6 +250,39 @@ def test_raw_calls_have_a_site_with_the_gil_and_none_without(tmp_path):
     assert found == {90_011: [None] * 300, 90_013: [line_of(work, "with_gil(90_013)")] * 300}
 
 
+def make_bytes():
+    return bytes(50_200)
+
+
+@pytest.mark.parametrize("module", ["_xxsubinterpreters", "_interpreters"])
+def test_calls_of_another_interpreter_have_no_site(tmp_path, module):
+    interpreters = pytest.importorskip(module)
+    inside = interpreters.create()
+    with replay.record(tmp_path / "trace.parquet", sites=True):
+        outside = make_bytes()
+        interpreters.run_string(inside, "kept = bytes(50_300)")
+    interpreters.destroy(inside)
+    header = sys.getsizeof(b"")
+    found = sites_by_size(tmp_path / "trace.parquet", [50_200 + header, 50_300 + header])
+    assert found == {50_200 + header: [line_of(make_bytes, "return")], 50_300 + header: [None]}
+    assert len(outside) == 50_200
+
+
+def test_lines_are_right_while_a_tracer_watches(tmp_path):
+    def tracer(*_):
+        return tracer
+
+    with replay.record(tmp_path / "trace.parquet", sites=True):
+        before = sys.gettrace()
+        sys.settrace(tracer)
+        take_here(50_401)
+        sum(number for number in numbers(2))
+        sys.settrace(before)
+    found = sites_by_size(tmp_path / "trace.parquet", [50_401, 60_001, 60_002])
+    where = line_of(numbers, "MALLOC")
+    assert found == {50_401: [line_of(take_here, "MALLOC(size)")], 60_001: [where], 60_002: [where]}
+
+
 NAMES = ["плато", "日本", "café", "📦", "f" * 300]
 
 

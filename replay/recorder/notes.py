@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.compiled import entry
-from replay.numbering import doubled, find_slot
 from replay.recorder import sites, tap
 from replay.recorder.line_table import line_starts
 from replay.trace import NO_SITE, Site
@@ -86,17 +85,19 @@ class Notes:
 
 
 @entry
-def _look_up(column: np.ndarray, row: int, keys: np.ndarray, numbers: np.ndarray) -> int:
-    """Puts indices in the place of numbers, in place, up to a row whose number is not in the table; gives that row."""
+def _look_up(column: np.ndarray, row: int, places: np.ndarray) -> int:
+    """Puts indices in the place of numbers, in place, up to a row whose number has none yet; gives that row.
+
+    `places` (uint32) holds, by number, one more than the index of the place.
+    """
     while row < column.shape[0]:
-        number = np.int64(column[row])
+        number = column[row]
         if number == 0:
             column[row] = _NOWHERE
+        elif number < places.shape[0] and places[number] > 0:
+            column[row] = places[number] - 1
         else:
-            slot = find_slot(number, keys, numbers)  # type: ignore[arg-type]
-            if numbers[slot] < 0:
-                break
-            column[row] = numbers[slot]
+            break
         row += 1
     return row
 
@@ -108,23 +109,22 @@ class SiteTable:
         self._notes = notes
         self.sites: list[Site] = []
         self._indices: dict[Site, int] = {}
-        self._keys, self._values = np.zeros(1 << 12, np.int64), np.full(1 << 12, -1, np.int64)
-        self._known = 0
+        self._places = np.zeros(1 << 16, np.uint32)
 
     def number(self, column: np.ndarray) -> None:
         """Makes the hooks' numbers indices of `sites`, in place."""
         self._notes.read()
         row = 0
-        while (row := _look_up(column, row, self._keys, self._values)) < column.shape[0]:
+        while (row := _look_up(column, row, self._places)) < column.shape[0]:
             self._add(int(column[row]))
 
     def _add(self, number: int) -> None:
-        if 2 * (self._known + 1) > self._keys.shape[0]:
-            self._keys, self._values = doubled(self._keys, self._values)
         site = self._notes.site(number)
         index = self._indices.setdefault(site, len(self.sites))
         if index == len(self.sites):
             self.sites.append(site)
-        slot = find_slot(number, self._keys, self._values)
-        self._keys[slot], self._values[slot] = number, index
-        self._known += 1
+        if number >= self._places.shape[0]:
+            grown = np.zeros(2 * number, np.uint32)  # what no number reaches takes no memory
+            grown[: self._places.shape[0]] = self._places
+            self._places = grown
+        self._places[number] = index + 1
