@@ -66,7 +66,13 @@ class Recording:
         process = self._hear(self._writer)["writer"]
         if not known:
             tap.map_shared(ring.file)
-        tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
+        try:
+            tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
+        except OSError as error:
+            tap.stop()
+            self._hear(self._writer)
+            self.path.unlink()
+            raise RecordError(str(error)) from error
         self._process = os.getpid()
         return self
 
