@@ -158,9 +158,12 @@ def test_info_tells_the_call_sites_that_allocate_most(with_sites):
     assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == 2
 
 
-def test_head_names_the_call_sites(with_sites):
-    line = run("trace", "head", with_sites, "-n", "1").splitlines()[1]
-    assert line.rstrip().endswith("parse (json/decoder.py:337)")
+def test_head_names_the_call_sites(with_sites, monkeypatch):
+    for columns in ("120", "40"):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = run("trace", "head", with_sites, "-n", "1").splitlines()
+        assert lines[1].split() == ["0", "0", "0", "malloc", "obj", "0", "16", "parse", "(json/decoder.py:337)"]
+        assert len(lines) == 2
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_h
 for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
     app.command(name)(edit)
 
+_ROW_WIDTH = 1000
+"""A row is a line, however narrow the screen is: call sites are long."""
 File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
@@ -97,7 +99,7 @@ def head(
         table.add_column(name, justify="left" if name in ("op", "domain", "site") else "right")
     for row in shown:
         table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
-    Console(markup=False).print(table)
+    Console(markup=False, width=_ROW_WIDTH).print(table)
 
 
 def _read_contents(trace: "Trace", file: str) -> Contents:
