@@ -5,6 +5,7 @@
 
 import mmap
 from bisect import bisect_right
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from replay.trace import NO_SITE, Site
 _ENCODINGS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
 """Of a str, by its bytes a character."""
 _NOWHERE = int(NO_SITE)
+_DECODED = 256
+"""Codes whose lines are kept at hand: where one of them allocates, it does so at several places."""
 
 
 class _Code(NamedTuple):
@@ -26,6 +29,13 @@ class _Code(NamedTuple):
     file: str
     first_line: int
     line_table: bytes
+
+
+@lru_cache(_DECODED)
+def _lines(code: _Code) -> tuple[list[int], list[int]]:
+    """Units at which entries of its line table begin, and their lines."""
+    pairs = list(line_starts(code.line_table, code.first_line))
+    return [start for start, _ in pairs], [line for _, line in pairs]
 
 
 class Notes:
@@ -57,12 +67,10 @@ class Notes:
     def site(self, number: int) -> Site:
         """The place that a call site's number stands for; its line is 0 where CPython knows none."""
         index = bisect_right(self._first_numbers, number) - 1
-        code, unit, line = self._codes[index], number - self._first_numbers[index], 0
-        for start, start_line in line_starts(code.line_table, code.first_line):
-            if start > unit:
-                break
-            line = start_line
-        return Site(code.function, code.file, line)
+        code, unit = self._codes[index], number - self._first_numbers[index]
+        starts, lines = _lines(code)
+        at = bisect_right(starts, unit) - 1
+        return Site(code.function, code.file, lines[at] if at >= 0 else 0)
 
     def _text(self, at: int) -> tuple[int, str]:
         """The next position, and a text without what UTF-8 cannot hold."""
