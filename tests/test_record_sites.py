@@ -428,7 +428,7 @@ def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
             assert sites_by_size(tmp_path / f"{number}.parquet", [50_081])[50_081] == [line_of(take, "MALLOC")]
 
 
-@pytest.mark.parametrize("sites", [-1, 1.5])
+@pytest.mark.parametrize("sites", [-1, 1.5, "64 KiB"])
 def test_what_is_no_number_of_bytes_is_refused(tmp_path, sites):
     with pytest.raises(replay.ReplayError, match="say True for every call"):
         replay.record(tmp_path / "trace.parquet", sites=sites)

@@ -119,6 +119,6 @@ def record(
     `addresses` keeps where each block was. `sites` tells the function and the line from which a call came: with True of
     every call, with a number of one call in so many bytes. `force` overwrites `path`.
     """
-    if int(sites) != sites or sites < 0:
+    if not isinstance(sites, int) or sites < 0:
         raise RecordError(f"sites is {sites!r}; say True for every call, or one call in how many bytes")
     return Recording(path, clean, {"addresses": addresses, "sites_every": int(sites), "force": force})
