@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from replay.recorder import tap
+from replay.recorder.notes import SiteTable
 from replay.recorder.translation import Clock, Translator, count_published
-from replay.trace import Events, Op
+from replay.trace import NO_SITE, Events, Op, Site
 from replay.validation import Validator
 
 A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
@@ -93,6 +94,44 @@ def test_tables_grow_with_threads_and_live_blocks():
         rows += batch.rows
     assert (rows, translator.live_blocks, validator.live_blocks) == (100_000, 100_000, 100_000)
     assert int(batch.thread.max()) == 299
+
+
+def test_a_call_site_is_in_the_top_of_two_words():
+    """And what is below it is what it is without."""
+    records = [(MALLOC, A, 10, 7), (FROM, A, 0, 7), (TO, B, 20, 7), (FREE, B, 0, 7)]
+    ring, sites = ring_of(*records), [0xFEDC_BA98, 0, 0x1_0000, 0]
+    for row, site in enumerate(sites):
+        low, high = site & 0xFFFF, site >> 16
+        ring.view(np.uint64)[row, 2:] |= np.array([low << 48, high << 48], np.uint64)
+    translator = Translator(Clock(False), 1 << 12, sites=True)
+    assert translator.take(ring, 0, len(records)) == len(records)
+    batch = translator.batch()
+    assert batch.site.tolist() == [0xFEDC_BA98, 0x1_0000, 0]
+    for column, without in zip(batch[1:7], plain(records)[1:7], strict=True):
+        assert column.tolist() == without.tolist()
+
+
+def plain(records) -> Events:
+    translator = Translator(Clock(False), 1 << 12)
+    translator.take(ring_of(*records), 0, len(records))
+    batch = translator.batch()
+    assert batch.site is None
+    return batch
+
+
+def test_places_are_numbered_as_they_are_met():
+    class Places:
+        def read(self):
+            pass
+
+        def site(self, number):
+            return Site("function", "file.py", number // 10)
+
+    table = SiteTable(Places())
+    column = np.array([0, 500_000, 500_009, 70, 0, 500_001, 79, 80], np.uint32)
+    table.number(column)
+    assert column.tolist() == [NO_SITE, 0, 0, 1, NO_SITE, 0, 1, 2]
+    assert [site.line for site in table.sites] == [50_000, 7, 8]
 
 
 def test_only_complete_records_are_handed_out():

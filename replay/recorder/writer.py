@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from replay.errors import OutputError
 from replay.output import new_target
 from replay.recorder.growing_file import GrowingFile
+from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, START, UNSEEN_FREES, Metadata
+from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -53,21 +56,24 @@ class Writer:
 
     def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
+        self._sites = SiteTable(ring.notes) if ring.sites_every else None
         self._origin = {
             "interpreter": f"{sys.implementation.name} {platform.python_version()}",
             "platform": platform.platform(),
             "command": shlex.join([Path(command[0]).name, *command[1:]]),
         }
+        if every := ring.sites_every:
+            self._origin[SITES_OF] = "every call" if every == 1 else f"one call in {every:,} bytes"
         self._partial = partial(self._path)
         if self._partial.exists() and not force:
             advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
             raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
         try:
             self._partial.unlink(missing_ok=True)
-            self._file = GrowingFile(self._partial, addresses)
+            self._file = GrowingFile(self._partial, addresses, sites=ring.sites_every > 0)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        self._translator = Translator(Clock(COUNTS), GROUP_ROWS)
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0)
         self._first_ns: int | None = None
         self._last_ns = 0
         self._trouble = ""
@@ -76,12 +82,15 @@ class Writer:
     def _rehearse(self) -> None:
         """Does everything once on nothing: kernels are loaded or compiled now, and not while a program waits."""
         self._translator.take(self._ring.records, self._ring.published(), 0)
+        if self._sites:
+            self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
     def run(self, over: Callable[[], bool]) -> None:
         """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
         written_s = time.monotonic()
         while True:
+            self._ring.notes.read()
             if records := self._ring.published():
                 self._take(records)
             elif over():
@@ -132,6 +141,8 @@ class Writer:
         if self._translator.row == 0:
             return
         batch = self._translator.batch()
+        if self._sites and batch.site is not None:
+            self._sites.number(batch.site)
         if self._first_ns is None:
             self._first_ns = int(batch.time_ns[0])
         try:
@@ -148,4 +159,5 @@ class Writer:
         }
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}
-        return Metadata(self._origin | started | told, phases=self._ring.phases())
+        sites = tuple(self._sites.sites) if self._sites else ()
+        return Metadata(self._origin | started | told, sites, self._ring.phases())
