@@ -107,12 +107,26 @@ def _pair(op: np.ndarray, thread: np.ndarray, told: bool, last: bool, partner: n
     return end
 
 
-def spread_times(rows: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray) -> np.ndarray:
-    """Times of rows 0 up to `rows`, spread evenly between stamps; `stamp_rows` are the rows that follow each stamp.
+def spread_times(rows: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray, first: int = 0) -> np.ndarray:
+    """Times of so many rows from `first` on, spread evenly between stamps; `stamp_rows` are the rows that follow each.
 
     The first stamp is that of row 0, the last one is not before the last row.
     """
-    row = np.arange(rows)
-    before = np.searchsorted(stamp_rows, row, side="right") - 1
-    from_row, from_ns = stamp_rows[before], stamp_ns[before]
-    return from_ns + (stamp_ns[before + 1] - from_ns) * (row - from_row) // (stamp_rows[before + 1] - from_row)
+    time_ns = np.empty(rows, np.int64)
+    _spread(first, stamp_rows, stamp_ns, time_ns)
+    return time_ns
+
+
+@entry
+def _spread(first: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray, time_ns: np.ndarray) -> None:
+    """Fills `time_ns`. The division comes first, because a product of time and rows need not fit."""
+    before, whole, rest, between = -1, 0, 0, 0
+    for index in range(time_ns.shape[0]):
+        row = first + index
+        if before < 0 or row >= stamp_rows[before + 1]:
+            before = int(np.searchsorted(stamp_rows, row, side="right")) - 1
+            between = stamp_rows[before + 1] - stamp_rows[before] if before + 1 < stamp_rows.shape[0] else 1
+            span_ns = stamp_ns[min(before + 1, stamp_ns.shape[0] - 1)] - stamp_ns[before]
+            whole, rest = span_ns // between, span_ns % between
+        passed = row - stamp_rows[before]
+        time_ns[index] = stamp_ns[before] + whole * passed + rest * passed // between
