@@ -47,6 +47,7 @@ def make_hooks(counter: bool) -> Code:
     hooks.arena_allocator()
     hooks.marks()
     hooks.begin()
+    hooks.count()
     return assemble(hooks.program)
 
 
@@ -226,6 +227,25 @@ class _Hooks:
         with body.when(pool_bytes):
             self._drain(body, context, pool_bytes)
         body.publish(context, tap.AT_ACTIVE, 1)
+        body.give(0)
+
+    def count(self) -> None:
+        """count(function, file, place, get, set): calls the function with the file, between two records of pymalloc's.
+
+        The caller has the GIL, so nobody else calls pymalloc. The function counts only where pymalloc is the allocator
+        of obj, so for that time it is, by PyMem_GetAllocator and PyMem_SetAllocator. Which record comes next is told at
+        `place`.
+        """
+        body = self.program.function("count", 5)
+        function, file, place, get, set_ = body.arguments
+        context, hooked = body.near(-tap.TEXT_AT), body.room(5)
+        shared = body.load(context, tap.AT_SHARED)
+        body.call(get, tap.OBJ, hooked)
+        body.call(set_, tap.OBJ, body.add(context, tap.AT_ORIGINALS + 40 * tap.OBJ))
+        following = body.add(body.load_shared(shared, tap.AT_HEAD), 1)
+        body.call(function, file)
+        body.call(set_, tap.OBJ, hooked)
+        body.publish(body.add(shared, place), 0, following)
         body.give(0)
 
     def _drain(self, body: Body, context: Value, pool_bytes: Value) -> None:

@@ -24,7 +24,8 @@ class Ring:
         records = np.frombuffer(self._memory, np.int64, offset=tap.RING_AT)
         self.records = records.reshape(_SLOTS, tap.RECORD_BYTES // 8)
         self._put_code()
-        self._words[tap.AT_ENDED // 8] = 0
+        for at in (tap.AT_ENDED, *tap.COUNTS_AT):
+            self._words[at // 8] = 0
         self.tail = self.head
         """Records that are done with, and may be overwritten."""
         self.advance(0)
@@ -77,6 +78,11 @@ class Ring:
     def advance(self, records: int) -> None:
         self.tail += records
         self._words[tap.AT_TAIL // 8] = self.tail
+
+    def counts(self) -> list[tuple[int, str]]:
+        """Each time that pymalloc counted itself: the number of the record before which that was, and what it said."""
+        told = [(int(self._words[at // 8]), self._memory[at + 8 : at + tap.COUNT_BYTES]) for at in tap.COUNTS_AT]
+        return [(number - 1, text.partition(b"\0")[0].decode()) for number, text in told if number]
 
     def phases(self) -> tuple[str, ...]:
         """The names that marks point to."""

@@ -1,6 +1,6 @@
 """The part of the recorder that lives in the recorded program: sets the hooks, and takes them off again.
 
-It is a file of its own, without imports from replay and without anything but ctypes, gc, os and sys: what is imported
+It is a file of its own, without imports from replay or of anything but atexit, ctypes, gc, os and sys: what is imported
 here, the program finds imported already. The hooks themselves are machine code that `replay.recorder.hooks` made; this
 file puts them into memory, tells them where things are, and hands them to CPython.
 
@@ -40,6 +40,10 @@ found the writer gone, whether it started clean. Counts have cache lines of thei
 AT_OFFSETS = 256
 """Where in the code each of ENTRIES begins."""
 NAMES_AT, CODE_AT, RING_AT = 1 << 12, 1 << 18, (1 << 18) + (1 << 16)
+COUNT_BYTES = 1 << 13
+COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
+"""Behind the names: how pymalloc counted itself when a clean recording began, and at its end. A word, the record before
+which that was, counted from 1, or 0 for never; then text."""
 SHARED_BYTES = RING_AT + (RECORD_BYTES << RING_BITS)
 
 AT_ACTIVE, AT_INSIDE = 0, 64
@@ -62,6 +66,7 @@ NO_ROOM = b"(no room for more names)"
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
     "arena_alloc", "arena_free", "gc_callback", "put", "begin",
+    "count",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
@@ -88,6 +93,9 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.fmemopen.restype = ctypes.c_void_p
+_libc.fmemopen.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_libc.fclose.argtypes = [ctypes.c_void_p]
 _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
@@ -152,6 +160,7 @@ class Tap:
         self._entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
         self._begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self._entries["begin"])
         self._put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self._entries["put"])
+        self._count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self._entries["count"])
         self._method = _MethodDef(b"replay_gc_callback", self._entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
@@ -171,9 +180,11 @@ class Tap:
         for at, value in (*begun, (AT_PROGRAM, os.getpid())):
             _word(self._shared + at).value = value
         self._begin(drain_pool_bytes)
+        self.count(0)
 
     def stop(self) -> None:
         """Ends the recording; what other threads are in the middle of recording comes to nothing."""
+        self.count(1)
         _word(self._context + AT_ACTIVE).value = 0
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
@@ -188,7 +199,7 @@ class Tap:
             return
         if name not in self._names:
             text = name.encode(errors="backslashreplace")
-            if self._names_end + len(text) + len(NO_ROOM) + 12 > CODE_AT:
+            if self._names_end + len(text) + len(NO_ROOM) + 12 > COUNTS_AT[0]:
                 name, text = NO_ROOM.decode(), NO_ROOM
         if name not in self._names:
             end = self._names_end + 4 + len(text)
@@ -197,6 +208,21 @@ class Tap:
             ctypes.c_uint32.from_address(self._shared + self._names_end).value = len(text) + 1
             self._names[name], self._names_end = len(self._names), end
         self._put(MARK, self._names[name])
+
+    def count(self, which: int) -> None:
+        """Has pymalloc count itself, if the recording is a clean one, and keeps that in one of the places for it.
+
+        What counts is the function behind `sys._debugmallocstats`. It gets a file of its own to write to, which is that
+        memory: nothing that the program has open is touched.
+        """
+        function = getattr(_python, "_PyObject_DebugMallocStats", None)
+        if not self.active or function is None or not _word(self._shared + AT_CLEAN).value:
+            return
+        file = _libc.fmemopen(self._shared + COUNTS_AT[which] + 8, COUNT_BYTES - 8, b"w")
+        if file:
+            get, set_ = _address_of(_python.PyMem_GetAllocator), _address_of(_python.PyMem_SetAllocator)
+            self._count(_address_of(function), file, COUNTS_AT[which], get, set_)
+            _libc.fclose(file)
 
     def _current(self, domain: int) -> _Allocator:
         allocator = _Allocator()
@@ -281,4 +307,8 @@ def enter(folder: str, python_path: str | None, file: int, writer: int, drain_po
         os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)
+    if drain_pool_bytes:
+        import atexit
+
+        atexit.register(tap.count, 1)  # the first one registered is called last
     tap.start(writer, drain_pool_bytes)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from replay.errors import OutputError
 from replay.output import new_target
+from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
@@ -68,9 +69,12 @@ class Writer:
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS)
+        self._rows = 0
+        """In the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._trouble = ""
+        self._counting = Counting(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -92,6 +96,8 @@ class Writer:
                 self._append()
                 written_s = time.monotonic()
         self._take_stragglers()
+        if not self._trouble:
+            self._counting.records_until(0, self._rows + self._translator.row)
         self._append()
 
     def finish(self) -> Written:
@@ -112,6 +118,7 @@ class Writer:
     def _take(self, records: int) -> None:
         """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
         if not self._trouble:
+            records = self._counting.records_until(records, self._rows + self._translator.row)
             records = self._translator.take(self._ring.records, self._ring.tail, records)
         self._ring.advance(records)
 
@@ -137,6 +144,7 @@ class Writer:
         try:
             self._file.append(batch, self._metadata())
             self._last_ns = int(batch.time_ns[-1])
+            self._rows += batch.rows
         except OSError as error:
             self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
 
@@ -148,4 +156,4 @@ class Writer:
         }
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}
-        return Metadata(self._origin | started | told, phases=self._ring.phases())
+        return Metadata(self._origin | started | told, phases=self._ring.phases(), counts=self._counting.counts())
