@@ -37,6 +37,10 @@ def record(
         bool,
         typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
     ] = False,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Run the program by this interpreter, which needs nothing of replay's."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     rescue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
@@ -48,6 +52,7 @@ def record(
 
     Example: replay record -o trace.parquet script.py --its-option
     Example: replay record -o trace.parquet -m json.tool data.json
+    Example: replay record --python /opt/python3.13/bin/python3 script.py
     Example: replay record --rescue trace.parquet
     """
     if rescue is not None:
@@ -55,15 +60,28 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
-        _record(program, output, clean=clean, addresses=addresses, follow_fork=follow_fork, force=force)
+        if python is not None and follow_fork:
+            raise ReplayError(
+                "--follow-fork goes without --python: a child's writer is run by the program's interpreter"
+            )
+        _record(program, output, clean=clean, addresses=addresses, follow_fork=follow_fork, python=python, force=force)
 
 
-def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, follow_fork: bool, force: bool) -> None:
-    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES, obstacle
+def _record(
+    program: list[str],
+    output: Path,
+    *,
+    clean: bool,
+    addresses: bool,
+    follow_fork: bool,
+    python: str | None,
+    force: bool,
+) -> None:
+    from replay.recorder.interpreter import other_interpreter, this_interpreter
+    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
-    if reason := obstacle(clean):
-        raise ReplayError(reason)
+    interpreter = this_interpreter(clean) if python is None else other_interpreter(python, clean)
     from replay.recorder.signals import hold_signals
 
     mask = hold_signals()  # before the imports below, which start threads
@@ -75,9 +93,11 @@ def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, f
     with told_compilation():
         file = make_memory_file(SHARED_BYTES)
         ring = Ring(file)
-        writer = Writer(ring, output, [sys.executable, *program], addresses=addresses, force=force)
+        command = [interpreter.path, *program]
+        said = interpreter.description
+        writer = Writer(ring, output, command, addresses=addresses, force=force, interpreter=said)
         follow = Follow(str(output.absolute()), addresses, force) if follow_fork else None
-        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow)
+        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path)
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:

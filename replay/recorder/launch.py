@@ -47,7 +47,7 @@ class Child:
     """A program that was started, and records into the ring of that memory file from its first line on.
 
     The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
-    recorded as well.
+    recorded as well; `python` is the interpreter, of whatever version, if it is not the one that runs this.
     """
 
     def __init__(
@@ -57,15 +57,16 @@ class Child:
         mask: Collection[signal.Signals],
         drain_pool_bytes: int = 0,
         follow: "Follow | None" = None,
+        python: str = sys.executable,
     ) -> None:
         self._status: int | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
         environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow)}
         os.set_inheritable(ring_file, True)
         act_on_held(mask)
-        arguments = [sys.executable, *command]
+        arguments = [python, *command]
         self.pid = os.posix_spawn(
-            sys.executable, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            python, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
         )  # fmt: skip
         forward_signals(self.pid)
 

@@ -49,13 +49,16 @@ class Written:
 class Writer:
     """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
 
-    Of the interpreter, which comes first in `command`, the file tells the name and not the folder.
+    Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
+    what it is, if it is not the one that runs this.
     """
 
-    def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
+    def __init__(
+        self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool, interpreter: str = ""
+    ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._origin = {
-            "interpreter": f"{sys.implementation.name} {platform.python_version()}",
+            "interpreter": interpreter or f"{sys.implementation.name} {platform.python_version()}",
             "platform": platform.platform(),
             "command": shlex.join([Path(command[0]).name, *command[1:]]),
         }
