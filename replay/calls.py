@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.compiled import entry, leaf
-from replay.trace import Op
+from replay.trace import Domain, Op
 
 MOVE = 4
 """In `Calls.op`: the first half of a realloc, which names the address that the block leaves."""
@@ -44,6 +44,16 @@ class Calls(NamedTuple):
     def where(self, rows: slice | np.ndarray) -> "Calls":
         """Some of the rows: a slice or a mask."""
         return Calls(**{name: column[rows] for name, column in self._asdict().items() if column is not None})
+
+
+def libc_calls(
+    op: np.ndarray, key: np.ndarray, size: np.ndarray, *, time_ns: np.ndarray | None = None,
+    site: np.ndarray | None = None, partner: np.ndarray | None = None,
+) -> Calls:  # fmt: skip
+    """Calls of a log that tells neither domain nor thread: of the C library, by one thread; keys are int64."""
+    rows = op.shape[0]
+    domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
+    return Calls(op, key.view(np.uint64), size, domain, thread, time_ns, site, partner)
 
 
 def joined(first: Calls, second: Calls) -> Calls:
