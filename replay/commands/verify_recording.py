@@ -31,7 +31,7 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
             "was not used again"
         )
         if agreement.counts is None:
-            typer.echo("  counts        none: the program did not end in a way that lets pymalloc count itself")
+            typer.echo("  counts        none: the program ended by os._exit, exec or a signal, or replay was older")
         else:
             counts = agreement.counts
             typer.echo(
