@@ -45,6 +45,10 @@ def record(
         bool,
         typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
     ] = False,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Run the program by this interpreter, which needs nothing of replay's."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     rescue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
@@ -57,6 +61,7 @@ def record(
     Example: replay record -o trace.parquet script.py --its-option
     Example: replay record -o trace.parquet -m json.tool data.json
     Example: replay record --sites script.py; replay trace info trace.parquet
+    Example: replay record --python /opt/python3.13/bin/python3 script.py
     Example: replay record --rescue trace.parquet
     """
     if rescue is not None:
@@ -64,8 +69,12 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
+        if python is not None and follow_fork:
+            raise ReplayError(
+                "--follow-fork goes without --python: a child's writer is run by the program's interpreter"
+            )
         wishes: Wishes = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
-        _record(program, output, wishes, clean=clean, follow_fork=follow_fork)
+        _record(program, output, wishes, clean=clean, follow_fork=follow_fork, python=python)
 
 
 def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
@@ -85,13 +94,18 @@ def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
     return size_bytes
 
 
-def _record(program: list[str], output: Path, wishes: "Wishes", *, clean: bool, follow_fork: bool) -> None:
-    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES, obstacle
+def _record(
+    program: list[str], output: Path, wishes: "Wishes", *, clean: bool, follow_fork: bool, python: str | None
+) -> None:
+    from replay.recorder.interpreter import other_interpreter, this_interpreter
+    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
     with_sites = wishes["sites_every"] > 0
-    if reason := obstacle(clean, with_sites):
-        raise ReplayError(reason)
+    if python is None:
+        interpreter = this_interpreter(clean, with_sites)
+    else:
+        interpreter = other_interpreter(python, clean, with_sites)
     from replay.recorder.signals import hold_signals
 
     mask = hold_signals()  # before the imports below, which start threads
@@ -102,11 +116,11 @@ def _record(program: list[str], output: Path, wishes: "Wishes", *, clean: bool, 
 
     with told_compilation():
         file = make_memory_file(SHARED_BYTES)
-        ring = Ring(file, wishes["sites_every"])
-        command = [sys.executable, *program]
-        writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"])
+        ring = Ring(file, wishes["sites_every"], interpreter.version)
+        command, said = [interpreter.path, *program], interpreter.description
+        writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"], interpreter=said)
         follow = Follow(str(output.absolute()), wishes) if follow_fork else None
-        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, with_sites)
+        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:

@@ -40,15 +40,31 @@ class Writer:
         passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
         os.close(theirs)
         os.waitpid(passing, 0)
-        self._pipe = os.fdopen(ours)
+        self._pipe, self._inode = ours, os.fstat(ours).st_ino
+        self._heard = b""
 
     def hear(self) -> dict[str, object]:
-        """Its next answer; empty if it died."""
-        line = self._pipe.readline()
-        return json.loads(line) if line else {}
+        """Its next answer; empty if it died, an OSError if the program has closed the pipe."""
+        while b"\n" not in self._heard:
+            if not self._is_open():
+                raise OSError("the program has closed the pipe")
+            more = os.read(self._pipe, 1 << 16)
+            if not more:
+                return {}
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return json.loads(line)
 
     def close(self) -> None:
-        self._pipe.close()
+        """Unless it is closed, or something else by now: that is the program's."""
+        if self._is_open():
+            os.close(self._pipe)
+
+    def _is_open(self) -> bool:
+        try:
+            return os.fstat(self._pipe).st_ino == self._inode
+        except OSError:
+            return False
 
 
 def make_memory_file(length: int) -> int:

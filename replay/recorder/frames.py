@@ -11,7 +11,6 @@ All are offsets in bytes, on 64 bits, as the compiler says of CPython's own head
 They do not change within a minor version. A program tries them on itself before it records by them.
 """
 
-import sys
 from typing import NamedTuple
 
 INTERPRETER_AT = 16
@@ -47,17 +46,12 @@ class Layout(NamedTuple):
     ascii_text: int
     other_text: int
     """In a str: where the characters of an ASCII text are, and of any other; of a subclass's, a pointer to them."""
+    state_is_own: bool
+    """Whether the current thread state is one's own, and not that of whoever holds the GIL."""
 
 
-LAYOUTS = {
-    (3, 11): Layout((56, 8), 32, 48, 56, 69, 72, 168, 184, 48, 72),
-    (3, 12): Layout((56, 0), 0, 8, 56, 70, 68, 176, 192, 40, 56),
-    (3, 13): Layout((72,), 0, 8, 56, 70, 68, 184, 200, 40, 56),
+LAYOUTS: dict[tuple[int, ...], Layout] = {
+    (3, 11): Layout((56, 8), 32, 48, 56, 69, 72, 168, 184, 48, 72, state_is_own=False),
+    (3, 12): Layout((56, 0), 0, 8, 56, 70, 68, 176, 192, 40, 56, state_is_own=True),
+    (3, 13): Layout((72,), 0, 8, 56, 70, 68, 184, 200, 40, 56, state_is_own=True),
 }
-STATE_IS_OWN_SINCE = (3, 12)
-"""Up to 3.11, the current thread state is that of whoever holds the GIL, and not one's own."""
-
-
-def layout() -> Layout | None:
-    """That of this interpreter; nothing if it is not known."""
-    return LAYOUTS.get(sys.version_info[:2])

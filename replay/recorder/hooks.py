@@ -40,18 +40,19 @@ def has_steady_counter() -> bool:
 
 
 @cache
-def make_hooks(counter: bool, sites: bool = False) -> Code:
-    """The machine code, exporting `tap.ENTRIES`, of which only hooks for `sites` have one that finds a site.
+def make_hooks(counter: bool, layout: frames.Layout | None = None) -> Code:
+    """The machine code, exporting `tap.ENTRIES`, of which only hooks that tell call sites have one that finds a site.
 
-    With `counter`, time is the processor's count, not the kernel's.
+    With `counter`, time is the processor's count, not the kernel's. Call sites are told by the `layout` of frames.
     """
-    hooks = _Hooks(counter, frames.layout() if sites else None)
+    hooks = _Hooks(counter, layout)
     hooks.allocator("raw", tap.RAW)
     hooks.allocator("mem", tap.MEM)
     hooks.allocator("obj", tap.OBJ)
     hooks.arena_allocator()
     hooks.marks()
     hooks.begin()
+    hooks.count()
     return assemble(hooks.program)
 
 
@@ -241,6 +242,25 @@ class _Hooks:
         with body.when(pool_bytes):
             self._drain(body, context, pool_bytes)
         body.publish(context, tap.AT_ACTIVE, 1)
+        body.give(0)
+
+    def count(self) -> None:
+        """count(function, file, place, get, set): calls the function with the file, between two records of pymalloc's.
+
+        The caller has the GIL, so nobody else calls pymalloc. The function counts only where pymalloc is the allocator
+        of obj, so for that time it is, by PyMem_GetAllocator and PyMem_SetAllocator. Which record comes next is told at
+        `place`.
+        """
+        body = self.program.function("count", 5)
+        function, file, place, get, set_ = body.arguments
+        context, hooked = body.near(-tap.TEXT_AT), body.room(5)
+        shared = body.load(context, tap.AT_SHARED)
+        body.call(get, tap.OBJ, hooked)
+        body.call(set_, tap.OBJ, body.add(context, tap.AT_ORIGINALS + 40 * tap.OBJ))
+        following = body.add(body.load_shared(shared, tap.AT_HEAD), 1)
+        body.call(function, file)
+        body.call(set_, tap.OBJ, hooked)
+        body.publish(body.add(shared, place), 0, following)
         body.give(0)
 
     def _drain(self, body: Body, context: Value, pool_bytes: Value) -> None:

@@ -46,7 +46,8 @@ class Child:
     """A program that was started, and records into the ring of that memory file from its first line on.
 
     The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
-    recorded as well; `with_sites` says that the hooks in that memory tell call sites.
+    recorded as well; `python` is the interpreter, of whatever version, if it is not the one that runs this. With
+    `with_sites`, the hooks in that memory tell call sites.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Child:
         mask: Collection[signal.Signals],
         drain_pool_bytes: int = 0,
         follow: "Follow | None" = None,
+        python: str = sys.executable,
         with_sites: bool = False,
     ) -> None:
         self._status: int | None = None
@@ -63,9 +65,9 @@ class Child:
         environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow, with_sites)}
         os.set_inheritable(ring_file, True)
         act_on_held(mask)
-        arguments = [sys.executable, *command]
+        arguments = [python, *command]
         self.pid = os.posix_spawn(
-            sys.executable, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            python, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
         )  # fmt: skip
         forward_signals(self.pid)
 

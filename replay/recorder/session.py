@@ -97,7 +97,13 @@ class Recording:
         self.stop()
 
     def _hear(self, writer: detach.Writer) -> dict[str, Any]:
-        said = writer.hear()
+        try:
+            said = writer.hear()
+        except OSError:
+            what = (
+                "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+            )
+            raise OutputError(f"{self.path}: {what}") from None
         if said and "error" not in said:
             return said
         writer.close()

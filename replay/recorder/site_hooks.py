@@ -6,8 +6,6 @@ its thread has it, by the current thread state; if not, the call has no site. Wh
 the process nothing is told, for they can have a GIL of their own.
 """
 
-import sys
-
 from replay.recorder import frames, sites, tap
 from replay.recorder.frames import Layout
 from replay.recorder.machine_code import Body, Program, Value
@@ -84,7 +82,7 @@ class SiteHooks:
         state = body.call(body.load(context, sites.AT_THREAD_STATE))
         with body.when(body.compare(state, "==", 0), likely=False):
             body.give(0)
-        if is_raw and sys.version_info < frames.STATE_IS_OWN_SINCE:
+        if is_raw and not layout.state_is_own:
             own = body.call(body.load(context, sites.AT_OWN_STATE))
             with body.when(body.compare(own, "!=", state)):
                 body.give(0)

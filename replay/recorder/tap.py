@@ -1,6 +1,6 @@
 """The part of the recorder that lives in the recorded program: sets the hooks, and takes them off again.
 
-It is a file of its own, without imports from replay and without anything but ctypes, gc, os and sys: what is imported
+It is a file of its own, without imports from replay or of anything but atexit, ctypes, gc, os and sys: what is imported
 here, the program finds imported already. The hooks themselves are machine code that `replay.recorder.hooks` made; this
 file puts them into memory, tells them where things are, and hands them to CPython.
 
@@ -49,6 +49,10 @@ AT_SITES_EVERY = 216
 AT_OFFSETS = 256
 """Where in the code each of ENTRIES begins."""
 NAMES_AT, CODE_AT, RING_AT = 1 << 12, 1 << 18, (1 << 18) + (1 << 16)
+COUNT_BYTES = 1 << 13
+COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
+"""Behind the names: how pymalloc counted itself when a clean recording began, and at its end. A word, the record before
+which that was, counted from 1, or 0 for never; then text."""
 NOTES_AT, NOTES_BYTES = RING_AT + (RECORD_BYTES << RING_BITS), 1 << 24
 SHARED_BYTES = NOTES_AT + NOTES_BYTES
 
@@ -71,7 +75,8 @@ NO_ROOM = b"(no room for more names)"
 
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
-    "arena_alloc", "arena_free", "gc_callback", "put", "begin", "find_site",
+    "arena_alloc", "arena_free", "gc_callback", "put", "begin",
+    "count", "find_site",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
@@ -98,6 +103,9 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.fmemopen.restype = ctypes.c_void_p
+_libc.fmemopen.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_libc.fclose.argtypes = [ctypes.c_void_p]
 _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
@@ -140,6 +148,7 @@ class Hooks:
         self.entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
         self.begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self.entries["begin"])
         self.put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self.entries["put"])
+        self.count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self.entries["count"])
         self._method = _MethodDef(b"replay_gc_callback", self.entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
@@ -254,9 +263,11 @@ class Tap:
         for at, value in (*begun, (AT_PROGRAM, os.getpid())):
             _word(self._shared + at).value = value
         hooks.begin(drain_pool_bytes)
+        self.count(0)
 
     def stop(self) -> None:
         """Ends the recording."""
+        self.count(1)
         for hooks in self._sets.values():
             hooks.remove()
         _word(self._shared + AT_ENDED).value = 1
@@ -267,7 +278,7 @@ class Tap:
             return
         if name not in self._names:
             text = name.encode(errors="backslashreplace")
-            if self._names_end + len(text) + len(NO_ROOM) + 12 > CODE_AT:
+            if self._names_end + len(text) + len(NO_ROOM) + 12 > COUNTS_AT[0]:
                 name, text = NO_ROOM.decode(), NO_ROOM
         if name not in self._names:
             end = self._names_end + 4 + len(text)
@@ -277,6 +288,23 @@ class Tap:
             self._names[name], self._names_end = len(self._names), end
         for hooks in self._sets.values():
             hooks.put(MARK, self._names[name])
+
+    def count(self, which: int) -> None:
+        """Has pymalloc count itself, if the recording is a clean one, and keeps that in one of the places for it.
+
+        What counts is the function behind `sys._debugmallocstats`. It gets a file of its own to write to, which is that
+        memory: nothing that the program has open is touched.
+        """
+        function = getattr(_python, "_PyObject_DebugMallocStats", None)
+        if function is None or not (self.active and _word(self._shared + AT_CLEAN).value):
+            return
+        file = _libc.fmemopen(self._shared + COUNTS_AT[which] + 8, COUNT_BYTES - 8, b"w")
+        if file:
+            get, set_ = _address_of(_python.PyMem_GetAllocator), _address_of(_python.PyMem_SetAllocator)
+            for hooks in self._sets.values():
+                if hooks.active:
+                    hooks.count(_address_of(function), file, COUNTS_AT[which], get, set_)
+            _libc.fclose(file)
 
 
 tap = Tap()
@@ -327,4 +355,8 @@ def enter(
         os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)
+    if drain_pool_bytes:
+        import atexit
+
+        atexit.register(tap.count, 1)  # the first one registered is called last
     tap.start(writer, drain_pool_bytes, sites)

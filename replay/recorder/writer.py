@@ -16,6 +16,7 @@ import numpy as np
 
 from replay.errors import OutputError
 from replay.output import new_target
+from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
@@ -51,14 +52,17 @@ class Written:
 class Writer:
     """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
 
-    Of the interpreter, which comes first in `command`, the file tells the name and not the folder.
+    Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
+    what it is, if it is not the one that runs this.
     """
 
-    def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
+    def __init__(
+        self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool, interpreter: str = ""
+    ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._sites = SiteTable(ring.notes) if ring.sites_every else None
         self._origin = {
-            "interpreter": f"{sys.implementation.name} {platform.python_version()}",
+            "interpreter": interpreter or f"{sys.implementation.name} {platform.python_version()}",
             "platform": platform.platform(),
             "command": shlex.join([Path(command[0]).name, *command[1:]]),
         }
@@ -74,9 +78,12 @@ class Writer:
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0)
+        self._rows = 0
+        """In the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._trouble = ""
+        self._counting = Counting(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -101,6 +108,8 @@ class Writer:
                 self._append()
                 written_s = time.monotonic()
         self._take_stragglers()
+        if not self._trouble:
+            self._counting.records_until(0, self._rows + self._translator.row)
         self._append()
 
     def finish(self) -> Written:
@@ -121,6 +130,7 @@ class Writer:
     def _take(self, records: int) -> None:
         """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
         if not self._trouble:
+            records = self._counting.records_until(records, self._rows + self._translator.row)
             records = self._translator.take(self._ring.records, self._ring.tail, records)
         self._ring.advance(records)
 
@@ -148,6 +158,7 @@ class Writer:
         try:
             self._file.append(batch, self._metadata())
             self._last_ns = int(batch.time_ns[-1])
+            self._rows += batch.rows
         except OSError as error:
             self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
 
@@ -160,4 +171,5 @@ class Writer:
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}
         sites = tuple(self._sites.sites) if self._sites else ()
-        return Metadata(self._origin | started | told, sites, self._ring.phases())
+        about = self._origin | started | told
+        return Metadata(about, sites, self._ring.phases(), counts=self._counting.counts())

@@ -222,6 +222,8 @@ def write_trace(
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """What a Parquet file of a trace says of it."""
     content = {"format_version": FORMAT_VERSION, **asdict(metadata)}
+    if not metadata.counts:  # which only recordings have
+        del content["counts"]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
 
 
