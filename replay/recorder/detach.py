@@ -12,7 +12,21 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _DETACH = "import os, sys; os.posix_spawn(sys.executable, [sys.executable, '-P', '-c', *sys.argv[1:]], os.environ)"
-_WRITER = "import sys; sys.path.append(sys.argv[1]); from replay.recorder.detached import main; main()"
+_MAIN = (
+    "import sys; sys.path.append(sys.argv[1]); from importlib import import_module; import_module(sys.argv[2]).main()"
+)
+_WRITER = "replay.recorder.detached"
+
+
+def start(package_home: str, module: str, request: dict[str, object], files: tuple[int, ...]) -> None:
+    """Runs `main` of that module in a process that is no child of this one, and that has these files open.
+
+    It finds the request as JSON in its last argument.
+    """
+    keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in files]
+    arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _MAIN, package_home, module, json.dumps(request)]
+    passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
+    os.waitpid(passing, 0)
 
 
 class Writer:
@@ -23,17 +37,12 @@ class Writer:
 
     def __init__(self, package_home: str, ring_file: int, path: str, addresses: bool, force: bool) -> None:
         ours, theirs = os.pipe()
-        request = json.dumps(
-            {
-                "path": path, "addresses": addresses, "force": force, "ring": ring_file, "pipe": theirs,
-                "program": os.getpid(), "argv": sys.orig_argv,
-            }
-        )  # fmt: skip
-        keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in (ring_file, theirs)]
-        arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _WRITER, package_home, request]
-        passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
+        request: dict[str, object] = {
+            "path": path, "addresses": addresses, "force": force, "ring": ring_file, "pipe": theirs,
+            "program": os.getpid(), "argv": sys.orig_argv,
+        }  # fmt: skip
+        start(package_home, _WRITER, request, (ring_file, theirs))
         os.close(theirs)
-        os.waitpid(passing, 0)
         self._pipe = os.fdopen(ours)
 
     def hear(self) -> dict[str, object]:

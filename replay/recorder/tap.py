@@ -52,6 +52,8 @@ AT_PAUSE = POINTERS_AT + 64
 """A timespec."""
 AT_ARENAS, AT_ARENA, AT_ARENA_BYTES = range(POINTERS_AT + 80, POINTERS_AT + 104, 8)
 """How many were mapped so far, and the last of them."""
+AT_FILLING = POINTERS_AT + 104
+"""The last of the blocks that fill pools for a clean start."""
 AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
@@ -61,7 +63,7 @@ NO_ROOM = b"(no room for more names)"
 
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
-    "arena_alloc", "arena_free", "gc_callback", "put", "begin",
+    "arena_alloc", "arena_free", "gc_callback", "put", "begin", "give_back",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
@@ -152,6 +154,7 @@ class Tap:
         self._entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
         self._begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self._entries["begin"])
         self._put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self._entries["put"])
+        self._give_back = ctypes.PYFUNCTYPE(None)(self._entries["give_back"])
         self._method = _MethodDef(b"replay_gc_callback", self._entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
@@ -173,8 +176,12 @@ class Tap:
         self._begin(drain_pool_bytes)
 
     def stop(self) -> None:
-        """Ends the recording; what other threads are in the middle of recording comes to nothing."""
+        """Ends the recording, and frees what it took for a clean start.
+
+        What other threads are in the middle of recording comes to nothing.
+        """
         _word(self._context + AT_ACTIVE).value = 0
+        self._give_back()
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
         self._remove_arena()

@@ -1,0 +1,109 @@
+"""The plugin for pytest: tests are recorded, played through an allocator stack, and judged. `docs/pytest.md` is for users.
+
+    here         the hooks that pytest calls; imported in every run, so it imports nothing, and no hook runs per test
+    session      which tests are recorded, and what came of it
+    recording    a test, or a block of one, recorded
+    companion    starts the process beside the tests and asks it
+    summary      the table at the end
+    beside       what runs in that process, with `arguments`, `looking`, `judging` and `keeping`
+
+Only what is in `beside` and behind it imports the rest of replay, NumPy and numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replay.pytest_plugin.recording import Allocations
+    from replay.pytest_plugin.session import Session
+
+MARK = "replay"
+FIXTURE = "allocations"
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+_HELP = (
+    "replay(max_<metric>=..., limits=[...], tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
+    "record the test, play it through an allocator stack, and fail it where a limit is broken (docs/pytest.md)"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("replay", "memory of tests, recorded and played through models of allocators")
+    add = group.addoption
+    add("--replay-baseline", metavar="FILE", help="compare recorded tests with the figures in FILE")
+    add("--replay-update", action="store_true", help="write the figures of this run into the baseline, new and changed")
+    add("--replay-widen", action="store_true", help="add what this run came to to the ranges in the baseline")
+    add("--replay-strict", action="store_true", help="fail tests that have no baseline yet or cannot be recorded here")
+    add("--replay-keep", metavar="DIR", help="keep the recordings of tests in DIR")
+    add("--replay-against", metavar="DIR", help="tell causes by the recordings that --replay-keep left in DIR")
+    parser.addini("replay_limits", "limits of all tests, like resident_bytes_peak<=64MiB: all are recorded", "linelist")
+    parser.addini("replay_tolerances", "how far recorded tests may be from the baseline", "linelist")
+    parser.addini("replay_allocator", "the preset or file that recorded tests are played through")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _HELP)
+    writes = config.getoption("replay_update") or config.getoption("replay_widen")
+    if config.getoption("replay_baseline"):
+        _session(config)
+    elif writes:
+        raise pytest.UsageError("--replay-update and --replay-widen need a file: --replay-baseline FILE")
+
+
+def _session(config: pytest.Config) -> Session:
+    """Made by the first who needs it: where nothing is recorded, nobody does."""
+    if _SESSION not in config.stash:
+        from replay.pytest_plugin.session import Session
+
+        config.stash[_SESSION] = Session(config)
+    return config.stash[_SESSION]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Finds the tests to record, and has only those run otherwise."""
+    if config.getini("replay_limits"):
+        chosen = items
+    else:
+        above: dict[Any, bool] = {}
+        chosen = []
+        for item in items:
+            parent = item.parent
+            if parent not in above:
+                above[parent] = parent is not None and parent.get_closest_marker(MARK) is not None
+            if above[parent] or (item.own_markers and any(mark.name == MARK for mark in item.own_markers)):
+                chosen.append(item)
+    if chosen:
+        _session(config).choose(chosen)
+
+
+@pytest.fixture
+def allocations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Allocations]:
+    """Records blocks of a test: `with allocations() as seen: ...`, then `seen.peak`, `seen.leaked_blocks` and others."""
+    from replay.pytest_plugin.recording import Allocations
+
+    yield Allocations(_session(request.config), request.node.nodeid, tmp_path_factory)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _SESSION in session.config.stash:
+        session.config.stash[_SESSION].finish(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist is done: what its tests came to is told here."""
+    outcomes = getattr(node, "workeroutput", {}).get(MARK)
+    if outcomes:
+        _session(node.config).outcomes += outcomes
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if _SESSION in config.stash:
+        from replay.pytest_plugin.summary import write_summary
+
+        write_summary(terminalreporter, config.stash[_SESSION])

@@ -1,0 +1,107 @@
+"""What a recorded block or test came to: the run through a stack, and what was born in it and never freed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from replay import engine
+from replay.config import StackConfig
+from replay.errors import TraceError
+from replay.gates.causes import NO_SAMPLES_NS, size_class
+from replay.metrics import Summary, metrics_of, summarize
+from replay.pytest_plugin.companion import AFTER, OVER, TEST
+from replay.trace import Domain, Events, Op, Trace
+
+
+@dataclass(frozen=True)
+class Leaked:
+    """Blocks of one domain and class of sizes that the test asked for, and those of them that were left behind."""
+
+    domain: str
+    size: int
+    blocks: int
+    bytes: int
+    leaked_blocks: int
+    leaked_bytes: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a recording came to."""
+
+    summary: Summary
+    classes: tuple[Leaked, ...]
+
+    @property
+    def figures(self) -> dict[str, int | float]:
+        """All metrics, and what was left behind."""
+        return {
+            **metrics_of(self.summary),
+            "leaked_blocks": sum(each.leaked_blocks for each in self.classes),
+            "leaked_bytes": sum(each.leaked_bytes for each in self.classes),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "summary": self.summary.model_dump(mode="json"),
+            "figures": self.figures,
+            "classes": [tuple(vars(each).values()) for each in self.classes],
+        }
+
+
+def look(trace: Trace, stack: StackConfig) -> Look:
+    """Plays a recording that has the marks of a test."""
+    recording = engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
+    return Look(summarize(recording), tuple(_classes(trace)))
+
+
+def _classes(trace: Trace) -> Iterator[Leaked]:
+    """Of what was asked for between the marks, by domain and size; the largest first."""
+    begin, after, over = _marks(trace)
+    born: list[np.ndarray] = []
+    last = np.full(1024, -1, np.int64)
+    """Of each block number that is live, which of the requests gave it its size; -1 where none of the test's did."""
+    first = requests = 0
+    for events in trace.batches():
+        rows = np.arange(first, first + events.rows)
+        moves = (events.op <= Op.FREE) & (rows < over)
+        asked = (events.op <= Op.REALLOC) & (begin < rows) & (rows < after)
+        last = _long_enough(last, events, moves)
+        numbers = requests + np.cumsum(asked) - 1
+        last[events.block[moves]] = np.where(asked[moves], numbers[moves], -1)
+        born.append(np.stack([events.domain[asked].astype(np.int64), events.size[asked]]))
+        requests, first = requests + int(asked.sum()), first + events.rows
+    domain, size = np.concatenate(born, axis=1) if born else np.zeros((2, 0), np.int64)
+    is_left = np.zeros(requests, bool)
+    is_left[last[last >= 0]] = True
+    keys = np.stack([domain, size_class(size)])
+    for key in np.unique(keys, axis=1).T:
+        mine = (keys == key[:, None]).all(axis=0)
+        left = mine & is_left
+        yield Leaked(
+            Domain(key[0]).name.lower(), int(key[1]),
+            int(mine.sum()), int(size[mine].sum()), int(left.sum()), int(size[left].sum()),
+        )  # fmt: skip
+
+
+def _long_enough(last: np.ndarray, events: Events, moves: np.ndarray) -> np.ndarray:
+    highest = int(events.block[moves].max()) if moves.any() else 0
+    if highest < last.shape[0]:
+        return last
+    return np.append(last, np.full(2 * highest + 1 - last.shape[0], -1, np.int64))
+
+
+def _marks(trace: Trace) -> tuple[int, int, int]:
+    """The rows of the first TEST and of the last AFTER and OVER."""
+    names = trace.metadata.phases
+    rows: dict[str, list[int]] = {TEST: [], AFTER: [], OVER: []}
+    first = 0
+    for events in trace.batches():
+        for row in np.flatnonzero(events.op == Op.MARK).tolist():
+            rows.get(names[int(events.size[row])], []).append(first + row)
+        first += events.rows
+    if not all(rows.values()):
+        raise TraceError("is no recording of a test: it lacks the marks that pytest's plugin makes")
+    return rows[TEST][0], rows[AFTER][-1], rows[OVER][-1]
