@@ -1,4 +1,6 @@
-"""The plugin for pytest: tests are recorded, played through an allocator stack, and judged. `docs/pytest.md` is for users.
+"""The plugin for pytest: tests are recorded, played through an allocator stack, and judged.
+
+`docs/pytest.md` is for those who use it.
 
     here         the hooks that pytest calls; imported in every run, so it imports nothing, and no hook runs per test
     session      which tests are recorded, and what came of it
@@ -17,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from replay.pytest_plugin.recording import Allocations
     from replay.pytest_plugin.session import Session
 
@@ -48,9 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _HELP)
     writes = config.getoption("replay_update") or config.getoption("replay_widen")
-    if config.getoption("replay_baseline"):
+    if config.getoption("replay_baseline") or config.getoption("replay_against"):
         _session(config)
-    elif writes:
+    if writes and not config.getoption("replay_baseline"):
         raise pytest.UsageError("--replay-update and --replay-widen need a file: --replay-baseline FILE")
 
 
@@ -78,15 +78,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if above[parent] or (item.own_markers and any(mark.name == MARK for mark in item.own_markers)):
                 chosen.append(item)
     if chosen:
-        _session(config).choose(chosen)
+        try:
+            _session(config).choose(chosen)
+        except pytest.UsageError as mistake:
+            _refuse(config, items, mistake)
+
+
+def _refuse(config: pytest.Config, items: list[pytest.Item], mistake: pytest.UsageError) -> None:
+    """Ends the run before a test was run. A worker of pytest-xdist can only say that its collection failed."""
+    if not hasattr(config, "workerinput"):
+        raise mistake
+    report = pytest.CollectReport(items[0].nodeid, "failed", longrepr=str(mistake), result=[])
+    config.hook.pytest_collectreport(report=report)
+    items.clear()
 
 
 @pytest.fixture
-def allocations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Allocations]:
-    """Records blocks of a test: `with allocations() as seen: ...`, then `seen.peak`, `seen.leaked_blocks` and others."""
+def allocations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Allocations:
+    """Records blocks of a test: `with allocations() as seen: ...`; then `seen.peak` and others tell what was seen."""
     from replay.pytest_plugin.recording import Allocations
 
-    yield Allocations(_session(request.config), request.node.nodeid, tmp_path_factory)
+    return Allocations(_session(request.config), request.node.nodeid, tmp_path_factory)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -55,7 +55,7 @@ def parse_wish(layers: list[dict[str, Any]]) -> Wish:
         "allocator": allocators[-1] if allocators else None,
         "set": reduce(dict.__or__, (_mapping(layer, "set") for layer in layers), over),
         "env": reduce(dict.__or__, (_mapping(layer, "env") for layer in layers), over),
-        "tolerances": [text for layer in layers[-1:] for text in layer.get("tolerances", ())],
+        "tolerances": [str(rule) for rule in flat if isinstance(rule, Tolerance)],
     }
     try:
         stack = Case.model_validate({**case, "record": ["pytest"]}).stack

@@ -50,10 +50,12 @@ class Beside:
         self._for_all: dict[str, Any] = request["for_all"]
         self._wishes: list[Wish] = []
         self._judge: Judge | None = None
+        self._asked = 0
 
     def serve(self) -> None:
         for line in self._lines():
             request = json.loads(line)
+            self._asked = request.pop("number")
             try:
                 answer = getattr(self, f"_{request.pop('do')}")(**request)
             except (ReplayError, OSError) as error:
@@ -64,7 +66,7 @@ class Beside:
 
     def _say(self, content: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):
-            self._answers.write(json.dumps(content) + "\n")
+            self._answers.write(json.dumps({"number": self._asked, **content}) + "\n")
             self._answers.flush()
 
     def _lines(self) -> Iterator[bytes]:
@@ -106,15 +108,15 @@ class Beside:
         writer.run(lambda: ring.ended or bool(select.select([self._program], [], [], 0)[0]))
         return asdict(writer.finish())
 
-    def _look(self, number: int, trace: str) -> dict[str, Any]:
+    def _look(self, wish: int, trace: str) -> dict[str, Any]:
         """What a recorded block came to."""
-        return look(open_source(trace), self._wishes[number].stack).as_json()
+        return look(open_source(trace), self._wishes[wish].stack).as_json()
 
-    def _verdict(self, number: int, name: str, trace: str) -> dict[str, Any]:
+    def _verdict(self, wish: int, name: str, trace: str) -> dict[str, Any]:
         """A recorded test, judged; its recording is kept, or goes."""
         assert self._judge is not None
         try:
-            return self._judge.verdict(name, Path(trace), self._wishes[number])
+            return self._judge.verdict(name, Path(trace), self._wishes[wish])
         finally:
             if self._keep:
                 folder = Path(self._keep)

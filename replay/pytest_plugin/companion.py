@@ -18,13 +18,15 @@ from replay.recorder.tap import tap
 TEST, AFTER, OVER = "test", "after the test", "over"
 """Marks in a recording: where the test begins, where it is done, and where what nobody holds any more is collected."""
 
+_DEAD = "the process that writes and plays recordings has died"
+
 
 class Companion:
     """One for each process that runs tests."""
 
     def __init__(self, folder: str, options: dict[str, object]) -> None:
         """`folder` is what relative paths are relative to."""
-        self._ring = session.own_ring()
+        self._ring, self._process = session.own_ring(), os.getpid()
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         request: dict[str, object] = {
@@ -35,30 +37,36 @@ class Companion:
         detach.start(session.PACKAGE_HOME, "replay.pytest_plugin.beside", request, files)
         os.close(theirs_in)
         os.close(theirs_out)
+        self._rehearsed = False
+        self._asked = 0
         self._requests, self._answers = os.fdopen(ours_out, "w"), os.fdopen(ours_in)
 
     @property
     def is_mine(self) -> bool:
         """Not in a forked child, nor once somebody has closed our files."""
-        return self._ring is session.own_ring()
+        return self._process == os.getpid() and self._ring.is_mine()
 
     def ask(self, what: str, **details: Any) -> dict[str, Any]:
         """Its answer; a mistake of the user's is raised as the sentence that it was told in."""
-        self.send(what, **details)
-        return self.hear()
+        self._send(what, details)
+        return self._hear()
 
-    def send(self, what: str, **details: Any) -> None:
+    def _send(self, what: str, details: dict[str, Any]) -> None:
+        self._asked += 1
         try:
-            self._requests.write(json.dumps({"do": what, **details}) + "\n")
+            self._requests.write(json.dumps({"do": what, "number": self._asked, **details}) + "\n")
             self._requests.flush()
         except BrokenPipeError:
-            raise ReplayError("the process that writes and plays recordings has died") from None
+            raise ReplayError(_DEAD) from None
 
-    def hear(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        if not line:
-            raise ReplayError("the process that writes and plays recordings has died")
-        answer: dict[str, Any] = json.loads(line)
+    def _hear(self) -> dict[str, Any]:
+        """The next answer to what was asked last; others are of questions that an interrupt cut off."""
+        answer: dict[str, Any] = {}
+        while answer.get("number") != self._asked:
+            line = self._answers.readline()
+            if not line:
+                raise ReplayError(_DEAD)
+            answer = json.loads(line)
         if "bug" in answer:
             raise RuntimeError(f"the process beside the tests failed:\n{answer['bug']}")
         if "error" in answer:
@@ -66,7 +74,17 @@ class Companion:
         return answer
 
     def start_recording(self, path: str, name: str) -> None:
-        """Records this process from here on, as if nothing had happened in it before."""
+        """Records this process from here on, as if nothing had happened in it before.
+
+        The first time, a recording of nothing goes before: what is done for the first time allocates more.
+        """
+        if not self._rehearsed:
+            self._rehearsed = True
+            self._start(path, name)
+            self.end_recording()
+        self._start(path, name)
+
+    def _start(self, path: str, name: str) -> None:
         writer = self.ask("record", path=path, command=["pytest", name])["writer"]
         self._ring.map()
         _forget_the_past()
@@ -85,7 +103,7 @@ class Companion:
         """Ends the recording as it is. In a forked child there is none to end."""
         if tap.active:
             tap.stop()
-            if trouble := self.hear()["trouble"]:
+            if trouble := self._hear()["trouble"]:
                 raise ReplayError(trouble)
 
 

@@ -61,9 +61,13 @@ class Judge:
         return {
             "state": state,
             "message": _message(wish, failed, before, trace, looked) if failed else "",
-            "figures": {metric: looked.figures[metric] for metric in dict.fromkeys([*SHOWN, *(f.metric for f in findings)])},
+            "figures": {
+                metric: looked.figures[metric] for metric in dict.fromkeys([*SHOWN, *(f.metric for f in findings)])
+            },
             "requested": looked.summary.requested_bytes_peak,
-            "measured": without_details(measured, (rule.metric for rule in rules)).model_dump(mode="json", by_alias=True),
+            "measured": without_details(measured, (rule.metric for rule in rules)).model_dump(
+                mode="json", by_alias=True
+            ),
         }
 
     def _before(self, name: str, wish: Wish) -> Before:
@@ -129,7 +133,12 @@ def _format(metric: str, value: float) -> str:
 def _held(trace: Trace, wish: Wish) -> list[str]:
     """Who holds the memory at the peak."""
     lines = []
-    for dimension, word in (("size_class", "blocks of size"), ("domain", "domain"), ("phase", "phase"), ("site", "call site")):
+    for dimension, word in (
+        ("size_class", "blocks of size"),
+        ("domain", "domain"),
+        ("phase", "phase"),
+        ("site", "call site"),
+    ):
         mine = [each for each in holders(trace, wish.stack) if each.dimension == dimension]
         told = "; ".join(f"{each.group}: {each.blocks:,} blocks, {format_size(each.bytes)}" for each in mine[:3])
         if told:

@@ -40,11 +40,13 @@ class RecordedTest:
         except BaseException:
             companion.drop_recording()
             raise
+        if not companion.is_mine:  # the test forked, and this is the child
+            return
         try:
             companion.end_recording()
             if getattr(self._item, "_excinfo", None):  # a unittest's failure, which is told but not raised
                 return
-            verdict = companion.ask("verdict", number=number, name=self._item.nodeid, trace=path)
+            verdict = companion.ask("verdict", wish=number, name=self._item.nodeid, trace=path)
         except ReplayError as mistake:
             pytest.fail(f"replay: {self._item.nodeid}: {mistake}", pytrace=False)
         self._report(verdict)
@@ -94,12 +96,14 @@ class Seen:
         self._number, self._companion = self._recorder.begin(self.trace, self._layers)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: "TracebackType | None") -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: "TracebackType | None"
+    ) -> None:
         if kind is not None:
             self._companion.drop_recording()
             return
         self._companion.end_recording()
-        self._answer = self._companion.ask("look", number=self._number, trace=str(self.trace))
+        self._answer = self._companion.ask("look", wish=self._number, trace=str(self.trace))
 
     @property
     def _told(self) -> dict[str, Any]:
@@ -170,7 +174,7 @@ class Allocations:
         self._folder: Path | None = None
         self._blocks = 0
 
-    def __call__(self, *, allocator: str | None = None, set: Any = None, env: Any = None) -> Seen:  # noqa: A002
+    def __call__(self, *, allocator: str | None = None, set: Any = None, env: Any = None) -> Seen:
         """A block to record, played through `allocator` with keys `set` and `env` as a marker has them."""
         given = {"allocator": allocator, "set": set, "env": env}
         if self._folder is None:

@@ -31,7 +31,8 @@ class Session:
         self.widens: bool = option("replay_widen")
         self.updates: bool = option("replay_update") or self.widens
         self.strict: bool = option("replay_strict")
-        self.compares = not self.updates and bool(self.file or option("replay_against"))
+        self.against: str | None = self._path(option("replay_against"))
+        self.keep: str | None = self._path(option("replay_keep"))
         self.for_all: dict[str, Any] = {
             "limits": config.getini("replay_limits"),
             "tolerances": config.getini("replay_tolerances"),
@@ -42,6 +43,8 @@ class Session:
         self._folder: str | None = None
         if self.file and not self.updates and not Path(self.file).exists():
             raise pytest.UsageError(f"{self.file}: there is no baseline; --replay-update writes one")
+        if self.against and not Path(self.against).is_dir():
+            raise pytest.UsageError(f"{self.against}: there is no such folder; --replay-keep DIR fills one")
 
     def _path(self, given: str | None) -> str | None:
         """Said on the command line, so relative to where that was typed."""
@@ -57,10 +60,9 @@ class Session:
         """The process beside this one; a fork gets its own."""
         if self._companion is None or not self._companion.is_mine:
             self._numbers.clear()
-            option = self.config.getoption
             options: dict[str, object] = {
-                "baseline": self.file, "updates": self.updates, "for_all": self.for_all,
-                "against": self._path(option("replay_against")), "keep": self._path(option("replay_keep")),
+                "baseline": self.file, "updates": self.updates, "against": self.against, "keep": self.keep,
+                "for_all": self.for_all,
             }  # fmt: skip
             self._companion = Companion(str(self.config.rootpath), options)
         return self._companion
@@ -68,9 +70,7 @@ class Session:
     def choose(self, items: list[pytest.Item]) -> None:
         """Has those of the tests recorded that want it; what markers say wrong ends the run before it begins."""
         wishes = [(item, layers) for item in items if (layers := _layers(item)) is not None]
-        if not wishes or self.config.option.collectonly and self.obstacle:
-            return
-        if self.obstacle is None:
+        if wishes and self.obstacle is None:
             self._settle(wishes)
         for item, layers in wishes:
             _wrap(self, item, layers)
@@ -88,7 +88,9 @@ class Session:
         mistakes = {int(place): text for place, text in answer["mistakes"].items()}
         if mistakes:
             raise pytest.UsageError(
-                "\n".join(f"{wishers[keys[place]].nodeid}: @pytest.mark.{MARK}: {text}" for place, text in mistakes.items())
+                "\n".join(
+                    f"{wishers[keys[place]].nodeid}: @pytest.mark.{MARK}: {text}" for place, text in mistakes.items()
+                )
             )
         self._numbers.update(zip(keys, answer["numbers"], strict=True))
 
@@ -110,7 +112,7 @@ class Session:
         return f"{self._folder}/test.parquet"
 
     def finish(self, run: pytest.Session) -> None:
-        """The last test was run: a worker hands over what its tests came to, and who has all of it writes the baseline."""
+        """All tests were run: a worker hands over what they came to, and who has it of all writes the baseline."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         if hasattr(self.config, "workeroutput"):
@@ -138,7 +140,9 @@ def _layers(item: pytest.Item) -> list[dict[str, Any]] | None:
     markers = list(item.iter_markers(MARK))
     for marker in markers:
         if marker.args:
-            raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.{MARK}: write arguments with their names, like limits=[...]")
+            raise pytest.UsageError(
+                f"{item.nodeid}: @pytest.mark.{MARK}: write arguments with their names, like limits=[...]"
+            )
     records_blocks = FIXTURE in getattr(item, "fixturenames", ())
     if markers and records_blocks and markers[0].kwargs.get("enabled", True):
         raise pytest.UsageError(

@@ -66,5 +66,7 @@ def _told(session: Session) -> list[str]:
         lines.append(f"replay: {told}")
     if counts["new"]:
         lines.append(f"replay: {counts['new']} without baseline, so not compared; --replay-update takes them in")
-    lines += [f"replay: {reason}" for reason in sorted({each["reason"] for each in session.outcomes if "reason" in each})]
+    lines += [
+        f"replay: {reason}" for reason in sorted({each["reason"] for each in session.outcomes if "reason" in each})
+    ]
     return [*lines, *(f"replay: {note}" for note in session.notes)]
