@@ -1,0 +1,502 @@
+"""The plugin for pytest: what markers, options and the fixture say is what comes of a run."""
+
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from replay.compiled import cache_root
+from replay.errors import ReplayError
+from replay.metrics import Summary
+from replay.recorder import tap as taps
+
+pytest_plugins = ["pytester"]
+if reason := taps.obstacle(clean=True):
+    pytest.skip(reason, allow_module_level=True)
+
+KERNELS = str(cache_root())
+HEAVY = ("numpy", "numba", "polars", "pyarrow", "pydantic", "yaml", "simpy", "typer")
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Files of a project, whose tests run in a process of their own."""
+    monkeypatch.setenv("REPLAY_CACHE_DIR", KERNELS)  # pytester moves the home folder, where it would be
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    return pytester
+
+
+def run(project, *options):
+    return project.runpytest_subprocess("-p", "no:cacheprovider", *options)
+
+
+def properties(path):
+    """Of each test in a JUnit file, its properties."""
+    return {
+        case.get("name"): {each.get("name"): each.get("value") for each in case.iter("property")}
+        for case in ElementTree.parse(path).iter("testcase")
+    }
+
+
+def metrics_in(path):
+    """By test, what a baseline holds."""
+    return {name: case["metrics"] for name, case in json.loads(path.read_text())["cases"].items()}
+
+
+MARKED = """
+    import os, unittest
+    import pytest
+
+    KEPT = [None]
+
+    @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+    def test_over():
+        blocks = [bytearray(100_000) for _ in range(50)]
+
+    @pytest.mark.replay(
+        max_blowup=10, max_arenas_live=1, max_syscalls__mmap=9, limits=["requested_bytes_at_peak >= 64 KiB"],
+        allocator="cpython-3.12", set={"pymalloc.arena_size": "512 KiB"}, env={"MALLOC_ARENA_MAX": 1},
+    )
+    def test_within():
+        blocks = [bytes(1_000) for _ in range(100)]
+
+    @pytest.mark.replay(max_leaked_blocks=0)
+    def test_leaves_one_block_behind():
+        KEPT[0] = bytes(4_321)
+
+    @pytest.mark.replay(max_leaked_blocks=0, max_leaked_bytes="0 B")
+    def test_leaves_only_garbage():
+        circle = [None]
+        circle[0] = circle
+
+    @pytest.fixture
+    def much():
+        return bytearray(8_000_000)
+
+    @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+    def test_fixtures_are_set_up_outside(much):
+        assert len(much) == 8_000_000
+
+    @pytest.mark.replay(max_resident_bytes_peak=0)
+    class TestLimits:
+        @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+        def test_the_nearest_marker_counts(self):
+            pass
+
+        @pytest.mark.replay(enabled=False)
+        def test_not_recorded(self):
+            pass
+
+        def test_raises(self):
+            raise KeyError("mine")
+
+        def test_skips(self):
+            pytest.skip("not today")
+
+        @pytest.mark.xfail
+        def test_is_expected_to_be_over(self):
+            pass
+
+        @pytest.mark.asyncio
+        async def test_waits(self):
+            import asyncio
+            await asyncio.sleep(0)
+
+    @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+    @pytest.mark.parametrize("size", [10, 5_000_000])
+    def test_of_a_size(size):
+        bytearray(size)
+
+    class TestOld(unittest.TestCase):
+        @pytest.mark.replay(max_resident_bytes_peak=0)
+        def test_over(self):
+            pass
+
+        @pytest.mark.replay(max_resident_bytes_peak=0)
+        def test_fails(self):
+            self.assertEqual(1, 2)
+
+    @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+    def test_forks():
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+
+    @pytest.mark.replay
+    def test_imports_nothing_of_replays():
+        import sys
+        assert not {HEAVY} & set(sys.modules)
+
+    def test_plain():
+        pass
+"""
+
+
+def test_marked_tests_are_recorded_and_judged(project):
+    project.makepyfile(test_it=MARKED.replace("{HEAVY}", repr(set(HEAVY))))
+    result = run(project, "-v", "--junit-xml=junit.xml")
+    failing = ["test_over", "test_leaves_one_block_behind", "TestLimits::test_raises", "TestLimits::test_waits",
+               "test_of_a_size[[]5000000]", "TestOld::test_over", "TestOld::test_fails"]  # fmt: skip
+    result.stdout.fnmatch_lines_random([f"test_it.py::{name} FAILED*" for name in failing])
+    result.assert_outcomes(passed=9, failed=7, skipped=1, xfailed=1)
+    text = result.stdout.str()
+    result.stdout.fnmatch_lines(
+        [
+            "replay: test_it.py::test_over takes more memory than it may, on cpython-3.*:",
+            "  resident_bytes_peak is 5.* MiB, and at most 1.00 MiB is allowed",
+            "  live at the peak, by blocks of size: 128.0 KiB: 50 blocks, 4.77 MiB; *",
+            "  live at the peak, by domain: obj: *",
+            "  live at the peak, by phase: test: *",
+            "replay: test_it.py::test_leaves_one_block_behind takes *",
+            "  leaked_blocks is 1, and at most 0 is allowed",
+            "  left behind, by size: 8.00 KiB of obj: 1 blocks, 4.25 KiB",
+            "E * KeyError: 'mine'",
+            "E * AssertionError: 1 != 2",
+        ]
+    )
+    assert "test_raises takes" not in text
+    assert "test_skips takes" not in text
+    assert "pytest_plugin/" not in text.replace(os.sep, "/"), "failures tell nothing of the plugin's own frames"
+    result.stdout.fnmatch_lines(
+        [
+            "*= memory of recorded tests =*",
+            "test *asked for *resident *blowup *arenas*",
+            "replay: 6 passed, 6 over its *",
+        ]
+    )
+    told = properties(project.path / "junit.xml")
+    assert told["test_plain"] == told["test_not_recorded"] == told["test_raises"] == {}
+    assert told["test_within"]["replay.verdict"] == "passed"
+    assert told["test_within"]["replay.arenas_live"] == "1"
+    assert 100 * 1_033 < int(told["test_within"]["replay.requested_bytes_peak"]) < 100 * 1_033 + 4_000
+    assert set(told["test_within"]) == {
+        f"replay.{name}"
+        for name in ("verdict", "requested_bytes_peak", "resident_bytes_peak", "blowup", "arenas_peak", "arenas_live",
+                     "syscalls.mmap", "requested_bytes_at_peak")
+    }  # fmt: skip
+
+
+MISTAKES = {
+    "max_blowupp=3": "max_blowupp: there is no metric 'blowupp'; did you mean 'max_blowup'?",
+    "max_syscalls__mmapp=3": "max_syscalls__mmapp: there is no metric 'syscalls.mmapp'; did you mean 'max_syscalls__mmap'?",
+    "alocator='x'": "alocator: is no argument of it; did you mean 'allocator'?",
+    "allocator='cpython-9.9'": "cpython-9.9: no bundled config has this name; did you mean 'cpython-3.9'? (*",
+    "limits=['much']": "'much' is no tolerance; write it like *",
+    "limits='blowup<=1'": "limits: give a list of texts, like ['resident_bytes_peak<=64MiB']",
+    "limits=['blowup:2%']": "limits: 'blowup:2%' belongs to tolerances",
+    "tolerances=['blowup<=2']": "tolerances: 'blowup<=2' belongs to limits",
+    "max_blowup=None": "max_blowup: None is no limit; give a number, or text with a unit",
+    "max_blowup=1, limits=['blowup<=2']": "blowup: two limits are given; keep one",
+    "max_leaked_bytes='4 miles'": "max_leaked_bytes: '4 miles' is not a size; write it like 256 KiB",
+    "max_resident_bytes_peak='4 miles'": "*'4 miles' is not a size; write it like 256 KiB",
+    "set={'pymalloc.alignment': 3}": "*alignment: 3 is no power of two of at least 8",
+    "env={'MALLOC_ARENA_MAXX': 3}": "*MALLOC_ARENA_MAX*",
+    "max_blowup=object()": "arguments are text, numbers, lists and dictionaries",
+    "3": "write arguments with their names, like limits=[[]...]",
+}
+
+
+def test_mistakes_in_markers_end_the_run_before_it_begins(project):
+    lines = ["import pytest"]
+    told = [mistake for mistake in MISTAKES if mistake not in ("max_blowup=object()", "3")]
+    for number, arguments in enumerate(told):
+        lines += [f"@pytest.mark.replay({arguments})", f"def test_{number}(): print('ran')"]
+    project.makepyfile(test_it="\n".join(lines))
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    for number, arguments in enumerate(told):
+        sentence = MISTAKES[arguments].replace("[", "[[]")
+        result.stderr.fnmatch_lines_random([f"*test_it.py::test_{number}: @pytest.mark.replay: {sentence}"])
+    assert "Traceback" not in result.stderr.str()
+    result = run(project, "-n", "2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["test_it.py::test_0: @pytest.mark.replay: max_blowupp: there is no metric *"])
+
+
+@pytest.mark.parametrize("arguments", ["max_blowup=object()", "3"])
+def test_arguments_that_cannot_be_read_end_the_run(project, arguments):
+    project.makepyfile(test_it=f"import pytest\n@pytest.mark.replay({arguments})\ndef test_x(): pass")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_x: @pytest.mark.replay: {MISTAKES[arguments]}"])
+
+
+def test_a_test_records_itself_or_is_recorded_but_not_both(project):
+    project.makepyfile("import pytest\n@pytest.mark.replay\ndef test_x(allocations): pass")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*the test records blocks by the fixture allocations, so it cannot be *"])
+
+
+def test_limits_of_all_tests_have_all_recorded(project):
+    project.makeini(
+        "[pytest]\nreplay_allocator = cpython-3.8\nreplay_limits =\n  resident_bytes_peak<=1MiB\n  blowup<=999"
+    )
+    project.makepyfile(
+        """
+        import pytest
+
+        def test_within(): pass
+        def test_over(): bytearray(5_000_000)
+
+        @pytest.mark.replay(max_resident_bytes_peak="8 MiB")
+        def test_over_but_allowed(): bytearray(5_000_000)
+
+        @pytest.mark.replay(enabled=False)
+        def test_not_recorded(): bytearray(5_000_000)
+
+        def test_records_itself(allocations):
+            with allocations() as seen: bytearray(5_000_000)
+            assert seen.resident_peak > 5_000_000
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(
+        ["replay: *::test_over takes more memory than it may, on cpython-3.8:", "replay: 2 passed, 1 *"]
+    )
+    project.makeini("[pytest]\nreplay_limits = resident_bytes_peek<=1MiB")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: there is no metric 'resident_bytes_peek'; did you mean 'resident_bytes_peak'? *"]
+    )
+
+
+ORDER = """
+    import json
+    import pytest
+
+    KEPT = []
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_heavy(number):
+        KEPT.append([{str(index): [index, str(index)]} for index in range(20_000)])
+        if number % 2:
+            KEPT.pop(0)
+
+    class Node:
+        def __init__(self, value):
+            self.value, self.me = value, self
+
+    @pytest.mark.replay
+    def test_marked():
+        nodes = {index: Node(str(index) * 3) for index in range(10_000)}
+        for index in range(0, 10_000, 3):
+            del nodes[index]
+        json.loads(json.dumps({str(key): node.value for key, node in nodes.items()}))
+
+    @pytest.mark.replay
+    def test_empty():
+        pass
+"""
+
+
+def test_figures_do_not_depend_on_what_ran_before(project):
+    """All that a baseline keeps, to the byte: requested bytes, arenas, pools, system calls, pages."""
+    project.makepyfile(test_it=ORDER)
+    write = ("--replay-update", "--replay-baseline")
+    run(project, *write, "alone.json", "-k", "marked").assert_outcomes(passed=1, deselected=7)
+    run(project, *write, "after.json").assert_outcomes(passed=8)
+    run(project, *write, "workers.json", "-n", "2").assert_outcomes(passed=8)
+    alone, after, workers = (metrics_in(project.path / f"{name}.json") for name in ("alone", "after", "workers"))
+    assert list(alone) == ["test_it.py::test_marked"]
+    assert alone["test_it.py::test_marked"] == after["test_it.py::test_marked"] == workers["test_it.py::test_marked"]
+    assert after == workers
+    assert after["test_it.py::test_marked"]["arenas_peak"] >= 3
+
+
+CHANGING = """
+    import pytest
+
+    @pytest.mark.replay
+    def test_steady():
+        blocks = [bytes(1_000) for _ in range(1_000)]
+
+    @pytest.mark.replay
+    def test_changes():
+        blocks = [bytes(SIZE - 33) for _ in range(50_000)]
+"""
+
+
+def test_a_baseline_is_written_compared_and_kept_up(project):
+    project.makepyfile(test_it=CHANGING.replace("SIZE", "96"))
+    result = run(project, "--replay-baseline", "b.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *b.json: there is no baseline; --replay-update writes one"])
+    result = run(project, "--replay-baseline=b.json", "--replay-update", "--replay-keep=kept", "-k", "changes")
+    result.stdout.fnmatch_lines(["replay: *b.json: 1 new"])
+    before = json.loads((project.path / "b.json").read_text())
+    assert before["cases"]["test_it.py::test_changes"]["case"] == {
+        "record": ["-m", "pytest", "test_it.py::test_changes"], "recordings": 1
+    }  # fmt: skip
+
+    result = run(project, "--replay-baseline=b.json")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["replay: 1 passed, 1 new", "replay: 1 without baseline, so not compared; *"])
+    result = run(project, "--replay-baseline=b.json", "--replay-strict", "-n", "2")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["replay: test_it.py::test_steady has no baseline yet; --replay-update takes it in"])
+
+    project.makepyfile(test_it=CHANGING.replace("SIZE", "104"))
+    result = run(project, "--replay-baseline=b.json", "--replay-against=kept")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "replay: test_it.py::test_changes takes more memory than it may, on cpython-3.*:",
+            "  resident_bytes_peak: * MiB -> * MiB (+*, allowed +*)",
+            "  50,000 blocks of obj in phase test went from the class of 96 B to that of 112 B",
+            "  live at the peak, by size class: 112 B +*; 96 B -*",
+        ]
+    )
+    result = run(project, "--replay-baseline=b.json", "--replay-widen", "-n", "2")
+    result.stdout.fnmatch_lines(["replay: *b.json: 1 new, 1 changed"])
+    low, value, high = metrics_in(project.path / "b.json")["test_it.py::test_changes"]["resident_bytes_peak"]
+    assert low == value == before["cases"]["test_it.py::test_changes"]["metrics"]["resident_bytes_peak"] < high
+    run(project, "--replay-baseline=b.json").assert_outcomes(passed=2)
+    run(project, "--replay-against=kept", "-k", "changes").assert_outcomes(failed=1, deselected=1)
+
+
+def test_options_that_make_no_sense_are_told(project):
+    project.makepyfile("def test_x(): pass")
+    for options, sentence in {
+        ("--replay-update",): "--replay-update and --replay-widen need a file: --replay-baseline FILE",
+        ("--replay-against", "nowhere"): "*nowhere: there is no such folder; --replay-keep DIR fills one",
+    }.items():
+        result = run(project, *options)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+
+
+def test_what_cannot_be_recorded_is_told_and_fails_only_where_strict(project, monkeypatch):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.replay(max_blowup=0)
+        def test_x(): pass
+
+        def test_y(allocations):
+            with allocations(): pass
+        """
+    )
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    result = run(project)
+    result.assert_outcomes(passed=1, skipped=1, warnings=1)
+    result.stdout.fnmatch_lines(["*PytestWarning: replay: not recorded, so not judged: a clean start needs plain *"])
+    result.stdout.fnmatch_lines(["replay: 1 not recorded", "replay: a clean start needs plain pymalloc: *"])
+    run(project, "--replay-strict").assert_outcomes(failed=1, skipped=1)
+
+
+def test_runs_that_record_nothing_import_nothing_and_show_nothing(project):
+    project.makepyfile(
+        """
+        import sys
+
+        def test_x(request):
+            assert [name for name in sys.modules if name.split(".")[0] == "replay"] == PLUGIN
+            assert "runtest" not in vars(request.node)
+        """.replace("PLUGIN", "['replay', 'replay.version', 'replay.pytest_plugin']")
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1)
+    assert "memory of recorded tests" not in result.stdout.str()
+    code = f"import sys, pytest, replay.pytest_plugin; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_quiet_runs_show_only_what_did_not_pass(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.replay
+        def test_well(): pass
+
+        @pytest.mark.replay(max_arenas_live=0)
+        def test_over(): pass
+        """
+    )
+    lines = run(project, "-q").stdout.lines
+    table = lines[lines.index(next(line for line in lines if line.startswith("test  "))) :]
+    assert [line.split()[0] for line in table[:3]] == [
+        "test",
+        "test_quiet_runs_show_only_what_did_not_pass.py::test_over",
+        "replay:",
+    ]
+
+
+def test_an_empty_block_leaves_nothing_behind(allocations):
+    for _ in range(3):
+        with allocations() as seen:
+            pass
+        assert (seen.leaked_blocks, seen.leaked_bytes) == (0, 0)
+        assert seen.peak < 1_000
+        assert (seen.arenas, seen.arenas_peak) == (1, 1)
+
+
+def test_a_block_is_known_to_the_byte(allocations):
+    with allocations() as seen:
+        held = bytearray(1_000_000)
+        passing = bytearray(3_000_000)
+        del passing
+    object_bytes = sys.getsizeof(bytearray())
+    assert (seen.leaked_blocks, seen.leaked_bytes) == (2, 1_000_001 + object_bytes)
+    assert 4_000_000 < seen.peak < 4_001_000
+    assert seen.resident_peak >= seen.peak
+    first, second = seen.by_size_class()[:2]
+    assert first == ("obj", 1 << 22, 1, 3_000_001, 0, 0)
+    assert second == ("obj", 1 << 20, 1, 1_000_001, 1, 1_000_001)
+    assert seen.metrics["resident_bytes_peak"] == seen.resident_peak
+    assert seen.metrics["leaked_blocks"] == 2
+    assert isinstance(seen.summary, Summary)
+    assert seen.summary.requested_bytes_peak == seen.peak
+    assert seen.trace.exists()
+    assert len(held) == 1_000_000
+
+
+def test_a_block_can_be_played_through_another_allocator(allocations):
+    with allocations(allocator="cpython-3.8", set={"pymalloc.alignment": 8}) as small_arenas:
+        blocks = [object() for _ in range(100_000)]
+    with allocations(allocator="cpython-3.12") as large_arenas:
+        others = [object() for _ in range(100_000)]
+    assert len(blocks) == len(others)
+    assert (small_arenas.arenas_peak, large_arenas.arenas_peak) == (7, 2)
+
+
+def test_a_block_left_by_an_exception_tells_nothing_and_the_next_one_does(allocations):
+    with pytest.raises(KeyError, match="mine"), allocations() as seen:
+        raise KeyError("mine")
+    with pytest.raises(ReplayError, match="nothing is known of this block"):
+        _ = seen.peak
+    with allocations() as seen:
+        with pytest.raises(ReplayError, match="records one block at a time"), allocations():
+            pass
+    assert seen.arenas == 1
+
+
+def test_mistakes_in_a_block_are_sentences(allocations):
+    with pytest.raises(ReplayError, match=r"cpython-9\.9: no bundled config"), allocations(allocator="cpython-9.9"):
+        pass
+    with allocations() as seen:
+        pass
+    assert seen.leaked_blocks == 0
+
+
+@pytest.mark.asyncio
+async def test_a_block_of_an_async_test_is_recorded(allocations):
+    import asyncio
+
+    async def hold(size):
+        block = bytearray(size)
+        await asyncio.sleep(0)
+        return len(block)
+
+    with allocations() as seen:
+        assert await asyncio.gather(hold(1_000_000), hold(2_000_000)) == [1_000_000, 2_000_000]
+    assert 3_000_000 < seen.peak < 3_050_000
