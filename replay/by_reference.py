@@ -3,7 +3,8 @@
 numba hands a NamedTuple over by value, seven words an array, at every call: a stack of models is then so wide that
 moving it costs more than any kernel's work, and takes minutes to compile. A class marked `by_reference` is laid out
 in memory once, when Python calls a kernel, and from there on is one pointer. To Python, and to kernels that run as
-plain Python, it stays the NamedTuple that it is. Its fields cannot be assigned, their elements can.
+plain Python, it stays the NamedTuple that it is. Its fields cannot be assigned, their elements can; LLVM is told, and
+does not load a field again after every write to an element.
 """
 
 import hashlib
@@ -58,7 +59,21 @@ class _Attributes(AttributeTemplate):
 
 @lower_getattr_generic(Reference)
 def _get_field(context: Any, builder: Any, kind: Reference, value: Any, name: str) -> Any:
-    return builder.load(cgutils.gep_inbounds(builder, value, 0, kind.field_names.index(name)))
+    return _load_constant(builder, cgutils.gep_inbounds(builder, value, 0, kind.field_names.index(name)))
+
+
+def _load_constant(builder: Any, pointer: Any) -> Any:
+    """What is there; part by part, because LLVM forgets that it is constant where it takes a struct apart itself."""
+    kind = pointer.type.pointee
+    if isinstance(kind, ir.LiteralStructType | ir.ArrayType):
+        value = ir.Constant(kind, ir.Undefined)
+        for index in range(len(kind)):
+            part = _load_constant(builder, cgutils.gep_inbounds(builder, pointer, 0, index))
+            value = builder.insert_value(value, part, index)
+        return value
+    part = builder.load(pointer)
+    part.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return part
 
 
 @unbox(Reference)
@@ -70,7 +85,9 @@ def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
         native = c.unbox(field, c.pyapi.tuple_getitem(instance, index))
         c.builder.store(native.value, cgutils.gep_inbounds(c.builder, pointer, 0, index))
         is_error = c.builder.or_(is_error, native.is_error)
-    return NativeValue(pointer, is_error=is_error)
+    # Fields are constant from here on, but not before: what is loaded must not seem to be what was stored above.
+    opaque = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0,~{memory}", side_effect=True)
+    return NativeValue(c.builder.call(opaque, [pointer]), is_error=is_error)
 
 
 def by_reference(instance_class: Class) -> Class:

@@ -22,6 +22,7 @@ Process = Generator[simpy.Event, Any, None]
 """What SimPy runs: yields what it waits for, is sent what that brought."""
 
 
+_FIRST_BOUNDARY = np.uint8(Op.GC_START)  # NumPy would compare all rows with a member of an enum as int64
 TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
 
@@ -39,9 +40,9 @@ class Slice(NamedTuple):
 
 def _boundaries(events: Events) -> list[int]:
     """Rows that move no block; most batches have none, and the highest op tells that soonest."""
-    if events.rows == 0 or events.op.max() < Op.GC_START:
+    if events.rows == 0 or events.op.max() < _FIRST_BOUNDARY:
         return []
-    rows: list[int] = np.flatnonzero(events.op >= Op.GC_START).tolist()
+    rows: list[int] = np.flatnonzero(events.op >= _FIRST_BOUNDARY).tolist()
     return rows
 
 

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from llvmlite.binding import Linkage
 from numba._dynfunc import make_function
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -90,6 +92,30 @@ class _LeafLibrary(JITCodeLibrary):
         pass
 
 
+class _EntryLibrary(JITCodeLibrary):
+    """Code of an entry. Nobody else calls the leaves that are linked into it, and LLVM is told so.
+
+    It then sees that they never raise: what numba does for that at every call goes away.
+    """
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == Linkage.linkonce_odr:
+                function.linkage = Linkage.internal
+        super()._optimize_final_module()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _EntryLowering(NativeLowering):
+    _name = "replay_entry_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _EntryLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        done: bool = super().run_pass(state)
+        return done
+
+
 class _LeafLowering(BaseNativeLowering):
     """Makes code for a _LeafLibrary, with an attribute of LLVM's: numba's own option would make callers differ."""
 
@@ -139,19 +165,28 @@ class _InlinedLowering(_LeafLowering):
     attribute = "alwaysinline"
 
 
-class _LeafCompiler(CompilerBase):
-    """numba's pipeline, but for what Python would need to call the function: nobody calls a leaf but other kernels."""
+class _EntryCompiler(CompilerBase):
+    """numba's pipeline, but for the lowering, and for what C would need to call the function."""
 
-    lowering: type[_LeafLowering] = _PlainLowering
+    lowering: type[BaseNativeLowering] = _EntryLowering
 
     def define_pipelines(self) -> list[Any]:
-        flags = self.state.flags
-        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        self.state.flags.no_cfunc_wrapper = True
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
         passes = manager.passes
         manager.passes = [(self.lowering if each is NativeLowering else each, name) for each, name in passes]
         manager.finalize()
         return [manager]
+
+
+class _LeafCompiler(_EntryCompiler):
+    """The same, but for what Python would need: nobody calls a leaf but other kernels."""
+
+    lowering = _PlainLowering
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.no_cpython_wrapper = True
+        return super().define_pipelines()
 
 
 class _ColdCompiler(_LeafCompiler):
@@ -164,13 +199,16 @@ class _InlinedCompiler(_LeafCompiler):
 
 # Kernels run without the GIL, and without reference counts: they make no arrays and keep none. What is not said here, a
 # function would take over from whoever has it compiled. Options are the same for all marks: numba compiles a function
-# once more for callers that were compiled with others.
-ENTRY_OPTIONS = {"nogil": True, "_nrt": False}
+# once more for callers that were compiled with others. NumPy's error model, because a kernel that may raise costs more
+# at every call on the way to it.
+ENTRY_OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "pipeline_class": _EntryCompiler}
 LEAF_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _LeafCompiler}
-INLINED_OPTIONS = LEAF_OPTIONS | {"pipeline_class": _InlinedCompiler}
-COLD_OPTIONS = LEAF_OPTIONS | {"pipeline_class": _ColdCompiler}
+INLINED_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _InlinedCompiler}
+COLD_OPTIONS = ENTRY_OPTIONS | {"pipeline_class": _ColdCompiler}
 
 _kernels: set[Callable[..., Any]] = set()
+_naming_the_folder = threading.Lock()
+"""numba takes the cache folder from a global, and runs of a sweep make their entries in threads."""
 
 
 def _mark(function: Function, options: dict[str, Any]) -> Function:
@@ -202,13 +240,14 @@ def is_kernel(function: Callable[..., Any]) -> bool:
 
 def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     """A kernel for Python to call; `extra` names source files outside this package that it is linked with."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder(extra))
-    try:
-        compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
-        return compiled
-    finally:
-        numba.config.CACHE_DIR = before
+    with _naming_the_folder:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(cache_folder(extra))
+        try:
+            compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
+            return compiled
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 class _FirstCompilation(Listener):

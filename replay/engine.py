@@ -1,5 +1,6 @@
 """Where trace, clock and models meet: `run(trace, config)` plays everything and returns what was counted."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from replay.compiled import entry
 from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
 from replay.numbering import ThreadNumbering
-from replay.player import BLOCK, DOMAINS, TURN, new_classes, play, take_turn
+from replay.player import BLOCK, DOMAINS, new_classes, play, take_turn
 from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
 
 SAMPLES_WANTED = 1000
@@ -64,6 +65,10 @@ class Recording:
     phases: tuple[tuple[str, int, np.record], ...]
     """Name, time and counters at each mark."""
     wall_ns: int
+
+
+_making = threading.Lock()
+"""What several threads want at once is made once: compiling it takes long."""
 
 
 @cache
@@ -116,9 +121,10 @@ class Player:
         self.classes = new_classes()
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
-        self._play = compiled_play((libc_model, small_model))
+        with _making:
+            self._play = compiled_play((libc_model, small_model))
         self._threads = ThreadNumbering()
-        self._turns: tuple[np.ndarray, np.ndarray] | None = None
+        self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
         self._route = np.array([*(role == "pymalloc" for role in config.domains.by_number()), False], np.uint8)
         assert self._route.shape[0] == DOMAINS
@@ -136,13 +142,12 @@ class Player:
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
         columns = (events.op, events.domain, events.block, events.size)
-        turns = self._turns_of(events)
+        threads = self._threads_of(events)
         row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes_peak
         while tick < ticks.shape[0]:
             row, taken = self._play(
                 self.stack, self.blocks, self.classes, self._route, self.at_peak, columns,
-                part.first_row, row, turns[np.searchsorted(turns["row"], row, "right") - 1 :],
-                ticks[tick:], samples[tick:], addresses,
+                part.first_row, row, threads, ticks[tick:], samples[tick:], addresses,
             )  # fmt: skip
             tick += taken
             if self.tally.attention:
@@ -184,7 +189,8 @@ class Player:
         self.stack = self.stack._replace(kernel=kernel.with_given(self.stack.kernel, places))  # type: ignore[arg-type]
 
     def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        return compiled_call(call, (self.libc_model, self.small_model))
+        with _making:
+            return compiled_call(call, (self.libc_model, self.small_model))
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""
@@ -194,17 +200,13 @@ class Player:
             self.tally.attention = 0
         self.drain_log()
 
-    def _turns_of(self, events: Events) -> np.ndarray:
-        """Whose turn it is in the batch, and a last TURN that is never taken; kept for its other slices."""
-        if self._turns is None or self._turns[0] is not events.thread:
-            thread = self._threads.number(events.thread)
-            rows = np.flatnonzero(thread[1:] != thread[:-1]) + 1
-            turns = np.zeros(rows.shape[0] + 2, TURN)
-            turns["row"][1:-1], turns["row"][-1] = rows, np.iinfo(np.int64).max
-            turns["thread"][:-1] = thread[np.append(0, rows)] if events.rows else 0
-            self._turns = events.thread, turns
+    def _threads_of(self, events: Events) -> np.ndarray:
+        """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
+        if self._numbered is None or self._numbered[0] is not events.thread:
+            thread = events.thread
+            self._numbered = thread, self._threads.number(thread) if thread.any() else thread[:0]
             self._make_room_for_threads()
-        return self._turns[1]
+        return self._numbered[1]
 
     def _make_room_for_threads(self) -> None:
         if hasattr(self.libc_model, "with_threads"):

@@ -10,12 +10,12 @@ of two; `class_limit` gives the largest block of a class.
 import numpy as np
 
 from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc, switch_thread
-from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
-from replay.compiled import inlined
+from replay.allocators.stack import LARGE, RESIDENT_PEAK, TELLING, record
+from replay.compiled import cold, inlined
 from replay.processor import bit_length, prefetch
 
 # As numbers, because numba compares enum members far slower.
-CALLOC, REALLOC, FREE = 1, 2, 3
+MALLOC, CALLOC, REALLOC, FREE = range(4)
 
 BLOCK = record("place", "size_and_row")
 """`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
@@ -24,8 +24,6 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
-TURN = record("row", "thread")
-"""From this row of a batch on, events are that thread's."""
 AHEAD = 12
 """Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
 BLOCKS_IN_CACHE = 8192
@@ -49,43 +47,70 @@ def class_limit(index: int) -> int:
     return 8 * index if index < EXACT_CLASSES else 1 << (index - EXACT_CLASSES + 11)
 
 
+@cold
+def _class_above(block_bytes):
+    """The size class of a block that is larger than the exact classes."""
+    return EXACT_CLASSES - 11 + max(11, bit_length(block_bytes - 1))
+
+
 @inlined
 def class_row(domain, small, block_bytes):
     """The row of CLASS that counts such a block; `small` is 1 for the small role."""
-    above = EXACT_CLASSES - 11 + max(11, bit_length(block_bytes - 1))
-    index = (block_bytes + 7) >> 3 if block_bytes <= 1024 else above
-    return domain * ROWS_A_DOMAIN + small * CLASSES + index
+    index = domain * ROWS_A_DOMAIN + small * CLASSES
+    if block_bytes <= 1024:
+        return index + ((block_bytes + 7) >> 3)
+    return index + _class_above(block_bytes)
 
 
 @inlined
 def _place_of(stack, route, kind, domain, place, size):
     """Where the models put the block that this event makes or moves."""
-    if kind == REALLOC:
-        if place >= 0:
-            place = realloc(stack.small, stack, place, size)
-        else:
-            place = ~realloc(stack.libc, stack, ~place, max(size, 1))
-    elif route[np.uint64(domain)]:
-        place = calloc(stack.small, stack, size) if kind == CALLOC else malloc(stack.small, stack, size)
-    elif kind == CALLOC:
-        place = ~calloc(stack.libc, stack, max(size, 1))
-    else:
-        place = ~malloc(stack.libc, stack, max(size, 1))
-    if place < 0 and size > 0:
-        fill(stack.libc, stack, ~place, size)
-    return place
+    if kind == MALLOC:
+        if route[np.uint64(domain)]:
+            return malloc(stack.small, stack, size)
+        return ~malloc(stack.libc, stack, max(size, 1))
+    if kind == CALLOC:
+        if route[np.uint64(domain)]:
+            return calloc(stack.small, stack, size)
+        return ~calloc(stack.libc, stack, max(size, 1))
+    if place >= 0:
+        return realloc(stack.small, stack, place, size)
+    return ~realloc(stack.libc, stack, ~place, max(size, 1))
 
 
 @inlined
-def _bytes_of(stack, place, size, sign):
-    """Bytes of the block as handed out; libc's share is noted, with `sign` 1 as it comes and -1 as it goes."""
-    if place >= 0:
-        return block_size(stack.small, stack, place)
-    block_bytes = block_size(stack.libc, stack, ~place)
+def _count_libc(stack, place, size, sign):
+    """Bytes of libc's block as handed out; its share is noted, with `sign` 1 as it comes and -1 as it goes."""
+    block_bytes = block_size(stack.libc, stack, place)
     tally = stack.tally[0]
     tally.libc_requested_bytes += sign * size
     tally.libc_block_bytes += sign * block_bytes
     return block_bytes
+
+
+@inlined
+def _end(stack, kind, place, size):
+    """A block of `size` bytes goes, unless it is moved; bytes that were handed out for it."""
+    if place >= 0:
+        block_bytes = block_size(stack.small, stack, place)
+        if kind == FREE:
+            free(stack.small, stack, place)
+    else:
+        block_bytes = _count_libc(stack, ~place, size, -1)
+        if kind == FREE:
+            free(stack.libc, stack, ~place)
+    return block_bytes
+
+
+@cold
+def _tell(stack, addresses, row, kind, place):
+    """Notes where the block is that this event made or moved."""
+    if kind == FREE:
+        addresses[row] = 0
+    elif place >= 0:
+        addresses[row] = address(stack.small, stack, place)
+    else:
+        addresses[row] = ~address(stack.libc, stack, ~place)
 
 
 @inlined
@@ -107,10 +132,24 @@ def take_turn(stack, thread):
         switch_thread(stack.libc, stack, thread)
 
 
-def play(stack, blocks, classes, route, at_peak, columns, first_row, start, turns, ticks, samples, addresses):
+@inlined
+def _begin_turn(stack, threads, row, end):
+    """The thread of this row goes on; gives the row where another one does, or `end` if that comes first."""
+    if threads.shape[0] == 0:
+        take_turn(stack, np.int64(0))
+        return end
+    thread = threads[np.uint64(row)]
+    take_turn(stack, np.int64(thread))
+    row += 1
+    while row < end and threads[np.uint64(row)] == thread:
+        row += 1
+    return row
+
+
+def play(stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses):
     """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
 
-    `turns`: who does what follows; the first one's row is at or before `start`, the last one's behind all others.
+    `threads`: whose each row is; if empty, all are thread 0's.
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
     the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
     takes the address of each block made or moved, its complement where the libc role owns it, and 0 for a free.
@@ -126,20 +165,19 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, turn
     requested, requested_peak = tally.requested_bytes, tally.requested_bytes_peak
     block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
-    row, turn = start, 0
+    row = start
+    if addresses.shape[0] > 0:
+        tally.attention |= TELLING
     # Few blocks stay in the cache anyway.
     foreseen = ticks[ticks.shape[0] - 1] - 2 * AHEAD if blocks.shape[0] > BLOCKS_IN_CACHE else row
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
-            if row >= turns[turn].row:
-                take_turn(stack, turns[turn].thread)
-                turn += 1
-            stop = min(ticks[tick], turns[turn].row)
+            stop = _begin_turn(stack, threads, row, ticks[tick])
             while row < stop:
                 at = np.uint64(row)  # an unsigned index is not looked at for being negative
                 size, kind, entry = sizes[at], op[at], blocks[block[at]]
                 if size > LARGE_BYTES and size > space.headroom:
-                    tally.attention |= LARGE
+                    tally.attention = LARGE
                     _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                     return row, tick
                 tally.row = first_row + row
@@ -151,52 +189,51 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, turn
                         expect(stack.small, there)
                     else:
                         expect(stack.libc, ~there)
-                place, domain = entry.place, np.int64(domains[at])
+                place = entry.place
                 if kind >= REALLOC:
                     index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS
+                    gone = classes[np.uint64(index)]
+                    gone.frees += 1
+                    gone.freed_bytes += had
                     requested -= had
-                    block_bytes -= _bytes_of(stack, place, had, -1)
-                    ended = classes[np.uint64(index)]
-                    ended.frees += 1
-                    ended.freed_bytes += had
-                    domain = index // ROWS_A_DOMAIN
+                    block_bytes -= _end(stack, kind, place, had)
                 if kind == FREE:
                     tally.frees += 1
-                    if place >= 0:
-                        free(stack.small, stack, place)
-                    else:
-                        free(stack.libc, stack, ~place)
                 else:
+                    domain = index // ROWS_A_DOMAIN if kind == REALLOC else np.int64(domains[at])
+                    place = _place_of(stack, route, kind, domain, place, size)
+                    if place >= 0:
+                        got = block_size(stack.small, stack, place)
+                        index = class_row(domain, 1, got)
+                    else:
+                        got = _count_libc(stack, ~place, size, 1)
+                        index = class_row(domain, 0, got)
+                        if size > 0:
+                            fill(stack.libc, stack, ~place, size)
                     if kind == REALLOC:
                         tally.reallocs += 1
                     elif kind == CALLOC:
                         tally.callocs += 1
-                    place = _place_of(stack, route, kind, domain, place, size)
-                    got = _bytes_of(stack, place, size, 1)
-                    index = class_row(domain, 1 if place >= 0 else 0, got)
                     entry.place, entry.size_and_row = place, size << ROW_BITS | index
-                    begun = classes[np.uint64(index)]
-                    begun.mallocs += 1
-                    begun.requested_bytes += size
+                    came = classes[np.uint64(index)]
+                    came.mallocs += 1
+                    came.requested_bytes += size
                     requested += size
                     requested_peak = max(requested_peak, requested)
                     block_bytes += got
                     block_peak = max(block_peak, block_bytes)
-                if addresses.shape[0] > 0:
-                    if kind == FREE:
-                        addresses[row] = 0
-                    elif place >= 0:
-                        addresses[row] = address(stack.small, stack, place)
-                    else:
-                        addresses[row] = ~address(stack.libc, stack, ~place)
                 row += 1
                 if tally.attention:
+                    if tally.attention & TELLING:
+                        _tell(stack, addresses, row - 1, kind, place)
                     _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
                     if tally.attention & RESIDENT_PEAK:
                         tally.attention ^= RESIDENT_PEAK
                         at_peak[0] = stack.tally[0]
-                    if tally.attention:
+                    if tally.attention & ~TELLING:
+                        tally.attention &= ~TELLING
                         return row, tick
         _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
         samples[tick] = stack.tally[0]
+    tally.attention = 0
     return row, ticks.shape[0]

@@ -4,7 +4,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-VERSION = "0.1.0"
+from replay import __version__
 
 
 @cache
@@ -15,4 +15,4 @@ def identity() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
-    return f"{VERSION}+{digest.hexdigest()[:8]}"
+    return f"{__version__}+{digest.hexdigest()[:8]}"

@@ -6,6 +6,7 @@ from histories import History, cut, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from replay.allocators import glibc
 from replay.allocators.glibc import RULES
 from replay.allocators.glibc.system import MAIN_ARENA
 from replay.allocators.stack import SYSCALLS
@@ -229,7 +230,8 @@ def test_small_mappings_are_no_chunks_of_the_cache():
 
 
 @pytest.mark.parametrize("live", [1_000, 30_000])
-def test_many_chunks_find_room(live):
+def test_many_chunks_find_room(live, monkeypatch):
+    monkeypatch.setattr(glibc, "CHUNKS_AT_FIRST", 1024)
     history = History()
     blocks = history.mallocs(live, 40)
     history.free(*blocks[::2])

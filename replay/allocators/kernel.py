@@ -550,7 +550,8 @@ def _area_of(state, start):
 def _move_pages(stack, start, place, length):
     """Marks at `place` what is marked at `start`."""
     space, pages = stack.kernel.space[0], stack.kernel.mmap_pages
-    for offset in range(0, length, space.page_size):
+    for page in range(length >> space.page_shift):
+        offset = page << space.page_shift
         bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift
         if pages[bit >> 6] >> (bit & 63) & 1:
             moved = _mark(stack, place + offset, place + offset + space.page_size, True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from replay.sweeps.sweep import Engine
 
 FAILED = 2
+SEEDS_MAX = 10_000
 WIDTH = 160
 """Off a terminal: what nearly every table fits into."""
 _RANGE = re.compile(r"(?P<first>[^.].*?)\.\.(?P<last>.+?)(:(?P<how>[+*])(?P<by>.+))?")
@@ -128,7 +129,8 @@ def sweep(
 ) -> None:
     """Play traces through many allocator stacks, and say which is best and which setting matters.
 
-    `replay sweep show DIR` shows the results of --out again.
+    `replay sweep show DIR` shows the results of --out again; a source of the name `show` is meant by
+    `replay sweep run show`.
 
     Example: replay sweep web-service -a cpython-3.8,cpython-3.12 --env MALLOC_ARENA_MAX=default,1,2 --by syscalls
 
@@ -153,6 +155,9 @@ def sweep(
         from replay.reports.charts import refuse_missing
 
         refuse_missing()
+        _axes(heat)
+    elif heat is not None:
+        raise ReplayError("--heat goes with --charts")
     plan = _plan(
         plan_name,
         {
@@ -165,6 +170,7 @@ def sweep(
             "objectives": optimise or by,
             "trim_every": trim_every,
         },
+        searches=bool(optimise),
     )
     try:
         with (
@@ -177,13 +183,13 @@ def sweep(
                 engine=engine, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        if out is not None:
-            typer.echo(f"interrupted; what is done is kept: the same command with --resume goes on ({out})", err=True)
+        kept = f"what is done is kept: the same command with --resume goes on ({out})"
+        typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
     _show(results, plan.objectives, rows, as_json)
     if charts:
         assert out is not None
-        _draw(out, results, plan.objectives, heat)
+        _draw(out, results, plan.objectives, heat, force=True)
     if out is not None and not as_json:
         typer.echo(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
     if failed := results.count("failed"):
@@ -198,6 +204,7 @@ def show(
     rows: Rows = 12,
     charts: Annotated[bool, typer.Option("--charts", help="Draw sweep.html and PNGs into the folder.")] = False,
     heat: Heat = None,
+    force: Annotated[bool, typer.Option("--force", help="Draw over charts that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the results of a sweep again, by the same metrics or by others.
@@ -206,32 +213,35 @@ def show(
     """
     from replay.sweeps.results import read_results
 
+    if heat is not None and not charts:
+        raise ReplayError("--heat goes with --charts")
     results = read_results(folder)
     objectives = by or list(results.objectives)
     _show(results, objectives, rows, as_json)
     if charts:
-        _draw(folder, results, objectives, heat)
+        _draw(folder, results, objectives, heat, force=force)
 
 
-def _plan(name: str | None, said: dict[str, Any]) -> "Plan":
+def _plan(name: str | None, said: dict[str, Any], *, searches: bool) -> "Plan":
     """The file's plan, or an empty one, with what the command line says in its place or beside it."""
-    from pydantic import ValidationError
-
-    from replay.sweeps.plan import Plan, load_plan
+    from replay.sweeps.plan import Plan, load_plan, make_plan
 
     plan = load_plan(name) if name else Plan()
     data = plan.model_dump(by_alias=True, exclude_unset=True)
-    for key in ("fixed", "vary"):
-        said[key] = {**data.get(key, {}), **said[key]}
-    said["constraints"] = [*data.get("constraints", []), *(said["constraints"] or [])]
-    data |= {key: value for key, value in said.items() if value not in (None, [], {})}
-    try:
-        return Plan.model_validate(data)
-    except ValidationError as mistakes:
-        first = mistakes.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("Range", "list[any]"))
-        what = str(first.get("ctx", {}).get("error", first["msg"]))
-        raise ConfigError(f"{where}: {what}") from None
+    for key, other in (("fixed", "vary"), ("vary", "fixed")):
+        kept = {each: value for each, value in data.get(key, {}).items() if each not in said[other]}
+        data[key] = {**kept, **said[key]}
+    data["constraints"] = [*data.get("constraints", []), *(said["constraints"] or [])]
+    chosen = said["choose"]
+    if searches:
+        if "kind" in chosen:
+            raise ConfigError("--optimise chooses its points itself; leave out --random and --latin")
+        data["choose"] = {key: value for key, value in data.get("choose", {}).items() if key == "seed"}
+    data["choose"] = {**data.get("choose", {}), **chosen}
+    data |= {key: said[key] for key in ("sources", "seeds", "objectives", "trim_every") if said[key]}
+    if not data["vary"] and not data.get("configurations"):
+        raise ConfigError("the grid is empty: vary something by --grid, --env, -a or --plan")
+    return make_plan(data)
 
 
 def _vary(allocators: list[str] | None, grid: list[str] | None, env: list[str] | None) -> dict[str, Any]:
@@ -298,12 +308,12 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _choose(random: int | None, latin: int | None, seed: int | None) -> dict[str, Any] | None:
+def _choose(random: int | None, latin: int | None, seed: int | None) -> dict[str, Any]:
     if random and latin:
         raise ConfigError("--random and --latin: choose one")
     kind = "random" if random else "latin" if latin else "grid"
     chosen = {"kind": kind, "runs": random or latin} if kind != "grid" else {}
-    return chosen | ({"seed": seed} if seed is not None else {}) or None
+    return chosen | ({"seed": seed} if seed is not None else {})
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -311,10 +321,12 @@ def _seeds(text: str | None) -> list[int] | None:
         return None
     first, dots, last = text.partition("..")
     try:
+        if dots and int(last) - int(first) >= SEEDS_MAX:
+            raise ConfigError(f"--seeds {text}: are more than {SEEDS_MAX:,}")
         seeds = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
     except ValueError:
         seeds = []
-    if not seeds or min(seeds) < 0 or len(seeds) > 10_000:
+    if not seeds or min(seeds) < 0:
         raise ConfigError(f"--seeds {text}: write it like 0,1,2 or 0..9")
     return seeds
 
@@ -340,7 +352,7 @@ def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: boo
     for metric in objectives:
         check_metric(metric)
     if as_json:
-        typer.echo(json.dumps(_as_json(results, objectives), indent=2))
+        typer.echo(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
         return
     from rich.console import Console
 
@@ -362,14 +374,18 @@ def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str | None) -> None:
+def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str | None, *, force: bool) -> None:
     from replay.reports.charts import write_charts
 
-    axes = heat.split(",") if heat else []
-    if len(axes) not in (0, 2):
-        raise ReplayError(f"--heat {heat}: name two parameters, like pymalloc.alignment,pymalloc.arena_size")
-    written = write_charts(folder, results, objectives, heat=axes)
+    written = write_charts(folder, results, objectives, heat=_axes(heat), force=force)
     typer.echo(f"\ndrawn: {', '.join(map(str, written))}", err=True)
+
+
+def _axes(heat: str | None) -> list[str]:
+    axes = [name.strip() for name in heat.split(",")] if heat is not None else []
+    if len(axes) not in (0, 2) or len(set(axes)) < len(axes):
+        raise ReplayError(f"--heat {heat}: name two parameters, like pymalloc.alignment,pymalloc.arena_size")
+    return axes
 
 
 def _list_plans(as_json: bool) -> None:

@@ -11,7 +11,7 @@ from replay.errors import ConfigError, ReplayError
 from replay.gates.cases import Case
 from replay.metrics import check_metric, metric_names
 from replay.output import new_file
-from replay.version import VERSION
+from replay import __version__
 
 FORMAT = 1
 _DETAILS = ("_at_peak", "simulated_ns.", "syscall_bytes")
@@ -50,7 +50,7 @@ class Baseline(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    version: str = VERSION
+    version: str = __version__
     cases: dict[str, Measured] = {}
 
     def with_cases(self, cases: Mapping[str, Measured]) -> "Baseline":
@@ -89,9 +89,9 @@ def read_baseline(path: Path) -> Baseline:
         raise ConfigError(
             f"{path}: is no baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
         ) from None
-    if baseline.version != VERSION:
+    if baseline.version != __version__:
         raise ReplayError(
-            f"{path}: was made by replay {baseline.version}, and this is {VERSION}, whose figures may differ; "
+            f"{path}: was made by replay {baseline.version}, and this is {__version__}, whose figures may differ; "
             "check the old commit with this one, or take the present figures by `replay check --update`"
         )
     return baseline

@@ -16,7 +16,7 @@ from replay.errors import ReplayError
 from replay.gates.checking import Report
 from replay.metrics import metric_names
 from replay.output import new_file
-from replay.version import VERSION
+from replay import __version__
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -53,7 +53,7 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
     commit, date = present_commit(folder)
     states = {case.name: case.state for case in report.cases}
     rows = [
-        {"commit": commit, "date": date, "case": name, "state": states[name], "replay_version": VERSION}
+        {"commit": commit, "date": date, "case": name, "state": states[name], "replay_version": __version__}
         | {metric: figure.value for metric, figure in measured.figures.items()}
         for name, measured in report.measured.items()
     ]

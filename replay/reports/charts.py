@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from replay.errors import ReplayError
-from replay.output import new_file
+from replay.output import new_file, new_target
 from replay.reports.sweeps import format_judged, format_value
-from replay.sweeps.analysis import front_table, main_effects, pareto
+from replay.sweeps.analysis import by_size, front_table, main_effects, pareto
+from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
 
 if TYPE_CHECKING:
@@ -24,9 +25,13 @@ _BEST, _OTHER, _DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
 _PIXELS_A_POINT = 2.0
 
 
-def write_charts(folder: Path, results: Results, objectives: Sequence[str], *, heat: Sequence[str] = ()) -> list[Path]:
+def write_charts(
+    folder: Path, results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), force: bool = False
+) -> list[Path]:
     """Writes the page and the pictures into `folder`, and tells which. `heat`: two parameters for the heat map."""
     altair = import_altair()
+    for name in CHARTS:
+        new_target(folder / name, force=force)
     charts = draw(results, objectives, heat=heat)
     if not charts:
         raise ReplayError("there is nothing to draw: no run is done")
@@ -163,7 +168,7 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
 
 
 def _ordered(values: pl.Series) -> list[str]:
-    return [format_value(value) for value in values.unique().sort(nulls_last=False).to_list()]
+    return [format_value(value) for value in sorted(values.unique().to_list(), key=by_size)]
 
 
 def _pareto(results: Results, objectives: Sequence[str]) -> Any:

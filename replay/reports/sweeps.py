@@ -1,9 +1,11 @@
 """A sweep's results as text: the ranking, which parameter matters, and what cannot be had together."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,9 +25,8 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
     if not results.done.height:
         _print_troubles(console, results)
         return
-    console.print(
-        section(f"Best first, by {objectives[0]}; Δ: against the default", _ranking(results, objectives, rows))
-    )
+    ranked = _fitted(console, lambda gap: _ranking(results, objectives, rows, gap))
+    console.print(section(f"Best first, by {objectives[0]}; Δ: against the default", ranked))
     left = len(ranking(results, objectives[0])) - rows
     if left > 0:
         console.print(f"  and {left} more (--rows {rows + left} shows all)")
@@ -37,8 +38,47 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
             )
     if len(objectives) > 1:
         title = f"Best in one without being worse in another: {', '.join(objectives)}"
-        console.print(section(title, _front(results, objectives)))
+        console.print(section(title, _fitted(console, lambda gap: _front(results, objectives))))
     _print_troubles(console, results)
+
+
+_INDENT = 2
+_HEADING_MIN = 6
+
+
+def _fitted(console: Console, build: Callable[[str], Table]) -> Table:
+    """Where the table is too wide: headings over several lines, and then figures too, one below the other.
+
+    `build` makes the table, with so much between the figures of a cell.
+    """
+    table = build(" ")
+    if _is_too_wide(console, table):
+        _fold_headings(table)
+    if _is_too_wide(console, table):
+        table = build("\n")
+        table.padding = (0, 1, 0, 0)
+        _fold_headings(table)
+    return table
+
+
+def _fold_headings(table: Table) -> None:
+    for column in table.columns:
+        lines = [line for cell in column.cells for line in str(cell).split("\n")]
+        column.header = _folded(str(column.header), max([_HEADING_MIN, *map(cell_len, lines)]))
+
+
+def _is_too_wide(console: Console, table: Table) -> bool:
+    return console.measure(table, options=console.options.update(width=1000)).maximum + _INDENT > console.width
+
+
+def _folded(heading: str, width: int) -> str:
+    """Broken behind dots and underscores."""
+    lines = [""]
+    for part in re.findall(r"[^._/ ]*[._/ ]?", heading):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _headline(results: Results) -> Text:
@@ -61,51 +101,60 @@ def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
     return [name for name in names if name not in objectives] or list(results.parameters[:1])
 
 
-def _ranking(results: Results, objectives: Sequence[str], rows: int) -> Table:
+def _ranking(results: Results, objectives: Sequence[str], rows: int, gap: str) -> Table:
     """Over one trace each objective's value; over several, the first's for each trace; and always the change."""
     parameters = _shown(results, objectives)
-    ranked = ranking(results, objectives[0])
+    ranked = ranking(results, objectives[0]).with_row_index("rank", offset=1)
     shown = ranked.head(rows)
     if not shown["default"].any():
         shown = pl.concat([shown, ranked.filter(pl.col("default"))])
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
-    figures = columns(results, objectives)
-    table = table_of("", *parameters, *figures, left=len(parameters) + 1)
+    figures = columns(results, objectives, gap)
+    table = table_of("", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 1)
+    table.columns[0].justify = "right"
     for row in shown.iter_rows(named=True):
-        about = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
-        cells = [cell[row["configuration"]] for cell in figures.values()]
+        rank = str(row["rank"])
+        about = [f"default{gap}{rank}" if row["default"] else rank]
+        about += [format_value(row[name]) for name in parameters]
+        cells = [cell[row["configuration"]] for _, cell in figures]
         table.add_row(*about, *cells, style="bold" if row["default"] else None)
     return table
 
 
-Cells = dict[int, str]
-"""What stands in a column, by configuration."""
+Column = tuple[str, dict[int, str]]
+"""A heading, and what stands below it by configuration."""
 
 
-def _columns_of_objectives(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
-    columns: dict[str, Cells] = {}
+def _columns_of_objectives(results: Results, objectives: Sequence[str], gap: str) -> list[Column]:
+    columns: list[Column] = []
     for metric in objectives:
         rows = ranking(results, metric).rows(named=True)
-        columns[metric] = {row["configuration"]: _with_interval(metric, row) for row in rows}
-        columns["Δ" + "\u200b" * len(columns)] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+        default = next((row["mean"] for row in rows if row["default"]), None)
+        columns.append((metric, {row["configuration"]: _with_interval(metric, row, gap) for row in rows}))
+        columns.append(("Δ", {row["configuration"]: _change(metric, row, default) for row in rows}))
     return columns
 
 
-def _with_interval(metric: str, row: dict[str, Any]) -> str:
+def _with_interval(metric: str, row: dict[str, Any], gap: str) -> str:
     value = format_metric(metric, row["mean"])
-    return value if row["interval"] is None else f"{value} ± {format_metric(metric, row['interval'])}"
+    return value if row["interval"] is None else f"{value}{gap}± {format_metric(metric, row['interval'])}"
 
 
-def _columns_of_sources(results: Results, objectives: Sequence[str]) -> dict[str, Cells]:
-    columns: dict[str, Cells] = {}
+def _columns_of_sources(results: Results, objectives: Sequence[str], gap: str) -> list[Column]:
+    columns: list[Column] = []
     for (source,), group in per_source(results, objectives[0]).group_by("source", maintain_order=True):
         rows = group.rows(named=True)
-        columns[str(source)] = {
-            row["configuration"]: f"{_with_interval(objectives[0], row)} ({_change(row['ratio'])})" for row in rows
+        default = next((row["mean"] for row in rows if row["default"]), None)
+        cells = {
+            row[
+                "configuration"
+            ]: f"{_with_interval(objectives[0], row, gap)}{gap}({_change(objectives[0], row, default)})"
+            for row in rows
         }
+        columns.append((str(source), cells))
     for metric in objectives:
         rows = ranking(results, metric).rows(named=True)
-        columns[f"Δ {metric}"] = {row["configuration"]: _change(row["ratio"]) for row in rows}
+        columns.append((f"Δ {metric}", {row["configuration"]: _change(metric, row, None) for row in rows}))
     return columns
 
 
@@ -125,11 +174,13 @@ def _front(results: Results, objectives: Sequence[str]) -> Table:
     front = pareto(results, objectives)
     distinct = front.group_by(objectives, maintain_order=True).agg(pl.all().first(), pl.len().alias("equal"))
     parameters = _shown(results, objectives)
-    table = table_of("", *parameters, *objectives, "equal", left=len(parameters) + 1)
+    has_equals = bool((distinct["equal"] > 1).any())
+    table = table_of("", *parameters, *objectives, *["equal"] * has_equals, left=len(parameters) + 1)
     for row in distinct.head(ROWS_SHOWN).iter_rows(named=True):
         cells = ["default" if row["default"] else "", *(format_value(row[name]) for name in parameters)]
         cells += [format_judged(results, metric, row[metric]) for metric in objectives]
-        table.add_row(*cells, f"+{row['equal'] - 1}" if row["equal"] > 1 else "")
+        equal = f"+{row['equal'] - 1}" if row["equal"] > 1 else ""
+        table.add_row(*cells, *[equal] * has_equals)
     beaten = len(front_table(results, objectives)) - len(front)
     hidden = max(0, len(distinct) - ROWS_SHOWN)
     table.caption = f"and {hidden} more; " * bool(hidden) + f"{beaten} others are beaten by one of these"
@@ -152,6 +203,8 @@ def format_value(value: Any) -> str:
     """A parameter's value: whole KiB as such."""
     if value is None:
         return "default"
+    if isinstance(value, str) and " to " in value:  # a quarter of many values
+        return " to ".join(format_value(each) for each in value.split(" to "))
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value % 1024 == 0:
@@ -176,7 +229,11 @@ def format_judged(results: Results, metric: str, value: float) -> str:
     return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
 
 
-def _change(ratio: float | None) -> str:
+def _change(metric: str, row: dict[str, Any], default: float | None) -> str:
+    """Against the default: in parts of it, or as it is where the default has nothing."""
+    ratio, mean = row["ratio"], row["mean"]
     if ratio is None:
         return "-"
+    if default == 0 and mean:
+        return f"+{format_metric(metric, mean)}"
     return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"

@@ -5,11 +5,13 @@ default; over several seeds of a workload by the mean, with the interval that ho
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
+from replay.naming import by_version
 from replay.sweeps.results import Results
 
 _STUDENT = (
@@ -39,11 +41,28 @@ def ratio(value: float, default: float) -> float:
     return value / default if default else 1.0 + value
 
 
+def compared_inputs(results: Results) -> pl.DataFrame:
+    """The traces and seeds that configurations are compared over: those that the default was done on, or anything.
+
+    A trace that breaks off in the middle is a failure of all configurations, and so of none.
+    """
+    done = results.done
+    of_default = done.filter(pl.col("default"))
+    return (of_default if of_default.height else done).select("source", "seed").unique(maintain_order=True)
+
+
 def per_source(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, and the `ratio`."""
+    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, and the `ratio`.
+
+    Only where all seeds were done: a mean over others would be another figure.
+    """
+    inputs = compared_inputs(results)
+    wanted = dict(inputs.group_by("source").len().iter_rows())
     rows = []
-    groups = results.done.group_by("configuration", "source", maintain_order=True)
-    for (configuration, source), group in groups:
+    compared = results.done.join(inputs, on=["source", "seed"], how="semi", nulls_equal=True, maintain_order="left")
+    for (configuration, source), group in compared.group_by("configuration", "source", maintain_order=True):
+        if group.height < wanted[source]:
+            continue
         values = [float(value) for value in group[metric]]
         is_default = bool(group["default"][0])
         rows.append(
@@ -51,7 +70,10 @@ def per_source(results: Results, metric: str) -> pl.DataFrame:
         )
     frame = pl.DataFrame(
         rows, schema=["configuration", "source", "default", "mean", "interval", "runs"], orient="row",
-        schema_overrides={"configuration": pl.Int64, "interval": pl.Float64, "mean": pl.Float64, "source": pl.String},
+        schema_overrides={
+            "configuration": pl.Int64, "source": pl.String, "default": pl.Boolean, "mean": pl.Float64,
+            "interval": pl.Float64, "runs": pl.Int64,
+        },
     )  # fmt: skip
     defaults = dict(frame.filter(pl.col("default")).select("source", "mean").iter_rows())
     ratios = [
@@ -67,8 +89,8 @@ def ranking(results: Results, metric: str) -> pl.DataFrame:
     `mean` and `interval` are those of the only trace, else null; `ratio` is to the default, a mean over the traces.
     """
     each = per_source(results, metric)
-    sources = results.frame["source"].drop_nulls().n_unique()
-    lone = pl.lit(sources == 1)
+    sources = compared_inputs(results)["source"].n_unique()
+    lone = pl.lit(results.has_one_source)
     summed = each.group_by("configuration", maintain_order=True).agg(
         pl.when(lone).then(pl.col("mean").first()).alias("mean"),
         pl.when(lone).then(pl.col("interval").first()).alias("interval"),
@@ -78,7 +100,7 @@ def ranking(results: Results, metric: str) -> pl.DataFrame:
     parameters = results.frame.unique("configuration", keep="first", maintain_order=True)
     parameters = parameters.select("configuration", "default", *results.parameters)
     ranked = summed.filter(pl.col("sources") == sources).drop("sources").join(parameters, on="configuration")
-    return ranked.sort(results.judged_by, "configuration", maintain_order=True)
+    return ranked.sort(results.judged_by, "configuration", nulls_last=True, maintain_order=True)
 
 
 def main_effects(results: Results, metric: str) -> pl.DataFrame:
@@ -87,10 +109,12 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     `share` is the part of the variance between configurations that the parameter explains by itself. Metrics over
     several traces are ratios to the default. Parameters that explain most come first.
     """
-    table = _without_added_default(ranking(results, metric), results.parameters)
+    table = ranking(results, metric).drop_nulls(results.judged_by)
+    table = _without_added_default(table, results.parameters)
     rows: list[tuple[str, str, float, int, float]] = []
     for name in results.parameters:
-        in_order = table.sort(name)
+        keys = [by_size(value) for value in table[name]]
+        in_order = table[sorted(range(table.height), key=keys.__getitem__)]
         levelled = in_order.select(_level(in_order[name]).alias("level"), pl.col(results.judged_by).alias("judged"))
         groups = levelled.group_by("level", maintain_order=True).agg(
             pl.col("judged").mean().alias("mean"), pl.len().alias("count")
@@ -109,9 +133,23 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row").sort("share", descending=True, maintain_order=True)
 
 
+def by_size(value: Any) -> tuple[int, Any]:
+    """A key that sorts the values of a parameter: nothing, numbers, and words with versions in their order."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, int | float):
+        return 1, value
+    return (1, int(value)) if value.isdecimal() else (2, by_version(value))
+
+
 def _without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
-    """A default that is no point of the space, but stands beside it, would be a value of its own in each parameter."""
+    """A default that is no point of the space, but stands beside it, would be a value of its own in each parameter.
+
+    Of a single parameter it is one more value, and welcome.
+    """
     default, others = table.filter(pl.col("default")), table.filter(~pl.col("default"))
+    if sum(others[name].n_unique() > 1 for name in parameters) < 2:
+        return table
     added = any(default[name][0] not in others[name] for name in parameters if default.height)
     return others if added and others.height else table
 
@@ -121,7 +159,7 @@ def _level(values: pl.Series) -> pl.Series:
     if values.n_unique() <= LEVELS_SHOWN or not values.dtype.is_numeric():
         return values.cast(pl.String).fill_null("default")
     bounds = [values.quantile(share, "nearest") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    names = [f"{low:g} to {high:g}" for low, high in pairwise(bounds) if low is not None]
+    names = [f"{low:.12g} to {high:.12g}" for low, high in pairwise(bounds) if low is not None]
     return pl.Series(
         [None if each is None else names[min(3, sum(each > bound for bound in bounds[1:4]))] for each in values]
     ).fill_null("default")
@@ -138,16 +176,25 @@ def _explained(levelled: pl.DataFrame, groups: pl.DataFrame) -> float:
 def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
     """The configurations that none other beats in one metric without losing in another, by the first metric."""
     table = front_table(results, metrics)
-    points = table.select(metrics).rows()
-    best = [index for index, point in enumerate(points) if not any(dominates(other, point) for other in points)]
-    return table[best].sort(*metrics)
+    best = set(undominated(table.select(metrics).rows()))
+    kept = [index for index, point in enumerate(table.select(metrics).rows()) if point in best]
+    return table[kept].sort(*metrics, maintain_order=True)
+
+
+def undominated(points: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Of the points, each once, those that no other dominates, by their first coordinate."""
+    front: list[tuple[float, ...]] = []
+    for point in sorted({tuple(point) for point in points}):  # whatever dominates a point comes before it
+        if not any(dominates(other, point) for other in front):
+            front.append(point)
+    return front
 
 
 def front_table(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
     """A row a configuration: its number, parameters, and each metric's mean, or mean ratio over several traces."""
     tables: list[pl.DataFrame] = []
     for metric in metrics:
-        table = ranking(results, metric)
+        table = ranking(results, metric).drop_nulls(results.judged_by)
         keep = table if not tables else table.select("configuration", results.judged_by)
         tables.append(keep.rename({results.judged_by: metric}).drop(["mean", "interval", "ratio"], strict=False))
     joined = tables[0]

@@ -5,20 +5,25 @@ which several died is an outcome that says so.
 """
 
 import logging
+import re
+import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
+from replay.config import rebuild_config
 from replay.errors import ReplayError
+from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, do
 from replay.sweeps.traces import Decoded, Input, decode
 from replay.version import identity
 
 LOCAL = "local"
+_ADDRESS = re.compile(r"local:[1-9]\d{0,2}|(?!local:)((tcp|tls|ws|wss|ucx)://)?([^\s/:]+|\[[^\s/]+\]):\d+/?")
 TIMEOUT_S = 30.0
-_TRACES_KEPT = 2
+_TRACES_KEPT = 8
 _NEWCOMER = "pip install 'alloc-replay[cluster]'"
 
 _traces: dict[Input, Decoded] = {}
@@ -39,7 +44,22 @@ def work(task: Task) -> Outcome:
     """What a worker does."""
     if task.version != identity():
         raise ReplayError(f"a worker has replay {identity()}, the sweep is by {task.version}")
+    if stack_key(rebuild_config(task.stack)) not in task.key:
+        raise ReplayError("a worker has another version of an allocator model of another package")
     return do(task, _load)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C, which a terminal sends to all: the sweep ends them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Cluster:
@@ -47,6 +67,8 @@ class Cluster:
 
     def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """`address` of a scheduler, or `local:4` for so many processes here."""
+        if not _ADDRESS.fullmatch(address):
+            raise ReplayError(f"--cluster {address}: write it like local:4 or tcp://scheduler:8786")
         try:
             import distributed
         except ImportError:
@@ -56,17 +78,16 @@ class Cluster:
         kind, _, count = address.partition(":")
         try:
             if kind == LOCAL:
-                self._own = distributed.LocalCluster(
-                    n_workers=_workers(address, count), threads_per_worker=1, dashboard_address=None, silence_logs=50
-                )
+                with _deaf_children():
+                    self._own = distributed.LocalCluster(
+                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
+                    )
             self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
             self._client.wait_for_workers(1, timeout=timeout_s)
             self._refuse_strangers()
         except ReplayError:
             self.close()
             raise
-        except ValueError as error:
-            raise ReplayError(f"--cluster {address}: is no address of a scheduler ({error})") from None
         except Exception as error:  # whatever else listens there may answer anything
             self.close()
             reason = str(error).partition("\n")[0] or "no answer"
@@ -87,7 +108,10 @@ class Cluster:
                     f"{identity()}; install the same everywhere"
                 )
 
-    def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def keep(self, inputs: Sequence[Input]) -> None:
+        """Workers keep the last ones by themselves."""
+
+    def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         import distributed
 
         futures = {
@@ -108,7 +132,8 @@ class Cluster:
         if future.status in ("cancelled", "lost"):
             raise ReplayError(f"--cluster {self._address}: the scheduler is lost; what is done can be kept by --resume")
         error = future.exception()
-        return Outcome(task.key, "failed", error=f"{type(error).__name__}: {error}", transient=True)
+        said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
+        return Outcome(task.key, "failed", error=said, transient=True)
 
     def close(self) -> None:
         for part in (getattr(self, "_client", None), self._own):
@@ -121,9 +146,3 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _workers(address: str, count: str) -> int:
-    if not count.isdecimal() or int(count) < 1:
-        raise ReplayError(f"--cluster {address}: write it like local:4 or tcp://scheduler:8786")
-    return int(count)

@@ -6,25 +6,28 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from replay.allocators.registry import bundled_names, find_model
+from replay.allocators.registry import bundled_names, find_model, foreign_sources, model_names, roles
 from replay.config import StackConfig, default_preset, load_config
 from replay.environment import overrides_of
 from replay.errors import ConfigError
 from replay.naming import by_version, nearest
 from replay.resources import config_names
-from replay.sweeps.constraints import Constraint
+from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
 
+ROLES = ("libc", "pymalloc")
 _NO_NAMES = {"name", "extends", "description"}
 """Of a stack's keys, those that change no result."""
 
 
-_REPEATED = re.compile(r"^--set [^=]*=[^:]*: ", re.MULTILINE)
+_REPEATED = re.compile(r'^--(?:set|env) [^=]*=(?:"[^"]*"|\S*): ', re.MULTILINE)
 """The point says that already."""
 
 
@@ -51,8 +54,18 @@ class Skipped:
 
 
 def stack_key(stack: StackConfig) -> str:
+    """A digest of what decides results: the stack, and the sources of models that are no part of this package."""
     content = json.dumps(stack.model_dump(mode="json", exclude=_NO_NAMES), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    digest = hashlib.sha256(content.encode())
+    models = tuple(section.model for section in (stack.libc, stack.pymalloc) if section is not None)
+    digest.update(_foreign_digest(models))
+    return digest.hexdigest()
+
+
+@cache
+def _foreign_digest(models: tuple[str, ...]) -> bytes:
+    sources = foreign_sources([find_model(name) for name in models])
+    return b"".join(hashlib.sha256(Path(path).read_bytes()).digest() for path in sources)
 
 
 class Resolver:
@@ -65,13 +78,16 @@ class Resolver:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.space = expand(plan.vary)
-        self._constraints = [Constraint(text) for text in plan.constraints]
         varied = self.space.get(ALLOCATOR, [plan.fixed.get(ALLOCATOR, DEFAULT)])
         listed = (each.get(ALLOCATOR) for each in plan.configurations)
         self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
+        if strange := [each for each in self._allocators if not isinstance(each, str)]:
+            raise ConfigError(f"{ALLOCATOR}: {strange[0]} is no name of a preset or file")
         own = [name for name in varied if name in (DEFAULT, default_preset())]
         self._allocator = own[0] if own else varied[0]
-        self._refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)])
+        keys = self._known_keys()
+        _refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)], keys)
+        self._constraints = [Constraint(text, keys) for text in plan.constraints]
         self.default = Configuration(
             {ALLOCATOR: self._allocator, **dict.fromkeys(self.space.keys() - {ALLOCATOR}, DEFAULT)},
             self._stack({ALLOCATOR: self._allocator}),
@@ -84,9 +100,12 @@ class Resolver:
             stack = self._stack(point)
         except ConfigError as error:
             return Skipped(point, _REPEATED.sub("", str(error)))
-        for constraint in self._constraints:
-            if not constraint.holds(stack):
-                return Skipped(point, f"against the constraint {constraint.text}")
+        try:
+            broken = next((each for each in self._constraints if not each.holds(stack)), None)
+        except Unanswerable as reason:
+            return Skipped(point, str(reason))
+        if broken:
+            return Skipped(point, f"against the constraint {broken.text}")
         is_default = stack_key(stack) == self.default.key and stack.name == self.default.stack.name
         return Configuration(point, stack, is_default)
 
@@ -99,28 +118,43 @@ class Resolver:
             raise ConfigError(f"{environment[0]}: {allocator} has no glibc, which would read it")
         return load_config(allocator, [*overrides_of(environment), *keys])
 
-    def _refuse_unknown(self, names: Iterable[str]) -> None:
-        """A key that no stack of the sweep has is a mistake, and not a combination to skip."""
+    def _known_keys(self) -> set[str]:
+        """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""
         stacks = [load_config(default_preset() if name == DEFAULT else name) for name in self._allocators]
-        known = {ALLOCATOR} | {name for stack in stacks for name in _keys(stack)}
-        for name in names:
-            if name not in known and "." in name:
-                raise ConfigError(f"{name}: no allocator has this key; {nearest(name, sorted(known))}")
-            if name != ALLOCATOR and "." not in name:
-                overrides_of([f"{name}={_HARMLESS.get(name, '1')}"])
+        known = {f"{section}.{key}" for section in _SECTIONS for stack in stacks for key in _fields(stack, section)}
+        for model in bundled_names():
+            known |= {f"{role}.{key}" for role in roles(model) for key in find_model(model).Config.model_fields}
+        for role in ROLES:
+            named = [self.plan.fixed.get(f"{role}.model"), *(each.get(f"{role}.model") for each in self._points())]
+            for model in {str(name) for name in named if name is not None} & set(model_names()):
+                known |= {f"{role}.{key}" for key in find_model(model).Config.model_fields}
+        return known
+
+    def _points(self) -> Iterator[Point]:
+        """Each value of each parameter once, as a point, and those that are spelled out."""
+        yield from (
+            {name: value} for name, values in self.space.items() if isinstance(values, list) for value in values
+        )
+        yield from self.plan.configurations
 
 
+_SECTIONS = ("kernel", "domains", "costs", "libc", "pymalloc")
 _HARMLESS = {"GLIBC_TUNABLES": ""}
 
 
-def _keys(stack: StackConfig) -> Iterator[str]:
-    """All that can be set in a stack of these models, or of others of the package in their place."""
-    for section in ("kernel", "domains", "costs", "libc", "pymalloc"):
-        values: BaseModel | None = getattr(stack, section)
-        yield from (f"{section}.{key}" for key in type(values).model_fields) if values is not None else ()
-    for model in bundled_names():
-        for role in find_model(model).ROLES:
-            yield from (f"{role}.{key}" for key in find_model(model).Config.model_fields)
+def _fields(stack: StackConfig, section: str) -> Iterable[str]:
+    values: BaseModel | None = getattr(stack, section)
+    return () if values is None else type(values).model_fields
+
+
+def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
+    """A key that no stack of the sweep has is a mistake, and not a combination to skip."""
+    for name in names:
+        if name == ALLOCATOR or name in known:
+            continue
+        if "." in name or not name.isupper():
+            raise ConfigError(f"{name}: no allocator has this key; {nearest(name, sorted({ALLOCATOR, *known}))}")
+        overrides_of([f"{name}={_HARMLESS.get(name, '1')}"])
 
 
 def expand(space: Space) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 Arithmetic and comparisons over a configuration's keys, in Python's spelling; the values are those of the whole
 configuration, whether a sweep varies them or not. A key may be named without its section where only one section has
-it. A condition about a section that a stack has not (pymalloc, with `PYTHONMALLOC=malloc`) holds.
+it. A condition about what a stack has not (pymalloc, with `PYTHONMALLOC=malloc`; arenas of a libc without) holds.
 """
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Any
-
-from pydantic import BaseModel
 
 from replay.config import StackConfig
 from replay.errors import ConfigError
@@ -34,62 +32,103 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_SECTIONS = ("kernel", "libc", "pymalloc", "domains", "costs")
+_LENGTH_MAX = 1000
+"""Python's parser is no match for a condition of thousands of brackets, and nobody reads one."""
 
 
 class _Absent(Exception):
-    """The stack has not the section that is named."""
+    """The stack has not what is named."""
+
+
+class Unanswerable(Exception):
+    """The condition means nothing for a stack: it divides by 0, or orders a number and a word."""
 
 
 class Constraint:
-    """A condition, parsed."""
+    """A condition, parsed and found to be one."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, keys: Collection[str]) -> None:
+        """`keys`: all that a stack of the sweep may have, like `pymalloc.alignment`."""
+        self.text, self._keys = text, keys
         try:
+            if len(text) > _LENGTH_MAX:
+                raise SyntaxError
             self._tree = ast.parse(text.replace("≤", "<=").replace("≥", ">=").strip(), mode="eval").body
-        except SyntaxError:
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise self._refusal("is no condition") from None
+        self._refuse_condition(self._tree)
 
     def holds(self, stack: StackConfig) -> bool:
         """Whether the configuration meets it."""
         try:
-            verdict = self._value(self._tree, stack)
+            return self._verdict(self._tree, stack)
         except _Absent:
             return True
-        except (TypeError, ZeroDivisionError) as mistake:
-            raise self._refusal(f"cannot be worked out for {stack.name}: {mistake}") from None
-        if not isinstance(verdict, bool):
-            raise self._refusal("is a number, no condition")
-        return verdict
+        except (TypeError, ZeroDivisionError, OverflowError) as mistake:
+            raise Unanswerable(f"{self.text} cannot be worked out: {mistake}") from None
 
     def _refusal(self, what: str) -> ConfigError:
         return ConfigError(f"constraint {self.text!r} {what}; write it like 'pymalloc.alignment <= 16'")
 
-    def _value(self, node: ast.expr, stack: StackConfig) -> Any:
+    def _refuse_condition(self, node: ast.expr) -> None:
+        """Raises what is wrong with a part that should be a condition, whatever the stack."""
         if isinstance(node, ast.BoolOp):
-            verdicts = (self._value(each, stack) for each in node.values)
-            return all(verdicts) if isinstance(node.op, ast.And) else any(verdicts)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return not self._value(node.operand, stack)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -self._value(node.operand, stack)
+            for each in node.values:
+                self._refuse_condition(each)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            self._refuse_condition(node.operand)
+        elif isinstance(node, ast.Compare):
+            if not all(type(each) in _COMPARISONS for each in node.ops):
+                raise self._refusal("compares in another way than by < <= > >= == !=")
+            for each in (node.left, *node.comparators):
+                self._refuse_term(each)
+        elif isinstance(node, ast.Name | ast.Attribute):
+            self._section_and_key(node)
+        else:
+            raise self._refusal("is a number, no condition")
+
+    def _refuse_term(self, node: ast.expr) -> None:
+        """Raises what is wrong with a part that should be a key, a number, a text or arithmetic."""
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            return _ARITHMETIC[type(node.op)](self._value(node.left, stack), self._value(node.right, stack))
-        if isinstance(node, ast.Compare) and all(type(each) in _COMPARISONS for each in node.ops):
+            self._refuse_term(node.left)
+            self._refuse_term(node.right)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            self._refuse_term(node.operand)
+        elif isinstance(node, ast.Name | ast.Attribute):
+            self._section_and_key(node)
+        elif not (isinstance(node, ast.Constant) and isinstance(node.value, int | float | str)):
+            raise self._refusal("has something in it that is neither key, number, comparison nor arithmetic")
+
+    def _verdict(self, node: ast.expr, stack: StackConfig) -> bool:
+        if isinstance(node, ast.BoolOp):
+            verdicts = (self._verdict(each, stack) for each in node.values)
+            return all(verdicts) if isinstance(node.op, ast.And) else any(verdicts)
+        if isinstance(node, ast.UnaryOp):
+            return not self._verdict(node.operand, stack)
+        if isinstance(node, ast.Compare):
             values = [self._value(each, stack) for each in (node.left, *node.comparators)]
             pairs = zip(node.ops, pairwise(values), strict=True)
             return all(_COMPARISONS[type(each)](left, right) for each, (left, right) in pairs)
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
+        verdict = self._value(node, stack)
+        if not isinstance(verdict, bool):
+            raise self._refusal("is a number, no condition")
+        return verdict
+
+    def _value(self, node: ast.expr, stack: StackConfig) -> Any:
+        if isinstance(node, ast.BinOp):
+            return _ARITHMETIC[type(node.op)](self._value(node.left, stack), self._value(node.right, stack))
+        if isinstance(node, ast.UnaryOp):
+            return -self._value(node.operand, stack)
+        if isinstance(node, ast.Constant):
             return self._constant(node.value)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            return self._key(stack, node.value.id, node.attr)
-        if isinstance(node, ast.Name):
-            return self._lone_key(stack, node.id)
-        raise self._refusal("has something in it that is neither key, number, comparison nor arithmetic")
+        section, key = self._section_and_key(node)
+        values = getattr(stack, section)
+        if values is None or key not in type(values).model_fields:
+            raise _Absent
+        return getattr(values, key)
 
     @staticmethod
-    def _constant(value: int | float | str) -> Any:
+    def _constant(value: Any) -> Any:
         """A text may be a size."""
         if not isinstance(value, str):
             return value
@@ -98,21 +137,13 @@ class Constraint:
         except ValueError:
             return value
 
-    def _key(self, stack: StackConfig, section: str, key: str) -> Any:
-        if section not in _SECTIONS:
-            raise self._refusal(f"names {section}, which no stack has; {nearest(section, _SECTIONS)}")
-        values: BaseModel | None = getattr(stack, section)
-        if values is None:
-            raise _Absent
-        if key not in type(values).model_fields:
-            raise self._refusal(f"names {section}.{key}; {nearest(key, type(values).model_fields)}")
-        return getattr(values, key)
-
-    def _lone_key(self, stack: StackConfig, key: str) -> Any:
-        there = [name for name in _SECTIONS if key in type(getattr(stack, name)).model_fields] if key else []
-        if len(there) != 1:
-            known = ", ".join(f"{name}.{key}" for name in there) if there else "no section has it"
-            if not there and stack.pymalloc is None:
-                raise _Absent
-            raise self._refusal(f"names {key}, which is not one key ({known})")
-        return self._key(stack, there[0], key)
+    def _section_and_key(self, node: ast.expr) -> tuple[str, str]:
+        """Where the value is that a part of the condition names."""
+        name = ast.unparse(node)
+        there = [key for key in self._keys if key == name or key.endswith(f".{name}")]
+        if not there:
+            raise self._refusal(f"names {name}, which no stack has; {nearest(name, sorted(self._keys))}")
+        if len(there) > 1:
+            raise self._refusal(f"names {name}, which is not one key ({', '.join(sorted(there))})")
+        section, _, key = there[0].partition(".")
+        return section, key

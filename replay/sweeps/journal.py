@@ -4,13 +4,17 @@ sweep.json       what is swept: the plan, its inputs, replay's version; written 
 outcomes.jsonl   an outcome a line, written through to the disk before the next one
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from replay.errors import OutputError, ReplayError
 from replay.output import new_file
@@ -21,6 +25,9 @@ from replay.version import identity
 
 ABOUT, OUTCOMES = "sweep.json", "outcomes.jsonl"
 RESULTS, CSV = "results.parquet", "results.csv"
+CHARTS = ("sweep.html", "effects.png", "heatmap.png", "pareto.png")
+WRITTEN = (ABOUT, OUTCOMES, RESULTS, CSV, *CHARTS)
+_OUTCOME = TypeAdapter(Outcome)
 
 
 class Journal:
@@ -28,43 +35,63 @@ class Journal:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self._file = None
+        self._file: FileIO | None = None
         if folder is not None:
-            path = folder / OUTCOMES
-            self.outcomes = {each.key: each for each in _read(path) if not each.transient}
-            _cut_torn_line(path)
-            self._file = path.open("a", encoding="utf-8")
+            self._path = folder / OUTCOMES
+            try:
+                self._file = _open_alone(self._path)
+                _cut_torn_line(self._path)
+            except OSError as error:
+                raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            self.outcomes = {each.key: each for each in _read(self._path) if not each.transient}
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes[outcome.key] = outcome
-        if self._file is not None:
-            self._file.write(json.dumps(asdict(outcome)) + "\n")
-            self._file.flush()
+        if self._file is None:
+            return
+        line = json.dumps(asdict(outcome)).encode() + b"\n"
+        try:
+            while line:  # a disk that fills up takes a part
+                line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close()
+
+
+def _open_alone(path: Path) -> FileIO:
+    """The file to write behind; nobody else may at the same time."""
+    file = FileIO(path, "a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ReplayError(f"{path.parent}: another sweep is writing to it; choose another folder") from None
+    return file
 
 
 def _read(path: Path) -> Iterator[Outcome]:
-    """All whole lines; the last may be torn."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield Outcome(**json.loads(line))
-        except (ValueError, TypeError):
-            raise ReplayError(f"{path}: is no record of a sweep; start again in another folder") from None
+            yield _OUTCOME.validate_json(line)
+        except ValidationError:
+            what = "is damaged; delete that line, and --resume does its run again"
+            raise ReplayError(f"{path}:{number}: {what}") from None
 
 
 def _cut_torn_line(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+    """What a process wrote last, and was killed over."""
+    content = path.read_bytes()
+    os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> None:
@@ -75,20 +102,46 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
     if not folder.resolve().parent.is_dir():
         raise OutputError(f"{folder}: there is no folder {folder.resolve().parent}; make it first")
     goes_on = path.exists() and resume
-    if goes_on and (old := read_about(folder)["replay_version"]) != identity():
-        what = f"holds a sweep by replay {old}, and this is {identity()}"
-        raise ReplayError(f"{folder}: {what}; resume it with that one, or choose another folder")
-    if path.exists() and not resume and not force:
-        advice = "go on with --resume, choose another folder, or overwrite it with --force"
-        raise OutputError(f"{folder}: holds a sweep already; {advice}")
+    if goes_on:
+        _refuse_another(folder, about, force=force)
+    there = [name for name in WRITTEN if (folder / name).exists()]
+    if there and not goes_on and not force:
+        held = "a sweep" if path.exists() else there[0]
+        advice = "go on with --resume, " if path.exists() else ""
+        raise OutputError(
+            f"{folder}: holds {held} already; {advice}choose another folder, or overwrite it with --force"
+        )
     try:
         folder.mkdir(exist_ok=True)
-        for name in (RESULTS, CSV) if goes_on else (RESULTS, CSV, OUTCOMES):
-            (folder / name).unlink(missing_ok=True)
+        if (folder / OUTCOMES).exists():
+            _open_alone(folder / OUTCOMES).close()
+        for name in WRITTEN:
+            if not (goes_on and name in (ABOUT, OUTCOMES)):
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     with new_file(path, force=True) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_another(folder: Path, about: dict[str, Any], *, force: bool) -> None:
+    """A sweep goes on where it is the same; widened, or over other traces, only if that is what is wanted."""
+    old = read_about(folder)
+    if old["replay_version"] != about["replay_version"]:
+        what = f"holds a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
+        raise ReplayError(f"{folder}: {what}; resume it with that one, or choose another folder")
+    differs = [key for key in about["plan"] if key not in _NO_RUNS and about["plan"][key] != old["plan"].get(key)]
+    if not differs and [(each["digest"], each["seed"]) for each in about["inputs"]] != [
+        (each["digest"], each["seed"]) for each in old["inputs"]
+    ]:
+        differs = ["the content of the traces"]
+    if differs and not force:
+        what = f"holds another sweep, with other {', '.join(differs)}"
+        raise ReplayError(f"{folder}: {what}; add --force to go on with what fits, or choose another folder")
+
+
+_NO_RUNS = ("description", "objectives")
+"""Of a plan, what decides no run."""
 
 
 def describe(plan: Plan, inputs: list[Input]) -> dict[str, Any]:
@@ -105,6 +158,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about["replay_version"], str):
+            raise TypeError
         Plan.model_validate(about["plan"])
         [Input(**each) for each in about["inputs"]]
         return about

@@ -64,11 +64,14 @@ def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool]
     """Plays the task's trace; a mistake of the trace or stack becomes an outcome that tells it."""
     try:
         decoded = get(task.input)
+    except (ReplayError, MemoryError, OSError) as error:  # what cannot be read now may be there the next time
+        return Outcome(task.key, "failed", error=_told(error), transient=True)
+    try:
         recording, stopped = _play(task, decoded, given_up)
-    except ReplayError as error:
-        return Outcome(task.key, "failed", error=str(error))
-    except (MemoryError, OSError) as error:
-        return Outcome(task.key, "failed", error=f"{type(error).__name__}: {error}", transient=True)
+    except GivenUp:
+        raise
+    except Exception as error:  # a model of another package may raise anything, and is one row of many
+        return Outcome(task.key, "failed", error=_told(error), transient=isinstance(error, MemoryError | OSError))
     if stopped:
         reached = {name: value for name in task.front[0] if (value := so_far(recording.end, name)) is not None}
         metrics: dict[str, int | float] = dict(reached)
@@ -82,6 +85,10 @@ def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool]
         metrics=metrics,
         wall_ns=recording.wall_ns,
     )
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class GivenUp(Exception):

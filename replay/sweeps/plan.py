@@ -3,16 +3,19 @@
 `docs/sweeps.md` explains every key. On the command line each can be said too, and then counts before the file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from replay.document import Document
+from replay.document import Document, explain
 from replay.errors import ConfigError
 from replay.laws import PositiveSpan
+from replay.metrics import metric_names
+from replay.naming import nearest
 from replay.resources import find_sweep
-from replay.sweeps.space import Choose, Point, Values
+from replay.sweeps.space import FORMS, Choose, Point, Value, Values
 
 DEFAULT_OBJECTIVE = "resident_bytes_peak"
 
@@ -25,7 +28,7 @@ class Plan(BaseModel):
     description: str = ""
     sources: list[str] = Field([], description="Traces and workloads: paths, URLs, names of bundled ones.")
     seeds: list[NonNegativeInt] = Field([], description="Each workload is run with each of these.")
-    fixed: dict[str, Any] = Field({}, description="What all configurations have in common: values by parameter.")
+    fixed: dict[str, Value] = Field({}, description="What all configurations have in common: values by parameter.")
     vary: dict[str, Values] = Field({}, description="Values by parameter: a list, or a range.")
     choose: Choose = Choose()
     configurations: list[Point] = Field([], description="Further points, each spelled out.")
@@ -42,6 +45,31 @@ class Plan(BaseModel):
             if value in values[:index]:
                 raise ValueError(f"{value!r} is there twice")
         return values
+
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, objectives: list[str]) -> list[str]:
+        for name in objectives:
+            if name not in metric_names():
+                raise ValueError(f"there is no metric {name!r}; {nearest(name, metric_names())}")
+        return objectives
+
+    @model_validator(mode="after")
+    def _not_both(self) -> "Plan":
+        if both := sorted(self.fixed.keys() & self.vary.keys()):
+            raise ValueError(f"{both[0]}: is fixed and varied at once")
+        return self
+
+
+def make_plan(data: Mapping[str, Any]) -> Plan:
+    """The plan that a mapping says; what is wrong with it is told in one sentence."""
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False)[0]
+        keys = ".".join(str(part) for part in first["loc"] if part not in FORMS)
+        what = explain(Plan.model_json_schema(), first)
+        raise ConfigError(f"{keys}: {what}" if keys else what) from None
 
 
 def load_plan(name: str) -> Plan:

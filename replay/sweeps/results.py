@@ -128,7 +128,7 @@ def _value(each: Configuration | Skipped, name: str) -> Any:
     said = each.parameters.get(name, DEFAULT)
     if isinstance(each, Configuration):
         if name == ALLOCATOR:
-            return each.stack.name
+            return each.stack.name if said == DEFAULT else said
         section, dot, key = name.partition(".")
         if dot:
             value = getattr(getattr(each.stack, section), key, None)
@@ -141,7 +141,8 @@ def _type_of(values: Sequence[Any]) -> Any:
     if kinds == {bool}:
         return pl.Boolean
     if kinds <= {int}:
-        return pl.Int64
+        fits = all(-(1 << 63) <= value < 1 << 63 for value in values if value is not None)
+        return pl.Int64 if fits else pl.String
     return pl.Float64 if kinds <= {int, float} else pl.String
 
 

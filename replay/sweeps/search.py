@@ -10,7 +10,7 @@ is higher already, say. That is never a guess, for it is done for metrics that c
 from typing import TYPE_CHECKING, Any
 
 from replay.errors import ConfigError, ReplayError
-from replay.sweeps.analysis import dominates, ratio
+from replay.sweeps.analysis import ratio, undominated
 from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
@@ -35,6 +35,8 @@ class Search:
         self._objectives = sweep.plan.objectives
         self._space = sweep.resolver.space
         self._fronts: list[dict[str, float]] = []
+        self._seed = sweep.plan.choose.seed
+        self._learner = _import().samplers.TPESampler(seed=self._seed, constant_liar=True)
 
     @staticmethod
     def check(plan: Plan) -> None:
@@ -47,6 +49,7 @@ class Search:
 
     def go(self) -> None:
         """Tries the default, then generation after generation; or all points, if they are no more than the trials."""
+        self._sweep.keep_traces()
         size = grid_size(self._space)
         runs = len(self._sweep.inputs)
         if size is not None and size <= self._trials:
@@ -56,18 +59,24 @@ class Search:
         seen: set[str] = set()
         self._do([self._sweep.resolver.default], runs * self._trials)
         seen.add(self._sweep.resolver.default.key)
+        refused: set[str] = set()
         misses = 0
         while len(seen) < self._trials and misses < _MISSES_MAX:
+            study.sampler = self._sampler(misses)
             asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
             resolved = [self._sweep.resolver.resolve(self._suggest(trial)) for trial in asked]
-            fresh: dict[str, Configuration | Skipped] = {}
+            fresh: dict[str, Configuration] = {}
+            skipped: dict[str, Skipped] = {}
             for each in resolved:
                 if isinstance(each, Skipped):
                     self._refuse(each)
+                    skipped.setdefault(tell(each.parameters), each)
                 elif each.key not in seen:
                     fresh.setdefault(each.key, each)
             seen |= fresh.keys()
-            self._do([*fresh.values()], runs * self._trials)
+            told = [each for name, each in skipped.items() if name not in refused]
+            refused |= skipped.keys()
+            self._do([*fresh.values(), *told], runs * self._trials)
             for trial, each in zip(asked, resolved, strict=True):
                 self._tell(study, trial, each)
             misses = 0 if fresh else misses + 1
@@ -92,15 +101,19 @@ class Search:
 
     def _front(self) -> Front:
         """The results that nothing known beats; runs over several traces are not ended early."""
-        points = [tuple(each.values()) for each in self._fronts]
-        best = dict.fromkeys(point for point in points if not any(dominates(other, point) for other in points))
+        best = undominated(tuple(each.values()) for each in self._fronts)
         return tuple(dict(zip(self._objectives, point, strict=True)) for point in best)
 
     def _new_study(self) -> "optuna.Study":
         optuna = _import()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(seed=self._sweep.plan.choose.seed, constant_liar=True)
-        return optuna.create_study(directions=["minimize"] * len(self._objectives), sampler=sampler)
+        return optuna.create_study(directions=["minimize"] * len(self._objectives))
+
+    def _sampler(self, misses: int) -> "optuna.samplers.BaseSampler":
+        """The one that learns; where all that it wants is known already, anything new is better."""
+        if misses:
+            return _import().samplers.RandomSampler(seed=self._seed + misses)
+        return self._learner
 
     def _suggest(self, trial: "optuna.Trial") -> Point:
         return {name: _suggest(trial, name, values) for name, values in self._space.items()}

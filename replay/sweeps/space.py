@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from replay.errors import ConfigError
 from replay.units import parse_size
@@ -20,15 +30,30 @@ DEFAULT = "default"
 LEVELS_MAX = 10_000
 GRID_MAX = 100_000
 """More combinations than anybody waits for: a mistake in a range."""
+_NEARLY = 1e-9
+"""What floating point may take from a whole number of steps."""
 
-Point = dict[str, Any]
+
+def _scalar(value: Any) -> Any:
+    if value is None:
+        raise ValueError(f"is empty; write `{DEFAULT}` for what a configuration has without it")
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value} is no value; write a number, a text, true or false")
+    return value
+
+
+Value = Annotated[Any, BeforeValidator(_scalar)]
+"""Of a parameter."""
+Point = dict[str, Value]
 
 
 def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value} is no number")
     return parse_size(value) if isinstance(value, str) else value
 
 
-Number = Annotated[int | float, BeforeValidator(_number)]
+Number = Annotated[Annotated[int | float, Field(allow_inf_nan=False)], BeforeValidator(_number)]
 
 
 class Range(BaseModel):
@@ -50,8 +75,11 @@ class Range(BaseModel):
             raise ValueError("step: a range goes in steps or by a factor, not both")
         if (self.factor is not None or self.scale == "log") and self.first <= 0:
             raise ValueError("from: must be above 0 where a range goes by a factor or is logarithmic")
-        if self.step is not None and (self.last - self.first) / self.step > LEVELS_MAX:
-            raise ValueError(f"step: {self.step} gives more than {LEVELS_MAX} values")
+        if self.scale == "log" and not self.is_continuous:
+            raise ValueError("scale: is for a range without step and factor")
+        if not self.is_continuous and self._count() > LEVELS_MAX:
+            kind, by = ("step", self.step) if self.step is not None else ("factor", self.factor)
+            raise ValueError(f"{kind}: {by} gives more than {LEVELS_MAX:,} values")
         return self
 
     @property
@@ -61,10 +89,15 @@ class Range(BaseModel):
     def levels(self) -> list[Any]:
         """The values of a range with steps or a factor."""
         if self.step is not None:
-            return [self._at(self.first + self.step * n) for n in range(int((self.last - self.first) / self.step) + 1)]
+            return [self._at(self.first + self.step * n) for n in range(self._count())]
         assert self.factor is not None
-        count = int(math.log(self.last / self.first, self.factor) + 1e-9) + 1
-        return list(dict.fromkeys(self._at(self.first * self.factor**n) for n in range(count)))
+        return list(dict.fromkeys(self._at(self.first * self.factor**n) for n in range(self._count())))
+
+    def _count(self) -> int:
+        if self.step is not None:
+            return int((self.last - self.first) / self.step + _NEARLY) + 1
+        assert self.factor is not None
+        return int(math.log(self.last / self.first) / math.log(self.factor) + _NEARLY) + 1
 
     def at(self, share: float) -> Any:
         """The value that far along, from 0 to 1."""
@@ -73,11 +106,22 @@ class Range(BaseModel):
         return self._at(self.first + (self.last - self.first) * share)
 
     def _at(self, value: float) -> int | float:
-        whole = isinstance(self.first, int) and isinstance(self.last, int)
-        return round(value) if whole else float(value)
+        whole = isinstance(self.first, int) and isinstance(self.last, int) and not isinstance(self.step, float)
+        return round(value) if whole else float(f"{value:.12g}")  # 0.3, and not what adding up made of it
 
 
-Values = Annotated[list[Any], Field(min_length=1)] | Range
+FORMS = ("list", "range")
+"""Of the values of a parameter: what pydantic puts between their keys where it tells what is wrong."""
+
+
+def _form(values: Any) -> str:
+    return "range" if isinstance(values, dict | Range) else "list"
+
+
+Values = Annotated[
+    Annotated[list[Value], Field(min_length=1), Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_form),
+]
 Space = Mapping[str, Values]
 
 
@@ -92,6 +136,8 @@ class Choose(BaseModel):
 
     @model_validator(mode="after")
     def _counted(self) -> "Choose":
+        if self.runs is not None and self.runs > GRID_MAX:
+            raise ValueError(f"runs: {self.runs:,} are more than {GRID_MAX:,}")
         if (self.kind == "grid") != (self.runs is None):
             raise ValueError(f"runs: {'a grid has as many as it has' if self.runs else 'say how many points to take'}")
         return self

@@ -1,15 +1,15 @@
 """Where plan, engine and journal meet: `sweep(plan)` does all runs and returns the results."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from replay.metrics import check_metric
 from replay.sweeps import journal as journals
 from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations
 from replay.sweeps.journal import Journal
 from replay.sweeps.outcomes import Front, Outcome, Task, make_task
-from replay.sweeps.plan import Plan, load_plan
+from replay.sweeps.plan import Plan, load_plan, make_plan
 from replay.sweeps.results import Results, collect, write_results
 from replay.sweeps.search import Search
 from replay.sweeps.threads import Threads
@@ -19,7 +19,10 @@ from replay.sweeps.traces import Input, find_inputs
 class Engine(Protocol):
     """Something that does tasks: threads here, or a cluster."""
 
-    def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def keep(self, inputs: Sequence[Input]) -> None:
+        """These traces will be wanted again and again: not only by the next tasks."""
+
+    def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """An outcome for each task, in any order, as they come."""
 
 
@@ -42,21 +45,30 @@ class Sweep:
         """Does the runs of these that are not known yet. `expected`: how many runs there will be in all."""
         wanted = list(wanted)
         self.tried += wanted
+        # Trace after trace, so that only few are in memory at a time.
         tasks = {
             task.key: task
+            for what in self.inputs
             for each in wanted
             if isinstance(each, Configuration)
-            for task in (make_task(what, each.stack, each.key, self.plan.trim_every, front) for what in self.inputs)
+            for task in [make_task(what, each.stack, each.key, self.plan.trim_every, front)]
         }
         known = self._journal.outcomes
         left = [task for key, task in tasks.items() if key not in known or not _serves(known[key], front)]
         self._done += len(tasks) - len(left)
         expected = expected or self._done + len(left)
         self._progress(self._done, expected)
-        for outcome in self._engine.outcomes(left) if left else ():
-            self._journal.add(outcome)
-            self._done += 1
-            self._progress(self._done, expected)
+        if not left:
+            return
+        with closing(self._engine.outcomes(left)) as outcomes:  # whatever happens here, runs under way end
+            for outcome in outcomes:
+                self._journal.add(outcome)
+                self._done += 1
+                self._progress(self._done, expected)
+
+    def keep_traces(self) -> None:
+        """More than one call of `do` will want them."""
+        self._engine.keep(self.inputs)
 
     def outcome(self, each: Configuration, what: Input) -> Outcome | None:
         return self._journal.outcomes.get(make_task(what, each.stack, each.key, self.plan.trim_every).key)
@@ -96,9 +108,8 @@ def sweep(
     """
     if isinstance(plan, str):
         plan = load_plan(plan)
-    plan = Plan.model_validate(plan)
-    for metric in plan.objectives:
-        check_metric(metric)
+    elif not isinstance(plan, Plan):
+        plan = make_plan(plan)
     inputs = find_inputs(plan.sources, plan.seeds)
     folder = None if out is None else Path(out)
     resolver = Resolver(plan)

@@ -2,11 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from replay.sweeps.outcomes import Outcome, Task, do
-from replay.sweeps.traces import SharedTraces
+from replay.sweeps.traces import Input, SharedTraces
 
 
 def processors() -> int:
@@ -19,10 +19,15 @@ class Threads:
 
     def __init__(self, jobs: int | None = None) -> None:
         self.jobs = jobs or processors()
+        self._traces = SharedTraces()
 
-    def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def keep(self, inputs: Sequence[Input]) -> None:
+        self._traces.expect(inputs)
+
+    def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """Leaving the iteration ends the runs under way at their next batch."""
-        traces = SharedTraces(task.input for task in tasks)
+        traces = self._traces
+        traces.expect(task.input for task in tasks)
         given_up = threading.Event()
 
         def work(task: Task) -> Outcome:
@@ -41,6 +46,3 @@ class Threads:
         finally:
             given_up.set()
             pool.shutdown(cancel_futures=True)
-
-    def close(self) -> None:
-        """Nothing is kept between calls."""

@@ -1,12 +1,16 @@
 """The traces of a sweep: where they come from, and each decoded once for all runs that play it."""
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 from replay.errors import ReplayError, TraceError
 from replay.sources import locate, open_source
@@ -60,25 +64,55 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
     return found
 
 
+_fetched: dict[str, Path] = {}
+"""Of this process: where the files of URLs were put."""
+_fetching = threading.Lock()
+
+
 def fetch(source: str) -> Path:
-    """The file of a source, brought here first if it is a URL."""
+    """The file of a source, brought here first if it is a URL: once a process."""
     if "://" not in source:
         return locate(source)
+    with _fetching:
+        if source not in _fetched:
+            _fetched[source] = _download(source)
+        return _fetched[source]
+
+
+def _download(url: str) -> Path:
     try:
         import fsspec
     except ImportError:
-        raise ReplayError(f"{source}: a URL needs fsspec; pip install 'alloc-replay[cluster]'") from None
+        raise ReplayError(f"{url}: a URL needs fsspec; pip install 'alloc-replay[cluster]'") from None
     try:
-        if source.startswith(("file://", "local://")):
-            local = fsspec.core.url_to_fs(source)[1]
-        else:
-            local = fsspec.open_local(f"simplecache::{source}", mode="rb")
-    except (OSError, ImportError, ValueError) as error:
-        raise TraceError(f"cannot be read: {error}", path=source) from error
-    path = Path(str(local))
-    if not path.is_file():
-        raise TraceError("there is no such file", path=source)
-    return path
+        files, path = fsspec.core.url_to_fs(url)
+        if url.startswith(("file://", "local://")):
+            local = Path(path)
+            if not local.is_file():
+                raise TraceError("there is no such file", path=url)
+            return local
+        # A name of its own for each URL, and the suffix, which may tell the format.
+        local = (
+            _fetched_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / (PurePosixPath(path).name or "trace")
+        )
+        local.parent.mkdir(exist_ok=True)
+        with files.open(path, "rb") as remote, local.open("wb") as copy:
+            shutil.copyfileobj(remote, copy, 1 << 20)
+        return local
+    except ReplayError:
+        raise
+    except FileNotFoundError:
+        raise TraceError("there is no such file", path=url) from None
+    except Exception as error:  # each kind of storage fails in ways of its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise TraceError(f"cannot be read: {reason}", path=url) from error
+
+
+@cache
+def _fetched_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="replay-fetched-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _digest(path: Path) -> str:
@@ -96,7 +130,7 @@ def decode(what: Input) -> Decoded:
         raise TraceError("is another file than when the sweep began", path=what.source)
     trace = open_source(path, seed=what.seed)
     batches: list[Events] = []
-    room_bytes = _SHARE_OF_FREE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room_bytes = _SHARE_OF_FREE * _free_bytes()
     for events in trace.batches():
         batches.append(events._replace(address=None, site=None))
         room_bytes -= sum(column.nbytes for column in events if column is not None)
@@ -106,20 +140,41 @@ def decode(what: Input) -> Decoded:
     return Decoded(held, trace_digest(held))
 
 
-class SharedTraces:
-    """Hands out decoded traces; each is made when it is first wanted and goes when nobody will want it again."""
+def _free_bytes() -> int:
+    """What the machine can give without swapping."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(meminfo.partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
-    def __init__(self, wanted: Iterable[Input]) -> None:
-        """`wanted` names an input as often as it will be asked for."""
-        self._left = Counter(wanted)
-        self._locks = {each: threading.Lock() for each in self._left}
-        self._held: dict[Input, Decoded] = {}
+
+class SharedTraces:
+    """Hands out decoded traces; each is made when it is first wanted, and goes when nobody wants it any more."""
+
+    def __init__(self) -> None:
+        self._left: Counter[Input] = Counter()
+        self._locks: dict[Input, threading.Lock] = {}
+        self._held: dict[Input, Decoded | ReplayError] = {}
+
+    def expect(self, wanted: Iterable[Input]) -> None:
+        """Each of these will be asked for, and released, as often as it is named."""
+        for what in wanted:
+            self._left[what] += 1
+            self._locks.setdefault(what, threading.Lock())
 
     def get(self, what: Input) -> Decoded:
+        """Raises again, without another look, what was wrong with it the first time."""
         with self._locks[what]:
             if what not in self._held:
-                self._held[what] = decode(what)
-            return self._held[what]
+                try:
+                    self._held[what] = decode(what)
+                except ReplayError as error:
+                    self._held[what] = error
+            held = self._held[what]
+        if isinstance(held, ReplayError):
+            raise held
+        return held
 
     def release(self, what: Input) -> None:
         """One of those who want it is done."""

@@ -86,6 +86,8 @@ __all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_stat
 
 ROLES = ("libc",)
 PLACE_MASK = (1 << 32) - 1
+CHUNKS_AT_FIRST = 1 << 20
+"""Records that a run starts with room for; they take memory only once they are used."""
 ARENA_SHIFT = 40
 """Where trim stopped: arena << ARENA_SHIFT | what trim_bins says."""
 
@@ -113,7 +115,7 @@ def new_state(config: Config) -> State:
         arenas=np.zeros(HEAPS_MAX, ARENA),
         heaps=np.zeros(HEAPS_MAX, HEAP),
         threads=np.zeros(0, THREAD),
-        memory=np.zeros(1024, CHUNK),
+        memory=np.zeros(CHUNKS_AT_FIRST, CHUNK),
         binmap=np.zeros(HEAPS_MAX * NBINS // BITS_A_WORD, np.int64),
         fastbins=np.zeros(HEAPS_MAX * FASTBINS, np.int64),
         cache=np.zeros(0, KEPT),

@@ -12,7 +12,7 @@ the main arena. 0 is no chunk. Sizes and starts are in units of 16 bytes.
 import numpy as np
 
 from replay.allocators.stack import MARGIN, ask_for_room, record
-from replay.compiled import inlined, leaf
+from replay.compiled import cold, inlined, leaf
 from replay.processor import bit_length
 
 UNIT_SHIFT = 4
@@ -126,8 +126,12 @@ def absorb_behind(state, chunk):
 @inlined
 def bin_index(size, par):
     """The bin for chunks of `size` units."""
-    if size < par.small_units:
-        return size + par.small_shift
+    return size + par.small_shift if size < par.small_units else _large_bin_index(size, par)
+
+
+@cold
+def _large_bin_index(size, par):
+    """Not inlined, or every malloc would come to know the large bin of its size, should it need that."""
     if par.word_size == 8:
         if size >> 2 <= 48:
             return 48 + (size >> 2)

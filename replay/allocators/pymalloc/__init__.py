@@ -66,8 +66,9 @@ __all__ = ["Config", "State", "check", "new_state", "observe"]
 ROLES = ("pymalloc",)
 BLOCK_BITS = 16
 """place = pool << BLOCK_BITS | block."""
-LINKS_AT_FIRST = 32 << 20
-"""Room for links that a run starts with; it takes memory only where pools are."""
+LINKS_AT_FIRST = (2 << 20) - 1
+"""Room for links that a run starts with. From 4 MiB on NumPy asks for huge pages, and to clear one takes longer than to
+play a short trace."""
 
 
 @by_reference
@@ -101,7 +102,7 @@ def new_state(config: Config) -> State:
     stride = (config.pool_size - config.pool_overhead) // config.alignment
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
-    room = max(2 * MARGIN, min(256, LINKS_AT_FIRST // (pools_per_arena * stride)))
+    room = max(2 * MARGIN, LINKS_AT_FIRST // (pools_per_arena * stride))
     state = State(
         geometry=np.zeros(1, GEOMETRY),
         used=np.full(classes, NONE, np.int64),
@@ -175,11 +176,34 @@ def _open_pool(state, stack, index):
     pool.list = 1
     state.links[number * geometry.stride + 1] = NO_LINK
     stack.tally[0].pools_made += 1
-    _touch_to(state, stack, number, geometry.header + size + geometry.word_size)
+    _touch_carved(state, stack, number)
     return number << BLOCK_BITS
 
 
-@inlined
+@leaf
+def _touch_carved(state, stack, number):
+    """The block carved last is resident up to its link; how many more are is noted."""
+    geometry, pool = state.geometry[0], state.pools[number]
+    first_link_end, size = geometry.header + geometry.word_size, np.int64(pool.size_bytes)
+    _touch_to(state, stack, number, first_link_end + (np.int64(pool.carved) - 1) * size)
+    pool.ready = min(np.int64(pool.capacity), 1 + (pool.touched - first_link_end) // size)
+
+
+@cold
+def _carve(state, stack, number):
+    """Carves the next block ahead in another page; or the pool is full."""
+    pool = state.pools[number]
+    carved = pool.carved
+    if carved == pool.capacity:
+        _close_pool(state, stack, number)
+        return
+    state.links[number * state.geometry[0].stride + carved] = NO_LINK
+    pool.list = carved
+    pool.carved = carved + 1
+    _touch_carved(state, stack, number)
+
+
+@leaf
 def _close_pool(state, stack, number):
     """The pool, first of its class's used ones, is full and leaves them."""
     tally, pool = stack.tally[0], state.pools[number]
@@ -213,15 +237,12 @@ def malloc(state, stack, size):
     if following == NO_LINK:
         # The list ran dry with this block: carve the next one ahead, or the pool is full.
         carved = np.int64(pool.carved)
-        if carved < pool.capacity:
+        if carved < pool.ready:
             state.links[np.uint64(links + carved)] = NO_LINK
             pool.list = carved
             pool.carved = carved + 1
-            end = geometry.header + carved * pool.size_bytes + geometry.word_size
-            if end > pool.touched:
-                _touch_to(state, stack, number, end)
         else:
-            _close_pool(state, stack, number)
+            _carve(state, stack, number)
     return number << BLOCK_BITS | block
 
 
@@ -345,9 +366,9 @@ def address(state, stack, place):
 
 
 def grow(state: State) -> State:
-    """The same pymalloc with room for twice the arenas and tree nodes."""
+    """The same pymalloc with room for four times the arenas, and twice the tree nodes."""
     geometry = state.geometry[0]
-    room = 2 * max(int(geometry.arenas), MARGIN)
+    room = 4 * max(int(geometry.arenas), MARGIN)
     pools, used = room * int(geometry.pools_per_arena), int(geometry.arenas * geometry.pools_per_arena)
     return state._replace(
         pools=extend(state.pools, pools, used),

@@ -28,7 +28,7 @@ GEOMETRY = record(
 of libc's arena table, nodes of the radix tree."""
 
 POOL = record(
-    list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16,
+    list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16, ready=np.uint16,
     size_bytes=np.int32, next=np.int32, prev=np.int32, touched=np.int32, arena=np.int32,
 )  # fmt: skip
 """A pool: 32 bytes, two to a cache line.
@@ -36,6 +36,7 @@ POOL = record(
     list         first free block, or NO_LINK
     carved       blocks ever made available
     index        size class, NO_CLASS before the first; `size_bytes` of its blocks
+    ready        blocks that can be carved before the pool is full or another page of it is touched
     next, prev   in the class's used list; `next` also in its arena's free list
     touched      end of its resident part, from its start
 """

@@ -1,0 +1,159 @@
+"""What rows say, against figures worked out by hand."""
+
+import math
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replay.sweeps.analysis import by_size, half_width, main_effects, pareto, per_source, ranking, ratio, undominated
+from replay.sweeps.results import Results
+
+SCHEMA = {
+    "configuration": pl.Int64, "default": pl.Boolean, "source": pl.String, "seed": pl.Int64, "status": pl.String,
+    "a": pl.Int64, "b": pl.String, "syscalls": pl.Int64, "blowup": pl.Float64,
+}  # fmt: skip
+
+
+def results(*rows, parameters=("a", "b")):
+    """Rows of: configuration, default, source, seed, status, a, b, syscalls, blowup."""
+    return Results(pl.DataFrame(list(rows), schema=SCHEMA, orient="row"), parameters, ("syscalls",))
+
+
+def grid(*figures, source="t", first=0):
+    """A full grid of a in 1, 2 and b in x, y; the default is the first."""
+    points = [(a, b) for a in (1, 2) for b in "xy"]
+    return [
+        (first + number, number == 0, source, None, "done", a, b, figure, figure / 10)
+        for number, ((a, b), figure) in enumerate(zip(points, figures, strict=True))
+    ]
+
+
+def test_the_ranking_is_by_the_metric_with_the_ratio_to_the_default():
+    ranked = ranking(results(*grid(10, 30, 5, 10)), "syscalls")
+    assert ranked.select("configuration", "mean", "interval", "ratio", "default", "a", "b").rows() == [
+        (2, 5.0, None, 0.5, False, 2, "x"),
+        (0, 10.0, None, 1.0, True, 1, "x"),
+        (3, 10.0, None, 1.0, False, 2, "y"),
+        (1, 30.0, None, 3.0, False, 1, "y"),
+    ]
+
+
+def test_over_several_traces_it_is_by_the_mean_of_the_ratios_to_the_default():
+    ranked = ranking(results(*grid(10, 20, 5, 10), *grid(1000, 500, 2000, 1000, source="u")), "syscalls")
+    assert ranked.select("configuration", "mean", "ratio").rows() == [
+        (0, None, 1.0),
+        (3, None, 1.0),
+        (1, None, 1.25),  # twice and half
+        (2, None, 1.25),
+    ]
+
+
+def test_of_a_default_of_nothing_a_figure_counts_as_it_is():
+    assert (ratio(0, 0), ratio(3, 0), ratio(3, 2)) == (1.0, 4.0, 1.5)
+
+
+def seeded(*figures):
+    return [
+        (configuration, configuration == 0, "t", seed, "done", configuration, "x", figure, 1.0)
+        for configuration, of_seeds in enumerate(figures)
+        for seed, figure in enumerate(of_seeds)
+    ]
+
+
+def test_over_seeds_it_is_the_mean_and_the_interval_by_student():
+    ranked = ranking(results(*seeded((10, 12, 14), (9, 9, 9))), "syscalls")
+    assert ranked["mean"].to_list() == [9.0, 12.0]
+    # Two degrees of freedom: 4.303 times the standard deviation, 2, by the root of 3.
+    assert ranked["interval"].to_list() == [0.0, pytest.approx(4.303 * 2 / math.sqrt(3), rel=1e-12)]
+    assert ranked["ratio"].to_list() == [0.75, 1.0]
+
+
+def test_the_interval_of_two_and_of_many_values():
+    assert half_width([1.0]) is None
+    assert half_width([1.0, 3.0]) == pytest.approx(12.706, rel=1e-12)
+    assert half_width([0.0, 1.0] * 20) == pytest.approx(1.960 * math.sqrt(10 / 39 / 40), rel=1e-12)
+
+
+def test_a_configuration_that_failed_with_a_seed_is_not_ranked_by_the_others():
+    rows = seeded((10, 12), (1, 1))
+    rows[3] = (*rows[3][:4], "failed", *rows[3][5:7], None, None)
+    assert ranking(results(*rows), "syscalls")["configuration"].to_list() == [0]
+    assert per_source(results(*rows), "syscalls").rows() == [(0, "t", True, 11.0, pytest.approx(12.706), 2, 1.0)]
+
+
+def test_a_trace_that_fails_with_all_is_no_part_of_the_comparison():
+    broken = [(*row[:4], "failed", *row[5:7], None, None) for row in grid(0, 0, 0, 0, source="broken")]
+    assert ranking(results(*grid(10, 30, 5, 10), *broken), "syscalls")["ratio"].to_list() == [0.5, 1.0, 1.0, 3.0]
+
+
+def test_where_the_default_failed_there_are_figures_without_ratios():
+    rows = grid(10, 30, 5, 10)
+    rows[0] = (*rows[0][:4], "failed", *rows[0][5:7], None, None)
+    ranked = ranking(results(*rows), "syscalls")
+    assert ranked.select("configuration", "mean", "ratio").rows() == [(2, 5.0, None), (3, 10.0, None), (1, 30.0, None)]
+
+
+def test_main_effects_are_means_over_everything_else_and_shares_of_the_variance():
+    effects = main_effects(results(*grid(10, 14, 20, 24)), "syscalls")
+    # Means 12 and 22 by a, 15 and 19 by b, 17 in all: 4·25 of 116, and 4·4.
+    assert effects.rows() == [
+        ("a", "1", 12.0, 2, pytest.approx(100 / 116)),
+        ("a", "2", 22.0, 2, pytest.approx(100 / 116)),
+        ("b", "x", 15.0, 2, pytest.approx(16 / 116)),
+        ("b", "y", 19.0, 2, pytest.approx(16 / 116)),
+    ]
+
+
+def test_a_parameter_that_changes_nothing_explains_nothing():
+    assert main_effects(results(*grid(10, 10, 10, 10)), "syscalls")["share"].to_list() == [0.0] * 4
+
+
+def test_a_default_beside_the_grid_is_no_value_of_its_parameters():
+    rows = [(number + 1, False, *row[2:]) for number, row in enumerate(grid(10, 14, 20, 24))]
+    effects = main_effects(results((0, True, "t", None, "done", 7, None, 999, 1.0), *rows), "syscalls")
+    assert effects["value"].to_list() == ["1", "2", "x", "y"]
+    assert effects["mean"].to_list() == [12.0, 22.0, 15.0, 19.0]
+
+
+def test_of_a_single_parameter_the_default_beside_it_is_one_more_value():
+    rows = [(a, a == 2, "t", None, "done", a, "x", 10 * a, 1.0) for a in (1, 2, 3)]
+    assert main_effects(results(*rows), "syscalls")["mean"].to_list() == [10.0, 20.0, 30.0]
+
+
+def test_a_parameter_of_many_numbers_is_judged_by_quarters():
+    rows = [(n, n == 0, "t", None, "done", n, "x", 1 if n < 6 else 2, 1.0) for n in range(12)]
+    effects = main_effects(results(*rows), "syscalls")
+    assert effects.select("value", "mean", "configurations").rows() == [
+        ("0 to 3", 1.0, 4), ("3 to 6", pytest.approx(4 / 3), 3), ("6 to 8", 2.0, 2), ("8 to 11", 2.0, 3),
+    ]  # fmt: skip
+
+
+def test_values_are_in_the_order_of_their_size_and_versions_in_theirs():
+    mixed = ["dynamic", "1048576", None, "65536", 7, "cpython-3.12", "cpython-3.8"]
+    assert sorted(mixed, key=by_size) == [None, 7, "65536", "1048576", "cpython-3.8", "cpython-3.12", "dynamic"]
+
+
+def test_the_pareto_front_is_what_none_beats():
+    points = [(1, 9), (3, 3), (2, 8), (3, 4), (9, 1), (2, 9), (3, 3)]
+    rows = [(n, n == 0, "t", None, "done", n, "x", *point) for n, point in enumerate(points)]
+    front = pareto(results(*rows), ["syscalls", "blowup"])
+    assert front.select("configuration", "syscalls", "blowup").rows() == [
+        (0, 1.0, 9.0), (2, 2.0, 8.0), (1, 3.0, 3.0), (6, 3.0, 3.0), (4, 9.0, 1.0),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=40))
+def test_the_front_is_the_same_as_by_comparing_each_with_each(points):
+    def beats(one, other):
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    expected = sorted({point for point in points if not any(beats(other, point) for other in points)})
+    assert undominated(points) == expected
+
+
+def test_nothing_done_is_nothing_ranked():
+    rows = [(*row[:4], "missing", *row[5:7], None, None) for row in grid(0, 0, 0, 0)]
+    assert ranking(results(*rows), "syscalls").height == 0
+    assert main_effects(results(*rows), "syscalls").height == 0
