@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from replay import __version__
 from replay.errors import ReplayError
 from replay.gates.checking import Report
 from replay.metrics import metric_names
 from replay.output import new_file
-from replay import __version__
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
