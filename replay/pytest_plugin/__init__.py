@@ -26,7 +26,7 @@ MARK = "replay"
 FIXTURE = "allocations"
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _HELP = (
-    "replay(max_<metric>=..., limits=[...], tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
+    "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
     "record the test, play it through an allocator stack, and fail it where a limit is broken (docs/pytest.md)"
 )
 
@@ -36,10 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--replay-baseline", metavar="FILE", help="compare recorded tests with the figures in FILE")
     add("--replay-update", action="store_true", help="write the figures of this run into the baseline, new and changed")
-    add("--replay-widen", action="store_true", help="add what this run came to to the ranges in the baseline")
-    add("--replay-strict", action="store_true", help="fail tests that have no baseline yet or cannot be recorded here")
-    add("--replay-keep", metavar="DIR", help="keep the recordings of tests in DIR")
-    add("--replay-against", metavar="DIR", help="tell causes by the recordings that --replay-keep left in DIR")
+    add("--replay-traces", metavar="DIR", help="with --replay-update keep recordings in DIR, else tell causes by them")
     parser.addini("replay_limits", "limits of all tests, like resident_bytes_peak<=64MiB: all are recorded", "linelist")
     parser.addini("replay_tolerances", "how far recorded tests may be from the baseline", "linelist")
     parser.addini("replay_allocator", "the preset or file that recorded tests are played through")
@@ -47,11 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _HELP)
-    writes = config.getoption("replay_update") or config.getoption("replay_widen")
-    if config.getoption("replay_baseline") or config.getoption("replay_against"):
+    if config.getoption("replay_baseline"):
         _session(config)
-    if writes and not config.getoption("replay_baseline"):
-        raise pytest.UsageError("--replay-update and --replay-widen need a file: --replay-baseline FILE")
+    elif config.getoption("replay_update") or config.getoption("replay_traces"):
+        raise pytest.UsageError("--replay-update and --replay-traces go with --replay-baseline FILE")
 
 
 def _session(config: pytest.Config) -> Session:
@@ -111,7 +107,7 @@ def pytest_testnodedown(node: Any) -> None:
     """A worker of pytest-xdist is done: what its tests came to is told here."""
     outcomes = getattr(node, "workeroutput", {}).get(MARK)
     if outcomes:
-        _session(node.config).outcomes += outcomes
+        _session(node.config).outcomes.update(outcomes)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from replay.errors import ReplayError
-from replay.gates.baselines import Measured, read_baseline
+from replay.gates.baselines import Baseline, Measured, read_baseline, write_baseline
+from replay.output import new_file
 from replay.pytest_plugin.arguments import Wish, parse_wish
-from replay.pytest_plugin.judging import Judge, trace_name
-from replay.pytest_plugin.keeping import take_in
+from replay.pytest_plugin.judging import UPDATE, Judge, trace_name
 from replay.pytest_plugin.looking import look
 from replay.recorder.ring import Ring
 from replay.recorder.writer import Writer
 from replay.sources import open_source
+
+RETAKE = f"remove it, and take the present figures of all tests by {UPDATE}"
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ class Beside:
         self._requests = request["requests"]
         self._answers = os.fdopen(request["answers"], "w")
         self._baseline, self._updates = request["baseline"], request["updates"]
-        self._against, self._keep = request["against"], request["keep"]
+        self._traces = Path(request["traces"]) if request["traces"] else None
         self._for_all: dict[str, Any] = request["for_all"]
         self._wishes: list[Wish] = []
         self._judge: Judge | None = None
@@ -83,23 +85,26 @@ class Beside:
     def _settle(self, wishes: list[list[dict[str, Any]]]) -> dict[str, Any]:
         """Takes what tests wish for, each as the layers of its markers; tells what is wrong with each, by its place.
 
-        What options of all tests say is under them, and its mistakes are nobody's.
+        What is wrong with options of all tests is told of no test.
         """
-        parse_wish([self._for_all])
+        parse_wish(self._for_all, [])
         if self._judge is None:
             self._judge = self._make_judge()
         mistakes, numbers = {}, []
         for place, layers in enumerate(wishes):
             try:
-                self._wishes.append(parse_wish([self._for_all, *layers]))
+                self._wishes.append(parse_wish(self._for_all, layers))
                 numbers.append(len(self._wishes) - 1)
             except ReplayError as mistake:
                 mistakes[str(place)] = str(mistake)
         return {"mistakes": mistakes, "numbers": numbers}
 
     def _make_judge(self) -> Judge:
-        baseline = read_baseline(Path(self._baseline)) if self._baseline and not self._updates else None
-        return Judge(baseline, Path(self._against) if self._against else None, self._updates)
+        path = Path(self._baseline) if self._baseline else None
+        if path is None or (self._updates and not path.exists()):
+            return Judge(None, None)
+        baseline = read_baseline(path, RETAKE)
+        return Judge(None, None) if self._updates else Judge(baseline, self._traces)
 
     def _record(self, path: str, command: list[str]) -> dict[str, Any]:
         ring = Ring(self._ring_file)
@@ -113,19 +118,25 @@ class Beside:
         return look(open_source(trace), self._wishes[wish].stack).as_json()
 
     def _verdict(self, wish: int, name: str, trace: str) -> dict[str, Any]:
-        """A recorded test, judged; its recording is kept, or goes."""
+        """A recorded test, judged; its recording goes, or is kept beside the baseline that it goes into."""
         assert self._judge is not None
         try:
-            return self._judge.verdict(name, Path(trace), self._wishes[wish])
+            verdict = self._judge.verdict(name, Path(trace), self._wishes[wish])
+            if self._updates and self._traces and verdict["state"] == "passed":
+                self._traces.mkdir(parents=True, exist_ok=True)
+                with new_file(self._traces / trace_name(name), force=True) as temporary:
+                    shutil.copyfile(trace, temporary)
+            return verdict
         finally:
-            if self._keep:
-                folder = Path(self._keep)
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.move(trace, folder / trace_name(name))
-            else:
-                Path(trace).unlink()
+            Path(trace).unlink()
 
-    def _take_in(self, file: str, measured: dict[str, Any], widen: bool) -> dict[str, Any]:
-        """Measured tests go into the baseline."""
+    def _take_in(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """Writes the baseline with these tests in it, and leaves what it has of others; tells how many were new."""
+        assert self._baseline is not None
+        path = Path(self._baseline)
+        before = read_baseline(path, RETAKE) if path.exists() else Baseline()
         cases = {name: Measured.model_validate(each) for name, each in measured.items()}
-        return take_in(Path(file), cases, widen=widen)
+        write_baseline(path, before.with_cases(cases), force=True)
+        changed = sum(name in before.cases and before.cases[name] != each for name, each in cases.items())
+        new = len(cases.keys() - before.cases.keys())
+        return {"new": new, "changed": changed, "same": len(cases) - new - changed}

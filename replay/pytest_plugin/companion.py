@@ -67,6 +67,7 @@ class Companion:
             if not line:
                 raise ReplayError(_DEAD)
             answer = json.loads(line)
+        del answer["number"]
         if "bug" in answer:
             raise RuntimeError(f"the process beside the tests failed:\n{answer['bug']}")
         if "error" in answer:

@@ -1,6 +1,5 @@
 """What a recorded block or test came to: the run through a stack, and what was born in it and never freed."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,12 @@ from replay.metrics import Summary, metrics_of, summarize
 from replay.pytest_plugin.companion import AFTER, OVER, TEST
 from replay.trace import Domain, Events, Op, Trace
 
+_CLASS_BITS = 58
+"""A domain and a class of sizes in one number; the class takes so many bits."""
+
 
 @dataclass(frozen=True)
-class Leaked:
+class Asked:
     """Blocks of one domain and class of sizes that the test asked for, and those of them that were left behind."""
 
     domain: str
@@ -32,7 +34,7 @@ class Look:
     """What a recording came to."""
 
     summary: Summary
-    classes: tuple[Leaked, ...]
+    classes: tuple[Asked, ...]
 
     @property
     def figures(self) -> dict[str, int | float]:
@@ -54,13 +56,13 @@ class Look:
 def look(trace: Trace, stack: StackConfig) -> Look:
     """Plays a recording that has the marks of a test."""
     recording = engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
-    return Look(summarize(recording), tuple(_classes(trace)))
+    return Look(summarize(recording), _by_class(*_requests(trace)))
 
 
-def _classes(trace: Trace) -> Iterator[Leaked]:
-    """Of what was asked for between the marks, by domain and size; the largest first."""
+def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each request between the marks the domain, the size, and whether its block was left behind."""
     begin, after, over = _marks(trace)
-    born: list[np.ndarray] = []
+    domains, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     last = np.full(1024, -1, np.int64)
     """Of each block number that is live, which of the requests gave it its size; -1 where none of the test's did."""
     first = requests = 0
@@ -71,19 +73,23 @@ def _classes(trace: Trace) -> Iterator[Leaked]:
         last = _long_enough(last, events, moves)
         numbers = requests + np.cumsum(asked) - 1
         last[events.block[moves]] = np.where(asked[moves], numbers[moves], -1)
-        born.append(np.stack([events.domain[asked].astype(np.int64), events.size[asked]]))
+        domains.append(events.domain[asked].astype(np.int64))
+        sizes.append(events.size[asked])
         requests, first = requests + int(asked.sum()), first + events.rows
-    domain, size = np.concatenate(born, axis=1) if born else np.zeros((2, 0), np.int64)
     is_left = np.zeros(requests, bool)
     is_left[last[last >= 0]] = True
-    keys = np.stack([domain, size_class(size)])
-    for key in np.unique(keys, axis=1).T:
-        mine = (keys == key[:, None]).all(axis=0)
-        left = mine & is_left
-        yield Leaked(
-            Domain(key[0]).name.lower(), int(key[1]),
-            int(mine.sum()), int(size[mine].sum()), int(left.sum()), int(size[left].sum()),
-        )  # fmt: skip
+    return np.concatenate(domains), np.concatenate(sizes), is_left
+
+
+def _by_class(domains: np.ndarray, sizes: np.ndarray, is_left: np.ndarray) -> tuple[Asked, ...]:
+    keys, at = np.unique(domains << _CLASS_BITS | size_class(sizes), return_inverse=True)
+    columns = [np.bincount(at, weights, len(keys)) for weights in (None, sizes, is_left, sizes * is_left)]
+    return tuple(
+        Asked(
+            Domain(key >> _CLASS_BITS).name.lower(), key & (1 << _CLASS_BITS) - 1, *(int(sum_[row]) for sum_ in columns)
+        )
+        for row, key in enumerate(keys.tolist())
+    )
 
 
 def _long_enough(last: np.ndarray, events: Events, moves: np.ndarray) -> np.ndarray:

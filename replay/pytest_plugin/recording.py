@@ -1,6 +1,7 @@
 """A test that is recorded while it runs, and blocks that a test records itself."""
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +39,8 @@ class RecordedTest:
         try:
             self._runtest()
         except BaseException:
-            companion.drop_recording()
+            with suppress(ReplayError):  # what the test raised is what is told
+                companion.drop_recording()
             raise
         if not companion.is_mine:  # the test forked, and this is the child
             return
@@ -52,21 +54,20 @@ class RecordedTest:
         self._report(verdict)
 
     def _go_unrecorded(self, reason: str) -> None:
-        self._session.outcomes.append({"test": self._item.nodeid, "state": "not recorded", "reason": reason})
-        if self._session.strict:
-            pytest.fail(f"replay: {self._item.nodeid} cannot be recorded: {reason}", pytrace=False)
+        __tracebackhide__ = True
+        self._session.outcomes[self._item.nodeid] = {"state": "not recorded", "reason": reason}
         warnings.warn(pytest.PytestWarning(f"replay: not recorded, so not judged: {reason}"), stacklevel=1)
         self._runtest()
 
     def _report(self, verdict: dict[str, Any]) -> None:
         """Keeps what the test came to, and fails it where it must."""
-        message = verdict.pop("message")
-        self._session.outcomes.append({"test": self._item.nodeid, **verdict})
+        self._session.outcomes[self._item.nodeid] = verdict
         told = {"verdict": verdict["state"], "requested_bytes_peak": verdict["requested"], **verdict["figures"]}
         self._item.user_properties += [(f"replay.{name}", value) for name, value in told.items()]
         if verdict["state"] == "failed":
-            pytest.fail(f"replay: {self._item.nodeid} {message}", pytrace=False)
-        if verdict["state"] == "new" and self._session.strict:
+            head = f"replay: {self._item.nodeid} is not within what it may take, on {verdict['allocator']}:"
+            pytest.fail("\n  ".join([head, *verdict["findings"], *verdict["causes"]]), pytrace=False)
+        if verdict["state"] == "new":
             advice = "--replay-update takes it in"
             pytest.fail(f"replay: {self._item.nodeid} has no baseline yet; {advice}", pytrace=False)
 

@@ -14,8 +14,8 @@ from replay.pytest_plugin import FIXTURE, MARK
 from replay.pytest_plugin.companion import Companion, obstacle
 
 Outcome = dict[str, Any]
-"""A recorded test as workers tell of it: `test`, `state`, and unless it was not recorded `figures`, `requested` and
-`measured`."""
+"""A recorded test as workers tell of it: `state` and `allocator`, `findings` and `causes`, `figures`, `requested` and
+`measured`; or that its `state` is not recorded, and the `reason`."""
 
 
 class Session:
@@ -23,16 +23,14 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.outcomes: list[Outcome] = []
+        self.outcomes: dict[str, Outcome] = {}
+        """By test; of one that was run again, the last."""
         self.notes: list[str] = []
         """Sentences for the end of the run."""
         option = config.getoption
         self.file: str | None = self._path(option("replay_baseline"))
-        self.widens: bool = option("replay_widen")
-        self.updates: bool = option("replay_update") or self.widens
-        self.strict: bool = option("replay_strict")
-        self.against: str | None = self._path(option("replay_against"))
-        self.keep: str | None = self._path(option("replay_keep"))
+        self.updates: bool = option("replay_update")
+        self.traces: str | None = self._path(option("replay_traces"))
         self.for_all: dict[str, Any] = {
             "limits": config.getini("replay_limits"),
             "tolerances": config.getini("replay_tolerances"),
@@ -43,8 +41,8 @@ class Session:
         self._folder: str | None = None
         if self.file and not self.updates and not Path(self.file).exists():
             raise pytest.UsageError(f"{self.file}: there is no baseline; --replay-update writes one")
-        if self.against and not Path(self.against).is_dir():
-            raise pytest.UsageError(f"{self.against}: there is no such folder; --replay-keep DIR fills one")
+        if self.traces and not self.updates and not Path(self.traces).is_dir():
+            raise pytest.UsageError(f"{self.traces}: there is no such folder; with --replay-update it is filled")
 
     def _path(self, given: str | None) -> str | None:
         """Said on the command line, so relative to where that was typed."""
@@ -61,8 +59,7 @@ class Session:
         if self._companion is None or not self._companion.is_mine:
             self._numbers.clear()
             options: dict[str, object] = {
-                "baseline": self.file, "updates": self.updates, "against": self.against, "keep": self.keep,
-                "for_all": self.for_all,
+                "baseline": self.file, "updates": self.updates, "traces": self.traces, "for_all": self.for_all,
             }  # fmt: skip
             self._companion = Companion(str(self.config.rootpath), options)
         return self._companion
@@ -120,13 +117,16 @@ class Session:
         elif self.updates:
             self._write_baseline(run)
 
+        elif self.file and not self.outcomes:
+            self.notes.append(f"no test was recorded, so none was compared with {self.file}")
+
     def _write_baseline(self, run: pytest.Session) -> None:
-        measured = {each["test"]: each["measured"] for each in self.outcomes if each["state"] == "passed"}
+        measured = {test: each["measured"] for test, each in self.outcomes.items() if each["state"] == "passed"}
         if not measured:
-            self.notes.append(f"no recorded test passed; {self.file} is as it was")
+            self.notes.append(f"no recorded test passed, so nothing was written to {self.file}")
             return
         try:
-            counts = self.companion.ask("take_in", file=self.file, measured=measured, widen=self.widens)
+            counts = self.companion.ask("take_in", measured=measured)
         except ReplayError as mistake:
             self.notes.append(f"the baseline is not written: {mistake}")
             run.exitstatus = pytest.ExitCode.USAGE_ERROR

@@ -7,35 +7,39 @@ from replay.units import format_size
 
 _ROWS = 20
 """Tests in the table that passed, unless -v is given; all others always are."""
-_WORDS = {"passed": "passed", "failed": "over its limits or baseline", "new": "new", "not recorded": "not recorded"}
+_WORDS = {
+    "passed": "passed", "failed": "not within what they may take", "new": "new", "not recorded": "not recorded",
+}  # fmt: skip
 
 
 def write_summary(terminal: Any, session: Session) -> None:
-    """A table of recorded tests and a line that counts them; with -q only what did not pass, and the line."""
+    """A table of recorded tests, why some failed, and a line that counts; with -q only what did not pass, and that."""
     outcomes, verbosity = session.outcomes, session.config.get_verbosity()
     if not outcomes and not session.notes:
         return
-    terminal.section("memory of recorded tests", sep="=", bold=True) if verbosity >= 0 else None
+    if verbosity >= 0:
+        terminal.section("memory of recorded tests", sep="=", bold=True)
     shown, hidden = _shown(outcomes, verbosity)
     for line in _table(shown):
         terminal.write_line(line)
     if hidden and verbosity >= 0:
         terminal.write_line(f"... and {hidden} more that passed (-v shows all)")
-    for line in _told(session):
-        terminal.write_line(line)
+    for line in [*_why(outcomes), *_told(session)]:
+        terminal.write_line(f"replay: {line}")
 
 
-def _shown(outcomes: list[Outcome], verbosity: int) -> tuple[list[Outcome], int]:
-    ordered = sorted(outcomes, key=lambda each: (each["state"] == "passed", each["test"]))
-    told = sum(each["state"] != "passed" for each in ordered)
+def _shown(outcomes: dict[str, Outcome], verbosity: int) -> tuple[dict[str, Outcome], int]:
+    """What goes into the table, and how many do not."""
+    ordered = sorted(outcomes, key=lambda test: (outcomes[test]["state"] == "passed", test))
+    told = sum(each["state"] != "passed" for each in outcomes.values())
     rows = len(ordered) if verbosity > 0 else told if verbosity < 0 else max(told, _ROWS)
-    return ordered[:rows], len(ordered) - min(rows, len(ordered))
+    return {test: outcomes[test] for test in ordered[:rows]}, max(0, len(ordered) - rows)
 
 
-def _table(outcomes: list[Outcome]) -> list[str]:
+def _table(outcomes: dict[str, Outcome]) -> list[str]:
     if not outcomes:
         return []
-    rows = [("test", "asked for", "resident", "blowup", "arenas", ""), *map(_row, outcomes)]
+    rows = [("test", "asked for", "resident", "blowup", "arenas", ""), *map(_row, outcomes, outcomes.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(row[at].rjust(widths[at]) for at in range(1, 5)), row[5]]).rstrip()
@@ -43,12 +47,12 @@ def _table(outcomes: list[Outcome]) -> list[str]:
     ]
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
+def _row(test: str, outcome: Outcome) -> tuple[str, ...]:
     if "figures" not in outcome:
-        return outcome["test"], "-", "-", "-", "-", outcome["state"]
+        return test, "-", "-", "-", "-", outcome["state"]
     figures = outcome["figures"]
     return (
-        outcome["test"],
+        test,
         format_size(outcome["requested"]),
         format_size(figures["resident_bytes_peak"]),
         f"{figures['blowup']:.2f}",
@@ -57,16 +61,20 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
+def _why(outcomes: dict[str, Outcome]) -> list[str]:
+    """Of each test that failed, the first of what is wrong and of what brought it."""
+    return [
+        "; ".join([f"{test}: {each['findings'][0]}", *each["causes"][:1]])
+        for test, each in sorted(outcomes.items())
+        if each["state"] == "failed"
+    ]
+
+
 def _told(session: Session) -> list[str]:
     """Counts, and what else there is to say."""
-    counts = {state: sum(each["state"] == state for each in session.outcomes) for state in _WORDS}
-    lines = []
-    if session.outcomes:
-        told = ", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)
-        lines.append(f"replay: {told}")
+    outcomes = session.outcomes.values()
+    counts = {state: sum(each["state"] == state for each in outcomes) for state in _WORDS}
+    lines = [", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)] if outcomes else []
     if counts["new"]:
-        lines.append(f"replay: {counts['new']} without baseline, so not compared; --replay-update takes them in")
-    lines += [
-        f"replay: {reason}" for reason in sorted({each["reason"] for each in session.outcomes if "reason" in each})
-    ]
-    return [*lines, *(f"replay: {note}" for note in session.notes)]
+        lines.append(f"{counts['new']} without baseline, so not compared; --replay-update takes them in")
+    return [*lines, *sorted({each["reason"] for each in outcomes if "reason" in each}), *session.notes]
