@@ -137,6 +137,7 @@ class Beside:
         before = read_baseline(path, RETAKE) if path.exists() else Baseline()
         cases = {name: Measured.model_validate(each) for name, each in measured.items()}
         write_baseline(path, before.with_cases(cases), force=True)
-        changed = sum(name in before.cases and before.cases[name] != each for name, each in cases.items())
+        now = read_baseline(path)  # figures as they are written
         new = len(cases.keys() - before.cases.keys())
-        return {"new": new, "changed": changed, "same": len(cases) - new - changed}
+        same = sum(before.cases.get(name) == now.cases[name] for name in cases)
+        return {"new": new, "changed": len(cases) - new - same, "same": same}

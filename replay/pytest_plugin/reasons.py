@@ -52,37 +52,37 @@ def _format(metric: str, value: float) -> str:
 
 def causes(failed: Sequence[Finding], compared: Compared) -> list[str]:
     """Why, the most telling first: what changed where that can be known, else what there is."""
-    old: Look | None = None
-    lines: list[str] = []
-    if compared.before is not None and any(finding.before for finding in failed):
-        lines += _system_calls(failed, compared.look, compared.before)
-        if compared.kept is None:
-            lines.append("for what changed, recordings of before are needed: --replay-traces DIR, as of the baseline")
-        else:
-            before = open_source(compared.kept)
-            old = look(before, compared.stack)
-            if _is_of(old, compared.before):
-                cause = explain(before, compared.trace, compared.stack)
-                lines = [*sentences.causes(CaseReport("", "failed", cause=cause)), *lines]
-            else:
-                old = None
-                lines.append(f"{compared.kept.name} is not the recording that the baseline is of; no cause is known")
-    if any(finding.metric in (*LEAKS, "arenas_live") or finding.metric.endswith("_end") for finding in failed):
-        lines = [*_left_behind(compared.look, old), *lines]
-    if old is None and any(finding.metric not in LEAKS for finding in failed):
+    is_compared = compared.before is not None and any(finding.before for finding in failed)
+    old, note = _before(compared) if is_compared else (None, "")
+    lines = _left_behind(compared.look, old) if any(_is_of_the_end(finding.metric) for finding in failed) else []
+    if old is not None and compared.kept is not None:
+        cause = explain(open_source(compared.kept), compared.trace, compared.stack)
+        lines += sentences.causes(CaseReport("", "failed", cause=cause))
+    elif any(finding.metric not in LEAKS for finding in failed):
         lines += _held(compared)
-    return lines
+    if compared.before is not None and any(finding.metric == "syscalls" and finding.before for finding in failed):
+        lines += _system_calls(compared.look, compared.before)
+    return [*lines, note] if note else lines
 
 
-def _is_of(old: Look, before: Measured) -> bool:
+def _before(compared: Compared) -> tuple[Look | None, str]:
+    """What the recording of before came to, if it is the one that the baseline is of; else why nothing is known."""
+    assert compared.before is not None
+    if compared.kept is None:
+        return None, "for what changed, recordings of before are needed: --replay-traces DIR, as of the baseline"
+    old = look(open_source(compared.kept), compared.stack)
     figures = metrics_of(old.summary)
-    return all(round(figures[metric], 9) == figure.value for metric, figure in before.figures.items())
+    if all(round(figures[metric], 9) == figure.value for metric, figure in compared.before.figures.items()):
+        return old, ""
+    return None, f"{compared.kept.name} is not the recording that the baseline is of, so what changed is not known"
 
 
-def _system_calls(failed: Sequence[Finding], now: Look, before: Measured) -> list[str]:
-    """Which kinds of calls became more, where there may not be more."""
-    if not any(finding.metric == "syscalls" and finding.before for finding in failed):
-        return []
+def _is_of_the_end(metric: str) -> bool:
+    return metric in (*LEAKS, "arenas_live") or metric.endswith("_end")
+
+
+def _system_calls(now: Look, before: Measured) -> list[str]:
+    """Which kinds of calls became more."""
     changed = [
         f"{kind} {was.value:,.0f} -> {count:,}"
         for kind, count in now.summary.syscalls.items()

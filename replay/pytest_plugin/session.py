@@ -141,7 +141,7 @@ def _layers(item: pytest.Item) -> list[dict[str, Any]] | None:
     for marker in markers:
         if marker.args:
             raise pytest.UsageError(
-                f"{item.nodeid}: @pytest.mark.{MARK}: write arguments with their names, like limits=[...]"
+                f"{item.nodeid}: @pytest.mark.{MARK}: write arguments with their names, like max_blowup=1.4"
             )
     records_blocks = FIXTURE in getattr(item, "fixturenames", ())
     if markers and records_blocks and markers[0].kwargs.get("enabled", True):
