@@ -10,7 +10,7 @@ from replay.errors import ReplayError
 from replay.gates.baselines import Baseline, Figure, Measured, without_details
 from replay.gates.checking import lacking, unlike
 from replay.gates.judging import judge
-from replay.gates.tolerances import RECORDED_DEFAULTS, Rule
+from replay.gates.tolerances import TEST_DEFAULTS, Rule
 from replay.metrics import metric_names
 from replay.pytest_plugin.arguments import Wish
 from replay.pytest_plugin.looking import look
@@ -38,7 +38,7 @@ class Judge:
             case=wish.case_of(test), trace=None, stack=wish.stack_key,
             figures={metric: now[metric] for metric in metric_names()},
         )  # fmt: skip
-        rules: list[Rule] = [*(wish.tolerances or RECORDED_DEFAULTS), *wish.limits]
+        rules: list[Rule] = [*(wish.tolerances or TEST_DEFAULTS), *wish.limits]
         ruled = [rule.metric for rule in rules]
         before = self._before(test, measured, rules)
         findings = judge(now, before.figures if before else None, rules)

@@ -1,7 +1,7 @@
 """What broke a rule, and why, in sentences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replay.config import StackConfig
@@ -54,15 +54,18 @@ def causes(failed: Sequence[Finding], compared: Compared) -> list[str]:
     """Why, the most telling first: what changed where that can be known, else what there is."""
     is_compared = compared.before is not None and any(finding.before for finding in failed)
     old, note = _before(compared) if is_compared else (None, "")
-    lines = _left_behind(compared.look, old) if any(_is_of_the_end(finding.metric) for finding in failed) else []
+    left = _left_behind(compared.look, old) if any(_is_of_the_end(finding.metric) for finding in failed) else []
+    moved: tuple[str, ...] = ()
+    live: list[str] = []
     if old is not None and compared.kept is not None:
         cause = explain(open_source(compared.kept), compared.trace, compared.stack)
-        lines += sentences.causes(CaseReport("", "failed", cause=cause))
+        moved, live = cause.moved, sentences.causes(CaseReport("", "failed", cause=replace(cause, moved=())))
     elif any(finding.metric not in LEAKS for finding in failed):
-        lines += _held(compared)
+        live = _held(compared)
+    calls: list[str] = []
     if compared.before is not None and any(finding.metric == "syscalls" and finding.before for finding in failed):
-        lines += _system_calls(compared.look, compared.before)
-    return [*lines, note] if note else lines
+        calls = _system_calls(compared.look, compared.before)
+    return [*left, *moved, *calls, *live, *([note] if note else [])]
 
 
 def _before(compared: Compared) -> tuple[Look | None, str]:
