@@ -599,3 +599,143 @@ async def test_a_block_of_an_async_test_is_recorded(allocations):
     with allocations() as seen:
         assert await asyncio.gather(hold(1_000_000), hold(2_000_000)) == [1_000_000, 2_000_000]
     assert 3_000_000 < seen.peak < 3_050_000
+
+
+SHOP = {
+    "catalog": """
+        class Product:
+            __slots__ = ("name", "cents", "tags")
+
+            def __init__(self, name, cents, tags):
+                self.name, self.cents, self.tags = name, cents, tags
+
+        def load(lines):
+            for line in lines:
+                name, cents, *tags = line.split(",")
+                yield Product(name, int(cents), tuple(tags))
+
+        class Prices:
+            def __init__(self):
+                self.known = {}
+
+            def of(self, product, amount):
+                key = product.name, amount
+                if key not in self.known:
+                    if len(self.known) >= 100:
+                        self.known.clear()
+                    self.known[key] = f"{product.cents * amount / 100:.2f} EUR"
+                return self.known[key]
+        """,
+    "log": """
+        HISTORY = []
+
+        def note(event, **details):
+            HISTORY.append({"event": event, **details})
+            del HISTORY[:-50]
+        """,
+    "sending": """
+        BUFFER_BYTES = 100_000
+
+        def send(parts, target):
+            buffers = [bytearray(BUFFER_BYTES) for _ in parts]
+            for buffer, part in zip(buffers, parts):
+                buffer[: len(part)] = part
+                target.write(buffer[: len(part)])
+        """,
+    "records": """
+        RECORD_BYTES = 56
+
+        def pack(numbers):
+            return [number.to_bytes(RECORD_BYTES, "little") for number in numbers]
+        """,
+    "test_shop": """
+        import io
+        import json
+
+        import pytest
+
+        import catalog, log, records, sending
+
+        LINES = [f"product {number},{number * 7 % 1000},tag{number % 5},tag{number % 3}" for number in range(3_000)]
+        PRICES = catalog.Prices()
+
+        @pytest.mark.replay
+        def test_prices():
+            products = catalog.load(LINES)
+            assert all(PRICES.of(product, amount) for product in products for amount in (1, 5, 10))
+
+        @pytest.mark.replay
+        def test_notes():
+            for number in range(5_000):
+                log.note("sold", number=number, who=f"customer {number % 100}")
+            assert log.HISTORY[-1]["number"] == 4_999
+
+        @pytest.mark.replay
+        def test_sending():
+            target = io.BytesIO()
+            sending.send([b"part"] * 20, target)
+            assert target.getvalue() == b"part" * 20
+
+        @pytest.mark.replay
+        def test_records():
+            assert len(records.pack(range(30_000))) == 30_000
+
+        @pytest.mark.replay
+        def test_json(tmp_path):
+            (tmp_path / "data.json").write_text(json.dumps({line: line.split(",") for line in LINES}))
+            assert len(json.loads((tmp_path / "data.json").read_text())) == 3_000
+
+        @pytest.mark.replay
+        @pytest.mark.parametrize("tag", ["tag1", "tag2"])
+        def test_tags(tag):
+            tags = {}
+            for product in catalog.load(LINES):
+                for each in product.tags:
+                    tags.setdefault(each, set()).add(product.name)
+            assert len(tags[tag]) > 500
+
+        def test_unmarked():
+            assert records.pack([1])[0][0] == 1
+        """,
+}
+PLANTED = {
+    "test_prices": (
+        "catalog", ">= 100:", ">= 10**9:",
+        "left behind, by size class: 64 B of obj +2?,??? blocks, +1.1? MiB; *",
+    ),
+    "test_notes": (
+        "log", "del HISTORY[:-50]", "pass",
+        "left behind, by size class: 64 B of obj +9,9?? blocks, *; 128 B of obj +4,9?? blocks, *",
+    ),
+    "test_sending": (
+        "sending", "100_000", "140_000",
+        "20 blocks of obj in phase test went from the class of 128.0 KiB to that of 256.0 KiB",
+        "system calls: mmap [0-9] -> 2[0-9]; munmap *",
+    ),
+    "test_records": (
+        "records", "56", "64",
+        "30,000 blocks of obj in phase test went from the class of 96 B to that of 112 B",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_planted_regressions_are_told_by_test_and_cause_and_unchanged_runs_raise_no_alarm(project, monkeypatch):
+    monkeypatch.delenv("PYTHONHASHSEED")
+    project.makepyfile(**SHOP)
+    compare = ("--replay-baseline=b.json", "--replay-traces=kept")
+    run(project, *compare, "--replay-update").assert_outcomes(passed=8)
+    for number in range(10):
+        workers = ("-n", "2") if number % 2 else ()
+        result = run(project, *compare, *workers)
+        result.assert_outcomes(passed=8)
+        result.stdout.fnmatch_lines(["replay: 7 passed"])
+    for test, (module, good, bad, *causes) in PLANTED.items():
+        assert SHOP[module].count(good) == 1
+        project.makepyfile(**{module: SHOP[module].replace(good, bad)})
+        result = run(project, *compare)
+        result.assert_outcomes(passed=7, failed=1)
+        result.stdout.fnmatch_lines([f"replay: test_shop.py::{test} is not within what it may take, on *:"])
+        result.stdout.fnmatch_lines([f"  {cause}" for cause in causes])
+        result.stdout.fnmatch_lines([f"replay: test_shop.py::{test}: *; {causes[0]}"])
+        project.makepyfile(**{module: SHOP[module]})
