@@ -491,6 +491,78 @@ def test_what_cannot_be_recorded_is_told_and_fails_where_warnings_do(project, mo
     result.stdout.fnmatch_lines(["replay: 1 not recorded", "replay: a clean start needs plain pymalloc: *"])
     result = run(project, "-W", "error:replay")
     result.assert_outcomes(failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["E *PytestWarning: replay: not recorded, so not judged: a clean start needs *"])
+
+
+BUSY = """
+    import multiprocessing, os, subprocess, sys, threading
+    import pytest
+    import replay
+
+    @pytest.mark.replay
+    def test_records_itself(tmp_path):
+        with replay.record(tmp_path / "trace.parquet"):
+            pass
+
+    @pytest.mark.replay(max_resident_bytes_peak=1)
+    def test_fails_by_itself():
+        assert False
+
+    @pytest.mark.replay
+    def test_starts_a_program():
+        assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout == b"1\\n"
+
+    def fill(queue):
+        queue.put(len([bytes(100) for _ in range(1_000)]))
+
+    @pytest.mark.replay
+    def test_starts_a_forked_worker():
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        worker = context.Process(target=fill, args=(queue,))
+        worker.start()
+        assert queue.get() == 1_000
+        worker.join()
+        assert worker.exitcode == 0
+
+    LATER = threading.Event()
+
+    @pytest.mark.replay
+    def test_leaves_a_thread():
+        threading.Thread(target=LATER.wait).start()
+
+    class TestOfAClass:
+        def setup_method(self):
+            self.much = bytes(5_000_000)
+
+        @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+        def test_has_it_set_up_outside(self):
+            assert len(self.much) == 5_000_000
+
+    def test_ends_the_thread_and_records_a_block(tmp_path):
+        LATER.set()
+        with replay.record(tmp_path / "trace.parquet", clean=True) as recording:
+            kept = [str(number) for number in range(1_000)]
+        assert recording.rows > 1_000
+
+    @pytest.mark.replay
+    def test_is_recorded_after_that():
+        pass
+"""
+
+
+def test_tests_that_fork_start_threads_or_record_blocks_are_left_in_peace(project):
+    project.makepyfile(test_it=BUSY)
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=6, failed=2)
+    result.stdout.fnmatch_lines(
+        ["E *RecordError: this process is being recorded already; end that recording first", "replay: 5 passed"]
+    )
+    project.runpytest_subprocess("--lf").assert_outcomes(failed=2)
+    project.runpytest_subprocess("-x").assert_outcomes(failed=1)
+    result = project.runpytest_subprocess("--collect-only", "-q")
+    result.stdout.fnmatch_lines(["8 tests collected *"])
+    assert "memory of recorded tests" not in result.stdout.str()
 
 
 def test_runs_that_record_nothing_import_nothing_and_show_nothing(project):
