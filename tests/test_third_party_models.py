@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import replay
+from replay.allocators.registry import bundled_names, find_model, foreign_sources
 
 HEADER = '''
 """A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
@@ -226,3 +227,8 @@ except ConfigError as refusal:
     done = run_python(site, "-c", program)
     assert done.stderr == ""
     assert done.stdout.startswith(sentence)
+
+
+def test_models_of_replays_own_are_not_from_elsewhere_be_they_files_or_packages():
+    assert {"glibc", "pymalloc", "bump"} <= set(bundled_names())
+    assert foreign_sources([find_model(name) for name in bundled_names()]) == ()

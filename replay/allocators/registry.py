@@ -71,6 +71,6 @@ def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
     files: set[str] = set()
     for path in (Path(str(model.__file__)) for model in models if model.__file__):
         top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
-        if path.parent != home:
+        if home not in path.parents:
             files |= {str(each) for each in (top.rglob("*.py") if top else [path])}
     return tuple(sorted(files))

@@ -69,8 +69,11 @@ def without_details(measured: Measured, ruled: Iterable[str] = ()) -> Measured:
     return measured.model_copy(update={"figures": kept})
 
 
-def read_baseline(path: Path) -> Baseline:
-    """The baseline in a file; it must be of this version of replay, whose figures it is compared with."""
+def read_baseline(path: Path, retake: str = "take the present figures by `replay check --update`") -> Baseline:
+    """The baseline in a file; it must be of this version of replay, whose figures it is compared with.
+
+    `retake` tells how to make one that is.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -92,7 +95,7 @@ def read_baseline(path: Path) -> Baseline:
     if baseline.version != __version__:
         raise ReplayError(
             f"{path}: was made by replay {baseline.version}, and this is {__version__}, whose figures may differ; "
-            "check the old commit with this one, or take the present figures by `replay check --update`"
+            f"check the old commit with this one, or {retake}"
         )
     return baseline
 

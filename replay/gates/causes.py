@@ -61,6 +61,12 @@ def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
     )
 
 
+def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
+    """Who holds the memory when resident memory is highest: the largest groups of live blocks in each dimension."""
+    live, _ = _profile(trace, stack)
+    return tuple(_changes(live.clear(), live))
+
+
 def _profile(trace: Trace, stack: StackConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
     peak_row = int(engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
@@ -108,7 +114,7 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
 def _grouped(requests: pl.DataFrame, trace: Trace) -> pl.DataFrame:
     """Counts and sums, under names."""
     grouped = (
-        requests.with_columns(size_class=_size_class(requests["size"]))
+        requests.with_columns(size_class=pl.Series(size_class(requests["size"].to_numpy())))
         .group_by("phase_number", "domain_number", "size_class", "site_number")
         .agg(pl.len().cast(pl.Int64).alias("blocks"), pl.col("size").sum().alias("bytes"))
     )
@@ -135,12 +141,12 @@ def _phase_names(trace: Trace) -> list[str]:
     return names
 
 
-def _size_class(sizes: pl.Series) -> pl.Series:
+def size_class(sizes: np.ndarray) -> np.ndarray:
     """The largest size of a request's class: multiples of 16 as far as pymalloc goes, powers of two above."""
-    values = np.maximum(sizes.to_numpy().astype(np.int64), 1)
+    values = np.maximum(sizes.astype(np.int64), 1)
     small = -(-values // 16) * 16
     large = 1 << np.ceil(np.log2(np.maximum(values, 2))).astype(np.int64)
-    return pl.Series(np.where(values <= 1024, small, large))
+    return np.where(values <= 1024, small, large)
 
 
 def _changes(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[Change]:

@@ -166,10 +166,8 @@ def _judge_case(
     if before is None and not all(isinstance(rule, Limit) for rule in rules):
         findings = tuple(judge(now.measured.figures, None, rules))
         return replace(report, state="new", findings=findings, note="there is no baseline of it; --update takes it in")
-    if before is not None:
-        if reference is None:
-            _refuse_unlike(name, case, now.measured, before)
-        _refuse_lacking(name, before, rules)
+    if before is not None and (said := _mismatch(case, now.measured, before, rules, reference is not None)):
+        raise ReplayError(f"case {name}: {said}")
     findings = tuple(judge(now.measured.figures, before.figures if before else None, rules))
     if not any(finding.failed for finding in findings):
         return replace(report, findings=findings)
@@ -184,20 +182,30 @@ def _judge_case(
     return replace(report, cause=cause)
 
 
-def _refuse_unlike(name: str, case: Case, now: Measured, before: Measured) -> None:
-    """Figures of another trace or configuration say nothing about this one."""
-    if now.stack != before.stack:
-        raise ReplayError(f"case {name}: the baseline is of another configuration; --update takes the present one")
-    if (now.trace is None) != (before.trace is None):
-        raise ReplayError(f"case {name}: the baseline is of {'a trace' if before.trace else 'a recording'}; --update")
-    if now.trace != before.trace and not case.allow_changed_trace:
-        raise ReplayError(
-            f"case {name}: {case.origin} is not the trace that the baseline is of (digest {(now.trace or '')[:12]}, "
+def _mismatch(case: Case, now: Measured, before: Measured, rules: list[Rule], is_reference: bool) -> str:
+    """Why figures cannot be compared; those of a trace beside the case were measured now, by the same configuration."""
+    if not is_reference and (said := unlike(now, before, "--update")):
+        return said
+    if not is_reference and now.trace != before.trace and not case.allow_changed_trace:
+        return (
+            f"{case.origin} is not the trace that the baseline is of (digest {(now.trace or '')[:12]}, "
             f"was {(before.trace or '')[:12]}); --update takes it, --allow-changed-trace compares all the same"
         )
+    return lacking(before, rules, "--update")
 
 
-def _refuse_lacking(name: str, before: Measured, rules: list[Rule]) -> None:
+def unlike(now: Measured, before: Measured, update: str) -> str:
+    """Why figures of before say nothing about those of now, if so; `update` is the option that takes those of now."""
+    if now.stack != before.stack:
+        return f"the baseline is of another configuration; {update} takes the present one"
+    if (now.trace is None) != (before.trace is None):
+        return f"the baseline is of {'a trace' if before.trace else 'a recording'}; {update}"
+    return ""
+
+
+def lacking(before: Measured, rules: list[Rule], update: str) -> str:
+    """Which metric of a tolerance figures of before do not have, if so."""
     for rule in rules:
         if isinstance(rule, Tolerance) and rule.metric not in before.figures:
-            raise ReplayError(f"case {name}: the baseline has no {rule.metric}; --update takes it in")
+            return f"the baseline has no {rule.metric}; {update} takes it in"
+    return ""

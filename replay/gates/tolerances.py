@@ -72,6 +72,14 @@ RECORDED_DEFAULTS = (
     *(Tolerance(metric, amount=1, share=0.05) for metric in ("syscalls", "page_faults")),
 )
 """The same of what is recorded anew, where a little always varies; what recordings vary by is allowed besides."""
+TEST_DEFAULTS = (
+    *(Tolerance(metric, amount=1 << 16, share=0.02) for metric in ("resident_bytes_peak", "resident_bytes_end")),
+    Tolerance("syscalls", amount=8, share=0.05),
+    Tolerance("page_faults", amount=1 << 4, share=0.05),
+)
+"""The same of a test, which is recorded once and often takes less than an arena: there a longer path of a temporary
+folder is some pages more. Arenas and the heap grow in steps, so that one byte more can be a step; a thread that gets a
+heap of its own takes up to five calls, and workers of pytest-xdist have one that talks to the others."""
 
 
 def parse_rule(text: str) -> Rule:

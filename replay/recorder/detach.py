@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
 
 _DETACH = "import os, sys; os.posix_spawn(sys.executable, [sys.executable, '-P', '-c', *sys.argv[1:]], os.environ)"
-_WRITER = "import sys; sys.path.append(sys.argv[1]); from replay.recorder.detached import main; main()"
+_MAIN = (
+    "import sys; sys.path.append(sys.argv[1]); from importlib import import_module; import_module(sys.argv[2]).main()"
+)
+_WRITER = "replay.recorder.detached"
+
+
+def start(package_home: str, module: str, request: dict[str, object], files: tuple[int, ...]) -> None:
+    """Runs `main` of that module in a process that is no child of this one, and that has these files open.
+
+    It finds the request as JSON in its last argument.
+    """
+    keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in files]
+    arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _MAIN, package_home, module, json.dumps(request)]
+    passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
+    os.waitpid(passing, 0)
 
 
 class Writer:
@@ -34,12 +48,8 @@ class Writer:
     def __init__(self, package_home: str, ring_file: int, path: str, wishes: "Wishes") -> None:
         ours, theirs = os.pipe()
         surroundings = {"ring": ring_file, "pipe": theirs, "program": os.getpid(), "argv": sys.orig_argv}
-        request = json.dumps({"path": path, "wishes": wishes, **surroundings})
-        keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in (ring_file, theirs)]
-        arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _WRITER, package_home, request]
-        passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
+        start(package_home, _WRITER, {"path": path, "wishes": wishes, **surroundings}, (ring_file, theirs))
         os.close(theirs)
-        os.waitpid(passing, 0)
         self._pipe, self._inode = ours, os.fstat(ours).st_ino
         self._heard = b""
 

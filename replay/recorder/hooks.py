@@ -53,6 +53,7 @@ def make_hooks(counter: bool, layout: frames.Layout | None = None) -> Code:
     hooks.marks()
     hooks.begin()
     hooks.count()
+    hooks.give_back()
     return assemble(hooks.program)
 
 
@@ -263,6 +264,24 @@ class _Hooks:
         body.publish(body.add(shared, place), 0, following)
         body.give(0)
 
+    def give_back(self) -> None:
+        """give_back(): frees what filled the pools, once nothing is recorded any more."""
+        body = self.program.function("give_back", 0)
+        context = body.near(-tap.TEXT_AT)
+        with body.repeat():
+            block = body.load(context, tap.AT_FILLING)
+            body.leave_when(body.compare(block, "==", 0))
+            body.store(context, tap.AT_FILLING, body.load(block))
+            self._bare(body, tap.OBJ, context, "free", block)
+        body.give(0)
+
+    def _fill(self, body: Body, context: Value, size: int) -> Value:
+        """A block that is there to fill a pool; its first word is the one before it."""
+        block = self._bare(body, tap.OBJ, context, "malloc", size)
+        body.store(block, 0, body.load(context, tap.AT_FILLING))
+        body.store(context, tap.AT_FILLING, block)
+        return block
+
     def _drain(self, body: Body, context: Value, pool_bytes: Value) -> None:
         """Allocates until every pool of every arena is full; pymalloc is then as good as untouched.
 
@@ -271,12 +290,12 @@ class _Hooks:
         """
         arenas = body.load(context, tap.AT_ARENAS)
         with body.repeat():
-            self._bare(body, tap.OBJ, context, "malloc", _SMALL_BYTES)
+            self._fill(body, context, _SMALL_BYTES)
             body.leave_when(body.compare(body.load(context, tap.AT_ARENAS), "!=", arenas))
         start, length = body.load(context, tap.AT_ARENA), body.load(context, tap.AT_ARENA_BYTES)
         for size in range(_CLASS_BYTES, _SMALL_BYTES, _CLASS_BYTES):
             with body.repeat():
-                block = self._bare(body, tap.OBJ, context, "malloc", size)
+                block = self._fill(body, context, size)
                 body.leave_when(body.compare(body.subtract(block, start), "<", length))
         missing = body.both(body.subtract(0, start), body.subtract(pool_bytes, 1))
         pools = body.divide(body.subtract(length, missing), pool_bytes)
@@ -292,7 +311,7 @@ class _Hooks:
         body.store(taken, 0, 0)
         with body.repeat():
             body.leave_when(body.compare(body.load(taken), "==", blocks))
-            self._bare(body, tap.OBJ, context, "malloc", size)
+            self._fill(body, context, size)
             body.store(taken, 0, body.add(body.load(taken), 1))
 
 

@@ -17,7 +17,7 @@ from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
 
-_PACKAGE_HOME = str(Path(__file__).parents[2])
+PACKAGE_HOME = str(Path(__file__).parents[2])
 
 
 class RecordError(ReplayError):
@@ -25,12 +25,13 @@ class RecordError(ReplayError):
 
 
 @dataclass
-class _Ring:
-    """The memory file of this process, which its recordings use one after the other."""
+class OwnRing:
+    """The memory file of this process, which all its recordings use one after the other."""
 
     file: int
     inode: int
     process: int
+    mapped: bool = False
 
     def is_mine(self) -> bool:
         """Not in a forked child, nor once the program has closed the file."""
@@ -39,11 +40,26 @@ class _Ring:
         except OSError:
             return False
 
+    def map(self) -> None:
+        """Once a writer has laid the hooks into it."""
+        if not self.mapped:
+            tap.map_shared(self.file)
+            self.mapped = True
+
+
+_rings: list[OwnRing] = []
+
+
+def own_ring() -> OwnRing:
+    """The ring of this process, made when it is first wanted."""
+    if not _rings or not _rings[-1].is_mine():
+        file = detach.make_memory_file(taps.SHARED_BYTES)
+        _rings[:] = [OwnRing(file, os.fstat(file).st_ino, os.getpid())]
+    return _rings[-1]
+
 
 class Recording:
     """One recording of this process, from `start` to `stop`; as a context manager, of what happens in its block."""
-
-    _ring: _Ring | None = None
 
     def __init__(self, path: str | os.PathLike[str], clean: bool, wishes: "detach.Wishes") -> None:
         self.path = Path(path)
@@ -57,15 +73,10 @@ class Recording:
         with_sites = self._wishes["sites_every"] > 0
         if reason := taps.obstacle(self._clean, with_sites):
             raise RecordError(reason)
-        ring = Recording._ring
-        known = ring is not None and ring.is_mine()
-        if ring is None or not known:
-            file = detach.make_memory_file(taps.SHARED_BYTES)
-            ring = Recording._ring = _Ring(file, os.fstat(file).st_ino, os.getpid())
-        self._writer = detach.Writer(_PACKAGE_HOME, ring.file, str(self.path.absolute()), self._wishes)
+        ring = own_ring()
+        self._writer = detach.Writer(PACKAGE_HOME, ring.file, str(self.path.absolute()), self._wishes)
         process = self._hear(self._writer)["writer"]
-        if not known:
-            tap.map_shared(ring.file)
+        ring.map()
         try:
             tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
         except OSError as error:

@@ -66,6 +66,8 @@ AT_PAUSE = POINTERS_AT + 64
 """A timespec."""
 AT_ARENAS, AT_ARENA, AT_ARENA_BYTES = range(POINTERS_AT + 80, POINTERS_AT + 104, 8)
 """How many were mapped so far, and the last of them."""
+AT_FILLING = POINTERS_AT + 104
+"""The last of the blocks that fill pools for a clean start."""
 AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
@@ -75,7 +77,7 @@ NO_ROOM = b"(no room for more names)"
 
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
-    "arena_alloc", "arena_free", "gc_callback", "put", "begin",
+    "arena_alloc", "arena_free", "gc_callback", "put", "begin", "give_back",
     "count", "find_site",
 )  # fmt: skip
 
@@ -149,6 +151,7 @@ class Hooks:
         self.begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self.entries["begin"])
         self.put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self.entries["put"])
         self.count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self.entries["count"])
+        self._give_back = ctypes.PYFUNCTYPE(None)(self.entries["give_back"])
         self._method = _MethodDef(b"replay_gc_callback", self.entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
@@ -167,8 +170,12 @@ class Hooks:
             gc.callbacks.append(self._gc_callback)
 
     def remove(self) -> None:
-        """What other threads are in the middle of recording comes to nothing."""
+        """Ends the recording, and frees what it took for a clean start.
+
+        What other threads are in the middle of recording comes to nothing.
+        """
         _word(self.context + AT_ACTIVE).value = 0
+        self._give_back()
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
         self._remove_arena()

@@ -1,0 +1,117 @@
+"""The plugin for pytest: tests are recorded, played through an allocator stack, and judged.
+
+`docs/pytest.md` is for those who use it.
+
+    here         the hooks that pytest calls; imported in every run, so it imports nothing, and no hook runs per test
+    session      which tests are recorded, and what came of it
+    recording    a test, or a block of one, recorded
+    companion    starts the process beside the tests and asks it
+    summary      the table at the end
+    beside       what runs in that process, with `arguments`, `looking`, `judging` and `keeping`
+
+Only what is in `beside` and behind it imports the rest of replay, NumPy and numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from replay.pytest_plugin.recording import Allocations
+    from replay.pytest_plugin.session import Session
+
+MARK = "replay"
+FIXTURE = "allocations"
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+_HELP = (
+    "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
+    "record the test, play it through an allocator stack, and fail it where a limit is broken (docs/pytest.md)"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("replay", "memory of tests, recorded and played through models of allocators")
+    add = group.addoption
+    add("--replay-baseline", metavar="FILE", help="compare recorded tests with the figures in FILE")
+    add("--replay-update", action="store_true", help="write the figures of this run into the baseline, new and changed")
+    add("--replay-traces", metavar="DIR", help="with --replay-update keep recordings in DIR, else tell causes by them")
+    parser.addini("replay_limits", "limits of all tests, like resident_bytes_peak<=64MiB: all are recorded", "linelist")
+    parser.addini("replay_tolerances", "how far recorded tests may be from the baseline", "linelist")
+    parser.addini("replay_allocator", "the preset or file that recorded tests are played through")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _HELP)
+    if config.getoption("replay_baseline"):
+        _session(config)
+    elif config.getoption("replay_update") or config.getoption("replay_traces"):
+        raise pytest.UsageError("--replay-update and --replay-traces go with --replay-baseline FILE")
+
+
+def _session(config: pytest.Config) -> Session:
+    """Made by the first who needs it: where nothing is recorded, nobody does."""
+    if _SESSION not in config.stash:
+        from replay.pytest_plugin.session import Session
+
+        config.stash[_SESSION] = Session(config)
+    return config.stash[_SESSION]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Finds the tests to record, and has only those run otherwise."""
+    if config.getini("replay_limits"):
+        chosen = items
+    else:
+        above: dict[Any, bool] = {}
+        chosen = []
+        for item in items:
+            parent = item.parent
+            if parent not in above:
+                above[parent] = parent is not None and parent.get_closest_marker(MARK) is not None
+            if above[parent] or (item.own_markers and any(mark.name == MARK for mark in item.own_markers)):
+                chosen.append(item)
+    if chosen:
+        try:
+            _session(config).choose(chosen)
+        except pytest.UsageError as mistake:
+            _refuse(config, items, mistake)
+
+
+def _refuse(config: pytest.Config, items: list[pytest.Item], mistake: pytest.UsageError) -> None:
+    """Ends the run before a test was run. A worker of pytest-xdist can only say that its collection failed."""
+    if not hasattr(config, "workerinput"):
+        raise mistake
+    report = pytest.CollectReport(items[0].nodeid, "failed", longrepr=str(mistake), result=[])
+    config.hook.pytest_collectreport(report=report)
+    items.clear()
+
+
+@pytest.fixture
+def allocations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Allocations:
+    """Records blocks of a test: `with allocations() as seen: ...`; then `seen.peak` and others tell what was seen."""
+    from replay.pytest_plugin.recording import Allocations
+
+    return Allocations(_session(request.config), request.node.nodeid, tmp_path_factory)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _SESSION in session.config.stash:
+        session.config.stash[_SESSION].finish(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist is done: what its tests came to is told here."""
+    outcomes = getattr(node, "workeroutput", {}).get(MARK)
+    if outcomes:
+        _session(node.config).outcomes.update(outcomes)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if _SESSION in config.stash:
+        from replay.pytest_plugin.summary import write_summary
+
+        write_summary(terminalreporter, config.stash[_SESSION])
