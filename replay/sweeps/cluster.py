@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,10 @@ LOCAL = "local"
 _ADDRESS = re.compile(r"local:[1-9]\d{0,2}|(?!local:)((tcp|tls|ws|wss|ucx)://)?([^\s/:]+|\[[^\s/]+\]):\d+/?")
 TIMEOUT_S = 30.0
 _TRACES_KEPT = 8
+_UNDER_WAY_MAX = 256
+"""Tasks that the scheduler knows of: enough for its workers, so few that outcomes come before all are handed out."""
+_SILENT = logging.CRITICAL + 1
+"""Dask tells of lost connections as critical, and has tracebacks of each: what matters of that is said here."""
 _NEWCOMER = "pip install 'alloc-replay[cluster]'"
 
 _traces: dict[Input, Decoded] = {}
@@ -73,14 +78,14 @@ class Cluster:
             import distributed
         except ImportError:
             raise ReplayError(f"a cluster needs Dask; {_NEWCOMER}") from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        logging.getLogger("distributed").setLevel(_SILENT)
         self._address, self._own = address, None
         kind, _, count = address.partition(":")
         try:
             if kind == LOCAL:
                 with _deaf_children():
                     self._own = distributed.LocalCluster(
-                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
+                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=_SILENT
                     )
             self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
             self._client.wait_for_workers(1, timeout=timeout_s)
@@ -114,16 +119,24 @@ class Cluster:
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         import distributed
 
-        futures = {
-            self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False): task
-            for number, task in enumerate(tasks)
-        }
+        left = iter(enumerate(tasks))
+        under_way: dict[Any, Task] = {}
+        completed = distributed.as_completed(loop=self._client.loop)
+
+        def hand_out(count: int) -> None:
+            for number, task in islice(left, count):
+                future = self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False)
+                under_way[future] = task
+                completed.add(future)
+
         try:
-            for future in distributed.as_completed(list(futures), loop=self._client.loop):
-                yield self._outcome(future, futures[future])
+            hand_out(_UNDER_WAY_MAX)
+            for future in completed:
+                hand_out(1)
+                yield self._outcome(future, under_way.pop(future))
         finally:
             with suppress(Exception):  # the scheduler may be gone
-                self._client.cancel([future for future in futures if not future.done()])
+                self._client.cancel(list(under_way))
 
     def _outcome(self, future: Any, task: Task) -> Outcome:
         if future.status == "finished":
