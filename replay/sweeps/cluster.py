@@ -54,6 +54,13 @@ def work(task: Task) -> Outcome:
     return do(task, _load)
 
 
+def _silence() -> None:
+    """Some of Dask's loggers have a level of their own, which that of the one above does not change."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(_SILENT)
+
+
 @contextmanager
 def _deaf_children() -> Iterator[None]:
     """Processes started here do not hear Ctrl-C, which a terminal sends to all: the sweep ends them itself."""
@@ -78,7 +85,7 @@ class Cluster:
             import distributed
         except ImportError:
             raise ReplayError(f"a cluster needs Dask; {_NEWCOMER}") from None
-        logging.getLogger("distributed").setLevel(_SILENT)
+        _silence()
         self._address, self._own = address, None
         kind, _, count = address.partition(":")
         try:
@@ -143,7 +150,8 @@ class Cluster:
             outcome: Outcome = future.result()
             return outcome
         if future.status in ("cancelled", "lost"):
-            raise ReplayError(f"--cluster {self._address}: the scheduler is lost; what is done can be kept by --resume")
+            what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+            raise ReplayError(f"--cluster {self._address}: {what}")
         error = future.exception()
         said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
         return Outcome(task.key, "failed", error=said, transient=True)
