@@ -8,7 +8,8 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from itertools import islice
 from types import TracebackType
@@ -24,6 +25,8 @@ from replay.version import identity
 LOCAL = "local"
 _ADDRESS = re.compile(r"local:[1-9]\d{0,2}|(?!local:)((tcp|tls|ws|wss|ucx)://)?([^\s/:]+|\[[^\s/]+\]):\d+/?")
 TIMEOUT_S = 30.0
+_GRACE_S = 1.0
+"""So much later than Dask, which has more to tell, a wait is ended here."""
 _TRACES_KEPT = 8
 _UNDER_WAY_MAX = 256
 """Tasks that the scheduler knows of: enough for its workers, so few that outcomes come before all are handed out."""
@@ -61,6 +64,20 @@ def _silence() -> None:
             logging.getLogger(name).setLevel(_SILENT)
 
 
+def _within(timeout_s: float, what: Callable[[], Any]) -> Any:
+    """What that gives, or TimeoutError: at a port that is open and silent Dask would wait for ever."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(what())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(timeout_s)
+
+
 @contextmanager
 def _deaf_children() -> Iterator[None]:
     """Processes started here do not hear Ctrl-C, which a terminal sends to all: the sweep ends them itself."""
@@ -94,7 +111,11 @@ class Cluster:
                     self._own = distributed.LocalCluster(
                         n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=_SILENT
                     )
-            self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
+            scheduler = self._own or address
+            self._client = _within(
+                timeout_s + _GRACE_S,
+                lambda: distributed.Client(scheduler, timeout=timeout_s, set_as_default=False),
+            )
             self._client.wait_for_workers(1, timeout=timeout_s)
             self._refuse_strangers()
         except ReplayError:
@@ -108,11 +129,9 @@ class Cluster:
     def _refuse_strangers(self) -> None:
         try:
             versions = self._client.run(identity)
-        except (ImportError, AttributeError) as error:
-            raise ReplayError(
-                f"--cluster {self._address}: a worker has no replay, or another one ({error}); "
-                f"install {identity()} there"
-            ) from None
+        except Exception as error:  # whatever unpacking a function raises that is not there
+            what = f"a worker cannot say which replay it has ({error}); install {identity()} there"
+            raise ReplayError(f"--cluster {self._address}: {what}") from None
         for worker, found in versions.items():
             if found != identity():
                 raise ReplayError(
@@ -136,11 +155,19 @@ class Cluster:
                 under_way[future] = task
                 completed.add(future)
 
+        def next_outcome() -> Outcome | None:
+            """None if that was all."""
+            try:
+                future = next(completed, None)
+                hand_out(1)
+                return None if future is None else self._outcome(future, under_way.pop(future))
+            except (OSError, CancelledError):
+                raise self._lost() from None
+
         try:
             hand_out(_UNDER_WAY_MAX)
-            for future in completed:
-                hand_out(1)
-                yield self._outcome(future, under_way.pop(future))
+            while (outcome := next_outcome()) is not None:
+                yield outcome
         finally:
             with suppress(Exception):  # the scheduler may be gone
                 self._client.cancel(list(under_way))
@@ -150,11 +177,17 @@ class Cluster:
             outcome: Outcome = future.result()
             return outcome
         if future.status in ("cancelled", "lost"):
-            what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
-            raise ReplayError(f"--cluster {self._address}: {what}")
+            raise self._lost()
         error = future.exception()
         said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "KilledWorker":
+            died = error.allowed_failures + 1
+            said = f"{died} worker{'s' * (died > 1)} died over it; perhaps it wants more memory than they have"
         return Outcome(task.key, "failed", error=said, transient=True)
+
+    def _lost(self) -> ReplayError:
+        what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+        return ReplayError(f"--cluster {self._address}: {what}")
 
     def close(self) -> None:
         for part in (getattr(self, "_client", None), self._own):
