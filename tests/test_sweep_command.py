@@ -76,6 +76,17 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
     assert "What matters for syscalls: mean over everything else" in out
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
+    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "libc.top_pad=0,4096,4194304,8388608", "--rows", rows)
+    table = [line.split() for line in out.partition("libc.top_pad")[2].splitlines()[1:]]
+    shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
+    assert [line[0] for line in shown].count("default") == 1
+    assert len(shown) in (rows, rows + 1)
+    hidden = 5 - len(shown)
+    assert (f"\n  and {hidden} more (--rows 5 shows all)\n" in out) == (hidden > 0)
+
+
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
     code, out, _ = sweep(source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
     told = json.loads(out)
