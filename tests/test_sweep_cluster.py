@@ -159,7 +159,7 @@ def start_worker(address, folder):
 @pytest.fixture
 def scheduler():
     """The address of a scheduler without workers."""
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=51) as scheduler:
+    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=51) as scheduler:
         yield scheduler.scheduler_address
 
 

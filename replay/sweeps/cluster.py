@@ -109,8 +109,9 @@ class Cluster:
             if kind == LOCAL:
                 with _deaf_children():
                     self._own = distributed.LocalCluster(
-                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=_SILENT
-                    )
+                        n_workers=int(count), threads_per_worker=1, silence_logs=_SILENT,
+                        dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
+                    )  # fmt: skip
             scheduler = self._own or address
             self._client = _within(
                 timeout_s + _GRACE_S,
