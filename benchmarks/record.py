@@ -4,8 +4,9 @@
     python benchmarks/record.py --fields 6       smaller documents: more calls a second
 
 Prints the calls the program makes a second by itself, the time of its work in each way, and what the file takes. The
-program measures its own work; starting up and completing the file come on top and are quoted as whole commands. All
-ways are measured in turn, several times, and medians are quoted. Needs one idle processor besides the program's.
+program measures its own work, and the processor time of its thread, in which it does not wait for the writer; starting
+up and completing the file come on top and are quoted as whole commands. All ways are measured in turn, several times,
+and medians are quoted. Needs one idle processor besides the program's.
 """
 
 import argparse
@@ -26,27 +27,31 @@ made = [
     {f"field {at}": f"{index} {'text ' * 40}" if at % 3 else [index, index / 2, None] for at in range(fields)}
     for index in range(documents)
 ]
-started = time.perf_counter()
+started, busy = time.perf_counter(), time.thread_time()
 for _ in range(rounds):
     for text in [json.dumps(document) for document in made]:
         json.loads(text)
-print(time.perf_counter() - started, file=open(sys.argv[4], "w"))
+print(time.perf_counter() - started, time.thread_time() - busy, file=open(sys.argv[4], "w"))
 """
 RECORD = ["-m", "replay", "record", "--force", "-o", "trace.parquet"]
 WAYS = {
     "by itself": [],
     "recorded": RECORD,
     "recorded without addresses": [*RECORD, "--no-addresses"],
+    "recorded with all sites": [*RECORD, "--sites"],
+    "recorded with some sites": [*RECORD, "--sites-every", "64KiB"],
     "memray": ["-m", "memray", "run", "-q", "-f", "--trace-python-allocators", "-o", "memray.bin"],
 }
 
 
-def measure(way: list[str], arguments: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds of the program's work, and of the whole command."""
+def measure(way: list[str], arguments: list[str], folder: Path) -> tuple[float, float, float]:
+    """Seconds of the program's work, of its thread's processor time, and of the whole command."""
     started = time.perf_counter()
     command = [sys.executable, *way, "program.py", *arguments, "seconds"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return float((folder / "seconds").read_text()), time.perf_counter() - started
+    command_s = time.perf_counter() - started
+    work, busy = map(float, (folder / "seconds").read_text().split())
+    return work, busy, command_s
 
 
 def main() -> None:
@@ -58,12 +63,13 @@ def main() -> None:
     chosen = parser.parse_args()
     ways = {name: way for name, way in WAYS.items() if name != "memray" or importlib.util.find_spec("memray")}
     arguments = [str(number) for number in (chosen.documents, chosen.fields, chosen.repeat)]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     notes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "program.py").write_text(PROGRAM)
-        measure(RECORD, ["1", "1", "1"], folder)  # compiles
+        for way in ways.values():
+            measure(way, ["1", "1", "1"], folder)  # compiles
         for _ in range(chosen.rounds):
             for way, options in ways.items():
                 times[way].append(measure(options, arguments, folder))
@@ -78,12 +84,13 @@ def size_of(path: Path) -> str:
 
 
 def report(medians: dict[str, list[float]], notes: dict[str, str]) -> None:
-    bare, _ = medians["by itself"]
+    bare, bare_busy, _ = medians["by itself"]
     events = int(notes["recorded"].split()[1].replace(",", ""))
     print(f"about {events / bare / 1e6:.1f} M calls a second by itself")
-    for way, (work, command) in medians.items():
+    for way, (work, busy, command) in medians.items():
         note = notes.get(way, "")
-        print(f"  {way:27} {work:6.2f} s, {work / bare:.2f} x; whole command {command:.2f} s{note}")
+        ratios = f"{work / bare:.2f} x, of processor time {busy / bare_busy:.2f} x"
+        print(f"  {way:27} {work:6.2f} s, {ratios}; whole command {command:.2f} s{note}")
     if "memray" in medians:
         share = (medians["recorded"][0] - bare) / (medians["memray"][0] - bare)
         print(f"recording adds {share:.2f} of what memray adds")

@@ -6,7 +6,7 @@
     python benchmarks/speed.py sampling    SimPy and 1,000 samples against the bare loop
     python benchmarks/speed.py workload    events generated and played a second
     python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times as much of it
-    python benchmarks/speed.py import      a memray capture against memray's bare reader; lines of text formats a second
+    python benchmarks/speed.py import      lines of text formats a second
     python benchmarks/speed.py start       `replay --help` against `import typer`; a small workload; the first compile
 
 Machines are shared and drift: both sides of a ratio are measured in turn, several times, and medians are quoted.
@@ -30,7 +30,6 @@ from replay.config import load_config
 from replay.engine import Player, run
 from replay.resources import workload_names
 from replay.sources import open_source
-from replay.sources.parquet import write_trace
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
@@ -199,53 +198,20 @@ def workload(events: int, version: str) -> None:
         print(f"  {name:22} generated and played: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
 
 
-ALLOCATES = """
-import sys
-kept = []
-for number in range(int(sys.argv[1]) // 12):
-    kept.append({str(number): [float(number), str(number) * 3]})
-    if number % 3 == 0 and len(kept) > 50_000:
-        kept.pop(number % 50_000)
-"""
-
-
 def import_(events: int, version: str) -> None:
-    """Records are those of the capture, frees of older blocks included, on both sides of each ratio."""
-    import memray
-
+    """Text formats; `benchmarks/import_memray.py` measures captures of memray."""
     with tempfile.TemporaryDirectory() as folder:
-        program, capture, out = (Path(folder) / name for name in ("program.py", "capture.bin", "out.parquet"))
-        program.write_text(ALLOCATES)
-        command = [sys.executable, "-m", "memray", "run", "-q", "--trace-python-allocators", "-o", capture, program]
-        subprocess.run([*command, str(events)], check=True)
-
-        def timed(work: Callable[[], object]) -> float:
-            started = time.perf_counter()
-            work()
-            return time.perf_counter() - started
-
-        def yielded() -> None:
-            for _ in memray.FileReader(capture).get_allocation_records():
-                pass
-
-        def read() -> None:
-            for _ in open_source(capture).batches():
-                pass
-
-        def imported() -> None:
-            write_trace(open_source(capture), out, force=True)
-
-        imported()
-        bare, reading, importing = medians(*(lambda work=work: timed(work) for work in (yielded, read, imported)))
-        records = memray.FileReader(capture).metadata.total_allocations
-        print(f"memray: {records:,} records, bare loop of its reader {records / bare / 1e6:.2f} M/s")
-        print(f"  read as a trace {records / reading / 1e6:.2f} M/s: {bare / reading:.0%} of that")
-        print(f"  imported        {records / importing / 1e6:.2f} M/s: {bare / importing:.0%} of that")
         for name, lines in text_logs(events):
             path = Path(folder) / name
             path.write_text(lines)
-            taken = medians(lambda path=path: timed(lambda: sum(part.rows for part in open_source(path).batches())))[0]
-            print(f"{name}: {lines.count(chr(10)) / taken / 1e6:.2f} M lines/s", flush=True)
+
+            def seconds(path: Path = path) -> float:
+                started = time.perf_counter()
+                for _ in open_source(path).batches():
+                    pass
+                return time.perf_counter() - started
+
+            print(f"{name}: {lines.count(chr(10)) / medians(seconds)[0] / 1e6:.2f} M lines/s", flush=True)
 
 
 def text_logs(events: int) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.compiled import entry, leaf
-from replay.trace import Op
+from replay.trace import Domain, Op
 
 MOVE = 4
 """In `Calls.op`: the first half of a realloc, which names the address that the block leaves."""
@@ -44,6 +44,16 @@ class Calls(NamedTuple):
     def where(self, rows: slice | np.ndarray) -> "Calls":
         """Some of the rows: a slice or a mask."""
         return Calls(**{name: column[rows] for name, column in self._asdict().items() if column is not None})
+
+
+def libc_calls(
+    op: np.ndarray, key: np.ndarray, size: np.ndarray, *, time_ns: np.ndarray | None = None,
+    site: np.ndarray | None = None, partner: np.ndarray | None = None,
+) -> Calls:  # fmt: skip
+    """Calls of a log that tells neither domain nor thread: of the C library, by one thread; keys are int64."""
+    rows = op.shape[0]
+    domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
+    return Calls(op, key.view(np.uint64), size, domain, thread, time_ns, site, partner)
 
 
 def joined(first: Calls, second: Calls) -> Calls:
@@ -107,12 +117,26 @@ def _pair(op: np.ndarray, thread: np.ndarray, told: bool, last: bool, partner: n
     return end
 
 
-def spread_times(rows: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray) -> np.ndarray:
-    """Times of rows 0 up to `rows`, spread evenly between stamps; `stamp_rows` are the rows that follow each stamp.
+def spread_times(rows: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray, first: int = 0) -> np.ndarray:
+    """Times of so many rows from `first` on, spread evenly between stamps; `stamp_rows` are the rows that follow each.
 
     The first stamp is that of row 0, the last one is not before the last row.
     """
-    row = np.arange(rows)
-    before = np.searchsorted(stamp_rows, row, side="right") - 1
-    from_row, from_ns = stamp_rows[before], stamp_ns[before]
-    return from_ns + (stamp_ns[before + 1] - from_ns) * (row - from_row) // (stamp_rows[before + 1] - from_row)
+    time_ns = np.empty(rows, np.int64)
+    _spread(first, stamp_rows, stamp_ns, time_ns)
+    return time_ns
+
+
+@entry
+def _spread(first: int, stamp_rows: np.ndarray, stamp_ns: np.ndarray, time_ns: np.ndarray) -> None:
+    """Fills `time_ns`. The division comes first, because a product of time and rows need not fit."""
+    before, whole, rest, between = -1, 0, 0, 0
+    for index in range(time_ns.shape[0]):
+        row = first + index
+        if before < 0 or row >= stamp_rows[before + 1]:
+            before = int(np.searchsorted(stamp_rows, row, side="right")) - 1
+            between = stamp_rows[before + 1] - stamp_rows[before] if before + 1 < stamp_rows.shape[0] else 1
+            span_ns = stamp_ns[min(before + 1, stamp_ns.shape[0] - 1)] - stamp_ns[before]
+            whole, rest = span_ns // between, span_ns % between
+        passed = row - stamp_rows[before]
+        time_ns[index] = stamp_ns[before] + whole * passed + rest * passed // between

@@ -204,7 +204,7 @@ class Player:
         """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
         if self._numbered is None or self._numbered[0] is not events.thread:
             thread = events.thread
-            self._numbered = thread, self._threads.number(thread) if thread.any() else thread[:0]
+            self._numbered = thread, self._threads.number(thread) if thread.max(initial=0) else thread[:0]
             self._make_room_for_threads()
         return self._numbered[1]
 

@@ -18,6 +18,8 @@ _PLAIN_HEAD_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 _NEWLINE = 10
+OK, UNKNOWN, TOO_LARGE, FULL = range(4)
+"""Why a kernel stopped at a line: at none, at one that is not understood, at a size out of range, for want of room."""
 _SHOWN = 80
 """Characters of a line that an error shows."""
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -120,10 +122,13 @@ def unknown_line(path: Path, piece: Piece, position: int, format_name: str) -> T
     return TraceError(f"{what}; `replay import --lenient` leaves such lines out and counts them", path=path)
 
 
-def size_out_of_range(path: Path, piece: Piece, position: int) -> TraceError:
-    """What to say of the size in the line that begins at `position`."""
-    what = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
-    return TraceError(what, path=path)
+def check_lines(status: int, path: Path, piece: Piece, position: int, format_name: str) -> None:
+    """Raises what is to be said of the line at `position`, if a kernel stopped there by `UNKNOWN` or `TOO_LARGE`."""
+    if status == UNKNOWN:
+        raise unknown_line(path, piece, position, format_name)
+    if status == TOO_LARGE:
+        what = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
+        raise TraceError(what, path=path)
 
 
 @leaf

@@ -13,7 +13,7 @@ import numpy as np
 
 from replay.calls import MOVE, NO_PARTNER, Calls
 from replay.compiled import entry
-from replay.numbering import clear_slot, doubled, find_slot
+from replay.numbering import clear_slot, doubled, find_slot, with_room
 from replay.trace import NO_SITE, Events, Op, release_number, take_number
 
 EVENT_NS = 1000
@@ -111,7 +111,7 @@ class Lives:
     def events(self, calls: Calls) -> Events:
         """What the calls did to blocks; `calls` follow those given before."""
         total = calls.op.shape[0]
-        self._reserve(int(self._counts[0]) + total)
+        self._free_numbers = with_room(self._free_numbers, int(self._counts[0]) + total)
         partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)
         rows, left = np.empty(2 * total, np.int64), np.empty(total, np.int64)
         types = (np.uint8, np.uint8, np.uint32, np.int64)
@@ -139,11 +139,3 @@ class Lives:
         self._events += rows.shape[0]
         address = calls.key[rows] if self._addresses else None
         return Events(time_ns, calls.thread[rows], op, domain, block, size, address, site)
-
-    def _reserve(self, length: int) -> None:
-        """Room for so many numbers."""
-        before = self._free_numbers.shape[0]
-        if length > before:
-            free_numbers = np.zeros(2 * length, np.int64)
-            free_numbers[:before] = self._free_numbers
-            self._free_numbers = free_numbers

@@ -64,6 +64,15 @@ def doubled(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return new_keys, new_numbers
 
 
+def with_room(free_numbers: np.ndarray, length: int) -> np.ndarray:
+    """The same stack of numbers with room for that many, and some to come."""
+    if length <= free_numbers.shape[0]:
+        return free_numbers
+    grown = np.zeros(2 * length, np.int64)
+    grown[: free_numbers.shape[0]] = free_numbers
+    return grown
+
+
 @entry
 def _number_events(
     op: np.ndarray,
@@ -112,7 +121,7 @@ class Numbering:
         """Block numbers (uint32) for ops (uint8) on blocks named by keys (uint64); a realloc keeps its key."""
         rows = op.shape[0]
         block = np.empty(rows, np.uint32)
-        self._reserve_free_numbers(int(self._counts[0]) + rows)
+        self._free_numbers = with_room(self._free_numbers, int(self._counts[0]) + rows)
         row = 0
         while True:
             status, row = _number_events(
@@ -126,12 +135,6 @@ class Numbering:
             self._double()
         self._rows += rows
         return block
-
-    def _reserve_free_numbers(self, length: int) -> None:
-        if length > self._free_numbers.shape[0]:
-            grown = np.zeros(2 * length, np.int64)
-            grown[: self._free_numbers.shape[0]] = self._free_numbers
-            self._free_numbers = grown
 
     def _double(self) -> None:
         self._keys, self._numbers = doubled(self._keys, self._numbers)

@@ -99,7 +99,36 @@ START, CLEAN_START = "start", "clean"
 """In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
 OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
 """In the same: how many blocks were freed or reallocated that were born before, and freed past the recorder."""
+SITES_OF = "sites"
+"""In the same, where call sites were recorded: of which calls."""
 RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES)
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """The pools of a size class that have live blocks."""
+
+    block_bytes: int
+    pools: int
+    blocks: int
+    """Live ones."""
+    blocks_free: int
+
+
+@dataclass(frozen=True)
+class PoolCount:
+    """How the real pymalloc counted itself, while nobody called it."""
+
+    row: int
+    """Before which event that was."""
+    arenas_mapped: int
+    """So many ever, as is the next."""
+    arenas_unmapped: int
+    arenas_highest: int
+    arenas: int
+    pools_free: int
+    classes: tuple[ClassCount, ...]
+    """Those that have pools."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +153,8 @@ class Metadata:
     phases: tuple[str, ...] = ()
     """Names that marks point to."""
     process: ProcessMemory = ProcessMemory()
+    counts: tuple[PoolCount, ...] = ()
+    """Of a recording that started clean: when it began, and at its end."""
 
 
 class Trace(Protocol):

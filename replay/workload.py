@@ -134,7 +134,7 @@ Factor = Annotated[
 
 
 class Phase(Form):
-    """From `start` on, for `duration` or to the end, rates are multiplied; at `start`, groups are freed."""
+    """From `start` on, for `duration` or to the end, rates are multiplied; at `start` groups are freed, threads end."""
 
     name: Annotated[str, Field(min_length=1)]
     start: Span
@@ -142,6 +142,8 @@ class Phase(Form):
     rates: dict[str, Factor] = Field(default_factory=dict)
     free: list[str] = Field(default_factory=list)
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    end_threads: list[NonNegativeInt] = Field(default_factory=list)
+    """What is done under these numbers later is done by others."""
 
     @model_validator(mode="after")
     def _ramp_has_an_end(self) -> "Phase":
@@ -233,3 +235,16 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
             if group not in groups:
                 what = f"there is no group {group!r}; {nearest(group, groups)}"
                 yield Problem(("phases", index, "free", place), what)
+        for place, thread in enumerate(phase.end_threads):
+            reason = _why_no_end(workload, phase, place, thread)
+            if reason:
+                yield Problem(("phases", index, "end_threads", place), reason)
+
+
+def _why_no_end(workload: Workload, phase: Phase, place: int, thread: int) -> str | None:
+    """What is wrong with a thread's end in a phase."""
+    if thread == 0:
+        return "thread 0 is the main one, which ends with the process"
+    if thread >= workload.threads:
+        return f"there is no thread {thread}; the process has threads 0 to {workload.threads - 1}; raise `threads`"
+    return f"thread {thread} ends in this phase already" if thread in phase.end_threads[:place] else None

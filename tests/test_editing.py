@@ -15,7 +15,7 @@ from replay.editing.cutting import Piece
 from replay.editing.cutting import cut as cut_trace
 from replay.editing.merging import Part, merged
 from replay.editing.scaling import copied, repeated, stretched
-from replay.editing.selecting import Wanted, filtered
+from replay.editing.selecting import FilteredTrace, Wanted
 from replay.errors import ReplayError
 from replay.limits import MAX_SPAN
 from replay.sources import open_source
@@ -122,14 +122,32 @@ def test_a_piece_without_events_is_refused(piece, message):
     ],
 )
 def test_filtering_keeps_whole_lives_of_blocks_born_as_wanted_and_all_marks(wanted, sizes):
-    result = rows(filtered(small(), wanted, ""))
+    result = rows(FilteredTrace(small(), wanted, ""))
     assert [row[3] for row in result if row[1] != "mark"] == sizes
     assert [row for row in result if row[1] == "mark"] == [(100, "mark", 0, 0), (130, "mark", 0, 1)]
 
 
+def test_a_filter_counts_the_blocks_it_keeps():
+    kept = FilteredTrace(small(), Wanted(max_size=50), "")
+    for _ in range(2):
+        rows(kept)
+        assert kept.blocks_kept == 2
+
+
+def test_a_filter_that_keeps_no_block_says_so_and_writes_what_else_happened(file, tmp_path):
+    out = tmp_path / "out.parquet"
+    result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--thread", "9"])
+    assert result.exit_code == 0
+    assert result.stderr.endswith(f"no block was born as wanted; {out} has none, only what else happened\n")
+    assert result.stdout.startswith("2 events over 30 ns, 0 blocks")
+    assert [row[1] for row in rows(open_source(out))] == ["mark", "mark"]
+    result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--force", "--thread", "0"])
+    assert "no block" not in result.stderr
+
+
 def test_filtering_by_an_unknown_phase_is_refused():
     with pytest.raises(ReplayError, match="no phase is called 'lod'; did you mean 'load'"):
-        rows(filtered(small(), Wanted(phase="lod"), ""))
+        rows(FilteredTrace(small(), Wanted(phase="lod"), ""))
 
 
 def two(thread, site):
@@ -184,6 +202,50 @@ def test_a_repetition_frees_what_lives_before_the_next_begins():
     assert rows(repeated(trace, 2, "", keep_live=True))[2:] == [(103, "malloc", 2, 5), (106, "malloc", 3, 6)]
 
 
+def test_what_an_ended_thread_left_is_brought_to_life_and_freed_by_the_main_one():
+    history = History()
+    history.at(100).malloc(1)
+    history.by(5).malloc(2)
+    history.by(6).malloc(3)
+    history.by(5).end_thread()
+    history.by(6).end_thread()
+    history.at(110).by(6).malloc(4)  # another thread of that number
+    trace = history.at(120).by(0).trace()
+    piece = cut_trace(trace, Piece(5), "")
+    assert list(zip(column(piece, "size"), column(piece, "thread"), strict=True))[:3] == [(1, 0), (2, 0), (3, 0)]
+    history.at(120).malloc(5)
+    piece = cut_trace(history.trace(), Piece(15), "")
+    assert list(zip(column(piece, "size"), column(piece, "thread"), strict=True)) == [
+        (1, 0), (2, 0), (3, 6), (4, 6), (5, 0),
+    ]  # fmt: skip
+    twice = repeated(history.trace(), 2, "", keep_live=False)
+    freed = [thread for op, thread in zip(column(twice, "op"), column(twice, "thread"), strict=True) if op == Op.FREE]
+    assert freed == [0, 0, 6, 6, 0]
+
+
+def test_a_thread_that_ends_and_comes_again_is_followed_across_batches():
+    history = History()
+    history.malloc(1)
+    history.by(5).malloc(2)
+    history.by(5).end_thread()
+    history.by(5).malloc(3)
+    history.by(5).end_thread()
+    history.at(9).by(0).malloc(4)
+    for at in range(1, 6):
+        piece = cut_trace(MemoryTrace(cut(history.events(), [at])), Piece(9), "")
+        assert column(piece, "thread") == [0, 0, 0, 0]
+
+
+def test_a_trace_that_would_last_too_long_is_refused():
+    latest = MAX_SPAN - 60  # the small trace lasts 60 ns
+    assert column(merged([Part(small(), "", latest)], ""), "time_ns")[-1] == MAX_SPAN
+    for parts in ([Part(small(), "", latest + 1)], [Part(small(), "a"), Part(small(), "b", latest + 1)]):
+        with pytest.raises(ReplayError, match="more than thirty years; take a smaller offset"):
+            rows(merged(parts, ""))
+    with pytest.raises(ReplayError, match="more than thirty years; take a smaller offset"):
+        rows(copied([small(), small()], latest + 1, ""))
+
+
 def test_copies_begin_one_after_the_other_as_workers_of_their_own():
     trace = copied([small(), small()], 30, "")
     assert [row[0] for row in rows(trace)] == sorted([time_ns + shift for time_ns in column(small(), "time_ns")
@@ -233,7 +295,7 @@ def test_every_edit_gives_a_valid_trace_wherever_batches_are_cut(history, cuts, 
             [
                 lambda trace: cut_trace(trace, Piece(span_ns(trace) // 3, MAX_SPAN), ""),
                 lambda trace: cut_trace(trace, Piece(span_ns(trace) // 3, MAX_SPAN, earlier=False), ""),
-                lambda trace: filtered(trace, Wanted(domain=Domain.OBJ, min_size=16), ""),
+                lambda trace: FilteredTrace(trace, Wanted(domain=Domain.OBJ, min_size=16), ""),
                 lambda trace: merged([Part(trace, "a"), Part(whole, "b", 3), Part(trace, "c")], ""),
                 lambda trace: repeated(trace, 3, "", keep_live=False),
                 lambda trace: repeated(stretched(trace, Fraction(2, 3), ""), 2, "", keep_live=True),

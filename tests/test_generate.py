@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replay.commands.generate import generate
+from replay.config import load_config
+from replay.engine import run as run_trace
 from replay.errors import WorkloadError
 from replay.generator.processes import WorkloadTrace
 from replay.resources import find_workload, workload_names
@@ -24,7 +26,7 @@ from replay.validation import Validator
 from replay.workload import Workload
 
 ROOT = Path(__file__).parent.parent
-MALLOC, CALLOC, REALLOC, FREE, MARK = 0, 1, 2, 3, 32
+MALLOC, CALLOC, REALLOC, FREE, THREAD_END, MARK = 0, 1, 2, 3, 18, 32
 MS = 10**6
 
 GOLDEN = {
@@ -39,6 +41,8 @@ GOLDEN = {
     "web-service": (104145, "5874e9e3245c1444"),
 }
 EVERY_KEY = "d8346687d9582b1822454cc9cd76098679729b293a62913c4d7a910510e70e72"
+
+ENDING_THREADS = "b8fe2bb040f61d8065d51d3202b76c3910d10f360b8b678dfa0882360f30aa19"
 
 
 def trace_of(text, seed=1, window_rows=1 << 17):
@@ -336,9 +340,10 @@ def test_where_windows_are_cut_changes_nothing_and_every_trace_is_valid(form, wi
     assert trace_digest(whole) == trace_digest(WorkloadTrace(workload, "w", 5, window_rows))
 
 
-def test_plain_python_and_machine_code_agree():
+@pytest.mark.parametrize(("name", "digest"), [("every-key", EVERY_KEY), ("ending-threads", ENDING_THREADS)])
+def test_plain_python_and_machine_code_agree(name, digest):
     """Every kind of distribution, arrival and phase, played by an interpreter without numba's compiler."""
-    path = ROOT / "tests" / "every-key.yaml"
+    path = ROOT / "tests" / f"{name}.yaml"
     program = (
         "import sys, warnings; warnings.simplefilter('error'); from pathlib import Path; "
         "from replay.sources.yaml import open_trace; from replay.trace import trace_digest; "
@@ -349,7 +354,117 @@ def test_plain_python_and_machine_code_agree():
         env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert plain.stdout.strip() == trace_digest(open_trace(path)) == EVERY_KEY
+    assert plain.stdout.strip() == trace_digest(open_trace(path)) == digest
+
+
+def test_a_thread_ends_behind_the_mark_and_what_it_left_is_the_main_threads():
+    """A block each ms by the threads in turns, for 2.5 ms; from the end at 3 ms on, 1 is another thread."""
+    text = """
+    duration: 6 ms
+    threads: 2
+    streams: {a: {arrivals: {kind: fixed, rate: 1/ms}, size: 64, lifetime: 2500 us}}
+    phases: [{name: end, start: 3 ms, end_threads: [1]}]
+    """
+    assert rows(text, "time_ns", "op", "thread", "block", "size") == [
+        (0, MALLOC, 0, 0, 64),
+        (1_000_000, MALLOC, 1, 1, 64),
+        (2_000_000, MALLOC, 0, 2, 64),
+        (2_500_000, FREE, 0, 0, 0),
+        (3_000_000, MARK, 0, 0, 0),
+        (3_000_000, THREAD_END, 1, 0, 0),
+        (3_000_000, MALLOC, 1, 0, 64),
+        (3_500_000, FREE, 0, 1, 0),
+        (4_000_000, MALLOC, 0, 1, 64),
+        (4_500_000, FREE, 0, 2, 0),
+        (5_000_000, MALLOC, 1, 2, 64),
+        (5_500_000, FREE, 1, 0, 0),
+    ]
+
+
+def test_a_block_of_an_ended_thread_grows_and_is_replaced_by_the_main_one():
+    text = """
+    duration: 4 ms
+    threads: 3
+    streams:
+      main: {arrivals: {kind: fixed, rate: 0.1/ms}, size: 5, lifetime: forever, threads: [0]}
+      a: {arrivals: {kind: fixed, rate: 0.1/ms}, size: 10, lifetime: forever, threads: [2],
+          grow: {increment: 1, steps: 3, spacing: 1 ms}}
+    sets: {b: {blocks: 1, size: 20, threads: [1], group: b}}
+    phases:
+      - {name: first, start: 1500 us, end_threads: [2, 1]}
+      - {name: second, start: 2500 us, free: [b], end_threads: [1]}
+    """
+    assert rows(text, "time_ns", "op", "thread", "size") == [
+        (0, MALLOC, 0, 5),
+        (0, MALLOC, 2, 10),
+        (0, MALLOC, 1, 20),
+        (1_000_000, REALLOC, 2, 11),
+        (1_500_000, MARK, 0, 0),
+        (1_500_000, THREAD_END, 2, 0),
+        (1_500_000, THREAD_END, 1, 0),
+        (2_000_000, REALLOC, 0, 12),
+        (2_500_000, MARK, 0, 1),
+        (2_500_000, FREE, 0, 0),
+        (2_500_000, THREAD_END, 1, 0),
+        (3_000_000, REALLOC, 0, 13),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("1 ms", "thread 1 cannot end at 1.00 ms: no block was made yet"),
+        ("3 ms", "3.00 ms: thread 1 made the first block"),
+    ],
+)
+def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said):
+    text = f"""
+    duration: 6 ms
+    threads: 2
+    streams: {{a: {{arrivals: {{kind: fixed, rate: 1/ms}}, size: 64, lifetime: 1 ms, threads: [1], start: 2 ms}}}}
+    phases: [{{name: end, start: {start}, end_threads: [1]}}]
+    """
+    with pytest.raises(WorkloadError, match=f"{said}, and the thread of the first block is the main one"):
+        joined(trace_of(text))
+
+
+def test_ends_of_threads_change_no_time_and_no_size():
+    text = (ROOT / "tests" / "ending-threads.yaml").read_text()
+    whole = joined(trace_of(text))
+    without = joined(trace_of(re.sub(r"end_threads: \[[0-9, ]*\](, )?", "", text).replace(", }", "}")))
+    ends = whole.op == THREAD_END
+    assert whole.thread[ends].tolist() == [1, 3, 1, 2]
+    for name in ("time_ns", "op", "domain", "block", "size"):
+        assert getattr(whole, name)[~ends].tolist() == getattr(without, name).tolist()
+    births = without.op <= CALLOC
+    assert whole.thread[~ends][births].tolist() == without.thread[births].tolist()
+    changed = whole.thread[~ends] != without.thread
+    assert changed.any()
+    assert not whole.thread[~ends][changed].any()
+
+
+def test_an_ended_threads_arena_is_there_for_others():
+    """With ends, glibc's next thread takes the arena of the last one; without them it makes one for each."""
+    text = """
+    duration: 9 ms
+    threads: 9
+    streams: {{
+      main: {{arrivals: {{kind: fixed, rate: 1/ms}}, size: 10, lifetime: forever, domain: libc, threads: [0]}},
+      {streams}
+    }}
+    phases: [{phases}]
+    """
+    streams = ", ".join(
+        f"s{thread}: {{arrivals: {{kind: fixed, rate: 10/ms}}, size: 100, lifetime: 200 us, domain: libc, "
+        f"threads: [{thread}], start: {thread} ms, stop: {thread}500 us}}"
+        for thread in range(1, 9)
+    )
+    phases = ", ".join(f"{{name: p{at}, start: {at + 1} ms, end_threads: [{at}]}}" for at in range(1, 8))
+    config = load_config("cpython-3.12-malloc")
+    calls = [
+        run_trace(trace_of(text.format(streams=streams, phases=each)), config).end["mmap"] for each in (phases, "")
+    ]
+    assert calls[1] - calls[0] == 7
 
 
 def test_memory_is_proportional_to_what_is_live_not_to_the_length():

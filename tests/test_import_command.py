@@ -26,7 +26,7 @@ VARIANTS = [
     ("rep", b"1\r\n1\r\n1\r\n0\r\na 0 5\r\n"),
     ("umpire", b'hello\n{ "kind":"replay", "uid":7, "timestamp":10, "event": "version" }\n'),
     ("heaptrack", b"v 10000\n+ 10 0 abc\n"),
-    *((name, gzip.compress(SAMPLES[name])) for name in ("heaptrack", "mtrace", "rep", "umpire")),
+    *((name, gzip.compress(SAMPLES[name], mtime=0)) for name in ("heaptrack", "mtrace", "rep", "umpire")),
 ]
 
 

@@ -1,18 +1,36 @@
-"""Captures of memray, recorded here: exact events of known calls, call sites, times, and what is refused."""
+"""Captures of memray, recorded here: exact events of known calls, call sites, times, and what is refused.
 
+They are read by replay itself, and by memray's own library, whose every record the first must give as well.
+"""
+
+import ast
 import builtins
+import itertools
+import logging
+import os
+import random
+import re
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from replay.errors import TraceError
+from replay.logs import Findings
 from replay.sources import open_source
+from replay.sources.memray.capture import read_capture
+from replay.sources.memray.header import read_header
+from replay.sources.memray.line_tables import LineTable
 from replay.trace import NO_SITE, Domain, Op
 from replay.validation import Validator
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
+VERSION_AT = 7
+"""Where a capture that is not compressed tells its version."""
 
 PROGRAM = """
 import sys
@@ -33,11 +51,20 @@ def work():
     second.posix_memalign(777_400)
 
 kind = FileFormat.AGGREGATED_ALLOCATIONS if sys.argv[2] == "aggregated" else FileFormat.ALL_ALLOCATIONS
-with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit=sys.argv[2] == "compressed"), file_format=kind,
-             trace_python_allocators=sys.argv[2] == "python"):
+with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit="compressed" in sys.argv[2]), file_format=kind,
+             trace_python_allocators=sys.argv[2].split()[-1] in ("python", "threads", "native"),
+             native_traces=sys.argv[2] == "native"):
     work()
     if sys.argv[2] == "python":
         kept = [str(number) * 3 for number in range(2000)]
+    if sys.argv[2].split()[-1] in ("threads", "native"):
+        import json, threading, time
+        def nested(depth):
+            return nested(depth - 1) if depth else json.loads(json.dumps({str(each): [each] for each in range(500)}))
+        threads = [threading.Thread(target=lambda: [nested(40 * number) for number in range(20)]) for _ in range(3)]
+        [thread.start() for thread in threads]
+        time.sleep(0.1)
+        [thread.join() for thread in threads]
     if sys.argv[2] == "killed":
         import os
         os._exit(0)
@@ -59,11 +86,33 @@ def record(tmp_path_factory):
     return recorded
 
 
+@pytest.fixture(params=["replay", "library"])
+def way(request, monkeypatch):
+    """Who reads: to read by the library, replay knows no version."""
+    if request.param == "library":
+        by_library(monkeypatch)
+    return request.param
+
+
+def by_library(monkeypatch):
+    monkeypatch.setattr("replay.sources.memray.header.KNOWN_VERSIONS", ())
+
+
+def plain(path):
+    """A capture's bytes, not compressed."""
+    content = path.read_bytes()
+    return content if content.startswith(b"memray") else pa.input_stream(str(path), compression="lz4").read()
+
+
 def whole(trace):
     """All events as one batch."""
     batches = list(trace.batches())
     columns = zip(*batches, strict=True)
     return type(batches[0])(*(np.concatenate(column) for column in columns))
+
+
+def sites(trace, events):
+    return [None if number == NO_SITE else trace.metadata.sites[number] for number in events.site.tolist()]
 
 
 def refusal(path, **options):
@@ -73,7 +122,7 @@ def refusal(path, **options):
 
 
 @pytest.mark.parametrize("kind", ["plain", "compressed", "python"])
-def test_known_calls_are_read_as_they_were_made(record, kind):
+def test_known_calls_are_read_as_they_were_made(record, kind, way):
     trace = open_source(record(kind))
     events = whole(trace)
     ours = [row for row in range(events.op.size) if events.size[row] // 1000 == 777]
@@ -97,7 +146,7 @@ def test_known_calls_are_read_as_they_were_made(record, kind):
     assert "program.py" in origin["command"]
 
 
-def test_a_capture_agrees_with_memray_record_by_record(record):
+def test_a_capture_agrees_with_memray_record_by_record(record, way):
     path = record("python")
     with memray.FileReader(path) as reader:
         live, expected, dropped = {}, [], 0
@@ -125,7 +174,47 @@ def test_a_capture_agrees_with_memray_record_by_record(record):
     assert np.count_nonzero(python & (events.op == Op.MALLOC)) >= 2000
 
 
-def test_times_lie_between_the_first_snapshot_and_the_last(record):
+@pytest.mark.parametrize("kind", ["plain", "compressed", "python", "threads", "native"])
+def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
+    ours = open_source(record(kind))
+    events = whole(ours)
+    by_library(monkeypatch)
+    theirs = open_source(record(kind))
+    expected = whole(theirs)
+    for name in ("thread", "op", "domain", "block", "size", "address"):
+        assert getattr(events, name).tolist() == getattr(expected, name).tolist()
+    assert sites(ours, events) == sites(theirs, expected)
+    assert set(ours.metadata.sites) <= set(theirs.metadata.sites)  # the library's are also those of mappings
+    told = {"assumed time": ours.metadata.origin["assumed time"]}
+    assert ours.metadata.origin == theirs.metadata.origin | told
+    if kind in ("threads", "native"):
+        assert len(set(events.thread.tolist())) >= 4
+        assert len(ours.metadata.sites) > 20
+
+
+def test_records_lie_between_the_snapshots_around_them(record):
+    """What `memray parse` prints holds the order of snapshots and records."""
+    path = record("threads")
+    command = [sys.executable, "-m", "memray", "parse", str(path)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    snapshots, kept = [], 0
+    for line in lines:
+        if match := re.match(r"MEMORY_RECORD time=(\d+)", line):
+            snapshots.append((kept, int(match[1]) * 10**6))
+        kept += line.startswith("ALLOCATION ") and "map " not in line
+    assert len(snapshots) > 4
+    header = read_header(path)
+    time_ns = np.concatenate([calls.time_ns for calls in read_capture(path, header, Findings(), lenient=False)])
+    assert time_ns.shape[0] == kept
+    rows, stamps = [row for row, _ in snapshots], [stamp for _, stamp in snapshots]
+    assert (time_ns[: rows[0]] == stamps[0]).all()
+    assert (time_ns[rows[-1] :] == stamps[-1]).all()
+    for (start, from_ns), (end, to_ns) in itertools.pairwise(snapshots):
+        passed = np.arange(end - start) * (to_ns - from_ns) // max(end - start, 1)
+        assert time_ns[start:end].tolist() == (from_ns + passed).tolist()
+
+
+def test_times_lie_between_the_first_snapshot_and_the_last(record, way):
     path = record("python")
     with memray.FileReader(path) as reader:
         times = [snapshot.time * 10**6 for snapshot in reader.get_memory_snapshots()]
@@ -133,15 +222,17 @@ def test_times_lie_between_the_first_snapshot_and_the_last(record):
     assert times[0] <= events.time_ns[0] <= events.time_ns[-1] <= times[-1]
 
 
-def test_batches_do_not_change_what_is_read(record, monkeypatch):
+def test_batches_do_not_change_what_is_read(record, monkeypatch, way):
     path = record("python")
     expected = whole(open_source(path))
-    monkeypatch.setattr("replay.sources.memray._ROWS", 640)
+    monkeypatch.setattr("replay.sources.memray.library._ROWS", 640)
+    monkeypatch.setattr("replay.sources.memray.capture._ROWS", 640)
+    monkeypatch.setattr("replay.sources.memray.capture._PIECE_BYTES", 100)
     for one, other in zip(whole(open_source(path)), expected, strict=True):
         assert one.tolist() == other.tolist()
 
 
-def test_an_aggregated_capture_is_refused(record):
+def test_an_aggregated_capture_is_refused(record, way):
     assert refusal(record("aggregated")) == (
         "holds sums only, no single allocations; record it again without `memray run --aggregate`"
     )
@@ -150,12 +241,48 @@ def test_an_aggregated_capture_is_refused(record):
 @pytest.mark.parametrize("kind", ["plain", "compressed"])
 def test_a_capture_that_is_cut_short_is_refused_but_for_lenient_reading(record, tmp_path, kind):
     path = tmp_path / "cut.bin"
-    content = record("python").read_bytes()
+    content = record("python" if kind == "plain" else "compressed threads").read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert refusal(path).startswith("is cut short: it promises ")
     trace = open_source(path, lenient=True)
     Validator().check(whole(trace))
     assert trace.metadata.origin["cut short"].startswith("after ")
+
+
+def test_wherever_a_capture_is_cut_the_same_records_are_left_as_by_the_library(record, tmp_path):
+    content, path, random_ = plain(record("threads")), tmp_path / "cut.bin", random.Random(7)
+    memray.set_log_level(logging.CRITICAL)
+    for _ in range(40):
+        path.write_bytes(content[: random_.randrange(1000, len(content))])
+        trace = open_source(path, lenient=True)
+        list(trace.batches())
+        with memray.FileReader(path) as reader:
+            total = reader.metadata.total_allocations
+        if total < read_header(path).records:
+            assert trace.metadata.origin["cut short"] == f"after {total:,} records"
+
+
+def test_a_damaged_capture_gives_what_stands_before_the_damage_or_anything_but_never_a_crash(record, tmp_path):
+    content, path, random_ = plain(record("native")), tmp_path / "damaged.bin", random.Random(3)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[random_.randrange(2000, len(damaged))] = random_.randrange(256)
+        path.write_bytes(damaged)
+        for calls in read_capture(path, read_header(path), Findings(), lenient=True):
+            assert calls.op.shape == calls.site.shape
+
+
+def test_a_capture_of_version_12_is_one_of_13_without_paths(record, tmp_path, monkeypatch):
+    content = plain(record("threads"))
+    length, command_at = read_header(record("threads")).length, VERSION_AT + 4 + 6 + 32
+    paths_at = content.index(b"\0", command_at) + 1 + 4 + 8 + 8 + 3
+    older = content[:VERSION_AT] + struct.pack("<i", 12) + content[VERSION_AT + 4 : paths_at] + content[length:]
+    (tmp_path / "older.bin").write_bytes(older)
+    for one, other in zip(
+        whole(open_source(tmp_path / "older.bin")), whole(open_source(record("threads"))), strict=True
+    ):
+        assert one.tolist() == other.tolist()
 
 
 def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_reading(record):
@@ -166,7 +293,7 @@ def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_readi
 
 def test_a_capture_of_another_version_is_refused(record, tmp_path):
     content = bytearray(record("plain").read_bytes())
-    content[7] = 99
+    content[VERSION_AT] = 99
     (tmp_path / "newer.bin").write_bytes(content)
     assert refusal(tmp_path / "newer.bin").startswith("was written by another version of memray than ")
 
@@ -176,8 +303,9 @@ def test_a_capture_is_no_capture_without_its_header(record, tmp_path):
     assert refusal(tmp_path / "tiny.bin").startswith("is no whole capture of memray")
 
 
-def test_without_memray_a_sentence_tells_what_to_install(record, monkeypatch):
-    path, real = record("plain"), builtins.__import__
+@pytest.fixture
+def without_memray(monkeypatch):
+    real = builtins.__import__
 
     def without(name, *arguments):
         if name == "memray":
@@ -185,4 +313,86 @@ def test_without_memray_a_sentence_tells_what_to_install(record, monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert refusal(path) == "is a capture of memray, whose library reads it: pip install 'alloc-replay[memray]'"
+
+
+def test_known_versions_are_read_without_memray(record, without_memray):
+    assert 777_400 in whole(open_source(record("plain"))).size.tolist()
+
+
+def test_without_memray_a_sentence_tells_what_to_install_for_other_versions(record, monkeypatch, without_memray):
+    by_library(monkeypatch)
+    assert refusal(record("plain")) == (
+        "is a capture of memray in a version that only its library may read: pip install 'alloc-replay[memray]'"
+    )
+
+
+def functions():
+    def short(x):
+        return x
+
+    def long(x):
+        total = [x for x in range(10) if x]
+
+        for each in total:
+            print(each)
+            print(
+                x,
+                short(each),
+            )
+        try:
+            return {
+                "a": short(x),
+            }
+        finally:
+            total.clear()
+
+    async def other(x):
+        async with x as y, y:
+            yield await x
+
+    return [short, long, other, whole, plain, re.compile, subprocess.run, random.Random.shuffle]
+
+
+@pytest.mark.parametrize("function", functions(), ids=lambda function: function.__name__)
+def test_line_tables_tell_the_lines_that_python_tells(function):
+    code = function.__code__
+    table = LineTable(code.co_linetable, code.co_firstlineno, sys.hexversion)
+    found = 0
+    for start, end, line in code.co_lines():
+        for offset in range(start, end, 2):
+            if line is not None:
+                assert table.line(offset) == line
+                found += 1
+    assert found >= 3
+    assert table.line(len(code.co_code)) == table.line(-1) == 0
+
+
+SOURCE = (
+    "def f(x):\n    y = [\n        x,\n\n        x + 1]\n    if y:\n        return 0\n" + "\n" * 300 + "    return y\n"
+)
+TELL = f"""
+import dis
+exec({SOURCE!r})
+code = f.__code__
+table = code.co_linetable if hasattr(code, "co_linetable") else code.co_lnotab
+lines = dict(dis.findlinestarts(code))
+at = code.co_firstlineno
+for offset in range(0, len(code.co_code), 2):
+    lines[offset] = at = lines.get(offset, at)
+print([table.hex(), code.co_firstlineno, sorted(lines.items())])
+"""
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10"])
+def test_line_tables_of_older_pythons_tell_their_lines(version):
+    root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
+    python = next(iter(sorted(root.glob(f"versions/{version}.*/bin/python"))), None)
+    if python is None:
+        pytest.skip(f"no Python {version} among pyenv's")
+    told = subprocess.run([python, "-c", TELL], check=True, capture_output=True, text=True).stdout
+    table, first_line, lines = ast.literal_eval(told)
+    major, minor = map(int, version.split("."))
+    found = LineTable(bytes.fromhex(table), first_line, major << 24 | minor << 16)
+    unit = 2 if version == "3.10" else 1
+    assert [found.line(offset // unit) for offset, _ in lines] == [line for _, line in lines]
+    assert lines[-1][1] > 300

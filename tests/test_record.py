@@ -361,3 +361,29 @@ def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
         time.sleep(0.05)
     events = events_of(path)
     assert (events.op == Op.MARK).sum() == 1
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_completed(tmp_path, reused):
+    """As daemons close all descriptors they have; another file may have the number then, which is left alone."""
+    path = tmp_path / "trace.parquet"
+    script = (
+        "import os, replay\n"
+        f"recording = replay.record({str(path)!r}).start()\n"
+        "replay.mark('working')\n"
+        "os.closerange(3, 100)\n"
+        f"path, again = {str(tmp_path / 'other')!r}, {20 if reused else 0}\n"
+        "files = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(again)]\n"
+        "for file in files: os.write(file, b'{}\\n')\n"
+        "try: recording.stop()\n"
+        "except replay.ReplayError as error: print(error)\n"
+        "for file in files: os.fstat(file)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    what = "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+    assert done.stdout == f"{path}: {what}\n"
+    patience_s = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < patience_s:
+        time.sleep(0.05)
+    assert replay.open_source(path).metadata.phases == ("working",)
+    assert events_of(path).rows > 0

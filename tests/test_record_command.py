@@ -1,5 +1,6 @@
 """`replay record`: the program runs as it would by itself, whatever it does, and what it did is in the file."""
 
+import contextlib
 import json
 import os
 import re
@@ -196,6 +197,73 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
     assert "Traceback" not in told
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 100_000
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of eight MiB, which only root can make."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("filled_bytes", [0, 7 << 20, (8 << 20) - 20_000])
+def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_disk, filled_bytes):
+    (small_disk / "other").write_bytes(bytes(filled_bytes))
+    path = program("""
+        import sys
+        for _ in range(600): [str(i) * 9 for i in range(5000)]
+        print("done")
+        sys.exit(3)
+    """)
+    code, out, told = run(path, cwd=small_disk)
+    assert (code, out) == (3, "done\n")
+    what = "cannot be written any further: No space left on device; what was saved until then is whole"
+    sentences = [line for line in told.splitlines() if line.startswith("replay: ")]
+    assert sentences == [f"replay: {small_disk}/trace.parquet: {what}"]
+    assert "Traceback" not in told
+    trace = replay.open_source(small_disk / "trace.parquet")
+    saved = sum(batch.rows for batch in trace.batches())
+    assert saved == trace.events_total
+    assert saved > 500_000 or filled_bytes
+
+
+def test_a_disk_without_any_room_is_told_and_the_program_is_not_run(program, small_disk):
+    with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+        while True:
+            other.write(bytes(1 << 16))
+    code, out, told = run(program("print('done')"), cwd=small_disk)
+    assert (code, out) == (2, "")
+    assert told == "replay: trace.parquet: cannot be written: No space left on device\n"
+
+
+def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
+    """A processor whose count of time is of no use: hooks then ask the kernel, and the writer reads nanoseconds."""
+    code = (
+        "import sys, replay.recorder.hooks as hooks\n"
+        "hooks.has_steady_counter = lambda: False\n"
+        "from replay.__main__ import main\n"
+        "sys.argv = ['replay', 'record', '-c', sys.argv[1]]\n"
+        "main()\n"
+    )
+    slept = "import time, replay; replay.mark('a'); time.sleep(0.2); replay.mark('b'); [bytes(77) for _ in range(999)]"
+    done = subprocess.run([sys.executable, "-c", code, slept], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
+    time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
+    first, second = time_ns[op == Op.MARK].tolist()
+    assert 200_000_000 <= second - first < 1_000_000_000
+    assert (np.diff(time_ns) >= 0).all()
+    assert np.count_nonzero(np.diff(time_ns)) > op.shape[0] // 2
+    assert 999 <= np.count_nonzero((size == 110) & (op <= Op.CALLOC)) < 1100
 
 
 def test_marks_of_the_program_are_phases(tmp_path):

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from replay.errors import TraceError
 from replay.recorder import tap
+from replay.recorder.growing_file import GrowingFile, rescue
+from replay.recorder.notes import SiteTable
 from replay.recorder.translation import Clock, Translator, count_published
-from replay.trace import Events, Op
+from replay.sources import open_source
+from replay.trace import NO_SITE, Events, Metadata, Op, Site
 from replay.validation import Validator
 
 A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
@@ -95,6 +99,44 @@ def test_tables_grow_with_threads_and_live_blocks():
     assert int(batch.thread.max()) == 299
 
 
+def test_a_call_site_is_in_the_top_of_two_words():
+    """And what is below it is what it is without."""
+    records = [(MALLOC, A, 10, 7), (FROM, A, 0, 7), (TO, B, 20, 7), (FREE, B, 0, 7)]
+    ring, sites = ring_of(*records), [0xFEDC_BA98, 0, 0x1_0000, 0]
+    for row, site in enumerate(sites):
+        low, high = site & 0xFFFF, site >> 16
+        ring.view(np.uint64)[row, 2:] |= np.array([low << 48, high << 48], np.uint64)
+    translator = Translator(Clock(False), 1 << 12, sites=True)
+    assert translator.take(ring, 0, len(records)) == len(records)
+    batch = translator.batch()
+    assert batch.site.tolist() == [0xFEDC_BA98, 0x1_0000, 0]
+    for column, without in zip(batch[1:7], plain(records)[1:7], strict=True):
+        assert column.tolist() == without.tolist()
+
+
+def plain(records) -> Events:
+    translator = Translator(Clock(False), 1 << 12)
+    translator.take(ring_of(*records), 0, len(records))
+    batch = translator.batch()
+    assert batch.site is None
+    return batch
+
+
+def test_places_are_numbered_as_they_are_met():
+    class Places:
+        def read(self):
+            pass
+
+        def site(self, number):
+            return Site("function", "file.py", number // 10)
+
+    table = SiteTable(Places())
+    column = np.array([0, 500_000, 500_009, 70, 0, 500_001, 79, 80], np.uint32)
+    table.number(column)
+    assert column.tolist() == [NO_SITE, 0, 0, 1, NO_SITE, 0, 1, 2]
+    assert [site.line for site in table.sites] == [50_000, 7, 8]
+
+
 def test_only_complete_records_are_handed_out():
     ring = ring_of((MALLOC, A, 10, 7), (MALLOC, B, 10, 7), (MALLOC, C, 10, 7))
     assert count_published(ring, 0, 10) == 3
@@ -104,14 +146,9 @@ def test_only_complete_records_are_handed_out():
     assert count_published(ring, 1 << tap.RING_BITS, 10) == 0
 
 
-@pytest.mark.parametrize("cut", [1, 100])
-def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
-    from replay.recorder.growing_file import GrowingFile, rescue
-    from replay.sources import open_source
-    from replay.trace import Metadata
-
-    path = tmp_path / "trace.parquet"
-    file = GrowingFile(path, addresses=True)
+def cut_off(path):
+    """A file of three batches of 1000 events, as it is while a program runs; gives where each batch ends."""
+    file, ends = GrowingFile(path, addresses=True), []
     for first in (0, 1000, 2000):
         numbers = np.arange(first, first + 1000)
         zeros = np.zeros(1000, np.uint8)
@@ -120,10 +157,65 @@ def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
                    numbers.astype(np.uint64)),
             Metadata({"first": str(first)}),
         )  # fmt: skip
+        ends.append(path.stat().st_size)
+    return ends
+
+
+def check_rescued(path, batches):
+    """What is there are the first of the batches, whole."""
+    trace = open_source(path)
+    sizes = np.concatenate([batch.size for batch in trace.batches()])
+    assert (trace.metadata.origin, trace.events_total) == ({"first": str(1000 * (batches - 1))}, 1000 * batches)
+    assert sizes.tolist() == list(range(1000 * batches))
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
+    path = tmp_path / "trace.parquet"
+    cut_off(path)
     with path.open("r+b") as opened:
         opened.truncate(path.stat().st_size - cut)
     assert rescue(path) == 2000
-    trace = open_source(path)
-    batches = list(trace.batches())
-    assert (trace.metadata.origin, trace.events_total) == ({"first": "1000"}, 2000)
-    assert np.concatenate([batch.size for batch in batches]).tolist() == list(range(2000))
+    check_rescued(path, 2)
+
+
+def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_path):
+    path = tmp_path / "trace.parquet"
+    ends = cut_off(path)
+    content = path.read_bytes()
+    for end in sorted({*ends, *(end + more for end in ends[:2] for more in (-1, 1, 7, 8, 9, 500)), ends[2] - 1}):
+        path.write_bytes(content[:end])
+        whole = sum(end >= each for each in ends)
+        if whole:
+            assert rescue(path) == 1000 * whole
+            check_rescued(path, whole)
+        else:
+            with pytest.raises(TraceError, match="holds no whole batch, so there is nothing to rescue"):
+                rescue(path)
+
+
+@pytest.mark.parametrize("at", ["length", "footer length", "footer", "mark"])
+def test_damage_in_a_batch_leaves_those_before_it(tmp_path, at):
+    path = tmp_path / "trace.parquet"
+    ends = cut_off(path)
+    content = bytearray(path.read_bytes())
+    place = {"length": ends[0] + 7, "footer length": ends[1] - 5, "footer": ends[1] - 9, "mark": ends[1] - 1}[at]
+    content[place] ^= 0xFF
+    if at == "footer":
+        content[place - 60 : place] = bytes(range(200, 260 - 4)) + bytes(4)
+    path.write_bytes(content)
+    assert rescue(path) == 1000
+    check_rescued(path, 1)
+
+
+def test_what_is_no_recording_is_not_rescued(tmp_path):
+    path = tmp_path / "trace.parquet"
+    for content, sentence in (
+        (b"", "is no recording"),
+        (b"PAR0" + bytes(99), "is no recording"),
+        (b"PAR1", "holds no whole"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(TraceError, match=sentence):
+            rescue(path)
+        assert path.read_bytes() == content

@@ -14,7 +14,7 @@ from replay.config import load_config
 from replay.engine import Player
 from replay.errors import ReplayError
 from replay.sources import open_source
-from replay.trace import CLEAN_START, START, Domain, Events, MemoryTrace, Metadata, Op
+from replay.trace import CLEAN_START, START, ClassCount, Domain, Events, MemoryTrace, Metadata, Op, PoolCount
 from replay.verification.recordings import LOW_ADDRESSES, is_recording, verify_recording
 
 MIB, POOL = 1 << 20, 16 << 10
@@ -27,7 +27,7 @@ OLD = OLD_POOL + 48 + 3 * 32
 MAP, UNMAP, OLDER = Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.FOREIGN_FREE
 
 
-def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=True):
+def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=True, counts=()):
     """Rows of op, block, size, address: all of the domain obj."""
     op, block, size, address = (np.array(column) for column in zip(*rows, strict=True))
     count = len(rows)
@@ -40,7 +40,7 @@ def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=
         size=size.astype(np.int64),
         address=address.astype(np.uint64) if addresses else None,
     )
-    return MemoryTrace([events], Metadata(origin={START: start, "interpreter": interpreter}))
+    return MemoryTrace([events], Metadata(origin={START: start, "interpreter": interpreter}, counts=counts))
 
 
 def test_the_first_block_lies_in_the_arena_that_was_recorded():
@@ -153,6 +153,61 @@ def test_a_trace_of_another_source_is_no_recording():
     assert not is_recording(MemoryTrace([]))
 
 
+def counted(last_classes, **changes):
+    """A recording of five blocks of 32 bytes, two of them where older ones were, and its counts: 3 older arenas."""
+    first = PoolCount(0, 3, 0, 3, 3, 0, (ClassCount(32, 7, 3570, 0), ClassCount(64, 2, 510, 0)))
+    last = {"row": 9, "arenas_mapped": 4, "arenas_unmapped": 0, "arenas_highest": 4, "arenas": 4, "pools_free": 63}
+    return recording(
+        (OLDER, 0, 0, OLD),
+        (OLDER, 0, 0, OLD_POOL + 8 * POOL + 48),  # in another pool, whose class never shows
+        (Op.MALLOC, 0, 20, OLD),
+        (OLDER, 0, 0, OLD + 32),
+        (Op.MALLOC, 1, 20, OLD + 32),
+        (MAP, 0, MIB, ARENA),
+        (Op.MALLOC, 2, 20, FIRST),
+        (Op.MALLOC, 3, 20, FIRST + 32),
+        (Op.FREE, 2, 0, 0),
+        (Op.MALLOC, 4, 20, FIRST),
+        counts=(first, PoolCount(**(last | changes), classes=last_classes)),
+    )
+
+
+def test_pymallocs_own_counts_are_compared_by_what_changed():
+    agreement = verify_recording(counted((ClassCount(32, 8, 3571, 509), ClassCount(64, 2, 509, 1))))
+    assert agreement.counts.difference is None
+    assert agreement.exact
+    assert (agreement.counts.compared, agreement.counts.equal) == (3 * 32 + 6, 3 * 32 + 6)
+    assert (agreement.counts.row, agreement.counts.blocks_unplaced) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "changes", "difference"),
+    [
+        ((ClassCount(32, 9, 3571, 509), ClassCount(64, 2, 509, 1)), {}, "pools of 32 bytes: 2 in the program, 1 in"),
+        ((ClassCount(32, 8, 3572, 509), ClassCount(64, 2, 509, 1)), {}, "live blocks of 32 bytes: 2 in the program, 1"),
+        ((ClassCount(32, 8, 3572, 508), ClassCount(64, 2, 509, 1)), {}, "free blocks of 32 bytes: 508 in"),
+        ((ClassCount(32, 8, 3571, 509), ClassCount(64, 2, 508, 2)), {}, "free blocks of unknown class: 2 in"),
+        (None, {"pools_free": 62}, "free pools: 62 in the program, 63 in the model"),
+        (None, {"arenas_mapped": 5}, "arenas mapped: 2 in the program, 1 in the model"),
+        (None, {"arenas_unmapped": 1}, "arenas unmapped: 1 in the program, 0 in the model"),
+        (None, {"arenas_highest": 5}, "most arenas: 5 in the program, 4 in the model"),
+        (None, {"arenas": 3}, "arenas: 3 in the program, 4 in the model"),
+    ],
+)  # fmt: skip
+def test_a_count_that_differs_is_told_and_a_failure(classes, changes, difference):
+    classes = classes or (ClassCount(32, 8, 3571, 509), ClassCount(64, 2, 509, 1))
+    agreement = verify_recording(counted(classes, **changes))
+    assert agreement.counts.difference.startswith(difference)
+    assert agreement.counts.equal < agreement.counts.compared
+    assert not agreement.exact
+    assert not agreement.foretold
+
+
+def test_counts_of_rows_that_are_not_there_are_refused():
+    with pytest.raises(ReplayError, match="not of this recording"):
+        verify_recording(counted((ClassCount(32, 8, 3571, 509),), row=99))
+
+
 PROGRAM = """
 import json
 documents = [{"id": i, "name": "x" * (i % 40), "tags": [str(j) for j in range(i % 7)]} for i in range(4000)]
@@ -182,6 +237,16 @@ def test_every_address_and_arena_of_a_recorded_program_is_where_the_model_has_it
     assert agreement.arena_events_compared > 5
 
 
+def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
+    trace = open_source(recorded)
+    first, last = trace.metadata.counts
+    assert first.row < 300 < 100_000 < last.row < trace.events_total
+    assert {each.block_bytes for each in last.classes} == set(range(16, 513, 16))
+    agreement = verify_recording(trace)
+    assert agreement.counts.difference is None
+    assert agreement.counts.compared == agreement.counts.equal == 102
+
+
 def test_the_command_tells_it(recorded):
     app = Typer()
     app.command()(verify_command)
@@ -190,7 +255,10 @@ def test_the_command_tells_it(recorded):
     told = json.loads(result.output[result.output.index("{") :])
     assert told["exact"]
     assert told["addresses_compared"] == told["addresses_equal"]
-    assert "0 unequal" in CliRunner().invoke(app, [str(recorded)]).output
+    assert told["counts"]["difference"] is None
+    output = CliRunner().invoke(app, [str(recorded)]).output
+    assert "0 unequal" in output
+    assert "counts        102 compared, 0 unequal: pools and blocks by size class, arenas;" in output
 
 
 def test_a_report_says_that_older_blocks_are_left_out(recorded):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -14,6 +15,8 @@ from replay.commands import trace as trace_commands
 from replay.commands.import_ import import_trace
 from replay.errors import OutputError, ReplayError, TraceError
 from replay.sources import open_source
+from replay.sources.parquet import write_trace
+from replay.trace import NO_SITE, Domain, Events, MemoryTrace, Metadata, Op, Site
 from replay.validation import Validator
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +80,10 @@ def test_info_counts_what_is_in_a_trace(csv):
         "live_bytes_peak": 16 + 1024 + 513,
         "phases": ["phase 0", "phase 1"],
         "sites": 0,
+        "calls_with_site": 0,
+        "bytes_with_site": 0,
+        "sites_by_bytes": [],
+        "sites_by_calls": [],
         "origin": {"source": "csv", "file": "t.csv"},
         "process": {"static_bytes": 0, "stack_bytes": 0, "stack_resident_bytes": 0},
     }
@@ -115,6 +122,68 @@ def test_an_empty_trace_has_info_and_no_rows(tmp_path):
     assert "0 in 0 ns" in run("trace", "info", path)
     assert json.loads(run("trace", "head", path, "--json")) == []
     run("trace", "head", path)
+
+
+SITES = (Site("parse", "json/decoder.py", 337), Site("<module>", "main.py", 3), Site("never", "x.py", 1))
+
+
+@pytest.fixture
+def with_sites(tmp_path):
+    """Ten small blocks of one site, a large one of another that is reallocated by the first, one of nobody."""
+    site = np.array([0] * 10 + [1, NO_SITE, 0] + [NO_SITE] * 12, np.uint32)
+    rows = site.shape[0]
+    events = Events(
+        time_ns=np.arange(rows),
+        thread=np.zeros(rows, np.uint32),
+        op=np.array([Op.MALLOC] * 12 + [Op.REALLOC] + [Op.FREE] * 12, np.uint8),
+        domain=np.full(rows, Domain.OBJ, np.uint8),
+        block=np.array([*range(12), 10, *range(12)], np.uint32),
+        size=np.array([16] * 10 + [5_000, 32, 10_000] + [0] * 12, np.int64),
+        site=site,
+    )
+    path = tmp_path / "sites.parquet"
+    write_trace(MemoryTrace([events], Metadata(sites=SITES)), path)
+    return path
+
+
+def test_info_tells_the_call_sites_that_allocate_most(with_sites):
+    info = json.loads(run("trace", "info", with_sites, "--json"))
+    parse = {"function": "parse", "file": "json/decoder.py", "line": 337, "calls": 11, "bytes": 10_160}
+    module = {"function": "<module>", "file": "main.py", "line": 3, "calls": 1, "bytes": 5_000}
+    assert (info["sites"], info["calls_with_site"], info["bytes_with_site"]) == (3, 12, 15_160)
+    assert info["sites_by_bytes"] == info["sites_by_calls"] == [parse, module]
+    screen = run("trace", "info", with_sites)
+    assert "3, of 12 of 13 calls" in screen
+    lines = [line.split() for line in screen.splitlines()]
+    assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == 2
+
+
+def test_head_names_the_call_sites(with_sites, monkeypatch):
+    for columns in ("120", "40"):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = run("trace", "head", with_sites, "-n", "1").splitlines()
+        assert lines[1].split() == ["0", "0", "0", "malloc", "obj", "0", "16", "parse", "(json/decoder.py:337)"]
+        assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("cut", "--from", "0", "--to", "1s"),
+        ("filter", "--domain", "obj"),
+        ("scale", "--repeat", "2"),
+        ("merge",),
+    ],
+)
+def test_edits_keep_call_sites(with_sites, tmp_path, edit):
+    name, *options = edit
+    inputs = [with_sites, with_sites] if name == "merge" else [with_sites]
+    out = tmp_path / "out.parquet"
+    run("trace", name, *inputs, "-o", out, *options)
+    info = json.loads(run("trace", "info", out, "--json"))
+    times = 2 if name in ("merge", "scale") else 1
+    told = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
+    assert told == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
 
 
 def test_head_shows_the_first_rows_by_name(csv):

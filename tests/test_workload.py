@@ -71,6 +71,14 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             "rates: {requests", "rates: {request",
             ":14: phases.0.rates.request: is no stream, set or group; did you mean 'requests'?",
         ),
+        (
+            "free: [cache]", "end_threads: [0]",
+            ":14: phases.0.end_threads.0: thread 0 is the main one, which ends with the process",
+        ),
+        (
+            "free: [cache]", "end_threads: [2]",
+            ":14: phases.0.end_threads.0: there is no thread 2; the process has threads 0 to 0; raise `threads`",
+        ),
         ("start: 500 ms", "start: 5 s", ":14: phases.0.start: is not before the workload's end"),
         ("requests: 2", "requests: {from: 0, to: 1}", ":14: phases.0: a ramp needs the phase's `duration`"),
         ("sessions:", "requests:", ":12: sets.requests: a stream has this name already; rename one"),

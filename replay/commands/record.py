@@ -11,6 +11,7 @@ from replay.commands.compilation import told_compilation
 from replay.errors import ReplayError
 
 if TYPE_CHECKING:
+    from replay.recorder.detach import Wishes
     from replay.recorder.writer import Written
 
 SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -33,10 +34,21 @@ def record(
     addresses: Annotated[
         bool, typer.Option("--addresses/--no-addresses", help="Keep where each block was, which takes more space.")
     ] = True,
+    sites: Annotated[
+        bool, typer.Option("--sites", help="Record of every call the function, file and line it came from.")
+    ] = False,
+    sites_every: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The same of one call in so many bytes, like 64KiB, which costs less."),
+    ] = None,
     follow_fork: Annotated[
         bool,
         typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
     ] = False,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Run the program by this interpreter, which needs nothing of replay's."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     rescue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
@@ -48,6 +60,8 @@ def record(
 
     Example: replay record -o trace.parquet script.py --its-option
     Example: replay record -o trace.parquet -m json.tool data.json
+    Example: replay record --sites script.py; replay trace info trace.parquet
+    Example: replay record --python /opt/python3.13/bin/python3 script.py
     Example: replay record --rescue trace.parquet
     """
     if rescue is not None:
@@ -55,15 +69,43 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
-        _record(program, output, clean=clean, addresses=addresses, follow_fork=follow_fork, force=force)
+        if python is not None and follow_fork:
+            raise ReplayError(
+                "--follow-fork goes without --python: a child's writer is run by the program's interpreter"
+            )
+        wishes: Wishes = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
+        _record(program, output, wishes, clean=clean, follow_fork=follow_fork, python=python)
 
 
-def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, follow_fork: bool, force: bool) -> None:
-    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES, obstacle
+def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
+    """1 for the site of every call, 0 for none, else of one call in so many bytes."""
+    if sites_every is None:
+        return int(sites)
+    if sites:
+        raise ReplayError("--sites is of every call, --sites-every of some; leave out one of them")
+    from replay.units import parse_size
+
+    try:
+        size_bytes = parse_size(sites_every)
+    except ValueError as error:
+        raise ReplayError(f"--sites-every: {error}") from None
+    if size_bytes < 1:
+        raise ReplayError("--sites-every: one call in 0 B is none; write it like 64KiB")
+    return size_bytes
+
+
+def _record(
+    program: list[str], output: Path, wishes: "Wishes", *, clean: bool, follow_fork: bool, python: str | None
+) -> None:
+    from replay.recorder.interpreter import other_interpreter, this_interpreter
+    from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
-    if reason := obstacle(clean):
-        raise ReplayError(reason)
+    with_sites = wishes["sites_every"] > 0
+    if python is None:
+        interpreter = this_interpreter(clean, with_sites)
+    else:
+        interpreter = other_interpreter(python, clean, with_sites)
     from replay.recorder.signals import hold_signals
 
     mask = hold_signals()  # before the imports below, which start threads
@@ -74,10 +116,11 @@ def _record(program: list[str], output: Path, *, clean: bool, addresses: bool, f
 
     with told_compilation():
         file = make_memory_file(SHARED_BYTES)
-        ring = Ring(file)
-        writer = Writer(ring, output, [sys.executable, *program], addresses=addresses, force=force)
-        follow = Follow(str(output.absolute()), addresses, force) if follow_fork else None
-        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow)
+        ring = Ring(file, wishes["sites_every"], interpreter.version)
+        command, said = [interpreter.path, *program], interpreter.description
+        writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"], interpreter=said)
+        follow = Follow(str(output.absolute()), wishes) if follow_fork else None
+        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:

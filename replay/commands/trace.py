@@ -9,6 +9,7 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
+from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,8 @@ app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_h
 for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
     app.command(name)(edit)
 
+_ROW_WIDTH = 1000
+"""A row is a line, however narrow the screen is: call sites are long."""
 File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
@@ -43,6 +46,13 @@ class Contents:
     live_bytes_peak: int = 0
     phases: tuple[str, ...] = ()
     sites: int = 0
+    calls_with_site: int = 0
+    """Of mallocs, callocs and reallocs."""
+    bytes_with_site: int = 0
+    """Sum of their sizes."""
+    sites_by_bytes: list[SiteCount] = field(default_factory=list)
+    """The call sites that asked for most."""
+    sites_by_calls: list[SiteCount] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     process: dict[str, int] = field(default_factory=dict)
     digest: str = ""
@@ -50,7 +60,7 @@ class Contents:
 
 @app.command(epilog="Example: replay trace info trace.parquet")
 def info(file: File, as_json: AsJson = False) -> None:
-    """Counts the events of a trace by op, domain and size, and says what is live."""
+    """Counts the events of a trace by op, domain and size, says what is live, and which call sites allocate most."""
     from replay.sources import open_source
 
     with told_compilation():
@@ -89,7 +99,7 @@ def head(
         table.add_column(name, justify="left" if name in ("op", "domain", "site") else "right")
     for row in shown:
         table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
-    Console(markup=False).print(table)
+    Console(markup=False, width=_ROW_WIDTH).print(table)
 
 
 def _read_contents(trace: "Trace", file: str) -> Contents:
@@ -102,7 +112,7 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
 
     by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
     threads: set[int] = set()
-    trace, digest = validated(trace, file), Digest()
+    trace, digest, sites = validated(trace, file), Digest(), SiteCounts()
     with progress_bar("reading", trace.events_total) as progress:
         for events in trace.batches():
             digest.update(events)
@@ -110,6 +120,7 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
             by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
             by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
             threads |= _threads(events)
+            sites.add(events, len(trace.metadata.sites))
             progress(trace.validator.rows)
     metadata, validator = trace.metadata, trace.validator
     return Contents(
@@ -125,6 +136,10 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
         live_bytes_peak=validator.bytes_peak,
         phases=metadata.phases,
         sites=len(metadata.sites),
+        calls_with_site=int(sites.calls.sum()),
+        bytes_with_site=int(sites.bytes.sum()),
+        sites_by_bytes=sites.most(metadata.sites, by_bytes=True),
+        sites_by_calls=sites.most(metadata.sites, by_bytes=False),
         origin=metadata.origin,
         process=asdict(metadata.process),
         digest=digest.hexdigest(),
@@ -160,7 +175,9 @@ def _tables(contents: Contents, file: str) -> Iterator["Table"]:
     facts.add_row("live at the end", f"{contents.live_blocks:,} blocks, {format_size(contents.live_bytes)}")
     facts.add_row("live at the peak", f"{contents.live_blocks_peak:,} blocks, {format_size(contents.live_bytes_peak)}")
     facts.add_row("phases", ", ".join(contents.phases) or "none")
-    facts.add_row("call sites", f"{contents.sites:,}")
+    calls = sum(contents.requests_by_size.values())
+    known = f", of {contents.calls_with_site:,} of {calls:,} calls" if contents.sites else ""
+    facts.add_row("call sites", f"{contents.sites:,}{known}")
     for name, value in contents.origin.items():
         facts.add_row(f"origin: {name}", value)
     for name, size_bytes in contents.process.items():
@@ -175,6 +192,10 @@ def _tables(contents: Contents, file: str) -> Iterator["Table"]:
         for limit_bytes, count in contents.requests_by_size.items()
     }
     yield _counts("requested size", sizes)
+    if contents.calls_with_site:
+        of_all = contents.calls_with_site, contents.bytes_with_site
+        yield site_table("call sites by bytes", contents.sites_by_bytes, *of_all)
+        yield site_table("call sites by calls", contents.sites_by_calls, *of_all)
 
 
 def _counts(what: str, counts: dict[str, int]) -> "Table":

@@ -69,9 +69,11 @@ def filter_(
 ) -> None:
     """Keeps the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
 
+    A trace without any block is written all the same, and that is said.
+
     Example: replay trace filter trace.parquet -o large.parquet --domain obj --min-size "1 KiB"
     """
-    from replay.editing.selecting import Wanted, filtered
+    from replay.editing.selecting import FilteredTrace, Wanted
     from replay.limits import MAX_SIZE
     from replay.naming import nearest
     from replay.trace import Domain
@@ -89,7 +91,10 @@ def filter_(
     if wanted.min_size > wanted.max_size:
         raise ReplayError(f"--min-size {min_size} is more than --max-size {max_size}")
     options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
-    _save(filtered(_open(file), wanted, _words("filter", [file], options)), output, force)
+    kept = FilteredTrace(_open(file), wanted, _words("filter", [file], options))
+    _save(kept, output, force)
+    if not kept.blocks_kept:
+        typer.echo(f"no block was born as wanted; {output} has none, only what else happened", err=True)
 
 
 def merge(

@@ -30,12 +30,22 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
             f"  older blocks  {agreement.older_frees:,} freed and played, {agreement.older_frees_unseen:,} whose place "
             "was not used again"
         )
+        if agreement.counts is None:
+            typer.echo("  counts        none: the program ended by os._exit, exec or a signal, or replay was older")
+        else:
+            counts = agreement.counts
+            typer.echo(
+                f"  counts        {counts.compared:,} compared, {counts.compared - counts.equal:,} unequal: pools and "
+                "blocks by size class, arenas;\n"
+                f"                {counts.blocks_unplaced:,} free blocks, of older pools, are of no known class"
+            )
         if not agreement.exact and agreement.foretold_events < agreement.events:
             typer.echo(
                 f"  foretold      up to row {agreement.foretold_events:,} of {agreement.events:,}: "
                 "there a pool of older blocks\n                may have emptied, and whose arena that is, is not known"
             )
-        for difference in filter(None, (agreement.difference, agreement.arena_difference)):
+        counted = agreement.counts.difference if agreement.counts else None
+        for difference in filter(None, (agreement.difference, agreement.arena_difference, counted)):
             typer.echo(f"  {difference}")
     if not agreement.foretold:
         raise typer.Exit(1)

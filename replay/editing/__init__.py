@@ -65,7 +65,7 @@ def edited(metadata: Metadata, words: str) -> Metadata:
         return metadata
     before = metadata.origin.get("edited")
     origin = {name: text for name, text in metadata.origin.items() if name not in RECORDED}
-    return replace(metadata, origin=origin | {"edited": f"{before}; {words}" if before else words})
+    return replace(metadata, origin=origin | {"edited": f"{before}; {words}" if before else words}, counts=())
 
 
 def span_ns(trace: Trace) -> int:

@@ -57,21 +57,28 @@ class Wanted:
     """In force at the birth."""
 
 
-def filtered(trace: Trace, wanted: Wanted, words: str) -> EditedTrace:
+class FilteredTrace(EditedTrace):
     """The blocks of a trace that were born as wanted; marks and garbage collections all stay."""
-    return EditedTrace(lambda: _filter(trace, wanted), lambda: edited(trace.metadata, words))
 
+    def __init__(self, trace: Trace, wanted: Wanted, words: str) -> None:
+        super().__init__(self._filter, lambda: edited(trace.metadata, words))
+        self._trace, self._wanted = trace, wanted
+        self.blocks_kept = 0
+        """Final once the last batch was read."""
 
-def _filter(trace: Trace, wanted: Wanted) -> Iterator[KeyedEvents]:
-    selection, phases = Selection(), Phases(trace)
-    for events in trace.batches():
-        births = (events.size >= wanted.min_size) & (events.size <= wanted.max_size)
-        if wanted.thread is not None:
-            births &= events.thread == wanted.thread
-        if wanted.domain is not None:
-            births &= events.domain == wanted.domain
-        if wanted.phase is not None:
-            births &= phases.in_force(events) == phases.index(wanted.phase)
-        yield keyed(rows_of(events, selection.keep(events, births)))
-    if wanted.phase is not None and phases.index(wanted.phase) not in range(len(trace.metadata.phases)):
-        raise phases.refuse(wanted.phase)
+    def _filter(self) -> Iterator[KeyedEvents]:
+        selection, phases, wanted = Selection(), Phases(self._trace), self._wanted
+        self.blocks_kept = 0
+        for events in self._trace.batches():
+            births = (events.size >= wanted.min_size) & (events.size <= wanted.max_size)
+            if wanted.thread is not None:
+                births &= events.thread == wanted.thread
+            if wanted.domain is not None:
+                births &= events.domain == wanted.domain
+            if wanted.phase is not None:
+                births &= phases.in_force(events) == phases.index(wanted.phase)
+            kept = rows_of(events, selection.keep(events, births))
+            self.blocks_kept += int(np.count_nonzero(kept.op <= _CALLOC))
+            yield keyed(kept)
+        if wanted.phase is not None and phases.index(wanted.phase) not in range(len(self._trace.metadata.phases)):
+            raise phases.refuse(wanted.phase)

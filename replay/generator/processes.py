@@ -16,6 +16,7 @@ from itertools import accumulate
 import numpy as np
 import simpy
 
+from replay.errors import WorkloadError
 from replay.generator import streams
 from replay.generator.distributions import make_key
 from replay.generator.streams import SourceArrays
@@ -29,6 +30,7 @@ from replay.generator.tables import (
     with_roomier_window,
 )
 from replay.trace import Events, Metadata, Op, ProcessMemory
+from replay.units import format_time
 from replay.workload import EVERYTHING, Phase, Ramp, Workload
 
 WINDOW_ROWS = 1 << 17
@@ -93,6 +95,8 @@ class _Generation:
         self._opened, self._closed = self._env.event(), self._env.event()
         self._columns, self._rows = make_columns(BATCH_ROWS), 0
         self._ready: deque[Events] = deque()
+        self._main: int | None = None
+        """The thread that made the first block, which for whoever plays the trace is the main one."""
 
     def run(self) -> Iterator[Events]:
         for index in range(len(self._phases)):
@@ -134,6 +138,8 @@ class _Generation:
         self._mark(index)
         if phase.free:
             self._free(phase)
+        for thread in phase.end_threads:
+            self._end_thread(thread)
         ramps = any(isinstance(factor, Ramp) for factor in phase.rates.values())
         steps = min(RAMP_STEPS, phase.duration or 1) if ramps else 1
         for step in range(steps):
@@ -147,8 +153,22 @@ class _Generation:
         self._change_rates()
 
     def _mark(self, index: int) -> None:
+        self._write_alone(Op.MARK, index)
+
+    def _end_thread(self, thread: int) -> None:
+        """What it made and left is the main thread's from now on."""
+        if self._main is None or self._main == thread:
+            first = "no block was made yet" if self._main is None else f"thread {thread} made the first block"
+            what = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
+            advice = "the thread of the first block is the main one; let a source of thread 0 begin first"
+            raise WorkloadError(f"{what}, and {advice}")
+        self._write_alone(Op.THREAD_END, thread)
+        streams.pass_on(self._stage, thread, streams.MAIN_THREAD)
+
+    def _write_alone(self, op: Op, value: int) -> None:
+        """An event that is no block's."""
         now = int(self._env.now)
-        self._stage.rows[0] = now, streams.NOBODY, streams.NOBODY, Op.MARK, index
+        self._stage.rows[0] = now, streams.NOBODY, streams.NOBODY, op, value
         self._stage.counts[streams.ROWS] = 1
         self._write(now, now + 1)
 
@@ -200,7 +220,15 @@ class _Generation:
                 self._columns = make_columns(rows)
         if rows:
             streams.write_window(self._stage, start_ns, end_ns, self._rows, *self._columns)
+            if self._main is None:
+                self._main = self._first_thread(self._rows, self._rows + rows)
             self._rows += rows
+
+    def _first_thread(self, start: int, end: int) -> int | None:
+        """Who made the first block in these rows of the batch."""
+        _, thread, op, *_ = self._columns
+        made = np.flatnonzero(op[start:end] <= Op.FREE)
+        return int(thread[start + made[0]]) if made.size else None
 
     def _take_batch(self) -> Events:
         events = Events(*(column[: self._rows] for column in self._columns))

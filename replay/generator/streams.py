@@ -26,8 +26,10 @@ from replay.trace import Op, release_number, take_number
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
 NOBODY = -1
+MAIN_THREAD = 0
 
-_MALLOC, _REALLOC, _FREE, _MARK = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
+_MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
+_MARK, _THREAD_END = int(Op.MARK), int(Op.THREAD_END)
 _SOURCE_SHIFT = 50
 """A key is source << 50 | block << 1 | freed: room for 2**13 sources of 2**49 blocks."""
 _BLOCK = (1 << _SOURCE_SHIFT) - 1
@@ -322,6 +324,15 @@ def free_groups(stage: Stage, fractions: np.ndarray, keys: np.ndarray, now_ns: i
 
 
 @entry
+def pass_on(stage: Stage, thread: int, heir: int) -> None:
+    """What a thread's live blocks do from now on, another one does: in place."""
+    slots = stage.slots
+    for slot in range(stage.counts[SLOTS_USED]):
+        if slots[slot, KEY] != NOBODY and slots[slot, THREAD] == thread:
+            slots[slot, THREAD] = heir
+
+
+@entry
 def write_window(
     stage: Stage,
     from_ns: int,
@@ -346,7 +357,9 @@ def write_window(
         op[to] = code
         size[to] = rows[row, ROW_SIZE]
         thread[to], domain[to], block[to] = 0, 0, 0
-        if code == _MARK:
+        if code == _THREAD_END:
+            thread[to], size[to] = rows[row, ROW_SIZE], 0
+        if code in (_MARK, _THREAD_END):
             continue
         if code < _REALLOC:
             slots[slot, BLOCK] = take_number(numbers, number_counts)

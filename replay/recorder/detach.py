@@ -10,6 +10,16 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import TypedDict
+
+    class Wishes(TypedDict):
+        """What a recording is to hold, and whether it may take the place of a file that is there."""
+
+        addresses: bool
+        sites_every: int
+        """As in `tap.AT_SITES_EVERY`."""
+        force: bool
+
 
 _DETACH = "import os, sys; os.posix_spawn(sys.executable, [sys.executable, '-P', '-c', *sys.argv[1:]], os.environ)"
 _WRITER = "import sys; sys.path.append(sys.argv[1]); from replay.recorder.detached import main; main()"
@@ -21,28 +31,40 @@ class Writer:
     It answers in lines of JSON on a pipe: that it is ready, what it wrote, or what is wrong.
     """
 
-    def __init__(self, package_home: str, ring_file: int, path: str, addresses: bool, force: bool) -> None:
+    def __init__(self, package_home: str, ring_file: int, path: str, wishes: "Wishes") -> None:
         ours, theirs = os.pipe()
-        request = json.dumps(
-            {
-                "path": path, "addresses": addresses, "force": force, "ring": ring_file, "pipe": theirs,
-                "program": os.getpid(), "argv": sys.orig_argv,
-            }
-        )  # fmt: skip
+        surroundings = {"ring": ring_file, "pipe": theirs, "program": os.getpid(), "argv": sys.orig_argv}
+        request = json.dumps({"path": path, "wishes": wishes, **surroundings})
         keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in (ring_file, theirs)]
         arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _WRITER, package_home, request]
         passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
         os.close(theirs)
         os.waitpid(passing, 0)
-        self._pipe = os.fdopen(ours)
+        self._pipe, self._inode = ours, os.fstat(ours).st_ino
+        self._heard = b""
 
     def hear(self) -> dict[str, object]:
-        """Its next answer; empty if it died."""
-        line = self._pipe.readline()
-        return json.loads(line) if line else {}
+        """Its next answer; empty if it died, an OSError if the program has closed the pipe."""
+        while b"\n" not in self._heard:
+            if not self._is_open():
+                raise OSError("the program has closed the pipe")
+            more = os.read(self._pipe, 1 << 16)
+            if not more:
+                return {}
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return json.loads(line)
 
     def close(self) -> None:
-        self._pipe.close()
+        """Unless it is closed, or something else by now: that is the program's."""
+        if self._is_open():
+            os.close(self._pipe)
+
+    def _is_open(self) -> bool:
+        try:
+            return os.fstat(self._pipe).st_ino == self._inode
+        except OSError:
+            return False
 
 
 def make_memory_file(length: int) -> int:
@@ -52,21 +74,23 @@ def make_memory_file(length: int) -> int:
     return file
 
 
-def follow_forks(taps: "ModuleType", package_home: str, path: str, addresses: bool, force: bool) -> None:
+def follow_forks(
+    taps: "ModuleType", sites: "ModuleType | None", package_home: str, path: str, wishes: "Wishes"
+) -> None:
     """Has forked children recorded too, each into a file of its own, named after `path` and its process.
 
-    `taps` is the module `replay.recorder.tap`, whatever it is called here.
+    `taps` is the module `replay.recorder.tap`, whatever it is called here, and `sites` what `taps.Tap.start` gets.
     """
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib is not for us to import
 
     def enter_child() -> None:
         file = make_memory_file(taps.SHARED_BYTES)
-        writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", addresses, force)
+        writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", wishes)
         said = writer.hear()
         writer.close()
         if "writer" in said:
             taps.tap.map_shared(file)
-            taps.tap.start(said["writer"])
+            taps.tap.start(said["writer"], 0, sites)
         else:
             reason = said.get("error", "its writer did not start")
             print(f"replay: process {os.getpid()} is not recorded: {reason}", file=sys.stderr)

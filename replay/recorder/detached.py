@@ -40,9 +40,10 @@ def main() -> None:
 def _write(request: dict[str, Any], ready: Callable[[], None]) -> Written:
     """Writes until the program says that it is over, or is no more."""
     program = os.pidfd_open(request["program"])
-    ring = Ring(request["ring"])
+    wishes = request["wishes"]
+    ring = Ring(request["ring"], wishes["sites_every"])
     path, argv = Path(request["path"]), request["argv"]
-    writer = Writer(ring, path, argv, addresses=request["addresses"], force=request["force"])
+    writer = Writer(ring, path, argv, addresses=wishes["addresses"], force=wishes["force"])
     ready()
     writer.run(lambda: ring.ended or bool(select.select([program], [], [], 0)[0]))
     return writer.finish()

@@ -11,8 +11,10 @@ footers of all make the one at the end, with which the whole is a plain Parquet 
 """
 
 import io
+import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,10 +24,10 @@ import pyarrow.parquet as pq
 
 from replay.errors import TraceError
 from replay.recorder.thrift import shifted
-from replay.sources.parquet import key_value_metadata, to_table, writer_options
+from replay.sources.parquet import METADATA_KEY, key_value_metadata, to_table, writer_options
 from replay.trace import Events, Metadata
 
-_SHUFFLED = ("thread", "op", "domain", "block", "size", "address")
+_SHUFFLED = ("thread", "op", "domain", "block", "size", "address", "site")
 """A program must not wait for dictionaries."""
 _KNOWN_LIMITS = ["time_ns"]
 """By these, a reader knows how long the recording is before it has read it."""
@@ -37,19 +39,24 @@ _FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
 
 
 class GrowingFile:
-    """Batches, appended one by one to a new file at `path`; with `addresses`, batches have that column."""
+    """Batches, appended one by one to a new file at `path`; with `addresses` and `sites`, they have these columns."""
 
-    def __init__(self, path: Path, addresses: bool) -> None:
+    def __init__(self, path: Path, addresses: bool, sites: bool = False) -> None:
         self.path = path
         self._file = path.open("xb", buffering=0)
-        self._addresses = addresses
+        self._addresses, self._sites = addresses, sites
+        self._sites_told = 0
         self._parts: list[tuple[int, pq.FileMetaData]] = []
         self._end = len(_MAGIC)
         _write_all(self._file, _MAGIC)
 
     def append(self, events: Events, metadata: Metadata) -> None:
-        """Writes a batch; `metadata` are those of the trace as known by now. After an OSError `finish` still works."""
-        part = _file_of(self._table(events), metadata)
+        """Writes a batch; `metadata` are those of the trace as known by now. After an OSError `finish` still works.
+
+        Of the table of call sites, a part holds what is new: the whole could be larger than many a batch.
+        """
+        part = _file_of(self._table(events), replace(metadata, sites=metadata.sites[self._sites_told :]))
+        self._sites_told = len(metadata.sites)
         position = self._end + _LENGTH.size
         _write_all(self._file, _LENGTH.pack(len(part)) + part)
         self._parts.append((self._end, _footer_at(part, position)))
@@ -77,12 +84,13 @@ class GrowingFile:
                 self._end, _ = self._parts.pop()
 
     def _table(self, events: Events) -> pa.Table:
-        return to_table(events if self._addresses else events._replace(address=None))
+        events = events if self._addresses else events._replace(address=None)
+        return to_table(events if self._sites else events._replace(site=None))
 
 
 def rescue(path: Path) -> int:
     """Makes a file that was cut off a whole one, with all batches that are complete; gives the rows."""
-    footers = []
+    footers, sites = [], []
     with path.open("r+b") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise TraceError("is no recording that was cut off", path=path)
@@ -95,14 +103,14 @@ def rescue(path: Path) -> int:
                 break
             try:
                 footers.append(_footer_at(part, end + _LENGTH.size))
-            except (IndexError, struct.error, ValueError, OSError, pa.ArrowException):
+                sites += _content(footers[-1])["sites"]
+            except (LookupError, struct.error, ValueError, OSError, pa.ArrowException):
                 break  # damaged: what stands before it is whole
             end, last = file.tell(), part
         if not last:
             raise TraceError("holds no whole batch, so there is nothing to rescue", path=path)
         whole = pq.read_metadata(io.BytesIO(last))
-        table = pa.Table.from_batches([], whole.schema.to_arrow_schema())
-        footer, rows = _joined(_empty_like(table, whole), footers)
+        footer, rows = _joined(_empty_like(whole, sites), footers)
         file.truncate(end)
         file.seek(end)
         file.write(footer)
@@ -110,7 +118,7 @@ def rescue(path: Path) -> int:
 
 
 def _no_events() -> Events:
-    types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)
+    types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64, np.uint32)
     return Events(*(np.empty(0, type_) for type_ in types))
 
 
@@ -129,9 +137,17 @@ def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     return sink.getvalue()
 
 
-def _empty_like(table: pa.Table, whole: pq.FileMetaData) -> pq.FileMetaData:
-    """The footer of a file without rows, with the metadata of another."""
-    return pq.read_metadata(io.BytesIO(_encoded(table.schema.remove_metadata().empty_table(), whole.metadata or {})))
+def _empty_like(whole: pq.FileMetaData, sites: list[object]) -> pq.FileMetaData:
+    """The footer of a file without rows, with the metadata of another, but these call sites."""
+    table = whole.schema.to_arrow_schema().remove_metadata().empty_table()
+    content = json.dumps(_content(whole) | {"sites": sites}, sort_keys=True, separators=(",", ":"))
+    return pq.read_metadata(io.BytesIO(_encoded(table, {METADATA_KEY: content})))
+
+
+def _content(footer: pq.FileMetaData) -> dict[str, list[object]]:
+    """What the metadata of a part say of the trace."""
+    content: dict[str, list[object]] = json.loads((footer.metadata or {})[METADATA_KEY])
+    return content
 
 
 def _footer_at(part: bytes, position: int) -> pq.FileMetaData:

@@ -10,20 +10,22 @@ hooks, which run without the GIL, look whether it is their own thread.
 
 Hooks find the context by their own place in memory and ignore the one CPython hands them: while hooks are set or taken
 off, a thread without the GIL can see the function of one allocator with the context of another.
+
+Hooks that tell call sites are a set of their own, so that plain ones cost nothing for it: `replay.recorder.site_hooks`.
 """
 
 from functools import cache
 from pathlib import Path
 
-from replay.recorder import tap
+from replay.recorder import frames, tap
 from replay.recorder.machine_code import Body, Code, Program, Value, assemble
+from replay.recorder.site_hooks import SiteHooks
 
 _CLOCK_MONOTONIC = 1
 _SMALL_BYTES, _CLASS_BYTES, _POOL_HEADER_BYTES = 512, 16, 48
 """pymalloc's, in every 64-bit CPython that is recorded."""
 _CLASSES = _SMALL_BYTES // _CLASS_BYTES
-_STR_LENGTH_AT = 16
-"""Where a str object keeps its length, by which "start" is told from "stop"."""
+_SLOTS = 1 << tap.RING_BITS
 _LOOK_EVERY = 1 << 10
 """Pauses of a waiting hook between two looks whether the writer lives."""
 
@@ -38,29 +40,34 @@ def has_steady_counter() -> bool:
 
 
 @cache
-def make_hooks(counter: bool) -> Code:
-    """The machine code, exporting `tap.ENTRIES`; with `counter`, time is the processor's count, not the kernel's."""
-    hooks = _Hooks(counter)
+def make_hooks(counter: bool, layout: frames.Layout | None = None) -> Code:
+    """The machine code, exporting `tap.ENTRIES`, of which only hooks that tell call sites have one that finds a site.
+
+    With `counter`, time is the processor's count, not the kernel's. Call sites are told by the `layout` of frames.
+    """
+    hooks = _Hooks(counter, layout)
     hooks.allocator("raw", tap.RAW)
     hooks.allocator("mem", tap.MEM)
     hooks.allocator("obj", tap.OBJ)
     hooks.arena_allocator()
     hooks.marks()
     hooks.begin()
+    hooks.count()
     return assemble(hooks.program)
 
 
 class _Hooks:
-    def __init__(self, counter: bool) -> None:
+    def __init__(self, counter: bool, layout: frames.Layout | None) -> None:
         self.program = Program()
         self._counter = counter
         self._wait = self._make_wait()
+        self._sites = SiteHooks(self.program, self._wait, layout) if layout else None
         self._record = self._make_record()
 
     def _make_wait(self) -> Body:
-        """wait(index): until that record is free; 0 if the recording is over, for want of a writer."""
-        body = self.program.function("wait", 1, "noinline", "internal")
-        (index,) = body.arguments
+        """wait(at, least): until the writer has done that much; 0 if the recording is over, for want of a writer."""
+        body = self.program.function("wait", 2, "noinline", "internal")
+        at, least = body.arguments
         context = body.near(-tap.TEXT_AT)
         shared = body.load(context, tap.AT_SHARED)
         errno_at = body.call(body.load(context, tap.AT_ERRNO))
@@ -77,34 +84,36 @@ class _Hooks:
                 with body.when(gone):
                     body.publish(context, tap.AT_ACTIVE, 0)
                     body.publish(shared, tap.AT_DESERTED, 1)
-            body.leave_when(body.compare(self._first_taken(body, shared), ">", index))
+            body.leave_when(body.compare(body.load_shared(body.add(shared, at), 0), ">=", least))
         body.store(errno_at, 0, errno)
         body.give(1)
         return body
 
     def _make_record(self) -> Body:
-        """record(kind, address, size), where kind is op and domain at their place in the packed word."""
-        body = self.program.function("record", 3, "alwaysinline", "internal")
-        kind, address, size = body.arguments
+        """record(kind, address, size, site), where kind is op and domain at their place in the packed word.
+
+        Plain hooks have no site.
+        """
+        body = self.program.function("record", 4, "alwaysinline", "internal")
+        kind, address, size, site = body.arguments
         context = body.near(-tap.TEXT_AT)
         shared = body.load(context, tap.AT_SHARED)
         index = body.claim(shared, tap.AT_HEAD)
-        full = body.compare(self._first_taken(body, shared), "<=", index)
-        with body.when(full, likely=False), body.when(body.compare(body.call_own(self._wait, index), "==", 0)):
-            body.give(0)
-        place = body.multiply(body.both(index, (1 << tap.RING_BITS) - 1), tap.RECORD_BYTES)
+        room_end = body.add(body.load_shared(shared, tap.AT_TAIL), _SLOTS)
+        with body.when(body.compare(room_end, "<=", index), likely=False):
+            done = body.call_own(self._wait, tap.AT_TAIL, body.subtract(index, _SLOTS - 1))
+            with body.when(body.compare(done, "==", 0)):
+                body.give(0)
+        place = body.multiply(body.both(index, _SLOTS - 1), tap.RECORD_BYTES)
         slot = body.add(body.add(shared, tap.RING_AT), place)
         body.store(slot, 8, self._now(body, context))
-        body.store(slot, 16, body.thread())
-        body.store(slot, 24, address)
+        low, high = site, body.shift_right(site, tap.SITE_BITS)
+        body.store(slot, 16, body.either(body.thread(), body.shift_left(low, tap.NUMBER_BITS)))
+        body.store(slot, 24, body.either(address, body.shift_left(high, tap.NUMBER_BITS)))
         lap = body.shift_left(body.add(body.shift_right(index, tap.RING_BITS), 1), 64 - tap.LAP_BITS)
         body.publish(slot, 0, body.either(body.either(lap, kind), size))
         body.give(0)
         return body
-
-    def _first_taken(self, body: Body, shared: Value) -> Value:
-        """The first record for which there is no room in the ring yet."""
-        return body.add(body.load_shared(shared, tap.AT_TAIL), 1 << tap.RING_BITS)
 
     def _now(self, body: Body, context: Value) -> Value:
         if self._counter:
@@ -123,14 +132,14 @@ class _Hooks:
         self._pass_unrecorded(body, domain, context, "malloc", size)
         block = self._original(body, domain, context, "malloc", size)
         with body.when(block, likely=True):
-            body.call_own(self._record, _kind(tap.MALLOC, domain), block, size)
+            self._record_block(body, tap.MALLOC, domain, block, size)
         body.give(block)
 
     def _calloc(self, body: Body, domain: int, context: Value, items: Value, item_size: Value) -> None:
         self._pass_unrecorded(body, domain, context, "calloc", items, item_size)
         block = self._original(body, domain, context, "calloc", items, item_size)
         with body.when(block, likely=True):
-            body.call_own(self._record, _kind(tap.CALLOC, domain), block, body.multiply(items, item_size))
+            self._record_block(body, tap.CALLOC, domain, block, body.multiply(items, item_size))
         body.give(block)
 
     def _realloc(self, body: Body, domain: int, context: Value, old: Value, size: Value) -> None:
@@ -138,22 +147,29 @@ class _Hooks:
         with body.when(body.compare(old, "==", 0)):
             block = self._original(body, domain, context, "realloc", old, size)
             with body.when(block):
-                body.call_own(self._record, _kind(tap.MALLOC, domain), block, size)
+                self._record_block(body, tap.MALLOC, domain, block, size)
             body.give(block)
-        body.call_own(self._record, _kind(tap.REALLOC_FROM, domain), old, 0)
+        body.call_own(self._record, _kind(tap.REALLOC_FROM, domain), old, 0, 0)
         block = self._original(body, domain, context, "realloc", old, size)
         with body.when(block):
-            body.call_own(self._record, _kind(tap.REALLOC_TO, domain), block, size)
+            self._record_block(body, tap.REALLOC_TO, domain, block, size)
             body.give(block)
-        body.call_own(self._record, _kind(tap.REALLOC_FAILED, domain), old, 0)
+        body.call_own(self._record, _kind(tap.REALLOC_FAILED, domain), old, 0, 0)
         body.give(0)
 
     def _free(self, body: Body, domain: int, context: Value, block: Value) -> None:
         self._pass_unrecorded(body, domain, context, "free", block)
         with body.when(block, likely=True):
-            body.call_own(self._record, _kind(tap.FREE, domain), block, 0)
+            if self._sites and domain == tap.OBJ:
+                self._sites.before_free(body, context, block)
+            body.call_own(self._record, _kind(tap.FREE, domain), block, 0, 0)
         self._original(body, domain, context, "free", block)
         body.give(0)
+
+    def _record_block(self, body: Body, op: int, domain: int, block: Value, size: Value) -> None:
+        """With who asked for it, where that is to be told."""
+        site = self._sites.site(body, domain, size) if self._sites else 0
+        body.call_own(self._record, _kind(op, domain), block, size, site)
 
     def _pass_unrecorded(self, body: Body, domain: int, context: Value, verb: str, *arguments: Value) -> None:
         """Does no more than the call where nothing is recorded, or where it is part of an outer call."""
@@ -202,21 +218,21 @@ class _Hooks:
         op, value = body.arguments
         kind = body.either(body.shift_left(op, tap.SIZE_BITS), _kind(0, tap.OBJ))
         with body.when(body.load(body.near(-tap.TEXT_AT), tap.AT_ACTIVE)):
-            body.call_own(self._record, kind, 0, value)
+            body.call_own(self._record, kind, 0, value, 0)
         body.give(0)
         body = self.program.function("gc_callback", 3)
         context, name = body.near(-tap.TEXT_AT), body.load(body.arguments[1])
-        starts = body.compare(body.load(name, _STR_LENGTH_AT), "==", len("start"))
+        starts = body.compare(body.load(name, frames.STR_LENGTH_AT), "==", len("start"))
         kind = body.select(starts, _kind(tap.GC_START, tap.OBJ), _kind(tap.GC_END, tap.OBJ))
         with body.when(body.load(context, tap.AT_ACTIVE)):
-            body.call_own(self._record, kind, 0, 0)
+            body.call_own(self._record, kind, 0, 0, 0)
         nothing = body.load(context, tap.AT_NONE)
         body.call(body.load(context, tap.AT_INCREF), nothing)
         body.give(nothing)
 
     def _record_if_active(self, body: Body, context: Value, op: int, address: Value, size: Value) -> None:
         with body.when(body.load(context, tap.AT_ACTIVE)):
-            body.call_own(self._record, _kind(op, tap.OBJ), address, size)
+            body.call_own(self._record, _kind(op, tap.OBJ), address, size, 0)
 
     def begin(self) -> None:
         """begin(pool_bytes): drains pymalloc unless that is 0, and records from then on."""
@@ -226,6 +242,25 @@ class _Hooks:
         with body.when(pool_bytes):
             self._drain(body, context, pool_bytes)
         body.publish(context, tap.AT_ACTIVE, 1)
+        body.give(0)
+
+    def count(self) -> None:
+        """count(function, file, place, get, set): calls the function with the file, between two records of pymalloc's.
+
+        The caller has the GIL, so nobody else calls pymalloc. The function counts only where pymalloc is the allocator
+        of obj, so for that time it is, by PyMem_GetAllocator and PyMem_SetAllocator. Which record comes next is told at
+        `place`.
+        """
+        body = self.program.function("count", 5)
+        function, file, place, get, set_ = body.arguments
+        context, hooked = body.near(-tap.TEXT_AT), body.room(5)
+        shared = body.load(context, tap.AT_SHARED)
+        body.call(get, tap.OBJ, hooked)
+        body.call(set_, tap.OBJ, body.add(context, tap.AT_ORIGINALS + 40 * tap.OBJ))
+        following = body.add(body.load_shared(shared, tap.AT_HEAD), 1)
+        body.call(function, file)
+        body.call(set_, tap.OBJ, hooked)
+        body.publish(body.add(shared, place), 0, following)
         body.give(0)
 
     def _drain(self, body: Body, context: Value, pool_bytes: Value) -> None:

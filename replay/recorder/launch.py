@@ -15,23 +15,23 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replay.recorder import detach, tap
+from replay.recorder import detach, sites, tap
 from replay.recorder.signals import act_on_held, forward_signals
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """By this interpreter, which a program must not inherit."""
-_TAP, _DETACH = "_replay_tap", "_replay_detach"
-"""What `tap` and `detach` are called in the program, where their package need not be installed."""
+_TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
+"""What `tap`, `detach` and `sites` are called in the program, where their package need not be installed."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
 import _replay_tap, sys
-{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes})
+{imports}{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites})
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
 _FOLLOW = """\
 import _replay_detach
-_replay_detach.follow_forks(_replay_tap, {home!r}, {path!r}, {addresses}, {force})
+_replay_detach.follow_forks(_replay_tap, {sites}, {home!r}, {path!r}, {wishes!r})
 """
 
 
@@ -39,15 +39,15 @@ class Follow(NamedTuple):
     """How forked children are recorded: into files named after `path` and their process."""
 
     path: str
-    addresses: bool
-    force: bool
+    wishes: "detach.Wishes"
 
 
 class Child:
     """A program that was started, and records into the ring of that memory file from its first line on.
 
     The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
-    recorded as well.
+    recorded as well; `python` is the interpreter, of whatever version, if it is not the one that runs this. With
+    `with_sites`, the hooks in that memory tell call sites.
     """
 
     def __init__(
@@ -57,15 +57,17 @@ class Child:
         mask: Collection[signal.Signals],
         drain_pool_bytes: int = 0,
         follow: "Follow | None" = None,
+        python: str = sys.executable,
+        with_sites: bool = False,
     ) -> None:
         self._status: int | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
-        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow)}
+        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow, with_sites)}
         os.set_inheritable(ring_file, True)
         act_on_held(mask)
-        arguments = [sys.executable, *command]
+        arguments = [python, *command]
         self.pid = os.posix_spawn(
-            sys.executable, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            python, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
         )  # fmt: skip
         forward_signals(self.pid)
 
@@ -90,14 +92,19 @@ class Child:
             os.kill(os.getpid(), number)
         sys.exit(os.waitstatus_to_exitcode(status))
 
-    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None") -> str:
+    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None", with_sites: bool) -> str:
         """Fills the folder; gives the PYTHONPATH by which the program finds it."""
         before = os.environ.get("PYTHONPATH")
         shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
         if follow is not None:
             shutil.copy(detach.__file__, self._folder / f"{_DETACH}.py")
+        if with_sites:
+            shutil.copy(sites.__file__, self._folder / f"{_SITES}.py")
+        module = _SITES if with_sites else "None"
         hook = _SITECUSTOMIZE.format(
-            follow=_FOLLOW.format(home=_PACKAGE_HOME, **follow._asdict()) if follow else "",
+            imports=f"import {_SITES}\n" if with_sites else "",
+            follow=_FOLLOW.format(home=_PACKAGE_HOME, sites=module, **follow._asdict()) if follow else "",
+            sites=module,
             folder=str(self._folder),
             python_path=before,
             file=ring_file,

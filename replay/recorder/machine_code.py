@@ -70,9 +70,9 @@ class Body:
         """Stores a word that others see only together with all that was stored before it."""
         self._builder.store_atomic(_word(value), self._pointer(address, offset), "release", 8)
 
-    def claim(self, address: Value, offset: int) -> Value:
-        """Adds one to a shared word; gives what it was."""
-        return self._builder.atomic_rmw("add", self._pointer(address, offset), WORD(1), "seq_cst")
+    def claim(self, address: Value, offset: int, amount: Value | int = 1) -> Value:
+        """Adds to a shared word; gives what it was."""
+        return self._builder.atomic_rmw("add", self._pointer(address, offset), _word(amount), "seq_cst")
 
     def call(self, function: Value, *arguments: Value | int) -> Value:
         """Calls what is at an address, in C's way."""
@@ -107,6 +107,9 @@ class Body:
 
     def divide(self, left: Value, right: Value | int) -> Value:
         return self._builder.udiv(left, _word(right))
+
+    def remainder(self, left: Value, right: Value | int) -> Value:
+        return self._builder.urem(left, _word(right))
 
     def both(self, left: Value, right: Value | int) -> Value:
         return self._builder.and_(left, _word(right))

@@ -2,11 +2,14 @@
 
 import mmap
 import os
+import sys
 
 import numpy as np
 
 from replay.recorder import tap
+from replay.recorder.frames import LAYOUTS
 from replay.recorder.hooks import has_steady_counter, make_hooks
+from replay.recorder.notes import Notes
 from replay.recorder.translation import count_published
 
 COUNTS = has_steady_counter()
@@ -16,25 +19,34 @@ _SLOTS = 1 << tap.RING_BITS
 
 
 class Ring:
-    """Hands out records in the order in which they were claimed."""
+    """Hands out records in the order in which they were claimed.
 
-    def __init__(self, file: int) -> None:
+    `sites_every` is 1 to have the call sites of all calls, 0 of none, else of one call in so many bytes; `version` is
+    that of the program's interpreter.
+    """
+
+    def __init__(self, file: int, sites_every: int = 0, version: tuple[int, ...] = sys.version_info[:2]) -> None:
+        self.sites_every = sites_every
+        self._layout = LAYOUTS[version] if sites_every else None
         self._memory = mmap.mmap(file, tap.SHARED_BYTES)
         self._words = np.frombuffer(self._memory, np.int64)
-        records = np.frombuffer(self._memory, np.int64, offset=tap.RING_AT)
+        records = self._words[tap.RING_AT // 8 : tap.NOTES_AT // 8]
         self.records = records.reshape(_SLOTS, tap.RECORD_BYTES // 8)
+        self.notes = Notes(self._memory, self._words)
         self._put_code()
-        self._words[tap.AT_ENDED // 8] = 0
+        for at in (tap.AT_ENDED, *tap.COUNTS_AT):
+            self._words[at // 8] = 0
         self.tail = self.head
         """Records that are done with, and may be overwritten."""
         self.advance(0)
 
     def _put_code(self) -> None:
         """Lays the hooks ready for the program; a program that has them keeps those."""
-        text, offsets = make_hooks(COUNTS)
+        text, offsets = make_hooks(COUNTS, self._layout)
+        self._words[tap.AT_SITES_EVERY // 8] = self.sites_every
         self._memory[tap.CODE_AT : tap.CODE_AT + len(text)] = text
         for number, name in enumerate(tap.ENTRIES):
-            self._words[tap.AT_OFFSETS // 8 + number] = offsets[name]
+            self._words[tap.AT_OFFSETS // 8 + number] = offsets.get(name, 0)
         self._words[tap.AT_CODE_BYTES // 8] = len(text)
 
     @property
@@ -77,6 +89,11 @@ class Ring:
     def advance(self, records: int) -> None:
         self.tail += records
         self._words[tap.AT_TAIL // 8] = self.tail
+
+    def counts(self) -> list[tuple[int, str]]:
+        """Each time that pymalloc counted itself: the number of the record before which that was, and what it said."""
+        told = [(int(self._words[at // 8]), self._memory[at + 8 : at + tap.COUNT_BYTES]) for at in tap.COUNTS_AT]
+        return [(number - 1, text.partition(b"\0")[0].decode()) for number, text in told if number]
 
     def phases(self) -> tuple[str, ...]:
         """The names that marks point to."""

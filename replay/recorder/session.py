@@ -13,6 +13,7 @@ from typing import Any
 
 from replay.errors import OutputError, ReplayError
 from replay.recorder import detach
+from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
 
@@ -44,29 +45,34 @@ class Recording:
 
     _ring: _Ring | None = None
 
-    def __init__(self, path: str | os.PathLike[str], clean: bool, addresses: bool, force: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], clean: bool, wishes: "detach.Wishes") -> None:
         self.path = Path(path)
         self.rows = 0
         """Events in the file, once it is complete."""
-        self._clean, self._addresses, self._force = clean, addresses, force
+        self._clean, self._wishes = clean, wishes
         self._process = 0
 
     def start(self) -> "Recording":
         """Records from here on, once the writer is ready."""
-        if reason := taps.obstacle(self._clean):
+        with_sites = self._wishes["sites_every"] > 0
+        if reason := taps.obstacle(self._clean, with_sites):
             raise RecordError(reason)
         ring = Recording._ring
         known = ring is not None and ring.is_mine()
         if ring is None or not known:
             file = detach.make_memory_file(taps.SHARED_BYTES)
             ring = Recording._ring = _Ring(file, os.fstat(file).st_ino, os.getpid())
-        self._writer = detach.Writer(
-            _PACKAGE_HOME, ring.file, str(self.path.absolute()), addresses=self._addresses, force=self._force
-        )
+        self._writer = detach.Writer(_PACKAGE_HOME, ring.file, str(self.path.absolute()), self._wishes)
         process = self._hear(self._writer)["writer"]
         if not known:
             tap.map_shared(ring.file)
-        tap.start(process, taps.POOL_BYTES if self._clean else 0)
+        try:
+            tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
+        except OSError as error:
+            tap.stop()
+            self._hear(self._writer)
+            self.path.unlink()
+            raise RecordError(str(error)) from error
         self._process = os.getpid()
         return self
 
@@ -91,7 +97,13 @@ class Recording:
         self.stop()
 
     def _hear(self, writer: detach.Writer) -> dict[str, Any]:
-        said = writer.hear()
+        try:
+            said = writer.hear()
+        except OSError:
+            what = (
+                "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+            )
+            raise OutputError(f"{self.path}: {what}") from None
         if said and "error" not in said:
             return said
         writer.close()
@@ -100,11 +112,19 @@ class Recording:
 
 
 def record(
-    path: str | os.PathLike[str], *, clean: bool = False, addresses: bool = True, force: bool = False
+    path: str | os.PathLike[str],
+    *,
+    clean: bool = False,
+    addresses: bool = True,
+    sites: bool | int = False,
+    force: bool = False,
 ) -> Recording:
     """A recording of this process into the new file `path`: a context manager, with `start` and `stop` besides.
 
     `clean` first fills every pool that pymalloc has, so that its later decisions depend on nothing earlier.
-    `addresses` keeps where each block was. `force` overwrites `path`.
+    `addresses` keeps where each block was. `sites` tells the function and the line from which a call came: with True of
+    every call, with a number of one call in so many bytes. `force` overwrites `path`.
     """
-    return Recording(path, clean, addresses, force)
+    if not isinstance(sites, int) or sites < 0:
+        raise RecordError(f"sites is {sites!r}; say True for every call, or one call in how many bytes")
+    return Recording(path, clean, {"addresses": addresses, "sites_every": int(sites), "force": force})

@@ -1,23 +1,28 @@
 """The part of the recorder that lives in the recorded program: sets the hooks, and takes them off again.
 
-It is a file of its own, without imports from replay and without anything but ctypes, gc, os and sys: what is imported
+It is a file of its own, without imports from replay or of anything but atexit, ctypes, gc, os and sys: what is imported
 here, the program finds imported already. The hooks themselves are machine code that `replay.recorder.hooks` made; this
 file puts them into memory, tells them where things are, and hands them to CPython.
 
 Two pieces of memory are shared with that code, both laid out by the numbers below (bytes from the start).
 
     shared     a memory file that writer and program map. A header, the names of marks, the machine code on its way
-               here, and a ring of records. HEAD counts the records claimed by the program, TAIL those that the writer
-               is done with. A record is four words: PACKED (size, op, domain and the lap of the ring, stored last),
-               time, thread, address
+               here, a ring of records, one of notes on call sites. HEAD counts the records claimed by the program, TAIL
+               those that the writer is done with. A record is four words: PACKED (size, op, domain and the lap of the
+               ring, stored last), time, thread, address. The top of the last two is the number of the call site, or 0
     context    private memory of the program: a page that the kernel wipes in a forked child, so that nothing is
-               recorded there; a page of pointers; the code. Mapped once and never unmapped, for a thread may be in it
+               recorded there; a page of pointers; the code. Mapped once and never unmapped, for a thread may be in it.
+               Hooks that tell call sites have one of their own; what else they need is in `replay.recorder.sites`
 """
 
 import ctypes
 import gc
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 MALLOC, CALLOC, FREE, REALLOC_FROM, REALLOC_TO, REALLOC_FAILED = range(6)
 ARENA_MAPPED, ARENA_UNMAPPED, GC_START, GC_END, MARK = range(6, 11)
@@ -27,20 +32,29 @@ RAW, MEM, OBJ = range(3)
 
 POOL_BYTES = 1 << 14
 """pymalloc's pools, in every CPython that is recorded."""
-OLDEST = (3, 11)
+OLDEST, NEWEST_WITH_SITES = (3, 11), (3, 13)
 RECORD_BYTES = 32
 RING_BITS = 22
 """2^22 records, 128 MiB: what a busy program calls in a fifth of a second, while the writer is kept from its work."""
 SIZE_BITS, OP_BITS, DOMAIN_BITS, LAP_BITS = 48, 4, 2, 10
 """Of PACKED, from the lowest. The lap counts from 1, so that a ring full of zeros holds no record."""
+NUMBER_BITS, SITE_BITS = 48, 16
+"""Of the words thread and address: what they tell, and half of the call site's number."""
 
 AT_PROGRAM, AT_CODE_BYTES, AT_HEAD, AT_TAIL, AT_ENDED, AT_DESERTED, AT_CLEAN = 0, 8, 64, 128, 192, 200, 208
 """The header: process that records, length of the code, counts, whether the program stopped recording, whether it
 found the writer gone, whether it started clean. Counts have cache lines of their own."""
+AT_SITES_EVERY = 216
+"""Which calls' sites are wanted: 0 for none, 1 for all, else one call in so many bytes."""
 AT_OFFSETS = 256
 """Where in the code each of ENTRIES begins."""
 NAMES_AT, CODE_AT, RING_AT = 1 << 12, 1 << 18, (1 << 18) + (1 << 16)
-SHARED_BYTES = RING_AT + (RECORD_BYTES << RING_BITS)
+COUNT_BYTES = 1 << 13
+COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
+"""Behind the names: how pymalloc counted itself when a clean recording began, and at its end. A word, the record before
+which that was, counted from 1, or 0 for never; then text."""
+NOTES_AT, NOTES_BYTES = RING_AT + (RECORD_BYTES << RING_BITS), 1 << 24
+SHARED_BYTES = NOTES_AT + NOTES_BYTES
 
 AT_ACTIVE, AT_INSIDE = 0, 64
 """The wiped page: whether to record; the thread that is inside a call of the domains mem and obj."""
@@ -62,6 +76,7 @@ NO_ROOM = b"(no room for more names)"
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
     "arena_alloc", "arena_free", "gc_callback", "put", "begin",
+    "count", "find_site",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
@@ -88,6 +103,9 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.fmemopen.restype = ctypes.c_void_p
+_libc.fmemopen.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_libc.fclose.argtypes = [ctypes.c_void_p]
 _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
@@ -106,37 +124,15 @@ def _address_of(function: "ctypes._NamedFuncPointer") -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-class Tap:
-    """The hooks of this process; there is one, which later recordings use again."""
+class Hooks:
+    """One set of hooks in this process: its context, and what of it CPython calls."""
 
-    def __init__(self) -> None:
-        self._context = 0
-        self._shared = 0
-        self._installed: set[object] = set()
-        self._names: dict[str, int] = {}
-        self._names_end = NAMES_AT
-
-    @property
-    def active(self) -> bool:
-        """Whether this process records; false in a child that a recorded process forked."""
-        return self._context != 0 and _word(self._context + AT_ACTIVE).value != 0
-
-    def map_shared(self, file: int) -> None:
-        """Maps the memory file that the writer has filled, in place of any other."""
-        flags = _READ | _WRITE
-        self._shared = _checked(_libc.mmap(None, SHARED_BYTES, flags, _SHARED, file, 0), "the ring cannot be mapped")
-        _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
-        _libc.madvise(self._shared, SHARED_BYTES, _POPULATE_WRITE)  # page by page it would take the program's time
-        if not self._context:
-            self._make_context()
-        _word(self._context + AT_SHARED).value = self._shared
-
-    def _make_context(self) -> None:
-        length = _word(self._shared + AT_CODE_BYTES).value
-        offsets = (ctypes.c_uint64 * len(ENTRIES)).from_address(self._shared + AT_OFFSETS)
+    def __init__(self, shared: int) -> None:
+        length = _word(shared + AT_CODE_BYTES).value
+        offsets = (ctypes.c_uint64 * len(ENTRIES)).from_address(shared + AT_OFFSETS)
         context = _libc.mmap(None, TEXT_AT + length, _READ | _WRITE, _PRIVATE | _ANONYMOUS, -1, 0)
-        context = _checked(context, "the hooks cannot be mapped")
-        ctypes.memmove(context + TEXT_AT, self._shared + CODE_AT, length)
+        self.context = context = _checked(context, "the hooks cannot be mapped")
+        ctypes.memmove(context + TEXT_AT, shared + CODE_AT, length)
         _checked(_libc.mprotect(context + TEXT_AT, length, _READ | _EXECUTE), "the hooks cannot be made executable")
         _checked(_libc.madvise(context, POINTERS_AT, _WIPEONFORK), "forked children cannot be left alone")
         for at, value in (
@@ -149,77 +145,58 @@ class Tap:
             (AT_INCREF, _address_of(_python.Py_IncRef)),
         ):
             _word(context + at).value = value
-        self._entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
-        self._begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self._entries["begin"])
-        self._put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self._entries["put"])
-        self._method = _MethodDef(b"replay_gc_callback", self._entries["gc_callback"], _METH_FASTCALL, None)
+        self.entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
+        self.begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self.entries["begin"])
+        self.put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self.entries["put"])
+        self.count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self.entries["count"])
+        self._method = _MethodDef(b"replay_gc_callback", self.entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         self._gc_callback = make(ctypes.addressof(self._method), None, None)
-        self._context = context
+        self._installed: set[object] = set()
 
-    def start(self, writer: int, drain_pool_bytes: int = 0) -> None:
-        """Records from here on, for the process `writer`; first fills all pools of that size, unless it is 0."""
-        self._names, self._names_end = {}, NAMES_AT
-        _word(self._context + AT_WRITER).value = writer
+    @property
+    def active(self) -> bool:
+        return _word(self.context + AT_ACTIVE).value != 0
+
+    def install(self) -> None:
         for domain in (RAW, MEM, OBJ):
             self._install(domain)
         self._install_arena()
         if self._gc_callback not in gc.callbacks:
             gc.callbacks.append(self._gc_callback)
-        begun = ((NAMES_AT, 0), (AT_ENDED, 0), (AT_DESERTED, 0), (AT_CLEAN, int(drain_pool_bytes > 0)))
-        for at, value in (*begun, (AT_PROGRAM, os.getpid())):
-            _word(self._shared + at).value = value
-        self._begin(drain_pool_bytes)
 
-    def stop(self) -> None:
-        """Ends the recording; what other threads are in the middle of recording comes to nothing."""
-        _word(self._context + AT_ACTIVE).value = 0
+    def remove(self) -> None:
+        """What other threads are in the middle of recording comes to nothing."""
+        _word(self.context + AT_ACTIVE).value = 0
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
         self._remove_arena()
         if self._gc_callback in gc.callbacks:
             gc.callbacks.remove(self._gc_callback)
-        _word(self._shared + AT_ENDED).value = 1
-
-    def mark(self, name: str) -> None:
-        """A phase of that name begins here; where there is no room for more names, it goes by the last of all."""
-        if not self.active:
-            return
-        if name not in self._names:
-            text = name.encode(errors="backslashreplace")
-            if self._names_end + len(text) + len(NO_ROOM) + 12 > CODE_AT:
-                name, text = NO_ROOM.decode(), NO_ROOM
-        if name not in self._names:
-            end = self._names_end + 4 + len(text)
-            ctypes.memmove(self._shared + self._names_end + 4, text, len(text))
-            ctypes.c_uint32.from_address(self._shared + end).value = 0
-            ctypes.c_uint32.from_address(self._shared + self._names_end).value = len(text) + 1
-            self._names[name], self._names_end = len(self._names), end
-        self._put(MARK, self._names[name])
 
     def _current(self, domain: int) -> _Allocator:
         allocator = _Allocator()
         _python.PyMem_GetAllocator(domain, ctypes.byref(allocator))
         return allocator
 
-    def _hooks(self, domain: int) -> _Allocator:
+    def _allocator(self, domain: int) -> _Allocator:
         name = ("raw", "mem", "obj")[domain]
-        return _Allocator(None, *(self._entries[f"{name}_{verb}"] for verb in ("malloc", "calloc", "realloc", "free")))
+        return _Allocator(None, *(self.entries[f"{name}_{verb}"] for verb in ("malloc", "calloc", "realloc", "free")))
 
     def _install(self, domain: int) -> None:
         if domain in self._installed:
             return
         original = self._current(domain)
-        ctypes.memmove(self._context + AT_ORIGINALS + 40 * domain, ctypes.byref(original), 40)
-        _python.PyMem_SetAllocator(domain, ctypes.byref(self._hooks(domain)))
+        ctypes.memmove(self.context + AT_ORIGINALS + 40 * domain, ctypes.byref(original), 40)
+        _python.PyMem_SetAllocator(domain, ctypes.byref(self._allocator(domain)))
         self._installed.add(domain)
 
     def _remove(self, domain: int) -> None:
         """Unless somebody has set hooks above ours in the meantime: then ours stay and do nothing."""
-        if self._current(domain).malloc != self._hooks(domain).malloc:
+        if self._current(domain).malloc != self._allocator(domain).malloc:
             return
-        original = _Allocator.from_buffer_copy(ctypes.string_at(self._context + AT_ORIGINALS + 40 * domain, 40))
+        original = _Allocator.from_buffer_copy(ctypes.string_at(self.context + AT_ORIGINALS + 40 * domain, 40))
         _python.PyMem_SetAllocator(domain, ctypes.byref(original))
         self._installed.discard(domain)
 
@@ -228,25 +205,113 @@ class Tap:
             return
         original = _ArenaAllocator()
         _python.PyObject_GetArenaAllocator(ctypes.byref(original))
-        ctypes.memmove(self._context + AT_ORIGINAL_ARENA, ctypes.byref(original), 24)
-        ours = _ArenaAllocator(None, self._entries["arena_alloc"], self._entries["arena_free"])
+        ctypes.memmove(self.context + AT_ORIGINAL_ARENA, ctypes.byref(original), 24)
+        ours = _ArenaAllocator(None, self.entries["arena_alloc"], self.entries["arena_free"])
         _python.PyObject_SetArenaAllocator(ctypes.byref(ours))
         self._installed.add("arena")
 
     def _remove_arena(self) -> None:
         current = _ArenaAllocator()
         _python.PyObject_GetArenaAllocator(ctypes.byref(current))
-        if current.alloc == self._entries["arena_alloc"]:
-            original = _ArenaAllocator.from_buffer_copy(ctypes.string_at(self._context + AT_ORIGINAL_ARENA, 24))
+        if current.alloc == self.entries["arena_alloc"]:
+            original = _ArenaAllocator.from_buffer_copy(ctypes.string_at(self.context + AT_ORIGINAL_ARENA, 24))
             _python.PyObject_SetArenaAllocator(ctypes.byref(original))
             self._installed.discard("arena")
+
+
+class Tap:
+    """The recording of this process; there is one, and its hooks are there for later ones too."""
+
+    def __init__(self) -> None:
+        self._sets: dict[bool, Hooks] = {}
+        """The plain ones, and those that tell call sites."""
+        self._context = 0
+        """Of the hooks that are in use, or were last."""
+        self._shared = 0
+        self._names: dict[str, int] = {}
+        self._names_end = NAMES_AT
+
+    @property
+    def active(self) -> bool:
+        """Whether this process records; false in a child that a recorded process forked."""
+        return any(hooks.active for hooks in self._sets.values())
+
+    def map_shared(self, file: int) -> None:
+        """Maps the memory file that the writer has filled, in place of any other."""
+        flags = _READ | _WRITE
+        self._shared = _checked(_libc.mmap(None, SHARED_BYTES, flags, _SHARED, file, 0), "the ring cannot be mapped")
+        _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
+        _libc.madvise(self._shared, NOTES_AT, _POPULATE_WRITE)  # page by page it would take the program's time
+
+    def start(self, writer: int, drain_pool_bytes: int = 0, sites: "ModuleType | None" = None) -> None:
+        """Records from here on, for the process `writer`; first fills all pools of that size, unless it is 0.
+
+        `sites` is the module `replay.recorder.sites`, whatever it is called here, if call sites are wanted.
+        """
+        self._names, self._names_end = {}, NAMES_AT
+        kind = sites is not None
+        if kind not in self._sets:
+            self._sets[kind] = Hooks(self._shared)
+        hooks = self._sets[kind]
+        self._context = hooks.context
+        _word(self._context + AT_SHARED).value = self._shared
+        _word(self._context + AT_WRITER).value = writer
+        if sites is not None:
+            sites.prepare(hooks, self._shared, NOTES_AT, _word(self._shared + AT_SITES_EVERY).value)
+        hooks.install()
+        begun = ((NAMES_AT, 0), (AT_ENDED, 0), (AT_DESERTED, 0), (AT_CLEAN, int(drain_pool_bytes > 0)))
+        for at, value in (*begun, (AT_PROGRAM, os.getpid())):
+            _word(self._shared + at).value = value
+        hooks.begin(drain_pool_bytes)
+        self.count(0)
+
+    def stop(self) -> None:
+        """Ends the recording."""
+        self.count(1)
+        for hooks in self._sets.values():
+            hooks.remove()
+        _word(self._shared + AT_ENDED).value = 1
+
+    def mark(self, name: str) -> None:
+        """A phase of that name begins here; where there is no room for more names, it goes by the last of all."""
+        if not self.active:
+            return
+        if name not in self._names:
+            text = name.encode(errors="backslashreplace")
+            if self._names_end + len(text) + len(NO_ROOM) + 12 > COUNTS_AT[0]:
+                name, text = NO_ROOM.decode(), NO_ROOM
+        if name not in self._names:
+            end = self._names_end + 4 + len(text)
+            ctypes.memmove(self._shared + self._names_end + 4, text, len(text))
+            ctypes.c_uint32.from_address(self._shared + end).value = 0
+            ctypes.c_uint32.from_address(self._shared + self._names_end).value = len(text) + 1
+            self._names[name], self._names_end = len(self._names), end
+        for hooks in self._sets.values():
+            hooks.put(MARK, self._names[name])
+
+    def count(self, which: int) -> None:
+        """Has pymalloc count itself, if the recording is a clean one, and keeps that in one of the places for it.
+
+        What counts is the function behind `sys._debugmallocstats`. It gets a file of its own to write to, which is that
+        memory: nothing that the program has open is touched.
+        """
+        function = getattr(_python, "_PyObject_DebugMallocStats", None)
+        if function is None or not (self.active and _word(self._shared + AT_CLEAN).value):
+            return
+        file = _libc.fmemopen(self._shared + COUNTS_AT[which] + 8, COUNT_BYTES - 8, b"w")
+        if file:
+            get, set_ = _address_of(_python.PyMem_GetAllocator), _address_of(_python.PyMem_SetAllocator)
+            for hooks in self._sets.values():
+                if hooks.active:
+                    hooks.count(_address_of(function), file, COUNTS_AT[which], get, set_)
+            _libc.fclose(file)
 
 
 tap = Tap()
 
 
-def obstacle(clean: bool = False) -> str | None:
-    """Why this process cannot be recorded, in one sentence; nothing if it can."""
+def obstacle(clean: bool = False, sites: bool = False) -> str | None:
+    """Why this process cannot be recorded like that, in one sentence; nothing if it can."""
     if sys.implementation.name != "cpython":
         return f"only CPython can be recorded, and this is {sys.implementation.name}"
     if sys.version_info < OLDEST:
@@ -258,16 +323,25 @@ def obstacle(clean: bool = False) -> str | None:
     plain = os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc") and not sys.flags.dev_mode
     if clean and not (plain and not hasattr(sys, "gettotalrefcount")):
         return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and take no debug build"
+    if sites and sys.version_info[:2] > NEWEST_WITH_SITES:
+        return f"call sites are recorded of CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, not of {sys.version.split()[0]}"
     if tap.active or ("_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active):
         return "this process is being recorded already; end that recording first"
     return None
 
 
-def enter(folder: str, python_path: str | None, file: int, writer: int, drain_pool_bytes: int) -> None:
+def enter(
+    folder: str,
+    python_path: str | None,
+    file: int,
+    writer: int,
+    drain_pool_bytes: int,
+    sites: "ModuleType | None" = None,
+) -> None:
     """Begins recording in a program that the writer started, and leaves no trace of how it came here.
 
     Called before the program's first line, from a `sitecustomize` in `folder`, which stands first in PYTHONPATH;
-    `python_path` is what that variable held before.
+    `python_path` is what that variable held before. The rest is as in `Tap.start`.
     """
     sys.path[:] = [entry for entry in sys.path if entry != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -281,4 +355,8 @@ def enter(folder: str, python_path: str | None, file: int, writer: int, drain_po
         os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)
-    tap.start(writer, drain_pool_bytes)
+    if drain_pool_bytes:
+        import atexit
+
+        atexit.register(tap.count, 1)  # the first one registered is called last
+    tap.start(writer, drain_pool_bytes, sites)

@@ -20,6 +20,8 @@ from replay.recorder import tap
 from replay.trace import Events, Op, release_number, take_number
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
+_WORD, _SITE_SHIFT, _HALF_SITE = (1 << tap.NUMBER_BITS) - 1, tap.NUMBER_BITS, (1 << tap.SITE_BITS) - 1
+_SITE_BITS = tap.SITE_BITS
 _LAP_SHIFT, _LAPS = 64 - tap.LAP_BITS, 1 << tap.LAP_BITS
 _SLOTS, _SIZES, _OPS, _DOMAINS = 1 << tap.RING_BITS, 1 << tap.SIZE_BITS, 1 << tap.OP_BITS, 1 << tap.DOMAIN_BITS
 _CALLOC_RECORD, _FREED, _FROM, _TO, _FAILED = tap.CALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED
@@ -103,7 +105,16 @@ def _end_block(events: Events, row: int, thread: int, domain: int, address: int,
 
 @inlined
 def _begin_block(
-    events: Events, row: int, thread: int, op: int, domain: int, size: int, address: int, now_ns: int, state: _State
+    events: Events,
+    row: int,
+    thread: int,
+    op: int,
+    domain: int,
+    size: int,
+    address: int,
+    site: int,
+    now_ns: int,
+    state: _State,
 ) -> int:
     """A malloc or calloc, or the second half of a realloc; gives the next row."""
     moved = _NONE
@@ -122,6 +133,8 @@ def _begin_block(
         moved = take_number(state.free_numbers, state.counts)
         op = _MALLOC if op == _REALLOC else op
     state.keys[slot], state.numbers[slot] = address, moved
+    if events.site.shape[0] > 0:  # type: ignore[union-attr]
+        events.site[row] = site  # type: ignore[index]
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
     if is_foreign:
         state.tallies[_AT_FOREIGN_REALLOCS] += 1
@@ -161,8 +174,8 @@ def _translate(
     status, done = _OK, 0
     while done < records and row + _ROWS_A_RECORD <= events.op.shape[0]:
         at = (first + done) & (_SLOTS - 1)
-        packed, address = ring[at, 0], ring[at, 3]
-        thread = _thread_number(ring[at, 2], state.threads, tallies)
+        packed, address = ring[at, 0], ring[at, 3] & _WORD
+        thread = _thread_number(ring[at, 2] & _WORD, state.threads, tallies)
         if thread < 0 or 2 * (counts[0] - counts[1] + 1) >= state.keys.shape[0]:
             status = _THREADS_FULL if thread < 0 else _TABLE_FULL
             break
@@ -171,7 +184,9 @@ def _translate(
         size, kind = packed & (_SIZES - 1), (packed >> _OP_SHIFT) & (_OPS - 1)
         domain = (packed >> _DOMAIN_SHIFT) & (_DOMAINS - 1)
         if kind <= _CALLOC_RECORD or kind == _TO:
-            row = _begin_block(events, row, thread, _PLAIN[kind], domain, size, address, now_ns, state)
+            low, high = (ring[at, 2] >> _SITE_SHIFT) & _HALF_SITE, (ring[at, 3] >> _SITE_SHIFT) & _HALF_SITE
+            site = low | high << _SITE_BITS
+            row = _begin_block(events, row, thread, _PLAIN[kind], domain, size, address, site, now_ns, state)
         elif kind == _FREED:
             row = _end_block(events, row, thread, domain, address, now_ns, state)
         elif kind == _FROM:
@@ -211,10 +226,10 @@ def read_counter() -> int:
 
 
 class Translator:
-    """Fills batches with what the ring says."""
+    """Fills batches with what the ring says; with `sites`, they have a column of the hooks' numbers of call sites."""
 
-    def __init__(self, clock: Clock, rows: int) -> None:
-        self._clock, self._rows = clock, rows
+    def __init__(self, clock: Clock, rows: int, sites: bool = False) -> None:
+        self._clock, self._rows, self._sites = clock, rows, sites
         self._begin: int | None = None
         """The first record's time, from which all others count."""
         self._state = _State(
@@ -245,6 +260,7 @@ class Translator:
     def batch(self) -> Events:
         """The rows so far; the next ones go into a new batch."""
         batch = Events(*(column[: self.row] for column in self.events if column is not None))
+        batch = batch if self._sites else batch._replace(site=None)
         self.events, self.row = self._new_batch(), 0
         return batch
 
@@ -266,7 +282,9 @@ class Translator:
 
     def _new_batch(self) -> Events:
         types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)
-        return Events(*(np.empty(self._rows, type_) for type_ in types))
+        columns = [np.empty(self._rows, type_) for type_ in types]
+        columns.append(np.zeros(self._rows if self._sites else 0, np.uint32))
+        return Events(*columns)
 
     def _reserve_free_numbers(self, length: int) -> None:
         if length > self._state.free_numbers.shape[0]:

@@ -12,13 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from replay.errors import OutputError
 from replay.output import new_target
+from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
+from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, START, UNSEEN_FREES, Metadata
+from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -48,40 +52,52 @@ class Written:
 class Writer:
     """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
 
-    Of the interpreter, which comes first in `command`, the file tells the name and not the folder.
+    Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
+    what it is, if it is not the one that runs this.
     """
 
-    def __init__(self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool) -> None:
+    def __init__(
+        self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool, interpreter: str = ""
+    ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
+        self._sites = SiteTable(ring.notes) if ring.sites_every else None
         self._origin = {
-            "interpreter": f"{sys.implementation.name} {platform.python_version()}",
+            "interpreter": interpreter or f"{sys.implementation.name} {platform.python_version()}",
             "platform": platform.platform(),
             "command": shlex.join([Path(command[0]).name, *command[1:]]),
         }
+        if every := ring.sites_every:
+            self._origin[SITES_OF] = "every call" if every == 1 else f"one call in {every:,} bytes"
         self._partial = partial(self._path)
         if self._partial.exists() and not force:
             advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
             raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
         try:
             self._partial.unlink(missing_ok=True)
-            self._file = GrowingFile(self._partial, addresses)
+            self._file = GrowingFile(self._partial, addresses, sites=ring.sites_every > 0)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        self._translator = Translator(Clock(COUNTS), GROUP_ROWS)
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0)
+        self._rows = 0
+        """In the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._trouble = ""
+        self._counting = Counting(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
         """Does everything once on nothing: kernels are loaded or compiled now, and not while a program waits."""
         self._translator.take(self._ring.records, self._ring.published(), 0)
+        if self._sites:
+            self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
     def run(self, over: Callable[[], bool]) -> None:
         """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
         written_s = time.monotonic()
         while True:
+            self._ring.notes.read()
             if records := self._ring.published():
                 self._take(records)
             elif over():
@@ -92,6 +108,8 @@ class Writer:
                 self._append()
                 written_s = time.monotonic()
         self._take_stragglers()
+        if not self._trouble:
+            self._counting.records_until(0, self._rows + self._translator.row)
         self._append()
 
     def finish(self) -> Written:
@@ -112,6 +130,7 @@ class Writer:
     def _take(self, records: int) -> None:
         """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
         if not self._trouble:
+            records = self._counting.records_until(records, self._rows + self._translator.row)
             records = self._translator.take(self._ring.records, self._ring.tail, records)
         self._ring.advance(records)
 
@@ -132,11 +151,14 @@ class Writer:
         if self._translator.row == 0:
             return
         batch = self._translator.batch()
+        if self._sites and batch.site is not None:
+            self._sites.number(batch.site)
         if self._first_ns is None:
             self._first_ns = int(batch.time_ns[0])
         try:
             self._file.append(batch, self._metadata())
             self._last_ns = int(batch.time_ns[-1])
+            self._rows += batch.rows
         except OSError as error:
             self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
 
@@ -148,4 +170,6 @@ class Writer:
         }
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}
-        return Metadata(self._origin | started | told, phases=self._ring.phases())
+        sites = tuple(self._sites.sites) if self._sites else ()
+        about = self._origin | started | told
+        return Metadata(about, sites, self._ring.phases(), counts=self._counting.counts())

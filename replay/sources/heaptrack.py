@@ -21,22 +21,24 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import Calls, joined, spread_times
+from replay.calls import Calls, joined, libc_calls, spread_times
 from replay.compiled import entry, leaf
 from replay.errors import TraceError
 from replay.limits import MAX_SIZE
 from replay.lines import (
     HEAD_BYTES,
+    OK,
+    TOO_LARGE,
+    UNKNOWN,
     Piece,
+    check_lines,
     line_end,
     plain_head,
     read_number,
     read_pieces,
-    size_out_of_range,
-    unknown_line,
 )
 from replay.logs import Findings, LogTrace
-from replay.trace import NO_SITE, Domain, Op, Site, release_number, take_number
+from replay.trace import NO_SITE, Op, Site, release_number, take_number
 
 _NAME = "a heaptrack file"
 SUFFIXES = (".heaptrack",)
@@ -52,7 +54,6 @@ _UNKNOWN_SITE, _CALLER = -1, -2
 """In place of a site: nothing is known; the code only stands for its caller."""
 _STANDS_FOR_CALLER = ("operator new(", "operator new[](")
 _MALLOC, _FREE = int(Op.MALLOC), int(Op.FREE)
-_OK, _UNKNOWN, _TOO_LARGE = range(3)
 _AT_CALLS, _AT_UNKNOWN, _AT_KINDS, _AT_STACKS, _AT_STAMPS = range(5)
 
 
@@ -145,8 +146,8 @@ class _Log:
         sign, given, start = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8), np.zeros(lines, np.int64)
         fields = np.zeros((lines, _FIELDS), np.int64)
         status, line = _split_lines(piece.text, self._lenient, sign, given, start, fields)
-        if status == _UNKNOWN:
-            raise unknown_line(self._path, piece, int(start[line]), _NAME)
+        if status != OK:
+            check_lines(status, self._path, piece, int(start[line]), _NAME)
         self._meet_strings(piece, start[sign == ord("s")])
         self._meet_code(fields[sign == ord("i")])
         self._reserve(sign)
@@ -157,14 +158,11 @@ class _Log:
             sign, given, fields, self._lenient, (op, key, size, site), stamps, self._code_site, self._stack_site,
             self._kinds, self._below, self._free_numbers, self._counts, self._totals,
         )  # fmt: skip
-        if status == _UNKNOWN:
-            raise unknown_line(self._path, piece, int(start[line]), _NAME)
-        if status == _TOO_LARGE:
-            raise size_out_of_range(self._path, piece, int(start[line]))
+        if status != OK:
+            check_lines(status, self._path, piece, int(start[line]), _NAME)
         self._findings.counted["dropped lines"] = int(self._totals[_AT_UNKNOWN])
         rows = int(self._totals[_AT_CALLS])
-        domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
-        calls = Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, site=site[:rows])
+        calls = libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
         return calls, stamps[: self._totals[_AT_STAMPS]].copy()
 
     def _meet_strings(self, piece: Piece, starts: np.ndarray) -> None:
@@ -235,12 +233,12 @@ def _split_lines(
         elif not numeric and mark != 10 and mark != 13:
             fine = fine and _is_known(mark)
         if not fine and not lenient:
-            return _UNKNOWN, line
+            return UNKNOWN, line
         sign[line] = mark if fine else 0
         given[line] = count
         position = newline + 1
         line += 1
-    return _OK, line
+    return OK, line
 
 
 @leaf
@@ -285,7 +283,7 @@ def _follow_lines(
             totals[_AT_STACKS] += 1
         elif mark == 97:
             if first > MAX_SIZE:
-                return _TOO_LARGE, line
+                return TOO_LARGE, line
             kinds[totals[_AT_KINDS], 0], kinds[totals[_AT_KINDS], 1], kinds[totals[_AT_KINDS], 2] = first, second, 0
             totals[_AT_KINDS] += 1
         elif mark == 99:
@@ -301,7 +299,7 @@ def _follow_lines(
                 key[row], size[row] = number, kinds[first, 0]
             elif not bad:
                 if first > MAX_SIZE:
-                    return _TOO_LARGE, line
+                    return TOO_LARGE, line
                 key[row], size[row] = third, first
             if not bad:
                 known = stack_site[stack - 1] if 0 < stack <= totals[_AT_STACKS] else _UNKNOWN_SITE
@@ -319,7 +317,7 @@ def _follow_lines(
             row += 1
         if bad:
             if not lenient:
-                return _UNKNOWN, line
+                return UNKNOWN, line
             totals[_AT_UNKNOWN] += 1
     totals[_AT_CALLS] = row
-    return _OK, sign.shape[0]
+    return OK, sign.shape[0]

@@ -19,13 +19,25 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import MOVE, Calls, paired
+from replay.calls import MOVE, Calls, libc_calls, paired
 from replay.compiled import entry, leaf
 from replay.limits import MAX_SIZE
-from replay.lines import Piece, line_end, plain_head, read_number, read_pieces, size_out_of_range, text_of, unknown_line
+from replay.lines import (
+    FULL,
+    OK,
+    TOO_LARGE,
+    UNKNOWN,
+    Piece,
+    check_lines,
+    line_end,
+    plain_head,
+    read_number,
+    read_pieces,
+    text_of,
+)
 from replay.logs import Findings, LogTrace
 from replay.numbering import doubled, find_slot
-from replay.trace import NO_SITE, Domain, Op, Site
+from replay.trace import NO_SITE, Op, Site
 
 SUFFIXES = (".mtrace",)
 _FIRST_LINE = re.compile(
@@ -34,7 +46,6 @@ _FIRST_LINE = re.compile(
 _WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+0x[0-9a-f]+)?\))?(?P<address>\[0x[0-9a-f]+\])?")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _SHORTEST_LINE = len("- 0x0\n")
-_OK, _FULL, _UNKNOWN, _TOO_LARGE = range(4)
 _AT_CALLS, _AT_FAILED, _AT_UNKNOWN, _AT_SITES, _AT_NEW_SITES = range(5)
 
 
@@ -72,25 +83,21 @@ class _Parser:
         op, key, size = np.empty(most, np.uint8), np.empty(most, np.int64), np.empty(most, np.int64)
         site, callers, state = np.empty(most, np.uint32), np.empty((most, 2), np.int64), np.zeros(5, np.int64)
         state[_AT_SITES] = self._sites
-        status, position = _FULL, 0
-        while status == _FULL:
+        status, position = FULL, 0
+        while status == FULL:
             status, position = _parse_lines(
                 piece.text, position, self._lenient, op, key, size, site, callers, self._keys, self._numbers, state
             )  # fmt: skip
-            if status == _FULL:
+            if status == FULL:
                 self._keys, self._numbers = doubled(self._keys, self._numbers)
-        if status == _UNKNOWN:
-            raise unknown_line(self._path, piece, position, "an mtrace log")
-        if status == _TOO_LARGE:
-            raise size_out_of_range(self._path, piece, position)
+        check_lines(status, self._path, piece, position, "an mtrace log")
         self._sites = int(state[_AT_SITES])
         new = callers[: state[_AT_NEW_SITES]].tolist()
         self._findings.sites += [_site(text_of(piece, start, end)) for start, end in new]
         self._findings.counted["failed calls"] += int(state[_AT_FAILED])
         self._findings.counted["dropped lines"] += int(state[_AT_UNKNOWN])
         rows = int(state[_AT_CALLS])
-        domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
-        return Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, site=site[:rows])
+        return libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
 
 
 def _site(who: str) -> Site:
@@ -175,7 +182,7 @@ def _parse_lines(
     while position < text.shape[0]:
         if 2 * state[_AT_SITES] >= keys.shape[0]:
             state[_AT_CALLS] = row
-            return _FULL, position
+            return FULL, position
         newline = line_end(text, position)
         end = newline
         while end > position and (text[end - 1] == 32 or text[end - 1] == 13):
@@ -202,10 +209,10 @@ def _parse_lines(
         told = sign_at > position and text[position] == 64 and text[position + 1] == 32
         if code == 255 or address < 0 or (asked < 0 and address != 0) or (sign_at > position and not told):
             if not lenient:
-                return _UNKNOWN, position
+                return UNKNOWN, position
             state[_AT_UNKNOWN] += 1
         elif asked > MAX_SIZE and address != 0:
-            return _TOO_LARGE, position
+            return TOO_LARGE, position
         elif address == 0:
             state[_AT_FAILED] += code != _FREE
         else:
@@ -216,4 +223,4 @@ def _parse_lines(
             row += 1
         position = newline + 1
     state[_AT_CALLS] = row
-    return _OK, position
+    return OK, position

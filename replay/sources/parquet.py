@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # here and in the functions: opening a source imports every f
 SUFFIXES = (".parquet", ".pq")
 GROUP_ROWS = 1 << 18
 """Rows of a row group, in every Parquet file that is written row by row."""
-_METADATA_KEY = b"replay"
+METADATA_KEY = b"replay"
 _MEMORY_TYPES = {
     "time_ns": "int64",
     "thread": "uint32",
@@ -67,7 +67,7 @@ def open_trace(path: Path) -> "ParquetTrace":
             if name in columns and not pa.types.is_integer(columns[name]):
                 what = f"column `{name}` is of type {columns[name]}; it must hold integers ({_FILE_TYPES[name]})"
                 raise TraceError(what, path=path)
-        metadata = _parse_metadata((file.metadata.metadata or {}).get(_METADATA_KEY), path)
+        metadata = _parse_metadata((file.metadata.metadata or {}).get(METADATA_KEY), path)
         names = tuple(name for name in _MEMORY_TYPES if name in columns)
         return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), names)
 
@@ -222,7 +222,9 @@ def write_trace(
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """What a Parquet file of a trace says of it."""
     content = {"format_version": FORMAT_VERSION, **asdict(metadata)}
-    return {_METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
+    if not metadata.counts:  # which only recordings have
+        del content["counts"]
+    return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
 
 
 def writer_options(names: list[str], shuffled: Collection[str] = ()) -> dict[str, object]:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import MOVE, NO_PARTNER, Calls
+from replay.calls import MOVE, NO_PARTNER, Calls, libc_calls
 from replay.compiled import entry
 from replay.errors import TraceError
 from replay.limits import MAX_SIZE
-from replay.lines import Piece, line_end, plain_head, read_number, read_pieces, size_out_of_range, unknown_line
+from replay.lines import OK, TOO_LARGE, UNKNOWN, Piece, check_lines, line_end, plain_head, read_number, read_pieces
 from replay.logs import Findings, LogTrace
-from replay.trace import Domain, Op
+from replay.trace import Op
 
 SUFFIXES = (".rep",)
 _HEADER = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+([0-9]+)\s+[0-9]+[^\S\n]*\n")
@@ -33,7 +33,6 @@ _REQUEST = re.compile(rb"\s*([arf] -?[0-9]|$)")
 _NO_HEADER = "line 1: here must stand a header of four numbers: heap size, ids, requests, weight"
 _SHORTEST_LINE = len("f 0\n")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
-_OK, _UNKNOWN, _TOO_LARGE = range(3)
 _AT_CALLS, _AT_REQUESTS, _AT_UNKNOWN = range(3)
 
 
@@ -84,14 +83,9 @@ def _parse(path: Path, piece: Piece, position: int, lenient: bool) -> tuple[Call
     op, key, size, partner = np.empty(most, np.uint8), *(np.empty(most, np.int64) for _ in range(3))
     state = np.zeros(3, np.int64)
     status, position = _parse_lines(piece.text, position, lenient, op, key, size, partner, state)
-    if status == _UNKNOWN:
-        raise unknown_line(path, piece, position, "a malloc lab trace")
-    if status == _TOO_LARGE:
-        raise size_out_of_range(path, piece, position)
+    check_lines(status, path, piece, position, "a malloc lab trace")
     rows, requests, unknown = state.tolist()
-    domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
-    calls = Calls(op[:rows], key[:rows].view(np.uint64), size[:rows], domain, thread, partner=partner[:rows])
-    return calls, requests, unknown
+    return libc_calls(op[:rows], key[:rows], size[:rows], partner=partner[:rows]), requests, unknown
 
 
 @entry
@@ -126,10 +120,10 @@ def _parse_lines(
             continue
         if not sign_known or at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
             if not lenient:
-                return _UNKNOWN, position
+                return UNKNOWN, position
             state[_AT_UNKNOWN] += 1
         elif asked > MAX_SIZE:
-            return _TOO_LARGE, position
+            return TOO_LARGE, position
         else:
             state[_AT_REQUESTS] += 1
             if sign == 114:
@@ -142,4 +136,4 @@ def _parse_lines(
                 row += 1
         position = newline + 1
     state[_AT_CALLS] = row
-    return _OK, position
+    return OK, position

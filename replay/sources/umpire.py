@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.calls import MOVE, NO_PARTNER, Calls
+from replay.calls import MOVE, NO_PARTNER, Calls, libc_calls
 from replay.limits import MAX_SIZE
 from replay.lines import plain_head, read_pieces, unknown_line
 from replay.logs import Findings, LogTrace
-from replay.trace import Domain, Op, Site
+from replay.trace import Op, Site
 
 SUFFIXES = (".replay",)
 _FIRST_OBJECT = re.compile(
@@ -104,10 +104,8 @@ class _Log:
         rows, self._calls = self._calls, []
         columns = np.array(rows, np.int64).reshape(-1, len(_Call._fields)).T
         op, key, size, time_ns, site, partner = (column.copy() for column in columns)
-        domain, thread = np.full(len(rows), int(Domain.LIBC), np.uint8), np.zeros(len(rows), np.uint32)
-        return Calls(
-            op.astype(np.uint8), key.view(np.uint64), size, domain, thread, time_ns, site.astype(np.uint32), partner
-        )
+        site = site.astype(np.uint32)
+        return libc_calls(op.astype(np.uint8), key, size, time_ns=time_ns, site=site, partner=partner)
 
     def _operate(self, name: str, record: dict[str, dict[str, str]]) -> None:
         texts = record.get("string_args", {})

@@ -6,7 +6,8 @@ recording. Such a block lies in a pool that was full, and the pool's size class 
 out again; if none ever is, the free changed nothing that anybody saw. Where libc's blocks are, no pool is, and a block
 of libc's stays one when it shrinks to a size of pymalloc's.
 
-Compared are the addresses of pymalloc's blocks, and arenas mapped and unmapped: which one, and between which calls.
+Compared are the addresses of pymalloc's blocks, arenas mapped and unmapped: which one, and between which calls; and, if
+the program ended in peace, how pymalloc counted itself: `replay.verification.counts`.
 """
 
 import time
@@ -21,7 +22,8 @@ from replay.config import StackConfig, load_config
 from replay.editing import rows_of
 from replay.engine import Player
 from replay.errors import ReplayError
-from replay.trace import CLEAN_START, START, Domain, Events, Op, Trace
+from replay.trace import CLEAN_START, START, Domain, Events, Op, PoolCount, Trace
+from replay.verification.counts import CountAgreement, Counting
 
 LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
 """The model's own heap and mappings lie below everything that a process of Linux has."""
@@ -61,10 +63,13 @@ class RecordingAgreement:
     difference: str | None
     """The first address that differs, in words."""
     arena_difference: str | None
+    counts: CountAgreement | None
+    """None where the program did not come to count."""
 
     @property
     def exact(self) -> bool:
-        return self.difference is None and self.arena_difference is None
+        counted = self.counts is None or self.counts.difference is None
+        return self.difference is None and self.arena_difference is None and counted
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,14 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
     preset = _preset(trace)
     config = load_config(preset, LOW_ADDRESSES)
     seen = _look_through(trace, config)
-    play = _Play(config, seen)
+    play = _Play(config, seen, [count.row for count in trace.metadata.counts])
     for events in trace.batches():
         play.play(events)
     real = seen.arenas
     agreeing = _agreeing(real, play.arenas)
+    counts = play.compare_counts(trace.metadata.counts)
+    counts_foretold = counts is None or counts.difference is None or counts.row > (play.lost_at or counts.row)
+    arenas_foretold = _agree_until(play.calls_at_loss, real, play.arenas, agreeing)
     return RecordingAgreement(
         preset=preset,
         events=play.rows,
@@ -120,10 +128,11 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
         older_frees=play.older_frees,
         older_frees_unseen=play.older_frees_unseen,
         foretold_events=play.rows if play.lost_at is None else play.lost_at,
-        foretold=play.agrees_until_loss and _agree_until(play.calls_at_loss, real, play.arenas, agreeing),
+        foretold=play.agrees_until_loss and arenas_foretold and counts_foretold,
         seconds=time.perf_counter() - start,
         difference=play.difference,
         arena_difference=_tell_arenas(real, play.arenas, agreeing),
+        counts=counts,
     )
 
 
@@ -212,7 +221,7 @@ def _is_call(events: Events) -> np.ndarray:
 class _Play:
     """The model at work on the batches of a recording, and what came of it."""
 
-    def __init__(self, config: StackConfig, seen: _Seen) -> None:
+    def __init__(self, config: StackConfig, seen: _Seen, count_rows: list[int]) -> None:
         assert config.pymalloc is not None
         self._seen, self._pool_bytes = seen, config.pymalloc.pool_size
         self._told: list[tuple[np.ndarray, np.ndarray]] = []
@@ -224,6 +233,7 @@ class _Play:
         self.arenas: list[ArenaMoment] = []
         self.rows = self.compared = self.equal = self.older_frees = self.older_frees_unseen = 0
         self.difference: str | None = None
+        self._count_rows, self._counting = count_rows, Counting(self._player.stack)
         self._unknown: dict[int, int] = {}
         self._least_blocks = (
             config.pymalloc.pool_size - config.pymalloc.pool_overhead
@@ -259,14 +269,21 @@ class _Play:
         return events._replace(domain=domain)
 
     def _stretches(self, events: Events) -> Iterator[tuple[int, int]]:
-        """From one row to another that moves no block; the frees of older blocks between are played in passing."""
+        """From one row to another that moves no block; the frees of older blocks between are played in passing, and
+        counts are taken."""
         start = 0
-        for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
+        counts = [row - self.rows for row in self._count_rows if 0 <= row - self.rows < events.rows]
+        stops = np.union1d(np.flatnonzero(events.op > Op.FREE), np.array(counts, np.int64))
+        for stop in [*stops.tolist(), events.rows]:
             if stop > start:
                 yield start, stop
+            start = stop
+            if stop in counts:
+                self._counting.take(self._player.stack, self._calls_until(events, stop))
             if stop < events.rows and events.op[stop] == Op.FOREIGN_FREE:
                 self._free_older(events, stop)
-            start = stop + 1
+            if stop < events.rows and events.op[stop] > Op.FREE:
+                start = stop + 1
 
     def _free_older(self, events: Events, row: int) -> None:
         assert events.address is not None
@@ -275,10 +292,12 @@ class _Play:
         found = at < self._seen.pools.shape[0] and self._seen.pools[at] == address & -self._pool_bytes
         if found and self._seen.classes[at] and events.domain[row] in _SMALL:
             self._player.adopt(address, int(self._seen.classes[at]), self.rows + row)
+            self._counting.meet(at, int(self._seen.classes[at]))
             self.older_frees += 1
         else:
             self.older_frees_unseen += 1
             if found:
+                self._counting.older_frees_unseen += 1
                 self._unknown[at] = self._unknown.get(at, 0) + 1
                 if self._unknown[at] >= self._least_blocks:
                     self._lose(events, row)
@@ -294,7 +313,11 @@ class _Play:
     def _lose(self, events: Events, row: int) -> None:
         if self.lost_at is None:
             self.lost_at = self.rows + row
-            self.calls_at_loss = self._calls + int(np.count_nonzero(_is_call(rows_of(events, slice(0, row)))))
+            self.calls_at_loss = self._calls_until(events, row)
+
+    def _calls_until(self, events: Events, row: int) -> int:
+        """Calls for blocks of pymalloc's before a row of the batch that is being played."""
+        return self._calls + int(np.count_nonzero(_is_call(rows_of(events, slice(0, row)))))
 
     def _compare(self, events: Events, start: int, address: np.ndarray, owner: np.ndarray) -> None:
         assert events.address is not None
@@ -319,6 +342,14 @@ class _Play:
                 if kind in (ARENA_MAPPED, ARENA_UNMAPPED) and address in self._places:
                     self.arenas.append(ArenaMoment(kind == ARENA_MAPPED, address, int(before[row - self.rows])))
         self._logged.clear()
+
+    def compare_counts(self, real: tuple[PoolCount, ...]) -> CountAgreement | None:
+        """Once all is played; None where there are no counts."""
+        if not real:
+            return None
+        for _ in [row for row in self._count_rows if row == self.rows]:
+            self._counting.take(self._player.stack, self._calls)
+        return self._counting.compare(real, [(moment.calls, moment.mapped) for moment in self.arenas])
 
 
 def _agreeing(real: list[ArenaMoment], model: list[ArenaMoment]) -> int:

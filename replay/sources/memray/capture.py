@@ -1,0 +1,296 @@
+"""A capture of memray as calls. Its records are read twice: to find its end and its times, and again for the calls.
+
+What the kernel of `records` leaves to others is read here, record by record: there are few.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from replay.calls import Calls, spread_times
+from replay.errors import TraceError
+from replay.logs import CUT_SHORT, Findings
+from replay.sources.memray import records, stacks
+from replay.sources.memray.header import Header, open_plain, readable_bytes
+from replay.sources.memray.line_tables import LineTable
+from replay.trace import NO_SITE, Site
+
+_ROWS = 1 << 16
+_PIECE_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
+"""Of LZ4, as memray writes it: of a block that is cut off nothing can be read."""
+_MOST_BYTES_OF_ONE = 1 << 28
+"""No record is longer, of which a code object's is the longest."""
+_MS = 10**6
+AGGREGATED = "holds sums only, no single allocations; record it again without `memray run --aggregate`"
+ASSUMED_TIME = "evenly between the memory snapshots"
+
+
+def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) -> Iterator[Calls]:
+    """The calls of a capture with that header, with times and sites."""
+    if header.aggregated:
+        raise TraceError(AGGREGATED, path=path)
+    survey = _survey(path, header)
+    cut = tell_cut(header.end_ms, header.records, survey.records)
+    if cut and not lenient:
+        raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
+    if cut:
+        findings.origin[CUT_SHORT] = f"after {survey.records:,} records"
+    findings.origin |= origin(header.command, header.allocator, header.python_traced)
+    yield from _follow(path, header, findings, survey)
+
+
+def origin(command: str, allocator: str, python_traced: bool) -> dict[str, str]:
+    """What the trace's metadata say of the capture."""
+    return {
+        "command": command,
+        "allocator": allocator,
+        "traced allocators": "Python's and the C library's" if python_traced else "the C library's",
+        "assumed time": ASSUMED_TIME,
+        "assumed domain": "obj for all of Python's, else libc"
+        if python_traced
+        else "libc, small objects are not in it",
+    }
+
+
+def tell_cut(end_ms: float, promised: int | None, total: int) -> str:
+    """Why a capture is not whole, empty if it is; what it promises may be unknown."""
+    if end_ms > 0 and promised in (None, total):
+        return ""
+    return f"it promises {promised:,} records and holds {total:,}" if promised else "its program did not end it"
+
+
+class _Survey(NamedTuple):
+    """What is known once all has been read."""
+
+    records: int
+    mappings: int
+    stamp_rows: np.ndarray
+    """The row before which each memory snapshot is; the first is put to 0, and there is one behind the last row."""
+    stamp_ns: np.ndarray
+
+
+def _survey(path: Path, header: Header) -> _Survey:
+    reader = _Reader(path, header)
+    rows = sum(columns.op.shape[0] for columns in reader.batches())
+    stamps = reader.stamps or [(0, header.start_ms)]
+    row, ms = (np.array(column, np.int64) for column in zip(*stamps, strict=True))
+    stamp_ns = np.maximum.accumulate(ms) * _MS
+    tallies = reader.state.tallies
+    return _Survey(
+        int(tallies[stacks.AT_RECORDS]), int(tallies[stacks.AT_MAPPINGS]),
+        np.concatenate([[0], row, [rows]]), np.concatenate([stamp_ns[:1], stamp_ns, stamp_ns[-1:]]),
+    )  # fmt: skip
+
+
+def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> Iterator[Calls]:
+    reader, sites = _Reader(path, header), _Sites(header, findings)
+    if survey.mappings:
+        findings.counted["dropped mappings"] += survey.mappings
+    first = 0
+    for op, address, size, domain, thread, used in reader.batches():
+        sites.meet(reader)
+        time_ns = spread_times(op.shape[0], survey.stamp_rows, survey.stamp_ns, first)
+        first += op.shape[0]
+        yield Calls(op, address.view(np.uint64), size, domain, thread, time_ns, sites.of(used))
+
+
+class _Code(NamedTuple):
+    """A code object, as its record tells it."""
+
+    function: str
+    file: str
+    first_line: int
+    table: bytes
+
+
+class _Reader:
+    """Reads the records of a capture from the first to the last that is whole."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._path, self._header = path, header
+        self.state = stacks.new_state()
+        self.stamps: list[tuple[int, int]] = []
+        """Rows before a memory snapshot, and its time in ms."""
+        self.code: dict[int, _Code] = {}
+        self._last_first_line = 0
+        self._rows = 0
+
+    def batches(self) -> Iterator[records.Columns]:
+        """Rows in columns of their own, a batch at a time."""
+        with open_plain(self._path) as stream:
+            bytes_ = _Bytes(stream, self._header.length, readable_bytes(self._path))
+            more = True
+            while more:
+                columns = records.new_columns(_ROWS)
+                more, rows = self._fill(bytes_, columns)
+                self._rows += rows
+                yield records.Columns(*(column[:rows] for column in columns))
+
+    def _fill(self, bytes_: "_Bytes", columns: records.Columns) -> tuple[bool, int]:
+        """Reads until the columns are full, or nothing follows; gives whether more may follow, and the rows."""
+        row = 0
+        while True:
+            start_end = bytes_.end if bytes_.over else bytes_.end - records.MOST_BYTES
+            why, bytes_.at, row = records.read_records(
+                bytes_.data, bytes_.at, start_end, bytes_.end, self._header.native, columns, row, self.state
+            )
+            if why == records.GROW:
+                self.state = stacks.grown(self.state)
+            elif why == records.OTHER:
+                if not self._read_other(bytes_, row):
+                    return False, row
+            elif why != records.FILLED:
+                return False, row
+            elif row == columns.op.shape[0]:
+                return True, row
+            elif not bytes_.fetch():
+                return False, row
+
+    def _read_other(self, bytes_: "_Bytes", row: int) -> bool:
+        """Reads a record that the kernel does not; False if it is not whole."""
+        while True:
+            fields = _Fields(bytes_)
+            try:
+                self._take(fields, row)
+            except IndexError:
+                if not bytes_.fetch():
+                    return False
+            else:
+                bytes_.at = fields.at
+                return True
+
+    def _take(self, fields: "_Fields", row: int) -> None:
+        """One record; an IndexError, before anything has changed, if it goes on behind what is there."""
+        kind = fields.skip(1)[0]
+        if kind == records.MEMORY:
+            _, ms = fields.number(), fields.number()
+            self.stamps.append((self._rows + row, self._header.start_ms + ms))
+        elif kind == records.CODE:
+            number, function, file = fields.number(), fields.text(), fields.text()
+            first_line = self._last_first_line + fields.signed()
+            self.code[number] = _Code(function, file, first_line, fields.skip(fields.number()))
+            self._last_first_line = first_line
+        elif kind == records.MAPPED_FILE:
+            fields.text()
+            fields.number()
+            fields.skip(8)
+        else:
+            fields.text()
+
+
+class _Bytes:
+    """The records' bytes, of which some are at hand: from `at`, in `data` and `raw` alike, up to `end`."""
+
+    def __init__(self, stream: IO[bytes], header_bytes: int, readable: int | None) -> None:
+        stream.read(header_bytes)
+        self._stream = stream
+        self._left = None if readable is None else readable - header_bytes
+        self.at = self.end = 0
+        self.over = False
+        """Whether nothing follows `end`."""
+        self._hold(b"")
+
+    def fetch(self) -> bool:
+        """Has more at hand, at another place; False if there is no more."""
+        if self.over:
+            return False
+        rest = self.raw[self.at : self.end]
+        fresh = self._read(max(_PIECE_BYTES, len(rest)))
+        self.over = not fresh or len(rest) > _MOST_BYTES_OF_ONE
+        self._hold(rest + fresh)
+        return True
+
+    def _read(self, length: int) -> bytes:
+        """The next bytes; fewer, then none, where a compressed file is cut off or damaged."""
+        if self._left is not None:
+            length = min(length, self._left)
+        fresh = bytearray()
+        try:
+            while len(fresh) < length and (part := self._stream.read(min(_BLOCK_BYTES, length - len(fresh)))):
+                fresh += part
+        except (OSError, ValueError):  # both are pyarrow's
+            pass
+        if self._left is not None:
+            self._left -= len(fresh)
+        return bytes(fresh)
+
+    def _hold(self, content: bytes) -> None:
+        self.at, self.end = 0, len(content)
+        self.raw = content + bytes(records.MOST_BYTES)
+        self.data = np.frombuffer(self.raw, np.uint8)
+
+
+class _Fields:
+    """Reads what is at hand field by field, without taking it away; an IndexError where it ends."""
+
+    def __init__(self, bytes_: _Bytes) -> None:
+        self._raw, self._end, self.at = bytes_.raw, bytes_.end, bytes_.at
+
+    def skip(self, length: int) -> bytes:
+        """So many bytes."""
+        start, self.at = self.at, self.at + length
+        if self.at > self._end:
+            raise IndexError(length)
+        return self._raw[start : self.at]
+
+    def number(self) -> int:
+        value = shift = 0
+        while (byte := self.skip(1)[0]) & 128:
+            value |= (byte & 127) << shift
+            shift += 7
+        return value | byte << shift
+
+    def signed(self) -> int:
+        value = self.number()
+        return value >> 1 ^ -(value & 1)
+
+    def text(self) -> str:
+        """Up to the next zero, which is stepped over."""
+        zero = self._raw.find(0, self.at, self._end)
+        if zero < 0:
+            raise IndexError(self.at)
+        text = self._raw[self.at : zero].decode(errors="replace")
+        self.at = zero + 1
+        return text
+
+
+class _Sites:
+    """Turns frames that allocate into sites, in the order in which they first do."""
+
+    def __init__(self, header: Header, findings: Findings) -> None:
+        self._python_version, self._findings = header.python_version, findings
+        self._numbers: dict[Site, int] = {}
+        self._tables: dict[_Code, LineTable] = {}
+        self._frames = 0
+        self._site_of = np.zeros(0, np.uint32)
+
+    def meet(self, reader: _Reader) -> None:
+        """Takes in frames that the reader met since."""
+        fresh = [
+            self._number(reader.code.get(code), offset)
+            for code, offset in stacks.used_frames(reader.state, self._frames)
+        ]
+        self._frames += len(fresh)
+        self._site_of = np.concatenate([self._site_of, np.array(fresh, np.uint32)])
+
+    def of(self, used: np.ndarray) -> np.ndarray:
+        """The site of each row."""
+        site = np.full(used.shape[0], NO_SITE, np.uint32)
+        known = used != NO_SITE
+        site[known] = self._site_of[used[known]]
+        return site
+
+    def _number(self, code: _Code | None, offset: int) -> int:
+        site = Site("", "", 0) if code is None else Site(code.function, code.file, self._line(code, offset))
+        if site not in self._numbers:
+            self._numbers[site] = len(self._findings.sites)
+            self._findings.sites.append(site)
+        return self._numbers[site]
+
+    def _line(self, code: _Code, offset: int) -> int:
+        if code not in self._tables:
+            self._tables[code] = LineTable(code.table, code.first_line, self._python_version)
+        return self._tables[code].line(offset)

@@ -1,0 +1,219 @@
+"""The records of a capture of memray, read by a kernel. A record begins with a byte that tells what it is:
+
+    1ppppaaa    an allocation or a free. p: which of the last 15 addresses, or 15: a new one follows, as the difference
+                from the new one before, in units of 8 bytes. a: the allocator, or 0: it follows, a byte. Then, where
+                stacks are native and it is no free, the difference of that stack's number; then the size, but for frees
+    01......    a Python frame is pushed: number of its code object, and the instruction's offset, which has a sign
+    001ppppc    an object of Python's begins (c) or ends: an address as above, and the native stack of a beginning
+    0001nnnn    n + 1 frames are popped
+    12          what follows is another thread's: its number, 8 bytes
+    5           a native frame: two numbers with a sign
+    6           mappings are told anew: nothing behind it
+    8           a mapping: 8 bytes, and a number
+    1           the end
+    2           memory: resident bytes, and ms since the start
+    14          code: its number, its name and file, ended by zeros, its first line as the difference from the last one
+                told, with a sign, the length of its line table, and that
+    7, 10       a file that is mapped: a text, a number, 8 bytes; a thread's name, a text
+
+Numbers are written in groups of seven bits from the lowest, each byte but the last with the bit 128; one with a sign
+has that in its lowest bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.compiled import entry, inlined, leaf
+from replay.sources.memray.stacks import (
+    AT_MAPPINGS,
+    AT_POINTER,
+    AT_RECENT,
+    AT_RECORDS,
+    AT_THREAD,
+    OFFSETS,
+    RECENT,
+    State,
+    has_room,
+    innermost,
+    pop,
+    push,
+)
+from replay.trace import NO_SITE, Domain, Op
+
+MOST_BYTES = 32
+"""No record that the kernel reads is longer; so much must stand behind the last one's first byte."""
+MOST_THREADS = 1 << 24
+"""memray counts threads from 1, so that a larger number is none."""
+FILLED, ENDED, OTHER, BAD, GROW = range(5)
+"""Why the kernel stopped: no more room or bytes; at the end; at a record of the kinds below, which it leaves to others;
+at none, or none that is whole; for want of room in a table."""
+MEMORY, MAPPED_FILE, THREAD_NAME, CODE = 2, 7, 10, 14
+_END, _NATIVE_FRAME, _MAPPINGS_ANEW, _MAPPED, _THREAD = 1, 5, 6, 8, 12
+_ADDRESS_SHIFT = 3
+_FREE, _MALLOC, _CALLOC, _REALLOC = int(Op.FREE), int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC)
+_PYTHON, _LIBC, MAPPING = int(Domain.OBJ), int(Domain.LIBC), 255
+_ALLOCATORS = (
+    (MAPPING, _LIBC),
+    (_FREE, _PYTHON), (_MALLOC, _PYTHON), (_CALLOC, _PYTHON), (_REALLOC, _PYTHON),
+    (_FREE, _LIBC), (_MALLOC, _LIBC), (_REALLOC, _LIBC), (_CALLOC, _LIBC),
+    (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC),
+    (MAPPING, _LIBC), (MAPPING, _LIBC),
+)  # fmt: skip
+"""Op and domain by memray's `AllocatorType`, which begins with 1: pymalloc's free, malloc, calloc and realloc; free,
+malloc, realloc, calloc; posix_memalign, aligned_alloc, memalign, valloc, pvalloc; mmap, munmap."""
+OPS, DOMAINS = np.array(_ALLOCATORS, np.uint8).T.copy()
+
+
+class Columns(NamedTuple):
+    """Room for a batch; `used` tells the frame, numbered by its first allocation, or NO_SITE."""
+
+    op: np.ndarray
+    address: np.ndarray
+    size: np.ndarray
+    domain: np.ndarray
+    thread: np.ndarray
+    used: np.ndarray
+
+
+def new_columns(rows: int) -> Columns:
+    return Columns(*(np.empty(rows, type_) for type_ in (np.uint8, np.int64, np.int64, np.uint8, np.uint32, np.uint32)))
+
+
+@inlined
+def _byte(data, at):
+    """With room for shifts, and a sign: of an unsigned and a signed number numba makes a float."""
+    return np.int64(data[at])
+
+
+@inlined
+def _number(data: np.ndarray, at: int) -> tuple[int, int]:
+    """The number there, of its lowest 64 bits, and where it ends; groups past the tenth are not of it."""
+    byte = _byte(data, at)
+    at += 1
+    value, shift = byte & 127, 7
+    while byte & 128 and shift < 70:
+        byte = _byte(data, at)
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+    return value, at
+
+
+@inlined
+def _signed(data: np.ndarray, at: int) -> tuple[int, int]:
+    value, at = _number(data, at)
+    return ((value >> 1) & 0x7FFFFFFFFFFFFFFF) ^ -(value & 1), at
+
+
+@inlined
+def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, int]:
+    """The address of a record with that place among the recent ones, and where the record goes on."""
+    tallies, recent = state.tallies, state.recent
+    if place < RECENT:
+        index = tallies[AT_RECENT] + place
+        return recent[index - RECENT if index >= RECENT else index], at
+    step, at = _signed(data, at)
+    tallies[AT_POINTER] += step
+    latest = tallies[AT_RECENT] - 1 if tallies[AT_RECENT] > 0 else RECENT - 1
+    recent[latest], tallies[AT_RECENT] = tallies[AT_POINTER] << _ADDRESS_SHIFT, latest
+    return recent[latest], at
+
+
+@inlined
+def _allocation(
+    data: np.ndarray, at: int, end: int, native: bool, columns: Columns, row: int, state: State
+) -> tuple[int, int]:
+    """Reads the record that begins before `at`; gives where it ends, or -1 if it is none, and the next row."""
+    first = _byte(data, at - 1)
+    address, at = _address(data, at, (first >> 3) & 15, state)
+    allocator = first & 7
+    if allocator == 0:
+        allocator = _byte(data, at)
+        at += 1
+        if allocator == 0 or allocator >= OPS.shape[0]:
+            return -1, row
+    op, size, used = OPS[allocator], 0, NO_SITE
+    if op != _FREE:
+        if native:
+            _, at = _number(data, at)
+        size, at = _number(data, at)
+    if at > end:
+        return at, row
+    state.tallies[AT_RECORDS] += 1
+    if op == MAPPING:
+        state.tallies[AT_MAPPINGS] += 1
+        return at, row
+    if op != _FREE:
+        used = innermost(state)
+    columns.op[row], columns.domain[row], columns.size[row] = op, DOMAINS[allocator], size
+    columns.address[row], columns.thread[row], columns.used[row] = address, state.tallies[AT_THREAD], used
+    return at, row + 1
+
+
+@leaf
+def _other(data: np.ndarray, at: int, native: bool, state: State) -> int:
+    """Reads what begins before `at` and has no part in allocations but their addresses and thread; -1 if it is none."""
+    first = _byte(data, at - 1)
+    if first & 32:
+        _, at = _address(data, at, (first >> 1) & 15, state)
+        return _number(data, at)[1] if native and first & 1 else at
+    if first == _NATIVE_FRAME:
+        _, at = _number(data, at)
+        return _number(data, at)[1]
+    if first == _MAPPINGS_ANEW:
+        return at
+    if first == _MAPPED:
+        return _number(data, at + 8)[1]
+    if first == _THREAD:
+        thread = 0
+        for byte in range(8):
+            thread |= _byte(data, at + byte) << (8 * byte)
+        if thread < 0 or thread > MOST_THREADS:
+            return -1
+        state.tallies[AT_THREAD] = thread
+        return at + 8
+    return -1
+
+
+@entry
+def read_records(
+    data: np.ndarray, at: int, start_end: int, end: int, native: bool, columns: Columns, row: int, state: State
+) -> tuple[int, int, int]:
+    """Reads records that begin before `start_end` and end before `end`, behind which there are `MOST_BYTES` of zeros
+    where the file is over; gives why it stopped, at which record, and how many rows there are.
+
+    `columns` and `state` change in place.
+    """
+    tallies = state.tallies
+    while at < start_end and row < columns.op.shape[0]:
+        first, begin = _byte(data, at), at
+        known = tallies[AT_THREAD] >= 0
+        at += 1
+        if first & 128:
+            if not known:
+                return BAD, begin, row
+            at, row = _allocation(data, at, end, native, columns, row, state)
+        elif first & 64:
+            if not has_room(state):
+                return GROW, begin, row
+            code, at = _number(data, at)
+            offset, at = _signed(data, at)
+            if not known or code < 0 or code > OFFSETS >> 1 or offset < -1 or offset > OFFSETS >> 1:
+                return BAD, begin, row
+            if at <= end:
+                push(code, offset, state)
+        elif first & 48 == 16:
+            if not known or not pop((first & 15) + 1, state):
+                return BAD, begin, row
+        elif first == _END:
+            return ENDED, begin, row
+        elif first in (MEMORY, MAPPED_FILE, THREAD_NAME, CODE):
+            return OTHER, begin, row
+        else:
+            at = _other(data, at, native, state)
+        if at < 0 or at > end:
+            return BAD, begin, row
+        if tallies[AT_THREAD] >= state.tops.shape[0]:
+            return GROW, at, row
+    return FILLED, at, row

@@ -1,0 +1,154 @@
+"""`replay record --python`: programs run by other interpreters, in which nothing of replay's is; the slow one verifies.
+
+pytest -m slow tests/test_record_python.py      each interpreter at hand, by a recording made on the spot
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import replay
+from replay.recorder import tap as taps
+from replay.trace import Op
+from replay.verification.recordings import verify_recording
+
+if reason := taps.obstacle(clean=True):
+    pytest.skip(reason, allow_module_level=True)
+
+PROGRAM = """
+import gc, json, sys, threading
+documents = [{"id": i, "name": "x" * (i % 40), "tags": [str(j) for j in range(i % 7)]} for i in range(20_000)]
+for _ in range(3):
+    texts = [json.dumps(document) for document in documents]
+    again = [json.loads(text) for text in texts]
+    del texts[::2]
+words = {}
+for i in range(200_000):
+    words[f"w{i % 9000}"] = [i] * (i % 20)
+    if i % 3 == 0:
+        words.pop(f"w{i // 2 % 9000}", None)
+del documents, again
+gc.collect()
+threads = [threading.Thread(target=lambda: [{str(i): [i]} for i in range(30_000)]) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(sys.version.split()[0], "numpy" in sys.modules)
+"""
+
+
+def interpreters():
+    """Every CPython that is recorded, of pyenv's and in PATH, by its version; that of the tests is one of them."""
+    root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
+    found = [
+        *sorted(root.glob("versions/3.*/bin/python3")),
+        *(shutil.which(f"python3.{minor}") for minor in range(11, 16)),
+    ]
+    versions = {}
+    for path in [sys.executable, *filter(None, found)]:
+        asked = subprocess.run([path, "-V"], capture_output=True, text=True, check=False)
+        match = re.fullmatch(r"Python (3\.(\d+)\.\d+)", asked.stdout.strip())
+        if match and int(match[2]) >= taps.OLDEST[1]:
+            versions.setdefault(match[1], str(path))
+    return versions
+
+
+AT_HAND = interpreters()
+
+
+def record(path, *options, program="pass", check=True):
+    command = [sys.executable, "-m", "replay", "record", "-o", str(path), *options, "-c", program]
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=300, cwd=path.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", AT_HAND)
+def test_the_model_has_all_of_a_recording_by_each_interpreter_at_hand(tmp_path, version):
+    path = tmp_path / "trace.parquet"
+    done = record(path, "--clean", "--python", AT_HAND[version], program=PROGRAM)
+    assert done.stdout == f"{version} False\n"
+    agreement = verify_recording(replay.open_source(path))
+    assert agreement.preset == f"cpython-{version.rpartition('.')[0]}"
+    assert agreement.arena_difference is None
+    assert agreement.arena_events_compared > 20
+    assert agreement.releases > 0
+    assert agreement.addresses_compared > 500_000
+    assert agreement.addresses_equal >= 0.999 * agreement.addresses_compared
+    assert agreement.counts is not None
+    assert agreement.counts.difference is None
+
+
+@pytest.mark.parametrize("version", [version for version in AT_HAND if AT_HAND[version] != sys.executable][:3])
+def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, version):
+    path = tmp_path / "trace.parquet"
+    code = "import sys\ntry: import replay\nexcept ImportError: print(sys.version.split()[0], sys.argv)\nsys.exit(7)"
+    done = record(path, "--python", AT_HAND[version], program=code, check=False)
+    assert (done.returncode, done.stdout) == (7, f"{version} ['-c']\n")
+    trace = replay.open_source(path)
+    assert trace.metadata.origin["interpreter"] == f"cpython {version}"
+    assert trace.metadata.origin["command"].startswith(f"{Path(AT_HAND[version]).name} -c ")
+    assert sum(int((batch.op <= Op.FREE).sum()) for batch in trace.batches()) > 1000
+
+
+@pytest.mark.parametrize("version", [version for version in AT_HAND if AT_HAND[version] != sys.executable][:3])
+def test_call_sites_are_told_of_the_version_that_runs_the_program(tmp_path, version):
+    """The lines are told in the way of that version, whatever runs replay."""
+    path = tmp_path / "trace.parquet"
+    (tmp_path / "keeping.py").write_text(
+        "kept = []\ndef keep():\n    kept.append(\n        bytes(100_000)\n    )\nkeep()\n"
+    )
+    options = ["--sites", "--python", AT_HAND[version]]
+    if int(version.split(".")[1]) > taps.NEWEST_WITH_SITES[1]:
+        done = record(path, *options, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "call sites are recorded of CPython 3.11 to 3." in done.stderr
+        return
+    record(path, *options, program="import keeping")
+    trace = replay.open_source(path)
+    sites = [site for batch in trace.batches() for site in batch.site[batch.size == 100_033]]
+    (site,) = {trace.metadata.sites[number] for number in sites}
+    assert (Path(site.file).name, site.function, site.line) == ("keeping.py", "keep", 4)
+
+
+def test_the_interpreter_may_be_a_name_in_path(tmp_path):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "replay", "record", "-o", "t.parquet", "--python", Path(sys.executable).name]
+    subprocess.run([*command, "-c", "pass"], check=True, cwd=tmp_path, env=environment, capture_output=True)
+    assert replay.open_source(tmp_path / "t.parquet").metadata.origin["interpreter"].startswith("cpython 3.")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--python", "no-such-python"], "replay: --python: there is no program no-such-python\n"),
+        (["--python", "/bin/true"], "replay: --python: /bin/true does not answer as a Python interpreter does\n"),
+        (["--python", sys.executable, "--follow-fork"], None),
+    ],
+)
+def test_what_cannot_run_the_program_is_told_in_a_sentence(tmp_path, options, sentence):
+    done = record(tmp_path / "t.parquet", *options, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert sentence is None or done.stderr == sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interpreter_that_is_too_old_is_refused_by_its_name_and_version(tmp_path):
+    root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
+    older = next(iter(sorted(root.glob("versions/3.[6-9].*/bin/python"))), None)
+    if older is None:
+        pytest.skip("no older Python among pyenv's")
+    done = record(tmp_path / "t.parquet", "--python", str(older), check=False)
+    version = older.parents[1].name
+    sentence = "only CPython 3.11 and newer can be recorded"
+    assert (done.returncode, done.stderr) == (2, f"replay: --python: {older} is cpython {version}: {sentence}\n")
+
+
+def test_a_clean_start_is_refused_for_another_interpreter_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    done = record(tmp_path / "t.parquet", "--clean", "--python", sys.executable, check=False)
+    assert done.returncode == 2
+    assert "a clean start needs plain pymalloc: unset PYTHONMALLOC" in done.stderr
