@@ -25,6 +25,8 @@ Process = Generator[simpy.Event, Any, None]
 _FIRST_BOUNDARY = np.uint8(Op.GC_START)  # NumPy would compare all rows with a member of an enum as int64
 TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
+ALARMS_MAX = 1_000_000
+"""More than any program does by the clock: a unit that was forgotten."""
 
 
 class Slice(NamedTuple):
@@ -68,6 +70,7 @@ class Clock:
         self._next_tick_ns = -(-max(begin_ns, 1) // sample_every_ns) * sample_every_ns
         self._ticks_left = TICKS_MAX
         self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
+        self._alarms_left = ALARMS_MAX
         self._next_alarm_ns = begin_ns // alarm_every_ns * alarm_every_ns + alarm_every_ns if alarm_every_ns else 0
         self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
@@ -110,6 +113,10 @@ class Clock:
         if not self._alarm_every_ns or stop == start:
             return []
         times = events.time_ns[start:stop]
+        self._alarms_left -= max(0, (int(times[-1]) - self._next_alarm_ns) // self._alarm_every_ns)
+        if self._alarms_left < 0:
+            what = f"trimming every {self._alarm_every_ns} ns is more than {ALARMS_MAX:,} times in this trace"
+            raise ReplayError(f"{what}; choose a longer time")
         due_ns = np.arange(self._next_alarm_ns, int(times[-1]), self._alarm_every_ns)
         self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
         rows: list[int] = (start + np.searchsorted(times, due_ns, side="right")).tolist()

@@ -13,7 +13,7 @@ from replay.allocators.stack import SYSCALLS
 from replay.config import load_config
 from replay.engine import Player, run
 from replay.environment import overrides_of
-from replay.errors import ConfigError, TraceError
+from replay.errors import ConfigError, ReplayError, TraceError
 from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
@@ -314,6 +314,15 @@ def test_on_a_timer_malloc_trim_is_called_between_the_events_of_its_time_and_the
     ends = [run(history.trace(), config(), trim_every_ns=every).end.madvise for every in (10, 11, 5, 2)]
     # At 10: once the block is free. At 11: the last moment, which nothing follows. At 5 and 10. At 2, 4, 6, 8, 10.
     assert ends == [1, 0, 1, 1]
+
+
+def test_a_timer_that_nobody_means_is_refused_before_it_fills_memory():
+    history = History()
+    history.at(0).malloc(1)
+    history.at(3_000_000_003).malloc(1)
+    told = "trimming every 3 ns is more than 1,000,000 times in this trace; choose a longer time"
+    with pytest.raises(ReplayError, match=told):
+        run(history.trace(), config(), trim_every_ns=3)
 
 
 @pytest.mark.parametrize("cuts", [[1], [2], [1, 3], [2, 4]])

@@ -20,6 +20,12 @@ def test_the_default_stands_first_where_it_is_no_point_of_the_grid():
     assert not any(each.is_default for each in others)
 
 
+def test_parameters_are_in_the_order_of_the_sweep_with_the_allocator_first():
+    names = ["pymalloc.small_threshold", "libc.top_pad", "MALLOC_ARENA_MAX", "pymalloc.alignment", "libc.tcache_count"]
+    default, first = tried(vary={**{name: [32] for name in names}, "allocator": ["cpython-3.8"]})
+    assert list(default.parameters) == list(first.parameters) == ["allocator", *names]
+
+
 def test_a_point_that_is_the_default_is_marked_and_not_run_twice():
     eight, sixteen = tried(vary={"allocator": ["cpython-3.8"], "pymalloc.alignment": [8, 16]})
     assert (eight.is_default, sixteen.is_default) == (False, True)

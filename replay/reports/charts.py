@@ -12,7 +12,7 @@ import polars as pl
 from replay.errors import ReplayError
 from replay.output import new_file, new_target
 from replay.reports.sweeps import format_judged, format_value
-from replay.sweeps.analysis import by_size, front_table, main_effects, pareto
+from replay.sweeps.analysis import front_table, level, main_effects, pareto, sort_by_size, without_added_default
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
 
@@ -138,15 +138,19 @@ def _effects(results: Results, metric: str) -> Any:
 
 
 def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
-    """The mean over everything else for each pair of values."""
+    """The mean over everything else for each pair of values; of many numbers, for each pair of quarters."""
     altair = import_altair()
     across, down = axes
-    table = front_table(results, [metric])
-    cells = table.group_by(across, down, maintain_order=True).agg(pl.col(metric).mean().alias("mean"))
-    order = {name: _ordered(cells[name]) for name in axes}
-    cells = cells.select(
-        pl.col(across).map_elements(format_value, return_dtype=pl.String, skip_nulls=False).alias("across"),
-        pl.col(down).map_elements(format_value, return_dtype=pl.String, skip_nulls=False).alias("down"),
+    table = without_added_default(front_table(results, [metric]), axes)
+    order: dict[str, list[str]] = {}
+    for name in axes:
+        table = sort_by_size(table, name)
+        table = table.with_columns(level(table[name]).alias(name))
+        order[name] = [format_value(value) for value in table[name].unique(maintain_order=True)]
+    means = table.group_by(across, down, maintain_order=True).agg(pl.col(metric).mean().alias("mean"))
+    cells = means.select(
+        pl.col(across).map_elements(format_value, return_dtype=pl.String).alias("across"),
+        pl.col(down).map_elements(format_value, return_dtype=pl.String).alias("down"),
         "mean",
         pl.col("mean")
         .map_elements(lambda mean: format_judged(results, metric, mean), return_dtype=pl.String)
@@ -165,10 +169,6 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
     return altair.layer(squares, texts).properties(
         title=f"{metric} by {across} and {down}", width=min(_WIDTH, 110 * len(order[across])), height=altair.Step(34)
     )
-
-
-def _ordered(values: pl.Series) -> list[str]:
-    return [format_value(value) for value in sorted(values.unique().to_list(), key=by_size)]
 
 
 def _pareto(results: Results, objectives: Sequence[str]) -> Any:

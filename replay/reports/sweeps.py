@@ -27,9 +27,9 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
         return
     ranked = _fitted(console, lambda gap: _ranking(results, objectives, rows, gap))
     console.print(section(f"Best first, by {objectives[0]}; Δ: against the default", ranked))
-    left = len(ranking(results, objectives[0])) - rows
-    if left > 0:
-        console.print(f"  and {left} more (--rows {rows + left} shows all)")
+    ranks = ranking(results, objectives[0])
+    if hidden := ranks[rows:].filter(~pl.col("default")).height:
+        console.print(f"  and {hidden} more (--rows {ranks.height} shows all)")
     for metric in objectives:
         effects = main_effects(results, metric)
         if effects["parameter"].n_unique() > 1:

@@ -110,12 +110,11 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     several traces are ratios to the default. Parameters that explain most come first.
     """
     table = ranking(results, metric).drop_nulls(results.judged_by)
-    table = _without_added_default(table, results.parameters)
+    table = without_added_default(table, results.parameters)
     rows: list[tuple[str, str, float, int, float]] = []
     for name in results.parameters:
-        keys = [by_size(value) for value in table[name]]
-        in_order = table[sorted(range(table.height), key=keys.__getitem__)]
-        levelled = in_order.select(_level(in_order[name]).alias("level"), pl.col(results.judged_by).alias("judged"))
+        in_order = sort_by_size(table, name)
+        levelled = in_order.select(level(in_order[name]).alias("level"), pl.col(results.judged_by).alias("judged"))
         groups = levelled.group_by("level", maintain_order=True).agg(
             pl.col("judged").mean().alias("mean"), pl.len().alias("count")
         )
@@ -142,7 +141,13 @@ def by_size(value: Any) -> tuple[int, Any]:
     return (1, int(value)) if value.isdecimal() else (2, by_version(value))
 
 
-def _without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
+def sort_by_size(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The rows in the order of that parameter's values."""
+    keys = [by_size(value) for value in table[name]]
+    return table[sorted(range(table.height), key=keys.__getitem__)]
+
+
+def without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
     """A default that is no point of the space, but stands beside it, would be a value of its own in each parameter.
 
     Of a single parameter it is one more value, and welcome.
@@ -154,7 +159,7 @@ def _without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl
     return others if added and others.height else table
 
 
-def _level(values: pl.Series) -> pl.Series:
+def level(values: pl.Series) -> pl.Series:
     """The values as text; numbers of which there are many, by quarters."""
     if values.n_unique() <= LEVELS_SHOWN or not values.dtype.is_numeric():
         return values.cast(pl.String).fill_null("default")

@@ -8,8 +8,10 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +25,13 @@ from replay.version import identity
 LOCAL = "local"
 _ADDRESS = re.compile(r"local:[1-9]\d{0,2}|(?!local:)((tcp|tls|ws|wss|ucx)://)?([^\s/:]+|\[[^\s/]+\]):\d+/?")
 TIMEOUT_S = 30.0
+_GRACE_S = 1.0
+"""So much later than Dask, which has more to tell, a wait is ended here."""
 _TRACES_KEPT = 8
+_UNDER_WAY_MAX = 256
+"""Tasks that the scheduler knows of: enough for its workers, so few that outcomes come before all are handed out."""
+_SILENT = logging.CRITICAL + 1
+"""Dask tells of lost connections as critical, and has tracebacks of each: what matters of that is said here."""
 _NEWCOMER = "pip install 'alloc-replay[cluster]'"
 
 _traces: dict[Input, Decoded] = {}
@@ -47,6 +55,27 @@ def work(task: Task) -> Outcome:
     if stack_key(rebuild_config(task.stack)) not in task.key:
         raise ReplayError("a worker has another version of an allocator model of another package")
     return do(task, _load)
+
+
+def _silence() -> None:
+    """Some of Dask's loggers have a level of their own, which that of the one above does not change."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(_SILENT)
+
+
+def _within(timeout_s: float, what: Callable[[], Any]) -> Any:
+    """What that gives, or TimeoutError: at a port that is open and silent Dask would wait for ever."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(what())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(timeout_s)
 
 
 @contextmanager
@@ -73,16 +102,21 @@ class Cluster:
             import distributed
         except ImportError:
             raise ReplayError(f"a cluster needs Dask; {_NEWCOMER}") from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        _silence()
         self._address, self._own = address, None
         kind, _, count = address.partition(":")
         try:
             if kind == LOCAL:
                 with _deaf_children():
                     self._own = distributed.LocalCluster(
-                        n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
-                    )
-            self._client = distributed.Client(self._own or address, timeout=timeout_s, set_as_default=False)
+                        n_workers=int(count), threads_per_worker=1, silence_logs=_SILENT,
+                        dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
+                    )  # fmt: skip
+            scheduler = self._own or address
+            self._client = _within(
+                timeout_s + _GRACE_S,
+                lambda: distributed.Client(scheduler, timeout=timeout_s, set_as_default=False),
+            )
             self._client.wait_for_workers(1, timeout=timeout_s)
             self._refuse_strangers()
         except ReplayError:
@@ -96,11 +130,9 @@ class Cluster:
     def _refuse_strangers(self) -> None:
         try:
             versions = self._client.run(identity)
-        except (ImportError, AttributeError) as error:
-            raise ReplayError(
-                f"--cluster {self._address}: a worker has no replay, or another one ({error}); "
-                f"install {identity()} there"
-            ) from None
+        except Exception as error:  # whatever unpacking a function raises that is not there
+            what = f"a worker cannot say which replay it has ({error}); install {identity()} there"
+            raise ReplayError(f"--cluster {self._address}: {what}") from None
         for worker, found in versions.items():
             if found != identity():
                 raise ReplayError(
@@ -114,26 +146,49 @@ class Cluster:
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         import distributed
 
-        futures = {
-            self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False): task
-            for number, task in enumerate(tasks)
-        }
+        left = iter(enumerate(tasks))
+        under_way: dict[Any, Task] = {}
+        completed = distributed.as_completed(loop=self._client.loop)
+
+        def hand_out(count: int) -> None:
+            for number, task in islice(left, count):
+                future = self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False)
+                under_way[future] = task
+                completed.add(future)
+
+        def next_outcome() -> Outcome | None:
+            """None if that was all."""
+            try:
+                future = next(completed, None)
+                hand_out(1)
+                return None if future is None else self._outcome(future, under_way.pop(future))
+            except (OSError, CancelledError):
+                raise self._lost() from None
+
         try:
-            for future in distributed.as_completed(list(futures), loop=self._client.loop):
-                yield self._outcome(future, futures[future])
+            hand_out(_UNDER_WAY_MAX)
+            while (outcome := next_outcome()) is not None:
+                yield outcome
         finally:
             with suppress(Exception):  # the scheduler may be gone
-                self._client.cancel([future for future in futures if not future.done()])
+                self._client.cancel(list(under_way))
 
     def _outcome(self, future: Any, task: Task) -> Outcome:
         if future.status == "finished":
             outcome: Outcome = future.result()
             return outcome
         if future.status in ("cancelled", "lost"):
-            raise ReplayError(f"--cluster {self._address}: the scheduler is lost; what is done can be kept by --resume")
+            raise self._lost()
         error = future.exception()
         said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "KilledWorker":
+            died = error.allowed_failures + 1
+            said = f"{died} worker{'s' * (died > 1)} died over it; perhaps it wants more memory than they have"
         return Outcome(task.key, "failed", error=said, transient=True)
+
+    def _lost(self) -> ReplayError:
+        what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+        return ReplayError(f"--cluster {self._address}: {what}")
 
     def close(self) -> None:
         for part in (getattr(self, "_client", None), self._own):

@@ -89,7 +89,7 @@ class Resolver:
         _refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)], keys)
         self._constraints = [Constraint(text, keys) for text in plan.constraints]
         self.default = Configuration(
-            {ALLOCATOR: self._allocator, **dict.fromkeys(self.space.keys() - {ALLOCATOR}, DEFAULT)},
+            {**dict.fromkeys([ALLOCATOR, *self.space], DEFAULT), ALLOCATOR: self._allocator},
             self._stack({ALLOCATOR: self._allocator}),
             is_default=True,
         )

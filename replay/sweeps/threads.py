@@ -37,11 +37,12 @@ class Threads:
                 traces.release(task.input)
 
         pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="sweep")
-        waiting: set[Future[Outcome]] = {pool.submit(work, task) for task in tasks}
+        order = {pool.submit(work, task): number for number, task in enumerate(tasks)}
+        waiting: set[Future[Outcome]] = set(order)
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in sorted(done, key=order.__getitem__):
                     yield future.result()
         finally:
             given_up.set()

@@ -1,0 +1,320 @@
+"""`replay sweep` and `replay verify --sweep` from their arguments to what they print and write, mistakes included."""
+
+import json
+import struct
+import sys
+
+import polars as pl
+import pytest
+import yaml
+from histories import History, seeded
+
+from replay.__main__ import main
+from replay.config import default_preset
+from replay.metrics import metric_names
+from replay.reports.charts import draw
+from replay.resources import sweep_names
+from replay.sources.parquet import write_trace
+from replay.sweeps.configurations import Resolver, configurations
+from replay.sweeps.plan import load_plan
+from replay.sweeps.results import read_results
+from replay.verification.libc_oracles import survey_libcs
+from replay.verification.oracles import find_oracles
+from replay.verification.rankings import verify_ranking
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TWO = ("-a", "cpython-3.8", "--grid", "pymalloc.alignment=8,16")
+
+
+@pytest.fixture
+def sweep(monkeypatch, capsys):
+    """Calls `replay sweep …`: exit code, standard output, standard error."""
+
+    def call(*arguments, command="sweep"):
+        monkeypatch.setattr(sys, "argv", ["replay", command, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(sweep):
+    """What standard error says when a call is refused as it should be."""
+
+    def call(*arguments, command="sweep"):
+        code, out, err = sweep(*arguments, command=command)
+        assert (code, out) == (2, "")
+        return err
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_trace(seeded(3, 2000).trace(), path)
+    return path
+
+
+def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(sweep, source):
+    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls")
+    assert (code, err.replace("compiling for the first time, which is kept for the next …\n", "")) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["4", "configurations", "over", "1", "trace:", "4", "done"]
+    first = next(number for number, line in enumerate(lines) if line[:1] == ["pymalloc.alignment"])
+    assert lines[first] == ["pymalloc.alignment", "MALLOC_TOP_PAD_", "syscalls", "Δ"]
+    ranked = [line[1:] if line[0] == "default" else line for line in lines[first + 1 : first + 5]]
+    assert [line[0] for line in ranked] == ["1", "2", "3", "4"]
+    calls = [int(line[-3 if line[-1] == "%" else -2]) for line in ranked]
+    assert calls == sorted(calls)
+    (default,) = [line for line in lines if line[:1] == ["default"]]
+    assert default[2:4] == ["16", "default"]
+    assert default[-1] == "="
+    assert "What matters for syscalls: mean over everything else" in out
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
+    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "libc.top_pad=0,4096,4194304,8388608", "--rows", rows)
+    table = [line.split() for line in out.partition("libc.top_pad")[2].splitlines()[1:]]
+    shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
+    assert [line[0] for line in shown].count("default") == 1
+    assert len(shown) in (rows, rows + 1)
+    hidden = 5 - len(shown)
+    assert (f"\n  and {hidden} more (--rows 5 shows all)\n" in out) == (hidden > 0)
+
+
+def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
+    code, out, _ = sweep(source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert list(told) == ["runs", "ranking", "main_effects", "pareto"]
+    assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in told["runs"]] == [
+        (0, False, 8), (1, True, 16),
+    ]  # fmt: skip
+    assert set(metric_names()) < set(told["runs"][0])
+    assert list(told["ranking"]) == list(told["main_effects"]) == ["syscalls", "blowup"]
+    assert {row["configuration"] for row in told["ranking"]["blowup"]} == {0, 1}
+    assert [row["value"] for row in told["main_effects"]["syscalls"]] == ["8", "16"]
+    assert told["pareto"][0]["syscalls"] == min(run["syscalls"] for run in told["runs"])
+
+
+def test_ranges_of_the_command_line_are_those_of_a_file(sweep, source, tmp_path):
+    plan = {"vary": {"libc.top_pad": {"from": 0, "to": 8192, "step": 4096}, "libc.tcache_count": [0, 7]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**plan, "sources": [str(source)]}, sort_keys=False))
+    _, by_file, _ = sweep("--plan", tmp_path / "s.yaml", "--json")
+    grids = ("--grid", "libc.top_pad=0..8KiB:+4096", "--grid", "libc.tcache_count=0,7")
+    _, by_options, _ = sweep(source, *grids, "--json")
+    one, other = json.loads(by_file)["runs"], json.loads(by_options)["runs"]
+    assert len(one) == 7
+    assert [{**run, "wall_ns": 0} for run in one] == [{**run, "wall_ns": 0} for run in other]
+
+
+def test_the_bundled_sweeps_are_listed_and_can_be_run(sweep):
+    code, out, _ = sweep("--list", "--json")
+    assert code == 0
+    assert [each["name"] for each in json.loads(out)] == ["every-cpython", "glibc-settings", "pymalloc-geometry"]
+    assert all(each["description"].endswith(".") for each in json.loads(out))
+    assert all(name in sweep("--list")[1] for name in sweep_names())
+    counts = [len(configurations(Resolver(load_plan(name)))) for name in sweep_names()]
+    assert counts[:2] == [11, 36]
+    assert counts[2] > 50
+
+
+def test_points_by_latin_hypercube_are_those_of_the_seed(sweep, source):
+    grid = ("--grid", "libc.top_pad=0..1MiB", "--latin", "5")
+    pads = [
+        [run["libc.top_pad"] for run in json.loads(sweep(source, *grid, "--choose-seed", seed, "--json")[1])["runs"]]
+        for seed in (3, 3, 4)
+    ]
+    assert pads[0] == pads[1] != pads[2]
+    assert sorted(pad * 5 // (1 << 20) for pad in pads[0][1:]) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(sweep, refused, source, tmp_path):
+    out = tmp_path / "out"
+    code, first, _ = sweep(source, *TWO, "--out", out, "--csv")
+    assert code == 0
+    assert first.endswith(f"\nwritten: {out}\nnext: replay sweep show {out}\n")
+    assert sweep("show", out) == (0, first.partition("\nwritten")[0], "")
+    shown = json.loads(sweep("show", out, "--by", "syscalls", "--json")[1])
+    assert list(shown["ranking"]) == ["syscalls"]
+    assert pl.read_csv(out / "results.csv").height == 2
+    told = f"replay: {out}: holds a sweep already; go on with --resume, choose another folder, or overwrite it with"
+    assert refused(source, *TWO, "--out", out).startswith(told)
+    assert sweep(source, *TWO, "--out", out, "--resume")[0] == 0
+    assert sweep(source, *TWO, "--out", out, "--force")[0] == 0
+
+
+def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, refused, source, tmp_path):
+    pytest.importorskip("vl_convert")
+    out = tmp_path / "out"
+    by = ("--by", "resident_bytes_peak", "--by", "syscalls")
+    _, _, err = sweep(source, *TWO, "--grid", "libc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
+    names = ("sweep.html", "effects.png", "heatmap.png", "pareto.png")
+    assert err.splitlines()[-1] == f"drawn: {', '.join(str(out / name) for name in names)}"
+    page = (out / "sweep.html").read_text()
+    assert "src=" not in page.partition("<script")[2].partition(">")[0]
+    assert "<link" not in page
+    assert all(
+        title in page for title in ("What matters for resident_bytes_peak", "resident_bytes_peak against syscalls")
+    )
+    for name in names[1:]:
+        head = (out / name).read_bytes()[:24]
+        assert head[:8] == PNG
+        width, height = struct.unpack(">II", head[16:24])
+        assert (width > 300, height > 100) == (True, True)
+    code, _, err = sweep("show", out, "--charts")
+    assert (code, err) == (
+        2,
+        f"replay: {out}/sweep.html: exists already; choose another name or overwrite it with --force\n",
+    )
+    assert sweep("show", out, "--charts", "--force", "--heat", "libc.top_pad,pymalloc.alignment")[0] == 0
+    code, _, err = sweep("show", out, "--charts", "--force", "--heat", "libc.top_pad,nothing")
+    assert (code, "the sweep has no parameter 'nothing'; it has allocator, pymalloc.alignment" in err) == (2, True)
+
+
+def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(sweep, source, tmp_path):
+    pytest.importorskip("altair")
+    grids = (*TWO, "--grid", "libc.top_pad=0..11000:+1000", "--out", tmp_path / "out")
+    sweep(source, *grids)
+    results = read_results(tmp_path / "out")
+    chart = draw(results, ["syscalls"], heat=["libc.top_pad", "pymalloc.alignment"])["heatmap"].to_dict()
+    (cells,) = chart["datasets"].values()
+    quarters = ["0 to 3000", "3000 to 6000", "6000 to 8000", "8000 to 11000"]
+    assert [(cell["across"], cell["down"]) for cell in sorted(cells, key=lambda cell: int(cell["down"]))] == [
+        (quarter, alignment) for alignment in ("8", "16") for quarter in quarters
+    ]
+    few = draw(results, ["syscalls"], heat=["pymalloc.alignment", "allocator"])
+    assert len(next(iter(few["heatmap"].to_dict()["datasets"].values()))) == 2
+
+
+def test_runs_that_failed_are_told_and_make_the_exit_code_2(sweep, source, tmp_path):
+    history = History()
+    history.malloc(1 << 47)
+    broken = tmp_path / "broken.parquet"
+    write_trace(history.trace(), broken)
+    code, out, err = sweep(source, broken, *TWO)
+    assert code == 2
+    assert "2 configurations over 2 traces: 2 done, 2 failed" in out
+    assert "Failed: 2\n  2 × row 0: 140737488355328 bytes fit nowhere" in out
+    assert err.splitlines()[-1] == "replay: 2 of 4 runs failed"
+
+
+def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, refused, source):
+    grid = (source, "--grid", "pymalloc.alignment=8,3")
+    code, out, _ = sweep(*grid)
+    assert code == 0
+    assert "Skipped: 1\n  1 × alignment: 3 is no power of two of at least 8\n" in out
+    told = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
+    assert refused(*grid, "--strict") == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the grid is empty: vary something by --grid, --env, -a or --plan"),
+        (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: has no values: the grid would be empty"),
+        (["--grid", "pymalloc.alignment"], "--grid pymalloc.alignment: write it like pymalloc.alignment=8,16"),
+        (["--grid", "a.b=[8"], "--grid a.b=[8: is no list of values; write it like 8,16"),
+        (["--grid", "pymalloc.aligment=8"], "pymalloc.aligment: no allocator has this key; did you mean"),
+        (["--grid", "alignment=8"], "--grid alignment: is not a configuration's key, like pymalloc.alignment"),
+        ([*TWO, "--grid", "pymalloc.alignment=8"], "--grid pymalloc.alignment: is given twice"),
+        (["--env", "MALLOC_ARENA_MX=1"], "--env MALLOC_ARENA_MX=1: MALLOC_ARENA_MX is not modelled; did you mean"),
+        (["--env", "libc.top_pad=1"], "--env libc.top_pad: is not a variable of glibc"),
+        (["-a", ","], "-a: no preset is named"),
+        (["-a", "cpython-3.88"], "cpython-3.88: no bundled config has this name; did you mean 'cpython-3.8'?"),
+        ([*TWO, "--set", "libc.top_pad=0,1"], "--set libc.top_pad=0,1: is for one value; --grid is for several"),
+        ([*TWO, "--random", "3", "--latin", "3"], "--random and --latin: choose one"),
+        ([*TWO, "--optimise", "syscalls", "--trials", "3", "--latin", "3"], "--optimise chooses its points"),
+        ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N go together"),
+        ([*TWO, "--trials", "3"], "--optimise METRIC and --trials N go together"),
+        ([*TWO, "--optimise", "syscalls", "--by", "syscalls"], "--optimise ranks by its metrics already"),
+        ([*TWO, "--by", "resident_bytes_peek"], "objectives: there is no metric 'resident_bytes_peek'; did you mean"),
+        ([*TWO, "--seeds", "3..1"], "--seeds 3..1: write it like 0,1,2 or 0..9"),
+        ([*TWO, "--seeds", "0..99999999"], "--seeds 0..99999999: are more than 10,000"),
+        ([*TWO, "--resume"], "--resume goes with --out DIR"),
+        ([*TWO, "--csv"], "--csv goes with --out DIR"),
+        ([*TWO, "--charts"], "--charts goes with --out DIR"),
+        ([*TWO, "--heat", "a,b"], "--heat goes with --charts"),
+        ([*TWO, "--charts", "--out", "x", "--heat", "a,a"], "--heat a,a: name two parameters, like"),
+        ([*TWO, "--out", "no/such/place"], "no/such/place: there is no folder "),
+        ([*TWO, "--cluster", "everywhere"], "--cluster everywhere: write it like local:4 or tcp://scheduler:8786"),
+        ([*TWO, "--cluster", "local:2", "--jobs", "2"], "--jobs is for threads here; a cluster has"),
+        (["--plan", "evry-cpython"], "evry-cpython: no bundled sweep has this name; did you mean 'every-cpython'?"),
+        (["--plan", "no.yaml"], "no.yaml: cannot be read: No such file or directory"),
+        ([*TWO, "--where", "alignement < 9"], "constraint 'alignement < 9' names alignement, which no stack has"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_swept_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    assert refused(source, *arguments).startswith(f"replay: {told}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
+
+
+def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("description: wrong\nvary:\n  libc.top_pad: {from: 0, to: 8, stpe: 4}\n")
+    assert (
+        refused(source, "--plan", path)
+        == f"replay: {path}:3: vary.libc.top_pad.stpe: unknown key; did you mean 'step'?\n"
+    )
+    path.write_text("vray: {}\n")
+    assert refused(source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"
+
+
+def test_a_source_that_is_none_and_a_folder_that_holds_no_sweep_are_refused(refused, tmp_path):
+    assert refused("web-servce", *TWO).startswith("replay: web-servce: ")
+    assert refused(*TWO).startswith("replay: no trace is given; name a trace, a workload or a bundled one")
+    assert (
+        refused("show", tmp_path)
+        == f"replay: {tmp_path}: holds no sweep; name a folder that `replay sweep --out` wrote\n"
+    )
+
+
+needs_pymalloc = pytest.mark.skipif(
+    not find_oracles(), reason="no libpython on this machine: see `replay verify --list`"
+)
+needs_glibc = pytest.mark.skipif(
+    not survey_libcs()[0], reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
+)
+
+
+@needs_pymalloc
+def test_real_pymallocs_rank_versions_as_the_sweep_does(sweep, source):
+    code, out, _ = sweep(source, "--sweep", "every-cpython", "--json", command="verify")
+    told = json.loads(out)
+    assert (code, told["same"]) == (0, True)
+    assert {ranking["metric"] for ranking in told["rankings"]} == {"arena_bytes_peak", "arena_calls"}
+    for ranking in told["rankings"]:
+        assert ranking["model"] == ranking["real"]
+        assert ranking["figures_equal"] == len(ranking["real"]) >= 1
+    assert len(told["compared"]) + sum(told["left_out"].values()) == 11
+
+
+@needs_glibc
+def test_the_real_glibc_ranks_its_settings_as_the_sweep_does(source):
+    vary = {"MALLOC_MMAP_THRESHOLD_": ["default", 65536], "MALLOC_TOP_PAD_": ["default", 0, 1048576]}
+    from replay.sweeps.plan import make_plan
+
+    libcs = {oracle.version for oracle in survey_libcs()[0]}
+    fixed = {"allocator": "cpython-3.12-malloc", "libc.version": "2.36" if "2.36" in libcs else min(libcs)}
+    verdict = verify_ranking(make_plan({"sources": [str(source)], "fixed": fixed, "vary": vary}))
+    assert verdict.same
+    assert {ranking.metric for ranking in verdict.rankings} >= {"syscalls"}
+    for ranking in verdict.rankings:
+        assert (len(ranking.real), ranking.figures_equal) == (6, 6)
+        assert max(ranking.real) > 1
+
+
+def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(refused, source, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {libc.top_pad: 4096}\n")
+    assert refused(source, "--sweep", path, command="verify") == (
+        f"replay: --sweep {path}: no real allocator at hand can take any of it: "
+        f"no real CPython at hand is like {default_preset()}, or it is set to what nobody has built\n"
+    )
+    assert "leave out --libc" in refused(source, "--sweep", path, "--libc", command="verify")
