@@ -268,7 +268,7 @@ def test_a_call_site_is_named_where_the_traces_have_them(tmp_path):
     from replay import MemoryTrace
     from replay.trace import Metadata, Site
 
-    def trace(count):
+    def trace(count, line):
         history = History()
         for _ in range(count):
             history.malloc(8192)
@@ -276,10 +276,10 @@ def test_a_call_site_is_named_where_the_traces_have_them(tmp_path):
         import numpy as np
 
         site = (np.arange(events.rows) >= 100).astype(np.uint32)
-        sites = (Site("load", "a.py", 3), Site("keep", "b.py", 7))
+        sites = (Site("load", "a.py", 3), Site("keep", "b.py", line))
         return MemoryTrace([events._replace(site=site)], Metadata(sites=sites))
 
-    cause = explain(trace(150), trace(500), load_config("cpython-3.12"))
+    cause = explain(trace(150, line=5), trace(500, line=7), load_config("cpython-3.12"))
     (change,) = [each for each in cause.at_peak if each.dimension == "site"]
     assert (change.group, change.blocks, change.bytes, change.share) == ("keep (b.py:7)", 350, 350 * 8192, 1.0)
 
@@ -380,7 +380,8 @@ def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_caus
     program.write_text(PROGRAM.format(size=26, buffer=60_000))
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1
-    assert "3,000 blocks of obj in phase start went from the class of 48 B to that of 64 B" in out
+    site = " at <module> (job.py:5)" if sys.version_info < (3, 14) else ""
+    assert f"3,000 blocks of obj in phase start{site} went from the class of 48 B to that of 64 B" in out
     program.write_text(PROGRAM.format(size=10, buffer=200_000))
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1

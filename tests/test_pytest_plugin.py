@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import pytest
 from replay.compiled import cache_root
 from replay.errors import ReplayError
 from replay.metrics import Summary
+from replay.pytest_plugin.companion import WITH_SITES
 from replay.recorder import tap as taps
 
 pytest_plugins = ["pytester"]
@@ -388,9 +390,9 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     told = [
         "replay: test_it.py::test_changes is not within what it may take, on cpython-3.*:",
         "  resident_bytes_peak: 5.* MiB -> 6.* MiB (+*, allowed +*)",
-        "  50,000 blocks of obj in phase test went from the class of 96 B to that of 112 B",
+        "  50,000 blocks of obj in phase test*went from the class of 96 B to that of 112 B",
         "  live at the peak, by size class: 112 B +*; 96 B -*",
-        "replay: *::test_changes: resident_bytes_peak: *; 50,000 blocks of obj in phase test went from *",
+        "replay: *::test_changes: resident_bytes_peak: *; 50,000 blocks of obj in phase test*went from *",
         "replay: 1 passed, 1 not within what they may take",
     ]
     result.stdout.fnmatch_lines(told)
@@ -608,7 +610,7 @@ def test_an_empty_block_leaves_nothing_behind(allocations):
         with allocations() as seen:
             pass
         assert (seen.leaked_blocks, seen.leaked_bytes) == (0, 0)
-        assert seen.peak < 1_000
+        assert seen.peak < 1_500  # the end of recording
         assert (seen.arenas, seen.arenas_peak) == (1, 1)
 
 
@@ -774,21 +776,28 @@ PLANTED = {
     "test_prices": (
         "catalog", ">= 100:", ">= 10**9:",
         "left behind, by size class: 64 B of obj +2?,??? blocks, +1.1? MiB; *",
+        "live at the peak, by call site: Prices.of (catalog.py:21) +1?,??? blocks, +1.0? MiB; *",
     ),
     "test_notes": (
         "log", "del HISTORY[:-50]", "pass",
-        "left behind, by size class: 64 B of obj +9,9?? blocks, *; 128 B of obj +4,9?? blocks, *",
+        "left behind, by size class: 64 B of obj +9,8?? blocks, *; 128 B of obj +4,9?? blocks, *",
+        "live at the peak, by call site: note (log.py:4) +9,9?? blocks, +93?.? KiB; *",
     ),
     "test_sending": (
         "sending", "100_000", "140_000",
-        "20 blocks of obj in phase test went from the class of 128.0 KiB to that of 256.0 KiB",
+        "20 blocks of obj in phase test at send.* (sending.py:4) went from the class of 128.0 KiB to that of 256.0 KiB",
         "system calls: mmap [0-9] -> 2[0-9]; munmap *",
     ),
     "test_records": (
         "records", "56", "64",
-        "30,000 blocks of obj in phase test went from the class of 96 B to that of 112 B",
+        "30,000 blocks of obj in phase test at pack.* (records.py:4) went from the class of 96 B to that of 112 B",
     ),
 }  # fmt: skip
+
+
+def without_site(cause):
+    """The pattern of what is told where the recorder knows no call sites."""
+    return "" if "by call site" in cause else re.sub(r" at \S+ \(\S+\)", "", cause)
 
 
 @pytest.mark.slow
@@ -808,6 +817,7 @@ def test_planted_regressions_are_told_by_test_and_cause_and_unchanged_runs_raise
         result = run(project, *compare)
         result.assert_outcomes(passed=7, failed=1)
         result.stdout.fnmatch_lines([f"replay: test_shop.py::{test} is not within what it may take, on *:"])
-        result.stdout.fnmatch_lines([f"  {cause}" for cause in causes])
+        causes = [cause if WITH_SITES else without_site(cause) for cause in causes]
+        result.stdout.fnmatch_lines([f"  {cause}" for cause in causes if cause])
         result.stdout.fnmatch_lines([f"replay: test_shop.py::{test}: *; {causes[0]}"])
         project.makepyfile(**{module: SHOP[module]})

@@ -2,11 +2,13 @@
 
 What is compared is what is live when resident memory is highest, in each trace at its own peak, and what was ever asked
 for, which is what calls of the system depend on. A block belongs to the phase, site and size of the call that gave it
-its present size.
+its present size. Call sites are compared by function and the file's name: lines move with every edit, and folders
+from machine to machine.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -52,27 +54,29 @@ class Cause:
 
 def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
     """Compares two traces, both played through `stack`."""
-    old_live, old_all = _profile(before, stack)
-    new_live, new_all = _profile(now, stack)
+    comparable = bool(before.metadata.sites) and bool(now.metadata.sites)
+    old_live, old_all = _profile(before, stack, comparable)
+    new_live, new_all = _profile(now, stack, comparable)
+    places = _places(old_all) | _places(new_all)
     return Cause(
-        tuple(_changes(old_live, new_live)),
-        tuple(_changes(old_all, new_all)),
-        tuple(_moved(old_all, new_all)),
+        tuple(_changes(old_live, new_live, places)),
+        tuple(_changes(old_all, new_all, places)),
+        tuple(_moved(old_all, new_all, places)),
     )
 
 
 def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
     """Who holds the memory when resident memory is highest: the largest groups of live blocks in each dimension."""
-    live, _ = _profile(trace, stack)
-    return tuple(_changes(live.clear(), live))
+    live, _ = _profile(trace, stack, with_sites=True)
+    return tuple(_changes(live.clear(), live, _places(live)))
 
 
-def _profile(trace: Trace, stack: StackConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
     peak_row = int(engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
     requests, last = _requests(trace, peak_row + 1)
     live = requests[last[last >= 0]]
-    return _grouped(live, trace), _grouped(requests, trace)
+    return _grouped(live, trace, with_sites), _grouped(requests, trace, with_sites)
 
 
 def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
@@ -111,15 +115,17 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
     return pl.concat(parts), last
 
 
-def _grouped(requests: pl.DataFrame, trace: Trace) -> pl.DataFrame:
-    """Counts and sums, under names."""
+def _grouped(requests: pl.DataFrame, trace: Trace, with_sites: bool) -> pl.DataFrame:
+    """Counts and sums, under names; `place` is the site with its line."""
     grouped = (
         requests.with_columns(size_class=pl.Series(size_class(requests["size"].to_numpy())))
         .group_by("phase_number", "domain_number", "size_class", "site_number")
         .agg(pl.len().cast(pl.Int64).alias("blocks"), pl.col("size").sum().alias("bytes"))
     )
     phases = [START, *_phase_names(trace)]
-    sites = {number: f"{site.function} ({site.file}:{site.line})" for number, site in enumerate(trace.metadata.sites)}
+    known = dict(enumerate(trace.metadata.sites)) if with_sites else {}
+    sites = {number: f"{site.function} ({Path(site.file).name})" for number, site in known.items()}
+    places = {number: f"{site.function} ({_near(site.file)}:{site.line})" for number, site in known.items()}
     return grouped.select(
         pl.col("phase_number").map_elements(lambda number: phases[number], return_dtype=pl.String).alias("phase"),
         pl.col("domain_number")
@@ -129,9 +135,24 @@ def _grouped(requests: pl.DataFrame, trace: Trace) -> pl.DataFrame:
         pl.col("site_number")
         .map_elements(lambda number: sites.get(number, UNKNOWN), return_dtype=pl.String)
         .alias("site"),
+        pl.col("site_number")
+        .map_elements(lambda number: places.get(number, UNKNOWN), return_dtype=pl.String)
+        .alias("place"),
         "blocks",
         "bytes",
     )
+
+
+def _places(requests: pl.DataFrame) -> dict[str, str]:
+    """Of each site the place with the most bytes."""
+    summed = requests.group_by("site", "place").agg(pl.col("bytes").sum()).sort("bytes", "place")
+    return dict(summed.select("site", "place").iter_rows())
+
+
+def _near(file: str) -> str:
+    """As seen from the present folder."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def _phase_names(trace: Trace) -> list[str]:
@@ -149,14 +170,15 @@ def size_class(sizes: np.ndarray) -> np.ndarray:
     return np.where(values <= 1024, small, large)
 
 
-def _changes(old: pl.DataFrame, new: pl.DataFrame) -> Iterator[Change]:
+def _changes(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> Iterator[Change]:
     whole = int(new["bytes"].sum()) - int(old["bytes"].sum())
     for dimension in DIMENSIONS:
         changed = _difference(old, new, [dimension]).filter((pl.col("blocks") != 0) | (pl.col("bytes") != 0))
         if changed[dimension].to_list() == [UNKNOWN]:
             continue
         for group, blocks, size in changed.sort(pl.col("bytes").abs(), descending=True).head(SHOWN).iter_rows():
-            yield Change(dimension, group, blocks, size, size / whole if whole else 0.0)
+            name = places.get(group, group) if dimension == "site" else group
+            yield Change(dimension, name, blocks, size, size / whole if whole else 0.0)
 
 
 def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -164,7 +186,7 @@ def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.Dat
     return signed.group_by(keys).agg(pl.col("blocks").sum(), pl.col("bytes").sum()).sort(keys)
 
 
-def _moved(old: pl.DataFrame, new: pl.DataFrame) -> list[str]:
+def _moved(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> list[str]:
     """Where as many blocks went from one size class as came to another, in the same phase, domain and site."""
     changed = _difference(old, new, ["phase", "domain", "site", "size_class"]).filter(pl.col("blocks") != 0)
     moves: list[tuple[int, str]] = []
@@ -175,7 +197,7 @@ def _moved(old: pl.DataFrame, new: pl.DataFrame) -> list[str]:
             continue
         less, more = -int(gone["blocks"][0]), int(come["blocks"][0])
         if 10 * abs(less - more) <= max(less, more):
-            where = f" at {site}" if site != UNKNOWN else ""
+            where = f" at {places[site]}" if site != UNKNOWN else ""
             said = (
                 f"{min(less, more):,} blocks of {domain} in phase {phase}{where} "
                 f"went from the class of {gone['size_class'][0]} to that of {come['size_class'][0]}"

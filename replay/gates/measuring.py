@@ -12,6 +12,7 @@ from replay.errors import ReplayError
 from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
 from replay.metrics import metric_names
+from replay.recorder.tap import NEWEST_WITH_SITES
 from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, make_task
 from replay.sweeps.threads import Threads
@@ -89,7 +90,9 @@ def record(program: list[str], path: Path, folder: Path) -> Path:
     are laid out, and so what is allocated.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "replay", "record", "--clean", "--no-addresses", "-o", str(path), *program]
+    sites = ["--sites"] if sys.version_info[:2] <= NEWEST_WITH_SITES else []
+    options = ["--clean", "--no-addresses", *sites, "-o", str(path)]
+    command = [sys.executable, "-m", "replay", "record", *options, *program]
     environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": _python_path()}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not path.exists():

@@ -43,7 +43,7 @@ def main() -> None:
 
 class Beside:
     def __init__(self, request: dict[str, Any]) -> None:
-        self._ring_file = request["ring"]
+        self._ring_file, self._sites_every = request["ring"], request["sites_every"]
         self._program = os.pidfd_open(request["program"])
         self._requests = request["requests"]
         self._answers = os.fdopen(request["answers"], "w")
@@ -107,7 +107,7 @@ class Beside:
         return Judge(None, None) if self._updates else Judge(baseline, self._traces)
 
     def _record(self, path: str, command: list[str]) -> dict[str, Any]:
-        ring = Ring(self._ring_file)
+        ring = Ring(self._ring_file, self._sites_every)
         writer = Writer(ring, Path(path), command, addresses=False, force=True)
         self._say({"writer": os.getpid()})
         writer.run(lambda: ring.ended or bool(select.select([self._program], [], [], 0)[0]))

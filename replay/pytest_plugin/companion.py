@@ -12,12 +12,14 @@ from typing import Any
 
 from replay.errors import ReplayError
 from replay.recorder import detach, session
+from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
 
 TEST, AFTER, OVER = "test", "after the test", "over"
 """Marks in a recording: where the test begins, where it is done, and where what nobody holds any more is collected."""
 
+WITH_SITES = sys.version_info[:2] <= taps.NEWEST_WITH_SITES
 _DEAD = "the process that writes and plays recordings has died"
 
 
@@ -31,7 +33,7 @@ class Companion:
         ours_in, theirs_out = os.pipe()
         request: dict[str, object] = {
             **options, "folder": folder, "ring": self._ring.file, "program": os.getpid(),
-            "requests": theirs_in, "answers": theirs_out,
+            "requests": theirs_in, "answers": theirs_out, "sites_every": int(WITH_SITES),
         }  # fmt: skip
         files = (self._ring.file, theirs_in, theirs_out)
         detach.start(session.PACKAGE_HOME, "replay.pytest_plugin.beside", request, files)
@@ -89,7 +91,7 @@ class Companion:
         writer = self.ask("record", path=path, command=["pytest", name])["writer"]
         self._ring.map()
         _forget_the_past()
-        tap.start(writer, taps.POOL_BYTES)
+        tap.start(writer, taps.POOL_BYTES, sites_of_program if WITH_SITES else None)
         tap.mark("start")  # so that the next one finds all it needs
         tap.mark(TEST)
 
