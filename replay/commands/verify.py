@@ -62,6 +62,8 @@ def verify(
     Example: replay verify --libc -a 2.36 --env MALLOC_MMAP_THRESHOLD_=65536
 
     Example: replay verify web-service --sweep every-cpython
+
+    Example: replay verify large-buffers --sweep glibc-settings -a cpython-3.12-malloc
     """
     if not libc and (env or resident):
         raise ReplayError("--env and --resident go with --libc")
@@ -71,7 +73,7 @@ def verify(
     if sweep is not None:
         if libc:
             raise ReplayError("--sweep tells by itself which real allocators can take it; leave out --libc")
-        verify_sweep(sweep, source, as_json=json_)
+        verify_sweep(sweep, source, None if preset == EVERY else preset, as_json=json_)
         return
     trace = _open(source)
     if trace is not None and not libc and preset == EVERY and _is_recording(trace):

@@ -11,15 +11,21 @@ from replay.commands.compilation import told_compilation
 from replay.errors import ReplayError
 
 
-def verify_sweep(name: str, source: str | None, *, as_json: bool) -> None:
-    """Plays the configurations of a sweep's file, folder or name by real allocators, and compares the order."""
+def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_json: bool) -> None:
+    """Plays the configurations of a sweep's file, folder or name by real allocators, and compares the order.
+
+    `source` and `allocator` take the place of the sweep's own.
+    """
+    from replay.sweeps.configurations import ALLOCATOR
     from replay.sweeps.journal import read_about
-    from replay.sweeps.plan import Plan, load_plan
+    from replay.sweeps.plan import Plan, load_plan, make_plan
     from replay.verification.rankings import verify_ranking
 
     plan = Plan.model_validate(read_about(Path(name))["plan"]) if Path(name).is_dir() else load_plan(name)
     if source is not None:
         plan = plan.model_copy(update={"sources": [source]})
+    if allocator is not None:
+        plan = make_plan(plan.model_dump() | {"fixed": {**plan.fixed, ALLOCATOR: allocator}})
     with told_compilation():
         verdict = verify_ranking(plan)
     if not verdict.rankings:

@@ -104,6 +104,8 @@ class Reality:
     def _pymalloc_for(self, stack: StackConfig) -> Oracle:
         alike = [each for each in self._pymallocs.values() if stack_key(load_config(each.preset)) == stack_key(stack)]
         named = [each for each in alike if each.preset == stack.name]
+        if not named and stack.name in self._pymallocs and load_config(stack.name).pymalloc == stack.pymalloc:
+            raise HarnessError("what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc")
         if not named:
             raise HarnessError(f"no real CPython at hand is like {stack.name}, or it is set to what nobody has built")
         if any(not name.startswith("pymalloc.radix_tree") for name in named[0].overrides):
