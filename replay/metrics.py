@@ -131,11 +131,10 @@ class Summary(_Result):
 
 
 _OF_THE_TRACE = {
-    "allocator", "libc_model", "pymalloc_model", "trace", "events", "duration_ns", "mallocs", "callocs", "reallocs",
-    "frees", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes", "floor", "ceiling",
-    *(f"requested_bytes_{when}" for when in ("peak", "end")),
+    "allocator", "libc_model", "pymalloc_model", "trace", "events", "duration_ns", "peak_time_ns", "static_bytes",
+    "stack_bytes", "stack_resident_bytes", "floor", "ceiling",
 }  # fmt: skip
-"""What says which run it was, or is the same on every allocator."""
+"""What says which run it was, and what a workload's file says of its process."""
 _KINDS: dict[str, tuple[str, ...]] = {
     "syscalls": SYSCALLS,
     "syscall_bytes": SYSCALLS,

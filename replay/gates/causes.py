@@ -15,7 +15,7 @@ import polars as pl
 
 from replay import engine
 from replay.config import StackConfig
-from replay.trace import NO_SITE, Domain, Op, Trace
+from replay.trace import NO_SITE, Domain, Op, Site, Trace
 from replay.units import format_size
 
 DIMENSIONS = ("phase", "domain", "size_class", "site")
@@ -24,8 +24,8 @@ START = "start"
 UNKNOWN = "unknown"
 NO_SAMPLES_NS = 1 << 62
 SHOWN = 4
-_NEGLIGIBLE = 20
-"""Moves of so many times less than the largest one are not told."""
+NEGLIGIBLE = 20
+"""What is so many times less than the largest is not told."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _grouped(requests: pl.DataFrame, trace: Trace, with_sites: bool) -> pl.DataF
     )
     phases = [START, *_phase_names(trace)]
     known = dict(enumerate(trace.metadata.sites)) if with_sites else {}
-    sites = {number: f"{site.function} ({Path(site.file).name})" for number, site in known.items()}
-    places = {number: f"{site.function} ({_near(site.file)}:{site.line})" for number, site in known.items()}
+    sites = {number: site_key(site) for number, site in known.items()}
+    places = {number: site_place(site) for number, site in known.items()}
     return grouped.select(
         pl.col("phase_number").map_elements(lambda number: phases[number], return_dtype=pl.String).alias("phase"),
         pl.col("domain_number")
@@ -149,10 +149,15 @@ def _places(requests: pl.DataFrame) -> dict[str, str]:
     return dict(summed.select("site", "place").iter_rows())
 
 
-def _near(file: str) -> str:
-    """As seen from the present folder."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+def site_key(site: Site) -> str:
+    """What is the same of a call site in another trace."""
+    return f"{site.function} ({Path(site.file).name})"
+
+
+def site_place(site: Site) -> str:
+    """The site with its line; the file as seen from the present folder."""
+    path, here = Path(site.file), Path.cwd()
+    return f"{site.function} ({path.relative_to(here) if path.is_relative_to(here) else path}:{site.line})"
 
 
 def _phase_names(trace: Trace) -> list[str]:
@@ -176,6 +181,7 @@ def _changes(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> It
         changed = _difference(old, new, [dimension]).filter((pl.col("blocks") != 0) | (pl.col("bytes") != 0))
         if changed[dimension].to_list() == [UNKNOWN]:
             continue
+        changed = changed.filter(pl.col("bytes").abs() * NEGLIGIBLE >= pl.col("bytes").abs().max())
         for group, blocks, size in changed.sort(pl.col("bytes").abs(), descending=True).head(SHOWN).iter_rows():
             name = places.get(group, group) if dimension == "site" else group
             yield Change(dimension, name, blocks, size, size / whole if whole else 0.0)
@@ -204,4 +210,4 @@ def _moved(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> list
             )
             moves.append((int(come["bytes"][0]), said))
     moves.sort(reverse=True)
-    return [said for size, said in moves[:SHOWN] if size * _NEGLIGIBLE >= moves[0][0]]
+    return [said for size, said in moves[:SHOWN] if size * NEGLIGIBLE >= moves[0][0]]

@@ -19,7 +19,7 @@ from replay.units import parse_size, parse_time
 
 _RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
 _LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")
-NEUTRAL = ("arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages")
+NEUTRAL = ("frees", "arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages")
 """More of it is neither better nor worse."""
 
 Sign = Literal["<=", ">=", "<", ">"]

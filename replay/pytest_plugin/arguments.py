@@ -97,7 +97,9 @@ def _limit(name: str, value: object) -> Limit:
         *PLAIN, *(start + each.replace(".", "__") for start in SIGNS for each in (*metric_names(), *LEAKS)),
     ]  # fmt: skip
     if sign is None:
-        raise ConfigError(f"{name}: is no argument of it; {nearest(name, known)}")
+        meant = name.replace("__", ".")
+        limits = meant in metric_names() or meant in LEAKS
+        raise ConfigError(f"{name}: is no argument of it; {f'write max_{name}' if limits else nearest(name, known)}")
     if metric not in metric_names() and metric not in LEAKS:
         raise ConfigError(f"{name}: there is no metric {metric!r}; {nearest(name, known)}")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

@@ -8,10 +8,10 @@ import numpy as np
 from replay import engine
 from replay.config import StackConfig
 from replay.errors import TraceError
-from replay.gates.causes import NO_SAMPLES_NS, size_class
+from replay.gates.causes import NO_SAMPLES_NS, site_key, site_place, size_class
 from replay.metrics import Summary, metrics_of, summarize
 from replay.pytest_plugin.companion import AFTER, OVER, TEST
-from replay.trace import Domain, Events, Op, Trace
+from replay.trace import NO_SITE, Domain, Events, Op, Trace
 
 _CLASS_BITS = 58
 """A domain and a class of sizes in one number; the class takes so many bits."""
@@ -30,11 +30,24 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Left:
+    """Blocks that were left behind by one call site."""
+
+    site: str
+    place: str
+    """With the line that left most."""
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Look:
     """What a recording came to."""
 
     summary: Summary
     classes: tuple[Asked, ...]
+    left: tuple[Left, ...]
+    """By call site, if the recording tells them."""
 
     @property
     def figures(self) -> dict[str, int | float]:
@@ -56,13 +69,15 @@ class Look:
 def look(trace: Trace, stack: StackConfig) -> Look:
     """Plays a recording that has the marks of a test."""
     recording = engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
-    return Look(summarize(recording), _by_class(*_requests(trace)))
+    domains, sizes, sites, is_left = _requests(trace)
+    left = _by_site(trace, sizes[is_left], sites[is_left])
+    return Look(summarize(recording), _by_class(domains, sizes, is_left), left)
 
 
-def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each request between the marks the domain, the size, and whether its block was left behind."""
+def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each request between the marks the domain, the size, the site, and whether its block was left behind."""
     begin, after, over = _marks(trace)
-    domains, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    domains, sizes, sites = ([np.zeros(0, np.int64)] for _ in range(3))
     last = np.full(1024, -1, np.int64)
     """Of each block number that is live, which of the requests gave it its size; -1 where none of the test's did."""
     first = requests = 0
@@ -75,10 +90,11 @@ def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         last[events.block[moves]] = np.where(asked[moves], numbers[moves], -1)
         domains.append(events.domain[asked].astype(np.int64))
         sizes.append(events.size[asked])
+        sites.append(np.full(asked.sum(), NO_SITE) if events.site is None else events.site[asked].astype(np.int64))
         requests, first = requests + int(asked.sum()), first + events.rows
     is_left = np.zeros(requests, bool)
     is_left[last[last >= 0]] = True
-    return np.concatenate(domains), np.concatenate(sizes), is_left
+    return np.concatenate(domains), np.concatenate(sizes), np.concatenate(sites), is_left
 
 
 def _by_class(domains: np.ndarray, sizes: np.ndarray, is_left: np.ndarray) -> tuple[Asked, ...]:
@@ -89,6 +105,21 @@ def _by_class(domains: np.ndarray, sizes: np.ndarray, is_left: np.ndarray) -> tu
             Domain(key >> _CLASS_BITS).name.lower(), key & (1 << _CLASS_BITS) - 1, *(int(sum_[row]) for sum_ in columns)
         )
         for row, key in enumerate(keys.tolist())
+    )
+
+
+def _by_site(trace: Trace, sizes: np.ndarray, numbers: np.ndarray) -> tuple[Left, ...]:
+    """Lines of one function are one site."""
+    lines: dict[str, list[tuple[int, int, str]]] = {}
+    known, at = np.unique(numbers, return_inverse=True)
+    blocks, size_bytes = np.bincount(at), np.bincount(at, sizes)
+    for row, number in enumerate(known.tolist()):
+        if number < len(trace.metadata.sites):
+            site = trace.metadata.sites[number]
+            lines.setdefault(site_key(site), []).append((int(size_bytes[row]), int(blocks[row]), site_place(site)))
+    return tuple(
+        Left(site, max(found)[2], sum(count for _, count, _ in found), sum(size for size, _, _ in found))
+        for site, found in lines.items()
     )
 
 

@@ -1,24 +1,26 @@
 """What broke a rule, and why, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from replay.config import StackConfig
 from replay.gates.baselines import Measured
-from replay.gates.causes import explain, holders
+from replay.gates.causes import NEGLIGIBLE, explain, holders
 from replay.gates.checking import CaseReport
 from replay.gates.judging import Finding
 from replay.gates.tolerances import Limit
 from replay.metrics import metrics_of
 from replay.pytest_plugin.arguments import LEAKS
-from replay.pytest_plugin.looking import Asked, Look, look
+from replay.pytest_plugin.looking import Look, look
 from replay.reports.checks import sentences
 from replay.reports.sweeps import format_metric
 from replay.sources import open_source
 from replay.trace import Trace
 from replay.units import format_size
 
+Key = TypeVar("Key")
 _SIGNS = {"<=": "at most", "<": "less than", ">=": "at least", ">": "more than"}
 _GROUPS = 3
 """The largest ones are told."""
@@ -95,30 +97,47 @@ def _system_calls(now: Look, before: Measured) -> list[str]:
 
 
 def _left_behind(now: Look, old: Look | None) -> list[str]:
-    """By size class, what the test asked for and did not free: the difference to before, if that is known."""
-    was = {(each.domain, each.size): each for each in old.classes} if old else {}
-    nothing = Asked("", 0, 0, 0, 0, 0)
-    left = []
-    for each in now.classes:
-        then = was.get((each.domain, each.size), nothing)
-        left.append((each.leaked_bytes - then.leaked_bytes, each.leaked_blocks - then.leaked_blocks, each))
-    left = sorted((row for row in left if row[0] > 0), key=lambda row: -row[0])[:_GROUPS]
-    sign = "+" if old else ""
-    told = "; ".join(
-        f"{format_size(each.size)} of {each.domain} {sign}{blocks:,} blocks, {sign}{format_size(size)}"
-        for size, blocks, each in left
+    """By call site and size class, what the test asked for and did not free: the difference to before, if known."""
+    lines = []
+    if old is None or old.left:
+        sites = [(each.site, each.place, each.blocks, each.bytes) for each in now.left]
+        sites_before = {each.site: (each.blocks, each.bytes) for each in old.left} if old else None
+        lines.append(("call site", _largest(sites, sites_before)))
+    classes = [
+        ((each.domain, each.size), f"{format_size(each.size)} of {each.domain}", each.leaked_blocks, each.leaked_bytes)
+        for each in now.classes
+    ]
+    before = (
+        {(each.domain, each.size): (each.leaked_blocks, each.leaked_bytes) for each in old.classes} if old else None
     )
-    return [f"left behind, by size class: {told}"] if told else []
+    lines.append(("size class", _largest(classes, before)))
+    return [f"left behind, by {word}: {told}" for word, told in lines if told]
+
+
+def _largest(groups: list[tuple[Key, str, int, int]], before: Mapping[Key, tuple[int, int]] | None) -> str:
+    """Key, name, blocks and bytes of groups, told as what they have more than before, or have."""
+    more = []
+    for key, name, blocks, size_bytes in groups:
+        blocks_before, bytes_before = (before or {}).get(key, (0, 0))
+        if size_bytes > bytes_before:
+            more.append((size_bytes - bytes_before, blocks - blocks_before, name))
+    sign = "" if before is None else "+"
+    more = sorted(more, key=lambda group: -group[0])[:_GROUPS]
+    return "; ".join(
+        f"{name} {sign}{blocks:,} blocks, {sign}{format_size(size)}"
+        for size, blocks, name in more
+        if size * NEGLIGIBLE >= more[0][0]
+    )
 
 
 def _held(compared: Compared) -> list[str]:
     """Who holds the memory at the peak."""
     lines = []
     for dimension, word in (
+        ("site", "call site"),
         ("size_class", "size class"),
         ("domain", "domain"),
         ("phase", "phase"),
-        ("site", "call site"),
     ):
         mine = [each for each in holders(compared.trace, compared.stack) if each.dimension == dimension]
         told = "; ".join(f"{each.group} {each.blocks:,} blocks, {format_size(each.bytes)}" for each in mine[:_GROUPS])
