@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import replay
+from replay.compiled import cache_root
 from replay.recorder import tap as taps
 from replay.trace import Op
 from replay.verification.recordings import verify_recording
@@ -42,10 +43,11 @@ print(sys.version.split()[0], "numpy" in sys.modules)
 
 
 def interpreters():
-    """Every CPython that is recorded, of pyenv's and in PATH, by its version; that of the tests is one of them."""
+    """Every CPython that is recorded, fetched, of pyenv's or in PATH, by version; that of the tests is one of them."""
     root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     found = [
         *sorted(root.glob("versions/3.*/bin/python3")),
+        *sorted(cache_root().glob("interpreters/*/usr/bin/python3.*")),
         *(shutil.which(f"python3.{minor}") for minor in range(11, 16)),
     ]
     versions = {}
