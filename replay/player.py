@@ -63,43 +63,68 @@ def class_row(domain, small, block_bytes):
 
 
 @inlined
-def _place_of(stack, route, kind, domain, place, size):
-    """Where the models put the block that this event makes or moves."""
+def _make(model, stack, kind, place, size):
+    """Where the model puts the block that this event makes or moves."""
     if kind == MALLOC:
-        if route[np.uint64(domain)]:
-            return malloc(stack.small, stack, size)
-        return ~malloc(stack.libc, stack, max(size, 1))
+        return malloc(model, stack, size)
     if kind == CALLOC:
-        if route[np.uint64(domain)]:
-            return calloc(stack.small, stack, size)
-        return ~calloc(stack.libc, stack, max(size, 1))
-    if place >= 0:
-        return realloc(stack.small, stack, place, size)
-    return ~realloc(stack.libc, stack, ~place, max(size, 1))
+        stack.tally[0].callocs += 1
+        return calloc(model, stack, size)
+    stack.tally[0].reallocs += 1
+    return realloc(model, stack, place, size)
 
 
 @inlined
-def _count_libc(stack, place, size, sign):
-    """Bytes of libc's block as handed out; its share is noted, with `sign` 1 as it comes and -1 as it goes."""
-    block_bytes = block_size(stack.libc, stack, place)
+def _count_out(classes, entry):
+    """The block is counted as gone; bytes that were asked for."""
+    gone, had = classes[np.uint64(entry.size_and_row & ROW_MASK)], entry.size_and_row >> ROW_BITS
+    gone.frees += 1
+    gone.freed_bytes += had
+    return had
+
+
+@inlined
+def _end(stack, classes, entry, place, kind):
+    """The block goes, unless it is moved."""
     tally = stack.tally[0]
-    tally.libc_requested_bytes += sign * size
-    tally.libc_block_bytes += sign * block_bytes
-    return block_bytes
-
-
-@inlined
-def _end(stack, kind, place, size):
-    """A block of `size` bytes goes, unless it is moved; bytes that were handed out for it."""
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
         if kind == FREE:
             free(stack.small, stack, place)
+        tally.small_block_bytes -= block_bytes
+        tally.small_requested_bytes -= _count_out(classes, entry)
     else:
-        block_bytes = _count_libc(stack, ~place, size, -1)
+        block_bytes = block_size(stack.libc, stack, ~place)
         if kind == FREE:
             free(stack.libc, stack, ~place)
-    return block_bytes
+        tally.libc_block_bytes -= block_bytes
+        tally.libc_requested_bytes -= _count_out(classes, entry)
+
+
+@inlined
+def _count_in(tally, classes, entry, place, size, row):
+    """The block is counted as made, of `row` of CLASS; peaks may rise."""
+    entry.place, entry.size_and_row = place, size << ROW_BITS | row
+    came = classes[np.uint64(row)]
+    came.mallocs += 1
+    came.requested_bytes += size
+    requested_bytes = tally.small_requested_bytes + tally.libc_requested_bytes
+    if requested_bytes > tally.requested_bytes_peak:
+        tally.requested_bytes_peak = requested_bytes
+    block_bytes = tally.small_block_bytes + tally.libc_block_bytes
+    if block_bytes > tally.block_bytes_peak:
+        tally.block_bytes_peak = block_bytes
+
+
+@inlined
+def _look_ahead(stack, blocks, block, row):
+    """Has what rows ahead will need brought into the cache."""
+    prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
+    there = blocks[block[np.uint64(row + AHEAD)]].place
+    if there >= 0:
+        expect(stack.small, there)
+    else:
+        expect(stack.libc, ~there)
 
 
 @cold
@@ -113,14 +138,21 @@ def _tell(stack, addresses, row, kind, place):
         addresses[row] = ~address(stack.libc, stack, ~place)
 
 
-@inlined
-def _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak):
-    """Writes down what the loop keeps to itself, and what follows from it."""
-    tally.requested_bytes, tally.requested_bytes_peak = requested, requested_peak
-    tally.block_bytes, tally.block_bytes_peak = block_bytes, block_peak
-    tally.small_requested_bytes = requested - tally.libc_requested_bytes
-    tally.small_block_bytes = block_bytes - tally.libc_block_bytes
-    tally.mallocs = row - started - tally.callocs - tally.reallocs - tally.frees
+@cold
+def _settle(tally, rows):
+    """Writes down what follows from all that was counted in so many rows."""
+    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees
+    tally.requested_bytes = tally.small_requested_bytes + tally.libc_requested_bytes
+    tally.block_bytes = tally.small_block_bytes + tally.libc_block_bytes
+
+
+@cold
+def _copy(tally, copies, index):
+    """The counters as they are; word by word, because numba copies a record byte by byte."""
+    words, into = tally.view(np.int64), copies.view(np.int64)
+    first = index * words.shape[0]
+    for word in range(words.shape[0]):
+        into[first + word] = words[word]
 
 
 @inlined
@@ -158,12 +190,11 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
     Returns the next row to play and the next tick to take.
 
-    What every event changes is kept in variables, which are registers, and settled where somebody looks.
+    Each instruction here is one of about a hundred an event. What follows from other counters is settled where somebody
+    looks; what few events come to is `cold`, because the loop would keep registers for it.
     """
     op, domains, block, sizes = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
-    requested, requested_peak = tally.requested_bytes, tally.requested_bytes_peak
-    block_bytes, block_peak = tally.block_bytes, tally.block_bytes_peak
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
     row = start
     if addresses.shape[0] > 0:
@@ -175,65 +206,54 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
             stop = _begin_turn(stack, threads, row, ticks[tick])
             while row < stop:
                 at = np.uint64(row)  # an unsigned index is not looked at for being negative
-                size, kind, entry = sizes[at], op[at], blocks[block[at]]
-                if size > LARGE_BYTES and size > space.headroom:
-                    tally.attention = LARGE
-                    _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
-                    return row, tick
+                kind, entry = op[at], blocks[block[at]]
                 tally.row = first_row + row
                 if row < foreseen:
-                    near = np.uint64(row + AHEAD)
-                    prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
-                    there = blocks[block[near]].place
-                    if there >= 0:
-                        expect(stack.small, there)
-                    else:
-                        expect(stack.libc, ~there)
+                    _look_ahead(stack, blocks, block, row)
                 place = entry.place
-                if kind >= REALLOC:
-                    index, had = entry.size_and_row & ROW_MASK, entry.size_and_row >> ROW_BITS
-                    gone = classes[np.uint64(index)]
-                    gone.frees += 1
-                    gone.freed_bytes += had
-                    requested -= had
-                    block_bytes -= _end(stack, kind, place, had)
                 if kind == FREE:
+                    _end(stack, classes, entry, place, FREE)
                     tally.frees += 1
                 else:
-                    domain = index // ROWS_A_DOMAIN if kind == REALLOC else np.int64(domains[at])
-                    place = _place_of(stack, route, kind, domain, place, size)
-                    if place >= 0:
-                        got = block_size(stack.small, stack, place)
-                        index = class_row(domain, 1, got)
-                    else:
-                        got = _count_libc(stack, ~place, size, 1)
-                        index = class_row(domain, 0, got)
-                        if size > 0:
-                            fill(stack.libc, stack, ~place, size)
+                    size = sizes[at]
+                    if size > LARGE_BYTES and size > space.headroom:
+                        tally.attention = LARGE
+                        _settle(tally, row - started)
+                        return row, tick
                     if kind == REALLOC:
-                        tally.reallocs += 1
-                    elif kind == CALLOC:
-                        tally.callocs += 1
-                    entry.place, entry.size_and_row = place, size << ROW_BITS | index
-                    came = classes[np.uint64(index)]
-                    came.mallocs += 1
-                    came.requested_bytes += size
-                    requested += size
-                    requested_peak = max(requested_peak, requested)
-                    block_bytes += got
-                    block_peak = max(block_peak, block_bytes)
+                        _end(stack, classes, entry, place, REALLOC)
+                        is_small = place >= 0
+                        domain = (entry.size_and_row & ROW_MASK) // ROWS_A_DOMAIN
+                    else:
+                        domain = np.int64(domains[at])
+                        is_small = route[np.uint64(domain)] != 0
+                    if is_small:
+                        place = _make(stack.small, stack, kind, place, size)
+                    else:
+                        place = ~_make(stack.libc, stack, kind, ~place, max(size, 1))
+                    if place >= 0:
+                        block_bytes = block_size(stack.small, stack, place)
+                        tally.small_requested_bytes += size
+                        tally.small_block_bytes += block_bytes
+                        _count_in(tally, classes, entry, place, size, class_row(domain, 1, block_bytes))
+                    else:
+                        block_bytes = block_size(stack.libc, stack, ~place)
+                        fill(stack.libc, stack, ~place, size)
+                        tally.libc_requested_bytes += size
+                        tally.libc_block_bytes += block_bytes
+                        _count_in(tally, classes, entry, place, size, class_row(domain, 0, block_bytes))
                 row += 1
                 if tally.attention:
                     if tally.attention & TELLING:
                         _tell(stack, addresses, row - 1, kind, place)
-                    _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
+                    _settle(tally, row - started)
                     if tally.attention & RESIDENT_PEAK:
                         tally.attention ^= RESIDENT_PEAK
-                        at_peak[0] = stack.tally[0]
+                        _copy(stack.tally, at_peak, 0)
                     if tally.attention & ~TELLING:
                         tally.attention &= ~TELLING
                         return row, tick
-        _settle(tally, started, row, requested, requested_peak, block_bytes, block_peak)
-        samples[tick] = stack.tally[0]
+        _settle(tally, row - started)
+        _copy(stack.tally, samples, tick)
     tally.attention = 0
     return row, ticks.shape[0]

@@ -85,8 +85,9 @@ def default_realloc(state, stack, place, size):
 @leaf
 def default_fill(state, stack, place, size):
     """Every byte, whatever was there before."""
-    begin = address(state, stack, place)
-    touch(stack, begin, begin + size)
+    if size > 0:
+        begin = address(state, stack, place)
+        touch(stack, begin, begin + size)
 
 
 @leaf

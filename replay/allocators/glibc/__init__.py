@@ -28,6 +28,8 @@ from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
     FASTBINS,
     INACTIVE,
+    call_free_chunk,
+    call_int_malloc,
     consolidate,
     free_chunk,
     give_back,
@@ -85,7 +87,6 @@ from replay.processor import prefetch
 __all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_state", "switch_thread"]
 
 ROLES = ("libc",)
-PLACE_MASK = (1 << 32) - 1
 CHUNKS_AT_FIRST = 1 << 20
 """Records that a run starts with room for; they take memory only once they are used."""
 ARENA_SHIFT = 40
@@ -162,7 +163,7 @@ def malloc(state, stack, size):
 @cold
 def _malloc_from_main(state, stack, wanted):
     """arena_get_retry: the thread's arena had no room."""
-    return int_malloc(state, stack, state.arenas[MAIN_ARENA], wanted)
+    return call_int_malloc(state, stack, state.arenas[MAIN_ARENA], wanted)
 
 
 @cold
@@ -181,7 +182,7 @@ def _malloc_past_cache(state, stack, wanted, size):
     par = state.par[0]
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
-    place = int_malloc(state, stack, own_arena(state, stack, size), wanted)
+    place = call_int_malloc(state, stack, own_arena(state, stack, size), wanted)
     return place if place else _malloc_from_main(state, stack, wanted)
 
 
@@ -225,12 +226,23 @@ def _free_uncached(state, stack, place, size):
     if place >= MAPPED_PLACE:
         free_mapped(state, stack, place)
     else:
-        free_chunk(state, stack, arena_of(state, place), place, size)
+        call_free_chunk(state, stack, arena_of(state, place), place, size)
+
+
+@inlined
+def realloc(state, stack, place, size):
+    """In place, if there is room; the mapping of a mapped chunk is resized."""
+    par = state.par[0]
+    if place < MAPPED_PLACE and par.is_ready:
+        spare = size_of(state.memory, place) - _units(par, size)
+        if 0 <= spare < par.min_units:
+            return place
+    return _realloc_elsewhere(state, stack, place, size)
 
 
 @cold
-def realloc(state, stack, place, size):
-    """In place, if there is room; the mapping of a mapped chunk is resized."""
+def _realloc_elsewhere(state, stack, place, size):
+    """What changes the chunk, or may do so."""
     par, is_mapped = state.par[0], place >= MAPPED_PLACE
     wanted = _units(par, size)
     usable = 0
@@ -279,13 +291,13 @@ def address(state, stack, place):
 @inlined
 def expect(state, place):
     """Its chunk's record, unless it is a mapping."""
-    prefetch(state.memory, place & PLACE_MASK)
+    prefetch(state.memory, place & (MAPPED_PLACE - 1))
 
 
 @inlined
 def fill(state, stack, place, size):
     """The program writes to its block: only in mappings, and in holes, is that news (`system`)."""
-    if place >= MAPPED_PLACE or state.par[0].holes:
+    if (place >= MAPPED_PLACE or state.par[0].holes) and size > 0:
         begin = address(state, stack, place)
         kernel.touch(stack, begin, begin + size)
 

@@ -123,15 +123,39 @@ def _cut(state, stack, arena, chunk, size, wanted):
         _keep_remainder(state, arena, remainder, wanted, unsorted, np.int64(memory[np.uint64(unsorted)].fd))
 
 
-@leaf
+@inlined
+def _from_remainder(state, stack, arena, wanted):
+    """What was left over last is cut again, if it is all that is in the unsorted list; or 0."""
+    memory, par = state.memory, state.par[0]
+    unsorted = arena.bins + UNSORTED
+    chunk = np.int64(memory[np.uint64(unsorted)].bk)
+    if (
+        memory[np.uint64(chunk)].start == arena.last_remainder
+        and np.int64(memory[np.uint64(chunk)].bk) == unsorted
+        and size_of(memory, chunk) > wanted + par.min_units  # a bin's own record has no size
+    ):
+        remainder = _split(state, stack, chunk, wanted)
+        _keep_remainder(state, arena, remainder, wanted, unsorted, unsorted)
+        return chunk
+    return np.int64(0)
+
+
+@inlined
 def _sort(state, arena, chunk, size):
     """Puts a chunk from the unsorted list into its bin."""
-    memory, par = state.memory, state.par[0]
-    index = bin_index(size, par)
+    par = state.par[0]
     if size < par.small_units:
-        link_in_front(memory, chunk, arena.bins + index)
+        index = size + par.small_shift
+        link_in_front(state.memory, chunk, arena.bins + index)
+        mark_bin(state, arena, index)
     else:
-        link_by_size(memory, chunk, size, arena.bins + index)
+        _sort_large(state, arena, chunk, size)
+
+
+@cold
+def _sort_large(state, arena, chunk, size):
+    index = bin_index(size, state.par[0])
+    link_by_size(state.memory, chunk, size, arena.bins + index)
     mark_bin(state, arena, index)
 
 
@@ -150,16 +174,11 @@ def _search(state, stack, arena, wanted, cached, resumed):
             if chunk == unsorted:
                 break
             before = np.int64(memory[np.uint64(chunk)].bk)
+            if before == unsorted and is_small:
+                last = _from_remainder(state, stack, arena, wanted)
+                if last:
+                    return last
             size = size_of(memory, chunk)
-            if (
-                is_small
-                and before == unsorted
-                and memory[np.uint64(chunk)].start == arena.last_remainder
-                and size > wanted + par.min_units
-            ):
-                remainder = _split(state, stack, chunk, wanted)
-                _keep_remainder(state, arena, remainder, wanted, unsorted, unsorted)
-                return chunk
             memory[np.uint64(unsorted)].bk = before
             memory[np.uint64(before)].fd = unsorted
             if size == wanted:
@@ -262,46 +281,43 @@ def _from_top(state, stack, arena, wanted):
 
 
 @inlined
-def _take_fast(state, slot):
-    """The first chunk of a fastbin that is not empty."""
+def _from_fastbin(state, arena, wanted):
+    """The first chunk of the fastbin of just this size, or 0."""
+    slot = np.uint64(arena.fastbins + wanted)
     chunk = state.fastbins[slot]
-    state.fastbins[slot] = state.memory[np.uint64(chunk)].fd
+    if chunk:
+        state.fastbins[slot] = state.memory[np.uint64(chunk)].fd
     return chunk
 
 
-@leaf
+@inlined
+def _from_small_bin(state, arena, wanted):
+    """The last chunk of the small bin of just this size, or 0."""
+    memory, head = state.memory, arena.bins + wanted + state.par[0].small_shift
+    if np.int64(memory[np.uint64(head)].bk) == head:
+        return np.int64(0)
+    chunk = unlink_last(memory, head)
+    set_used(memory, chunk, wanted)
+    return chunk
+
+
+@cold
 def _stash_fast(state, arena, wanted):
     """More chunks of the fastbin's size go into the cache."""
-    index, slot = wanted - state.par[0].min_units, np.uint64(arena.fastbins + wanted)
-    while state.fastbins[slot] and tcache_room(state, index):
-        tcache_put(state, _take_fast(state, slot), index)
+    index = wanted - state.par[0].min_units
+    while state.fastbins[np.uint64(arena.fastbins + wanted)] and tcache_room(state, index):
+        tcache_put(state, _from_fastbin(state, arena, wanted), index)
 
 
-@leaf
-def _stash_small(state, wanted, head):
+@cold
+def _stash_small(state, stack, arena, wanted):
     """More chunks of the small bin go into the cache."""
-    memory, index = state.memory, wanted - state.par[0].min_units
-    while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
-        chunk = unlink_last(memory, head)
-        set_used(memory, chunk, wanted)
-        tcache_put(state, chunk, index)
-
-
-@inlined
-def _from_lists(state, stack, arena, wanted):
-    """A chunk from the fastbin or the small bin of just this size, or 0."""
     memory, par = state.memory, state.par[0]
-    if wanted <= par.max_fast and state.fastbins[np.uint64(arena.fastbins + wanted)]:
-        return _take_fast(state, np.uint64(arena.fastbins + wanted))
-    if wanted < par.small_units:
-        head = arena.bins + wanted + par.small_shift
-        if np.int64(memory[np.uint64(head)].bk) != head:
-            chunk = unlink_last(memory, head)
-            set_used(memory, chunk, wanted)
-            return chunk
-    elif arena.have_fast:
-        consolidate(state, stack, arena)
-    return np.int64(0)
+    if par.lazy_tcache and par.tcache == INACTIVE:
+        make_tcache(state, stack, arena, par.tcache_units_inside)
+    index, head = wanted - par.min_units, arena.bins + wanted + par.small_shift
+    while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
+        tcache_put(state, _from_small_bin(state, arena, wanted), index)
 
 
 @inlined
@@ -315,7 +331,9 @@ def make_tcache(state, stack, arena, wanted):
     """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
     par = state.par[0]
     if not par.lazy_tcache or par.tcache_count:
-        chunk = _from_lists(state, stack, arena, wanted)
+        chunk = _from_fastbin(state, arena, wanted) if wanted <= par.max_fast else np.int64(0)
+        if chunk == 0 and wanted < par.small_units:
+            chunk = _from_small_bin(state, arena, wanted)
         if chunk == 0:
             chunk = _search(state, stack, arena, wanted, False, True)
         state.threads[par.thread].cache_chunk = chunk
@@ -323,21 +341,40 @@ def make_tcache(state, stack, arena, wanted):
     note_readiness(par)
 
 
-@cold
+@inlined
 def int_malloc(state, stack, arena, wanted):
     """_int_malloc: a chunk of `wanted` units, or 0 if this arena has none."""
     par = state.par[0]
-    in_fastbin = wanted <= par.max_fast and state.fastbins[np.uint64(arena.fastbins + wanted)] != 0
-    chunk = _from_lists(state, stack, arena, wanted)
-    if chunk:
-        cacheable = wanted - par.min_units < par.tcache_bins
-        if in_fastbin:
-            _stash_fast(state, arena, wanted)
-        elif cacheable:
-            if par.lazy_tcache and par.tcache == INACTIVE:
-                make_tcache(state, stack, arena, par.tcache_units_inside)
-            _stash_small(state, wanted, arena.bins + wanted + par.small_shift)
-        return chunk
+    if wanted <= par.max_fast:
+        chunk = _from_fastbin(state, arena, wanted)
+        if chunk:
+            if state.fastbins[np.uint64(arena.fastbins + wanted)]:
+                _stash_fast(state, arena, wanted)
+            return chunk
+    if wanted < par.small_units:
+        chunk = _from_small_bin(state, arena, wanted)
+        if chunk:
+            if wanted - par.min_units < par.tcache_bins:
+                _stash_small(state, stack, arena, wanted)
+            return chunk
+        chunk = _from_remainder(state, stack, arena, wanted)
+        if chunk:
+            return chunk
+    elif arena.have_fast:
+        consolidate(state, stack, arena)
+    return _search_all(state, stack, arena, wanted)
+
+
+@cold
+def call_int_malloc(state, stack, arena, wanted):
+    """The same for all but the most frequent caller: a copy in each would be too much."""
+    return int_malloc(state, stack, arena, wanted)
+
+
+@cold
+def _search_all(state, stack, arena, wanted):
+    """The rest of _int_malloc. Where it frees what fits, the cache may have to be made first."""
+    par = state.par[0]
     resumed = False
     while True:
         chunk = _search(state, stack, arena, wanted, resumed, resumed)
@@ -397,7 +434,7 @@ def _merge(state, arena, chunk, sorts_small):
     return size
 
 
-@cold
+@inlined
 def free_chunk(state, stack, arena, chunk, size):
     """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
     par = state.par[0]
@@ -409,12 +446,24 @@ def free_chunk(state, stack, arena, chunk, size):
         return
     size = _merge(state, arena, chunk, par.sorts_small)
     if (size << UNIT_SHIFT) >= TRIM_BYTES:
-        if arena.have_fast:
-            consolidate(state, stack, arena)
-        if arena.heap != MAIN_HEAP:
-            heap_trim(state, stack, arena)
-        elif top_bytes(state, arena) >= par.trim_threshold:
-            systrim(state, stack, arena, par.top_pad)
+        _trim(state, stack, arena)
+
+
+@cold
+def _trim(state, stack, arena):
+    """Much is free in one piece: the fastbins are merged, and what is free at the heap's end may go back."""
+    if arena.have_fast:
+        consolidate(state, stack, arena)
+    if arena.heap != MAIN_HEAP:
+        heap_trim(state, stack, arena)
+    elif top_bytes(state, arena) >= state.par[0].trim_threshold:
+        systrim(state, stack, arena, state.par[0].top_pad)
+
+
+@cold
+def call_free_chunk(state, stack, arena, chunk, size):
+    """The same for all but the most frequent caller."""
+    free_chunk(state, stack, arena, chunk, size)
 
 
 @inlined
@@ -424,10 +473,10 @@ def give_back(state, stack, arena, chunk, size):
     if not state.par[0].lazy_tcache and tcache_room(state, index):
         tcache_put(state, chunk, index)
     else:
-        free_chunk(state, stack, arena, chunk, size)
+        call_free_chunk(state, stack, arena, chunk, size)
 
 
-@cold
+@inlined
 def int_realloc(state, stack, arena, chunk, old_size, wanted):
     """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere; 0 if there is no room for it."""
     memory, par = state.memory, state.par[0]
@@ -443,7 +492,7 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
             unlink_chunk(memory, behind, par)
         else:
             par.in_realloc = 1
-            other = int_malloc(state, stack, arena, wanted)
+            other = call_int_malloc(state, stack, arena, wanted)
             par.in_realloc = 0
             if other == 0:
                 return other
@@ -460,5 +509,6 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
     if size - wanted >= par.min_units:
         remainder = _split(state, stack, chunk, wanted)
         give_back(state, stack, arena, remainder, size - wanted)
-    raise_top(state, stack, arena)
+    if old_size < wanted:
+        raise_top(state, stack, arena)
     return chunk

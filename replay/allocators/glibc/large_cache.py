@@ -15,8 +15,6 @@ LARGE_BINS = 12
 FIRST_BIN = 64
 _LEAST_BITS = 6
 """2^6 units, 1,024 bytes: the first of these bins."""
-_MAPPED_LINK = 1 << 31
-"""In a chunk's `fd`: the rest is the number of a mapped chunk's record."""
 
 
 @leaf
@@ -36,16 +34,13 @@ def following(state, place):
     """The next in the list, or 0."""
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].next
-    link = np.int64(state.memory[np.uint64(place)].fd)
-    return MAPPED_PLACE | (link & (_MAPPED_LINK - 1)) if link & _MAPPED_LINK else link
+    return np.int64(state.memory[np.uint64(place)].fd)
 
 
 @leaf
 def _set_following(state, place, following):
     if place >= MAPPED_PLACE:
         state.mapped[place & (MAPPED_PLACE - 1)].next = following
-    elif following >= MAPPED_PLACE:
-        state.memory[np.uint64(place)].fd = _MAPPED_LINK | (following & (MAPPED_PLACE - 1))
     else:
         state.memory[np.uint64(place)].fd = following
 

@@ -244,19 +244,18 @@ def mark_bin(state, arena, index):
 @leaf
 def next_bin(state, arena, index):
     """The first bin from `index` on that is not empty, or NBINS; those found empty are unmarked."""
-    memory, binmap = state.memory, state.binmap
-    word = index >> 5
-    bits = binmap[np.uint64(arena.binmap + word)] >> (index & 31) << (index & 31)
+    memory, binmap, first, word = state.memory, state.binmap, arena.binmap, index >> 5
+    bits = binmap[np.uint64(first + word)] >> (index & 31) << (index & 31)
     while True:
         while bits == 0:
             word += 1
             if word == NBINS // BITS_A_WORD:
                 return np.int64(NBINS)
-            bits = binmap[np.uint64(arena.binmap + word)]
+            bits = binmap[np.uint64(first + word)]
         low = bits & -bits
         found = (word << 5) + bit_length(low) - 1
         head = arena.bins + found
         if np.int64(memory[np.uint64(head)].bk) != head:
             return found
-        binmap[np.uint64(arena.binmap + word)] &= ~low
+        binmap[np.uint64(first + word)] &= ~low
         bits &= ~low

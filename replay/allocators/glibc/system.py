@@ -32,8 +32,8 @@ from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mre
 from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
-MAPPED_PLACE = 1 << 40
-"""Places from here on number records of MAPPED; those below are chunks of the heap."""
+MAPPED_PLACE = 1 << 31
+"""Places from here on number records of MAPPED; those below are chunks of the heap. All fit into a chunk's links."""
 BIN_SHIFT = 32
 """Where trim_bins stopped: bin << BIN_SHIFT | chunk."""
 HEAP_BYTES_MAX = 32 << 30

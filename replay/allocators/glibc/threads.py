@@ -10,7 +10,7 @@ A thread's end empties its cache into the arenas that the chunks came from.
 
 import numpy as np
 
-from replay.allocators.glibc.arena import FASTBINS, INACTIVE, LIVE, free_chunk, make_tcache, note_readiness
+from replay.allocators.glibc.arena import FASTBINS, INACTIVE, LIVE, call_free_chunk, make_tcache, note_readiness
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
@@ -75,7 +75,7 @@ def _release(state, stack, place):
     if place >= MAPPED_PLACE:
         free_mapped(state, stack, place)
     else:
-        free_chunk(state, stack, arena_of(state, place), place, size_of(state.memory, place))
+        call_free_chunk(state, stack, arena_of(state, place), place, size_of(state.memory, place))
 
 
 @inlined
