@@ -12,7 +12,7 @@ from replay.errors import ReplayError
 from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
 from replay.metrics import metric_names
-from replay.recorder.tap import NEWEST_WITH_SITES
+from replay.recorder.tap import site_obstacle
 from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, make_task
 from replay.sweeps.threads import Threads
@@ -90,7 +90,7 @@ def record(program: list[str], path: Path, folder: Path) -> Path:
     are laid out, and so what is allocated.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sites = ["--sites"] if sys.version_info[:2] <= NEWEST_WITH_SITES else []
+    sites = [] if site_obstacle() else ["--sites"]
     options = ["--clean", "--no-addresses", *sites, "-o", str(path)]
     command = [sys.executable, "-m", "replay", "record", *options, *program]
     environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": _python_path()}

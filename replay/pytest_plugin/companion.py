@@ -19,7 +19,7 @@ from replay.recorder.tap import tap
 TEST, AFTER, OVER = "test", "after the test", "over"
 """Marks in a recording: where the test begins, where it is done, and where what nobody holds any more is collected."""
 
-WITH_SITES = sys.version_info[:2] <= taps.NEWEST_WITH_SITES
+WITH_SITES = taps.site_obstacle() is None
 _DEAD = "the process that writes and plays recordings has died"
 
 

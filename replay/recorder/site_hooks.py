@@ -90,7 +90,7 @@ class SiteHooks:
         with body.when(body.compare(interpreter, "!=", body.load(context, sites.AT_INTERPRETER)), likely=False):
             body.give(0)
         frame = self._innermost(body, state)
-        code = body.load(frame, layout.frame_code)
+        code = self._code(body, frame)
         slot, number = body.call_own(self._slot, code), body.room(1)
         body.store(number, 0, body.load(slot, 8))
         with body.when(body.compare(body.load(number), "==", 0), likely=False):
@@ -117,13 +117,19 @@ class SiteHooks:
                 body.give(0)
             owner = body.both(body.shift_right(body.load(frame, word), shift), 0xFF)
             body.leave_when(body.compare(owner, "==", frames.OWNED_BY_GENERATOR))
-            with body.when(body.compare(owner, "!=", frames.OWNED_BY_C_STACK), likely=True):
-                code = body.load(frame, layout.frame_code)
+            other_than_c = "<" if layout.code_tags else "!="  # what is enough for older ones takes fewer instructions
+            with body.when(body.compare(owner, other_than_c, frames.OWNED_BY_C), likely=True):
+                code = self._code(body, frame)
                 units = self._half_word(body, code, layout.first_traceable)
                 first = body.add(body.add(code, layout.instructions), body.multiply(units, frames.UNIT_BYTES))
                 body.leave_when(body.compare(body.load(frame, layout.frame_instruction), ">=", first))
             body.store(place, 0, body.load(frame, layout.frame_previous))
         return body.load(place)
+
+    def _code(self, body: Body, frame: Value) -> Value:
+        """The code that a frame runs."""
+        code, tags = body.load(frame, self._layout.frame_code), self._layout.code_tags
+        return body.both(code, (1 << 64) - 1 - tags) if tags else code
 
     def _make_slot(self) -> Body:
         """slot(code): the address of its slot in the table, or of the empty one where it goes."""

@@ -32,7 +32,7 @@ RAW, MEM, OBJ = range(3)
 
 POOL_BYTES = 1 << 14
 """pymalloc's pools, in every CPython that is recorded."""
-OLDEST, NEWEST_WITH_SITES = (3, 11), (3, 13)
+OLDEST, NEWEST_WITH_SITES = (3, 11), (3, 15)
 RECORD_BYTES = 32
 RING_BITS = 22
 """2^22 records, 128 MiB: what a busy program calls in a fifth of a second, while the writer is kept from its work."""
@@ -330,10 +330,19 @@ def obstacle(clean: bool = False, sites: bool = False) -> str | None:
     plain = os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc") and not sys.flags.dev_mode
     if clean and not (plain and not hasattr(sys, "gettotalrefcount")):
         return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and take no debug build"
-    if sites and sys.version_info[:2] > NEWEST_WITH_SITES:
-        return f"call sites are recorded of CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, not of {sys.version.split()[0]}"
+    if sites and (reason := site_obstacle()):
+        return reason
     if tap.active or ("_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active):
         return "this process is being recorded already; end that recording first"
+    return None
+
+
+def site_obstacle() -> str | None:
+    """Why this process cannot be recorded with call sites, in one sentence; nothing if it can, as far as that goes."""
+    if sys.version_info[:2] > NEWEST_WITH_SITES:
+        return f"call sites are recorded of CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, not of {sys.version.split()[0]}"
+    if hasattr(sys, "_jit") and sys._jit.is_enabled():
+        return "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
     return None
 
 
