@@ -26,6 +26,7 @@ from replay.editing.scaling import repeated
 from replay.editing.selecting import FilteredTrace, Wanted
 from replay.engine import Player, run
 from replay.errors import ReplayError, TraceError
+from replay.gates.causes import holders
 from replay.metrics import metrics_of, summarize
 from replay.numbering import NumberingApart
 from replay.processes import Processes
@@ -572,3 +573,18 @@ def test_blocks_are_numbered_for_each_process_as_if_it_were_alone(parts):
     for number, part in enumerate(parts):
         alone = part.events()
         assert own[owner == number].tolist() == np.where(alone.op <= Op.FREE, alone.block, 0).tolist()
+
+
+def test_causes_know_the_phase_of_each_process():
+    """b's mark comes last, but what a allocates behind it is of a's phase."""
+    a, b = History(), History()
+    a.at(0).mark(0)
+    b.at(0).malloc(5000)
+    b.at(1).mark(0)
+    a.at(2).malloc(30_000)
+    b.at(3).malloc(20_000)
+    trace = host_of([a, b])
+    found = {change.group: change.bytes for change in holders(trace, CONFIGS["3.12"]) if change.dimension == "phase"}
+    assert found == {"a: work": 30_000, "start": 5000, "b: work": 20_000}
+    in_pieces = holders(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
+    assert in_pieces == holders(trace, CONFIGS["3.12"])
