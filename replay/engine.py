@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, takewhile
 from types import ModuleType
@@ -29,8 +29,11 @@ from replay.clock import TICKS_MAX, Clock, Slice
 from replay.compiled import entry
 from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
+from replay.host import Host
 from replay.numbering import ThreadNumbering
 from replay.player import BLOCK, DOMAINS, new_classes, play, take_turn
+from replay.processes import refuse_processes
+from replay.stints import play_stints
 from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
 
 SAMPLES_WANTED = 1000
@@ -65,6 +68,10 @@ class Recording:
     phases: tuple[tuple[str, int, np.record], ...]
     """Name, time and counters at each mark."""
     wall_ns: int
+    processes: tuple["Recording", ...] = ()
+    """Of a trace of several: what each counted, with a sample at its end only. All above is then of the sums."""
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0, TALLY))
+    """By process the counters at the moment of `at_peak`, to which they add up."""
 
 
 _making = threading.Lock()
@@ -137,7 +144,7 @@ class Player:
     def play(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns a copy of the counters for each of its ticks."""
         events = part.events
-        self._make_room_for_blocks(events, part.start, part.end)
+        self._make_room_for_blocks(int(events.block[part.start : part.end].max()))
         ticks = np.append(part.tick_rows, part.end)
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
@@ -160,8 +167,30 @@ class Player:
             self._addresses(np.where(told < 0, ~told, told), (told > 0).astype(np.uint8))
         return samples[:-1]
 
-    def trim(self, row: int) -> None:
-        """Calls malloc_trim(0) behind everything up to `row` of the trace."""
+    def play_stints(
+        self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
+    ) -> None:
+        """Plays some stints of a slice, as one process of several; see `replay.stints`.
+
+        The numbers of its blocks are below `blocks`.
+        """
+        events = part.events
+        self._make_room_for_blocks(blocks - 1)
+        columns = (events.op, events.domain, events.block, events.size)
+        threads, addresses = self._threads_of(events), np.zeros(0, np.int64)
+        play_some = self._compiled(play_stints)
+        stint, row = 0, 0
+        while stint < mine.shape[0]:
+            stint, row = play_some(
+                self.stack, self.blocks, self.classes, self._route, self.at_peak, columns, part.first_row, threads,
+                addresses, mine, ends, stint, row, moments, best,
+            )  # fmt: skip
+            if self.tally.attention:
+                self._attend(events, row, part.first_row)
+        self.drain_log()
+
+    def trim(self, row: int, thread: int | None = None) -> None:
+        """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
         self.tally.row, resume = row, 0
         trim_some = self._compiled(trim_libc)
         while True:
@@ -213,8 +242,7 @@ class Player:
             libc = self.libc_model.with_threads(self.stack.libc, self._threads.count)
             self.stack = self.stack._replace(libc=libc, small=self.stack.small if self.has_small else libc)
 
-    def _make_room_for_blocks(self, events: Events, start: int, end: int) -> None:
-        highest = int(events.block[start:end].max())
+    def _make_room_for_blocks(self, highest: int) -> None:
         if highest >= self.blocks.shape[0]:
             self.blocks = extend(self.blocks, 1 << (highest + 1).bit_length())
 
@@ -305,7 +333,10 @@ def run(
     of LOG as they come, `progress` the number of rows played. `stop` sees the counters at the end of each batch; where
     it says so, the run ends there.
     """
-    player = Player(config, addresses=addresses, log=log)
+    host = Host(trace, lambda: Player(config)) if trace.metadata.processes else None
+    if host and (addresses or log):
+        refuse_processes(trace, None, "each has addresses of its own")
+    player = host or Player(config, addresses=addresses, log=log)
     times: list[np.ndarray] = []
     samples: list[np.ndarray] = []
     phases: list[tuple[str, int, np.record]] = []
@@ -321,9 +352,12 @@ def run(
             addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
         if events.op[row] == Op.MARK:
             name = trace.metadata.phases[int(events.size[row])]
-            phases.append((name, int(events.time_ns[row]), player.stack.tally.copy()[0]))
+            time_ns, thread = int(events.time_ns[row]), int(events.thread[row])
+            phases.append((name, time_ns, player.tally.copy()))
+            if host:
+                host.note_phase(name, time_ns, thread)
             if name == TRIM_MARK:
-                player.trim(clock.rows + row)
+                player.trim(clock.rows + row, thread)
         elif events.op[row] == Op.THREAD_END:
             player.end_thread(int(events.thread[row]), clock.rows + row)
 
@@ -332,18 +366,20 @@ def run(
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
         batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
+    if host:
+        batches = map(host.enter, batches)
     clock = Clock(batches, play_slice, note_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
-    return Recording(
+    recording = Recording(
         config=config,
         metadata=trace.metadata,
         events=clock.rows,
         duration_ns=clock.now_ns - begin_ns,
         sample_times_ns=np.concatenate([*times, [clock.now_ns]]).astype(np.int64),
-        samples=np.concatenate([*samples, player.stack.tally]),
-        end=player.stack.tally.copy()[0],
+        samples=np.concatenate([*samples, np.reshape(player.tally, 1)]),
+        end=player.tally.copy(),
         at_peak=player.at_peak.copy()[0],
         at_peak_time_ns=player.at_peak_time_ns,
         classes=player.classes,
@@ -351,6 +387,30 @@ def run(
         phases=tuple(phases),
         wall_ns=wall_ns,
     )
+    return _with_processes(recording, host) if host else recording
+
+
+def _with_processes(recording: Recording, host: Host) -> Recording:
+    """The sums, and with them what each process counted."""
+    metadata = recording.metadata
+    parts = tuple(
+        replace(
+            recording,
+            metadata=replace(metadata, process=process.memory, processes=()),
+            events=member.events,
+            duration_ns=member.end_ns - member.begin_ns,
+            sample_times_ns=np.array([member.end_ns]),
+            samples=host.ends[number : number + 1],
+            end=host.ends[number],
+            at_peak=host.at_peaks[number],
+            at_peak_time_ns=int(host.at_peak_times_ns[number]),
+            classes=member.player.classes,
+            observed=member.player.observe(),
+            phases=tuple(member.phases),
+        )
+        for number, (process, member) in enumerate(zip(metadata.processes, host.members, strict=True))
+    )
+    return replace(recording, processes=parts, shares=host.shares())
 
 
 ARENA_EVENT = record("row", "kind", "address", "bytes")

@@ -9,6 +9,8 @@
     _end       after the last event
 """
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -57,13 +59,18 @@ class SimulatedTime(_Result):
     page_faults: int
 
 
-class Summary(_Result):
-    """One run in numbers. Two runs of the same trace and configuration give the same one."""
+class _Run(_Result):
+    """Which run it was."""
 
     allocator: str
     libc_model: str
     pymalloc_model: str | None
     trace: dict[str, str]
+
+
+class _Figures(_Result):
+    """What one process came to, or all together."""
+
     events: int
     duration_ns: int
     mallocs: int
@@ -126,15 +133,29 @@ class Summary(_Result):
     stack_resident_bytes: int
     process_bytes_peak: int
 
+
+class _Share(_Result):
+    """Which process it was, and what it had of the levels `_at_peak` of all: there, they add up to those."""
+
+    name: str
+    at_peak_of_all: dict[str, int]
+
+
+class ProcessSummary(_Figures, _Share):
+    """One process of several: the figures that its part of the trace gives when it is played by itself."""
+
+
+class Summary(_Figures, _Run):
+    """One run in numbers. Two runs of the same trace and configuration give the same one."""
+
     floor: Bound | None
     ceiling: Bound | None
+    processes: tuple[ProcessSummary, ...]
+    """Of a trace of several; all else is then of the sums."""
 
 
-_OF_THE_TRACE = {
-    "allocator", "libc_model", "pymalloc_model", "trace", "events", "duration_ns", "peak_time_ns", "static_bytes",
-    "stack_bytes", "stack_resident_bytes", "floor", "ceiling",
-}  # fmt: skip
-"""What says which run it was, and what a workload's file says of its process."""
+_OF_THE_TRACE = {"events", "duration_ns", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes"}
+"""Figures that no setting can change."""
 _KINDS: dict[str, tuple[str, ...]] = {
     "syscalls": SYSCALLS,
     "syscall_bytes": SYSCALLS,
@@ -149,44 +170,61 @@ _RISING = {
 
 def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: Recording | None = None) -> Summary:
     """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
-    config, process = recording.config, recording.metadata.process
-    end, at_peak = recording.end, recording.at_peak
+    config = recording.config
     return Summary.model_validate(
         {
-            **{name: int(end[name]) for name in _COUNTS},
-            **{f"{name}_peak": int(end[f"{name}_peak"]) for name in BYTE_LEVELS},
-            **{f"{name}_at_peak": int(at_peak[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
-            **{f"{name}_end": int(end[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+            **_figures(recording),
             "allocator": config.name,
             "libc_model": config.libc.model,
             "pymalloc_model": config.pymalloc.model if config.pymalloc else None,
             "trace": recording.metadata.origin,
-            "events": recording.events,
-            "duration_ns": recording.duration_ns,
-            "peak_time_ns": recording.at_peak_time_ns,
-            "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
-            "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
-            "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
-            "external_fragmentation_end": _lost(end.block_bytes, end.mapped_bytes),
-            "blowup": float(end.resident_bytes_peak / end.requested_bytes_peak) if end.requested_bytes_peak else 0.0,
-            "arenas_live": int(end.arenas),
-            "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
-            "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
-            "simulated_ns": _simulate_time(recording),
-            "static_bytes": process.static_bytes,
-            "stack_bytes": process.stack_bytes,
-            "stack_resident_bytes": process.stack_resident_bytes,
-            "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
             "floor": _bound(floor) if floor else None,
             "ceiling": _bound(ceiling) if ceiling else None,
+            "processes": [
+                {
+                    **_figures(of_it),
+                    "name": process.name,
+                    "at_peak_of_all": {name: int(share[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+                }
+                for process, of_it, share in zip(
+                    recording.metadata.processes, recording.processes, recording.shares, strict=True
+                )
+            ],
         }
     )
 
 
-def metrics_of(summary: Summary) -> dict[str, int | float]:
+def _figures(recording: Recording) -> dict[str, Any]:
+    """The fields of _Figures."""
+    end, at_peak, process = recording.end, recording.at_peak, recording.metadata.memory
+    return {
+        **{name: int(end[name]) for name in _COUNTS},
+        **{f"{name}_peak": int(end[f"{name}_peak"]) for name in BYTE_LEVELS},
+        **{f"{name}_at_peak": int(at_peak[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+        **{f"{name}_end": int(end[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
+        "events": recording.events,
+        "duration_ns": recording.duration_ns,
+        "peak_time_ns": recording.at_peak_time_ns,
+        "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
+        "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
+        "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
+        "external_fragmentation_end": _lost(end.block_bytes, end.mapped_bytes),
+        "blowup": float(end.resident_bytes_peak / end.requested_bytes_peak) if end.requested_bytes_peak else 0.0,
+        "arenas_live": int(end.arenas),
+        "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
+        "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
+        "simulated_ns": _simulate_time(recording),
+        "static_bytes": process.static_bytes,
+        "stack_bytes": process.stack_bytes,
+        "stack_resident_bytes": process.stack_resident_bytes,
+        "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
+    }
+
+
+def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
     """The figures of a Summary that a setting can change, by name: `syscalls` in all, `syscalls.mmap` by kind."""
     figures: dict[str, int | float] = {}
-    for name, value in summary.model_dump(exclude=_OF_THE_TRACE).items():
+    for name, value in summary.model_dump(include={*_Figures.model_fields} - _OF_THE_TRACE).items():
         if isinstance(value, dict):
             figures |= {name: sum(value.values())} | {f"{name}.{kind}": each for kind, each in value.items()}
         else:
@@ -197,7 +235,7 @@ def metrics_of(summary: Summary) -> dict[str, int | float]:
 def metric_names() -> list[str]:
     """The names that `metrics_of` gives, in its order."""
     names = []
-    for name, field in Summary.model_fields.items():
+    for name, field in _Figures.model_fields.items():
         if name not in _OF_THE_TRACE:
             kinds = _KINDS.get(name, ())
             names += [name, *(f"{name}.{kind}" for kind in kinds)]
@@ -312,14 +350,38 @@ def pools(recording: Recording) -> pl.DataFrame:
     """A row for each of pymalloc's size classes that has a pool at the end."""
     classes = recording.observed.get("classes", np.zeros(0, CLASS_VIEW))
     frame = _to_frame(classes)
+    if recording.processes:
+        frame = frame.group_by("block_size", maintain_order=True).agg(pl.all().sum())
     return frame.filter(pl.col("pools_used") + pl.col("pools_full") > 0)
 
 
 def arenas(recording: Recording) -> pl.DataFrame:
-    """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks."""
+    """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks.
+
+    Of several processes one after the other, with its name as `process`: each has addresses of its own.
+    """
     frame = _to_frame(recording.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
     arena_bytes = int(recording.end.arena_bytes) // max(int(recording.end.arenas), 1)
-    return frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
+    frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
+    if not recording.processes:
+        return frame
+    arenas_of = [len(of_it.observed.get("arenas", ())) for of_it in recording.processes]
+    names = np.repeat([process.name for process in recording.metadata.processes], arenas_of)
+    return frame.with_columns(pl.Series("process", names, dtype=pl.String))
+
+
+def processes(recording: Recording) -> pl.DataFrame:
+    """A row a process, if there are several: its `name` and metrics, and as `…_at_peak_of_all` its part of those."""
+    rows = [
+        {
+            "name": each.name,
+            "events": each.events,
+            **metrics_of(each),
+            **{f"{level}_at_peak_of_all": size_bytes for level, size_bytes in each.at_peak_of_all.items()},
+        }
+        for each in summarize(recording).processes
+    ]
+    return pl.DataFrame(rows)
 
 
 def _to_frame(rows: np.ndarray) -> pl.DataFrame:

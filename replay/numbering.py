@@ -165,3 +165,69 @@ class ThreadNumbering:
 
     def _number(self, name: int) -> int:
         return name if name < THREADS_KEPT else self._others.setdefault(name, THREADS_KEPT + len(self._others))
+
+
+@entry
+def _number_apart(
+    op: np.ndarray,
+    block: np.ndarray,
+    owner: np.ndarray,
+    start: int,
+    own: np.ndarray,
+    numbers: np.ndarray,
+    counts: np.ndarray,
+    lists: np.ndarray,
+    links: np.ndarray,
+) -> int:
+    """Writes into `own` what each block is for its process; gives the row it stopped at. The rest changes in place too.
+
+    `numbers`: of live blocks. Numbers that a process has released are a list of `links`, each with the number and the
+    next link; lists[process] is its first one, lists[-1] that of links in no list, lists[-2] how many ever were in one.
+    Link 0 is none.
+    """
+    for row in range(start, op.shape[0]):
+        own[row] = 0
+        if op[row] > _FREE:
+            continue
+        process = owner[row]
+        if op[row] <= _CALLOC:
+            link = lists[process]
+            if link:
+                numbers[block[row]] = links[link, 0]
+                lists[process], links[link, 1], lists[-1] = links[link, 1], lists[-1], link
+            else:
+                numbers[block[row]] = counts[process]
+                counts[process] += 1
+        own[row] = numbers[block[row]]
+        if op[row] == _FREE:
+            link = lists[-1]
+            if link:
+                lists[-1] = links[link, 1]
+            else:
+                if lists[-2] + 1 >= links.shape[0]:
+                    return row
+                lists[-2] += 1
+                link = lists[-2]
+            links[link, 0], links[link, 1], lists[process] = own[row], lists[process], link
+    return op.shape[0]
+
+
+class NumberingApart:
+    """Numbers the blocks of each process by themselves, where a trace has them in one numbering."""
+
+    def __init__(self, processes: int) -> None:
+        self.counts = np.zeros(processes, np.int64)
+        """All numbers so far of a process are below."""
+        self._numbers = np.zeros(1024, np.int64)
+        self._lists, self._links = np.zeros(processes + 2, np.int64), np.zeros((1024, 2), np.int64)
+
+    def number(self, op: np.ndarray, block: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """The numbers (uint32) of the next rows' blocks; `owner` is the process (int64) of each row."""
+        self._numbers = with_room(self._numbers, int(block.max(initial=0)) + 1)
+        own = np.empty(op.shape[0], np.uint32)
+        row = 0
+        while True:
+            row = _number_apart(op, block, owner, row, own, self._numbers, self.counts, self._lists, self._links)
+            if row == op.shape[0]:
+                return own
+            self._links = np.append(self._links, np.zeros_like(self._links), axis=0)

@@ -23,7 +23,7 @@ only know addresses. A reader accepts any numbering that never names two live bl
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -31,7 +31,8 @@ import numpy as np
 
 from replay.compiled import leaf
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of traces of several processes; others are of version 1, which has no table of them."""
 NO_SITE = (1 << 32) - 1
 """In `Events.site`: it is not known who allocated (null in a file)."""
 
@@ -144,6 +145,16 @@ class ProcessMemory:
 
 
 @dataclass(frozen=True)
+class Process:
+    """One of several in a trace: its threads' events are its own, and so are its address space and its phases."""
+
+    name: str
+    threads: tuple[int, ...]
+    """No other process has one of them."""
+    memory: ProcessMemory = ProcessMemory()
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What a trace says of itself."""
 
@@ -153,8 +164,19 @@ class Metadata:
     phases: tuple[str, ...] = ()
     """Names that marks point to."""
     process: ProcessMemory = ProcessMemory()
+    """Nothing where there are `processes`, which say it each for itself."""
     counts: tuple[PoolCount, ...] = ()
     """Of a recording that started clean: when it began, and at its end."""
+    processes: tuple[Process, ...] = ()
+    """Without any the trace is of one process, whatever its threads."""
+
+    @property
+    def memory(self) -> ProcessMemory:
+        """Of all processes together."""
+        if not self.processes:
+            return self.process
+        each = [process.memory for process in self.processes]
+        return ProcessMemory(*(sum(getattr(one, field.name) for one in each) for field in fields(ProcessMemory)))
 
 
 class Trace(Protocol):
@@ -195,7 +217,10 @@ class MemoryTrace:
 
 
 class Digest:
-    """Tells two traces apart: SHA-256 over the required columns, one after the other, wherever the batches are cut."""
+    """Tells two traces apart: SHA-256 over the required columns, one after the other, wherever the batches are cut.
+
+    Where there are processes, over their threads as well.
+    """
 
     _COLUMNS = Events._fields[:6]
 
@@ -206,8 +231,13 @@ class Digest:
         for digest, name in zip(self._columns, self._COLUMNS, strict=True):
             digest.update(np.ascontiguousarray(getattr(events, name)).data)
 
-    def hexdigest(self) -> str:
-        return hashlib.sha256(b"".join(digest.digest() for digest in self._columns)).hexdigest()
+    def hexdigest(self, processes: tuple[Process, ...] = ()) -> str:
+        """Of all that was taken in, in hexadecimal; each process is the number of its threads, and these."""
+        digests = self._columns
+        if processes:
+            table = [number for process in processes for number in (len(process.threads), *sorted(process.threads))]
+            digests = [*digests, hashlib.sha256(np.array(table, np.int64).data)]
+        return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
 def trace_digest(trace: Trace) -> str:
@@ -215,7 +245,7 @@ def trace_digest(trace: Trace) -> str:
     digest = Digest()
     for events in trace.batches():
         digest.update(events)
-    return digest.hexdigest()
+    return digest.hexdigest(trace.metadata.processes)
 
 
 @leaf

@@ -8,6 +8,7 @@ import numpy as np
 from replay.compiled import entry, leaf
 from replay.errors import TraceError
 from replay.limits import MAX_SIZE
+from replay.processes import Processes, unknown_thread
 from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
@@ -90,10 +91,28 @@ def _check_events(
     return status, row
 
 
+@entry
+def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: int, owners: np.ndarray) -> int:
+    """The first of so many rows that is of no process, or moves a block of another one; -1 if there is none.
+
+    `owner` is the process of each row; `owners`, which changes in place, the one that allocated each block.
+    """
+    for row in range(rows):
+        if owner[row] < 0:
+            return row
+        if op[row] <= _FREE:
+            if op[row] < _REALLOC:
+                owners[block[row]] = owner[row]
+            elif owners[block[row]] != owner[row]:
+                return row
+    return -1
+
+
 class Validator:
     """Holds the batches of one trace against the contract, and counts what is live as it goes.
 
-    `metadata` bounds the phases and sites that events point to; without it they are not looked at.
+    `metadata` bounds the phases and sites that events point to, and says of which process each thread is; without it
+    they are not looked at.
     """
 
     def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
@@ -103,6 +122,8 @@ class Validator:
         self._first_ns = 0
         self._state[_AT_PHASES] = len(metadata.phases) if metadata else -1
         self._state[_AT_SITES] = len(metadata.sites) if metadata else 0
+        self._processes = Processes(lambda: metadata.processes) if metadata and metadata.processes else None
+        self._owners = np.zeros(1024 if self._processes else 0, np.int64)
 
     def check(self, events: Events) -> None:
         """Raises a TraceError for the first event that breaks the contract; `events` follow those checked before."""
@@ -117,14 +138,32 @@ class Validator:
             if status == _OK:
                 break
             if status != _FULL:
+                self._check_processes(events, row)  # an earlier row may be worse
                 raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
             self._grow(int(events.block[row]) + 1)
+        self._check_processes(events, events.rows)
         self._state[_AT_ROWS] += events.rows
+
+    def _check_processes(self, events: Events, rows: int) -> None:
+        """Raises a TraceError for the first of so many rows whose thread or block is none of its process."""
+        if self._processes is None:
+            return
+        owner, _ = self._processes.find(events.thread)
+        row = _check_owners(events.op, events.block, owner, rows, self._owners)
+        if row >= 0:
+            what = unknown_thread(int(events.thread[row]))
+            if owner[row] >= 0:
+                op, block = Op(events.op[row]).name.lower(), int(events.block[row])
+                mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
+                what = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
+            raise TraceError(what, path=self._path, row=self.rows + row)
 
     def _grow(self, blocks: int) -> None:
         grown = np.full(max(2 * self._sizes.shape[0], blocks), -1, np.int64)
         grown[: self._sizes.shape[0]] = self._sizes
         self._sizes = grown
+        if self._processes:
+            self._owners = np.append(self._owners, np.zeros(grown.shape[0] - self._owners.shape[0], np.int64))
 
     def _refusal(self, status: int, events: Events, row: int) -> str:
         op, block, size = int(events.op[row]), int(events.block[row]), int(events.size[row])

@@ -144,6 +144,9 @@ def test_the_snippet_of_the_format_page_writes_a_trace(tmp_path, monkeypatch):
     assert events.op.tolist() == [Op.MALLOC, Op.MALLOC, Op.REALLOC, Op.FREE]
     assert events.block.tolist() == [0, 1, 0, 1]
     assert first.metadata == Metadata()
+    third = open_source(tmp_path / "processes.parquet")
+    assert [(each.name, each.threads) for each in third.metadata.processes] == [("web", (0, 1)), ("worker", (2,))]
+    assert sum(batch.rows for batch in third.batches()) == 4
     second = open_source(tmp_path / "phases.parquet")
     assert second.metadata.phases == ("load", "serve")
     assert sum(batch.rows for batch in second.batches()) == 3
@@ -199,7 +202,7 @@ def test_missing_columns_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ('{"format_version": 2}', "is of format version 2; this replay reads up to 1"),
+        ('{"format_version": 3}', "is of format version 3; this replay reads up to 2"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
         ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
         ('{"phases": []}', "no JSON object with a format_version"),

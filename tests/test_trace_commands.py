@@ -86,6 +86,7 @@ def test_info_counts_what_is_in_a_trace(csv):
         "sites_by_calls": [],
         "origin": {"source": "csv", "file": "t.csv"},
         "process": {"static_bytes": 0, "stack_bytes": 0, "stack_resident_bytes": 0},
+        "processes": [],
     }
     screen = run("trace", "info", csv)
     assert "8 in 1.50 ms, 2 threads" in screen

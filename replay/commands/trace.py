@@ -28,6 +28,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to
 
 
 @dataclass
+class ProcessCount:
+    """One of several processes."""
+
+    name: str
+    threads: int
+    events: int
+    memory: dict[str, int]
+
+
+@dataclass
 class Contents:
     """What a trace holds; the field names are those of `replay trace info --json`."""
 
@@ -55,6 +65,9 @@ class Contents:
     sites_by_calls: list[SiteCount] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     process: dict[str, int] = field(default_factory=dict)
+    """Of all processes together."""
+    processes: list[ProcessCount] = field(default_factory=list)
+    """Where the trace is of several."""
     digest: str = ""
 
 
@@ -96,7 +109,7 @@ def head(
     names = [name for name in shown[0] if any(row[name] is not None for row in shown)] if shown else ["row"]
     table = Table(box=None, header_style="bold")
     for name in names:
-        table.add_column(name, justify="left" if name in ("op", "domain", "site") else "right")
+        table.add_column(name, justify="left" if name in ("process", "op", "domain", "site") else "right")
     for row in shown:
         table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
     Console(markup=False, width=_ROW_WIDTH).print(table)
@@ -106,12 +119,15 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
     """Reads the trace once, batch by batch."""
     import numpy as np
 
+    from replay.processes import processes_of
     from replay.progress import progress_bar
     from replay.trace import Digest, Domain, Op
     from replay.validation import validated
 
     by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
     threads: set[int] = set()
+    processes = processes_of(trace)
+    by_process = np.zeros(max(1, len(processes.table)), int)
     trace, digest, sites = validated(trace, file), Digest(), SiteCounts()
     with progress_bar("reading", trace.events_total) as progress:
         for events in trace.batches():
@@ -120,6 +136,7 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
             by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
             by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
             threads |= _threads(events)
+            by_process += np.bincount(processes.owners(events.thread), minlength=by_process.shape[0])
             sites.add(events, len(trace.metadata.sites))
             progress(trace.validator.rows)
     metadata, validator = trace.metadata, trace.validator
@@ -141,8 +158,12 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
         sites_by_bytes=sites.most(metadata.sites, by_bytes=True),
         sites_by_calls=sites.most(metadata.sites, by_bytes=False),
         origin=metadata.origin,
-        process=asdict(metadata.process),
-        digest=digest.hexdigest(),
+        process=asdict(metadata.memory),
+        processes=[
+            ProcessCount(process.name, len(process.threads), int(events), asdict(process.memory))
+            for process, events in zip(metadata.processes, by_process, strict=False)
+        ],
+        digest=digest.hexdigest(metadata.processes),
     )
 
 
@@ -185,6 +206,8 @@ def _tables(contents: Contents, file: str) -> Iterator["Table"]:
             facts.add_row(name.removesuffix("_bytes").replace("_", " "), format_size(size_bytes))
     facts.add_row("digest", contents.digest[:16])
     yield facts
+    if contents.processes:
+        yield _process_table(contents.processes)
     yield _counts("op", contents.events_by_op)
     yield _counts("domain", contents.events_by_domain)
     sizes = {
@@ -196,6 +219,20 @@ def _tables(contents: Contents, file: str) -> Iterator["Table"]:
         of_all = contents.calls_with_site, contents.bytes_with_site
         yield site_table("call sites by bytes", contents.sites_by_bytes, *of_all)
         yield site_table("call sites by calls", contents.sites_by_calls, *of_all)
+
+
+def _process_table(processes: list[ProcessCount]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("process", min_width=16)
+    for heading in ("events", "share", "threads"):
+        table.add_column(heading, justify="right")
+    total = sum(process.events for process in processes)
+    for process in processes:
+        share = process.events / total if total else 0.0
+        table.add_row(process.name, f"{process.events:,}", f"{share:.1%}", f"{process.threads:,}")
+    return table
 
 
 def _counts(what: str, counts: dict[str, int]) -> "Table":
@@ -217,14 +254,18 @@ Row = dict[str, int | str | None]
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
     """The first rows by column name, ops and domains by theirs."""
+    from replay.processes import processes_of
     from replay.trace import NO_SITE, Domain, Op
 
     row = 0
+    processes = processes_of(trace)
     for events in trace.batches():
+        owners = processes.owners(events.thread).tolist()
         for index in range(min(rows - row, events.rows)):
             yield {
                 "row": row,
                 "time_ns": int(events.time_ns[index]),
+                **({"process": processes.table[owners[index]].name} if processes.table else {}),
                 "thread": int(events.thread[index]),
                 "op": Op(events.op[index]).name.lower(),
                 "domain": Domain(events.domain[index]).name.lower(),

@@ -65,6 +65,9 @@ def filter_(
         str | None, typer.Option(metavar="SIZE", help="Blocks born with at most so many bytes.")
     ] = None,
     phase: Annotated[str | None, typer.Option(metavar="NAME", help="Blocks born while this phase is in force.")] = None,
+    process: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This process alone: the trace is then of one.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Keeps the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
@@ -72,6 +75,8 @@ def filter_(
     A trace without any block is written all the same, and that is said.
 
     Example: replay trace filter trace.parquet -o large.parquet --domain obj --min-size "1 KiB"
+
+    Example: replay trace filter service.parquet -o worker.parquet --process worker
     """
     from replay.editing.selecting import FilteredTrace, Wanted
     from replay.limits import MAX_SIZE
@@ -87,10 +92,12 @@ def filter_(
         0 if min_size is None else _size(min_size, "--min-size"),
         MAX_SIZE if max_size is None else _size(max_size, "--max-size"),
         phase,
+        process,
     )
     if wanted.min_size > wanted.max_size:
         raise ReplayError(f"--min-size {min_size} is more than --max-size {max_size}")
     options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
+    options["--process"] = process
     kept = FilteredTrace(_open(file), wanted, _words("filter", [file], options))
     _save(kept, output, force)
     if not kept.blocks_kept:
@@ -103,13 +110,19 @@ def merge(
     offset: Annotated[
         list[str] | None, typer.Option(metavar=_TIME, help="When a FILE begins: the first --offset is of the first.")
     ] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Each FILE stays a process, with a memory of its own, named after it.")
+    ] = False,
     force: Force = False,
 ) -> None:
-    """Makes several traces one process, interleaved by time, each beginning at 0 or at its --offset.
+    """Makes several traces one, interleaved by time, each beginning at 0 or at its --offset.
 
-    Threads, blocks and phases are kept apart; a phase gets its file's name before its own.
+    That is one process with the threads of all, or with --processes a trace of several. Threads, blocks and phases are
+    kept apart; a phase gets its file's name before its own.
 
     Example: replay trace merge a.parquet b.parquet -o both.parquet --offset 0 --offset 10ms
+
+    Example: replay trace merge web.parquet worker.parquet -o service.parquet --processes
     """
     from replay.editing.merging import Part, merged
 
@@ -120,7 +133,9 @@ def merge(
     parts = [
         Part(_open(file), name, offset_ns) for file, name, offset_ns in zip(files, _stems(files), offsets, strict=True)
     ]
-    _save(merged(parts, _words("merge", files, {"--offset": " --offset ".join(offset or []) or None})), output, force)
+    options = {"--offset": " --offset ".join(offset or []) or None}
+    words = _words("merge", files, options, {"--processes": processes})
+    _save(merged(parts, words, apart=processes), output, force)
 
 
 def scale(
@@ -130,7 +145,8 @@ def scale(
     keep_live: Annotated[
         bool, typer.Option("--keep-live", help="Never free what lives at the end of a repetition.")
     ] = False,
-    copies: Annotated[int, typer.Option(min=1, help="So many workers that do the same in one process.")] = 1,
+    copies: Annotated[int, typer.Option(min=1, help="So many workers that do the same, in one process.")] = 1,
+    processes: Annotated[bool, typer.Option("--processes", help="Each copy is a process of its own.")] = False,
     shift: Annotated[
         str | None,
         typer.Option(metavar=_TIME, help="Between the starts of two copies; by default they share the time."),
@@ -145,6 +161,8 @@ def scale(
     What lives at the end of a repetition is freed before the next one, in the order of birth, unless --keep-live.
 
     Example: replay trace scale trace.parquet -o long.parquet --repeat 10 --time-factor 0.5
+
+    Example: replay trace scale worker.parquet -o workers.parquet --copies 8 --processes
     """
     from replay.editing import span_ns
     from replay.editing.scaling import copied, repeated, stretched
@@ -156,15 +174,15 @@ def scale(
         "--shift": shift,
         "--time-factor": time_factor if factor != 1 else None,
     }
-    words = _words("scale", [file], options, {"--keep-live": keep_live})
+    words = _words("scale", [file], options, {"--keep-live": keep_live, "--processes": processes})
 
     def opened() -> "Trace":
         return stretched(_open(file), factor, "") if factor != 1 else _open(file)
 
     trace = opened()
-    if copies > 1:
+    if copies > 1 or processes:
         shift_ns = span_ns(trace) // copies if shift is None else _time(shift, "--shift")
-        trace = copied([opened() for _ in range(copies)], shift_ns, "")
+        trace = copied([opened() for _ in range(copies)], shift_ns, "", apart=processes)
     _save(repeated(trace, repeat, words, keep_live=keep_live), output, force)
 
 

@@ -87,9 +87,14 @@ def verify(
 
 
 def _open(source: str | None) -> "Trace | None":
+    from replay.processes import refuse_processes
     from replay.sources import open_source
 
-    return None if source is None else open_source(source)
+    if source is None:
+        return None
+    trace = open_source(source)
+    refuse_processes(trace, source, "reality is compared process by process")
+    return trace
 
 
 def _is_recording(trace: "Trace") -> bool:

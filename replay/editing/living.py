@@ -3,7 +3,8 @@
 import numpy as np
 
 from replay.compiled import entry
-from replay.trace import NO_SITE, Events, Op
+from replay.processes import processes_of
+from replay.trace import NO_SITE, Events, Op, Trace
 
 _MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
 
@@ -42,11 +43,13 @@ def _follow(
 class Living:
     """Follows the lives of one trace's blocks, batch by batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace) -> None:
+        self._processes = processes_of(trace)
         self._rows = 0
         self._born = np.full(1024, -1, np.int64)
         self._now = np.zeros((1024, 4), np.int64)
-        self._main: int | None = None
+        self._main: dict[int, int] = {}
+        """The main thread of each process."""
         self._ended: set[int] = set()
         """Threads that were at their end last."""
 
@@ -61,8 +64,10 @@ class Living:
         self._follow_threads(events)
 
     def _follow_threads(self, events: Events) -> None:
-        if events.rows and self._main is None:
-            self._main = int(events.thread[0])
+        owner = self._processes.owners(events.thread)
+        for process in set(range(max(1, len(self._processes.table)))) - set(self._main):
+            if (owner == process).any():
+                self._main[process] = int(events.thread[(owner == process).argmax()])
         self._ended -= set(events.thread[np.isin(events.thread, list(self._ended))].tolist())
         for row in np.flatnonzero(events.op == Op.THREAD_END).tolist():
             if not (events.thread[row + 1 :] == events.thread[row]).any():
@@ -70,11 +75,12 @@ class Living:
 
     def events(self, op: Op, time_ns: int, *, sites: bool) -> Events:
         """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth; where
-        such a thread has ended, by the main one."""
+        such a thread has ended, by the main one of its process."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
         size, domain, thread, site = self._now[block].T
-        thread = np.where(np.isin(thread, list(self._ended)), self._main or 0, thread)
+        for ended in self._ended & set(thread.tolist()):
+            thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
         begins = op == Op.MALLOC
         return Events(
             np.full(block.shape[0], time_ns, np.int64),

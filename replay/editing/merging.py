@@ -1,4 +1,6 @@
-"""Several traces as one process: interleaved by time, with threads, blocks, phases and call sites kept apart.
+"""Several traces as one: interleaved by time, with threads, blocks, phases and call sites kept apart.
+
+The result is one process with the threads of all, or each trace stays a process of its own, or as many as it has.
 
 Each trace begins at its offset from time 0. Events of one time stand in the order of the traces. Threads get new
 numbers in the order in which they are met. A phase gets its trace's name before its own, except malloc_trim, which is a
@@ -6,14 +8,15 @@ call. Call sites that are alike become one.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from replay.editing import EditedTrace, KeyedEvents, edited, rows_of
 from replay.errors import ReplayError
 from replay.limits import MAX_SPAN
-from replay.trace import NO_SITE, TRIM_MARK, Events, Metadata, Op, ProcessMemory, Site, Trace
+from replay.processes import processes_of
+from replay.trace import NO_SITE, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Site, Trace
 
 _NUMBER_BITS = 32
 """Of a block, a thread or a call site; above them a key holds the part."""
@@ -25,14 +28,15 @@ class Part:
 
     trace: Trace
     name: str
-    """Stands before the names of its phases; none where that is empty."""
+    """Stands before the names of its phases and processes; none where that is empty."""
     offset_ns: int = 0
 
 
-def merged(parts: list[Part], words: str) -> EditedTrace:
-    """The traces as one."""
+def merged(parts: list[Part], words: str, *, apart: bool = False) -> EditedTrace:
+    """The traces as one process; or `apart`, as one trace of many."""
     names = _Names(parts)
-    return EditedTrace(lambda: _merge(parts, names), lambda: names.metadata(words))
+    processes = names.processes if apart else tuple
+    return EditedTrace(lambda: _merge(parts, names), lambda: names.metadata(words, processes()))
 
 
 class _Names:
@@ -59,25 +63,53 @@ class _Names:
 
     def _phase(self, part: Part, phase: int) -> int:
         name = part.trace.metadata.phases[phase]
-        if part.name and name != TRIM_MARK:
-            name = f"{part.name}: {name}"
+        if name != TRIM_MARK:
+            name = _joined(part.name, name)
         return self._phases.setdefault(name, len(self._phases))
 
     def _site(self, key: int) -> int:
         sites, number = self._parts[key >> _NUMBER_BITS].trace.metadata.sites, key & ((1 << _NUMBER_BITS) - 1)
         return self._sites.setdefault(sites[number], len(self._sites)) if number < len(sites) else NO_SITE
 
-    def metadata(self, words: str) -> Metadata:
-        """Static storage is that of the largest part, stacks add up; of the origins stays what all agree on."""
+    def processes(self) -> tuple[Process, ...]:
+        """Those of all parts, with the threads that were met."""
+        threads: dict[tuple[int, int], list[int]] = {}
+        tables = [processes_of(part.trace) for part in self._parts]
+        for key, number in self._threads.items():
+            part, own = key >> _NUMBER_BITS, key & ((1 << _NUMBER_BITS) - 1)
+            place = int(tables[part].find(np.array([own]))[0][0])
+            threads.setdefault((part, max(place, 0)), []).append(number)
+        return tuple(
+            replace(process, name=_joined(part.name, process.name), threads=tuple(threads.get((index, place), ())))
+            for index, part in enumerate(self._parts)
+            for place, process in enumerate(_own_processes(part))
+        )
+
+    def metadata(self, words: str, processes: tuple[Process, ...]) -> Metadata:
+        """Of the origins stays what all agree on. One process has the static storage of the largest one, and the
+        stacks of all."""
         each = [part.trace.metadata for part in self._parts]
-        process = ProcessMemory(
-            max(metadata.process.static_bytes for metadata in each),
-            sum(metadata.process.stack_bytes for metadata in each),
-            sum(metadata.process.stack_resident_bytes for metadata in each),
+        memory = [process.memory for part in self._parts for process in _own_processes(part)]
+        together = ProcessMemory(
+            max(one.static_bytes for one in memory),
+            sum(one.stack_bytes for one in memory),
+            sum(one.stack_resident_bytes for one in memory),
         )
         shared = set.intersection(*(set(metadata.origin.items()) for metadata in each))
         origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
-        return edited(Metadata(origin, tuple(self._sites), tuple(self._phases), process), words)
+        process = ProcessMemory() if processes else together
+        metadata = Metadata(origin, tuple(self._sites), tuple(self._phases), process, processes=processes)
+        return edited(metadata, words)
+
+
+def _own_processes(part: Part) -> tuple[Process, ...]:
+    """Those of its table, or the one that it is."""
+    metadata = part.trace.metadata
+    return metadata.processes or (Process("", (), metadata.process),)
+
+
+def _joined(*names: str) -> str:
+    return ": ".join(filter(None, names))
 
 
 def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:

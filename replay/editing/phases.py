@@ -1,9 +1,13 @@
-"""Which phase is in force at an event: that of the latest mark, but for marks that are calls of malloc_trim."""
+"""Which phase is in force at an event: that of the latest mark, but for marks that are calls of malloc_trim.
+
+Each process of a trace is in phases of its own.
+"""
 
 import numpy as np
 
 from replay.errors import ReplayError
 from replay.naming import nearest
+from replay.processes import processes_of
 from replay.trace import TRIM_MARK, Events, Op, Trace
 
 NO_PHASE = -1
@@ -14,17 +18,26 @@ class Phases:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self.current = NO_PHASE
-        """In force after the rows so far."""
+        self._processes = processes_of(trace)
+        self.current = np.full(max(1, len(self._processes.table)), NO_PHASE)
+        """By process: in force after the rows so far."""
+
+    def owners(self, events: Events) -> np.ndarray:
+        """For each row the number of its process."""
+        return self._processes.owners(events.thread)
 
     def in_force(self, events: Events) -> np.ndarray:
         """For each row the index of the phase (int64), `NO_PHASE` before the first; a mark is in its own phase."""
-        marks = np.flatnonzero(events.op == Op.MARK)
+        is_mark = events.op == Op.MARK
         if TRIM_MARK in self._trace.metadata.phases:
-            marks = marks[events.size[marks] != self._trace.metadata.phases.index(TRIM_MARK)]
-        phases = np.concatenate([[self.current], events.size[marks]])
-        self.current = int(phases[-1])
-        result: np.ndarray = phases[np.searchsorted(marks, np.arange(events.rows), side="right")]
+            is_mark &= events.size != self._trace.metadata.phases.index(TRIM_MARK)
+        owner, result = self.owners(events), np.empty(events.rows, np.int64)
+        for process in range(self.current.shape[0]):
+            rows = np.flatnonzero(owner == process)
+            marks = rows[is_mark[rows]]
+            phases = np.concatenate([self.current[process : process + 1], events.size[marks]])
+            self.current[process] = phases[-1]
+            result[rows] = phases[np.searchsorted(marks, rows, side="right")]
         return result
 
     def index(self, name: str) -> int:

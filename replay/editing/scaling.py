@@ -50,7 +50,7 @@ def repeated(trace: Trace, times: int, words: str, *, keep_live: bool) -> Edited
 def _repeat(trace: Trace, times: int, keep_live: bool) -> Iterator[KeyedEvents]:
     shift_ns = 0
     for repetition in range(times):
-        living = Living()
+        living = Living(trace)
         begin_ns = end_ns = None
         sites = False
         own = np.uint64(repetition << _BLOCK_BITS)
@@ -71,7 +71,11 @@ def _repeat(trace: Trace, times: int, keep_live: bool) -> Iterator[KeyedEvents]:
             raise ReplayError("the trace would last more than thirty years; repeat it less often")
 
 
-def copied(copies: list[Trace], shift_ns: int, words: str) -> EditedTrace:
-    """Copies of one trace, opened once for each, as workers of one process, each `shift_ns` after the one before."""
-    parts = [Part(trace, f"copy {number}" if number else "", number * shift_ns) for number, trace in enumerate(copies)]
-    return merged(parts, words)
+def copied(copies: list[Trace], shift_ns: int, words: str, *, apart: bool = False) -> EditedTrace:
+    """Copies of one trace, opened once for each, as workers of one process, each `shift_ns` after the one before; or
+    `apart`, each as a process of its own."""
+    parts = [
+        Part(trace, f"copy {number}" if number or apart else "", number * shift_ns)
+        for number, trace in enumerate(copies)
+    ]
+    return merged(parts, words, apart=apart)

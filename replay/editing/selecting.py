@@ -1,15 +1,17 @@
 """Some blocks of a trace, with their whole lives: those whose birth is as wanted."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from replay.compiled import entry
 from replay.editing import EditedTrace, KeyedEvents, edited, keyed, rows_of
 from replay.editing.phases import Phases
+from replay.errors import ReplayError
 from replay.limits import MAX_SIZE
-from replay.trace import Domain, Events, Op, Trace
+from replay.naming import nearest
+from replay.trace import Domain, Events, Metadata, Op, Trace
 
 _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 
@@ -55,21 +57,37 @@ class Wanted:
     """Both in bytes, and both still wanted."""
     phase: str | None = None
     """In force at the birth."""
+    process: str | None = None
+    """Of all others nothing stays, and the trace is of one process."""
 
 
 class FilteredTrace(EditedTrace):
-    """The blocks of a trace that were born as wanted; marks and garbage collections all stay."""
+    """The blocks of a trace that were born as wanted; marks and garbage collections all stay, but of processes that are
+    not wanted."""
 
     def __init__(self, trace: Trace, wanted: Wanted, words: str) -> None:
-        super().__init__(self._filter, lambda: edited(trace.metadata, words))
+        super().__init__(self._filter, lambda: edited(self._left(), words))
         self._trace, self._wanted = trace, wanted
+        self._names = [process.name for process in trace.metadata.processes]
+        if wanted.process is not None and wanted.process not in self._names:
+            known = nearest(wanted.process, self._names) if self._names else "the trace is of one, which has no name"
+            raise ReplayError(f"no process is called {wanted.process!r}; {known}")
         self.blocks_kept = 0
         """Final once the last batch was read."""
+
+    def _left(self) -> Metadata:
+        metadata = self._trace.metadata
+        if self._wanted.process is None:
+            return metadata
+        process = metadata.processes[self._names.index(self._wanted.process)]
+        return replace(metadata, process=process.memory, processes=())
 
     def _filter(self) -> Iterator[KeyedEvents]:
         selection, phases, wanted = Selection(), Phases(self._trace), self._wanted
         self.blocks_kept = 0
         for events in self._trace.batches():
+            if wanted.process is not None:
+                events = rows_of(events, phases.owners(events) == self._names.index(wanted.process))
             births = (events.size >= wanted.min_size) & (events.size <= wanted.max_size)
             if wanted.thread is not None:
                 births &= events.thread == wanted.thread

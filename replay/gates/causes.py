@@ -15,6 +15,7 @@ import polars as pl
 
 from replay import engine
 from replay.config import StackConfig
+from replay.processes import processes_of
 from replay.trace import NO_SITE, Domain, Op, Site, Trace
 from replay.units import format_size
 
@@ -87,9 +88,11 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
     parts: list[pl.DataFrame] = []
     last = np.full(1024, -1, np.int64)
     row = made = phase = 0
+    processes = processes_of(trace)
+    current = np.zeros(max(1, len(processes.table)), np.int64)
     for events in trace.batches():
         marks = np.flatnonzero(events.op == Op.MARK)
-        phases = phase + np.searchsorted(marks, np.arange(events.rows), side="right")
+        phases = _phases(marks, phase, processes.owners(events.thread), current)
         is_request = events.op <= Op.REALLOC
         rows = np.flatnonzero(is_request)
         site = events.site if events.site is not None else np.full(events.rows, NO_SITE, np.uint32)
@@ -113,6 +116,20 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
             last[events.block[moves]] = np.where(is_request[moves], numbers[moves], -1)
         row, made, phase = row + events.rows, made + rows.size, phase + marks.size
     return pl.concat(parts), last
+
+
+def _phases(marks: np.ndarray, before: int, owner: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Of each row the number of its process's latest mark, where marks are counted from 1, and `before` came before.
+
+    `current`, which changes in place, has it of each process.
+    """
+    phases = np.empty(owner.shape[0], np.int64)
+    for process in range(current.shape[0]):
+        rows, mine = np.flatnonzero(owner == process), np.flatnonzero(owner[marks] == process)
+        numbers = np.append(current[process], before + 1 + mine)
+        phases[rows] = numbers[np.searchsorted(marks[mine], rows, side="right")]
+        current[process] = numbers[-1]
+    return phases
 
 
 def _grouped(requests: pl.DataFrame, trace: Trace, with_sites: bool) -> pl.DataFrame:

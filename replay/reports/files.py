@@ -2,6 +2,7 @@
 
 summary.json                                            the Summary, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
+processes.parquet                                       another, of a trace of several processes only
 """
 
 import shutil
@@ -28,7 +29,9 @@ FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {
     "pools.parquet": metrics.pools,
     "arenas.parquet": metrics.arenas,
     "phases.parquet": metrics.phases,
+    "processes.parquet": metrics.processes,
 }
+"""A frame that has no columns is not written."""
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
 
 
@@ -53,8 +56,11 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         if not target.exists():
             temporary.rename(target)
         else:
-            for path in temporary.iterdir():
-                path.replace(target / path.name)
+            written = [path.name for path in temporary.iterdir()]
+            for name in written:
+                (temporary / name).replace(target / name)
+            for name in set(there) - set(written):  # of another trace, which had more
+                (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -64,8 +70,10 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
     """Writes all files of a run into `folder`, which is there."""
     (folder / SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    for name, frame in FRAMES.items():
-        frame(recording).write_parquet(folder / name)
+    for name, frame_of in FRAMES.items():
+        frame = frame_of(recording)
+        if frame.width:
+            frame.write_parquet(folder / name)
 
 
 class AddressWriter:

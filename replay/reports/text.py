@@ -18,6 +18,7 @@ from replay.units import format_size, format_time
 WIDTH = 96
 """Columns of the report, at most: what fits a log beside its time stamps."""
 _CLASSES_SHOWN = 12
+_PROCESSES_SHOWN = 16
 _LARGEST_KNOWN = class_limit(EXACT_CLASSES - 1)
 
 
@@ -28,6 +29,8 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
         section("Memory by layer", _levels(summary)),
         section(_where_title(summary), _where(summary)),
     ]
+    if summary.processes:
+        parts.append(section("Processes, by what was resident at that peak of all", _processes(summary)))
     if summary.pymalloc_model:
         parts.append(section("Arenas and pools", _arenas(summary, metrics.arenas(recording))))
     parts.append(section("Calls and simulated time", _system_calls(summary)))
@@ -66,9 +69,10 @@ def _percent(share: float) -> str:
 
 def _headline(source: str, summary: Summary) -> Text:
     made = summary.mallocs + summary.callocs
+    of = f"of {len(summary.processes):,} processes " if summary.processes else ""
     return Text.assemble(
         (f"{source} on {summary.allocator}", "bold"),
-        f"\n{summary.events:,} events in {format_time(summary.duration_ns)} of its time: "
+        f"\n{summary.events:,} events {of}in {format_time(summary.duration_ns)} of its time: "
         f"{made:,} blocks made, {summary.reallocs:,} reallocated, {summary.frees:,} freed",
     )
 
@@ -97,7 +101,7 @@ def _levels(summary: Summary) -> Table:
     if summary.static_bytes or summary.stack_bytes:
         peak = format_size(summary.process_bytes_peak)
         note = f"mapped, static {format_size(summary.static_bytes)}, stacks {format_size(summary.stack_bytes)}"
-        table.add_row("whole process", peak, "", Text(note, style="dim"))
+        table.add_row("all processes" if summary.processes else "whole process", peak, "", Text(note, style="dim"))
     return table
 
 
@@ -132,6 +136,30 @@ def _where(summary: Summary) -> Group:
     )
 
 
+def _processes(summary: Summary) -> Group:
+    """What the largest had of the peak of all, and what each came to by itself."""
+    table = table_of("", "at peak\nof all", "share", "own peak:\nasked for", "\nmapped", "\nresident", "end:\nresident")
+    whole = summary.resident_bytes_at_peak
+    by_size = sorted(summary.processes, key=lambda each: each.at_peak_of_all["resident_bytes"], reverse=True)
+    for each in by_size[:_PROCESSES_SHOWN]:
+        then = each.at_peak_of_all["resident_bytes"]
+        own = (each.requested_bytes_peak, each.mapped_bytes_peak, each.resident_bytes_peak, each.resident_bytes_end)
+        table.add_row(
+            Text(each.name), format_size(then), _percent(then / whole if whole else 0.0), *map(format_size, own)
+        )
+    others = by_size[_PROCESSES_SHOWN:]
+    if others:
+        then = sum(each.at_peak_of_all["resident_bytes"] for each in others)
+        end = format_size(sum(each.resident_bytes_end for each in others))
+        table.add_row(
+            f"{len(others)} others", format_size(then), _percent(then / whole if whole else 0.0), "", "", "", end
+        )
+    own_peaks = format_size(sum(each.resident_bytes_peak for each in summary.processes))
+    together = format_size(summary.resident_bytes_peak)
+    note = f"own peaks come to {own_peaks} resident; together they never had more than {together}"
+    return Group(table, Text(note, style="dim"))
+
+
 def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
     lines = [
         f"arenas  {summary.arenas_mapped:,} mapped, {summary.arenas_unmapped:,} given back; "
@@ -146,7 +174,8 @@ def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
         emptiest = arenas.sort("occupancy", "address").row(0, named=True)
         blocks = "1 block keeps" if emptiest["blocks"] == 1 else f"{emptiest['blocks']:,} blocks keep"
         if emptiest["blocks"]:
-            lines.append(f"        {blocks} the emptiest, at {emptiest['address']:#x}, from going back")
+            of = f" of {emptiest['process']}" if "process" in emptiest else ""
+            lines.append(f"        {blocks} the emptiest, at {emptiest['address']:#x}{of}, from going back")
     return Group(*lines)
 
 

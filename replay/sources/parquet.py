@@ -3,7 +3,7 @@
 columns   as in `replay.trace`; any integer type that holds the values is read. A `block` that is not UInt32 may
           hold any keys (addresses, numbers with gaps): it is renumbered while it is read
 metadata  one key, `replay`: JSON of `format_version` and the fields of `Metadata`; a file without it is read as
-          version 1 with empty metadata
+          version 1 with empty metadata. Of version 2 are traces of several processes, and nothing else
 written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace gives the same bytes
 """
 
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from replay.errors import TraceError
 from replay.numbering import Numbering
 from replay.output import new_file
+from replay.processes import mistake_in
 from replay.trace import FORMAT_VERSION, NO_SITE, Events, Metadata, Trace
 from replay.validation import Validator
 
@@ -170,6 +171,13 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         if min(asdict(metadata.process).values()) < 0:
             what = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
             raise TraceError(what, path=path)
+        if metadata.processes and version < FORMAT_VERSION:
+            mistake: str | None = f"format version {version} has none; such a trace is of version {FORMAT_VERSION}"
+        else:
+            mistake = mistake_in(metadata)
+        if mistake:
+            what = f"the metadata under the key `replay` is wrong at `processes`: {mistake}; {advice}"
+            raise TraceError(what, path=path)
         return metadata
     except ValidationError as error:
         first = error.errors()[0]
@@ -221,9 +229,10 @@ def write_trace(
 
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """What a Parquet file of a trace says of it."""
-    content = {"format_version": FORMAT_VERSION, **asdict(metadata)}
-    if not metadata.counts:  # which only recordings have
-        del content["counts"]
+    content = {"format_version": FORMAT_VERSION if metadata.processes else 1, **asdict(metadata)}
+    for name in ("counts", "processes"):  # which few traces have
+        if not content[name]:
+            del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
 
 

@@ -19,11 +19,13 @@ import numpy as np
 
 from replay.config import StackConfig, load_config
 from replay.environment import TUNABLES, VARIABLES, overrides_of
+from replay.processes import refuse_processes
+from replay.sources import open_source
 from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations, stack_key
 from replay.sweeps.plan import Plan
 from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
-from replay.sweeps.traces import Input, decode, find_inputs
+from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -180,6 +182,9 @@ def _played(trace: Trace) -> Trace:
 
 def verify_ranking(plan: Plan) -> Verdict:
     """Runs the sweep, has reality do the same, and compares the order in which each puts the configurations."""
+    inputs = find_inputs(plan.sources, plan.seeds)
+    for what in inputs:
+        refuse_processes(open_source(fetch(what.where)), what.label, "reality is compared process by process")
     reality = Reality()
     resolver = Resolver(plan)
     tried = configurations(resolver)
@@ -187,7 +192,7 @@ def verify_ranking(plan: Plan) -> Verdict:
     rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}
     compared: list[tuple[str, Compared]] = []
     left_out: dict[str, int] = {}
-    for what in find_inputs(plan.sources, plan.seeds):
+    for what in inputs:
         trace = _played(decode(what).trace)
         for number, each in enumerate(tried):
             try:

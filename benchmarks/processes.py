@@ -1,0 +1,60 @@
+"""What it costs to play a trace as several processes, beside the same events as one process.
+
+    python benchmarks/processes.py --preset cpython-3.12 --copies 2 8
+
+Copies of `web-service` take turns at every event or two, or in blocks of a thousand events. Prints nanoseconds an
+event, the best of the rounds, with a warm cache of machine code.
+"""
+
+import argparse
+
+import numpy as np
+
+from replay.config import load_config
+from replay.editing.merging import Part, merged
+from replay.engine import run
+from replay.sources import open_source
+from replay.trace import MemoryTrace, Trace
+
+NO_SAMPLES_NS = 1 << 62
+TURNS = (1, 1000)
+"""Events between which a copy does not let the others go on."""
+
+
+def held(trace: Trace) -> MemoryTrace:
+    return MemoryTrace(list(trace.batches()), trace.metadata)
+
+
+def in_turns(trace: MemoryTrace, rows: int) -> MemoryTrace:
+    """The same with so many events at one time each, so that copies are interleaved by as many."""
+    seen, parts = 0, []
+    for events in trace.events:
+        parts.append(events._replace(time_ns=(seen + np.arange(events.rows)) // rows))
+        seen += events.rows
+    return MemoryTrace(parts, trace.metadata)
+
+
+def best_ns(trace: MemoryTrace, preset: str, rounds: int) -> float:
+    config = load_config(preset)
+    return min(run(trace, config, sample_every_ns=NO_SAMPLES_NS).wall_ns for _ in range(rounds)) / trace.events_total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="cpython-3.12")
+    parser.add_argument("--copies", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    base = held(open_source("web-service"))
+    print(f"{'copies':>6} {'events a turn':>14} {'as one':>8} {'apart':>8}  ns an event")
+    for copies in options.copies:
+        for turn in TURNS:
+            parts = [Part(in_turns(base, turn), f"copy {number}") for number in range(copies)]
+            one, apart = (
+                best_ns(held(merged(parts, "", apart=each)), options.preset, options.rounds) for each in (False, True)
+            )
+            print(f"{copies:>6} {turn:>14,} {one:>8.1f} {apart:>8.1f}")
+
+
+if __name__ == "__main__":
+    main()
