@@ -7,6 +7,7 @@ field of `Rules`. The words are glibc's own and are explained where they are at 
     arena     tcache, fastbins, unsorted list, bins, top; malloc, free and realloc over them
     threads   whose arena and whose cache
     heaps     where arenas besides the main one lie
+    checks    what MALLOC_CHECK_ makes of malloc in 2.31
     system    the main heap's end, mapped chunks, dynamic thresholds, trimming
 
 A place is the number of a chunk's record, or, from MAPPED_PLACE on, of a mapped chunk.
@@ -37,6 +38,7 @@ from replay.allocators.glibc.arena import (
     tcache_put,
     tcache_room,
 )
+from replay.allocators.glibc.checks import free_check, malloc_check, realloc_check
 from replay.allocators.glibc.large_cache import get_large, put_large
 from replay.allocators.glibc.memory import (
     BITS_A_WORD,
@@ -179,6 +181,8 @@ def _malloc_uncached(state, stack, wanted, size):
 def _malloc_past_cache(state, stack, wanted, size):
     """From the thread's arena; if that has no room, from the main one."""
     par = state.par[0]
+    if par.check:
+        return malloc_check(state, stack, size)
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
     place = int_malloc(state, stack, own_arena(state, stack, size), wanted)
@@ -213,6 +217,9 @@ def free(state, stack, place):
 @cold
 def _free_uncached(state, stack, place, size):
     par, index = state.par[0], size - state.par[0].min_units
+    if par.check:
+        free_check(state, stack, place, size)
+        return
     is_large = index >= TCACHE_BINS and size <= par.tcache_large
     cacheable = index < par.tcache_bins or is_large
     if par.tcache == INACTIVE and (cacheable if par.lazy_tcache else place < MAPPED_PLACE):
@@ -232,6 +239,8 @@ def _free_uncached(state, stack, place, size):
 def realloc(state, stack, place, size):
     """In place, if there is room; the mapping of a mapped chunk is resized."""
     par, is_mapped = state.par[0], place >= MAPPED_PLACE
+    if par.check:
+        return realloc_check(state, stack, place, size)
     wanted = _units(par, size)
     usable = 0
     if is_mapped:

@@ -424,7 +424,17 @@ def give_back(state, stack, arena, chunk, size):
     if not state.par[0].lazy_tcache and tcache_room(state, index):
         tcache_put(state, chunk, index)
     else:
+        if state.par[0].perturb:
+            _perturb(state, stack, chunk, size << UNIT_SHIFT)
         free_chunk(state, stack, arena, chunk, size)
+
+
+@cold
+def _perturb(state, stack, chunk, length):
+    """alloc_perturb, free_perturb: all of the chunk is written to. What programs ask for and free is so in any case."""
+    start, header = address_of(state, chunk), state.par[0].header
+    if length > header:
+        touch(stack, start + header, start + length)
 
 
 @cold
@@ -454,6 +464,8 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
             # It lies right behind: both are one block now, and what is too much of it is never written to, though
             # the header of top behind all that was.
             touch_header(state, stack, arena)
+            if par.perturb:
+                _perturb(state, stack, other, wanted << UNIT_SHIFT)
         absorb_behind(state, chunk)
     size = size_of(memory, chunk)
     set_used(memory, chunk, size)
