@@ -7,6 +7,7 @@ field of `Rules`. The words are glibc's own and are explained where they are at 
     arena     tcache, fastbins, unsorted list, bins, top; malloc, free and realloc over them
     threads   whose arena and whose cache
     heaps     where arenas besides the main one lie
+    hugetlb   the main heap, and what it is made of, where reserved huge pages are to be used
     checks    what MALLOC_CHECK_ makes of malloc in 2.31
     system    the main heap's end, mapped chunks, dynamic thresholds, trimming
 
@@ -68,6 +69,7 @@ from replay.allocators.glibc.system import (
     realloc_mapped,
     systrim,
     trim_bins,
+    unmap_chunk,
 )
 from replay.allocators.glibc.threads import (
     CACHE_ROW,
@@ -256,8 +258,11 @@ def realloc(state, stack, place, size):
         ):
             return place
     if is_mapped:
-        realloc_mapped(state, stack, place, wanted)
-        return place
+        if realloc_mapped(state, stack, place, wanted):
+            return place
+        moved = malloc(state, stack, size)
+        unmap_chunk(state, stack, place)
+        return moved
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
     arena = arena_of(state, place)
@@ -339,14 +344,14 @@ def check(state: State, stack: NamedTuple) -> None:
     live = [index for index in range(int(par.used)) if index not in unused]
     assert len(live) == par.mmaps
     mapped_bytes = sum(int(state.mapped[index].size_bytes) for index in live)
-    heap_bytes, number = 0, MAIN_ARENA
+    heap_bytes, number = int(par.mapped_heap_bytes), MAIN_ARENA
     while True:
         heap_bytes += _check_arena(state, state.arenas[number])
         number = int(state.arenas[number].next)
         if number == MAIN_ARENA:
             break
     assert tally.heap_bytes == mapped_bytes + heap_bytes
-    if state.arenas[MAIN_ARENA].top != UNSORTED:
+    if state.arenas[MAIN_ARENA].top != UNSORTED and not par.hp_bytes:
         assert state.heaps[MAIN_HEAP].end == space.brk
     attached = [par.arena, *(it.arena for number, it in enumerate(state.threads) if number != par.thread)]
     for number in range(MAIN_ARENA, int(par.arenas) + 1):
@@ -372,7 +377,7 @@ def _check_arena(state: State, arena: np.record) -> int:
             assert entry.behind == behind
             assert bool(is_free(memory, chunk)) == (chunk in binned)
             assert not (is_free(memory, chunk) and is_free(memory, before)), "two free chunks are neighbours"
-            if before:
+            if before and not state.par[0].hp_bytes:  # or it may be the fence of another mapping
                 assert memory[before].start + size_of(memory, before) == entry.start
             binned.discard(chunk)
             behind, chunk = chunk, before

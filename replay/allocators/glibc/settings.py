@@ -57,15 +57,28 @@ class Rules:
     """MALLOC_CHECK_ has hooks in malloc itself: up to 2.33. Later they are in a library of their own."""
     mmap_threshold_limited: bool = False
     """To half of what a thread's heap may take: up to 2.34."""
+    hp_threshold: bool = False
+    """With huge pages of its own, malloc takes their size for mmap_threshold, if that is not set: 2.41 and 2.43."""
+    hp_heaps: bool = False
+    """... and threads' heaps are of four of them: 2.36 and 2.41."""
+    hp_swapped: bool = False
+    """... and where there are none, arguments are passed in the wrong order: 2.36."""
     huge_heaps: bool = False
     """Under it threads' heaps grow by huge pages too, the main one also where the kernel gives them unasked, and what
     mremap resizes is not asked for again: 2.43. Others take the first break, which they do not know, for 0."""
 
 
-_2_41 = Rules(calloc_uses_tcache=True, sorts_small=True, keeps_slack=True, keeps_mapped_page=True)
+_2_41 = Rules(
+    calloc_uses_tcache=True,
+    sorts_small=True,
+    keeps_slack=True,
+    keeps_mapped_page=True,
+    hp_threshold=True,
+    hp_heaps=True,
+)
 RULES = {
     "2.31": Rules(heap_info_words=4, has_hugetlb=False, has_check=True, mmap_threshold_limited=True),
-    "2.36": Rules(),
+    "2.36": Rules(hp_heaps=True, hp_swapped=True),
     "2.41": _2_41,
     "2.43": Rules(
         tcache_count=16,
@@ -77,6 +90,7 @@ RULES = {
         keeps_slack=True,
         lazy_tcache=True,
         full_mapped_header=True,
+        hp_threshold=True,
         huge_heaps=True,
     ),
 }
@@ -174,6 +188,7 @@ PAR = record(
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
     "perturb", "check", "hugetlb", "huge_heaps",
     "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
+    "hp_bytes", "hp_threshold", "hp_heaps", "hp_swapped", "mapped_heap_bytes",
     "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
     "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
@@ -225,7 +240,10 @@ def new_par(config: Config) -> np.ndarray:
     par.tcache_bytes = cache_bytes
     par.perturb, par.check = config.perturb, config.check if rules.has_check else 0
     par.dynamic &= par.check == 0  # its free knows of no thresholds
-    par.hugetlb, par.huge_heaps = config.hugetlb, rules.huge_heaps
+    par.hugetlb, par.huge_heaps = config.hugetlb == 1, rules.huge_heaps
+    par.hp_bytes = config.hugetlb if config.hugetlb > 1 else 0
+    par.hp_threshold = rules.hp_threshold and config.mmap_threshold == "dynamic"
+    par.hp_heaps, par.hp_swapped = rules.hp_heaps, rules.hp_swapped
     _set_arenas(par, config, rules)
     par.thread, par.chunks, par.unused, par.heaps = NOBODY, NBINS, -1, MAIN_HEAP + 1
     return settled
