@@ -26,7 +26,27 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.mxfast=0", "GLIBC_TUNABLES=glibc.malloc.mxfast=160",
     "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2", "MALLOC_ARENA_MAX=2", "MALLOC_ARENA_TEST=3",
     HUGETLB := "GLIBC_TUNABLES=glibc.malloc.hugetlb=1", f"{HUGETLB}:glibc.malloc.top_pad=3000000",
+    RESERVED := "GLIBC_TUNABLES=glibc.malloc.hugetlb=2", f"{RESERVED}:glibc.malloc.top_pad=3000000",
+    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1048576", "MALLOC_TRIM_THRESHOLD_=-1",
+    "MALLOC_PERTURB_=1", "MALLOC_CHECK_=3", "GLIBC_TUNABLES=glibc.malloc.check=1:glibc.malloc.perturb=255",
 )  # fmt: skip
+"""Those of reserved huge pages do without where the machine has none (vm.nr_hugepages)."""
+VALUES = {
+    "mmap_threshold": ("0", "65536", "300000", "2097152", "33554432"),
+    "trim_threshold": ("0", "-1", "65536", "1000000"),
+    "top_pad": ("0", "1000", "3000000", "040000"),
+    "mmap_max": ("0", "3", "100000"),
+    "mxfast": ("0", "8", "64", "160"),
+    "tcache_count": ("0", "1", "100", "65535"),
+    "tcache_max": ("0", "100", "1032", "4000", "3000000"),
+    "tcache_unsorted_limit": ("2", "-1"),
+    "arena_max": ("1", "2", "-1"),
+    "arena_test": ("1", "3"),
+    "perturb": ("0", "1", "0xff"),
+    "check": ("0", "1", "2", "3"),
+    "hugetlb": ("0", "1", "2", "2097152", "1048576"),
+}
+"""Of each tunable some that glibc takes, to be combined at random."""
 
 pytestmark = pytest.mark.skipif(
     not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
@@ -64,10 +84,29 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
     is_huge = "hugetlb" in assignment
     if is_huge and not RULES[oracle.version].has_hugetlb:
         pytest.skip(f"glibc {oracle.version} has no such tunable")
+    resident = is_huge or "perturb" in assignment.lower() or "check" in assignment.lower()
     for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
-        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=is_huge)
+        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
-        assert not is_huge or agreement.resident_error <= 0.02
+        assert not resident or agreement.resident_error <= 0.02
+
+
+@each_oracle
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    chosen=st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in VALUES.items()}),
+    shape=st.sampled_from(list(SHAPES)),
+)
+def test_random_settings_do_to_the_model_what_they_do_to_the_real_one(
+    oracle: LibcOracle, chosen: dict[str, str], shape: str
+) -> None:
+    if not RULES[oracle.version].has_hugetlb:
+        chosen.pop("hugetlb", None)
+    assignment = "GLIBC_TUNABLES=" + ":".join(f"glibc.malloc.{key}={value}" for key, value in chosen.items())
+    agreement = verify_libc(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
+    assert agreement.exact, f"{assignment}: {agreement.difference}"
+    assert agreement.resident_error is not None
+    assert agreement.resident_error <= 0.02, assignment
 
 
 @each_oracle

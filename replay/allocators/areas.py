@@ -39,7 +39,7 @@ MODES = ("never", "madvise", "always")
 
 WRITABLE, ADVISED, NO_RESERVE, HUGETLB, COUNTED = 1, 2, 4, 8, 16
 """Bits of an area's kind: it may be touched; MADV_HUGEPAGE; MAP_NORESERVE; it is made of the kernel's reserved huge
-pages; of those that `huge_pages` counts."""
+pages; of those that `reserved_huge_pages` counts."""
 EMPTY, IN_PAGES, HUGE = range(3)
 """What a range may be."""
 

@@ -13,7 +13,7 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
                 until then they are no mapped memory
     huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
                 and counts as one page fault. Single pages of it can go again.
-    hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which `huge_pages` are free when a program starts.
+    hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which so many are free as a program starts.
                 A mapping takes all it may need, or is refused; a first touch makes one of them resident; only whole
                 ones can be given back, and such a mapping never grows.
 
@@ -90,8 +90,8 @@ class Config(BaseModel):
     transparent_huge_pages: Literal["never", "madvise", "always"] = Field(
         "never", description="Whether a first touch may get a huge page: where malloc asked for it, or anywhere."
     )
-    huge_pages: int = Field(
-        0, ge=0, le=1 << 20, description="Free reserved ones (vm.nr_hugepages), for what malloc maps with MAP_HUGETLB."
+    reserved_huge_pages: int = Field(
+        0, ge=0, le=1 << 20, description="Free ones (vm.nr_hugepages), for what malloc maps with MAP_HUGETLB."
     )
     mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
     brk_base: Size = Field(0x555555560000, description="The heap starts here.")
@@ -110,8 +110,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"transparent_huge_pages: {self.transparent_huge_pages} needs a huge_page_size above page_size"
             )
-        if self.huge_pages and self.huge_page_size <= self.page_size:
-            raise ValueError(f"huge_pages: {self.huge_pages} need a huge_page_size above page_size")
+        if self.reserved_huge_pages and self.huge_page_size <= self.page_size:
+            raise ValueError(f"reserved_huge_pages: {self.reserved_huge_pages} need a huge_page_size above page_size")
         for name in ("mmap_base", "brk_base"):
             if getattr(self, name) % self.page_size:
                 raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
@@ -125,7 +125,7 @@ class Config(BaseModel):
 SPACE = record(
     "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom",
     "reserved_bytes", "given", "transparent", "huge_shift", "areas", "owners",
-    "huge_pages",
+    "huge_pages_left",
 )  # fmt: skip
 REGION = record("start", "end")
 
@@ -134,7 +134,7 @@ REGION = record("start", "end")
 class State(NamedTuple):
     """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages; given places, of
     which `space.given` were taken; AREA by falling address and the states of ranges, both only where huge pages may be.
-    `space.huge_pages` are reserved and not yet taken by a mapping."""
+    `space.huge_pages_left` are reserved and no mapping's."""
 
     space: np.ndarray
     regions: np.ndarray
@@ -162,8 +162,8 @@ def new_state(config: Config) -> State:
     space = state.space[0]
     space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
     space.huge_page_size, space.huge_shift = config.huge_page_size, max(config.huge_page_size.bit_length() - 1, 0)
-    space.transparent, space.huge_pages = MODES.index(config.transparent_huge_pages), config.huge_pages
-    if config.huge_pages and space.transparent == NEVER:
+    space.transparent, space.huge_pages_left = MODES.index(config.transparent_huge_pages), config.reserved_huge_pages
+    if config.reserved_huge_pages and space.transparent == NEVER:
         space.transparent = RESERVED_ONLY
     state = _with_ranges(state)
     space = state.space[0]
@@ -413,7 +413,7 @@ def mmap_hugetlb(stack, length, is_reserve, hint):
     whole = (length + huge - 1) & -huge
     tally.mmap += 1
     tally.mmap_bytes += length
-    if whole >> space.huge_shift > space.huge_pages:
+    if whole >> space.huge_shift > space.huge_pages_left:
         log(stack, MMAP, -1, length)
         return np.int64(-1)
     start, index = hint, np.int64(_hole_at(state, hint, whole)) if hint else np.int64(-1)
@@ -422,7 +422,7 @@ def mmap_hugetlb(stack, length, is_reserve, hint):
         start, index = _highest_hole(state, whole + padding)
         start = (start + padding) & -huge
     start = _take(stack, start, index, whole, HUGETLB | COUNTED | (NO_RESERVE if is_reserve else WRITABLE), 0, 0)
-    space.huge_pages -= whole >> space.huge_shift
+    space.huge_pages_left -= whole >> space.huge_shift
     if is_reserve:
         space.reserved_bytes += whole
     else:
@@ -517,7 +517,7 @@ def _cut_out(stack, start, end):
     tally.mapped_bytes -= end - start
     if space.transparent:
         if is_hugetlb(state, start):
-            space.huge_pages += (end - start) >> space.huge_shift
+            space.huge_pages_left += (end - start) >> space.huge_shift
         unmap_areas(stack, start, end)
 
 

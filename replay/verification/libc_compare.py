@@ -79,15 +79,7 @@ def verify_libc(
     whole = MemoryTrace([events], trace.metadata)
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     makings = _makings_of_threads(events, played.thread_bytes)
-    overrides = overrides_of(assignments)
-    huge_pages = transparent_huge_pages() if "libc.hugetlb=1" in overrides else "never"
-    libc = (
-        f"libc.version={oracle.version}",
-        f"libc.processors={_processors(oracle)}",
-        f"kernel.transparent_huge_pages={huge_pages}",
-        f"kernel.huge_pages={free_huge_pages()}",
-        *overrides,
-    )
+    libc = _overrides(oracle, assignments)
     config = _config_behind(makings, played, libc)
     addresses, calls, resident_bytes = _play_model(events, config, makings, played)
     blocks = played.addresses != 0
@@ -103,7 +95,7 @@ def verify_libc(
             difference = _call_difference(equal, played.system_calls, calls)
     error = None
     if resident:
-        mode = "resident" if huge_pages == "never" else "huge"
+        mode = "resident" if config.kernel.transparent_huge_pages == "never" else "huge"
         filled = play_libc(whole, oracle, mode=mode, environment=environment)
         real = filled.resident
         if mode == "huge":  # they depend on where the heap starts, which is another place in each process
@@ -131,9 +123,21 @@ def call_lists(
     played = play_libc(MemoryTrace([events], trace.metadata), oracle, traced=True, environment=environment)
     assert played.system_calls is not None
     makings = _makings_of_threads(events, played.thread_bytes)
-    libc = (f"libc.version={oracle.version}", f"libc.processors={_processors(oracle)}", *overrides_of(assignments))
+    libc = _overrides(oracle, assignments)
     calls = _play_model(events, _config_behind(makings, played, libc), makings, played)[1]
     return played.heap, played.system_calls, calls
+
+
+def _overrides(oracle: LibcOracle, assignments: Sequence[str]) -> list[str]:
+    """What makes a stack like the real process on this machine."""
+    overrides = overrides_of(assignments)
+    return [
+        f"libc.version={oracle.version}",
+        f"libc.processors={_processors(oracle)}",
+        f"kernel.transparent_huge_pages={transparent_huge_pages() if 'libc.hugetlb=1' in overrides else 'never'}",
+        f"kernel.reserved_huge_pages={free_huge_pages()}",
+        *overrides,
+    ]
 
 
 def _processors(oracle: LibcOracle) -> int:

@@ -153,7 +153,7 @@ def transparent_huge_pages() -> str:
 
 
 def free_huge_pages() -> int:
-    """Reserved huge pages of this machine that no mapping has, as `kernel.huge_pages` takes them."""
+    """Reserved huge pages of this machine that no mapping has, as `kernel.reserved_huge_pages` takes them."""
     counts = dict(re.findall(r"^HugePages_(Free|Rsvd): +(\d+)$", _MEMORY.read_text(), re.MULTILINE))
     return int(counts.get("Free", 0)) - int(counts.get("Rsvd", 0))
 
