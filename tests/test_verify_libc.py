@@ -1,6 +1,7 @@
 """glibc's model against every real glibc of this machine."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
+from replay.errors import ConfigError
 from replay.trace import Domain, Op
 from replay.verification.libc_compare import verify_libc
 from replay.verification.libc_oracles import LibcOracle, survey_libcs
@@ -89,6 +91,54 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
         agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
         assert not resident or agreement.resident_error <= 0.02
+
+
+SPELLINGS = (
+    ["MALLOC_TOP_PAD_= \t+010000"], ["MALLOC_TOP_PAD_=0X1fF0"], ["MALLOC_MMAP_THRESHOLD_=18446744073709551615"],
+    ["GLIBC_TUNABLES=glibc.malloc.top_pad=1::glibc.malloc.top_pad=9000"],
+    ["GLIBC_TUNABLES=glibc.malloc.top_pad=9000", "MALLOC_TOP_PAD_=1"],
+    ["MALLOC_TOP_PAD_=1", "GLIBC_TUNABLES=glibc.malloc.top_pad=9000"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("assignments", SPELLINGS, ids=lambda assignments: ",".join(assignments))
+@each_oracle
+def test_spellings_say_to_the_model_what_they_say_to_the_real_one(oracle: LibcOracle, assignments: list[str]) -> None:
+    if oracle.version == "2.31" and "MMAP_THRESHOLD" in assignments[0]:
+        pytest.skip("glibc 2.31 ignores a threshold above 32 MiB, and so it is refused")
+    for shape in ("towers", "mapped"):
+        agreement = verify_libc(shape_of(shape, 4_000), oracle, assignments=assignments)
+        assert agreement.exact, f"{shape}: {agreement.difference}"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "versions"),
+    [
+        ("MALLOC_ARENA_MAX=0", RULES),
+        ("MALLOC_MMAP_MAX_=2147483648", RULES),
+        ("GLIBC_TUNABLES=glibc.malloc.tcache_count=65536", RULES),
+        ("GLIBC_TUNABLES=glibc.malloc.mxfast=161", ("2.31", "2.36", "2.41")),
+        ("GLIBC_TUNABLES=glibc.malloc.tcache_max=4194281", ("2.43",)),
+        ("MALLOC_MMAP_THRESHOLD_=33554433", ("2.31",)),
+        ("MALLOC_TOP_PAD_=9000k", ("2.41", "2.43")),
+        ("MALLOC_TOP_PAD_=18446744073709551616", ("2.41", "2.43")),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad=9000:", ("2.41", "2.43")),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad=9000=1", ("2.41", "2.43")),
+    ],
+)
+def test_what_is_refused_does_nothing_to_the_real_one(
+    monkeypatch: pytest.MonkeyPatch, assignment: str, versions: Collection[str]
+) -> None:
+    for oracle in ORACLES:
+        if oracle.version in versions:
+            with pytest.raises(ConfigError):
+                verify_libc(shape_of("churn", 10), oracle, assignments=[assignment])
+    monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: [])
+    for oracle in ORACLES:
+        if oracle.version in versions:
+            for shape in ("towers", "mapped", "bursts", "threads"):
+                agreement = verify_libc(shape_of(shape, 4_000), oracle, assignments=[assignment])
+                assert agreement.exact, f"{oracle.name}, {shape}: {agreement.difference}"
 
 
 @each_oracle
