@@ -15,6 +15,7 @@
  *   RESIZE  address length    of the mapping there, which is followed by its new length: its new address
  *   RESERVE 0 length          as MAP, of addresses that may not be touched
  *   PROTECT address length    0; they may be touched from now on
+ *   MAP_RESERVED 0 length     as MAP_HUGETLB, of pages that are there for it
  *
  * A refusal by the kernel is answered with -errno. The first two int64, before any order, are the address right below
  * which the first mapping goes, and the program break. The former is PLACE modulo 2 MiB; every hole above is filled.
@@ -33,7 +34,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT };
+enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT, MAP_RESERVED };
 enum { NOT_MAPPED, MAPPED, RESIDENT };
 typedef struct { int64_t operation, address, length; } Order;
 
@@ -169,6 +170,7 @@ static int64_t obey(const Order *order) {
     switch (order->operation) {
     case MAP: return map_pages(length, 0);
     case MAP_OF_HUGETLB: return map_pages(length, MAP_HUGETLB | MAP_NORESERVE);
+    case MAP_RESERVED: return map_pages(length, MAP_HUGETLB);
     case UNMAP: return munmap((void *)address, length) ? -errno : 0;
     case TOUCH: touch(address, address + length); return 0;
     case BREAK: return (int64_t)syscall(SYS_brk, address);

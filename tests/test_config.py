@@ -146,8 +146,9 @@ REFUSED = {
     "kernel.page_size=128": "page_size: 128 is no power of two from 256 bytes to 2 MiB",
     "kernel.huge_page_size=3 MiB": "huge_page_size: 3145728 is no power of two of whole pages up to 32 MiB",
     "kernel.transparent_huge_pages=sometimes": "'sometimes' should be 'never', 'madvise' or 'always'",
-    "libc.hugetlb=2": "hugetlb: 2 (MAP_HUGETLB) is not modelled; there are 0 and 1",
-    "libc.hugetlb=-1": "should be greater than or equal to 0",
+    "libc.hugetlb=-1": "--set libc.hugetlb=-1: -1 is not a size; write it like 256 KiB",
+    "libc.mxfast=161": "mxfast: 161 is more than 160, and glibc 2.36 ignores that",
+    "kernel.reserved_huge_pages=-1": "should be greater than or equal to 0",
     "kernel.mmap_base=0x7ffff7ff1001": "mmap_base: 0x7ffff7ff1001 is not a multiple of the page size",
     "kernel.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
     "kernel.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
@@ -170,7 +171,14 @@ def test_an_impossible_override_is_refused_with_the_reason(override):
     assert "validation error" not in str(refusal.value)
 
 
+def test_malloc_takes_huge_pages_that_are_reserved_in_64_bit_only():
+    with pytest.raises(ConfigError, match=r"hugetlb: 2 \(MAP_HUGETLB\) is not modelled in 32-bit; there are 0 and 1"):
+        load_config("cpython-3.11-32bit", ["libc.hugetlb=2"])
+
+
 def test_huge_pages_need_their_size():
+    with pytest.raises(ConfigError, match="reserved_huge_pages: 2 need a huge_page_size above page_size"):
+        load_config("cpython-3.12", ["kernel.reserved_huge_pages=2", "kernel.huge_page_size=0"])
     with pytest.raises(ConfigError, match="transparent_huge_pages: always needs a huge_page_size above page_size"):
         load_config("cpython-3.12", ["kernel.transparent_huge_pages=always", "kernel.huge_page_size=0"])
 

@@ -1,5 +1,6 @@
 """The kernel model beside the Linux that runs the tests: the same calls, every address and every page compared."""
 
+import errno
 import platform
 import random
 import re
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 from replay.allocators import kernel
 from replay.allocators.areas import NO_RESERVE, WRITABLE
 from replay.allocators.stack import LOG, NO_MEMORY, ROOM, TALLY, Stack
+from replay.verification.libc_oracles import free_huge_pages
 
 PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
 HUGE = 2 * MIB
 NOT_MAPPED, MAPPED, RESIDENT = range(3)
-MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT = range(11)
+MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT, MAP_RESERVED = range(12)
 PLACES = (0, PAGE, MIB, HUGE - PAGE)
 """Where the first mapping ends, modulo 2 MiB: what is aligned to huge pages lands differently with each."""
 
@@ -87,10 +89,15 @@ class Linux:
 class Both:
     """Does everything twice, in the model first, and compares what comes of it."""
 
-    def __init__(self, linux: Linux, huge_pages: str) -> None:
+    def __init__(self, linux: Linux, huge_pages: str, reserved: int) -> None:
         self.linux, self.base, self.heap = linux, linux.base, linux.heap
         state = kernel.new_state(
-            kernel.Config(mmap_base=linux.base, brk_base=linux.heap, transparent_huge_pages=huge_pages)
+            kernel.Config(
+                mmap_base=linux.base,
+                brk_base=linux.heap,
+                transparent_huge_pages=huge_pages,
+                reserved_huge_pages=reserved,
+            )
         )
         self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
 
@@ -122,6 +129,14 @@ class Both:
         if found < 0:
             pytest.skip("this Linux has no huge pages of 2 MiB to map")
         self._same_place(address, found, length)
+        return address
+
+    def map_reserved(self, length: int) -> int:
+        address, found = int(self._model(kernel.mmap_hugetlb, length, 0, 0)), self.linux.order(MAP_RESERVED, 0, length)
+        if address < 0:
+            assert found == -errno.ENOMEM
+        else:
+            self._same_place(address, found, length)
         return address
 
     def _same_place(self, address: int, found: int, length: int) -> None:
@@ -203,11 +218,11 @@ def start(program):
     """Starts both beside each other, the first mapping ending at a given place modulo 2 MiB."""
 
     @contextmanager
-    def beside_each_other(place: int, huge_pages: str = "never") -> Iterator[Both]:
+    def beside_each_other(place: int, huge_pages: str = "never", reserved: int = 0) -> Iterator[Both]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         pages = "single" if huge_pages == "never" else "huge"
         with subprocess.Popen([program, str(place), pages], **pipes) as process:
-            both = Both(Linux(process), huge_pages)
+            both = Both(Linux(process), huge_pages, reserved)
             assert both.base % HUGE == place
             yield both
             both.compare_pages()
@@ -483,3 +498,55 @@ def test_huge_pages_come_and_go_as_in_linux(start, seed):
             do_something(both, heaps, choice)
             both.compare_pages()
         assert both.stack.tally[0].huge_pages > 5
+
+
+def whole(length: int) -> int:
+    """In whole huge pages."""
+    return (length + HUGE - 1) // HUGE * HUGE
+
+
+def do_something_reserved(both: Both, blocks: list[tuple[int, int]], choice: random.Random) -> None:
+    """One order on `blocks` of reserved huge pages, addresses and lengths; some of the orders are refused."""
+    pages = choice.choice([1, 200, 256, 512, 513, 1024, 1500])
+    if not blocks or choice.random() < 0.3:
+        length = pages * PAGE
+        if choice.random() < 0.2:
+            both.map(length)
+        elif (address := both.map_reserved(length)) >= 0:
+            blocks.append((address, whole(length)))
+        return
+    address, length = blocks.pop(choice.randrange(len(blocks)))
+    action = choice.randrange(4)
+    if action == 0:
+        start = choice.randrange(address, address + length)
+        both.touch(start, min(choice.randint(1, HUGE + MIB), address + length - start))
+    elif action == 1:
+        start = choice.choice([address, address + choice.randrange(length // PAGE) * PAGE])
+        part = min(pages * PAGE, address + length - start)
+        both._model(kernel.dontneed, start, part)
+        assert both.linux.order(GIVE, start, part) == (-errno.EINVAL if start % HUGE else 0)
+    elif action == 2:
+        part = min(pages * PAGE, length)
+        both._model(kernel.munmap, address, part)
+        assert both.linux.order(UNMAP, address, part) == (-errno.EINVAL if part % HUGE else 0)
+        if part % HUGE == 0:
+            address, length = address + part, length - part
+    else:
+        new_length = pages * PAGE
+        moved = int(both._model(kernel.mremap, address, length, new_length))
+        assert both.linux.resize(address, length, new_length) == (moved if moved >= 0 else -errno.EINVAL)
+        assert (moved < 0) == (whole(new_length) > length)
+        length = min(length, whole(new_length))
+    if length:
+        blocks.append((address, length))
+
+
+@pytest.mark.skipif(free_huge_pages() < 4, reason="no huge pages are reserved: sysctl vm.nr_hugepages")
+@pytest.mark.parametrize("seed", range(6))
+def test_reserved_huge_pages_run_out_come_back_and_go_as_a_whole_only(start, seed):
+    choice = random.Random(seed)
+    with start(choice.choice(PLACES), reserved=free_huge_pages()) as both:
+        blocks: list[tuple[int, int]] = []
+        for _ in range(300):
+            do_something_reserved(both, blocks, choice)
+            both.compare_pages()

@@ -1,6 +1,7 @@
 """glibc's model against every real glibc of this machine."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
+from replay.errors import ConfigError
 from replay.trace import Domain, Op
 from replay.verification.libc_compare import verify_libc
 from replay.verification.libc_oracles import LibcOracle, survey_libcs
@@ -26,7 +28,27 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.mxfast=0", "GLIBC_TUNABLES=glibc.malloc.mxfast=160",
     "GLIBC_TUNABLES=glibc.malloc.tcache_unsorted_limit=2", "MALLOC_ARENA_MAX=2", "MALLOC_ARENA_TEST=3",
     HUGETLB := "GLIBC_TUNABLES=glibc.malloc.hugetlb=1", f"{HUGETLB}:glibc.malloc.top_pad=3000000",
+    RESERVED := "GLIBC_TUNABLES=glibc.malloc.hugetlb=2", f"{RESERVED}:glibc.malloc.top_pad=3000000",
+    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1048576", "MALLOC_TRIM_THRESHOLD_=-1",
+    "MALLOC_PERTURB_=1", "MALLOC_CHECK_=3", "GLIBC_TUNABLES=glibc.malloc.check=1:glibc.malloc.perturb=255",
 )  # fmt: skip
+"""Those of reserved huge pages do without where the machine has none (vm.nr_hugepages)."""
+VALUES = {
+    "mmap_threshold": ("0", "65536", "300000", "2097152", "33554432"),
+    "trim_threshold": ("0", "-1", "65536", "1000000"),
+    "top_pad": ("0", "1000", "3000000", "040000"),
+    "mmap_max": ("0", "3", "100000"),
+    "mxfast": ("0", "8", "64", "160"),
+    "tcache_count": ("0", "1", "100", "65535"),
+    "tcache_max": ("0", "100", "1032", "4000", "3000000"),
+    "tcache_unsorted_limit": ("2", "-1"),
+    "arena_max": ("1", "2", "-1"),
+    "arena_test": ("1", "3"),
+    "perturb": ("0", "1", "0xff"),
+    "check": ("0", "1", "2", "3"),
+    "hugetlb": ("0", "1", "2", "2097152", "1048576"),
+}
+"""Of each tunable some that glibc takes, to be combined at random."""
 
 pytestmark = pytest.mark.skipif(
     not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
@@ -64,10 +86,77 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
     is_huge = "hugetlb" in assignment
     if is_huge and not RULES[oracle.version].has_hugetlb:
         pytest.skip(f"glibc {oracle.version} has no such tunable")
+    resident = is_huge or "perturb" in assignment.lower() or "check" in assignment.lower()
     for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
-        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=is_huge)
+        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
-        assert not is_huge or agreement.resident_error <= 0.02
+        assert not resident or agreement.resident_error <= 0.02
+
+
+SPELLINGS = (
+    ["MALLOC_TOP_PAD_= \t+010000"], ["MALLOC_TOP_PAD_=0X1fF0"], ["MALLOC_MMAP_THRESHOLD_=18446744073709551615"],
+    ["GLIBC_TUNABLES=glibc.malloc.top_pad=1::glibc.malloc.top_pad=9000"],
+    ["GLIBC_TUNABLES=glibc.malloc.top_pad=9000", "MALLOC_TOP_PAD_=1"],
+    ["MALLOC_TOP_PAD_=1", "GLIBC_TUNABLES=glibc.malloc.top_pad=9000"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("assignments", SPELLINGS, ids=lambda assignments: ",".join(assignments))
+@each_oracle
+def test_spellings_say_to_the_model_what_they_say_to_the_real_one(oracle: LibcOracle, assignments: list[str]) -> None:
+    if oracle.version == "2.31" and "MMAP_THRESHOLD" in assignments[0]:
+        pytest.skip("glibc 2.31 ignores a threshold above 32 MiB, and so it is refused")
+    for shape in ("towers", "mapped"):
+        agreement = verify_libc(shape_of(shape, 4_000), oracle, assignments=assignments)
+        assert agreement.exact, f"{shape}: {agreement.difference}"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "versions"),
+    [
+        ("MALLOC_ARENA_MAX=0", RULES),
+        ("MALLOC_MMAP_MAX_=2147483648", RULES),
+        ("GLIBC_TUNABLES=glibc.malloc.tcache_count=65536", RULES),
+        ("GLIBC_TUNABLES=glibc.malloc.mxfast=161", ("2.31", "2.36", "2.41")),
+        ("GLIBC_TUNABLES=glibc.malloc.tcache_max=4194281", ("2.43",)),
+        ("MALLOC_MMAP_THRESHOLD_=33554433", ("2.31",)),
+        ("MALLOC_TOP_PAD_=9000k", ("2.41", "2.43")),
+        ("MALLOC_TOP_PAD_=18446744073709551616", ("2.41", "2.43")),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad=9000:", ("2.41", "2.43")),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad=9000=1", ("2.41", "2.43")),
+    ],
+)
+def test_what_is_refused_does_nothing_to_the_real_one(
+    monkeypatch: pytest.MonkeyPatch, assignment: str, versions: Collection[str]
+) -> None:
+    for oracle in ORACLES:
+        if oracle.version in versions:
+            with pytest.raises(ConfigError):
+                verify_libc(shape_of("churn", 10), oracle, assignments=[assignment])
+    monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: [])
+    for oracle in ORACLES:
+        if oracle.version in versions:
+            for shape in ("towers", "mapped", "bursts", "threads"):
+                agreement = verify_libc(shape_of(shape, 4_000), oracle, assignments=[assignment])
+                assert agreement.exact, f"{oracle.name}, {shape}: {agreement.difference}"
+
+
+@each_oracle
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    chosen=st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in VALUES.items()}),
+    shape=st.sampled_from(list(SHAPES)),
+)
+def test_random_settings_do_to_the_model_what_they_do_to_the_real_one(
+    oracle: LibcOracle, chosen: dict[str, str], shape: str
+) -> None:
+    if not RULES[oracle.version].has_hugetlb:
+        chosen.pop("hugetlb", None)
+    assignment = "GLIBC_TUNABLES=" + ":".join(f"glibc.malloc.{key}={value}" for key, value in chosen.items())
+    agreement = verify_libc(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
+    assert agreement.exact, f"{assignment}: {agreement.difference}"
+    assert agreement.resident_error is not None
+    assert agreement.resident_error <= 0.02, assignment
 
 
 @each_oracle

@@ -1,7 +1,7 @@
 """What decides whether Linux serves a first touch with a huge page: mapped areas, and where page tables are.
 
 Follows `mm/vma.c`, `mm/memory.c`, `mm/huge_memory.c` and `mm/mremap.c` of Linux 6.18, for anonymous private memory of a
-process that never forks. Kept only where transparent huge pages are not `never`.
+process that never forks. Kept only where transparent huge pages are not `never`, or huge pages are reserved.
 
     area    a stretch that is mapped in one piece (a VMA). Neighbours of one kind merge, unless both have been touched
             while they were apart (`owner`, the anon_vma), or one was moved here after it had been touched (`moved`)
@@ -33,13 +33,13 @@ import numpy as np
 from replay.allocators.stack import MARGIN, ask_for_room, record
 from replay.compiled import leaf
 
-NEVER, MADVISE_ONLY, ALWAYS = range(3)
+NEVER, MADVISE_ONLY, ALWAYS, RESERVED_ONLY = range(4)
 MODES = ("never", "madvise", "always")
-"""As /sys/kernel/mm/transparent_hugepage/enabled calls them."""
+"""As /sys/kernel/mm/transparent_hugepage/enabled calls them; RESERVED_ONLY is `never` where huge pages are reserved."""
 
-WRITABLE, ADVISED, NO_RESERVE, HUGETLB = 1, 2, 4, 8
+WRITABLE, ADVISED, NO_RESERVE, HUGETLB, COUNTED = 1, 2, 4, 8, 16
 """Bits of an area's kind: it may be touched; MADV_HUGEPAGE; MAP_NORESERVE; it is made of the kernel's reserved huge
-pages."""
+pages; of those that `reserved_huge_pages` counts."""
 EMPTY, IN_PAGES, HUGE = range(3)
 """What a range may be."""
 
@@ -182,6 +182,15 @@ def set_range_state(state, address, value):
         state.mmap_ranges[((space.mmap_base - 1) >> space.huge_shift) - number] = value
     else:
         state.heap_ranges[number - (space.brk_base >> space.huge_shift)] = value
+
+
+@leaf
+def is_hugetlb(state, address):
+    """Whether `address` lies in memory made of counted huge pages."""
+    if not state.space[0].transparent:
+        return False
+    index = find_area(state, address)
+    return index < state.space[0].areas and state.areas[index].end > address and state.areas[index].kind & COUNTED != 0
 
 
 @leaf

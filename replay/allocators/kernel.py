@@ -13,6 +13,9 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
                 until then they are no mapped memory
     huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
                 and counts as one page fault. Single pages of it can go again.
+    hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which so many are free as a program starts.
+                A mapping takes all it may need, or is refused; a first touch makes one of them resident; only whole
+                ones can be given back, and such a mapping never grows.
 
 Invariants (`check`):
     regions are disjoint, not adjacent, page-aligned, and sorted by falling address
@@ -31,18 +34,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from replay.allocators.areas import (
     ADVISED,
     AREA,
+    COUNTED,
+    EMPTY,
     HUGE,
     HUGETLB,
     IN_PAGES,
     MODES,
     NEVER,
     NO_RESERVE,
+    RESERVED_ONLY,
     WRITABLE,
     add_area,
     change_areas,
     check_areas,
     empty_ranges,
     find_area,
+    is_hugetlb,
     may_be_huge,
     move_ranges,
     range_state,
@@ -83,6 +90,9 @@ class Config(BaseModel):
     transparent_huge_pages: Literal["never", "madvise", "always"] = Field(
         "never", description="Whether a first touch may get a huge page: where malloc asked for it, or anywhere."
     )
+    reserved_huge_pages: int = Field(
+        0, ge=0, le=1 << 20, description="Free ones (vm.nr_hugepages), for what malloc maps with MAP_HUGETLB."
+    )
     mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
     brk_base: Size = Field(0x555555560000, description="The heap starts here.")
 
@@ -100,6 +110,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"transparent_huge_pages: {self.transparent_huge_pages} needs a huge_page_size above page_size"
             )
+        if self.reserved_huge_pages and self.huge_page_size <= self.page_size:
+            raise ValueError(f"reserved_huge_pages: {self.reserved_huge_pages} need a huge_page_size above page_size")
         for name in ("mmap_base", "brk_base"):
             if getattr(self, name) % self.page_size:
                 raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
@@ -113,6 +125,7 @@ class Config(BaseModel):
 SPACE = record(
     "page_size", "page_shift", "huge_page_size", "mmap_base", "brk_base", "brk", "lowest", "regions", "headroom",
     "reserved_bytes", "given", "transparent", "huge_shift", "areas", "owners",
+    "huge_pages_left",
 )  # fmt: skip
 REGION = record("start", "end")
 
@@ -120,8 +133,8 @@ REGION = record("start", "end")
 @by_reference
 class State(NamedTuple):
     """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages; given places, of
-    which `space.given` were taken; AREA by falling address and the states of ranges, both only where transparent huge
-    pages are not `never`."""
+    which `space.given` were taken; AREA by falling address and the states of ranges, both only where huge pages may be.
+    `space.huge_pages_left` are reserved and no mapping's."""
 
     space: np.ndarray
     regions: np.ndarray
@@ -149,7 +162,9 @@ def new_state(config: Config) -> State:
     space = state.space[0]
     space.page_size, space.page_shift = config.page_size, config.page_size.bit_length() - 1
     space.huge_page_size, space.huge_shift = config.huge_page_size, max(config.huge_page_size.bit_length() - 1, 0)
-    space.transparent = MODES.index(config.transparent_huge_pages)
+    space.transparent, space.huge_pages_left = MODES.index(config.transparent_huge_pages), config.reserved_huge_pages
+    if config.reserved_huge_pages and space.transparent == NEVER:
+        space.transparent = RESERVED_ONLY
     state = _with_ranges(state)
     space = state.space[0]
     space.mmap_base = space.lowest = config.mmap_base
@@ -258,7 +273,7 @@ def _touch_areas(stack, start, end):
             return fresh
         area = state.areas[index]
         stop = min(end, min(area.end, (at & -huge) + huge))
-        if may_be_huge(state, area, at):
+        if (area.kind & COUNTED and range_state(state, at) == EMPTY) or may_be_huge(state, area, at):
             first = at & -huge
             fresh += _mark(stack, first, first + huge, True)
             set_range_state(state, at, HUGE)
@@ -389,6 +404,33 @@ def mmap_huge_pages(stack, length):
     return _count_mmap(stack, start, length)
 
 
+@cold
+def mmap_hugetlb(stack, length, is_reserve, hint):
+    """The same, from what is reserved for it: -1 if that is too little. PROT_NONE if it `is_reserve`; at `hint` if that
+    is free, and no 0."""
+    state, tally = stack.kernel, stack.tally[0]
+    space, huge = state.space[0], state.space[0].huge_page_size
+    whole = (length + huge - 1) & -huge
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    if whole >> space.huge_shift > space.huge_pages_left:
+        log(stack, MMAP, -1, length)
+        return np.int64(-1)
+    start, index = hint, np.int64(_hole_at(state, hint, whole)) if hint else np.int64(-1)
+    if index < 0:
+        padding = huge - space.page_size
+        start, index = _highest_hole(state, whole + padding)
+        start = (start + padding) & -huge
+    start = _take(stack, start, index, whole, HUGETLB | COUNTED | (NO_RESERVE if is_reserve else WRITABLE), 0, 0)
+    space.huge_pages_left -= whole >> space.huge_shift
+    if is_reserve:
+        space.reserved_bytes += whole
+    else:
+        _map(stack, whole)
+    log(stack, MMAP, start, length)
+    return start
+
+
 @leaf
 def _hole_at(state, start, length):
     """Before which region [start, start + length) lies, or -1 if some of it is mapped."""
@@ -474,21 +516,33 @@ def _cut_out(stack, start, end):
     tally.resident_bytes -= _mark(stack, start, end, False) << space.page_shift
     tally.mapped_bytes -= end - start
     if space.transparent:
+        if is_hugetlb(state, start):
+            space.huge_pages_left += (end - start) >> space.huge_shift
         unmap_areas(stack, start, end)
+
+
+@leaf
+def _count_munmap(stack, start, length):
+    tally = stack.tally[0]
+    tally.munmap += 1
+    tally.munmap_bytes += length
+    log(stack, MUNMAP, start, length)
 
 
 @cold
 def munmap(stack, start, length):
-    """Gives [start, start + length) back; all of it must be mapped, in one region."""
-    space, tally = stack.kernel.space[0], stack.tally[0]
+    """Gives [start, start + length) back; all of it must be mapped, in one region. Part of a huge page cannot go."""
+    state, tally = stack.kernel, stack.tally[0]
+    space = state.space[0]
     end = start + ((length + space.page_size - 1) & -space.page_size)
+    if is_hugetlb(state, start) and end & (space.huge_page_size - 1):
+        _count_munmap(stack, start, end - start)
+        return
     if start < space.mmap_base:
         _cut_out(stack, start, end)
     else:
         tally.mapped_bytes -= end - start
-    tally.munmap += 1
-    tally.munmap_bytes += end - start
-    log(stack, MUNMAP, start, end - start)
+    _count_munmap(stack, start, end - start)
 
 
 @cold
@@ -504,12 +558,19 @@ def mremap(stack, start, old_length, length):
     """Resizes a mapping (MREMAP_MAYMOVE), whole pages both; gives its address.
 
     It shrinks where it is, and grows there if it ends its region and the hole above is large enough. Else it moves to
-    where mmap would put it, and its pages with it.
+    where mmap would put it, and its pages with it. -1 if it would grow and is made of huge pages.
     """
     state = stack.kernel
     space, tally = state.space[0], stack.tally[0]
     tally.mremap += 1
     tally.mremap_bytes += length
+    if is_hugetlb(state, start):
+        huge = space.huge_page_size
+        old_end, end = (start + old_length + huge - 1) & -huge, (start + length + huge - 1) & -huge
+        if end < old_end:
+            _cut_out(stack, end, old_end)
+        log(stack, MREMAP, start if end <= old_end else -1, length)
+        return start if end <= old_end else np.int64(-1)
     if length < old_length:
         _cut_out(stack, start + length, start + old_length)
         log(stack, MREMAP, start, length)
@@ -560,12 +621,17 @@ def _move_pages(stack, start, place, length):
 
 @cold
 def dontneed(stack, start, length):
-    """madvise(MADV_DONTNEED): the pages go, the addresses stay."""
+    """madvise(MADV_DONTNEED): the pages go, the addresses stay. Of huge pages, whole ones from the start on."""
     state = stack.kernel
+    _count_madvise(stack, start, length)
+    if is_hugetlb(state, start):
+        huge = state.space[0].huge_page_size
+        length = 0 if start & (huge - 1) else length & -huge
+        if length == 0:
+            return
     stack.tally[0].resident_bytes -= _mark(stack, start, start + length, False) << state.space[0].page_shift
     if state.space[0].transparent:
         empty_ranges(state, start, start + length)
-    _count_madvise(stack, start, length)
 
 
 @cold

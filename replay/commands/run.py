@@ -80,6 +80,8 @@ def run(
     if env and load_config(chosen, overrides or ()).libc.model != "glibc":
         raise ConfigError(f"--env {env[0]}: {chosen} has no glibc, which would read it")
     stacks = [load_config(chosen, [*overrides_of(env or ()), *(overrides or ())])]
+    for note in getattr(stacks[0].libc, "notes", ()):
+        typer.echo(f"note: {note}", err=True)
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = open_source(source, seed=seed)

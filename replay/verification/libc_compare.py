@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from replay.allocators import kernel
 from replay.allocators.glibc.system import IS_MMAPPED
 from replay.allocators.stack import SYSCALLS
 from replay.clock import Slice
@@ -24,6 +25,7 @@ from replay.verification.libc_oracles import (
     LibcOracle,
     LibcPlayed,
     find_strace,
+    free_huge_pages,
     play_libc,
     transparent_huge_pages,
 )
@@ -77,16 +79,9 @@ def verify_libc(
     whole = MemoryTrace([events], trace.metadata)
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     makings = _makings_of_threads(events, played.thread_bytes)
-    overrides = overrides_of(assignments)
-    huge_pages = transparent_huge_pages() if "libc.hugetlb=1" in overrides else "never"
-    libc = (
-        f"libc.version={oracle.version}",
-        f"libc.processors={_processors(oracle)}",
-        f"kernel.transparent_huge_pages={huge_pages}",
-        *overrides,
-    )
+    libc = _overrides(oracle, assignments)
     config = _config_behind(makings, played, libc)
-    addresses, calls, resident_bytes = _play_model(events, config, makings)
+    addresses, calls, resident_bytes = _play_model(events, config, makings, played)
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
     difference = _address_difference(int(wrong[0]), events, played.addresses, addresses) if len(wrong) else None
@@ -100,11 +95,11 @@ def verify_libc(
             difference = _call_difference(equal, played.system_calls, calls)
     error = None
     if resident:
-        mode = "resident" if huge_pages == "never" else "huge"
+        mode = "resident" if config.kernel.transparent_huge_pages == "never" else "huge"
         filled = play_libc(whole, oracle, mode=mode, environment=environment)
         real = filled.resident
         if mode == "huge":  # they depend on where the heap starts, which is another place in each process
-            resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings)[2]
+            resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings, filled)[2]
         error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.kernel.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
@@ -128,8 +123,21 @@ def call_lists(
     played = play_libc(MemoryTrace([events], trace.metadata), oracle, traced=True, environment=environment)
     assert played.system_calls is not None
     makings = _makings_of_threads(events, played.thread_bytes)
-    libc = (f"libc.version={oracle.version}", f"libc.processors={_processors(oracle)}", *overrides_of(assignments))
-    return played.heap, played.system_calls, _play_model(events, _config_behind(makings, played, libc), makings)[1]
+    libc = _overrides(oracle, assignments)
+    calls = _play_model(events, _config_behind(makings, played, libc), makings, played)[1]
+    return played.heap, played.system_calls, calls
+
+
+def _overrides(oracle: LibcOracle, assignments: Sequence[str]) -> list[str]:
+    """What makes a stack like the real process on this machine."""
+    overrides = overrides_of(assignments)
+    return [
+        f"libc.version={oracle.version}",
+        f"libc.processors={_processors(oracle)}",
+        f"kernel.transparent_huge_pages={transparent_huge_pages() if 'libc.hugetlb=1' in overrides else 'never'}",
+        f"kernel.reserved_huge_pages={free_huge_pages()}",
+        *overrides,
+    ]
 
 
 def _processors(oracle: LibcOracle) -> int:
@@ -168,19 +176,24 @@ def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
         op=np.full(count, Op.CALLOC, np.uint8),
         domain=np.full(count, Domain.LIBC, np.uint8),
         block=int(events.block.max()) + 1 + np.arange(count, dtype=np.uint32),
-        size=np.full(count, (thread_bytes & -8) - header_bytes),
+        size=np.full(count, (thread_bytes & -8) - header_bytes - 1),  # under MALLOC_CHECK_ a byte more is asked
     )
 
 
 def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
-    """The model's address space is the real one's, whose mappings for `makings` lie elsewhere: here they lie on top."""
+    """The model's address space is the real one's, whose mappings for `makings` lie elsewhere: here they lie on top.
+
+    Where they are to be of huge pages, they lie at a multiple of these.
+    """
 
     def config(base: int) -> StackConfig:
         return load_config(PRESET, (f"kernel.mmap_base={base}", f"kernel.brk_base={played.heap}", *libc))
 
     trial = Player(config(played.base))
     _play_rows(trial, makings)
-    return config(2 * played.base - int(trial.stack.kernel.space[0].lowest))  # type: ignore[attr-defined]
+    space = trial.stack.kernel.space[0]  # type: ignore[attr-defined]
+    unit = int(space.huge_page_size if trial.stack.libc.par[0].hp_bytes else space.page_size)  # type: ignore[attr-defined]
+    return config((2 * played.base - int(space.lowest) + unit - 1) & -unit)
 
 
 def _play_rows(player: Player, events: Events) -> None:
@@ -190,7 +203,7 @@ def _play_rows(player: Player, events: Events) -> None:
 
 
 def _play_model(
-    events: Events, config: StackConfig, before: Events
+    events: Events, config: StackConfig, before: Events, played: LibcPlayed
 ) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray]:
     """Addresses, system calls, and resident bytes at the points where the harness reads them, behind `before`."""
     told: list[np.ndarray] = []
@@ -199,8 +212,10 @@ def _play_model(
     points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
     resident: list[int] = []
     _play_rows(player, before)
+    away = played.thread_place - int(told[0][0]) if before.rows else 0
     told.clear()
     logged.clear()
+    _fill(player, played.base)
     resident_before = int(player.tally.resident_bytes)
     start = 0
     for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
@@ -217,11 +232,21 @@ def _play_model(
             told.append(np.zeros(1, np.int64))
         start = stop + 1
     calls = [
-        (SYSCALLS[kind], address, 0 if SYSCALLS[kind] == "brk" else length)
+        (SYSCALLS[kind], address + away * (address >= played.base), 0 if SYSCALLS[kind] == "brk" else length)
         for part in logged
         for _, kind, address, length in part.tolist()
     ]
-    return np.concatenate(told), calls, np.array(resident) - resident_before
+    addresses = np.concatenate(told)
+    addresses[addresses >= played.base] += away
+    return addresses, calls, np.array(resident) - resident_before
+
+
+def _fill(player: Player, base: int) -> None:
+    """The next mapping will end at `base`, and none will lie higher."""
+    hole = int(player.stack.kernel.space[0].lowest) - base  # type: ignore[attr-defined]
+    if hole:
+        kernel.reserve(player.stack, hole, base)
+        player.tally.rows_logged = 0
 
 
 def _address_difference(row: int, events: Events, real: np.ndarray, model: np.ndarray) -> str:

@@ -9,13 +9,13 @@
  *   addresses   as it says
  *   time        the loop does nothing besides the calls; only play_ns counts; one thread
  *   resident    every block is written to as far as it was asked for; at evenly spaced rows, and at the end, the
- *               resident bytes of the process are read, less those before the play
+ *               resident bytes of the process are read, those in reserved huge pages too, less those before the play
  *   huge        the same with transparent huge pages, which are off otherwise; they are on during each event only, so
  *               that none are collapsed in the background
  *
  * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
- * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags. They are made beforehand, in
- * the order of their numbers.
+ * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags, thread_place where
+ * the first one's block lies. They are made beforehand, in the order of their numbers.
  *
  * The heap is pristine otherwise: the program never allocates before the play. The first mapping made while playing ends at
  * Header.base, the following ones lie beneath it without a gap, as in a fresh process: every hole higher up is filled
@@ -38,7 +38,7 @@ enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_THREAD_END = 18, OP_MARK = 
 enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 16384, STACK_TOUCHED = 8192 };
 
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
-typedef struct { uint64_t rows, base, heap, play_ns, thread_bytes; } Header;
+typedef struct { uint64_t rows, base, heap, play_ns, thread_bytes, thread_place; } Header;
 
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join,pthread_join@GLIBC_2.2.5");
@@ -58,7 +58,8 @@ static void *map_memory(size_t bytes) {
 static uint64_t resident_bytes(void) {
     read_text("/proc/self/smaps_rollup");
     char *line = strstr(text, "\nAnonymous:"); /* code that is run for the first time is no memory of malloc's */
-    return line ? strtoull(line + 11, NULL, 10) * 1024 : 0;
+    char *huge_line = strstr(text, "\nPrivate_Hugetlb:");
+    return 1024 * ((line ? strtoull(line + 11, NULL, 10) : 0) + (huge_line ? strtoull(huge_line + 17, NULL, 10) : 0));
 }
 
 static uint64_t now_ns(void) {
@@ -91,7 +92,7 @@ static int filled, huge, point;
 static _Atomic int turns[THREADS_MAX]; /* 1 where it is the thread's turn */
 static pthread_t threads[THREADS_MAX];
 static int ended; /* the thread that the main one has to wait for, or 0 */
-static uint64_t thread_bytes;
+static uint64_t thread_bytes, thread_place;
 
 static void pass_turn(int thread) {
     turns[thread] = 1;
@@ -143,6 +144,8 @@ static void *thread_main(void *number) {
     char *dtv;
     __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* what the thread was given lies a slot before it, behind a chunk's header */
     thread_bytes = ((size_t *)dtv)[-3];
+    if (me == 1)
+        thread_place = (uintptr_t)dtv - 2 * sizeof(size_t);
     pass_turn(0);
     for (;;) {
         await_turn(me);
@@ -218,6 +221,7 @@ static int play(int count, char **arguments) {
         result->heap = (uint64_t)syscall(SYS_brk, (result->heap + PAGE - 1) & -PAGE);
     make_threads(highest_thread + 1);
     result->thread_bytes = thread_bytes;
+    result->thread_place = thread_place;
     result->base = settle((uintptr_t)strtoull(arguments[3], NULL, 10), PLACE_MODULUS);
     resident_before = resident_bytes();
     syscall(SYS_madvise, 0L, 0L, (long)MARK);

@@ -25,8 +25,9 @@ RESIDENT_POINTS = 10
 """As in the harness."""
 PLACE = (8 << 30) + (4 << 10)
 """Where mappings begin, modulo 16 GiB."""
-_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes")])
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes", "thread_place")])
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_MEMORY = Path("/proc/meminfo")
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
 """What the harness does before and after the play."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
@@ -61,6 +62,8 @@ class LibcPlayed:
     play_ns: int
     thread_bytes: int
     """The chunk that comes with each further thread, beforehand, from the main arena: its size and flags."""
+    thread_place: int
+    """Where the block in the first of these lies."""
     addresses: np.ndarray
     """int64 an event; 0 where nothing was handed out."""
     resident: np.ndarray
@@ -125,15 +128,19 @@ def play_libc(
         events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))
         rows = write_events(trace, events)
         command = [*oracle.loader, str(program), str(events), str(result), str(PLACE), mode]
-        if traced:
-            command = [find_strace(), "-f", "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls), *command]
-        run_program(command, environment or {}, _SECONDS + rows / _EVENTS_A_SECOND, oracle.name)
+        settings = dict(environment or {})
+        if traced:  # the settings are not strace's own: it would take huge pages too
+            options = [part for name, value in settings.items() for part in ("-E", f"{name}={value}")]
+            options += ["-f", "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls)]
+            command, settings = [find_strace(), *options, *command], {}
+        run_program(command, settings, _SECONDS + rows / _EVENTS_A_SECOND, oracle.name)
         header = np.fromfile(result, _HEADER, 1)[0]
         return LibcPlayed(
             base=int(header["base"]),
             heap=int(header["heap"]),
             play_ns=int(header["play_ns"]),
             thread_bytes=int(header["thread_bytes"]),
+            thread_place=int(header["thread_place"]),
             addresses=np.fromfile(result, "<i8", rows, offset=_HEADER.itemsize),
             resident=np.fromfile(result, "<i8", RESIDENT_POINTS, offset=_HEADER.itemsize + 8 * rows),
             system_calls=_read_calls(calls.read_text()) if traced else None,
@@ -143,6 +150,12 @@ def play_libc(
 def transparent_huge_pages() -> str:
     """The setting of this machine's kernel, as `kernel.transparent_huge_pages` takes it."""
     return _SWITCH.read_text().partition("[")[2].partition("]")[0] if _SWITCH.exists() else "never"
+
+
+def free_huge_pages() -> int:
+    """Reserved huge pages of this machine that no mapping has, as `kernel.reserved_huge_pages` takes them."""
+    counts = dict(re.findall(r"^HugePages_(Free|Rsvd): +(\d+)$", _MEMORY.read_text(), re.MULTILINE))
+    return int(counts.get("Free", 0)) - int(counts.get("Rsvd", 0))
 
 
 def find_strace() -> str:

@@ -156,7 +156,7 @@ def _of_calls(calls: Sequence[tuple[str, int, int]], heap: int) -> Figures:
     for name, address, length in calls:
         if name == "brk":
             grown = address - heap
-        elif name == "mmap":
+        elif name == "mmap" and address >= 0:
             mapped[address] = length
             total += length
         elif name == "munmap":

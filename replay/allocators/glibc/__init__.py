@@ -7,6 +7,8 @@ field of `Rules`. The words are glibc's own and are explained where they are at 
     arena     tcache, fastbins, unsorted list, bins, top; malloc, free and realloc over them
     threads   whose arena and whose cache
     heaps     where arenas besides the main one lie
+    hugetlb   the main heap, and what it is made of, where reserved huge pages are to be used
+    checks    what MALLOC_CHECK_ makes of malloc in 2.31
     system    the main heap's end, mapped chunks, dynamic thresholds, trimming
 
 A place is the number of a chunk's record, or, from MAPPED_PLACE on, of a mapped chunk.
@@ -39,6 +41,7 @@ from replay.allocators.glibc.arena import (
     tcache_put,
     tcache_room,
 )
+from replay.allocators.glibc.checks import free_check, malloc_check, realloc_check
 from replay.allocators.glibc.large_cache import get_large, put_large
 from replay.allocators.glibc.memory import (
     BITS_A_WORD,
@@ -68,6 +71,7 @@ from replay.allocators.glibc.system import (
     realloc_mapped,
     systrim,
     trim_bins,
+    unmap_chunk,
 )
 from replay.allocators.glibc.threads import (
     CACHE_ROW,
@@ -180,6 +184,8 @@ def _malloc_uncached(state, stack, wanted, size):
 def _malloc_past_cache(state, stack, wanted, size):
     """From the thread's arena; if that has no room, from the main one."""
     par = state.par[0]
+    if par.check:
+        return malloc_check(state, stack, size)
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
     place = call_int_malloc(state, stack, own_arena(state, stack, size), wanted)
@@ -214,6 +220,9 @@ def free(state, stack, place):
 @cold
 def _free_uncached(state, stack, place, size):
     par, index = state.par[0], size - state.par[0].min_units
+    if par.check:
+        free_check(state, stack, place, size)
+        return
     is_large = index >= TCACHE_BINS and size <= par.tcache_large
     cacheable = index < par.tcache_bins or is_large
     if par.tcache == INACTIVE and (cacheable if par.lazy_tcache else place < MAPPED_PLACE):
@@ -244,6 +253,8 @@ def realloc(state, stack, place, size):
 def _realloc_elsewhere(state, stack, place, size):
     """What changes the chunk, or may do so."""
     par, is_mapped = state.par[0], place >= MAPPED_PLACE
+    if par.check:
+        return realloc_check(state, stack, place, size)
     wanted = _units(par, size)
     usable = 0
     if is_mapped:
@@ -259,8 +270,11 @@ def _realloc_elsewhere(state, stack, place, size):
         ):
             return place
     if is_mapped:
-        realloc_mapped(state, stack, place, wanted)
-        return place
+        if realloc_mapped(state, stack, place, wanted):
+            return place
+        moved = malloc(state, stack, size)
+        unmap_chunk(state, stack, place)
+        return moved
     if par.tcache == INACTIVE and not par.lazy_tcache:
         open_tcache(state, stack)
     arena = arena_of(state, place)
@@ -342,14 +356,14 @@ def check(state: State, stack: NamedTuple) -> None:
     live = [index for index in range(int(par.used)) if index not in unused]
     assert len(live) == par.mmaps
     mapped_bytes = sum(int(state.mapped[index].size_bytes) for index in live)
-    heap_bytes, number = 0, MAIN_ARENA
+    heap_bytes, number = int(par.mapped_heap_bytes), MAIN_ARENA
     while True:
         heap_bytes += _check_arena(state, state.arenas[number])
         number = int(state.arenas[number].next)
         if number == MAIN_ARENA:
             break
     assert tally.heap_bytes == mapped_bytes + heap_bytes
-    if state.arenas[MAIN_ARENA].top != UNSORTED:
+    if state.arenas[MAIN_ARENA].top != UNSORTED and not par.hp_bytes:
         assert state.heaps[MAIN_HEAP].end == space.brk
     attached = [par.arena, *(it.arena for number, it in enumerate(state.threads) if number != par.thread)]
     for number in range(MAIN_ARENA, int(par.arenas) + 1):
@@ -375,7 +389,7 @@ def _check_arena(state: State, arena: np.record) -> int:
             assert entry.behind == behind
             assert bool(is_free(memory, chunk)) == (chunk in binned)
             assert not (is_free(memory, chunk) and is_free(memory, before)), "two free chunks are neighbours"
-            if before:
+            if before and not state.par[0].hp_bytes:  # or it may be the fence of another mapping
                 assert memory[before].start + size_of(memory, before) == entry.start
             binned.discard(chunk)
             behind, chunk = chunk, before

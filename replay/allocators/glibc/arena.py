@@ -13,6 +13,7 @@ Sizes are in units of 16 bytes throughout. Functions give chunk numbers, or a pl
 import numpy as np
 
 from replay.allocators.glibc.heaps import extend_heap, heap_trim, new_heap, open_heap
+from replay.allocators.glibc.hugetlb import open_region
 from replay.allocators.glibc.memory import (
     NBINS,
     UNIT_SHIFT,
@@ -238,13 +239,16 @@ def _sysmalloc(state, stack, arena, wanted):
     """Top is too small: a mapping of its own, or a longer heap, or another one. Gives 0 where that was in vain."""
     par = state.par[0]
     if (wanted << UNIT_SHIFT) >= par.mmap_threshold and par.mmaps < par.mmap_max:
-        return map_chunk(state, stack, wanted)
+        return map_chunk(state, stack, wanted, par.hp_bytes)
     if arena.heap == MAIN_HEAP:
-        extend_main(state, stack, arena, wanted)
+        if par.hp_bytes:
+            _add_region(state, stack, arena, wanted)
+        else:
+            extend_main(state, stack, arena, wanted)
     elif not extend_heap(state, stack, arena, wanted):
         number = new_heap(state, stack, ((wanted + par.min_units) << UNIT_SHIFT) + par.heap_header)
         if number == 0:
-            return map_chunk(state, stack, wanted)
+            return map_chunk(state, stack, wanted, 0)
         _add_heap(state, stack, arena, number)
         # What was left of the old one was freed, and that may have brought trimming, of the new one first of all.
         if size_of(state.memory, arena.top) < wanted + par.min_units:
@@ -255,19 +259,41 @@ def _sysmalloc(state, stack, arena, wanted):
 @leaf
 def _add_heap(state, stack, arena, number):
     """The arena goes on in another heap. What is left of the last one is freed, but for a fence at its end."""
-    par, rest, full = state.par[0], arena.top, state.heaps[np.uint64(arena.heap)]
+    rest, full = arena.top, state.heaps[np.uint64(arena.heap)]
+    open_heap(state, stack, arena, number, state.par[0].heap_header)
+    touch(stack, state.heaps[number].address, state.heaps[number].address + state.par[0].heap_header)
+    full.fence = _fence(state, stack, rest, full.end)
+    if full.fence != rest:
+        _free_rest(state, stack, arena, rest)
+
+
+@cold
+def _add_region(state, stack, arena, wanted):
+    """The same for the main arena, which goes on in another mapping."""
+    memory, rest, end = state.memory, arena.top, state.heaps[MAIN_HEAP].end
+    open_region(state, stack, arena, wanted)
+    if rest != UNSORTED:
+        fence = _fence(state, stack, rest, end)
+        memory[np.uint64(fence)].behind, memory[np.uint64(arena.top)].before = arena.top, fence
+        if fence != rest:
+            _free_rest(state, stack, arena, rest)
+
+
+@leaf
+def _fence(state, stack, rest, end):
+    """The chunk that keeps the end of a full heap from what follows: cut off what is left of top, or all of that."""
+    par = state.par[0]
     units = size_of(state.memory, rest) - par.min_units
-    open_heap(state, stack, arena, number, par.heap_header)
-    touch(stack, state.heaps[number].address, state.heaps[number].address + par.heap_header)
-    touch(stack, full.end - (par.min_units << UNIT_SHIFT), full.end)
-    if units < par.min_units:
-        full.fence = rest
-        return
-    full.fence = split(state, stack, rest, units)
+    touch(stack, end - (par.min_units << UNIT_SHIFT), end)
+    return rest if units < par.min_units else split(state, stack, rest, units)
+
+
+@leaf
+def _free_rest(state, stack, arena, rest):
     start = address_of(state, rest)
-    touch(stack, start, start + 6 * par.word_size)
-    par.holes = 1
-    give_back(state, stack, arena, rest, units)
+    touch(stack, start, start + 6 * state.par[0].word_size)
+    state.par[0].holes = 1
+    give_back(state, stack, arena, rest, size_of(state.memory, rest))
 
 
 @inlined
@@ -473,7 +499,17 @@ def give_back(state, stack, arena, chunk, size):
     if not state.par[0].lazy_tcache and tcache_room(state, index):
         tcache_put(state, chunk, index)
     else:
+        if state.par[0].perturb:
+            _perturb(state, stack, chunk, size << UNIT_SHIFT)
         call_free_chunk(state, stack, arena, chunk, size)
+
+
+@cold
+def _perturb(state, stack, chunk, length):
+    """alloc_perturb, free_perturb: all of the chunk is written to. What programs ask for and free is so in any case."""
+    start, header = address_of(state, chunk), state.par[0].header
+    if length > header:
+        touch(stack, start + header, start + length)
 
 
 @inlined
@@ -503,6 +539,8 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
             # It lies right behind: both are one block now, and what is too much of it is never written to, though
             # the header of top behind all that was.
             touch_header(state, stack, arena)
+            if par.perturb:
+                _perturb(state, stack, other, wanted << UNIT_SHIFT)
         absorb_behind(state, chunk)
     size = size_of(memory, chunk)
     set_used(memory, chunk, size)

@@ -13,6 +13,7 @@ import numpy as np
 
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
+    HEAP_UNITS,
     HEAPS_MAX,
     IN_HEAP,
     UNIT,
@@ -25,7 +26,8 @@ from replay.allocators.glibc.memory import (
     unlink_chunk,
 )
 from replay.allocators.glibc.system import address_of, ask_for_huge_pages, heap_step, move_end, top_bytes
-from replay.allocators.kernel import dontneed, munmap_reserve, protect, reserve
+from replay.allocators.kernel import dontneed, mmap_hugetlb, munmap_reserve, protect, reserve
+from replay.allocators.stack import NO_MEMORY
 from replay.compiled import cold, leaf
 
 HEAP_MIN_BYTES = 32 << 10
@@ -35,12 +37,28 @@ HEAP_MIN_BYTES = 32 << 10
 @leaf
 def new_heap(state, stack, need_bytes):
     """The number of a heap that can hold so much, headers included; 0 if none can."""
-    par, page = state.par[0], heap_step(state, stack, False)
-    most = par.heap_bytes_max
-    if need_bytes > most or (par.unused_heap == 0 and par.heaps == HEAPS_MAX):
+    page = state.par[0].hp_bytes
+    if page:
+        number = _alloc_new_heap(state, stack, need_bytes, page, True)
+        if number:
+            return number
+        return _alloc_new_heap(state, stack, need_bytes, stack.kernel.space[0].page_size, False)
+    return _alloc_new_heap(state, stack, need_bytes, heap_step(state, stack, False), False)
+
+
+@leaf
+def _alloc_new_heap(state, stack, need_bytes, page, is_hugetlb):
+    par, most = state.par[0], state.par[0].heap_bytes_max
+    if need_bytes > most:
         return np.int64(0)
-    length = (max(min(need_bytes + par.top_pad, most), HEAP_MIN_BYTES) + page - 1) & -page
-    start = _aligned_reserve(state, stack, most)
+    if (par.unused_heap == 0 and par.heaps == HEAPS_MAX) or most > HEAP_UNITS << UNIT_SHIFT:
+        stack.tally[0].attention |= NO_MEMORY
+        return np.int64(0)
+    length = max(min(need_bytes + par.top_pad, most), par.hp_bytes if par.hp_bytes else HEAP_MIN_BYTES)
+    length = (length + page - 1) & -page
+    start = _aligned_reserve(state, stack, most, is_hugetlb)
+    if start < 0:
+        return np.int64(0)
     protect(stack, start, length)
     ask_for_huge_pages(state, stack, start, length)
     number = par.unused_heap
@@ -52,31 +70,46 @@ def new_heap(state, stack, need_bytes):
     heap = state.heaps[number]
     heap.address = heap.end = heap.touched = start
     heap.origin = start + UNIT - par.header
-    heap.limit = start + length
+    heap.limit, heap.page = start + length, page
     heap.previous = heap.fence = 0
     move_end(state, stack, heap, start + length)
     return number
 
 
 @leaf
-def _aligned_reserve(state, stack, length):
-    """Addresses at a multiple of `length`: what the last search for some left over, or out of twice as many."""
-    par, start = state.par[0], np.int64(0)
+def _reserve(stack, length, hint, is_hugetlb):
+    return mmap_hugetlb(stack, length, True, hint) if is_hugetlb else reserve(stack, length, hint)
+
+
+@leaf
+def _aligned_reserve(state, stack, length, is_hugetlb):
+    """Addresses at a multiple of `length`: what the last search for some left over, or out of twice as many; -1 where
+    too few huge pages are reserved for that."""
+    par, start = state.par[0], np.int64(-1)
     if par.aligned_area:
-        start = reserve(stack, length, par.aligned_area)
+        start = _kept_if_aligned(stack, _reserve(stack, length, par.aligned_area, is_hugetlb), length)
         par.aligned_area = 0
-        if start & (length - 1):
-            munmap_reserve(stack, start, length, length)
-            start = np.int64(0)
-    if start == 0:
-        begin = reserve(stack, 2 * length, 0)
-        start = (begin + length - 1) & -length
-        if start > begin:
-            munmap_reserve(stack, begin, start - begin, start - begin)
-        else:
-            par.aligned_area = start + length
-        rest = begin + length - start
-        munmap_reserve(stack, start + length, rest, rest)
+    if start >= 0:
+        return start
+    begin = _reserve(stack, 2 * length, np.int64(0), is_hugetlb)
+    if begin < 0:
+        return _kept_if_aligned(stack, _reserve(stack, length, np.int64(0), is_hugetlb), length)
+    start = (begin + length - 1) & -length
+    if start > begin:
+        munmap_reserve(stack, begin, start - begin, start - begin)
+    else:
+        par.aligned_area = start + length
+    rest = begin + length - start
+    munmap_reserve(stack, start + length, rest, rest)
+    return start
+
+
+@leaf
+def _kept_if_aligned(stack, start, length):
+    """Gives a stretch back that does not lie at a multiple of its length, and then -1."""
+    if start >= 0 and start & (length - 1):
+        munmap_reserve(stack, start, length, length)
+        return np.int64(-1)
     return start
 
 
@@ -97,8 +130,8 @@ def open_heap(state, stack, arena, number, header_bytes):
 @leaf
 def extend_heap(state, stack, arena, wanted):
     """Whether the arena's last heap could be made to hold `wanted` units more than a smallest chunk in top."""
-    par, page = state.par[0], heap_step(state, stack, False)
-    heap = state.heaps[np.uint64(arena.heap)]
+    par, heap = state.par[0], state.heaps[np.uint64(arena.heap)]
+    page = heap.page
     need = ((wanted + par.min_units) << UNIT_SHIFT) - top_bytes(state, arena)
     end = heap.end + ((need + page - 1) & -page)
     if end - heap.address > par.heap_bytes_max:
@@ -114,7 +147,7 @@ def extend_heap(state, stack, arena, wanted):
 @cold
 def heap_trim(state, stack, arena):
     """Heaps that are free altogether go back, and then the end of the last one if it is large."""
-    par, memory, page = state.par[0], state.memory, heap_step(state, stack, False)
+    par, memory = state.par[0], state.memory
     least = par.min_units << UNIT_SHIFT
     heap = state.heaps[np.uint64(arena.heap)]
     while heap.previous and memory[np.uint64(arena.top)].before == 0:
@@ -123,7 +156,7 @@ def heap_trim(state, stack, arena):
         before = np.int64(memory[np.uint64(fence)].before)
         first = before if is_free(memory, before) else fence
         free_bytes = previous.end - address_of(state, first)
-        if free_bytes + par.heap_bytes_max - (previous.end - previous.address) < par.top_pad + least + page:
+        if free_bytes + par.heap_bytes_max - (previous.end - previous.address) < par.top_pad + least + heap.page:
             break
         _close_heap(state, stack, arena)
         if first == before:
@@ -133,7 +166,7 @@ def heap_trim(state, stack, arena):
         set_used(memory, first, free_bytes >> UNIT_SHIFT)
         heap = previous
     area = top_bytes(state, arena) - least - 1
-    extra = (area - par.top_pad) & -page
+    extra = (area - par.top_pad) & -heap.page
     if area + least + 1 >= par.trim_threshold and area > par.top_pad and extra:
         move_end(state, stack, heap, heap.end - extra)
         dontneed(stack, heap.end, extra)

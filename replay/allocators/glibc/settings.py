@@ -21,7 +21,8 @@ ARENAS_A_PROCESSOR = {8: 8, 4: 2}
 """NARENAS_FROM_NCORES by word size; as many may be made before somebody asks how many processors there are."""
 HEAP_BYTES_MAX = {8: UNIT << HEAP_SHIFT, 4: 1 << 20}
 """HEAP_MAX_SIZE by word size."""
-
+TCACHE_BYTES_MAX = {8: UNIT * (TCACHE_BINS + 1) - 8, 4: UNIT * TCACHE_BINS - 4}
+"""MAX_TCACHE_SIZE by word size, but for later versions' large bins: of the smallest chunk and 63 larger ones."""
 
 Version = Annotated[Literal["2.31", "2.36", "2.41", "2.43"], BeforeValidator(str)]
 """YAML reads an unquoted one as a number."""
@@ -52,15 +53,32 @@ class Rules:
     """A mapped chunk counts without its header, and takes two words more than was asked, not one."""
     has_hugetlb: bool = True
     """glibc.malloc.hugetlb: from 2.35 on."""
+    has_check: bool = False
+    """MALLOC_CHECK_ has hooks in malloc itself: up to 2.33. Later they are in a library of their own."""
+    mmap_threshold_limited: bool = False
+    """To half of what a thread's heap may take: up to 2.34."""
+    hp_threshold: bool = False
+    """With huge pages of its own, malloc takes their size for mmap_threshold, if that is not set: 2.41 and 2.43."""
+    hp_heaps: bool = False
+    """... and threads' heaps are of four of them: 2.36 and 2.41."""
+    hp_swapped: bool = False
+    """... and where there are none, arguments are passed in the wrong order: 2.36."""
     huge_heaps: bool = False
     """Under it threads' heaps grow by huge pages too, the main one also where the kernel gives them unasked, and what
     mremap resizes is not asked for again: 2.43. Others take the first break, which they do not know, for 0."""
 
 
-_2_41 = Rules(calloc_uses_tcache=True, sorts_small=True, keeps_slack=True, keeps_mapped_page=True)
+_2_41 = Rules(
+    calloc_uses_tcache=True,
+    sorts_small=True,
+    keeps_slack=True,
+    keeps_mapped_page=True,
+    hp_threshold=True,
+    hp_heaps=True,
+)
 RULES = {
-    "2.31": Rules(heap_info_words=4, has_hugetlb=False),
-    "2.36": Rules(),
+    "2.31": Rules(heap_info_words=4, has_hugetlb=False, has_check=True, mmap_threshold_limited=True),
+    "2.36": Rules(hp_heaps=True, hp_swapped=True),
     "2.41": _2_41,
     "2.43": Rules(
         tcache_count=16,
@@ -72,6 +90,7 @@ RULES = {
         keeps_slack=True,
         lazy_tcache=True,
         full_mapped_header=True,
+        hp_threshold=True,
         huge_heaps=True,
     ),
 }
@@ -96,7 +115,9 @@ class Config(BaseModel):
     )
     mmap_max: int = Field(65_536, ge=0, le=2**31 - 1, description="Mapped chunks that may exist at once.")
     mxfast: Size | Literal["default"] = Field("default", description="Largest request that a fastbin takes back.")
-    tcache_count: int | Literal["default"] = Field("default", description="Chunks of a size that a thread keeps.")
+    tcache_count: Annotated[int, Field(ge=0, le=2**16 - 1)] | Literal["default"] = Field(
+        "default", description="Chunks of a size that a thread keeps."
+    )
     tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
     arena_max: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["auto"] = Field(
         "auto", description="Arenas that threads share; auto: once there are more than arena_test, 8 a processor."
@@ -105,18 +126,57 @@ class Config(BaseModel):
         "default", description="Arenas that are made before processors are counted; 8, or 2 in 32-bit."
     )
     processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
-    tcache_unsorted_limit: int = Field(0, ge=0, description="Chunks a malloc sorts while it fills the cache; 0: all.")
-    hugetlb: Annotated[int, Field(ge=0)] = Field(
-        0, description="1: malloc asks for transparent huge pages, if the kernel's setting is madvise."
+    tcache_unsorted_limit: int = Field(
+        0, ge=0, le=2**63 - 1, description="Chunks a malloc sorts while it fills the cache; 0: all."
+    )
+    perturb: int = Field(
+        0, ge=0, le=255, description="0: no; else malloc writes over what it hands out and takes back."
+    )
+    check: int = Field(0, ge=0, le=3, description="0: no; else 2.31 checks each block, which takes a byte more.")
+    hugetlb: Size = Field(
+        0,
+        description="1: malloc asks for transparent huge pages, if the kernel's setting is madvise; 2: it takes memory "
+        "made of reserved ones (MAP_HUGETLB); a size: the same if that is the kernel's huge_page_size, else nothing.",
     )
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        if self.hugetlb > 1:
-            raise ValueError(f"hugetlb: {self.hugetlb} (MAP_HUGETLB) is not modelled; there are 0 and 1")
-        if self.hugetlb and not RULES[self.version].has_hugetlb:
+        rules, most = RULES[self.version], self._ignored_from()
+        for key, limit in most.items():
+            value = getattr(self, key)
+            if isinstance(value, int) and value > limit:
+                raise ValueError(f"{key}: {value} is more than {limit}, and glibc {self.version} ignores that")
+        if self.hugetlb and not rules.has_hugetlb:
             raise ValueError(f"hugetlb: glibc {self.version} has no such tunable; it came with 2.35")
+        if self.hugetlb > 1 and self.word_size == 4:
+            raise ValueError(f"hugetlb: {self.hugetlb} (MAP_HUGETLB) is not modelled in 32-bit; there are 0 and 1")
+        if self.check and rules.has_check and self.word_size == 4:
+            raise ValueError("check: is not modelled in 32-bit")
         return self
+
+    def _ignored_from(self) -> dict[str, int]:
+        """The largest values that this glibc takes."""
+        rules, limits = RULES[self.version], {}
+        if rules.has_fastbins:
+            limits["mxfast"] = 20 * self.word_size  # MAX_FAST_SIZE
+        if rules.mmap_threshold_limited:
+            limits["mmap_threshold"] = HEAP_BYTES_MAX[self.word_size] // 2
+        if rules.tcache_bins > TCACHE_BINS:
+            limits["tcache_max"] = (1024 << LARGE_BINS) - UNIT - self.word_size
+        return limits
+
+    @property
+    def notes(self) -> list[str]:
+        """What is set but does nothing, or less than it says."""
+        rules, found = RULES[self.version], []
+        if self.check and not rules.has_check:
+            found.append(f"check: glibc {self.version} checks nothing unless libc_malloc_debug.so is preloaded")
+        if self.mxfast != "default" and not rules.has_fastbins:
+            found.append(f"mxfast: glibc {self.version} has no fastbins")
+        most = TCACHE_BYTES_MAX[self.word_size]
+        if rules.tcache_bins == TCACHE_BINS and self.tcache_max != "default" and self.tcache_max > most:
+            found.append(f"tcache_max: the cache of glibc {self.version} serves up to {most} bytes")
+        return found
 
 
 PAR = record(
@@ -126,7 +186,9 @@ PAR = record(
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
-    "hugetlb", "huge_heaps", "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
+    "perturb", "check", "hugetlb", "huge_heaps",
+    "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
+    "hp_bytes", "hp_threshold", "hp_heaps", "hp_swapped", "mapped_heap_bytes",
     "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
     "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
@@ -176,7 +238,12 @@ def new_par(config: Config) -> np.ndarray:
     # Where _int_malloc itself makes the cache, it pads the size twice.
     par.tcache_units_inside = request_units(word, int(par.tcache_units) << UNIT_SHIFT)
     par.tcache_bytes = cache_bytes
-    par.hugetlb, par.huge_heaps = config.hugetlb, rules.huge_heaps
+    par.perturb, par.check = config.perturb, config.check if rules.has_check else 0
+    par.dynamic &= par.check == 0  # its free knows of no thresholds
+    par.hugetlb, par.huge_heaps = config.hugetlb == 1, rules.huge_heaps
+    par.hp_bytes = config.hugetlb if config.hugetlb > 1 else 0
+    par.hp_threshold = rules.hp_threshold and config.mmap_threshold == "dynamic"
+    par.hp_heaps, par.hp_swapped = rules.hp_heaps, rules.hp_swapped
     _set_arenas(par, config, rules)
     par.thread, par.chunks, par.unused, par.heaps = NOBODY, NBINS, -1, MAIN_HEAP + 1
     return settled

@@ -4,7 +4,7 @@
     systrim     gives whole pages at the heap's end back, all but `top_pad`
     mapped      a chunk in a mapping of its own; freeing one raises the dynamic thresholds to its size
     hugetlb     with this tunable, and transparent huge pages on request, malloc requests them for all that it takes of
-                at least one, and moves the heap's end by whole ones (`thp_pagesize`)
+                at least one, and moves the heap's end by whole ones (`thp_pagesize`). With 2 or more: see `hugetlb`
 
 Everything below a heap's `touched` counts as resident: it is written to without a gap, from its start to the header of
 top, because programs fill what they ask for. Once there are `holes`, where malloc_trim was or a full heap ends, writes
@@ -28,7 +28,7 @@ from replay.allocators.glibc.memory import (
     set_used,
     size_of,
 )
-from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mremap, munmap, touch
+from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
 from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
@@ -41,10 +41,10 @@ HEAP_BYTES_MAX = 32 << 30
 IS_MMAPPED = 2
 """A flag in the real header that one comparison forgets to mask."""
 
-HEAP = record("arena", "address", "origin", "end", "limit", "touched", "previous", "fence")
+HEAP = record("arena", "address", "origin", "end", "limit", "page", "touched", "previous", "fence")
 """A heap: whose it is; where it starts, and its first unit that can hold a chunk; where it ends; up to where it may be
-written to (`mprotect_size`; not of the main one); what is resident ends at `touched`. `previous`: of the same arena, or
-of unused records; `fence`: the chunk that keeps the end of a full heap from what follows."""
+written to (`mprotect_size`; not of the main one); what it grows by; what is resident ends at `touched`. `previous`: of
+the same arena, or of unused records; `fence`: the chunk that keeps the end of a full heap from what follows."""
 MAIN_HEAP = 1
 """0 is no heap."""
 ARENA = record(
@@ -56,8 +56,8 @@ where `last_remainder` starts; have_fastchunks; the ring of all arenas; the list
 threads have it."""
 MAIN_ARENA = 1
 """0 is no arena."""
-MAPPED = record("address", "size_bytes", "next")
-"""A mapping with one chunk in it; `next` chains the unused records."""
+MAPPED = record("address", "size_bytes", "page", "next")
+"""A mapping with one chunk in it; what it was rounded up to; `next` chains the unused records."""
 
 
 @inlined
@@ -176,6 +176,8 @@ def extend_main(state, stack, arena, wanted):
 @cold
 def systrim(state, stack, arena, pad):
     """The main heap's end goes back, as far as it is free, but for `pad` bytes."""
+    if state.par[0].hp_bytes:
+        return
     par, space, step = state.par[0], stack.kernel.space[0], heap_step(state, stack, True)
     area = top_bytes(state, arena) - (par.min_units << UNIT_SHIFT) - 1
     # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
@@ -187,25 +189,23 @@ def systrim(state, stack, arena, pad):
         set_used(state.memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
 
 
-@leaf
-def _mapping_bytes(stack, par, wanted):
-    """Length of the mapping for a chunk of `wanted` units."""
-    page = stack.kernel.space[0].page_size
-    return ((wanted << UNIT_SHIFT) + par.map_overhead + page - 1) & -page
-
-
 @cold
-def map_chunk(state, stack, wanted):
-    """sysmalloc_mmap: a place of its own."""
+def map_chunk(state, stack, wanted, page):
+    """sysmalloc_mmap: a place of its own, of huge pages of this size if it is not 0 and there are enough."""
     par, tally = state.par[0], stack.tally[0]
-    length = _mapping_bytes(stack, par, wanted)
-    start = mmap(stack, length)
-    ask_for_huge_pages(state, stack, start, length)
+    start, need = np.int64(-1), (wanted << UNIT_SHIFT) + par.map_overhead
+    if page and wanted << UNIT_SHIFT >= page:
+        start = mmap_hugetlb(stack, (need + page - 1) & -page, False, np.int64(0))
+    if start < 0:
+        page = stack.kernel.space[0].page_size
+        start = mmap(stack, (need + page - 1) & -page)
+        ask_for_huge_pages(state, stack, start, (need + page - 1) & -page)
+    length = (need + page - 1) & -page
     tally.heap_bytes += length
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
     index = take_record(stack, par, state.mapped)
     chunk = state.mapped[index]
-    chunk.address, chunk.size_bytes = start, length
+    chunk.address, chunk.size_bytes, chunk.page = start, length, page
     par.mmaps += 1
     touch(stack, start, start + par.map_offset + par.header)
     return MAPPED_PLACE | index
@@ -220,12 +220,19 @@ def mapped_size(par, mapped):
 @cold
 def free_mapped(state, stack, place):
     """munmap_chunk, and the dynamic thresholds before it."""
-    par, index = state.par[0], place & (MAPPED_PLACE - 1)
-    chunk = state.mapped[index]
-    size = mapped_size(par, chunk)
+    par = state.par[0]
+    size = mapped_size(par, state.mapped[place & (MAPPED_PLACE - 1)])
     if par.dynamic and par.mmap_threshold < size + IS_MMAPPED <= par.threshold_max:
         par.mmap_threshold = size
         par.trim_threshold = 2 * size
+    unmap_chunk(state, stack, place)
+
+
+@cold
+def unmap_chunk(state, stack, place):
+    """munmap_chunk"""
+    par, index = state.par[0], place & (MAPPED_PLACE - 1)
+    chunk = state.mapped[index]
     stack.tally[0].heap_bytes -= chunk.size_bytes
     munmap(stack, chunk.address, chunk.size_bytes)
     par.mmaps -= 1
@@ -234,17 +241,21 @@ def free_mapped(state, stack, place):
 
 @cold
 def realloc_mapped(state, stack, place, wanted):
-    """mremap_chunk: the mapping shrinks, grows or moves; its place stays."""
+    """mremap_chunk: whether the mapping could shrink, grow or move; its place stays."""
     par, tally, chunk = state.par[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
-    page = stack.kernel.space[0].page_size
+    page = chunk.page if par.huge_heaps else stack.kernel.space[0].page_size
     length = ((wanted << UNIT_SHIFT) + par.remap_overhead + page - 1) & -page
     if length != chunk.size_bytes:
-        chunk.address = mremap(stack, chunk.address, chunk.size_bytes, length)
+        moved = mremap(stack, chunk.address, chunk.size_bytes, length)
+        if moved < 0:
+            return False
+        chunk.address = moved
         if not par.huge_heaps or chunk.size_bytes < stack.kernel.space[0].huge_page_size:
             ask_for_huge_pages(state, stack, chunk.address, length)
         tally.heap_bytes += length - chunk.size_bytes
         tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
         chunk.size_bytes = length
+    return True
 
 
 @cold

@@ -12,6 +12,7 @@ import numpy as np
 
 from replay.allocators.glibc.arena import FASTBINS, INACTIVE, LIVE, call_free_chunk, make_tcache, note_readiness
 from replay.allocators.glibc.heaps import new_heap, open_heap
+from replay.allocators.glibc.hugetlb import settle_page_size
 from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
@@ -36,6 +37,8 @@ def switch_thread(state, stack, thread):
     par = state.par[0]
     if par.thread == NOBODY:
         par.arena = MAIN_ARENA
+        if par.hp_bytes:
+            settle_page_size(state, stack)
     else:
         left, entered = state.threads[par.thread], state.threads[thread]
         left.arena, left.tcache = par.arena, par.tcache
