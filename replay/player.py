@@ -24,7 +24,8 @@ EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
 """0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
 DOMAINS = 4
-AHEAD = 12
+ONE = np.uint64(1)
+AHEAD = np.uint64(12)
 """Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
 BLOCKS_IN_CACHE = 8192
 LARGE_BYTES = 16 << 20
@@ -91,14 +92,16 @@ def _end(stack, classes, entry, place, kind):
         block_bytes = block_size(stack.small, stack, place)
         if kind == FREE:
             free(stack.small, stack, place)
+        had = _count_out(classes, entry)
+        tally.small_requested_bytes -= had
         tally.small_block_bytes -= block_bytes
-        tally.small_requested_bytes -= _count_out(classes, entry)
     else:
         block_bytes = block_size(stack.libc, stack, ~place)
         if kind == FREE:
             free(stack.libc, stack, ~place)
+        had = _count_out(classes, entry)
+        tally.libc_requested_bytes -= had
         tally.libc_block_bytes -= block_bytes
-        tally.libc_requested_bytes -= _count_out(classes, entry)
 
 
 @inlined
@@ -117,10 +120,10 @@ def _count_in(tally, classes, entry, place, size, row):
 
 
 @inlined
-def _look_ahead(stack, blocks, block, row):
+def _look_ahead(stack, blocks, block, at):
     """Has what rows ahead will need brought into the cache."""
-    prefetch(blocks, np.int64(block[np.uint64(row + 2 * AHEAD)]))
-    there = blocks[block[np.uint64(row + AHEAD)]].place
+    prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
+    there = blocks[block[at + AHEAD]].place
     if there >= 0:
         expect(stack.small, there)
     else:
@@ -200,16 +203,18 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     if addresses.shape[0] > 0:
         tally.attention |= TELLING
     # Few blocks stay in the cache anyway.
-    foreseen = ticks[ticks.shape[0] - 1] - 2 * AHEAD if blocks.shape[0] > BLOCKS_IN_CACHE else row
+    last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
+    foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
             stop = _begin_turn(stack, threads, row, ticks[tick])
-            while row < stop:
-                at = np.uint64(row)  # an unsigned index is not looked at for being negative
+            # An unsigned index is not looked at for being negative.
+            at, end = np.uint64(row), np.uint64(stop)
+            tally.row, row = first_row + row, stop
+            while at < end:
                 kind, entry = op[at], blocks[block[at]]
-                tally.row = first_row + row
-                if row < foreseen:
-                    _look_ahead(stack, blocks, block, row)
+                if at < foreseen:
+                    _look_ahead(stack, blocks, block, at)
                 place = entry.place
                 if kind == FREE:
                     _end(stack, classes, entry, place, FREE)
@@ -218,8 +223,8 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                     size = sizes[at]
                     if size > LARGE_BYTES and size > space.headroom:
                         tally.attention = LARGE
-                        _settle(tally, row - started)
-                        return row, tick
+                        _settle(tally, np.int64(at) - started)
+                        return np.int64(at), tick
                     if kind == REALLOC:
                         _end(stack, classes, entry, place, REALLOC)
                         is_small = place >= 0
@@ -242,17 +247,19 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                         tally.libc_requested_bytes += size
                         tally.libc_block_bytes += block_bytes
                         _count_in(tally, classes, entry, place, size, class_row(domain, 0, block_bytes))
-                row += 1
                 if tally.attention:
                     if tally.attention & TELLING:
-                        _tell(stack, addresses, row - 1, kind, place)
-                    _settle(tally, row - started)
+                        _tell(stack, addresses, at, op[at], blocks[block[at]].place)
+                    _settle(tally, np.int64(at) + 1 - started)
                     if tally.attention & RESIDENT_PEAK:
                         tally.attention ^= RESIDENT_PEAK
                         _copy(stack.tally, at_peak, 0)
                     if tally.attention & ~TELLING:
                         tally.attention &= ~TELLING
-                        return row, tick
+                        return np.int64(at) + 1, tick
+                # Not kept in a register: LLVM would make it two, and a pointer for each column.
+                tally.row += 1
+                at = np.uint64(tally.row - first_row)
         _settle(tally, row - started)
         _copy(stack.tally, samples, tick)
     tally.attention = 0

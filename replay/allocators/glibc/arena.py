@@ -168,6 +168,7 @@ def _search(state, stack, arena, wanted, cached, resumed):
     cache_index = wanted - par.min_units
     unsorted = arena.bins + UNSORTED
     unsorted_seen = 0
+    has_changed = resumed  # else `_from_remainder` was tried before
     while True:
         iterations = 0
         while True:
@@ -175,10 +176,11 @@ def _search(state, stack, arena, wanted, cached, resumed):
             if chunk == unsorted:
                 break
             before = np.int64(memory[np.uint64(chunk)].bk)
-            if before == unsorted and is_small:
+            if has_changed and before == unsorted and is_small:
                 last = _from_remainder(state, stack, arena, wanted)
                 if last:
                     return last
+            has_changed = True
             size = size_of(memory, chunk)
             memory[np.uint64(unsorted)].bk = before
             memory[np.uint64(before)].fd = unsorted
@@ -229,6 +231,7 @@ def _search(state, stack, arena, wanted, cached, resumed):
         if size < wanted + par.min_units:
             if arena.have_fast:
                 consolidate(state, stack, arena)
+                has_changed = True
                 continue
             return _sysmalloc(state, stack, arena, wanted)
         return _from_top(state, stack, arena, wanted)
