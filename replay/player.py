@@ -260,6 +260,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                 # Not kept in a register: LLVM would make it two, and a pointer for each column.
                 tally.row += 1
                 at = np.uint64(tally.row - first_row)
+            tally.row -= 1
         _settle(tally, row - started)
         _copy(stack.tally, samples, tick)
     tally.attention = 0
