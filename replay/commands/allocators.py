@@ -2,7 +2,6 @@
 
 import ast
 import json
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -81,4 +80,6 @@ def _bundled_models() -> list[Model]:
 
 def _installed_models() -> list[Model]:
     """Models of other packages."""
+    from importlib.metadata import entry_points
+
     return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=MODEL_GROUP)]

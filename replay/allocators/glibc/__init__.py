@@ -192,11 +192,17 @@ def _malloc_past_cache(state, stack, wanted, size):
     return place if place else _malloc_from_main(state, stack, wanted)
 
 
+@cold
+def _call_malloc(state, stack, size):
+    """The same for all but the most frequent caller."""
+    return malloc(state, stack, size)
+
+
 @leaf
 def calloc(state, stack, size):
     """As malloc; up to 2.40 past the cache."""
     if state.par[0].calloc_uses_tcache:
-        return malloc(state, stack, size)
+        return _call_malloc(state, stack, size)
     return _malloc_past_cache(state, stack, _units(state.par[0], size), size)
 
 
@@ -272,7 +278,7 @@ def _realloc_elsewhere(state, stack, place, size):
     if is_mapped:
         if realloc_mapped(state, stack, place, wanted):
             return place
-        moved = malloc(state, stack, size)
+        moved = _call_malloc(state, stack, size)
         unmap_chunk(state, stack, place)
         return moved
     if par.tcache == INACTIVE and not par.lazy_tcache:
@@ -280,7 +286,7 @@ def _realloc_elsewhere(state, stack, place, size):
     arena = arena_of(state, place)
     moved = int_realloc(state, stack, arena, place, have >> UNIT_SHIFT, wanted)
     if moved == 0:
-        moved = malloc(state, stack, size)
+        moved = _call_malloc(state, stack, size)
         give_back(state, stack, arena, place, have >> UNIT_SHIFT)
     return moved
 

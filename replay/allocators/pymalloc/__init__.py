@@ -218,12 +218,18 @@ def _close_pool(state, stack, number):
     tally.pools_full += 1
 
 
+@cold
+def _pass_on(stack, size):
+    """The block is libc's; from the player itself its malloc is near, from here it is a call."""
+    return ~lower.malloc(stack.libc, stack, max(size, 1))
+
+
 @inlined
 def malloc(state, stack, size):
     """From the first used pool of the class, or from a free pool; libc's block where it is none of pymalloc's."""
     geometry = state.geometry[0]
     if size == 0 or size > geometry.threshold:
-        return ~lower.malloc(stack.libc, stack, max(size, 1))
+        return _pass_on(stack, size)
     index = (size - 1) >> geometry.alignment_shift
     number = state.used[np.uint64(index)]
     if number == NONE:
