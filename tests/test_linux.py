@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import kernel
-from replay.allocators.areas import NO_RESERVE, WRITABLE
+from replay.allocators.kernel.areas import NO_RESERVE, WRITABLE
 from replay.allocators.stack import LOG, NO_MEMORY, ROOM, TALLY, Stack
 from replay.verification.libc_oracles import free_huge_pages
 

@@ -13,7 +13,7 @@ from replay.errors import ConfigError
 from replay.naming import nearest
 from replay.resources import MODEL_GROUP
 
-_NOT_MODELS = {"registry", "kernel", "areas", "stack"}
+_NOT_MODELS = {"registry", "kernel", "stack"}
 _REQUIRED = ("Config", "State", "new_state", "malloc", "free", "block_size", "address")
 
 

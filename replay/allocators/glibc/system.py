@@ -13,7 +13,6 @@ are told to the kernel one by one.
 
 import numpy as np
 
-from replay.allocators.areas import ALWAYS, MADVISE_ONLY
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -29,6 +28,7 @@ from replay.allocators.glibc.memory import (
     size_of,
 )
 from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
+from replay.allocators.kernel.areas import ALWAYS, MADVISE_ONLY
 from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
