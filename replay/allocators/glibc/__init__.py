@@ -4,7 +4,8 @@ Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386
 field of `Rules`. The words are glibc's own and are explained where they are at home:
 
     memory    chunks, their neighbours, bins' lists
-    arena     tcache, fastbins, unsorted list, bins, top; malloc, free and realloc over them
+    arena     fastbins, unsorted list, bins, top; malloc, free and realloc over them
+    tcache    what a thread keeps before its arena is asked; large_cache: of larger sizes
     threads   whose arena and whose cache
     heaps     where arenas besides the main one lie
     hugetlb   the main heap, and what it is made of, where reserved huge pages are to be used
@@ -29,7 +30,6 @@ from replay.allocators import kernel
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
     FASTBINS,
-    INACTIVE,
     call_free_chunk,
     call_int_malloc,
     consolidate,
@@ -37,9 +37,6 @@ from replay.allocators.glibc.arena import (
     give_back,
     int_malloc,
     int_realloc,
-    tcache_get,
-    tcache_put,
-    tcache_room,
 )
 from replay.allocators.glibc.checks import free_check, malloc_check, realloc_check
 from replay.allocators.glibc.large_cache import get_large, put_large
@@ -73,6 +70,7 @@ from replay.allocators.glibc.system import (
     trim_bins,
     unmap_chunk,
 )
+from replay.allocators.glibc.tcache import INACTIVE, tcache_get, tcache_put, tcache_room
 from replay.allocators.glibc.threads import (
     CACHE_ROW,
     KEPT,

@@ -1,6 +1,5 @@
-"""glibc's `_int_malloc`, `_int_free` and `_int_realloc` over one arena, and the thread's cache before them.
+"""glibc's `_int_malloc`, `_int_free` and `_int_realloc` over one arena.
 
-    tcache        per size, a few chunks freed last; served and refilled without a look at the arena
     fastbins      small chunks that are not merged with their neighbours until malloc_consolidate (none from 2.42 on)
     unsorted      what was freed or left over; a malloc that passes by takes what fits, and puts the rest into its bin
     small bins    one size each, oldest first; large bins sorted by size
@@ -43,6 +42,7 @@ from replay.allocators.glibc.system import (
     top_bytes,
     touch_header,
 )
+from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness, tcache_get, tcache_put, tcache_room
 from replay.allocators.kernel import touch
 from replay.compiled import cold, inlined, leaf
 
@@ -54,38 +54,6 @@ TRIM_BYTES = 65_536
 """FASTBIN_CONSOLIDATION_THRESHOLD, ATTEMPT_TRIMMING_THRESHOLD."""
 NEEDS_TCACHE = -1
 """What `_search` gives where the cache must be made before it can go on, with `found` the chunk in hand."""
-INACTIVE, LIVE = 0, 1
-"""`par.tcache`: not made yet; made."""
-
-
-@inlined
-def tcache_room(state, index):
-    """Whether the cache takes another chunk of this size."""
-    par = state.par[0]
-    return (
-        par.tcache == LIVE
-        and index < par.tcache_bins
-        and state.cache[np.uint64(par.cache + index)].count < par.tcache_count
-    )
-
-
-@inlined
-def tcache_put(state, chunk, index):
-    """The chunk becomes the first of its size."""
-    kept = state.cache[np.uint64(state.par[0].cache + index)]
-    state.memory[np.uint64(chunk)].fd = kept.first
-    kept.first = chunk
-    kept.count += 1
-
-
-@inlined
-def tcache_get(state, index):
-    """The first of its size, of which there is one."""
-    kept = state.cache[np.uint64(state.par[0].cache + index)]
-    chunk = kept.first
-    kept.first = state.memory[np.uint64(chunk)].fd
-    kept.count -= 1
-    return chunk
 
 
 @inlined
@@ -349,12 +317,6 @@ def _stash_small(state, stack, arena, wanted):
         tcache_put(state, _from_small_bin(state, arena, wanted), index)
 
 
-@inlined
-def note_readiness(par):
-    """Keeps `is_ready` true to what it says."""
-    par.is_ready = par.arena != 0 and par.tcache == LIVE and par.tcache_large == 0
-
-
 @cold
 def make_tcache(state, stack, arena, wanted):
     """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
@@ -553,3 +515,9 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
     if old_size < wanted:
         raise_top(state, stack, arena)
     return chunk
+
+
+@cold
+def call_int_realloc(state, stack, arena, chunk, old_size, wanted):
+    """The same for all but the most frequent caller."""
+    return int_realloc(state, stack, arena, chunk, old_size, wanted)

@@ -4,7 +4,7 @@ Each block takes a byte more, for a mark right behind it, and more marks up to t
 the main arena, no cache is ever made, and freed mappings raise no threshold.
 """
 
-from replay.allocators.glibc.arena import free_chunk, int_malloc, int_realloc
+from replay.allocators.glibc.arena import call_free_chunk, call_int_malloc, call_int_realloc
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, free_mapped, realloc_mapped
 from replay.allocators.kernel import touch
@@ -30,7 +30,7 @@ def _mark(state, stack, place):
 def malloc_check(state, stack, size):
     """From the main arena."""
     arena = state.arenas[MAIN_ARENA]
-    return _mark(state, stack, int_malloc(state, stack, arena, _units(state.par[0], size)))
+    return _mark(state, stack, call_int_malloc(state, stack, arena, _units(state.par[0], size)))
 
 
 @cold
@@ -39,7 +39,7 @@ def free_check(state, stack, place, size):
     if place >= MAPPED_PLACE:
         free_mapped(state, stack, place)
     else:
-        free_chunk(state, stack, state.arenas[MAIN_ARENA], place, size)
+        call_free_chunk(state, stack, state.arenas[MAIN_ARENA], place, size)
 
 
 @cold
@@ -49,4 +49,4 @@ def realloc_check(state, stack, place, size):
     if place >= MAPPED_PLACE:
         realloc_mapped(state, stack, place, wanted)
         return _mark(state, stack, place)
-    return _mark(state, stack, int_realloc(state, stack, arena, place, size_of(state.memory, place), wanted))
+    return _mark(state, stack, call_int_realloc(state, stack, arena, place, size_of(state.memory, place), wanted))
