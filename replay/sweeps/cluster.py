@@ -174,12 +174,12 @@ class Cluster:
                 self._client.cancel(list(under_way))
 
     def _outcome(self, future: Any, task: Task) -> Outcome:
-        if future.status == "finished":
+        error = future.exception()  # where a result died with its worker, this waits until it is made again
+        if future.status == "cancelled":
+            raise self._lost()
+        if error is None:
             outcome: Outcome = future.result()
             return outcome
-        if future.status in ("cancelled", "lost"):
-            raise self._lost()
-        error = future.exception()
         said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
         if type(error).__name__ == "KilledWorker":
             died = error.allowed_failures + 1
