@@ -178,8 +178,9 @@ def main(path):
         work()
     asyncio.run(wait_together())
     gc.collect()
+    snapshot = _tracemalloc._get_traces  # found beforehand: the cache of types may drop a name for this one
     end = bytes(END)
-    traces = _tracemalloc._get_traces()
+    traces = snapshot()
     live = collections.Counter((size, *frames[0]) for _, size, frames, _ in traces)
     with open(path, "w") as file:  # noqa: PTH123
         json.dump([[*where, count] for where, count in live.items()], file)
