@@ -41,8 +41,8 @@ class Slice(NamedTuple):
 
 
 def _boundaries(events: Events) -> list[int]:
-    """Rows that move no block; most batches have none, and the highest op tells that soonest."""
-    if events.rows == 0 or events.op.max() < _FIRST_BOUNDARY:
+    """Rows that move no block; most batches have none."""
+    if events.highest_op < _FIRST_BOUNDARY:
         return []
     rows: list[int] = np.flatnonzero(events.op >= _FIRST_BOUNDARY).tolist()
     return rows

@@ -144,7 +144,7 @@ class Player:
     def play(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns a copy of the counters for each of its ticks."""
         events = part.events
-        self._make_room_for_blocks(int(events.block[part.start : part.end].max()))
+        self._make_room_for_blocks(events.highest_block)
         ticks = np.append(part.tick_rows, part.end)
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
@@ -233,7 +233,7 @@ class Player:
         """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
         if self._numbered is None or self._numbered[0] is not events.thread:
             thread = events.thread
-            self._numbered = thread, self._threads.number(thread) if thread.max(initial=0) else thread[:0]
+            self._numbered = thread, self._threads.number(thread) if events.highest_thread else thread[:0]
             self._make_room_for_threads()
         return self._numbered[1]
 

@@ -25,6 +25,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -67,9 +68,7 @@ class Domain(IntEnum):
     LIBC = 3
 
 
-class Events(NamedTuple):
-    """One batch of a trace: columns of equal length."""
-
+class _Columns(NamedTuple):
     time_ns: np.ndarray
     thread: np.ndarray
     op: np.ndarray
@@ -79,9 +78,30 @@ class Events(NamedTuple):
     address: np.ndarray | None = None
     site: np.ndarray | None = None
 
+
+class Events(_Columns):
+    """One batch of a trace: columns of equal length, which nobody changes.
+
+    The highest of a column is found once, however many runs play the batch.
+    """
+
     @property
     def rows(self) -> int:
         return int(self.op.shape[0])
+
+    @cached_property
+    def highest_op(self) -> int:
+        return int(self.op.max(initial=0))
+
+    @cached_property
+    def highest_block(self) -> int:
+        """Of the rows that move one."""
+        block = self.block if self.highest_op <= Op.FREE else self.block[self.op <= np.uint8(Op.FREE)]
+        return int(block.max(initial=0))
+
+    @cached_property
+    def highest_thread(self) -> int:
+        return int(self.thread.max(initial=0))
 
 
 class Site(NamedTuple):

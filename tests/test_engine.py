@@ -20,6 +20,8 @@ CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpyt
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 PHASES = tuple("abcdefgh")
+NO_BLOCK = (1 << 32) - 1
+"""No table has room for it: what moves no block names none, whatever its column holds."""
 
 
 def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
@@ -28,7 +30,8 @@ def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
     for place, phase in sorted(marks, reverse=True):
         row = place % (len(rows) + 1)
         time_ns = rows[min(row, len(rows) - 1)][0]
-        rows.insert(row, (time_ns, 0, Op.MARK if phase < len(PHASES) else Op.GC_START, 0, 0, phase % len(PHASES)))
+        op = Op.MARK if phase < len(PHASES) else Op.GC_START
+        rows.insert(row, (time_ns, 0, op, 0, NO_BLOCK, phase % len(PHASES)))
     marked = History()
     marked.rows = rows
     return marked.events()

@@ -55,7 +55,7 @@ class Living:
 
     def follow(self, events: Events) -> None:
         """Takes in events that follow those before."""
-        self._reserve(int(events.block.max(initial=0)) + 1)
+        self._reserve(events.highest_block + 1)
         site = events.site if events.site is not None else np.zeros(0, np.uint32)
         _follow(
             events.op, events.block, events.size, events.domain, events.thread, site, self._rows, self._born, self._now

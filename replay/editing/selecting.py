@@ -36,7 +36,7 @@ class Selection:
 
     def keep(self, events: Events, wanted: np.ndarray) -> np.ndarray:
         """Which rows stay, where `wanted` says it of births; a block born before the first batch does not stay."""
-        blocks = int(events.block.max(initial=0)) + 1
+        blocks = events.highest_block + 1
         if blocks > self._kept.shape[0]:
             grown = np.zeros(2 * blocks, bool)
             grown[: self._kept.shape[0]] = self._kept
