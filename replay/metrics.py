@@ -19,7 +19,7 @@ from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW, LEVELS, SYSCALLS, TA
 from replay.engine import Recording
 from replay.errors import ReplayError
 from replay.naming import nearest
-from replay.player import CLASSES, EXACT_CLASSES, class_limit
+from replay.player import CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.trace import Domain
 
 BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
@@ -324,9 +324,9 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
         {
-            "domain": pl.Series([Domain(row // (2 * CLASSES)).name.lower() for row in rows.tolist()], dtype=pl.String),
-            "role": pl.Series([ROLES[row // CLASSES % 2] for row in rows.tolist()], dtype=pl.String),
-            "block_size": limits[rows % CLASSES],
+            "domain": pl.Series([Domain(row // ROWS_A_DOMAIN).name.lower() for row in rows.tolist()], dtype=pl.String),
+            "role": pl.Series([ROLES[row // ROWS_A_ROLE % 2] for row in rows.tolist()], dtype=pl.String),
+            "block_size": limits[rows % ROWS_A_ROLE],
             "blocks": counted["mallocs"],
             "requested_bytes": counted["requested_bytes"],
             "live_blocks": counted["mallocs"] - counted["frees"],

@@ -32,10 +32,14 @@ LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
 """Of one domain, role and size class, all that ever came and went; a row's number is `class_row`."""
-ROWS_A_DOMAIN = 2 * CLASSES
+ROWS_A_ROLE = 256
+"""More than there are classes: powers of two are quickest to come by."""
+ROWS_A_DOMAIN = 2 * ROWS_A_ROLE
 ROW_BITS = 11
 ROW_MASK = (1 << ROW_BITS) - 1
-assert DOMAINS * ROWS_A_DOMAIN <= ROW_MASK
+DOMAIN_MASK = ROW_MASK - ROWS_A_DOMAIN + 1
+assert CLASSES <= ROWS_A_ROLE
+assert DOMAINS * ROWS_A_DOMAIN <= 1 << ROW_BITS
 
 
 def new_classes() -> np.ndarray:
@@ -55,9 +59,9 @@ def _class_above(block_bytes):
 
 
 @inlined
-def class_row(domain, small, block_bytes):
-    """The row of CLASS that counts such a block; `small` is 1 for the small role."""
-    index = domain * ROWS_A_DOMAIN + small * CLASSES
+def class_row(first, small, block_bytes):
+    """The row of CLASS that counts such a block of the domain whose rows begin there; `small` is 1 for that role."""
+    index = first + small * ROWS_A_ROLE
     if block_bytes <= 1024:
         return index + ((block_bytes + 7) >> 3)
     return index + _class_above(block_bytes)
@@ -228,10 +232,11 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                     if kind == REALLOC:
                         _end(stack, classes, entry, place, REALLOC)
                         is_small = place >= 0
-                        domain = (entry.size_and_row & ROW_MASK) // ROWS_A_DOMAIN
+                        first = entry.size_and_row & DOMAIN_MASK
                     else:
                         domain = np.int64(domains[at])
                         is_small = route[np.uint64(domain)] != 0
+                        first = domain * ROWS_A_DOMAIN
                     if is_small:
                         place = _make(stack.small, stack, kind, place, size)
                     else:
@@ -240,13 +245,13 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                         block_bytes = block_size(stack.small, stack, place)
                         tally.small_requested_bytes += size
                         tally.small_block_bytes += block_bytes
-                        _count_in(tally, classes, entry, place, size, class_row(domain, 1, block_bytes))
+                        _count_in(tally, classes, entry, place, size, class_row(first, 1, block_bytes))
                     else:
                         block_bytes = block_size(stack.libc, stack, ~place)
                         fill(stack.libc, stack, ~place, size)
                         tally.libc_requested_bytes += size
                         tally.libc_block_bytes += block_bytes
-                        _count_in(tally, classes, entry, place, size, class_row(domain, 0, block_bytes))
+                        _count_in(tally, classes, entry, place, size, class_row(first, 0, block_bytes))
                 if tally.attention:
                     if tally.attention & TELLING:
                         _tell(stack, addresses, at, op[at], blocks[block[at]].place)

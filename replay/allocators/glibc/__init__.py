@@ -247,10 +247,22 @@ def realloc(state, stack, place, size):
     """In place, if there is room; the mapping of a mapped chunk is resized."""
     par = state.par[0]
     if place < MAPPED_PLACE and par.is_ready:
-        spare = size_of(state.memory, place) - _units(par, size)
-        if 0 <= spare < par.min_units:
+        have, wanted = size_of(state.memory, place), _units(par, size)
+        if 0 <= have - wanted < par.min_units:
             return place
+        if par.keeps_slack_bytes == 0:
+            arena = arena_of(state, place)
+            moved = int_realloc(state, stack, arena, place, have, wanted)
+            return moved if moved else _realloc_by_copy(state, stack, arena, place, size)
     return _realloc_elsewhere(state, stack, place, size)
+
+
+@cold
+def _realloc_by_copy(state, stack, arena, place, size):
+    """The block's arena has no room for it."""
+    moved = _call_malloc(state, stack, size)
+    give_back(state, stack, arena, place, size_of(state.memory, place))
+    return moved
 
 
 @cold
@@ -283,10 +295,7 @@ def _realloc_elsewhere(state, stack, place, size):
         open_tcache(state, stack)
     arena = arena_of(state, place)
     moved = int_realloc(state, stack, arena, place, have >> UNIT_SHIFT, wanted)
-    if moved == 0:
-        moved = _call_malloc(state, stack, size)
-        give_back(state, stack, arena, place, have >> UNIT_SHIFT)
-    return moved
+    return moved if moved else _realloc_by_copy(state, stack, arena, place, size)
 
 
 @inlined

@@ -458,7 +458,7 @@ def call_free_chunk(state, stack, arena, chunk, size):
 
 
 @inlined
-def give_back(state, stack, arena, chunk, size):
+def _give_back(state, stack, arena, chunk, size):
     """What malloc itself has left over: through the cache up to 2.41, past it from then on."""
     index = size - state.par[0].min_units
     if not state.par[0].lazy_tcache and tcache_room(state, index):
@@ -466,7 +466,13 @@ def give_back(state, stack, arena, chunk, size):
     else:
         if state.par[0].perturb:
             _perturb(state, stack, chunk, size << UNIT_SHIFT)
-        call_free_chunk(state, stack, arena, chunk, size)
+        free_chunk(state, stack, arena, chunk, size)
+
+
+@cold
+def give_back(state, stack, arena, chunk, size):
+    """The same for all but the most frequent caller."""
+    _give_back(state, stack, arena, chunk, size)
 
 
 @cold
@@ -477,10 +483,11 @@ def _perturb(state, stack, chunk, length):
         touch(stack, start + header, start + length)
 
 
-@inlined
+@cold
 def int_realloc(state, stack, arena, chunk, old_size, wanted):
     """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere; 0 if there is no room for it."""
     memory, par = state.memory, state.par[0]
+    result, left, left_size = chunk, np.int64(0), np.int64(0)
     behind = np.int64(memory[np.uint64(chunk)].behind)
     if old_size < wanted:
         both = old_size + size_of(memory, behind)
@@ -499,25 +506,22 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
                 return other
             if other != np.int64(memory[np.uint64(chunk)].behind):
                 raise_top(state, stack, arena)
-                give_back(state, stack, arena, chunk, old_size)
-                return other
-            # It lies right behind: both are one block now, and what is too much of it is never written to, though
-            # the header of top behind all that was.
-            touch_header(state, stack, arena)
-            if par.perturb:
-                _perturb(state, stack, other, wanted << UNIT_SHIFT)
-        absorb_behind(state, chunk)
-    size = size_of(memory, chunk)
-    set_used(memory, chunk, size)
-    if size - wanted >= par.min_units:
-        remainder = _split(state, stack, chunk, wanted)
-        give_back(state, stack, arena, remainder, size - wanted)
-    if old_size < wanted:
+                result, left, left_size = other, chunk, old_size
+            else:
+                # It lies right behind: both are one block now, and what is too much of it is never written to, though
+                # the header of top behind all that was.
+                touch_header(state, stack, arena)
+                if par.perturb:
+                    _perturb(state, stack, other, wanted << UNIT_SHIFT)
+        if result == chunk:
+            absorb_behind(state, chunk)
+    if result == chunk:
+        size = size_of(memory, chunk)
+        set_used(memory, chunk, size)
+        if size - wanted >= par.min_units:
+            left, left_size = _split(state, stack, chunk, wanted), size - wanted
+    if left:
+        _give_back(state, stack, arena, left, left_size)
+    if old_size < wanted and result == chunk:
         raise_top(state, stack, arena)
-    return chunk
-
-
-@cold
-def call_int_realloc(state, stack, arena, chunk, old_size, wanted):
-    """The same for all but the most frequent caller."""
-    return int_realloc(state, stack, arena, chunk, old_size, wanted)
+    return result

@@ -4,7 +4,7 @@ Each block takes a byte more, for a mark right behind it, and more marks up to t
 the main arena, no cache is ever made, and freed mappings raise no threshold.
 """
 
-from replay.allocators.glibc.arena import call_free_chunk, call_int_malloc, call_int_realloc
+from replay.allocators.glibc.arena import call_free_chunk, call_int_malloc, int_realloc
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, free_mapped, realloc_mapped
 from replay.allocators.kernel import touch
@@ -49,4 +49,4 @@ def realloc_check(state, stack, place, size):
     if place >= MAPPED_PLACE:
         realloc_mapped(state, stack, place, wanted)
         return _mark(state, stack, place)
-    return _mark(state, stack, call_int_realloc(state, stack, arena, place, size_of(state.memory, place), wanted))
+    return _mark(state, stack, int_realloc(state, stack, arena, place, size_of(state.memory, place), wanted))
