@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from replay.allocators.kernel import Config as KernelConfig
 from replay.allocators.registry import bundled_names, find_model, model_names, roles
 from replay.document import Document, explain
+from replay.environment import overrides_of
 from replay.errors import ConfigError
 from replay.resources import config_names, find_config
 
@@ -86,6 +87,11 @@ class StackConfig(BaseModel):
                 raise ValueError(f"{role}: model {section.model!r} plays {roles(section.model)[0]} only")
         return self
 
+    @property
+    def notes(self) -> list[str]:
+        """What is set but does nothing, or less than it says."""
+        return [note for section in (self.libc, self.pymalloc) for note in getattr(section, "notes", ())]
+
 
 @cache
 def stack_type(*models: str) -> type[StackConfig]:
@@ -102,11 +108,16 @@ def default_preset() -> str:
     return own if own in config_names() else "cpython-3.15"
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StackConfig:
+def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:
     """The stack called `name`, a preset or a YAML file, with overrides like `pymalloc.alignment=8`.
 
-    A preset's name may go on with the version of its C library: `cpython-3.12-glibc-2.41`.
+    A preset's name may go on with the version of its C library: `cpython-3.12-glibc-2.41`. `environment` has what glibc
+    reads there, like `MALLOC_ARENA_MAX=2`; overrides count more.
     """
+    if environment:
+        if load_config(name, overrides).libc.model != "glibc":
+            raise ConfigError(f"--env {environment[0]}: {name} has no glibc, which would read it")
+        overrides = [*overrides_of(environment), *overrides]
     base, libc_version = _split(name)
     document = _open(base)
     data = _with_base(document, ())

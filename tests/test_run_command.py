@@ -345,3 +345,22 @@ def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, tex
 def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, preset):
     said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
     assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} has no glibc, which would read it\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--env", "MALLOC_CHECK_=3", "--json"),
+        ("baseline", "--env", "MALLOC_CHECK_=3"),
+        ("check", "--env", "MALLOC_CHECK_=3", "-t", "syscalls<1000000"),
+        ("sweep", "--env", "MALLOC_CHECK_=3", "--grid", "libc.top_pad=0,4096", "--json"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, workload, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    name, *options = command
+    code, _, told = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
+    assert code == 0, told
+    note = "note: check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"
+    assert [line for line in told.splitlines() if line.startswith("note")] == [note]

@@ -200,6 +200,14 @@ def test_the_command_says_that_all_is_equal() -> None:
     assert all(row["exact"] and row["oracle"] == f"glibc-{version}" for row in rows)
 
 
+def test_what_a_setting_does_not_do_is_said() -> None:
+    without = next(oracle for oracle in ORACLES if oracle.version >= "2.36")
+    code, output = run_command("--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
+    assert code == 0
+    said = "checks nothing unless libc_malloc_debug.so is preloaded"
+    assert output.splitlines().count(f"note: check: glibc {without.version} {said}") == 1
+
+
 def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["libc.top_pad=0"])
     code, output = run_command("--libc", "-a", ORACLES[0].version, "--events", "2000")

@@ -9,6 +9,7 @@ import typer
 
 from replay.commands import gate_options as options
 from replay.commands.compilation import told_compilation
+from replay.commands.notes import tell_notes
 from replay.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def check(
         options.take(chosen, force=True)
         return
     cases = chosen.suite.cases
+    tell_notes(note for case in cases.values() for note in case.stack.notes)
     if allow_changed_trace:
         cases = {key: each.model_copy(update={"allow_changed_trace": True}) for key, each in cases.items()}
     known = judged_by = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from replay.commands.notes import tell_notes
 from replay.errors import ConfigError, OutputError, ReplayError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
     if there and not force:
         advice = "compare with it by `replay check`, or replace it with --force"
         raise OutputError(f"{chosen.baseline}: has {there[0]} already; {advice}")
+    tell_notes(note for case in chosen.suite.cases.values() for note in case.stack.notes)
     with told_compilation(), progress_bar("measuring") as progress:
         taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
-from replay.errors import ConfigError, OutputError, ReplayError, TraceError
+from replay.commands.notes import tell_notes
+from replay.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     from replay.config import StackConfig
@@ -70,18 +71,14 @@ def run(
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
     from replay.config import default_preset, load_config
-    from replay.environment import overrides_of
     from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
     from replay.sources import open_source
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
     chosen = default_preset() if allocator is None else allocator
-    if env and load_config(chosen, overrides or ()).libc.model != "glibc":
-        raise ConfigError(f"--env {env[0]}: {chosen} has no glibc, which would read it")
-    stacks = [load_config(chosen, [*overrides_of(env or ()), *(overrides or ())])]
-    for note in getattr(stacks[0].libc, "notes", ()):
-        typer.echo(f"note: {note}", err=True)
+    stacks = [load_config(chosen, overrides or (), env or ())]
+    tell_notes(stacks[0].notes)
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = open_source(source, seed=seed)

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from replay.commands.compilation import told_compilation
+from replay.commands.notes import tell_notes
 from replay.errors import ConfigError, ReplayError
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def sweep(
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
         typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
+    tell_notes(results.notes)
     _show(results, plan.objectives, rows, as_json)
     if charts:
         assert out is not None

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.commands.notes import tell_notes
 from replay.commands.verify_pymalloc import Cases
 
 
@@ -15,10 +16,12 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
     from rich.console import Console
     from rich.table import Table
 
+    from replay.config import load_config
     from replay.verification.libc_compare import verify_libc as compare
     from replay.verification.libc_oracles import choose_libcs
 
     oracles = choose_libcs(choice)
+    tell_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
     results = []
     with told_compilation(), Console(stderr=True).status("") as status:
         for oracle in oracles:

@@ -32,7 +32,6 @@ from pydantic import (
 
 from replay.config import StackConfig, default_preset, load_config
 from replay.document import explain
-from replay.environment import overrides_of
 from replay.errors import ConfigError
 from replay.gates.tolerances import parse_rules
 
@@ -75,9 +74,7 @@ class Case(BaseModel):
         name = self.allocator or default_preset()
         keys = [f"{key}={_as_yaml(value)}" for key, value in self.fixed.items()]
         environment = [f"{key}={value}" for key, value in self.env.items()]
-        if environment and load_config(name, keys).libc.model != "glibc":
-            raise ConfigError(f"env {environment[0]}: {name} has no glibc, which would read it")
-        return load_config(name, [*overrides_of(environment), *keys])
+        return load_config(name, keys, environment)
 
     @property
     def origin(self) -> str:

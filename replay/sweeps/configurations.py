@@ -114,9 +114,7 @@ class Resolver:
         allocator = settings.pop(ALLOCATOR, None) or default_preset()
         environment = [f"{name}={value}" for name, value in settings.items() if "." not in name]
         keys = [f"{name}={json.dumps(value)}" for name, value in settings.items() if "." in name]
-        if environment and load_config(allocator, keys).libc.model != "glibc":
-            raise ConfigError(f"{environment[0]}: {allocator} has no glibc, which would read it")
-        return load_config(allocator, [*overrides_of(environment), *keys])
+        return load_config(allocator, keys, environment)
 
     def _known_keys(self) -> set[str]:
         """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""

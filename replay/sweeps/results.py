@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from replay.config import rebuild_config
 from replay.errors import OutputError, ReplayError
 from replay.metrics import metric_names
 from replay.output import new_file
@@ -67,6 +68,12 @@ class Results:
     def judged_by(self) -> str:
         """The column of a ranking that it is by."""
         return "mean" if self.has_one_source else "ratio"
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the stacks, each once."""
+        stacks = self.frame["stack"].drop_nulls().unique(maintain_order=True).to_list()
+        return list(dict.fromkeys(note for stack in stacks for note in rebuild_config(json.loads(stack)).notes))
 
     def count(self, status: str) -> int:
         return self.frame.filter(pl.col("status") == status).height
