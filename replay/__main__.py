@@ -5,48 +5,91 @@ Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
 
 import signal
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from replay.commands.allocators import allocators
-from replay.commands.baseline import baseline
-from replay.commands.check import check
-from replay.commands.generate import generate
-from replay.commands.history import history
-from replay.commands.import_ import import_trace
-from replay.commands.record import SETTINGS as RECORD_SETTINGS
-from replay.commands.record import record
-from replay.commands.run import run
-from replay.commands.schema import schema
-from replay.commands.sweep import app as sweep_app
-from replay.commands.trace import app as trace_app
-from replay.commands.verify import verify
-from replay.commands.workloads import workloads
 from replay.errors import ReplayError
 
-app = typer.Typer(
-    help="Replay allocation traces through an exact model of pymalloc and models of malloc and the kernel.",
-    epilog="Start with: replay run web-service",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command, name in (
-    (run, "run"),
-    (record, "record"),
-    (generate, "generate"),
-    (verify, "verify"),
-    (import_trace, "import"),
-    (baseline, "baseline"),
-    (check, "check"),
-    (history, "history"),
-    (allocators, "allocators"),
-    (workloads, "workloads"),
-    (schema, "schema"),
-):
-    app.command(name, context_settings=RECORD_SETTINGS if name == "record" else None)(command)
-app.add_typer(sweep_app, name="sweep", help="Play traces through many allocator stacks, and say which is best.")
-app.add_typer(trace_app, name="trace")
+COMMANDS = {
+    "run": ("run:run", "Play a trace or workload through an allocator stack, and say what it cost."),
+    "record": (
+        "record:record",
+        "Record a Python program: every malloc, calloc, realloc and free, its arenas, collections and marked phases.",
+    ),
+    "generate": ("generate:generate", "Write the trace that a workload describes."),
+    "verify": (
+        "verify:verify",
+        "Play traces through real allocators and through their models, and compare address by address.",
+    ),
+    "import": (
+        "import_:import_trace",
+        "Turn a trace of any known format into Parquet, checked and with its blocks numbered.",
+    ),
+    "baseline": (
+        "baseline:baseline",
+        "Write down what traces, workloads or programs cost now; `replay check` compares with it.",
+    ),
+    "check": ("check:check", "Measure now, compare with the baseline, and fail if memory got worse."),
+    "history": (
+        "history:history",
+        "Show how metrics went from commit to commit, and the commits where they stepped.",
+    ),
+    "sweep": (
+        "sweep:app",
+        "Play traces through many allocator stacks, and say which is best and which setting matters.",
+    ),
+    "trace": ("trace:app", "Look into a trace, and make others of it."),
+    "allocators": (
+        "allocators:allocators",
+        "List the allocator presets, and the models that a configuration can name.",
+    ),
+    "workloads": (
+        "workloads:workloads",
+        "List the bundled workloads, written in YAML or recorded, and what they are like in the wild.",
+    ),
+    "schema": (
+        "schema:schema",
+        "Print the JSON Schema of a workload, of an allocator stack's configuration or of a sweep.",
+    ),
+}
+"""By name the module and what it has there, a function or an app, and the first line of its help."""
+
+
+class _OnDemand(TyperGroup):
+    """Imports the one command that is called; for the list of all, a line of each is enough."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, name and load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """The command itself, with its options or the commands below it."""
+    module_name, _, attribute = COMMANDS[name][0].partition(":")
+    module = import_module(f"replay.commands.{module_name}")
+    found = getattr(module, attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name, context_settings=getattr(module, "SETTINGS", None))(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(cls=_OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(epilog="Start with: replay run web-service")
+def replay() -> None:
+    """Replay allocation traces through an exact model of pymalloc and models of malloc and the kernel."""
 
 
 def main() -> None:

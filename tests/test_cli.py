@@ -8,10 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from replay.__main__ import app
+from replay.__main__ import COMMANDS as LINES
+from replay.__main__ import app, load_command
 from replay.resources import config_names
 
 ROOT = Path(__file__).parents[1]
@@ -19,16 +19,19 @@ SCRIPT = Path(sys.executable).with_name("replay")
 HEAVY = ("numba", "polars", "pyarrow", "numpy", "simpy")
 
 
-def _commands(group, path=()):
-    """All commands below `group`, by the words that call them."""
-    for name, command in sorted(group.commands.items()):
+TOP = {name: load_command(name) for name in LINES}
+
+
+def _commands(commands, path=()):
+    """All that can be called, by the words that call it."""
+    for name, command in sorted(commands.items()):
         if hasattr(command, "commands"):
-            yield from _commands(command, (*path, name))
+            yield from _commands(command.commands, (*path, name))
         else:
             yield (*path, name), command
 
 
-COMMANDS = dict(_commands(typer.main.get_command(app)))
+COMMANDS = dict(_commands(TOP))
 
 
 def run_python(*arguments):
@@ -48,6 +51,23 @@ def test_every_command_explains_itself_by_an_example(words):
     result = CliRunner().invoke(app, [*words, "--help"], terminal_width=100)
     assert result.exit_code == 0
     assert f"replay {' '.join(words)}" in f"{COMMANDS[words].help} {COMMANDS[words].epilog}"
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_line_in_the_list_of_commands_is_the_first_of_its_help(name):
+    command = TOP[name]
+    first = command.commands["run"] if name == "sweep" else command
+    assert LINES[name][1] == " ".join(first.help.split("\n\n")[0].split())
+
+
+def test_a_command_imports_no_other():
+    code = (
+        "import sys; sys.argv = ['replay', 'schema', '--help']\n"
+        "from replay.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in sys.modules if name.startswith('replay.commands.')])\n"
+    )
+    assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.schema']"
 
 
 def test_help_imports_nothing_heavy():

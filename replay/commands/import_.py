@@ -25,7 +25,7 @@ def import_trace(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
 ) -> None:
-    """Turns a trace of any known format into Parquet, checked and with its blocks numbered.
+    """Turn a trace of any known format into Parquet, checked and with its blocks numbered.
 
     Example: replay import trace.csv -o trace.parquet
     """

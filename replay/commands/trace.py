@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from replay.trace import Events, Metadata, Trace
 
-app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_help=True)
+app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_help=True, add_completion=False)
 for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
     app.command(name)(edit)
 
@@ -73,7 +73,7 @@ class Contents:
 
 @app.command(epilog="Example: replay trace info trace.parquet")
 def info(file: File, as_json: AsJson = False) -> None:
-    """Counts the events of a trace by op, domain and size, says what is live, and which call sites allocate most."""
+    """Count the events of a trace by op, domain and size, say what is live, and which call sites allocate most."""
     from replay.sources import open_source
 
     with told_compilation():
@@ -94,7 +94,7 @@ def head(
     rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Shows the first rows of a trace."""
+    """Show the first rows of a trace."""
     from replay.sources import open_source
 
     trace = open_source(file)

@@ -34,7 +34,7 @@ def cut(
     ] = False,
     force: Force = False,
 ) -> None:
-    """Takes a piece out of a trace: by time, by phase, or where both overlap.
+    """Take a piece out of a trace: by time, by phase, or where both overlap.
 
     What lives where the piece starts is allocated there first, in the order in which it was born, by mallocs of the
     size that it has by then. With --without-earlier it is left out instead.
@@ -70,7 +70,7 @@ def filter_(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Keeps the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
+    """Keep the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
 
     A trace without any block is written all the same, and that is said.
 
@@ -115,7 +115,7 @@ def merge(
     ] = False,
     force: Force = False,
 ) -> None:
-    """Makes several traces one, interleaved by time, each beginning at 0 or at its --offset.
+    """Make several traces one, interleaved by time, each beginning at 0 or at its --offset.
 
     That is one process with the threads of all, or with --processes a trace of several. Threads, blocks and phases are
     kept apart; a phase gets its file's name before its own.
@@ -156,7 +156,7 @@ def scale(
     ] = "1",
     force: Force = False,
 ) -> None:
-    """Makes a longer run from a short one, or a busier one: times first, then copies, then repetitions.
+    """Make a longer run from a short one, or a busier one: times first, then copies, then repetitions.
 
     What lives at the end of a repetition is freed before the next one, in the order of birth, unless --keep-live.
 
