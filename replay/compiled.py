@@ -10,6 +10,7 @@ With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 """
 
 import atexit
+import gc
 import hashlib
 import os
 import shutil
@@ -107,7 +108,7 @@ class _EntryLibrary(JITCodeLibrary):
     """
 
     def finalize(self) -> None:
-        self._linking_libraries = _with_callees(self._linking_libraries)
+        self._linking_libraries: list[Any] = _with_callees(self._linking_libraries)
         super().finalize()
 
     def _optimize_final_module(self) -> None:
@@ -177,10 +178,26 @@ class _InlinedLowering(_LeafLowering):
     attribute = "alwaysinline"
 
 
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Nearly all that the compiler makes lives until it is done; to look for garbage all the time takes a twentieth."""
+    before = gc.get_threshold()
+    if before[0]:
+        gc.set_threshold(max(before[0], 50_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 class _EntryCompiler(CompilerBase):
     """numba's pipeline, but for the lowering, and for what C would need to call the function."""
 
     lowering: type[BaseNativeLowering] = _EntryLowering
+
+    def compile_extra(self, func: Any) -> Any:
+        with _seldom_collecting():
+            return super().compile_extra(func)
 
     def define_pipelines(self) -> list[Any]:
         self.state.flags.no_cfunc_wrapper = True

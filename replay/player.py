@@ -12,7 +12,7 @@ import numpy as np
 from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc, switch_thread
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, TELLING, record
 from replay.compiled import cold, inlined
-from replay.processor import bit_length, prefetch
+from replay.processor import bit_length, copy_record, prefetch
 
 # As numbers, because numba compares enum members far slower.
 MALLOC, CALLOC, REALLOC, FREE = range(4)
@@ -155,11 +155,8 @@ def _settle(tally, rows):
 
 @cold
 def _copy(tally, copies, index):
-    """The counters as they are; word by word, because numba copies a record byte by byte."""
-    words, into = tally.view(np.int64), copies.view(np.int64)
-    first = index * words.shape[0]
-    for word in range(words.shape[0]):
-        into[first + word] = words[word]
+    """The counters as they are."""
+    copy_record(tally, copies, index)
 
 
 @inlined

@@ -42,6 +42,32 @@ def _prefetch_overload(array, index):  # type: ignore[no-untyped-def]
     return lambda array, index: _prefetch(array, index)
 
 
+def copy_record(source: Any, into: Any, index: int) -> None:
+    """`into[index] = source[0]`, in one piece: numba copies a record byte by byte."""
+    into[index] = source[0]
+
+
+@intrinsic
+def _copy_record(typing_context, source, into, index):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointers = [
+            builder.bitcast(context.make_array(kind)(context, builder, array).data, ir.IntType(8).as_pointer())
+            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+        ]
+        record_bytes = context.get_constant(types.int64, context.get_abi_sizeof(context.get_data_type(source.dtype)))
+        place = builder.gep(pointers[1], [builder.mul(arguments[2], record_bytes)])
+        cgutils.raw_memcpy(builder, place, pointers[0], record_bytes, 1)
+        return context.get_dummy_value()
+
+    assert source.dtype == into.dtype
+    return types.none(source, into, types.int64), generate
+
+
+@overload(copy_record, jit_options=INLINED_OPTIONS)
+def _copy_record_overload(source, into, index):  # type: ignore[no-untyped-def]
+    return lambda source, into, index: _copy_record(source, into, index)
+
+
 def bit_length(value: int) -> int:
     """Binary digits of an int64 above 0."""
     return int(value).bit_length()
