@@ -38,6 +38,8 @@ from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes when nobody says how often."""
+NO_SAMPLES_NS = 1 << 62
+"""A sampling interval longer than any trace: peaks are exact without samples."""
 UNKNOWN_DURATION_SAMPLE_NS = 10_000_000
 LOG_ROWS = 4096
 

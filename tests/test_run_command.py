@@ -1,6 +1,8 @@
 """`replay run` from its arguments to its output and its files, mistakes included."""
 
 import json
+import os
+import subprocess
 import sys
 
 import polars as pl
@@ -364,3 +366,15 @@ def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, wo
     assert code == 0, told
     note = "note: check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"
     assert [line for line in told.splitlines() if line.startswith("note")] == [note]
+
+
+def test_what_is_compiled_elsewhere_is_what_floor_and_ceiling_need(workload, tmp_path):
+    def call(*words):
+        command = [sys.executable, "-m", *map(str, words)]
+        environment = os.environ | {"REPLAY_CACHE_DIR": str(tmp_path / "cache")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+
+    assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # has its own to compile
+    assert call("replay.commands.elsewhere") == ""
+    for preset in ("ideal", "bump"):
+        assert call("replay", "run", workload, "-a", preset, "--no-reference") == ""

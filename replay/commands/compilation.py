@@ -1,7 +1,7 @@
 """Says on standard error when a command has to wait for the compiler."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class Compilation:
 
 
 @contextmanager
-def told_compilation() -> Iterator[Compilation]:
-    """Tells once, as soon as something is compiled in this block."""
+def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Compilation]:
+    """Tells once, as soon as something is compiled in this block; `meanwhile` is begun then."""
     from replay.compiled import announced_compilation
 
     compilation = Compilation()
@@ -23,6 +23,8 @@ def told_compilation() -> Iterator[Compilation]:
     def tell() -> None:
         compilation.happened = True
         print("compiling for the first time, which is kept for the next …", file=sys.stderr)
+        if meanwhile:
+            meanwhile()
 
     with announced_compilation(tell):
         yield compilation

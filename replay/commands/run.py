@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.commands.elsewhere import CEILING, FLOOR, Elsewhere
 from replay.commands.notes import tell_notes
 from replay.errors import OutputError, ReplayError, TraceError
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from replay.metrics import Summary
     from replay.reports.files import AddressWriter
     from replay.trace import Trace
-
-FLOOR, CEILING = "ideal", "bump"
-NO_SAMPLES_NS = 1 << 62
-"""A sampling interval longer than any trace."""
 
 
 def run(
@@ -86,8 +83,10 @@ def run(
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
         sink = outputs.enter_context(new_address_file(addresses, force=force)) if addresses else None
-        with told_compilation() as compilation, _named(source):
-            recordings = _play_all(trace, stacks, every_ns, trim_every_ns, sink)
+        elsewhere = outputs.enter_context(Elsewhere())
+        meanwhile = elsewhere.begin if len(stacks) > 1 else None
+        with told_compilation(meanwhile) as compilation, _named(source):
+            recordings = _play_all(trace, stacks, every_ns, trim_every_ns, sink, elsewhere)
         recording = recordings[0]
         assert recording is not None
         floor, ceiling = recordings[1:] or (None, None)
@@ -141,6 +140,7 @@ def _play_all(
     every_ns: int | None,
     trim_every_ns: int | None,
     sink: "AddressWriter | None",
+    elsewhere: Elsewhere,
 ) -> list["Recording | None"]:
     """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
     from replay import engine
@@ -171,7 +171,8 @@ def _play_all(
                 continue
             recordings.append(recording)
             events_before += recording.events
-            every_ns, sink = NO_SAMPLES_NS, None
+            every_ns, sink = engine.NO_SAMPLES_NS, None
+            elsewhere.wait()
     return recordings
 
 

@@ -23,7 +23,6 @@ DIMENSIONS = ("phase", "domain", "size_class", "site")
 START = "start"
 """The phase before the first mark."""
 UNKNOWN = "unknown"
-NO_SAMPLES_NS = 1 << 62
 SHOWN = 4
 NEGLIGIBLE = 20
 """What is so many times less than the largest is not told."""
@@ -74,7 +73,7 @@ def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
 
 def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
-    peak_row = int(engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
+    peak_row = int(engine.run(trace, stack, sample_every_ns=engine.NO_SAMPLES_NS).at_peak.row)
     requests, last = _requests(trace, peak_row + 1)
     live = requests[last[last >= 0]]
     return _grouped(live, trace, with_sites), _grouped(requests, trace, with_sites)

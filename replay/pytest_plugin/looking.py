@@ -8,7 +8,7 @@ import numpy as np
 from replay import engine
 from replay.config import StackConfig
 from replay.errors import TraceError
-from replay.gates.causes import NO_SAMPLES_NS, site_key, site_place, size_class
+from replay.gates.causes import site_key, site_place, size_class
 from replay.metrics import Summary, metrics_of, summarize
 from replay.pytest_plugin.companion import AFTER, OVER, TEST
 from replay.trace import NO_SITE, Domain, Events, Op, Trace
@@ -68,7 +68,7 @@ class Look:
 
 def look(trace: Trace, stack: StackConfig) -> Look:
     """Plays a recording that has the marks of a test."""
-    recording = engine.run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
+    recording = engine.run(trace, stack, sample_every_ns=engine.NO_SAMPLES_NS)
     domains, sizes, sites, is_left = _requests(trace)
     left = _by_site(trace, sizes[is_left], sites[is_left])
     return Look(summarize(recording), _by_class(domains, sizes, is_left), left)

@@ -14,9 +14,6 @@ from replay.metrics import metrics_of, so_far, summarize
 from replay.sweeps.traces import Decoded, Input
 from replay.version import identity
 
-NO_SAMPLES_NS = 1 << 62
-"""A sampling interval longer than any trace: peaks are exact without samples."""
-
 Status = Literal["done", "stopped", "failed"]
 Front = tuple[dict[str, float], ...]
 """Results that are known, by objective: none of them is better in all than another."""
@@ -108,7 +105,7 @@ def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[e
     recording = engine.run(
         decoded.trace,
         rebuild_config(task.stack),
-        sample_every_ns=NO_SAMPLES_NS,
+        sample_every_ns=engine.NO_SAMPLES_NS,
         trim_every_ns=task.trim_every_ns,
         stop=stop,
     )
