@@ -71,7 +71,7 @@ class _OnDemand(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """The command itself, with its options or the commands below it."""
+    """The command itself, with its options or the commands below it; lines of a docstring are no lines of help."""
     module_name, _, attribute = COMMANDS[name][0].partition(":")
     module = import_module(f"replay.commands.{module_name}")
     found = getattr(module, attribute)
@@ -79,8 +79,10 @@ def load_command(name: str) -> Any:
         alone = typer.Typer(add_completion=False)
         alone.command(name, context_settings=getattr(module, "SETTINGS", None))(found)
         found = alone
-    command = typer.main.get_command(found)
+    command: Any = typer.main.get_command(found)
     command.name = name
+    for each in getattr(command, "commands", {"": command}).values():
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in each.help.split("\n\n"))
     return command
 
 

@@ -59,9 +59,13 @@ def record(
     The program runs as it would by itself, and its exit code is passed on. Options for replay come first.
 
     Example: replay record -o trace.parquet script.py --its-option
+
     Example: replay record -o trace.parquet -m json.tool data.json
+
     Example: replay record --sites script.py; replay trace info trace.parquet
+
     Example: replay record --python /opt/python3.13/bin/python3 script.py
+
     Example: replay record --rescue trace.parquet
     """
     if rescue is not None:
