@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SOURCE...]", help="Traces or workloads; without any, the cases of the suite."),
+    typer.Argument(metavar="SOURCE", help="Traces or workloads; without any, the cases of the suite."),
 ]
 Allocators = Annotated[
     list[str] | None, typer.Option("-a", "--allocator", metavar="PRESET,…", help="Each source on each of these.")

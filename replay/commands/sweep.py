@@ -55,7 +55,7 @@ Heat = Annotated[
 def sweep(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="Traces, workloads, their URLs, bundled ones' names."),
+        typer.Argument(metavar="SOURCE", help="Traces, workloads, their URLs, bundled ones' names."),
     ] = None,
     plan_name: Annotated[
         str | None, typer.Option("--plan", metavar="SWEEP", help="A sweep's YAML file, or a bundled one's name.")

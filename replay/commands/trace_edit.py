@@ -105,7 +105,7 @@ def filter_(
 
 
 def merge(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Traces in any format, or workloads.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Traces in any format, or workloads.")],
     output: Output,
     offset: Annotated[
         list[str] | None, typer.Option(metavar=_TIME, help="When a FILE begins: the first --offset is of the first.")
