@@ -476,6 +476,22 @@ def test_a_sweep_plays_processes_too(service):
     assert sorted(results.frame["resident_bytes_peak"].to_list()) == sorted(expected)
 
 
+def test_a_gate_judges_all_processes_together_and_tells_which_grew(service, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    replay("baseline", service, "-a", "cpython-3.12")
+    assert "1 passed" in replay("check", service, "-a", "cpython-3.12")
+    worker = History()
+    worker.at(105).mark(0)
+    for _ in range(400):
+        worker.at(106).malloc(3000)
+    write_trace(MemoryTrace([worker.events()], Metadata(phases=("load",))), parts[1], force=True)
+    replay("trace", "merge", *parts, "-o", "grown.parquet", "--processes")
+    result = CliRunner().invoke(app, ["check", "grown.parquet", "--against", str(service)], terminal_width=120)
+    assert result.exit_code == 1
+    assert "worse   resident_bytes_peak" in result.stdout
+    assert "worker: load" in result.stdout
+
+
 def test_traces_that_differ_in_their_processes_have_other_digests():
     trace = two_workers()
     a, b = trace.metadata.processes
