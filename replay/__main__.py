@@ -82,7 +82,8 @@ def load_command(name: str) -> Any:
     command: Any = typer.main.get_command(found)
     command.name = name
     for each in getattr(command, "commands", {"": command}).values():
-        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in each.help.split("\n\n"))
+        paragraphs = (each.help or "").split("\n\n")  # none under python -OO
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return command
 
 

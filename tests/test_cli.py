@@ -70,6 +70,10 @@ def test_a_command_imports_no_other():
     assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.schema']"
 
 
+def test_without_docstrings_commands_run_all_the_same():
+    assert run_python("-OO", "-m", "replay", "schema", "workload").returncode == 0
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['replay', '--help']\n"
