@@ -6,11 +6,12 @@ Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from replay import __version__
 from replay.errors import ReplayError
 
 COMMANDS = {
@@ -90,8 +91,18 @@ def load_command(name: str) -> Any:
 app = typer.Typer(cls=_OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"replay {__version__}")
+        raise typer.Exit
+
+
 @app.callback(epilog="Start with: replay run web-service")
-def replay() -> None:
+def replay(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Replay allocation traces through an exact model of pymalloc and models of malloc and the kernel."""
 
 

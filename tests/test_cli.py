@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from replay import __version__
 from replay.__main__ import COMMANDS as LINES
 from replay.__main__ import app, load_command
 from replay.resources import config_names
@@ -68,6 +69,11 @@ def test_a_command_imports_no_other():
         "print([name for name in sys.modules if name.startswith('replay.commands.')])\n"
     )
     assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.schema']"
+
+
+def test_the_version_is_told():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"replay {__version__}\n")
 
 
 def test_without_docstrings_commands_run_all_the_same():
