@@ -31,7 +31,7 @@ from replay.config import StackConfig
 from replay.errors import ReplayError, TraceError
 from replay.host import Host
 from replay.numbering import ThreadNumbering
-from replay.player import BLOCK, DOMAINS, new_classes, play, take_turn
+from replay.player import BLOCK, DOMAINS, class_rows, count_classes, new_classes, play, take_turn
 from replay.processes import refuse_processes
 from replay.stints import play_stints
 from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
@@ -64,7 +64,7 @@ class Recording:
     """The counters right after the event that first took resident memory to its highest."""
     at_peak_time_ns: int
     classes: np.ndarray
-    """What came and went by domain, role and size class (`replay.player`)."""
+    """What came and what is there, by domain, role and size class (`replay.player`)."""
     observed: dict[str, np.ndarray]
     """What the model of the small role tells about its state at the end."""
     phases: tuple[tuple[str, int, np.record], ...]
@@ -127,7 +127,7 @@ class Player:
         self.libc_model, self.small_model = libc_model, small_model
         self.has_small = config.pymalloc is not None
         self.blocks = np.zeros(1024, BLOCK)
-        self.classes = new_classes()
+        self._classes = new_classes()
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
         with _making:
@@ -135,13 +135,18 @@ class Player:
         self._threads = ThreadNumbering()
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
-        self._route = np.array([*(role == "pymalloc" for role in config.domains.by_number()), False], np.uint8)
+        self._route = class_rows([*(role == "pymalloc" for role in config.domains.by_number()), False])
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
 
     @property
     def tally(self) -> np.record:
         return self.stack.tally[0]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """What came and what is there, by domain, role and size class."""
+        return count_classes(self._classes, self.blocks)
 
     def play(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns a copy of the counters for each of its ticks."""
@@ -155,7 +160,7 @@ class Player:
         row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes_peak
         while tick < ticks.shape[0]:
             row, taken = self._play(
-                self.stack, self.blocks, self.classes, self._route, self.at_peak, columns,
+                self.stack, self.blocks, self._classes, self._route, self.at_peak, columns,
                 part.first_row, row, threads, ticks[tick:], samples[tick:], addresses,
             )  # fmt: skip
             tick += taken
@@ -184,7 +189,7 @@ class Player:
         stint, row = 0, 0
         while stint < mine.shape[0]:
             stint, row = play_some(
-                self.stack, self.blocks, self.classes, self._route, self.at_peak, columns, part.first_row, threads,
+                self.stack, self.blocks, self._classes, self._route, self.at_peak, columns, part.first_row, threads,
                 addresses, mine, ends, stint, row, moments, best,
             )  # fmt: skip
             if self.tally.attention:
@@ -193,7 +198,8 @@ class Player:
 
     def trim(self, row: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
-        self.tally.row, resume = row, 0
+        resume = 0
+        self._stand_at(row)
         trim_some = self._compiled(trim_libc)
         while True:
             resume = trim_some(self.stack, resume)
@@ -203,7 +209,7 @@ class Player:
 
     def end_thread(self, thread: int, row: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
-        self.tally.row = row
+        self._stand_at(row)
         number = int(self._threads.number(np.array([thread], np.uint32))[0])
         self._make_room_for_threads()
         self._compiled(end_libc_thread)(self.stack, number)
@@ -211,7 +217,7 @@ class Player:
 
     def adopt(self, address: int, size: int, row: int) -> None:
         """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
-        self.tally.row = row
+        self._stand_at(row)
         self._compiled(adopt_small)(self.stack, address, size)
         self._settle_between_events()
 
@@ -222,6 +228,11 @@ class Player:
     def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         with _making:
             return compiled_call(call, (self.libc_model, self.small_model))
+
+    def _stand_at(self, row: int) -> None:
+        """What follows is no event of the loop, and happens behind all before `row` of the trace."""
+        tally = self.tally
+        tally.row, tally.first_row, tally.at = row, row, 0
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""

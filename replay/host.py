@@ -13,6 +13,7 @@ import numpy as np
 from replay.allocators.stack import TALLY, Stack
 from replay.clock import Slice
 from replay.numbering import NumberingApart
+from replay.player import CLASS
 from replay.processes import processes_of
 from replay.stints import FIELDS, add_up, lower_peaks
 from replay.trace import Events, Trace
@@ -26,8 +27,9 @@ class Player(Protocol):
     """The state of one process; `engine.Player` is it."""
 
     stack: Stack
-    classes: np.ndarray
 
+    @property
+    def classes(self) -> np.ndarray: ...
     @property
     def tally(self) -> np.record: ...
     def play_stints(
@@ -88,9 +90,10 @@ class Host:
     def classes(self) -> np.ndarray:
         """What came and went in all processes."""
         each = [member.player.classes for member in self.members]
-        fields = len(each[0].dtype.names or ())
-        total: np.ndarray = sum(one.view(np.int64).reshape(-1, fields) for one in each)  # type: ignore[assignment]
-        return total.reshape(-1).view(each[0].dtype)
+        total = each[0].copy()
+        for name in CLASS.names or ():
+            total[name] = sum(one[name] for one in each)
+        return total
 
     def observe(self) -> dict[str, np.ndarray]:
         """What the models of the small role tell, process by process."""

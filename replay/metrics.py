@@ -15,18 +15,17 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW, LEVELS, SYSCALLS, TALLY
+from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW, LEVELS, OWN, SYSCALLS, TALLY
 from replay.engine import Recording
 from replay.errors import ReplayError
 from replay.naming import nearest
-from replay.player import CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
+from replay.player import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.trace import Domain
 
 BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
 SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
 ROLES = ("libc", "pymalloc")
-_BOOKKEEPING = ("row", "rows_logged", "attention")
-COUNTERS = tuple(name for name in TALLY.names or () if name not in _BOOKKEEPING)
+COUNTERS = tuple(name for name in TALLY.names or () if name == "thread" or name not in OWN)
 """What a sample tells: all fields of TALLY but those that only the player needs."""
 _COUNTS = (
     "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
@@ -319,7 +318,7 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     above, classes are powers of two and `block_bytes` and `waste_bytes` are null. A realloc counts as a block that
     goes and one that comes.
     """
-    rows = np.flatnonzero(recording.classes["mallocs"])
+    rows = np.flatnonzero(recording.classes["blocks"])
     counted = recording.classes[rows]
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
@@ -327,10 +326,7 @@ def size_classes(recording: Recording) -> pl.DataFrame:
             "domain": pl.Series([Domain(row // ROWS_A_DOMAIN).name.lower() for row in rows.tolist()], dtype=pl.String),
             "role": pl.Series([ROLES[row // ROWS_A_ROLE % 2] for row in rows.tolist()], dtype=pl.String),
             "block_size": limits[rows % ROWS_A_ROLE],
-            "blocks": counted["mallocs"],
-            "requested_bytes": counted["requested_bytes"],
-            "live_blocks": counted["mallocs"] - counted["frees"],
-            "live_requested_bytes": counted["requested_bytes"] - counted["freed_bytes"],
+            **{name: counted[name] for name in CLASS.names or ()},
         }
     )
     for live in ("", "live_"):

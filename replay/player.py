@@ -10,9 +10,9 @@ of two; `class_limit` gives the largest block of a class.
 import numpy as np
 
 from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc, switch_thread
-from replay.allocators.stack import LARGE, RESIDENT_PEAK, TELLING, record
+from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import cold, inlined
-from replay.processor import bit_length, copy_record, prefetch
+from replay.processor import bit_length, copy_record, opaque, prefetch
 
 # As numbers, because numba compares enum members far slower.
 MALLOC, CALLOC, REALLOC, FREE = range(4)
@@ -30,21 +30,38 @@ AHEAD = np.uint64(12)
 BLOCKS_IN_CACHE = 65536
 LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
-CLASS = record("mallocs", "requested_bytes", "frees", "freed_bytes")
-"""Of one domain, role and size class, all that ever came and went; a row's number is `class_row`."""
+CLASS = record("blocks", "requested_bytes", "live_blocks", "live_requested_bytes")
+"""Of one domain, role and size class, all that ever came, and what is still there; a row's number is `class_row`."""
 ROWS_A_ROLE = 256
 """More than there are classes: powers of two are quickest to come by."""
 ROWS_A_DOMAIN = 2 * ROWS_A_ROLE
 ROW_BITS = 11
 ROW_MASK = (1 << ROW_BITS) - 1
 DOMAIN_MASK = ROW_MASK - ROWS_A_DOMAIN + 1
+GONE = 0
+"""`size_and_row` of a block that is not there: the row is of the libc role's blocks of no bytes, and it has none."""
 assert CLASSES <= ROWS_A_ROLE
 assert DOMAINS * ROWS_A_DOMAIN <= 1 << ROW_BITS
 
 
+CLASS_ROWS = DOMAINS * ROWS_A_DOMAIN
+"""A row for each domain, role (libc, small) and size class."""
+
+
 def new_classes() -> np.ndarray:
-    """A row for each domain, role (libc, small) and size class."""
-    return np.zeros(DOMAINS * ROWS_A_DOMAIN, CLASS)
+    """What the loop counts by class: blocks that came, and behind them the bytes that were asked for."""
+    return np.zeros(2 * CLASS_ROWS, np.int64)
+
+
+def count_classes(classes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """All rows of CLASS, from what the loop counted and the blocks that are there: none is counted as it goes."""
+    rows = np.zeros(CLASS_ROWS, CLASS)
+    rows["blocks"], rows["requested_bytes"] = classes[:CLASS_ROWS], classes[CLASS_ROWS:]
+    live = blocks["size_and_row"][blocks["size_and_row"] != GONE]
+    row, size = live & ROW_MASK, live >> ROW_BITS
+    rows["live_blocks"] = np.bincount(row, minlength=CLASS_ROWS)
+    np.add.at(rows["live_requested_bytes"], row, size)
+    return rows
 
 
 def class_limit(index: int) -> int:
@@ -59,68 +76,76 @@ def _class_above(block_bytes):
 
 
 @inlined
-def class_row(first, small, block_bytes):
-    """The row of CLASS that counts such a block of the domain whose rows begin there; `small` is 1 for that role."""
-    index = first + small * ROWS_A_ROLE
+def class_row(first, block_bytes):
+    """The row of CLASS that counts such a block of the domain and role whose rows begin there."""
     if block_bytes <= 1024:
-        return index + ((block_bytes + 7) >> 3)
-    return index + _class_above(block_bytes)
+        return first + ((block_bytes + 7) >> 3)
+    return first + _class_above(block_bytes)
+
+
+def class_rows(is_small: list[bool]) -> np.ndarray:
+    """By domain where the rows begin of the role that answers it, given whether that is the small one."""
+    return np.array([domain * ROWS_A_DOMAIN + small * ROWS_A_ROLE for domain, small in enumerate(is_small)])
 
 
 @inlined
-def _make(model, stack, kind, place, size):
-    """Where the model puts the block that this event makes or moves."""
-    if kind == MALLOC:
-        return malloc(model, stack, size)
-    if kind == CALLOC:
-        stack.tally[0].callocs += 1
-        return calloc(model, stack, size)
+def _make(stack, first, size):
+    """Malloc: the place, its complement where the libc role has the block, as that role's model knows it."""
+    if first & ROWS_A_ROLE:
+        return malloc(stack.small, stack, size)
+    return ~malloc(stack.libc, stack, max(size, 1))
+
+
+@inlined
+def _make_zeroed(stack, first, size):
+    """The same for calloc."""
+    stack.tally[0].callocs += 1
+    if first & ROWS_A_ROLE:
+        return calloc(stack.small, stack, size)
+    return ~calloc(stack.libc, stack, max(size, 1))
+
+
+@inlined
+def _move(stack, place, size):
+    """The same for realloc; of whose block, `place` tells."""
     stack.tally[0].reallocs += 1
-    return realloc(model, stack, place, size)
+    if place >= 0:
+        return realloc(stack.small, stack, place, size)
+    return ~realloc(stack.libc, stack, ~place, max(size, 1))
 
 
 @inlined
-def _count_out(classes, entry):
-    """The block is counted as gone; bytes that were asked for."""
-    gone, had = classes[np.uint64(entry.size_and_row & ROW_MASK)], entry.size_and_row >> ROW_BITS
-    gone.frees += 1
-    gone.freed_bytes += had
-    return had
-
-
-@inlined
-def _end(stack, classes, entry, place, kind):
+def _end(stack, entry, place, kind):
     """The block goes, unless it is moved."""
-    tally = stack.tally[0]
+    tally, had = stack.tally[0], entry.size_and_row >> ROW_BITS
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
         if kind == FREE:
             free(stack.small, stack, place)
-        had = _count_out(classes, entry)
-        tally.small_requested_bytes -= had
-        tally.small_block_bytes -= block_bytes
     else:
         block_bytes = block_size(stack.libc, stack, ~place)
         if kind == FREE:
             free(stack.libc, stack, ~place)
-        had = _count_out(classes, entry)
         tally.libc_requested_bytes -= had
         tally.libc_block_bytes -= block_bytes
+    tally.requested_slack += had
+    tally.block_slack += block_bytes
 
 
 @inlined
-def _count_in(tally, classes, entry, place, size, row):
+def _count_in(tally, classes, entry, place, size, block_bytes, row):
     """The block is counted as made, of `row` of CLASS; peaks may rise."""
     entry.place, entry.size_and_row = place, size << ROW_BITS | row
-    came = classes[np.uint64(row)]
-    came.mallocs += 1
-    came.requested_bytes += size
-    requested_bytes = tally.small_requested_bytes + tally.libc_requested_bytes
-    if requested_bytes > tally.requested_bytes_peak:
-        tally.requested_bytes_peak = requested_bytes
-    block_bytes = tally.small_block_bytes + tally.libc_block_bytes
-    if block_bytes > tally.block_bytes_peak:
-        tally.block_bytes_peak = block_bytes
+    classes[np.uint64(row)] += 1
+    classes[np.uint64(row + CLASS_ROWS)] += size
+    tally.requested_slack -= size
+    if tally.requested_slack < 0:
+        tally.requested_bytes_peak -= tally.requested_slack
+        tally.requested_slack = 0
+    tally.block_slack -= block_bytes
+    if tally.block_slack < 0:
+        tally.block_bytes_peak -= tally.block_slack
+        tally.block_slack = 0
 
 
 @inlined
@@ -148,9 +173,12 @@ def _tell(stack, addresses, row, kind, place):
 @cold
 def _settle(tally, rows):
     """Writes down what follows from all that was counted in so many rows."""
+    tally.row = tally.first_row + tally.at
     tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees
-    tally.requested_bytes = tally.small_requested_bytes + tally.libc_requested_bytes
-    tally.block_bytes = tally.small_block_bytes + tally.libc_block_bytes
+    tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
+    tally.block_bytes = tally.block_bytes_peak - tally.block_slack
+    tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
+    tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
 
 
 @cold
@@ -200,70 +228,67 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     op, domains, block, sizes = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
-    row = start
-    if addresses.shape[0] > 0:
-        tally.attention |= TELLING
+    row, telling = start, addresses.shape[0] > 0
+    tally.first_row, tally.at = first_row, tally.row - first_row
+    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
+    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
     # Few blocks stay in the cache anyway.
     last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
     foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
-            stop = _begin_turn(stack, threads, row, ticks[tick])
-            # An unsigned index is not looked at for being negative.
-            at, end = np.uint64(row), np.uint64(stop)
-            tally.row, row = first_row + row, stop
-            while at < end:
-                kind, entry = op[at], blocks[block[at]]
-                if at < foreseen:
-                    _look_ahead(stack, blocks, block, at)
-                place = entry.place
-                if kind == FREE:
-                    _end(stack, classes, entry, place, FREE)
-                    tally.frees += 1
-                else:
-                    size = sizes[at]
-                    if size > LARGE_BYTES and size > space.headroom:
-                        tally.attention = LARGE
-                        _settle(tally, np.int64(at) - started)
-                        return np.int64(at), tick
-                    if kind == REALLOC:
-                        _end(stack, classes, entry, place, REALLOC)
-                        is_small = place >= 0
-                        first = entry.size_and_row & DOMAIN_MASK
+            turn = _begin_turn(stack, threads, row, row + 1 if telling else ticks[tick])
+            while row < turn:
+                tally.stop = row + 1 if tally.attention else turn
+                # An unsigned index is not looked at for being negative.
+                at = np.uint64(row)
+                while at < np.uint64(tally.stop):
+                    tally.at = np.int64(at)
+                    kind, entry = op[at], blocks[block[at]]
+                    if at < foreseen:
+                        _look_ahead(stack, blocks, block, at)
+                    place = entry.place
+                    if kind == FREE:
+                        _end(stack, entry, place, FREE)
+                        entry.size_and_row = GONE
+                        tally.frees += 1
                     else:
-                        domain = np.int64(domains[at])
-                        is_small = route[np.uint64(domain)] != 0
-                        first = domain * ROWS_A_DOMAIN
-                    if is_small:
-                        place = _make(stack.small, stack, kind, place, size)
-                    else:
-                        place = ~_make(stack.libc, stack, kind, ~place, max(size, 1))
-                    if place >= 0:
-                        block_bytes = block_size(stack.small, stack, place)
-                        tally.small_requested_bytes += size
-                        tally.small_block_bytes += block_bytes
-                        _count_in(tally, classes, entry, place, size, class_row(first, 1, block_bytes))
-                    else:
-                        block_bytes = block_size(stack.libc, stack, ~place)
-                        fill(stack.libc, stack, ~place, size)
-                        tally.libc_requested_bytes += size
-                        tally.libc_block_bytes += block_bytes
-                        _count_in(tally, classes, entry, place, size, class_row(first, 0, block_bytes))
+                        size = sizes[at]
+                        if size > LARGE_BYTES and size > space.headroom:
+                            tally.attention = LARGE
+                            _settle(tally, np.int64(at) - started)
+                            return np.int64(at), tick
+                        # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
+                        if opaque(np.int64(kind)) == MALLOC:
+                            first = route[np.uint64(domains[at])]
+                            place = _make(stack, first, size)
+                        elif kind == CALLOC:
+                            first = route[np.uint64(domains[at])]
+                            place = _make_zeroed(stack, first, size)
+                        else:
+                            _end(stack, entry, place, REALLOC)
+                            first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
+                            place = _move(stack, place, size)
+                        if place >= 0:
+                            block_bytes = block_size(stack.small, stack, place)
+                        else:
+                            block_bytes = block_size(stack.libc, stack, ~place)
+                            fill(stack.libc, stack, ~place, size)
+                            tally.libc_requested_bytes += size
+                            tally.libc_block_bytes += block_bytes
+                            first &= DOMAIN_MASK
+                        _count_in(tally, classes, entry, place, size, block_bytes, class_row(first, block_bytes))
+                    at = opaque(at + ONE)
+                row = np.int64(at)
+                if telling:
+                    _tell(stack, addresses, tally.at, op[tally.at], blocks[block[tally.at]].place)
                 if tally.attention:
-                    if tally.attention & TELLING:
-                        _tell(stack, addresses, at, op[at], blocks[block[at]].place)
-                    _settle(tally, np.int64(at) + 1 - started)
+                    _settle(tally, row - started)
                     if tally.attention & RESIDENT_PEAK:
                         tally.attention ^= RESIDENT_PEAK
                         _copy(stack.tally, at_peak, 0)
-                    if tally.attention & ~TELLING:
-                        tally.attention &= ~TELLING
-                        return np.int64(at) + 1, tick
-                # Not kept in a register: LLVM would make it two, and a pointer for each column.
-                tally.row += 1
-                at = np.uint64(tally.row - first_row)
-            tally.row -= 1
+                    if tally.attention:
+                        return row, tick
         _settle(tally, row - started)
         _copy(stack.tally, samples, tick)
-    tally.attention = 0
     return row, ticks.shape[0]

@@ -87,6 +87,25 @@ def _bit_length_overload(value):  # type: ignore[no-untyped-def]
     return lambda value: _bit_length(value)
 
 
+def opaque(value: int) -> int:
+    """The same int64, of which LLVM does not know where it is from, and makes no plans with it."""
+    return value
+
+
+@intrinsic
+def _opaque(typing_context, value):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(64)
+        return builder.asm(ir.FunctionType(number, [number]), "", "=r,0", arguments, False)
+
+    return value(value), generate
+
+
+@overload(opaque, jit_options=INLINED_OPTIONS)
+def _opaque_overload(value):  # type: ignore[no-untyped-def]
+    return lambda value: _opaque(value)
+
+
 @intrinsic
 def counter(typing_context):  # type: ignore[no-untyped-def]
     """The processor's count of time, as an int64; for compiled functions only."""

@@ -15,15 +15,13 @@ Counters are rows of int64 here, as in TALLY: levels, peaks, what else adds up, 
 
 import numpy as np
 
-from replay.allocators.stack import LEVELS, TALLY
+from replay.allocators.stack import LEVELS, OWN, TALLY
 from replay.compiled import entry, leaf
 from replay.player import play
 
 FIELDS = len(TALLY.names or ())
 PEAKS = len(LEVELS)
 """A level's peak is so many fields behind it; what adds up goes on after the peaks."""
-OWN = ("row", "thread", "rows_logged", "attention")
-assert (TALLY.names or ())[-len(OWN) :] == OWN
 assert (TALLY.names or ())[PEAKS : 2 * PEAKS] == tuple(f"{name}_peak" for name in LEVELS)
 _ADDED = FIELDS - len(OWN)
 """Fields below it, but for peaks, add up."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
+from replay.allocators.stack import OWN
 from replay.clock import Slice
 from replay.config import StackConfig
 from replay.engine import Player, run
@@ -27,7 +28,7 @@ TINY = (
 )
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
-BOOKKEEPING = ("thread", "rows_logged", "attention")
+BOOKKEEPING = tuple(name for name in OWN if name != "row")
 """Fields that the player keeps for itself: they count nothing."""
 
 

@@ -182,18 +182,18 @@ def test_counts_of_a_small_history():
     assert (end.requested_bytes_peak, end.requested_bytes, end.block_bytes) == (700, 600, 608)
 
 
-def test_classes_count_what_came_and_went_by_domain_role_and_size():
+def test_classes_count_what_came_and_what_is_there_by_domain_role_and_size():
     history = History()
     number = history.malloc(100)
     history.realloc(number, 30)
     history.free(number)
     history.malloc(600)
     classes = record([history.events()], CONFIGS["3.12"], 10)[0].classes
-    table = {int(row): tuple(int(n) for n in classes[row]) for row in np.flatnonzero(classes["mallocs"])}
+    table = {int(row): tuple(int(n) for n in classes[row]) for row in np.flatnonzero(classes["blocks"])}
     per_role = len(classes) // 8
     small, libc = (2 * 2 + 1) * per_role, 2 * 2 * per_role
     # blocks of 112, 32 and 608 bytes, in steps of 8
-    assert table == {small + 14: (1, 100, 1, 100), small + 4: (1, 30, 1, 30), libc + 76: (1, 600, 0, 0)}
+    assert table == {small + 14: (1, 100, 0, 0), small + 4: (1, 30, 0, 0), libc + 76: (1, 600, 1, 600)}
     assert [class_limit(index) for index in (14, 4, 76, 128, 129, 130)] == [112, 32, 608, 1024, 2048, 4096]
 
 

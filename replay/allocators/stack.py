@@ -36,7 +36,7 @@ TALLY = record(
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
     "page_faults", "huge_pages",
     "mallocs", "callocs", "reallocs", "frees",
-    "row", "thread", "rows_logged", "attention",
+    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "requested_slack", "block_slack",
 )  # fmt: skip
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
@@ -47,13 +47,20 @@ TALLY = record(
     heap_bytes        mapped for libc: brk and its own mmaps
     mapped_bytes      mapped in all; resident_bytes: touched and not given back
     page_faults       first touches that the kernel served; huge_pages: those served with a huge page
-    row               the event being played; thread: whose it is, -1 before the first
+    row               the last event that was settled; thread: whose it is, -1 before the first
     attention         bits: why the player must stop after this event
+    first_row, at     the row being played is `at` in a batch before which there were so many
+    stop              where in the batch the player looks at `attention` at the latest
+    *_slack           bytes until the level is as high as ever: the level is its peak less these
 """
 
-ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE, TELLING = 1, 2, 4, 8, 16
+OWN = ("row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "requested_slack", "block_slack")
+"""Fields that the player keeps for itself, the last ones: they count nothing."""
+assert (TALLY.names or ())[-len(OWN) :] == OWN
+
+ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
 """Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
-event asks for more than there is headroom; addresses are wanted, for which the player does not stop."""
+event asks for more than there is headroom."""
 
 LOG = record("row", "kind", "address", "bytes")
 """What happened below: system calls (kind = index into SYSCALLS) and arena events."""
@@ -90,9 +97,17 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
 
 
 @leaf
+def attend(stack, why):
+    """Has the player stop after the event in hand."""
+    tally = stack.tally[0]
+    tally.attention |= why
+    tally.stop = 0
+
+
+@leaf
 def ask_for_room(stack):
-    """Has the player stop after the event in hand, so that the engine can grow the tables."""
-    stack.tally[0].attention |= ROOM
+    """So that the engine can grow the tables, after the event in hand."""
+    attend(stack, ROOM)
 
 
 @inlined
@@ -125,7 +140,7 @@ def log(stack, kind, address, length):
     """Writes down what happened to the address space in the event being played."""
     tally = stack.tally[0]
     entry = stack.log[tally.rows_logged]
-    entry.row = tally.row
+    entry.row = tally.first_row + tally.at
     entry.kind = kind
     entry.address = address
     entry.bytes = length

@@ -27,7 +27,7 @@ from replay.allocators.glibc.memory import (
 )
 from replay.allocators.glibc.system import address_of, ask_for_huge_pages, heap_step, move_end, top_bytes
 from replay.allocators.kernel import dontneed, mmap_hugetlb, munmap_reserve, protect, reserve
-from replay.allocators.stack import NO_MEMORY
+from replay.allocators.stack import NO_MEMORY, attend
 from replay.compiled import cold, leaf
 
 HEAP_MIN_BYTES = 32 << 10
@@ -52,7 +52,7 @@ def _alloc_new_heap(state, stack, need_bytes, page, is_hugetlb):
     if need_bytes > most:
         return np.int64(0)
     if (par.unused_heap == 0 and par.heaps == HEAPS_MAX) or most > HEAP_UNITS << UNIT_SHIFT:
-        stack.tally[0].attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         return np.int64(0)
     length = max(min(need_bytes + par.top_pad, most), par.hp_bytes if par.hp_bytes else HEAP_MIN_BYTES)
     length = (length + page - 1) & -page

@@ -9,7 +9,7 @@ Chunks of all these mappings are counted from 32 GiB below the first. The end of
 from replay.allocators.glibc.memory import UNIT_SHIFT, UNSORTED, new_chunk, set_used
 from replay.allocators.glibc.system import HEAP_BYTES_MAX, MAIN_HEAP, move_end
 from replay.allocators.kernel import mmap, mmap_hugetlb
-from replay.allocators.stack import NO_MEMORY
+from replay.allocators.stack import NO_MEMORY, attend
 from replay.compiled import cold, leaf
 
 DEFAULT_PAGE = 2
@@ -63,7 +63,7 @@ def open_region(state, stack, arena, wanted):
         length = _length(par, need, is_first)
         start = mmap(stack, length)
     if start < heap.origin:
-        stack.tally[0].attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         start = heap.origin
     par.mapped_heap_bytes += heap.end - heap.address
     heap.address = heap.end = heap.touched = start

@@ -29,7 +29,7 @@ from replay.allocators.glibc.memory import (
 )
 from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
 from replay.allocators.kernel.areas import ALWAYS, MADVISE_ONLY
-from replay.allocators.stack import NO_MEMORY, give_record_back, record, take_record
+from replay.allocators.stack import NO_MEMORY, attend, give_record_back, record, take_record
 from replay.compiled import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 31
@@ -154,7 +154,7 @@ def extend_main(state, stack, arena, wanted):
     known = 0 if old_size == 0 and not par.huge_heaps else start
     end = start - known + ((known + size + step - 1) & -step)
     if end - space.brk_base > HEAP_BYTES_MAX:
-        stack.tally[0].attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         return
     if old_size == 0:
         heap = state.heaps[MAIN_HEAP]

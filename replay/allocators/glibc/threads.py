@@ -17,7 +17,7 @@ from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
 from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness
-from replay.allocators.stack import NO_MEMORY, record
+from replay.allocators.stack import NO_MEMORY, attend, record
 from replay.compiled import cold, inlined, leaf
 
 THREAD = record("arena", "tcache", "cache_chunk")
@@ -127,7 +127,7 @@ def _new_arena(state, stack, size):
     if heap == 0:
         heap = new_heap(state, stack, header + UNIT)
     if heap == 0:
-        stack.tally[0].attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         return np.int64(MAIN_ARENA)
     par.arenas += 1
     number = par.arenas

@@ -27,7 +27,7 @@ from replay.allocators.kernel.regions import (
     take_region,
 )
 from replay.allocators.kernel.settings import GAP_BYTES
-from replay.allocators.stack import NO_MEMORY, SYSCALLS, ask_for_room, log
+from replay.allocators.stack import NO_MEMORY, SYSCALLS, ask_for_room, attend, log
 from replay.compiled import cold, leaf
 
 MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
@@ -270,7 +270,7 @@ def brk(stack, new_brk):
     space, tally = state.space[0], stack.tally[0]
     old_brk = space.brk
     if new_brk + GAP_BYTES > space.lowest:
-        tally.attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         return
     if new_brk < old_brk:
         tally.resident_bytes -= mark(stack, new_brk, old_brk, False) << space.page_shift

@@ -15,7 +15,7 @@ from replay.allocators.kernel.areas import (
     range_state,
     set_range_state,
 )
-from replay.allocators.stack import RESIDENT_PEAK
+from replay.allocators.stack import RESIDENT_PEAK, attend
 from replay.compiled import cold, leaf
 
 
@@ -79,7 +79,7 @@ def touch(stack, start, end):
         tally.resident_bytes += fresh << space.page_shift
         if tally.resident_bytes > tally.resident_bytes_peak:
             tally.resident_bytes_peak = tally.resident_bytes
-            tally.attention |= RESIDENT_PEAK
+            attend(stack, RESIDENT_PEAK)
 
 
 @leaf

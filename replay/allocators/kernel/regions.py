@@ -11,7 +11,7 @@ from replay.allocators.kernel.areas import (
 )
 from replay.allocators.kernel.pages import mark
 from replay.allocators.kernel.settings import GAP_BYTES, SLACK_BYTES
-from replay.allocators.stack import MARGIN, NO_MEMORY, ask_for_room
+from replay.allocators.stack import MARGIN, NO_MEMORY, ask_for_room, attend
 from replay.compiled import leaf
 
 
@@ -94,9 +94,9 @@ def insert_region(state, index, start, end):
 def take_region(stack, start, index, length, kind, owner, moved):
     """Maps [start, start + length), which lies before region `index`, as an area of this kind; gives its address."""
     state = stack.kernel
-    space, tally = state.space[0], stack.tally[0]
+    space = state.space[0]
     if start < space.brk + GAP_BYTES:
-        tally.attention |= NO_MEMORY
+        attend(stack, NO_MEMORY)
         return space.lowest
     insert_region(state, index, start, start + length)
     if start < space.lowest:

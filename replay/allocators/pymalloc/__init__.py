@@ -64,8 +64,6 @@ from replay.processor import prefetch
 __all__ = ["Config", "State", "check", "new_state", "observe"]
 
 ROLES = ("pymalloc",)
-BLOCK_BITS = 16
-"""place = pool << BLOCK_BITS | block."""
 LINKS_AT_FIRST = (2 << 20) - 1
 """Room for links that a run starts with. From 4 MiB on NumPy asks for huge pages, and to clear one takes longer than to
 play a short trace."""
@@ -73,9 +71,11 @@ play a short trace."""
 
 @by_reference
 class State(NamedTuple):
-    """`pools[arena * pools_per_arena + i]`; `links[pool * stride + block]`; `last_with[n]`: the last usable arena with
-    n free pools; `nodes`: those of the radix tree."""
+    """`pools[arena * pools_per_arena + i]`; `links[place]`, a place being pool << pool_shift | block; `last_with[n]`:
+    the last usable arena with n free pools; `nodes`: those of the radix tree."""
 
+    alignment_shift: int
+    pool_shift: int
     geometry: np.ndarray
     used: np.ndarray
     sizes: np.ndarray
@@ -99,25 +99,26 @@ def _lay_out_tree(geometry: np.record, config: Config) -> None:
 
 def new_state(config: Config) -> State:
     """A process that has not allocated yet: no arena, no table."""
-    stride = (config.pool_size - config.pool_overhead) // config.alignment
+    pool_shift = (config.pool_size // config.alignment).bit_length() - 1
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
-    room = max(2 * MARGIN, LINKS_AT_FIRST // (pools_per_arena * stride))
+    room = max(MARGIN + 1, LINKS_AT_FIRST // (pools_per_arena << pool_shift))
     state = State(
+        alignment_shift=config.alignment.bit_length() - 1,
+        pool_shift=pool_shift,
         geometry=np.zeros(1, GEOMETRY),
         used=np.full(classes, NONE, np.int64),
         sizes=np.arange(1, classes + 1) * config.alignment,
         pools=np.zeros(room * pools_per_arena, POOL),
-        links=np.zeros(room * pools_per_arena * stride, np.uint16),
+        links=np.zeros(room * pools_per_arena << pool_shift, np.uint16),
         arenas=np.zeros(room, ARENA),
         last_with=np.full(pools_per_arena + 1, NONE, np.int64),
         nodes=np.zeros(2 * MARGIN, NODE),
     )
     geometry = state.geometry[0]
-    geometry.alignment_shift = config.alignment.bit_length() - 1
-    geometry.threshold, geometry.header = config.small_threshold, config.pool_overhead
+    geometry.header = config.pool_overhead
     geometry.pool_size, geometry.arena_size = config.pool_size, config.arena_size
-    geometry.pools_per_arena, geometry.stride = pools_per_arena, stride
+    geometry.pools_per_arena = pools_per_arena
     geometry.keep_last = config.release == "keep-last"
     geometry.huge, geometry.word_size = config.huge_pages, config.word_size
     # Where pointers have 32 bits the root is the only node, and static.
@@ -166,18 +167,20 @@ def _open_pool(state, stack, index):
     if pool.index == index:
         block = np.int64(pool.list)
         pool.live = 1
-        pool.list = state.links[number * geometry.stride + block]
-        return number << BLOCK_BITS | block
+        place = number << state.pool_shift | block
+        pool.list = state.links[place]
+        return place
     size = state.sizes[index]
     pool.index, pool.size_bytes = index, size
     pool.capacity = (geometry.pool_size - geometry.header) // size
     pool.live = 1
     pool.carved = 2
     pool.list = 1
-    state.links[number * geometry.stride + 1] = NO_LINK
+    place = number << state.pool_shift
+    state.links[place + 1] = NO_LINK
     stack.tally[0].pools_made += 1
     _touch_carved(state, stack, number)
-    return number << BLOCK_BITS
+    return place
 
 
 @leaf
@@ -197,7 +200,7 @@ def _carve(state, stack, number):
     if carved == pool.capacity:
         _close_pool(state, stack, number)
         return
-    state.links[number * state.geometry[0].stride + carved] = NO_LINK
+    state.links[(number << state.pool_shift) + carved] = NO_LINK
     pool.list = carved
     pool.carved = carved + 1
     _touch_carved(state, stack, number)
@@ -227,35 +230,35 @@ def _pass_on(stack, size):
 @inlined
 def malloc(state, stack, size):
     """From the first used pool of the class, or from a free pool; libc's block where it is none of pymalloc's."""
-    geometry = state.geometry[0]
-    if size == 0 or size > geometry.threshold:
+    # Of no bytes at all it would be the highest.
+    index = np.uint64(size - 1) >> np.uint64(state.alignment_shift)
+    if index >= np.uint64(state.used.shape[0]):
         return _pass_on(stack, size)
-    index = (size - 1) >> geometry.alignment_shift
-    number = state.used[np.uint64(index)]
+    number = state.used[index]
     if number == NONE:
-        return _open_pool(state, stack, index)
+        return _open_pool(state, stack, np.int64(index))
     pool = state.pools[np.uint64(number)]
-    links = number * geometry.stride
-    block = np.int64(pool.list)
+    first = number << state.pool_shift
+    place = first + np.int64(pool.list)
     pool.live += 1
-    following = state.links[np.uint64(links + block)]
+    following = state.links[np.uint64(place)]
     pool.list = following
     if following == NO_LINK:
         # The list ran dry with this block: carve the next one ahead, or the pool is full.
         carved = np.int64(pool.carved)
         if carved < pool.ready:
-            state.links[np.uint64(links + carved)] = NO_LINK
+            state.links[np.uint64(first + carved)] = NO_LINK
             pool.list = carved
             pool.carved = carved + 1
         else:
             _carve(state, stack, number)
-    return number << BLOCK_BITS | block
+    return place
 
 
 @leaf
 def calloc(state, stack, size):
     """Malloc and a memset; libc's own calloc where the block is libc's."""
-    if size == 0 or size > state.geometry[0].threshold:
+    if np.uint64(size - 1) >> np.uint64(state.alignment_shift) >= np.uint64(state.used.shape[0]):
         return ~lower.calloc(stack.libc, stack, max(size, 1))
     return malloc(state, stack, size)
 
@@ -263,20 +266,19 @@ def calloc(state, stack, size):
 @inlined
 def free(state, stack, place):
     """To the front of its pool's list; the pool may become used again, or free."""
-    number = place >> BLOCK_BITS
+    number = place >> state.pool_shift
     pool = state.pools[np.uint64(number)]
-    block = place & NO_LINK
     following = pool.list
-    state.links[np.uint64(number * state.geometry[0].stride + block)] = following
-    pool.list = block
-    pool.live -= 1
-    if following == NO_LINK:
+    state.links[np.uint64(place)] = following
+    pool.list = place - (number << state.pool_shift)
+    pool.live -= 1  # a pool has two blocks at least: one that was full is not free now
+    if pool.live == 0:
+        _free_pool(state, stack, number)
+    elif following == NO_LINK:
         tally = stack.tally[0]
         tally.pools_full -= 1
         tally.pools_used += 1
         _link_in_front(state, number, pool.index)
-    elif pool.live == 0:
-        _free_pool(state, stack, number)
 
 
 @cold
@@ -343,32 +345,31 @@ def adopt(state, stack, address, size):
     number = index * geometry.pools_per_arena + (address - window) // geometry.pool_size
     pool = state.pools[number]
     if pool.index == NO_CLASS:
-        pool.index, pool.size_bytes = (size - 1) >> geometry.alignment_shift, size
+        pool.index, pool.size_bytes = (size - 1) >> state.alignment_shift, size
         pool.capacity = pool.carved = pool.live = (geometry.pool_size - geometry.header) // size
     block = ((address & (geometry.pool_size - 1)) - geometry.header) // pool.size_bytes
-    free(state, stack, number << BLOCK_BITS | block)
+    free(state, stack, number << state.pool_shift | block)
 
 
 @inlined
 def expect(state, place):
     """Its pool, and its own link."""
-    number = place >> BLOCK_BITS
-    prefetch(state.pools, number)
-    prefetch(state.links, number * state.geometry[0].stride + (place & NO_LINK))
+    prefetch(state.pools, place >> state.pool_shift)
+    prefetch(state.links, place)
 
 
 @inlined
 def block_size(state, stack, place):
     """Bytes of the size class."""
-    return np.int64(state.pools[place >> BLOCK_BITS].size_bytes)
+    return np.int64(state.pools[np.uint64(place >> state.pool_shift)].size_bytes)
 
 
 @leaf
 def address(state, stack, place):
     """Where the block starts."""
-    number = place >> BLOCK_BITS
-    header = state.geometry[0].header
-    return _pool_address(state, number) + header + (place & NO_LINK) * state.pools[number].size_bytes
+    number = place >> state.pool_shift
+    block = place - (number << state.pool_shift)
+    return _pool_address(state, number) + state.geometry[0].header + block * state.pools[number].size_bytes
 
 
 def grow(state: State) -> State:
@@ -378,7 +379,7 @@ def grow(state: State) -> State:
     pools, used = room * int(geometry.pools_per_arena), int(geometry.arenas * geometry.pools_per_arena)
     return state._replace(
         pools=extend(state.pools, pools, used),
-        links=extend(state.links, pools * int(geometry.stride), used * int(geometry.stride)),
+        links=extend(state.links, pools << state.pool_shift, used << state.pool_shift),
         arenas=extend(state.arenas, room),
         nodes=extend(state.nodes, 2 * max(int(geometry.nodes), MARGIN)),
     )

@@ -20,8 +20,8 @@ INITIAL_ARENA_OBJECTS = 16
 
 
 GEOMETRY = record(
-    "alignment_shift", "threshold", "header", "pool_size", "arena_size", "pools_per_arena", "stride",
-    "keep_last", "radix", "huge", "bottom_shift", "top_shift", "middle_bytes", "bottom_bytes", "word_size",
+    "header", "pool_size", "arena_size", "pools_per_arena", "keep_last", "radix", "huge", "bottom_shift", "top_shift",
+    "middle_bytes", "bottom_bytes", "word_size",
     "usable", "unused", "arenas", "arena_table", "arena_table_place", "nodes",
 )  # fmt: skip
 """Settings, and the scalars: heads of the lists of usable and of unused arenas, arena records ever used, size and place

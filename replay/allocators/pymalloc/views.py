@@ -61,7 +61,7 @@ def _chain(first: int, following: np.ndarray, end: int) -> list[int]:
 def check(state: "State", stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
     geometry, tally = state.geometry[0], stack.tally[0]  # type: ignore[attr-defined]
-    stride, used, full, free = int(geometry.stride), 0, 0, 0
+    stride, used, full, free = 1 << state.pool_shift, 0, 0, 0
     for number in _made_pools(state):
         pool = state.pools[number]
         listed = _chain(int(pool.list), state.links[number * stride : (number + 1) * stride], NO_LINK)
