@@ -1,7 +1,7 @@
 """Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
 
     slice      the events between two boundaries; one call of a compiled kernel plays it
-    boundary   a mark or a garbage collection in the trace, or the end of a batch
+    boundary   a row at which something is done that is no event of a block, or the end of a batch
     tick       a moment at which the counters are looked at. Looking changes nothing, so ticks do not cut slices: the
                sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
 
@@ -16,13 +16,12 @@ import numpy as np
 import simpy
 
 from replay.errors import ReplayError
-from replay.trace import Events, Op
+from replay.trace import Events
 
 Process = Generator[simpy.Event, Any, None]
 """What SimPy runs: yields what it waits for, is sent what that brought."""
 
 
-_FIRST_BOUNDARY = np.uint8(Op.GC_START)  # NumPy would compare all rows with a member of an enum as int64
 TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
 ALARMS_MAX = 1_000_000
@@ -40,16 +39,8 @@ class Slice(NamedTuple):
     tick_times_ns: np.ndarray
 
 
-def _boundaries(events: Events) -> list[int]:
-    """Rows that move no block; most batches have none."""
-    if events.highest_op < _FIRST_BOUNDARY:
-        return []
-    rows: list[int] = np.flatnonzero(events.op >= _FIRST_BOUNDARY).tolist()
-    return rows
-
-
 class Clock:
-    """Walks through batches: `play(slice)` for every slice, `boundary(events, row)` for every boundary.
+    """Walks through batches: `play(slice)` for every slice, `boundary(events, row)` for each of `boundaries(events)`.
 
     Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. At the multiples of
     `alarm_every_ns` behind it a slice is cut and `alarm(row)` called, with the number of the row that comes next.
@@ -59,13 +50,14 @@ class Clock:
         self,
         batches: Iterable[Events],
         play: Callable[[Slice], None],
+        boundaries: Callable[[Events], list[int]],
         boundary: Callable[[Events, int], None],
         begin_ns: int,
         sample_every_ns: int,
         alarm_every_ns: int | None = None,
         alarm: Callable[[int], None] | None = None,
     ):
-        self._play, self._boundary = play, boundary
+        self._play, self._boundaries, self._boundary = play, boundaries, boundary
         self._every_ns = sample_every_ns
         self._next_tick_ns = -(-max(begin_ns, 1) // sample_every_ns) * sample_every_ns
         self._ticks_left = TICKS_MAX
@@ -93,25 +85,25 @@ class Clock:
         """The process that brings the trace's batches, boundary by boundary."""
         for events in batches:
             start = 0
-            for stop in [*_boundaries(events), events.rows]:
-                for row in self._alarms(events, start, stop):
-                    if row > start:
-                        yield from self._play_slice(events, start, row)
+            for stop in [*self._boundaries(events), events.rows]:
+                for row, due_ns in self._alarms(events, start, stop):
+                    yield from self._play_slice(events, start, row, due_ns)
                     start = row
                     assert self._alarm
                     self._alarm(self.rows + row)
-                if stop > start:
-                    yield from self._play_slice(events, start, stop)
+                if events.rows:
+                    yield from self._play_slice(events, start, stop, int(events.time_ns[min(stop, events.rows - 1)]))
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
                     self._boundary(events, stop)
                 start = stop + 1
             self.rows += events.rows
 
-    def _alarms(self, events: Events, start: int, stop: int) -> list[int]:
-        """The rows that alarms come before, each as often as there are alarms; those at the last moment wait."""
+    def _alarms(self, events: Events, start: int, stop: int) -> Iterable[tuple[int, int]]:
+        """The rows that alarms come before, each as often as there are alarms, with their times; those at the last
+        moment wait."""
         if not self._alarm_every_ns or stop == start:
-            return []
+            return ()
         times = events.time_ns[start:stop]
         self._alarms_left -= max(0, (int(times[-1]) - self._next_alarm_ns) // self._alarm_every_ns)
         if self._alarms_left < 0:
@@ -119,29 +111,32 @@ class Clock:
             raise ReplayError(f"{what}; choose a longer time")
         due_ns = np.arange(self._next_alarm_ns, int(times[-1]), self._alarm_every_ns)
         self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
-        rows: list[int] = (start + np.searchsorted(times, due_ns, side="right")).tolist()
-        return rows
+        rows = start + np.searchsorted(times, due_ns, side="right")
+        return zip(rows.tolist(), due_ns.tolist(), strict=True)
 
-    def _play_slice(self, events: Events, start: int, end: int) -> Process:
-        times = events.time_ns[start:end]
-        self._slice_begun.succeed(times)
+    def _play_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
+        """Plays rows start … end, with the ticks before `until_ns`: the time of what comes next, if that is known."""
+        if start >= end and self._next_tick_ns >= until_ns:
+            return
+        self._slice_begun.succeed(until_ns)
         ticks_ns: np.ndarray = yield self._ticks_planned
         self._ticks_planned = self._environment.event()
+        times = events.time_ns[start:end]
         rows = start + np.searchsorted(times, ticks_ns, side="right")
-        yield self._environment.timeout(int(times[-1]) - self._environment.now)
+        if times.shape[0]:
+            yield self._environment.timeout(int(times[-1]) - self._environment.now)
         self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
 
     def _sample(self) -> Process:
-        """The sampler: for each slice, the ticks that lie before its last moment."""
+        """The sampler: for each slice, the ticks until what comes behind it."""
         while True:
-            times = yield self._slice_begun
+            until_ns = yield self._slice_begun
             self._slice_begun = self._environment.event()
-            end_ns = int(times[-1])
-            self._ticks_left -= max(0, (end_ns - self._next_tick_ns) // self._every_ns)
+            self._ticks_left -= max(0, (until_ns - self._next_tick_ns) // self._every_ns)
             if self._ticks_left < 0:
                 raise ReplayError(
                     f"sampling every {self._every_ns} ns gives more than {TICKS_MAX} samples of this trace"
                 )
-            ticks_ns = np.arange(self._next_tick_ns, end_ns, self._every_ns)
+            ticks_ns = np.arange(self._next_tick_ns, until_ns, self._every_ns)
             self._next_tick_ns += self._every_ns * ticks_ns.shape[0]
             self._ticks_planned.succeed(ticks_ns)

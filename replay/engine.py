@@ -148,6 +148,10 @@ class Player:
         """What came and what is there, by domain, role and size class."""
         return count_classes(self._classes, self.blocks)
 
+    def counters(self) -> np.ndarray:
+        """A copy of the counters."""
+        return self.stack.tally.copy()
+
     def play(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns a copy of the counters for each of its ticks."""
         events = part.events
@@ -354,25 +358,41 @@ def run(
     samples: list[np.ndarray] = []
     phases: list[tuple[str, int, np.record]] = []
 
+    trims = [number for number, name in enumerate(trace.metadata.phases) if name == TRIM_MARK]
+
+    def note_phase(events: Events, row: int, counters: np.ndarray) -> None:
+        phases.append((trace.metadata.phases[int(events.size[row])], int(events.time_ns[row]), counters[0]))
+
     def play_slice(part: Slice) -> None:
-        samples.append(player.play(part))
+        marks = _rows_of(part.events, Op.MARK)
+        marks = marks[np.searchsorted(marks, part.start) : np.searchsorted(marks, part.end)]
+        looks = np.sort(np.append(part.tick_rows, marks)) if marks.shape[0] else part.tick_rows
+        seen = player.play(part._replace(tick_rows=looks))
+        for row, at in zip(marks.tolist(), np.searchsorted(looks, marks).tolist(), strict=True):
+            note_phase(part.events, row, seen[at : at + 1])
+        samples.append(seen[np.searchsorted(looks, part.tick_rows)] if marks.shape[0] else seen)
         times.append(part.tick_times_ns)
         if progress:
             progress(part.first_row + part.end)
 
-    def note_boundary(events: Events, row: int) -> None:
+    def boundaries(events: Events) -> list[int]:
+        marks = _rows_of(events, Op.MARK)
+        if not host:  # where there are several processes, each is asked for its own counters
+            marks = marks[np.isin(events.size[marks], trims)]
+        return np.sort(np.append(marks, _rows_of(events, Op.THREAD_END))).tolist()
+
+    def pass_boundary(events: Events, row: int) -> None:
         if addresses:
             addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
-        if events.op[row] == Op.MARK:
-            name = trace.metadata.phases[int(events.size[row])]
-            time_ns, thread = int(events.time_ns[row]), int(events.thread[row])
-            phases.append((name, time_ns, player.tally.copy()))
-            if host:
-                host.note_phase(name, time_ns, thread)
-            if name == TRIM_MARK:
-                player.trim(clock.rows + row, thread)
-        elif events.op[row] == Op.THREAD_END:
-            player.end_thread(int(events.thread[row]), clock.rows + row)
+        thread = int(events.thread[row])
+        if events.op[row] == Op.THREAD_END:
+            player.end_thread(thread, clock.rows + row)
+            return
+        note_phase(events, row, player.counters())
+        if host:
+            host.note_phase(*phases[-1][:2], thread)
+        if int(events.size[row]) in trims:
+            player.trim(clock.rows + row, thread)
 
     begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
@@ -381,7 +401,7 @@ def run(
         batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
     if host:
         batches = map(host.enter, batches)
-    clock = Clock(batches, play_slice, note_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
+    clock = Clock(batches, play_slice, boundaries, pass_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
@@ -401,6 +421,11 @@ def run(
         wall_ns=wall_ns,
     )
     return _with_processes(recording, host) if host else recording
+
+
+def _rows_of(events: Events, op: Op) -> np.ndarray:
+    """Rows of such an op that moves no block."""
+    return events.idle_rows[events.op[events.idle_rows] == op]
 
 
 def _with_processes(recording: Recording, host: Host) -> Recording:

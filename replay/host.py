@@ -81,6 +81,10 @@ class Host:
         """The sums of all counters."""
         return self._sums[0]
 
+    def counters(self) -> np.ndarray:
+        """A copy of the sums."""
+        return self._sums[:1].copy()
+
     @property
     def at_peak(self) -> np.ndarray:
         """The sums at the highest resident memory of all together."""
@@ -126,10 +130,10 @@ class Host:
         """Plays a slice; returns the sums at each of its ticks."""
         assert self._batch is not None
         owner = self._owner[part.start : part.end]
-        begins = np.ones(owner.shape[0], bool)
-        np.not_equal(owner[1:], owner[:-1], out=begins[1:])
+        begins = np.ones(owner.shape[0] + 1, bool)
+        np.not_equal(owner[1:], owner[:-1], out=begins[1:-1])
         begins[part.tick_rows - part.start] = True
-        edges = np.append(part.start + np.flatnonzero(begins), part.end)
+        edges = part.start + np.flatnonzero(begins)
         ticks = np.searchsorted(edges, part.tick_rows)
         samples = np.empty(ticks.shape[0], TALLY)
         part = part._replace(events=self._batch)
@@ -137,6 +141,7 @@ class Host:
         for first in range(0, edges.shape[0] - 1, STINTS):
             begin, end = np.searchsorted(ticks, [first, first + STINTS])
             self._play_piece(part, edges[first : first + STINTS + 1], ticks[begin:end] - first, samples[begin:end])
+        samples[ticks == edges.shape[0] - 1] = self.tally
         times_ns = part.events.time_ns
         for number in np.flatnonzero(self.at_peaks[_RESIDENT_PEAK] != peaks).tolist():
             self.at_peak_times_ns[number] = times_ns[self.at_peaks[number].row - part.first_row]

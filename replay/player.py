@@ -115,9 +115,9 @@ def _move(stack, place, size):
 
 
 @inlined
-def _end(stack, entry, place, kind):
+def _end(stack, entry, kind):
     """The block goes, unless it is moved."""
-    tally, had = stack.tally[0], entry.size_and_row >> ROW_BITS
+    tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
         if kind == FREE:
@@ -152,7 +152,10 @@ def _count_in(tally, classes, entry, place, size, block_bytes, row):
 def _look_ahead(stack, blocks, block, at):
     """Has what rows ahead will need brought into the cache."""
     prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
-    there = blocks[block[at + AHEAD]].place
+    ahead = block[at + AHEAD]
+    if ahead >= blocks.shape[0]:  # the row moves no block, so its number may be any
+        return
+    there = blocks[ahead].place
     if there >= 0:
         expect(stack.small, there)
     else:
@@ -174,7 +177,7 @@ def _tell(stack, addresses, row, kind, place):
 def _settle(tally, rows):
     """Writes down what follows from all that was counted in so many rows."""
     tally.row = tally.first_row + tally.at
-    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees
+    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees - tally.idle
     tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
     tally.block_bytes = tally.block_bytes_peak - tally.block_slack
     tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
@@ -197,21 +200,25 @@ def take_turn(stack, thread):
 
 
 @inlined
-def _begin_turn(stack, threads, row, end):
-    """The thread of this row goes on; gives the row where another one does, or `end` if that comes first."""
+def _begin_turn(stack, op, threads, row, end):
+    """The thread of the next event goes on; gives the row where another one does, or `end` if that comes first."""
     if threads.shape[0] == 0:
         take_turn(stack, np.int64(0))
         return end
-    thread = threads[np.uint64(row)]
-    take_turn(stack, np.int64(thread))
-    row += 1
-    while row < end and threads[np.uint64(row)] == thread:
+    while row < end and op[np.uint64(row)] > FREE:
         row += 1
+    if row < end:
+        thread = threads[np.uint64(row)]
+        take_turn(stack, np.int64(thread))
+        while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > FREE):
+            row += 1
     return row
 
 
 def play(stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses):
     """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+
+    What moves no block is passed over: its domain, block and size may be anything.
 
     `threads`: whose each row is; if empty, all are thread 0's.
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
@@ -227,7 +234,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     """
     op, domains, block, sizes = columns
     tally, space = stack.tally[0], stack.kernel.space[0]
-    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees
+    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees - tally.idle
     row, telling = start, addresses.shape[0] > 0
     tally.first_row, tally.at = first_row, tally.row - first_row
     tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
@@ -237,19 +244,23 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
-            turn = _begin_turn(stack, threads, row, row + 1 if telling else ticks[tick])
+            turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[tick])
             while row < turn:
                 tally.stop = row + 1 if tally.attention else turn
                 # An unsigned index is not looked at for being negative.
                 at = np.uint64(row)
                 while at < np.uint64(tally.stop):
-                    tally.at = np.int64(at)
-                    kind, entry = op[at], blocks[block[at]]
+                    kind = op[at]
                     if at < foreseen:
                         _look_ahead(stack, blocks, block, at)
-                    place = entry.place
+                    if kind > FREE:
+                        tally.idle += 1
+                        at = opaque(at + ONE)
+                        continue
+                    tally.at = np.int64(at)
                     if kind == FREE:
-                        _end(stack, entry, place, FREE)
+                        entry = blocks[block[at]]
+                        _end(stack, entry, FREE)
                         entry.size_and_row = GONE
                         tally.frees += 1
                     else:
@@ -266,9 +277,10 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                             first = route[np.uint64(domains[at])]
                             place = _make_zeroed(stack, first, size)
                         else:
-                            _end(stack, entry, place, REALLOC)
+                            entry = blocks[block[at]]
+                            _end(stack, entry, REALLOC)
                             first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
-                            place = _move(stack, place, size)
+                            place = _move(stack, entry.place, size)
                         if place >= 0:
                             block_bytes = block_size(stack.small, stack, place)
                         else:
@@ -277,11 +289,12 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                             tally.libc_requested_bytes += size
                             tally.libc_block_bytes += block_bytes
                             first &= DOMAIN_MASK
-                        _count_in(tally, classes, entry, place, size, block_bytes, class_row(first, block_bytes))
+                        entry, row_of_class = blocks[block[at]], class_row(first, block_bytes)
+                        _count_in(tally, classes, entry, place, size, block_bytes, row_of_class)
                     at = opaque(at + ONE)
                 row = np.int64(at)
-                if telling:
-                    _tell(stack, addresses, tally.at, op[tally.at], blocks[block[tally.at]].place)
+                if telling and op[at - ONE] <= FREE:
+                    _tell(stack, addresses, at - ONE, op[at - ONE], blocks[block[at - ONE]].place)
                 if tally.attention:
                     _settle(tally, row - started)
                     if tally.attention & RESIDENT_PEAK:

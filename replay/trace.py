@@ -68,6 +68,9 @@ class Domain(IntEnum):
     LIBC = 3
 
 
+_LAST_OF_A_BLOCK = np.uint8(Op.FREE)  # NumPy would compare all rows with a member of an enum as int64
+
+
 class _Columns(NamedTuple):
     time_ns: np.ndarray
     thread: np.ndarray
@@ -82,7 +85,7 @@ class _Columns(NamedTuple):
 class Events(_Columns):
     """One batch of a trace: columns of equal length, which nobody changes.
 
-    The highest of a column is found once, however many runs play the batch.
+    What is known of a column is found once, however many runs play the batch.
     """
 
     @property
@@ -90,13 +93,14 @@ class Events(_Columns):
         return int(self.op.shape[0])
 
     @cached_property
-    def highest_op(self) -> int:
-        return int(self.op.max(initial=0))
+    def idle_rows(self) -> np.ndarray:
+        """Those that move no block."""
+        return np.flatnonzero(self.op > _LAST_OF_A_BLOCK)
 
     @cached_property
     def highest_block(self) -> int:
         """Of the rows that move one."""
-        block = self.block if self.highest_op <= Op.FREE else self.block[self.op <= np.uint8(Op.FREE)]
+        block = self.block[self.op <= _LAST_OF_A_BLOCK] if self.idle_rows.shape[0] else self.block
         return int(block.max(initial=0))
 
     @cached_property

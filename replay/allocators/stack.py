@@ -27,6 +27,11 @@ LEVELS = (
 
 SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 
+OWN = (
+    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
+)  # fmt: skip
+"""Fields that the player keeps for itself: they count nothing."""
+
 TALLY = record(
     *LEVELS,
     *(f"{name}_peak" for name in LEVELS),
@@ -36,7 +41,7 @@ TALLY = record(
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
     "page_faults", "huge_pages",
     "mallocs", "callocs", "reallocs", "frees",
-    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "requested_slack", "block_slack",
+    *OWN,
 )  # fmt: skip
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
@@ -49,14 +54,11 @@ TALLY = record(
     page_faults       first touches that the kernel served; huge_pages: those served with a huge page
     row               the last event that was settled; thread: whose it is, -1 before the first
     attention         bits: why the player must stop after this event
-    first_row, at     the row being played is `at` in a batch before which there were so many
+    first_row, at     the event being played is `at` in a batch before which there were so many rows
     stop              where in the batch the player looks at `attention` at the latest
+    idle              rows that moved no block
     *_slack           bytes until the level is as high as ever: the level is its peak less these
 """
-
-OWN = ("row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "requested_slack", "block_slack")
-"""Fields that the player keeps for itself, the last ones: they count nothing."""
-assert (TALLY.names or ())[-len(OWN) :] == OWN
 
 ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
 """Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
