@@ -364,22 +364,23 @@ def run(
         phases.append((trace.metadata.phases[int(events.size[row])], int(events.time_ns[row]), counters[0]))
 
     def play_slice(part: Slice) -> None:
-        marks = _rows_of(part.events, Op.MARK)
-        marks = marks[np.searchsorted(marks, part.start) : np.searchsorted(marks, part.end)]
-        looks = np.sort(np.append(part.tick_rows, marks)) if marks.shape[0] else part.tick_rows
-        seen = player.play(part._replace(tick_rows=looks))
-        for row, at in zip(marks.tolist(), np.searchsorted(looks, marks).tolist(), strict=True):
-            note_phase(part.events, row, seen[at : at + 1])
-        samples.append(seen[np.searchsorted(looks, part.tick_rows)] if marks.shape[0] else seen)
+        marks = [row for row in part.events.idle_rows.get(Op.MARK, ()) if part.start <= row < part.end]
+        looks = np.sort(np.append(part.tick_rows, marks)) if marks else part.tick_rows
+        seen, begin = player.play(part._replace(tick_rows=looks)), 0
+        for row, at in zip(marks, np.searchsorted(looks, marks).tolist(), strict=True):
+            note_phase(part.events, row, seen[at : at + 1].copy())
+            samples.append(seen[begin:at])
+            begin = at + 1
+        samples.append(seen[begin:])
         times.append(part.tick_times_ns)
         if progress:
             progress(part.first_row + part.end)
 
     def boundaries(events: Events) -> list[int]:
-        marks = _rows_of(events, Op.MARK)
-        if not host:  # where there are several processes, each is asked for its own counters
-            marks = marks[np.isin(events.size[marks], trims)]
-        return np.sort(np.append(marks, _rows_of(events, Op.THREAD_END))).tolist()
+        # Where there are several processes, each is asked for its own counters.
+        idle = events.idle_rows
+        marks = (row for row in idle.get(Op.MARK, ()) if host or int(events.size[row]) in trims)
+        return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
 
     def pass_boundary(events: Events, row: int) -> None:
         if addresses:
@@ -421,11 +422,6 @@ def run(
         wall_ns=wall_ns,
     )
     return _with_processes(recording, host) if host else recording
-
-
-def _rows_of(events: Events, op: Op) -> np.ndarray:
-    """Rows of such an op that moves no block."""
-    return events.idle_rows[events.op[events.idle_rows] == op]
 
 
 def _with_processes(recording: Recording, host: Host) -> Recording:

@@ -93,14 +93,16 @@ class Events(_Columns):
         return int(self.op.shape[0])
 
     @cached_property
-    def idle_rows(self) -> np.ndarray:
-        """Those that move no block."""
-        return np.flatnonzero(self.op > _LAST_OF_A_BLOCK)
+    def idle_rows(self) -> dict[int, list[int]]:
+        """Those that move no block, by op."""
+        rows = np.flatnonzero(self.op > _LAST_OF_A_BLOCK)
+        op = self.op[rows]
+        return {kind: rows[op == kind].tolist() for kind in np.unique(op).tolist()}
 
     @cached_property
     def highest_block(self) -> int:
         """Of the rows that move one."""
-        block = self.block[self.op <= _LAST_OF_A_BLOCK] if self.idle_rows.shape[0] else self.block
+        block = self.block[self.op <= _LAST_OF_A_BLOCK] if self.idle_rows else self.block
         return int(block.max(initial=0))
 
     @cached_property

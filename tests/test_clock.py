@@ -20,7 +20,7 @@ def walk(batches: list[Events], every_ns: int):
     clock = Clock(
         batches,
         play,
-        lambda events: events.idle_rows.tolist(),
+        lambda events: np.flatnonzero(events.op > Op.FREE).tolist(),
         lambda events, row: seen.append((clock.rows + row, clock.now_ns)),
         0,
         every_ns,
