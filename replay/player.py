@@ -133,8 +133,30 @@ def _end(stack, entry, kind):
 
 
 @inlined
-def _count_in(tally, classes, entry, place, size, block_bytes, row):
-    """The block is counted as made, of `row` of CLASS; peaks may rise."""
+def _come(stack, blocks, classes, route, domains, block, at, kind, size):
+    """The block is made, or moved, and counted; peaks may rise."""
+    tally = stack.tally[0]
+    # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
+    if opaque(np.int64(kind)) == MALLOC:
+        first = route[np.uint64(domains[at])]
+        place = _make(stack, first, size)
+    elif kind == CALLOC:
+        first = route[np.uint64(domains[at])]
+        place = _make_zeroed(stack, first, size)
+    else:
+        entry = blocks[block[at]]
+        _end(stack, entry, REALLOC)
+        first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
+        place = _move(stack, entry.place, size)
+    if place >= 0:
+        block_bytes = block_size(stack.small, stack, place)
+    else:
+        block_bytes = block_size(stack.libc, stack, ~place)
+        fill(stack.libc, stack, ~place, size)
+        tally.libc_requested_bytes += size
+        tally.libc_block_bytes += block_bytes
+        first &= DOMAIN_MASK
+    entry, row = blocks[block[at]], class_row(first, block_bytes)
     entry.place, entry.size_and_row = place, size << ROW_BITS | row
     classes[np.uint64(row)] += 1
     classes[np.uint64(row + CLASS_ROWS)] += size
@@ -146,6 +168,14 @@ def _count_in(tally, classes, entry, place, size, block_bytes, row):
     if tally.block_slack < 0:
         tally.block_bytes_peak -= tally.block_slack
         tally.block_slack = 0
+
+
+@inlined
+def _go(stack, entry):
+    """The block goes."""
+    _end(stack, entry, FREE)
+    entry.size_and_row = GONE
+    stack.tally[0].frees += 1
 
 
 @inlined
@@ -229,7 +259,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
     Returns the next row to play and the next tick to take.
 
-    Each instruction here is one of about a hundred an event. What follows from other counters is settled where somebody
+    Each instruction here is one of about seventy an event. What follows from other counters is settled where somebody
     looks; what few events come to is `cold`, because the loop would keep registers for it.
     """
     op, domains, block, sizes = columns
@@ -259,38 +289,14 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                         continue
                     tally.at = np.int64(at)
                     if kind == FREE:
-                        entry = blocks[block[at]]
-                        _end(stack, entry, FREE)
-                        entry.size_and_row = GONE
-                        tally.frees += 1
+                        _go(stack, blocks[block[at]])
                     else:
                         size = sizes[at]
                         if size > LARGE_BYTES and size > space.headroom:
                             tally.attention = LARGE
                             _settle(tally, np.int64(at) - started)
                             return np.int64(at), tick
-                        # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
-                        if opaque(np.int64(kind)) == MALLOC:
-                            first = route[np.uint64(domains[at])]
-                            place = _make(stack, first, size)
-                        elif kind == CALLOC:
-                            first = route[np.uint64(domains[at])]
-                            place = _make_zeroed(stack, first, size)
-                        else:
-                            entry = blocks[block[at]]
-                            _end(stack, entry, REALLOC)
-                            first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
-                            place = _move(stack, entry.place, size)
-                        if place >= 0:
-                            block_bytes = block_size(stack.small, stack, place)
-                        else:
-                            block_bytes = block_size(stack.libc, stack, ~place)
-                            fill(stack.libc, stack, ~place, size)
-                            tally.libc_requested_bytes += size
-                            tally.libc_block_bytes += block_bytes
-                            first &= DOMAIN_MASK
-                        entry, row_of_class = blocks[block[at]], class_row(first, block_bytes)
-                        _count_in(tally, classes, entry, place, size, block_bytes, row_of_class)
+                        _come(stack, blocks, classes, route, domains, block, at, kind, size)
                     at = opaque(at + ONE)
                 row = np.int64(at)
                 if telling and op[at - ONE] <= FREE:

@@ -39,7 +39,7 @@ NO_SITE = (1 << 32) - 1
 
 
 class Op(IntEnum):
-    """What happened. From GC_START on, events move no block of the program's: they are boundaries.
+    """What happened. From GC_START on, events move no block of the program's.
 
     From ARENA_MAPPED on they are observations of the real allocator, for whoever compares with it: nothing is played.
     """
