@@ -13,8 +13,8 @@ from replay.clock import Clock, Slice
 from replay.config import load_config
 from replay.engine import Player, Recording, run, sampling_interval_ns
 from replay.errors import ReplayError
-from replay.player import class_limit, play
-from replay.trace import Domain, Events, MemoryTrace, Metadata, Op
+from replay.player import BLOCKS_IN_CACHE, class_limit, play
+from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
 
 CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
@@ -137,6 +137,85 @@ def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places)
         expected = before[row - seen].copy()
         expected["row"] = tally.row  # rows of the marked trace
         assert counters(tally) == counters(expected)
+
+
+IDLE = (Op.GC_START, Op.GC_END, Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.FOREIGN_FREE)
+
+
+def with_idle_rows(events: Events, places: list[int]) -> Events:
+    """The same with a row that moves no block before each of those: another thread's, that names what cannot be."""
+    places = sorted(places)
+    op = np.array([IDLE[number % len(IDLE)] for number in range(len(places))], np.uint8)
+    times_ns = events.time_ns[np.minimum(places, events.rows - 1)]
+    values = (times_ns, 77, op, 9, NO_BLOCK, 1 << 46)
+    return Events(*(np.insert(column, places, value) for column, value in zip(events[:6], values, strict=True)))
+
+
+@each_config
+@some
+@given(history=histories(), places=st.lists(st.integers(0, 60), min_size=1, max_size=20), every_ns=st.integers(1, 40))
+def test_rows_that_move_no_block_change_nothing_but_the_rows_numbers(config, history, places, every_ns):
+    events = history.events()
+    places = [place % (events.rows + 1) for place in places]
+    bare, addresses, _ = record([events], config, every_ns)
+    idle, idle_addresses, _ = record([with_idle_rows(events, places)], config, every_ns)
+    assert np.delete(idle_addresses, np.sort(places) + np.arange(len(places))).tolist() == addresses.tolist()
+    assert not idle_addresses[np.sort(places) + np.arange(len(places))].any()
+    for with_row, without in ((idle.end, bare.end), (idle.at_peak, bare.at_peak), (idle.samples, bare.samples)):
+        with_row, without = np.atleast_1d(with_row).copy(), np.atleast_1d(without).copy()
+        with_row["row"] = without["row"] = 0
+        assert counters(with_row) == counters(without)
+    assert idle.classes.tolist() == bare.classes.tolist()
+    assert idle.at_peak_time_ns == bare.at_peak_time_ns
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
+    history = History()
+    numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # so many that their entries are fetched ahead
+    history.free(*numbers[::5])
+    events = with_idle_rows(history.events(), list(range(0, len(history.rows), 7)))
+    player = Player(load_config("cpython-3.12"))
+    if not compiled:
+        player._play = play
+    player.play(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
+    assert (player.tally.mallocs, player.tally.frees) == (len(numbers), len(numbers[::5]))
+    assert player.tally.requested_bytes == 16 * (len(numbers) - len(numbers[::5]))
+    player.check()
+
+
+def test_neither_marks_nor_collections_cut_what_is_played_at_once(monkeypatch):
+    slices: list[tuple[int, int]] = []
+    player_play = Player.play
+
+    def seen(player, part):
+        slices.append((part.start, part.end))
+        return player_play(player, part)
+
+    monkeypatch.setattr(Player, "play", seen)
+    history = History()
+    for phase in range(3):
+        history.malloc(10)
+        history.mark(phase)
+        history.mark(op=Op.GC_START)
+        history.mark(op=Op.GC_END)
+    history.malloc(10)
+    recording = record([history.events()], CONFIGS["3.12"], 10)[0]
+    assert slices == [(0, 13)]
+    assert [int(tally.mallocs) for _, _, tally in recording.phases] == [1, 2, 3]
+    assert [int(tally.row) for _, _, tally in recording.phases] == [0, 4, 8]
+
+
+def test_a_sample_between_an_event_and_a_trim_shows_what_was_there_before_it():
+    history = History()
+    history.at(0).free(history.malloc(100_000, Domain.RAW))
+    history.at(50).mark()
+    history.at(90).malloc(10, Domain.RAW)
+    recording = run(history.trace(TRIM_MARK), load_config("cpython-3.12"), sample_every_ns=20)
+    heap = dict(zip(recording.sample_times_ns.tolist(), recording.samples["heap_bytes"].tolist(), strict=True))
+    before, after = heap[20], heap[60]
+    assert before > after
+    assert heap == {20: before, 40: before, 60: after, 80: after, 90: after}
 
 
 @some
