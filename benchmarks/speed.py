@@ -28,7 +28,7 @@ import numpy as np
 from replay.clock import Slice
 from replay.config import load_config
 from replay.engine import Player, run
-from replay.resources import workload_names
+from replay.resources import recorded_names, workload_names
 from replay.sources import open_source
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.compare import PLACE
@@ -54,8 +54,8 @@ def in_memory(name: str) -> MemoryTrace:
 
 
 def traces(events: int) -> Iterator[tuple[str, MemoryTrace]]:
-    """Bundled workloads, and the shapes that verification uses."""
-    for name in workload_names():
+    """Bundled workloads, written and recorded, and the shapes that verification uses."""
+    for name in (*workload_names(), *recorded_names()):
         yield name, in_memory(name)
     for name in SHAPES:
         yield f"shape {name}", build_shape(name, events)

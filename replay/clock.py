@@ -40,7 +40,8 @@ class Slice(NamedTuple):
 
 
 class Clock:
-    """Walks through batches: `play(slice)` for every slice, `boundary(events, row)` for each of `boundaries(events)`.
+    """Walks through batches: `play(slice)` for every slice, `boundary(events, first_row, row)` for each row of
+    `boundaries(events)`, `first_row` being how many rows came before the batch.
 
     Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. At the multiples of
     `alarm_every_ns` behind it a slice is cut and `alarm(row)` called, with the number of the row that comes next.
@@ -51,7 +52,7 @@ class Clock:
         batches: Iterable[Events],
         play: Callable[[Slice], None],
         boundaries: Callable[[Events], list[int]],
-        boundary: Callable[[Events, int], None],
+        boundary: Callable[[Events, int, int], None],
         begin_ns: int,
         sample_every_ns: int,
         alarm_every_ns: int | None = None,
@@ -95,7 +96,7 @@ class Clock:
                     yield from self._play_slice(events, start, stop, int(events.time_ns[min(stop, events.rows - 1)]))
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
-                    self._boundary(events, stop)
+                    self._boundary(events, self.rows, stop)
                 start = stop + 1
             self.rows += events.rows
 

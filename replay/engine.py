@@ -2,6 +2,7 @@
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -354,47 +355,7 @@ def run(
     if host and (addresses or log):
         refuse_processes(trace, None, "each has addresses of its own")
     player = host or Player(config, addresses=addresses, log=log)
-    times: list[np.ndarray] = []
-    samples: list[np.ndarray] = []
-    phases: list[tuple[str, int, np.record]] = []
-
-    trims = [number for number, name in enumerate(trace.metadata.phases) if name == TRIM_MARK]
-
-    def note_phase(events: Events, row: int, counters: np.ndarray) -> None:
-        phases.append((trace.metadata.phases[int(events.size[row])], int(events.time_ns[row]), counters[0]))
-
-    def play_slice(part: Slice) -> None:
-        marks = [row for row in part.events.idle_rows.get(Op.MARK, ()) if part.start <= row < part.end]
-        looks = np.sort(np.append(part.tick_rows, marks)) if marks else part.tick_rows
-        seen, begin = player.play(part._replace(tick_rows=looks)), 0
-        for row, at in zip(marks, np.searchsorted(looks, marks).tolist(), strict=True):
-            note_phase(part.events, row, seen[at : at + 1].copy())
-            samples.append(seen[begin:at])
-            begin = at + 1
-        samples.append(seen[begin:])
-        times.append(part.tick_times_ns)
-        if progress:
-            progress(part.first_row + part.end)
-
-    def boundaries(events: Events) -> list[int]:
-        # Where there are several processes, each is asked for its own counters.
-        idle = events.idle_rows
-        marks = (row for row in idle.get(Op.MARK, ()) if host or int(events.size[row]) in trims)
-        return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
-
-    def pass_boundary(events: Events, row: int) -> None:
-        if addresses:
-            addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
-        thread = int(events.thread[row])
-        if events.op[row] == Op.THREAD_END:
-            player.end_thread(thread, clock.rows + row)
-            return
-        note_phase(events, row, player.counters())
-        if host:
-            host.note_phase(*phases[-1][:2], thread)
-        if int(events.size[row]) in trims:
-            player.trim(clock.rows + row, thread)
-
+    walk = _Walk(trace, player, addresses, progress)
     begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
@@ -402,7 +363,9 @@ def run(
         batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
     if host:
         batches = map(host.enter, batches)
-    clock = Clock(batches, play_slice, boundaries, pass_boundary, begin_ns, every_ns, trim_every_ns, player.trim)
+    clock = Clock(
+        batches, walk.play, walk.boundaries, walk.pass_boundary, begin_ns, every_ns, trim_every_ns, player.trim
+    )
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
@@ -411,17 +374,75 @@ def run(
         metadata=trace.metadata,
         events=clock.rows,
         duration_ns=clock.now_ns - begin_ns,
-        sample_times_ns=np.concatenate([*times, [clock.now_ns]]).astype(np.int64),
-        samples=np.concatenate([*samples, np.reshape(player.tally, 1)]),
+        sample_times_ns=np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64),
+        samples=np.concatenate([*walk.samples, np.reshape(player.tally, 1)]),
         end=player.tally.copy(),
         at_peak=player.at_peak.copy()[0],
         at_peak_time_ns=player.at_peak_time_ns,
         classes=player.classes,
         observed=player.observe(),
-        phases=tuple(phases),
+        phases=tuple(walk.phases),
         wall_ns=wall_ns,
     )
     return _with_processes(recording, host) if host else recording
+
+
+class _Walk:
+    """What the clock has done on its way through a trace, and what is written down there."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        player: Player | Host,
+        addresses: Addresses | None,
+        progress: Callable[[int], None] | None,
+    ):
+        self._player, self._addresses, self._progress = player, addresses, progress
+        self._host = player if isinstance(player, Host) else None
+        self._names = trace.metadata.phases
+        self._trims = {number for number, name in enumerate(self._names) if name == TRIM_MARK}
+        self.times_ns: list[np.ndarray] = []
+        self.samples: list[np.ndarray] = []
+        """Counters at those times."""
+        self.phases: list[tuple[str, int, np.record]] = []
+
+    def boundaries(self, events: Events) -> list[int]:
+        """Rows at which something is done. Of several processes each is asked for its own counters at its marks."""
+        idle = events.idle_rows
+        marks = (row for row in idle.get(Op.MARK, ()) if self._host or int(events.size[row]) in self._trims)
+        return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
+
+    def play(self, part: Slice) -> None:
+        """Plays a slice, and looks at the counters at its ticks and marks."""
+        marks = part.events.idle_rows.get(Op.MARK, [])
+        marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
+        looks = np.sort(np.append(part.tick_rows, marks)) if marks else part.tick_rows
+        seen, begin = self._player.play(part._replace(tick_rows=looks)), 0
+        for row, at in zip(marks, np.searchsorted(looks, marks).tolist(), strict=True):
+            self._note_phase(part.events, row, seen[at : at + 1].copy())
+            self.samples.append(seen[begin:at])
+            begin = at + 1
+        self.samples.append(seen[begin:])
+        self.times_ns.append(part.tick_times_ns)
+        if self._progress:
+            self._progress(part.first_row + part.end)
+
+    def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
+        """Does what is to be done at a row, `first_row` of the trace being the batch's first."""
+        if self._addresses:
+            self._addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
+        thread = int(events.thread[row])
+        if events.op[row] == Op.THREAD_END:
+            self._player.end_thread(thread, first_row + row)
+            return
+        self._note_phase(events, row, self._player.counters())
+        if self._host:
+            self._host.note_phase(*self.phases[-1][:2], thread)
+        if int(events.size[row]) in self._trims:
+            self._player.trim(first_row + row, thread)
+
+    def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
+        self.phases.append((self._names[int(events.size[row])], int(events.time_ns[row]), counters[0]))
 
 
 def _with_processes(recording: Recording, host: Host) -> Recording:

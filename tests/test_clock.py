@@ -21,7 +21,7 @@ def walk(batches: list[Events], every_ns: int):
         batches,
         play,
         lambda events: np.flatnonzero(events.op > Op.FREE).tolist(),
-        lambda events, row: seen.append((clock.rows + row, clock.now_ns)),
+        lambda events, first_row, row: seen.append((first_row + row, clock.now_ns)),
         0,
         every_ns,
     )

@@ -395,4 +395,4 @@ def test_more_samples_than_anybody_looks_at_are_refused_while_playing():
     history.at(10**12).malloc(1)
     trace = history.trace()
     with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 1000000 samples"):
-        Clock(trace.batches(), lambda part: None, lambda events: [], lambda events, row: None, 0, 1).run()
+        Clock(trace.batches(), lambda part: None, lambda events: [], lambda *row: None, 0, 1).run()
