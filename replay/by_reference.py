@@ -1,4 +1,4 @@
-"""Lets compiled kernels take a NamedTuple of arrays by reference.
+"""Lets compiled kernels take a NamedTuple of arrays and ints by reference.
 
 numba hands a NamedTuple over by value, seven words an array, at every call: a stack of models is then so wide that
 moving it costs more than any kernel's work, and takes minutes to compile. A class marked `by_reference` is laid out

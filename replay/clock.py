@@ -85,38 +85,39 @@ class Clock:
     def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
         for events in batches:
+            if not events.rows:
+                continue
             start = 0
             for stop in [*self._boundaries(events), events.rows]:
-                for row, due_ns in self._alarms(events, start, stop):
+                # The time of what comes next, if this batch tells.
+                until_ns = int(events.time_ns[min(stop, events.rows - 1)])
+                for row, due_ns in self._alarms(events, start, stop, until_ns):
                     yield from self._play_slice(events, start, row, due_ns)
                     start = row
                     assert self._alarm
                     self._alarm(self.rows + row)
-                if events.rows:
-                    yield from self._play_slice(events, start, stop, int(events.time_ns[min(stop, events.rows - 1)]))
+                yield from self._play_slice(events, start, stop, until_ns)
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
                     self._boundary(events, self.rows, stop)
                 start = stop + 1
             self.rows += events.rows
 
-    def _alarms(self, events: Events, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """The rows that alarms come before, each as often as there are alarms, with their times; those at the last
-        moment wait."""
-        if not self._alarm_every_ns or stop == start:
+    def _alarms(self, events: Events, start: int, stop: int, until_ns: int) -> Iterable[tuple[int, int]]:
+        """The rows that alarms before `until_ns` come before, each as often as there are alarms, and their times."""
+        if not self._alarm_every_ns:
             return ()
-        times = events.time_ns[start:stop]
-        self._alarms_left -= max(0, (int(times[-1]) - self._next_alarm_ns) // self._alarm_every_ns)
+        self._alarms_left -= max(0, (until_ns - self._next_alarm_ns) // self._alarm_every_ns)
         if self._alarms_left < 0:
             what = f"trimming every {self._alarm_every_ns} ns is more than {ALARMS_MAX:,} times in this trace"
             raise ReplayError(f"{what}; choose a longer time")
-        due_ns = np.arange(self._next_alarm_ns, int(times[-1]), self._alarm_every_ns)
+        due_ns = np.arange(self._next_alarm_ns, until_ns, self._alarm_every_ns)
         self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
-        rows = start + np.searchsorted(times, due_ns, side="right")
+        rows = start + np.searchsorted(events.time_ns[start:stop], due_ns, side="right")
         return zip(rows.tolist(), due_ns.tolist(), strict=True)
 
     def _play_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
-        """Plays rows start … end, with the ticks before `until_ns`: the time of what comes next, if that is known."""
+        """Plays rows start … end, with the ticks before `until_ns`."""
         if start >= end and self._next_tick_ns >= until_ns:
             return
         self._slice_begun.succeed(until_ns)

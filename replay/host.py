@@ -92,7 +92,7 @@ class Host:
 
     @property
     def classes(self) -> np.ndarray:
-        """What came and went in all processes."""
+        """What came and what is there in all processes."""
         each = [member.player.classes for member in self.members]
         total = each[0].copy()
         for name in CLASS.names or ():
@@ -111,7 +111,7 @@ class Host:
     def enter(self, events: Events) -> Events:
         """The next batch, whose slices and boundaries follow."""
         self._owner, thread = self._processes.of(events.thread, self._rows)
-        block = self._numbering.number(events.op, events.block, self._owner)
+        block = self._numbering.number(events, self._owner)
         self._batch = events._replace(thread=thread.astype(np.uint32), block=block)
         self._rows += events.rows
         counts = np.bincount(self._owner, minlength=len(self.members))

@@ -9,7 +9,7 @@ import numpy as np
 
 from replay.compiled import entry, inlined, leaf
 from replay.errors import TraceError
-from replay.trace import Op, release_number, take_number
+from replay.trace import Events, Op, release_number, take_number
 from replay.validation import allocated_twice, not_live
 
 _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
@@ -221,9 +221,9 @@ class NumberingApart:
         self._numbers = np.zeros(1024, np.int64)
         self._lists, self._links = np.zeros(processes + 2, np.int64), np.zeros((1024, 2), np.int64)
 
-    def number(self, op: np.ndarray, block: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    def number(self, events: Events, owner: np.ndarray) -> np.ndarray:
         """The numbers (uint32) of the next rows' blocks; `owner` is the process (int64) of each row."""
-        self._numbers = with_room(self._numbers, int(block.max(initial=0)) + 1)
+        self._numbers, op, block = with_room(self._numbers, events.highest_block + 1), events.op, events.block
         own = np.empty(op.shape[0], np.uint32)
         row = 0
         while True:

@@ -231,17 +231,15 @@ def take_turn(stack, thread):
 
 @inlined
 def _begin_turn(stack, op, threads, row, end):
-    """The thread of the next event goes on; gives the row where another one does, or `end` if that comes first."""
+    """The thread of this event goes on; gives the row where another one does, or `end` if that comes first."""
     if threads.shape[0] == 0:
         take_turn(stack, np.int64(0))
         return end
-    while row < end and op[np.uint64(row)] > FREE:
+    thread = threads[np.uint64(row)]
+    take_turn(stack, np.int64(thread))
+    row += 1
+    while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > FREE):
         row += 1
-    if row < end:
-        thread = threads[np.uint64(row)]
-        take_turn(stack, np.int64(thread))
-        while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > FREE):
-            row += 1
     return row
 
 
@@ -274,6 +272,10 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
     for tick in range(ticks.shape[0]):
         while row < ticks[tick]:
+            if op[np.uint64(row)] > FREE:
+                tally.idle += 1
+                row += 1
+                continue
             turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[tick])
             while row < turn:
                 tally.stop = row + 1 if tally.attention else turn
@@ -299,7 +301,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                         _come(stack, blocks, classes, route, domains, block, at, kind, size)
                     at = opaque(at + ONE)
                 row = np.int64(at)
-                if telling and op[at - ONE] <= FREE:
+                if telling:
                     _tell(stack, addresses, at - ONE, op[at - ONE], blocks[block[at - ONE]].place)
                 if tally.attention:
                     _settle(tally, row - started)

@@ -82,7 +82,7 @@ class History:
             self._free_numbers.append(number)
 
     def mark(self, phase: int = 0, op: Op = Op.MARK) -> None:
-        """A boundary."""
+        """A row that moves no block."""
         self.rows.append((self.now_ns, self.thread, op, 0, 0, phase))
 
     def events(self) -> Events:

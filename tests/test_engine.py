@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from histories import BOOKKEEPING, TINY, History, counters, cut, histories, seeded, single_steps
+from histories import BOOKKEEPING, TINY, History, counters, cut, histories, play_rows, seeded, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
 from replay.clock import Clock, Slice
 from replay.config import load_config
+from replay.editing import rows_of
 from replay.engine import Player, Recording, run, sampling_interval_ns
 from replay.errors import ReplayError
 from replay.player import BLOCKS_IN_CACHE, class_limit, play
@@ -216,6 +217,68 @@ def test_a_sample_between_an_event_and_a_trim_shows_what_was_there_before_it():
     before, after = heap[20], heap[60]
     assert before > after
     assert heap == {20: before, 40: before, 60: after, 80: after, 90: after}
+
+
+def seen_in_single_steps(events: Events, phases: tuple[str, ...], config, every_ns: int, trim_ns: int) -> tuple:
+    """Samples and phases of one event after the other: of what is due at once, the timer comes before the sample, and
+    both come behind all events of their moment."""
+    player, samples, marks = Player(config), [], []
+    tick_ns = -(-max(int(events.time_ns[0]), 1) // every_ns) * every_ns
+    alarm_ns = int(events.time_ns[0]) // trim_ns * trim_ns + trim_ns
+    for row in range(events.rows):
+        now_ns = int(events.time_ns[row])
+        while min(tick_ns, alarm_ns) < now_ns:
+            if alarm_ns <= tick_ns:
+                player.trim(row)
+                alarm_ns += trim_ns
+            else:
+                samples.append((tick_ns, counters(player.tally)))
+                tick_ns += every_ns
+        if events.op[row] == Op.MARK:
+            name = phases[int(events.size[row])]
+            marks.append((name, now_ns, counters(player.tally)))
+            if name == TRIM_MARK:
+                player.trim(row)
+        elif events.op[row] <= Op.FREE:
+            play_rows(player, events, row, row + 1)
+    return [*samples, (now_ns, counters(player.tally))], marks
+
+
+@each_config
+@some
+@given(history=histories(), cuts=CUTS, marks=MARKS, every_ns=st.integers(1, 40), trim_ns=st.integers(1, 60))
+def test_samples_and_phases_are_those_of_single_steps_whatever_trims_between(
+    config, history, cuts, marks, every_ns, trim_ns
+):
+    events, phases = with_marks(history, marks), (TRIM_MARK, *PHASES[1:])
+    trace = MemoryTrace(cut(events, cuts), Metadata(phases=phases))
+    recording = run(trace, config, sample_every_ns=every_ns, trim_every_ns=trim_ns)
+    samples, seen = seen_in_single_steps(events, phases, config, every_ns, trim_ns)
+    times_ns = recording.sample_times_ns.tolist()
+    assert [(at, counters(each)) for at, each in zip(times_ns, recording.samples, strict=True)] == samples
+    assert [(name, at, counters(tally)) for name, at, tally in recording.phases] == seen
+
+
+@pytest.mark.parametrize("op", [Op.GC_START, Op.THREAD_END, Op.MARK])
+def test_what_the_timer_trims_before_a_row_is_gone_by_then(op):
+    history = History()
+    history.at(0).free(history.malloc(100_000, Domain.RAW))
+    history.at(60).mark(op=op)
+    recording = run(history.trace("a"), load_config("cpython-3.12"), sample_every_ns=11, trim_every_ns=40)
+    heap = dict(zip(recording.sample_times_ns.tolist(), recording.samples["heap_bytes"].tolist(), strict=True))
+    assert heap == {11: 135168, 22: 135168, 33: 135168, 44: 4096, 55: 4096, 60: 4096}
+    assert [int(tally.heap_bytes) for _, _, tally in recording.phases] == ([4096] if op == Op.MARK else [])
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [1, 2]])
+def test_the_main_thread_is_that_of_the_first_block_not_of_the_first_row(cuts):
+    history = History()
+    history.mark()
+    for thread in (3, 3, 0):
+        history.by(thread).malloc(1000, Domain.RAW)
+    _, addresses, _ = record(cut(history.events(), cuts), CONFIGS["3.12"], 10)
+    _, bare, _ = record([rows_of(history.events(), slice(1, None))], CONFIGS["3.12"], 10)
+    assert addresses.tolist() == [0, *bare.tolist()]
 
 
 @some

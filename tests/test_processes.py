@@ -583,7 +583,7 @@ def test_blocks_are_numbered_for_each_process_as_if_it_were_alone(parts):
     trace = host_of(parts)
     (events,) = trace.events
     owner = Processes(lambda: trace.metadata.processes).owners(events.thread)
-    own = NumberingApart(len(parts)).number(events.op, events.block, owner)
+    own = NumberingApart(len(parts)).number(events, owner)
     for number, part in enumerate(parts):
         alone = part.events()
         assert own[owner == number].tolist() == np.where(alone.op <= Op.FREE, alone.block, 0).tolist()
@@ -602,3 +602,13 @@ def test_causes_know_the_phase_of_each_process():
     assert found == {"a: work": 30_000, "start": 5000, "b: work": 20_000}
     in_pieces = holders(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
     assert in_pieces == holders(trace, CONFIGS["3.12"])
+
+
+def test_a_row_that_moves_no_block_names_none_in_a_trace_of_processes_either():
+    events = two_workers().events[0]
+    wild = Events(*(np.insert(column, 1, value) for column, value in zip(
+        events[:6], (events.time_ns[0], events.thread[0], Op.GC_START, 0, (1 << 32) - 1, 0), strict=True
+    )))  # fmt: skip
+    recording = run(MemoryTrace([wild], two_workers().metadata), load_config("cpython-3.12"))
+    assert without_row(recording.end) == without_row(run(two_workers(), load_config("cpython-3.12")).end)
+    assert recording.processes[0].events + recording.processes[1].events == wild.rows

@@ -4,7 +4,8 @@ A model is one module. It names itself to the configuration by its file name (or
 `replay.allocators`), and holds
 
     Config                           pydantic model of its section of the configuration
-    State                            a NamedTuple of NumPy arrays: everything that changes; its class names the model
+    State                            a NamedTuple of NumPy arrays, which is everything that changes, and of ints, which
+                                     never do; its class names the model
     new_state(config) -> State       empty
     malloc(state, stack, size) -> place
     free(state, stack, place)

@@ -52,7 +52,7 @@ TALLY = record(
     heap_bytes        mapped for libc: brk and its own mmaps
     mapped_bytes      mapped in all; resident_bytes: touched and not given back
     page_faults       first touches that the kernel served; huge_pages: those served with a huge page
-    row               the last event that was settled; thread: whose it is, -1 before the first
+    row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
     attention         bits: why the player must stop after this event
     first_row, at     the event being played is `at` in a batch before which there were so many rows
     stop              where in the batch the player looks at `attention` at the latest
@@ -100,7 +100,7 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
 
 @leaf
 def attend(stack, why):
-    """Has the player stop after the event in hand."""
+    """Has the player stop after the event in hand; while a turn begins, after its first one."""
     tally = stack.tally[0]
     tally.attention |= why
     tally.stop = 0

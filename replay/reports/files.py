@@ -89,7 +89,7 @@ class AddressWriter:
         self._rows_waiting = 0
 
     def __call__(self, addresses: np.ndarray, owners: np.ndarray) -> None:
-        rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees and boundaries
+        rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees, and for rows that move no block
         columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
         self._waiting.append(pa.table(columns, schema=_ADDRESS_SCHEMA))
         self._rows_seen += addresses.shape[0]

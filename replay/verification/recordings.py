@@ -269,10 +269,11 @@ class _Play:
         return events._replace(domain=domain)
 
     def _stretches(self, events: Events) -> Iterator[tuple[int, int]]:
-        """From one free of an older block to another; those are played in passing, and counts are taken."""
+        """From one row to another that moves no block; the frees of older blocks between are played in passing, and
+        counts are taken. Often, so that it is known early where an older pool is free."""
         start = 0
         counts = [row - self.rows for row in self._count_rows if 0 <= row - self.rows < events.rows]
-        stops = np.union1d(np.flatnonzero(events.op == Op.FOREIGN_FREE), np.array(counts, np.int64))
+        stops = np.union1d(np.flatnonzero(events.op > Op.FREE), np.array(counts, np.int64))
         for stop in [*stops.tolist(), events.rows]:
             if stop > start:
                 yield start, stop
@@ -281,6 +282,7 @@ class _Play:
                 self._counting.take(self._player.stack, self._calls_until(events, stop))
             if stop < events.rows and events.op[stop] == Op.FOREIGN_FREE:
                 self._free_older(events, stop)
+            if stop < events.rows and events.op[stop] > Op.FREE:
                 start = stop + 1
 
     def _free_older(self, events: Events, row: int) -> None:

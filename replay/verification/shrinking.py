@@ -49,7 +49,7 @@ def _joined(trace: MemoryTrace) -> Events:
 
 
 def _lives(events: Events) -> np.ndarray:
-    """The life each event belongs to: the row in which its block was born; boundaries have one of their own."""
+    """The life each event belongs to: the row in which its block was born; rows that move none have their own."""
     born: dict[int, int] = {}
     lives = np.arange(events.rows)
     for row, (op, block) in enumerate(zip(events.op.tolist(), events.block.tolist(), strict=True)):
