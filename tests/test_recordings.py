@@ -127,6 +127,16 @@ def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
     assert not verify_recording(recording(*rows[:-1], elsewhere)).foretold
 
 
+def test_a_pool_of_older_blocks_that_the_program_itself_empties_is_known_of_at_the_next_row_that_moves_none():
+    places = [OLD_POOL + 48 + 512 * number for number in range((POOL - 48) // 512)]
+    rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), *((OLDER, 0, 0, place) for place in places[1:])]
+    rows += [(Op.FREE, 0, 0, 0), (Op.GC_START, 0, 0, 0), (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)]
+    agreement = verify_recording(recording(*rows))
+    assert agreement.difference
+    assert agreement.foretold
+    assert agreement.foretold_events == len(rows) - 2
+
+
 def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
     player = Player(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):
