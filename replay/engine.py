@@ -399,8 +399,8 @@ class _Walk:
     ):
         self._player, self._addresses, self._progress = player, addresses, progress
         self._host = player if isinstance(player, Host) else None
-        self._names = trace.metadata.phases
-        self._trims = {number for number, name in enumerate(self._names) if name == TRIM_MARK}
+        self._trace = trace
+        self._phases: tuple[str, ...] = ()
         self.times_ns: list[np.ndarray] = []
         self.samples: list[np.ndarray] = []
         """Counters at those times."""
@@ -409,7 +409,8 @@ class _Walk:
     def boundaries(self, events: Events) -> list[int]:
         """Rows at which something is done. Of several processes each is asked for its own counters at its marks."""
         idle = events.idle_rows
-        marks = (row for row in idle.get(Op.MARK, ()) if self._host or int(events.size[row]) in self._trims)
+        self._phases = self._trace.metadata.phases  # a source may learn their names as it reads
+        marks = (row for row in idle.get(Op.MARK, ()) if self._host or self._name(events, row) == TRIM_MARK)
         return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
 
     def play(self, part: Slice) -> None:
@@ -438,11 +439,14 @@ class _Walk:
         self._note_phase(events, row, self._player.counters())
         if self._host:
             self._host.note_phase(*self.phases[-1][:2], thread)
-        if int(events.size[row]) in self._trims:
+        if self._name(events, row) == TRIM_MARK:
             self._player.trim(first_row + row, thread)
 
     def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
-        self.phases.append((self._names[int(events.size[row])], int(events.time_ns[row]), counters[0]))
+        self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))
+
+    def _name(self, events: Events, row: int) -> str:
+        return self._phases[int(events.size[row])]
 
 
 def _with_processes(recording: Recording, host: Host) -> Recording:
