@@ -61,13 +61,20 @@ def traces(events: int) -> Iterator[tuple[str, MemoryTrace]]:
         yield f"shape {name}", build_shape(name, events)
 
 
+def tell_ratios(times: list[tuple[float, float]]) -> None:
+    """Of all traces together, given what each took, real and model."""
+    ratios = [model / real for real, model in times]
+    real, model = map(sum, zip(*times, strict=True))
+    print(f"together {model / real:.2f}; median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+
+
 def pymalloc(events: int, version: str) -> None:
     oracle = next((each for each in reversed(find_oracles()) if each.preset == version), None)
     if oracle is None:
         sys.exit(f"no real {version} at hand; `replay verify --list` says what is")
     config = load_config(oracle.preset, oracle.overrides)
     print(f"{oracle.name}, ns an event: real pymalloc in C, model with 1,000 samples, model / real")
-    ratios = []
+    times = []
     for name, trace in traces(events):
         total = trace.events_total or 1
         run(trace, config)  # compiles
@@ -77,11 +84,11 @@ def pymalloc(events: int, version: str) -> None:
             ),
             lambda trace=trace: run(trace, config).wall_ns,
         )
-        ratios.append(model / real)
+        times.append((real, model))
         print(
             f"  {name:22} {total:>9,} events {real / total:7.1f} {model / total:7.1f} {model / real:6.2f}", flush=True
         )
-    print(f"median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+    tell_ratios(times)
 
 
 def glibc_oracle(version: str) -> LibcOracle:
@@ -98,7 +105,7 @@ def glibc(events: int, version: str) -> None:
     oracle = glibc_oracle(version)
     config = load_config(f"cpython-3.12-malloc-{oracle.name}")
     print(f"{oracle.name}, ns an event: real malloc in C, model with 1,000 samples, model / real")
-    ratios = []
+    times = []
     for name in LIBC_SHAPES:
         trace = build_libc_shape(name, events)
         if any(batch.thread.any() for batch in trace.events):
@@ -108,9 +115,9 @@ def glibc(events: int, version: str) -> None:
             lambda trace=trace: play_libc(trace, oracle, mode="time").play_ns,
             lambda trace=trace: run(trace, config).wall_ns,
         )
-        ratios.append(model / real)
+        times.append((real, model))
         print(f"  {name:22} {real / events:7.1f} {model / events:7.1f} {model / real:6.2f}", flush=True)
-    print(f"median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
+    tell_ratios(times)
 
 
 def steady(live: int, pairs: int) -> tuple[MemoryTrace, MemoryTrace]:
