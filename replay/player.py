@@ -9,7 +9,7 @@ of two; `class_limit` gives the largest block of a class.
 
 import numpy as np
 
-from replay.allocators import address, block_size, calloc, expect, fill, free, malloc, realloc, switch_thread
+from replay.allocators import address, block_size, calloc, expect, fill, free, made_size, malloc, realloc, switch_thread
 from replay.allocators.stack import LARGE, RESIDENT_PEAK, record
 from replay.compiled import cold, inlined
 from replay.processor import bit_length, copy_record, opaque, prefetch
@@ -139,17 +139,17 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
     # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
     if opaque(np.int64(kind)) == MALLOC:
         first = route[np.uint64(domains[at])]
-        place = _make(stack, first, size)
+        place, moved = _make(stack, first, size), False
     elif kind == CALLOC:
         first = route[np.uint64(domains[at])]
-        place = _make_zeroed(stack, first, size)
+        place, moved = _make_zeroed(stack, first, size), False
     else:
         entry = blocks[block[at]]
         _end(stack, entry, REALLOC)
         first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
-        place = _move(stack, entry.place, size)
+        place, moved = _move(stack, entry.place, size), True
     if place >= 0:
-        block_bytes = block_size(stack.small, stack, place)
+        block_bytes = block_size(stack.small, stack, place) if moved else made_size(stack.small, stack, place, size)
     else:
         block_bytes = block_size(stack.libc, stack, ~place)
         fill(stack.libc, stack, ~place, size)

@@ -17,6 +17,7 @@ and where they differ from the defaults of this file
     ROLES                            names of the roles that it can play, where not both
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
+    made_size(state, stack, place, size) -> block_size of what malloc or calloc has just made there for `size`
     expect(state, place)             the block will soon be freed or moved: a chance to prefetch; it may be gone
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
     trim(state, stack, resume) -> resume  libc role: malloc_trim(0); begins with 0, gives 0 when done
@@ -55,11 +56,11 @@ from numba.extending import overload
 
 from replay.allocators.kernel import touch
 from replay.allocators.stack import MARGIN, Stack
-from replay.compiled import INLINED_OPTIONS, leaf
+from replay.compiled import INLINED_OPTIONS, inlined, leaf
 
 __all__ = [
-    "MARGIN", "Stack", "address", "adopt", "block_size", "calloc", "end_thread", "expect", "fill", "free", "malloc",
-    "realloc", "switch_thread", "trim",
+    "MARGIN", "Stack", "address", "adopt", "block_size", "calloc", "end_thread", "expect", "fill", "free", "made_size",
+    "malloc", "realloc", "switch_thread", "trim",
 ]  # fmt: skip
 
 
@@ -81,6 +82,12 @@ def default_realloc(state, stack, place, size):
     new_place = malloc(state, stack, size)
     free(state, stack, place)
     return new_place
+
+
+@inlined
+def default_made_size(state, stack, place, size):
+    """What is known of any block."""
+    return block_size(state, stack, place)
 
 
 @leaf
@@ -150,6 +157,11 @@ def address(state, stack, place):
 def fill(state, stack, place, size):
     """The program writes to the block."""
     return _function(type(state), "fill")(state, stack, place, size)
+
+
+def made_size(state, stack, place, size):
+    """Bytes handed out for the block that was just made there, of `size` bytes."""
+    return _function(type(state), "made_size")(state, stack, place, size)
 
 
 def expect(state, place):
@@ -241,6 +253,12 @@ def _fill(state, stack, place, size):
 def _block_size(state, stack, place):
     function = _function(state.instance_class, "block_size")
     return lambda state, stack, place: function(state, stack, place)
+
+
+@overload(made_size, jit_options=INLINED_OPTIONS)
+def _made_size(state, stack, place, size):
+    function = _function(state.instance_class, "made_size")
+    return lambda state, stack, place, size: function(state, stack, place, size)
 
 
 @overload(address, jit_options=INLINED_OPTIONS)

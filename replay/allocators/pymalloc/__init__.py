@@ -364,6 +364,13 @@ def block_size(state, stack, place):
     return np.int64(state.pools[np.uint64(place >> state.pool_shift)].size_bytes)
 
 
+@inlined
+def made_size(state, stack, place, size):
+    """The same, without a look at the pool."""
+    shift = np.uint64(state.alignment_shift)
+    return np.int64(((np.uint64(size - 1) >> shift) + np.uint64(1)) << shift)
+
+
 @leaf
 def address(state, stack, place):
     """Where the block starts."""
