@@ -179,9 +179,11 @@ def _go(stack, entry):
 
 
 @inlined
-def _look_ahead(stack, blocks, block, at):
+def _look_ahead(stack, blocks, op, block, at):
     """Has what rows ahead will need brought into the cache."""
     prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
+    if op[at + AHEAD] == MALLOC:
+        return
     ahead = block[at + AHEAD]
     if ahead >= blocks.shape[0]:  # the row moves no block, so its number may be any
         return
@@ -284,7 +286,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
                 while at < np.uint64(tally.stop):
                     kind = op[at]
                     if at < foreseen:
-                        _look_ahead(stack, blocks, block, at)
+                        _look_ahead(stack, blocks, op, block, at)
                     if kind > FREE:
                         tally.idle += 1
                         at = opaque(at + ONE)
