@@ -215,7 +215,7 @@ class Player:
     def end_thread(self, thread: int, row: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
         self._stand_at(row)
-        number = int(self._threads.number(np.array([thread], np.uint32))[0])
+        number = int(self._threads.number(np.array([thread], np.uint32), thread)[0])
         self._make_room_for_threads()
         self._compiled(end_libc_thread)(self.stack, number)
         self._settle_between_events()
@@ -250,8 +250,8 @@ class Player:
     def _threads_of(self, events: Events) -> np.ndarray:
         """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
         if self._numbered is None or self._numbered[0] is not events.thread:
-            thread = events.thread
-            self._numbered = thread, self._threads.number(thread) if events.highest_thread else thread[:0]
+            thread, highest = events.thread, events.highest_thread
+            self._numbered = thread, self._threads.number(thread, highest) if highest else thread[:0]
             self._make_room_for_threads()
         return self._numbered[1]
 
@@ -262,7 +262,7 @@ class Player:
 
     def _make_room_for_blocks(self, highest: int) -> None:
         if highest >= self.blocks.shape[0]:
-            self.blocks = extend(self.blocks, 1 << (highest + 1).bit_length())
+            self.blocks = extend(self.blocks, max(highest + 1, self.blocks.shape[0] * 5 // 4))
 
     def _attend(self, events: Events, row: int, first_row: int) -> None:
         """Does what the loop stopped for."""

@@ -152,9 +152,8 @@ class ThreadNumbering:
         self.count = 1
         """All numbers so far are below."""
 
-    def number(self, thread: np.ndarray) -> np.ndarray:
-        """The numbers (uint32) of these threads (uint32), row by row."""
-        highest = int(thread.max(initial=0))
+    def number(self, thread: np.ndarray, highest: int) -> np.ndarray:
+        """The numbers (uint32) of these threads (uint32), row by row; none is above `highest`."""
         if highest < THREADS_KEPT:
             self.count = max(self.count, highest + 1)
             return thread
