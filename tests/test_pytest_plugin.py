@@ -346,6 +346,35 @@ def test_figures_do_not_depend_on_what_ran_before(project):
     assert after["test_it.py::test_marked"]["arenas_peak"] >= 3
 
 
+CLOSING = """
+    import os
+    import pytest
+
+    @pytest.mark.replay
+    def test_closes():
+        links = {int(file): f"/proc/self/fd/{file}" for file in os.listdir("/proc/self/fd")}
+        for file, link in links.items():
+            if os.path.islink(link) and "memfd:" in os.readlink(link):
+                os.close(file)
+
+    @pytest.mark.replay(max_resident_bytes_peak="1 MiB")
+    def test_is_large():
+        bytearray(5_000_000)
+"""
+
+
+def test_a_test_that_closes_the_files_of_its_recording_fails_and_the_next_is_recorded(project):
+    project.makepyfile(test_it=CLOSING)
+    result = run(project)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*replay: test_it.py::test_closes: it closed the files by which it is recorded",
+            "*replay: test_it.py::test_is_large is not within what it may take*",
+        ]
+    )
+
+
 CHANGING = """
     import pytest
 

@@ -42,10 +42,10 @@ class RecordedTest:
             with suppress(ReplayError):  # what the test raised is what is told
                 companion.drop_recording()
             raise
-        if not companion.is_mine:  # the test forked, and this is the child
-            return
         try:
             companion.end_recording()
+            if not companion.is_mine:  # the test forked, and this is the child
+                return
             if getattr(self._item, "_excinfo", None):  # a unittest's failure, which is told but not raised
                 return
             verdict = companion.ask("verdict", wish=number, name=self._item.nodeid, trace=path)
