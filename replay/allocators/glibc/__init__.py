@@ -22,6 +22,7 @@ Invariants (`check`):
     an arena is attached to as many threads as it says; if to none, it is in the list of free ones
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +112,14 @@ class State(NamedTuple):
     mapped: np.ndarray
 
 
+@cache
+def _main_bins() -> np.ndarray:
+    """The main arena's, empty: in plain Python they take as long as a short trace, so they are made once."""
+    bins = np.zeros(NBINS, CHUNK)
+    empty_bins(bins, 0)
+    return bins
+
+
 def new_state(config: Config) -> State:
     """A process that has not called malloc yet."""
     state = State(
@@ -124,7 +133,7 @@ def new_state(config: Config) -> State:
         cache=np.zeros(0, KEPT),
         mapped=np.zeros(4 * MARGIN, MAPPED),
     )
-    empty_bins(state.memory, 0)
+    state.memory[:NBINS] = _main_bins()
     arena, heap = state.arenas[MAIN_ARENA], state.heaps[MAIN_HEAP]
     arena.number, arena.next, arena.attached = MAIN_ARENA, MAIN_ARENA, 1
     arena.heap, arena.top, arena.last_remainder = MAIN_HEAP, UNSORTED, -1
