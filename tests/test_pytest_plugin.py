@@ -375,6 +375,25 @@ def test_a_test_that_closes_the_files_of_its_recording_fails_and_the_next_is_rec
     )
 
 
+def test_a_forked_child_that_leaves_a_recorded_block_asks_nothing(project):
+    project.makepyfile(
+        test_it="""
+        import os
+        import pytest
+
+        def test_forks(allocations):
+            with allocations() as seen:
+                child = os.fork()
+                kept = bytearray(5_000_000)
+            if not child:
+                os._exit(0 if "not recorded yet" in repr(seen) else 3)
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+            assert seen.peak > 5_000_000
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+
+
 CHANGING = """
     import pytest
 

@@ -106,7 +106,7 @@ class Companion:
         """Ends the recording as it is. In a forked child there is none to end."""
         if tap.active:
             tap.stop()
-            # Not before: to look at a file's number makes an int, but for those up to 256.
+            # Only now: it makes an int of the file's number, but of none up to 256, and no recording may show that.
             if not self.is_mine:
                 raise ReplayError("it closed the files by which it is recorded")
             if trouble := self._hear()["trouble"]:

@@ -104,7 +104,8 @@ class Seen:
             self._companion.drop_recording()
             return
         self._companion.end_recording()
-        self._answer = self._companion.ask("look", wish=self._number, trace=str(self.trace))
+        if self._companion.is_mine:  # not in a forked child, whose answer its parent might read
+            self._answer = self._companion.ask("look", wish=self._number, trace=str(self.trace))
 
     @property
     def _told(self) -> dict[str, Any]:
