@@ -360,6 +360,38 @@ def test_after_kill_9_in_the_middle_every_run_is_there_once(source, tmp_path):
     assert len(keys) == len(set(keys)) == 4
 
 
+INTERRUPTED = """
+import random, signal, time
+from contextlib import closing
+from replay.sweeps import outcomes, threads
+from replay.sweeps.traces import Input
+
+def do(task, get, given_up):
+    time.sleep(0.0005)
+    return task
+
+threads.do = do
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+chance = random.Random(1)
+tasks = [outcomes.Task(str(number), Input("t", "t", None, ""), {}) for number in range(2_000)]
+interrupted = 0
+for _ in range(60):
+    with closing(threads.Threads(2).outcomes(tasks)) as come:
+        next(come)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.1))
+            list(come)
+        except KeyboardInterrupt:
+            interrupted += 1
+print(interrupted)
+"""
+
+
+def test_an_interrupt_ends_the_runs_whenever_it_comes():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("60\n", "")
+
+
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):
     trace = tmp_path / "long.parquet"
     write_trace(seeded(3, 60_000).trace(), trace)

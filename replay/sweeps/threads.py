@@ -1,9 +1,9 @@
 """Runs of a sweep side by side in threads of this process: kernels run without Python's lock."""
 
 import os
-import threading
 from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 
 from replay.sweeps.outcomes import Outcome, Task, do
 from replay.sweeps.traces import Input, SharedTraces
@@ -25,25 +25,43 @@ class Threads:
         self._traces.expect(inputs)
 
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        """Leaving the iteration ends the runs under way at their next batch."""
+        """Leaving the iteration ends the runs under way at their next batch.
+
+        Between threads are only queues in C. An interrupt can leave a lock of `threading` or of a future taken, by
+        which the others would wait for ever.
+        """
         traces = self._traces
         traces.expect(task.input for task in tasks)
-        given_up = threading.Event()
+        left: SimpleQueue[Task] = SimpleQueue()
+        for task in tasks:
+            left.put(task)
+        come: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+        given_up = Event()
 
-        def work(task: Task) -> Outcome:
-            try:
-                return do(task, traces.get, given_up.is_set)
-            finally:
-                traces.release(task.input)
+        def work() -> None:
+            while not given_up.is_set():
+                try:
+                    task = left.get_nowait()
+                except Empty:
+                    return
+                try:
+                    come.put(do(task, traces.get, given_up.is_set))
+                except BaseException as error:  # whatever it is, who waits for the outcome has it
+                    come.put(error)
+                finally:
+                    traces.release(task.input)
 
-        pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="sweep")
-        order = {pool.submit(work, task): number for number, task in enumerate(tasks)}
-        waiting: set[Future[Outcome]] = set(order)
+        threads = [Thread(target=work, name=f"sweep_{number}") for number in range(min(self.jobs, len(tasks)))]
         try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in sorted(done, key=order.__getitem__):
-                    yield future.result()
+            for thread in threads:
+                thread.start()
+            for _ in tasks:
+                outcome = come.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
         finally:
             given_up.set()
-            pool.shutdown(cancel_futures=True)
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
