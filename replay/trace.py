@@ -126,9 +126,11 @@ START, CLEAN_START = "start", "clean"
 """In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
 OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
 """In the same: how many blocks were freed or reallocated that were born before, and freed past the recorder."""
+LEFT_OUT = "left_out_calls"
+"""In the same: how many calls were left out, of threads that were not meant; not there if none was."""
 SITES_OF = "sites"
 """In the same, where call sites were recorded: of which calls."""
-RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES)
+RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES, LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -346,6 +346,59 @@ def test_figures_do_not_depend_on_what_ran_before(project):
     assert after["test_it.py::test_marked"]["arenas_peak"] >= 3
 
 
+BESIDE = """
+import queue, sys, threading
+import pytest
+
+asked, answers = queue.SimpleQueue(), queue.SimpleQueue()
+kept = []
+
+def work():
+    while (size := asked.get()) is not None:
+        kept.append([bytes(size) for _ in range(1_000)])
+        answers.put(kept[-1])
+
+sys.modules["beside"] = sys.modules["__main__"]
+thread = threading.Thread(target=work)
+thread.start()
+code = pytest.main(sys.argv[1:])
+asked.put(None)
+sys.exit(code)
+"""
+WITH_THREADS = """
+    import json, threading
+    import pytest, beside, replay
+
+    @pytest.mark.replay(max_requested_bytes_peak="20 KiB", max_leaked_blocks=0)
+    def test_earlier_thread():
+        beside.asked.put(2_000)
+        assert len(beside.answers.get()) == 1_000
+
+    @pytest.mark.replay(min_requested_bytes_peak="2 MB", max_leaked_blocks=0)
+    def test_own_thread():
+        own = threading.Thread(target=lambda: kept.append([bytes(2_000) for _ in range(1_000)]))
+        kept = []
+        own.start()
+        own.join()
+        del own
+
+    def test_figures(allocations):
+        with allocations() as seen:
+            beside.asked.put(2_000)
+            mine = bytes(10_000)
+            beside.answers.get()
+        assert 10_000 < seen.peak < 20_000
+        assert int(seen.summary.trace["left_out_calls"]) > 1_000
+"""
+
+
+def test_threads_that_ran_before_pytest_are_left_out_and_those_of_tests_are_not(project):
+    project.makepyfile(test_it=WITH_THREADS)
+    project.makepyfile(main=BESIDE)
+    result = project.run(sys.executable, "main.py", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=3)
+
+
 CLOSING = """
     import os
     import pytest

@@ -25,9 +25,11 @@ def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
     return ring.view(np.int64)
 
 
-def translated(*records: tuple[int, int, int, int]) -> tuple[list[tuple[str, int, int, int]], Translator]:
+def translated(
+    *records: tuple[int, int, int, int], apart: tuple[int, ...] = ()
+) -> tuple[list[tuple[str, int, int, int]], Translator]:
     """Op, thread, block and size of each row, which keep the contract of a trace."""
-    translator = Translator(Clock(False), 1 << 12)
+    translator = Translator(Clock(False), 1 << 12, apart=apart)
     assert translator.take(ring_of(*records), 0, len(records)) == len(records)
     batch: Events = translator.batch()
     Validator().check(batch)
@@ -84,6 +86,34 @@ def test_a_foreign_realloc_that_stays_where_it_is_gives_its_place_back_before_it
     rows, translator = translated((FROM, A, 0, 7), (TO, A, 30, 7))
     assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30)]
     assert (translator.foreign_frees, translator.foreign_reallocs) == (0, 1)
+
+
+def test_blocks_of_a_thread_apart_are_left_out():
+    rows, translator = translated(
+        (MALLOC, A, 10, 8), (MALLOC, B, 11, 7), (FROM, A, 0, 8), (TO, C, 20, 8), (FREE, C, 0, 8), (MALLOC, A, 12, 8),
+        (MALLOC, C, 13, 7), apart=(9, 8),
+    )  # fmt: skip
+    assert rows == [("malloc", 1, 0, 11), ("malloc", 1, 1, 13)]
+    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
+
+
+def test_what_a_thread_apart_does_to_blocks_of_others_is_not_left_out():
+    rows, translator = translated(
+        (MALLOC, A, 10, 7), (FROM, A, 0, 8), (TO, B, 20, 8), (FROM, B, 0, 8), (FAILED, B, 0, 8), (FREE, B, 0, 8),
+        (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), apart=(8,),
+    )  # fmt: skip
+    assert rows == [
+        ("malloc", 0, 0, 10), ("realloc", 1, 0, 20), ("free", 1, 0, 0), ("malloc", 0, 0, 11), ("free", 1, 0, 0),
+    ]  # fmt: skip
+    assert (translator.left_out, translator.unseen_frees) == (1, 1)
+
+
+def test_a_block_of_a_thread_apart_that_another_one_takes_over_is_as_one_of_before():
+    rows, translator = translated(
+        (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), apart=(8,)
+    )
+    assert rows == [("foreign_free", 1, 0, 0), ("malloc", 1, 0, 30), ("foreign_free", 1, 0, 0)]
+    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (2, 1, 1)
 
 
 def test_tables_grow_with_threads_and_live_blocks():

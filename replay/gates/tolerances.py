@@ -79,7 +79,7 @@ TEST_DEFAULTS = (
 )
 """The same of a test, which is recorded once and often takes less than an arena: there a longer path of a temporary
 folder is some pages more. Arenas and the heap grow in steps, so that one byte more can be a step; a thread that gets a
-heap of its own takes up to five calls, and workers of pytest-xdist have one that talks to the others."""
+heap of its own takes up to five calls."""
 
 
 def parse_rule(text: str) -> Rule:

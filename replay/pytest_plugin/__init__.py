@@ -14,6 +14,7 @@ Only what is in `beside` and behind it imports the rest of replay, NumPy and num
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 MARK = "replay"
 FIXTURE = "allocations"
+EARLIER_THREADS = frozenset(sys._current_frames())
+"""Threads that ran before pytest loaded anything of a project, such as the one by which a worker of pytest-xdist hears
+of its next tests. What they do, and when, is not the tests'."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _HELP = (
     "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "

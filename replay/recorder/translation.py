@@ -6,9 +6,11 @@ What a recording meets and a trace does not know:
     unseen      a free that went past the hooks, as some of CPython's own do while it starts or ends. It shows when the
                 address is handed out again, and stands in the trace right before that
     a realloc   is two records of one thread, among which others may take the old address; its row stands at the second
+    apart       a thread that is not meant, and whose blocks are left out. What it does to blocks of others counts
 """
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +35,7 @@ _PLAIN = np.array(
 _MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.FOREIGN_FREE)
 _NONE, _FOREIGN = -1, -2
 _OK, _TABLE_FULL, _THREADS_FULL = range(3)
-_AT_THREADS, _AT_THREAD, _AT_FOREIGN_FREES, _AT_FOREIGN_REALLOCS, _AT_UNSEEN, _AT_LAST_NS = range(6)
+_AT_THREADS, _AT_THREAD, _AT_FOREIGN_FREES, _AT_FOREIGN_REALLOCS, _AT_UNSEEN, _AT_LAST_NS, _AT_LEFT_OUT = range(7)
 _ROWS_A_RECORD = 3
 
 
@@ -49,7 +51,7 @@ def count_published(ring: np.ndarray, tail: int, most: int) -> int:
 
 
 @inlined
-def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray) -> int:
+def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: np.ndarray) -> int:
     """The row of a thread in `threads`, a new one for a new thread; -1 where there is none left."""
     if threads[tallies[_AT_THREAD], 0] == ident:
         return tallies[_AT_THREAD]
@@ -61,6 +63,9 @@ def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray) -> int:
     if number == threads.shape[0]:
         return -1
     threads[number, 0], threads[number, 1] = ident, _NONE
+    for each in apart:
+        if each == ident:
+            threads[number, 3] = 1
     tallies[_AT_THREAD], tallies[_AT_THREADS] = number, number + 1
     return number
 
@@ -69,7 +74,8 @@ class _State(NamedTuple):
     """What is known between two records; changes in place.
 
     `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.numbering`, by address. A row of `threads` holds
-    who it is, and number and address of the block that it is reallocating. `tallies` are counts and the last time.
+    who it is, number and address of the block that it is reallocating, and whether it is one of those `apart`.
+    `tallies` are counts and the last time.
     """
 
     keys: np.ndarray
@@ -78,6 +84,7 @@ class _State(NamedTuple):
     counts: np.ndarray
     threads: np.ndarray
     tallies: np.ndarray
+    apart: np.ndarray
 
 
 @inlined
@@ -95,6 +102,9 @@ def _end_block(events: Events, row: int, thread: int, domain: int, address: int,
     """A free; gives the next row."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
+    if number < 0 and state.threads[thread, 3]:
+        state.tallies[_AT_LEFT_OUT] += 1
+        return row
     if number < 0:
         state.tallies[_AT_FOREIGN_FREES] += 1
         return _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, address, now_ns)
@@ -125,6 +135,9 @@ def _begin_block(
         state.tallies[_AT_UNSEEN] += 1
         row = _end_block(events, row, thread, domain, address, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
+    if moved < 0 and state.threads[thread, 3]:
+        state.tallies[_AT_LEFT_OUT] += 1
+        return row
     is_foreign = moved == _FOREIGN
     left = state.threads[thread, 2]
     if is_foreign and left == address:
@@ -175,7 +188,7 @@ def _translate(
     while done < records and row + _ROWS_A_RECORD <= events.op.shape[0]:
         at = (first + done) & (_SLOTS - 1)
         packed, address = ring[at, 0], ring[at, 3] & _WORD
-        thread = _thread_number(ring[at, 2] & _WORD, state.threads, tallies)
+        thread = _thread_number(ring[at, 2] & _WORD, state.threads, tallies, state.apart)
         if thread < 0 or 2 * (counts[0] - counts[1] + 1) >= state.keys.shape[0]:
             status = _THREADS_FULL if thread < 0 else _TABLE_FULL
             break
@@ -226,15 +239,19 @@ def read_counter() -> int:
 
 
 class Translator:
-    """Fills batches with what the ring says; with `sites`, they have a column of the hooks' numbers of call sites."""
+    """Fills batches with what the ring says; with `sites`, they have a column of the hooks' numbers of call sites.
 
-    def __init__(self, clock: Clock, rows: int, sites: bool = False) -> None:
+    Blocks that threads `apart` ask for are left out; a thread is known by its `threading.get_ident()`.
+    """
+
+    def __init__(self, clock: Clock, rows: int, sites: bool = False, apart: Iterable[int] = ()) -> None:
         self._clock, self._rows, self._sites = clock, rows, sites
         self._begin: int | None = None
         """The first record's time, from which all others count."""
         self._state = _State(
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
-            np.zeros(2, np.int64), np.zeros((64, 3), np.int64), np.zeros(8, np.int64),
+            np.zeros(2, np.int64), np.zeros((64, 4), np.int64), np.zeros(8, np.int64),
+            np.fromiter(apart, np.int64),
         )  # fmt: skip
         self.events, self.row = self._new_batch(), 0
 
@@ -279,6 +296,11 @@ class Translator:
     @property
     def unseen_frees(self) -> int:
         return int(self._state.tallies[_AT_UNSEEN])
+
+    @property
+    def left_out(self) -> int:
+        """Calls of threads apart."""
+        return int(self._state.tallies[_AT_LEFT_OUT])
 
     def _new_batch(self) -> Events:
         types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.trace import CLEAN_START, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
+from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -53,11 +53,19 @@ class Writer:
     """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
 
     Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
-    what it is, if it is not the one that runs this.
+    what it is, if it is not the one that runs this. Blocks of threads `apart` are left out.
     """
 
     def __init__(
-        self, ring: Ring, path: Path, command: Sequence[str], *, addresses: bool, force: bool, interpreter: str = ""
+        self,
+        ring: Ring,
+        path: Path,
+        command: Sequence[str],
+        *,
+        addresses: bool,
+        force: bool,
+        interpreter: str = "",
+        apart: Iterable[int] = (),
     ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._sites = SiteTable(ring.notes) if ring.sites_every else None
@@ -77,7 +85,7 @@ class Writer:
             self._file = GrowingFile(self._partial, addresses, sites=ring.sites_every > 0)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0)
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, apart=apart)
         self._rows = 0
         """In the file."""
         self._first_ns: int | None = None
@@ -168,8 +176,13 @@ class Writer:
             OLDER_REALLOCS: self._translator.foreign_reallocs,
             UNSEEN_FREES: self._translator.unseen_frees,
         }
+        left_out = self._translator.left_out
+        if left_out:
+            counts[LEFT_OUT] = left_out
         started = {START: CLEAN_START if self._ring.clean else "as it was"}
         told = {name: str(count) for name, count in counts.items()}
         sites = tuple(self._sites.sites) if self._sites else ()
         about = self._origin | started | told
-        return Metadata(about, sites, self._ring.phases(), counts=self._counting.counts())
+        # What pymalloc says of itself is of all threads.
+        counted = () if left_out else self._counting.counts()
+        return Metadata(about, sites, self._ring.phases(), counts=counted)
