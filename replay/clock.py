@@ -71,7 +71,8 @@ class Clock:
         self.rows = 0
         """Rows of the trace that have been played."""
         self._source = self._environment.process(self._walk(batches))
-        self._environment.process(self._sample())
+        self._sampler = self._sample()
+        self._environment.process(self._sampler)
 
     @property
     def now_ns(self) -> int:
@@ -80,7 +81,10 @@ class Clock:
 
     def run(self) -> None:
         """Plays the trace to its end."""
-        self._environment.run(until=self._source)
+        try:
+            self._environment.run(until=self._source)
+        finally:
+            self._sampler.close()  # it waits for more, and would keep all that was played until garbage is collected
 
     def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
