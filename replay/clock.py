@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
+from replay.compiled import entry
 from replay.errors import ReplayError
 from replay.trace import Events
 
@@ -37,6 +38,33 @@ class Slice(NamedTuple):
     end: int
     tick_rows: np.ndarray
     tick_times_ns: np.ndarray
+
+
+@entry
+def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, rows: np.ndarray) -> np.ndarray:
+    """Puts into `rows` for each of rising ticks the first row of `start` … `end` that is later; `end` if none is.
+
+    Looks first as far behind the row before as that was from the one before it: to halve all rows would ask for memory
+    all over them, tick by tick.
+    """
+    row, gap = start, 0
+    for number in range(ticks_ns.shape[0]):
+        tick_ns, low, step = ticks_ns[number], row, 4
+        high = min(low + gap, end)
+        while high < end and times_ns[high] <= tick_ns:
+            low, high, step = high + 1, min(high + step, end), 2 * step
+        while low < high - step and times_ns[high - step] > tick_ns:
+            high, step = high - step, 2 * step
+        low = max(low, high - step)
+        while low < high:
+            middle = (low + high) // 2
+            if times_ns[middle] <= tick_ns:
+                low = middle + 1
+            else:
+                high = middle
+        rows[number] = low
+        row, gap = low, low - row
+    return rows
 
 
 class Clock:
@@ -127,10 +155,9 @@ class Clock:
         self._slice_begun.succeed(until_ns)
         ticks_ns: np.ndarray = yield self._ticks_planned
         self._ticks_planned = self._environment.event()
-        times = events.time_ns[start:end]
-        rows = start + np.searchsorted(times, ticks_ns, side="right")
-        if times.shape[0]:
-            yield self._environment.timeout(int(times[-1]) - self._environment.now)
+        rows = find_rows(events.time_ns, ticks_ns, start, end, np.empty_like(ticks_ns))
+        if start < end:
+            yield self._environment.timeout(int(events.time_ns[end - 1]) - self._environment.now)
         self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
 
     def _sample(self) -> Process:

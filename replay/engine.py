@@ -111,6 +111,11 @@ def compiled_call(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> C
     return entry(call, foreign_sources(list(models))) if all(map(is_compiled, models)) else call
 
 
+def copied(counters: np.ndarray) -> np.ndarray:
+    """A copy of some counters in one piece: NumPy copies records field by field, which takes ten times as long."""
+    return np.frombuffer(counters.tobytes(), TALLY)
+
+
 class Player:
     """The state of one run, and the loop that changes it."""
 
@@ -131,6 +136,9 @@ class Player:
         self._classes = new_classes()
         self.at_peak = np.zeros(1, TALLY)
         self.at_peak_time_ns = 0
+        # Looked at in every slice, where to ask a record for a field takes thrice as long.
+        self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
+        self._resident_peak = self.at_peak["resident_bytes_peak"]
         with _making:
             self._play = compiled_play((libc_model, small_model))
         self._threads = ThreadNumbering()
@@ -151,27 +159,27 @@ class Player:
 
     def counters(self) -> np.ndarray:
         """A copy of the counters."""
-        return self.stack.tally.copy()
+        return copied(self.stack.tally)
 
     def play(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns a copy of the counters for each of its ticks."""
         events = part.events
         self._make_room_for_blocks(events.highest_block)
-        ticks = np.append(part.tick_rows, part.end)
+        ticks = np.concatenate((part.tick_rows, (part.end,)))
         samples = np.empty(ticks.shape[0], TALLY)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
         columns = (events.op, events.domain, events.block, events.size)
         threads = self._threads_of(events)
-        row, tick, peak = part.start, 0, self.at_peak[0].resident_bytes_peak
+        row, tick, peak = part.start, 0, self._resident_peak[0]
         while tick < ticks.shape[0]:
             row, taken = self._play(
                 self.stack, self.blocks, self._classes, self._route, self.at_peak, columns,
                 part.first_row, row, threads, ticks[tick:], samples[tick:], addresses,
             )  # fmt: skip
             tick += taken
-            if self.tally.attention:
+            if self._attention[0]:
                 self._attend(events, row, part.first_row)
-        if self.at_peak[0].resident_bytes_peak != peak:
+        if self._resident_peak[0] != peak:
             self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
         self.drain_log()
         if self._addresses:
@@ -197,7 +205,7 @@ class Player:
                 self.stack, self.blocks, self._classes, self._route, self.at_peak, columns, part.first_row, threads,
                 addresses, mine, ends, stint, row, moments, best,
             )  # fmt: skip
-            if self.tally.attention:
+            if self._attention[0]:
                 self._attend(events, row, part.first_row)
         self.drain_log()
 
@@ -294,9 +302,9 @@ class Player:
 
     def drain_log(self) -> None:
         """Hands what was logged to whoever asked for it, and empties the log."""
-        if self._log and self.tally.rows_logged:
-            self._log(self.stack.log[: self.tally.rows_logged].copy())
-        self.tally.rows_logged = 0
+        if self._log and self._rows_logged[0]:
+            self._log(self.stack.log[: self._rows_logged[0]].copy())
+        self._rows_logged[0] = 0
 
     def check(self) -> None:
         """Raises AssertionError where an invariant of a layer does not hold."""
@@ -417,10 +425,10 @@ class _Walk:
         """Plays a slice, and looks at the counters at its ticks and marks."""
         marks = part.events.idle_rows.get(Op.MARK, [])
         marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
-        looks = np.sort(np.append(part.tick_rows, marks)) if marks else part.tick_rows
-        seen, begin = self._player.play(part._replace(tick_rows=looks)), 0
-        for row, at in zip(marks, np.searchsorted(looks, marks).tolist(), strict=True):
-            self._note_phase(part.events, row, seen[at : at + 1].copy())
+        looks = np.sort(np.concatenate((part.tick_rows, marks))) if marks else part.tick_rows
+        seen, begin = self._player.play(part._replace(tick_rows=looks) if marks else part), 0
+        for row, at in zip(marks, looks.searchsorted(marks).tolist() if marks else (), strict=True):
+            self._note_phase(part.events, row, copied(seen[at : at + 1]))
             self.samples.append(seen[begin:at])
             begin = at + 1
         self.samples.append(seen[begin:])
