@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from histories import History, cut
+from hypothesis import given
+from hypothesis import strategies as st
 
-from replay.clock import Clock
+from replay.clock import Clock, find_rows
 from replay.trace import Events, Op
 
 
@@ -55,6 +57,16 @@ def test_a_tick_comes_after_all_events_of_its_moment():
 def test_ticks_come_where_nothing_happens_too():
     seen, _ = walk([history_at(1, 35).events()], 10)
     assert seen == [(0, 2, [1, 1, 1], [10, 20, 30])]
+
+
+@given(data=st.data())
+def test_rows_of_ticks_are_those_that_a_search_of_all_rows_finds(data):
+    numbers = st.lists(st.integers(0, 60), max_size=40) | st.lists(st.integers(0, 10**15), max_size=40)
+    times_ns, ticks_ns = (np.array(sorted(data.draw(numbers)), np.int64) for _ in range(2))
+    start = data.draw(st.integers(0, len(times_ns)))
+    end = data.draw(st.integers(start, len(times_ns)))
+    expected = start + np.searchsorted(times_ns[start:end], ticks_ns, side="right")
+    assert find_rows(times_ns, ticks_ns, start, end, np.empty_like(ticks_ns)).tolist() == expected.tolist()
 
 
 def test_a_tick_at_the_last_moment_of_a_batch_waits_for_the_next_one():

@@ -1,5 +1,7 @@
 """Where trace, clock and models meet: what a run records does not depend on how it was cut or watched."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -411,6 +413,29 @@ def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_
 def test_an_interval_of_nothing_is_refused(wanted_ns):
     with pytest.raises(ReplayError, match="must be longer than nothing"):
         sampling_interval_ns(10, wanted_ns)
+
+
+def test_the_tables_of_a_run_go_when_it_is_over(monkeypatch):
+    """Runs that follow each other would else take new memory, until garbage is collected."""
+    players = []
+    start = Player.__init__
+
+    def note(self, *arguments, **options):
+        players.append(weakref.ref(self))
+        start(self, *arguments, **options)
+
+    monkeypatch.setattr(Player, "__init__", note)
+    trace = MemoryTrace([with_marks(seeded(3, 200), [(20, 0), (50, len(PHASES))])], Metadata(phases=PHASES))
+    gc.disable()
+    try:
+        recordings = [
+            run(trace, CONFIGS["3.12"], **options)
+            for options in ({}, {"sample_every_ns": 10}, {"trim_every_ns": 100}, {"stop": lambda counters: True})
+        ]
+        assert len(recordings) == 4
+        assert [player() for player in players] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_recording_cannot_be_changed_by_accident():
