@@ -27,7 +27,7 @@ DOMAINS = 4
 ONE = np.uint64(1)
 AHEAD = np.uint64(12)
 """Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
-BLOCKS_IN_CACHE = 65536
+BLOCKS_IN_CACHE = 81920
 LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("blocks", "requested_bytes", "live_blocks", "live_requested_bytes")
