@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MARK = "replay"
 FIXTURE = "allocations"
-EARLIER_THREADS = frozenset(sys._current_frames())
+EARLIER_THREADS = frozenset(getattr(sys, "_current_frames", dict)())  # only CPython is sure to have it
 """Threads that ran before pytest loaded anything of a project, such as the one by which a worker of pytest-xdist hears
 of its next tests. What they do, and when, is not the tests'."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
