@@ -332,7 +332,7 @@ def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int:
             f"an interval of {wanted_ns} ns gives {span_ns // wanted_ns} samples of this trace, "
             f"more than {TICKS_MAX}; choose a longer one"
         )
-    return wanted_ns
+    return min(wanted_ns, NO_SAMPLES_NS)
 
 
 def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:

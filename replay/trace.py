@@ -56,7 +56,8 @@ class Op(IntEnum):
     """pymalloc got an arena: its bytes in `size`, and where in `address`."""
     ARENA_UNMAPPED = 49
     FOREIGN_FREE = 50
-    """A block was freed that was born before the recording: of the size nothing is known, so `size` is 0."""
+    """A block was freed that was born before the recording, or in a thread that was left out: of the size nothing is
+    known, so `size` is 0."""
 
 
 class Domain(IntEnum):

@@ -375,21 +375,27 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 chance = random.Random(1)
 tasks = [outcomes.Task(str(number), Input("t", "t", None, ""), {}) for number in range(2_000)]
 interrupted = 0
-for _ in range(60):
-    with closing(threads.Threads(2).outcomes(tasks)) as come:
-        next(come)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.1))
+for number in range(360):
+    come = threads.Threads(2).outcomes(tasks)
+    try:
+        with closing(come):
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.0009 if number % 6 else 0.1))
             list(come)
-        except KeyboardInterrupt:
-            interrupted += 1
+    except KeyboardInterrupt:
+        interrupted += 1
 print(interrupted)
 """
 
 
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_a_sweep_needs_a_thread(jobs):
+    with pytest.raises(ReplayError, match="a sweep needs one at least"):
+        Threads(jobs)
+
+
 def test_an_interrupt_ends_the_runs_whenever_it_comes():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("60\n", "")
+    assert (done.stdout, done.stderr) == ("360\n", "")
 
 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):

@@ -15,6 +15,7 @@ Only what is in `beside` and behind it imports the rest of replay, NumPy and num
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
 
 MARK = "replay"
 FIXTURE = "allocations"
-EARLIER_THREADS = frozenset(getattr(sys, "_current_frames", dict)())  # only CPython is sure to have it
+
+
+def thread_roots() -> dict[int, Any]:
+    """Of every thread but this one its outermost frame, which tells it from a later one with its number."""
+    frames: dict[int, Any] = getattr(sys, "_current_frames", dict)()  # only CPython is sure to have it
+    frames.pop(threading.get_ident(), None)
+    for number, frame in frames.items():
+        while frame.f_back is not None:
+            frame = frame.f_back
+        frames[number] = frame
+    return frames
+
+
+EARLIER_THREADS = thread_roots()
 """Threads that ran before pytest loaded anything of a project, such as the one by which a worker of pytest-xdist hears
 of its next tests. What they do, and when, is not the tests'."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()

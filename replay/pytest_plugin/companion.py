@@ -8,11 +8,10 @@ import gc
 import json
 import os
 import sys
-import threading
 from typing import Any
 
 from replay.errors import ReplayError
-from replay.pytest_plugin import EARLIER_THREADS
+from replay.pytest_plugin import EARLIER_THREADS, thread_roots
 from replay.recorder import detach, session
 from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
@@ -41,8 +40,8 @@ class Companion:
         detach.start(session.PACKAGE_HOME, "replay.pytest_plugin.beside", request, files)
         os.close(theirs_in)
         os.close(theirs_out)
-        self._apart = set(EARLIER_THREADS)
-        """Those that still run. An ended one's number may be given to another thread, so it never comes back."""
+        self._apart = dict(EARLIER_THREADS)
+        """Those that still run."""
         self._rehearsed = False
         self._asked = 0
         self._requests, self._answers = os.fdopen(ours_out, "w"), os.fdopen(ours_in)
@@ -92,7 +91,8 @@ class Companion:
         self._start(path, name)
 
     def _start(self, path: str, name: str) -> None:
-        self._apart &= sys._current_frames().keys() - {threading.get_ident()}
+        now = thread_roots()
+        self._apart = {number: root for number, root in self._apart.items() if now.get(number) is root}
         writer = self.ask("record", path=path, command=["pytest", name], apart=list(self._apart))["writer"]
         self._ring.map()
         _forget_the_past()

@@ -12,7 +12,7 @@ from replay import metrics
 from replay.engine import Recording
 from replay.metrics import Summary
 from replay.player import EXACT_CLASSES, class_limit
-from replay.trace import OLDER_FREES
+from replay.trace import LEFT_OUT, OLDER_FREES
 from replay.units import format_size, format_time
 
 WIDTH = 96
@@ -256,4 +256,8 @@ def _notes(summary: Summary) -> Text:
     older = int(summary.trace.get(OLDER_FREES, 0))
     if older:
         lines.append(f"Left out: blocks older than the recording, of which {older:,} were freed in its course.")
+    if others := int(summary.trace.get(LEFT_OUT, 0)):
+        lines.append(
+            f"Left out: {others:,} calls of threads that were not meant, and what else became of their blocks."
+        )
     return Text("\n".join(lines))

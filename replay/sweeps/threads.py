@@ -1,10 +1,11 @@
 """Runs of a sweep side by side in threads of this process: kernels run without Python's lock."""
 
 import os
+from _thread import start_new_thread
 from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
 
+from replay.errors import ReplayError
 from replay.sweeps.outcomes import Outcome, Task, do
 from replay.sweeps.traces import Input, SharedTraces
 
@@ -18,6 +19,8 @@ class Threads:
     """An engine: does tasks, and yields outcomes as they come."""
 
     def __init__(self, jobs: int | None = None) -> None:
+        if jobs is not None and jobs < 1:
+            raise ReplayError(f"{jobs} threads cannot do anything; a sweep needs one at least")
         self.jobs = jobs or processors()
         self._traces = SharedTraces()
 
@@ -27,8 +30,8 @@ class Threads:
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         """Leaving the iteration ends the runs under way at their next batch.
 
-        Between threads are only queues in C. An interrupt can leave a lock of `threading` or of a future taken, by
-        which the others would wait for ever.
+        Threads wait for each other only by queues in C. An interrupt can leave a lock of `threading`, or of a future,
+        taken; then others would wait for ever.
         """
         traces = self._traces
         traces.expect(task.input for task in tasks)
@@ -36,32 +39,37 @@ class Threads:
         for task in tasks:
             left.put(task)
         come: SimpleQueue[Outcome | BaseException] = SimpleQueue()
-        given_up = Event()
+        ended: SimpleQueue[None] = SimpleQueue()
+        given_up: list[bool] = []
+        threads = 0
 
         def work() -> None:
-            while not given_up.is_set():
-                try:
-                    task = left.get_nowait()
-                except Empty:
-                    return
-                try:
-                    come.put(do(task, traces.get, given_up.is_set))
-                except BaseException as error:  # whatever it is, who waits for the outcome has it
-                    come.put(error)
-                finally:
-                    traces.release(task.input)
+            try:
+                while not given_up:
+                    do_next(left.get_nowait())
+            except Empty:
+                pass
+            finally:
+                ended.put(None)
 
-        threads = [Thread(target=work, name=f"sweep_{number}") for number in range(min(self.jobs, len(tasks)))]
+        def do_next(task: Task) -> None:
+            try:
+                come.put(do(task, traces.get, lambda: bool(given_up)))
+            except BaseException as error:  # whatever it is, who waits for the outcome has it
+                come.put(error)
+            finally:
+                traces.release(task.input)
+
         try:
-            for thread in threads:
-                thread.start()
+            for _ in range(min(self.jobs, len(tasks))):
+                start_new_thread(work, ())
+                threads += 1
             for _ in tasks:
                 outcome = come.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
         finally:
-            given_up.set()
-            for thread in threads:
-                if thread.is_alive():
-                    thread.join()
+            given_up.append(True)
+            for _ in range(threads):
+                ended.get()
