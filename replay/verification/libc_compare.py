@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -20,15 +21,8 @@ from replay.engine import Player
 from replay.environment import overrides_of
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
-from replay.verification.libc_oracles import (
-    RESIDENT_POINTS,
-    LibcOracle,
-    LibcPlayed,
-    find_strace,
-    free_huge_pages,
-    play_libc,
-    transparent_huge_pages,
-)
+from replay.verification.huge_pages import free_huge_pages, transparent_huge_pages, without_surprises
+from replay.verification.libc_oracles import RESIDENT_POINTS, LibcOracle, LibcPlayed, find_strace, play_libc
 
 PRESET = "cpython-3.12-malloc"
 
@@ -96,7 +90,8 @@ def verify_libc(
     error = None
     if resident:
         mode = "resident" if config.kernel.transparent_huge_pages == "never" else "huge"
-        filled = play_libc(whole, oracle, mode=mode, environment=environment)
+        fill = partial(play_libc, whole, oracle, mode=mode, environment=environment)
+        filled = without_surprises(fill) if mode == "huge" else fill()
         real = filled.resident
         if mode == "huge":  # they depend on where the heap starts, which is another place in each process
             resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings, filled)[2]

@@ -26,8 +26,6 @@ RESIDENT_POINTS = 10
 PLACE = (8 << 30) + (4 << 10)
 """Where mappings begin, modulo 16 GiB."""
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes", "thread_place")])
-_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_MEMORY = Path("/proc/meminfo")
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
 """What the harness does before and after the play."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
@@ -145,17 +143,6 @@ def play_libc(
             resident=np.fromfile(result, "<i8", RESIDENT_POINTS, offset=_HEADER.itemsize + 8 * rows),
             system_calls=_read_calls(calls.read_text()) if traced else None,
         )
-
-
-def transparent_huge_pages() -> str:
-    """The setting of this machine's kernel, as `kernel.transparent_huge_pages` takes it."""
-    return _SWITCH.read_text().partition("[")[2].partition("]")[0] if _SWITCH.exists() else "never"
-
-
-def free_huge_pages() -> int:
-    """Reserved huge pages of this machine that no mapping has, as `kernel.reserved_huge_pages` takes them."""
-    counts = dict(re.findall(r"^HugePages_(Free|Rsvd): +(\d+)$", _MEMORY.read_text(), re.MULTILINE))
-    return int(counts.get("Free", 0)) - int(counts.get("Rsvd", 0))
 
 
 def find_strace() -> str:
