@@ -88,7 +88,13 @@ def load_command(name: str) -> Any:
     return command
 
 
-app = typer.Typer(cls=_OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_OnDemand,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
+)
 
 
 def _tell_version(asked: bool) -> None:

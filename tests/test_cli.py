@@ -51,6 +51,7 @@ def test_the_commands_are_those_of_the_manual():
 def test_every_command_explains_itself_by_an_example(words):
     result = CliRunner().invoke(app, [*words, "--help"], terminal_width=100)
     assert result.exit_code == 0
+    assert CliRunner().invoke(app, [*words, "-h"], terminal_width=100).output == result.output
     assert f"replay {' '.join(words)}" in f"{COMMANDS[words].help} {COMMANDS[words].epilog}"
 
 
