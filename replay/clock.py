@@ -25,6 +25,8 @@ Process = Generator[simpy.Event, Any, None]
 
 TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
+TICKS_ENOUGH = 2_000
+"""Where nobody says how often, and nobody knows how long the trace is: more of them, and the interval doubles."""
 ALARMS_MAX = 1_000_000
 """More than any program does by the clock: a unit that was forgotten."""
 
@@ -71,8 +73,10 @@ class Clock:
     """Walks through batches: `play(slice)` for every slice, `boundary(events, first_row, row)` for each row of
     `boundaries(events)`, `first_row` being how many rows came before the batch.
 
-    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. At the multiples of
-    `alarm_every_ns` behind it a slice is cut and `alarm(row)` called, with the number of the row that comes next.
+    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. If that is None, their
+    interval begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: then `ticks_every_ns` tells at
+    the end which of all that there were are multiples of the last. At the multiples of `alarm_every_ns` behind it a
+    slice is cut and `alarm(row)` called, with the number of the row that comes next.
     """
 
     def __init__(
@@ -82,13 +86,14 @@ class Clock:
         boundaries: Callable[[Events], list[int]],
         boundary: Callable[[Events, int, int], None],
         begin_ns: int,
-        sample_every_ns: int,
+        sample_every_ns: int | None,
         alarm_every_ns: int | None = None,
         alarm: Callable[[int], None] | None = None,
     ):
         self._play, self._boundaries, self._boundary = play, boundaries, boundary
-        self._every_ns = sample_every_ns
-        self._next_tick_ns = -(-max(begin_ns, 1) // sample_every_ns) * sample_every_ns
+        self._begin_ns, self._widens = begin_ns, sample_every_ns is None
+        self.ticks_every_ns = sample_every_ns or 1
+        self._next_tick_ns = _multiple(max(begin_ns, 1), self.ticks_every_ns)
         self._ticks_left = TICKS_MAX
         self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
         self._alarms_left = ALARMS_MAX
@@ -150,6 +155,9 @@ class Clock:
 
     def _play_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
         """Plays rows start … end, with the ticks before `until_ns`."""
+        while self._widens and (until_ns - self._begin_ns) // self.ticks_every_ns > TICKS_ENOUGH:
+            self.ticks_every_ns *= 2
+            self._next_tick_ns = _multiple(self._next_tick_ns, self.ticks_every_ns)
         if start >= end and self._next_tick_ns >= until_ns:
             return
         self._slice_begun.succeed(until_ns)
@@ -165,11 +173,16 @@ class Clock:
         while True:
             until_ns = yield self._slice_begun
             self._slice_begun = self._environment.event()
-            self._ticks_left -= max(0, (until_ns - self._next_tick_ns) // self._every_ns)
+            every_ns = self.ticks_every_ns
+            self._ticks_left -= max(0, (until_ns - self._next_tick_ns) // every_ns)
             if self._ticks_left < 0:
-                raise ReplayError(
-                    f"sampling every {self._every_ns} ns gives more than {TICKS_MAX} samples of this trace"
-                )
-            ticks_ns = np.arange(self._next_tick_ns, until_ns, self._every_ns)
-            self._next_tick_ns += self._every_ns * ticks_ns.shape[0]
+                what = f"sampling every {every_ns} ns gives more than {TICKS_MAX} samples of this trace"
+                raise ReplayError(f"{what}; choose a longer interval")
+            ticks_ns = np.arange(self._next_tick_ns, until_ns, every_ns)
+            self._next_tick_ns += every_ns * ticks_ns.shape[0]
             self._ticks_planned.succeed(ticks_ns)
+
+
+def _multiple(time_ns: int, every_ns: int) -> int:
+    """The first multiple of `every_ns` that is not before `time_ns`."""
+    return -(-time_ns // every_ns) * every_ns

@@ -41,7 +41,6 @@ SAMPLES_WANTED = 1000
 """How many samples a run takes when nobody says how often."""
 NO_SAMPLES_NS = 1 << 62
 """A sampling interval longer than any trace: peaks are exact without samples."""
-UNKNOWN_DURATION_SAMPLE_NS = 10_000_000
 LOG_ROWS = 4096
 
 Log = Callable[[np.ndarray], None]
@@ -321,10 +320,13 @@ class Player:
         return observed
 
 
-def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int:
-    """The interval asked for, or one that gives about SAMPLES_WANTED samples of a trace that spans so much time."""
+def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | None:
+    """The interval asked for, or one that gives about SAMPLES_WANTED samples of a trace that spans so much time.
+
+    None where neither is known: the clock finds one.
+    """
     if wanted_ns is None:
-        return max(1, span_ns // SAMPLES_WANTED) if span_ns else UNKNOWN_DURATION_SAMPLE_NS
+        return None if span_ns is None else max(1, span_ns // SAMPLES_WANTED)
     if wanted_ns <= 0:
         raise ReplayError("the sampling interval must be longer than nothing")
     if span_ns and span_ns // wanted_ns > TICKS_MAX:
@@ -377,13 +379,19 @@ def run(
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
+    times_ns = np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64)
+    samples = np.concatenate([*walk.samples, np.reshape(player.tally, 1)])
+    if every_ns is None:  # it grew on the way
+        kept = times_ns % clock.ticks_every_ns == 0
+        kept[-1] = True
+        times_ns, samples = times_ns[kept], samples[kept]
     recording = Recording(
         config=config,
         metadata=trace.metadata,
         events=clock.rows,
         duration_ns=clock.now_ns - begin_ns,
-        sample_times_ns=np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64),
-        samples=np.concatenate([*walk.samples, np.reshape(player.tally, 1)]),
+        sample_times_ns=times_ns,
+        samples=samples,
         end=player.tally.copy(),
         at_peak=player.at_peak.copy()[0],
         at_peak_time_ns=player.at_peak_time_ns,

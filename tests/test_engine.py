@@ -395,9 +395,9 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
     [
         (10**9, None, 10**6),
         (10**9, 5, None),
-        (None, None, 10**7),
         (None, 3, 3),
         (500, None, 1),
+        (0, None, 1),
         (10**9, 1000, 1000),
     ],
 )
@@ -407,6 +407,28 @@ def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_
             sampling_interval_ns(duration_ns, wanted_ns)
     else:
         assert sampling_interval_ns(duration_ns, wanted_ns) == interval_ns
+
+
+class Unending(MemoryTrace):
+    """Tells no duration, as sources that must be read to know it."""
+
+    duration_ns = None
+
+
+@some
+@given(history=histories(), cuts=CUTS, marks=MARKS, scale=st.integers(1, 10**14), begin_ns=st.integers(0, 10**17))
+def test_without_a_known_duration_the_interval_doubles_until_up_to_two_thousand_samples_are_enough(
+    history, cuts, marks, scale, begin_ns
+):
+    events = with_marks(history, marks)
+    events = events._replace(time_ns=events.time_ns * scale + begin_ns)
+    span_ns = int(events.time_ns[-1] - events.time_ns[0]) if events.rows else 0
+    every_ns = next(1 << power for power in range(64) if span_ns >> power <= 2000)
+    unending = run(Unending(cut(events, cuts), Metadata(phases=PHASES)), CONFIGS["3.12"])
+    known = run(MemoryTrace([events], Metadata(phases=PHASES)), CONFIGS["3.12"], sample_every_ns=every_ns)
+    assert unending.sample_times_ns.tolist() == known.sample_times_ns.tolist()
+    assert [counters(each) for each in unending.samples] == [counters(each) for each in known.samples]
+    assert unending.sample_times_ns.shape[0] <= 2002
 
 
 @pytest.mark.parametrize("wanted_ns", [0, -1])

@@ -46,7 +46,7 @@ def run(
         str | None, typer.Option(metavar="TIME", help="Call malloc_trim(0) so often in the trace's time, like 60s.")
     ] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default 1,000 samples.")
+        str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default about 1,000 samples.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
     as_json: Annotated[
