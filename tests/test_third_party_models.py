@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import replay
-from replay.allocators.registry import bundled_names, find_model, foreign_sources
+from replay.allocators import bump
+from replay.allocators.registry import bundled_names, find_model, foreign_sources, is_compiled
 
 HEADER = '''
 """A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
@@ -38,6 +40,12 @@ def leaf(function):
 
 def by_reference(state_class):
     return state_class
+"""
+
+UNMARKED = """
+
+def made_size(state, stack, place, size):
+    return block_size(state, stack, place)
 """
 
 MODEL = '''
@@ -146,9 +154,10 @@ def write_model(site: Path, name: str, kind: str, run_bytes: int = 1 << 16) -> N
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder as a package installer leaves it: two models, and one that lacks a function."""
+    """A folder as a package installer leaves it: three models, and one that lacks a function."""
     write_model(tmp_path, "quick", NUMBA)
     write_model(tmp_path, "slow", PLAIN)
+    write_model(tmp_path, "mixed", NUMBA + UNMARKED)
     write_model(tmp_path, "broken", PLAIN)
     broken = tmp_path / "toy_broken.py"
     broken.write_text(broken.read_text().replace("def free(", "def release("))
@@ -156,7 +165,7 @@ def site(tmp_path):
     info = tmp_path / "toys-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    names = ("quick", "slow", "broken", "crash")
+    names = ("quick", "slow", "mixed", "broken", "crash")
     points = "".join(f"{name} = toy_{name}\n" for name in names)
     (info / "entry_points.txt").write_text(f"[replay.allocators]\n{points}")
     return tmp_path
@@ -176,14 +185,25 @@ def play(site: Path, *names: str) -> dict:
 
 
 def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
-    answer = play(site, "quick", "slow")
-    assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "pymalloc", "quick", "slow"]
-    assert answer["compiled"] == {"quick": True, "slow": False}
+    answer = play(site, "quick", "slow", "mixed")
+    assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "mixed", "pymalloc", "quick", "slow"]
+    assert answer["compiled"] == {"quick": True, "slow": False, "mixed": False}
     results = answer["results"]
-    assert results["quick libc"] == results["slow libc"]
-    assert results["quick pymalloc"] == results["slow pymalloc"]
+    assert results["quick libc"] == results["slow libc"] == results["mixed libc"]
+    assert results["quick pymalloc"] == results["slow pymalloc"] == results["mixed pymalloc"]
     assert results["quick libc"] != results["quick pymalloc"]
     assert min(mmaps for _, mmaps in results.values()) > 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name.removeprefix("default_") for name in dir(replay.allocators) if name.startswith("default_")]
+    + ["malloc", "free", "block_size", "address"],
+)
+def test_a_model_of_which_one_function_is_not_compiled_is_played_in_plain_python(name):
+    functions = {each: getattr(bump, each) for each in ("malloc", "free", "block_size", "address")}
+    assert is_compiled(SimpleNamespace(**functions))
+    assert not is_compiled(SimpleNamespace(**functions | {name: lambda *arguments: 0}))
 
 
 def test_an_edit_of_another_packages_model_is_noticed(site):

@@ -14,6 +14,8 @@ from replay.naming import nearest
 from replay.resources import MODEL_GROUP
 
 _NOT_MODELS = {"registry", "kernel", "stack"}
+_KERNELS = sorted(set(replay.allocators.__all__) - {"MARGIN", "Stack"})
+"""The functions of the contract that a kernel calls."""
 _REQUIRED = ("Config", "State", "new_state", "malloc", "free", "block_size", "address")
 
 
@@ -61,8 +63,7 @@ def roles(name: str) -> tuple[str, ...]:
 
 def is_compiled(model: ModuleType) -> bool:
     """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
-    names = ("malloc", "calloc", "realloc", "free", "block_size", "address", "expect", "fill", "trim")
-    return all(is_kernel(getattr(model, name)) for name in names if hasattr(model, name))
+    return all(is_kernel(getattr(model, name)) for name in _KERNELS if hasattr(model, name))
 
 
 def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
