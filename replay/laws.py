@@ -5,7 +5,6 @@ measure: `SizeLaw` is in bytes, `LifetimeLaw` in nanoseconds (and knows `forever
 `CountLaw` counts. `replay.generator.distributions` draws from them.
 """
 
-from math import isfinite
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
@@ -14,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    NonNegativeFloat,
     Tag,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -28,6 +26,7 @@ BlockSize = Annotated[Size, Le(MAX_SIZE)]
 Span = Annotated[Time, Le(MAX_SPAN)]
 PositiveSpan = Annotated[Time, Gt(0), Le(MAX_SPAN)]
 Count = Annotated[int, Ge(0), Le(1_000_000_000)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantity = TypeVar("Quantity", bound=int)
 Measured = TypeVar("Measured")
 _NAMES: dict[object, str] = {BlockSize: "OfSizes", Span: "OfTimes", Count: "OfCounts"}
@@ -52,7 +51,7 @@ class Choice(Spread[Quantity], Generic[Quantity]):
     """One of some values, each as often as its weight says."""
 
     kind: Literal["choice"]
-    weights: Annotated[dict[Quantity, NonNegativeFloat], Field(min_length=1)]
+    weights: Annotated[dict[Quantity, Weight], Field(min_length=1)]
 
     @field_validator("weights", mode="wrap")
     @classmethod
@@ -66,8 +65,6 @@ class Choice(Spread[Quantity], Generic[Quantity]):
     def _some_weight(self) -> "Choice[Quantity]":
         if not any(self.weights.values()):
             raise ValueError("all weights are zero; give at least one value a weight")
-        if not all(isfinite(weight) for weight in self.weights.values()):
-            raise ValueError("a weight is infinite; weights are finite numbers")
         return self
 
 
@@ -154,7 +151,7 @@ class Histogram(Spread[Quantity], Generic[Quantity]):
 
     kind: Literal["histogram"]
     edges: Annotated[list[Quantity], Field(min_length=2)]
-    counts: Annotated[list[NonNegativeFloat], Field(min_length=1)]
+    counts: Annotated[list[Weight], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _fits(self) -> "Histogram[Quantity]":
@@ -190,7 +187,7 @@ _BY_KIND = Discriminator(_kind)
 class Part(Spread[Measured], Generic[Measured]):
     """One ingredient of a mixture."""
 
-    weight: Annotated[float, Field(gt=0)]
+    weight: Annotated[Weight, Gt(0)]
     of: Measured
 
 

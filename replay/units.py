@@ -7,6 +7,7 @@ decimal, so what is parsed does not depend on the machine's floating point.
 
 import re
 from decimal import Decimal
+from math import isfinite
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -54,12 +55,12 @@ def parse_rate(text: str | int | float) -> float:
     number, slash, unit = str(text).partition("/")
     span = _TIMES.get(unit.strip().lower()) if slash else 10**9
     try:
-        value = Decimal(number.strip().replace("_", ""))
+        rate = float(Decimal(number.strip().replace("_", "")) * 10**9 / (span or 1))
     except ArithmeticError:
-        value = Decimal(-1)
-    if isinstance(text, bool) or span is None or not value.is_finite() or value < 0:
+        rate = -1.0
+    if isinstance(text, bool) or span is None or not isfinite(rate) or rate < 0:
         raise ValueError(f"{text!r} is not a rate; write it like 200/s")
-    return float(value * 10**9 / span)
+    return rate
 
 
 def format_size(size_bytes: int) -> str:

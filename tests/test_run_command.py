@@ -2,16 +2,18 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import polars as pl
 import pytest
-from histories import History
+from histories import History, seeded
 
 from replay.__main__ import main
+from replay.resources import find_config
 from replay.sources.parquet import write_trace
-from replay.trace import Domain, Op
+from replay.trace import Domain, MemoryTrace, Metadata, Op
 
 WORKLOAD = """
 description: a few hundred blocks
@@ -96,8 +98,31 @@ def test_the_text_says_what_it_cost(replay, workload):
     assert "static 1.00 MiB" in out
     assert "Exact: what was asked for; blocks and system calls of glibc and pymalloc." in out
     assert "Estimates: simulated time" in out
-    assert out.splitlines()[-1].startswith("next: replay run ")
+    assert out.splitlines()[-1] == f"next: replay run {workload} -a cpython-3.9 --out results"
     assert max(map(len, out.splitlines()[1:-1])) <= 96
+
+
+def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, tmp_path, monkeypatch):
+    stack = tmp_path / "my stack.yaml"
+    stack.write_text(find_config("cpython-3.9").read_text())
+    options = ("--set", "pymalloc.arena_size=1 MiB", "--env", "MALLOC_TOP_PAD_=0", "--trim-every", "2ms", "--seed", 5)
+    _, out, _ = replay("run", workload, "-a", stack, *options)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
+    assert words[0] == "replay"
+    assert replay(*words[1:])[0] == 0
+    told = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
+    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
+
+
+def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
+    """Anybody may write there; a recorder writes how much it left out."""
+    origin = {"foreign_frees": "many", "left_out_calls": "-1"}
+    trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
+    for said, lines in ((origin, 0), ({"foreign_frees": "5", "left_out_calls": "6"}, 2)):
+        write_trace(MemoryTrace(trace.events, Metadata(origin=said)), path, force=True)
+        code, out, _ = replay("run", path, "--no-reference")
+        assert (code, out.count("Left out: ")) == (0, lines)
 
 
 def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):

@@ -96,6 +96,22 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ),
         ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: key 'duration' was given on line 1 already"),
         ("streams:", "streams: [", ":4: is not valid YAML: expected ',' or ']', but got ':'"),
+        (
+            "size: 64}", "size: {kind: choice, weights: {64: .inf}}}",
+            ":12: sets.sessions.size.weights.64: inf should be a finite number",
+        ),
+        (
+            "size: 64}", "size: {kind: histogram, edges: [1, 2], counts: [.inf]}}",
+            ":12: sets.sessions.size.counts.0: inf should be a finite number",
+        ),
+        (
+            "size: 64}", "size: {kind: mixture, parts: [{weight: .inf, of: 64}]}}",
+            ":12: sets.sessions.size.parts.0.weight: inf should be a finite number",
+        ),
+        (
+            "100/s", "1e999999/s",
+            ":4: streams.requests.arrivals.rate: '1e999999/s' is not a rate; write it like 200/s",
+        ),
         ("median: 64", "median: 0", ":7: streams.requests.size.median: must be above zero"),
     ],
 )  # fmt: skip

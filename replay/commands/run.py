@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +97,14 @@ def run(
         typer.echo(summary.model_dump_json(indent=2))
     else:
         _print_text(source, recording, summary, compilation.happened)
-        _print_closing(source, recording.config.name, out, addresses)
+        if written := [str(path) for path in (out, addresses) if path]:
+            typer.echo(f"written: {', '.join(written)}")
+        if out is None:  # something worth trying next
+            options = _options(set=overrides, env=env, trim_every=trim_every, seed=seed, out="results")
+        else:
+            chosen = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
+            options = _options(trim_every=trim_every, seed=seed)
+        typer.echo(f"next: replay run {join([source, '-a', chosen, *options])}")
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:
@@ -188,13 +195,8 @@ def _print_text(source: str, recording: "Recording", summary: "Summary", compile
     typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
-def _print_closing(source: str, preset: str, out: Path | None, addresses: Path | None) -> None:
-    """What was written, and something worth trying next."""
-    if written := [str(path) for path in (out, addresses) if path]:
-        typer.echo(f"written: {', '.join(written)}")
-    if out is None:
-        typer.echo(f"next: replay run {quote(source)} -a {quote(preset)} --out results")
-    else:
-        typer.echo(
-            f"next: replay run {quote(source)} -a {'cpython-3.8' if preset != 'cpython-3.8' else 'cpython-3.12'}"
-        )
+def _options(**values: list[str] | str | int | None) -> list[str]:
+    """The words that say these options on a command line."""
+    said = ((name, value) for name, value in values.items() if value is not None)
+    each = ((name, one) for name, value in said for one in (value if isinstance(value, list) else [value]))
+    return [word for name, one in each for word in (f"--{name.replace('_', '-')}", str(one))]

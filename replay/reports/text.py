@@ -248,15 +248,20 @@ def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
     return table
 
 
+def _count(told: str | None) -> int:
+    """A number in a trace's origin, which anybody may have written."""
+    return int(told) if told and told.isdecimal() else 0
+
+
 def _notes(summary: Summary) -> Text:
     """Which numbers are those of the real allocators, and which are estimates."""
     models = [model for model in (summary.libc_model, summary.pymalloc_model) if model in ("glibc", "pymalloc")]
     blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
     lines = [f"Exact: what was asked for{blocks}.", "Estimates: simulated time, from the configuration's costs."]
-    older = int(summary.trace.get(OLDER_FREES, 0))
+    older, others = (_count(summary.trace.get(name)) for name in (OLDER_FREES, LEFT_OUT))
     if older:
         lines.append(f"Left out: blocks older than the recording, of which {older:,} were freed in its course.")
-    if others := int(summary.trace.get(LEFT_OUT, 0)):
+    if others:
         lines.append(
             f"Left out: {others:,} calls of threads that were not meant, and what else became of their blocks."
         )
