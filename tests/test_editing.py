@@ -223,6 +223,19 @@ def test_what_an_ended_thread_left_is_brought_to_life_and_freed_by_the_main_one(
     assert freed == [0, 0, 6, 6, 0]
 
 
+def test_the_main_thread_is_that_of_the_first_block_whatever_row_comes_before():
+    history = History()
+    history.by(9).mark(op=Op.GC_START)
+    history.by(8).end_thread()
+    history.by(7).malloc(1)
+    history.by(5).malloc(2)
+    history.by(5).end_thread()
+    history.at(9).by(9).malloc(3)
+    for cuts in ([], [1], [2], [1, 2, 3]):
+        piece = cut_trace(MemoryTrace(cut(history.events(), cuts)), Piece(9), "")
+        assert list(zip(column(piece, "size"), column(piece, "thread"), strict=True)) == [(1, 7), (2, 7), (3, 9)]
+
+
 def test_a_thread_that_ends_and_comes_again_is_followed_across_batches():
     history = History()
     history.malloc(1)

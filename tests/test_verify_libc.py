@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
 from replay.errors import ConfigError
-from replay.trace import Domain, Op
+from replay.trace import TRIM_MARK, Domain, Op
 from replay.verification.libc_compare import verify_libc
 from replay.verification.libc_oracles import LibcOracle, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
@@ -219,3 +219,16 @@ def test_the_list_says_what_is_at_hand() -> None:
     code, output = run_command("--libc", "--list")
     assert code == 0
     assert ORACLES[0].name in output
+
+
+@each_oracle
+def test_the_main_thread_is_that_of_the_first_block_though_another_trims_before(oracle: LibcOracle) -> None:
+    history = History()
+    history.by(5).mark()
+    for thread in (9, 5, 9, 5):
+        history.by(thread).malloc(1000, Domain.LIBC)
+        history.free(history.malloc(200_000, Domain.LIBC))
+    history.by(5).end_thread()  # which the main one cannot
+    agreement = verify_libc(history.trace(TRIM_MARK), oracle)
+    assert agreement.exact, agreement.difference
+    assert agreement.addresses_compared == 8

@@ -49,7 +49,7 @@ class Living:
         self._born = np.full(1024, -1, np.int64)
         self._now = np.zeros((1024, 4), np.int64)
         self._main: dict[int, int] = {}
-        """The main thread of each process."""
+        """The main thread of each process: that of its first block."""
         self._ended: set[int] = set()
         """Threads that were at their end last."""
 
@@ -64,10 +64,11 @@ class Living:
         self._follow_threads(events)
 
     def _follow_threads(self, events: Events) -> None:
-        owner = self._processes.owners(events.thread)
-        for process in set(range(max(1, len(self._processes.table)))) - set(self._main):
-            if (owner == process).any():
-                self._main[process] = int(events.thread[(owner == process).argmax()])
+        missing = set(range(max(1, len(self._processes.table)))) - set(self._main)
+        at_work = events.thread[events.op <= Op.FREE] if missing else events.thread[:0]
+        owner = self._processes.owners(at_work)
+        for process in missing & set(owner.tolist()):
+            self._main[process] = int(at_work[(owner == process).argmax()])
         self._ended -= set(events.thread[np.isin(events.thread, list(self._ended))].tolist())
         for row in np.flatnonzero(events.op == Op.THREAD_END).tolist():
             if not (events.thread[row + 1 :] == events.thread[row]).any():

@@ -151,7 +151,8 @@ def _whole(trace: Trace) -> Events:
     }:
         raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
     distinct, thread = np.unique(events.thread, return_inverse=True)
-    thread = (thread - thread[0]).astype(np.uint32) % np.uint32(distinct.shape[0])
+    main = thread[(events.op <= Op.FREE).argmax()]
+    thread = (thread - main).astype(np.uint32) % np.uint32(distinct.shape[0])
     for row in np.flatnonzero(events.op == Op.THREAD_END):
         later = thread[row + 1 :]
         if thread[row] == 0:
