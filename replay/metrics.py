@@ -315,11 +315,16 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     """A row for each domain, role and class of block sizes that was ever asked for.
 
     `block_size` is the largest block of the class. Up to 1,024 bytes it is the only one, so that the waste is known;
-    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. A realloc counts as a block that
-    goes and one that comes.
+    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. Of a model that rounds nothing up
+    they are what was asked for, and 0. A realloc counts as a block that goes and one that comes.
     """
     rows = np.flatnonzero(recording.classes["blocks"])
     counted = recording.classes[rows]
+    config = recording.config
+    stack = {"libc": config.libc, "pymalloc": config.pymalloc}
+    unrounded = [role for role, section in stack.items() if section and section.model == "ideal"]
+    if recording.end.block_bytes_peak == recording.end.requested_bytes_peak:  # models of others that round nothing up
+        unrounded = list(stack)
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
         {
@@ -331,8 +336,7 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     )
     for live in ("", "live_"):
         requested, blocks = pl.col(f"{live}requested_bytes"), pl.col(f"{live}blocks") * pl.col("block_size")
-        if recording.end.block_bytes_peak == recording.end.requested_bytes_peak:  # a model that rounds nothing up
-            blocks = requested
+        blocks = pl.when(pl.col("role").is_in(unrounded)).then(requested).otherwise(blocks)
         known = pl.when(pl.col("block_size") <= class_limit(EXACT_CLASSES - 1))
         frame = frame.with_columns(known.then(blocks).alias(f"{live}block_bytes"))
         frame = frame.with_columns((pl.col(f"{live}block_bytes") - requested).alias(f"{live}waste_bytes"))

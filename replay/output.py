@@ -1,5 +1,6 @@
 """Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     A file that exists is refused unless `force`; anything that is no plain file (a folder, a device) always is.
     """
     target = new_target(path, force=force)
-    temporary = target.with_name(f".{target.name[:200]}.{uuid4().hex[:12]}.part")
+    temporary = temporary_beside(target)
     try:
         yield temporary
         temporary.replace(target)
@@ -24,6 +25,12 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name in the same folder that nothing has."""
+    name = os.fsdecode(os.fsencode(target.name)[:200])  # a name's limit is 255 bytes
+    return target.with_name(f".{name}.{uuid4().hex[:12]}.part")
 
 
 def new_target(path: str | Path, *, force: bool = False) -> Path:

@@ -319,7 +319,8 @@ def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(
         f"import os, signal, time, replay\n"
         f"recording = replay.record({str(path)!r}).start()\n"
         "from replay.recorder.tap import tap, _word, AT_WRITER\n"
-        "time.sleep(6)\n"
+        f"while os.stat({str(path) + '.part'!r}).st_size < 1000: time.sleep(0.05)\n"
+        "time.sleep(1)\n"  # what is being written is a whole batch by then
         "os.kill(_word(tap._context + AT_WRITER).value, signal.SIGKILL)\n"
         "for _ in range(2_000_000): [None]\n"
         "try: recording.stop()\n"

@@ -143,6 +143,7 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
     patience_s = time.monotonic() + 20
     while partial.stat().st_size < 1000 and time.monotonic() < patience_s:
         time.sleep(0.1)
+    time.sleep(1)  # what is being written is a whole batch by then
     recorder.kill()
     recorder.wait()
     os.kill(process, signal.SIGKILL)
@@ -189,6 +190,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
         [*RECORD, "-c", script], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1
     )  # fmt: skip
     while not (tmp_path / "trace.parquet.part").exists():
+        assert recorder.poll() is None
         time.sleep(0.05)
     resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
     out, told = recorder.communicate("\n", timeout=60)
@@ -260,7 +262,7 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
     first, second = time_ns[op == Op.MARK].tolist()
-    assert 200_000_000 <= second - first < 1_000_000_000
+    assert 200_000_000 <= second - first < 60_000_000_000  # by the clock, however long it was kept waiting
     assert (np.diff(time_ns) >= 0).all()
     assert np.count_nonzero(np.diff(time_ns)) > op.shape[0] // 2
     assert 999 <= np.count_nonzero((size == 110) & (op <= Op.CALLOC)) < 1100

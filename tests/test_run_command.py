@@ -115,6 +115,16 @@ def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, 
     assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
 
 
+@pytest.mark.parametrize("name", ["語" * 80, "x" * 248])
+def test_names_of_results_may_be_as_long_as_the_system_takes_them(replay, workload, tmp_path, name):
+    out, addresses = tmp_path / name, tmp_path / f"{name}.parq"
+    assert len(os.fsencode(addresses.name)) <= 255
+    code, _, err = replay("run", workload, "--no-reference", "--out", out, "--addresses", addresses)
+    assert (code, err) == (0, "")
+    assert names(out) == RESULTS
+    assert names(tmp_path) == {workload.name, out.name, addresses.name}
+
+
 def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
     """Anybody may write there; a recorder writes how much it left out."""
     origin = {"foreign_frees": "many", "left_out_calls": "-1"}

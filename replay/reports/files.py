@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
-from replay.output import new_file
+from replay.output import new_file, temporary_beside
 from replay.sources.parquet import GROUP_ROWS
 
 SUMMARY = "summary.json"
@@ -49,7 +48,7 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         raise OutputError(f"{folder}: holds {there[0]} already; choose another folder or overwrite it with --force")
     if not target.parent.is_dir():
         raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
-    temporary = target.with_name(f".{target.name[:200]}.{uuid4().hex[:12]}.part")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir()
         yield temporary
