@@ -29,7 +29,7 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 
 def temporary_beside(target: Path) -> Path:
     """A name in the same folder that nothing has."""
-    name = os.fsdecode(os.fsencode(target.name)[:200])  # a name's limit is 255 bytes
+    name = os.fsencode(target.name)[:200].decode(errors="ignore")  # a name's limit is 255 bytes
     return target.with_name(f".{name}.{uuid4().hex[:12]}.part")
 
 

@@ -115,7 +115,7 @@ def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, 
     assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
 
 
-@pytest.mark.parametrize("name", ["語" * 80, "x" * 248])
+@pytest.mark.parametrize("name", ["語" * 80, "x" * 248], ids=["of wide characters", "of narrow ones"])
 def test_names_of_results_may_be_as_long_as_the_system_takes_them(replay, workload, tmp_path, name):
     out, addresses = tmp_path / name, tmp_path / f"{name}.parq"
     assert len(os.fsencode(addresses.name)) <= 255
