@@ -53,7 +53,7 @@ def parse_time(text: str | int | float) -> int:
 def parse_rate(text: str | int | float) -> float:
     """Events a second of `200/s`, `3/ms`, `50/min`, `200`."""
     number, slash, unit = str(text).partition("/")
-    span = _TIMES.get(unit.strip().lower()) if slash else 10**9
+    span = _TIMES.get(unit.strip().lower() or "nothing") if slash else 10**9
     try:
         rate = float(Decimal(number.strip().replace("_", "")) * 10**9 / (span or 1))
     except ArithmeticError:

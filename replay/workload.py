@@ -215,8 +215,12 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
             yield Problem(("sets", name), "a stream has this name already; rename one")
     for kind in ("streams", "sets"):
         for name, source in getattr(workload, kind).items():
+            if name == EVERYTHING:
+                yield Problem((kind, name), "phases mean every stream and set by this name; choose another")
             if source.start >= workload.duration:
                 yield Problem((kind, name, "start"), "is not before the workload's end")
+            if source.stop is not None and source.stop <= source.start:
+                yield Problem((kind, name, "stop"), "is not after its start")
             for index, thread in enumerate(source.threads or ()):
                 if thread >= workload.threads:
                     known = f"the process has threads 0 to {workload.threads - 1}; raise `threads`"
@@ -226,6 +230,8 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
     for index, phase in enumerate(workload.phases):
         if phase.start >= workload.duration:
             yield Problem(("phases", index, "start"), "is not before the workload's end")
+        if "fraction" in phase.model_fields_set and not phase.free:
+            yield Problem(("phases", index, "fraction"), "is of what the phase frees; give `free` too")
         targets = [EVERYTHING, *sources, *groups]
         for name in phase.rates:
             if name not in targets:

@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -417,7 +418,7 @@ def test_a_block_of_an_ended_thread_grows_and_is_replaced_by_the_main_one():
         ("3 ms", "3.00 ms: thread 1 made the first block"),
     ],
 )
-def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said):
+def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path):
     text = f"""
     duration: 6 ms
     threads: 2
@@ -426,6 +427,11 @@ def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said):
     """
     with pytest.raises(WorkloadError, match=f"{said}, and the thread of the first block is the main one"):
         joined(trace_of(text))
+    path = tmp_path / "w.yaml"
+    path.write_text(textwrap.dedent(text).strip().replace("duration: 6 ms", "duration: 6 ms\nwarm_up: 100 us"))
+    with pytest.raises(WorkloadError) as caught:
+        joined(open_trace(path))
+    assert str(caught.value).startswith(f"{path}:5: phases.0.end_threads.0: thread 1 cannot end at ")
 
 
 def test_ends_of_threads_change_no_time_and_no_size():

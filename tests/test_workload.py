@@ -108,6 +108,17 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             "size: 64}", "size: {kind: mixture, parts: [{weight: .inf, of: 64}]}}",
             ":12: sets.sessions.size.parts.0.weight: inf should be a finite number",
         ),
+        ("100/s", "100/", ":4: streams.requests.arrivals.rate: '100/' is not a rate; write it like 200/s"),
+        (
+            "start: 500 ms, free: [cache]", "start: 500 ms, fraction: 0.5",
+            ":14: phases.0.fraction: is of what the phase frees; give `free` too",
+        ),
+        (
+            "    group: cache", "    start: 800 ms\n    stop: 800 ms\n    group: cache",
+            ":11: streams.requests.stop: is not after its start",
+        ),
+        ("blocks: 10,", "blocks: 10, start: 9 ms, stop: 1 ms,", ":12: sets.sessions.stop: is not after its start"),
+        ("sessions:", "all:", ":12: sets.all: phases mean every stream and set by this name; choose another"),
         (
             "100/s", "1e999999/s",
             ":4: streams.requests.arrivals.rate: '1e999999/s' is not a rate; write it like 200/s",

@@ -16,6 +16,7 @@ from itertools import accumulate
 import numpy as np
 import simpy
 
+from replay.document import Location
 from replay.errors import WorkloadError
 from replay.generator import streams
 from replay.generator.distributions import make_key
@@ -41,6 +42,11 @@ _WINDOW_NS_MOST = 1 << 40
 Process = Generator[simpy.Event, int, None]
 
 
+def told_by_key(location: Location, what: str) -> str:
+    """What is wrong, behind its key."""
+    return f"{'.'.join(map(str, location))}: {what}"
+
+
 @dataclass(frozen=True)
 class WorkloadTrace:
     """The trace that a workload describes; made anew whenever it is played."""
@@ -49,6 +55,8 @@ class WorkloadTrace:
     name: str
     seed: int
     window_rows: int = WINDOW_ROWS
+    sentence: Callable[[Location, str], str] = told_by_key
+    """Puts what is wrong at a place of the workload into words."""
 
     @property
     def metadata(self) -> Metadata:
@@ -73,14 +81,16 @@ class WorkloadTrace:
         return None
 
     def batches(self) -> Iterator[Events]:
-        return _Generation(self.workload, self.seed, self.window_rows).run()
+        return _Generation(self.workload, self.seed, self.window_rows, self.sentence).run()
 
 
 class _Generation:
     """One playing of a workload."""
 
-    def __init__(self, workload: Workload, seed: int, window_rows: int) -> None:
-        self._workload, self._seed, self._window_rows = workload, seed, window_rows
+    def __init__(
+        self, workload: Workload, seed: int, window_rows: int, sentence: Callable[[Location, str], str]
+    ) -> None:
+        self._workload, self._seed, self._window_rows, self._sentence = workload, seed, window_rows, sentence
         self._sources = workload.sources()
         first_members = [0, *accumulate(source.members for source in self._sources.values())]
         self._arrays = [
@@ -138,8 +148,8 @@ class _Generation:
         self._mark(index)
         if phase.free:
             self._free(phase)
-        for thread in phase.end_threads:
-            self._end_thread(thread)
+        for place, thread in enumerate(phase.end_threads):
+            self._end_thread(index, place, thread)
         ramps = any(isinstance(factor, Ramp) for factor in phase.rates.values())
         steps = min(RAMP_STEPS, phase.duration or 1) if ramps else 1
         for step in range(steps):
@@ -155,13 +165,14 @@ class _Generation:
     def _mark(self, index: int) -> None:
         self._write_alone(Op.MARK, index)
 
-    def _end_thread(self, thread: int) -> None:
+    def _end_thread(self, index: int, place: int, thread: int) -> None:
         """What it made and left is the main thread's from now on."""
         if self._main is None or self._main == thread:
             first = "no block was made yet" if self._main is None else f"thread {thread} made the first block"
             what = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
             advice = "the thread of the first block is the main one; let a source of thread 0 begin first"
-            raise WorkloadError(f"{what}, and {advice}")
+            written = index - len(self._phases) + len(self._workload.phases)
+            raise WorkloadError(self._sentence(("phases", written, "end_threads", place), f"{what}, and {advice}"))
         self._write_alone(Op.THREAD_END, thread)
         streams.pass_on(self._stage, thread, streams.MAIN_THREAD)
 

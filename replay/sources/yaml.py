@@ -1,9 +1,13 @@
 """Workloads written in YAML; `docs/workloads.md` explains the format, `replay.workload` is its model."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replay.errors import WorkloadError
+
 if TYPE_CHECKING:
+    from replay.document import Location
     from replay.generator.processes import WorkloadTrace
 
 SUFFIXES = (".yaml", ".yml")
@@ -15,4 +19,12 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
     from replay.workload import load_workload
 
     workload = load_workload(path)
-    return WorkloadTrace(workload, path.stem, workload.seed if seed is None else seed)
+    return WorkloadTrace(
+        workload, path.stem, workload.seed if seed is None else seed, sentence=partial(_sentence, path)
+    )
+
+
+def _sentence(path: Path, location: "Location", what: str) -> str:
+    from replay.document import Document
+
+    return Document(path, WorkloadError).sentence(location, what)
