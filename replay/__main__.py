@@ -3,8 +3,11 @@
 Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -115,21 +118,42 @@ def replay(
 def main() -> None:
     """The entry point: runs the command line; a mistake of the user's becomes one line and exit code 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what is half written goes
+    _outlive_readers()
     try:
         app()
     except ReplayError as error:
         sys.exit(_complain(str(error)))
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         sys.exit(_complain(f"the output cannot be written: {error}"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _outlive_readers() -> None:
+    """Whoever reads our output may have seen enough: the rest goes nowhere, and the exit code is what it would be."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None where it was closed
+        setattr(sys, name, stream)
+        for call in ("write", "flush"):
+            setattr(stream, call, _outliving(getattr(stream, call), stream))
+
+
+def _outliving(call: Callable[..., Any], stream: Any) -> Callable[..., Any]:
+    def outlive(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except BrokenPipeError:  # what waits in the buffer is tried again later
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            return len(arguments[0]) if arguments else None
+
+    return outlive
+
+
 def _complain(message: str) -> int:
-    print(f"replay: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"replay: {message}", file=sys.stderr)
     return 2
 
 

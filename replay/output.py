@@ -1,6 +1,7 @@
 """Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,20 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What polars says of the system in an error of its own is an OSError again, such as that the disk is full."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def temporary_beside(target: Path) -> Path:

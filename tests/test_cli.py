@@ -111,6 +111,29 @@ def test_the_module_runs_as_the_script_does():
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["--help", "allocators", "schema config", "run startup-static --no-reference"])
+def test_a_reader_that_goes_away_or_never_was_there_is_no_error(command):
+    for shell in (
+        f"{sys.executable} -m replay {command} | true; exit ${{PIPESTATUS[0]}}",
+        f"{sys.executable} -m replay {command} >&-",
+    ):
+        done = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 0
+        assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_what_a_command_found_does_not_depend_on_who_reads_it(code):
+    program = (
+        "import sys; from replay import __main__ as command\n"
+        f"command.app = lambda: (print('x' * 10**6), print('y' * 10**6, flush=True), sys.exit({code}))\n"
+        "command.main()\n"
+    )
+    done = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()
+    assert (done.stderr.read(), done.wait(60)) == ("", code)
+
+
 def test_the_script_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"replay": "replay.__main__:main"}

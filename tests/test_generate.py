@@ -434,6 +434,16 @@ def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path
     assert str(caught.value).startswith(f"{path}:5: phases.0.end_threads.0: thread 1 cannot end at ")
 
 
+def test_a_workload_is_not_written_over_by_its_own_trace(tmp_path):
+    path = tmp_path / "w.yaml"
+    text = "{duration: 1 ms, sets: {a: {blocks: 1, size: 1}}}"
+    path.write_text(text)
+    app = typer.Typer()
+    app.command()(generate)
+    result = CliRunner().invoke(app, [str(path), "-o", str(path), "--force"])
+    assert (str(result.exception), path.read_text()) == (f"-o {path}: is what is read; choose another name", text)
+
+
 def test_ends_of_threads_change_no_time_and_no_size():
     text = (ROOT / "tests" / "ending-threads.yaml").read_text()
     whole = joined(trace_of(text))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -113,6 +114,31 @@ def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, 
     assert replay(*words[1:])[0] == 0
     told = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
     assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
+
+
+def test_results_and_addresses_of_one_name_are_refused_and_nothing_is_left(refused, workload, tmp_path):
+    both = tmp_path / "both"
+    assert "lies in the folder of --out" in refused("run", workload, "--out", both, "--addresses", both)
+    assert names(tmp_path) == {workload.name}
+
+
+def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no folder is named" in refused("run", workload, "--out", "")
+    assert names(tmp_path) == {workload.name}
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(workload, tmp_path):
+    """The limit of a file's size stands for a full disk: the write fails likewise."""
+    command = [sys.executable, "-m", "replay", "run", str(workload), "--no-reference", "--out", "results"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
+
+    subprocess.run([*command[:-2], "--json"], cwd=tmp_path, check=True, capture_output=True)  # compiles what must be
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert (done.returncode, done.stderr) == (2, "replay: results: cannot be written: File too large\n")
+    assert names(tmp_path) == {workload.name}
 
 
 @pytest.mark.parametrize("name", ["語" * 80, "x" * 248], ids=["of wide characters", "of narrow ones"])
@@ -342,7 +368,7 @@ def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
     rows_of((0, 0, 0, 2, 1, 24)).write_parquet(trace)
     before = trace.read_bytes()
     code, _, told = replay("run", trace, "--addresses", trace, "--force")
-    assert (code, told) == (2, f"replay: --addresses {trace}: is the trace itself; choose another name\n")
+    assert (code, told) == (2, f"replay: --addresses {trace}: is what is read; choose another name\n")
     assert trace.read_bytes() == before
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from replay.commands.paths import refuse_input_as_output
 from replay.commands.trace_file import save_trace
 
 
@@ -27,4 +28,5 @@ def generate(
         path = find_workload(workload)
         if path.suffix not in SUFFIXES:
             raise WorkloadError(f"{workload}: is a recording, which is a trace already: {path}")
+    refuse_input_as_output(path, output, "-o")
     save_trace(open_trace(path, seed), workload, output, force=force, doing="generating")

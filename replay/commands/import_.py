@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from replay.commands.paths import refuse_input_as_output
 from replay.commands.trace_file import save_trace
 
 
@@ -32,5 +33,6 @@ def import_trace(
     from replay.logs import told_limits
     from replay.sources import open_source
 
+    refuse_input_as_output(file, output, "-o")
     trace = open_source(file, format_name, lenient=lenient)
     save_trace(trace, file, output, force=force, doing="importing", remark=lambda: told_limits(trace.metadata.origin))

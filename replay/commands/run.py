@@ -12,6 +12,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.elsewhere import CEILING, FLOOR, Elsewhere
 from replay.commands.notes import tell_notes
+from replay.commands.paths import parse_folder, refuse_input_as_output
 from replay.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write summary.json and the tables as Parquet into this folder.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=parse_folder, help="Write summary.json and the tables as Parquet into this folder."
+        ),
     ] = None,
     addresses: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the address of every block into this Parquet file.")
@@ -122,10 +126,9 @@ def _parse_interval(option: str, text: str | None) -> int | None:
 
 def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) -> None:
     """No output may take the place of the input, or of another output of the same run."""
-
-    if addresses and Path(source).exists() and addresses.resolve() == Path(source).resolve():
-        raise OutputError(f"--addresses {addresses}: is the trace itself; choose another name")
-    if addresses and out and addresses.resolve().parent == out.resolve():
+    if addresses:
+        refuse_input_as_output(source, addresses, "--addresses")
+    if addresses and out and out.resolve() in (addresses.resolve(), *addresses.resolve().parents[:1]):
         raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
+from replay.commands.paths import parse_folder
 from replay.errors import ConfigError, ReplayError
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def sweep(
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for the scheduler.")
     ] = 30.0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep every run in this folder as it comes, and results.parquet.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=parse_folder, help="Keep every run in this folder as it comes, and results.parquet."
+        ),
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="With --out: write results.csv too.")] = False,
     charts: Annotated[bool, typer.Option("--charts", help="With --out: draw sweep.html and PNGs.")] = False,

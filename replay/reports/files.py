@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
-from replay.output import new_file, temporary_beside
+from replay.output import new_file, system_errors, temporary_beside
 from replay.sources.parquet import GROUP_ROWS
 
 SUMMARY = "summary.json"
@@ -72,7 +72,8 @@ def write_results(folder: Path, recording: Recording, summary: metrics.Summary) 
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:
-            frame.write_parquet(folder / name)
+            with system_errors():
+                frame.write_parquet(folder / name)
 
 
 class AddressWriter:

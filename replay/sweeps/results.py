@@ -11,7 +11,7 @@ import polars as pl
 from replay.config import rebuild_config
 from replay.errors import OutputError, ReplayError
 from replay.metrics import metric_names
-from replay.output import new_file
+from replay.output import new_file, system_errors
 from replay.sweeps.configurations import Configuration, Skipped
 from replay.sweeps.journal import ABOUT, CSV, OUTCOMES, RESULTS, read_about
 from replay.sweeps.outcomes import Outcome, make_task
@@ -155,10 +155,10 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 def write_results(results: Results, folder: Path, *, csv: bool = False) -> None:
     """Writes the frame beside the journal."""
-    with new_file(folder / RESULTS, force=True) as temporary:
+    with new_file(folder / RESULTS, force=True) as temporary, system_errors():
         results.frame.write_parquet(temporary)
     if csv:
-        with new_file(folder / CSV, force=True) as temporary:
+        with new_file(folder / CSV, force=True) as temporary, system_errors():
             results.frame.write_csv(temporary)
 
 
