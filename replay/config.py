@@ -13,7 +13,7 @@ another model than the file it extends starts from that model's defaults.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -80,12 +80,17 @@ class StackConfig(BaseModel):
 
     @model_validator(mode="after")
     def _roles_are_played(self) -> "StackConfig":
-        if self.pymalloc is None and "pymalloc" in self.domains.by_number():
+        if self.pymalloc is None and self.uses_pymalloc:
             raise ValueError("domains: one goes to pymalloc, but pymalloc is null")
         for role, section in (("libc", self.libc), ("pymalloc", self.pymalloc)):
             if section is not None and role not in roles(section.model):
                 raise ValueError(f"{role}: model {section.model!r} plays {roles(section.model)[0]} only")
         return self
+
+    @property
+    def uses_pymalloc(self) -> bool:
+        """Whether any domain goes to the small role."""
+        return "pymalloc" in self.domains.by_number()
 
     @property
     def notes(self) -> list[str]:
@@ -114,16 +119,18 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     A preset's name may go on with the version of its C library: `cpython-3.12-glibc-2.41`. `environment` has what glibc
     reads there, like `MALLOC_ARENA_MAX=2`; overrides count more.
     """
-    if environment:
-        if load_config(name, overrides).libc.model != "glibc":
-            raise ConfigError(f"--env {environment[0]}: {name} has no glibc, which would read it")
-        overrides = [*overrides_of(environment), *overrides]
+    if environment and load_config(name, overrides).libc.model != "glibc":
+        raise ConfigError(f"--env {environment[0]}: {name} has no glibc, which would read it")
+    settings = overrides_of(environment)
+    said = dict.fromkeys(settings, "--env, as ") | dict.fromkeys(overrides, "--set ")
+    overrides = [*settings, *overrides]
     base, libc_version = _split(name)
     document = _open(base)
     data = _with_base(document, ())
     if libc_version:
         data["name"] = str(name)
-        overrides = (f"libc.version={libc_version}", *overrides)
+        overrides = [f"libc.version={libc_version}", *overrides]
+        said.setdefault(overrides[0], f"{name}, as ")
     for override in overrides:
         _merge(data, _parse_override(override))
     for role, model in _DEFAULT_MODELS.items():
@@ -139,7 +146,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     try:
         return kind.model_validate(data)
     except ValidationError as mistakes:
-        raise _refusal(kind, document, overrides, mistakes) from None
+        raise _refusal(kind, document, overrides, said, mistakes) from None
 
 
 def rebuild_config(data: dict[str, Any]) -> StackConfig:
@@ -209,18 +216,26 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _refusal(
-    kind: type[StackConfig], document: Document, overrides: Sequence[str], mistakes: ValidationError
+    kind: type[StackConfig],
+    document: Document,
+    overrides: Sequence[str],
+    said: Mapping[str, str],
+    mistakes: ValidationError,
 ) -> ConfigError:
-    """One sentence a mistake; told by the override where one set that key, else by file and line."""
+    """One sentence a mistake; told by the override where one set that key, as it was `said`, else by file and line."""
     schema = kind.model_json_schema()
     lines = []
-    for mistake in mistakes.errors(include_url=False):
+    found = mistakes.errors(include_url=False)
+    bounded = {mistake["loc"][:-1] for mistake in found if mistake["type"].startswith(("less_than", "greater_than"))}
+    for mistake in found:
+        if mistake["type"] == "literal_error" and mistake["loc"][:-1] in bounded:
+            continue  # what else might stand there is no help where a number was meant
         what = explain(schema, mistake)
         keys = [str(part) for part in mistake["loc"]]
         blamed = [text for text in overrides if _names(text, keys)]
         # What is wrong with a section as a whole names the key first that it is about.
         blamed.sort(key=lambda text: what.startswith(f"{text.partition('=')[0].rpartition('.')[2].strip()}: "))
-        lines.append(f"--set {blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
+        lines.append(f"{said[blamed[-1]]}{blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
     return ConfigError("\n".join(dict.fromkeys(lines)))
 
 

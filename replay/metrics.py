@@ -175,7 +175,7 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
             **_figures(recording),
             "allocator": config.name,
             "libc_model": config.libc.model,
-            "pymalloc_model": config.pymalloc.model if config.pymalloc else None,
+            "pymalloc_model": config.pymalloc.model if config.pymalloc and config.uses_pymalloc else None,
             "trace": recording.metadata.origin,
             "floor": _bound(floor) if floor else None,
             "ceiling": _bound(ceiling) if ceiling else None,

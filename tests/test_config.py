@@ -278,6 +278,16 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
+def test_a_setting_of_the_environment_is_blamed_as_such_and_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config("cpython-3.12", (), ["MALLOC_TOP_PAD_=1000000000"])
+    assert str(caught.value) == (
+        "--env, as libc.top_pad=1000000000: 1000000000 should be less than or equal to 67108864"
+    )
+    with pytest.raises(ConfigError, match=r"^cpython-3.12-glibc-2.99, as libc.version=2.99: '2.99' should be '2.31'"):
+        load_config("cpython-3.12-glibc-2.99")
+
+
 def test_of_several_overrides_the_one_with_the_wrong_key_is_blamed():
     with pytest.raises(ConfigError, match=r"^--set pymalloc\.arena_size=1GiB: arena_size: 1073741824 is more than"):
         load_config("cpython-3.12", ["pymalloc.arena_size=1GiB", "pymalloc.pool_size=32 KiB"])

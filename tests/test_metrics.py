@@ -53,6 +53,11 @@ def test_events_and_calls_are_those_of_the_trace(summary):
     assert (summary.allocator, summary.libc_model, summary.pymalloc_model) == ("cpython-3.9", "glibc", "pymalloc")
 
 
+def test_a_pymalloc_that_nothing_goes_to_is_not_told():
+    summary = summarize(four_events(), "cpython-3.12-malloc", "pymalloc.alignment=8")
+    assert (summary.libc_model, summary.pymalloc_model, summary.arenas_peak) == ("glibc", None, 0)
+
+
 def test_each_level_has_its_peak(summary):
     assert summary.requested_bytes_peak == 100 + 600 + 24
     assert summary.block_bytes_peak == 112 + 608 + 32

@@ -164,6 +164,16 @@ def test_block_keys_that_are_not_uint32_are_renumbered(tmp_path):
     keys = pa.array([2**64 - 16, 2**64 - 16], pa.uint64())
     (events,) = open_source(write_table(tmp_path / "t.parquet", good_columns(block=keys))).batches()
     assert events.block.tolist() == [0, 0]
+    keys = pa.array([-1, -1], pa.int64())
+    (events,) = open_source(write_table(tmp_path / "signed.parquet", good_columns(block=keys))).batches()
+    assert events.block.tolist() == [0, 0]
+
+
+def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
+    columns = good_columns()
+    table = pa.table([*columns.values(), columns["op"]], names=[*columns, "op"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert refusal(tmp_path / "t.parquet") == f"{tmp_path / 't.parquet'}: column `op` comes twice"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_block_keys_that_are_not_uint32_are_renumbered(tmp_path):
         ({"op": ["malloc", "free"]}, "column `op` is of type string"),
         ({"thread": [0, None]}, "row 1: `thread` is null"),
         ({"op": [0, 300]}, "row 1: `op` is 300, out of the range of uint8"),
-        ({"size": pa.array([16, 2**64 - 1], pa.uint64())}, "row 1: `size` is 18446744073709551615"),
+        ({"size": pa.array([16, 2**64 - 1], pa.uint64())}, "row 1: `size` is 18446744073709551615, more than 63 bits"),
         ({"size": [-1, 0]}, "row 0: size -1 is out of range"),
         ({"op": [0, 0]}, "row 1: malloc of block 0, which is live"),
         ({"time_ns": [2, 1]}, "row 1: time runs back"),
@@ -344,6 +354,24 @@ def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
 )
 def test_a_broken_csv_header_is_refused(tmp_path, header, message):
     assert message in refusal(csv_file(tmp_path, header + "\n"))
+
+
+def test_a_csv_that_ends_with_its_header_is_a_trace_of_nothing(tmp_path):
+    for text in (HEADER, HEADER.rstrip("\n")):
+        assert sum(events.rows for events in open_source(csv_file(tmp_path, text)).batches()) == 0
+
+
+def test_a_csv_in_another_encoding_is_refused_with_its_line(tmp_path):
+    path = csv_file(tmp_path, HEADER)
+    path.write_bytes(path.read_bytes() + b"1,malloc,5,16\n2,fr\xe9e,5,\n")
+    assert refusal(path) == f"{path}: line 3: `op` is not text in UTF-8"
+
+
+def test_a_wrong_value_is_shown_as_far_as_fits_a_line(tmp_path):
+    for row, shown in ((f"1,malloc,5,{'9' * 5000}\n", "9" * 80), (f"1,{'x' * 5000},5,1\n", "x" * 80)):
+        error = refusal(csv_file(tmp_path, HEADER + row))
+        assert shown in error
+        assert len(error) < 400
 
 
 def test_lines_are_counted_across_pieces_of_a_csv(tmp_path, monkeypatch):

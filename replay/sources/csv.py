@@ -40,7 +40,10 @@ _TYPES = {
 _READ_BYTES = 1 << 20
 """The reader fetches up to 32 such pieces ahead."""
 _FIRST_LINE = 2
+_SHOWN = 80
+"""Characters of a wrong value that an error shows."""
 _WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .* error to (\w+): invalid value '(.*)'", re.DOTALL)
+_WRONG_TEXT = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8 data")
 _WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")
 
 
@@ -106,6 +109,9 @@ class CsvTrace:
     def _read(self) -> "Iterator[pa.RecordBatch]":
         import pyarrow.csv
 
+        with self._path.open("rb") as file:
+            if not (file.readline() and file.read(1)):
+                return  # there is nothing behind the header, which pyarrow refuses if no line ends
         with pyarrow.csv.open_csv(
             self._path,
             # without threads an error carries the number of its row
@@ -152,7 +158,7 @@ class CsvTrace:
             if code is None:
                 row = words.indices.index(index).as_py()
                 names = ", ".join(f"{member.name.lower()} ({int(member)})" for member in known)
-                what = f"`{name}` is {word!r}; there are {names}" if word else f"`{name}` is empty"
+                what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}" if word else f"`{name}` is empty"
                 raise _error(self._path, line + row, what)
             numbers[index] = code
         return numbers[words.indices.to_numpy()]
@@ -173,7 +179,10 @@ class CsvTrace:
         """The error of the CSV library, in the words of the file."""
         if match := _WRONG_VALUE.search(arrow_says):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
-            return _error(self._path, line, f"`{self._header[column]}` is {value!r}, which is no {type_}")
+            shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+            return _error(self._path, line, f"`{self._header[column]}` is {shown!r}, which is no {type_}")
+        if match := _WRONG_TEXT.search(arrow_says):
+            return _error(self._path, int(match[2]), f"`{self._header[int(match[1])]}` is not text in UTF-8")
         if match := _WRONG_COUNT.search(arrow_says):
             return _error(self._path, int(match[1]), match[2].lower())
         return TraceError(f"cannot be read as CSV: {arrow_says.splitlines()[0]}", path=self._path)

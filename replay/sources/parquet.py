@@ -59,6 +59,8 @@ def open_trace(path: Path) -> "ParquetTrace":
 
     with _reading(path) as file:
         columns = {field.name: field.type for field in file.schema_arrow}
+        if twice := [name for name in columns if file.schema_arrow.names.count(name) > 1]:
+            raise TraceError(f"column `{twice[0]}` comes twice", path=path)
         if missing := [name for name in _REQUIRED if name not in columns]:
             raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
         for name in _NULLS:
@@ -124,6 +126,8 @@ def _duration_ns(footer: "pq.FileMetaData") -> int | None:
 
 def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_row: int) -> Events:
     """The batch in the types of memory, in arrays of its own: kernels are compiled for arrays that can be written."""
+    import pyarrow as pa
+
     columns = {}
     for name in batch.schema.names:
         column = batch.column(name)
@@ -131,13 +135,15 @@ def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_
             row = first_row + column.is_null().index(True).as_py()
             raise TraceError(f"`{name}` is null", path=path, row=row)
         key = name == "block" and column.type != "uint32"
-        type_ = "uint64" if key else _MEMORY_TYPES[name]
+        type_ = _MEMORY_TYPES[name]
+        if key:
+            type_ = "int64" if pa.types.is_signed_integer(column.type) else "uint64"
         column = _cast(column, name, type_, path, first_row)
         if name in _NULLS:
             column = column.fill_null(_NULLS[name])
         columns[name] = column.to_numpy(zero_copy_only=False, writable=True)
         if key:
-            columns[name] = numbering.number(columns["op"], columns[name])
+            columns[name] = numbering.number(columns["op"], columns[name].view(np.uint64))
     return Events(**columns)
 
 
@@ -150,8 +156,10 @@ def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int)
         bounds = np.iinfo(type_)
         for row, value in enumerate(column.to_pylist(), first_row):
             if value is not None and not bounds.min <= value <= bounds.max:
-                what = f"`{name}` is {value}, out of the range of {_FILE_TYPES[name]}"
-                raise TraceError(what, path=path, row=row) from None
+                written = np.iinfo(_FILE_TYPES[name])
+                fits = written.min <= value <= written.max
+                why = "more than 63 bits hold" if fits else f"out of the range of {_FILE_TYPES[name]}"
+                raise TraceError(f"`{name}` is {value}, {why}", path=path, row=row) from None
         raise
 
 
