@@ -1,4 +1,4 @@
-"""What to say of a name that is not known."""
+"""What to say of a name that is not known, and how to show one that anybody may have written."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,6 +11,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known here: {', '.join(names)}" if names else "none are known here"
+
+
+def printable(text: str) -> str:
+    """A name from a file as a terminal may be shown it: what moves its cursor or turns its text is spelled out."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def by_version(name: str) -> list[tuple[int, str]]:

@@ -6,7 +6,9 @@ import resource
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from histories import History, seeded
@@ -14,7 +16,7 @@ from histories import History, seeded
 from replay.__main__ import main
 from replay.resources import find_config
 from replay.sources.parquet import write_trace
-from replay.trace import Domain, MemoryTrace, Metadata, Op
+from replay.trace import Domain, MemoryTrace, Metadata, Op, Site
 
 WORKLOAD = """
 description: a few hundred blocks
@@ -148,6 +150,21 @@ def test_names_of_results_may_be_as_long_as_the_system_takes_them(replay, worklo
     assert replay("run", workload, "--no-reference", "--out", out, "--addresses", addresses)[0] == 0
     assert names(out) == RESULTS
     assert names(tmp_path) == {workload.name, out.name, addresses.name}
+
+
+def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
+    history = History()
+    history.mark(0)
+    history.malloc(1)
+    trace, path = history.trace("red\x1b[31m\nline\u202e"), tmp_path / "trace.parquet"
+    site = Site("f\x1b[2J", "a.py", 1)
+    events = [batch._replace(site=np.zeros(batch.rows, np.uint32)) for batch in trace.events]
+    write_trace(MemoryTrace(events, replace(trace.metadata, origin={"by": "\x07me"}, sites=(site,))), path)
+    shown = replay("run", path, "--no-reference")[1], replay("trace", "info", path)[1], replay("trace", "head", path)[1]
+    assert not any(each in text for text in shown for each in "\x1b\x07\u202e")
+    assert all("red\\x1b[31m\\nline\\u202e" in text for text in shown[:2])
+    assert "\\x07me" in shown[1]
+    assert "f\\x1b[2J (a.py:1)" in shown[2]
 
 
 def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):

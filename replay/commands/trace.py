@@ -10,6 +10,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
+from replay.naming import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,12 +196,12 @@ def _tables(contents: Contents, file: str) -> Iterator["Table"]:
     facts.add_row("events", f"{contents.events:,} in {format_time(contents.duration_ns)}, {contents.threads} threads")
     facts.add_row("live at the end", f"{contents.live_blocks:,} blocks, {format_size(contents.live_bytes)}")
     facts.add_row("live at the peak", f"{contents.live_blocks_peak:,} blocks, {format_size(contents.live_bytes_peak)}")
-    facts.add_row("phases", ", ".join(contents.phases) or "none")
+    facts.add_row("phases", ", ".join(map(printable, contents.phases)) or "none")
     calls = sum(contents.requests_by_size.values())
     known = f", of {contents.calls_with_site:,} of {calls:,} calls" if contents.sites else ""
     facts.add_row("call sites", f"{contents.sites:,}{known}")
     for name, value in contents.origin.items():
-        facts.add_row(f"origin: {name}", value)
+        facts.add_row(printable(f"origin: {name}"), printable(value))
     for name, size_bytes in contents.process.items():
         if size_bytes:
             facts.add_row(name.removesuffix("_bytes").replace("_", " "), format_size(size_bytes))
@@ -231,7 +232,7 @@ def _process_table(processes: list[ProcessCount]) -> "Table":
     total = sum(process.events for process in processes)
     for process in processes:
         share = process.events / total if total else 0.0
-        table.add_row(process.name, f"{process.events:,}", f"{share:.1%}", f"{process.threads:,}")
+        table.add_row(printable(process.name), f"{process.events:,}", f"{share:.1%}", f"{process.threads:,}")
     return table
 
 
@@ -286,5 +287,5 @@ def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
         return f"{value:#x}"
     if name == "site" and isinstance(value, int) and value < len(metadata.sites):
         site = metadata.sites[value]
-        return f"{site.function} ({site.file}:{site.line})"
+        return printable(f"{site.function} ({site.file}:{site.line})")
     return str(value)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from replay.naming import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -72,6 +74,6 @@ def site_table(title: str, counts: Sequence[SiteCount], calls: int, size_bytes: 
         table.add_column(name, justify="right", no_wrap=True)
     for count in counts:
         shares = f"{count.calls / calls:.1%}", f"{count.bytes / size_bytes:.1%}" if size_bytes else ""
-        where = f"{count.function} ({count.file}:{count.line})"
+        where = printable(f"{count.function} ({count.file}:{count.line})")
         table.add_row(where, f"{count.calls:,}", shares[0], format_size(count.bytes), shares[1])
     return table

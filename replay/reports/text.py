@@ -11,6 +11,7 @@ from rich.text import Text
 from replay import metrics
 from replay.engine import Recording
 from replay.metrics import Summary
+from replay.naming import printable
 from replay.player import EXACT_CLASSES, class_limit
 from replay.trace import LEFT_OUT, OLDER_FREES
 from replay.units import format_size, format_time
@@ -145,7 +146,10 @@ def _processes(summary: Summary) -> Group:
         then = each.at_peak_of_all["resident_bytes"]
         own = (each.requested_bytes_peak, each.mapped_bytes_peak, each.resident_bytes_peak, each.resident_bytes_end)
         table.add_row(
-            Text(each.name), format_size(then), _percent(then / whole if whole else 0.0), *map(format_size, own)
+            Text(printable(each.name)),
+            format_size(then),
+            _percent(then / whole if whole else 0.0),
+            *map(format_size, own),
         )
     others = by_size[_PROCESSES_SHOWN:]
     if others:
@@ -242,7 +246,7 @@ def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
     for row in phases.iter_rows(named=True):
         sizes = (format_size(row[level]) for level in levels)
-        table.add_row(row["phase"], format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
+        table.add_row(printable(row["phase"]), format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
     sizes = (format_size(getattr(summary, f"{level}_end")) for level in levels)
     table.add_row("(end)", format_time(end_ns), *sizes, f"{summary.arenas_live:,}")
     return table
