@@ -226,9 +226,12 @@ def _refusal(
     schema = kind.model_json_schema()
     lines = []
     found = mistakes.errors(include_url=False)
-    bounded = {mistake["loc"][:-1] for mistake in found if mistake["type"].startswith(("less_than", "greater_than"))}
+    out_of_bounds = {
+        mistake["loc"][:-1] for mistake in found if mistake["type"].startswith(("less_than", "greater_than"))
+    }
     for mistake in found:
-        if mistake["type"] == "literal_error" and mistake["loc"][:-1] in bounded:
+        *place, alternative = mistake["loc"] or ("",)
+        if str(alternative).startswith("literal[") and tuple(place) in out_of_bounds:
             continue  # what else might stand there is no help where a number was meant
         what = explain(schema, mistake)
         keys = [str(part) for part in mistake["loc"]]
@@ -242,4 +245,5 @@ def _refusal(
 def _names(override: str, keys: list[str]) -> bool:
     """Whether the override sets the key that a mistake is about, or one of the section that it is about."""
     section, _, key = override.partition("=")[0].strip().partition(".")
-    return not keys or (keys[0] == section and (len(keys) <= 2 or key in keys))
+    whole = 2 if section in _DEFAULT_MODELS else 1  # behind a role stands the model's name
+    return not keys or (keys[0] == section and (len(keys) <= whole or key in keys))

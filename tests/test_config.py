@@ -288,6 +288,15 @@ def test_a_setting_of_the_environment_is_blamed_as_such_and_once():
         load_config("cpython-3.12-glibc-2.99")
 
 
+def test_of_several_wrong_overrides_each_is_told_by_its_own_mistake():
+    with pytest.raises(ConfigError) as caught:
+        load_config("cpython-3.12", ["kernel.reserved_huge_pages=-1", "kernel.transparent_huge_pages=maybe"])
+    assert sorted(str(caught.value).splitlines()) == [
+        "--set kernel.reserved_huge_pages=-1: -1 should be greater than or equal to 0",
+        "--set kernel.transparent_huge_pages=maybe: 'maybe' should be 'never', 'madvise' or 'always'",
+    ]
+
+
 def test_of_several_overrides_the_one_with_the_wrong_key_is_blamed():
     with pytest.raises(ConfigError, match=r"^--set pymalloc\.arena_size=1GiB: arena_size: 1073741824 is more than"):
         load_config("cpython-3.12", ["pymalloc.arena_size=1GiB", "pymalloc.pool_size=32 KiB"])

@@ -101,14 +101,10 @@ def run(
         typer.echo(summary.model_dump_json(indent=2))
     else:
         _print_text(source, recording, summary, compilation.happened)
-        if written := [str(path) for path in (out, addresses) if path]:
-            typer.echo(f"written: {', '.join(written)}")
-        if out is None:  # something worth trying next
-            options = _options(set=overrides, env=env, trim_every=trim_every, seed=seed, out="results")
-        else:
-            chosen = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
-            options = _options(trim_every=trim_every, seed=seed)
-        typer.echo(f"next: replay run {join([source, '-a', chosen, *options])}")
+        of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)
+        other = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
+        again = [source, "-a", other, *of_any] if out else [source, "-a", chosen, *of_this, *of_any, "--out", "results"]
+        _print_closing(again, out, addresses)
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:
@@ -196,6 +192,13 @@ def _print_text(source: str, recording: "Recording", summary: "Summary", compile
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
     typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+
+
+def _print_closing(again: list[str], out: Path | None, addresses: Path | None) -> None:
+    """What was written, and what is worth trying next."""
+    if written := [str(path) for path in (out, addresses) if path]:
+        typer.echo(f"written: {', '.join(written)}")
+    typer.echo(f"next: replay run {join(again)}")
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:
