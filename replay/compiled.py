@@ -3,8 +3,8 @@
 `leaf`, `inlined` and `cold` mark functions that other kernels call; called from Python they are what they look like.
 `entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk. numba's own
 cache looks at the file of the entry alone and would go on running old code after an edit in a leaf; so the cache
-folder is named by a digest of every source file of this package and of the models at play, and an edit anywhere opens
-a new folder.
+folder of an entry is named by a digest of its source file and of all that the file imports, of the models in use too, and
+an edit of any of them opens a new folder.
 
 With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 """
@@ -12,12 +12,14 @@ With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
 import atexit
 import gc
 import hashlib
+import inspect
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -35,7 +37,8 @@ from numba.core.typed_passes import BaseNativeLowering, NativeLowering
 from numba.extending import register_jitable
 
 _PACKAGE = Path(__file__).parent
-_FOLDERS_KEPT = 4
+_IMPORT = re.compile(rf"^ *(?:from|import) ({_PACKAGE.name}\.[\w.]+)", re.MULTILINE)
+_FOLDERS_KEPT = 32
 _SECONDS_KEPT = 24 * 3600
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,10 +53,10 @@ def cache_root() -> Path:
 
 
 @cache
-def cache_folder(extra: tuple[str, ...] = ()) -> Path:
-    """Where machine code made from the present sources lives; `extra` names further source files."""
+def cache_folder(sources: tuple[str, ...]) -> Path:
+    """Returns the folder for machine code made from these source files and from all that they import of this package."""
     digest = hashlib.sha256(f"numba {numba.__version__}".encode())
-    for path in [*sorted(_PACKAGE.rglob("*.py")), *map(Path, sorted(extra))]:
+    for path in sorted(_with_imported(map(Path, sources))):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     folder = cache_root() / "kernels" / digest.hexdigest()[:20]
@@ -68,6 +71,32 @@ def cache_folder(extra: tuple[str, ...] = ()) -> Path:
         passing = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
         atexit.register(shutil.rmtree, passing, ignore_errors=True)
         return passing
+
+
+def _with_imported(sources: Iterable[Path]) -> set[Path]:
+    """Returns the files and, transitively, this package's files that they import; importing a package means all of it.
+
+    All of it, because models and formats are discovered in their packages, not imported by name.
+    """
+    found: set[Path] = set()
+    waiting = list(sources)
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        waiting += _imported(path)
+    return found
+
+
+@cache
+def _imported(path: Path) -> list[Path]:
+    """Returns this package's files that the file imports, without those that they import."""
+    found: list[Path] = []
+    for name in _IMPORT.findall(path.read_text("utf-8")):
+        target = _PACKAGE.joinpath(*name.split(".")[1:])
+        found += target.rglob("*.py") if target.is_dir() else [target.with_suffix(".py")]
+    return [each for each in found if each.is_file()]
 
 
 def _drop_stale(kernels: Path) -> None:
@@ -271,7 +300,7 @@ def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     """A kernel for Python to call; `extra` names source files outside this package that it is linked with."""
     with _naming_the_folder:
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(cache_folder(extra))
+        numba.config.CACHE_DIR = str(cache_folder((inspect.getfile(function), *sorted(extra))))
         try:
             compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
             return compiled
