@@ -3,7 +3,7 @@
 `leaf`, `inlined` and `cold` mark functions that other kernels call; called from Python they are what they look like.
 `entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk. numba's own
 cache looks at the file of the entry alone and would go on running old code after an edit in a leaf; so the cache
-folder of an entry is named by a digest of its source file and of all that the file imports, of the models in use too, and
+folder of an entry is named by a digest of its source file, of all that the file imports and of the models in use, and
 an edit of any of them opens a new folder.
 
 With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
@@ -54,7 +54,7 @@ def cache_root() -> Path:
 
 @cache
 def cache_folder(sources: tuple[str, ...]) -> Path:
-    """Returns the folder for machine code made from these source files and from all that they import of this package."""
+    """Returns the folder for machine code of these source files and of all that they import of this package."""
     digest = hashlib.sha256(f"numba {numba.__version__}".encode())
     for path in sorted(_with_imported(map(Path, sources))):
         digest.update(path.name.encode())
