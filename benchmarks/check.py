@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from replay.resources import recorded_names, workload_names
+from replay.support.bundled_files import recorded_names, workload_names
 
 CASES = 20
 ALLOCATORS = ("cpython-3.12", "cpython-3.9")

@@ -11,10 +11,10 @@ import argparse
 import numpy as np
 
 from replay.config import load_config
-from replay.editing.merging import Part, merged
-from replay.engine import run
+from replay.simulation.engine import run
 from replay.sources import open_source
 from replay.trace import MemoryTrace, Trace
+from replay.trace.editing.merging import Part, merged
 
 NO_SAMPLES_NS = 1 << 62
 TURNS = (1, 1000)

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.clock import Slice
 from replay.config import load_config
-from replay.engine import Player, run
-from replay.resources import recorded_names, workload_names
+from replay.simulation.clock import Slice
+from replay.simulation.engine import Player, run
 from replay.sources import open_source
+from replay.support.bundled_files import recorded_names, workload_names
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
@@ -178,7 +178,7 @@ def memory(events: int, version: str) -> None:
     """Peak memory of whole processes that play a workload, and twenty times as much of the same."""
     script = (
         "import resource, sys; from dataclasses import replace; from replay.config import load_config;"
-        "from replay.engine import run; from replay.sources import open_source; trace = open_source('web-service');"
+        "from replay.simulation.engine import run; from replay.sources import open_source; trace = open_source('web-service');"
         "longer = trace.workload.model_copy(update={'duration': trace.workload.duration * int(sys.argv[1])});"
         f"played = run(replace(trace, workload=longer), load_config({version!r})).events;"
         "print(played, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from replay.analysis.metrics import summarize
     from replay.config import load_config
-    from replay.engine import run
-    from replay.errors import ReplayError
-    from replay.metrics import summarize
     from replay.recorder.marks import mark
     from replay.recorder.session import record
+    from replay.simulation.engine import run
     from replay.sources import open_source
     from replay.sources.parquet import write_trace
+    from replay.support.errors import ReplayError
     from replay.sweeps.sweep import sweep
     from replay.trace import Domain, Events, MemoryTrace, Op
     from replay.verification.compare import verify

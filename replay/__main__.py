@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replay import __version__
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 COMMANDS = {
     "run": ("run:run", "Play a trace or workload through an allocator stack, and say what it cost."),

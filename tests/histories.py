@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from replay.allocators.stack import OWN
-from replay.clock import Slice
+from replay.allocators import OWN
 from replay.config import StackConfig
-from replay.engine import Player, run
+from replay.simulation.clock import Slice
+from replay.simulation.engine import Player, run
 from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Trace
 
 SIZES = (

@@ -18,11 +18,10 @@ from histories import TINY, counters, fingerprint, histories, seeded, single_ste
 from hypothesis import HealthCheck, given, settings
 
 import replay
-from replay.allocators.registry import find_model, model_names, roles
-from replay.allocators.stack import LEVELS
+from replay.allocators import LEVELS, find_model, model_names, roles
 from replay.config import StackConfig, load_config
-from replay.engine import Player, run
-from replay.resources import config_names
+from replay.simulation.engine import Player, run
+from replay.support.bundled_files import config_names
 from replay.trace import Op
 
 # In the libc role a model stands alone; in the other it stands on the default libc.

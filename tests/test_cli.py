@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from replay import __version__
 from replay.__main__ import COMMANDS as LINES
 from replay.__main__ import app, load_command
-from replay.resources import config_names
+from replay.support.bundled_files import config_names
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sys.executable).with_name("replay")
@@ -167,7 +167,7 @@ def test_the_models_are_listed_with_the_roles_that_they_can_play():
 
 
 def test_the_listed_models_are_those_that_a_configuration_can_name():
-    from replay.allocators.registry import model_names
+    from replay.allocators import model_names
 
     result = CliRunner().invoke(app, ["allocators", "--json"])
     assert sorted(model["name"] for model in json.loads(result.stdout)["models"]) == model_names()

@@ -6,7 +6,7 @@ from histories import History, cut
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.clock import Clock, find_rows
+from replay.simulation.clock import Clock, find_rows
 from replay.trace import Events, Op
 
 

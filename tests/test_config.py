@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from replay.config import default_preset, load_config
-from replay.errors import ConfigError
-from replay.resources import config_names
+from replay.support.bundled_files import config_names
+from replay.support.errors import ConfigError
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -6,20 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.generator import distributions
-from replay.generator.distributions import (
-    NEVER,
-    draw,
-    exp,
-    expected,
-    log,
-    make_key,
-    make_law,
-    normal_quantile,
-    random_part,
-    random_words,
-)
-from replay.laws import (
+from replay.workload.distribution_schema import (
     BlockSize,
     Choice,
     Exponential,
@@ -30,6 +17,19 @@ from replay.laws import (
     Span,
     Uniform,
     UntilNext,
+)
+from replay.workload.generator import distributions
+from replay.workload.generator.distributions import (
+    NEVER,
+    draw,
+    exp,
+    expected,
+    log,
+    make_key,
+    make_law,
+    normal_quantile,
+    random_part,
+    random_words,
 )
 
 CHOICE = Choice[BlockSize](kind="choice", weights={64: 3, 232: 1})

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.editing import span_ns
-from replay.editing.cutting import Piece
-from replay.editing.cutting import cut as cut_trace
-from replay.editing.merging import Part, merged
-from replay.editing.scaling import copied, repeated, stretched
-from replay.editing.selecting import FilteredTrace, Wanted
-from replay.errors import ReplayError
-from replay.limits import MAX_SPAN
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
+from replay.support.errors import ReplayError
+from replay.support.limits import MAX_SPAN
 from replay.trace import NO_SITE, Domain, MemoryTrace, Metadata, Op, ProcessMemory, Site, trace_digest
+from replay.trace.editing import span_ns
+from replay.trace.editing.cutting import Piece
+from replay.trace.editing.cutting import cut as cut_trace
+from replay.trace.editing.merging import Part, merged
+from replay.trace.editing.scaling import copied, repeated, stretched
+from replay.trace.editing.selecting import FilteredTrace, Wanted
 
 
 def rows(trace):

@@ -10,14 +10,14 @@ from histories import BOOKKEEPING, TINY, History, counters, cut, histories, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
-from replay.clock import Clock, Slice
+from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
 from replay.config import load_config
-from replay.editing import rows_of
-from replay.engine import Player, Recording, run, sampling_interval_ns
-from replay.errors import ReplayError
-from replay.player import BLOCKS_IN_CACHE, class_limit, play
+from replay.simulation.clock import Clock, Slice
+from replay.simulation.engine import Player, Recording, run, sampling_interval_ns
+from replay.simulation.loop import BLOCKS_IN_CACHE, class_limit, play
+from replay.support.errors import ReplayError
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
+from replay.trace.editing import rows_of
 
 CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))

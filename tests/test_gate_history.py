@@ -5,8 +5,8 @@ import subprocess
 import polars as pl
 import pytest
 
-from replay.errors import ReplayError
 from replay.gates.history import add_rows, find_steps, read_history, steps
+from replay.support.errors import ReplayError
 
 
 @pytest.mark.parametrize(

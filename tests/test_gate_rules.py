@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.errors import ConfigError, ReplayError
 from replay.gates.baselines import Figure
 from replay.gates.judging import judge
 from replay.gates.tolerances import DEFAULTS, Limit, Tolerance, parse_rule, parse_rules, with_defaults
+from replay.support.errors import ConfigError, ReplayError
 
 
 def figure(value, low=None, high=None):

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 from replay.commands.generate import generate
 from replay.config import load_config
-from replay.engine import run as run_trace
-from replay.errors import WorkloadError
-from replay.generator.processes import WorkloadTrace
-from replay.resources import find_workload, workload_names
+from replay.simulation.engine import run as run_trace
 from replay.sources import open_source
 from replay.sources.yaml import open_trace
+from replay.support.bundled_files import find_workload, workload_names
+from replay.support.errors import WorkloadError
 from replay.trace import Events, trace_digest
-from replay.validation import Validator
+from replay.trace.validation import Validator
 from replay.workload import Workload
+from replay.workload.generator.processes import WorkloadTrace
 
 ROOT = Path(__file__).parent.parent
 MALLOC, CALLOC, REALLOC, FREE, THREAD_END, MARK = 0, 1, 2, 3, 18, 32

@@ -6,14 +6,13 @@ from histories import History, counters, cut, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import glibc
+from replay.allocators import SYSCALLS, glibc
 from replay.allocators.glibc import RULES
 from replay.allocators.glibc.system import MAIN_ARENA
-from replay.allocators.stack import SYSCALLS
 from replay.config import load_config
-from replay.engine import Player, run
-from replay.environment import overrides_of
-from replay.errors import ConfigError, ReplayError, TraceError
+from replay.config.glibc_environment import overrides_of
+from replay.simulation.engine import Player, run
+from replay.support.errors import ConfigError, ReplayError, TraceError
 from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096

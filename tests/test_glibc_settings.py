@@ -6,12 +6,12 @@ from histories import History, single_steps
 from typer.testing import CliRunner
 
 from replay.__main__ import app
+from replay.allocators import SYSCALLS
 from replay.allocators.glibc import RULES
-from replay.allocators.stack import SYSCALLS
 from replay.config import load_config
-from replay.engine import Player, run
-from replay.environment import overrides_of
-from replay.errors import ConfigError
+from replay.config.glibc_environment import overrides_of
+from replay.simulation.engine import Player, run
+from replay.support.errors import ConfigError
 from replay.trace import TRIM_MARK, MemoryTrace, Metadata
 
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096

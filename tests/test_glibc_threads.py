@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from test_glibc import KIB, MIB, PAGE, calls, config, every_version
 
 from replay.allocators.glibc.system import MAIN_ARENA
-from replay.engine import Player, run
-from replay.errors import ConfigError
+from replay.simulation.engine import Player, run
+from replay.support.errors import ConfigError
 from replay.trace import Op
 
 SECOND_HEAP = 0x7FFFF0000000

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from replay.analysis.metrics import summarize
 from replay.config import load_config
-from replay.engine import run
-from replay.metrics import summarize
-from replay.resources import workload_names
+from replay.simulation.engine import run
 from replay.sources import open_source
+from replay.support.bundled_files import workload_names
 
 GOLDEN = Path(__file__).parent / "golden"
 PRESETS = ("cpython-3.8", "cpython-3.12")

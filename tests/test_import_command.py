@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.errors import ReplayError
 from replay.sources import _format, format_names, open_source
+from replay.support.errors import ReplayError
 
 SAMPLES = {
     "csv": b"time_ns,op,block,size\n0,malloc,1,16\n",

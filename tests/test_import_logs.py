@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from replay.errors import TraceError
 from replay.sources import open_source
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Op, Site
 
 
@@ -233,5 +233,5 @@ def test_a_heaptrack_file_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, m
     body = "".join(f"a {n + 1:x} 1\n+ {n:x}\n+ 0\n- 0\nc {n:x}\n- {n // 2:x}\n" for n in range(2000))
     path = written(tmp_path, f"v 10400 3\ns 4 main\ni 1 1 1\nt 1 0\n{body}")
     whole = rows(open_source(path))
-    monkeypatch.setattr("replay.lines._PIECE_BYTES", 333)
+    monkeypatch.setattr("replay.sources._logs.lines._PIECE_BYTES", 333)
     assert rows(open_source(path)) == whole

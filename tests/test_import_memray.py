@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from replay.errors import TraceError
-from replay.logs import Findings
 from replay.sources import open_source
+from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Domain, Op
-from replay.validation import Validator
+from replay.trace.validation import Validator
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
 VERSION_AT = 7

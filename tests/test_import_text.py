@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from replay.errors import TraceError
 from replay.sources import open_source
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Op, Site
 
 MTRACE = """= Start
@@ -163,7 +163,7 @@ def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch)
     whole, sites = rows(trace), trace.metadata.sites
     assert len(whole) == 6000
     assert len(sites) == 701
-    monkeypatch.setattr("replay.lines._PIECE_BYTES", 1000)
+    monkeypatch.setattr("replay.sources._logs.lines._PIECE_BYTES", 1000)
     trace = open_source(path)
     assert rows(trace) == whole
     assert trace.metadata.sites == sites

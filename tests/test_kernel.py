@@ -6,11 +6,10 @@ from histories import History, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import kernel
-from replay.allocators.stack import LOG, SYSCALLS, TALLY, Stack
+from replay.allocators import LOG, SYSCALLS, TALLY, Stack, kernel
 from replay.config import load_config
-from replay.engine import Player, run
-from replay.errors import TraceError
+from replay.simulation.engine import Player, run
+from replay.support.errors import TraceError
 from replay.trace import Domain
 
 BASE = 0x7F0000000000

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from replay import compiled
+from replay.jit import compiling as compiled
 
 
 def sources_of(module: str) -> set[str]:
@@ -25,8 +25,8 @@ def test_what_the_imported_files_import_counts_too() -> None:
 
 def test_the_folder_changes_with_the_source_of_an_imported_file(tmp_path: Path) -> None:
     model = tmp_path / "model.py"
-    model.write_text("from replay.limits import MAX_SIZE\n")
+    model.write_text("from replay.support.limits import MAX_SIZE\n")
     before = compiled.cache_folder((str(model),))
-    model.write_text("from replay.limits import MAX_SIZE as LIMIT\n")
+    model.write_text("from replay.support.limits import MAX_SIZE as LIMIT\n")
     compiled.cache_folder.cache_clear()
     assert compiled.cache_folder((str(model),)) != before

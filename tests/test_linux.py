@@ -17,9 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import kernel
-from replay.allocators.kernel.areas import NO_RESERVE, WRITABLE
-from replay.allocators.stack import LOG, NO_MEMORY, ROOM, TALLY, Stack
+from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, kernel
+from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
 from replay.verification.huge_pages import free_huge_pages, without_surprises
 
 PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from histories import History
 
-from replay import metrics
+from replay.analysis import metrics
 from replay.config import load_config
-from replay.engine import run
+from replay.simulation.engine import run
 from replay.trace import Domain, MemoryTrace, Metadata, ProcessMemory
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"

@@ -13,28 +13,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from replay import host, metrics
 from replay.__main__ import app
-from replay.allocators.stack import LEVELS
-from replay.clock import Slice
+from replay.allocators import LEVELS
+from replay.analysis import metrics
+from replay.analysis.metrics import metrics_of, summarize
 from replay.config import load_config
-from replay.editing import rows_of
-from replay.editing.cutting import Piece
-from replay.editing.cutting import cut as cut_trace
-from replay.editing.merging import Part, merged
-from replay.editing.scaling import repeated
-from replay.editing.selecting import FilteredTrace, Wanted
-from replay.engine import Player, run
-from replay.errors import ReplayError, TraceError
 from replay.gates.causes import holders
-from replay.metrics import metrics_of, summarize
-from replay.numbering import NumberingApart
-from replay.processes import Processes
+from replay.simulation import multi_process as host
+from replay.simulation.clock import Slice
+from replay.simulation.engine import Player, run
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
+from replay.support.errors import ReplayError, TraceError
 from replay.sweeps.sweep import sweep
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Process, ProcessMemory, trace_digest
-from replay.validation import Validator
+from replay.trace.block_numbering import NumberingApart
+from replay.trace.editing import rows_of
+from replay.trace.editing.cutting import Piece
+from replay.trace.editing.cutting import cut as cut_trace
+from replay.trace.editing.merging import Part, merged
+from replay.trace.editing.scaling import repeated
+from replay.trace.editing.selecting import FilteredTrace, Wanted
+from replay.trace.processes import Processes
+from replay.trace.validation import Validator
 
 CONFIGS = {
     "3.12": load_config("cpython-3.12"),

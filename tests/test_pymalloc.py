@@ -8,7 +8,7 @@ from reference_pymalloc import Geometry, Reference
 
 from replay.allocators.glibc.system import MAIN_ARENA
 from replay.config import load_config
-from replay.engine import Player, run_addresses
+from replay.simulation.engine import Player, run_addresses
 from replay.trace import Domain, Op
 
 BASE, BRK_BASE = 0x7FFFF7FF1000, 0x555555560000

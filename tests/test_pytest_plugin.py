@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from replay.compiled import cache_root
-from replay.errors import ReplayError
-from replay.metrics import Summary
-from replay.pytest_plugin.companion import WITH_SITES
+from replay.analysis.metrics import Summary
+from replay.jit.compiling import cache_root
+from replay.pytest_plugin.worker_process import WITH_SITES
 from replay.recorder import tap as taps
+from replay.support.errors import ReplayError
 
 pytest_plugins = ["pytester"]
 if reason := taps.obstacle(clean=True):

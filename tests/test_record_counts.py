@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import replay
-from replay.editing.cutting import Piece
-from replay.editing.cutting import cut as cut_trace
 from replay.recorder import tap as taps
 from replay.recorder.counting import read_count
 from replay.trace import ClassCount, Domain, Op, PoolCount
+from replay.trace.editing.cutting import Piece
+from replay.trace.editing.cutting import cut as cut_trace
 from replay.verification.recordings import verify_recording
 
 if reason := taps.obstacle(clean=True):

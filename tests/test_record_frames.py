@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.compiled import cache_root
+from replay.jit.compiling import cache_root
 from replay.recorder import frames, tap
 from replay.recorder.line_table import line_starts
 

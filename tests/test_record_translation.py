@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from replay.errors import TraceError
 from replay.recorder import tap
 from replay.recorder.growing_file import GrowingFile, rescue
 from replay.recorder.notes import SiteTable
 from replay.recorder.translation import Clock, Translator, count_published
 from replay.sources import open_source
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Events, Metadata, Op, Site
-from replay.validation import Validator
+from replay.trace.validation import Validator
 
 A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
 MALLOC, FREE, FROM, TO, FAILED = tap.MALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED

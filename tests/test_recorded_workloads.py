@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.resources import find_program, find_workload, recorded_names, workload_names
 from replay.sources import open_source
+from replay.support.bundled_files import find_program, find_workload, recorded_names, workload_names
 from replay.trace import Op
 from replay.verification.recordings import verify_recording
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from replay.commands.verify import verify as verify_command
 from replay.config import load_config
-from replay.engine import Player
-from replay.errors import ReplayError
+from replay.simulation.engine import Player
 from replay.sources import open_source
+from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, START, ClassCount, Domain, Events, MemoryTrace, Metadata, Op, PoolCount
 from replay.verification.recordings import LOW_ADDRESSES, is_recording, verify_recording
 

@@ -14,8 +14,8 @@ import pytest
 from histories import History, seeded
 
 from replay.__main__ import main
-from replay.resources import find_config
 from replay.sources.parquet import write_trace
+from replay.support.bundled_files import find_config
 from replay.trace import Domain, MemoryTrace, Metadata, Op, Site
 
 WORKLOAD = """
@@ -452,6 +452,6 @@ def test_what_is_compiled_elsewhere_is_what_floor_and_ceiling_need(workload, tmp
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
 
     assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # has its own to compile
-    assert call("replay.commands.elsewhere") == ""
+    assert call("replay.commands.parallel_compilation") == ""
     for preset in ("ideal", "bump"):
         assert call("replay", "run", workload, "-a", preset, "--no-reference") == ""

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replay.errors import OutputError, TraceError
-from replay.output import new_file
 from replay.sources import format_names, open_source
 from replay.sources import parquet as parquet_source
 from replay.sources.parquet import write_trace
+from replay.support.atomic_files import new_file
+from replay.support.errors import OutputError, TraceError
 from replay.trace import NO_SITE, Events, MemoryTrace, Metadata, Op, ProcessMemory, Site, trace_digest
 
 METADATA = Metadata(

@@ -16,8 +16,9 @@ import pytest
 from histories import seeded
 
 import replay
-from replay.errors import ReplayError
 from replay.sources.parquet import write_trace
+from replay.support.errors import ReplayError
+from replay.support.version import identity
 from replay.sweeps import cluster as clusters
 from replay.sweeps.cluster import Cluster, work
 from replay.sweeps.configurations import Resolver
@@ -27,7 +28,6 @@ from replay.sweeps.plan import make_plan
 from replay.sweeps.results import NOT_COMPARED, read_results
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import decode, find_inputs
-from replay.version import identity
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 

@@ -10,11 +10,11 @@ import yaml
 from histories import History, seeded
 
 from replay.__main__ import main
+from replay.analysis.metrics import metric_names
 from replay.config import default_preset
-from replay.metrics import metric_names
 from replay.reports.charts import draw
-from replay.resources import sweep_names
 from replay.sources.parquet import write_trace
+from replay.support.bundled_files import sweep_names
 from replay.sweeps.configurations import Resolver, configurations
 from replay.sweeps.plan import load_plan
 from replay.sweeps.results import read_results

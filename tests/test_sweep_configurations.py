@@ -3,7 +3,7 @@
 import pytest
 
 from replay.config import default_preset
-from replay.errors import ConfigError
+from replay.support.errors import ConfigError
 from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations
 from replay.sweeps.plan import make_plan
 

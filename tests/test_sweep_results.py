@@ -13,16 +13,16 @@ import pytest
 from histories import History, seeded
 
 import replay
-from replay.errors import OutputError, ReplayError, TraceError
-from replay.metrics import metric_names, metrics_of
+from replay.analysis.metrics import metric_names, metrics_of
 from replay.sources.parquet import write_trace
+from replay.support.errors import OutputError, ReplayError, TraceError
+from replay.support.version import identity
 from replay.sweeps import sweep as sweeps
 from replay.sweeps.journal import OUTCOMES, Journal
 from replay.sweeps.results import NOT_COMPARED, read_results
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import decode, find_inputs
 from replay.trace import trace_digest
-from replay.version import identity
 
 VARY = {"allocator": ["cpython-3.8", "cpython-3.12"], "pymalloc.alignment": [8, 16]}
 SMALL = {"duration": "1 ms", "streams": {"few": {

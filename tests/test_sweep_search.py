@@ -6,9 +6,9 @@ import pytest
 from histories import seeded
 
 import replay
-from replay.errors import ConfigError
 from replay.sources import parquet
 from replay.sources.parquet import write_trace
+from replay.support.errors import ConfigError
 from replay.sweeps.analysis import pareto, ranking
 from replay.sweeps.journal import OUTCOMES
 from replay.sweeps.results import NOT_COMPARED, read_results

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.config import load_config
-from replay.errors import ConfigError
+from replay.support.errors import ConfigError
 from replay.sweeps.configurations import Resolver
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import make_plan

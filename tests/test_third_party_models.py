@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import replay
-from replay.allocators import bump
-from replay.allocators.registry import bundled_names, find_model, foreign_sources, is_compiled
+from replay.allocators import bump, bundled_names, find_model, foreign_sources, is_compiled
 
 HEADER = '''
 """A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
@@ -23,15 +22,15 @@ from pydantic import BaseModel, ConfigDict
 '''
 
 NUMBA = """
-from replay.allocators.kernel import mmap, touch
-from replay.allocators.stack import MARGIN, ask_for_room, extend, record
-from replay.by_reference import by_reference
-from replay.compiled import leaf
+from replay.allocators.linux import mmap, touch
+from replay.allocators import MARGIN, ask_for_room, extend, record
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import leaf
 """
 
 PLAIN = """
-from replay.allocators.kernel import mmap, touch
-from replay.allocators.stack import MARGIN, ask_for_room, extend, record
+from replay.allocators.linux import mmap, touch
+from replay.allocators import MARGIN, ask_for_room, extend, record
 
 
 def leaf(function):
@@ -132,9 +131,9 @@ def check(state, stack):
 PROGRAM = """
 import json, sys
 from histories import fingerprint, seeded
-from replay.allocators.registry import find_model, is_compiled, model_names
+from replay.allocators import find_model, is_compiled, model_names
 from replay.config import load_config
-from replay.engine import run
+from replay.simulation.engine import run
 
 names, trace, results = sys.argv[1:], seeded(4, 3000).trace(), {}
 for name in names:
@@ -238,7 +237,7 @@ def test_the_contract_suite_picks_a_model_up_by_itself(site):
 def test_a_model_that_cannot_be_used_is_refused_by_name(site, name, sentence):
     program = f"""
 from replay.config import load_config
-from replay.errors import ConfigError
+from replay.support.errors import ConfigError
 try:
     load_config("cpython-3.12", ["libc.model={name}"])
 except ConfigError as refusal:

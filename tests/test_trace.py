@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.errors import TraceError
-from replay.numbering import Numbering
+from replay.support.errors import TraceError
 from replay.trace import (
     NO_SITE,
     Domain,
@@ -21,7 +20,8 @@ from replay.trace import (
     take_number,
     trace_digest,
 )
-from replay.validation import Validator
+from replay.trace.block_numbering import Numbering
+from replay.trace.validation import Validator
 
 M, C, R, F, MARK = Op.MALLOC, Op.CALLOC, Op.REALLOC, Op.FREE, Op.MARK
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from replay.commands import trace as trace_commands
 from replay.commands.import_ import import_trace
-from replay.errors import OutputError, ReplayError, TraceError
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
+from replay.support.errors import OutputError, ReplayError, TraceError
 from replay.trace import NO_SITE, Domain, Events, MemoryTrace, Metadata, Op, Site
-from replay.validation import Validator
+from replay.trace.validation import Validator
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from replay.commands.verify import verify as verify_command
 from replay.config import load_config
-from replay.errors import ReplayError, TraceError
+from replay.support.errors import ReplayError, TraceError
 from replay.trace import Domain, Events, MemoryTrace, Op
-from replay.validation import Validator
+from replay.trace.validation import Validator
 from replay.verification import harness
 from replay.verification.compare import PLACE, ArenaDifference, verify
 from replay.verification.harness import HarnessError, play

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
-from replay.errors import ConfigError
+from replay.support.errors import ConfigError
 from replay.trace import TRIM_MARK, Domain, Op
 from replay.verification.libc_compare import verify_libc
 from replay.verification.libc_oracles import LibcOracle, survey_libcs

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from replay.commands.schema import schema
 from replay.commands.workloads import workloads
-from replay.errors import ConfigError, WorkloadError
-from replay.resources import config_names, find_config, find_workload, recorded_names, workload_names
+from replay.support.bundled_files import config_names, find_config, find_workload, recorded_names, workload_names
+from replay.support.errors import ConfigError, WorkloadError
 from replay.workload import Workload, load_workload
 
 DOCS = Path(__file__).parent.parent / "docs" / "workloads.md"

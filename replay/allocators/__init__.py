@@ -34,7 +34,7 @@ so does plain Python. A model of which one function is not compiled is played in
 
 Two roles. The *libc* role answers the raw domain and everything that the role above passes on. The *small* role
 answers `mem` and `obj` where the configuration says so; it sits on the libc role. Both see the *kernel* below
-(`replay.allocators.kernel`), which is not pluggable. Calls go downwards only.
+(`replay.allocators.linux`), which is not pluggable. Calls go downwards only.
 
 A *place* is an int64 by which a model finds its block without a search; it need not be an address. Places of the libc
 role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns `~place`
@@ -54,9 +54,9 @@ from typing import Any
 
 from numba.extending import overload
 
-from replay.allocators.kernel import touch
-from replay.allocators.stack import MARGIN, Stack
-from replay.compiled import INLINED_OPTIONS, inlined, leaf
+from replay.allocators._stack import MARGIN, Stack
+from replay.allocators.linux import touch
+from replay.jit.compiling import INLINED_OPTIONS, inlined, leaf
 
 __all__ = [
     "MARGIN", "Stack", "address", "adopt", "block_size", "calloc", "end_thread", "expect", "fill", "free", "made_size",

@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from replay.allocators.kernel import brk
-from replay.allocators.stack import extend, give_record_back, record, take_record
-from replay.by_reference import by_reference
-from replay.compiled import cold, leaf
-from replay.units import Size
+from replay.allocators._stack import extend, give_record_back, record, take_record
+from replay.allocators.linux import brk
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import cold, leaf
+from replay.support.units import Size
 
 ROLES = ("libc",)
 

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from replay.allocators.kernel import brk, touch
-from replay.allocators.stack import extend, give_record_back, record, take_record
-from replay.by_reference import by_reference
-from replay.compiled import cold, leaf
+from replay.allocators._stack import extend, give_record_back, record, take_record
+from replay.allocators.linux import brk, touch
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import cold, leaf
 
 ROLES = ("libc",)
 

@@ -7,9 +7,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from replay import resources
-from replay.naming import by_version
-from replay.resources import MODEL_GROUP
+from replay.support import bundled_files as resources
+from replay.support.bundled_files import MODEL_GROUP
+from replay.support.names import by_version
 
 
 class Model(NamedTuple):
@@ -55,7 +55,7 @@ def _presets() -> dict[str, str]:
     """Description by name, older versions first. Only YAML is read: checking a stack would import the models."""
     import yaml
 
-    from replay.resources import config_names, find_config
+    from replay.support.bundled_files import config_names, find_config
 
     found = {}
     for name in sorted(config_names(), key=by_version):
@@ -67,7 +67,7 @@ def _presets() -> dict[str, str]:
 def _bundled_models() -> list[Model]:
     """The models in the package, read but not imported: importing one would start the compiler."""
     models = []
-    folder = Path(resources.__file__).parent / "allocators"
+    folder = Path(resources.__file__).parents[1] / "allocators"
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for statement in tree.body:

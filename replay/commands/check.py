@@ -10,7 +10,7 @@ import typer
 from replay.commands import gate_options as options
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     from replay.gates.checking import Report
@@ -74,7 +74,7 @@ def check(
     from replay.gates.checking import ratchet as ratcheted
     from replay.gates.history import add_rows
     from replay.gates.tolerances import parse_rules
-    from replay.progress import progress_bar
+    from replay.support.progress import progress_bar
 
     if update and ratchet:
         raise ReplayError("--update takes all figures, --ratchet only what got better; choose one")
@@ -124,8 +124,8 @@ def _needs_baseline(cases: dict[str, Any], rules: list[Any], suite_rules: list[s
 
 def _wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, str]]:
     """Formats and where they go; checked before anything is measured."""
-    from replay.naming import nearest
     from replay.reports.checks import FORMATS, expected_here
+    from replay.support.names import nearest
 
     if not said:
         return [] if as_json else [("text", SCREEN), *expected_here()]
@@ -141,8 +141,8 @@ def _wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, st
 def _tell(report: "Report", wanted: list[tuple[str, str]], as_json: bool) -> None:
     import os
 
-    from replay.output import new_file
     from replay.reports.checks import render
+    from replay.support.atomic_files import new_file
 
     if as_json:
         typer.echo(json.dumps(_as_json(report), indent=2))

@@ -16,7 +16,7 @@ class Compilation:
 @contextmanager
 def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Compilation]:
     """Tells once, as soon as something is compiled in this block; `meanwhile` is begun then."""
-    from replay.compiled import announced_compilation
+    from replay.jit.compiling import announced_compilation
 
     compilation = Compilation()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from replay.commands.notes import tell_notes
-from replay.errors import ConfigError, OutputError, ReplayError
+from replay.support.errors import ConfigError, OutputError, ReplayError
 
 if TYPE_CHECKING:
     from replay.gates.cases import Suite
@@ -100,7 +100,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
     from replay.commands.compilation import told_compilation
     from replay.gates.baselines import Baseline, read_baseline, write_baseline
     from replay.gates.checking import take_baseline
-    from replay.progress import progress_bar
+    from replay.support.progress import progress_bar
 
     afresh = force and chosen.is_whole
     known = read_baseline(chosen.baseline) if chosen.baseline.exists() and not afresh else Baseline()

@@ -19,9 +19,9 @@ def generate(
 
     Example: replay generate web-service -o trace.parquet
     """
-    from replay.errors import WorkloadError
-    from replay.resources import find_workload
     from replay.sources.yaml import SUFFIXES, open_trace
+    from replay.support.bundled_files import find_workload
+    from replay.support.errors import WorkloadError
 
     path = Path(workload)
     if path.suffix.lower() not in SUFFIXES and not path.exists():

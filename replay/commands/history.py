@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,9 +38,9 @@ def history(
     """
     import polars as pl
 
+    from replay.analysis.metrics import check_metric
     from replay.gates.history import find_steps, read_history
-    from replay.metrics import check_metric
-    from replay.naming import nearest
+    from replay.support.names import nearest
 
     wanted = [check_metric(metric) for metric in metrics or [DEFAULT_METRIC]]
     frame = read_history(path)

@@ -30,8 +30,8 @@ def import_trace(
 
     Example: replay import trace.csv -o trace.parquet
     """
-    from replay.logs import told_limits
     from replay.sources import open_source
+    from replay.sources._logs.log_trace import told_limits
 
     refuse_input_as_output(file, output, "-o")
     trace = open_source(file, format_name, lenient=lenient)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from replay.errors import OutputError
+from replay.support.errors import OutputError
 
 
 def parse_folder(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     from replay.recorder.detach import Wishes
@@ -87,7 +87,7 @@ def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
         return int(sites)
     if sites:
         raise ReplayError("--sites is of every call, --sites-every of some; leave out one of them")
-    from replay.units import parse_size
+    from replay.support.units import parse_size
 
     try:
         size_bytes = parse_size(sites_every)
@@ -146,7 +146,7 @@ def _check(program: list[str]) -> None:
 
 
 def _tell(written: "Written", output: Path) -> None:
-    from replay.units import format_size, format_time
+    from replay.support.units import format_size, format_time
 
     say = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
@@ -160,9 +160,9 @@ def _tell(written: "Written", output: Path) -> None:
 
 
 def _rescue(path: Path) -> None:
-    from replay.output import new_target
     from replay.recorder.growing_file import rescue
     from replay.recorder.writer import partial
+    from replay.support.atomic_files import new_target
 
     target = new_target(path)
     if not partial(target).exists():

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
-from replay.commands.elsewhere import CEILING, FLOOR, Elsewhere
 from replay.commands.notes import tell_notes
+from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
 from replay.commands.paths import parse_folder, refuse_input_as_output
-from replay.errors import OutputError, ReplayError, TraceError
+from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
+    from replay.analysis.metrics import Summary
     from replay.config import StackConfig
-    from replay.engine import Recording
-    from replay.metrics import Summary
     from replay.reports.files import AddressWriter
+    from replay.simulation.engine import Recording
     from replay.trace import Trace
 
 
@@ -71,8 +71,8 @@ def run(
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
+    from replay.analysis.metrics import summarize
     from replay.config import default_preset, load_config
-    from replay.metrics import summarize
     from replay.reports.files import new_address_file, new_folder, write_results
     from replay.sources import open_source
 
@@ -109,7 +109,7 @@ def run(
 
 def _parse_interval(option: str, text: str | None) -> int | None:
     """Nanoseconds; None if nothing is said."""
-    from replay.units import parse_time
+    from replay.support.units import parse_time
 
     try:
         interval_ns = None if text is None else parse_time(text)
@@ -149,8 +149,8 @@ def _play_all(
     elsewhere: Elsewhere,
 ) -> list["Recording | None"]:
     """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
-    from replay import engine
-    from replay.progress import progress_bar
+    from replay.simulation import engine
+    from replay.support.progress import progress_bar
 
     recordings: list[Recording | None] = []
     events_before = 0

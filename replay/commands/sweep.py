@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
-from replay.errors import ConfigError, ReplayError
+from replay.support.errors import ConfigError, ReplayError
 
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
@@ -144,7 +144,7 @@ def sweep(
     Example: replay sweep web-service --grid pymalloc.arena_size=64KiB..4MiB:*2 --grid libc.top_pad=0..4MiB
     --optimise resident_bytes_peak --optimise syscalls --trials 100
     """
-    from replay.progress import progress_bar
+    from replay.support.progress import progress_bar
     from replay.sweeps.sweep import sweep as run_sweep
 
     if list_:
@@ -353,7 +353,7 @@ def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterato
 
 
 def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: bool) -> None:
-    from replay.metrics import check_metric
+    from replay.analysis.metrics import check_metric
 
     for metric in objectives:
         check_metric(metric)
@@ -398,7 +398,7 @@ def _list_plans(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from replay.resources import sweep_names
+    from replay.support.bundled_files import sweep_names
     from replay.sweeps.plan import load_plan
 
     plans = {name: load_plan(name).description for name in sweep_names()}

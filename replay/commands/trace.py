@@ -10,7 +10,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
-from replay.naming import printable
+from replay.support.names import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,10 +120,10 @@ def _read_contents(trace: "Trace", file: str) -> Contents:
     """Reads the trace once, batch by batch."""
     import numpy as np
 
-    from replay.processes import processes_of
-    from replay.progress import progress_bar
+    from replay.support.progress import progress_bar
     from replay.trace import Digest, Domain, Op
-    from replay.validation import validated
+    from replay.trace.processes import processes_of
+    from replay.trace.validation import validated
 
     by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
     threads: set[int] = set()
@@ -190,7 +190,7 @@ def _class_bytes(index: int) -> int:
 def _tables(contents: Contents, file: str) -> Iterator["Table"]:
     from rich.table import Table
 
-    from replay.units import format_size, format_time
+    from replay.support.units import format_size, format_time
 
     facts = Table(title=file, box=None, show_header=False, title_style="bold", title_justify="left")
     facts.add_row("events", f"{contents.events:,} in {format_time(contents.duration_ns)}, {contents.threads} threads")
@@ -255,8 +255,8 @@ Row = dict[str, int | str | None]
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
     """The first rows by column name, ops and domains by theirs."""
-    from replay.processes import processes_of
     from replay.trace import NO_SITE, Domain, Op
+    from replay.trace.processes import processes_of
 
     row = 0
     processes = processes_of(trace)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.trace_file import save_trace
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -41,9 +41,9 @@ def cut(
 
     Example: replay trace cut trace.parquet -o piece.parquet --from 2s --to 2500ms
     """
-    from replay.editing.cutting import Piece
-    from replay.editing.cutting import cut as cut_trace
-    from replay.limits import MAX_SPAN
+    from replay.support.limits import MAX_SPAN
+    from replay.trace.editing.cutting import Piece
+    from replay.trace.editing.cutting import cut as cut_trace
 
     piece = Piece(_time(from_, "--from"), MAX_SPAN if to is None else _time(to, "--to"), phase, not without_earlier)
     if piece.from_ns >= piece.to_ns:
@@ -78,10 +78,10 @@ def filter_(
 
     Example: replay trace filter service.parquet -o worker.parquet --process worker
     """
-    from replay.editing.selecting import FilteredTrace, Wanted
-    from replay.limits import MAX_SIZE
-    from replay.naming import nearest
+    from replay.support.limits import MAX_SIZE
+    from replay.support.names import nearest
     from replay.trace import Domain
+    from replay.trace.editing.selecting import FilteredTrace, Wanted
 
     names = {known.name.lower(): known for known in Domain}
     if domain is not None and domain not in names:
@@ -124,7 +124,7 @@ def merge(
 
     Example: replay trace merge web.parquet worker.parquet -o service.parquet --processes
     """
-    from replay.editing.merging import Part, merged
+    from replay.trace.editing.merging import Part, merged
 
     offsets = [_time(each, "--offset") for each in offset or []]
     if len(offsets) > len(files):
@@ -164,8 +164,8 @@ def scale(
 
     Example: replay trace scale worker.parquet -o workers.parquet --copies 8 --processes
     """
-    from replay.editing import span_ns
-    from replay.editing.scaling import copied, repeated, stretched
+    from replay.trace.editing import span_ns
+    from replay.trace.editing.scaling import copied, repeated, stretched
 
     factor = _factor(time_factor)
     options = {
@@ -188,7 +188,7 @@ def scale(
 
 def _open(file: str) -> "Trace":
     from replay.sources import open_source
-    from replay.validation import validated
+    from replay.trace.validation import validated
 
     return validated(open_source(file), file)
 
@@ -230,7 +230,7 @@ def _factor(text: str) -> "Fraction":
 
 
 def _time(text: str, option: str) -> int:
-    from replay.units import parse_time
+    from replay.support.units import parse_time
 
     try:
         return parse_time(text)
@@ -239,7 +239,7 @@ def _time(text: str, option: str) -> int:
 
 
 def _size(text: str, option: str) -> int:
-    from replay.units import parse_size
+    from replay.support.units import parse_size
 
     try:
         return parse_size(text)

@@ -20,10 +20,10 @@ def save_trace(
 
     `doing` stands beside the progress bar; `remark`, asked for when all is written, on a line of its own.
     """
-    from replay.progress import progress_bar
     from replay.sources.parquet import write_trace
-    from replay.units import format_size, format_time
-    from replay.validation import validated
+    from replay.support.progress import progress_bar
+    from replay.support.units import format_size, format_time
+    from replay.trace.validation import validated
 
     trace = validated(trace, name)
     with told_compilation(), progress_bar(doing, trace.events_total) as progress:

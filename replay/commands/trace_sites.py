@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.naming import printable
+from replay.support.names import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,7 +66,7 @@ def site_table(title: str, counts: Sequence[SiteCount], calls: int, size_bytes: 
     """With shares of all calls that have a site, and of their bytes."""
     from rich.table import Table
 
-    from replay.units import format_size
+    from replay.support.units import format_size
 
     table = Table(box=None, header_style="bold")
     table.add_column(title, min_width=16, overflow="fold")

@@ -9,7 +9,7 @@ from replay.commands.verify_libc import list_libcs, verify_libc
 from replay.commands.verify_pymalloc import list_oracles, verify_pymalloc
 from replay.commands.verify_recording import verify_recording
 from replay.commands.verify_sweep import verify_sweep
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     from replay.trace import Trace
@@ -87,8 +87,8 @@ def verify(
 
 
 def _open(source: str | None) -> "Trace | None":
-    from replay.processes import refuse_processes
     from replay.sources import open_source
+    from replay.trace.processes import refuse_processes
 
     if source is None:
         return None

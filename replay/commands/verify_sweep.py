@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from replay.commands.compilation import told_compilation
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 
 
 def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_json: bool) -> None:

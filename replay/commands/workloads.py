@@ -39,7 +39,7 @@ def workloads(
 
 
 def _written() -> Iterator[_Listed]:
-    from replay.resources import find_workload, workload_names
+    from replay.support.bundled_files import find_workload, workload_names
     from replay.workload import load_workload
 
     for name in workload_names():
@@ -49,8 +49,8 @@ def _written() -> Iterator[_Listed]:
 
 def _recorded() -> Iterator[_Listed]:
     """What these are like, their programs say."""
-    from replay.resources import find_program, find_workload, recorded_names
     from replay.sources.parquet import open_trace
+    from replay.support.bundled_files import find_program, find_workload, recorded_names
 
     for name in recorded_names():
         says = ast.get_docstring(ast.parse(find_program(name).read_text("utf-8"))) or ""

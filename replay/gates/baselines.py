@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
-from replay.errors import ConfigError, ReplayError
+from replay.analysis.metrics import check_metric, metric_names
 from replay.gates.cases import Case
-from replay.metrics import check_metric, metric_names
-from replay.output import new_file
+from replay.support.atomic_files import new_file
+from replay.support.errors import ConfigError, ReplayError
 
 FORMAT = 1
 _DETAILS = ("_at_peak", "simulated_ns.", "syscall_bytes")

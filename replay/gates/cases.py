@@ -31,9 +31,9 @@ from pydantic import (
 )
 
 from replay.config import StackConfig, default_preset, load_config
-from replay.document import explain
-from replay.errors import ConfigError
 from replay.gates.tolerances import parse_rules
+from replay.support.errors import ConfigError
+from replay.support.yaml_documents import explain
 
 SUITE, PROJECT = "replay.toml", "pyproject.toml"
 BASELINE = "replay-baseline.json"

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from replay import engine
 from replay.config import StackConfig
-from replay.processes import processes_of
+from replay.simulation import engine
+from replay.support.units import format_size
 from replay.trace import NO_SITE, Domain, Op, Site, Trace
-from replay.units import format_size
+from replay.trace.processes import processes_of
 
 DIMENSIONS = ("phase", "domain", "size_class", "site")
 START = "start"

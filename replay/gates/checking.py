@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from replay.errors import ReplayError
 from replay.gates.baselines import Baseline, Measured, without_details
 from replay.gates.cases import Case, Suite
 from replay.gates.causes import Cause, explain
 from replay.gates.judging import Finding, judge
 from replay.gates.measuring import Measurement, Progress, locate, measure
 from replay.gates.tolerances import DEFAULTS, RECORDED_DEFAULTS, Limit, Rule, Tolerance, parse_rules, with_defaults
-from replay.output import new_file
 from replay.sources import open_source
+from replay.support.atomic_files import new_file
+from replay.support.errors import ReplayError
 from replay.sweeps.traces import find_inputs
 
 _BEFORE = "__before__"

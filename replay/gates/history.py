@@ -13,10 +13,10 @@ from typing import Any
 import polars as pl
 
 from replay import __version__
-from replay.errors import ReplayError
+from replay.analysis.metrics import metric_names
 from replay.gates.checking import Report
-from replay.metrics import metric_names
-from replay.output import new_file, system_errors
+from replay.support.atomic_files import new_file, system_errors
+from replay.support.errors import ReplayError
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from replay.errors import ReplayError
+from replay.analysis.metrics import metric_names
 from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
-from replay.metrics import metric_names
 from replay.recorder.tap import site_obstacle
+from replay.support.errors import ReplayError
 from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, make_task
 from replay.sweeps.threads import Threads

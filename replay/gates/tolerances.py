@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from replay.errors import ConfigError
-from replay.metrics import check_metric
-from replay.units import parse_size, parse_time
+from replay.analysis.metrics import check_metric
+from replay.support.errors import ConfigError
+from replay.support.units import parse_size, parse_time
 
 _RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
 _LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from replay.analysis.metrics import metric_names
 from replay.config import StackConfig
-from replay.errors import ConfigError
 from replay.gates.cases import Case
 from replay.gates.tolerances import Limit, Rule, Sign, Tolerance, parse_rule, with_defaults
-from replay.metrics import metric_names
-from replay.naming import nearest
+from replay.support.errors import ConfigError
+from replay.support.names import nearest
+from replay.support.units import parse_size
 from replay.sweeps.configurations import stack_key
-from replay.units import parse_size
 
 SIGNS: dict[str, Sign] = {"max_": "<=", "min_": ">="}
 LEAKS = ("leaked_blocks", "leaked_bytes")

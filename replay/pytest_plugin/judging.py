@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replay.errors import ReplayError
+from replay.analysis.metrics import metric_names
 from replay.gates.baselines import Baseline, Figure, Measured, without_details
 from replay.gates.checking import lacking, unlike
 from replay.gates.judging import judge
 from replay.gates.tolerances import TEST_DEFAULTS, Rule
-from replay.metrics import metric_names
 from replay.pytest_plugin.arguments import Wish
-from replay.pytest_plugin.looking import look
-from replay.pytest_plugin.reasons import Compared, causes, sentence
+from replay.pytest_plugin.explanations import Compared, causes, sentence
+from replay.pytest_plugin.measuring import look
 from replay.sources import open_source
+from replay.support.errors import ReplayError
 
 SHOWN = ("resident_bytes_peak", "blowup", "arenas_peak", "arenas_live")
 """Metrics that JUnit's properties and the table at the end tell of every recorded test."""

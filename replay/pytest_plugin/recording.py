@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from replay.errors import ReplayError
 from replay.pytest_plugin import FIXTURE
-from replay.pytest_plugin.companion import Companion, is_recording
+from replay.pytest_plugin.worker_process import Companion, is_recording
+from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from replay.metrics import Summary
+    from replay.analysis.metrics import Summary
     from replay.pytest_plugin.session import Session
 
 
@@ -155,7 +155,7 @@ class Seen:
     @property
     def summary(self) -> "Summary":
         """All in one; imports the rest of replay into this process."""
-        from replay.metrics import Summary
+        from replay.analysis.metrics import Summary
 
         return Summary.model_validate(self._told["summary"])
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from replay.errors import ReplayError
 from replay.pytest_plugin import FIXTURE, MARK
-from replay.pytest_plugin.companion import Companion, obstacle
+from replay.pytest_plugin.worker_process import Companion, obstacle
+from replay.support.errors import ReplayError
 
 Outcome = dict[str, Any]
 """A recorded test as workers tell of it: `state` and `allocator`, `findings` and `causes`, `figures`, `requested` and

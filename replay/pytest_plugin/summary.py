@@ -3,7 +3,7 @@
 from typing import Any
 
 from replay.pytest_plugin.session import Outcome, Session
-from replay.units import format_size
+from replay.support.units import format_size
 
 _ROWS = 20
 """Tests in the table that passed, unless -v is given; all others always are."""

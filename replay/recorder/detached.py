@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from replay.errors import ReplayError
 from replay.recorder.ring import Ring
 from replay.recorder.writer import Writer, Written
+from replay.support.errors import ReplayError
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.errors import TraceError
 from replay.recorder.thrift import shifted
 from replay.sources.parquet import METADATA_KEY, key_value_metadata, to_table, writer_options
+from replay.support.errors import TraceError
 from replay.trace import Events, Metadata
 
 _SHUFFLED = ("thread", "op", "domain", "block", "size", "address", "site")

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from replay.errors import ReplayError
 from replay.recorder import tap
+from replay.support.errors import ReplayError
 
 _ASK = """
 import json, platform, sys

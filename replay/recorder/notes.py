@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.compiled import entry
+from replay.jit.compiling import entry
 from replay.recorder import sites, tap
 from replay.recorder.line_table import line_starts
 from replay.trace import NO_SITE, Site

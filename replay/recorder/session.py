@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from replay.errors import OutputError, ReplayError
 from replay.recorder import detach
 from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
+from replay.support.errors import OutputError, ReplayError
 
 PACKAGE_HOME = str(Path(__file__).parents[2])
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.compiled import entry, inlined
-from replay.numbering import clear_slot, doubled, find_slot
-from replay.processor import counter
+from replay.jit.compiling import entry, inlined
+from replay.jit.cpu_intrinsics import counter
 from replay.recorder import tap
 from replay.trace import Events, Op, release_number, take_number
+from replay.trace.block_numbering import clear_slot, doubled, find_slot
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
 _WORD, _SITE_SHIFT, _HALF_SITE = (1 << tap.NUMBER_BITS) - 1, tap.NUMBER_BITS, (1 << tap.SITE_BITS) - 1
@@ -73,7 +73,7 @@ def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: 
 class _State(NamedTuple):
     """What is known between two records; changes in place.
 
-    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.numbering`, by address. A row of `threads` holds
+    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. A row of `threads` holds
     who it is, number and address of the block that it is reallocating, and whether it is one of those `apart`.
     `tallies` are counts and the last time.
     """

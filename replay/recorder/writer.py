@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.errors import OutputError
-from replay.output import new_target
 from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
+from replay.support.atomic_files import new_target
+from replay.support.errors import OutputError
 from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
 
 BATCH_SECONDS = 5.0

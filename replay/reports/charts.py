@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from replay.errors import ReplayError
-from replay.output import new_file, new_target
 from replay.reports.sweeps import format_judged, format_value
+from replay.support.atomic_files import new_file, new_target
+from replay.support.errors import ReplayError
 from replay.sweeps.analysis import front_table, level, main_effects, pareto, sort_by_size, without_added_default
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results

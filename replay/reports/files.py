@@ -1,7 +1,7 @@
 """A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
 
 summary.json                                            the Summary, one JSON object
-timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
+timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
 processes.parquet                                       another, of a trace of several processes only
 """
 
@@ -15,11 +15,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay import metrics
-from replay.engine import Recording
-from replay.errors import OutputError
-from replay.output import new_file, system_errors, temporary_beside
+from replay.analysis import metrics
+from replay.simulation.engine import Recording
 from replay.sources.parquet import GROUP_ROWS
+from replay.support.atomic_files import new_file, system_errors, temporary_beside
+from replay.support.errors import OutputError
 
 SUMMARY = "summary.json"
 FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {

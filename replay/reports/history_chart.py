@@ -5,10 +5,10 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.errors import ReplayError
 from replay.gates.history import Step
-from replay.output import new_file
 from replay.reports.charts import import_altair
+from replay.support.atomic_files import new_file
+from replay.support.errors import ReplayError
 
 _WIDTH, _HEIGHT = 760, 220
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from replay.metrics import metric_names
+from replay.analysis.metrics import metric_names
 from replay.reports.text import section, table_of
+from replay.support.units import format_size, format_time
 from replay.sweeps.analysis import LEVELS_SHOWN, front_table, main_effects, pareto, per_source, ranking
 from replay.sweeps.results import Results
-from replay.units import format_size, format_time
 
 ROWS_SHOWN = 12
 

@@ -8,13 +8,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from replay import metrics
-from replay.engine import Recording
-from replay.metrics import Summary
-from replay.naming import printable
-from replay.player import EXACT_CLASSES, class_limit
+from replay.analysis import metrics
+from replay.analysis.metrics import Summary
+from replay.simulation.engine import Recording
+from replay.simulation.loop import EXACT_CLASSES, class_limit
+from replay.support.names import printable
+from replay.support.units import format_size, format_time
 from replay.trace import LEFT_OUT, OLDER_FREES
-from replay.units import format_size, format_time
 
 WIDTH = 96
 """Columns of the report, at most: what fits a log beside its time stamps."""

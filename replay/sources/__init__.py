@@ -13,9 +13,9 @@ import pkgutil
 from pathlib import Path
 from typing import Protocol, cast
 
-from replay.errors import ReplayError, TraceError
-from replay.lines import HEAD_BYTES
-from replay.naming import nearest
+from replay.sources._logs.lines import HEAD_BYTES
+from replay.support.errors import ReplayError, TraceError
+from replay.support.names import nearest
 from replay.trace import Trace
 
 
@@ -92,7 +92,7 @@ def _find_format(path: Path, head: bytes) -> str:
 
 def locate(path_or_name: str | Path) -> Path:
     """The file of a source: the path that is given, or the file of a bundled workload of that name."""
-    from replay.resources import find_workload, recorded_names, workload_names
+    from replay.support.bundled_files import find_workload, recorded_names, workload_names
 
     path = Path(path_or_name)
     if path.exists():

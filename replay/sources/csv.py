@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.errors import TraceError
-from replay.naming import nearest
-from replay.numbering import Numbering
+from replay.support.errors import TraceError
+from replay.support.names import nearest
 from replay.trace import NO_SITE, Domain, Events, Metadata, Op
-from replay.validation import Validator
+from replay.trace.block_numbering import Numbering
+from replay.trace.validation import Validator
 
 if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
     import pyarrow as pa

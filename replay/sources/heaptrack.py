@@ -21,11 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import Calls, joined, libc_calls, spread_times
-from replay.compiled import entry, leaf
-from replay.errors import TraceError
-from replay.limits import MAX_SIZE
-from replay.lines import (
+from replay.jit.compiling import entry, leaf
+from replay.sources._logs.calls import Calls, joined, libc_calls, spread_times
+from replay.sources._logs.lines import (
     HEAD_BYTES,
     OK,
     TOO_LARGE,
@@ -37,7 +35,9 @@ from replay.lines import (
     read_number,
     read_pieces,
 )
-from replay.logs import Findings, LogTrace
+from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.support.errors import TraceError
+from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site, release_number, take_number
 
 _NAME = "a heaptrack file"

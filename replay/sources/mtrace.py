@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import MOVE, Calls, libc_calls, paired
-from replay.compiled import entry, leaf
-from replay.limits import MAX_SIZE
-from replay.lines import (
+from replay.jit.compiling import entry, leaf
+from replay.sources._logs.calls import MOVE, Calls, libc_calls, paired
+from replay.sources._logs.lines import (
     FULL,
     OK,
     TOO_LARGE,
@@ -35,9 +34,10 @@ from replay.lines import (
     read_pieces,
     text_of,
 )
-from replay.logs import Findings, LogTrace
-from replay.numbering import doubled, find_slot
+from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site
+from replay.trace.block_numbering import doubled, find_slot
 
 SUFFIXES = (".mtrace",)
 _FIRST_LINE = re.compile(

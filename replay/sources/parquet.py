@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from replay.errors import TraceError
-from replay.numbering import Numbering
-from replay.output import new_file
-from replay.processes import mistake_in
+from replay.support.atomic_files import new_file
+from replay.support.errors import TraceError
 from replay.trace import FORMAT_VERSION, NO_SITE, Events, Metadata, Trace
-from replay.validation import Validator
+from replay.trace.block_numbering import Numbering
+from replay.trace.processes import mistake_in
+from replay.trace.validation import Validator
 
 if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
     import pyarrow as pa

@@ -19,12 +19,22 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.calls import MOVE, NO_PARTNER, Calls, libc_calls
-from replay.compiled import entry
-from replay.errors import TraceError
-from replay.limits import MAX_SIZE
-from replay.lines import OK, TOO_LARGE, UNKNOWN, Piece, check_lines, line_end, plain_head, read_number, read_pieces
-from replay.logs import Findings, LogTrace
+from replay.jit.compiling import entry
+from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls, libc_calls
+from replay.sources._logs.lines import (
+    OK,
+    TOO_LARGE,
+    UNKNOWN,
+    Piece,
+    check_lines,
+    line_end,
+    plain_head,
+    read_number,
+    read_pieces,
+)
+from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.support.errors import TraceError
+from replay.support.limits import MAX_SIZE
 from replay.trace import Op
 
 SUFFIXES = (".rep",)

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.calls import MOVE, NO_PARTNER, Calls, libc_calls
-from replay.limits import MAX_SIZE
-from replay.lines import plain_head, read_pieces, unknown_line
-from replay.logs import Findings, LogTrace
+from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls, libc_calls
+from replay.sources._logs.lines import plain_head, read_pieces, unknown_line
+from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.support.limits import MAX_SIZE
 from replay.trace import Op, Site
 
 SUFFIXES = (".replay",)

@@ -4,19 +4,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.errors import WorkloadError
+from replay.support.errors import WorkloadError
 
 if TYPE_CHECKING:
-    from replay.document import Location
-    from replay.generator.processes import WorkloadTrace
+    from replay.support.yaml_documents import Location
+    from replay.workload.generator.processes import WorkloadTrace
 
 SUFFIXES = (".yaml", ".yml")
 
 
 def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
     """The trace that a workload describes, generated as it is read; `seed` takes the place of the file's."""
-    from replay.generator.processes import WorkloadTrace
     from replay.workload import load_workload
+    from replay.workload.generator.processes import WorkloadTrace
 
     workload = load_workload(path)
     return WorkloadTrace(
@@ -25,6 +25,6 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
 
 
 def _sentence(path: Path, location: "Location", what: str) -> str:
-    from replay.document import Document
+    from replay.support.yaml_documents import Document
 
     return Document(path, WorkloadError).sentence(location, what)

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from replay.naming import by_version
+from replay.support.names import by_version
 from replay.sweeps.results import Results
 
 _STUDENT = (

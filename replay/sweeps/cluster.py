@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from replay.config import rebuild_config
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
+from replay.support.version import identity
 from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, do
 from replay.sweeps.traces import Decoded, Input, decode
-from replay.version import identity
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local:[1-9]\d{0,2}|(?!local:)((tcp|tls|ws|wss|ucx)://)?([^\s/:]+|\[[^\s/]+\]):\d+/?")

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from replay.allocators.registry import bundled_names, find_model, foreign_sources, model_names, roles
+from replay.allocators import bundled_names, find_model, foreign_sources, model_names, roles
 from replay.config import StackConfig, default_preset, load_config
-from replay.environment import overrides_of
-from replay.errors import ConfigError
-from replay.naming import by_version, nearest
-from replay.resources import config_names
+from replay.config.glibc_environment import overrides_of
+from replay.support.bundled_files import config_names
+from replay.support.errors import ConfigError
+from replay.support.names import by_version, nearest
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points

@@ -12,9 +12,9 @@ from itertools import pairwise
 from typing import Any
 
 from replay.config import StackConfig
-from replay.errors import ConfigError
-from replay.naming import nearest
-from replay.units import parse_size
+from replay.support.errors import ConfigError
+from replay.support.names import nearest
+from replay.support.units import parse_size
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,

@@ -16,12 +16,12 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from replay.errors import OutputError, ReplayError
-from replay.output import new_file
+from replay.support.atomic_files import new_file
+from replay.support.errors import OutputError, ReplayError
+from replay.support.version import identity
 from replay.sweeps.outcomes import Outcome
 from replay.sweeps.plan import Plan
 from replay.sweeps.traces import Input
-from replay.version import identity
 
 ABOUT, OUTCOMES = "sweep.json", "outcomes.jsonl"
 RESULTS, CSV = "results.parquet", "results.csv"

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replay import engine
+from replay.analysis.metrics import metrics_of, so_far, summarize
 from replay.config import StackConfig, rebuild_config
-from replay.errors import ReplayError
-from replay.metrics import metrics_of, so_far, summarize
+from replay.simulation import engine
+from replay.support.errors import ReplayError
+from replay.support.version import identity
 from replay.sweeps.traces import Decoded, Input
-from replay.version import identity
 
 Status = Literal["done", "stopped", "failed"]
 Front = tuple[dict[str, float], ...]

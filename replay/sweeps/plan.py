@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from replay.document import Document, explain
-from replay.errors import ConfigError
-from replay.laws import PositiveSpan
-from replay.metrics import metric_names
-from replay.naming import nearest
-from replay.resources import find_sweep
+from replay.analysis.metrics import metric_names
+from replay.support.bundled_files import find_sweep
+from replay.support.errors import ConfigError
+from replay.support.names import nearest
+from replay.support.yaml_documents import Document, explain
 from replay.sweeps.space import FORMS, Choose, Point, Value, Values
+from replay.workload.distribution_schema import PositiveSpan
 
 DEFAULT_OBJECTIVE = "resident_bytes_peak"
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import polars as pl
 
+from replay.analysis.metrics import metric_names
 from replay.config import rebuild_config
-from replay.errors import OutputError, ReplayError
-from replay.metrics import metric_names
-from replay.output import new_file, system_errors
+from replay.support.atomic_files import new_file, system_errors
+from replay.support.errors import OutputError, ReplayError
+from replay.support.version import identity
 from replay.sweeps.configurations import Configuration, Skipped
 from replay.sweeps.journal import ABOUT, CSV, OUTCOMES, RESULTS, read_about
 from replay.sweeps.outcomes import Outcome, make_task
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT
 from replay.sweeps.traces import Input
-from replay.version import identity
 
 _FIRST = {
     "run": pl.Int64,

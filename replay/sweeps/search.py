@@ -9,7 +9,7 @@ is higher already, say. That is never a guess, for it is done for metrics that c
 
 from typing import TYPE_CHECKING, Any
 
-from replay.errors import ConfigError, ReplayError
+from replay.support.errors import ConfigError, ReplayError
 from replay.sweeps.analysis import ratio, undominated
 from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
 from replay.sweeps.outcomes import Front

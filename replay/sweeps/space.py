@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from replay.errors import ConfigError
-from replay.units import parse_size
+from replay.support.errors import ConfigError
+from replay.support.units import parse_size
 
 ALLOCATOR = "allocator"
 DEFAULT = "default"

@@ -5,7 +5,7 @@ from _thread import start_new_thread
 from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
 
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 from replay.sweeps.outcomes import Outcome, Task, do
 from replay.sweeps.traces import Input, SharedTraces
 

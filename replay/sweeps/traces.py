@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from replay.errors import ReplayError, TraceError
 from replay.sources import locate, open_source
+from replay.support.errors import ReplayError, TraceError
 from replay.trace import Events, MemoryTrace, Trace, trace_digest
 
 _SHARE_OF_FREE = 0.4

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from replay.allocators import Stack
 from replay.allocators.pymalloc import observe
-from replay.allocators.stack import Stack
-from replay.errors import ReplayError
+from replay.support.errors import ReplayError
 from replay.trace import PoolCount
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.compiled import cache_root
-from replay.errors import ReplayError, TraceError
+from replay.jit.compiling import cache_root
+from replay.support.errors import ReplayError, TraceError
 from replay.trace import Trace
 
 SOURCE = Path(__file__).with_name("harness.c")

@@ -12,13 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from replay.allocators import kernel
+from replay.allocators import SYSCALLS, kernel
 from replay.allocators.glibc.system import IS_MMAPPED
-from replay.allocators.stack import SYSCALLS
-from replay.clock import Slice
 from replay.config import StackConfig, load_config
-from replay.engine import Player
-from replay.environment import overrides_of
+from replay.config.glibc_environment import overrides_of
+from replay.simulation.clock import Slice
+from replay.simulation.engine import Player
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import HarnessError
 from replay.verification.huge_pages import free_huge_pages, transparent_huge_pages, without_surprises

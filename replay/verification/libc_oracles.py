@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from replay.allocators.glibc import RULES
-from replay.compiled import cache_root
-from replay.errors import ReplayError
+from replay.jit.compiling import cache_root
+from replay.support.errors import ReplayError
 from replay.trace import Trace
 from replay.verification.harness import HarnessError, compile_program, run_program, write_events
 from replay.verification.oracles import Absence

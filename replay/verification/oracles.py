@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replay.allocators import pymalloc
-from replay.compiled import cache_root
 from replay.config import load_config
-from replay.errors import ReplayError
+from replay.jit.compiling import cache_root
+from replay.support.errors import ReplayError
 from replay.verification.harness import HarnessError, Library, build, probe
 
 PRESETS = ("2.7", *(f"3.{minor}" for minor in range(6, 16)))

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from replay.config import StackConfig, load_config
-from replay.environment import TUNABLES, VARIABLES, overrides_of
-from replay.processes import refuse_processes
+from replay.config.glibc_environment import TUNABLES, VARIABLES, overrides_of
 from replay.sources import open_source
 from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations, stack_key
 from replay.sweeps.plan import Plan
@@ -27,6 +26,7 @@ from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TRIM_MARK, Events, MemoryTrace, Op, Trace
+from replay.trace.processes import refuse_processes
 from replay.verification import harness
 from replay.verification.compare import PLACE
 from replay.verification.harness import HarnessError

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED
-from replay.clock import Slice
+from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED
 from replay.config import StackConfig, load_config
-from replay.editing import rows_of
-from replay.engine import Player
-from replay.errors import ReplayError
+from replay.simulation.clock import Slice
+from replay.simulation.engine import Player
+from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, START, Domain, Events, Op, PoolCount, Trace
+from replay.trace.editing import rows_of
 from replay.verification.counts import CountAgreement, Counting
 
 LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.allocators import kernel
+from replay.allocators._stack import MARGIN, extend
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
     FASTBINS,
@@ -82,10 +83,9 @@ from replay.allocators.glibc.threads import (
     own_arena,
     switch_thread,
 )
-from replay.allocators.stack import MARGIN, extend
-from replay.by_reference import by_reference
-from replay.compiled import cold, inlined, leaf
-from replay.processor import prefetch
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.cpu_intrinsics import prefetch
 
 __all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_state", "switch_thread"]
 

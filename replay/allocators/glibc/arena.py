@@ -43,8 +43,8 @@ from replay.allocators.glibc.system import (
     touch_header,
 )
 from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness, tcache_get, tcache_put, tcache_room
-from replay.allocators.kernel import touch
-from replay.compiled import cold, inlined, leaf
+from replay.allocators.linux import touch
+from replay.jit.compiling import cold, inlined, leaf
 
 FASTBINS = 11
 """One a size in units; the largest that `mxfast` allows are 10."""

@@ -7,8 +7,8 @@ the main arena, no cache is ever made, and freed mappings raise no threshold.
 from replay.allocators.glibc.arena import call_free_chunk, call_int_malloc, int_realloc
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, free_mapped, realloc_mapped
-from replay.allocators.kernel import touch
-from replay.compiled import cold, leaf
+from replay.allocators.linux import touch
+from replay.jit.compiling import cold, leaf
 
 
 @leaf

@@ -11,6 +11,7 @@ follows.
 
 import numpy as np
 
+from replay.allocators._stack import NO_MEMORY, attend
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -26,9 +27,8 @@ from replay.allocators.glibc.memory import (
     unlink_chunk,
 )
 from replay.allocators.glibc.system import address_of, ask_for_huge_pages, heap_step, move_end, top_bytes
-from replay.allocators.kernel import dontneed, mmap_hugetlb, munmap_reserve, protect, reserve
-from replay.allocators.stack import NO_MEMORY, attend
-from replay.compiled import cold, leaf
+from replay.allocators.linux import dontneed, mmap_hugetlb, munmap_reserve, protect, reserve
+from replay.jit.compiling import cold, leaf
 
 HEAP_MIN_BYTES = 32 << 10
 """HEAP_MIN_SIZE"""

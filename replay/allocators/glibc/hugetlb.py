@@ -6,11 +6,11 @@
 Chunks of all these mappings are counted from 32 GiB below the first. The end of one that is not the last is a fence.
 """
 
+from replay.allocators._stack import NO_MEMORY, attend
 from replay.allocators.glibc.memory import UNIT_SHIFT, UNSORTED, new_chunk, set_used
 from replay.allocators.glibc.system import HEAP_BYTES_MAX, MAIN_HEAP, move_end
-from replay.allocators.kernel import mmap, mmap_hugetlb
-from replay.allocators.stack import NO_MEMORY, attend
-from replay.compiled import cold, leaf
+from replay.allocators.linux import mmap, mmap_hugetlb
+from replay.jit.compiling import cold, leaf
 
 DEFAULT_PAGE = 2
 """The tunable's value for the size that the kernel calls the default one."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from replay.allocators.glibc.memory import UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAPPED_PLACE, mapped_size
-from replay.compiled import cold, leaf
-from replay.processor import bit_length
+from replay.jit.compiling import cold, leaf
+from replay.jit.cpu_intrinsics import bit_length
 
 LARGE_BINS = 12
 FIRST_BIN = 64

@@ -11,9 +11,9 @@ the main arena. 0 is no chunk. Sizes and starts are in units of 16 bytes.
 
 import numpy as np
 
-from replay.allocators.stack import MARGIN, ask_for_room, record
-from replay.compiled import cold, inlined, leaf
-from replay.processor import bit_length
+from replay.allocators._stack import MARGIN, ask_for_room, record
+from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.cpu_intrinsics import bit_length
 
 UNIT_SHIFT = 4
 UNIT = 1 << UNIT_SHIFT

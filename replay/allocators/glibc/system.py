@@ -13,6 +13,7 @@ are told to the kernel one by one.
 
 import numpy as np
 
+from replay.allocators._stack import NO_MEMORY, attend, give_record_back, record, take_record
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -27,10 +28,9 @@ from replay.allocators.glibc.memory import (
     set_used,
     size_of,
 )
-from replay.allocators.kernel import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
-from replay.allocators.kernel.areas import ALWAYS, MADVISE_ONLY
-from replay.allocators.stack import NO_MEMORY, attend, give_record_back, record, take_record
-from replay.compiled import cold, inlined, leaf
+from replay.allocators.linux import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
+from replay.allocators.linux.areas import ALWAYS, MADVISE_ONLY
+from replay.jit.compiling import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 31
 """Places from here on number records of MAPPED; those below are chunks of the heap. All fit into a chunk's links."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.compiled import inlined
+from replay.jit.compiling import inlined
 
 INACTIVE, LIVE = 0, 1
 """`par.tcache`: not made yet; made."""

@@ -10,6 +10,7 @@ A thread's end empties its cache into the arenas that the chunks came from.
 
 import numpy as np
 
+from replay.allocators._stack import NO_MEMORY, attend, record
 from replay.allocators.glibc.arena import FASTBINS, call_free_chunk, make_tcache
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.hugetlb import settle_page_size
@@ -17,8 +18,7 @@ from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
 from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness
-from replay.allocators.stack import NO_MEMORY, attend, record
-from replay.compiled import cold, inlined, leaf
+from replay.jit.compiling import cold, inlined, leaf
 
 THREAD = record("arena", "tcache", "cache_chunk")
 """Its arena, or 0; INACTIVE or LIVE; the chunk that the cache itself takes. Of the thread at work, the first two are in

@@ -38,7 +38,8 @@ from typing import NamedTuple
 import numpy as np
 
 from replay import allocators as lower
-from replay.allocators.kernel import touch
+from replay.allocators._stack import MARGIN, extend
+from replay.allocators.linux import touch
 from replay.allocators.pymalloc.arenas import (
     ARENA,
     GEOMETRY,
@@ -56,10 +57,9 @@ from replay.allocators.pymalloc.arenas import (
 )
 from replay.allocators.pymalloc.settings import Config
 from replay.allocators.pymalloc.views import check, observe
-from replay.allocators.stack import MARGIN, extend
-from replay.by_reference import by_reference
-from replay.compiled import cold, inlined, leaf
-from replay.processor import prefetch
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.cpu_intrinsics import prefetch
 
 __all__ = ["Config", "State", "check", "new_state", "observe"]
 

@@ -7,9 +7,9 @@ package.
 import numpy as np
 
 from replay import allocators as lower
-from replay.allocators.kernel import mmap_arena, mmap_huge_pages, munmap, touch
-from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED, MARGIN, ask_for_room, log, record
-from replay.compiled import cold, leaf
+from replay.allocators._stack import ARENA_MAPPED, ARENA_UNMAPPED, MARGIN, ask_for_room, log, record
+from replay.allocators.linux import mmap_arena, mmap_huge_pages, munmap, touch
+from replay.jit.compiling import cold, leaf
 
 NONE = -1
 NO_LINK = 0xFFFF

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from replay.allocators.pymalloc.arenas import NO_LINK
-from replay.units import Size
+from replay.support.units import Size
 
 ARENA_BYTES_MAX = 64 << 20
 """Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from replay.allocators._stack import ARENA_VIEW, CLASS_VIEW
 from replay.allocators.pymalloc.arenas import NO_LINK, NONE
-from replay.allocators.stack import ARENA_VIEW, CLASS_VIEW
 
 if TYPE_CHECKING:
     from replay.allocators.pymalloc import State

@@ -3,9 +3,9 @@
 import os
 from importlib import import_module
 
-from replay.errors import ReplayError
 from replay.gates.checking import Report
-from replay.naming import nearest
+from replay.support.errors import ReplayError
+from replay.support.names import nearest
 
 FORMATS = ("text", "markdown", "github", "gitlab", "junit", "benchmark")
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from replay.calls import Calls, paired
-from replay.logs import Findings, LogTrace
+from replay.sources._logs.calls import Calls, paired
+from replay.sources._logs.log_trace import Findings, LogTrace
 from replay.sources.memray.header import LZ4_MAGIC, MAGIC, read_header
 
 SUFFIXES = (".bin",)

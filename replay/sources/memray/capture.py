@@ -9,12 +9,12 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from replay.calls import Calls, spread_times
-from replay.errors import TraceError
-from replay.logs import CUT_SHORT, Findings
+from replay.sources._logs.calls import Calls, spread_times
+from replay.sources._logs.log_trace import CUT_SHORT, Findings
 from replay.sources.memray import records, stacks
 from replay.sources.memray.header import Header, open_plain, readable_bytes
 from replay.sources.memray.line_tables import LineTable
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
 
 _ROWS = 1 << 16

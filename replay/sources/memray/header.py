@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from replay.errors import TraceError
+from replay.support.errors import TraceError
 
 KNOWN_VERSIONS = (12, 13)
 _WITH_PATHS = 13

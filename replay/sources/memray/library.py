@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.calls import Calls
-from replay.compiled import entry
-from replay.errors import TraceError
-from replay.logs import CUT_SHORT, Findings
+from replay.jit.compiling import entry
+from replay.sources._logs.calls import Calls
+from replay.sources._logs.log_trace import CUT_SHORT, Findings
 from replay.sources.memray.capture import AGGREGATED, origin, tell_cut
 from replay.sources.memray.records import DOMAINS, MAPPING, OPS
+from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
 
 if TYPE_CHECKING:

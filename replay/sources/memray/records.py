@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.compiled import entry, inlined, leaf
+from replay.jit.compiling import entry, inlined, leaf
 from replay.sources.memray.stacks import (
     AT_MAPPINGS,
     AT_POINTER,

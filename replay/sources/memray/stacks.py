@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.compiled import inlined, leaf
-from replay.numbering import doubled, find_slot
+from replay.jit.compiling import inlined, leaf
 from replay.trace import NO_SITE
+from replay.trace.block_numbering import doubled, find_slot
 
 RECENT = 15
 """So many addresses are remembered, for records that name one again."""
@@ -34,7 +34,7 @@ class State(NamedTuple):
     nodes: np.ndarray
     """Frame and node below; those that were popped are a list of loose ones."""
     keys: np.ndarray
-    """With `numbers` a table of `replay.numbering`, from code and offset as one key to the frame."""
+    """With `numbers` a table of `replay.trace.block_numbering`, from code and offset as one key to the frame."""
     numbers: np.ndarray
     frames: np.ndarray
     """By frame its key, and its number among the used ones or -1."""

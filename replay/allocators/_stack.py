@@ -1,0 +1,151 @@
+"""What all layers of a run share: the counters, the log of what happened below, and how tables get more room."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.jit.by_reference import by_reference
+from replay.jit.compiling import cold, inlined, leaf
+
+MARGIN = 16
+"""Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
+
+
+def record(*fields: str, **kinds: type) -> np.dtype:
+    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
+    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
+    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
+    columns = [(name, np.int64) for name in fields] + list(kinds.items())
+    return np.dtype((np.record, np.dtype(columns, align=True)))
+
+
+LEVELS = (
+    "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",
+    "arenas",
+)  # fmt: skip
+"""What has a peak. `arenas` counts live ones."""
+
+SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
+
+OWN = (
+    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
+)  # fmt: skip
+"""Fields that the player keeps for itself: they count nothing."""
+
+TALLY = record(
+    *LEVELS,
+    *(f"{name}_peak" for name in LEVELS),
+    "small_requested_bytes", "small_block_bytes", "libc_requested_bytes", "libc_block_bytes",
+    "arenas_mapped", "arenas_unmapped",
+    "pools_used", "pools_full", "pools_free", "pools_made",
+    *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
+    "page_faults", "huge_pages",
+    "mallocs", "callocs", "reallocs", "frees",
+    *OWN,
+)  # fmt: skip
+"""All counters of a run, one record: every layer writes its own fields, samples are copies of it.
+
+    requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
+    block_bytes       live, as handed out
+    pool_bytes        in pools that hold blocks
+    arena_bytes       in mapped arenas
+    heap_bytes        mapped for libc: brk and its own mmaps
+    mapped_bytes      mapped in all; resident_bytes: touched and not given back
+    page_faults       first touches that the kernel served; huge_pages: those served with a huge page
+    row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
+    attention         bits: why the player must stop after this event
+    first_row, at     the event being played is `at` in a batch before which there were so many rows
+    stop              where in the batch the player looks at `attention` at the latest
+    idle              rows that moved no block
+    *_slack           bytes until the level is as high as ever: the level is its peak less these
+"""
+
+ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
+"""Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
+event asks for more than there is headroom."""
+
+LOG = record("row", "kind", "address", "bytes")
+"""What happened below: system calls (kind = index into SYSCALLS) and arena events."""
+ARENA_MAPPED, ARENA_UNMAPPED = 16, 17
+
+CLASS_VIEW = record("block_size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
+"""What `observe` may tell as `classes`: a row a size class of the small role."""
+ARENA_VIEW = record("address", "pools", "pools_free", "blocks", "block_bytes")
+"""What `observe` may tell as `arenas`: a row a mapped arena, by address."""
+
+
+@by_reference
+class Stack(NamedTuple):
+    """Everything that a run changes. Where no small role exists, `small` is the libc state and is never asked."""
+
+    tally: np.ndarray
+    log: np.ndarray
+    kernel: NamedTuple
+    libc: NamedTuple
+    small: NamedTuple
+
+
+def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarray:
+    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that.
+
+    Only the first `used` entries are copied, all if None: what was never touched stays untouched, and takes no memory.
+    """
+    if length <= array.shape[0]:
+        return array
+    longer = np.zeros(length, array.dtype)
+    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
+    longer.view(np.uint8)[: kept.shape[0]] = kept
+    return longer
+
+
+@leaf
+def attend(stack, why):
+    """Has the player stop after the event in hand; while a turn begins, after its first one."""
+    tally = stack.tally[0]
+    tally.attention |= why
+    tally.stop = 0
+
+
+@leaf
+def ask_for_room(stack):
+    """So that the engine can grow the tables, after the event in hand."""
+    attend(stack, ROOM)
+
+
+@inlined
+def take_record(stack, scalars, records):
+    """The number of a record that is not in use.
+
+    `scalars` tells in `used` how many ever were, and in `unused` the one that was given back last, or -1; `next` of a
+    record leads on.
+    """
+    number = scalars.unused
+    if number >= 0:
+        scalars.unused = records[number].next
+    else:
+        number = scalars.used
+        scalars.used += 1
+        if scalars.used + MARGIN > records.shape[0]:
+            ask_for_room(stack)
+    return number
+
+
+@inlined
+def give_record_back(scalars, records, number):
+    """The record is not in use any more."""
+    records[number].next = scalars.unused
+    scalars.unused = number
+
+
+@cold
+def log(stack, kind, address, length):
+    """Writes down what happened to the address space in the event being played."""
+    tally = stack.tally[0]
+    entry = stack.log[tally.rows_logged]
+    entry.row = tally.first_row + tally.at
+    entry.kind = kind
+    entry.address = address
+    entry.bytes = length
+    tally.rows_logged += 1
+    if tally.rows_logged + MARGIN > stack.log.shape[0]:
+        ask_for_room(stack)

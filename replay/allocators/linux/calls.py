@@ -1,0 +1,290 @@
+"""The system calls: each does what it says to regions, areas and pages, is counted, and is written to the log."""
+
+import numpy as np
+
+from replay.allocators._stack import NO_MEMORY, SYSCALLS, ask_for_room, attend, log
+from replay.allocators.linux.areas import (
+    ADVISED,
+    COUNTED,
+    HUGETLB,
+    NO_RESERVE,
+    WRITABLE,
+    add_area,
+    change_areas,
+    empty_ranges,
+    is_hugetlb,
+    move_ranges,
+    unmap_areas,
+)
+from replay.allocators.linux.pages import mark, move_pages
+from replay.allocators.linux.regions import (
+    area_of,
+    cut_out,
+    highest_hole,
+    hole_at,
+    insert_region,
+    measure_headroom,
+    region_of,
+    take_region,
+)
+from replay.allocators.linux.settings import GAP_BYTES
+from replay.jit.compiling import cold, leaf
+
+MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
+
+
+@leaf
+def _map(stack, length):
+    tally = stack.tally[0]
+    tally.mapped_bytes += length
+    tally.mapped_bytes_peak = max(tally.mapped_bytes_peak, tally.mapped_bytes)
+
+
+@leaf
+def _choose(stack, length):
+    """Where mmap puts `length` bytes of whole pages, and before which region that is."""
+    state = stack.kernel
+    huge = state.space[0].huge_page_size
+    if huge and length % huge == 0:
+        start, index = highest_hole(state, length + huge)
+        return (start & -huge) + huge, index
+    return highest_hole(state, length)
+
+
+@leaf
+def _count_mmap(stack, start, length):
+    tally = stack.tally[0]
+    _map(stack, length)
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    log(stack, MMAP, start, length)
+    return start
+
+
+@cold
+def mmap(stack, length):
+    """The address of `length` new bytes (rounded up to pages)."""
+    page = stack.kernel.space[0].page_size
+    length = (length + page - 1) & -page
+    start, index = _choose(stack, length)
+    return _count_mmap(stack, take_region(stack, start, index, length, WRITABLE, 0, 0), length)
+
+
+@cold
+def mmap_arena(stack, length):
+    """The same, but where the next given place is, as long as there is one."""
+    state = stack.kernel
+    space = state.space[0]
+    if space.given == state.given.shape[0]:
+        return mmap(stack, length)
+    space.given += 1
+    return _count_mmap(stack, state.given[space.given - 1], length)
+
+
+@cold
+def mmap_huge_pages(stack, length):
+    """The same for memory made of huge pages (MAP_HUGETLB): at their alignment, in a hole with room for that."""
+    state = stack.kernel
+    space = state.space[0]
+    huge = max(space.huge_page_size, space.page_size)
+    padding = huge - space.page_size
+    start, index = highest_hole(state, length + padding)
+    start = take_region(stack, (start + padding) & -huge, index, length, WRITABLE | HUGETLB, 0, 0)
+    return _count_mmap(stack, start, length)
+
+
+@cold
+def mmap_hugetlb(stack, length, is_reserve, hint):
+    """The same, from what is reserved for it: -1 if that is too little. PROT_NONE if it `is_reserve`; at `hint` if that
+    is free, and no 0."""
+    state, tally = stack.kernel, stack.tally[0]
+    space, huge = state.space[0], state.space[0].huge_page_size
+    whole = (length + huge - 1) & -huge
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    if whole >> space.huge_shift > space.huge_pages_left:
+        log(stack, MMAP, -1, length)
+        return np.int64(-1)
+    start, index = hint, np.int64(hole_at(state, hint, whole)) if hint else np.int64(-1)
+    if index < 0:
+        padding = huge - space.page_size
+        start, index = highest_hole(state, whole + padding)
+        start = (start + padding) & -huge
+    start = take_region(stack, start, index, whole, HUGETLB | COUNTED | (NO_RESERVE if is_reserve else WRITABLE), 0, 0)
+    space.huge_pages_left -= whole >> space.huge_shift
+    if is_reserve:
+        space.reserved_bytes += whole
+    else:
+        _map(stack, whole)
+    log(stack, MMAP, start, length)
+    return start
+
+
+@cold
+def reserve(stack, length, hint):
+    """mmap with PROT_NONE: the address of `length` bytes that nothing else will lie in; at `hint` if that is free.
+
+    A hint of 0 is none; with one that is taken, no alignment to huge pages is looked for.
+    """
+    state, tally = stack.kernel, stack.tally[0]
+    if hint == 0:
+        start, index = _choose(stack, length)
+    else:
+        start, index = hint, np.int64(hole_at(state, hint, length))
+        if index < 0:
+            start, index = highest_hole(state, length)
+    start = take_region(stack, start, index, length, NO_RESERVE, 0, 0)
+    state.space[0].reserved_bytes += length
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    log(stack, MMAP, start, length)
+    return start
+
+
+@cold
+def protect(stack, start, length):
+    """mprotect: a reserved stretch becomes memory."""
+    tally = stack.tally[0]
+    space = stack.kernel.space[0]
+    space.reserved_bytes -= length
+    if space.transparent:
+        change_areas(stack, start, start + length, WRITABLE)
+    _map(stack, length)
+    tally.mprotect += 1
+    tally.mprotect_bytes += length
+    log(stack, MPROTECT, start, length)
+
+
+@leaf
+def _count_munmap(stack, start, length):
+    tally = stack.tally[0]
+    tally.munmap += 1
+    tally.munmap_bytes += length
+    log(stack, MUNMAP, start, length)
+
+
+@cold
+def munmap(stack, start, length):
+    """Gives [start, start + length) back; all of it must be mapped, in one region. Part of a huge page cannot go."""
+    state, tally = stack.kernel, stack.tally[0]
+    space = state.space[0]
+    end = start + ((length + space.page_size - 1) & -space.page_size)
+    if is_hugetlb(state, start) and end & (space.huge_page_size - 1):
+        _count_munmap(stack, start, end - start)
+        return
+    if start < space.mmap_base:
+        cut_out(stack, start, end)
+    else:
+        tally.mapped_bytes -= end - start
+    _count_munmap(stack, start, end - start)
+
+
+@cold
+def munmap_reserve(stack, start, length, reserved_bytes):
+    """The same where `reserved_bytes` of it were never made memory."""
+    stack.kernel.space[0].reserved_bytes -= reserved_bytes
+    stack.tally[0].mapped_bytes += reserved_bytes
+    munmap(stack, start, length)
+
+
+@cold
+def mremap(stack, start, old_length, length):
+    """Resizes a mapping (MREMAP_MAYMOVE), whole pages both; gives its address.
+
+    It shrinks where it is, and grows there if it ends its region and the hole above is large enough. Else it moves to
+    where mmap would put it, and its pages with it. -1 if it would grow and is made of huge pages.
+    """
+    state = stack.kernel
+    space, tally = state.space[0], stack.tally[0]
+    tally.mremap += 1
+    tally.mremap_bytes += length
+    if is_hugetlb(state, start):
+        huge = space.huge_page_size
+        old_end, end = (start + old_length + huge - 1) & -huge, (start + length + huge - 1) & -huge
+        if end < old_end:
+            cut_out(stack, end, old_end)
+        log(stack, MREMAP, start if end <= old_end else -1, length)
+        return start if end <= old_end else np.int64(-1)
+    if length < old_length:
+        cut_out(stack, start + length, start + old_length)
+        log(stack, MREMAP, start, length)
+        return start
+    kind, owner, moved = area_of(state, start)
+    index = region_of(state, start)
+    end = start + old_length
+    ceiling = state.regions[index - 1].start if index > 0 else space.mmap_base
+    if state.regions[index].end == end and ceiling - end >= length - old_length:
+        insert_region(state, index, end, start + length)
+        if space.transparent:
+            add_area(stack, end, start + length, kind, owner, moved)
+        _map(stack, length - old_length)
+        log(stack, MREMAP, start, length)
+        return start
+    place, index = _choose(stack, length)
+    place = take_region(stack, place, index, length, kind, owner, moved + start - place if owner else 0)
+    if not tally.attention & NO_MEMORY:
+        move_pages(stack, start, place, old_length)
+        if space.transparent:
+            move_ranges(state, start, place, old_length)
+        cut_out(stack, start, end)
+        _map(stack, length)
+    log(stack, MREMAP, place, length)
+    return place
+
+
+@cold
+def dontneed(stack, start, length):
+    """madvise(MADV_DONTNEED): the pages go, the addresses stay. Of huge pages, whole ones from the start on."""
+    state = stack.kernel
+    _count_madvise(stack, start, length)
+    if is_hugetlb(state, start):
+        huge = state.space[0].huge_page_size
+        length = 0 if start & (huge - 1) else length & -huge
+        if length == 0:
+            return
+    stack.tally[0].resident_bytes -= mark(stack, start, start + length, False) << state.space[0].page_shift
+    if state.space[0].transparent:
+        empty_ranges(state, start, start + length)
+
+
+@cold
+def advise_huge_pages(stack, start, length):
+    """madvise(MADV_HUGEPAGE): first touches may get huge pages from now on, unless they are `never`."""
+    if stack.kernel.space[0].transparent:
+        change_areas(stack, start, start + length, ADVISED)
+    _count_madvise(stack, start, length)
+
+
+@leaf
+def _count_madvise(stack, start, length):
+    tally = stack.tally[0]
+    tally.madvise += 1
+    tally.madvise_bytes += length
+    log(stack, MADVISE, start, length)
+
+
+@cold
+def brk(stack, new_brk):
+    """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
+    state = stack.kernel
+    space, tally = state.space[0], stack.tally[0]
+    old_brk = space.brk
+    if new_brk + GAP_BYTES > space.lowest:
+        attend(stack, NO_MEMORY)
+        return
+    if new_brk < old_brk:
+        tally.resident_bytes -= mark(stack, new_brk, old_brk, False) << space.page_shift
+        tally.mapped_bytes -= old_brk - new_brk
+        if space.transparent:
+            unmap_areas(stack, new_brk, old_brk)
+    else:
+        _map(stack, new_brk - old_brk)
+        if space.transparent and new_brk > old_brk:
+            add_area(stack, old_brk, new_brk, WRITABLE, 0, 0)
+    space.brk = new_brk
+    measure_headroom(state)
+    if space.headroom < 0:
+        ask_for_room(stack)
+    tally.brk += 1
+    tally.brk_bytes += abs(new_brk - old_brk)
+    log(stack, BRK, new_brk, new_brk - old_brk)

@@ -1,0 +1,141 @@
+"""What is mapped: maximal ranges of addresses, the holes between them, and how much more the tables can hold."""
+
+import numpy as np
+
+from replay.allocators._stack import MARGIN, NO_MEMORY, ask_for_room, attend
+from replay.allocators.linux.areas import (
+    WRITABLE,
+    add_area,
+    find_area,
+    is_hugetlb,
+    unmap_areas,
+)
+from replay.allocators.linux.pages import mark
+from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES
+from replay.jit.compiling import leaf
+
+
+@leaf
+def measure_headroom(state):
+    space = state.space[0]
+    bits = space.page_shift + 6
+    below = (state.mmap_pages.shape[0] << bits) - (space.mmap_base - space.lowest)
+    above = (state.heap_pages.shape[0] << bits) - (space.brk - space.brk_base)
+    space.headroom = min(below, above) - SLACK_BYTES
+
+
+@leaf
+def highest_hole(state, length):
+    """Where `length` bytes fit highest, and before which region that is."""
+    ceiling = state.space[0].mmap_base
+    count = state.space[0].regions
+    for index in range(count):
+        if ceiling - state.regions[index].end >= length:
+            return ceiling - length, index
+        ceiling = state.regions[index].start
+    return ceiling - length, count
+
+
+@leaf
+def hole_at(state, start, length):
+    """Before which region [start, start + length) lies, or -1 if some of it is mapped."""
+    regions, count = state.regions, state.space[0].regions
+    index = 0
+    while index < count and regions[index].start >= start + length:
+        index += 1
+    return index if index == count or regions[index].end <= start else -1
+
+
+@leaf
+def region_of(state, start):
+    """The region that `start` lies in."""
+    low, high = 0, state.space[0].regions - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if state.regions[middle].start <= start:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@leaf
+def area_of(state, start):
+    """Kind, owner and moved of the area that `start` lies in; those of a new one where areas are not kept."""
+    if not state.space[0].transparent:
+        return np.int64(WRITABLE), np.int64(0), np.int64(0)
+    area = state.areas[find_area(state, start)]
+    return area.kind, area.owner, area.moved
+
+
+@leaf
+def insert_region(state, index, start, end):
+    """Puts [start, end) before region `index`, and merges it with the neighbours that it touches."""
+    space, regions = state.space[0], state.regions
+    above = index > 0 and regions[index - 1].start == end
+    below = index < space.regions and regions[index].end == start
+    if above and below:
+        regions[index - 1].start = regions[index].start
+        for moved in range(index, space.regions - 1):
+            regions[moved].start, regions[moved].end = regions[moved + 1].start, regions[moved + 1].end
+        space.regions -= 1
+    elif above:
+        regions[index - 1].start = start
+    elif below:
+        regions[index].end = end
+    else:
+        for moved in range(space.regions, index, -1):
+            regions[moved].start, regions[moved].end = regions[moved - 1].start, regions[moved - 1].end
+        regions[index].start, regions[index].end = start, end
+        space.regions += 1
+
+
+@leaf
+def take_region(stack, start, index, length, kind, owner, moved):
+    """Maps [start, start + length), which lies before region `index`, as an area of this kind; gives its address."""
+    state = stack.kernel
+    space = state.space[0]
+    if start < space.brk + GAP_BYTES:
+        attend(stack, NO_MEMORY)
+        return space.lowest
+    insert_region(state, index, start, start + length)
+    if start < space.lowest:
+        space.lowest = start
+        measure_headroom(state)
+    if space.headroom < 0 or space.regions + MARGIN > state.regions.shape[0]:
+        ask_for_room(stack)
+    if space.transparent:
+        add_area(stack, start, start + length, kind, owner, moved)
+    return start
+
+
+@leaf
+def cut_out(stack, start, end):
+    """Takes [start, end), which lies in one region, out of the mappings; its pages are gone."""
+    state = stack.kernel
+    space, regions = state.space[0], state.regions
+    index = region_of(state, start)
+    region = regions[index]
+    if region.end == end and region.start == start:
+        for moved in range(index, space.regions - 1):
+            regions[moved].start, regions[moved].end = regions[moved + 1].start, regions[moved + 1].end
+        space.regions -= 1
+    elif region.end == end:
+        region.end = start
+    elif region.start == start:
+        region.start = end
+    else:
+        for moved in range(space.regions, index, -1):
+            regions[moved].start, regions[moved].end = regions[moved - 1].start, regions[moved - 1].end
+        regions[index].start = end
+        regions[index + 1].end = start
+        space.regions += 1
+        if space.regions + MARGIN > regions.shape[0]:
+            ask_for_room(stack)
+    tally = stack.tally[0]
+    tally.resident_bytes -= mark(stack, start, end, False) << space.page_shift
+    tally.mapped_bytes -= end - start
+    if space.transparent:
+        if is_hugetlb(state, start):
+            space.huge_pages_left += (end - start) >> space.huge_shift
+        unmap_areas(stack, start, end)

@@ -1,0 +1,56 @@
+"""What may be set of the kernel, and what its tables leave room for."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from replay.support.units import Size
+
+SLACK_BYTES = 256 << 20
+"""Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages. What
+configurations may set is limited so that all of them together stay below."""
+GAP_BYTES = 1 << 20
+"""Heap and mappings never come closer."""
+
+
+class Config(BaseModel):
+    """The kernel below the allocators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Literal["linux"] = "linux"
+    page_size: Size = 4096
+    huge_page_size: Size = Field(2 << 20, description="Alignment of mappings that are multiples of it; 0: none.")
+    transparent_huge_pages: Literal["never", "madvise", "always"] = Field(
+        "never", description="Whether a first touch may get a huge page: where malloc asked for it, or anywhere."
+    )
+    reserved_huge_pages: int = Field(
+        0, ge=0, le=1 << 20, description="Free ones (vm.nr_hugepages), for what malloc maps with MAP_HUGETLB."
+    )
+    mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
+    brk_base: Size = Field(0x555555560000, description="The heap starts here.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if not 256 <= self.page_size <= 1 << 21 or self.page_size & (self.page_size - 1):
+            raise ValueError(f"page_size: {self.page_size} is no power of two from 256 bytes to 2 MiB")
+        if self.huge_page_size and (
+            self.huge_page_size & (self.huge_page_size - 1)
+            or self.huge_page_size % self.page_size
+            or self.huge_page_size > 32 << 20
+        ):
+            raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two of whole pages up to 32 MiB")
+        if self.transparent_huge_pages != "never" and self.huge_page_size <= self.page_size:
+            raise ValueError(
+                f"transparent_huge_pages: {self.transparent_huge_pages} needs a huge_page_size above page_size"
+            )
+        if self.reserved_huge_pages and self.huge_page_size <= self.page_size:
+            raise ValueError(f"reserved_huge_pages: {self.reserved_huge_pages} need a huge_page_size above page_size")
+        for name in ("mmap_base", "brk_base"):
+            if getattr(self, name) % self.page_size:
+                raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
+        if not 0 < self.brk_base < self.mmap_base - 2 * SLACK_BYTES or self.mmap_base >= 1 << 47:
+            raise ValueError(
+                f"mmap_base: {self.mmap_base:#x} must lie well above brk_base {self.brk_base:#x} and below 2^47"
+            )
+        return self

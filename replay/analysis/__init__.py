@@ -1,0 +1,1 @@
+"""What a run result means: summaries and frames. Pure functions."""

@@ -1,0 +1,89 @@
+"""glibc's settings in the spelling of the environment, as overrides of a configuration.
+
+Numbers are read as the dynamic loader's `_dl_strtoul` reads them: blanks, a sign, decimal, 0x… or octal after a 0; -1
+is the most that 64 bits hold. Of a tunable that is set twice the last counts, and it counts more than a variable. What
+glibc would ignore in silence is an error here, and so is what older versions read in part, like `64k`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from replay.support.errors import ConfigError
+from replay.support.names import nearest
+
+VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
+    "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
+    "MALLOC_TOP_PAD_": "top_pad",
+    "MALLOC_MMAP_MAX_": "mmap_max",
+    "MALLOC_ARENA_MAX": "arena_max",
+    "MALLOC_ARENA_TEST": "arena_test",
+    "MALLOC_PERTURB_": "perturb",
+    "MALLOC_CHECK_": "check",
+}
+"""Variable -> key of the model `glibc`."""
+TUNABLES = {
+    f"glibc.malloc.{key}": key
+    for key in (*VARIABLES.values(), "mxfast", "tcache_count", "tcache_max", "tcache_unsorted_limit", "hugetlb")
+}
+"""Name in GLIBC_TUNABLES -> key."""
+_TUNABLES_VARIABLE = "GLIBC_TUNABLES"
+_LEAST = {"arena_max": 1, "arena_test": 1}
+_MOST = {"mmap_max": 2**31 - 1, "perturb": 255, "check": 3}
+"""What glibc takes, where it is not all from 0 to 2^64 - 1 (`ld.so --list-tunables`); it ignores what is outside."""
+_ENDLESS = {
+    **dict.fromkeys(("mmap_threshold", "trim_threshold", "tcache_unsorted_limit"), 2**63 - 1),
+    **dict.fromkeys(("arena_max", "arena_test"), 2**31 - 1),
+}
+"""Settings of which -1, the most that 64 bits hold, says: never, or without limit; and what is as good as that."""
+_NUMBER = re.compile(r"[ \t]*(?P<sign>[+-]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))")
+
+
+def overrides_of(assignments: Sequence[str]) -> list[str]:
+    """Overrides like `libc.top_pad=0` for assignments like `MALLOC_TOP_PAD_=0`; of one variable the last counts."""
+    last = {assignment.partition("=")[0]: assignment for assignment in assignments}
+    ordered = sorted(last.values(), key=lambda assignment: assignment.startswith(f"{_TUNABLES_VARIABLE}="))
+    settings = dict(setting for assignment in ordered for setting in _settings(assignment))
+    return [f"libc.{key}={value}" for key, value in settings.items()]
+
+
+def _settings(assignment: str) -> Iterator[tuple[str, int]]:
+    variable, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--env {assignment}: write it like MALLOC_TOP_PAD_=0")
+    if variable == "PYTHONMALLOC":
+        raise ConfigError(f"--env {assignment}: choose a preset such as cpython-3.12-malloc with -a instead")
+    if variable != _TUNABLES_VARIABLE:
+        key = _lookup(VARIABLES, variable, assignment)
+        yield key, _number(text, assignment, key)
+        return
+    if text.endswith(":"):
+        raise ConfigError(f"--env {assignment}: ends in a colon, for which glibc 2.39 and later ignore all of it")
+    for tunable in filter(None, text.split(":")):
+        name, _, value = tunable.partition("=")
+        key = _lookup(TUNABLES, name, assignment)
+        yield key, _number(value, assignment, key)
+
+
+def _lookup(known: dict[str, str], name: str, assignment: str) -> str:
+    if name not in known:
+        names = [*known, _TUNABLES_VARIABLE] if known is VARIABLES else list(known)
+        raise ConfigError(f"--env {assignment}: {name} is not modelled; {nearest(name, names)}")
+    return known[name]
+
+
+def _number(text: str, assignment: str, key: str) -> int:
+    """What glibc takes the text for, if it takes it."""
+    least, most = _LEAST.get(key, 0), _MOST.get(key, 2**64 - 1)
+    match = _NUMBER.fullmatch(text)
+    value = -1
+    if match:
+        value = int(
+            match["hex"] or match["octal"] or match["decimal"], 16 if match["hex"] else 8 if match["octal"] else 10
+        )
+        if match["sign"] == "-" and value <= most:
+            value = -value % 2**64 if key in _ENDLESS else -value
+    if not least <= value <= most:
+        bounds = f"from {least} to {most}" if key in _MOST else f"of at least {least}"
+        raise ConfigError(f"--env {assignment}: {text!r} is no whole number {bounds}")
+    return min(value, _ENDLESS.get(key, value))

@@ -1,0 +1,188 @@
+"""Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
+
+    slice      the events between two boundaries; one call of a compiled kernel plays it
+    boundary   a row at which something is done that is no event of a block, or the end of a batch
+    tick       a moment at which the counters are looked at. Looking changes nothing, so ticks do not cut slices: the
+               sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
+
+A tick at time t sees all events of time t. Where batches end does not matter: ticks at the last moment of a batch wait
+for the next one, which may have more events of that moment.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import simpy
+
+from replay.jit.compiling import entry
+from replay.support.errors import ReplayError
+from replay.trace import Events
+
+Process = Generator[simpy.Event, Any, None]
+"""What SimPy runs: yields what it waits for, is sent what that brought."""
+
+
+TICKS_MAX = 1_000_000
+"""More samples than anybody looks at; each is a copy of all counters."""
+TICKS_ENOUGH = 2_000
+"""Where nobody says how often, and nobody knows how long the trace is: more of them, and the interval doubles."""
+ALARMS_MAX = 1_000_000
+"""More than any program does by the clock: a unit that was forgotten."""
+
+
+class Slice(NamedTuple):
+    """Rows start … end of a batch, and the ticks among them: tick_rows[i] is the row that tick i comes before."""
+
+    events: Events
+    first_row: int
+    start: int
+    end: int
+    tick_rows: np.ndarray
+    tick_times_ns: np.ndarray
+
+
+@entry
+def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, rows: np.ndarray) -> np.ndarray:
+    """Puts into `rows` for each of rising ticks the first row of `start` … `end` that is later; `end` if none is.
+
+    Looks first as far behind the row before as that was from the one before it: to halve all rows would ask for memory
+    all over them, tick by tick.
+    """
+    row, gap = start, 0
+    for number in range(ticks_ns.shape[0]):
+        tick_ns, low, step = ticks_ns[number], row, 4
+        high = min(low + gap, end)
+        while high < end and times_ns[high] <= tick_ns:
+            low, high, step = high + 1, min(high + step, end), 2 * step
+        while low < high - step and times_ns[high - step] > tick_ns:
+            high, step = high - step, 2 * step
+        low = max(low, high - step)
+        while low < high:
+            middle = (low + high) // 2
+            if times_ns[middle] <= tick_ns:
+                low = middle + 1
+            else:
+                high = middle
+        rows[number] = low
+        row, gap = low, low - row
+    return rows
+
+
+class Clock:
+    """Walks through batches: `play(slice)` for every slice, `boundary(events, first_row, row)` for each row of
+    `boundaries(events)`, `first_row` being how many rows came before the batch.
+
+    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. If that is None, their
+    interval begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: then `ticks_every_ns` tells at
+    the end which of all that there were are multiples of the last. At the multiples of `alarm_every_ns` behind it a
+    slice is cut and `alarm(row)` called, with the number of the row that comes next.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Events],
+        play: Callable[[Slice], None],
+        boundaries: Callable[[Events], list[int]],
+        boundary: Callable[[Events, int, int], None],
+        begin_ns: int,
+        sample_every_ns: int | None,
+        alarm_every_ns: int | None = None,
+        alarm: Callable[[int], None] | None = None,
+    ):
+        self._play, self._boundaries, self._boundary = play, boundaries, boundary
+        self._begin_ns, self._widens = begin_ns, sample_every_ns is None
+        self.ticks_every_ns = sample_every_ns or 1
+        self._next_tick_ns = _multiple(max(begin_ns, 1), self.ticks_every_ns)
+        self._ticks_left = TICKS_MAX
+        self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
+        self._alarms_left = ALARMS_MAX
+        self._next_alarm_ns = begin_ns // alarm_every_ns * alarm_every_ns + alarm_every_ns if alarm_every_ns else 0
+        self._environment = simpy.Environment(initial_time=begin_ns)
+        self._slice_begun = self._environment.event()
+        self._ticks_planned = self._environment.event()
+        self.rows = 0
+        """Rows of the trace that have been played."""
+        self._source = self._environment.process(self._walk(batches))
+        self._sampler = self._sample()
+        self._environment.process(self._sampler)
+
+    @property
+    def now_ns(self) -> int:
+        """Time of the last event that was played."""
+        return int(self._environment.now)
+
+    def run(self) -> None:
+        """Plays the trace to its end."""
+        try:
+            self._environment.run(until=self._source)
+        finally:
+            self._sampler.close()  # it waits for more, and would keep all that was played until garbage is collected
+
+    def _walk(self, batches: Iterable[Events]) -> Process:
+        """The process that brings the trace's batches, boundary by boundary."""
+        for events in batches:
+            if not events.rows:
+                continue
+            start = 0
+            for stop in [*self._boundaries(events), events.rows]:
+                # The time of what comes next, if this batch tells.
+                until_ns = int(events.time_ns[min(stop, events.rows - 1)])
+                for row, due_ns in self._alarms(events, start, stop, until_ns):
+                    yield from self._play_slice(events, start, row, due_ns)
+                    start = row
+                    assert self._alarm
+                    self._alarm(self.rows + row)
+                yield from self._play_slice(events, start, stop, until_ns)
+                if stop < events.rows:
+                    yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
+                    self._boundary(events, self.rows, stop)
+                start = stop + 1
+            self.rows += events.rows
+
+    def _alarms(self, events: Events, start: int, stop: int, until_ns: int) -> Iterable[tuple[int, int]]:
+        """The rows that alarms before `until_ns` come before, each as often as there are alarms, and their times."""
+        if not self._alarm_every_ns:
+            return ()
+        self._alarms_left -= max(0, (until_ns - self._next_alarm_ns) // self._alarm_every_ns)
+        if self._alarms_left < 0:
+            what = f"trimming every {self._alarm_every_ns} ns is more than {ALARMS_MAX:,} times in this trace"
+            raise ReplayError(f"{what}; choose a longer time")
+        due_ns = np.arange(self._next_alarm_ns, until_ns, self._alarm_every_ns)
+        self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
+        rows = start + np.searchsorted(events.time_ns[start:stop], due_ns, side="right")
+        return zip(rows.tolist(), due_ns.tolist(), strict=True)
+
+    def _play_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
+        """Plays rows start … end, with the ticks before `until_ns`."""
+        while self._widens and (until_ns - self._begin_ns) // self.ticks_every_ns > TICKS_ENOUGH:
+            self.ticks_every_ns *= 2
+            self._next_tick_ns = _multiple(self._next_tick_ns, self.ticks_every_ns)
+        if start >= end and self._next_tick_ns >= until_ns:
+            return
+        self._slice_begun.succeed(until_ns)
+        ticks_ns: np.ndarray = yield self._ticks_planned
+        self._ticks_planned = self._environment.event()
+        rows = find_rows(events.time_ns, ticks_ns, start, end, np.empty_like(ticks_ns))
+        if start < end:
+            yield self._environment.timeout(int(events.time_ns[end - 1]) - self._environment.now)
+        self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
+
+    def _sample(self) -> Process:
+        """The sampler: for each slice, the ticks until what comes behind it."""
+        while True:
+            until_ns = yield self._slice_begun
+            self._slice_begun = self._environment.event()
+            every_ns = self.ticks_every_ns
+            self._ticks_left -= max(0, (until_ns - self._next_tick_ns) // every_ns)
+            if self._ticks_left < 0:
+                what = f"sampling every {every_ns} ns gives more than {TICKS_MAX} samples of this trace"
+                raise ReplayError(f"{what}; choose a longer interval")
+            ticks_ns = np.arange(self._next_tick_ns, until_ns, every_ns)
+            self._next_tick_ns += every_ns * ticks_ns.shape[0]
+            self._ticks_planned.succeed(ticks_ns)
+
+
+def _multiple(time_ns: int, every_ns: int) -> int:
+    """The first multiple of `every_ns` that is not before `time_ns`."""
+    return -(-time_ns // every_ns) * every_ns

@@ -1,0 +1,330 @@
+"""Plays slices of a trace: the one loop through which every event of every run goes.
+
+The loop keeps what is common to all models: which block lies where (`BLOCK` by block number), what was asked for and
+handed out, by domain and size class, and the peaks of both. Everything else is asked of the models of the stack.
+
+Size classes are those of the blocks handed out, so they fit every model: 8-byte steps up to 1,024 bytes, then powers
+of two; `class_limit` gives the largest block of a class.
+"""
+
+import numpy as np
+
+from replay.allocators import (
+    LARGE,
+    RESIDENT_PEAK,
+    address,
+    block_size,
+    calloc,
+    expect,
+    fill,
+    free,
+    made_size,
+    malloc,
+    realloc,
+    record,
+    switch_thread,
+)
+from replay.jit.compiling import cold, inlined
+from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
+
+# As numbers, because numba compares enum members far slower.
+MALLOC, CALLOC, REALLOC, FREE = range(4)
+
+BLOCK = record("place", "size_and_row")
+"""`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
+
+EXACT_CLASSES = 129
+CLASSES = EXACT_CLASSES + 38
+"""0, 8, … 1,024 bytes, then up to 2^11, 2^12 … 2^48."""
+DOMAINS = 4
+ONE = np.uint64(1)
+AHEAD = np.uint64(12)
+"""Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
+BLOCKS_IN_CACHE = 81920
+LARGE_BYTES = 16 << 20
+"""Smaller requests fit into the slack that the kernel always keeps."""
+CLASS = record("blocks", "requested_bytes", "live_blocks", "live_requested_bytes")
+"""Of one domain, role and size class, all that ever came, and what is still there; a row's number is `class_row`."""
+ROWS_A_ROLE = 256
+"""More than there are classes: powers of two are quickest to come by."""
+ROWS_A_DOMAIN = 2 * ROWS_A_ROLE
+ROW_BITS = 11
+ROW_MASK = (1 << ROW_BITS) - 1
+DOMAIN_MASK = ROW_MASK - ROWS_A_DOMAIN + 1
+GONE = 0
+"""`size_and_row` of a block that is not there: the row is of the libc role's blocks of no bytes, and it has none."""
+assert CLASSES <= ROWS_A_ROLE
+assert DOMAINS * ROWS_A_DOMAIN <= 1 << ROW_BITS
+
+
+CLASS_ROWS = DOMAINS * ROWS_A_DOMAIN
+"""A row for each domain, role (libc, small) and size class."""
+
+
+def new_classes() -> np.ndarray:
+    """What the loop counts by class: blocks that came, and behind them the bytes that were asked for."""
+    return np.zeros(2 * CLASS_ROWS, np.int64)
+
+
+def count_classes(classes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """All rows of CLASS, from what the loop counted and the blocks that are there: none is counted as it goes."""
+    rows = np.zeros(CLASS_ROWS, CLASS)
+    rows["blocks"], rows["requested_bytes"] = classes[:CLASS_ROWS], classes[CLASS_ROWS:]
+    live = blocks["size_and_row"][blocks["size_and_row"] != GONE]
+    row, size = live & ROW_MASK, live >> ROW_BITS
+    rows["live_blocks"] = np.bincount(row, minlength=CLASS_ROWS)
+    np.add.at(rows["live_requested_bytes"], row, size)
+    return rows
+
+
+def class_limit(index: int) -> int:
+    """Bytes of the largest block in size class `index`."""
+    return 8 * index if index < EXACT_CLASSES else 1 << (index - EXACT_CLASSES + 11)
+
+
+@cold
+def _class_above(block_bytes):
+    """The size class of a block that is larger than the exact classes."""
+    return EXACT_CLASSES - 11 + max(11, bit_length(block_bytes - 1))
+
+
+@inlined
+def class_row(first, block_bytes):
+    """The row of CLASS that counts such a block of the domain and role whose rows begin there."""
+    if block_bytes <= 1024:
+        return first + ((block_bytes + 7) >> 3)
+    return first + _class_above(block_bytes)
+
+
+def class_rows(is_small: list[bool]) -> np.ndarray:
+    """By domain where the rows begin of the role that answers it, given whether that is the small one."""
+    return np.array([domain * ROWS_A_DOMAIN + small * ROWS_A_ROLE for domain, small in enumerate(is_small)])
+
+
+@inlined
+def _make(stack, first, size):
+    """Malloc: the place, its complement where the libc role has the block, as that role's model knows it."""
+    if first & ROWS_A_ROLE:
+        return malloc(stack.small, stack, size)
+    return ~malloc(stack.libc, stack, max(size, 1))
+
+
+@inlined
+def _make_zeroed(stack, first, size):
+    """The same for calloc."""
+    stack.tally[0].callocs += 1
+    if first & ROWS_A_ROLE:
+        return calloc(stack.small, stack, size)
+    return ~calloc(stack.libc, stack, max(size, 1))
+
+
+@inlined
+def _move(stack, place, size):
+    """The same for realloc; of whose block, `place` tells."""
+    stack.tally[0].reallocs += 1
+    if place >= 0:
+        return realloc(stack.small, stack, place, size)
+    return ~realloc(stack.libc, stack, ~place, max(size, 1))
+
+
+@inlined
+def _end(stack, entry, kind):
+    """The block goes, unless it is moved."""
+    tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
+    if place >= 0:
+        block_bytes = block_size(stack.small, stack, place)
+        if kind == FREE:
+            free(stack.small, stack, place)
+    else:
+        block_bytes = block_size(stack.libc, stack, ~place)
+        if kind == FREE:
+            free(stack.libc, stack, ~place)
+        tally.libc_requested_bytes -= had
+        tally.libc_block_bytes -= block_bytes
+    tally.requested_slack += had
+    tally.block_slack += block_bytes
+
+
+@inlined
+def _come(stack, blocks, classes, route, domains, block, at, kind, size):
+    """The block is made, or moved, and counted; peaks may rise."""
+    tally = stack.tally[0]
+    # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
+    if opaque(np.int64(kind)) == MALLOC:
+        first = route[np.uint64(domains[at])]
+        place, moved = _make(stack, first, size), False
+    elif kind == CALLOC:
+        first = route[np.uint64(domains[at])]
+        place, moved = _make_zeroed(stack, first, size), False
+    else:
+        entry = blocks[block[at]]
+        _end(stack, entry, REALLOC)
+        first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
+        place, moved = _move(stack, entry.place, size), True
+    if place >= 0:
+        block_bytes = block_size(stack.small, stack, place) if moved else made_size(stack.small, stack, place, size)
+    else:
+        block_bytes = block_size(stack.libc, stack, ~place)
+        fill(stack.libc, stack, ~place, size)
+        tally.libc_requested_bytes += size
+        tally.libc_block_bytes += block_bytes
+        first &= DOMAIN_MASK
+    entry, row = blocks[block[at]], class_row(first, block_bytes)
+    entry.place, entry.size_and_row = place, size << ROW_BITS | row
+    classes[np.uint64(row)] += 1
+    classes[np.uint64(row + CLASS_ROWS)] += size
+    tally.requested_slack -= size
+    if tally.requested_slack < 0:
+        tally.requested_bytes_peak -= tally.requested_slack
+        tally.requested_slack = 0
+    tally.block_slack -= block_bytes
+    if tally.block_slack < 0:
+        tally.block_bytes_peak -= tally.block_slack
+        tally.block_slack = 0
+
+
+@inlined
+def _go(stack, entry):
+    """The block goes."""
+    _end(stack, entry, FREE)
+    entry.size_and_row = GONE
+    stack.tally[0].frees += 1
+
+
+@inlined
+def _look_ahead(stack, blocks, op, block, at):
+    """Has what rows ahead will need brought into the cache."""
+    prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
+    if op[at + AHEAD] == MALLOC:
+        return
+    ahead = block[at + AHEAD]
+    if ahead >= blocks.shape[0]:  # the row moves no block, so its number may be any
+        return
+    there = blocks[ahead].place
+    if there >= 0:
+        expect(stack.small, there)
+    else:
+        expect(stack.libc, ~there)
+
+
+@cold
+def _tell(stack, addresses, row, kind, place):
+    """Notes where the block is that this event made or moved."""
+    if kind == FREE:
+        addresses[row] = 0
+    elif place >= 0:
+        addresses[row] = address(stack.small, stack, place)
+    else:
+        addresses[row] = ~address(stack.libc, stack, ~place)
+
+
+@cold
+def _settle(tally, rows):
+    """Writes down what follows from all that was counted in so many rows."""
+    tally.row = tally.first_row + tally.at
+    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees - tally.idle
+    tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
+    tally.block_bytes = tally.block_bytes_peak - tally.block_slack
+    tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
+    tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
+
+
+@cold
+def _copy(tally, copies, index):
+    """The counters as they are."""
+    copy_record(tally, copies, index)
+
+
+@inlined
+def take_turn(stack, thread):
+    """What follows is that thread's."""
+    tally = stack.tally[0]
+    if tally.thread != thread:
+        tally.thread = thread
+        switch_thread(stack.libc, stack, thread)
+
+
+@inlined
+def _begin_turn(stack, op, threads, row, end):
+    """The thread of this event goes on; gives the row where another one does, or `end` if that comes first."""
+    if threads.shape[0] == 0:
+        take_turn(stack, np.int64(0))
+        return end
+    thread = threads[np.uint64(row)]
+    take_turn(stack, np.int64(thread))
+    row += 1
+    while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > FREE):
+        row += 1
+    return row
+
+
+def play(stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses):
+    """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+
+    What moves no block is passed over: its domain, block and size may be anything.
+
+    `threads`: whose each row is; if empty, all are thread 0's.
+    `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
+    the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
+    takes the address of each block made or moved, its complement where the libc role owns it, and 0 for a free.
+    `first_row`: rows of the trace before this batch.
+
+    Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
+    Returns the next row to play and the next tick to take.
+
+    Each instruction here is one of about seventy an event. What follows from other counters is settled where somebody
+    looks; what few events come to is `cold`, because the loop would keep registers for it.
+    """
+    op, domains, block, sizes = columns
+    tally, space = stack.tally[0], stack.kernel.space[0]
+    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees - tally.idle
+    row, telling = start, addresses.shape[0] > 0
+    tally.first_row, tally.at = first_row, tally.row - first_row
+    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
+    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
+    # Few blocks stay in the cache anyway.
+    last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
+    foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
+    for tick in range(ticks.shape[0]):
+        while row < ticks[tick]:
+            if op[np.uint64(row)] > FREE:
+                tally.idle += 1
+                row += 1
+                continue
+            turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[tick])
+            while row < turn:
+                tally.stop = row + 1 if tally.attention else turn
+                # An unsigned index is not looked at for being negative.
+                at = np.uint64(row)
+                while at < np.uint64(tally.stop):
+                    kind = op[at]
+                    if at < foreseen:
+                        _look_ahead(stack, blocks, op, block, at)
+                    if kind > FREE:
+                        tally.idle += 1
+                        at = opaque(at + ONE)
+                        continue
+                    tally.at = np.int64(at)
+                    if kind == FREE:
+                        _go(stack, blocks[block[at]])
+                    else:
+                        size = sizes[at]
+                        if size > LARGE_BYTES and size > space.headroom:
+                            tally.attention = LARGE
+                            _settle(tally, np.int64(at) - started)
+                            return np.int64(at), tick
+                        _come(stack, blocks, classes, route, domains, block, at, kind, size)
+                    at = opaque(at + ONE)
+                row = np.int64(at)
+                if telling:
+                    _tell(stack, addresses, at - ONE, op[at - ONE], blocks[block[at - ONE]].place)
+                if tally.attention:
+                    _settle(tally, row - started)
+                    if tally.attention & RESIDENT_PEAK:
+                        tally.attention ^= RESIDENT_PEAK
+                        _copy(stack.tally, at_peak, 0)
+                    if tally.attention:
+                        return row, tick
+        _settle(tally, row - started)
+        _copy(stack.tally, samples, tick)
+    return row, ticks.shape[0]

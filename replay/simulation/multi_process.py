@@ -1,0 +1,208 @@
+"""Several processes side by side, each with an allocator stack of its own, and what they take together.
+
+Of a piece of the trace each process plays its stints, and `replay.simulation.multi_process_kernels` adds them up in the order of the trace. To
+each, its threads and blocks are numbered as if there were no others, so that tables are as large as what it has.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from replay.allocators import TALLY, Stack
+from replay.simulation.clock import Slice
+from replay.simulation.loop import CLASS
+from replay.simulation.multi_process_kernels import FIELDS, add_up, lower_peaks
+from replay.trace import Events, Trace
+from replay.trace.block_numbering import NumberingApart
+from replay.trace.processes import processes_of
+
+STINTS = 1 << 13
+"""As many at the most are written down before they are added up, in 6 MB: what more take, no cache holds."""
+_RESIDENT_PEAK = "resident_bytes_peak"
+
+
+class Player(Protocol):
+    """The state of one process; `engine.Player` is it."""
+
+    stack: Stack
+
+    @property
+    def classes(self) -> np.ndarray: ...
+    @property
+    def tally(self) -> np.record: ...
+    def play_stints(
+        self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
+    ) -> None: ...
+    def trim(self, row: int) -> None: ...
+    def end_thread(self, thread: int, row: int) -> None: ...
+    def observe(self) -> dict[str, np.ndarray]: ...
+
+
+@dataclass
+class Member:
+    """What is known of one process besides its counters."""
+
+    player: Player
+    events: int = 0
+    begin_ns: int = 0
+    end_ns: int = 0
+    """Times of its first and last event."""
+    phases: list[tuple[str, int, np.record]] = field(default_factory=list)
+
+
+class Host:
+    """Plays the slices of a trace of several processes; where it is asked as `engine.Player` is, it gives the sums."""
+
+    def __init__(self, trace: Trace, new_player: Callable[[], Player]):
+        self._processes = processes_of(trace)
+        self.members = [Member(new_player()) for _ in self._processes.table]
+        members = len(self.members)
+        self.ends = np.zeros(members, TALLY)
+        """By process: the counters after its latest event."""
+        self.at_peaks = np.zeros(members, TALLY)
+        """The same after the event that took its resident memory to its highest."""
+        self.at_peak_times_ns = np.zeros(members, np.int64)
+        self._shares, self._seen = np.zeros(members, TALLY), np.zeros(members, np.int64)
+        self._sums, self._times = np.zeros(2, TALLY), np.zeros(1, np.int64)
+        self.tally.thread = -1
+        self.at_peak_time_ns = 0
+        self._kept = np.empty(STINTS, TALLY), np.empty(STINTS, TALLY)
+        """Room for what stints come to; to have it anew each time costs more than they do."""
+        self._rows = 0
+        self._owner = np.zeros(0, np.int64)
+        """Of each row of the batch at hand the process; and the batch in the processes' own numbers."""
+        self._numbering = NumberingApart(members)
+        self._batch: Events | None = None
+
+    @property
+    def tally(self) -> np.record:
+        """The sums of all counters."""
+        return self._sums[0]
+
+    def counters(self) -> np.ndarray:
+        """A copy of the sums."""
+        return self._sums[:1].copy()
+
+    @property
+    def at_peak(self) -> np.ndarray:
+        """The sums at the highest resident memory of all together."""
+        return self._sums[1:]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """What came and what is there in all processes."""
+        each = [member.player.classes for member in self.members]
+        total = each[0].copy()
+        for name in CLASS.names or ():
+            total[name] = sum(one[name] for one in each)
+        return total
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """What the models of the small role tell, process by process."""
+        each = [member.player.observe() for member in self.members]
+        return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+
+    def shares(self) -> np.ndarray:
+        """By process the counters at the highest resident memory of all; they add up to `at_peak`."""
+        return np.where(self._seen < self._times, self.ends, self._shares)
+
+    def enter(self, events: Events) -> Events:
+        """The next batch, whose slices and boundaries follow."""
+        self._owner, thread = self._processes.of(events.thread, self._rows)
+        block = self._numbering.number(events, self._owner)
+        self._batch = events._replace(thread=thread.astype(np.uint32), block=block)
+        self._rows += events.rows
+        counts = np.bincount(self._owner, minlength=len(self.members))
+        first_ns, last_ns = np.zeros(len(self.members), np.int64), np.zeros(len(self.members), np.int64)
+        first_ns[self._owner[::-1]] = events.time_ns[::-1]  # of several the last one stays
+        last_ns[self._owner] = events.time_ns
+        for number in np.flatnonzero(counts).tolist():
+            member = self.members[number]
+            if not member.events:
+                member.begin_ns = int(first_ns[number])
+            member.end_ns = int(last_ns[number])
+            member.events += int(counts[number])
+        return events
+
+    def play(self, part: Slice) -> np.ndarray:
+        """Plays a slice; returns the sums at each of its ticks."""
+        assert self._batch is not None
+        owner = self._owner[part.start : part.end]
+        begins = np.ones(owner.shape[0] + 1, bool)
+        np.not_equal(owner[1:], owner[:-1], out=begins[1:-1])
+        begins[part.tick_rows - part.start] = True
+        edges = part.start + np.flatnonzero(begins)
+        ticks = np.searchsorted(edges, part.tick_rows)
+        samples = np.empty(ticks.shape[0], TALLY)
+        part = part._replace(events=self._batch)
+        peaks, peak = self.at_peaks[_RESIDENT_PEAK].copy(), self.at_peak[0].resident_bytes_peak
+        for first in range(0, edges.shape[0] - 1, STINTS):
+            begin, end = np.searchsorted(ticks, [first, first + STINTS])
+            self._play_piece(part, edges[first : first + STINTS + 1], ticks[begin:end] - first, samples[begin:end])
+        samples[ticks == edges.shape[0] - 1] = self.tally
+        times_ns = part.events.time_ns
+        for number in np.flatnonzero(self.at_peaks[_RESIDENT_PEAK] != peaks).tolist():
+            self.at_peak_times_ns[number] = times_ns[self.at_peaks[number].row - part.first_row]
+        if self.at_peak[0].resident_bytes_peak != peak:
+            self.at_peak_time_ns = int(times_ns[self.at_peak[0].row - part.first_row])
+        return samples
+
+    def _play_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
+        """Plays some stints, process by process, and adds them up."""
+        owner = self._owner[edges[:-1]]
+        moments, best = (kept[: owner.shape[0]] for kept in self._kept)
+        order = np.argsort(owner.astype(np.min_scalar_type(len(self.members))), kind="stable")
+        counts = np.bincount(owner, minlength=len(self.members))
+        for number, mine in enumerate(np.split(order, np.cumsum(counts[:-1]))):
+            if mine.shape[0]:
+                blocks = int(self._numbering.counts[number])
+                self.members[number].player.play_stints(part, mine, edges, moments, best, blocks)
+        self._add_up(owner, moments, best, ticks, samples)
+
+    def _add_up(
+        self,
+        owner: np.ndarray,
+        moments: np.ndarray,
+        best: np.ndarray | None = None,
+        ticks: np.ndarray | None = None,
+        samples: np.ndarray | None = None,
+    ) -> None:
+        none = np.zeros(0, np.int64)
+        add_up(
+            owner, _plain(moments), _plain(moments if best is None else best), best is not None, _plain(self.ends),
+            _plain(self.at_peaks), _plain(self._shares), self._seen, _plain(self._sums), self._times,
+            none if ticks is None else ticks, _plain(np.zeros(0, TALLY) if samples is None else samples),
+        )  # fmt: skip
+
+    def trim(self, row: int, thread: int | None = None) -> None:
+        """Calls malloc_trim(0) in the process of that thread, or in all, one after the other."""
+        numbers = range(len(self.members)) if thread is None else [self._find(thread)[0]]
+        for number in numbers:
+            self._call(number, lambda player: player.trim(row))
+
+    def end_thread(self, thread: int, row: int) -> None:
+        """The trace's thread of that number ends behind everything up to `row` of the trace."""
+        number, place = self._find(thread)
+        self._call(number, lambda player: player.end_thread(place, row))
+
+    def note_phase(self, name: str, time_ns: int, thread: int) -> None:
+        """A phase of the process of that thread begins."""
+        number, _ = self._find(thread)
+        self.members[number].phases.append((name, time_ns, self.ends[number].copy()))
+
+    def _find(self, thread: int) -> Sequence[int]:
+        return [int(found[0]) for found in self._processes.of(np.array([thread], np.uint32))]
+
+    def _call(self, number: int, call: Callable[[Player], None]) -> None:
+        """Something that is no event of the loop happens in a process; as there, it is no moment of `at_peak`."""
+        player = self.members[number].player
+        lower_peaks(player.tally)
+        call(player)
+        self._add_up(np.array([number]), player.stack.tally.copy())
+
+
+def _plain(counters: np.ndarray) -> np.ndarray:
+    """Records of TALLY as rows of int64."""
+    return counters.view(np.int64).reshape(-1, FIELDS)

@@ -1,0 +1,141 @@
+"""Calls on addresses become events of blocks, by one set of rules for every log.
+
+A log names blocks by their addresses, may begin in the middle of a program's life, and may lack what a trace tells.
+
+free of an address where nothing lives      the block is older than the log, or was freed twice: left out, counted
+realloc of an address where nothing lives   the block is older than the log: taken as a malloc, counted
+allocation where a block lives              the log lacks its free: put in right before, counted
+free or realloc                             of the domain in which the block was born, whatever the log says
+no time                                     one event a microsecond
+"""
+
+import numpy as np
+
+from replay.jit.compiling import entry
+from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls
+from replay.trace import NO_SITE, Events, Op, release_number, take_number
+from replay.trace.block_numbering import clear_slot, doubled, find_slot, with_room
+
+EVENT_NS = 1000
+"""Between two events of a log without times."""
+_FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
+_NUMBER_BITS = 32
+_NUMBER = (1 << _NUMBER_BITS) - 1
+_OK, _FULL = range(2)
+_AT_FREES, _AT_BORN, _AT_MISSING = range(3)
+
+
+@entry
+def _follow_calls(
+    op: np.ndarray,
+    key: np.ndarray,
+    size: np.ndarray,
+    domain: np.ndarray,
+    partner: np.ndarray,
+    start: int,
+    out: int,
+    left: np.ndarray,
+    rows: np.ndarray,
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    free_numbers: np.ndarray,
+    counts: np.ndarray,
+    tallies: np.ndarray,
+) -> tuple[int, int, int]:
+    """Writes events from row `start` on; gives a status, the row it stopped at and the number of events written.
+
+    `rows` tells the call of each event, `columns` are their op, domain, block and size. `numbers` holds with the number
+    of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. Everything but
+    the calls changes in place.
+    """
+    out_op, out_domain, out_block, out_size = columns
+    for row in range(start, op.shape[0]):
+        if 2 * (counts[0] - counts[1]) >= keys.shape[0]:
+            return _FULL, row, out
+        code, slot = op[row], find_slot(key[row], keys, numbers)
+        life = numbers[slot]
+        if code == MOVE:
+            left[row] = life
+            if life >= 0:
+                clear_slot(slot, keys, numbers)
+            continue
+        if life >= 0:
+            number = life & _NUMBER
+            out_op[out], out_domain[out], out_block[out], out_size[out] = _FREE, life >> _NUMBER_BITS, number, 0
+            rows[out] = row
+            out += 1
+            release_number(free_numbers, counts, number)
+            clear_slot(slot, keys, numbers)
+            tallies[_AT_MISSING] += code != _FREE
+        elif code == _FREE:
+            tallies[_AT_FREES] += 1
+        if code == _FREE:
+            continue
+        life = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
+        if life < 0:
+            if code == _REALLOC:
+                tallies[_AT_BORN] += partner[row] >= 0
+                code = _MALLOC
+            life = take_number(free_numbers, counts) | np.int64(domain[row]) << _NUMBER_BITS
+        slot = find_slot(key[row], keys, numbers)
+        keys[slot], numbers[slot] = key[row], life
+        out_op[out], out_domain[out], out_size[out] = code, life >> _NUMBER_BITS, size[row]
+        out_block[out] = life & _NUMBER
+        rows[out] = row
+        out += 1
+    return _OK, op.shape[0], out
+
+
+class Lives:
+    """Follows the calls of one log, batch by batch, and gives the events of its blocks.
+
+    `addresses` tells whether keys are addresses, which then stand in the events.
+    """
+
+    def __init__(self, *, addresses: bool) -> None:
+        self._addresses = addresses
+        self._events = 0
+        self._keys = np.zeros(1024, np.int64)
+        self._numbers = np.full(1024, -1, np.int64)
+        self._free_numbers = np.zeros(1024, np.int64)
+        self._counts = np.zeros(2, np.int64)
+        self._tallies = np.zeros(3, np.int64)
+
+    @property
+    def tallies(self) -> dict[str, int]:
+        """What the rules had to do, by the names that `replay.sources._logs.log_trace` counts it under."""
+        names = ("dropped frees", "born by realloc", "missing frees")
+        return dict(zip(names, self._tallies.tolist(), strict=True))
+
+    def events(self, calls: Calls) -> Events:
+        """What the calls did to blocks; `calls` follow those given before."""
+        total = calls.op.shape[0]
+        self._free_numbers = with_room(self._free_numbers, int(self._counts[0]) + total)
+        partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)
+        rows, left = np.empty(2 * total, np.int64), np.empty(total, np.int64)
+        types = (np.uint8, np.uint8, np.uint32, np.int64)
+        op, domain, block, size = (np.empty(2 * total, type_) for type_ in types)
+        row = out = 0
+        while True:
+            status, row, out = _follow_calls(
+                calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows,
+                (op, domain, block, size),
+                self._keys, self._numbers, self._free_numbers, self._counts, self._tallies,
+            )  # fmt: skip
+            if status == _OK:
+                break
+            self._keys, self._numbers = doubled(self._keys, self._numbers)
+        return self._gather(calls, rows[:out], op[:out], domain[:out], block[:out], size[:out])
+
+    def _gather(
+        self, calls: Calls, rows: np.ndarray, op: np.ndarray, domain: np.ndarray, block: np.ndarray, size: np.ndarray
+    ) -> Events:
+        counted_ns = (self._events + np.arange(rows.shape[0])) * EVENT_NS
+        time_ns = counted_ns if calls.time_ns is None else calls.time_ns[rows]
+        site = calls.site[rows] if calls.site is not None else None
+        if site is not None:
+            site[op == _FREE] = NO_SITE
+        self._events += rows.shape[0]
+        address = calls.key[rows] if self._addresses else None
+        return Events(time_ns, calls.thread[rows], op, domain, block, size, address, site)

@@ -1,0 +1,60 @@
+"""Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from replay.support.errors import OutputError
+
+
+@contextmanager
+def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Gives a temporary path to write to; it becomes `path` when the block ends, and is gone if the block fails.
+
+    A file that exists is refused unless `force`; anything that is no plain file (a folder, a device) always is.
+    """
+    target = new_target(path, force=force)
+    temporary = temporary_beside(target)
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # where nothing can be written, nothing was
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What polars says of the system in an error of its own is an OSError again, such as that the disk is full."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name in the same folder that nothing has."""
+    name = os.fsencode(target.name)[:200].decode(errors="ignore")  # a name's limit is 255 bytes
+    return target.with_name(f".{name}.{uuid4().hex[:12]}.part")
+
+
+def new_target(path: str | Path, *, force: bool = False) -> Path:
+    """Where a file called `path` goes; refused as `new_file` does."""
+    target = Path(path).resolve()  # through a link, so that the link stays and its file is replaced
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
+    if target.exists() and not force:
+        raise OutputError(f"{path}: exists already; choose another name or overwrite it with --force")
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+    return target

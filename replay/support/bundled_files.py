@@ -1,0 +1,79 @@
+"""Finds the workloads and configurations that come with the package, in a checkout and after an install.
+
+A workload is written in YAML, or it is a recording of a real program, which lies beside it.
+
+Allocator models of other packages come by an entry point of the group MODEL_GROUP.
+"""
+
+from pathlib import Path
+
+from replay.support.errors import ConfigError, ReplayError, WorkloadError
+from replay.support.names import nearest
+
+MODEL_GROUP = "replay.allocators"
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def _folder(kind: str) -> Path:
+    """The wheel carries the folder inside the package, a checkout beside it."""
+    installed = _PACKAGE / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def _files(kind: str, pattern: str = "*.yaml") -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder(kind).glob(pattern))}
+
+
+def _find(kind: str, files: dict[str, Path], name: str, error: type[ReplayError], listing: str) -> Path:
+    if name in files:
+        return files[name]
+    raise error(f"{name}: no bundled {kind} has this name; {nearest(name, list(files))} (`{listing}` lists them)")
+
+
+def workload_names() -> list[str]:
+    """The bundled workloads that are written in YAML."""
+    return list(_files("workloads"))
+
+
+def recorded_names() -> list[str]:
+    """The bundled workloads that are recordings."""
+    return list(_recordings())
+
+
+def find_workload(name: str) -> Path:
+    """The file of a bundled workload, of either kind."""
+    return _find("workload", _files("workloads") | _recordings(), name, WorkloadError, "replay workloads")
+
+
+def find_program(name: str) -> Path:
+    """The program that a bundled recording is of."""
+    return _folder("workloads") / "recorded" / "programs" / f"{name}.py"
+
+
+def _recordings() -> dict[str, Path]:
+    return _files("workloads", "recorded/*.parquet")
+
+
+def config_names() -> list[str]:
+    """The bundled configurations."""
+    return list(_files("configs"))
+
+
+def find_config(name: str) -> Path:
+    """The file of a bundled configuration."""
+    return _find("config", _files("configs"), name, ConfigError, "replay allocators")
+
+
+def sweep_names() -> list[str]:
+    """The bundled sweeps."""
+    return list(_sweeps())
+
+
+def find_sweep(name: str) -> Path:
+    """The file of a bundled sweep."""
+    return _find("sweep", _sweeps(), name, ConfigError, "replay sweep --list")
+
+
+def _sweeps() -> dict[str, Path]:
+    return _files("configs", "sweeps/*.yaml")

@@ -1,0 +1,179 @@
+"""A YAML file read into a pydantic model, with mistakes told by file, line and key.
+
+PyYAML knows where a node stands and pydantic knows which key is wrong; this joins the two, and finds the nearest key
+that would have been right in the model's JSON Schema.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from replay.support.errors import ReplayError
+from replay.support.names import nearest
+
+Location = tuple[int | str, ...]
+Model = TypeVar("Model", bound=BaseModel)
+_PROBLEMS_SHOWN = 5
+
+
+class Problem(NamedTuple):
+    """Something wrong at a place of a document."""
+
+    location: Location
+    what: str
+
+
+class Document:
+    """A YAML file and where everything stands in it."""
+
+    def __init__(self, path: Path, error: type[ReplayError]) -> None:
+        """Reads `path`; what is wrong with it is raised as `error`."""
+        self.path, self._error = path, error
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as mistake:
+            raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
+        except UnicodeDecodeError as mistake:
+            raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
+        try:
+            loader = yaml.SafeLoader(text)
+            self._root = loader.get_single_node()
+            self._refuse_twins(self._root, set())
+            data = loader.construct_document(self._root) if self._root else None
+        except yaml.MarkedYAMLError as mistake:
+            line = mistake.problem_mark.line + 1 if mistake.problem_mark else 1
+            raise error(f"{path}:{line}: is not valid YAML: {mistake.problem}") from mistake
+        except (yaml.YAMLError, ValueError) as mistake:
+            raise error(f"{path}: is not valid YAML: {str(mistake).splitlines()[0]}") from mistake
+        except RecursionError:
+            raise error(f"{path}: is not valid YAML: nested too deeply") from None
+        if not isinstance(data, dict):
+            raise error(f"{path}:1: must be a mapping of keys to values, like `duration: 10 s`")
+        self.data: dict[str, Any] = data
+
+    def parse(self, model: type[Model]) -> Model:
+        """The document as a model."""
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as mistakes:
+            raise self.refusal(_find_problems(model.model_json_schema(), mistakes)) from None
+
+    def refusal(self, problems: list[Problem]) -> ReplayError:
+        """One sentence a problem, each with its file, line and key."""
+        lines = [self.sentence(*problem) for problem in problems[:_PROBLEMS_SHOWN]]
+        if len(problems) > _PROBLEMS_SHOWN:
+            lines.append(f"{self.path}: and {len(problems) - _PROBLEMS_SHOWN} more of the kind")
+        return self._error("\n".join(lines))
+
+    def sentence(self, location: Location, what: str) -> str:
+        """What is wrong, behind its file, line and key."""
+        keys, line = self._find(location)
+        return f"{self.path}:{line}: {'.'.join(keys) + ': ' if keys else ''}{what}"
+
+    def _find(self, location: Location) -> tuple[list[str], int]:
+        """The keys of `location` that the file holds, and the line of the last; pydantic's own tags are none."""
+        node, line, keys = self._root, 1, []
+        for part in location:
+            for name, place, child in _children(node):
+                if name == str(part):
+                    node, line = child, place.start_mark.line + 1
+                    keys.append(name)
+                    break
+        return keys, line
+
+    def _refuse_twins(self, node: Node | None, seen: set[int]) -> None:
+        """YAML lets a later key silently replace an earlier one of the same name."""
+        if node is None or id(node) in seen:
+            return
+        seen.add(id(node))
+        names: dict[str, int] = {}
+        for name, place, child in _children(node):
+            line = place.start_mark.line + 1
+            if name in names:
+                first = names[name]
+                raise self._error(f"{self.path}:{line}: key {name!r} was given on line {first} already")
+            names[name] = line
+            self._refuse_twins(child, seen)
+
+
+def _children(node: Node | None) -> Iterator[tuple[str, Node, Node]]:
+    """Name, place and value of what is in a mapping or a list."""
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            if isinstance(key, ScalarNode) and key.value != "<<":
+                yield key.value, key, value
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            yield str(index), value, value
+
+
+def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Problem]:
+    """Pydantic's errors put into words; a misspelt key is told once, not as a missing one besides."""
+    found = mistakes.errors(include_url=False)
+    misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
+    problems = []
+    for mistake in found:
+        location = mistake["loc"]
+        if mistake["type"] == "missing" and location[:-1] in misspelt:
+            continue
+        if mistake["type"] == "union_tag_invalid":
+            location = (*location, "kind")
+        problems.append(Problem(location, explain(schema, mistake)))
+    return problems
+
+
+def explain(schema: dict[str, Any], mistake: Any) -> str:
+    """One sentence for one of pydantic's errors."""
+    kind, location, context = mistake["type"], mistake["loc"], mistake.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key; {nearest(location[-1], _keys_at(schema, location[:-1]))}"
+    if kind == "missing":
+        return f"key {location[-1]!r} is missing"
+    if kind == "union_tag_invalid":
+        return f"unknown kind {context['tag']!r}; {nearest(context['tag'], _tags(context['expected_tags']))}"
+    if kind == "union_tag_not_found":
+        return "key 'kind' is missing"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{mistake['input']!r} must be a mapping of keys to values"
+    said = mistake["msg"].removeprefix("Input ")
+    return f"{mistake['input']!r} {said}"
+
+
+def _tags(expected: str) -> list[str]:
+    return [tag.strip().strip("'") for tag in expected.split(",")]
+
+
+def _keys_at(schema: dict[str, Any], location: Location) -> list[str]:
+    """The keys that the schema knows at a place."""
+    node = _resolve(schema, schema, None)
+    for index, part in enumerate(location):
+        following = location[index + 1] if index + 1 < len(location) else None
+        child = node.get("properties", {}).get(part) if isinstance(part, str) else node.get("items")
+        child = child or node.get("additionalProperties")
+        if isinstance(child, dict):
+            node = _resolve(schema, child, following)
+    return list(node.get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[str, Any]:
+    """Follows references, and of several forms takes the one called `tag`, else the one with keys."""
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    forms = node.get("oneOf") or node.get("anyOf")
+    if not forms:
+        return node
+    resolved = [_resolve(schema, form, tag) for form in forms]
+    named = [form for form in resolved if tag is not None and _tag_of(form) == tag]
+    return (named or [form for form in resolved if "properties" in form] or [node])[0]
+
+
+def _tag_of(form: dict[str, Any]) -> object:
+    """What tells a form from the others that may stand in its place: `kind` in a workload, `model` in a stack."""
+    keys = form.get("properties", {})
+    return next((keys[key].get("const") for key in ("kind", "model") if key in keys), None)

@@ -1,0 +1,78 @@
+"""Traces made from traces: cut, filtered, merged, scaled. Batch by batch; memory grows with the blocks that are live.
+
+An edit yields events whose blocks are named by keys; `EditedTrace` numbers them by the rule of `replay.trace` and holds
+the result against the contract. Addresses are left out: where blocks lie depends on the whole history, which changed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.trace import RECORDED, Events, Metadata, Trace
+from replay.trace.block_numbering import Numbering
+from replay.trace.validation import Validator
+
+
+class KeyedEvents(NamedTuple):
+    """Some events, and in place of their blocks keys (uint64) that are unique among live blocks."""
+
+    events: Events
+    key: np.ndarray
+
+
+class EditedTrace:
+    """What an edit makes of other traces; `metadata` is asked for each time, as those of its sources may grow."""
+
+    events_total = None
+    duration_ns = None
+
+    def __init__(self, read: Callable[[], Iterator[KeyedEvents]], metadata: Callable[[], Metadata]) -> None:
+        self._read, self._metadata = read, metadata
+        self.validator = Validator()
+
+    @property
+    def metadata(self) -> Metadata:
+        """Whole once the last batch was read."""
+        return self._metadata()
+
+    def batches(self) -> Iterator[Events]:
+        self.validator = Validator()
+        numbering = Numbering()
+        for events, key in self._read():
+            numbered = events._replace(block=numbering.number(events.op, key), address=None)
+            self.validator.check(numbered)
+            yield numbered
+
+
+def keyed(events: Events) -> KeyedEvents:
+    """Events whose blocks keep apart by their numbers."""
+    return KeyedEvents(events, events.block.astype(np.uint64))
+
+
+def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
+    """Some of the rows: a mask, indices or a slice."""
+    return Events(**{name: column[rows] for name, column in events._asdict().items() if column is not None})
+
+
+def edited(metadata: Metadata, words: str) -> Metadata:
+    """The same metadata, saying by which command the trace was edited, after all edits before; nothing for no words.
+
+    What is true of the recording as a whole goes.
+    """
+    if not words:
+        return metadata
+    before = metadata.origin.get("edited")
+    origin = {name: text for name, text in metadata.origin.items() if name not in RECORDED}
+    return replace(metadata, origin=origin | {"edited": f"{before}; {words}" if before else words}, counts=())
+
+
+def span_ns(trace: Trace) -> int:
+    """Time from the first event to the last, found by reading all of them."""
+    first = last = None
+    for events in trace.batches():
+        if events.rows:
+            first = events.time_ns[0] if first is None else first
+            last = events.time_ns[-1]
+    return 0 if first is None or last is None else int(last - first)

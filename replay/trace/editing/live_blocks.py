@@ -1,0 +1,101 @@
+"""What is live at a point of a trace, with all it takes to bring it to life again: tables indexed by block number."""
+
+import numpy as np
+
+from replay.jit.compiling import entry
+from replay.trace import NO_SITE, Events, Op, Trace
+from replay.trace.processes import processes_of
+
+_MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
+
+
+@entry
+def _follow(
+    op: np.ndarray,
+    block: np.ndarray,
+    size: np.ndarray,
+    domain: np.ndarray,
+    thread: np.ndarray,
+    site: np.ndarray,
+    first_row: int,
+    born: np.ndarray,
+    now: np.ndarray,
+) -> None:
+    """Takes in events, in place.
+
+    `born` holds the row of a live block's birth or -1, `now` its size, domain, thread and site.
+    """
+    for row in range(op.shape[0]):
+        if op[row] > _FREE:
+            continue
+        number = block[row]
+        if op[row] == _FREE:
+            born[number] = -1
+            continue
+        now[number, 0] = size[row]
+        if op[row] <= _CALLOC:
+            born[number] = first_row + row
+            now[number, 1], now[number, 2] = domain[row], thread[row]
+        if site.shape[0] > 0:
+            now[number, 3] = site[row]
+
+
+class Living:
+    """Follows the lives of one trace's blocks, batch by batch."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._processes = processes_of(trace)
+        self._rows = 0
+        self._born = np.full(1024, -1, np.int64)
+        self._now = np.zeros((1024, 4), np.int64)
+        self._main: dict[int, int] = {}
+        """The main thread of each process: that of its first block."""
+        self._ended: set[int] = set()
+        """Threads that were at their end last."""
+
+    def follow(self, events: Events) -> None:
+        """Takes in events that follow those before."""
+        self._reserve(events.highest_block + 1)
+        site = events.site if events.site is not None else np.zeros(0, np.uint32)
+        _follow(
+            events.op, events.block, events.size, events.domain, events.thread, site, self._rows, self._born, self._now
+        )  # fmt: skip
+        self._rows += events.rows
+        self._follow_threads(events)
+
+    def _follow_threads(self, events: Events) -> None:
+        missing = set(range(max(1, len(self._processes.table)))) - set(self._main)
+        at_work = events.thread[events.op <= Op.FREE] if missing else events.thread[:0]
+        owner = self._processes.owners(at_work)
+        for process in missing & set(owner.tolist()):
+            self._main[process] = int(at_work[(owner == process).argmax()])
+        self._ended -= set(events.thread[np.isin(events.thread, list(self._ended))].tolist())
+        for row in np.flatnonzero(events.op == Op.THREAD_END).tolist():
+            if not (events.thread[row + 1 :] == events.thread[row]).any():
+                self._ended.add(int(events.thread[row]))
+
+    def events(self, op: Op, time_ns: int, *, sites: bool) -> Events:
+        """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth; where
+        such a thread has ended, by the main one of its process."""
+        block = np.flatnonzero(self._born >= 0)
+        block = block[np.argsort(self._born[block])]
+        size, domain, thread, site = self._now[block].T
+        for ended in self._ended & set(thread.tolist()):
+            thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
+        begins = op == Op.MALLOC
+        return Events(
+            np.full(block.shape[0], time_ns, np.int64),
+            thread.astype(np.uint32),
+            np.full(block.shape[0], int(op), np.uint8),
+            domain.astype(np.uint8),
+            block.astype(np.uint32),
+            size.copy() if begins else np.zeros(block.shape[0], np.int64),
+            site=(site.astype(np.uint32) if begins else np.full(block.shape[0], NO_SITE, np.uint32)) if sites else None,
+        )
+
+    def _reserve(self, blocks: int) -> None:
+        before = self._born.shape[0]
+        if blocks > before:
+            born, now = np.full(2 * blocks, -1, np.int64), np.zeros((2 * blocks, 4), np.int64)
+            born[:before], now[:before] = self._born, self._now
+            self._born, self._now = born, now

@@ -1,0 +1,189 @@
+"""Several traces as one: interleaved by time, with threads, blocks, phases and call sites kept apart.
+
+The result is one process with the threads of all, or each trace stays a process of its own, or as many as it has.
+
+Each trace begins at its offset from time 0. Events of one time stand in the order of the traces. Threads get new
+numbers in the order in which they are met. A phase gets its trace's name before its own, except malloc_trim, which is a
+call. Call sites that are alike become one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from replay.support.errors import ReplayError
+from replay.support.limits import MAX_SPAN
+from replay.trace import NO_SITE, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Site, Trace
+from replay.trace.editing import EditedTrace, KeyedEvents, edited, rows_of
+from replay.trace.processes import processes_of
+
+_NUMBER_BITS = 32
+"""Of a block, a thread or a call site; above them a key holds the part."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trace that is merged with others."""
+
+    trace: Trace
+    name: str
+    """Stands before the names of its phases and processes; none where that is empty."""
+    offset_ns: int = 0
+
+
+def merged(parts: list[Part], words: str, *, apart: bool = False) -> EditedTrace:
+    """The traces as one process; or `apart`, as one trace of many."""
+    names = _Names(parts)
+    processes = names.processes if apart else tuple
+    return EditedTrace(lambda: _merge(parts, names), lambda: names.metadata(words, processes()))
+
+
+class _Names:
+    """Threads, phases and call sites of all parts in one numbering, each by where it is met first."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self.start()
+
+    def start(self) -> None:
+        """Forgets all that was met."""
+        self._threads: dict[int, int] = {}
+        self._phases: dict[str, int] = {}
+        self._sites: dict[Site, int] = {}
+
+    def joined(self, events: Events, part: np.ndarray) -> Events:
+        """Events in the common numbering; `part` tells of which part a row is. Changes `events` in place."""
+        for row in np.flatnonzero(events.op == Op.MARK):
+            events.size[row] = self._phase(self._parts[part[row]], int(events.size[row]))
+        own = part << _NUMBER_BITS
+        thread = _mapped(own | events.thread, lambda key: self._threads.setdefault(key, len(self._threads)))
+        assert events.site is not None
+        return events._replace(thread=thread, site=_mapped(own | events.site, self._site))
+
+    def _phase(self, part: Part, phase: int) -> int:
+        name = part.trace.metadata.phases[phase]
+        if name != TRIM_MARK:
+            name = _joined(part.name, name)
+        return self._phases.setdefault(name, len(self._phases))
+
+    def _site(self, key: int) -> int:
+        sites, number = self._parts[key >> _NUMBER_BITS].trace.metadata.sites, key & ((1 << _NUMBER_BITS) - 1)
+        return self._sites.setdefault(sites[number], len(self._sites)) if number < len(sites) else NO_SITE
+
+    def processes(self) -> tuple[Process, ...]:
+        """Those of all parts, with the threads that were met."""
+        threads: dict[tuple[int, int], list[int]] = {}
+        tables = [processes_of(part.trace) for part in self._parts]
+        for key, number in self._threads.items():
+            part, own = key >> _NUMBER_BITS, key & ((1 << _NUMBER_BITS) - 1)
+            place = int(tables[part].find(np.array([own]))[0][0])
+            threads.setdefault((part, max(place, 0)), []).append(number)
+        return tuple(
+            replace(process, name=_joined(part.name, process.name), threads=tuple(threads.get((index, place), ())))
+            for index, part in enumerate(self._parts)
+            for place, process in enumerate(_own_processes(part))
+        )
+
+    def metadata(self, words: str, processes: tuple[Process, ...]) -> Metadata:
+        """Of the origins stays what all agree on. One process has the static storage of the largest one, and the
+        stacks of all."""
+        each = [part.trace.metadata for part in self._parts]
+        memory = [process.memory for part in self._parts for process in _own_processes(part)]
+        together = ProcessMemory(
+            max(one.static_bytes for one in memory),
+            sum(one.stack_bytes for one in memory),
+            sum(one.stack_resident_bytes for one in memory),
+        )
+        shared = set.intersection(*(set(metadata.origin.items()) for metadata in each))
+        origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
+        process = ProcessMemory() if processes else together
+        metadata = Metadata(origin, tuple(self._sites), tuple(self._phases), process, processes=processes)
+        return edited(metadata, words)
+
+
+def _own_processes(part: Part) -> tuple[Process, ...]:
+    """Those of its table, or the one that it is."""
+    metadata = part.trace.metadata
+    return metadata.processes or (Process("", (), metadata.process),)
+
+
+def _joined(*names: str) -> str:
+    return ": ".join(filter(None, names))
+
+
+def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:
+    """What `number` says of each key (uint32), asked once a key, in the order of their first rows."""
+    unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    numbers = np.empty(unique.shape[0], np.uint32)
+    for index in np.argsort(first):
+        numbers[index] = number(int(unique[index]))
+    return numbers[inverse]
+
+
+def _merge(parts: list[Part], names: _Names) -> Iterator[KeyedEvents]:
+    names.start()
+    feeds = [_Feed(part) for part in parts]
+    while any([feed.fetch() for feed in feeds]):  # noqa: C419 - every feed must fetch
+        frontier_ns = min(feed.last_ns for feed in feeds if not feed.ended)
+        limiting = next(i for i, feed in enumerate(feeds) if not feed.ended and feed.last_ns == frontier_ns)
+        taken = [feed.take(frontier_ns, including=index <= limiting) for index, feed in enumerate(feeds)]
+        yield _interleaved(taken, names)
+
+
+class _Feed:
+    """One trace's events, of which some wait until no other trace can have earlier ones."""
+
+    def __init__(self, part: Part) -> None:
+        self._batches = iter(part.trace.batches())
+        self._shift_ns: int | None = None
+        self._offset_ns = part.offset_ns
+        self._waiting: Events | None = None
+        self.ended = False
+
+    @property
+    def last_ns(self) -> int:
+        """The time of the last event that waits."""
+        assert self._waiting is not None
+        return int(self._waiting.time_ns[-1])
+
+    def fetch(self) -> bool:
+        """Whether an event waits; reads on if none does and there is more."""
+        while self._waiting is None and not self.ended:
+            events = next(self._batches, None)
+            if events is None:
+                self.ended = True
+            elif events.rows:
+                if self._shift_ns is None:
+                    self._shift_ns = self._offset_ns - int(events.time_ns[0])
+                if int(events.time_ns[-1]) + self._shift_ns > MAX_SPAN:
+                    raise ReplayError("the trace would last more than thirty years; take a smaller offset")
+                self._waiting = events._replace(time_ns=events.time_ns + self._shift_ns)
+        return self._waiting is not None
+
+    def take(self, until_ns: int, *, including: bool) -> Events | None:
+        """The events before a time, or at it as well."""
+        events = self._waiting
+        if events is None:
+            return None
+        rows = int(np.searchsorted(events.time_ns, until_ns, side="right" if including else "left"))
+        self._waiting = rows_of(events, slice(rows, events.rows)) if rows < events.rows else None
+        return rows_of(events, slice(0, rows))
+
+
+def _interleaved(taken: list[Events | None], names: _Names) -> KeyedEvents:
+    """One batch of what was taken, by time; the sort is stable, so traces keep their order within one time."""
+    parts = [(index, events) for index, events in enumerate(taken) if events is not None and events.rows]
+    order = np.argsort(np.concatenate([events.time_ns for _, events in parts]), kind="stable")
+    part = np.concatenate([np.full(events.rows, index, np.int64) for index, events in parts])[order]
+    columns = {}
+    for name in Events._fields:
+        if name != "address":
+            columns[name] = np.concatenate([_column(events, name) for _, events in parts])[order]
+    key = (part << _NUMBER_BITS | columns["block"]).view(np.uint64)
+    return KeyedEvents(names.joined(Events(**columns), part), key)
+
+
+def _column(events: Events, name: str) -> np.ndarray:
+    column: np.ndarray | None = getattr(events, name)
+    return np.full(events.rows, NO_SITE, np.uint32) if column is None else column

@@ -1,0 +1,264 @@
+"""Holds a trace against the contract of `replay.trace`, once, where it enters; everything behind trusts it."""
+
+from collections.abc import Iterator
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from replay.jit.compiling import entry, leaf
+from replay.support.errors import TraceError
+from replay.support.limits import MAX_SIZE
+from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
+from replay.trace.processes import Processes, unknown_thread
+
+_REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
+_GC_START, _THREAD_END, _DOMAIN_LAST = int(Op.GC_START), int(Op.THREAD_END), int(max(Domain))
+_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
+_SPARSE_ROW, _SPARSE_START = 4, 1 << 20
+"""A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
+table indexed by it stays in proportion to the trace."""
+
+_OK, _FULL, _TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE = range(12)
+_AT_TIME, _AT_BLOCKS, _AT_BYTES, _AT_BLOCKS_PEAK, _AT_BYTES_PEAK, _AT_ROWS, _AT_PHASES, _AT_SITES = range(8)
+
+
+@leaf
+def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.ndarray, phases: int) -> int:
+    """What is wrong with an event that is not plainly good; `row` counts from the trace's first."""
+    if domain > _DOMAIN_LAST:
+        return _DOMAIN
+    if code > _FREE:
+        if code == _MARK:
+            return _PHASE if phases >= 0 and (size < 0 or size >= phases) else _OK
+        return _OK if _GC_START <= code <= _THREAD_END or _OBSERVED_FIRST <= code <= _OBSERVED_LAST else _OP
+    if size < 0 or size > MAX_SIZE:
+        return _SIZE
+    if code >= _REALLOC:
+        return _DEAD if number >= sizes.shape[0] or sizes[number] < 0 else _FREE_SIZE
+    if number < sizes.shape[0]:
+        return _LIVE
+    return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else _FULL
+
+
+@entry
+def _check_events(
+    time_ns: np.ndarray,
+    op: np.ndarray,
+    domain: np.ndarray,
+    block: np.ndarray,
+    size: np.ndarray,
+    site: np.ndarray,
+    start: int,
+    sizes: np.ndarray,
+    state: np.ndarray,
+) -> tuple[int, int]:
+    """Checks rows from `start` on; gives a status and the row it stopped at. Changes `sizes` and `state` in place.
+
+    `sizes` holds the bytes of every live block, -1 where none lives. Conditions are joined by `|` and what an op
+    does is computed, not branched on: the order of mallocs and frees is noise to a branch predictor, and a miss
+    costs as much as the whole row.
+    """
+    last_ns, blocks, live = state[_AT_TIME], state[_AT_BLOCKS], state[_AT_BYTES]
+    blocks_peak, live_peak = state[_AT_BLOCKS_PEAK], state[_AT_BYTES_PEAK]
+    sites, sites_known, length = state[_AT_SITES], site.shape[0] > 0 and state[_AT_SITES] > 0, sizes.shape[0]
+    status, row = _OK, start
+    while row < op.shape[0]:
+        code, number, asked = op[row], block[row], size[row]
+        begins, ends = code < _REALLOC, code == _FREE
+        status = _OK
+        if time_ns[row] < last_ns:
+            status = _TIME
+        elif sites_known and site[row] != NO_SITE and site[row] >= sites:
+            status = _SITE
+        elif (
+            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked < 0) | (asked > MAX_SIZE) | (number >= length)
+            or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
+        ):  # fmt: skip
+            status = _judge(code, domain[row], number, asked, state[_AT_ROWS] + row, sizes, state[_AT_PHASES])
+        else:
+            before = sizes[number]
+            sizes[number] = -1 if ends else asked
+            blocks += np.int64(begins) - np.int64(ends)
+            live += asked - max(before, 0)
+            blocks_peak = max(blocks_peak, blocks)
+            live_peak = max(live_peak, live)
+        if status != _OK:
+            break
+        last_ns = time_ns[row]
+        row += 1
+    state[_AT_TIME], state[_AT_BLOCKS], state[_AT_BYTES] = last_ns, blocks, live
+    state[_AT_BLOCKS_PEAK], state[_AT_BYTES_PEAK] = blocks_peak, live_peak
+    return status, row
+
+
+@entry
+def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: int, owners: np.ndarray) -> int:
+    """The first of so many rows that is of no process, or moves a block of another one; -1 if there is none.
+
+    `owner` is the process of each row; `owners`, which changes in place, the one that allocated each block.
+    """
+    for row in range(rows):
+        if owner[row] < 0:
+            return row
+        if op[row] <= _FREE:
+            if op[row] < _REALLOC:
+                owners[block[row]] = owner[row]
+            elif owners[block[row]] != owner[row]:
+                return row
+    return -1
+
+
+class Validator:
+    """Holds the batches of one trace against the contract, and counts what is live as it goes.
+
+    `metadata` bounds the phases and sites that events point to, and says of which process each thread is; without it
+    they are not looked at.
+    """
+
+    def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
+        self._path = path
+        self._sizes = np.full(1024, -1, np.int64)
+        self._state = np.zeros(8, np.int64)
+        self._first_ns = 0
+        self._state[_AT_PHASES] = len(metadata.phases) if metadata else -1
+        self._state[_AT_SITES] = len(metadata.sites) if metadata else 0
+        self._processes = Processes(lambda: metadata.processes) if metadata and metadata.processes else None
+        self._owners = np.zeros(1024 if self._processes else 0, np.int64)
+
+    def check(self, events: Events) -> None:
+        """Raises a TraceError for the first event that breaks the contract; `events` follow those checked before."""
+        site = events.site if events.site is not None else np.empty(0, np.uint32)
+        if self.rows == 0 and events.rows:
+            self._first_ns = int(events.time_ns[0])
+        row = 0
+        while True:
+            status, row = _check_events(
+                events.time_ns, events.op, events.domain, events.block, events.size, site, row, self._sizes, self._state
+            )  # fmt: skip
+            if status == _OK:
+                break
+            if status != _FULL:
+                self._check_processes(events, row)  # an earlier row may be worse
+                raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
+            self._grow(int(events.block[row]) + 1)
+        self._check_processes(events, events.rows)
+        self._state[_AT_ROWS] += events.rows
+
+    def _check_processes(self, events: Events, rows: int) -> None:
+        """Raises a TraceError for the first of so many rows whose thread or block is none of its process."""
+        if self._processes is None:
+            return
+        owner, _ = self._processes.find(events.thread)
+        row = _check_owners(events.op, events.block, owner, rows, self._owners)
+        if row >= 0:
+            what = unknown_thread(int(events.thread[row]))
+            if owner[row] >= 0:
+                op, block = Op(events.op[row]).name.lower(), int(events.block[row])
+                mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
+                what = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
+            raise TraceError(what, path=self._path, row=self.rows + row)
+
+    def _grow(self, blocks: int) -> None:
+        grown = np.full(max(2 * self._sizes.shape[0], blocks), -1, np.int64)
+        grown[: self._sizes.shape[0]] = self._sizes
+        self._sizes = grown
+        if self._processes:
+            self._owners = np.append(self._owners, np.zeros(grown.shape[0] - self._owners.shape[0], np.int64))
+
+    def _refusal(self, status: int, events: Events, row: int) -> str:
+        op, block, size = int(events.op[row]), int(events.block[row]), int(events.size[row])
+        if status == _TIME:
+            return f"time runs back from {self._state[_AT_TIME]} ns to {events.time_ns[row]} ns"
+        if status == _OP:
+            return f"op {op} is unknown; there are {', '.join(f'{known} {known.name.lower()}' for known in Op)}"
+        if status == _DOMAIN:
+            known_domains = ", ".join(f"{known} {known.name.lower()}" for known in Domain)
+            return f"domain {events.domain[row]} is unknown; there are {known_domains}"
+        if status == _SIZE:
+            return f"size {size} is out of range; a block has 0 to 2^47 bytes"
+        if status == _FREE_SIZE:
+            return f"a free has size 0, not {size}"
+        if status == _LIVE:
+            return allocated_twice(op, block)
+        if status == _DEAD:
+            return not_live(op, block)
+        if status == _PHASE:
+            return f"mark points to phase {size}, but the metadata names {self._state[_AT_PHASES]} phases"
+        if status == _SITE:
+            sites = self._state[_AT_SITES]
+            return f"site {cast(np.ndarray, events.site)[row]} is past the metadata's table of {sites} sites"
+        return (
+            f"block {block} is far beyond what {self.rows + row} rows can have numbered; "
+            "number blocks densely from 0, or write the column as UInt64 and let `replay import` renumber it"
+        )
+
+    @property
+    def rows(self) -> int:
+        """Events found good."""
+        return int(self._state[_AT_ROWS])
+
+    @property
+    def span_ns(self) -> int:
+        """Time from the first event to the last."""
+        return int(self._state[_AT_TIME]) - self._first_ns
+
+    @property
+    def live_blocks(self) -> int:
+        return int(self._state[_AT_BLOCKS])
+
+    @property
+    def live_bytes(self) -> int:
+        return int(self._state[_AT_BYTES])
+
+    @property
+    def blocks_peak(self) -> int:
+        return int(self._state[_AT_BLOCKS_PEAK])
+
+    @property
+    def bytes_peak(self) -> int:
+        return int(self._state[_AT_BYTES_PEAK])
+
+
+@runtime_checkable
+class ValidatedTrace(Trace, Protocol):
+    """A trace that validates what it yields."""
+
+    validator: Validator
+    """Of the latest reading: as far as that came."""
+
+
+class _Checked:
+    """A trace around one that promises to be right."""
+
+    def __init__(self, trace: Trace, path: object) -> None:
+        self._trace, self._path = trace, path
+        self.validator = Validator(path, trace.metadata)
+        self.duration_ns, self.events_total = trace.duration_ns, trace.events_total
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._trace.metadata
+
+    def batches(self) -> Iterator[Events]:
+        self.validator = validator = Validator(self._path, self.metadata)
+        for events in self._trace.batches():
+            validator.check(events)
+            yield events
+
+
+def validated(trace: Trace, path: object) -> ValidatedTrace:
+    """The trace itself where it validates what it yields, else the same one held against the contract as it is read."""
+    return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)
+
+
+def allocated_twice(op: int, block: int) -> str:
+    """What to say of a malloc or calloc of a live block."""
+    return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
+
+
+def not_live(op: int, block: int) -> str:
+    """What to say of a free or realloc of nothing."""
+    advice = "it was freed before or never allocated"
+    return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
+        "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""
+    )

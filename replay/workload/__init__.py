@@ -1,0 +1,265 @@
+"""A workload as it is written in YAML: what a program allocates, as streams, sets and phases.
+
+A *stream* makes blocks one after the other: when (arrivals), how large (size), for how long (lifetime). A *set* holds
+a number of blocks and replaces them one at a time. A *phase* changes the rates of streams, or frees groups of blocks.
+`docs/workloads.md` explains every key.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, model_validator
+
+from replay.support.errors import WorkloadError
+from replay.support.names import nearest
+from replay.support.units import Rate
+from replay.support.yaml_documents import Document, Problem
+from replay.workload.distribution_schema import (
+    BlockSize,
+    Count,
+    CountLaw,
+    Form,
+    LifetimeLaw,
+    PositiveSpan,
+    SizeLaw,
+    Span,
+)
+
+EVERYTHING = "all"
+"""In a phase: every stream and set."""
+
+MAX_STREAMS = 4096
+MAX_STEPS = 10_000
+PositiveRate = Annotated[Rate, Field(gt=0, le=1e9)]
+PositiveCount = Annotated[Count, Field(gt=0)]
+DomainName: TypeAlias = Literal["raw", "mem", "obj", "libc"]
+
+
+class Fixed(Form):
+    """Blocks at even distances, the first at the stream's start."""
+
+    kind: Literal["fixed"]
+    rate: PositiveRate
+
+
+class Poisson(Form):
+    """Blocks that come independently of each other."""
+
+    kind: Literal["poisson"]
+    rate: PositiveRate
+
+
+class Bursts(Form):
+    """Bursts of `count` blocks, `spacing` apart; a burst waits for the one before to be over."""
+
+    kind: Literal["bursts"]
+    rate: PositiveRate
+    count: CountLaw
+    spacing: Span = 200
+    timing: Literal["poisson", "fixed"] = "poisson"
+
+
+class OnOff(Form):
+    """Poisson at `rate` while busy, nothing while idle, in turns, busy first."""
+
+    kind: Literal["on-off"]
+    rate: PositiveRate
+    busy: PositiveSpan
+    idle: PositiveSpan
+
+
+Arrivals = Annotated[Fixed | Poisson | Bursts | OnOff, Field(discriminator="kind")]
+
+
+class Growth(Form):
+    """A block that is reallocated after its birth, `steps` times, `spacing` apart, by a factor or an increment."""
+
+    factor: Annotated[float, Field(gt=1, le=1000)] | None = None
+    increment: Annotated[BlockSize, Field(gt=0)] | None = None
+    steps: Annotated[PositiveInt, Field(le=MAX_STEPS)]
+    spacing: PositiveSpan
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Growth":
+        if (self.factor is None) == (self.increment is None):
+            raise ValueError("a block grows by `factor` or by `increment`; give one of them")
+        return self
+
+
+class Source(Form):
+    """What streams and sets have in common."""
+
+    size: SizeLaw
+    op: Literal["malloc", "calloc"] = "malloc"
+    domain: DomainName = "obj"
+    threads: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
+    """Dealt in turns, a burst at a time; all of the process when left out."""
+    group: str | None = None
+    start: Span = 0
+    stop: Span | None = None
+
+    @property
+    def members(self) -> int:
+        """Blocks that are replaced one for one; a stream has none."""
+        return 0
+
+
+class Stream(Source):
+    """Blocks that come, stay a while and go."""
+
+    arrivals: Arrivals
+    lifetime: LifetimeLaw
+    grow: Growth | None = None
+
+
+class BlockSet(Source):
+    """A number of blocks made at the start, `spacing` apart, and replaced at random at the rate `churn`."""
+
+    blocks: PositiveCount
+    spacing: Span = 200
+    churn: Annotated[Rate, Field(le=1e9)] = 0.0
+
+    @property
+    def members(self) -> int:
+        return self.blocks
+
+
+class Ramp(Form):
+    """A factor that goes evenly over the phase, in 32 steps."""
+
+    start: Annotated[NonNegativeFloat, Field(alias="from", le=1e6)]
+    to: Annotated[NonNegativeFloat, Field(le=1e6)]
+
+
+def _factor_or_ramp(value: Any) -> str:
+    return "ramp" if isinstance(value, (dict, Ramp)) else "factor"
+
+
+Factor = Annotated[
+    Annotated[NonNegativeFloat, Field(le=1e6), Tag("factor")] | Annotated[Ramp, Tag("ramp")],
+    Discriminator(_factor_or_ramp),
+]
+
+
+class Phase(Form):
+    """From `start` on, for `duration` or to the end, rates are multiplied; at `start` groups are freed, threads end."""
+
+    name: Annotated[str, Field(min_length=1)]
+    start: Span
+    duration: PositiveSpan | None = None
+    rates: dict[str, Factor] = Field(default_factory=dict)
+    free: list[str] = Field(default_factory=list)
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    end_threads: list[NonNegativeInt] = Field(default_factory=list)
+    """What is done under these numbers later is done by others."""
+
+    @model_validator(mode="after")
+    def _ramp_has_an_end(self) -> "Phase":
+        if self.duration is None and any(isinstance(factor, Ramp) for factor in self.rates.values()):
+            raise ValueError("a ramp needs the phase's `duration`")
+        return self
+
+
+class Process(Form):
+    """The static and the automatic storage of C; the stack's figures are for one thread."""
+
+    static: BlockSize = 0
+    stack_reserved: BlockSize = 0
+    stack_touched: BlockSize = 0
+
+    @model_validator(mode="after")
+    def _touches_what_is_reserved(self) -> "Process":
+        if self.stack_touched > self.stack_reserved:
+            raise ValueError("stack_touched is more than stack_reserved")
+        return self
+
+
+class Workload(Form):
+    """The whole file."""
+
+    description: str = ""
+    """One sentence: what is like this in the wild."""
+    duration: PositiveSpan
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
+    threads: Annotated[PositiveInt, Field(le=65536)] = 1
+    warm_up: PositiveSpan | None = None
+    process: Process = Process()
+    streams: dict[str, Stream] = Field(default_factory=dict, max_length=MAX_STREAMS)
+    sets: dict[str, BlockSet] = Field(default_factory=dict, max_length=MAX_STREAMS)
+    phases: list[Phase] = Field(default_factory=list)
+
+    def all_phases(self) -> list[Phase]:
+        """Those written down, after the two that `warm_up` stands for."""
+        if self.warm_up is None:
+            return self.phases
+        ramp = Ramp.model_validate({"from": 0, "to": 1})
+        warm_up = Phase(name="warm-up", start=0, duration=self.warm_up, rates={EVERYTHING: ramp})
+        return [warm_up, Phase(name="steady", start=self.warm_up), *self.phases]
+
+    def sources(self) -> dict[str, Source]:
+        """Streams, then sets, in the file's order."""
+        return {**self.streams, **self.sets}
+
+
+def load_workload(path: Path) -> Workload:
+    """The workload in a file; what is wrong with it is told by file, line and key."""
+    document = Document(path, WorkloadError)
+    workload = document.parse(Workload)
+    problems = list(_check_references(workload))
+    if problems:
+        raise document.refusal(problems)
+    return workload
+
+
+def _check_references(workload: Workload) -> Iterator[Problem]:
+    """Names and times that must fit each other across the file."""
+    sources = workload.sources()
+    everyone = [*workload.streams.values(), *workload.sets.values()]
+    groups = sorted({source.group for source in everyone if source.group})
+    if not sources:
+        yield Problem((), "nothing is allocated; give at least one entry under `streams` or `sets`")
+    for name in workload.sets:
+        if name in workload.streams:
+            yield Problem(("sets", name), "a stream has this name already; rename one")
+    for kind in ("streams", "sets"):
+        for name, source in getattr(workload, kind).items():
+            if name == EVERYTHING:
+                yield Problem((kind, name), "phases mean every stream and set by this name; choose another")
+            if source.start >= workload.duration:
+                yield Problem((kind, name, "start"), "is not before the workload's end")
+            if source.stop is not None and source.stop <= source.start:
+                yield Problem((kind, name, "stop"), "is not after its start")
+            for index, thread in enumerate(source.threads or ()):
+                if thread >= workload.threads:
+                    known = f"the process has threads 0 to {workload.threads - 1}; raise `threads`"
+                    yield Problem((kind, name, "threads", index), f"there is no thread {thread}; {known}")
+    if workload.warm_up is not None and workload.warm_up >= workload.duration:
+        yield Problem(("warm_up",), "is not shorter than the workload's duration")
+    for index, phase in enumerate(workload.phases):
+        if phase.start >= workload.duration:
+            yield Problem(("phases", index, "start"), "is not before the workload's end")
+        if "fraction" in phase.model_fields_set and not phase.free:
+            yield Problem(("phases", index, "fraction"), "is of what the phase frees; give `free` too")
+        targets = [EVERYTHING, *sources, *groups]
+        for name in phase.rates:
+            if name not in targets:
+                what = f"is no stream, set or group; {nearest(name, targets)}"
+                yield Problem(("phases", index, "rates", name), what)
+        for place, group in enumerate(phase.free):
+            if group not in groups:
+                what = f"there is no group {group!r}; {nearest(group, groups)}"
+                yield Problem(("phases", index, "free", place), what)
+        for place, thread in enumerate(phase.end_threads):
+            reason = _why_no_end(workload, phase, place, thread)
+            if reason:
+                yield Problem(("phases", index, "end_threads", place), reason)
+
+
+def _why_no_end(workload: Workload, phase: Phase, place: int, thread: int) -> str | None:
+    """What is wrong with a thread's end in a phase."""
+    if thread == 0:
+        return "thread 0 is the main one, which ends with the process"
+    if thread >= workload.threads:
+        return f"there is no thread {thread}; the process has threads 0 to {workload.threads - 1}; raise `threads`"
+    return f"thread {thread} ends in this phase already" if thread in phase.end_threads[:place] else None

@@ -1,0 +1,235 @@
+"""How sizes, lifetimes and counts are spread: the forms in which a workload may write a distribution.
+
+A bare quantity is a constant; everything else is a mapping with a `kind`. The forms are generic in what they
+measure: `SizeLaw` is in bytes, `LifetimeLaw` in nanoseconds (and knows `forever` and `until-next` besides),
+`CountLaw` counts. `replay.workload.generator.distributions` draws from them.
+"""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Le
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from replay.support.limits import MAX_SIZE, MAX_SPAN
+from replay.support.units import Size, Time
+
+BlockSize = Annotated[Size, Le(MAX_SIZE)]
+Span = Annotated[Time, Le(MAX_SPAN)]
+PositiveSpan = Annotated[Time, Gt(0), Le(MAX_SPAN)]
+Count = Annotated[int, Ge(0), Le(1_000_000_000)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Quantity = TypeVar("Quantity", bound=int)
+Measured = TypeVar("Measured")
+_NAMES: dict[object, str] = {BlockSize: "OfSizes", Span: "OfTimes", Count: "OfCounts"}
+"""What a form is called in the JSON Schema, after what it measures."""
+
+
+class Form(BaseModel):
+    """A mapping of the file: keys that it does not know are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spread(Form, Generic[Measured]):
+    """A form of distribution."""
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        return cls.__name__ + _NAMES.get(params[0], "")
+
+
+class Choice(Spread[Quantity], Generic[Quantity]):
+    """One of some values, each as often as its weight says."""
+
+    kind: Literal["choice"]
+    weights: Annotated[dict[Quantity, Weight], Field(min_length=1)]
+
+    @field_validator("weights", mode="wrap")
+    @classmethod
+    def _each_once(cls, written: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        weights = read(written)
+        if len(weights) < len(written):
+            raise ValueError("one value has two weights, written in different units")
+        return weights
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "Choice[Quantity]":
+        if not any(self.weights.values()):
+            raise ValueError("all weights are zero; give at least one value a weight")
+        return self
+
+
+class Uniform(Spread[Quantity], Generic[Quantity]):
+    """Any whole number from `min` to `max`, both included, equally often."""
+
+    kind: Literal["uniform"]
+    min: Quantity
+    max: Quantity
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Uniform[Quantity]":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        return self
+
+
+def _above_zero(value: Quantity) -> Quantity:
+    if value <= 0:
+        raise ValueError("must be above zero")
+    return value
+
+
+class Clipped(Spread[Quantity], Generic[Quantity]):
+    """A spread with tails: values beyond `min` or `max` are pulled back onto them."""
+
+    min: Quantity | None = None
+    max: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Clipped[Quantity]":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        return self
+
+
+class Lognormal(Clipped[Quantity], Generic[Quantity]):
+    """Many small, few large: the logarithm is normal with standard deviation `sigma`."""
+
+    kind: Literal["lognormal"]
+    median: Quantity
+    sigma: Annotated[float, Field(ge=0, le=20)]
+
+    @field_validator("median")
+    @classmethod
+    def _positive(cls, median: Quantity) -> Quantity:
+        return _above_zero(median)
+
+
+class Exponential(Clipped[Quantity], Generic[Quantity]):
+    """Without memory: what has lived long is as likely to go on as what has just been born."""
+
+    kind: Literal["exponential"]
+    mean: Quantity
+
+    @field_validator("mean")
+    @classmethod
+    def _positive(cls, mean: Quantity) -> Quantity:
+        return _above_zero(mean)
+
+
+class Pareto(Spread[Quantity], Generic[Quantity]):
+    """A heavy tail: beyond `min`, each doubling is 2**alpha times rarer."""
+
+    kind: Literal["pareto"]
+    min: Quantity
+    alpha: Annotated[float, Field(ge=0.05, le=100)]
+    max: Quantity | None = None
+
+    @field_validator("min")
+    @classmethod
+    def _positive(cls, least: Quantity) -> Quantity:
+        return _above_zero(least)
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Pareto[Quantity]":
+        if self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        return self
+
+
+class Histogram(Spread[Quantity], Generic[Quantity]):
+    """What was counted somewhere: `counts[i]` values from `edges[i]` up to, not including, `edges[i + 1]`."""
+
+    kind: Literal["histogram"]
+    edges: Annotated[list[Quantity], Field(min_length=2)]
+    counts: Annotated[list[Weight], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Histogram[Quantity]":
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} edges, not {len(self.edges)}")
+        if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("edges must rise")
+        if not any(self.counts):
+            raise ValueError("all counts are zero; give at least one bin a count")
+        return self
+
+
+class UntilNext(Form):
+    """Lives to the next whole multiple of `every`: what a tick drops all at once."""
+
+    kind: Literal["until-next"]
+    every: PositiveSpan
+
+
+def _kind(law: Any) -> str | None:
+    """Which form a value of the file, or a model, has."""
+    if isinstance(law, dict):
+        kind = law.get("kind")
+        return kind if kind is None else str(kind)
+    if law == "forever":
+        return "forever"
+    return getattr(law, "kind", "constant")
+
+
+_BY_KIND = Discriminator(_kind)
+
+
+class Part(Spread[Measured], Generic[Measured]):
+    """One ingredient of a mixture."""
+
+    weight: Annotated[Weight, Gt(0)]
+    of: Measured
+
+
+class Mixture(Spread[Measured], Generic[Measured]):
+    """Now one distribution, now another."""
+
+    kind: Literal["mixture"]
+    parts: Annotated[list[Part[Measured]], Field(min_length=1)]
+
+
+_SizeForms = (
+    Annotated[BlockSize, Tag("constant")]
+    | Annotated[Choice[BlockSize], Tag("choice")]
+    | Annotated[Uniform[BlockSize], Tag("uniform")]
+    | Annotated[Lognormal[BlockSize], Tag("lognormal")]
+    | Annotated[Exponential[BlockSize], Tag("exponential")]
+    | Annotated[Pareto[BlockSize], Tag("pareto")]
+    | Annotated[Histogram[BlockSize], Tag("histogram")]
+)
+_LifetimeForms = (
+    Annotated[Span, Tag("constant")]
+    | Annotated[Literal["forever"], Tag("forever")]
+    | Annotated[UntilNext, Tag("until-next")]
+    | Annotated[Choice[Span], Tag("choice")]
+    | Annotated[Uniform[Span], Tag("uniform")]
+    | Annotated[Lognormal[Span], Tag("lognormal")]
+    | Annotated[Exponential[Span], Tag("exponential")]
+    | Annotated[Pareto[Span], Tag("pareto")]
+    | Annotated[Histogram[Span], Tag("histogram")]
+)
+_SizePart = Annotated[_SizeForms, _BY_KIND]
+_LifetimePart = Annotated[_LifetimeForms, _BY_KIND]
+_NAMES |= {_SizePart: "OfSizes", _LifetimePart: "OfTimes"}
+
+SizeLaw = Annotated[_SizeForms | Annotated[Mixture[_SizePart], Tag("mixture")], _BY_KIND]
+LifetimeLaw = Annotated[_LifetimeForms | Annotated[Mixture[_LifetimePart], Tag("mixture")], _BY_KIND]
+CountLaw = Annotated[
+    Annotated[Count, Tag("constant")]
+    | Annotated[Choice[Count], Tag("choice")]
+    | Annotated[Uniform[Count], Tag("uniform")]
+    | Annotated[Lognormal[Count], Tag("lognormal")]
+    | Annotated[Exponential[Count], Tag("exponential")]
+    | Annotated[Histogram[Count], Tag("histogram")],
+    _BY_KIND,
+]
