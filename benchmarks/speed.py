@@ -178,7 +178,8 @@ def memory(events: int, version: str) -> None:
     """Peak memory of whole processes that play a workload, and twenty times as much of the same."""
     script = (
         "import resource, sys; from dataclasses import replace; from replay.config import load_config;"
-        "from replay.simulation.engine import run; from replay.sources import open_source; trace = open_source('web-service');"
+        "from replay.simulation.engine import run; from replay.sources import open_source;"
+        "trace = open_source('web-service');"
         "longer = trace.workload.model_copy(update={'duration': trace.workload.duration * int(sys.argv[1])});"
         f"played = run(replace(trace, workload=longer), load_config({version!r})).events;"
         "print(played, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

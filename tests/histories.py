@@ -21,7 +21,7 @@ SIZES = (
 """Around every edge: 0, the small threshold, the mmap threshold, a whole number of huge pages."""
 
 TINY = (
-    "kernel.page_size=1024",
+    "linux.page_size=1024",
     "pymalloc.arena_size=8192",
     "pymalloc.pool_size=2048",
     "pymalloc.radix_tree=false",

@@ -25,11 +25,15 @@ from replay.support.bundled_files import config_names
 from replay.trace import Op
 
 # In the libc role a model stands alone; in the other it stands on the default libc.
-BASES = {"libc": "cpython-3.12-malloc", "pymalloc": "cpython-3.12"}
+BASES = {"libc": ("cpython-3.12-malloc", ("libc",)), "small": ("cpython-3.12", ("mem", "obj"))}
 
 STACKS = {
     **{preset: (preset, ()) for preset in config_names()},
-    **{f"{name} as {role}": (BASES[role], (f"{role}.model={name}",)) for name in model_names() for role in roles(name)},
+    **{
+        f"{name} as {role}": (BASES[role][0], tuple(f"domains.{domain}={name}" for domain in BASES[role][1]))
+        for name in model_names()
+        for role in roles(name)
+    },
     "tiny arenas, released at once": ("cpython-3.8", TINY),
     "tiny arenas, the last one kept": ("cpython-3.9", TINY),
     "tiny arenas, 8-byte alignment": ("cpython-3.6", TINY),
@@ -81,7 +85,7 @@ class Witness:
         spans = []
         for number, (address, size, _) in self.live.items():
             if number in small:
-                alignment = getattr(self.config.pymalloc, "alignment", 16)
+                alignment = getattr(self.config.small, "alignment", 16)
                 spans.append((address, address + handed_out[number]))
             else:
                 alignment = 2 * getattr(self.config.libc, "word_size", 8)

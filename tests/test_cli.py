@@ -162,7 +162,7 @@ def test_the_models_are_listed_with_the_roles_that_they_can_play():
     result = CliRunner().invoke(app, ["allocators", "--json"])
     roles = {model["name"]: model["roles"] for model in json.loads(result.stdout)["models"]}
     assert {name: roles[name] for name in ("glibc", "ideal", "bump", "pymalloc")} == {
-        "glibc": ["libc"], "ideal": ["libc"], "bump": ["libc"], "pymalloc": ["pymalloc"],
+        "glibc": ["libc"], "ideal": ["libc"], "bump": ["libc"], "pymalloc": ["small"],
     }  # fmt: skip
 
 

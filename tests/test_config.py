@@ -42,27 +42,29 @@ def test_a_preset_is_the_release_that_it_is_named_after(name):
         pymalloc.alignment, pymalloc.arena_size, pymalloc.pool_size, pymalloc.pool_header, pymalloc.release,
         pymalloc.radix_tree, pymalloc.address_bits, pymalloc.word_size,
     ) == GEOMETRY[name]  # fmt: skip
-    assert (pymalloc.model, pymalloc.small_threshold) == ("pymalloc", 512)
+    assert (config.models, pymalloc.small_threshold) == (("glibc", "pymalloc"), 512)
     assert pymalloc.huge_pages is (name == "cpython-3.15-hugepages")
     assert config.libc.word_size == pymalloc.word_size
-    assert config.domains.by_number() == ("libc", "libc" if name == "cpython-2.7" else "pymalloc", "pymalloc")
+    assert config.domains.by_number() == (
+        "glibc", "glibc" if name == "cpython-2.7" else "pymalloc", "pymalloc", "glibc"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_PYMALLOC))
 def test_presets_without_pymalloc_send_everything_to_libc(name):
     config = load_config(name)
-    assert config.pymalloc is None
-    assert config.domains.by_number() == ("libc", "libc", "libc")
+    assert config.small_model is None
+    assert set(config.domains.by_number()) == {config.libc_model}
 
 
 @pytest.mark.parametrize(("name", "model"), [("ideal", "ideal"), ("bump", "bump")])
 def test_floor_and_ceiling_are_models_of_the_same_name(name, model):
-    assert load_config(name).libc.model == model
+    assert load_config(name).models == (model,)
 
 
 def test_the_32_bit_preset_lives_in_4_gib_and_aligns_nothing_to_huge_pages():
-    kernel = load_config("cpython-3.11-32bit").kernel
-    assert (kernel.mmap_base, kernel.brk_base, kernel.huge_page_size) == (0xF7FF1000, 0x56560000, 0)
+    linux = load_config("cpython-3.11-32bit").linux
+    assert (linux.mmap_base, linux.brk_base, linux.huge_page_size) == (0xF7FF1000, 0x56560000, 0)
 
 
 def test_without_a_name_it_is_the_python_that_runs():
@@ -85,24 +87,32 @@ def test_overrides_take_units_hexadecimals_and_spaces_and_the_last_one_wins():
         "cpython-3.12",
         [
             "pymalloc.arena_size=512 KiB",
-            "kernel.mmap_base=0x7f0000000000",
-            " libc.top_pad = 1 MiB",
-            "libc.top_pad=64 KiB",
+            "linux.mmap_base=0x7f0000000000",
+            " glibc.top_pad = 1 MiB",
+            "glibc.top_pad=64 KiB",
         ],
     )
     assert config.pymalloc.arena_size == 512 * KIB
-    assert config.kernel.mmap_base == 0x7F0000000000
+    assert config.linux.mmap_base == 0x7F0000000000
     assert config.libc.top_pad == 64 * KIB
 
 
-def test_a_role_that_changes_its_model_starts_from_that_models_defaults():
-    config = load_config("cpython-3.12", ["libc.trim_threshold=1", "libc.model=bump", "libc.top_pad=4 KiB"])
-    assert config.libc.model_dump() == {"model": "bump", "top_pad": 4 * KIB}
+def test_another_c_library_answers_the_raw_domain_too():
+    config = load_config("cpython-3.12", ["domains.libc=bump", "bump.top_pad=4 KiB"])
+    assert config.domains.by_number() == ("bump", "pymalloc", "pymalloc", "bump")
+    assert config.libc.model_dump() == {"top_pad": 4 * KIB}
 
 
 def test_pymalloc_can_be_taken_away():
-    config = load_config("cpython-3.12", ["pymalloc=null", "domains.mem=libc", "domains.obj=libc"])
-    assert config.pymalloc is None
+    config = load_config("cpython-3.12", ["domains.mem=null", "domains.obj=glibc"])
+    assert config.models == ("glibc",)
+    assert config.effective_settings() == load_config("cpython-3.12-malloc").effective_settings()
+
+
+def test_an_override_of_a_model_that_is_not_in_use_is_refused():
+    with pytest.raises(ConfigError) as refusal:
+        load_config("cpython-3.12-malloc", ["pymalloc.alignment=8"])
+    assert str(refusal.value) == "--set pymalloc.alignment=8: no domain of cpython-3.12-malloc goes to pymalloc"
 
 
 def test_a_configuration_cannot_be_changed_by_accident():
@@ -113,7 +123,8 @@ def test_a_configuration_cannot_be_changed_by_accident():
 REFUSED = {
     "pymalloc.alignmet=8": "--set pymalloc.alignmet=8: unknown key; did you mean 'alignment'?",
     "pymaloc.alignment=8": "unknown key; did you mean 'pymalloc'?",
-    "domains.obj=glib": "--set domains.obj=glib: 'glib' should be 'libc' or 'pymalloc'",
+    "domains.obj=glib": "--set domains.obj=glib: unknown allocator model 'glib'; did you mean 'glibc'?",
+    "domains.obj=bump": "domains: pymalloc and bump cannot both stand on glibc; name one of them",
     "costs.call=-1": "--set costs.call=-1: -1 should be greater than or equal to 0",
     "pymalloc.alignment": "--set pymalloc.alignment: write it like pymalloc.alignment=8",
     "a.b.c=1": "--set a.b.c=1: write it like pymalloc.alignment=8",
@@ -135,31 +146,29 @@ REFUSED = {
     "pymalloc.pool_size=0": "pool_size: 0 is no power of two of at least 256",
     "pymalloc.arena_size=2 GiB": "arena_size: 2147483648 is more than 67108864, the largest that is modelled",
     "pymalloc.arena_size=1e400": "'1e400' is too much: more than 63 bits hold",
-    "libc.top_pad=1 GiB": "should be less than or equal to 67108864",
+    "glibc.top_pad=1 GiB": "should be less than or equal to 67108864",
     "extends=cpython-3.8": "what a stack extends is said in its file; choose another with -a",
-    "libc.model=3": "model: 3 is no name; there are bump, glibc, ideal, pymalloc",
-    "libc.model=[1]": "model: [1] is no name; there are bump, glibc, ideal, pymalloc",
+    "domains.libc=3": "--set domains.libc=3: 3 should be a valid string",
+    "domains.libc=[1]": "--set domains.libc=[1]: [1] should be a valid string",
     "pymalloc.pool_size=1 MiB": "arena_size: 1048576 is less than four pools of 1048576",
     "pymalloc.address_bits=32": "address_bits: 32 is neither 48 nor 64",
     "pymalloc.release=never": "'never' should be 'immediate' or 'keep-last'",
-    "kernel.page_size=3000": "page_size: 3000 is no power of two from 256 bytes to 2 MiB",
-    "kernel.page_size=128": "page_size: 128 is no power of two from 256 bytes to 2 MiB",
-    "kernel.huge_page_size=3 MiB": "huge_page_size: 3145728 is no power of two of whole pages up to 32 MiB",
-    "kernel.transparent_huge_pages=sometimes": "'sometimes' should be 'never', 'madvise' or 'always'",
-    "libc.hugetlb=-1": "--set libc.hugetlb=-1: -1 is not a size; write it like 256 KiB",
-    "libc.mxfast=161": "mxfast: 161 is more than 160, and glibc 2.36 ignores that",
-    "kernel.reserved_huge_pages=-1": "should be greater than or equal to 0",
-    "kernel.mmap_base=0x7ffff7ff1001": "mmap_base: 0x7ffff7ff1001 is not a multiple of the page size",
-    "kernel.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
-    "kernel.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
-    "kernel.model=windows": "--set kernel.model=windows: 'windows' should be 'linux'",
-    "libc.model=glibbc": "there is no allocator model 'glibbc'; did you mean 'glibc'?",
-    "libc.model=pymalloc": "libc: model 'pymalloc' plays pymalloc only",
-    "pymalloc.model=glibc": "pymalloc: model 'glibc' plays libc only",
-    "pymalloc=null": "domains: one goes to pymalloc, but pymalloc is null",
-    "libc=7": "--set libc=7: 7 must be a mapping of keys to values",
-    "libc.mmap_threshold=soon": "--set libc.mmap_threshold=soon: ",
-    "libc.word_size=5": "--set libc.word_size=5: 5 should be 4 or 8",
+    "linux.page_size=3000": "page_size: 3000 is no power of two from 256 bytes to 2 MiB",
+    "linux.page_size=128": "page_size: 128 is no power of two from 256 bytes to 2 MiB",
+    "linux.huge_page_size=3 MiB": "huge_page_size: 3145728 is no power of two of whole pages up to 32 MiB",
+    "linux.transparent_huge_pages=sometimes": "'sometimes' should be 'never', 'madvise' or 'always'",
+    "glibc.hugetlb=-1": "--set glibc.hugetlb=-1: -1 is not a size; write it like 256 KiB",
+    "glibc.mxfast=161": "mxfast: 161 is more than 160, and glibc 2.36 ignores that",
+    "linux.reserved_huge_pages=-1": "should be greater than or equal to 0",
+    "linux.mmap_base=0x7ffff7ff1001": "mmap_base: 0x7ffff7ff1001 is not a multiple of the page size",
+    "linux.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
+    "linux.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
+    "domains.libc=glibbc": "--set domains.libc=glibbc: unknown allocator model 'glibbc'; did you mean 'glibc'?",
+    "domains.libc=pymalloc": "domains: pymalloc can play the role small only, not libc",
+    "pymalloc=null": "--set pymalloc=null: None must be a mapping of keys to values",
+    "glibc=7": "--set glibc=7: 7 must be a mapping of keys to values",
+    "glibc.mmap_threshold=soon": "--set glibc.mmap_threshold=soon: ",
+    "glibc.word_size=5": "--set glibc.word_size=5: 5 should be 4 or 8",
 }  # fmt: skip
 
 
@@ -173,19 +182,19 @@ def test_an_impossible_override_is_refused_with_the_reason(override):
 
 def test_malloc_takes_huge_pages_that_are_reserved_in_64_bit_only():
     with pytest.raises(ConfigError, match=r"hugetlb: 2 \(MAP_HUGETLB\) is not modelled in 32-bit; there are 0 and 1"):
-        load_config("cpython-3.11-32bit", ["libc.hugetlb=2"])
+        load_config("cpython-3.11-32bit", ["glibc.hugetlb=2"])
 
 
 def test_huge_pages_need_their_size():
     with pytest.raises(ConfigError, match="reserved_huge_pages: 2 need a huge_page_size above page_size"):
-        load_config("cpython-3.12", ["kernel.reserved_huge_pages=2", "kernel.huge_page_size=0"])
+        load_config("cpython-3.12", ["linux.reserved_huge_pages=2", "linux.huge_page_size=0"])
     with pytest.raises(ConfigError, match="transparent_huge_pages: always needs a huge_page_size above page_size"):
-        load_config("cpython-3.12", ["kernel.transparent_huge_pages=always", "kernel.huge_page_size=0"])
+        load_config("cpython-3.12", ["linux.transparent_huge_pages=always", "linux.huge_page_size=0"])
 
 
 def test_a_glibc_without_the_tunable_refuses_it():
     with pytest.raises(ConfigError, match=r"hugetlb: glibc 2\.31 has no such tunable; it came with 2\.35"):
-        load_config("cpython-3.12", ["libc.version=2.31", "libc.hugetlb=1"])
+        load_config("cpython-3.12", ["glibc.version=2.31", "glibc.hugetlb=1"])
 
 
 def test_a_pool_with_more_blocks_than_its_list_can_number_is_refused():
@@ -196,7 +205,7 @@ def test_a_pool_with_more_blocks_than_its_list_can_number_is_refused():
 
 def test_several_mistakes_are_all_told():
     with pytest.raises(ConfigError) as refusal:
-        load_config("cpython-3.12", ["pymalloc.alignmet=8", "kernel.pages=3"])
+        load_config("cpython-3.12", ["pymalloc.alignmet=8", "linux.pages=3"])
     assert len(str(refusal.value).splitlines()) == 2
 
 
@@ -221,13 +230,13 @@ def written(path: Path, text: str) -> Path:
 def test_a_file_is_read_with_what_it_extends(tmp_path):
     path = written(
         tmp_path / "ours.yaml",
-        "extends: cpython-3.9\ndescription: Ours.\nkernel: {page_size: 16 KiB, mmap_base: 0x7f0000000000}\n"
+        "extends: cpython-3.9\ndescription: Ours.\nlinux: {page_size: 16 KiB, mmap_base: 0x7f0000000000}\n"
         "pymalloc: {alignment: 32}\n",
     )  # fmt: skip
-    config = load_config(str(path), ["kernel.brk_base=0x555555560000"])
+    config = load_config(str(path), ["linux.brk_base=0x555555560000"])
     assert (config.pymalloc.pool_header, config.pymalloc.pool_overhead) == (48, 64)
     assert (config.name, config.description, config.extends) == ("ours", "Ours.", "cpython-3.9")
-    assert (config.pymalloc.alignment, config.pymalloc.arena_size, config.kernel.page_size) == (
+    assert (config.pymalloc.alignment, config.pymalloc.arena_size, config.linux.page_size) == (
         32,
         256 * KIB,
         16 * KIB,
@@ -235,7 +244,7 @@ def test_a_file_is_read_with_what_it_extends(tmp_path):
 
 
 def test_a_file_may_extend_another_one_beside_it(tmp_path):
-    written(tmp_path / "base.yaml", "name: base\npymalloc: {arena_size: 2 MiB}\nlibc: {top_pad: 1 MiB}\n")
+    written(tmp_path / "base.yaml", "name: base\npymalloc: {arena_size: 2 MiB}\nglibc: {top_pad: 1 MiB}\n")
     config = load_config(
         written(tmp_path / "over.yaml", "extends: base.yaml\npymalloc: {alignment: 32, pool_header: 64}\n")
     )
@@ -253,7 +262,7 @@ BROKEN = {
     "pymalloc: {alignment: 16\n": r"broken\.yaml:2: is not valid YAML",
     "just words\n": r"broken\.yaml:1: must be a mapping of keys to values",
     "": r"broken\.yaml:1: must be a mapping of keys to values",
-    "name: x\n\nkernal: {}\n": r"broken\.yaml:3: kernal: unknown key; did you mean 'kernel'\?",
+    "name: x\n\nlinxu: {}\n": r"broken\.yaml:3: linxu: unknown key; did you mean 'linux'\?",
     "extends: cpython-3.12\npymalloc:\n  pool_sise: 4 KiB\n": (
         r"broken\.yaml:3: pymalloc\.(pymalloc\.)?pool_sise: unknown key; did you mean 'pool_size'\?"
     ),
@@ -262,7 +271,9 @@ BROKEN = {
     ),
     "extends: [1]\n": r"broken\.yaml: extends: \[1\] is no name of a preset or file",
     "extends: nothing.yaml\n": r"nothing\.yaml: cannot be read: No such file",
-    "libc: {model: hoard}\n": "there is no allocator model 'hoard'; known here: bump, glibc, ideal, pymalloc",
+    "domains: {libc: hoard}\n": (
+        r"broken\.yaml:1: domains\.libc: unknown allocator model 'hoard'; known here: bump, glibc, ideal, pymalloc"
+    ),
     "name: a\nname: b\n": r"broken\.yaml:2: key 'name' was given on line 1 already",
 }  # fmt: skip
 
@@ -282,18 +293,18 @@ def test_a_setting_of_the_environment_is_blamed_as_such_and_once():
     with pytest.raises(ConfigError) as caught:
         load_config("cpython-3.12", (), ["MALLOC_TOP_PAD_=1000000000"])
     assert str(caught.value) == (
-        "--env, as libc.top_pad=1000000000: 1000000000 should be less than or equal to 67108864"
+        "--env, as glibc.top_pad=1000000000: 1000000000 should be less than or equal to 67108864"
     )
-    with pytest.raises(ConfigError, match=r"^cpython-3.12-glibc-2.99, as libc.version=2.99: '2.99' should be '2.31'"):
+    with pytest.raises(ConfigError, match=r"^cpython-3.12-glibc-2.99, as glibc.version=2.99: '2.99' should be '2.31'"):
         load_config("cpython-3.12-glibc-2.99")
 
 
 def test_of_several_wrong_overrides_each_is_told_by_its_own_mistake():
     with pytest.raises(ConfigError) as caught:
-        load_config("cpython-3.12", ["kernel.reserved_huge_pages=-1", "kernel.transparent_huge_pages=maybe"])
+        load_config("cpython-3.12", ["linux.reserved_huge_pages=-1", "linux.transparent_huge_pages=maybe"])
     assert sorted(str(caught.value).splitlines()) == [
-        "--set kernel.reserved_huge_pages=-1: -1 should be greater than or equal to 0",
-        "--set kernel.transparent_huge_pages=maybe: 'maybe' should be 'never', 'madvise' or 'always'",
+        "--set linux.reserved_huge_pages=-1: -1 should be greater than or equal to 0",
+        "--set linux.transparent_huge_pages=maybe: 'maybe' should be 'never', 'madvise' or 'always'",
     ]
 
 

@@ -345,7 +345,7 @@ def test_the_log_names_every_arena_and_system_call_with_its_row():
     history = History()
     history.mallocs(2, 100)
     history.free(1, 0)
-    log = record([history.events()], load_config("cpython-3.8", ["libc.model=glibc"]), 10)[2]
+    log = record([history.events()], load_config("cpython-3.8", ["domains.libc=glibc"]), 10)[2]
     arena, mmap, munmap, brk = (
         0x7FFFF7FF1000 - (256 << 10),
         *(SYSCALLS.index(name) for name in ("mmap", "munmap", "brk")),
@@ -361,7 +361,7 @@ def test_a_log_longer_than_its_table_is_complete():
     history = History()
     for _ in range(6000):
         history.free(history.malloc(1 << 30))
-    config = load_config("cpython-3.12", ["libc.version=2.43", "libc.mmap_threshold=0"])
+    config = load_config("cpython-3.12", ["glibc.version=2.43", "glibc.mmap_threshold=0"])
     log = record([history.events()], config, 10)[2]
     assert log["row"].tolist() == list(range(12_000))
 
@@ -471,7 +471,7 @@ def test_a_recording_cannot_be_changed_by_accident():
 def test_pymalloc_stands_on_every_libc_model(libc):
     history = History()
     history.mallocs(17 * 2000, 512)  # more arenas than the first arena table holds
-    player = Player(load_config("cpython-3.8", [f"libc.model={libc}"]))
+    player = Player(load_config("cpython-3.8", [f"domains.libc={libc}"]))
     player._play = play  # as plain Python, where an index out of bounds is an error
     events = history.events()
     player.play(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))

@@ -153,7 +153,7 @@ def test_a_static_threshold_stays_where_it_is():
     history.malloc(8 * KIB)
     history.free(history.malloc(128 * KIB))
     history.malloc(128 * KIB)
-    assert play(history, "2.36", "libc.mmap_threshold=131072")[0][3] > MIB
+    assert play(history, "2.36", "glibc.mmap_threshold=131072")[0][3] > MIB
 
 
 def test_a_mapped_block_is_resized_where_it_is_or_moved_by_the_kernel():
@@ -161,7 +161,7 @@ def test_a_mapped_block_is_resized_where_it_is_or_moved_by_the_kernel():
     lower, upper = (history.malloc(200_000) for _ in range(2))
     history.realloc(upper, 100_000)
     history.realloc(lower, 300_000)
-    log = calls(history, "2.36", "libc.top_pad=0")
+    log = calls(history, "2.36", "glibc.top_pad=0")
     assert [name for name, _, _ in log] == ["brk", "mmap", "mmap", "mremap", "mremap"]
     length = 49 * PAGE
     assert log[3][1:] == (BASE - 2 * length, 25 * PAGE)  # in place
@@ -184,7 +184,7 @@ def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
     blocks = history.mallocs(5, 100 * KIB)
     history.free(*blocks[::-1])
     player = play(history)[1]
-    space = player.stack.kernel.space[0]
+    space = player.stack.linux.space[0]
     assert space.brk - HEAP == 33 * PAGE  # 132 KiB: the cache, a smallest chunk and 128 KiB, in whole pages
     assert player.tally.resident_bytes <= 33 * PAGE
 
@@ -195,7 +195,7 @@ def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
     number = history.malloc(70_000)
     history.malloc(77_824 - 656 - 70_016 - 32 - 8)  # 19 pages in all: top has 32 bytes left
     history.free(number)
-    static = ("libc.trim_threshold=0", "libc.top_pad=0")
+    static = ("glibc.trim_threshold=0", "glibc.top_pad=0")
     assert calls(history, "2.36", *static) == [
         ("brk", HEAP + PAGE, PAGE),
         ("brk", HEAP + 18 * PAGE, 17 * PAGE),
@@ -218,14 +218,14 @@ def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_asks_for_it():
     history = History()
     history.mallocs(40, 1 << 30, Domain.RAW)
     with pytest.raises(TraceError, match="row 31: no address space"):
-        run(history.trace(), config("2.36", "libc.mmap_max=0"))
+        run(history.trace(), config("2.36", "glibc.mmap_max=0"))
 
 
 def test_small_mappings_are_no_chunks_of_the_cache():
     """Pages of 1 KiB, which no x86-64 has, give mappings as small as what the cache keeps."""
     history = History()
     history.free(*history.mallocs(3, 900))
-    play(history, "2.43", "kernel.page_size=1024", "libc.mmap_threshold=0")
+    play(history, "2.43", "linux.page_size=1024", "glibc.mmap_threshold=0")
 
 
 @pytest.mark.parametrize("live", [1_000, 30_000])
@@ -260,7 +260,7 @@ def test_any_short_history_keeps_every_invariant(version, data):
 def test_settings_in_the_environments_spelling():
     text = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=010"
     assert overrides_of(["MALLOC_TOP_PAD_=0x10", text]) == [
-        "libc.top_pad=16", "libc.tcache_count=0", "libc.mxfast=8"
+        "glibc.top_pad=16", "glibc.tcache_count=0", "glibc.mxfast=8"
     ]  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
     block = history.malloc(5_000_000)
     history.realloc(block, 7_000_000)
     huge, mapped, moved = 2 * MIB, 5_001_216, 7_000_064
-    overrides = ("libc.hugetlb=1", "kernel.transparent_huge_pages=madvise")
+    overrides = ("glibc.hugetlb=1", "linux.transparent_huge_pages=madvise")
     edge = HEAP // huge * huge + 2 * huge
     mappings = [
         ("mmap", BASE - mapped, mapped), ("madvise", BASE - mapped, mapped),
@@ -361,6 +361,6 @@ def test_hugetlb_asks_for_nothing_where_huge_pages_come_unasked(version, step):
     history = History()
     history.mallocs(30, 100_000)
     for mode, unit in (("always", step), ("never", PAGE)):
-        made = calls(history, version, "libc.hugetlb=1", f"kernel.transparent_huge_pages={mode}")
+        made = calls(history, version, "glibc.hugetlb=1", f"linux.transparent_huge_pages={mode}")
         assert {name for name, _, _ in made} == {"brk"}
         assert all(address % unit == 0 for _, address, _ in made)

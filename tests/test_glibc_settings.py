@@ -45,16 +45,16 @@ def calls(history, version, *overrides):
 @pytest.mark.parametrize(
     ("assignments", "overrides"),
     [
-        (["MALLOC_TRIM_THRESHOLD_=-1"], ["libc.trim_threshold=9223372036854775807"]),
-        (["MALLOC_MMAP_THRESHOLD_=18446744073709551615"], ["libc.mmap_threshold=9223372036854775807"]),
-        (["MALLOC_ARENA_MAX=-1"], ["libc.arena_max=2147483647"]),
-        (["MALLOC_TOP_PAD_= \t+010"], ["libc.top_pad=8"]),
-        (["MALLOC_TOP_PAD_=0XfF"], ["libc.top_pad=255"]),
-        (["MALLOC_PERTURB_=255", "MALLOC_CHECK_=3"], ["libc.perturb=255", "libc.check=3"]),
-        (["GLIBC_TUNABLES=glibc.malloc.hugetlb=0x200000"], ["libc.hugetlb=2097152"]),
-        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1::glibc.malloc.top_pad=2"], ["libc.top_pad=2"]),
-        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1", "GLIBC_TUNABLES=glibc.malloc.mxfast=0"], ["libc.mxfast=0"]),
-        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1", "MALLOC_TOP_PAD_=2"], ["libc.top_pad=1"]),
+        (["MALLOC_TRIM_THRESHOLD_=-1"], ["glibc.trim_threshold=9223372036854775807"]),
+        (["MALLOC_MMAP_THRESHOLD_=18446744073709551615"], ["glibc.mmap_threshold=9223372036854775807"]),
+        (["MALLOC_ARENA_MAX=-1"], ["glibc.arena_max=2147483647"]),
+        (["MALLOC_TOP_PAD_= \t+010"], ["glibc.top_pad=8"]),
+        (["MALLOC_TOP_PAD_=0XfF"], ["glibc.top_pad=255"]),
+        (["MALLOC_PERTURB_=255", "MALLOC_CHECK_=3"], ["glibc.perturb=255", "glibc.check=3"]),
+        (["GLIBC_TUNABLES=glibc.malloc.hugetlb=0x200000"], ["glibc.hugetlb=2097152"]),
+        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1::glibc.malloc.top_pad=2"], ["glibc.top_pad=2"]),
+        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1", "GLIBC_TUNABLES=glibc.malloc.mxfast=0"], ["glibc.mxfast=0"]),
+        (["GLIBC_TUNABLES=glibc.malloc.top_pad=1", "MALLOC_TOP_PAD_=2"], ["glibc.top_pad=1"]),
         (["GLIBC_TUNABLES="], []),
     ],
 )
@@ -89,13 +89,13 @@ def test_what_a_glibc_would_ignore_or_read_in_part_is_refused(assignment, senten
 @pytest.mark.parametrize(
     ("version", "override", "sentence"),
     [
-        ("2.36", "libc.mxfast=161", "mxfast: 161 is more than 160, and glibc 2.36 ignores that"),
-        ("2.31", "libc.mmap_threshold=33554433", "33554433 is more than 33554432, and glibc 2.31 ignores that"),
-        ("2.43", "libc.tcache_max=4194281", "tcache_max: 4194281 is more than 4194280, and glibc 2.43 ignores that"),
-        ("2.36", "libc.tcache_count=65536", "should be less than or equal to 65535"),
-        ("2.31", "libc.hugetlb=2", "hugetlb: glibc 2.31 has no such tunable; it came with 2.35"),
-        ("2.36", "libc.perturb=256", "should be less than or equal to 255"),
-        ("2.36", "libc.check=4", "should be less than or equal to 3"),
+        ("2.36", "glibc.mxfast=161", "mxfast: 161 is more than 160, and glibc 2.36 ignores that"),
+        ("2.31", "glibc.mmap_threshold=33554433", "33554433 is more than 33554432, and glibc 2.31 ignores that"),
+        ("2.43", "glibc.tcache_max=4194281", "tcache_max: 4194281 is more than 4194280, and glibc 2.43 ignores that"),
+        ("2.36", "glibc.tcache_count=65536", "should be less than or equal to 65535"),
+        ("2.31", "glibc.hugetlb=2", "hugetlb: glibc 2.31 has no such tunable; it came with 2.35"),
+        ("2.36", "glibc.perturb=256", "should be less than or equal to 255"),
+        ("2.36", "glibc.check=4", "should be less than or equal to 3"),
     ],
 )
 def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
@@ -107,12 +107,12 @@ def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
 @pytest.mark.parametrize(
     ("version", "override", "notes"),
     [
-        ("2.31", "libc.check=1", []),
-        ("2.36", "libc.check=1", ["check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"]),
-        ("2.43", "libc.mxfast=500", ["mxfast: glibc 2.43 has no fastbins"]),
-        ("2.41", "libc.tcache_max=1032", []),
-        ("2.41", "libc.tcache_max=1033", ["tcache_max: the cache of glibc 2.41 serves up to 1032 bytes"]),
-        ("2.43", "libc.tcache_max=1033", []),
+        ("2.31", "glibc.check=1", []),
+        ("2.36", "glibc.check=1", ["check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"]),
+        ("2.43", "glibc.mxfast=500", ["mxfast: glibc 2.43 has no fastbins"]),
+        ("2.41", "glibc.tcache_max=1032", []),
+        ("2.41", "glibc.tcache_max=1033", ["tcache_max: the cache of glibc 2.41 serves up to 1032 bytes"]),
+        ("2.43", "glibc.tcache_max=1033", []),
     ],
 )
 def test_what_does_nothing_or_less_than_it_says_is_noted(version, override, notes):
@@ -137,7 +137,7 @@ def test_perturbing_what_a_realloc_leaves_over_makes_it_resident(version):
     history.realloc(grown, 10 * PAGE)
     events = history.events()
     ends = [
-        run(MemoryTrace([events], Metadata(phases=(TRIM_MARK,))), config(version, f"libc.perturb={byte}")).end
+        run(MemoryTrace([events], Metadata(phases=(TRIM_MARK,))), config(version, f"glibc.perturb={byte}")).end
         for byte in (0, 1, 255)
     ]
     # Of the hole, malloc_trim gave back pages 1 to 29 of the heap; the block ends in page 10, and so does the header of
@@ -153,7 +153,7 @@ def test_check_asks_for_a_byte_more_and_has_no_cache():
     history.free(*blocks[:2])
     history.malloc(23)
     # Chunks of 32, 48 and 32 bytes from the heap's start on; fastbins hold one size each.
-    addresses = play(history, "2.31", "libc.check=1")[0]
+    addresses = play(history, "2.31", "glibc.check=1")[0]
     assert [address - HEAP for address in addresses if address] == [16, 48, 96, 16]
 
 
@@ -164,7 +164,7 @@ def test_under_check_freed_mappings_raise_no_threshold_and_threads_share_the_hea
         history.free(history.malloc(200 * KIB))
     history.by(1).malloc(8)
     length = 201 * KIB // PAGE * PAGE + PAGE
-    assert calls(history, "2.31", "libc.check=2") == [
+    assert calls(history, "2.31", "glibc.check=2") == [
         ("brk", HEAP + 33 * PAGE, 33 * PAGE),
         *2 * [("mmap", BASE - length, length), ("munmap", BASE - length, length)],
     ]
@@ -175,7 +175,7 @@ def test_check_marks_the_last_page_of_a_mapping():
     history.malloc(8)
     history.malloc(50 * PAGE - 32)
     history.malloc(51 * PAGE - 24)  # with the byte more, of 52 pages
-    ends = [run(history.trace(), config("2.31", f"libc.check={check}")).end.resident_bytes for check in (0, 1)]
+    ends = [run(history.trace(), config("2.31", f"glibc.check={check}")).end.resident_bytes for check in (0, 1)]
     assert ends[0] == ends[1] - PAGE
 
 
@@ -184,7 +184,7 @@ def test_without_reserved_huge_pages_the_main_heap_is_mapped_all_the_same(versio
     history = History()
     history.mallocs(60, 30_000)
     least = MIB if version != "2.36" else 160 * KIB
-    made = calls(history, version, "libc.hugetlb=2")
+    made = calls(history, version, "glibc.hugetlb=2")
     # Each time huge pages are asked for first; the first mapping has a MiB.
     assert made[:2] == [("mmap", -1, HUGE), ("mmap", BASE - MIB, MIB)]
     assert [name for name, _, _ in made] == ["mmap"] * len(made)
@@ -205,7 +205,7 @@ def test_reserved_huge_pages_are_used_up_and_come_back(version):
     history.malloc(3 * MIB)
     # One for the heap, three for the first block with its header, and none for the second; then two of three again.
     small = 5 * MIB + PAGE
-    assert calls(history, version, "libc.hugetlb=2", "kernel.reserved_huge_pages=4") == [
+    assert calls(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=4") == [
         ("mmap", BELOW, HUGE),
         ("mmap", BELOW - 3 * HUGE, 3 * HUGE),
         ("mmap", -1, 3 * HUGE),
@@ -214,7 +214,7 @@ def test_reserved_huge_pages_are_used_up_and_come_back(version):
         # In 2.36 the threshold has risen, and the heap is not asked for by whole huge pages.
         ("mmap", BELOW - 2 * HUGE, 3 * MIB + 33 * PAGE if version == "2.36" else 2 * HUGE),
     ]
-    end = play(history, version, "libc.hugetlb=2", "kernel.reserved_huge_pages=4")[1].tally
+    end = play(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=4")[1].tally
     # All that a block touches is one huge page after the other; the one without takes its pages singly.
     assert end.resident_bytes == 3 * HUGE + small
     assert (end.huge_pages, end.page_faults) == (6, 6 + small // PAGE)
@@ -228,10 +228,10 @@ def test_part_of_a_huge_page_cannot_go(version, length):
     block = history.malloc(7 * MIB)
     history.realloc(block, 3 * MIB)
     history.free(block)
-    made = calls(history, version, "libc.hugetlb=2", "kernel.reserved_huge_pages=9")
+    made = calls(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=9")
     # Up to 2.41 the mapping shrinks by small pages, and cannot be unmapped with an end in the middle of a huge one.
     assert made[-2:] == [("mremap", made[-1][1], length), ("munmap", made[-1][1], length)]
-    end = run(history.trace(), config(version, "libc.hugetlb=2", "kernel.reserved_huge_pages=9")).end
+    end = run(history.trace(), config(version, "glibc.hugetlb=2", "linux.reserved_huge_pages=9")).end
     # There it stays, beside the heap of a huge page that the cache lies in; 2.43 has neither.
     assert end.mapped_bytes == (0 if version == "2.43" else 3 * HUGE)
 
@@ -243,7 +243,7 @@ def test_a_mapping_of_huge_pages_does_not_grow_but_moves_by_hand(version):
     history.realloc(block, 5 * MIB)
     names = [
         (name, address < 0)
-        for name, address, _ in calls(history, version, "libc.hugetlb=2", "kernel.reserved_huge_pages=9")
+        for name, address, _ in calls(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=9")
     ]
     assert names[-4:] == [("mmap", False), ("mremap", True), ("mmap", False), ("munmap", False)]
 
@@ -253,6 +253,6 @@ def test_a_size_that_the_kernel_does_not_have_changes_nothing(version):
     history = History()
     history.mallocs(20, 30_000)
     plain = calls(history, version)
-    assert calls(history, version, "libc.hugetlb=1 MiB", "kernel.reserved_huge_pages=9") == plain
-    assert calls(history, version, "libc.hugetlb=2", "kernel.huge_page_size=0") == plain
-    assert calls(history, version, "libc.hugetlb=2 MiB") == calls(history, version, "libc.hugetlb=2") != plain
+    assert calls(history, version, "glibc.hugetlb=1 MiB", "linux.reserved_huge_pages=9") == plain
+    assert calls(history, version, "glibc.hugetlb=2", "linux.huge_page_size=0") == plain
+    assert calls(history, version, "glibc.hugetlb=2 MiB") == calls(history, version, "glibc.hugetlb=2") != plain

@@ -94,14 +94,14 @@ def test_no_more_arenas_than_arena_max_are_made(most, arenas):
     history = History()
     for thread in range(4):
         history.by(thread).malloc(24)
-    assert addresses(history, "2.36", f"libc.arena_max={most}")[1].stack.libc.par[0].arenas == arenas
+    assert addresses(history, "2.36", f"glibc.arena_max={most}")[1].stack.libc.par[0].arenas == arenas
 
 
 def test_threads_beyond_the_limit_go_round_from_main_to_the_newest_to_the_oldest():
     history = History()
     for thread in range(7):
         history.by(thread).malloc(24)
-    libc = addresses(history, "2.36", "libc.arena_max=3")[1].stack.libc
+    libc = addresses(history, "2.36", "glibc.arena_max=3")[1].stack.libc
     threads = [int(thread.arena) for thread in libc.threads[:6]]
     assert threads == [MAIN_ARENA, 2, 3, MAIN_ARENA, 3, 2]
     assert libc.par[0].arena == MAIN_ARENA
@@ -112,7 +112,7 @@ def test_by_itself_the_limit_is_8_a_processor_once_there_are_more_than_8():
     for thread in range(40):
         history.by(thread).malloc(24)
     for processors, arenas in ((1, 9), (2, 16), (4, 32)):
-        assert addresses(history, "2.36", f"libc.processors={processors}")[1].stack.libc.par[0].arenas == arenas
+        assert addresses(history, "2.36", f"glibc.processors={processors}")[1].stack.libc.par[0].arenas == arenas
 
 
 @every_version
@@ -162,7 +162,7 @@ def test_an_arena_goes_on_in_another_heap_and_gives_it_back_when_it_is_empty():
     blocks = history.mallocs(600, 120 * KIB)
     history.free(*blocks[:499:-1])
     history.free(*blocks[499::-1])
-    uncached = ("libc.tcache_count=0",)  # else what is left at the end of the full heap is kept there
+    uncached = ("glibc.tcache_count=0",)  # else what is left at the end of the full heap is kept there
     player = addresses(history, "2.36", *uncached)[1]
     log = calls(history, "2.36", *uncached)
     # The first search began between two multiples of 64 MiB and left nothing over for a second heap.
@@ -190,7 +190,7 @@ def test_trimming_reaches_every_arena():
 @pytest.mark.parametrize("value", ["0", "-1", "many", "99999999999999999999"])
 def test_an_impossible_number_of_arenas_is_refused(value):
     with pytest.raises(ConfigError, match="arena_max"):
-        config("2.36", f"libc.arena_max={value}")
+        config("2.36", f"glibc.arena_max={value}")
 
 
 @every_version
@@ -210,4 +210,4 @@ def test_any_short_history_of_threads_keeps_every_invariant(version, data):
             history.free(live.pop(data.draw(st.integers(0, len(live) - 1))))
         else:
             history.end_thread()
-    addresses(history, version, "libc.arena_max=4")
+    addresses(history, version, "glibc.arena_max=4")

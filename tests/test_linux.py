@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, kernel
+from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, linux
 from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
 from replay.verification.huge_pages import free_huge_pages, without_surprises
 
@@ -88,12 +88,12 @@ class Linux:
 class Both:
     """Does everything twice, in the model first, and compares what comes of it."""
 
-    def __init__(self, linux: Linux, huge_pages: str, reserved: int) -> None:
-        self.linux, self.base, self.heap = linux, linux.base, linux.heap
-        state = kernel.new_state(
-            kernel.Config(
-                mmap_base=linux.base,
-                brk_base=linux.heap,
+    def __init__(self, real: Linux, huge_pages: str, reserved: int) -> None:
+        self.linux, self.base, self.heap = real, real.base, real.heap
+        state = linux.new_state(
+            linux.Config(
+                mmap_base=real.base,
+                brk_base=real.heap,
                 transparent_huge_pages=huge_pages,
                 reserved_huge_pages=reserved,
             )
@@ -102,28 +102,28 @@ class Both:
 
     @property
     def regions(self) -> np.ndarray:
-        return self.stack.kernel.regions[: self.stack.kernel.space[0].regions]
+        return self.stack.linux.regions[: self.stack.linux.space[0].regions]
 
     @property
     def brk(self) -> int:
-        return int(self.stack.kernel.space[0].brk)
+        return int(self.stack.linux.space[0].brk)
 
     def _model(self, operation, *arguments: int) -> int | None:
         answer = operation(self.stack, *arguments)
         tally = self.stack.tally[0]
         assert not tally.attention & NO_MEMORY
         if tally.attention & ROOM:
-            self.stack = self.stack._replace(kernel=kernel.grow(self.stack.kernel))
+            self.stack = self.stack._replace(linux=linux.grow(self.stack.linux))
         tally.attention = tally.rows_logged = 0
         return answer
 
     def map(self, length: int) -> int:
-        address = int(self._model(kernel.mmap, length))
+        address = int(self._model(linux.mmap, length))
         self._same_place(address, self.linux.order(MAP, 0, length), length)
         return address
 
     def map_hugetlb(self, length: int) -> int:
-        address = int(self._model(kernel.mmap_huge_pages, length))
+        address = int(self._model(linux.mmap_huge_pages, length))
         found = self.linux.order(MAP_HUGETLB, 0, length)
         if found < 0:
             pytest.skip("this Linux has no huge pages of 2 MiB to map")
@@ -131,7 +131,7 @@ class Both:
         return address
 
     def map_reserved(self, length: int) -> int:
-        address, found = int(self._model(kernel.mmap_hugetlb, length, 0, 0)), self.linux.order(MAP_RESERVED, 0, length)
+        address, found = int(self._model(linux.mmap_hugetlb, length, 0, 0)), self.linux.order(MAP_RESERVED, 0, length)
         if address < 0:
             assert found == -errno.ENOMEM
         else:
@@ -143,43 +143,43 @@ class Both:
         assert address == found, f"{length} bytes start {pages[0]} pages below the base, in Linux {pages[1]}"
 
     def unmap(self, start: int, length: int) -> None:
-        self._model(kernel.munmap, start, length)
+        self._model(linux.munmap, start, length)
         assert self.linux.order(UNMAP, start, length) == 0
 
     def touch(self, start: int, length: int) -> None:
-        self._model(kernel.touch, start, start + length)
+        self._model(linux.touch, start, start + length)
         assert self.linux.order(TOUCH, start, length) == 0
 
     def advise(self, start: int, length: int) -> None:
-        self._model(kernel.advise_huge_pages, start, length)
+        self._model(linux.advise_huge_pages, start, length)
         assert self.linux.order(ADVISE, start, length) == 0
 
     def give(self, start: int, length: int) -> None:
-        self._model(kernel.dontneed, start, length)
+        self._model(linux.dontneed, start, length)
         assert self.linux.order(GIVE, start, length) == 0
 
     def resize(self, start: int, length: int, new_length: int) -> int:
-        address = int(self._model(kernel.mremap, start, length, new_length))
+        address = int(self._model(linux.mremap, start, length, new_length))
         self._same_place(address, self.linux.resize(start, length, new_length), new_length)
         return address
 
     def reserve(self, length: int) -> int:
-        address = int(self._model(kernel.reserve, length, 0))
+        address = int(self._model(linux.reserve, length, 0))
         self._same_place(address, self.linux.order(RESERVE, 0, length), length)
         return address
 
     def protect(self, start: int, length: int) -> None:
-        self._model(kernel.protect, start, length)
+        self._model(linux.protect, start, length)
         assert self.linux.order(PROTECT, start, length) == 0
 
     def unmap_reserve(self, start: int, length: int, reserved: int) -> None:
-        self._model(kernel.munmap_reserve, start, length, reserved)
+        self._model(linux.munmap_reserve, start, length, reserved)
         assert self.linux.order(UNMAP, start, length) == 0
 
     def runs(self, kind: int = WRITABLE) -> list[tuple[int, int]]:
         """Stretches without a gap of areas that are writable, and of this kind."""
         found: list[tuple[int, int]] = []
-        state = self.stack.kernel
+        state = self.stack.linux
         for area in state.areas[: state.space[0].areas]:
             if area.kind & (WRITABLE | NO_RESERVE) == kind:
                 start, end = int(area.start), int(area.end)
@@ -187,7 +187,7 @@ class Both:
         return found
 
     def move_brk(self, new_brk: int) -> None:
-        self._model(kernel.brk, new_brk)
+        self._model(linux.brk, new_brk)
         assert self.linux.order(BREAK, new_brk, 0) == new_brk == self.brk
 
     def is_mapped(self, start: int, length: int) -> bool:
@@ -195,7 +195,7 @@ class Both:
 
     def compare_pages(self) -> None:
         """Page by page: what is mapped and what is resident, some pages beyond either end included."""
-        state, tally = self.stack.kernel, self.stack.tally[0]
+        state, tally = self.stack.linux, self.stack.tally[0]
         low, high = int(state.space[0].lowest) - 64 * PAGE, self.brk + 4 * PAGE
         mappings, heap = np.zeros((self.base - low) // PAGE, np.uint8), np.zeros((high - self.heap) // PAGE, np.uint8)
         for start, end in self.regions.tolist():
@@ -207,7 +207,7 @@ class Both:
         np.testing.assert_array_equal(mappings, real_mappings)
         np.testing.assert_array_equal(heap, real_heap)
         real = np.concatenate([real_mappings, real_heap])
-        kernel.check(state, self.stack)
+        linux.check(state, self.stack)
         assert tally.mapped_bytes + state.space[0].reserved_bytes == np.count_nonzero(real != NOT_MAPPED) * PAGE
         assert tally.resident_bytes == np.count_nonzero(real == RESIDENT) * PAGE
 
@@ -433,7 +433,7 @@ def do_something(both: Both, heaps: list[list[int]], choice: random.Random) -> N
     in_heaps = what in ("touch", "advise", "give") and choice.random() < 0.3
     runs = both.runs(WRITABLE | NO_RESERVE if in_heaps else WRITABLE)
     if what in ("unmap", "resize"):
-        runs = [run for run in runs if run[0] >= both.stack.kernel.space[0].lowest]
+        runs = [run for run in runs if run[0] >= both.stack.linux.space[0].lowest]
     if not runs:
         return
     start, length = part_of(choice.choice(runs), choice)
@@ -451,7 +451,7 @@ def do_something(both: Both, heaps: list[list[int]], choice: random.Random) -> N
 
 def resize_some(both: Both, choice: random.Random) -> None:
     """A stretch of one area, as mremap wants it."""
-    state = both.stack.kernel
+    state = both.stack.linux
     areas = [
         (int(area.start), int(area.end))
         for area in state.areas[: state.space[0].areas]
@@ -525,17 +525,17 @@ def do_something_reserved(both: Both, blocks: list[tuple[int, int]], choice: ran
     elif action == 1:
         start = choice.choice([address, address + choice.randrange(length // PAGE) * PAGE])
         part = min(pages * PAGE, address + length - start)
-        both._model(kernel.dontneed, start, part)
+        both._model(linux.dontneed, start, part)
         assert both.linux.order(GIVE, start, part) == (-errno.EINVAL if start % HUGE else 0)
     elif action == 2:
         part = min(pages * PAGE, length)
-        both._model(kernel.munmap, address, part)
+        both._model(linux.munmap, address, part)
         assert both.linux.order(UNMAP, address, part) == (-errno.EINVAL if part % HUGE else 0)
         if part % HUGE == 0:
             address, length = address + part, length - part
     else:
         new_length = pages * PAGE
-        moved = int(both._model(kernel.mremap, address, length, new_length))
+        moved = int(both._model(linux.mremap, address, length, new_length))
         assert both.linux.resize(address, length, new_length) == (moved if moved >= 0 else -errno.EINVAL)
         assert (moved < 0) == (whole(new_length) > length)
         length = min(length, whole(new_length))

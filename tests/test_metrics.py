@@ -50,12 +50,12 @@ def summary(recording):
 def test_events_and_calls_are_those_of_the_trace(summary):
     assert (summary.events, summary.duration_ns) == (4, 30)
     assert (summary.mallocs, summary.callocs, summary.reallocs, summary.frees) == (3, 0, 0, 1)
-    assert (summary.allocator, summary.libc_model, summary.pymalloc_model) == ("cpython-3.9", "glibc", "pymalloc")
+    assert (summary.allocator, summary.libc_model, summary.small_model) == ("cpython-3.9", "glibc", "pymalloc")
 
 
 def test_a_pymalloc_that_nothing_goes_to_is_not_told():
     summary = summarize(four_events(), "cpython-3.12-malloc", "pymalloc.alignment=8")
-    assert (summary.libc_model, summary.pymalloc_model, summary.arenas_peak) == ("glibc", None, 0)
+    assert (summary.libc_model, summary.small_model, summary.arenas_peak) == ("glibc", None, 0)
 
 
 def test_each_level_has_its_peak(summary):
@@ -251,13 +251,13 @@ def test_phases_tell_what_was_there_when_they_began():
     ("preset", "overrides"),
     [
         ("cpython-2.7", ()), ("cpython-3.11-32bit", ()), ("cpython-3.12", ()), ("cpython-3.12-malloc", ()),
-        ("bump", ()), ("ideal", ()), ("cpython-3.12", ("libc.model=ideal",)),
+        ("bump", ()), ("ideal", ()), ("cpython-3.12", ("domains.libc=ideal",)),
     ],
 )  # fmt: skip
 def test_size_classes_add_up_to_what_is_live(preset, overrides):
     random = np.random.default_rng(3)
     history = History()
-    least = int(load_config(preset, overrides).libc.model == "ideal")  # a block of 0 bytes takes one, which is not told
+    least = int(load_config(preset, overrides).libc_model == "ideal")  # a block of 0 bytes takes one, which is not told
     for number in history.mallocs(300, least)[::3]:
         history.free(number)
     for size in random.integers(least, 1000, 500).tolist():
@@ -267,7 +267,7 @@ def test_size_classes_add_up_to_what_is_live(preset, overrides):
     assert frame["live_blocks"].sum() == 700
     assert frame["live_requested_bytes"].sum() == recording.end.requested_bytes
     assert frame["live_block_bytes"].sum() == recording.end.block_bytes
-    small = frame.filter(pl.col("role") == "pymalloc")
+    small = frame.filter(pl.col("role") == "small")
     assert small["live_block_bytes"].sum() == recording.end.small_block_bytes
 
 

@@ -13,7 +13,7 @@ from replay.trace import Domain, Op
 
 BASE, BRK_BASE = 0x7FFFF7FF1000, 0x555555560000
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
-GLIBC = "libc.model=glibc"
+GLIBC = "domains.libc=glibc"
 TCACHE = 656
 """The chunk of the thread's cache, the first in the heap: 2 and 8 bytes for each of 64 bins, and a word."""
 POOL_OF_512 = 7
@@ -62,7 +62,7 @@ def test_an_arena_that_is_no_multiple_of_a_pool_holds_one_pool_fewer():
     history.malloc(20)
     player = played(history, config("3.11"))[0]
     assert player.observe()["arenas"].tolist() == [(BASE - MIB, 63, 62, 1, 32)]
-    aligned = played(history, config("3.11", "kernel.mmap_base=0x7ffff7ff4000"))[0]
+    aligned = played(history, config("3.11", "linux.mmap_base=0x7ffff7ff4000"))[0]
     assert aligned.observe()["arenas"].tolist() == [(0x7FFFF7EF4000, 64, 63, 1, 32)]
     assert (player.tally.pools_free, player.tally.pools_used) == (62, 1)
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from replay.analysis.metrics import Summary
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.pytest_plugin.worker_process import WITH_SITES
 from replay.recorder import tap as taps
 from replay.support.errors import ReplayError

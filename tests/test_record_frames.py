@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.recorder import frames, tap
 from replay.recorder.line_table import line_starts
 

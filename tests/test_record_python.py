@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import replay
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.recorder import tap as taps
 from replay.trace import Op
 from replay.verification.recordings import verify_recording

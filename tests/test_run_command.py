@@ -272,7 +272,7 @@ def test_a_trace_that_begins_at_the_epoch_is_sampled_over_its_own_time(replay, t
 
 def test_mmap_base_lays_the_first_mapping_below_an_address(replay, trace_file, tmp_path):
     out = tmp_path / "addresses.parquet"
-    replay("run", trace_file, "-a", "cpython-3.9", "--set", "kernel.mmap_base=0x7f0000100000", "--addresses", out)
+    replay("run", trace_file, "-a", "cpython-3.9", "--set", "linux.mmap_base=0x7f0000100000", "--addresses", out)
     assert pl.read_parquet(out)["address"][0] == 0x7F0000100000 - (256 << 10) + 48
 
 
@@ -351,7 +351,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
         ("pymalloc.alignement=8", "did you mean 'alignment'?"),
         ("pymalloc.pool_size=3 KiB", "no power of two"),
         ("pymalloc.alignment", "write it like pymalloc.alignment=8"),
-        ("libc.model=simpel", "there is no allocator model 'simpel'"),
+        ("domains.libc=simpel", "there is no allocator model 'simpel'"),
     ],
 )
 def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, said):
@@ -432,7 +432,7 @@ def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, pr
         ("run", "--env", "MALLOC_CHECK_=3", "--json"),
         ("baseline", "--env", "MALLOC_CHECK_=3"),
         ("check", "--env", "MALLOC_CHECK_=3", "-t", "syscalls<1000000"),
-        ("sweep", "--env", "MALLOC_CHECK_=3", "--grid", "libc.top_pad=0,4096", "--json"),
+        ("sweep", "--env", "MALLOC_CHECK_=3", "--grid", "glibc.top_pad=0,4096", "--json"),
     ],
     ids=lambda words: words[0],
 )

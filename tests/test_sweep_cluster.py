@@ -36,7 +36,7 @@ SMALL = {"duration": "1 ms", "streams": {"few": {
     "arrivals": {"kind": "fixed", "rate": "100000/s"}, "size": {"kind": "uniform", "min": 1, "max": 900},
     "lifetime": {"kind": "exponential", "mean": "1 ms"},
 }}}  # fmt: skip
-VARY = {"allocator": ["cpython-3.8"], "libc.top_pad": {"from": 0, "to": 60_000, "step": 1000}}
+VARY = {"allocator": ["cpython-3.8"], "glibc.top_pad": {"from": 0, "to": 60_000, "step": 1000}}
 """61 configurations, and the default."""
 
 
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "replay", "sweep", source, "-a", "cpython-3.8", "--cluster", "local:2",
-        "--grid", "libc.top_pad=0..2000000:+1000", "--out", str(out),
+        "--grid", "glibc.top_pad=0..2000000:+1000", "--out", str(out),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

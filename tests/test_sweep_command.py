@@ -78,8 +78,8 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
 def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
-    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "libc.top_pad=0,4096,4194304,8388608", "--rows", rows)
-    table = [line.split() for line in out.partition("libc.top_pad")[2].splitlines()[1:]]
+    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,4096,4194304,8388608", "--rows", rows)
+    table = [line.split() for line in out.partition("glibc.top_pad")[2].splitlines()[1:]]
     shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
     assert [line[0] for line in shown].count("default") == 1
     assert len(shown) in (rows, rows + 1)
@@ -103,10 +103,10 @@ def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
 
 
 def test_ranges_of_the_command_line_are_those_of_a_file(sweep, source, tmp_path):
-    plan = {"vary": {"libc.top_pad": {"from": 0, "to": 8192, "step": 4096}, "libc.tcache_count": [0, 7]}}
+    plan = {"vary": {"glibc.top_pad": {"from": 0, "to": 8192, "step": 4096}, "glibc.tcache_count": [0, 7]}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**plan, "sources": [str(source)]}, sort_keys=False))
     _, by_file, _ = sweep("--plan", tmp_path / "s.yaml", "--json")
-    grids = ("--grid", "libc.top_pad=0..8KiB:+4096", "--grid", "libc.tcache_count=0,7")
+    grids = ("--grid", "glibc.top_pad=0..8KiB:+4096", "--grid", "glibc.tcache_count=0,7")
     _, by_options, _ = sweep(source, *grids, "--json")
     one, other = json.loads(by_file)["runs"], json.loads(by_options)["runs"]
     assert len(one) == 7
@@ -125,9 +125,9 @@ def test_the_bundled_sweeps_are_listed_and_can_be_run(sweep):
 
 
 def test_points_by_latin_hypercube_are_those_of_the_seed(sweep, source):
-    grid = ("--grid", "libc.top_pad=0..1MiB", "--latin", "5")
+    grid = ("--grid", "glibc.top_pad=0..1MiB", "--latin", "5")
     pads = [
-        [run["libc.top_pad"] for run in json.loads(sweep(source, *grid, "--choose-seed", seed, "--json")[1])["runs"]]
+        [run["glibc.top_pad"] for run in json.loads(sweep(source, *grid, "--choose-seed", seed, "--json")[1])["runs"]]
         for seed in (3, 3, 4)
     ]
     assert pads[0] == pads[1] != pads[2]
@@ -153,7 +153,7 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
     pytest.importorskip("vl_convert")
     out = tmp_path / "out"
     by = ("--by", "resident_bytes_peak", "--by", "syscalls")
-    _, _, err = sweep(source, *TWO, "--grid", "libc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
+    _, _, err = sweep(source, *TWO, "--grid", "glibc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
     names = ("sweep.html", "effects.png", "heatmap.png", "pareto.png")
     assert err.splitlines()[-1] == f"drawn: {', '.join(str(out / name) for name in names)}"
     page = (out / "sweep.html").read_text()
@@ -172,17 +172,17 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
         2,
         f"replay: {out}/sweep.html: exists already; choose another name or overwrite it with --force\n",
     )
-    assert sweep("show", out, "--charts", "--force", "--heat", "libc.top_pad,pymalloc.alignment")[0] == 0
-    code, _, err = sweep("show", out, "--charts", "--force", "--heat", "libc.top_pad,nothing")
+    assert sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
+    code, _, err = sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")
     assert (code, "the sweep has no parameter 'nothing'; it has allocator, pymalloc.alignment" in err) == (2, True)
 
 
 def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(sweep, source, tmp_path):
     pytest.importorskip("altair")
-    grids = (*TWO, "--grid", "libc.top_pad=0..11000:+1000", "--out", tmp_path / "out")
+    grids = (*TWO, "--grid", "glibc.top_pad=0..11000:+1000", "--out", tmp_path / "out")
     sweep(source, *grids)
     results = read_results(tmp_path / "out")
-    chart = draw(results, ["syscalls"], heat=["libc.top_pad", "pymalloc.alignment"])["heatmap"].to_dict()
+    chart = draw(results, ["syscalls"], heat=["glibc.top_pad", "pymalloc.alignment"])["heatmap"].to_dict()
     (cells,) = chart["datasets"].values()
     quarters = ["0 to 3000", "3000 to 6000", "6000 to 8000", "8000 to 11000"]
     assert [(cell["across"], cell["down"]) for cell in sorted(cells, key=lambda cell: int(cell["down"]))] == [
@@ -224,10 +224,10 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, 
         (["--grid", "alignment=8"], "--grid alignment: is not a configuration's key, like pymalloc.alignment"),
         ([*TWO, "--grid", "pymalloc.alignment=8"], "--grid pymalloc.alignment: is given twice"),
         (["--env", "MALLOC_ARENA_MX=1"], "--env MALLOC_ARENA_MX=1: MALLOC_ARENA_MX is not modelled; did you mean"),
-        (["--env", "libc.top_pad=1"], "--env libc.top_pad: is not a variable of glibc"),
+        (["--env", "glibc.top_pad=1"], "--env glibc.top_pad: is not a variable of glibc"),
         (["-a", ","], "-a: no preset is named"),
         (["-a", "cpython-3.88"], "cpython-3.88: no bundled config has this name; did you mean 'cpython-3.8'?"),
-        ([*TWO, "--set", "libc.top_pad=0,1"], "--set libc.top_pad=0,1: is for one value; --grid is for several"),
+        ([*TWO, "--set", "glibc.top_pad=0,1"], "--set glibc.top_pad=0,1: is for one value; --grid is for several"),
         ([*TWO, "--random", "3", "--latin", "3"], "--random and --latin: choose one"),
         ([*TWO, "--optimise", "syscalls", "--trials", "3", "--latin", "3"], "--optimise chooses its points"),
         ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N go together"),
@@ -257,7 +257,7 @@ def test_what_cannot_be_swept_is_refused_in_a_sentence(refused, source, tmp_path
 
 def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_path):
     path = tmp_path / "s.yaml"
-    path.write_text("description: wrong\nvary:\n  libc.top_pad: {from: 0, to: 8, stpe: 4}\n")
+    path.write_text("description: wrong\nvary:\n  glibc.top_pad: {from: 0, to: 8, stpe: 4}\n")
     assert (
         refused(source, "--plan", path)
         == f"replay: {path}:3: vary.libc.top_pad.stpe: unknown key; did you mean 'step'?\n"
@@ -301,7 +301,7 @@ def test_the_real_glibc_ranks_its_settings_as_the_sweep_does(source):
     from replay.sweeps.plan import make_plan
 
     libcs = {oracle.version for oracle in survey_libcs()[0]}
-    fixed = {"allocator": "cpython-3.12-malloc", "libc.version": "2.36" if "2.36" in libcs else min(libcs)}
+    fixed = {"allocator": "cpython-3.12-malloc", "glibc.version": "2.36" if "2.36" in libcs else min(libcs)}
     verdict = verify_ranking(make_plan({"sources": [str(source)], "fixed": fixed, "vary": vary}))
     assert verdict.same
     assert {ranking.metric for ranking in verdict.rankings} >= {"syscalls"}
@@ -312,7 +312,7 @@ def test_the_real_glibc_ranks_its_settings_as_the_sweep_does(source):
 
 def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(refused, source, tmp_path):
     path = tmp_path / "s.yaml"
-    path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {libc.top_pad: 4096}\n")
+    path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {glibc.top_pad: 4096}\n")
     assert refused(source, "--sweep", path, command="verify") == (
         f"replay: --sweep {path}: no real allocator at hand can take any of it: "
         "what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc; "

@@ -21,7 +21,13 @@ def test_the_default_stands_first_where_it_is_no_point_of_the_grid():
 
 
 def test_parameters_are_in_the_order_of_the_sweep_with_the_allocator_first():
-    names = ["pymalloc.small_threshold", "libc.top_pad", "MALLOC_ARENA_MAX", "pymalloc.alignment", "libc.tcache_count"]
+    names = [
+        "pymalloc.small_threshold",
+        "glibc.top_pad",
+        "MALLOC_ARENA_MAX",
+        "pymalloc.alignment",
+        "glibc.tcache_count",
+    ]
     default, first = tried(vary={**{name: [32] for name in names}, "allocator": ["cpython-3.8"]})
     assert list(default.parameters) == list(first.parameters) == ["allocator", *names]
 
@@ -39,7 +45,7 @@ def test_the_default_is_the_running_python_if_it_is_among_the_allocators():
 
 
 def test_what_is_fixed_is_set_in_the_default_too():
-    default, _ = tried(fixed={"libc.top_pad": 0}, vary={"pymalloc.alignment": [8]})
+    default, _ = tried(fixed={"glibc.top_pad": 0}, vary={"pymalloc.alignment": [8]})
     assert default.stack.libc.top_pad == 0
 
 
@@ -96,7 +102,7 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
     ("plan", "told"),
     [
         ({"vary": {"pymalloc.alignement": [8]}}, "no allocator has this key; did you mean 'pymalloc.alignment'?"),
-        ({"fixed": {"libc.toppad": 8}}, "no allocator has this key; did you mean 'libc.top_pad'?"),
+        ({"fixed": {"libc.toppad": 8}}, "no allocator has this key; did you mean 'glibc.top_pad'?"),
         ({"configurations": [{"alocator": "x"}]}, "no allocator has this key; did you mean 'allocator'?"),
         ({"vary": {"MALLOC_ARENA_MX": [1]}}, "did you mean 'MALLOC_ARENA_MAX'?"),
         ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "choose a preset such as cpython-3.12-malloc with -a instead"),
@@ -104,7 +110,7 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
         ({"vary": {"allocator": ["cpythn-*"]}}, "no preset is like 'cpythn-*'"),
         ({"vary": {"allocator": [3.12]}}, "allocator: give a list of presets or files"),
         ({"fixed": {"allocator": 3.12}}, "allocator: 3.12 is no name of a preset or file"),
-        ({"fixed": {"libc.top_pad": 0}, "vary": {"libc.top_pad": [0]}}, "libc.top_pad: is fixed and varied at once"),
+        ({"fixed": {"glibc.top_pad": 0}, "vary": {"glibc.top_pad": [0]}}, "glibc.top_pad: is fixed and varied at once"),
         ({"objectives": ["resident_bytes_peek"]}, "did you mean 'resident_bytes_peak'?"),
         ({"objectives": []}, "objectives: "),
         ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
@@ -122,8 +128,8 @@ def test_glibcs_variables_are_set_aside_where_there_is_no_glibc():
 
 
 def test_keys_of_a_model_that_the_sweep_itself_chooses_are_known():
-    found = tried(fixed={"libc.model": "bump", "allocator": "cpython-3.12-malloc"}, vary={"libc.top_pad": [4096]})
-    assert found[-1].stack.libc.model == "bump"
+    found = tried(fixed={"domains.libc": "bump", "allocator": "cpython-3.12-malloc"}, vary={"bump.top_pad": [4096]})
+    assert found[-1].stack.libc_model == "bump"
 
 
 def test_stacks_that_give_the_same_results_are_the_same_to_the_journal_whatever_their_names(tmp_path):

@@ -109,7 +109,7 @@ def test_seeds_are_runs_of_their_own(workload):
 def test_a_trace_is_decoded_once_for_all_runs_and_all_generations_of_a_search(source, workload, monkeypatch):
     decoded = []
     monkeypatch.setattr("replay.sweeps.traces.decode", lambda what: decoded.append(what.source) or decode(what))
-    plan = {"sources": [source, workload], "vary": {**VARY, "libc.top_pad": [0, 4096, 65536, 131072, 262144]}}
+    plan = {"sources": [source, workload], "vary": {**VARY, "glibc.top_pad": [0, 4096, 65536, 131072, 262144]}}
     replay.sweep(plan, engine=Threads(2))
     assert sorted(decoded) == [source, workload]
     decoded.clear()
@@ -404,7 +404,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "replay", "sweep", str(trace), "-a", "cpython-3.8",
-        "--grid", "libc.top_pad=0..2000000:+1000", "--out", str(out),
+        "--grid", "glibc.top_pad=0..2000000:+1000", "--out", str(out),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

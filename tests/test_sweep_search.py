@@ -19,7 +19,7 @@ optuna = pytest.importorskip("optuna")
 FIXED = {"allocator": "cpython-3.8"}
 VARY = {
     "pymalloc.alignment": [8, 16],
-    "libc.top_pad": {"from": 0, "to": "4 MiB"},
+    "glibc.top_pad": {"from": 0, "to": "4 MiB"},
     "pymalloc.arena_size": {"from": "32 KiB", "to": "1 MiB", "factor": 2},
 }
 ROWS = 6000
@@ -57,7 +57,7 @@ def test_the_same_seed_tries_the_same_whatever_the_number_of_threads(source):
     assert one.frame.height == 20
     assert rows(one).equals(rows(replay.sweep(plan_of(source), trials=20, engine=Threads(4))))
     other = replay.sweep(plan_of(source, choose={"seed": 1}), trials=20)
-    assert other.frame["libc.top_pad"].to_list()[1:] != one.frame["libc.top_pad"].to_list()[1:]
+    assert other.frame["glibc.top_pad"].to_list()[1:] != one.frame["glibc.top_pad"].to_list()[1:]
 
 
 def test_the_default_is_tried_first(source):
@@ -104,7 +104,7 @@ def test_over_several_traces_no_run_is_ended_early_for_the_mean_is_what_counts(s
 
 
 def test_where_there_are_no_more_points_than_trials_all_are_tried(source):
-    vary = {"pymalloc.alignment": [8, 16], "libc.top_pad": [0, 4096, 131072]}
+    vary = {"pymalloc.alignment": [8, 16], "glibc.top_pad": [0, 4096, 131072]}
     results = replay.sweep({**plan_of(source), "vary": vary, "objectives": ["resident_bytes_end"]}, trials=6)
     assert rows(results).equals(
         rows(replay.sweep({**plan_of(source), "vary": vary, "objectives": ["resident_bytes_end"]}))
@@ -147,7 +147,7 @@ def test_a_search_that_was_cut_off_finds_its_outcomes_again(source, tmp_path):
     ("more", "told"),
     [
         ({"vary": {}}, "there is nothing to search in: vary at least one parameter"),
-        ({"configurations": [{"libc.top_pad": 0}]}, "a search chooses its points itself; leave out `configurations`"),
+        ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points itself; leave out `configurations`"),
         ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points itself; leave out `configurations`"),
     ],
 )

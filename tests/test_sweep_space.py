@@ -12,13 +12,13 @@ from replay.sweeps.plan import make_plan
 from replay.sweeps.space import Choose, Range, points
 
 KEYS = {
-    "pymalloc.alignment", "pymalloc.small_threshold", "pymalloc.pool_size", "pymalloc.radix_tree", "pymalloc.model",
-    "libc.model", "libc.mmap_threshold", "libc.arena_max", "libc.top_pad",
+    "pymalloc.alignment", "pymalloc.small_threshold", "pymalloc.pool_size", "pymalloc.radix_tree", "linux.page_size",
+    "domains.libc", "bump.top_pad", "glibc.mmap_threshold", "glibc.arena_max", "glibc.top_pad",
 }  # fmt: skip
 
 
 def values_of(said):
-    return make_plan({"vary": {"libc.top_pad": said}}).vary["libc.top_pad"]
+    return make_plan({"vary": {"glibc.top_pad": said}}).vary["glibc.top_pad"]
 
 
 @pytest.mark.parametrize(
@@ -40,22 +40,22 @@ def test_a_range_with_a_step_or_a_factor_has_exact_values(said, levels):
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (8, "vary.libc.top_pad: 8 should be a valid list"),
-        ([], "vary.libc.top_pad: [] "),
-        ([[1]], "vary.libc.top_pad.0: [1] is no value; write a number, a text, true or false"),
-        ([None], "vary.libc.top_pad.0: is empty; write `default` for what a configuration has without it"),
-        ({"from": 16, "to": 8}, "vary.libc.top_pad: to: 8 is below from, 16"),
-        ({"from": "few", "to": 8}, "vary.libc.top_pad.from: 'few' is not a size; write it like 256 KiB"),
-        ({"from": 1, "to": float("inf")}, "vary.libc.top_pad.to: inf should be a finite number"),
-        ({"from": 1, "to": 8, "step": 0}, "vary.libc.top_pad.step: 0 should be greater than 0"),
-        ({"from": 1, "to": 8, "factor": 1}, "vary.libc.top_pad.factor: 1 should be greater than 1"),
+        (8, "vary.glibc.top_pad: 8 should be a valid list"),
+        ([], "vary.glibc.top_pad: [] "),
+        ([[1]], "vary.glibc.top_pad.0: [1] is no value; write a number, a text, true or false"),
+        ([None], "vary.glibc.top_pad.0: is empty; write `default` for what a configuration has without it"),
+        ({"from": 16, "to": 8}, "vary.glibc.top_pad: to: 8 is below from, 16"),
+        ({"from": "few", "to": 8}, "vary.glibc.top_pad.from: 'few' is not a size; write it like 256 KiB"),
+        ({"from": 1, "to": float("inf")}, "vary.glibc.top_pad.to: inf should be a finite number"),
+        ({"from": 1, "to": 8, "step": 0}, "vary.glibc.top_pad.step: 0 should be greater than 0"),
+        ({"from": 1, "to": 8, "factor": 1}, "vary.glibc.top_pad.factor: 1 should be greater than 1"),
         ({"from": 0, "to": 8, "factor": 2}, "from: must be above 0 where a range goes by a factor or is logarithmic"),
         ({"from": 1, "to": 8, "factor": 2, "step": 2}, "step: a range goes in steps or by a factor, not both"),
         ({"from": 1, "to": 8, "factor": 1.0000001}, "factor: 1.0000001 gives more than 10,000 values"),
         ({"from": 1, "to": 1e12, "step": 1}, "step: 1 gives more than 10,000 values"),
         ({"from": 1, "to": 8, "step": 1, "scale": "log"}, "scale: is for a range without step and factor"),
-        ({"from": True, "to": 8}, "vary.libc.top_pad.from: True is no number"),
-        ({"from": 1, "to": 8, "stpe": 1}, "vary.libc.top_pad.stpe: unknown key"),
+        ({"from": True, "to": 8}, "vary.glibc.top_pad.from: True is no number"),
+        ({"from": 1, "to": 8, "stpe": 1}, "vary.glibc.top_pad.stpe: unknown key"),
     ],
 )
 def test_values_that_cannot_be_are_refused_in_a_sentence(said, told):
@@ -115,7 +115,7 @@ def test_random_points_are_counted_and_grids_are_not():
         ("8 <= alignment <= 16 and not radix_tree", False),
         ("alignment == 8 or radix_tree", True),
         ("pool_size == '16 KiB'", True),
-        ("libc.mmap_threshold == 'dynamic'", True),
+        ("glibc.mmap_threshold == 'dynamic'", True),
         ("-alignment + 17 // 1 == 1", True),
         ("radix_tree", True),
         ("alignment != 16", False),
@@ -131,7 +131,7 @@ def test_a_condition_on_what_a_stack_has_not_holds(text):
 
 
 def test_a_condition_on_a_key_that_only_another_libc_has_holds():
-    assert Constraint("libc.arena_max == 3", KEYS).holds(load_config("bump"))
+    assert Constraint("glibc.arena_max == 3", KEYS).holds(load_config("bump"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
         ("alignment < len('x')", "has something in it that is neither key, number, comparison nor arithmetic"),
         ("alignment in [8]", "compares in another way than by < <= > >= == !="),
         ("alignement <= 8", "did you mean 'pymalloc.alignment'?"),
-        ("model == 'glibc'", "names model, which is not one key (libc.model, pymalloc.model)"),
+        ("top_pad == 0", "names top_pad, which is not one key (bump.top_pad, glibc.top_pad)"),
         ("alignment < 8 or alignement < 8", "names alignement, which no stack has"),
     ],
 )
@@ -158,13 +158,13 @@ def test_what_is_no_condition_is_refused_before_anything_runs(text, told):
     assert told in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["libc.mmap_threshold <= 65536", "alignment / 0 < 1"])
+@pytest.mark.parametrize("text", ["glibc.mmap_threshold <= 65536", "alignment / 0 < 1"])
 def test_a_condition_that_means_nothing_for_a_stack_sets_it_aside(text):
     with pytest.raises(Unanswerable):
         Constraint(text, KEYS).holds(load_config("cpython-3.12"))
     plan = make_plan(
-        {"vary": {"libc.mmap_threshold": ["dynamic", 4096]}, "constraints": ["libc.mmap_threshold < 9999"]}
+        {"vary": {"glibc.mmap_threshold": ["dynamic", 4096]}, "constraints": ["glibc.mmap_threshold < 9999"]}
     )
     dynamic, number = (Resolver(plan).resolve(point) for point in points(plan.vary, plan.choose))
-    assert dynamic.reason.startswith("libc.mmap_threshold < 9999 cannot be worked out: ")
+    assert dynamic.reason.startswith("glibc.mmap_threshold < 9999 cannot be worked out: ")
     assert number.stack.libc.mmap_threshold == 4096

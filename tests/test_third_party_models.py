@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 NUMBA = """
 from replay.allocators.linux import mmap, touch
 from replay.allocators import MARGIN, ask_for_room, extend, record
-from replay.jit.by_reference import by_reference
+from replay.jit.compiling import by_reference
 from replay.jit.compiling import leaf
 """
 
@@ -55,7 +55,6 @@ class Config(BaseModel):
     """A toy."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    model: Literal["{name}"] = "{name}"
 
 
 RUN = record("end", "limit", "blocks")
@@ -137,8 +136,8 @@ from replay.simulation.engine import run
 
 names, trace, results = sys.argv[1:], seeded(4, 3000).trace(), {}
 for name in names:
-    for base, role in (("cpython-3.12-malloc", "libc"), ("cpython-3.12", "pymalloc")):
-        config = load_config(base, [f"{role}.model={name}"])
+    for base, role, domains in (("cpython-3.12-malloc", "libc", ["libc"]), ("cpython-3.12", "small", ["mem", "obj"])):
+        config = load_config(base, [f"domains.{domain}={name}" for domain in domains])
         results[f"{name} {role}"] = fingerprint(trace, config), int(run(trace, config).end.mmap)
 compiled = {name: is_compiled(find_model(name)) for name in names}
 print(json.dumps({"names": model_names(), "compiled": compiled, "results": results}))
@@ -189,8 +188,8 @@ def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_
     assert answer["compiled"] == {"quick": True, "slow": False, "mixed": False}
     results = answer["results"]
     assert results["quick libc"] == results["slow libc"] == results["mixed libc"]
-    assert results["quick pymalloc"] == results["slow pymalloc"] == results["mixed pymalloc"]
-    assert results["quick libc"] != results["quick pymalloc"]
+    assert results["quick small"] == results["slow small"] == results["mixed small"]
+    assert results["quick libc"] != results["quick small"]
     assert min(mmaps for _, mmaps in results.values()) > 10
 
 
@@ -223,7 +222,7 @@ def test_the_contract_suite_picks_a_model_up_by_itself(site):
     done = run_python(site, "-m", "pytest", "-vv", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
     assert done.returncode == 0, done.stdout
     assert "[slow as libc] PASSED" in done.stdout
-    assert "[slow as pymalloc] PASSED" in done.stdout
+    assert "[slow as small] PASSED" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,7 @@ def test_a_model_that_cannot_be_used_is_refused_by_name(site, name, sentence):
 from replay.config import load_config
 from replay.support.errors import ConfigError
 try:
-    load_config("cpython-3.12", ["libc.model={name}"])
+    load_config("cpython-3.12", ["domains.libc={name}"])
 except ConfigError as refusal:
     print(refusal)
 """

@@ -209,7 +209,7 @@ def test_what_a_setting_does_not_do_is_said() -> None:
 
 
 def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["libc.top_pad=0"])
+    monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["glibc.top_pad=0"])
     code, output = run_command("--libc", "-a", ORACLES[0].version, "--events", "2000")
     assert code == 1
     assert "in the real malloc, at" in output or "in reality" in output

@@ -230,15 +230,15 @@ def test_the_schema_of_a_stack_has_the_keys_of_its_models():
     content = json.loads(command(schema, "config").stdout)
     models = {name: form["properties"] for name, form in content["$defs"].items() if "properties" in form}
     assert any("alignment" in keys and "arena_size" in keys for keys in models.values())
-    sections = {section: json.dumps(content["properties"][section]) for section in ("kernel", "libc", "pymalloc")}
+    sections = {section: json.dumps(content["properties"][section]) for section in ("linux", "glibc", "pymalloc")}
 
     def reachable(section):
         names = [text.rpartition("/")[2] for text in re.findall(r'"#/\$defs/[^"]*', sections[section])]
         return {key for name in names for key in models[name]}
 
-    assert "page_size" in reachable("kernel")
+    assert "page_size" in reachable("linux")
     assert "alignment" in reachable("pymalloc")
-    assert "mmap_threshold" in reachable("libc")
+    assert "mmap_threshold" in reachable("glibc")
 
 
 def test_workloads_lists_the_bundled_ones():

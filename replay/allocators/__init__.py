@@ -43,7 +43,7 @@ role are >= 0. The small role's own places are >= 0, and for a block that it pas
 Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
 `ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
 
-Memory that is touched. Each model says which bytes *it* writes (`kernel.touch`: headers, links). The program is
+Memory that is touched. Each model says which bytes *it* writes (`linux.touch`: headers, links). The program is
 taken to write to all bytes that it asked for: for blocks of the libc role the player calls `fill`; the small role
 touches its blocks as it hands them out, because it knows when a page is new.
 """
@@ -52,22 +52,87 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from numba.extending import overload
-
-from replay.allocators._stack import MARGIN, Stack
+from replay.allocators._registry import bundled_names, find_model, foreign_sources, is_compiled, model_names, roles
+from replay.allocators._stack import (
+    ARENA_MAPPED,
+    ARENA_UNMAPPED,
+    ARENA_VIEW,
+    CLASS_VIEW,
+    LARGE,
+    LEVELS,
+    LOG,
+    MARGIN,
+    NO_MEMORY,
+    OWN,
+    RESIDENT_PEAK,
+    ROOM,
+    SYSCALLS,
+    TALLY,
+    Stack,
+    ask_for_room,
+    attend,
+    extend,
+    give_record_back,
+    log,
+    record,
+    take_record,
+)
 from replay.allocators.linux import touch
-from replay.jit.compiling import INLINED_OPTIONS, inlined, leaf
+from replay.jit.compiling import generic, inlined, leaf
 
 __all__ = [
-    "MARGIN", "Stack", "address", "adopt", "block_size", "calloc", "end_thread", "expect", "fill", "free", "made_size",
-    "malloc", "realloc", "switch_thread", "trim",
-]  # fmt: skip
+    "ARENA_MAPPED",
+    "ARENA_UNMAPPED",
+    "ARENA_VIEW",
+    "CLASS_VIEW",
+    "LARGE",
+    "LEVELS",
+    "LOG",
+    "MARGIN",
+    "NO_MEMORY",
+    "OWN",
+    "RESIDENT_PEAK",
+    "ROOM",
+    "SYSCALLS",
+    "TALLY",
+    "Stack",
+    "address",
+    "adopt",
+    "ask_for_room",
+    "attend",
+    "block_size",
+    "bundled_names",
+    "calloc",
+    "end_thread",
+    "expect",
+    "extend",
+    "fill",
+    "find_model",
+    "foreign_sources",
+    "free",
+    "give_record_back",
+    "is_compiled",
+    "log",
+    "made_size",
+    "malloc",
+    "model_names",
+    "realloc",
+    "record",
+    "roles",
+    "switch_thread",
+    "take_record",
+    "trim",
+]
 
 
-def _function(state_type: type, name: str) -> Callable[..., Any]:
+def _implementation(state_type: type, name: str) -> Callable[..., Any]:
+    """The model's own function, or the default of this file."""
     model = sys.modules[state_type.__module__]
     found: Callable[..., Any] = getattr(model, name, None) or globals()[f"default_{name}"]
     return found
+
+
+_generic = generic(_implementation)
 
 
 @leaf
@@ -124,144 +189,66 @@ def default_adopt(state, stack, address, size):
     """Nothing that this model knows of."""
 
 
+@_generic
 def malloc(state, stack, size):
     """The place of a new block of `size` bytes."""
-    return _function(type(state), "malloc")(state, stack, size)
 
 
+@_generic
 def calloc(state, stack, size):
     """The place of a new block of `size` zeroed bytes."""
-    return _function(type(state), "calloc")(state, stack, size)
 
 
+@_generic
 def realloc(state, stack, place, size):
     """The place of the block after it was given a new size."""
-    return _function(type(state), "realloc")(state, stack, place, size)
 
 
+@_generic
 def free(state, stack, place):
     """Takes the block back."""
-    return _function(type(state), "free")(state, stack, place)
 
 
+@_generic
 def block_size(state, stack, place):
     """Bytes that the block takes from the layer that cut it."""
-    return _function(type(state), "block_size")(state, stack, place)
 
 
+@_generic
 def address(state, stack, place):
     """The virtual address that the program gets."""
-    return _function(type(state), "address")(state, stack, place)
 
 
+@_generic
 def fill(state, stack, place, size):
     """The program writes to the block."""
-    return _function(type(state), "fill")(state, stack, place, size)
 
 
+@_generic
 def made_size(state, stack, place, size):
     """Bytes handed out for the block that was just made there, of `size` bytes."""
-    return _function(type(state), "made_size")(state, stack, place, size)
 
 
+@_generic
 def expect(state, place):
     """This place will be freed or moved soon, if it is still there by then."""
-    _function(type(state), "expect")(state, place)
 
 
+@_generic
 def trim(state, stack, resume):
     """Gives free memory back to the kernel; where a table has no more room, what to go on with."""
-    return _function(type(state), "trim")(state, stack, resume)
 
 
+@_generic
 def switch_thread(state, stack, thread):
     """Events are this thread's from now on."""
-    _function(type(state), "switch_thread")(state, stack, thread)
 
 
+@_generic
 def end_thread(state, stack):
     """The thread whose events they were has ended."""
-    _function(type(state), "end_thread")(state, stack)
 
 
+@_generic
 def adopt(state, stack, address, size):
     """A block that was born before the trace is freed, in a pool for `size` bytes."""
-    _function(type(state), "adopt")(state, stack, address, size)
-
-
-@overload(adopt, jit_options=INLINED_OPTIONS)
-def _adopt(state, stack, address, size):
-    function = _function(state.instance_class, "adopt")
-    return lambda state, stack, address, size: function(state, stack, address, size)
-
-
-@overload(switch_thread, jit_options=INLINED_OPTIONS)
-def _switch_thread(state, stack, thread):
-    function = _function(state.instance_class, "switch_thread")
-    return lambda state, stack, thread: function(state, stack, thread)
-
-
-@overload(end_thread, jit_options=INLINED_OPTIONS)
-def _end_thread(state, stack):
-    function = _function(state.instance_class, "end_thread")
-    return lambda state, stack: function(state, stack)
-
-
-@overload(trim, jit_options=INLINED_OPTIONS)
-def _trim(state, stack, resume):
-    function = _function(state.instance_class, "trim")
-    return lambda state, stack, resume: function(state, stack, resume)
-
-
-@overload(expect, jit_options=INLINED_OPTIONS)
-def _expect(state, place):
-    function = _function(state.instance_class, "expect")
-    return lambda state, place: function(state, place)
-
-
-@overload(malloc, jit_options=INLINED_OPTIONS)
-def _malloc(state, stack, size):
-    function = _function(state.instance_class, "malloc")
-    return lambda state, stack, size: function(state, stack, size)
-
-
-@overload(calloc, jit_options=INLINED_OPTIONS)
-def _calloc(state, stack, size):
-    function = _function(state.instance_class, "calloc")
-    return lambda state, stack, size: function(state, stack, size)
-
-
-@overload(realloc, jit_options=INLINED_OPTIONS)
-def _realloc(state, stack, place, size):
-    function = _function(state.instance_class, "realloc")
-    return lambda state, stack, place, size: function(state, stack, place, size)
-
-
-@overload(free, jit_options=INLINED_OPTIONS)
-def _free(state, stack, place):
-    function = _function(state.instance_class, "free")
-    return lambda state, stack, place: function(state, stack, place)
-
-
-@overload(fill, jit_options=INLINED_OPTIONS)
-def _fill(state, stack, place, size):
-    function = _function(state.instance_class, "fill")
-    return lambda state, stack, place, size: function(state, stack, place, size)
-
-
-@overload(block_size, jit_options=INLINED_OPTIONS)
-def _block_size(state, stack, place):
-    function = _function(state.instance_class, "block_size")
-    return lambda state, stack, place: function(state, stack, place)
-
-
-@overload(made_size, jit_options=INLINED_OPTIONS)
-def _made_size(state, stack, place, size):
-    function = _function(state.instance_class, "made_size")
-    return lambda state, stack, place, size: function(state, stack, place, size)
-
-
-@overload(address, jit_options=INLINED_OPTIONS)
-def _address(state, stack, place):
-    function = _function(state.instance_class, "address")
-    return lambda state, stack, place: function(state, stack, place)

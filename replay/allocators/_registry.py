@@ -1,4 +1,7 @@
-"""Finds allocator models by name: the files of this package, and modules behind the entry point `replay.allocators`."""
+"""Finds allocator models by name: the modules of this package, and those behind the entry point `replay.allocators`.
+
+A module whose name begins with an underscore is a helper, not a model.
+"""
 
 import importlib
 import pkgutil
@@ -7,22 +10,21 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-import replay.allocators
+from replay.allocators._contract import KERNELS, find_mistakes
 from replay.jit.compiling import is_kernel
 from replay.support.bundled_files import MODEL_GROUP
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
 
-_NOT_MODELS = {"registry", "kernel", "stack"}
-_KERNELS = sorted(set(replay.allocators.__all__) - {"MARGIN", "Stack"})
-"""The functions of the contract that a kernel calls."""
-_REQUIRED = ("Config", "State", "new_state", "malloc", "free", "block_size", "address")
+_HOME = Path(__file__).parent
+_ADDRESS_SPACE = "linux"
+"""Lies beneath every stack; no domain goes to it."""
 
 
 def bundled_names() -> list[str]:
     """The models of this package."""
-    names = (module.name for module in pkgutil.iter_modules(replay.allocators.__path__))
-    return sorted(set(names) - _NOT_MODELS)
+    names = (module.name for module in pkgutil.iter_modules([str(_HOME)]))
+    return sorted(name for name in names if not name.startswith("_") and name != _ADDRESS_SPACE)
 
 
 @cache
@@ -31,47 +33,47 @@ def _third_party() -> dict[str, EntryPoint]:
 
 
 def model_names() -> list[str]:
-    """Names that `model:` takes in a configuration."""
+    """Names that a configuration can route domains to."""
     return sorted({*bundled_names(), *_third_party()})
 
 
 @cache
 def find_model(name: str) -> ModuleType:
-    """The module of the model called `name`; ConfigError if there is none, or if it breaks the contract."""
-    if name in bundled_names():
-        return importlib.import_module(f"{replay.allocators.__name__}.{name}")
+    """The module of the model called `name`; ConfigError if it is unknown or breaks the contract."""
+    model = importlib.import_module(f"{__package__}.{name}") if name in bundled_names() else _load_third_party(name)
+    if mistakes := find_mistakes(model):
+        what = "; ".join(mistakes)
+        raise ConfigError(f"allocator model {name!r} ({model.__file__}) breaks the contract of models: {what}")
+    return model
+
+
+def _load_third_party(name: str) -> ModuleType:
     point = _third_party().get(name)
     if point is None:
-        raise ConfigError(f"there is no allocator model {name!r}; {nearest(name, model_names())}")
+        raise ConfigError(f"unknown allocator model {name!r}; {nearest(name, model_names())}")
     try:
-        model = point.load()
-    except Exception as error:  # whatever a stranger's module raises on import, the user is told which one it was
+        model: ModuleType = point.load()
+    except Exception as error:  # whatever a third party's module raises on import, the user learns which one it was
         raise ConfigError(f"allocator model {name!r} ({point.value}) cannot be imported: {error}") from error
-    missing = [attribute for attribute in _REQUIRED if not hasattr(model, attribute)]
-    if missing:
-        raise ConfigError(f"allocator model {name!r} ({point.value}) lacks {', '.join(missing)}")
-    if model.State.__module__ != model.__name__:
-        raise ConfigError(f"allocator model {name!r} ({point.value}) must define its State class itself")
     return model
 
 
 def roles(name: str) -> tuple[str, ...]:
     """The roles that the model called `name` can play."""
-    found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "pymalloc"))
+    found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "small"))
     return found
 
 
 def is_compiled(model: ModuleType) -> bool:
-    """Whether every kernel of the model is machine code; otherwise it is played in plain Python."""
-    return all(is_kernel(getattr(model, name)) for name in _KERNELS if hasattr(model, name))
+    """Whether every kernel of the model is machine code; otherwise it runs in plain Python."""
+    return all(is_kernel(getattr(model, name)) for name in KERNELS if hasattr(model, name))
 
 
 def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
-    """Source files of models from elsewhere, all of their packages, for the digest of the kernel cache."""
-    home = Path(replay.allocators.__file__).parent
+    """Source files of third-party models, all of their packages, for the digest of the kernel cache."""
     files: set[str] = set()
     for path in (Path(str(model.__file__)) for model in models if model.__file__):
         top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
-        if home not in path.parents:
+        if _HOME not in path.parents:
             files |= {str(each) for each in (top.rglob("*.py") if top else [path])}
     return tuple(sorted(files))

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.jit.by_reference import by_reference
-from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.compiling import by_reference, cold, inlined, leaf
 
 MARGIN = 16
 """Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
@@ -80,7 +79,7 @@ class Stack(NamedTuple):
 
     tally: np.ndarray
     log: np.ndarray
-    kernel: NamedTuple
+    linux: NamedTuple
     libc: NamedTuple
     small: NamedTuple
 

@@ -7,15 +7,14 @@ A block that shrinks stays; one that grows is copied to the end.
 Invariant (`check`): every block that ever was lies below `end`, and `end` never falls
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators._stack import extend, give_record_back, record, take_record
 from replay.allocators.linux import brk
-from replay.jit.by_reference import by_reference
-from replay.jit.compiling import cold, leaf
+from replay.jit.compiling import by_reference, cold, leaf
 from replay.support.units import Size
 
 ROLES = ("libc",)
@@ -26,7 +25,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Literal["bump"] = "bump"
     top_pad: Size = Field(128 << 10, le=64 << 20)
 
 
@@ -51,7 +49,7 @@ def new_state(config: Config) -> State:
 
 @cold
 def _place_at_end(state, stack, block, size):
-    heap, space, tally = state.heap[0], stack.kernel.space[0], stack.tally[0]
+    heap, space, tally = state.heap[0], stack.linux.space[0], stack.tally[0]
     if heap.end == 0:
         heap.end = space.brk
     block.address, block.size_bytes = heap.end, max(size + 15 & -16, 16)
@@ -105,7 +103,7 @@ def grow(state: State) -> State:
 
 def check(state: State, stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
-    heap, space = state.heap[0], stack.kernel.space[0]  # type: ignore[attr-defined]
+    heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
     blocks = state.blocks[: heap.used]
     assert (blocks["address"] + blocks["size_bytes"] <= heap.end).all()
     assert heap.end <= space.brk

@@ -9,15 +9,14 @@ heap, where no page is.
 Invariant (`check`): heap_bytes == live bytes rounded up to pages
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from replay.allocators._stack import extend, give_record_back, record, take_record
 from replay.allocators.linux import brk, touch
-from replay.jit.by_reference import by_reference
-from replay.jit.compiling import cold, leaf
+from replay.jit.compiling import by_reference, cold, leaf
 
 ROLES = ("libc",)
 
@@ -26,8 +25,6 @@ class Config(BaseModel):
     """The least memory that could hold what is live."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Literal["ideal"] = "ideal"
 
 
 HEAP = record("live_bytes", "end", "used", "unused")
@@ -54,7 +51,7 @@ def new_state(config: Config) -> State:
 @cold
 def _fit(state, stack):
     """The heap ends with the page that holds the last live byte."""
-    space, tally = stack.kernel.space[0], stack.tally[0]
+    space, tally = stack.linux.space[0], stack.tally[0]
     old_end = space.brk
     end = space.brk_base + ((state.heap[0].live_bytes + space.page_size - 1) & -space.page_size)
     if end != old_end:
@@ -118,5 +115,5 @@ def grow(state: State) -> State:
 
 def check(state: State, stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
-    tally, page = stack.tally[0], stack.kernel.space[0].page_size  # type: ignore[attr-defined]
+    tally, page = stack.tally[0], stack.linux.space[0].page_size  # type: ignore[attr-defined]
     assert tally.heap_bytes == -(-state.heap[0].live_bytes // page) * page

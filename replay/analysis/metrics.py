@@ -24,7 +24,7 @@ from replay.trace import Domain
 
 BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
 SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
-ROLES = ("libc", "pymalloc")
+ROLES = ("libc", "small")
 COUNTERS = tuple(name for name in TALLY.names or () if name == "thread" or name not in OWN)
 """What a sample tells: all fields of TALLY but those that only the player needs."""
 _COUNTS = (
@@ -63,7 +63,7 @@ class _Run(_Result):
 
     allocator: str
     libc_model: str
-    pymalloc_model: str | None
+    small_model: str | None
     trace: dict[str, str]
 
 
@@ -174,8 +174,8 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
         {
             **_figures(recording),
             "allocator": config.name,
-            "libc_model": config.libc.model,
-            "pymalloc_model": config.pymalloc.model if config.pymalloc and config.uses_pymalloc else None,
+            "libc_model": config.libc_model,
+            "small_model": config.small_model,
             "trace": recording.metadata.origin,
             "floor": _bound(floor) if floor else None,
             "ceiling": _bound(ceiling) if ceiling else None,
@@ -321,8 +321,8 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     rows = np.flatnonzero(recording.classes["blocks"])
     counted = recording.classes[rows]
     config = recording.config
-    stack = {"libc": config.libc, "pymalloc": config.pymalloc}
-    unrounded = [role for role, section in stack.items() if section and section.model == "ideal"]
+    stack = {"libc": config.libc_model, "small": config.small_model}
+    unrounded = [role for role, model in stack.items() if model == "ideal"]
     if recording.end.block_bytes_peak == recording.end.requested_bytes_peak:  # models of others that round nothing up
         unrounded = list(stack)
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)

@@ -141,7 +141,7 @@ def sweep(
 
     Example: replay sweep trace.parquet --plan every-cpython --out versions
 
-    Example: replay sweep web-service --grid pymalloc.arena_size=64KiB..4MiB:*2 --grid libc.top_pad=0..4MiB
+    Example: replay sweep web-service --grid pymalloc.arena_size=64KiB..4MiB:*2 --grid glibc.top_pad=0..4MiB
     --optimise resident_bytes_peak --optimise syscalls --trials 100
     """
     from replay.support.progress import progress_bar

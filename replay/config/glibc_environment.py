@@ -40,11 +40,11 @@ _NUMBER = re.compile(r"[ \t]*(?P<sign>[+-]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oc
 
 
 def overrides_of(assignments: Sequence[str]) -> list[str]:
-    """Overrides like `libc.top_pad=0` for assignments like `MALLOC_TOP_PAD_=0`; of one variable the last counts."""
+    """Overrides like `glibc.top_pad=0` for assignments like `MALLOC_TOP_PAD_=0`; of one variable the last counts."""
     last = {assignment.partition("=")[0]: assignment for assignment in assignments}
     ordered = sorted(last.values(), key=lambda assignment: assignment.startswith(f"{_TUNABLES_VARIABLE}="))
     settings = dict(setting for assignment in ordered for setting in _settings(assignment))
-    return [f"libc.{key}={value}" for key, value in settings.items()]
+    return [f"glibc.{key}={value}" for key, value in settings.items()]
 
 
 def _settings(assignment: str) -> Iterator[tuple[str, int]]:

@@ -73,8 +73,9 @@ def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: 
 class _State(NamedTuple):
     """What is known between two records; changes in place.
 
-    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. A row of `threads` holds
-    who it is, number and address of the block that it is reallocating, and whether it is one of those `apart`.
+    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. A row of
+    `threads` holds who it is, number and address of the block that it is reallocating, and whether it is one of those
+    `apart`.
     `tallies` are counts and the last time.
     """
 

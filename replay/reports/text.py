@@ -32,7 +32,7 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
     ]
     if summary.processes:
         parts.append(section("Processes, by what was resident at that peak of all", _processes(summary)))
-    if summary.pymalloc_model:
+    if summary.small_model:
         parts.append(section("Arenas and pools", _arenas(summary, metrics.arenas(recording))))
     parts.append(section("Calls and simulated time", _system_calls(summary)))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
@@ -89,7 +89,7 @@ def _levels(summary: Summary) -> Table:
 
     add("asked for", "requested_bytes", "live, as the program asked")
     add("in blocks", "block_bytes", "rounded up, with libc's headers")
-    if summary.pymalloc_model:
+    if summary.small_model:
         add("in pools", "pool_bytes", "pools with a live block")
         add("in arenas", "arena_bytes")
     add("libc's heap", "heap_bytes", "brk and large blocks")
@@ -117,7 +117,7 @@ def _where(summary: Summary) -> Group:
     mapped = summary.mapped_bytes_at_peak
     requested = summary.requested_bytes_at_peak
     parts = [("asked for", requested), ("rounding, headers", block - requested)]
-    if summary.pymalloc_model:
+    if summary.small_model:
         parts.append(("free in pools", summary.pool_bytes_at_peak - small_block))
         parts.append(("pools not in use", summary.arena_bytes_at_peak - summary.pool_bytes_at_peak))
     parts.append(("free in libc", mapped - summary.arena_bytes_at_peak - (block - small_block)))
@@ -193,7 +193,7 @@ def _system_calls(summary: Summary) -> Group:
     table.add_row("page faults", f"{summary.page_faults:,}", "", format_time(times.page_faults))
     calls = summary.mallocs + summary.callocs + summary.reallocs + summary.frees
     table.add_row("allocator calls", f"{calls:,}", "", format_time(times.calls))
-    if summary.pymalloc_model:
+    if summary.small_model:
         table.add_row("pools set up", f"{summary.pools_made:,}", "", format_time(times.pools))
     return Group(table)
 
@@ -211,7 +211,7 @@ def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) 
     )
     pools_by_size = {row["block_size"]: row["pools_used"] + row["pools_full"] for row in pools.iter_rows(named=True)}
     for row in merged.head(_CLASSES_SHOWN).iter_rows(named=True):
-        own = pools_by_size.get(row["block_size"], 0) if row["role"] == "pymalloc" else 0
+        own = pools_by_size.get(row["block_size"], 0) if row["role"] == "small" else 0
         cells = _class_cells(row, row["live_waste_bytes"])
         table.add_row(format_size(row["block_size"]), row["role"], *cells, *([f"{own:,}"] if own else []))
     others = merged.slice(_CLASSES_SHOWN)
@@ -259,7 +259,7 @@ def _count(told: str | None) -> int:
 
 def _notes(summary: Summary) -> Text:
     """Which numbers are those of the real allocators, and which are estimates."""
-    models = [model for model in (summary.libc_model, summary.pymalloc_model) if model in ("glibc", "pymalloc")]
+    models = [model for model in (summary.libc_model, summary.small_model) if model in ("glibc", "pymalloc")]
     blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
     lines = [f"Exact: what was asked for{blocks}.", "Estimates: simulated time, from the configuration's costs."]
     older, others = (_count(summary.trace.get(name)) for name in (OLDER_FREES, LEFT_OUT))

@@ -27,7 +27,7 @@ from replay.allocators import (
     find_model,
     foreign_sources,
     is_compiled,
-    kernel,
+    linux,
     record,
     trim,
 )
@@ -124,18 +124,18 @@ class Player:
     """The state of one run, and the loop that changes it."""
 
     def __init__(self, config: StackConfig, *, addresses: Addresses | None = None, log: Log | None = None):
-        libc_model = find_model(config.libc.model)
-        small_model = find_model(config.pymalloc.model) if config.pymalloc else libc_model
+        libc_model = find_model(config.libc_model)
+        small_model = find_model(config.small_model) if config.small_model else libc_model
         libc = libc_model.new_state(config.libc)
         self.stack = Stack(
             tally=np.zeros(1, TALLY),
             log=np.zeros(LOG_ROWS, LOG),
-            kernel=kernel.new_state(config.kernel),
+            linux=linux.new_state(config.linux),
             libc=libc,
-            small=small_model.new_state(config.pymalloc) if config.pymalloc else libc,
+            small=small_model.new_state(config.small) if config.small_model else libc,
         )
         self.libc_model, self.small_model = libc_model, small_model
-        self.has_small = config.pymalloc is not None
+        self.has_small = config.small_model is not None
         self.blocks = np.zeros(1024, BLOCK)
         self._classes = new_classes()
         self.at_peak = np.zeros(1, TALLY)
@@ -148,7 +148,7 @@ class Player:
         self._threads = ThreadNumbering()
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
-        self._route = class_rows([*(role == "pymalloc" for role in config.domains.by_number()), False])
+        self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
 
@@ -239,8 +239,8 @@ class Player:
         self._settle_between_events()
 
     def give(self, places: np.ndarray) -> None:
-        """The next arenas lie at these places (int64), above `kernel.mmap_base`."""
-        self.stack = self.stack._replace(kernel=kernel.with_given(self.stack.kernel, places))  # type: ignore[arg-type]
+        """The next arenas lie at these places (int64), above `linux.mmap_base`."""
+        self.stack = self.stack._replace(linux=linux.with_given(self.stack.linux, places))  # type: ignore[arg-type]
 
     def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         with _making:
@@ -286,7 +286,7 @@ class Player:
         if attention & LARGE:
             need_bytes = int(events.size[row])
             # A realloc may stay where it is.
-            if events.op[row] != Op.REALLOC and not kernel.has_room(self.stack.kernel, need_bytes):  # type: ignore[arg-type]
+            if events.op[row] != Op.REALLOC and not linux.has_room(self.stack.linux, need_bytes):  # type: ignore[arg-type]
                 raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
         if attention & (ROOM | LARGE):
             self.drain_log()
@@ -297,8 +297,8 @@ class Player:
         """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
         libc = self._grown(self.libc_model, self.stack.libc)
         small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
-        space = kernel.grow(self.stack.kernel, need_bytes)  # type: ignore[arg-type]
-        self.stack = self.stack._replace(kernel=space, libc=libc, small=small)
+        space = linux.grow(self.stack.linux, need_bytes)  # type: ignore[arg-type]
+        self.stack = self.stack._replace(linux=space, libc=libc, small=small)
 
     @staticmethod
     def _grown(model: ModuleType, state: Any) -> Any:
@@ -312,7 +312,7 @@ class Player:
 
     def check(self) -> None:
         """Raises AssertionError where an invariant of a layer does not hold."""
-        kernel.check(self.stack.kernel, self.stack)  # type: ignore[arg-type]
+        linux.check(self.stack.linux, self.stack)  # type: ignore[arg-type]
         for model, state in {self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items():
             if hasattr(model, "check"):
                 model.check(state, self.stack)

@@ -276,7 +276,7 @@ def play(stack, blocks, classes, route, at_peak, columns, first_row, start, thre
     looks; what few events come to is `cold`, because the loop would keep registers for it.
     """
     op, domains, block, sizes = columns
-    tally, space = stack.tally[0], stack.kernel.space[0]
+    tally, space = stack.tally[0], stack.linux.space[0]
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees - tally.idle
     row, telling = start, addresses.shape[0] > 0
     tally.first_row, tally.at = first_row, tally.row - first_row

@@ -1,7 +1,8 @@
 """Several processes side by side, each with an allocator stack of its own, and what they take together.
 
-Of a piece of the trace each process plays its stints, and `replay.simulation.multi_process_kernels` adds them up in the order of the trace. To
-each, its threads and blocks are numbered as if there were no others, so that tables are as large as what it has.
+Of a piece of the trace each process plays its stints, and `multi_process_kernels` adds them up in the order of the
+trace. To each, its threads and blocks are numbered as if there were no others, so that its tables are as large as what
+it has.
 """
 
 from collections.abc import Callable, Sequence

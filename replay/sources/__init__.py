@@ -1,4 +1,5 @@
-"""Where traces come from: one module a format, found by its name in this folder.
+"""Where traces come from: one module a format, found by its name in this folder; names with a leading underscore are
+helpers.
 
 A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`: by
 their first `HEAD_BYTES`. No two formats may take the same file for theirs. If a file can be read as far as it is
@@ -29,7 +30,8 @@ class Format(Protocol):
 
 def format_names() -> list[str]:
     """The formats that can be read."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def open_source(

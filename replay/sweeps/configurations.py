@@ -10,9 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from replay.allocators import bundled_names, find_model, foreign_sources, model_names, roles
+from replay.allocators import bundled_names, find_model, foreign_sources, model_names
 from replay.config import StackConfig, default_preset, load_config
 from replay.config.glibc_environment import overrides_of
 from replay.support.bundled_files import config_names
@@ -21,11 +19,6 @@ from replay.support.names import by_version, nearest
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
-
-ROLES = ("libc", "pymalloc")
-_NO_NAMES = {"name", "extends", "description"}
-"""Of a stack's keys, those that change no result."""
-
 
 _REPEATED = re.compile(r'^--(?:set|env) [^=]*=(?:"[^"]*"|\S*): ', re.MULTILINE)
 """The point says that already."""
@@ -55,10 +48,9 @@ class Skipped:
 
 def stack_key(stack: StackConfig) -> str:
     """A digest of what decides results: the stack, and the sources of models that are no part of this package."""
-    content = json.dumps(stack.model_dump(mode="json", exclude=_NO_NAMES), sort_keys=True)
+    content = json.dumps(stack.effective_settings(), sort_keys=True)
     digest = hashlib.sha256(content.encode())
-    models = tuple(section.model for section in (stack.libc, stack.pymalloc) if section is not None)
-    digest.update(_foreign_digest(models))
+    digest.update(_foreign_digest(stack.models))
     return digest.hexdigest()
 
 
@@ -119,14 +111,12 @@ class Resolver:
     def _known_keys(self) -> set[str]:
         """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""
         stacks = [load_config(default_preset() if name == DEFAULT else name) for name in self._allocators]
-        known = {f"{section}.{key}" for section in _SECTIONS for stack in stacks for key in _fields(stack, section)}
-        for model in bundled_names():
-            known |= {f"{role}.{key}" for role in roles(model) for key in find_model(model).Config.model_fields}
-        for role in ROLES:
-            named = [self.plan.fixed.get(f"{role}.model"), *(each.get(f"{role}.model") for each in self._points())]
-            for model in {str(name) for name in named if name is not None} & set(model_names()):
-                known |= {f"{role}.{key}" for key in find_model(model).Config.model_fields}
-        return known
+        named = {str(value) for each in (self.plan.fixed, *self._points()) for value in each.values()}
+        models = {*bundled_names(), *(name for stack in stacks for name in stack.models), *named & set(model_names())}
+        sections = {"linux": stacks[0].linux, "domains": stacks[0].domains, "costs": stacks[0].costs}
+        types = {name: type(section) for name, section in sections.items()}
+        types |= {name: find_model(name).Config for name in models}
+        return {f"{section}.{key}" for section, kind in types.items() for key in kind.model_fields}
 
     def _points(self) -> Iterator[Point]:
         """Each value of each parameter once, as a point, and those that are spelled out."""
@@ -136,13 +126,7 @@ class Resolver:
         yield from self.plan.configurations
 
 
-_SECTIONS = ("kernel", "domains", "costs", "libc", "pymalloc")
 _HARMLESS = {"GLIBC_TUNABLES": ""}
-
-
-def _fields(stack: StackConfig, section: str) -> Iterable[str]:
-    values: BaseModel | None = getattr(stack, section)
-    return () if values is None else type(values).model_fields
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:

@@ -122,7 +122,7 @@ class Constraint:
         if isinstance(node, ast.Constant):
             return self._constant(node.value)
         section, key = self._section_and_key(node)
-        values = getattr(stack, section)
+        values = stack.section(section)
         if values is None or key not in type(values).model_fields:
             raise _Absent
         return getattr(values, key)

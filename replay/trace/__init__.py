@@ -16,7 +16,7 @@ equal length, one row an event, in the order in which they happened.
 Block numbers. A malloc or calloc gives its block a number, free releases it, realloc keeps it. Whoever writes a trace
 numbers by one rule, so that the same history always gives the same file: a new block takes the number that was
 released last, or, when none is waiting, the lowest one never used. Numbers therefore stay below the highest count of
-live blocks, and tables indexed by them are proportional to what is live. `replay.trace.block_numbering` does this for sources that
+live blocks, and tables indexed by them are proportional to what is live. `block_numbering` does this for sources that
 only know addresses. A reader accepts any numbering that never names two live blocks alike and stays dense:
 `replay.trace.validation` holds it to that, and kernels trust what passed.
 """

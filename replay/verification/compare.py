@@ -100,8 +100,8 @@ def verify(trace: Trace, oracle: Oracle, config: StackConfig | None = None, *, p
     start = time.perf_counter()
     played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=place)
     config = config or load_config(oracle.preset, oracle.overrides)
-    kernel = config.kernel.model_copy(update={"mmap_base": played.base})
-    config = config.model_copy(update={"kernel": kernel})
+    linux = config.linux.model_copy(update={"mmap_base": played.base})
+    config = config.model_copy(update={"linux": linux})
     addresses, owners, arena_events = run_addresses(_behind_kept_block(trace), config)
     addresses, owners, arena_events["row"] = addresses[1:], owners[1:], arena_events["row"] - 1
     blocks = played.addresses != 0

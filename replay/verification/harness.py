@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.support.errors import ReplayError, TraceError
 from replay.trace import Trace
 
@@ -56,7 +56,7 @@ class Played:
     """What the real allocator did. Rows are those of the trace, from 0."""
 
     base: int
-    """Where the first mapping of the play ends: the model's `kernel.mmap_base`."""
+    """Where the first mapping of the play ends: the model's `linux.mmap_base`."""
     play_ns: int
     drained_blocks: int
     addresses: np.ndarray

@@ -17,12 +17,12 @@ Result = TypeVar("Result")
 
 
 def transparent_huge_pages() -> str:
-    """The setting of this machine's kernel, as `kernel.transparent_huge_pages` takes it."""
+    """The setting of this machine's kernel, as `linux.transparent_huge_pages` takes it."""
     return _SWITCH.read_text().partition("[")[2].partition("]")[0] if _SWITCH.exists() else "never"
 
 
 def free_huge_pages() -> int:
-    """Reserved huge pages of this machine that no mapping has, as `kernel.reserved_huge_pages` takes them."""
+    """Reserved huge pages of this machine that no mapping has, as `linux.reserved_huge_pages` takes them."""
     counts = dict(re.findall(r"^HugePages_(Free|Rsvd): +(\d+)$", _MEMORY.read_text(), re.MULTILINE))
     return int(counts.get("Free", 0)) - int(counts.get("Rsvd", 0))
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from replay.allocators import SYSCALLS, kernel
+from replay.allocators import SYSCALLS, linux
 from replay.allocators.glibc.system import IS_MMAPPED
 from replay.config import StackConfig, load_config
 from replay.config.glibc_environment import overrides_of
@@ -88,13 +88,13 @@ def verify_libc(
             difference = _call_difference(equal, played.system_calls, calls)
     error = None
     if resident:
-        mode = "resident" if config.kernel.transparent_huge_pages == "never" else "huge"
+        mode = "resident" if config.linux.transparent_huge_pages == "never" else "huge"
         fill = partial(play_libc, whole, oracle, mode=mode, environment=environment)
         filled = without_surprises(fill) if mode == "huge" else fill()
         real = filled.resident
         if mode == "huge":  # they depend on where the heap starts, which is another place in each process
             resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings, filled)[2]
-        error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.kernel.page_size)))
+        error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.linux.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
         events=events.rows,
@@ -126,10 +126,10 @@ def _overrides(oracle: LibcOracle, assignments: Sequence[str]) -> list[str]:
     """What makes a stack like the real process on this machine."""
     overrides = overrides_of(assignments)
     return [
-        f"libc.version={oracle.version}",
-        f"libc.processors={_processors(oracle)}",
-        f"kernel.transparent_huge_pages={transparent_huge_pages() if 'libc.hugetlb=1' in overrides else 'never'}",
-        f"kernel.reserved_huge_pages={free_huge_pages()}",
+        f"glibc.version={oracle.version}",
+        f"glibc.processors={_processors(oracle)}",
+        f"linux.transparent_huge_pages={transparent_huge_pages() if 'glibc.hugetlb=1' in overrides else 'never'}",
+        f"linux.reserved_huge_pages={free_huge_pages()}",
         *overrides,
     ]
 
@@ -182,11 +182,11 @@ def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> 
     """
 
     def config(base: int) -> StackConfig:
-        return load_config(PRESET, (f"kernel.mmap_base={base}", f"kernel.brk_base={played.heap}", *libc))
+        return load_config(PRESET, (f"linux.mmap_base={base}", f"linux.brk_base={played.heap}", *libc))
 
     trial = Player(config(played.base))
     _play_rows(trial, makings)
-    space = trial.stack.kernel.space[0]  # type: ignore[attr-defined]
+    space = trial.stack.linux.space[0]  # type: ignore[attr-defined]
     unit = int(space.huge_page_size if trial.stack.libc.par[0].hp_bytes else space.page_size)  # type: ignore[attr-defined]
     return config((2 * played.base - int(space.lowest) + unit - 1) & -unit)
 
@@ -238,9 +238,9 @@ def _play_model(
 
 def _fill(player: Player, base: int) -> None:
     """The next mapping will end at `base`, and none will lie higher."""
-    hole = int(player.stack.kernel.space[0].lowest) - base  # type: ignore[attr-defined]
+    hole = int(player.stack.linux.space[0].lowest) - base  # type: ignore[attr-defined]
     if hole:
-        kernel.reserve(player.stack, hole, base)
+        linux.reserve(player.stack, hole, base)
         player.tally.rows_logged = 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from replay.allocators.glibc import RULES
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.support.errors import ReplayError
 from replay.trace import Trace
 from replay.verification.harness import HarnessError, compile_program, run_program, write_events
@@ -54,9 +54,9 @@ class LibcPlayed:
     """What the real malloc did."""
 
     base: int
-    """Where the first mapping of the play ends: the model's `kernel.mmap_base`."""
+    """Where the first mapping of the play ends: the model's `linux.mmap_base`."""
     heap: int
-    """Where the heap starts: the model's `kernel.brk_base`."""
+    """Where the heap starts: the model's `linux.brk_base`."""
     play_ns: int
     thread_bytes: int
     """The chunk that comes with each further thread, beforehand, from the main arena: its size and flags."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from replay.allocators import pymalloc
 from replay.config import load_config
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.support.errors import ReplayError
 from replay.verification.harness import HarnessError, Library, build, probe
 
@@ -144,7 +144,7 @@ def _examine(path: Path) -> Oracle:
         raise HarnessError("its standard library is missing, so it cannot be initialised")
     library = Library(path, bits, needs_init, home, _loader(path))
     alignment, version_text = probe(library)
-    geometry = load_config(preset).pymalloc
+    geometry = load_config(preset).small
     assert isinstance(geometry, pymalloc.Config)
     version = re.split(r"[^\d.]", version_text)[0]
     name = f"cpython-{version}" + ("-32bit" if bits == 32 else "")

@@ -91,7 +91,7 @@ class Reality:
 
         `row` is the sweep's of that run.
         """
-        if stack.pymalloc is None:
+        if stack.small_model is None:
             libc, environment = self._libc_for(stack)
             heap, *calls = call_lists(trace, libc, environment)
             real, model = (_of_calls(each, heap) for each in calls)
@@ -106,7 +106,7 @@ class Reality:
     def _pymalloc_for(self, stack: StackConfig) -> Oracle:
         alike = [each for each in self._pymallocs.values() if stack_key(load_config(each.preset)) == stack_key(stack)]
         named = [each for each in alike if each.preset == stack.name]
-        if not named and stack.name in self._pymallocs and load_config(stack.name).pymalloc == stack.pymalloc:
+        if not named and stack.name in self._pymallocs and load_config(stack.name).small == stack.small:
             raise HarnessError("what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc")
         if not named:
             raise HarnessError(f"no real CPython at hand is like {stack.name}, or it is set to what nobody has built")
@@ -117,9 +117,9 @@ class Reality:
     def _libc_for(self, stack: StackConfig) -> tuple[LibcOracle, list[str]]:
         version = getattr(stack.libc, "version", "")
         if version not in self._libcs:
-            raise HarnessError(f"no real glibc {version} is at hand" if version else f"{stack.libc.model} is no glibc")
+            raise HarnessError(f"no real glibc {version} is at hand" if version else f"{stack.libc_model} is not glibc")
         environment = _environment_of(stack)
-        alike = load_config(PRESET, [f"libc.version={version}", *overrides_of(environment)])
+        alike = load_config(PRESET, [f"glibc.version={version}", *overrides_of(environment)])
         if stack_key(alike) != stack_key(stack):
             raise HarnessError("something is set that the environment of a real process cannot set")
         return self._libcs[version], environment

@@ -25,7 +25,7 @@ from replay.trace import CLEAN_START, START, Domain, Events, Op, PoolCount, Trac
 from replay.trace.editing import rows_of
 from replay.verification.counts import CountAgreement, Counting
 
-LOW_ADDRESSES = ("kernel.brk_base=0x10000000", "kernel.mmap_base=0x1000000000")
+LOW_ADDRESSES = ("linux.brk_base=0x10000000", "linux.mmap_base=0x1000000000")
 """The model's own heap and mappings lie below everything that a process of Linux has."""
 FAR = 1 << 10
 """Rows within which the call that unmapped an arena stands, though other threads call too."""
@@ -160,9 +160,9 @@ class _Seen:
 
 def _look_through(trace: Trace, config: StackConfig) -> _Seen:
     """Reads the recording twice: arenas and older blocks, then what the pools of those are for."""
-    assert config.pymalloc is not None
-    pool_bytes, arena_bytes = config.pymalloc.pool_size, config.pymalloc.arena_size
-    alignment, threshold = config.pymalloc.alignment, config.pymalloc.small_threshold
+    assert config.small is not None
+    pool_bytes, arena_bytes = config.small.pool_size, config.small.arena_size
+    alignment, threshold = config.small.alignment, config.small.small_threshold
     arenas: list[ArenaMoment] = []
     older, libc, calls = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     mapped: set[int] = set()
@@ -222,8 +222,8 @@ class _Play:
     """The model at work on the batches of a recording, and what came of it."""
 
     def __init__(self, config: StackConfig, seen: _Seen, count_rows: list[int]) -> None:
-        assert config.pymalloc is not None
-        self._seen, self._pool_bytes = seen, config.pymalloc.pool_size
+        assert config.small is not None
+        self._seen, self._pool_bytes = seen, config.small.pool_size
         self._told: list[tuple[np.ndarray, np.ndarray]] = []
         self._logged: list[np.ndarray] = []
         self._player = Player(config, addresses=lambda *told: self._told.append(told), log=self._logged.append)
@@ -235,9 +235,7 @@ class _Play:
         self.difference: str | None = None
         self._count_rows, self._counting = count_rows, Counting(self._player.stack)
         self._unknown: dict[int, int] = {}
-        self._least_blocks = (
-            config.pymalloc.pool_size - config.pymalloc.pool_overhead
-        ) // config.pymalloc.small_threshold
+        self._least_blocks = (config.small.pool_size - config.small.pool_overhead) // config.small.small_threshold
         self.lost_at: int | None = None
         """The row from which nothing can be foretold; with `calls_at_loss` before it."""
         self.calls_at_loss = NEVER

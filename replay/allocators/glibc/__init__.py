@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.allocators import kernel
+from replay.allocators import linux
 from replay.allocators._stack import MARGIN, extend
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
@@ -83,8 +83,7 @@ from replay.allocators.glibc.threads import (
     own_arena,
     switch_thread,
 )
-from replay.jit.by_reference import by_reference
-from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 
 __all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_state", "switch_thread"]
@@ -291,7 +290,7 @@ def _realloc_elsewhere(state, stack, place, size):
     if par.keeps_slack_bytes and size <= usable:
         spare = usable - size
         if spare < par.keeps_slack_bytes or (
-            is_mapped and par.keeps_mapped_page and spare <= stack.kernel.space[0].page_size
+            is_mapped and par.keeps_mapped_page and spare <= stack.linux.space[0].page_size
         ):
             return place
     if is_mapped:
@@ -335,7 +334,7 @@ def fill(state, stack, place, size):
     """The program writes to its block: only in mappings, and in holes, is that news (`system`)."""
     if (place >= MAPPED_PLACE or state.par[0].holes) and size > 0:
         begin = address(state, stack, place)
-        kernel.touch(stack, begin, begin + size)
+        linux.touch(stack, begin, begin + size)
 
 
 @cold
@@ -370,7 +369,7 @@ def grow(state: State) -> State:
 
 def check(state: State, stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
-    par, space, tally = state.par[0], stack.kernel.space[0], stack.tally[0]  # type: ignore[attr-defined]
+    par, space, tally = state.par[0], stack.linux.space[0], stack.tally[0]  # type: ignore[attr-defined]
     unused, index = set(), int(par.unused)
     while index >= 0:
         unused.add(index)

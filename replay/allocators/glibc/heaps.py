@@ -42,7 +42,7 @@ def new_heap(state, stack, need_bytes):
         number = _alloc_new_heap(state, stack, need_bytes, page, True)
         if number:
             return number
-        return _alloc_new_heap(state, stack, need_bytes, stack.kernel.space[0].page_size, False)
+        return _alloc_new_heap(state, stack, need_bytes, stack.linux.space[0].page_size, False)
     return _alloc_new_heap(state, stack, need_bytes, heap_step(state, stack, False), False)
 
 

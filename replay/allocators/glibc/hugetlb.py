@@ -22,7 +22,7 @@ HEAPS_PAGES = 4
 @cold
 def settle_page_size(state, stack):
     """What ptmalloc_init makes of the tunable."""
-    par, space = state.par[0], stack.kernel.space[0]
+    par, space = state.par[0], stack.linux.space[0]
     page = space.huge_page_size
     if page <= space.page_size or par.hp_bytes not in (DEFAULT_PAGE, page):
         par.hp_bytes = 0
@@ -54,7 +54,7 @@ def _length(par, need, is_first):
 @leaf
 def open_region(state, stack, arena, wanted):
     """sysmalloc_mmap_fallback: top of the main arena is in a new mapping, with room for so many units."""
-    par, page, heap = state.par[0], stack.kernel.space[0].page_size, state.heaps[MAIN_HEAP]
+    par, page, heap = state.par[0], stack.linux.space[0].page_size, state.heaps[MAIN_HEAP]
     need = (((wanted + par.min_units) << UNIT_SHIFT) + par.top_pad + page - 1) & -page
     is_first = arena.top == UNSORTED
     length = _huge_length(par, need, is_first)

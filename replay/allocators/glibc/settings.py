@@ -101,7 +101,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Literal["glibc"] = "glibc"
     version: Version = "2.36"
     word_size: Literal[4, 8] = 8
     mmap_threshold: Size | Literal["dynamic"] = Field(

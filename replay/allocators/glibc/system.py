@@ -106,7 +106,7 @@ def touch_header(state, stack, arena):
 def _touch_heap(state, stack, arena, end):
     heap = state.heaps[np.uint64(arena.heap)]
     touch(stack, heap.touched, end)
-    page = stack.kernel.space[0].page_size
+    page = stack.linux.space[0].page_size
     heap.touched = (end + page - 1) & -page
 
 
@@ -123,7 +123,7 @@ def move_end(state, stack, heap, end):
 @leaf
 def heap_step(state, stack, is_main):
     """What a heap's end moves by: a page, or a huge page (`thp_pagesize`)."""
-    par, space = state.par[0], stack.kernel.space[0]
+    par, space = state.par[0], stack.linux.space[0]
     is_huge = space.transparent == MADVISE_ONLY or (space.transparent == ALWAYS and par.huge_heaps)
     if par.hugetlb and is_huge and (is_main or par.huge_heaps):
         return space.huge_page_size
@@ -133,7 +133,7 @@ def heap_step(state, stack, is_main):
 @leaf
 def ask_for_huge_pages(state, stack, start, length):
     """madvise_thp"""
-    space = stack.kernel.space[0]
+    space = stack.linux.space[0]
     if state.par[0].hugetlb and space.transparent == MADVISE_ONLY and length >= space.huge_page_size:
         advise_huge_pages(stack, start, length)
 
@@ -141,13 +141,13 @@ def ask_for_huge_pages(state, stack, start, length):
 @leaf
 def _move_brk(state, stack, end):
     brk(stack, end)
-    move_end(state, stack, state.heaps[MAIN_HEAP], stack.kernel.space[0].brk)
+    move_end(state, stack, state.heaps[MAIN_HEAP], stack.linux.space[0].brk)
 
 
 @cold
 def extend_main(state, stack, arena, wanted):
     """The rest of sysmalloc: the heap grows until top holds `wanted` units and a smallest chunk."""
-    par, memory, space = state.par[0], state.memory, stack.kernel.space[0]
+    par, memory, space = state.par[0], state.memory, stack.linux.space[0]
     old_size = size_of(memory, arena.top)
     size = ((wanted + par.min_units - old_size) << UNIT_SHIFT) + par.top_pad
     start, step = space.brk, heap_step(state, stack, True)
@@ -178,7 +178,7 @@ def systrim(state, stack, arena, pad):
     """The main heap's end goes back, as far as it is free, but for `pad` bytes."""
     if state.par[0].hp_bytes:
         return
-    par, space, step = state.par[0], stack.kernel.space[0], heap_step(state, stack, True)
+    par, space, step = state.par[0], stack.linux.space[0], heap_step(state, stack, True)
     area = top_bytes(state, arena) - (par.min_units << UNIT_SHIFT) - 1
     # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
     if 0 <= area <= pad:
@@ -197,7 +197,7 @@ def map_chunk(state, stack, wanted, page):
     if page and wanted << UNIT_SHIFT >= page:
         start = mmap_hugetlb(stack, (need + page - 1) & -page, False, np.int64(0))
     if start < 0:
-        page = stack.kernel.space[0].page_size
+        page = stack.linux.space[0].page_size
         start = mmap(stack, (need + page - 1) & -page)
         ask_for_huge_pages(state, stack, start, (need + page - 1) & -page)
     length = (need + page - 1) & -page
@@ -243,14 +243,14 @@ def unmap_chunk(state, stack, place):
 def realloc_mapped(state, stack, place, wanted):
     """mremap_chunk: whether the mapping could shrink, grow or move; its place stays."""
     par, tally, chunk = state.par[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
-    page = chunk.page if par.huge_heaps else stack.kernel.space[0].page_size
+    page = chunk.page if par.huge_heaps else stack.linux.space[0].page_size
     length = ((wanted << UNIT_SHIFT) + par.remap_overhead + page - 1) & -page
     if length != chunk.size_bytes:
         moved = mremap(stack, chunk.address, chunk.size_bytes, length)
         if moved < 0:
             return False
         chunk.address = moved
-        if not par.huge_heaps or chunk.size_bytes < stack.kernel.space[0].huge_page_size:
+        if not par.huge_heaps or chunk.size_bytes < stack.linux.space[0].huge_page_size:
             ask_for_huge_pages(state, stack, chunk.address, length)
         tally.heap_bytes += length - chunk.size_bytes
         tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
@@ -265,7 +265,7 @@ def trim_bins(state, stack, arena, resume):
     Gives 0, or where to go on: each page given back is logged, and the log may be full.
     """
     par, memory = state.par[0], state.memory
-    page = stack.kernel.space[0].page_size
+    page = stack.linux.space[0].page_size
     least = bin_index(np.int64(page >> UNIT_SHIFT), par)
     fields = 6 * par.word_size  # sizeof (struct malloc_chunk)
     for index in range(max(UNSORTED, resume >> BIN_SHIFT), NBINS):

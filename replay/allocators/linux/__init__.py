@@ -60,7 +60,7 @@ from replay.allocators.linux.calls import (
 from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole, measure_headroom
 from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES, Config
-from replay.jit.by_reference import by_reference
+from replay.jit.compiling import by_reference
 
 __all__ = [
     "Config", "State", "advise_huge_pages", "brk", "check", "dontneed", "grow", "has_room", "mmap", "mmap_arena",

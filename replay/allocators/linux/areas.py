@@ -64,7 +64,7 @@ def find_area(state, address):
 @leaf
 def _put_area(stack, index, start, end, kind, owner, moved):
     """A new area before area `index`."""
-    state = stack.kernel
+    state = stack.linux
     space, areas = state.space[0], state.areas
     for shifted in range(space.areas, index, -1):
         areas[shifted] = areas[shifted - 1]
@@ -86,7 +86,7 @@ def _drop_area(state, index):
 @leaf
 def add_area(stack, start, end, kind, owner, moved):
     """Maps [start, end), where nothing is; it merges with the area below, the one above, or both."""
-    state = stack.kernel
+    state = stack.linux
     areas, index = state.areas, find_area(state, start)
     below, above = False, False
     if index < state.space[0].areas:
@@ -117,7 +117,7 @@ def add_area(stack, start, end, kind, owner, moved):
 @leaf
 def _cut_areas(stack, start, end):
     """Takes [start, end) out of all areas."""
-    state = stack.kernel
+    state = stack.linux
     areas, index = state.areas, find_area(state, end - 1)
     while index < state.space[0].areas and areas[index].end > start:
         area = areas[index]
@@ -138,7 +138,7 @@ def _cut_areas(stack, start, end):
 @leaf
 def change_areas(stack, start, end, added):
     """mprotect or madvise of [start, end): what is mapped there is also of kind `added`."""
-    state = stack.kernel
+    state = stack.linux
     at = start
     while at < end:
         index = find_area(state, at)
@@ -208,7 +208,7 @@ def may_be_huge(state, area, address):
 @leaf
 def unmap_areas(stack, start, end):
     """munmap of [start, end): areas and page tables. What lies above `mmap_base` in the same range keeps that one's."""
-    state = stack.kernel
+    state = stack.linux
     space, huge = state.space[0], state.space[0].huge_page_size
     _cut_areas(stack, start, end)
     at = start

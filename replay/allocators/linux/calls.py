@@ -43,7 +43,7 @@ def _map(stack, length):
 @leaf
 def _choose(stack, length):
     """Where mmap puts `length` bytes of whole pages, and before which region that is."""
-    state = stack.kernel
+    state = stack.linux
     huge = state.space[0].huge_page_size
     if huge and length % huge == 0:
         start, index = highest_hole(state, length + huge)
@@ -64,7 +64,7 @@ def _count_mmap(stack, start, length):
 @cold
 def mmap(stack, length):
     """The address of `length` new bytes (rounded up to pages)."""
-    page = stack.kernel.space[0].page_size
+    page = stack.linux.space[0].page_size
     length = (length + page - 1) & -page
     start, index = _choose(stack, length)
     return _count_mmap(stack, take_region(stack, start, index, length, WRITABLE, 0, 0), length)
@@ -73,7 +73,7 @@ def mmap(stack, length):
 @cold
 def mmap_arena(stack, length):
     """The same, but where the next given place is, as long as there is one."""
-    state = stack.kernel
+    state = stack.linux
     space = state.space[0]
     if space.given == state.given.shape[0]:
         return mmap(stack, length)
@@ -84,7 +84,7 @@ def mmap_arena(stack, length):
 @cold
 def mmap_huge_pages(stack, length):
     """The same for memory made of huge pages (MAP_HUGETLB): at their alignment, in a hole with room for that."""
-    state = stack.kernel
+    state = stack.linux
     space = state.space[0]
     huge = max(space.huge_page_size, space.page_size)
     padding = huge - space.page_size
@@ -97,7 +97,7 @@ def mmap_huge_pages(stack, length):
 def mmap_hugetlb(stack, length, is_reserve, hint):
     """The same, from what is reserved for it: -1 if that is too little. PROT_NONE if it `is_reserve`; at `hint` if that
     is free, and no 0."""
-    state, tally = stack.kernel, stack.tally[0]
+    state, tally = stack.linux, stack.tally[0]
     space, huge = state.space[0], state.space[0].huge_page_size
     whole = (length + huge - 1) & -huge
     tally.mmap += 1
@@ -126,7 +126,7 @@ def reserve(stack, length, hint):
 
     A hint of 0 is none; with one that is taken, no alignment to huge pages is looked for.
     """
-    state, tally = stack.kernel, stack.tally[0]
+    state, tally = stack.linux, stack.tally[0]
     if hint == 0:
         start, index = _choose(stack, length)
     else:
@@ -145,7 +145,7 @@ def reserve(stack, length, hint):
 def protect(stack, start, length):
     """mprotect: a reserved stretch becomes memory."""
     tally = stack.tally[0]
-    space = stack.kernel.space[0]
+    space = stack.linux.space[0]
     space.reserved_bytes -= length
     if space.transparent:
         change_areas(stack, start, start + length, WRITABLE)
@@ -166,7 +166,7 @@ def _count_munmap(stack, start, length):
 @cold
 def munmap(stack, start, length):
     """Gives [start, start + length) back; all of it must be mapped, in one region. Part of a huge page cannot go."""
-    state, tally = stack.kernel, stack.tally[0]
+    state, tally = stack.linux, stack.tally[0]
     space = state.space[0]
     end = start + ((length + space.page_size - 1) & -space.page_size)
     if is_hugetlb(state, start) and end & (space.huge_page_size - 1):
@@ -182,7 +182,7 @@ def munmap(stack, start, length):
 @cold
 def munmap_reserve(stack, start, length, reserved_bytes):
     """The same where `reserved_bytes` of it were never made memory."""
-    stack.kernel.space[0].reserved_bytes -= reserved_bytes
+    stack.linux.space[0].reserved_bytes -= reserved_bytes
     stack.tally[0].mapped_bytes += reserved_bytes
     munmap(stack, start, length)
 
@@ -194,7 +194,7 @@ def mremap(stack, start, old_length, length):
     It shrinks where it is, and grows there if it ends its region and the hole above is large enough. Else it moves to
     where mmap would put it, and its pages with it. -1 if it would grow and is made of huge pages.
     """
-    state = stack.kernel
+    state = stack.linux
     space, tally = state.space[0], stack.tally[0]
     tally.mremap += 1
     tally.mremap_bytes += length
@@ -235,7 +235,7 @@ def mremap(stack, start, old_length, length):
 @cold
 def dontneed(stack, start, length):
     """madvise(MADV_DONTNEED): the pages go, the addresses stay. Of huge pages, whole ones from the start on."""
-    state = stack.kernel
+    state = stack.linux
     _count_madvise(stack, start, length)
     if is_hugetlb(state, start):
         huge = state.space[0].huge_page_size
@@ -250,7 +250,7 @@ def dontneed(stack, start, length):
 @cold
 def advise_huge_pages(stack, start, length):
     """madvise(MADV_HUGEPAGE): first touches may get huge pages from now on, unless they are `never`."""
-    if stack.kernel.space[0].transparent:
+    if stack.linux.space[0].transparent:
         change_areas(stack, start, start + length, ADVISED)
     _count_madvise(stack, start, length)
 
@@ -266,7 +266,7 @@ def _count_madvise(stack, start, length):
 @cold
 def brk(stack, new_brk):
     """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
-    state = stack.kernel
+    state = stack.linux
     space, tally = state.space[0], stack.tally[0]
     old_brk = space.brk
     if new_brk + GAP_BYTES > space.lowest:

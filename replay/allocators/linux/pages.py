@@ -53,23 +53,23 @@ def _set_bits(bits, first, last, value):
 @leaf
 def mark(stack, start, end, value):
     """How many pages changed. Outside of heap and mappings lie none: a model without real addresses gives such ones."""
-    space = stack.kernel.space[0]
+    space = stack.linux.space[0]
     shift = space.page_shift
     if start >= space.lowest:
         if end > space.mmap_base:
             return 0
         last = (space.mmap_base - 1 - start) >> shift
-        return _set_bits(stack.kernel.mmap_pages, (space.mmap_base - end) >> shift, last, value)
+        return _set_bits(stack.linux.mmap_pages, (space.mmap_base - end) >> shift, last, value)
     if start < space.brk_base or end > space.brk:
         return 0
     first = (start - space.brk_base) >> shift
-    return _set_bits(stack.kernel.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
+    return _set_bits(stack.linux.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
 
 
 @cold
 def touch(stack, start, end):
     """The pages of [start, end), end > start, are written to."""
-    space, tally = stack.kernel.space[0], stack.tally[0]
+    space, tally = stack.linux.space[0], stack.tally[0]
     if space.transparent:
         fresh = _touch_areas(stack, start, end)
     else:
@@ -85,7 +85,7 @@ def touch(stack, start, end):
 @leaf
 def _touch_areas(stack, start, end):
     """The same where pages may be huge: range by range. How many became resident."""
-    state, tally = stack.kernel, stack.tally[0]
+    state, tally = stack.linux, stack.tally[0]
     space, huge = state.space[0], state.space[0].huge_page_size
     fresh, at = 0, start
     while at < end:
@@ -115,7 +115,7 @@ def _touch_areas(stack, start, end):
 @leaf
 def move_pages(stack, start, place, length):
     """Marks at `place` what is marked at `start`."""
-    space, pages = stack.kernel.space[0], stack.kernel.mmap_pages
+    space, pages = stack.linux.space[0], stack.linux.mmap_pages
     for page in range(length >> space.page_shift):
         offset = page << space.page_shift
         bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift

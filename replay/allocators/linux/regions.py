@@ -93,7 +93,7 @@ def insert_region(state, index, start, end):
 @leaf
 def take_region(stack, start, index, length, kind, owner, moved):
     """Maps [start, start + length), which lies before region `index`, as an area of this kind; gives its address."""
-    state = stack.kernel
+    state = stack.linux
     space = state.space[0]
     if start < space.brk + GAP_BYTES:
         attend(stack, NO_MEMORY)
@@ -112,7 +112,7 @@ def take_region(stack, start, index, length, kind, owner, moved):
 @leaf
 def cut_out(stack, start, end):
     """Takes [start, end), which lies in one region, out of the mappings; its pages are gone."""
-    state = stack.kernel
+    state = stack.linux
     space, regions = state.space[0], state.regions
     index = region_of(state, start)
     region = regions[index]

@@ -18,7 +18,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Literal["linux"] = "linux"
     page_size: Size = 4096
     huge_page_size: Size = Field(2 << 20, description="Alignment of mappings that are multiples of it; 0: none.")
     transparent_huge_pages: Literal["never", "madvise", "always"] = Field(

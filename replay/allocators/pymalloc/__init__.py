@@ -57,13 +57,12 @@ from replay.allocators.pymalloc.arenas import (
 )
 from replay.allocators.pymalloc.settings import Config
 from replay.allocators.pymalloc.views import check, observe
-from replay.jit.by_reference import by_reference
-from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 
 __all__ = ["Config", "State", "check", "new_state", "observe"]
 
-ROLES = ("pymalloc",)
+ROLES = ("small",)
 LINKS_AT_FIRST = (2 << 20) - 1
 """Room for links that a run starts with. From 4 MiB on NumPy asks for huge pages, and to clear one takes longer than to
 play a short trace."""
@@ -136,7 +135,7 @@ def _touch_to(state, stack, number, end):
     if end > pool.touched:
         begin = _pool_address(state, number)
         touch(stack, begin + pool.touched, begin + end)
-        page = stack.kernel.space[0].page_size
+        page = stack.linux.space[0].page_size
         pool.touched = ((begin + end + page - 1) & -page) - begin
 
 

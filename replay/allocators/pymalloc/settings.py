@@ -18,7 +18,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Literal["pymalloc"] = "pymalloc"
     alignment: Size = 16
     arena_size: Size = 1 << 20
     pool_size: Size = 16 << 10

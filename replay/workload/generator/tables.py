@@ -1,4 +1,4 @@
-"""The tables of `replay.workload.generator.streams`: made from a workload's sources, made roomier when a kernel says so."""
+"""The tables of the generator's kernels: made from a workload's sources, enlarged when a kernel asks for it."""
 
 import numpy as np
 

@@ -6,7 +6,7 @@ from histories import History, play_rows, single_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import LOG, SYSCALLS, TALLY, Stack, kernel
+from replay.allocators import LOG, SYSCALLS, TALLY, Stack, linux
 from replay.config import load_config
 from replay.simulation.engine import Player, run
 from replay.support.errors import TraceError
@@ -16,7 +16,7 @@ BASE = 0x7F0000000000
 PAGE, MIB = 4096, 1 << 20
 HUGE = 2 * MIB
 MMAP, MUNMAP, BRK = (SYSCALLS.index(name) for name in ("mmap", "munmap", "brk"))
-MAPPING = ("libc.version=2.43", "libc.mmap_threshold=0", f"kernel.mmap_base={BASE}")
+MAPPING = ("glibc.version=2.43", "glibc.mmap_threshold=0", f"linux.mmap_base={BASE}")
 CONFIG = load_config("cpython-3.12-malloc", MAPPING)
 
 
@@ -48,9 +48,9 @@ def test_mappings_lie_below_one_another_from_the_base_down():
     assert calls == [
         (MMAP, BASE - PAGE, PAGE), (MMAP, BASE - 4 * PAGE, 3 * PAGE), (MMAP, BASE - 14 * PAGE, 10 * PAGE)
     ]  # fmt: skip
-    space = player.stack.kernel.space[0]
+    space = player.stack.linux.space[0]
     assert space.regions == 1  # neighbours merge
-    assert tuple(player.stack.kernel.regions[0]) == (BASE - 14 * PAGE, BASE)
+    assert tuple(player.stack.linux.regions[0]) == (BASE - 14 * PAGE, BASE)
     assert (player.tally.mapped_bytes, player.tally.resident_bytes) == (14 * PAGE, 14 * PAGE)
 
 
@@ -71,7 +71,7 @@ def test_unmapping_in_the_middle_splits_a_region_and_mapping_there_joins_it_agai
     history.free(blocks[1])
     calls, player = system_calls(history)
     assert calls[-1] == (MUNMAP, BASE - 4 * PAGE, 2 * PAGE)
-    regions = player.stack.kernel.regions[: player.stack.kernel.space[0].regions]
+    regions = player.stack.linux.regions[: player.stack.linux.space[0].regions]
     assert [tuple(region) for region in regions] == [
         (BASE - 2 * PAGE, BASE),
         (BASE - 6 * PAGE, BASE - 4 * PAGE),
@@ -80,7 +80,7 @@ def test_unmapping_in_the_middle_splits_a_region_and_mapping_there_joins_it_agai
     map_bytes(history, 2 * PAGE)
     calls, player = system_calls(history)
     assert calls[-1] == (MMAP, BASE - 4 * PAGE, 2 * PAGE)
-    assert player.stack.kernel.space[0].regions == 1
+    assert player.stack.linux.space[0].regions == 1
 
 
 def test_whole_huge_pages_are_aligned_to_one():
@@ -108,7 +108,7 @@ def test_alignment_to_huge_pages_can_be_turned_off():
     history = History()
     map_bytes(history, PAGE)
     map_bytes(history, HUGE)
-    config = load_config("cpython-3.12-malloc", [*MAPPING, "kernel.huge_page_size=0"])
+    config = load_config("cpython-3.12-malloc", [*MAPPING, "linux.huge_page_size=0"])
     assert mapped_at(history, config) == [BASE - PAGE, BASE - PAGE - HUGE]
 
 
@@ -121,7 +121,7 @@ def test_a_32_bit_process_gets_no_aligned_mappings():
 
 
 def test_pages_of_another_size_are_counted_as_such():
-    config = load_config("cpython-3.12-malloc", [*MAPPING, "kernel.page_size=16 KiB"])
+    config = load_config("cpython-3.12-malloc", [*MAPPING, "linux.page_size=16 KiB"])
     history = History()
     map_bytes(history, PAGE * 2)
     calls, player = system_calls(history, config)
@@ -131,12 +131,12 @@ def test_pages_of_another_size_are_counted_as_such():
 
 def test_the_heap_grows_upwards_and_shrinks():
     brk_base = 0x555555560000
-    config = load_config("cpython-3.12-malloc", ["libc.model=bump", "libc.top_pad=0", f"kernel.brk_base={brk_base}"])
+    config = load_config("cpython-3.12-malloc", ["domains.libc=bump", "glibc.top_pad=0", f"linux.brk_base={brk_base}"])
     history = History()
     history.mallocs(2, PAGE)
     calls, player = system_calls(history, config)
     assert calls == [(BRK, brk_base + PAGE, PAGE), (BRK, brk_base + 2 * PAGE, PAGE)]
-    ideal = load_config("ideal", [f"kernel.brk_base={brk_base}"])
+    ideal = load_config("ideal", [f"linux.brk_base={brk_base}"])
     history.free(1)
     calls, player = system_calls(history, ideal)
     assert calls == [
@@ -169,7 +169,7 @@ def test_thousands_of_regions_and_more_than_a_gibibyte_find_room():
     play_rows(player, events, 0, events.rows)
     player.check()
     left_bytes = sum(2 + row % 3 for row in range(1, 6000, 2)) * PAGE
-    assert player.stack.kernel.space[0].regions == 3000  # those left are apart; the large ones touch the last
+    assert player.stack.linux.space[0].regions == 3000  # those left are apart; the large ones touch the last
     assert player.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
     assert player.tally.resident_bytes == player.tally.mapped_bytes
 
@@ -191,13 +191,13 @@ def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
 
 
 def test_a_large_block_may_come_again_where_it_was_freed():
-    history, config = History(), load_config("cpython-3.11-32bit", ["libc.model=glibc"])
+    history, config = History(), load_config("cpython-3.11-32bit", ["domains.libc=glibc"])
     for _ in range(3):
         history.free(history.malloc(1230 * MIB, Domain.RAW))  # two would not fit
     assert system_calls(history, config)[1].tally.munmap == 3
 
 
-ALWAYS = load_config("cpython-3.12-malloc", (*MAPPING, "kernel.transparent_huge_pages=always"))
+ALWAYS = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_pages=always"))
 
 
 def faults(history: History, config=ALWAYS) -> tuple[int, int, int]:
@@ -218,9 +218,9 @@ def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
 def test_a_huge_page_comes_whole_although_one_block_was_touched():
     history = History()
     history.malloc(100)
-    overrides = ("libc.version=2.43", "kernel.transparent_huge_pages=always", f"kernel.brk_base={BASE - (1 << 40)}")
+    overrides = ("glibc.version=2.43", "linux.transparent_huge_pages=always", f"linux.brk_base={BASE - (1 << 40)}")
     assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 0, PAGE)  # the heap is too short
-    overrides += ("libc.top_pad=2 MiB",)
+    overrides += ("glibc.top_pad=2 MiB",)
     assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 1, HUGE)
 
 
@@ -234,13 +234,13 @@ def test_a_mapping_that_completes_a_huge_page_comes_too_late():
 def test_nobody_asks_for_huge_pages_so_madvise_gives_none():
     history = History()
     map_bytes(history, 2 * HUGE)
-    config = load_config("cpython-3.12-malloc", (*MAPPING, "kernel.transparent_huge_pages=madvise"))
+    config = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_pages=madvise"))
     assert faults(history, config) == (1024, 0, 2 * HUGE)
 
 
 @pytest.mark.parametrize("name", ["cpython-2.7", "cpython-3.8", "cpython-3.12", "cpython-3.15-hugepages"])
 def test_invariants_hold_with_huge_pages_under_every_allocator(name):
-    config = load_config(name, ["kernel.transparent_huge_pages=always", "libc.top_pad=3 MiB"])
+    config = load_config(name, ["linux.transparent_huge_pages=always", "glibc.top_pad=3 MiB"])
     history = History()
     blocks = [history.malloc(size, Domain.OBJ) for size in [100, 5 * MIB, 300, 512, 40 * 1024, 3 * MIB] * 30]
     for block in blocks[::3]:
@@ -255,17 +255,17 @@ class Space:
     """A kernel without allocators above it: what it made resident, in pages."""
 
     def __init__(self, transparent_huge_pages: str = "always") -> None:
-        config = kernel.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
-        state = kernel.new_state(config)
+        config = linux.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
+        state = linux.new_state(config)
         self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
 
     def do(self, operation, *arguments: int):
         answer = operation(self.stack, *arguments)
-        kernel.check(self.stack.kernel, self.stack)
+        linux.check(self.stack.linux, self.stack)
         return answer
 
     def touch(self, address: int) -> int:
-        self.do(kernel.touch, address, address + 1)
+        self.do(linux.touch, address, address + 1)
         return self.resident
 
     @property
@@ -275,54 +275,54 @@ class Space:
 
 def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_does_not():
     space = Space()
-    start = space.do(kernel.mmap, HUGE)
+    start = space.do(linux.mmap, HUGE)
     assert space.touch(start) == 512
-    space.do(kernel.dontneed, start, PAGE)
+    space.do(linux.dontneed, start, PAGE)
     assert space.resident == 511
-    space.do(kernel.dontneed, start + PAGE, HUGE - PAGE)
+    space.do(linux.dontneed, start + PAGE, HUGE - PAGE)
     assert space.resident == 0
     assert space.touch(start) == 1
-    space.do(kernel.dontneed, start, HUGE)
+    space.do(linux.dontneed, start, HUGE)
     assert space.touch(start + 5 * PAGE) == 512
 
 
 def test_a_page_table_goes_with_the_last_mapping_in_its_range():
     space = Space()
-    start = space.do(kernel.mmap, HUGE - PAGE)
+    start = space.do(linux.mmap, HUGE - PAGE)
     assert space.touch(start) == 1
-    space.do(kernel.munmap, start, HUGE - PAGE)
-    space.do(kernel.mmap, HUGE + MIB)
+    space.do(linux.munmap, start, HUGE - PAGE)
+    space.do(linux.mmap, HUGE + MIB)
     assert space.touch(start) == 512
     space = Space()
-    start = space.do(kernel.mmap, HUGE)
-    space.do(kernel.munmap, start, MIB)
+    start = space.do(linux.mmap, HUGE)
+    space.do(linux.munmap, start, MIB)
     assert space.touch(start + MIB) == 1
-    space.do(kernel.munmap, start + MIB, MIB - PAGE)  # the last page was never touched, but is mapped
-    assert space.do(kernel.mmap, HUGE - PAGE) == start
+    space.do(linux.munmap, start + MIB, MIB - PAGE)  # the last page was never touched, but is mapped
+    assert space.do(linux.mmap, HUGE - PAGE) == start
     assert space.touch(start) == 1
 
 
 def test_mappings_that_were_touched_apart_do_not_become_one():
     space = Space()
-    upper = space.do(kernel.mmap, HUGE + MIB)
-    between = space.do(kernel.mmap, PAGE)
-    lower = space.do(kernel.mmap, 4 * HUGE + MIB)
-    space.do(kernel.munmap, between, PAGE)
+    upper = space.do(linux.mmap, HUGE + MIB)
+    between = space.do(linux.mmap, PAGE)
+    lower = space.do(linux.mmap, 4 * HUGE + MIB)
+    space.do(linux.munmap, between, PAGE)
     assert space.touch(upper + MIB) == 512
     assert space.touch(lower + MIB - PAGE) == 1024
-    assert space.do(kernel.mmap, PAGE) == between
+    assert space.do(linux.mmap, PAGE) == between
     assert space.touch(between) == 1025  # the range it is in lies in two areas for good
 
 
 def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
     space = Space()
-    start = space.do(kernel.mmap, HUGE)
-    space.do(kernel.mmap, PAGE)
+    start = space.do(linux.mmap, HUGE)
+    space.do(linux.mmap, PAGE)
     space.touch(start)
-    moved = space.do(kernel.mremap, start, HUGE, 2 * HUGE)
+    moved = space.do(linux.mremap, start, HUGE, 2 * HUGE)
     assert moved % HUGE == 0
     assert (space.resident, space.touch(moved + HUGE)) == (512, 1024)
-    odd = space.do(kernel.mremap, moved, 2 * HUGE, 4 * HUGE + PAGE)
+    odd = space.do(linux.mremap, moved, 2 * HUGE, 4 * HUGE + PAGE)
     assert odd % HUGE == HUGE - PAGE
     assert (space.resident, space.touch(odd + 3 * HUGE)) == (1024, 1536)
     assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it came by the move, and brought a page table
@@ -331,28 +331,28 @@ def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
 
 def test_a_heap_that_shrinks_into_a_huge_page_keeps_the_rest_of_it():
     space = Space()
-    base = int(space.stack.kernel.space[0].brk_base)
+    base = int(space.stack.linux.space[0].brk_base)
     start = (base + HUGE) & -HUGE
-    space.do(kernel.brk, start + 2 * HUGE)
+    space.do(linux.brk, start + 2 * HUGE)
     assert space.touch(start + HUGE) == 512
-    space.do(kernel.brk, start + HUGE + 64 * PAGE)
+    space.do(linux.brk, start + HUGE + 64 * PAGE)
     assert space.resident == 64
-    space.do(kernel.brk, start + 2 * HUGE)
+    space.do(linux.brk, start + 2 * HUGE)
     assert space.touch(start + 2 * HUGE - 1) == 65
-    space.do(kernel.brk, start + HUGE)
-    space.do(kernel.brk, start + 2 * HUGE)
+    space.do(linux.brk, start + HUGE)
+    space.do(linux.brk, start + 2 * HUGE)
     assert space.touch(start + 2 * HUGE - 1) == 512
 
 
 def test_madvise_makes_areas_of_what_was_asked_for():
     space = Space("madvise")
-    start = space.do(kernel.mmap, 3 * HUGE)
+    start = space.do(linux.mmap, 3 * HUGE)
     assert space.touch(start) == 1
-    space.do(kernel.advise_huge_pages, start + PAGE, 2 * HUGE - PAGE)
+    space.do(linux.advise_huge_pages, start + PAGE, 2 * HUGE - PAGE)
     assert space.touch(start + PAGE) == 2  # it has a page table already
     assert space.touch(start + HUGE) == 514
     assert space.touch(start + 2 * HUGE) == 515
-    assert space.stack.kernel.space[0].areas == 3
+    assert space.stack.linux.space[0].areas == 3
 
 
 class Holes:

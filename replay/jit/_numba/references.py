@@ -8,7 +8,7 @@ does not load a field again after every write to an element.
 """
 
 import hashlib
-from typing import Any, TypeVar
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -23,8 +23,6 @@ from numba.extending import (
     typeof_impl,
     unbox,
 )
-
-Class = TypeVar("Class", bound=type)
 
 
 class Reference(types.Type):
@@ -90,11 +88,9 @@ def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
     return NativeValue(c.builder.call(opaque, [pointer]), is_error=is_error)
 
 
-def by_reference(instance_class: Class) -> Class:
-    """Marks a NamedTuple class: kernels take its instances by reference."""
+def mark_by_reference(instance_class: type) -> None:
+    """Has kernels take instances of a NamedTuple class by reference."""
 
     @typeof_impl.register(instance_class)
     def _(value: Any, c: Any) -> Reference:
         return Reference(instance_class, tuple(typeof_impl(field, c) for field in value))
-
-    return instance_class

@@ -1,0 +1,87 @@
+"""The functions of a model as a typed Protocol, and the check of a module against it when it is registered."""
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+from replay.allocators._stack import Stack
+
+Place = int
+
+
+class Model(Protocol):
+    """What every model has; the package's docstring says what each function does."""
+
+    Config: type
+    State: type
+
+    def new_state(self, config: Any) -> NamedTuple: ...
+    def malloc(self, state: Any, stack: Stack, size: int) -> Place: ...
+    def free(self, state: Any, stack: Stack, place: Place) -> None: ...
+    def block_size(self, state: Any, stack: Stack, place: Place) -> int: ...
+    def address(self, state: Any, stack: Stack, place: Place) -> int: ...
+
+
+class OptionalFunctions(Protocol):
+    """What a model may have besides; kernels call a default where it has none, Python leaves the call out."""
+
+    def calloc(self, state: Any, stack: Stack, size: int) -> Place: ...
+    def realloc(self, state: Any, stack: Stack, place: Place, size: int) -> Place: ...
+    def made_size(self, state: Any, stack: Stack, place: Place, size: int) -> int: ...
+    def expect(self, state: Any, place: Place) -> None: ...
+    def fill(self, state: Any, stack: Stack, place: Place, size: int) -> None: ...
+    def trim(self, state: Any, stack: Stack, resume: int) -> int: ...
+    def switch_thread(self, state: Any, stack: Stack, thread: int) -> None: ...
+    def end_thread(self, state: Any, stack: Stack) -> None: ...
+    def adopt(self, state: Any, stack: Stack, address: int, size: int) -> None: ...
+    def with_threads(self, state: Any, count: int) -> NamedTuple: ...
+    def grow(self, state: Any) -> NamedTuple: ...
+    def observe(self, state: Any) -> dict[str, Any]: ...
+    def check(self, state: Any, stack: Stack) -> None: ...
+
+
+def _functions(protocol: type) -> dict[str, int]:
+    """By name the number of parameters of each function, without `self`."""
+    found = inspect.getmembers(protocol, inspect.isfunction)
+    return {name: len(inspect.signature(each).parameters) - 1 for name, each in found if not name.startswith("_")}
+
+
+REQUIRED = _functions(Model)
+PARAMETERS = REQUIRED | _functions(OptionalFunctions)
+"""By function of the contract its number of parameters."""
+_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "check"}
+KERNELS = sorted(set(PARAMETERS) - _ONLY_PYTHON)
+"""The functions that kernels call."""
+_LIKENESS = 0.8
+"""How like a name of the contract a name must be to be taken for a misspelt one."""
+
+
+def find_mistakes(model: ModuleType) -> list[str]:
+    """What the module breaks of the contract, a sentence for each; nothing if it keeps it."""
+    mistakes = [f"lacks {name}" for name in ("Config", "State", *REQUIRED) if not hasattr(model, name)]
+    state = getattr(model, "State", None)
+    if state is not None and state.__module__ != model.__name__:
+        mistakes.append("must define its State class itself: kernels find the model by it")
+    for name, function in _public_functions(model):
+        if name in PARAMETERS:
+            parameters = list(inspect.signature(function).parameters)
+            if len(parameters) != PARAMETERS[name]:
+                wanted = f"{PARAMETERS[name]} parameters, not {len(parameters)} ({', '.join(parameters)})"
+                mistakes.append(f"{name} takes {wanted}")
+        elif near := get_close_matches(name, PARAMETERS, n=1, cutoff=_LIKENESS):
+            mistakes.append(f"{name} is not a function of the contract (did you mean {near[0]!r}?)")
+    return mistakes
+
+
+def _public_functions(model: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
+    """The functions that the module offers, numba's among them, without those that it imported from others."""
+    return [
+        (name, each)
+        for name, each in vars(model).items()
+        if callable(each)
+        and not isinstance(each, type)
+        and not name.startswith("_")
+        and (name in PARAMETERS or getattr(each, "__module__", None) == model.__name__)
+    ]
