@@ -20,7 +20,7 @@ from replay.support.errors import ConfigError, ReplayError
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
     from replay.sweeps.results import Results
-    from replay.sweeps.sweep import Engine
+    from replay.sweeps.runs import Engine
 
 FAILED = 2
 SEEDS_MAX = 10_000

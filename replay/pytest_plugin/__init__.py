@@ -93,9 +93,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 chosen.append(item)
     if chosen:
         try:
-            _session(config).choose(chosen)
+            _record(_session(config), chosen)
         except pytest.UsageError as mistake:
             _refuse(config, items, mistake)
+
+
+def _record(session: Session, items: list[pytest.Item]) -> None:
+    """Has those of the tests that want it recorded when pytest runs them; fixtures are set up before and torn down after."""
+    if wishes := session.choose(items):
+        from replay.pytest_plugin.recording import RecordedTest
+
+        for item, layers in wishes:
+            item.runtest = RecordedTest(session, item, layers)  # type: ignore[method-assign]
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], mistake: pytest.UsageError) -> None:

@@ -64,13 +64,12 @@ class Session:
             self._companion = Companion(str(self.config.rootpath), options)
         return self._companion
 
-    def choose(self, items: list[pytest.Item]) -> None:
-        """Has those of the tests recorded that want it; what markers say wrong ends the run before it begins."""
+    def choose(self, items: list[pytest.Item]) -> list[tuple[pytest.Item, list[dict[str, Any]]]]:
+        """The tests to record, each with what its markers say; a wrong marker ends the run before it begins."""
         wishes = [(item, layers) for item in items if (layers := _layers(item)) is not None]
         if wishes and self.obstacle is None:
             self._settle(wishes)
-        for item, layers in wishes:
-            _wrap(self, item, layers)
+        return wishes
 
     def _settle(self, wishes: list[tuple[pytest.Item, list[dict[str, Any]]]]) -> None:
         """Tells the process beside what is wished for, and who wished for what cannot be."""
@@ -161,10 +160,3 @@ def _key(item: pytest.Item, layers: list[dict[str, Any]]) -> str:
         raise pytest.UsageError(
             f"{item.nodeid}: @pytest.mark.{MARK}: arguments are text, numbers, lists and dictionaries"
         ) from None
-
-
-def _wrap(session: Session, item: pytest.Item, layers: list[dict[str, Any]]) -> None:
-    """Has the test recorded when pytest runs it; its fixtures are set up before and torn down behind."""
-    from replay.pytest_plugin.recording import RecordedTest
-
-    item.runtest = RecordedTest(session, item, layers)  # type: ignore[method-assign]

@@ -14,12 +14,11 @@ from replay.sweeps.analysis import ratio, undominated
 from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
+from replay.sweeps.runs import Runs
 from replay.sweeps.space import Point, Range, Values, grid_size, levels
 
 if TYPE_CHECKING:
     import optuna
-
-    from replay.sweeps.sweep import Sweep
 
 GENERATION = 8
 """Trials that do not know of each other: enough for a machine, few enough to learn from."""
@@ -30,12 +29,12 @@ _MISSES_MAX = 50
 class Search:
     """A search over a sweep's space."""
 
-    def __init__(self, sweep: "Sweep", trials: int, *, strict: bool) -> None:
-        self._sweep, self._trials, self._strict = sweep, trials, strict
-        self._objectives = sweep.plan.objectives
-        self._space = sweep.resolver.space
+    def __init__(self, runs: Runs, trials: int, *, strict: bool) -> None:
+        self._runs, self._trials, self._strict = runs, trials, strict
+        self._objectives = runs.plan.objectives
+        self._space = runs.resolver.space
         self._fronts: list[dict[str, float]] = []
-        self._seed = sweep.plan.choose.seed
+        self._seed = runs.plan.choose.seed
         self._learner = _import().samplers.TPESampler(seed=self._seed, constant_liar=True)
 
     @staticmethod
@@ -49,22 +48,22 @@ class Search:
 
     def go(self) -> None:
         """Tries the default, then generation after generation; or all points, if they are no more than the trials."""
-        self._sweep.keep_traces()
+        self._runs.keep_traces()
         size = grid_size(self._space)
-        runs = len(self._sweep.inputs)
+        inputs = len(self._runs.inputs)
         if size is not None and size <= self._trials:
             self._do_all()
             return
         study = self._new_study()
         seen: set[str] = set()
-        self._do([self._sweep.resolver.default], runs * self._trials)
-        seen.add(self._sweep.resolver.default.key)
+        self._do([self._runs.resolver.default], inputs * self._trials)
+        seen.add(self._runs.resolver.default.key)
         refused: set[str] = set()
         misses = 0
         while len(seen) < self._trials and misses < _MISSES_MAX:
             study.sampler = self._sampler(misses)
             asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
-            resolved = [self._sweep.resolver.resolve(self._suggest(trial)) for trial in asked]
+            resolved = [self._runs.resolver.resolve(self._suggest(trial)) for trial in asked]
             fresh: dict[str, Configuration] = {}
             skipped: dict[str, Skipped] = {}
             for each in resolved:
@@ -76,14 +75,14 @@ class Search:
             seen |= fresh.keys()
             told = [each for name, each in skipped.items() if name not in refused]
             refused |= skipped.keys()
-            self._do([*fresh.values(), *told], runs * self._trials)
+            self._do([*fresh.values(), *told], inputs * self._trials)
             for trial, each in zip(asked, resolved, strict=True):
                 self._tell(study, trial, each)
             misses = 0 if fresh else misses + 1
 
     def _do_all(self) -> None:
-        everything = configurations(self._sweep.resolver, strict=self._strict)
-        expected = len(everything) * len(self._sweep.inputs)
+        everything = configurations(self._runs.resolver, strict=self._strict)
+        expected = len(everything) * len(self._runs.inputs)
         for start in range(0, len(everything), GENERATION):
             self._do(everything[start : start + GENERATION], expected)
 
@@ -92,10 +91,10 @@ class Search:
             raise ConfigError(f"{tell(skipped.parameters)} cannot be run: {skipped.reason}")
 
     def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
-        self._sweep.do(generation, self._front(), expected)
-        if len(self._sweep.inputs) == 1:
+        self._runs.do(generation, self._front(), expected)
+        if len(self._runs.inputs) == 1:
             for each in generation:
-                outcome = self._sweep.outcome(each, self._sweep.inputs[0]) if isinstance(each, Configuration) else None
+                outcome = self._runs.outcome(each, self._runs.inputs[0]) if isinstance(each, Configuration) else None
                 if outcome is not None and outcome.status == "done":
                     self._fronts.append({name: float(outcome.metrics[name]) for name in self._objectives})
 
@@ -128,14 +127,14 @@ class Search:
     def _scores(self, each: Configuration) -> list[float] | None:
         """For each objective the mean ratio to the default; None if a run failed."""
         totals = [0.0] * len(self._objectives)
-        for what in self._sweep.inputs:
-            outcome = self._sweep.outcome(each, what)
-            default = self._sweep.outcome(self._sweep.resolver.default, what)
+        for what in self._runs.inputs:
+            outcome = self._runs.outcome(each, what)
+            default = self._runs.outcome(self._runs.resolver.default, what)
             if outcome is None or default is None or "failed" in (outcome.status, default.status):
                 return None
             for index, name in enumerate(self._objectives):
                 totals[index] += ratio(outcome.metrics[name], default.metrics[name])
-        return [total / len(self._sweep.inputs) for total in totals]
+        return [total / len(self._runs.inputs) for total in totals]
 
 
 def _import() -> Any:

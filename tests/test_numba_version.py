@@ -1,0 +1,18 @@
+"""Kernels are compiled with private modules of numba: a release that was not tested is refused here, not by a crash."""
+
+import numba
+
+from replay.jit._numba import TESTED_VERSIONS
+
+
+def minor(version: str) -> tuple[int, int]:
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
+
+
+def test_the_installed_numba_is_one_that_the_private_modules_were_tested_with() -> None:
+    oldest, newest = map(minor, TESTED_VERSIONS)
+    assert oldest <= minor(numba.__version__) <= newest, (
+        f"numba {numba.__version__} is outside {TESTED_VERSIONS[0]} to {TESTED_VERSIONS[1]}: run the whole suite with "
+        "it, mend replay/jit/_numba where it fails, and widen TESTED_VERSIONS and the range in pyproject.toml"
+    )
