@@ -27,6 +27,7 @@ and where they differ from the defaults of this file
     adopt(state, stack, address, size)  small role: a block that is older than the trace is freed
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
+    spans(state, stack) -> array     Python: what it holds now, rows of SPAN that add up to every byte it has mapped
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
 `State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and
@@ -53,6 +54,7 @@ from collections.abc import Callable
 from typing import Any
 
 from replay.allocators._registry import bundled_names, find_model, foreign_sources, is_compiled, model_names, roles
+from replay.allocators._spans import SPAN, SpanKind
 from replay.allocators._stack import (
     ARENA_MAPPED,
     ARENA_UNMAPPED,
@@ -93,8 +95,10 @@ __all__ = [
     "OWN",
     "RESIDENT_PEAK",
     "ROOM",
+    "SPAN",
     "SYSCALLS",
     "TALLY",
+    "SpanKind",
     "Stack",
     "address",
     "adopt",

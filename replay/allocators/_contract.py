@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from replay.allocators._stack import Stack
 
 Place = int
@@ -39,6 +41,7 @@ class OptionalFunctions(Protocol):
     def with_threads(self, state: Any, count: int) -> NamedTuple: ...
     def grow(self, state: Any) -> NamedTuple: ...
     def observe(self, state: Any) -> dict[str, Any]: ...
+    def spans(self, state: Any, stack: Stack) -> np.ndarray: ...
     def check(self, state: Any, stack: Stack) -> None: ...
 
 
@@ -51,7 +54,7 @@ def _functions(protocol: type) -> dict[str, int]:
 REQUIRED = _functions(Model)
 PARAMETERS = REQUIRED | _functions(OptionalFunctions)
 """By function of the contract its number of parameters."""
-_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "check"}
+_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "spans", "check"}
 KERNELS = sorted(set(PARAMETERS) - _ONLY_PYTHON)
 """The functions that kernels call."""
 _LIKENESS = 0.8

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from replay.allocators._spans import SpanKind, span_rows
 from replay.allocators._stack import extend, give_record_back, record, take_record
 from replay.allocators.linux import brk
 from replay.jit.compiling import by_reference, cold, leaf
@@ -99,6 +100,27 @@ def address(state, stack, place):
 def grow(state: State) -> State:
     """The same heap with room for twice the blocks."""
     return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
+
+
+def spans(state: State, stack: NamedTuple) -> np.ndarray:
+    """One row of SPAN: the heap, of which freed blocks stay part."""
+    heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
+    blocks = _live_blocks(state)
+    live_bytes = int(blocks["size_bytes"].sum())
+    free_bytes = int(space.brk - heap.end) if heap.end else 0
+    start, length = np.array([space.brk_base]), np.array([space.brk - space.brk_base])
+    return span_rows(
+        SpanKind.HEAP, start, length, start, live_blocks=len(blocks), live_bytes=live_bytes, free_bytes=free_bytes
+    )
+
+
+def _live_blocks(state: State) -> np.ndarray:
+    """Records in use: all that ever were, without those on the chain of unused ones."""
+    unused, number = set(), int(state.heap[0].unused)
+    while number >= 0:
+        unused.add(number)
+        number = int(state.blocks[number].next)
+    return state.blocks[[each for each in range(int(state.heap[0].used)) if each not in unused]]
 
 
 def check(state: State, stack: NamedTuple) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from replay.allocators._spans import SpanKind, span_rows
 from replay.allocators._stack import extend, give_record_back, record, take_record
 from replay.allocators.linux import brk, touch
 from replay.jit.compiling import by_reference, cold, leaf
@@ -111,6 +112,14 @@ def address(state, stack, place):
 def grow(state: State) -> State:
     """The same heap with room for twice the blocks."""
     return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
+
+
+def spans(state: State, stack: NamedTuple) -> np.ndarray:
+    """One row of SPAN: the heap, all of it live but the rest of the last page."""
+    heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
+    start, length = np.array([space.brk_base]), np.array([space.brk - space.brk_base])
+    live_bytes = int(heap.live_bytes)
+    return span_rows(SpanKind.HEAP, start, length, start, live_bytes=live_bytes, free_bytes=length - live_bytes)
 
 
 def check(state: State, stack: NamedTuple) -> None:

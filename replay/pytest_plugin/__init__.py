@@ -99,7 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _record(session: Session, items: list[pytest.Item]) -> None:
-    """Has those of the tests that want it recorded when pytest runs them; fixtures are set up before and torn down after."""
+    """Has those of the tests that want it recorded when pytest runs them, between set-up and teardown of fixtures."""
     if wishes := session.choose(items):
         from replay.pytest_plugin.recording import RecordedTest
 

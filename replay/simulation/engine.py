@@ -19,6 +19,7 @@ from replay.allocators import (
     NO_MEMORY,
     RESIDENT_PEAK,
     ROOM,
+    SPAN,
     TALLY,
     Stack,
     adopt,
@@ -316,6 +317,16 @@ class Player:
         for model, state in {self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items():
             if hasattr(model, "check"):
                 model.check(state, self.stack)
+
+    def spans(self) -> np.ndarray:
+        """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte."""
+        models = {self.libc_model: self.stack.libc, self.small_model: self.stack.small}
+        rows = [model.spans(state, self.stack) for model, state in models.items() if hasattr(model, "spans")]
+        spans = np.concatenate([np.zeros(0, SPAN), *rows])
+        spans = spans[np.argsort(spans["address"], kind="stable")]
+        ends = spans["address"] + spans["bytes"]
+        spans["resident_bytes"] = linux.resident_bytes(self.stack.linux, spans["address"], ends)  # type: ignore[arg-type]
+        return spans
 
     def observe(self) -> dict[str, np.ndarray]:
         """What the model of the small role tells about its state."""

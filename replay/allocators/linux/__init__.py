@@ -59,13 +59,14 @@ from replay.allocators.linux.calls import (
 )
 from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole, measure_headroom
+from replay.allocators.linux.residency import resident_bytes
 from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES, Config
 from replay.jit.compiling import by_reference
 
 __all__ = [
     "Config", "State", "advise_huge_pages", "brk", "check", "dontneed", "grow", "has_room", "mmap", "mmap_arena",
     "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state", "protect", "reserve",
-    "touch", "with_given",
+    "resident_bytes", "touch", "with_given",
 ]  # fmt: skip
 
 SPACE = record(

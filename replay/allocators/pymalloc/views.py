@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from replay.allocators.pymalloc import State
 
 
-def _live_arenas(state: "State") -> np.ndarray:
+def live_arenas(state: "State") -> np.ndarray:
     arenas = state.arenas[: state.geometry[0].arenas]
     return np.flatnonzero(arenas["address"])
 
 
-def _made_pools(state: "State") -> np.ndarray:
+def made_pools(state: "State") -> np.ndarray:
     """Numbers of the pools of mapped arenas that were ever used."""
-    per_arena, arenas = int(state.geometry[0].pools_per_arena), _live_arenas(state)
+    per_arena, arenas = int(state.geometry[0].pools_per_arena), live_arenas(state)
     offsets = np.arange(per_arena)
     numbers = arenas[:, None] * per_arena + offsets
     return numbers[offsets < state.arenas["carved"][arenas][:, None]]
@@ -27,7 +27,7 @@ def _made_pools(state: "State") -> np.ndarray:
 def observe(state: "State") -> dict[str, np.ndarray]:
     """`classes`: a row a size class. `arenas`: a row a mapped arena, by address."""
     per_arena = int(state.geometry[0].pools_per_arena)
-    numbers = _made_pools(state)
+    numbers = made_pools(state)
     pools = state.pools[numbers]
     classes = np.zeros(state.sizes.shape[0], CLASS_VIEW)
     classes["block_size"] = state.sizes
@@ -38,7 +38,7 @@ def observe(state: "State") -> dict[str, np.ndarray]:
     np.add.at(classes["pools_used"], index, ~full)
     for name, field in (("blocks", "live"), ("blocks_carved", "carved"), ("blocks_capacity", "capacity")):
         np.add.at(classes[name], index, pools[field][busy])
-    slots = _live_arenas(state)
+    slots = live_arenas(state)
     arenas = np.zeros(slots.shape[0], ARENA_VIEW)
     for name, field in (("address", "address"), ("pools", "pools"), ("pools_free", "free")):
         arenas[name] = state.arenas[field][slots]
@@ -62,7 +62,7 @@ def check(state: "State", stack: NamedTuple) -> None:
     """Raises AssertionError where an invariant of this file does not hold."""
     geometry, tally = state.geometry[0], stack.tally[0]  # type: ignore[attr-defined]
     stride, used, full, free = 1 << state.pool_shift, 0, 0, 0
-    for number in _made_pools(state):
+    for number in made_pools(state):
         pool = state.pools[number]
         listed = _chain(int(pool.list), state.links[number * stride : (number + 1) * stride], NO_LINK)
         assert len(set(listed)) == len(listed)
@@ -74,7 +74,7 @@ def check(state: "State", stack: NamedTuple) -> None:
     linked = [number for head in state.used for number in _chain(int(head), state.pools["next"], NONE)]
     assert len(linked) == len(set(linked)) == used == tally.pools_used
     assert full == tally.pools_full
-    slots = _live_arenas(state)
+    slots = live_arenas(state)
     usable = _chain(int(geometry.usable), state.arenas["next"], NONE)
     counts = state.arenas["free"][usable]
     assert (np.diff(counts) >= 0).all(), "usable arenas are out of order"
