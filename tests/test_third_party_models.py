@@ -228,9 +228,9 @@ def test_the_contract_suite_picks_a_model_up_by_itself(site):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("broken", "allocator model 'broken' (toy_broken) lacks free"),
+        ("broken", "/toy_broken.py) breaks the contract of models: lacks free"),
         ("crash", "allocator model 'crash' (toy_crash) cannot be imported: No module named 'no_such_thing'"),
-        ("absent", "there is no allocator model 'absent'; known here: broken, bump, crash, "),
+        ("absent", "unknown allocator model 'absent'; known here: broken, bump, crash, "),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_by_name(site, name, sentence):
@@ -244,7 +244,7 @@ except ConfigError as refusal:
 """
     done = run_python(site, "-c", program)
     assert done.stderr == ""
-    assert done.stdout.startswith(sentence)
+    assert sentence in done.stdout
 
 
 def test_models_of_replays_own_are_not_from_elsewhere_be_they_files_or_packages():

@@ -1,0 +1,69 @@
+"""A module is held against the contract of models when it is registered: mistakes are named, with the nearest name."""
+
+from types import ModuleType
+
+import pytest
+
+from replay import allocators
+from replay.allocators import bump, glibc, ideal, pymalloc
+from replay.allocators._contract import PARAMETERS, find_mistakes
+
+
+def module_like_bump(**changes) -> ModuleType:
+    """A module with bump's functions and State, and others over them; None takes one away."""
+    model = ModuleType(bump.__name__)
+    for name in ("Config", "State", "new_state", "malloc", "free", "block_size", "address", "grow"):
+        setattr(model, name, getattr(bump, name))
+    for name, function in changes.items():
+        if function is None:
+            delattr(model, name)
+        else:
+            function.__module__ = model.__name__
+            setattr(model, name, function)
+    return model
+
+
+@pytest.mark.parametrize("model", [bump, glibc, ideal, pymalloc])
+def test_the_bundled_models_keep_the_contract(model):
+    assert find_mistakes(model) == []
+
+
+def test_a_model_without_its_optional_functions_keeps_it_too():
+    assert find_mistakes(module_like_bump(grow=None)) == []
+
+
+def test_each_missing_function_is_named():
+    assert find_mistakes(module_like_bump(free=None, new_state=None)) == ["lacks free", "lacks new_state"]
+
+
+def test_a_misspelt_optional_function_is_an_error_not_a_silent_default():
+    def made_sise(state, stack, place, size):
+        return 0
+
+    assert find_mistakes(module_like_bump(made_sise=made_sise)) == [
+        "made_sise is not a function of the contract (did you mean 'made_size'?)"
+    ]
+
+
+def test_a_wrong_number_of_parameters_is_an_error():
+    def trim(state, stack):
+        return 0
+
+    assert find_mistakes(module_like_bump(trim=trim)) == ["trim takes 3 parameters, not 2 (state, stack)"]
+
+
+def test_a_helper_with_another_name_may_be_public():
+    def pages_of(state, heap):
+        return 0
+
+    assert find_mistakes(module_like_bump(pages_of=pages_of)) == []
+
+
+def test_a_state_of_another_module_is_an_error():
+    model = module_like_bump()
+    model.State = glibc.State
+    assert find_mistakes(model) == ["must define its State class itself: kernels find the model by it"]
+
+
+def test_the_package_describes_every_function_of_the_contract():
+    assert [name for name in PARAMETERS if f"    {name}(" not in str(allocators.__doc__)] == []
