@@ -11,6 +11,7 @@ from pathlib import Path
 from replay.calls import Calls
 from replay.lives import Lives
 from replay.trace import Events, Metadata, Site
+from replay.units import format_size
 from replay.validation import Validator
 
 ASSUMED = {
@@ -27,7 +28,8 @@ COUNTED = {
     "dropped frees": "frees of blocks older than the log, left out: {}",
     "born by realloc": "reallocs of blocks older than the log, taken as mallocs: {}",
     "missing frees": "frees that the log lacks, put in: {}",
-    "dropped mappings": "calls of mmap and munmap, left out: {}",
+    "dropped mappings": "mmap and munmap calls left out: {}",
+    "dropped mapping bytes": "memory mapped by them, left out: {}",
     "failed calls": "calls that failed, left out: {}",
     "dropped lines": "unknown lines, left out: {}",
 }
@@ -81,6 +83,10 @@ class LogTrace:
 def told_limits(origin: dict[str, str]) -> str:
     """One line for the screen: what a trace of this origin had to assume and left out; empty if nothing."""
     assumed = [ASSUMED[key].format(origin[key]) for key in ASSUMED if key in origin]
-    counted = [COUNTED[key].format(f"{int(origin[key]):,}") for key in COUNTED if key in origin]
+    counted = [COUNTED[key].format(_quantity(key, int(origin[key]))) for key in COUNTED if key in origin]
     cut = [f"cut short {origin[CUT_SHORT]}"] if CUT_SHORT in origin else []
     return "; ".join(([f"not known, so assumed: {', '.join(assumed)}"] if assumed else []) + counted + cut)
+
+
+def _quantity(key: str, count: int) -> str:
+    return format_size(count) if key.endswith("bytes") else f"{count:,}"
