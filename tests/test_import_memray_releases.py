@@ -22,6 +22,8 @@ from replay.trace import Domain, Op
 
 pytestmark = pytest.mark.slow
 
+memray = pytest.importorskip("memray", reason="the releases need what memray depends on: pip install memray")
+
 RELEASES = ("1.14.0", "1.18.0", "1.19.3", "1.20.0")
 RECORDS_AT, END_AT = 13, 37
 """Where a capture of format version 11 has the numbers of its records and frames, and the time of its end."""

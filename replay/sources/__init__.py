@@ -1,4 +1,4 @@
-"""Where traces come from: one module a format, found by its name in this folder.
+"""Where traces come from: one module a format, found by its name in this folder. `_name` is a helper, not a format.
 
 A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`: by
 their first `HEAD_BYTES`. No two formats may take the same file for theirs. If a file can be read as far as it is
@@ -29,7 +29,7 @@ class Format(Protocol):
 
 def format_names() -> list[str]:
     """The formats that can be read."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def open_source(

@@ -19,6 +19,7 @@ import numpy as np
 from replay.errors import TraceError
 from replay.naming import nearest
 from replay.numbering import Numbering
+from replay.sources._arrow import to_numpy
 from replay.trace import NO_SITE, Domain, Events, Metadata, Op
 from replay.validation import Validator
 
@@ -134,18 +135,18 @@ class CsvTrace:
             domain = self._codes(columns["domain"], "domain", Domain, line)
         for name in ("time_ns", "thread", "block"):
             if name in columns:
-                self._refuse_empty(columns[name].is_null().to_numpy(zero_copy_only=False), name, line)
-        unsized = columns["size"].is_null().to_numpy(zero_copy_only=False)
+                self._refuse_empty(_is_empty(columns[name]), name, line)
+        unsized = _is_empty(columns["size"])
         self._refuse_empty(unsized & (op != Op.FREE), "size", line)
         return Events(
-            _owned(columns["time_ns"]),
-            _owned(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
+            to_numpy(columns["time_ns"]),
+            to_numpy(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
             op,
             domain,
-            numbering.number(op, _owned(columns["block"])),
-            _owned(columns["size"].fill_null(0)),
-            _owned(columns["address"].fill_null(0)) if "address" in columns else None,
-            _owned(columns["site"].fill_null(NO_SITE)) if "site" in columns else None,
+            numbering.number(op, to_numpy(columns["block"])),
+            to_numpy(columns["size"], 0),
+            to_numpy(columns["address"], 0) if "address" in columns else None,
+            to_numpy(columns["site"], NO_SITE) if "site" in columns else None,
         )
 
     def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:
@@ -161,7 +162,7 @@ class CsvTrace:
                 what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}" if word else f"`{name}` is empty"
                 raise _error(self._path, line + row, what)
             numbers[index] = code
-        return numbers[words.indices.to_numpy()]
+        return numbers[to_numpy(words.indices)]
 
     def _refuse_empty(self, empty: np.ndarray, name: str, line: int) -> None:
         if empty.any():
@@ -193,10 +194,9 @@ def _split_header(head: bytes) -> list[str]:
     return [name.strip().strip('"') for name in line.split(",")]
 
 
-def _owned(column: "pa.Array") -> np.ndarray:
-    """An array that can be written: kernels are compiled for those."""
-    array: np.ndarray = column.to_numpy(zero_copy_only=False, writable=True)
-    return array
+def _is_empty(column: "pa.Array") -> np.ndarray:
+    """Whether each field is empty."""
+    return to_numpy(column.is_null().cast("uint8")).view(np.bool_)
 
 
 def _error(path: Path, line: int, what: str) -> TraceError:
