@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replay.calls import Calls
 from replay.lives import Lives
-from replay.trace import Events, Metadata, Site
+from replay.trace import DROPPED_MAPPING_BYTES, Events, Metadata, Site
 from replay.units import format_size
 from replay.validation import Validator
 
@@ -29,7 +29,7 @@ COUNTED = {
     "born by realloc": "reallocs of blocks older than the log, taken as mallocs: {}",
     "missing frees": "frees that the log lacks, put in: {}",
     "dropped mappings": "mmap and munmap calls left out: {}",
-    "dropped mapping bytes": "memory mapped by them, left out: {}",
+    DROPPED_MAPPING_BYTES: "memory mapped by them, left out: {}",
     "failed calls": "calls that failed, left out: {}",
     "dropped lines": "unknown lines, left out: {}",
 }

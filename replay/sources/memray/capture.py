@@ -15,7 +15,7 @@ from replay.logs import CUT_SHORT, Findings
 from replay.sources.memray import records, stacks
 from replay.sources.memray.header import Header, open_plain, readable_bytes
 from replay.sources.memray.line_tables import LineTable
-from replay.trace import NO_SITE, Site
+from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
 
 _ROWS = 1 << 16
 _PIECE_BYTES = 1 << 20
@@ -90,7 +90,7 @@ def _survey(path: Path, header: Header) -> _Survey:
 def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> Iterator[Calls]:
     reader, sites = _Reader(path, header), _Sites(header, findings)
     findings.counted["dropped mappings"] += survey.mappings
-    findings.counted["dropped mapping bytes"] += survey.mapped_bytes
+    findings.counted[DROPPED_MAPPING_BYTES] += survey.mapped_bytes
     first = 0
     for op, address, size, domain, thread, used in reader.batches():
         sites.meet(reader)

@@ -23,7 +23,7 @@ from replay.logs import CUT_SHORT, Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
 from replay.sources.memray.capture import AGGREGATED, origin, tell_cut
 from replay.sources.memray.header import read_ending, read_format_version
-from replay.trace import NO_SITE, Site
+from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
 
 if TYPE_CHECKING:
     from memray import AllocationRecord, FileReader, Metadata
@@ -188,7 +188,7 @@ class _Records:
         )
         mapped, unmapped = op == MMAP, op == MUNMAP
         self._findings.counted["dropped mappings"] += int(np.count_nonzero(mapped | unmapped))
-        self._findings.counted["dropped mapping bytes"] += int(calls.size[mapped].sum())
+        self._findings.counted[DROPPED_MAPPING_BYTES] += int(calls.size[mapped].sum())
         return calls.where(~(mapped | unmapped))
 
 
