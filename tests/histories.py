@@ -111,7 +111,8 @@ def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_r
         if kind < 4 or not live or (kind == 5 and not with_realloc):
             live.append(history.malloc(size, Domain(domain), Op.CALLOC if kind == 3 else Op.MALLOC))
         elif kind == 5:
-            history.realloc(live[which % len(live)], size)
+            block = live[which % len(live)]
+            history.realloc(block, max(size, 1) if history.domains[block] == Domain.LIBC else size)
         else:
             history.free(live.pop(which % len(live)))
     return history

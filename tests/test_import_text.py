@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -294,28 +295,47 @@ int main(void) {
     void *c = realloc(NULL, 40);
     free(c);
     void *d = aligned_alloc(64, 128);
-    free(a);
+    a = realloc(a, 0);
     muntrace();
     return d == NULL;
 }
 """
 
 
-def test_a_real_log_holds_what_the_program_did(tmp_path):
+def compile_or_skip(folder, source, output, *flags):
+    """The program or library made of C source; the test is skipped where that cannot be done."""
     compiler = shutil.which("gcc")
     if compiler is None:
-        pytest.skip("there is no gcc to build a program with")
-    (tmp_path / "program.c").write_text(PROGRAM)
-    built = subprocess.run(
-        [compiler, "-O0", "program.c", "-o", "program"], cwd=tmp_path, capture_output=True, check=False
-    )
-    if built.returncode:
-        pytest.skip("gcc builds no program that calls mtrace()")
-    environment = {**os.environ, "MALLOC_TRACE": "log", "LD_PRELOAD": "libc_malloc_debug.so.0"}
-    subprocess.run([tmp_path / "program"], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    if not Path(tmp_path / "log").exists():
+        pytest.skip("gcc is not installed")
+    (folder / f"{output}.c").write_text(source)
+    command = [compiler, "-O0", *flags, f"{output}.c", "-o", output]
+    if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
+        pytest.skip("gcc cannot compile a call of mtrace()")
+    return folder / output
+
+
+def record_or_skip(program, *preloaded):
+    """The log of a program that runs with these libraries; the test is skipped where the C library writes none."""
+    log = program.parent / "log"
+    preload = " ".join(["libc_malloc_debug.so.0", *map(str, preloaded)])
+    environment = {**os.environ, "MALLOC_TRACE": str(log), "LD_PRELOAD": preload}
+    subprocess.run([program], cwd=program.parent, env=environment, capture_output=True, check=True)
+    if not log.exists():
         pytest.skip("this C library writes no mtrace log")
-    trace = open_source(tmp_path / "log")
+    return log
+
+
+def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "trace-format.md").read_text()
+    (source,) = re.findall(r"echo '(#include <mcheck.h>\n.*?)' > start_mtrace.c", page, re.DOTALL)
+    library = compile_or_skip(tmp_path, source, "start_mtrace.so", "-shared", "-fPIC")
+    body = "#include <stdlib.h>\nint main(void) { free(realloc(malloc(777), 7777)); return 0; }\n"
+    trace = open_source(record_or_skip(compile_or_skip(tmp_path, body, "program"), library))
+    assert [(op, size) for op, _, size in rows(trace) if size in (777, 7777)] == [("malloc", 777), ("realloc", 7777)]
+
+
+def test_a_real_log_holds_what_the_program_did(tmp_path):
+    trace = open_source(record_or_skip(compile_or_skip(tmp_path, PROGRAM, "program")))
     assert rows(trace) == [
         ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),
         ("malloc", 1, 40), ("free", 1, 0), ("malloc", 1, 128), ("free", 0, 0),

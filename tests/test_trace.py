@@ -75,6 +75,7 @@ def test_live_blocks_and_bytes_are_counted_with_their_peaks():
         ((M, 1, -1), "size -1 is out of range"),
         ((7, 1, 0), "op 7 is unknown; there are 0 malloc, 1 calloc, 2 realloc, 3 free, 16 gc_start"),
         ((F, 0, 8), "a free has size 0, not 8"),
+        ((R, 1, 0), "write a realloc of nothing as a malloc"),
         ((M, 4 * 2 + (1 << 20), 8), "let `replay import` renumber it"),
     ],
 )
@@ -102,6 +103,17 @@ def test_a_block_may_be_freed_through_another_domain():
     validator.check(events((M, 0, 8), domain=Domain.OBJ))
     validator.check(events((F, 0, 0), domain=Domain.MEM))
     assert validator.live_blocks == 0
+
+
+def test_a_realloc_to_0_bytes_frees_in_libc_only():
+    for domain in (Domain.RAW, Domain.MEM, Domain.OBJ):
+        validator = Validator()
+        validator.check(events((M, 0, 8), (R, 0, 0), (F, 0, 0), domain=domain))
+        assert validator.rows == 3
+    error = refusal(events((M, 0, 8), (R, 0, 0), domain=Domain.LIBC))
+    assert error.row == 1
+    assert "realloc of block 0 to 0 bytes in domain libc frees it; write a free" in str(error)
+    assert "is not live" in str(refusal(events((R, 0, 0), domain=Domain.LIBC)))
 
 
 def test_a_mark_of_an_unnamed_phase_is_refused():
