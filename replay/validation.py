@@ -13,7 +13,9 @@ from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
-_LIBC, _DOMAIN_LAST = int(Domain.LIBC), int(max(Domain))
+_DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
+_LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
+"""A realloc in domain libc, where 0 bytes are a free: op and domain in one number, so that one comparison finds both."""
 _OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
@@ -74,9 +76,9 @@ def _check_events(
         elif sites_known and site[row] != NO_SITE and site[row] >= sites:
             status = _SITE
         elif (
-            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked < 0) | (asked > MAX_SIZE) | (number >= length)
+            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked > MAX_SIZE) | (number >= length)
+            | (asked < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
             or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
-            | ((asked == 0) & (code == _REALLOC) & (domain[row] == _LIBC))
         ):  # fmt: skip
             status = _judge(code, domain[row], number, asked, state[_AT_ROWS] + row, sizes, state[_AT_PHASES])
         else:
