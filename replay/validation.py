@@ -15,7 +15,7 @@ _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
 _DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
 _LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
-"""A realloc in domain libc, where 0 bytes are a free: op and domain in one number, so that one comparison finds both."""
+"""A realloc in domain libc, where 0 bytes are a free: op and domain in one number, for one comparison."""
 _OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
