@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from replay.errors import ReplayError, TraceError
-from replay.lines import HEAD_BYTES
+from replay.lines import COMPRESSION_SUFFIXES, HEAD_BYTES
 from replay.naming import nearest
 from replay.trace import Trace
 
@@ -76,18 +76,20 @@ def _read_head(path: Path) -> bytes:
 
 
 def _find_format(path: Path, head: bytes) -> str:
-    """By content first: a file may be called anything."""
+    """By content first: a file may have any name."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
+    suffix = plain.suffix.lower()
     formats = {name: _format(name) for name in format_names()}
     for name, known in formats.items():
         sniff = getattr(known, "sniff", None)
         if sniff is not None and sniff(head):
             return name
     for name, known in formats.items():
-        if path.suffix.lower() in known.SUFFIXES:
+        if suffix in known.SUFFIXES:
             return name
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in formats.items())
     what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
-    raise TraceError(what, path=path)
+    raise TraceError(f"{what}; text may be compressed with gzip, zstd, xz or bzip2", path=path)
 
 
 def locate(path_or_name: str | Path) -> Path:

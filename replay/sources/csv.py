@@ -1,4 +1,6 @@
-"""A trace as comma-separated text; line 1 is a header with the columns of `replay.trace`, in any order.
+"""A trace as comma-separated text, plain or compressed.
+
+Line 1 is a header with the columns of `replay.trace`, in any order.
 
 time_ns, op, block, size   required; a free may leave its size empty
 op, domain                 by name (`malloc`, `obj`) or by number
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay.errors import TraceError
+from replay.lines import open_text, plain_head
 from replay.naming import nearest
 from replay.numbering import Numbering
 from replay.sources._arrow import to_numpy
@@ -40,6 +43,7 @@ _TYPES = {
 }
 _READ_BYTES = 1 << 20
 """The reader fetches up to 32 such pieces ahead."""
+_HEADER_BYTES = 1 << 16
 _FIRST_LINE = 2
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
@@ -49,13 +53,13 @@ _WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")
 
 
 def sniff(head: bytes) -> bool:
-    return set(_REQUIRED) <= set(_split_header(head))
+    return set(_REQUIRED) <= set(_split_header(plain_head(head)))
 
 
 def open_trace(path: Path) -> "CsvTrace":
     """Reads the header; the events are read and validated by `batches`."""
-    with path.open("rb") as file:
-        header = _split_header(file.readline(1 << 16))
+    with open_text(path) as file:
+        header = _split_header(file.read(_HEADER_BYTES))
     if missing := [name for name in _REQUIRED if name not in header]:
         what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
         raise _error(path, 1, what)
@@ -110,20 +114,24 @@ class CsvTrace:
     def _read(self) -> "Iterator[pa.RecordBatch]":
         import pyarrow.csv
 
-        with self._path.open("rb") as file:
-            if not (file.readline() and file.read(1)):
+        with open_text(self._path) as file:
+            head = file.read(_HEADER_BYTES)
+            if len(head) < _HEADER_BYTES and not head.partition(b"\n")[2]:
                 return  # there is nothing behind the header, which pyarrow refuses if no line ends
-        with pyarrow.csv.open_csv(
-            self._path,
-            # without threads an error carries the number of its row
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
-            ),
-            parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
-            ),
-        ) as reader:
+        with (
+            open_text(self._path) as file,
+            pyarrow.csv.open_csv(
+                file,
+                # without threads an error carries the number of its row
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
+                ),
+                parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
+                ),
+            ) as reader,
+        ):
             yield from reader
 
     def _to_events(self, batch: "pa.RecordBatch", numbering: Numbering, line: int) -> Events:
