@@ -75,6 +75,10 @@ class History:
         """The block gets a new size."""
         self.rows.append((self.now_ns, self.thread, Op.REALLOC, self.domains[number], number, size))
 
+    def resize(self, number: int, size: int) -> None:
+        """A realloc, in domain libc to at least 1 byte: to 0 bytes it would be a free."""
+        self.realloc(number, max(size, 1) if self.domains[number] == Domain.LIBC else size)
+
     def free(self, *numbers: int) -> None:
         """The blocks die, in this order."""
         for number in numbers:
@@ -111,7 +115,7 @@ def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_r
         if kind < 4 or not live or (kind == 5 and not with_realloc):
             live.append(history.malloc(size, Domain(domain), Op.CALLOC if kind == 3 else Op.MALLOC))
         elif kind == 5:
-            history.realloc(live[which % len(live)], size)
+            history.resize(live[which % len(live)], size)
         else:
             history.free(live.pop(which % len(live)))
     return history

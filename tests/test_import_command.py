@@ -26,7 +26,7 @@ VARIANTS = [
     ("rep", b"1\r\n1\r\n1\r\n0\r\na 0 5\r\n"),
     ("umpire", b'hello\n{ "kind":"replay", "uid":7, "timestamp":10, "event": "version" }\n'),
     ("heaptrack", b"v 10000\n+ 10 0 abc\n"),
-    *((name, gzip.compress(SAMPLES[name], mtime=0)) for name in ("heaptrack", "mtrace", "rep", "umpire")),
+    *((name, gzip.compress(SAMPLES[name], mtime=0)) for name in ("csv", "heaptrack", "mtrace", "rep", "umpire")),
 ]
 
 
@@ -85,7 +85,7 @@ def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):
 
 def test_unknown_lines_are_refused_unless_reading_is_lenient(tmp_path):
     (tmp_path / "log").write_bytes(SAMPLES["mtrace"] + b"noise\n")
-    with pytest.raises(ReplayError, match="line 3: 'noise' is no line of an mtrace log"):
+    with pytest.raises(ReplayError, match="line 3: 'noise' is not a line of an mtrace log"):
         run(tmp_path / "log", "-o", tmp_path / "t.parquet")
     lines = run(tmp_path / "log", "--lenient", "-o", tmp_path / "t.parquet")
     assert lines[1].endswith("; unknown lines, left out: 1")

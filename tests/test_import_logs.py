@@ -5,7 +5,7 @@ import json
 import pytest
 
 from replay.sources import open_source
-from replay.support.errors import TraceError
+from replay.support.errors import ReplayError, TraceError
 from replay.trace import NO_SITE, Op, Site
 
 
@@ -115,6 +115,66 @@ def test_a_broken_line_of_umpire_is_refused_with_its_number(tmp_path, line):
     assert lenient.metadata.origin["dropped lines"] == "1"
 
 
+def test_an_umpire_reallocate_to_no_bytes_is_a_free(tmp_path):
+    log = UMPIRE + "".join(
+        [
+            operation("reallocate", 150, HOST | {"current_ptr": "0x20"}, {"size": 0}, "HOST"),
+            operation("deallocate", 151, HOST | {"pointer": "0x20"}),
+            operation("allocate", 152, HOST | {"pointer": "0x77"}, {"size": 0}),
+            operation("reallocate", 153, HOST | {"new_ptr": "0x77"}, {}, "HOST"),
+            operation("allocate", 160, HOST | {"pointer": "0x20"}, {"size": 32}),
+        ]
+    )
+    trace = open_source(written(tmp_path, log))
+    assert rows(trace)[5:] == [("free", 0, 0, 153), ("malloc", 0, 32, 160)]
+    assert "missing frees" not in trace.metadata.origin
+
+
+@pytest.mark.parametrize("name", ["t.replay", "t.yaml", "t.csv", "t.rep", "t.mtrace", "t.heaptrack", "t.parquet"])
+def test_brackets_nested_too_deeply_are_refused_in_one_sentence(tmp_path, name):
+    path = written(tmp_path, "[" * 400_000, name)
+    with pytest.raises(ReplayError) as caught:
+        rows(open_source(path))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "[" * 400_000,
+        '{"category":"operation","name":"x","timestamp":1e999}',
+        '{"category":"operation","name":"x","timestamp":9223372036854775808}',
+        '{"category":"operation","name":"x","timestamp":%s}' % ("9" * 5000),
+        '{"category":"operation","name":"allocate","timestamp":1,"string_args":{"allocator_ref":"0x1","pointer":"0x5"},'
+        '"numeric_args":{"size":1e999}}',
+    ],
+    ids=["nesting", "infinite time", "time past 63 bits", "time of 5000 digits", "infinite size"],
+)
+def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, broken):
+    path = written(tmp_path, UMPIRE + broken + "\n")
+    assert refusal(path).startswith("line 15: ")
+    lenient = open_source(path, lenient=True)
+    assert len(rows(lenient)) == 5
+    assert lenient.metadata.origin["dropped lines"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.replay", "SQLite format 3\0\1\n" * 5),
+        ("t.replay", "[" * 400_000),
+        ("t.heaptrack", "v 10400 3\nhello\n"),
+        ("t.rep", "1\n1\n1\n1\nhello\n"),
+    ],
+)
+def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, name, text):
+    path = written(tmp_path, text, name)
+    assert "--lenient" not in refusal(path)
+    with pytest.raises(TraceError, match="nothing is left to import: "):
+        rows(open_source(path, lenient=True))
+
+
 RAW = """v 10400 3
 x 6 /tmp/h
 X ./h
@@ -211,12 +271,12 @@ def test_a_newer_heaptrack_format_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("+ 7", "line 26: '+ 7' is no line of a heaptrack file"),
-        ("+ 1 2", "line 26: '+ 1 2' is no line"),
-        ("+ x", "line 26: '+ x' is no line"),
-        ("t", "line 26: 't' is no line"),
-        ("hello", "line 26: 'hello' is no line"),
-        ("q 1", "line 26: 'q 1' is no line"),
+        ("+ 7", "line 26: '+ 7' is not a line of a heaptrack file"),
+        ("+ 1 2", "line 26: '+ 1 2' is not a line"),
+        ("+ x", "line 26: '+ x' is not a line"),
+        ("t", "line 26: 't' is not a line"),
+        ("hello", "line 26: 'hello' is not a line"),
+        ("q 1", "line 26: 'q 1' is not a line"),
         ("a 800000000001 1", "line 26: the size is out of range"),
     ],
 )

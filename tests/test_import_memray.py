@@ -5,6 +5,7 @@ They are read by replay itself, and by memray's own library, whose every record 
 
 import ast
 import builtins
+import importlib.metadata
 import itertools
 import logging
 import os
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pytest
 
 from replay.sources import open_source
-from replay.sources._logs.log_trace import Findings
+from replay.sources._logs.log_trace import Findings, told_limits
+from replay.sources.memray import allocator_types
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
@@ -31,6 +33,8 @@ from replay.trace.validation import Validator
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
 VERSION_AT = 7
 """Where a capture that is not compressed tells its version."""
+MMAP = 14
+"""From here on, allocators are those of mmap and munmap."""
 
 PROGRAM = """
 import sys
@@ -149,14 +153,16 @@ def test_known_calls_are_read_as_they_were_made(record, kind, way):
 def test_a_capture_agrees_with_memray_record_by_record(record, way):
     path = record("python")
     with memray.FileReader(path) as reader:
-        live, expected, dropped = {}, [], 0
+        live, expected, dropped, mapped_bytes = {}, [], 0, 0
         records = [(each.allocator, each.address, each.size, each.tid) for each in reader.get_allocation_records()]
     for index, (allocator, address, size, thread) in enumerate(records):
-        if allocator in (1, 5):
+        if allocator == MMAP:
+            mapped_bytes += size
+        elif allocator in (1, 5):
             later = next((each for each in records[index + 1 :] if each[3] == thread), None)
             dropped += address not in live and (later is None or later[0] not in (4, 7))
             live.pop(address, None)
-        elif allocator < 14:
+        elif allocator < MMAP:
             live[address] = size
             expected.append((address, size))
     trace = open_source(path)
@@ -166,6 +172,7 @@ def test_a_capture_agrees_with_memray_record_by_record(record, way):
     assert trace.validator.live_blocks == len(live)
     assert trace.validator.live_bytes == sum(live.values())
     assert int(trace.metadata.origin["dropped frees"]) == dropped
+    assert int(trace.metadata.origin["dropped mapping bytes"]) == mapped_bytes >= 8192
     kept = [site for site in trace.metadata.sites if site.file.endswith("program.py")]
     assert PROGRAM.splitlines().index("        kept = [str(number) * 3 for number in range(2000)]") + 1 in {
         site.line for site in kept
@@ -291,11 +298,29 @@ def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_readi
     assert 777_400 in events.size.tolist()
 
 
-def test_a_capture_of_another_version_is_refused(record, tmp_path):
+def of_format(version, record, tmp_path):
+    """A capture that says that it is in that version of the format."""
     content = bytearray(record("plain").read_bytes())
-    content[VERSION_AT] = 99
-    (tmp_path / "newer.bin").write_bytes(content)
-    assert refusal(tmp_path / "newer.bin").startswith("was written by another version of memray than ")
+    content[VERSION_AT] = version
+    path = tmp_path / f"format-{version}.bin"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (10, " (memray 1.10 or older), which is not supported; record it again with a newer memray"),
+        (11, " (memray 1.11 to 1.18), which only memray 1.12 to 1.18 can read; {}: pip install 'memray>=1.12,<1.19'"),
+        (99, ", which only its library can read; {}: install the memray that recorded it"),
+    ],
+)
+def test_a_capture_that_the_installed_memray_cannot_read_is_refused_with_the_versions_that_can(
+    record, tmp_path, version, expected
+):
+    installed = f"memray {importlib.metadata.version('memray')} is installed"
+    told = refusal(of_format(version, record, tmp_path))
+    assert told == f"is a memray capture in format version {version}{expected.format(installed)}"
 
 
 def test_a_capture_is_no_capture_without_its_header(record, tmp_path):
@@ -319,11 +344,45 @@ def test_known_versions_are_read_without_memray(record, without_memray):
     assert 777_400 in whole(open_source(record("plain"))).size.tolist()
 
 
-def test_without_memray_a_sentence_tells_what_to_install_for_other_versions(record, monkeypatch, without_memray):
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (11, "which only memray 1.12 to 1.18 can read; memray is not installed: pip install 'memray>=1.12,<1.19'"),
+        (99, "which only its library can read; memray is not installed: pip install 'alloc-replay[memray]'"),
+    ],
+)
+def test_without_memray_a_sentence_tells_what_to_install_for_other_versions(
+    record, tmp_path, without_memray, version, expected
+):
+    assert refusal(of_format(version, record, tmp_path)).endswith(expected)
+
+
+def test_allocators_are_known_by_their_names_in_whatever_numbering():
+    newer = {member.name: member.value for member in memray.AllocatorType}
+    assert newer == allocator_types.NUMBERS_FROM_FORMAT_12
+    older = {"MALLOC": 1, "FREE": 2, "MMAP": 10, "MUNMAP": 11, "PYMALLOC_MALLOC": 12, "PYMALLOC_FREE": 15}
+    ops, domains = allocator_types.call_tables(older | {"NEVER_HEARD_OF": 16})
+    expected = [
+        (Op.MALLOC, Domain.LIBC),
+        (Op.FREE, Domain.LIBC),
+        (allocator_types.MMAP, Domain.LIBC),
+        (allocator_types.MUNMAP, Domain.LIBC),
+        (Op.MALLOC, Domain.OBJ),
+        (Op.FREE, Domain.OBJ),
+    ]
+    assert [(ops[number], domains[number]) for number in older.values()] == expected
+    assert ops[[0, 3, 16, 255]].tolist() == [allocator_types.UNKNOWN] * 4
+
+
+def test_a_call_of_an_unknown_allocator_is_refused(record, monkeypatch):
     by_library(monkeypatch)
-    assert refusal(record("plain")) == (
-        "is a capture of memray in a version that only its library may read: pip install 'alloc-replay[memray]'"
-    )
+    monkeypatch.delitem(allocator_types._CALLS, "POSIX_MEMALIGN")
+    assert refusal(record("plain")) == ("has calls of memray's allocator 9, which this version of replay does not know")
+
+
+def test_the_screen_tells_how_much_memory_was_mapped_past_the_trace():
+    origin = {"dropped mappings": "1400", "dropped mapping bytes": str(35 << 20)}
+    assert told_limits(origin) == "mmap and munmap calls left out: 1,400; memory mapped by them, left out: 35.0 MiB"
 
 
 def functions():

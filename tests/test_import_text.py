@@ -1,7 +1,11 @@
 """Logs of mtrace and traces of the malloc lab: exact events of small files, real logs, and what is refused."""
 
+import bz2
 import gzip
+import lzma
 import os
+import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,6 +31,7 @@ MTRACE = """= Start
 = End
 """
 REP = "20000\n3\n9\n1\na 0 512\na 1 128\nr 0 640\na 2 128\nf 1\nr 0 768\nf 0\nf 2\nf -1\n"
+CSV = "time_ns,op,block,size\n0,malloc,7,16\n1,free,7,\n"
 ORIGIN = {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
 
 
@@ -71,6 +76,13 @@ def test_an_mtrace_log_is_read_call_by_call(tmp_path):
     assert trace.metadata.origin == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
 
 
+def test_the_offset_of_a_caller_is_no_part_of_its_function_with_or_without_0x(tmp_path):
+    text = "@ /lib/a.so:(f+0x2f0)[0x1] + 0x10 0x1\n@ /lib/a.so:(f+2f0)[0x1] + 0x20 0x1\n@ b:(g)[0x1] + 0x30 0x1\n"
+    trace = open_source(written(tmp_path, text))
+    rows(trace)
+    assert trace.metadata.sites == (Site("f", "/lib/a.so", 0), Site("f", "/lib/a.so", 0), Site("g", "b", 0))
+
+
 def test_a_trace_of_the_malloc_lab_is_read_request_by_request(tmp_path):
     trace = open_source(written(tmp_path, REP, "short.rep"))
     assert rows(trace) == [
@@ -78,6 +90,38 @@ def test_a_trace_of_the_malloc_lab_is_read_request_by_request(tmp_path):
         ("free", 1, 0), ("realloc", 0, 768), ("free", 0, 0), ("free", 2, 0),
     ]  # fmt: skip
     assert trace.metadata.origin == {"source": "rep", "file": "short.rep"} | ORIGIN
+
+
+def test_a_realloc_to_no_bytes_is_a_free(tmp_path):
+    text = "0\n2\n7\n1\na 0 16\nr 0 0\na 0 32\nr 0 0\nr 0 8\nf 0\nr 1 0\n"
+    trace = open_source(written(tmp_path, text, "t.rep"))
+    assert rows(trace) == [
+        ("malloc", 0, 16), ("free", 0, 0), ("malloc", 0, 32), ("free", 0, 0),
+        ("malloc", 0, 8), ("free", 0, 0), ("malloc", 0, 0),
+    ]  # fmt: skip
+    assert "missing frees" not in trace.metadata.origin
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("\n", " \r\n"),
+        lambda text: text.replace(" ", "  "),
+        lambda text: text.replace(" ", "\t"),
+        lambda text: text.replace("\n", "\n \t"),
+        lambda text: text.replace("\n", "\t \v\f\r\n\r\n  \n"),
+        lambda text: text.rstrip("\n") + " ",
+    ],
+    ids=["blank before CRLF", "double blanks", "tabs", "leading blanks", "blank lines", "no last newline"],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_blanks_in_a_trace_of_the_malloc_lab_are_read_as_fscanf_reads_them(tmp_path, edit, lenient):
+    plain = rows(open_source(written(tmp_path, REP, "plain.rep")))
+    path = tmp_path / "blanks"
+    path.write_bytes(edit(REP).encode())
+    trace = open_source(path, lenient=lenient)
+    assert rows(trace) == plain
+    assert "dropped lines" not in trace.metadata.origin
 
 
 def test_both_styles_of_header_are_read(tmp_path):
@@ -92,29 +136,76 @@ def test_a_realloc_of_an_id_that_is_not_live_is_a_malloc_and_a_second_free_is_dr
     assert trace.metadata.origin["dropped frees"] == "1"
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd"])
-@pytest.mark.parametrize(("text", "events"), [(MTRACE, 6), (REP, 8)], ids=["mtrace", "rep"])
-def test_compressed_logs_are_told_and_read(tmp_path, compression, text, events):
+def zstd_compressed(text):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(text)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {"gzip": gzip.compress, "zstd": zstd_compressed, "xz": lzma.compress, "bzip2": bz2.compress}
+each_compression = pytest.mark.parametrize("compression", COMPRESS)
+
+
+@each_compression
+@pytest.mark.parametrize(("text", "events"), [(MTRACE, 6), (REP, 8), (CSV, 2)], ids=["mtrace", "rep", "csv"])
+def test_a_compressed_log_is_recognised_by_its_content_and_read(tmp_path, compression, text, events):
     path = tmp_path / "log"
-    with pa.output_stream(str(path), compression=compression) as stream:
-        stream.write(text.encode())
+    path.write_bytes(COMPRESS[compression](text.encode()))
     assert len(rows(open_source(path))) == events
 
 
-def test_a_compressed_log_that_is_cut_short_is_refused(tmp_path):
+@each_compression
+def test_a_log_compressed_in_two_parts_is_read_whole(tmp_path, compression):
     path = tmp_path / "log"
-    path.write_bytes(gzip.compress(MTRACE.encode() * 1000)[:-500])
-    assert "is no whole gzip file" in refusal(path)
+    cut = REP.index("f 1")
+    path.write_bytes(b"".join(map(COMPRESS[compression], (REP[:cut].encode(), REP[cut:].encode()))))
+    assert len(rows(open_source(path))) == 8
+
+
+@each_compression
+@pytest.mark.parametrize(("text", "name"), [(MTRACE, "mtrace"), (CSV, "csv")], ids=["mtrace", "csv"])
+def test_a_compressed_log_that_is_cut_short_is_refused(tmp_path, compression, text, name):
+    path = tmp_path / "log"
+    path.write_bytes(COMPRESS[compression](text.encode() * 1000)[:-20])
+    assert f"the {compression} data is damaged or incomplete" in refusal(path, format_name=name)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "xz", "bzip2"])
+def test_a_damaged_compressed_log_is_refused(tmp_path, compression):
+    path = tmp_path / "log"
+    content = bytearray(COMPRESS[compression](random.Random(0).randbytes(1 << 16)))
+    content[1000:40_000] = bytes(39_000)
+    path.write_bytes(content)
+    assert f"the {compression} data is damaged or incomplete" in refusal(path, format_name="mtrace")
+
+
+def test_a_compressed_log_is_recognised_by_the_suffix_before_that_of_its_compression(tmp_path):
+    path = tmp_path / "lab.rep.xz"
+    path.write_bytes(lzma.compress(b"a 0 512\n"))
+    assert "line 1: here must stand a header" in refusal(path)
+
+
+def test_a_file_of_no_known_format_names_the_compressions(tmp_path):
+    assert "compressed with gzip, zstd, xz or bzip2" in refusal(written(tmp_path, "hello", "log.7z"))
+
+
+def test_an_incompressible_log_is_recognised_though_bzip2_delivers_whole_blocks_only(tmp_path):
+    path = tmp_path / "log"
+    noise = random.Random(0).randbytes(450_000).hex()
+    path.write_bytes(bz2.compress(f"= Start\n@ {noise} + 0x10 0x10\n= End\n".encode()))
+    assert path.stat().st_size > 1 << 18
+    assert rows(open_source(path)) == [("malloc", 0, 16)]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("hello", "line 13: 'hello' is no line of an mtrace log; `replay import --lenient` leaves such lines out"),
-        ("@ a + 0x10", "line 13: '@ a + 0x10' is no line"),
-        ("@ a * 0x10 0x10", "line 13: '@ a * 0x10 0x10' is no line"),
-        ("a + 0x10 0x10", "line 13: 'a + 0x10 0x10' is no line"),
-        ("@ a + 0x1g 0x10", "line 13: '@ a + 0x1g 0x10' is no line"),
+        ("hello", "line 13: 'hello' is not a line of an mtrace log; `replay import --lenient` leaves such lines out"),
+        ("@ a + 0x10", "line 13: '@ a + 0x10' is not a line"),
+        ("@ a * 0x10 0x10", "line 13: '@ a * 0x10 0x10' is not a line"),
+        ("a + 0x10 0x10", "line 13: 'a + 0x10 0x10' is not a line"),
+        ("@ a + 0x1g 0x10", "line 13: '@ a + 0x1g 0x10' is not a line"),
         ("@ a + 0x10 0x800000000001", "line 13: the size is out of range; a block has 0 to 2^47 bytes"),
     ],
 )
@@ -125,11 +216,11 @@ def test_a_broken_mtrace_line_is_refused_with_its_number(tmp_path, line, message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x 1 2", "line 14: 'x 1 2' is no line of a malloc lab trace"),
-        ("a 1", "line 14: 'a 1' is no line"),
-        ("a -1 5", "line 14: 'a -1 5' is no line"),
-        ("a 1 5 7", "line 14: 'a 1 5 7' is no line"),
-        ("f", "line 14: 'f' is no line"),
+        ("x 1 2", "line 14: 'x 1 2' is not a line of a malloc lab trace"),
+        ("a 1", "line 14: 'a 1' is not a line"),
+        ("a -1 5", "line 14: 'a -1 5' is not a line"),
+        ("a 1 5 7", "line 14: 'a 1 5 7' is not a line"),
+        ("f", "line 14: 'f' is not a line"),
         ("a 1 140737488355329", "line 14: the size is out of range"),
         ("f 1", "the header promises 9 requests, but 10 follow; is the file whole?"),
     ],
@@ -153,6 +244,26 @@ def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
     assert trace.metadata.origin["dropped lines"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("SQLite format 3\0\n\1\2\3", "2 unknown lines were"), ("hello\n= Start\n- 0x10\n", "1 unknown line was")],
+)
+def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, text, lines):
+    path = written(tmp_path, text)
+    assert refusal(path, lenient=True) == (
+        f"nothing is left to import: {lines} left out, and no other line is an event of mtrace; "
+        "`--format NAME` names another format"
+    )
+    assert refusal(path).endswith(
+        "is not a line of an mtrace log; "
+        "nothing in the file is an event of that format; `--format NAME` names another one"
+    )
+
+
+def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tmp_path):
+    assert rows(open_source(written(tmp_path, "= Start\n= End\n"), lenient=True)) == []
+
+
 def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
     lines = [
         f"@ a:(f{n % 700}+0x1)[0x1] + {64 * n + 64:#x} {n:#x}\n@ b < {64 * n + 64:#x}\n@ b > 0x{n:x}8 0x5"
@@ -168,7 +279,7 @@ def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch)
     assert rows(trace) == whole
     assert trace.metadata.sites == sites
     path.write_text("\n".join(lines) + "\nx")
-    assert "line 9001: 'x' is no line" in refusal(path)
+    assert "line 9001: 'x' is not a line" in refusal(path)
 
 
 PROGRAM = """
@@ -184,28 +295,47 @@ int main(void) {
     void *c = realloc(NULL, 40);
     free(c);
     void *d = aligned_alloc(64, 128);
-    free(a);
+    a = realloc(a, 0);
     muntrace();
     return d == NULL;
 }
 """
 
 
-def test_a_real_log_holds_what_the_program_did(tmp_path):
+def compile_or_skip(folder, source, output, *flags):
+    """The program or library made of C source; the test is skipped where that cannot be done."""
     compiler = shutil.which("gcc")
     if compiler is None:
-        pytest.skip("there is no gcc to build a program with")
-    (tmp_path / "program.c").write_text(PROGRAM)
-    built = subprocess.run(
-        [compiler, "-O0", "program.c", "-o", "program"], cwd=tmp_path, capture_output=True, check=False
-    )
-    if built.returncode:
-        pytest.skip("gcc builds no program that calls mtrace()")
-    environment = {**os.environ, "MALLOC_TRACE": "log", "LD_PRELOAD": "libc_malloc_debug.so.0"}
-    subprocess.run([tmp_path / "program"], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    if not Path(tmp_path / "log").exists():
+        pytest.skip("gcc is not installed")
+    (folder / f"{output}.c").write_text(source)
+    command = [compiler, "-O0", *flags, f"{output}.c", "-o", output]
+    if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
+        pytest.skip("gcc cannot compile a call of mtrace()")
+    return folder / output
+
+
+def record_or_skip(program, *preloaded):
+    """The log of a program that runs with these libraries; the test is skipped where the C library writes none."""
+    log = program.parent / "log"
+    preload = " ".join(["libc_malloc_debug.so.0", *map(str, preloaded)])
+    environment = {**os.environ, "MALLOC_TRACE": str(log), "LD_PRELOAD": preload}
+    subprocess.run([program], cwd=program.parent, env=environment, capture_output=True, check=True)
+    if not log.exists():
         pytest.skip("this C library writes no mtrace log")
-    trace = open_source(tmp_path / "log")
+    return log
+
+
+def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "trace-format.md").read_text()
+    (source,) = re.findall(r"echo '(#include <mcheck.h>\n.*?)' > start_mtrace.c", page, re.DOTALL)
+    library = compile_or_skip(tmp_path, source, "start_mtrace.so", "-shared", "-fPIC")
+    body = "#include <stdlib.h>\nint main(void) { free(realloc(malloc(777), 7777)); return 0; }\n"
+    trace = open_source(record_or_skip(compile_or_skip(tmp_path, body, "program"), library))
+    assert [(op, size) for op, _, size in rows(trace) if size in (777, 7777)] == [("malloc", 777), ("realloc", 7777)]
+
+
+def test_a_real_log_holds_what_the_program_did(tmp_path):
+    trace = open_source(record_or_skip(compile_or_skip(tmp_path, PROGRAM, "program")))
     assert rows(trace) == [
         ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),
         ("malloc", 1, 40), ("free", 1, 0), ("malloc", 1, 128), ("free", 0, 0),

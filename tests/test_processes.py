@@ -56,7 +56,7 @@ def part_of(steps):
         if kind < 5 or (kind < 10 and not live):
             live.append(history.malloc(size, Domain(domain), Op.CALLOC if kind == 3 else Op.MALLOC))
         elif kind < 7:
-            history.realloc(live[which % len(live)], size)
+            history.resize(live[which % len(live)], size)
         elif kind < 10:
             history.free(live.pop(which % len(live)))
         elif kind == 12:

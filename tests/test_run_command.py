@@ -169,12 +169,14 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
 
 def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
     """Anybody may write there; a recorder writes how much it left out."""
-    origin = {"foreign_frees": "many", "left_out_calls": "-1"}
+    origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
-    for said, lines in ((origin, 0), ({"foreign_frees": "5", "left_out_calls": "6"}, 2)):
+    numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
+    for said, lines in ((origin, 0), (numbers, 3)):
         write_trace(MemoryTrace(trace.events, Metadata(origin=said)), path, force=True)
         code, out, _ = replay("run", path, "--no-reference")
         assert (code, out.count("Left out: ")) == (0, lines)
+    assert "Left out: 35.0 MiB that the recorded process mapped with mmap, in total." in out
 
 
 def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):

@@ -75,6 +75,7 @@ def test_live_blocks_and_bytes_are_counted_with_their_peaks():
         ((M, 1, -1), "size -1 is out of range"),
         ((7, 1, 0), "op 7 is unknown; there are 0 malloc, 1 calloc, 2 realloc, 3 free, 16 gc_start"),
         ((F, 0, 8), "a free has size 0, not 8"),
+        ((R, 1, 0), "write a realloc of nothing as a malloc"),
         ((M, 4 * 2 + (1 << 20), 8), "let `replay import` renumber it"),
     ],
 )
@@ -102,6 +103,17 @@ def test_a_block_may_be_freed_through_another_domain():
     validator.check(events((M, 0, 8), domain=Domain.OBJ))
     validator.check(events((F, 0, 0), domain=Domain.MEM))
     assert validator.live_blocks == 0
+
+
+def test_a_realloc_to_0_bytes_frees_in_libc_only():
+    for domain in (Domain.RAW, Domain.MEM, Domain.OBJ):
+        validator = Validator()
+        validator.check(events((M, 0, 8), (R, 0, 0), (F, 0, 0), domain=domain))
+        assert validator.rows == 3
+    error = refusal(events((M, 0, 8), (R, 0, 0), domain=Domain.LIBC))
+    assert error.row == 1
+    assert "realloc of block 0 to 0 bytes in domain libc frees it; write a free" in str(error)
+    assert "is not live" in str(refusal(events((R, 0, 0), domain=Domain.LIBC)))
 
 
 def test_a_mark_of_an_unnamed_phase_is_refused():
@@ -207,13 +219,16 @@ def test_the_digest_sees_every_required_column_and_no_other():
     assert trace_digest(MemoryTrace([with_site])) in digests
 
 
-def first_broken_row(rows):
+def first_broken_row(rows, domain):
     """What the contract says, in plain words: the first row of (op, block, size, time) that breaks it, or None."""
+    smallest_realloc = 1 if domain == Domain.LIBC else 0
     live, last = set(), 0
     for index, (op, block, size, time) in enumerate(rows):
         known = op in list(Op)
         wrong_block = (block in live) if op in (M, C) else (block not in live) if op in (R, F) else False
-        wrong_size = op in (M, C, R, F) and not 0 <= size <= (0 if op == F else 1 << 47)
+        wrong_size = op in (M, C, R, F) and not (
+            (smallest_realloc if op == R else 0) <= size <= (0 if op == F else 1 << 47)
+        )
         if time < last or not known or wrong_block or wrong_size:
             return index
         last = time
@@ -236,13 +251,13 @@ broken_rows = st.lists(
 
 
 @settings(deadline=None, max_examples=300)
-@given(broken_rows, st.lists(st.integers(0, 12), max_size=2))
-def test_the_first_broken_row_is_named_wherever_batches_are_cut(rows, cuts):
+@given(broken_rows, st.lists(st.integers(0, 12), max_size=2), st.sampled_from(Domain))
+def test_the_first_broken_row_is_named_wherever_batches_are_cut(rows, cuts, domain):
     validator, refused = Validator(), None
-    for batch in slices(events(*rows), [min(cut, len(rows)) for cut in cuts]):
+    for batch in slices(events(*rows, domain=domain), [min(cut, len(rows)) for cut in cuts]):
         try:
             validator.check(batch)
         except TraceError as error:
             refused = error.row
             break
-    assert refused == first_broken_row(rows)
+    assert refused == first_broken_row(rows, domain)

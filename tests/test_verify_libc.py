@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
 from replay.commands.verify import verify as verify_command
-from replay.support.errors import ConfigError
+from replay.support.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, Op
 from replay.verification.libc_compare import verify_libc
-from replay.verification.libc_oracles import LibcOracle, survey_libcs
+from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
 
 ORACLES = survey_libcs()[0]
@@ -169,19 +169,59 @@ def test_random_short_traces_agree(oracle: LibcOracle, data: st.DataObject) -> N
         st.sampled_from([1_032, 1_033, 65_500, 131_047, 131_048, 131_049, 135_144, 300_000, 2_097_128]),
     )
     history, live = History(), []
+    domains = st.sampled_from([Domain.LIBC, Domain.RAW])
     several = data.draw(st.booleans())
     for _ in range(data.draw(st.integers(1, 200))):
         if several and data.draw(st.integers(0, 9)) == 0:
             history.by(data.draw(st.integers(0, 3)))
         action = data.draw(st.integers(0, 4)) if live else 0
         if action <= 1:
-            live.append(history.malloc(data.draw(sizes), Domain.LIBC, op=Op(action)))
+            live.append(history.malloc(data.draw(sizes), data.draw(domains), op=Op(action)))
         elif action == 2:
-            history.realloc(data.draw(st.sampled_from(live)), data.draw(sizes))
+            block, size = data.draw(st.sampled_from(live)), data.draw(sizes)
+            if size or history.domains[block] == Domain.RAW:
+                history.realloc(block, size)
+            else:  # realloc(p, 0)
+                live.remove(block)
+                history.free(block)
         else:
             history.free(live.pop(data.draw(st.integers(0, len(live) - 1))))
     agreement = verify_libc(history.trace(), oracle)
     assert agreement.exact, agreement.difference
+
+
+@each_oracle
+def test_the_harness_frees_by_a_realloc_to_0_bytes_as_c_does(oracle: LibcOracle) -> None:
+    history = History()
+    block = history.malloc(40, Domain.LIBC)
+    history.malloc(40, Domain.LIBC)
+    history.realloc(block, 0)
+    history.malloc(40, Domain.LIBC)
+    first, _, freed, again = play_libc(history.trace(), oracle).addresses.tolist()
+    assert (freed, again) == (0, first)
+
+
+@each_oracle
+def test_requests_of_0_bytes_reach_libc_as_the_domain_makes_them(oracle: LibcOracle) -> None:
+    history = History()
+    for domain in Domain:
+        for op in (Op.MALLOC, Op.CALLOC):
+            block = history.malloc(0, domain, op=op)
+            if domain == Domain.LIBC:
+                history.realloc(block, 100)
+            else:
+                history.realloc(history.malloc(100, domain), 0)
+                history.realloc(block, 0)
+    agreement = verify_libc(history.trace(), oracle, resident=True)
+    assert agreement.exact, agreement.difference
+    assert agreement.addresses_compared == 28
+
+
+def test_a_realloc_to_0_bytes_of_libc_is_refused_with_its_row() -> None:
+    history = History()
+    history.realloc(history.malloc(40, Domain.LIBC), 0)
+    with pytest.raises(TraceError, match=r"^row 1: realloc of block 0 to 0 bytes in domain libc frees it"):
+        verify_libc(history.trace(), ORACLES[0])
 
 
 def run_command(*arguments: str) -> tuple[int, str]:

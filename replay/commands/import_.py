@@ -17,12 +17,12 @@ def import_trace(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What FILE is: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml; else its content tells.",
+            help="Format of FILE: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml. Default: by its content.",
         ),
     ] = None,
     lenient: Annotated[
         bool,
-        typer.Option("--lenient", help="Leave out lines that are not understood, and count them; take a cut capture."),
+        typer.Option("--lenient", help="Leave out and count unknown lines; accept a truncated capture."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
 ) -> None:

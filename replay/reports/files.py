@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from replay.analysis import metrics
 from replay.simulation.engine import Recording
+from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import new_file, system_errors, temporary_beside
 from replay.support.errors import OutputError
@@ -91,7 +92,7 @@ class AddressWriter:
     def __call__(self, addresses: np.ndarray, owners: np.ndarray) -> None:
         rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees, and for rows that move no block
         columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
-        self._waiting.append(pa.table(columns, schema=_ADDRESS_SCHEMA))
+        self._waiting.append(pa.table([to_arrow(column) for column in columns], schema=_ADDRESS_SCHEMA))
         self._rows_seen += addresses.shape[0]
         self._rows_waiting += rows.shape[0]
         if self._rows_waiting >= GROUP_ROWS:

@@ -14,7 +14,7 @@ from replay.simulation.engine import Recording
 from replay.simulation.loop import EXACT_CLASSES, class_limit
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
-from replay.trace import LEFT_OUT, OLDER_FREES
+from replay.trace import DROPPED_MAPPING_BYTES, LEFT_OUT, OLDER_FREES
 
 WIDTH = 96
 """Columns of the report, at most: what fits a log beside its time stamps."""
@@ -262,11 +262,14 @@ def _notes(summary: Summary) -> Text:
     models = [model for model in (summary.libc_model, summary.small_model) if model in ("glibc", "pymalloc")]
     blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
     lines = [f"Exact: what was asked for{blocks}.", "Estimates: simulated time, from the configuration's costs."]
-    older, others = (_count(summary.trace.get(name)) for name in (OLDER_FREES, LEFT_OUT))
+    counted = (OLDER_FREES, LEFT_OUT, DROPPED_MAPPING_BYTES)
+    older, others, mapped_bytes = (_count(summary.trace.get(name)) for name in counted)
     if older:
         lines.append(f"Left out: blocks older than the recording, of which {older:,} were freed in its course.")
     if others:
         lines.append(
             f"Left out: {others:,} calls of threads that were not meant, and what else became of their blocks."
         )
+    if mapped_bytes:
+        lines.append(f"Left out: {format_size(mapped_bytes)} that the recorded process mapped with mmap, in total.")
     return Text("\n".join(lines))

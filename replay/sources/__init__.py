@@ -1,5 +1,4 @@
-"""Where traces come from: one module a format, found by its name in this folder; names with a leading underscore are
-helpers.
+"""Where traces come from: one module a format, found by its name in this folder. `_name` is a helper, not a format.
 
 A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`: by
 their first `HEAD_BYTES`. No two formats may take the same file for theirs. If a file can be read as far as it is
@@ -14,7 +13,7 @@ import pkgutil
 from pathlib import Path
 from typing import Protocol, cast
 
-from replay.sources._logs.lines import HEAD_BYTES
+from replay.sources._logs.lines import COMPRESSION_SUFFIXES, HEAD_BYTES
 from replay.support.errors import ReplayError, TraceError
 from replay.support.names import nearest
 from replay.trace import Trace
@@ -30,8 +29,7 @@ class Format(Protocol):
 
 def format_names() -> list[str]:
     """The formats that can be read."""
-    names = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in names if not name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def open_source(
@@ -78,18 +76,20 @@ def _read_head(path: Path) -> bytes:
 
 
 def _find_format(path: Path, head: bytes) -> str:
-    """By content first: a file may be called anything."""
+    """By content first: a file may have any name."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
+    suffix = plain.suffix.lower()
     formats = {name: _format(name) for name in format_names()}
     for name, known in formats.items():
         sniff = getattr(known, "sniff", None)
         if sniff is not None and sniff(head):
             return name
     for name, known in formats.items():
-        if path.suffix.lower() in known.SUFFIXES:
+        if suffix in known.SUFFIXES:
             return name
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in formats.items())
     what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
-    raise TraceError(what, path=path)
+    raise TraceError(f"{what}; text may be compressed with gzip, zstd, xz or bzip2", path=path)
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -1,4 +1,6 @@
-"""A trace as comma-separated text; line 1 is a header with the columns of `replay.trace`, in any order.
+"""A trace as comma-separated text, plain or compressed.
+
+Line 1 is a header with the columns of `replay.trace`, in any order.
 
 time_ns, op, block, size   required; a free may leave its size empty
 op, domain                 by name (`malloc`, `obj`) or by number
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.sources._arrow import to_numpy
+from replay.sources._logs.lines import open_text, plain_head
 from replay.support.errors import TraceError
 from replay.support.names import nearest
 from replay.trace import NO_SITE, Domain, Events, Metadata, Op
@@ -39,6 +43,7 @@ _TYPES = {
 }
 _READ_BYTES = 1 << 20
 """The reader fetches up to 32 such pieces ahead."""
+_HEADER_BYTES = 1 << 16
 _FIRST_LINE = 2
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
@@ -48,13 +53,13 @@ _WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")
 
 
 def sniff(head: bytes) -> bool:
-    return set(_REQUIRED) <= set(_split_header(head))
+    return set(_REQUIRED) <= set(_split_header(plain_head(head)))
 
 
 def open_trace(path: Path) -> "CsvTrace":
     """Reads the header; the events are read and validated by `batches`."""
-    with path.open("rb") as file:
-        header = _split_header(file.readline(1 << 16))
+    with open_text(path) as file:
+        header = _split_header(file.read(_HEADER_BYTES))
     if missing := [name for name in _REQUIRED if name not in header]:
         what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
         raise _error(path, 1, what)
@@ -109,20 +114,24 @@ class CsvTrace:
     def _read(self) -> "Iterator[pa.RecordBatch]":
         import pyarrow.csv
 
-        with self._path.open("rb") as file:
-            if not (file.readline() and file.read(1)):
+        with open_text(self._path) as file:
+            head = file.read(_HEADER_BYTES)
+            if len(head) < _HEADER_BYTES and not head.partition(b"\n")[2]:
                 return  # there is nothing behind the header, which pyarrow refuses if no line ends
-        with pyarrow.csv.open_csv(
-            self._path,
-            # without threads an error carries the number of its row
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
-            ),
-            parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
-            ),
-        ) as reader:
+        with (
+            open_text(self._path) as file,
+            pyarrow.csv.open_csv(
+                file,
+                # without threads an error carries the number of its row
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
+                ),
+                parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
+                ),
+            ) as reader,
+        ):
             yield from reader
 
     def _to_events(self, batch: "pa.RecordBatch", numbering: Numbering, line: int) -> Events:
@@ -134,18 +143,18 @@ class CsvTrace:
             domain = self._codes(columns["domain"], "domain", Domain, line)
         for name in ("time_ns", "thread", "block"):
             if name in columns:
-                self._refuse_empty(columns[name].is_null().to_numpy(zero_copy_only=False), name, line)
-        unsized = columns["size"].is_null().to_numpy(zero_copy_only=False)
+                self._refuse_empty(_is_empty(columns[name]), name, line)
+        unsized = _is_empty(columns["size"])
         self._refuse_empty(unsized & (op != Op.FREE), "size", line)
         return Events(
-            _owned(columns["time_ns"]),
-            _owned(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
+            to_numpy(columns["time_ns"]),
+            to_numpy(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
             op,
             domain,
-            numbering.number(op, _owned(columns["block"])),
-            _owned(columns["size"].fill_null(0)),
-            _owned(columns["address"].fill_null(0)) if "address" in columns else None,
-            _owned(columns["site"].fill_null(NO_SITE)) if "site" in columns else None,
+            numbering.number(op, to_numpy(columns["block"])),
+            to_numpy(columns["size"], 0),
+            to_numpy(columns["address"], 0) if "address" in columns else None,
+            to_numpy(columns["site"], NO_SITE) if "site" in columns else None,
         )
 
     def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:
@@ -161,7 +170,7 @@ class CsvTrace:
                 what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}" if word else f"`{name}` is empty"
                 raise _error(self._path, line + row, what)
             numbers[index] = code
-        return numbers[words.indices.to_numpy()]
+        return numbers[to_numpy(words.indices)]
 
     def _refuse_empty(self, empty: np.ndarray, name: str, line: int) -> None:
         if empty.any():
@@ -193,10 +202,9 @@ def _split_header(head: bytes) -> list[str]:
     return [name.strip().strip('"') for name in line.split(",")]
 
 
-def _owned(column: "pa.Array") -> np.ndarray:
-    """An array that can be written: kernels are compiled for those."""
-    array: np.ndarray = column.to_numpy(zero_copy_only=False, writable=True)
-    return array
+def _is_empty(column: "pa.Array") -> np.ndarray:
+    """Whether each field is empty."""
+    return to_numpy(column.is_null().cast("uint8")).view(np.bool_)
 
 
 def _error(path: Path, line: int, what: str) -> TraceError:

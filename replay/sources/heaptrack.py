@@ -1,4 +1,4 @@
-"""The data files of heaptrack, of format versions 0 to 3: plain, gzip or zstd; a record a line, numbers in hexadecimal.
+"""The data files of heaptrack, of format versions 0 to 3: plain or compressed; a record a line, numbers in hexadecimal.
 
     v PROGRAM FORMAT                   versions; the first line
     s LENGTH TEXT                      a string (before version 3: `s TEXT`); strings, code and stacks count from 1
@@ -35,7 +35,7 @@ from replay.sources._logs.lines import (
     read_number,
     read_pieces,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site, release_number, take_number
@@ -83,11 +83,11 @@ def _open(path: Path, lenient: bool) -> LogTrace:
         what = f"is of heaptrack's file format {format_}; this replay reads up to {_NEWEST_FORMAT}: get a newer one"
         raise TraceError(what, path=path)
     raw = b"\nx " in head
-    read = partial(_read, sized=format_ >= _SIZED_STRINGS, raw=raw, lenient=lenient)
-    return LogTrace(path, "heaptrack", read, addresses=raw)
+    read = partial(_read, sized=format_ >= _SIZED_STRINGS, raw=raw)
+    return open_lines(path, "heaptrack", read, lenient=lenient, addresses=raw)
 
 
-def _read(path: Path, findings: Findings, sized: bool, raw: bool, lenient: bool) -> Iterator[Calls]:
+def _read(path: Path, findings: Findings, *, sized: bool, raw: bool, lenient: bool) -> Iterator[Calls]:
     findings.origin |= {"assumed time": "evenly between stamps", "assumed thread": "0", "assumed domain": "libc"}
     findings.origin["assumed reallocs"] = "a free and a malloc"
     if not raw:

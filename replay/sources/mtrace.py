@@ -1,4 +1,4 @@
-"""The log of glibc's mtrace(): a line for each call of malloc and its family; plain, gzip or zstd.
+"""The log of glibc's mtrace(): a line for each call of malloc and its family; plain or compressed.
 
     = Start, = End              when logging began and ended
     @ WHO + 0x… 0x…             malloc, calloc, memalign …: address and size
@@ -7,14 +7,13 @@
     @ WHO > 0x… 0x…             … and, on the next line, after, with the new size
     @ WHO ! 0x… 0x…             a realloc that failed
 
-WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell; `@ WHO` may be absent. A size of nothing is
-written `0`, the address of an allocation that failed `(nil)`. Not in the log: times, threads, which call it was (calloc
-counts as malloc).
+WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell (the offset also without `0x`); `@ WHO` may be
+absent. A size of nothing is written `0`, the address of an allocation that failed `(nil)`. A realloc to 0 bytes is
+written as a free. Not in the log: times, threads, which call it was (calloc counts as malloc).
 """
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ from replay.sources._logs.lines import (
     read_pieces,
     text_of,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site
 from replay.trace.block_numbering import doubled, find_slot
@@ -43,7 +42,7 @@ SUFFIXES = (".mtrace",)
 _FIRST_LINE = re.compile(
     rb"(= (Start|End)|(@ [^\n]* )?([+>!] (0x[0-9a-f]+|\(nil\)) (0x[0-9a-f]+|0)|[-<] 0x[0-9a-f]+))\s*(\n|$)"
 )
-_WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+0x[0-9a-f]+)?\))?(?P<address>\[0x[0-9a-f]+\])?")
+_WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+(?:0x)?[0-9a-f]+)?\))?(?P<address>\[0x[0-9a-f]+\])?")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _SHORTEST_LINE = len("- 0x0\n")
 _AT_CALLS, _AT_FAILED, _AT_UNKNOWN, _AT_SITES, _AT_NEW_SITES = range(5)
@@ -55,15 +54,15 @@ def sniff(head: bytes) -> bool:
 
 def open_trace(path: Path) -> LogTrace:
     """The events are read and validated by `batches`."""
-    return LogTrace(path, "mtrace", partial(_read, lenient=False))
+    return open_lines(path, "mtrace", _read, lenient=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
     """The same; lines that are not understood are left out and counted."""
-    return LogTrace(path, "mtrace", partial(_read, lenient=True))
+    return open_lines(path, "mtrace", _read, lenient=True)
 
 
-def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
     parser = _Parser(path, findings, lenient)
     return paired(map(parser.parse, read_pieces(path)), told=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from replay.sources._arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
 from replay.trace import FORMAT_VERSION, NO_SITE, Events, Metadata, Trace
@@ -125,7 +126,7 @@ def _duration_ns(footer: "pq.FileMetaData") -> int | None:
 
 
 def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_row: int) -> Events:
-    """The batch in the types of memory, in arrays of its own: kernels are compiled for arrays that can be written."""
+    """The batch in the types of memory, in arrays of its own."""
     import pyarrow as pa
 
     columns = {}
@@ -139,9 +140,7 @@ def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_
         if key:
             type_ = "int64" if pa.types.is_signed_integer(column.type) else "uint64"
         column = _cast(column, name, type_, path, first_row)
-        if name in _NULLS:
-            column = column.fill_null(_NULLS[name])
-        columns[name] = column.to_numpy(zero_copy_only=False, writable=True)
+        columns[name] = to_numpy(column, _NULLS.get(name))
         if key:
             columns[name] = numbering.number(columns["op"], columns[name].view(np.uint64))
     return Events(**columns)
@@ -266,8 +265,8 @@ def to_table(events: Events) -> "pa.Table":
     columns = {}
     for name, column in zip(Events._fields, events, strict=True):
         if column is not None:
-            mask = column == _NULLS[name] if name in _NULLS else None
-            columns[name] = pa.array(column.view(_FILE_TYPES[name]), mask=mask)
+            missing = column == _NULLS[name] if name in _NULLS else None
+            columns[name] = to_arrow(column.view(_FILE_TYPES[name]), missing)
     return pa.table(columns)
 
 

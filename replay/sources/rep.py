@@ -1,12 +1,15 @@
-"""The traces of the CS:APP malloc lab: a header of four numbers, then a line for each request; plain, gzip or zstd.
+"""The traces of the CS:APP malloc lab: a header of four numbers, then a line for each request; plain or compressed.
 
     20000           a suggested heap size (or, in the newer style, the weight)
     3               how many ids there are
     8               how many requests follow
     1               the weight (or, in the newer style, whether ranges are ignored)
     a 0 512         malloc: id and bytes
-    r 0 640         realloc, or malloc of an id that is not live
+    r 0 640         realloc, or malloc of an id that is not live; with 0 bytes a free, or malloc(0)
     f 0             free; an id below 0 is a null pointer
+
+Words are separated by blanks as fscanf takes them: any number of spaces, tabs and carriage returns, also at the
+beginning and the end of a line.
 
 Both styles have the number of requests in the same place, and nothing else of the header matters here. Not in the file:
 times, threads, which allocator it was.
@@ -14,7 +17,6 @@ times, threads, which allocator it was.
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +33,16 @@ from replay.sources._logs.lines import (
     plain_head,
     read_number,
     read_pieces,
+    skip_blanks,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace import Op
 
 SUFFIXES = (".rep",)
 _HEADER = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+([0-9]+)\s+[0-9]+[^\S\n]*\n")
-_REQUEST = re.compile(rb"\s*([arf] -?[0-9]|$)")
+_REQUEST = re.compile(rb"\s*([arf]\s+-?[0-9]|$)")
 _NO_HEADER = "line 1: here must stand a header of four numbers: heap size, ids, requests, weight"
 _SHORTEST_LINE = len("f 0\n")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
@@ -54,15 +57,15 @@ def sniff(head: bytes) -> bool:
 
 def open_trace(path: Path) -> LogTrace:
     """The events are read and validated by `batches`."""
-    return LogTrace(path, "rep", partial(_read, lenient=False), addresses=False)
+    return open_lines(path, "rep", _read, lenient=False, addresses=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
     """The same; lines that are not understood are left out and counted."""
-    return LogTrace(path, "rep", partial(_read, lenient=True), addresses=False)
+    return open_lines(path, "rep", _read, lenient=True, addresses=False)
 
 
-def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
     promised, requests, position = None, 0, 0
     for piece in read_pieces(path):
@@ -111,24 +114,23 @@ def _parse_lines(
 ) -> tuple[int, int]:
     """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
 
-    A realloc becomes two calls of one key: the block leaves it and comes back.
+    A realloc becomes two calls of one key: the block leaves it and comes back, unless it is freed by its new size of 0.
     """
     row = 0
     while position < text.shape[0]:
-        newline = line_end(text, position)
-        sign, number, asked, at = text[position], 0, 0, position
-        if newline - position > 2 and text[position + 1] == 32:
-            null = text[position + 2] == 45
-            number, at = read_number(text, position + (3 if null else 2), 10)
-            if null and number >= 0:
-                number = -2
-        if at > position and sign != 102:
-            asked, at = read_number(text, at, 10)
-        sign_known = sign == 97 or sign == 114 or sign == 102
-        if sign <= 32 and newline - position <= 1:
+        newline, first = line_end(text, position), skip_blanks(text, position)
+        if first == newline:
             position = newline + 1
             continue
-        if not sign_known or at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
+        sign, number, asked, at = text[first], -1, 0, skip_blanks(text, first + 1)
+        if at > first + 1 and (sign == 97 or sign == 114 or sign == 102):
+            null = text[at] == 45
+            number, at = read_number(text, at + (1 if null else 0), 10)
+            if null and number >= 0:
+                number = -2
+            if sign != 102:
+                asked, at = read_number(text, at, 10)
+        if at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
             if not lenient:
                 return UNKNOWN, position
             state[_AT_UNKNOWN] += 1

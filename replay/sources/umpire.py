@@ -1,4 +1,4 @@
-"""The replay log of LLNL Umpire: a JSON object a line; plain, gzip or zstd. Two layouts are in the wild.
+"""The replay log of LLNL Umpire: a JSON object a line; plain or compressed. Two layouts are in the wild.
 
 2022 and newer   `category`, `name`, `numeric_args`, `string_args`, `tags`, `timestamp`
 older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that gives something stands there twice,
@@ -6,7 +6,8 @@ older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that 
 
 allocate         `allocator_ref`, `size`, `pointer` (older: `memory_ptr`)
 deallocate       `allocator_ref`, `pointer` (older: `memory_ptr`)
-reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it
+reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it;
+                 to size 0 it frees the block, and `new_ptr` points into a pool of Umpire's for blocks of no bytes
 make_…           tells an allocator's name; other operations move no block
 
 A block is known by its allocator and its address, and its call site is the allocator's name: device memory is played as
@@ -16,7 +17,6 @@ if it were the host's. Not in the log: threads, domains.
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls, libc_calls
 from replay.sources._logs.lines import plain_head, read_pieces, unknown_line
-from replay.sources._logs.log_trace import Findings, LogTrace
+from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.limits import MAX_SIZE
 from replay.trace import Op, Site
 
@@ -43,15 +43,15 @@ def sniff(head: bytes) -> bool:
 
 def open_trace(path: Path) -> LogTrace:
     """The events are read and validated by `batches`."""
-    return LogTrace(path, "umpire", partial(_read, lenient=False), addresses=False)
+    return open_lines(path, "umpire", _read, lenient=False, addresses=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
     """The same; lines that are not understood are left out and counted."""
-    return LogTrace(path, "umpire", partial(_read, lenient=True), addresses=False)
+    return open_lines(path, "umpire", _read, lenient=True, addresses=False)
 
 
-def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
+def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     findings.origin |= {"assumed thread": "0", "assumed domain": "libc"}
     log = _Log(findings)
     for piece in read_pieces(path):
@@ -60,7 +60,7 @@ def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
             try:
                 if text.strip():
                     log.meet(text)
-            except (ValueError, LookupError, TypeError, AttributeError):
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
                 if not lenient:
                     raise unknown_line(path, piece, position, "an Umpire replay log") from None
                 findings.counted["dropped lines"] += 1
@@ -92,7 +92,7 @@ class _Log:
     def meet(self, text: bytes) -> None:
         """Takes in one line; raises what a wrong one gives rise to."""
         record = json.loads(text)
-        self._now_ns = max(self._now_ns, int(record["timestamp"]))
+        self._now_ns = max(self._now_ns, _int64(record["timestamp"]))
         if "category" in record:
             if record["category"] == "operation":
                 self._operate(record["name"], record)
@@ -181,6 +181,13 @@ class _Log:
             self._calls.append(_Call(_MALLOC, new, size, self._now_ns, site))
         elif old:
             self._calls.append(_Call(_FREE, old, 0, self._now_ns, site))
+
+
+def _int64(value: int | str) -> int:
+    number = int(value)
+    if number >= 1 << 63:
+        raise ValueError("more than 63 bits")
+    return number
 
 
 def _size(value: int | str) -> int:

@@ -132,6 +132,8 @@ LEFT_OUT = "left_out_calls"
 SITES_OF = "sites"
 """In the same, where call sites were recorded: of which calls."""
 RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES, LEFT_OUT)
+DROPPED_MAPPING_BYTES = "dropped mapping bytes"
+"""In `Metadata.origin` of an imported memray capture: the bytes of its calls of mmap, which are not in the trace."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,16 @@ from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
 from replay.trace.processes import Processes, unknown_thread
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
-_GC_START, _THREAD_END, _DOMAIN_LAST = int(Op.GC_START), int(Op.THREAD_END), int(max(Domain))
+_GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
+_DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
+_LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
+"""A realloc in domain libc, where 0 bytes are a free: op and domain in one number, for one comparison."""
 _OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
 table indexed by it stays in proportion to the trace."""
 
-_OK, _FULL, _TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE = range(12)
+_OK, _FULL, _TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE, _EMPTIED = range(13)
 _AT_TIME, _AT_BLOCKS, _AT_BYTES, _AT_BLOCKS_PEAK, _AT_BYTES_PEAK, _AT_ROWS, _AT_PHASES, _AT_SITES = range(8)
 
 
@@ -34,7 +37,9 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
     if size < 0 or size > MAX_SIZE:
         return _SIZE
     if code >= _REALLOC:
-        return _DEAD if number >= sizes.shape[0] or sizes[number] < 0 else _FREE_SIZE
+        if number >= sizes.shape[0] or sizes[number] < 0:
+            return _DEAD
+        return _FREE_SIZE if code == _FREE else _EMPTIED
     if number < sizes.shape[0]:
         return _LIVE
     return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else _FULL
@@ -71,7 +76,8 @@ def _check_events(
         elif sites_known and site[row] != NO_SITE and site[row] >= sites:
             status = _SITE
         elif (
-            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked < 0) | (asked > MAX_SIZE) | (number >= length)
+            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked > MAX_SIZE) | (number >= length)
+            | (asked < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
             or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
         ):  # fmt: skip
             status = _judge(code, domain[row], number, asked, state[_AT_ROWS] + row, sizes, state[_AT_PHASES])
@@ -178,6 +184,8 @@ class Validator:
             return f"size {size} is out of range; a block has 0 to 2^47 bytes"
         if status == _FREE_SIZE:
             return f"a free has size 0, not {size}"
+        if status == _EMPTIED:
+            return f"realloc of block {block} to 0 bytes in domain libc frees it; write a free"
         if status == _LIVE:
             return allocated_twice(op, block)
         if status == _DEAD:

@@ -173,7 +173,7 @@ static inline __attribute__((always_inline)) void play_events(
         switch (event->op) {
         case OP_MALLOC: *block = api->malloc((size_t)event->size); break;
         case OP_CALLOC: *block = allocate_zeroed(api, (size_t)event->size); break;
-        case OP_REALLOC: /* realloc(p, 0) of libc is a free, but a trace's realloc keeps its block */
+        case OP_REALLOC: /* 2.7's PyMem_Realloc, for which libc stands here, asks it for 1 byte instead of 0 */
             *block = api->realloc(*block, event->size ? (size_t)event->size : api->free == free);
             break;
         case OP_FREE: api->free(*block); continue;

@@ -13,6 +13,9 @@
  *   huge        the same with transparent huge pages, which are off otherwise; they are on during each event only, so
  *               that none are collapsed in the background
  *
+ * Requests of 0 bytes are what they are in C: in domain libc they are passed on, so that realloc(p, 0) frees p; for the
+ * other domains, which are those of CPython, libc is asked for 1 byte.
+ *
  * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
  * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags, thread_place where
  * the first one's block lies. They are made beforehand, in the order of their numbers.
@@ -35,6 +38,7 @@
 #include <time.h>
 
 enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_THREAD_END = 18, OP_MARK = 32 };
+enum { DOMAIN_LIBC = 3 };
 enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 16384, STACK_TOUCHED = 8192 };
 
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
@@ -72,11 +76,15 @@ static void disable_huge_pages(long are_disabled) {
     syscall(SYS_prctl, PR_SET_THP_DISABLE, are_disabled, 0L, 0L, 0L);
 }
 
+static size_t libc_bytes(const Event *event) {
+    return event->size || event->domain == DOMAIN_LIBC ? (size_t)event->size : 1;
+}
+
 static void *play_event(const Event *event, void *block) {
     switch (event->op) {
-    case OP_MALLOC: return malloc((size_t)event->size);
-    case OP_CALLOC: return calloc(1, (size_t)event->size);
-    case OP_REALLOC: return realloc(block, event->size ? (size_t)event->size : 1); /* of 0 bytes it would free */
+    case OP_MALLOC: return malloc(libc_bytes(event));
+    case OP_CALLOC: return calloc(1, libc_bytes(event));
+    case OP_REALLOC: return realloc(block, libc_bytes(event));
     case OP_FREE: free(block); return NULL;
     case OP_MARK: malloc_trim(0); return block;
     default: return block;
@@ -110,7 +118,8 @@ static void play_row(void) {
     if (huge)
         disable_huge_pages(0);
     void *block = play_event(event, blocks[event->block]);
-    if (event->op <= OP_REALLOC && !block)
+    int is_freed = event->op == OP_REALLOC && !libc_bytes(event);
+    if (event->op <= OP_REALLOC && !block && !is_freed)
         die("the real allocator ran out of memory");
     blocks[event->block] = block;
     addresses[at] = event->op <= OP_REALLOC ? (uintptr_t)block : 0;

@@ -52,6 +52,9 @@ class History:
         return block
 
     def realloc(self, block: int, size: int) -> None:
+        """The block gets a new size; in domain libc at least 1 byte, because realloc(p, 0) is a free there."""
+        if self._domains[block] == Domain.LIBC:
+            size = max(size, 1)
         self.live[block] = size
         self._append(Op.REALLOC, block, size)
 

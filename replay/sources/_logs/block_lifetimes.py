@@ -5,6 +5,7 @@ A log names blocks by their addresses, may begin in the middle of a program's li
 free of an address where nothing lives      the block is older than the log, or was freed twice: left out, counted
 realloc of an address where nothing lives   the block is older than the log: taken as a malloc, counted
 allocation where a block lives              the log lacks its free: put in right before, counted
+realloc to 0 bytes, in domain libc          a free, as in the C library; Python's domains keep the block
 free or realloc                             of the domain in which the block was born, whatever the log says
 no time                                     one event a microsecond
 """
@@ -13,12 +14,13 @@ import numpy as np
 
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls
-from replay.trace import NO_SITE, Events, Op, release_number, take_number
+from replay.trace import NO_SITE, Domain, Events, Op, release_number, take_number
 from replay.trace.block_numbering import clear_slot, doubled, find_slot, with_room
 
 EVENT_NS = 1000
 """Between two events of a log without times."""
 _FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
+_LIBC = int(Domain.LIBC)
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
 _OK, _FULL = range(2)
@@ -46,8 +48,8 @@ def _follow_calls(
     """Writes events from row `start` on; gives a status, the row it stopped at and the number of events written.
 
     `rows` tells the call of each event, `columns` are their op, domain, block and size. `numbers` holds with the number
-    of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. Everything but
-    the calls changes in place.
+    of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. `key` of a
+    realloc that frees becomes the address of the block. Everything but the other calls' columns changes in place.
     """
     out_op, out_domain, out_block, out_size = columns
     for row in range(start, op.shape[0]):
@@ -59,6 +61,14 @@ def _follow_calls(
             left[row] = life
             if life >= 0:
                 clear_slot(slot, keys, numbers)
+            continue
+        moved = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
+        if moved >= 0 and size[row] == 0 and moved >> _NUMBER_BITS == _LIBC:
+            number = moved & _NUMBER
+            out_op[out], out_domain[out], out_block[out], out_size[out] = _FREE, _LIBC, number, 0
+            key[row], rows[out] = key[partner[row]], row
+            out += 1
+            release_number(free_numbers, counts, number)
             continue
         if life >= 0:
             number = life & _NUMBER
@@ -72,7 +82,7 @@ def _follow_calls(
             tallies[_AT_FREES] += 1
         if code == _FREE:
             continue
-        life = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
+        life = moved
         if life < 0:
             if code == _REALLOC:
                 tallies[_AT_BORN] += partner[row] >= 0

@@ -1,9 +1,10 @@
 """Text files of any length, plain or compressed, in pieces of whole lines; and kernels that read numbers in them."""
 
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.support.errors import TraceError
 
-HEAD_BYTES = 1 << 18
-"""So much of a file tells its format: zstd gives nothing before a block is whole, which takes up to 128 KiB."""
+HEAD_BYTES = 1 << 20
+"""Length of the beginning of a file by which its format is recognised. Decompressors return whole blocks: of up to
+128 KiB in zstd, of up to 900 kB in bzip2."""
 _PLAIN_HEAD_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
@@ -22,8 +24,16 @@ OK, UNKNOWN, TOO_LARGE, FULL = range(4)
 """Why a kernel stopped at a line: at none, at one that is not understood, at a size out of range, for want of room."""
 _SHOWN = 80
 """Characters of a line that an error shows."""
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-"""How a compressed file begins (RFC 1952, RFC 8878)."""
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
+"""How a compressed file begins (RFC 1952, RFC 8878, the .xz file format, the manual of bzip2)."""
+_MAGIC_BYTES = max(map(len, _COMPRESSIONS))
+_STANDARD_MODULES = {"xz": "lzma", "bzip2": "bz2"}
+"""Modules of the standard library, which an interpreter may have been built without; pyarrow reads the others."""
+COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+
+
+class UnknownLineError(TraceError):
+    """A line does not belong to the format that the file is read as."""
 
 
 class Piece(NamedTuple):
@@ -41,31 +51,40 @@ def _compression(head: bytes) -> str | None:
 
 @lru_cache(maxsize=1)
 def plain_head(head: bytes) -> bytes:
-    """How the text begins in a file that begins with `head`; empty where that cannot be told."""
+    """The beginning of the text in a file that begins with `head`; empty where it cannot be decompressed."""
     compression = _compression(head)
     if compression is None:
         return head[:_PLAIN_HEAD_BYTES]
-    if compression == "gzip":
-        try:
-            return zlib.decompressobj(wbits=31).decompress(head, _PLAIN_HEAD_BYTES)
-        except zlib.error:
-            return b""
-    import pyarrow as pa
-
     text = b""
-    try:
-        stream = pa.CompressedInputStream(pa.BufferReader(head), compression)
-        while len(text) < _PLAIN_HEAD_BYTES and (byte := stream.read(1)):
+    with suppress(OSError, ImportError), _decompressed(BytesIO(head), compression) as stream:
+        while len(text) < _PLAIN_HEAD_BYTES and (byte := stream.read(1)):  # byte by byte, because `head` is cut off
             text += byte
-    except (pa.ArrowException, OSError):  # the head is cut off somewhere
-        pass
     return text
+
+
+@contextmanager
+def _decompressed(source: str | BytesIO, compression: str) -> Iterator[IO[bytes]]:
+    """A stream of the text; raises OSError for damaged data, ImportError for a missing module."""
+    damage: tuple[type[Exception], ...] = ()
+    if compression in _STANDARD_MODULES:
+        module = import_module(_STANDARD_MODULES[compression])
+        open_stream = module.open
+        damage = (EOFError, getattr(module, "LZMAError", EOFError))
+    else:
+        import pyarrow as pa
+
+        open_stream = partial(pa.input_stream, compression=compression)
+    try:
+        with open_stream(source) as stream:
+            yield stream
+    except damage as error:
+        raise OSError(str(error)) from error
 
 
 def read_pieces(path: Path) -> Iterator[Piece]:
     """The file from its first line to its last; memory is bounded by the longest line."""
     line, rest = 1, b""
-    with _open_text(path) as file:
+    with open_text(path) as file:
         while True:
             fresh = file.read(_PIECE_BYTES)
             end = fresh.rfind(b"\n") + 1
@@ -87,21 +106,24 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 
 
 @contextmanager
-def _open_text(path: Path) -> Iterator[IO[bytes]]:
+def open_text(path: Path) -> Iterator[IO[bytes]]:
+    """A stream of the text of a file, plain or compressed."""
     with path.open("rb") as file:
-        compression = _compression(file.read(4))
+        compression = _compression(file.read(_MAGIC_BYTES))
     if compression is None:
         with path.open("rb") as file:
             yield file
         return
-    import pyarrow as pa
-
     try:
-        with pa.input_stream(str(path), compression=compression) as stream:
+        with _decompressed(str(path), compression) as stream:
             yield stream
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise TraceError(f"is no whole {compression} file; copy or record it again ({reason})", path=path) from None
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        what = f"the {compression} data is damaged or incomplete ({reason}); copy or record the file again"
+        raise TraceError(what, path=path) from None
+    except ModuleNotFoundError as error:
+        what = f"is compressed with {compression}, but this Python was built without the module {error.name!r}"
+        raise TraceError(f"{what}; decompress the file first", path=path) from None
 
 
 def line_of(piece: Piece, position: int) -> int:
@@ -114,12 +136,11 @@ def text_of(piece: Piece, start: int, end: int) -> str:
     return piece.text[start:end].tobytes().decode("utf-8", errors="replace")
 
 
-def unknown_line(path: Path, piece: Piece, position: int, format_name: str) -> TraceError:
-    """What to say of the line that begins at `position`."""
+def unknown_line(path: Path, piece: Piece, position: int, format_name: str) -> UnknownLineError:
+    """The error for the line that begins at `position`."""
     text = text_of(piece, position, line_end(piece.text, position))
     shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-    what = f"line {line_of(piece, position)}: {shown!r} is no line of {format_name}"
-    return TraceError(f"{what}; `replay import --lenient` leaves such lines out and counts them", path=path)
+    return UnknownLineError(f"line {line_of(piece, position)}: {shown!r} is not a line of {format_name}", path=path)
 
 
 def check_lines(status: int, path: Path, piece: Piece, position: int, format_name: str) -> None:
@@ -140,10 +161,18 @@ def line_end(text: np.ndarray, at: int) -> int:
 
 
 @leaf
-def read_number(text: np.ndarray, at: int, base: int) -> tuple[int, int]:
-    """The number that begins at `at`, of base 10 or 16, and where it ends; -1 if none begins or it takes over 60 bits.
+def skip_blanks(text: np.ndarray, at: int) -> int:
+    """The position of the first byte from `at` on that is not a blank of C's isspace(); a newline ends the search."""
+    while text[at] == 32 or text[at] == 9 or 11 <= text[at] <= 13:
+        at += 1
+    return at
 
-    It must be followed by a space or by the end of the line, which is stepped over if it is a space.
+
+@leaf
+def read_number(text: np.ndarray, at: int, base: int) -> tuple[int, int]:
+    """The number of base 10 or 16 at `at`, and the position behind it and behind the blanks that follow it.
+
+    The number is -1 if there is none, if it exceeds 60 bits, or if neither a blank nor the end of the line follows.
     """
     value, start = 0, at
     while True:
@@ -160,8 +189,5 @@ def read_number(text: np.ndarray, at: int, base: int) -> tuple[int, int]:
         at += 1
     if at == start:
         return -1, at
-    while text[at] == 13:
-        at += 1
-    if text[at] == 32:
-        return value, at + 1
-    return (value, at) if text[at] == 10 else (-1, at)
+    end = skip_blanks(text, at)
+    return (value, end) if end > at or text[end] == 10 else (-1, at)

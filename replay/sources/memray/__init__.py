@@ -3,7 +3,8 @@
 allocation  allocator, address, size, thread and Python stack; the innermost frame is the call site
 free        allocator, address and thread
 realloc     a free and, as the thread's next record, an allocation: paired again here
-mmap        and munmap: counted and left out, for the models map memory themselves
+mmap        and munmap: left out, and counted with the bytes that mmap mapped. The models map the allocators' memory
+            themselves; what a program or another allocator maps past malloc is missing from the trace
 time        none of single records, but one of each memory snapshot, by default a hundred a second: records between two
             snapshots are spread evenly, those before the first or behind the last are at its time
 
@@ -12,11 +13,12 @@ taken for obj. The rest went to the C library. A capture in which Python's alloc
 the C library only, so no small objects.
 
     header          the beginning of a capture, and which captures are read here
+    allocator_types what memray's allocators are here, and their numbers in each version of the format
     records         the records behind it, by a kernel
     stacks          the stacks that they make
     line_tables     from an instruction of a code object to its line
     capture         these three together: a capture as calls
-    library         captures of other versions, through memray's own library, where it is installed
+    library         captures of other versions, through a memray that reads them, if that is installed
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from replay.sources.memray import records, stacks
 from replay.sources.memray.header import Header, open_plain, readable_bytes
 from replay.sources.memray.line_tables import LineTable
 from replay.support.errors import TraceError
-from replay.trace import NO_SITE, Site
+from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
 
 _ROWS = 1 << 16
 _PIECE_BYTES = 1 << 20
@@ -67,6 +67,8 @@ class _Survey(NamedTuple):
 
     records: int
     mappings: int
+    """Calls of mmap and munmap."""
+    mapped_bytes: int
     stamp_rows: np.ndarray
     """The row before which each memory snapshot is; the first is put to 0, and there is one behind the last row."""
     stamp_ns: np.ndarray
@@ -80,15 +82,15 @@ def _survey(path: Path, header: Header) -> _Survey:
     stamp_ns = np.maximum.accumulate(ms) * _MS
     tallies = reader.state.tallies
     return _Survey(
-        int(tallies[stacks.AT_RECORDS]), int(tallies[stacks.AT_MAPPINGS]),
+        int(tallies[stacks.AT_RECORDS]), int(tallies[stacks.AT_MAPPINGS]), int(tallies[stacks.AT_MAPPED_BYTES]),
         np.concatenate([[0], row, [rows]]), np.concatenate([stamp_ns[:1], stamp_ns, stamp_ns[-1:]]),
     )  # fmt: skip
 
 
 def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> Iterator[Calls]:
     reader, sites = _Reader(path, header), _Sites(header, findings)
-    if survey.mappings:
-        findings.counted["dropped mappings"] += survey.mappings
+    findings.counted["dropped mappings"] += survey.mappings
+    findings.counted[DROPPED_MAPPING_BYTES] += survey.mapped_bytes
     first = 0
     for op, address, size, domain, thread, used in reader.batches():
         sites.meet(reader)

@@ -27,6 +27,8 @@ _WITH_PATHS = 13
 _PATH_LISTS = 2
 MAGIC, LZ4_MAGIC = b"memray\0", b"\x04\x22\x4d\x18"
 _VERSION, _NUMBERS, _REST = struct.Struct("<i"), struct.Struct("<iBBqqqq"), struct.Struct("<iqqBBB")
+_NUMBERS_OF_11 = struct.Struct("<BBqqqq")
+"""As `_NUMBERS`, without Python's version."""
 _ALLOCATORS = {1: "pymalloc", 2: "pymalloc debug", 3: "malloc", 4: "unknown", 5: "mimalloc", 6: "mimalloc debug"}
 _BLOCK_BYTES = 1 << 20
 _LONGEST_TEXT = 1 << 20
@@ -85,13 +87,29 @@ def readable_bytes(path: Path) -> int | None:
     return 0
 
 
+def read_format_version(path: Path) -> int:
+    """The version of the capture's format."""
+    with open_plain(path) as stream:
+        return _Fields(path, stream).format_version()
+
+
+def read_ending(path: Path) -> tuple[int, int]:
+    """The time of the end, in ms since 1970, and the number of records, of a capture in format version 11.
+
+    Both are 0 where the program was killed. memray's library replaces them by what it finds in the file.
+    """
+    with open_plain(path) as stream:
+        fields = _Fields(path, stream)
+        fields.format_version()
+        _, _, records, _, _, end_ms = _NUMBERS_OF_11.unpack(fields.take(_NUMBERS_OF_11.size))
+    return int(end_ms), int(records)
+
+
 def read_header(path: Path) -> Header | None:
     """The header; None if it is of a version or a kind of process that is not known here."""
     with open_plain(path) as stream:
         fields = _Fields(path, stream)
-        if fields.take(len(MAGIC)) != MAGIC:
-            raise fields.torn()
-        (version,) = _VERSION.unpack(fields.take(_VERSION.size))
+        version = fields.format_version()
         if version not in KNOWN_VERSIONS:
             return None
         python_version, native, aggregated, records, _, start_ms, end_ms = _NUMBERS.unpack(fields.take(_NUMBERS.size))
@@ -129,6 +147,13 @@ class _Fields:
             raise self.torn()
         self.length += length
         return content
+
+    def format_version(self) -> int:
+        """What follows the magic, with which a capture begins."""
+        if self.take(len(MAGIC)) != MAGIC:
+            raise self.torn()
+        (version,) = _VERSION.unpack(self.take(_VERSION.size))
+        return int(version)
 
     def text(self) -> str:
         """Up to the next zero, which is stepped over."""

@@ -1,5 +1,6 @@
-"""Captures of memray by memray's own library, for versions of the format that are not known here.
+"""Captures of memray by memray's own library, for versions of the format that `header` does not know.
 
+Each release of memray reads one version of the format only, and its enum has the allocators' numbers of that version.
 The library makes a Python object of each record; times of records are spread evenly from the first memory snapshot to
 the last, for it does not say where among the records they are.
 """
@@ -18,13 +19,14 @@ import numpy as np
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import CUT_SHORT, Findings
+from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
 from replay.sources.memray.capture import AGGREGATED, origin, tell_cut
-from replay.sources.memray.records import DOMAINS, MAPPING, OPS
+from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
-from replay.trace import NO_SITE, Site
+from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
 
 if TYPE_CHECKING:
-    from memray import AllocationRecord, FileReader
+    from memray import AllocationRecord, FileReader, Metadata
 
 _ROWS = 1 << 16
 _CHUNK = 512
@@ -32,6 +34,8 @@ _CHUNK = 512
 _COLUMNS = ("tid", "address", "size", "allocator", "stack_id")
 _GETTERS = tuple(map(attrgetter, _COLUMNS))
 _UNSEEN = NO_SITE - 1
+_FORMAT_OF_1_11_TO_1_18 = 11
+"""The oldest format that is supported; libraries that read older ones do not say what a capture was made of."""
 _MS = 10**6
 
 
@@ -39,18 +43,20 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
     """The calls of a capture, with times and sites."""
     with _reading(path) as reader:
         metadata = reader.metadata
+        if not hasattr(metadata, "file_format"):  # memray 1.11 and older do not say whether a capture is aggregated
+            raise TraceError(_refusal(read_format_version(path), _installed()), path=path)
         if metadata.file_format.name != "ALL_ALLOCATIONS":
             raise TraceError(AGGREGATED, path=path)
         total = int(metadata.total_allocations)
-        # What the header promises is not told; the library puts what it counted in its place.
-        cut = tell_cut(metadata.end_time.timestamp(), None, total)
+        end_ms, promised = _ending(path, metadata)
+        cut = tell_cut(end_ms, promised, total)
         if cut and not lenient:
             raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
         if cut:
             findings.origin[CUT_SHORT] = f"after {total:,} records"
         findings.origin |= origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators)
         findings.origin["assumed time"] = "evenly from the first memory snapshot to the last"
-        yield from _Records(reader, findings, total).batches()
+        yield from _Records(path, reader, findings, total).batches()
 
 
 @contextmanager
@@ -59,8 +65,7 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     try:
         import memray
     except ImportError:
-        what = "is a capture of memray in a version that only its library may read: pip install 'alloc-replay[memray]'"
-        raise TraceError(what, path=path) from None
+        raise TraceError(_refusal(read_format_version(path), None), path=path) from None
     memray.set_log_level(logging.CRITICAL)  # type: ignore[attr-defined]  # its own lines are said in a sentence
     try:
         with memray.FileReader(path) as reader:
@@ -68,15 +73,40 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except (OSError, RuntimeError) as error:
         reason = str(error).partition(": iostream")[0].rstrip(".")
         if "incompatible" in reason:
-            what = (
-                f"was written by another version of memray than {_version()}, which is installed here; install that one"
-            )
+            what = _refusal(read_format_version(path), _installed())
         else:
             what = f"is no whole capture of memray ({reason})"
         raise TraceError(what, path=path) from None
 
 
-def _version() -> str:
+def _ending(path: Path, metadata: "Metadata") -> tuple[float, int | None]:
+    """The time of the capture's end, 0 if its program did not end it, and the promised number of records, if known.
+
+    The library replaces the number by what it counted, and before memray 1.19 the time by that of the last snapshot.
+    """
+    if read_format_version(path) == _FORMAT_OF_1_11_TO_1_18:
+        return read_ending(path)
+    return metadata.end_time.timestamp(), None
+
+
+def _refusal(format_version: int, installed: str | None) -> str:
+    """Why the installed memray cannot read a capture, and what to do."""
+    here = f"memray {installed} is installed" if installed else "memray is not installed"
+    if format_version < _FORMAT_OF_1_11_TO_1_18:
+        return (
+            f"is a memray capture in format version {format_version} (memray 1.10 or older), which is not supported; "
+            "record it again with a newer memray"
+        )
+    if format_version == _FORMAT_OF_1_11_TO_1_18:
+        return (
+            f"is a memray capture in format version {format_version} (memray 1.11 to 1.18), which only memray 1.12 to "
+            f"1.18 can read; {here}: pip install 'memray>=1.12,<1.19'"
+        )
+    way_out = "install the memray that recorded it" if installed else "pip install 'alloc-replay[memray]'"
+    return f"is a memray capture in format version {format_version}, which only its library can read; {here}: {way_out}"
+
+
+def _installed() -> str:
     from importlib.metadata import version
 
     return version("memray")
@@ -85,8 +115,11 @@ def _version() -> str:
 class _Records:
     """Turns records into calls, a batch of columns at a time, and stacks into sites."""
 
-    def __init__(self, reader: "FileReader", findings: Findings, total: int) -> None:
-        self._reader, self._findings = reader, findings
+    def __init__(self, path: Path, reader: "FileReader", findings: Findings, total: int) -> None:
+        from memray import AllocatorType
+
+        self._path, self._reader, self._findings = path, reader, findings
+        self._ops, self._domains = call_tables({member.name: member.value for member in AllocatorType})
         self._rows = 0
         self._total = max(total, 1)
         times = [snapshot.time for snapshot in reader.get_memory_snapshots()]
@@ -143,17 +176,20 @@ class _Records:
 
     def _calls(self, columns: np.ndarray, site: np.ndarray) -> Calls:
         thread, address, size, allocator, _ = columns
-        op = OPS[allocator]
+        op = self._ops[allocator]
+        if (op == UNKNOWN).any():
+            number = allocator[np.argmax(op == UNKNOWN)]
+            what = f"has calls of memray's allocator {number}, which this version of replay does not know"
+            raise TraceError(what, path=self._path)
         time_ns = self._begin_ns + (self._rows + np.arange(op.shape[0])) * self._span_ns // self._total
         self._rows += op.shape[0]
         calls = Calls(
-            op, address.copy(), size.astype(np.int64), DOMAINS[allocator], thread.astype(np.uint32), time_ns, site
+            op, address.copy(), size.astype(np.int64), self._domains[allocator], thread.astype(np.uint32), time_ns, site
         )
-        mappings = op == MAPPING
-        if not mappings.any():
-            return calls
-        self._findings.counted["dropped mappings"] += int(np.count_nonzero(mappings))
-        return calls.where(~mappings)
+        mapped, unmapped = op == MMAP, op == MUNMAP
+        self._findings.counted["dropped mappings"] += int(np.count_nonzero(mapped | unmapped))
+        self._findings.counted[DROPPED_MAPPING_BYTES] += int(calls.size[mapped].sum())
+        return calls.where(~(mapped | unmapped))
 
 
 @entry

@@ -25,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.jit.compiling import entry, inlined, leaf
+from replay.sources.memray.allocator_types import MMAP, MUNMAP, NUMBERS_FROM_FORMAT_12, UNKNOWN, call_tables
 from replay.sources.memray.stacks import (
+    AT_MAPPED_BYTES,
     AT_MAPPINGS,
     AT_POINTER,
     AT_RECENT,
@@ -39,7 +41,7 @@ from replay.sources.memray.stacks import (
     pop,
     push,
 )
-from replay.trace import NO_SITE, Domain, Op
+from replay.trace import NO_SITE, Op
 
 MOST_BYTES = 32
 """No record that the kernel reads is longer; so much must stand behind the last one's first byte."""
@@ -51,18 +53,9 @@ at none, or none that is whole; for want of room in a table."""
 MEMORY, MAPPED_FILE, THREAD_NAME, CODE = 2, 7, 10, 14
 _END, _NATIVE_FRAME, _MAPPINGS_ANEW, _MAPPED, _THREAD = 1, 5, 6, 8, 12
 _ADDRESS_SHIFT = 3
-_FREE, _MALLOC, _CALLOC, _REALLOC = int(Op.FREE), int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC)
-_PYTHON, _LIBC, MAPPING = int(Domain.OBJ), int(Domain.LIBC), 255
-_ALLOCATORS = (
-    (MAPPING, _LIBC),
-    (_FREE, _PYTHON), (_MALLOC, _PYTHON), (_CALLOC, _PYTHON), (_REALLOC, _PYTHON),
-    (_FREE, _LIBC), (_MALLOC, _LIBC), (_REALLOC, _LIBC), (_CALLOC, _LIBC),
-    (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC), (_MALLOC, _LIBC),
-    (MAPPING, _LIBC), (MAPPING, _LIBC),
-)  # fmt: skip
-"""Op and domain by memray's `AllocatorType`, which begins with 1: pymalloc's free, malloc, calloc and realloc; free,
-malloc, realloc, calloc; posix_memalign, aligned_alloc, memalign, valloc, pvalloc; mmap, munmap."""
-OPS, DOMAINS = np.array(_ALLOCATORS, np.uint8).T.copy()
+_FREE = int(Op.FREE)
+OPS, DOMAINS = call_tables(NUMBERS_FROM_FORMAT_12)
+"""Op and domain by an allocator's number, in the formats that are read here."""
 
 
 class Columns(NamedTuple):
@@ -131,9 +124,9 @@ def _allocation(
     if allocator == 0:
         allocator = _byte(data, at)
         at += 1
-        if allocator == 0 or allocator >= OPS.shape[0]:
-            return -1, row
     op, size, used = OPS[allocator], 0, NO_SITE
+    if op == UNKNOWN:
+        return -1, row
     if op != _FREE:
         if native:
             _, at = _number(data, at)
@@ -141,8 +134,10 @@ def _allocation(
     if at > end:
         return at, row
     state.tallies[AT_RECORDS] += 1
-    if op == MAPPING:
+    if op in (MMAP, MUNMAP):
         state.tallies[AT_MAPPINGS] += 1
+        if op == MMAP:
+            state.tallies[AT_MAPPED_BYTES] += size
         return at, row
     if op != _FREE:
         used = innermost(state)

@@ -18,8 +18,9 @@ OFFSET_BITS = 32
 OFFSETS = (1 << OFFSET_BITS) - 1
 """An instruction's offset, below the code object's number in a frame's key."""
 (
-    AT_POINTER, AT_RECENT, AT_THREAD, AT_RECORDS, AT_MAPPINGS, _AT_NODES, _AT_LOOSE, _AT_FRAMES, _AT_USED
-) = range(9)  # fmt: skip
+    AT_POINTER, AT_RECENT, AT_THREAD, AT_RECORDS, AT_MAPPINGS, AT_MAPPED_BYTES, _AT_NODES, _AT_LOOSE, _AT_FRAMES,
+    _AT_USED,
+) = range(10)  # fmt: skip
 
 
 class State(NamedTuple):
@@ -27,7 +28,7 @@ class State(NamedTuple):
 
     tallies: np.ndarray
     """The last new address in its units, where the latest of `recent` is, the thread; how many nodes there are and the
-    first of the loose ones; how many frames and used ones; records, and mappings among them."""
+    first of the loose ones; how many frames and used ones; records, those of mmap and munmap, and the bytes mapped."""
     recent: np.ndarray
     tops: np.ndarray
     """By thread the node of its innermost frame, or -1."""
@@ -43,7 +44,7 @@ class State(NamedTuple):
 
 
 def new_state() -> State:
-    tallies = np.zeros(9, np.int64)
+    tallies = np.zeros(10, np.int64)
     tallies[AT_THREAD] = tallies[_AT_LOOSE] = -1
     return State(
         tallies, np.zeros(RECENT, np.int64), np.full(64, -1, np.int64), np.zeros((1024, 2), np.int64),

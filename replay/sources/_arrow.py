@@ -1,0 +1,27 @@
+"""Columns of numbers from pyarrow to NumPy and back. pyarrow's own conversions import pandas where it is installed."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def to_numpy(column: "pa.Array", null: int | None = None) -> np.ndarray:
+    """A copy of a column, with `null` for its nulls; without it, there must be none.
+
+    The copy can be written to: kernels are compiled for such arrays.
+    """
+    if null is not None and column.null_count:
+        column = column.fill_null(to_arrow(np.array([null], column.type.to_pandas_dtype()))[0])
+    return np.from_dlpack(column).copy()
+
+
+def to_arrow(array: np.ndarray, missing: np.ndarray | None = None) -> "pa.Array":
+    """A column that shares the array's memory, with nulls where `missing` is true."""
+    import pyarrow as pa
+
+    validity = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    values = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), array.shape[0], [validity, values])
