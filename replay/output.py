@@ -1,11 +1,13 @@
 """Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
 
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from replay.errors import OutputError
@@ -50,6 +52,26 @@ def publish(temporary: Path, target: Path, *, force: bool) -> None:
         temporary.replace(target)
     else:
         temporary.unlink()
+
+
+def open_locked(path: Path, *, wait: bool) -> BinaryIO | None:
+    """Opens a file for reading and writing, made if it is missing, and locks it until it is closed.
+
+    Where another process holds the lock, it is waited for, or None is returned unless `wait`. While the lock is held,
+    `path` names this very file, or what its holder puts there.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        with suppress(FileNotFoundError):  # renamed or removed by who had the lock before
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return file
+        file.close()
 
 
 def exists_already(path: str | Path) -> str:
