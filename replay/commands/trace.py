@@ -326,4 +326,4 @@ def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
     if name == "site" and isinstance(value, int) and value < len(metadata.sites):
         site = metadata.sites[value]
         return printable(f"{site.function} ({site.file}:{site.line})")
-    return printable(str(value))
+    return printable(value) if isinstance(value, str) else str(value)
