@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,10 @@ _FOLDERS_KEPT = 32
 _SECONDS_KEPT = 24 * 3600
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_not_kept: dict[Path, str] = {}
+"""Temporary folders for machine code: where it should be kept, and why it cannot be."""
 
 
 def cache_root() -> Path:
@@ -66,10 +70,11 @@ def cache_folder(sources: tuple[str, ...]) -> Path:
         _drop_stale(folder.parent)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except OSError as error:
         # Nothing can be kept. Left to itself numba would write beside the sources, blind to edits in other files.
         passing = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
         atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        _not_kept[passing] = f"{folder.parent}: {error.strerror}"
         return passing
 
 
@@ -101,9 +106,12 @@ def _imported(path: Path) -> list[Path]:
 
 def _drop_stale(kernels: Path) -> None:
     """Removes all but the newest folders, and none that another process may still be filling."""
-    folders = sorted(kernels.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in folders[_FOLDERS_KEPT:]:
-        if path.stat().st_mtime < time.time() - _SECONDS_KEPT:
+    times = {}
+    for path in kernels.iterdir():
+        with suppress(FileNotFoundError):  # another process removes stale folders too
+            times[path] = path.stat().st_mtime
+    for path in sorted(times, key=times.__getitem__, reverse=True)[_FOLDERS_KEPT:]:
+        if times[path] < time.time() - _SECONDS_KEPT:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -311,21 +319,26 @@ def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
 class _FirstCompilation(Listener):
     """Tells once. numba reports what it compiles, but not what it finds on disk, where only entries are kept."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell: Callable[[], None] | None = tell
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell: Callable[[str], None] | None = tell
 
     def on_start(self, event: Event) -> None:
-        if self._tell is not None and event.data["dispatcher"].stats.cache_path:
+        path = event.data["dispatcher"].stats.cache_path
+        if self._tell is not None and path:
             tell, self._tell = self._tell, None
-            tell()
+            reasons = (reason for folder, reason in _not_kept.items() if Path(path).is_relative_to(folder))
+            tell(next(reasons, ""))
 
     def on_end(self, event: Event) -> None:
         pass
 
 
 @contextmanager
-def announced_compilation(tell: Callable[[], None]) -> Iterator[None]:
-    """Calls `tell` at most once, right before an entry that is not on disk yet is compiled in this block."""
+def announced_compilation(tell: Callable[[str], None]) -> Iterator[None]:
+    """Calls `tell` at most once, right before an entry that is not on disk yet is compiled in this block.
+
+    Its argument says where the machine code cannot be kept and why; it is empty if it can.
+    """
     listener = _FirstCompilation(tell)
     register("numba:compile", listener)
     try:

@@ -4,6 +4,8 @@ PyYAML knows where a node stands and pydantic knows which key is wrong; this joi
 that would have been right in the model's JSON Schema.
 """
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +20,25 @@ from replay.naming import nearest
 Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _PROBLEMS_SHOWN = 5
+BYTES_MAX = 4 << 20
+"""Of a document that people write: the largest have a hundredth of that."""
+
+
+def read_document(path: Path, error: type[ReplayError], bytes_max: int = BYTES_MAX) -> str:
+    """Returns the text of a regular file of limited size; anything else is raised as `error`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # does not wait for a pipe's writer
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error(f"{path}: is not a regular file")
+            content = file.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            raise error(f"{path}: exceeds the limit of {bytes_max >> 20} MiB")
+        return content.decode()
+    except OSError as mistake:
+        raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
+    except UnicodeDecodeError as mistake:
+        raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
 
 
 class Problem(NamedTuple):
@@ -33,12 +54,7 @@ class Document:
     def __init__(self, path: Path, error: type[ReplayError]) -> None:
         """Reads `path`; what is wrong with it is raised as `error`."""
         self.path, self._error = path, error
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as mistake:
-            raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
-        except UnicodeDecodeError as mistake:
-            raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
+        text = read_document(path, error)
         try:
             loader = yaml.SafeLoader(text)
             self._root = loader.get_single_node()

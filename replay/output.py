@@ -1,31 +1,82 @@
 """Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
 
+import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from replay.errors import OutputError
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What `link` fails with on file systems that have no hard links, such as FAT."""
 
 
 @contextmanager
 def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """Gives a temporary path to write to; it becomes `path` when the block ends, and is gone if the block fails.
 
-    A file that exists is refused unless `force`; anything that is no plain file (a folder, a device) always is.
+    A file that exists is refused unless `force`, also one that another program has made in the meantime; anything that
+    is no plain file (a folder, a device) always is.
     """
     target = new_target(path, force=force)
     temporary = temporary_beside(target)
     try:
         yield temporary
-        temporary.replace(target)
+        try:
+            publish(temporary, target, force=force)
+        except FileExistsError:
+            raise OutputError(exists_already(path)) from None
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, target: Path, *, force: bool) -> None:
+    """Renames `temporary` to `target`, in one step; a FileExistsError unless `force` if there is such a file."""
+    if force:
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # an empty file of ours, which nobody else replaces
+        temporary.replace(target)
+    else:
+        temporary.unlink()
+
+
+def open_locked(path: Path, *, wait: bool) -> BinaryIO | None:
+    """Opens a file for reading and writing, made if it is missing, and locks it until it is closed.
+
+    Where another process holds the lock, it is waited for, or None is returned unless `wait`. While the lock is held,
+    `path` names this very file, or what its holder puts there.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        with suppress(FileNotFoundError):  # renamed or removed by who had the lock before
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return file
+        file.close()
+
+
+def exists_already(path: str | Path) -> str:
+    """The sentence for a file that is there."""
+    return f"{path}: exists already; choose another name or overwrite it with --force"
 
 
 @contextmanager
@@ -54,7 +105,7 @@ def new_target(path: str | Path, *, force: bool = False) -> Path:
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
     if target.exists() and not force:
-        raise OutputError(f"{path}: exists already; choose another name or overwrite it with --force")
+        raise OutputError(exists_already(path))
     if not target.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
     return target

@@ -61,7 +61,7 @@ def source(tmp_path):
 
 def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(sweep, source):
     code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls")
-    assert (code, err.replace("compiling for the first time, which is kept for the next …\n", "")) == (0, "")
+    assert (code, err.replace("compiling (first run only; cached) …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[1] == ["4", "configurations", "over", "1", "trace:", "4", "done"]
     first = next(number for number, line in enumerate(lines) if line[:1] == ["pymalloc.alignment"])

@@ -20,9 +20,14 @@ def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Co
 
     compilation = Compilation()
 
-    def tell() -> None:
+    def tell(obstacle: str) -> None:
         compilation.happened = True
-        print("compiling for the first time, which is kept for the next …", file=sys.stderr)
+        if obstacle:
+            advice = "set REPLAY_CACHE_DIR to a writable folder"
+            kept = f"on every run, for the result cannot be kept: {obstacle}; {advice}"
+        else:
+            kept = "first run only; cached"
+        print(f"compiling ({kept}) …", file=sys.stderr)
         if meanwhile:
             meanwhile()
 

@@ -8,12 +8,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
+from replay.document import read_document
 from replay.errors import ConfigError, ReplayError
 from replay.gates.cases import Case
 from replay.metrics import check_metric, metric_names
 from replay.output import new_file
 
 FORMAT = 1
+_BYTES_MAX = 64 << 20
+"""Of the file; a case takes about two KiB."""
 _DETAILS = ("_at_peak", "simulated_ns.", "syscall_bytes")
 """Parts of names of metrics that explain others: kept only where a rule is about them."""
 
@@ -74,13 +77,12 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
 
     `retake` tells how to make one that is.
     """
+    if not path.exists():
+        raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one")
+    text = read_document(path, ConfigError, _BYTES_MAX)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one") from None
-    except OSError as mistake:
-        raise ReplayError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as mistake:
+        content = json.loads(text)
+    except json.JSONDecodeError as mistake:
         raise ConfigError(f"{path}: is no baseline: {mistake}") from None
     try:
         if content["format"] != FORMAT:

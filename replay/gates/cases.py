@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from replay.config import StackConfig, default_preset, load_config
-from replay.document import explain
+from replay.document import explain, read_document
 from replay.errors import ConfigError
 from replay.gates.tolerances import parse_rules
 
@@ -135,9 +135,8 @@ def load_suite(path: Path) -> Suite:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_document(path, ConfigError)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as mistake:
-        raise ConfigError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as mistake:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as mistake:
         raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
-from replay.output import new_file, system_errors, temporary_beside
+from replay.output import new_file, publish, system_errors, temporary_beside
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
 
@@ -46,7 +46,7 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         raise OutputError(f"{folder}: is not a folder; choose another name")
     there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
     if there and not force:
-        raise OutputError(f"{folder}: holds {there[0]} already; choose another folder or overwrite it with --force")
+        raise _refusal(folder, there[0])
     if not target.parent.is_dir():
         raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
     temporary = temporary_beside(target)
@@ -58,13 +58,20 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         else:
             written = [path.name for path in temporary.iterdir()]
             for name in written:
-                (temporary / name).replace(target / name)
+                try:
+                    publish(temporary / name, target / name, force=force)
+                except FileExistsError:
+                    raise _refusal(folder, name) from None
             for name in set(there) - set(written):  # of another trace, which had more
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refusal(folder: Path, name: str) -> OutputError:
+    return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
 
 
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
