@@ -1,13 +1,15 @@
 """The command `replay`: gathers the subcommands, and turns mistakes into sentences and exit codes.
 
-Exit codes: 0 good, 1 a comparison or gate failed, 2 an error.
+Exit codes: 0 success; 1 a comparison or gate failed; 2 an error of the user, the data or the machine; 3 a bug of
+replay; 130 and 143 an interruption by SIGINT and SIGTERM. `replay record` passes on the exit code of the program.
 """
 
+import codecs
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,7 +17,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replay import __version__
-from replay.errors import ReplayError
+from replay.errors import ReplayError, explain_failure
+from replay.naming import in_ascii
 
 COMMANDS = {
     "run": ("run:run", "Play a trace or workload through an allocator stack, and say what it cost."),
@@ -60,6 +63,8 @@ COMMANDS = {
     ),
 }
 """By name the module and what it has there, a function or an app, and the first line of its help."""
+ERROR, BUG = 2, 3
+"""Exit codes."""
 
 
 class _OnDemand(TyperGroup):
@@ -72,6 +77,12 @@ class _OnDemand(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and load_command(name), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (EOFError, BrokenPipeError) as error:  # Typer would exit with 1
+            raise ReplayError(explain_failure(error)) from error
 
 
 def load_command(name: str) -> Any:
@@ -116,23 +127,47 @@ def replay(
 
 
 def main() -> None:
-    """The entry point: runs the command line; a mistake of the user's becomes one line and exit code 2."""
+    """Runs the command line and exits; every exception ends in a message and an exit code here."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what is half written goes
-    _outlive_readers()
+    _prepare_streams()
     try:
-        app()
-    except ReplayError as error:
-        sys.exit(_complain(str(error)))
-    except OSError as error:
-        sys.exit(_complain(f"the output cannot be written: {error}"))
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk may show itself only now
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit:
+        raise
+    except BaseException as error:  # a library written in Rust may panic, which is no Exception
+        sys.exit(_report(error))
 
 
-def _outlive_readers() -> None:
-    """Whoever reads our output may have seen enough: the rest goes nowhere, and the exit code is what it would be."""
+def _report(error: BaseException) -> int:
+    """Prints what is to be said of an exception, and returns the exit code, never 1: that means worse memory to CI."""
+    message, status = explain_failure(error), ERROR
+    if message is None:
+        import traceback
+
+        with suppress(OSError):
+            traceback.print_exception(error)
+        message, status = "this is a bug of replay: please report it with the lines above", BUG
+    with suppress(OSError):
+        print(f"replay: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # else the interpreter tries again as it ends, and exits with 120
+            _discard(stream)
+    return status
+
+
+def _prepare_streams() -> None:
+    """Output that has no reader is dropped; characters that the stream's encoding lacks are replaced, not refused."""
+    codecs.register_error(in_ascii.__name__, in_ascii)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None where it was closed
+        stream.reconfigure(errors=in_ascii.__name__)
         setattr(sys, name, stream)
         for call in ("write", "flush"):
             setattr(stream, call, _outliving(getattr(stream, call), stream))
@@ -143,18 +178,17 @@ def _outliving(call: Callable[..., Any], stream: Any) -> Callable[..., Any]:
         try:
             return call(*arguments)
         except BrokenPipeError:  # what waits in the buffer is tried again later
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _discard(stream)
             return len(arguments[0]) if arguments else None
 
     return outlive
 
 
-def _complain(message: str) -> int:
-    with suppress(OSError):
-        print(f"replay: {message}", file=sys.stderr)
-    return 2
+def _discard(stream: Any) -> None:
+    """Sends to nowhere what the stream's buffer holds and all that follows."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

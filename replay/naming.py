@@ -18,6 +18,17 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+_ASCII = {"█": "#", "…": "...", "─": "-", "×": "x", "µ": "u", "±": "+-", "≤": "<=", "≥": ">="}
+
+
+def in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """An error handler for `codecs`: what stands for characters that an encoding of the output lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(each) or ascii(each)[1:-1] for each in lacking), error.end
+
+
 def by_version(name: str) -> list[tuple[int, str]]:
     """A key that sorts `cpython-3.9` before `cpython-3.10`, and versions before other words."""
     words = name.replace("-", ".").split(".")

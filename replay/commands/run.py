@@ -14,6 +14,7 @@ from replay.commands.elsewhere import CEILING, FLOOR, Elsewhere
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder, refuse_input_as_output
 from replay.errors import OutputError, ReplayError, TraceError
+from replay.output import resolve_output
 
 if TYPE_CHECKING:
     from replay.config import StackConfig
@@ -124,7 +125,7 @@ def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) ->
     """No output may take the place of the input, or of another output of the same run."""
     if addresses:
         refuse_input_as_output(source, addresses, "--addresses")
-    if addresses and out and out.resolve() in (addresses.resolve(), *addresses.resolve().parents[:1]):
+    if addresses and out and resolve_output(out) in (file := resolve_output(addresses), file.parent):
         raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
 
 

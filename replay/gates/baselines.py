@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
-from replay.errors import ConfigError, ReplayError
+from replay.errors import ConfigError, ReplayError, explain_parsing
 from replay.gates.cases import Case
 from replay.metrics import check_metric, metric_names
 from replay.output import new_file
@@ -80,8 +80,8 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
         raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one") from None
     except OSError as mistake:
         raise ReplayError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as mistake:
-        raise ConfigError(f"{path}: is no baseline: {mistake}") from None
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid JSON: {explain_parsing(mistake)}") from None
     try:
         if content["format"] != FORMAT:
             raise ConfigError(f"{path}: is of format {content['format']}; this replay reads {FORMAT}")

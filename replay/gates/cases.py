@@ -32,7 +32,7 @@ from pydantic import (
 
 from replay.config import StackConfig, default_preset, load_config
 from replay.document import explain
-from replay.errors import ConfigError
+from replay.errors import ConfigError, explain_parsing
 from replay.gates.tolerances import parse_rules
 
 SUITE, PROJECT = "replay.toml", "pyproject.toml"
@@ -139,5 +139,5 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as mistake:
         raise ConfigError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as mistake:
-        raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid TOML: {explain_parsing(mistake)}") from None

@@ -16,7 +16,7 @@ from replay import __version__
 from replay.errors import ReplayError
 from replay.gates.checking import Report
 from replay.metrics import metric_names
-from replay.output import new_file, system_errors
+from replay.output import new_file, write_in_memory
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -64,8 +64,8 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
         old = read_history(path)
         replaced = (pl.col("commit") == commit) & pl.col("case").is_in(list(report.measured)) & (commit != "unknown")
         frame = pl.concat([old.filter(~replaced), frame], how="diagonal")
-    with new_file(path, force=True) as temporary, system_errors():
-        frame.write_parquet(temporary)
+    with new_file(path, force=True) as temporary:
+        write_in_memory(frame.write_parquet, temporary)
     return len(rows)
 
 
