@@ -8,13 +8,13 @@ import codecs
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from replay import __version__
 from replay.errors import ReplayError, explain_failure
@@ -85,6 +85,19 @@ class _OnDemand(TyperGroup):
             raise ReplayError(explain_failure(error)) from error
 
 
+class _OncePerOption(TyperCommand):
+    """Refuses an option that is given twice but has one value, of which the parser would drop the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            single = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
+            if single and given.count(option) > 1:
+                name = max(option.opts, key=len)
+                raise typer.BadParameter("was given twice; give it once", ctx=ctx, param_hint=name)
+        return super().parse_args(ctx, args)
+
+
 def load_command(name: str) -> Any:
     """The command itself, with its options or the commands below it; lines of a docstring are no lines of help."""
     module_name, _, attribute = COMMANDS[name][0].partition(":")
@@ -94,6 +107,8 @@ def load_command(name: str) -> Any:
         alone = typer.Typer(add_completion=False)
         alone.command(name, context_settings=getattr(module, "SETTINGS", None))(found)
         found = alone
+    for each in found.registered_commands:
+        each.cls = _OncePerOption
     command: Any = typer.main.get_command(found)
     command.name = name
     for each in getattr(command, "commands", {"": command}).values():

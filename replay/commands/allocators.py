@@ -53,13 +53,12 @@ def allocators(
 
 def _presets() -> dict[str, str]:
     """Description by name, older versions first. Only YAML is read: checking a stack would import the models."""
-    import yaml
-
+    from replay.document import parse_yaml
     from replay.resources import config_names, find_config
 
     found = {}
     for name in sorted(config_names(), key=by_version):
-        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+        content = parse_yaml(find_config(name).read_text(encoding="utf-8"))
         found[name] = str(content.get("description", ""))
     return found
 

@@ -131,9 +131,11 @@ def _wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, st
         return [] if as_json else [("text", SCREEN), *expected_here()]
     wanted = []
     for text in said:
-        format_name, _, file = text.partition("=")
+        format_name, equals, file = text.partition("=")
         if format_name not in FORMATS:
             raise ReplayError(f"--report {text}: is no format; {nearest(format_name, FORMATS)}")
+        if equals and not file:
+            raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))
     return wanted
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.errors import ConfigError, OutputError, ReplayError
 
@@ -118,7 +119,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
 def _played(
     sources: list[str], allocators: list[str] | None, seed: int | None, common: dict[str, Any]
 ) -> dict[str, Any]:
-    names = [name for text in allocators or [] for name in text.split(",") if name]
+    names = split_list(allocators) or []
     cases: dict[str, Any] = {}
     for source in sources:
         for allocator in names or [None]:  # type: ignore[list-item]

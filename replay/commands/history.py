@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.lists import split_list
 from replay.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _WIDTH = 20
 def history(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="What `replay check --history FILE` wrote.")],
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="METRIC", help="Which metric; may be repeated.")
+        list[str] | None, typer.Option("--metric", metavar="METRIC,…", callback=split_list, help="Metrics to show.")
     ] = None,
     case: Annotated[str | None, typer.Option("--case", help="Only this case.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many of the last commits to list.")] = 10,

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from replay.commands.compilation import told_compilation
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
 from replay.errors import ConfigError, ReplayError
@@ -44,7 +45,10 @@ Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configuration
 By = Annotated[
     list[str] | None,
     typer.Option(
-        "--by", metavar="METRIC", help="Rank by this metric; may be repeated, for what cannot be had together."
+        "--by",
+        metavar="METRIC,…",
+        callback=split_list,
+        help="Rank by these metrics, and by each pair against the other.",
     ),
 ]
 Heat = Annotated[
@@ -98,7 +102,10 @@ def sweep(
     optimise: Annotated[
         list[str] | None,
         typer.Option(
-            "--optimise", metavar="METRIC", help="Search for the lowest instead of trying all; may be repeated."
+            "--optimise",
+            metavar="METRIC,…",
+            callback=split_list,
+            help="Search for the lowest values of these metrics instead of trying all configurations.",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="With --optimise: how many configurations to try.")] = None,
@@ -288,7 +295,7 @@ def _assignments(option: str, assignments: list[str] | None) -> dict[str, Any]:
 
 def _values(said: str, text: str) -> Any:
     """A list of YAML's values, or a range."""
-    import yaml
+    from replay.document import parse_yaml
 
     match = _RANGE.fullmatch(text.strip())
     if match and "," not in text:
@@ -297,20 +304,20 @@ def _values(said: str, text: str) -> Any:
             parts["step" if match["how"] == "+" else "factor"] = _scalar(match["by"])
         return parts
     try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"{said}: is no list of values; write it like 8,16") from None
+        values = parse_yaml(f"[{text}]")
+    except ValueError as mistake:
+        raise ConfigError(f"{said}: is not a list of values such as 8,16: {mistake}") from None
     if not values:
         raise ConfigError(f"{said}: has no values: the grid would be empty")
     return values
 
 
 def _scalar(text: str) -> Any:
-    import yaml
+    from replay.document import parse_yaml
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

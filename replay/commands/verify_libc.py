@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -9,12 +10,16 @@ from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.verify_pymalloc import Cases
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from replay.verification.libc_compare import LibcAgreement
+    from replay.verification.libc_oracles import LibcOracle
+
 
 def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
     """Plays the cases through the C libraries chosen, and tells how far their models agree."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from replay.config import load_config
     from replay.verification.libc_compare import verify_libc as compare
@@ -33,9 +38,24 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
         rows = [{"trace": name, "exact": it.exact, **asdict(it)} for name, it in results]
         typer.echo(json.dumps(rows, indent=2))
         raise typer.Exit(0 if exact else 1)
+    Console().print(_table(oracles, results, resident))
+    if not any(it.system_calls_compared for _, it in results):
+        typer.echo("System calls were not compared: strace is not installed.")
+    for name, agreement in results:
+        if not agreement.exact:
+            typer.echo(f"{agreement.oracle}, {name}: {agreement.difference}")
+    raise typer.Exit(0 if exact else 1)
+
+
+def _table(oracles: "list[LibcOracle]", results: "list[tuple[str, LibcAgreement]]", resident: bool) -> "Table":
+    """What was compared with each C library, in 80 columns."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("real malloc", no_wrap=True)
-    for heading in ("events", "addresses", "system calls", "unequal", *("resident off",) * resident, "seconds"):
+    off = ["resident\noff"] if resident else []
+    for heading in ("events", "addresses", "system\ncalls", "unequal", *off, "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for oracle in oracles:
         mine = [it for _, it in results if it.oracle == oracle.name]
@@ -48,13 +68,7 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
             *(f"{max(it.resident_error or 0.0 for it in mine):.2%}",) * resident,
             f"{sum(it.seconds for it in mine):.2f}",
         )
-    Console().print(table)
-    if not any(it.system_calls_compared for _, it in results):
-        typer.echo("System calls were not compared: strace is not installed.")
-    for name, agreement in results:
-        if not agreement.exact:
-            typer.echo(f"{agreement.oracle}, {name}: {agreement.difference}")
-    raise typer.Exit(0 if exact else 1)
+    return table
 
 
 def list_libcs(as_json: bool) -> None:
