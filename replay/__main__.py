@@ -8,8 +8,8 @@ import codecs
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from replay import __version__
 from replay.errors import ReplayError, explain_failure
-from replay.naming import in_ascii
+from replay.naming import in_ascii, printable, say
 
 COMMANDS = {
     "run": ("run:run", "Play a trace or workload through an allocator stack, and say what it cost."),
@@ -67,6 +67,20 @@ ERROR, BUG = 2, 3
 """Exit codes."""
 
 
+_ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Which Typer takes from Click or, in later versions, from a copy of its own."""
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    """Typer shows what is wrong with a command line, and with it words of that line."""
+    try:
+        yield
+    except _ClickException as error:
+        error.message = printable(error.message)
+        raise
+
+
 class _OnDemand(TyperGroup):
     """Imports the one command that is called; for the list of all, a line of each is enough."""
 
@@ -78,9 +92,14 @@ class _OnDemand(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and load_command(name), rest
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        with _printable_usage_errors():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _printable_usage_errors():
+                return super().invoke(ctx)
         except (EOFError, BrokenPipeError) as error:  # Typer would exit with 1
             raise ReplayError(explain_failure(error)) from error
 
@@ -128,7 +147,7 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"replay {__version__}")
+        say(f"replay {__version__}")
         raise typer.Exit
 
 
@@ -168,7 +187,7 @@ def _report(error: BaseException) -> int:
             traceback.print_exception(error)
         message, status = "this is a bug of replay: please report it with the lines above", BUG
     with suppress(OSError):
-        print(f"replay: {message}", file=sys.stderr)
+        say(f"replay: {message}", err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

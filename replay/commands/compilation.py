@@ -1,9 +1,10 @@
 """Says on standard error when a command has to wait for the compiler."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from replay.naming import say
 
 
 @dataclass
@@ -22,7 +23,7 @@ def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Co
 
     def tell() -> None:
         compilation.happened = True
-        print("compiling for the first time, which is kept for the next …", file=sys.stderr)
+        say("compiling for the first time, which is kept for the next …", err=True)
         if meanwhile:
             meanwhile()
 

@@ -9,6 +9,7 @@ import typer
 from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.errors import ConfigError, OutputError, ReplayError
+from replay.naming import say
 
 if TYPE_CHECKING:
     from replay.gates.cases import Suite
@@ -113,7 +114,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
     with told_compilation(), progress_bar("measuring") as progress:
         taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
-    typer.echo(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
+    say(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
 
 
 def _played(

@@ -1,6 +1,5 @@
 """`replay record`: runs a program and writes down every call of its allocators."""
 
-import sys
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.errors import ReplayError
+from replay.naming import say
 
 if TYPE_CHECKING:
     from replay.recorder.detach import Wishes
@@ -128,7 +128,7 @@ def _record(
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:
-        print("replay: the program ended before it could be recorded", file=sys.stderr)
+        say("replay: the program ended before it could be recorded", err=True)
     _tell(written, output)
     child.end_alike()
 
@@ -148,15 +148,15 @@ def _check(program: list[str]) -> None:
 def _tell(written: "Written", output: Path) -> None:
     from replay.units import format_size, format_time
 
-    say = [
+    told = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
         f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
         f"{output} takes {format_size(written.file_bytes)}",
         f"next: replay run {quote(str(output))}",
     ]
     if written.trouble:
-        say.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
-    print(*say, sep="\n", file=sys.stderr)
+        told.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
+    say("\n".join(told), err=True)
 
 
 def _rescue(path: Path) -> None:
@@ -169,4 +169,4 @@ def _rescue(path: Path) -> None:
         raise ReplayError(f"{partial(target)}: there is nothing to rescue")
     rows = rescue(partial(target))
     partial(target).replace(target)
-    typer.echo(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")
+    say(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")

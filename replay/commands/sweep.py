@@ -17,6 +17,7 @@ from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
 from replay.errors import ConfigError, ReplayError
+from replay.naming import say
 
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
@@ -196,7 +197,7 @@ def sweep(
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
-        typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
+        say(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
     tell_notes(results.notes)
     _show(results, plan.objectives, rows, as_json)
@@ -204,9 +205,9 @@ def sweep(
         assert out is not None
         _draw(out, results, plan.objectives, heat, force=True)
     if out is not None and not as_json:
-        typer.echo(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
+        say(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
     if failed := results.count("failed"):
-        typer.echo(f"replay: {failed} of {results.frame.height} runs failed", err=True)
+        say(f"replay: {failed} of {results.frame.height} runs failed", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -365,14 +366,13 @@ def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: boo
     for metric in objectives:
         check_metric(metric)
     if as_json:
-        typer.echo(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
+        say(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from replay.reports.console import PlainConsole
     from replay.reports.sweeps import print_sweep
 
     width = None if sys.stdout.isatty() else WIDTH
-    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows)
+    print_sweep(PlainConsole(width=width), results, objectives, rows=rows)
 
 
 def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
@@ -391,7 +391,7 @@ def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str
     from replay.reports.charts import write_charts
 
     written = write_charts(folder, results, objectives, heat=_axes(heat), force=force)
-    typer.echo(f"\ndrawn: {', '.join(map(str, written))}", err=True)
+    say(f"\ndrawn: {', '.join(map(str, written))}", err=True)
 
 
 def _axes(heat: str | None) -> list[str]:
@@ -402,18 +402,18 @@ def _axes(heat: str | None) -> list[str]:
 
 
 def _list_plans(as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from replay.reports.console import PlainConsole
     from replay.resources import sweep_names
     from replay.sweeps.plan import load_plan
 
     plans = {name: load_plan(name).description for name in sweep_names()}
     if as_json:
-        typer.echo(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
+        say(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
         return
     table = Table("sweep", "what it asks", box=None, header_style="bold")
     for name, text in plans.items():
         table.add_row(name, text)
-    Console().print(table)
-    typer.echo("\nnext: replay sweep web-service --plan every-cpython")
+    PlainConsole().print(table)
+    say("\nnext: replay sweep web-service --plan every-cpython")

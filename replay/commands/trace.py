@@ -10,7 +10,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
-from replay.naming import printable
+from replay.naming import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,11 +80,11 @@ def info(file: File, as_json: AsJson = False) -> None:
     with told_compilation():
         contents = _read_contents(open_source(file), file)
     if as_json:
-        typer.echo(json.dumps(asdict(contents), indent=2))
+        say(json.dumps(asdict(contents), indent=2))
         return
-    from rich.console import Console
+    from replay.reports.console import PlainConsole
 
-    console = Console(markup=False)
+    console = PlainConsole()
     for table in _tables(contents, file):
         console.print(table)
 
@@ -102,10 +102,11 @@ def head(
     with told_compilation():
         shown = list(_first_rows(trace, rows))
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        say(json.dumps(shown, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from replay.reports.console import PlainConsole
 
     names = [name for name in shown[0] if any(row[name] is not None for row in shown)] if shown else ["row"]
     table = Table(box=None, header_style="bold")
@@ -113,7 +114,7 @@ def head(
         table.add_column(name, justify="left" if name in ("process", "op", "domain", "site") else "right")
     for row in shown:
         table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
-    Console(markup=False, width=_ROW_WIDTH).print(table)
+    PlainConsole(width=_ROW_WIDTH).print(table)
 
 
 def _read_contents(trace: "Trace", file: str) -> Contents:

@@ -9,6 +9,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.verify_pymalloc import Cases
+from replay.naming import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 
 def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
     """Plays the cases through the C libraries chosen, and tells how far their models agree."""
-    from rich.console import Console
+    from rich.text import Text
 
     from replay.config import load_config
+    from replay.reports.console import PlainConsole
     from replay.verification.libc_compare import verify_libc as compare
     from replay.verification.libc_oracles import choose_libcs
 
     oracles = choose_libcs(choice)
     tell_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
     results = []
-    with told_compilation(), Console(stderr=True).status("") as status:
+    with told_compilation(), PlainConsole(stderr=True).status("") as status:
         for oracle in oracles:
             for name, trace in cases:
-                status.update(f"{oracle.name}: {name}")
+                status.update(Text(f"{oracle.name}: {name}"))
                 results.append((name, compare(trace, oracle, assignments=env, resident=resident)))
     exact = all(agreement.exact for _, agreement in results)
     if as_json:
         rows = [{"trace": name, "exact": it.exact, **asdict(it)} for name, it in results]
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         raise typer.Exit(0 if exact else 1)
-    Console().print(_table(oracles, results, resident))
+    PlainConsole().print(_table(oracles, results, resident))
     if not any(it.system_calls_compared for _, it in results):
-        typer.echo("System calls were not compared: strace is not installed.")
+        say("System calls were not compared: strace is not installed.")
     for name, agreement in results:
         if not agreement.exact:
-            typer.echo(f"{agreement.oracle}, {name}: {agreement.difference}")
+            say(f"{agreement.oracle}, {name}: {agreement.difference}")
     raise typer.Exit(0 if exact else 1)
 
 
@@ -77,12 +79,12 @@ def list_libcs(as_json: bool) -> None:
     oracles, absences = survey_libcs()
     if as_json:
         found = [{"name": it.name, "version": it.version, "path": str(it.path)} for it in oracles]
-        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    typer.echo("At hand:" if oracles else "No real glibc is at hand.")
+    say("At hand:" if oracles else "No real glibc is at hand.")
     for it in oracles:
-        typer.echo(f"  {it.name:<12} -a {it.version}\n      {it.path}")
+        say(f"  {it.name:<12} -a {it.version}\n      {it.path}")
     if absences:
-        typer.echo("Not at hand:")
+        say("Not at hand:")
     for absence in absences:
-        typer.echo(f"  {absence.name}: {absence.reason}")
+        say(f"  {absence.name}: {absence.reason}")

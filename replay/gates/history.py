@@ -72,7 +72,7 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
 def read_history(path: Path) -> pl.DataFrame:
     """All rows, in the order in which they were added."""
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise ReplayError(f"{path}: there is no history; `replay check --history {path}` begins one") from None
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -170,7 +170,7 @@ def read_results(folder: Path) -> Results:
         held = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
         raise ReplayError(f"{folder}: the sweep was cut off with {held} runs done; finish it with --resume")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise OutputError(f"{path}: cannot be read: {error}") from error
     if list(frame.columns[: len(_FIRST)]) != list(_FIRST):
