@@ -151,7 +151,7 @@ def test_histories_and_sweeps_may_have_names_that_look_like_patterns(shown):
     assert "1 passed" in shown("check", NAME, *LIMIT, "--history", "h[1].parquet")
     assert "no step" in shown("history", "h[1].parquet")
     shown("sweep", NAME, "--grid", "libc.top_pad=0", "-a", "cpython-3.12", "--out", "s[1]")
-    assert "1 configuration" in shown("sweep", "show", "s[1]")
+    assert "2 configurations" in shown("sweep", "show", "s[1]")
 
 
 def test_every_command_is_among_the_lines():
