@@ -61,6 +61,10 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: [Errno 12] Cannot allocate memory"),
         (MemoryError(), "not enough memory"),
         (pa.ArrowMemoryError("malloc of size 64 failed"), "not enough memory: malloc of size 64 failed"),
+        (
+            ImportError("libarrow.so: failed to map segment", name="pyarrow.lib"),
+            "a library cannot be loaded; install it again, or free memory: libarrow.so: failed to map segment",
+        ),
         (RecursionError("maximum recursion depth exceeded"), "the input is nested too deeply"),
         (EOFError("Ran out of input"), "a file is cut off; copy or make it again (Ran out of input)"),
         (pa.ArrowInvalid("no magic bytes\nmore"), "pyarrow cannot process the data: no magic bytes"),
@@ -81,7 +85,9 @@ def test_an_undecodable_text_is_told_with_exit_code_2(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("replay: a text has the wrong encoding: 'utf-8' codec can't decode")
 
 
-@pytest.mark.parametrize("bug", ["KeyError('a')", "BaseException('a panic of a library')"])
+@pytest.mark.parametrize(
+    "bug", ["KeyError('a')", "BaseException('a panic of a library')", "ImportError('x', name='replay.x')"]
+)
 def test_a_bug_shows_a_traceback_asks_for_a_report_and_exits_with_3(bug: str) -> None:
     done = run_program(f"def fail(): raise {bug}\ncommand.app = fail; command.main()")
     assert done.returncode == 3
