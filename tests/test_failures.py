@@ -134,7 +134,7 @@ def test_a_loop_of_links_as_output_is_told(here: Path, words: list[str]) -> None
         (
             "long.toml",
             "a = " + 5000 * "9",
-            "Exceeds the limit (4300 digits): value has 5000",
+            "Exceeds the limit (4300 digits)",
         ),
         ("deep.toml", "a = " + 100_000 * "[", "is not valid TOML: nested too deeply"),
         (
