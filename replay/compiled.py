@@ -14,6 +14,7 @@ import gc
 import hashlib
 import inspect
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -22,12 +23,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite.binding import Linkage
 from numba._dynfunc import make_function
+from numba.core.caching import IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -102,6 +105,40 @@ def _imported(path: Path) -> list[Path]:
         target = _PACKAGE.joinpath(*name.split(".")[1:])
         found += target.rglob("*.py") if target.is_dir() else [target.with_suffix(".py")]
     return [each for each in found if each.is_file()]
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """numba's files of machine code, each with a checksum at its end: a damaged one counts as missing.
+
+    numba would raise whatever the damaged pickle leads to, or run damaged machine code.
+    """
+
+    @contextmanager
+    def _open_for_write(self, path: str) -> Iterator[BytesIO]:
+        content = BytesIO()
+        yield content
+        with super()._open_for_write(path) as file:
+            file.write(content.getvalue() + hashlib.sha256(content.getbuffer()).digest())
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            _checked_content(self._index_path)
+        except OSError:
+            return {}
+        overloads: dict[Any, str] = super()._load_index()
+        return overloads
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(_checked_content(self._data_path(name)))
+
+
+def _checked_content(path: str) -> memoryview:
+    """Returns what was written to a file; a damaged one is an OSError, which to numba is a missing one."""
+    content = memoryview(Path(path).read_bytes())
+    length = hashlib.sha256().digest_size
+    if hashlib.sha256(content[:-length]).digest() != content[-length:]:
+        raise OSError(f"{path}: is damaged")
+    return content[:-length]
 
 
 def _drop_stale(kernels: Path) -> None:
@@ -304,14 +341,23 @@ def is_kernel(function: Callable[..., Any]) -> bool:
     return function in _kernels or hasattr(function, "py_func")
 
 
+def _check_files(cache: Any) -> None:
+    """Has a cache of numba's read and write its files by `_CheckedFiles`."""
+    implementation = cache._impl
+    stamp = implementation.locator.get_source_stamp()
+    cache._cache_file = _CheckedFiles(cache.cache_path, implementation.filename_base, stamp)
+
+
 def entry(function: Function, extra: tuple[str, ...] = ()) -> Function:
     """A kernel for Python to call; `extra` names source files outside this package that it is linked with."""
     with _naming_the_folder:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(cache_folder((inspect.getfile(function), *sorted(extra))))
         try:
-            compiled: Function = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
-            return compiled
+            compiled = numba.njit(cache=True, **ENTRY_OPTIONS)(function)
+            if compiled is not function:  # as it is with NUMBA_DISABLE_JIT=1
+                _check_files(compiled._cache)
+            return cast(Function, compiled)
         finally:
             numba.config.CACHE_DIR = before
 

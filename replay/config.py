@@ -18,18 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
 
 from replay.allocators.kernel import Config as KernelConfig
 from replay.allocators.registry import bundled_names, find_model, model_names, roles
-from replay.document import Document, explain
-from replay.environment import overrides_of
+from replay.document import Document, explain, parse_yaml
+from replay.environment import notes_of, overrides_of
 from replay.errors import ConfigError
 from replay.resources import config_names, find_config
 
 Role = Literal["libc", "pymalloc"]
 _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
+_EXAMPLE = "extends: cpython-3.12"
 _DEFAULT_MODELS: dict[str, str] = {"libc": "glibc", "pymalloc": "pymalloc"}
 
 
@@ -77,6 +77,8 @@ class StackConfig(BaseModel):
     pymalloc: Any
     domains: Domains = Domains()
     costs: Costs = Costs()
+    _notes: tuple[str, ...] = PrivateAttr(())
+    """Of the way in which the stack was described; they are no part of it."""
 
     @model_validator(mode="after")
     def _roles_are_played(self) -> "StackConfig":
@@ -95,7 +97,8 @@ class StackConfig(BaseModel):
     @property
     def notes(self) -> list[str]:
         """What is set but does nothing, or less than it says."""
-        return [note for section in (self.libc, self.pymalloc) for note in getattr(section, "notes", ())]
+        sections = (self.libc, self.pymalloc)
+        return [*self._notes, *(note for section in sections for note in getattr(section, "notes", ()))]
 
 
 @cache
@@ -144,7 +147,9 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
         raise ConfigError(f"model: {strange[0]!r} is no name; there are {', '.join(model_names())}")
     kind = stack_type(*sorted(named))
     try:
-        return kind.model_validate(data)
+        stack = kind.model_validate(data)
+        stack._notes = tuple(notes_of(environment))
+        return stack
     except ValidationError as mistakes:
         raise _refusal(kind, document, overrides, said, mistakes) from None
 
@@ -164,7 +169,7 @@ def _split(name: str | Path) -> tuple[str | Path, str]:
 def _open(name: str | Path) -> Document:
     text = str(name)
     is_file = isinstance(name, Path) or text.endswith((".yaml", ".yml")) or "/" in text
-    return Document(Path(name) if is_file else find_config(text), ConfigError)
+    return Document(Path(name) if is_file else find_config(text), ConfigError, _EXAMPLE)
 
 
 def _with_base(document: Document, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -209,9 +214,9 @@ def _parse_override(override: str) -> dict[str, Any]:
     if keys == ["extends"]:
         raise ConfigError(f"--set {override}: what a stack extends is said in its file; choose another with -a")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: {text!r} is not a value") from None
+        value = parse_yaml(text)
+    except ValueError as mistake:
+        raise ConfigError(f"--set {override}: is not valid YAML: {mistake}") from None
     return {keys[0]: value if len(keys) == 1 else {keys[1]: value}}
 
 

@@ -3,9 +3,9 @@
 import errno
 import fcntl
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -32,6 +32,8 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         except FileExistsError:
             raise OutputError(exists_already(path)) from None
     except OSError as error:
+        if not concerns_output(error, temporary, target):
+            raise
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was
@@ -79,18 +81,18 @@ def exists_already(path: str | Path) -> str:
     return f"{path}: exists already; choose another name or overwrite it with --force"
 
 
-@contextmanager
-def system_errors() -> Iterator[None]:
-    """What polars says of the system in an error of its own is an OSError again, such as that the disk is full."""
-    import polars as pl
+def concerns_output(error: OSError, *outputs: Path) -> bool:
+    """Whether the system's error can be about these outputs, and not about an input or about memory."""
+    if error.errno == errno.ENOMEM:
+        return False
+    return error.filename is None or str(error.filename).startswith(tuple(map(str, outputs)))
 
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+def write_in_memory(write: Callable[[BinaryIO], object], path: Path) -> None:
+    """Writes a file in memory first: polars does not name the system's error, such as that the disk is full."""
+    content = BytesIO()
+    write(content)
+    path.write_bytes(content.getbuffer())
 
 
 def temporary_beside(target: Path) -> Path:
@@ -99,9 +101,24 @@ def temporary_beside(target: Path) -> Path:
     return target.with_name(f".{name}.{uuid4().hex[:12]}.part")
 
 
+def resolve_output(path: str | Path) -> Path:
+    """Returns the absolute path of an output with all links followed: the link stays, and its file is replaced.
+
+    A path that cannot exist, such as a loop of links, is an OutputError.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    return target
+
+
 def new_target(path: str | Path, *, force: bool = False) -> Path:
     """Where a file called `path` goes; refused as `new_file` does."""
-    target = Path(path).resolve()  # through a link, so that the link stays and its file is replaced
+    target = resolve_output(path)
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
     if target.exists() and not force:

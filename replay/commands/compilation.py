@@ -1,9 +1,10 @@
 """Says on standard error when a command has to wait for the compiler."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from replay.naming import say
 
 
 @dataclass
@@ -27,7 +28,7 @@ def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Co
             kept = f"on every run, for the result cannot be kept: {obstacle}; {advice}"
         else:
             kept = "first run only; cached"
-        print(f"compiling ({kept}) …", file=sys.stderr)
+        say(f"compiling ({kept}) …", err=True)
         if meanwhile:
             meanwhile()
 

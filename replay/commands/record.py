@@ -1,7 +1,6 @@
 """`replay record`: runs a program and writes down every call of its allocators."""
 
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -11,6 +10,7 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.errors import OutputError, ReplayError
+from replay.naming import say
 
 if TYPE_CHECKING:
     from replay.recorder.detach import Wishes
@@ -135,7 +135,7 @@ def _record(
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:
-        print("replay: the program ended before it could be recorded", file=sys.stderr)
+        say("replay: the program ended before it could be recorded", err=True)
     _tell(written, output, _changed_files(output, earlier) if follow_fork else [])
     child.end_alike()
 
@@ -173,7 +173,7 @@ def _check(program: list[str]) -> None:
 def _tell(written: "Written", output: Path, children: list[str]) -> None:
     from replay.units import format_size, format_time
 
-    say = [
+    told = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
         f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
         f"{output} takes {format_size(written.file_bytes)}",
@@ -181,8 +181,8 @@ def _tell(written: "Written", output: Path, children: list[str]) -> None:
         f"next: replay run {quote(str(output))}",
     ]
     if written.trouble:
-        say.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
-    print(*say, sep="\n", file=sys.stderr)
+        told.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
+    say("\n".join(told), err=True)
 
 
 def _rescue(path: Path, *, force: bool) -> None:
@@ -198,4 +198,4 @@ def _rescue(path: Path, *, force: bool) -> None:
             publish(part, target, force=force)
         except FileExistsError:
             raise OutputError(exists_already(path)) from None
-    typer.echo(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")
+    say(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")

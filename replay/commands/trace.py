@@ -12,7 +12,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
-from replay.naming import printable
+from replay.naming import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,11 +80,11 @@ def info(file: File, as_json: AsJson = False) -> None:
     with told_compilation():
         contents = _read_contents(open_source(file), file)
     if as_json:
-        typer.echo(json.dumps(asdict(contents), indent=2))
+        say(json.dumps(asdict(contents), indent=2))
         return
-    from rich.console import Console
+    from replay.reports.console import PlainConsole
 
-    console = Console(markup=False)
+    console = PlainConsole()
     for table in _tables(contents, file):
         console.print(table)
 
@@ -305,7 +305,7 @@ def _print_table(pieces: Iterator[list[Row]], metadata: "Metadata") -> None:
         if new:
             widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
             typer.secho(_line(names, names, widths), bold=True)
-        typer.echo("\n".join(_line(names, cells, widths) for cells in lines))
+        say("\n".join(_line(names, cells, widths) for cells in lines))
     if not names:
         typer.secho("row", bold=True)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
 from replay.document import read_document
-from replay.errors import ConfigError, ReplayError
+from replay.errors import ConfigError, ReplayError, explain_parsing
 from replay.gates.cases import Case
 from replay.metrics import check_metric, metric_names
 from replay.output import new_file
@@ -82,8 +82,8 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
     text = read_document(path, ConfigError, _BYTES_MAX)
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as mistake:
-        raise ConfigError(f"{path}: is no baseline: {mistake}") from None
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid JSON: {explain_parsing(mistake)}") from None
     try:
         if content["format"] != FORMAT:
             raise ConfigError(f"{path}: is of format {content['format']}; this replay reads {FORMAT}")

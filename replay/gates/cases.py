@@ -32,7 +32,7 @@ from pydantic import (
 
 from replay.config import StackConfig, default_preset, load_config
 from replay.document import explain, read_document
-from replay.errors import ConfigError
+from replay.errors import ConfigError, explain_parsing
 from replay.gates.tolerances import parse_rules
 
 SUITE, PROJECT = "replay.toml", "pyproject.toml"
@@ -138,5 +138,5 @@ def _read(path: Path) -> dict[str, Any]:
     text = read_document(path, ConfigError)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as mistake:
-        raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid TOML: {explain_parsing(mistake)}") from None

@@ -17,7 +17,7 @@ from replay import __version__
 from replay.errors import OutputError, ReplayError
 from replay.gates.checking import Report
 from replay.metrics import metric_names
-from replay.output import new_file, new_target, open_locked, system_errors
+from replay.output import new_file, new_target, open_locked, write_in_memory
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -66,8 +66,8 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
             old = read_history(path)
             replaced = (pl.col("commit") == commit) & pl.col("case").is_in(list(report.measured))
             frame = pl.concat([old.filter(~(replaced & (commit != "unknown"))), frame], how="diagonal")
-        with new_file(path, force=True) as temporary, system_errors():
-            frame.write_parquet(temporary)
+        with new_file(path, force=True) as temporary:
+            write_in_memory(frame.write_parquet, temporary)
     return len(rows)
 
 
@@ -97,7 +97,7 @@ def read_history(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise ReplayError(f"{path}: is not a regular file")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ReplayError(f"{path}: is no history: {str(error).partition(chr(10))[0]}") from None
     if missing := set(_ABOUT) - set(frame.columns):

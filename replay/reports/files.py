@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
-from replay.output import new_file, publish, system_errors, temporary_beside
+from replay.output import concerns_output, new_file, publish, resolve_output, temporary_beside, write_in_memory
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
 
@@ -41,7 +41,7 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
     `folder` is made if it is not there. If it is, results that it holds already are refused unless `force`.
     """
-    target = folder.resolve()
+    target = resolve_output(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
     there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
@@ -65,6 +65,8 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
             for name in set(there) - set(written):  # of another trace, which had more
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
+        if not concerns_output(error, temporary, target):
+            raise
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,8 +82,7 @@ def write_results(folder: Path, recording: Recording, summary: metrics.Summary) 
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:
-            with system_errors():
-                frame.write_parquet(folder / name)
+            write_in_memory(frame.write_parquet, folder / name)
 
 
 class AddressWriter:

@@ -17,6 +17,7 @@ from replay.naming import nearest
 from replay.resources import find_sweep
 from replay.sweeps.space import FORMS, Choose, Point, Value, Values
 
+_EXAMPLE = "vary: {libc.arena_max: [1, 2]}"
 DEFAULT_OBJECTIVE = "resident_bytes_peak"
 
 
@@ -75,4 +76,4 @@ def make_plan(data: Mapping[str, Any]) -> Plan:
 def load_plan(name: str) -> Plan:
     """The plan in a file, or a bundled one by its name."""
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
-    return Document(Path(name) if is_file else find_sweep(name), ConfigError).parse(Plan)
+    return Document(Path(name) if is_file else find_sweep(name), ConfigError, _EXAMPLE).parse(Plan)
