@@ -129,7 +129,7 @@ REFUSED = {
     "pymalloc.alignment": "--set pymalloc.alignment: write it like pymalloc.alignment=8",
     "a.b.c=1": "--set a.b.c=1: write it like pymalloc.alignment=8",
     "=8": "--set =8: write it like pymalloc.alignment=8",
-    "pymalloc.alignment=[": "--set pymalloc.alignment=[: '[' is not a value",
+    "pymalloc.alignment=[": "--set pymalloc.alignment=[: is not valid YAML: expected",
     "pymalloc.alignment=lots": "--set pymalloc.alignment=lots: 'lots' is not a size; write it like 256 KiB",
     "pymalloc.alignment=1.5": "is no whole number of bytes",
     "pymalloc.alignment=12": "alignment: 12 is no power of two of at least 8",

@@ -47,7 +47,7 @@ def both(program, *arguments, cwd, env=None):
     """By itself and recorded; the recorder's own lines are left out of standard error."""
     bare = run(program, *arguments, cwd=cwd, recorded=False, env=env)
     code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
-    told = re.sub(r"^(compiling for the first time|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
+    told = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
     return bare, (code, out, told)
 
 
@@ -302,6 +302,8 @@ print(*children)
 """
     code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork", "-o", "all.parquet"])
     assert (code, out.count(" ")) == (0, 1), told
+    children = [f"all.{child}.parquet" for child in sorted(out.split(), key=str)]
+    assert told.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     patience_s = time.monotonic() + 20
     while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
@@ -309,6 +311,88 @@ print(*children)
     assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
+
+
+def test_a_forked_child_that_cannot_start_its_writer_says_so_in_one_line(tmp_path):
+    """Here for want of descriptors; a program that has changed its user may lack permissions."""
+    code = """
+import os, resource
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))
+if (child := os.fork()) == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(child)
+"""
+    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
+    assert code == 0
+    reason = "its writer cannot be started: [Errno 24] Too many open files"
+    assert told.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
+    assert "Traceback" not in told
+    assert "forked children" not in told
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A recording of trace.parquet under way, whose program waits for its standard input to end."""
+    code = "import sys; print('ready', flush=True); sys.stdin.read()"
+    recorder = subprocess.Popen([*RECORD, "-c", code], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1)
+    assert recorder.stdout.readline() == "ready\n"
+    yield recorder
+    recorder.communicate(timeout=60)
+
+
+def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
+    code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    assert (code, out) == (2, "")
+    assert told == "replay: trace.parquet: the recording is under way, and its writer completes the file\n"
+    recording.communicate(timeout=60)
+    assert recording.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
+    assert replay.open_source(tmp_path / "trace.parquet").events_total > 0
+
+
+def test_a_second_recorder_without_force_says_that_a_recording_is_under_way(recording, tmp_path):
+    code, out, told = run("-c", "print('ran')", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert told == "replay: trace.parquet: a recording to this file is under way; choose another name\n"
+
+
+def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
+    """Whoever ends first publishes its own; without --force the other one is then refused, and keeps its part."""
+    code, _, told = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
+    assert code == 0, told
+    trace = replay.open_source(tmp_path / "trace.parquet")
+    assert trace.metadata.phases == ("second",)
+    assert sum(batch.rows for batch in trace.batches()) == trace.events_total
+    _, told = recording.communicate(timeout=60)
+    assert recording.returncode == 2
+    part = tmp_path / "trace.parquet.part"
+    assert told.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
+    assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("second",)
+    assert replay.open_source(part).events_total > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
+    """It comes once the recorder holds signals back, and is acted on right before the program would start."""
+    code = "import os, signal\nfrom replay.recorder import writer\nrun = writer.Writer._rehearse\n"
+    code += f"writer.Writer._rehearse = lambda self: (run(self), signal.raise_signal({int(number)}))\n"
+    code += "import sys; from replay.__main__ import main; sys.argv = ['replay', 'record', '-c', 'print(1)']; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_without_events_is_no_obstacle(tmp_path):
+    """As it is left by a recorder that was killed before it wrote anything."""
+    (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
+    code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    assert code == 2
+    assert "holds no complete batch, so nothing can be rescued; delete it" in told
+    assert run("-c", "print('ran')", cwd=tmp_path)[:2] == (0, "ran\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
 
 
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])

@@ -14,8 +14,10 @@ import pytest
 from histories import History, seeded
 
 from replay.__main__ import main
+from replay.reports.files import new_folder
 from replay.sources.parquet import write_trace
 from replay.support.bundled_files import find_config
+from replay.support.errors import OutputError
 from replay.trace import Domain, MemoryTrace, Metadata, Op, Site
 
 WORKLOAD = """
@@ -300,6 +302,22 @@ def test_existing_results_are_refused_without_force(replay, refused, workload, t
     assert json.loads((out / "summary.json").read_text())["allocator"] == "cpython-3.8"
     assert names(out) == RESULTS | {"notes.txt"}
     assert names(tmp_path) == {"few.yaml", "results"}
+
+
+def test_of_two_runs_into_one_empty_folder_the_later_one_is_refused(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+
+    def write(text):
+        with new_folder(folder) as temporary:
+            (temporary / "summary.json").write_text(text)
+            if text == "later":
+                write("first")
+
+    with pytest.raises(OutputError, match=r"results: holds summary\.json already"):
+        write("later")
+    assert (folder / "summary.json").read_text() == "first"
+    assert names(tmp_path) == {"results"}
 
 
 def test_an_existing_address_file_is_refused_and_nothing_else_written(refused, workload, tmp_path):

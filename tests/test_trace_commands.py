@@ -224,6 +224,39 @@ def test_head_stops_where_the_trace_ends(csv):
     assert len(json.loads(run("trace", "head", csv, "-n", "100", "--json"))) == 8
 
 
+class Endless:
+    """A trace whose batches never end; `taken` counts those that were asked for."""
+
+    metadata, duration_ns, events_total, taken = Metadata(), None, None, 0
+
+    def batches(self):
+        while True:
+            zeros = np.zeros(1500, np.uint8)
+            numbers = np.arange(1500 * self.taken, 1500 * (self.taken + 1))
+            self.taken += 1
+            yield Events(numbers, zeros.astype(np.uint32), zeros, zeros, numbers.astype(np.uint32), numbers)
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_head_prints_rows_while_it_reads(monkeypatch, option):
+    """No more is held than a batch: each piece is printed before the next batch is asked for."""
+    trace = Endless()
+    taken = []
+    monkeypatch.setattr("replay.sources.open_source", lambda _: trace)
+    echo = typer.echo
+    monkeypatch.setattr(typer, "echo", lambda *text, **how: (taken.append(trace.taken), echo(*text, **how)))
+    shown = run("trace", "head", "endless", "-n", "4000", *option)
+    assert trace.taken == 3
+    assert {1, 2, 3} <= set(taken)
+    if option:
+        assert [row["block"] for row in json.loads(shown)] == list(range(4000))
+        assert shown == json.dumps(json.loads(shown), indent=2) + "\n"
+    else:
+        lines = shown.splitlines()
+        assert [line.split()[0] for line in lines] == ["row", *map(str, range(4000))]
+        assert lines[1].split() == ["0", "0", "0", "malloc", "raw", "0", "0"]
+
+
 def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
     out = tmp_path / "t.parquet"
     lines = run("import", csv, "-o", out).splitlines()
@@ -263,10 +296,22 @@ def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path
     first, second = (
         subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True) for _ in range(2)
     )
-    assert [line for line in first.stderr.splitlines() if line.startswith("compiling for the first time")] != []
+    assert [line for line in first.stderr.splitlines() if line.startswith("compiling (first run only; cached)")] != []
     assert len(first.stderr.splitlines()) == 1
     assert second.stderr == ""
     assert first.stdout == second.stdout
+
+
+def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "REPLAY_CACHE_DIR": str(cache)}
+    )
+    where = f"the result cannot be kept: {cache}/kernels: Not a directory"
+    advice = "set REPLAY_CACHE_DIR to a writable folder"
+    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, for {where}; {advice}) …\n")
 
 
 def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):

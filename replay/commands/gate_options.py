@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.support.errors import ConfigError, OutputError, ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.gates.cases import Suite
@@ -112,13 +114,13 @@ def take(chosen: Chosen, *, force: bool) -> None:
     with told_compilation(), progress_bar("measuring") as progress:
         taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
-    typer.echo(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
+    say(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
 
 
 def _played(
     sources: list[str], allocators: list[str] | None, seed: int | None, common: dict[str, Any]
 ) -> dict[str, Any]:
-    names = [name for text in allocators or [] for name in text.split(",") if name]
+    names = split_list(allocators) or []
     cases: dict[str, Any] = {}
     for source in sources:
         for allocator in names or [None]:  # type: ignore[list-item]

@@ -1,5 +1,6 @@
 """`replay run`: a trace or workload through an allocator stack, and what it cost."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,9 @@ from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
 from replay.commands.paths import parse_folder, refuse_input_as_output
+from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
@@ -98,7 +101,7 @@ def run(
         if folder:
             write_results(folder, recording, summary)
     if as_json:
-        typer.echo(summary.model_dump_json(indent=2))
+        say(json.dumps(json.loads(summary.model_dump_json()), indent=2))  # in ASCII
     else:
         _print_text(source, recording, summary, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)
@@ -124,7 +127,7 @@ def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) ->
     """No output may take the place of the input, or of another output of the same run."""
     if addresses:
         refuse_input_as_output(source, addresses, "--addresses")
-    if addresses and out and out.resolve() in (addresses.resolve(), *addresses.resolve().parents[:1]):
+    if addresses and out and resolve_output(out) in (file := resolve_output(addresses), file.parent):
         raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
 
 
@@ -183,22 +186,21 @@ def _play_all(
 
 
 def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
-    from rich.console import Console
-
+    from replay.reports.console import PlainConsole
     from replay.reports.text import WIDTH, print_report
 
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     print_report(console, source, recording, summary)
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
-    typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+    say(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
 def _print_closing(again: list[str], out: Path | None, addresses: Path | None) -> None:
     """What was written, and what is worth trying next."""
     if written := [str(path) for path in (out, addresses) if path]:
-        typer.echo(f"written: {', '.join(written)}")
-    typer.echo(f"next: replay run {join(again)}")
+        say(f"written: {', '.join(written)}")
+    say(f"next: replay run {join(again)}")
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:

@@ -13,9 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from replay.commands.compilation import told_compilation
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
 from replay.support.errors import ConfigError, ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
@@ -44,7 +46,10 @@ Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configuration
 By = Annotated[
     list[str] | None,
     typer.Option(
-        "--by", metavar="METRIC", help="Rank by this metric; may be repeated, for what cannot be had together."
+        "--by",
+        metavar="METRIC,…",
+        callback=split_list,
+        help="Rank by these metrics, and by each pair against the other.",
     ),
 ]
 Heat = Annotated[
@@ -98,7 +103,10 @@ def sweep(
     optimise: Annotated[
         list[str] | None,
         typer.Option(
-            "--optimise", metavar="METRIC", help="Search for the lowest instead of trying all; may be repeated."
+            "--optimise",
+            metavar="METRIC,…",
+            callback=split_list,
+            help="Search for the lowest values of these metrics instead of trying all configurations.",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="With --optimise: how many configurations to try.")] = None,
@@ -189,7 +197,7 @@ def sweep(
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
-        typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
+        say(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
     tell_notes(results.notes)
     _show(results, plan.objectives, rows, as_json)
@@ -197,9 +205,9 @@ def sweep(
         assert out is not None
         _draw(out, results, plan.objectives, heat, force=True)
     if out is not None and not as_json:
-        typer.echo(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
+        say(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
     if failed := results.count("failed"):
-        typer.echo(f"replay: {failed} of {results.frame.height} runs failed", err=True)
+        say(f"replay: {failed} of {results.frame.height} runs failed", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -288,7 +296,7 @@ def _assignments(option: str, assignments: list[str] | None) -> dict[str, Any]:
 
 def _values(said: str, text: str) -> Any:
     """A list of YAML's values, or a range."""
-    import yaml
+    from replay.support.yaml_documents import parse_yaml
 
     match = _RANGE.fullmatch(text.strip())
     if match and "," not in text:
@@ -297,20 +305,20 @@ def _values(said: str, text: str) -> Any:
             parts["step" if match["how"] == "+" else "factor"] = _scalar(match["by"])
         return parts
     try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"{said}: is no list of values; write it like 8,16") from None
+        values = parse_yaml(f"[{text}]")
+    except ValueError as mistake:
+        raise ConfigError(f"{said}: is not a list of values such as 8,16: {mistake}") from None
     if not values:
         raise ConfigError(f"{said}: has no values: the grid would be empty")
     return values
 
 
 def _scalar(text: str) -> Any:
-    import yaml
+    from replay.support.yaml_documents import parse_yaml
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 
@@ -358,14 +366,13 @@ def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: boo
     for metric in objectives:
         check_metric(metric)
     if as_json:
-        typer.echo(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
+        say(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from replay.reports.console import PlainConsole
     from replay.reports.sweeps import print_sweep
 
     width = None if sys.stdout.isatty() else WIDTH
-    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows)
+    print_sweep(PlainConsole(width=width), results, objectives, rows=rows)
 
 
 def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
@@ -384,7 +391,7 @@ def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str
     from replay.reports.charts import write_charts
 
     written = write_charts(folder, results, objectives, heat=_axes(heat), force=force)
-    typer.echo(f"\ndrawn: {', '.join(map(str, written))}", err=True)
+    say(f"\ndrawn: {', '.join(map(str, written))}", err=True)
 
 
 def _axes(heat: str | None) -> list[str]:
@@ -395,18 +402,18 @@ def _axes(heat: str | None) -> list[str]:
 
 
 def _list_plans(as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from replay.reports.console import PlainConsole
     from replay.support.bundled_files import sweep_names
     from replay.sweeps.plan import load_plan
 
     plans = {name: load_plan(name).description for name in sweep_names()}
     if as_json:
-        typer.echo(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
+        say(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
         return
     table = Table("sweep", "what it asks", box=None, header_style="bold")
     for name, text in plans.items():
         table.add_row(name, text)
-    Console().print(table)
-    typer.echo("\nnext: replay sweep web-service --plan every-cpython")
+    PlainConsole().print(table)
+    say("\nnext: replay sweep web-service --plan every-cpython")

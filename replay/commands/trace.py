@@ -1,8 +1,10 @@
 """`replay trace`: what is in a trace; and the group to which the edits of `trace_edit` belong."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
-from replay.support.names import printable
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +24,6 @@ app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_h
 for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
     app.command(name)(edit)
 
-_ROW_WIDTH = 1000
-"""A row is a line, however narrow the screen is: call sites are long."""
 File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
@@ -80,11 +80,11 @@ def info(file: File, as_json: AsJson = False) -> None:
     with told_compilation():
         contents = _read_contents(open_source(file), file)
     if as_json:
-        typer.echo(json.dumps(asdict(contents), indent=2))
+        say(json.dumps(asdict(contents), indent=2))
         return
-    from rich.console import Console
+    from replay.reports.console import PlainConsole
 
-    console = Console(markup=False)
+    console = PlainConsole()
     for table in _tables(contents, file):
         console.print(table)
 
@@ -100,20 +100,11 @@ def head(
 
     trace = open_source(file)
     with told_compilation():
-        shown = list(_first_rows(trace, rows))
-    if as_json:
-        typer.echo(json.dumps(shown, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    names = [name for name in shown[0] if any(row[name] is not None for row in shown)] if shown else ["row"]
-    table = Table(box=None, header_style="bold")
-    for name in names:
-        table.add_column(name, justify="left" if name in ("process", "op", "domain", "site") else "right")
-    for row in shown:
-        table.add_row(*(_cell(name, row[name], trace.metadata) for name in names))
-    Console(markup=False, width=_ROW_WIDTH).print(table)
+        pieces = _first_rows(trace, rows)
+        if as_json:
+            _print_json(pieces)
+        else:
+            _print_table(pieces, trace.metadata)
 
 
 def _read_contents(trace: "Trace", file: str) -> Contents:
@@ -251,33 +242,80 @@ def _counts(what: str, counts: dict[str, int]) -> "Table":
 
 
 Row = dict[str, int | str | None]
+_ROWS_AT_ONCE = 1000
+"""Of `head`; where there are more, the columns are as wide as the first of them need."""
+_LEFT = ("process", "op", "domain", "site")
 
 
-def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
-    """The first rows by column name, ops and domains by theirs."""
+def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
+    """The first rows by column name, ops and domains by theirs, some at a time."""
     from replay.trace import NO_SITE, Domain, Op
     from replay.trace.processes import processes_of
 
-    row = 0
+    first = 0
     processes = processes_of(trace)
+    ops, domains = ({member.value: member.name.lower() for member in enum} for enum in (Op, Domain))
     for events in trace.batches():
-        owners = processes.owners(events.thread).tolist()
-        for index in range(min(rows - row, events.rows)):
-            yield {
-                "row": row,
-                "time_ns": int(events.time_ns[index]),
-                **({"process": processes.table[owners[index]].name} if processes.table else {}),
-                "thread": int(events.thread[index]),
-                "op": Op(events.op[index]).name.lower(),
-                "domain": Domain(events.domain[index]).name.lower(),
-                "block": int(events.block[index]),
-                "size": int(events.size[index]),
-                "address": None if events.address is None else int(events.address[index]) or None,
-                "site": None if events.site is None or events.site[index] == NO_SITE else int(events.site[index]),
+        for start in range(0, min(rows - first, events.rows), _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, rows - first))
+            owners = processes.owners(events.thread[part]).tolist() if processes.table else None
+            columns: dict[str, Iterable[int | str | None]] = {
+                "row": list(range(first + start, first + start + len(events.op[part]))),
+                "time_ns": events.time_ns[part].tolist(),
+                **({"process": [processes.table[owner].name for owner in owners]} if owners is not None else {}),
+                "thread": events.thread[part].tolist(),
+                "op": [ops[op] for op in events.op[part].tolist()],
+                "domain": [domains[domain] for domain in events.domain[part].tolist()],
+                "block": events.block[part].tolist(),
+                "size": events.size[part].tolist(),
+                "address": _without(0, events.address, part),
+                "site": _without(NO_SITE, events.site, part),
             }
-            row += 1
-        if row == rows:
+            yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
+        first += events.rows
+        if first >= rows:
             return
+
+
+def _without(nothing: int, column: "np.ndarray | None", part: slice) -> Iterable[int | None]:
+    """The values of an optional column, None where it has none."""
+    if column is None:
+        return repeat(None)
+    return [None if value == nothing else value for value in column[part].tolist()]
+
+
+def _print_json(pieces: Iterator[list[Row]]) -> None:
+    """One JSON array, as `json.dumps` would indent it."""
+    between = "[\n"
+    for piece in pieces:
+        typer.echo(between + indent(",\n".join(json.dumps(row, indent=2) for row in piece), "  "), nl=False)
+        between = ",\n"
+    typer.echo("[]" if between == "[\n" else "\n]")
+
+
+def _print_table(pieces: Iterator[list[Row]], metadata: "Metadata") -> None:
+    names: list[str] = []
+    widths: list[int] = []
+    for piece in pieces:
+        whole = len(piece) < _ROWS_AT_ONCE
+        new = not names
+        if new:
+            names = [name for name in piece[0] if not whole or any(row[name] is not None for row in piece)]
+        lines = [[_cell(name, row[name], metadata) for name in names] for row in piece]
+        if new:
+            widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
+            typer.secho(_line(names, names, widths), bold=True)
+        say("\n".join(_line(names, cells, widths) for cells in lines))
+    if not names:
+        typer.secho("row", bold=True)
+
+
+def _line(names: list[str], cells: list[str], widths: list[int]) -> str:
+    padded = (
+        cell.ljust(width) if name in _LEFT else cell.rjust(width)
+        for name, cell, width in zip(names, cells, widths, strict=True)
+    )
+    return "  ".join(padded).rstrip()
 
 
 def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
@@ -288,4 +326,4 @@ def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
     if name == "site" and isinstance(value, int) and value < len(metadata.sites):
         site = metadata.sites[value]
         return printable(f"{site.function} ({site.file}:{site.line})")
-    return str(value)
+    return printable(value) if isinstance(value, str) else str(value)

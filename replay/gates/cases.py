@@ -32,8 +32,8 @@ from pydantic import (
 
 from replay.config import StackConfig, default_preset, load_config
 from replay.gates.tolerances import parse_rules
-from replay.support.errors import ConfigError
-from replay.support.yaml_documents import explain
+from replay.support.errors import ConfigError, explain_parsing
+from replay.support.yaml_documents import explain, read_document
 
 SUITE, PROJECT = "replay.toml", "pyproject.toml"
 BASELINE = "replay-baseline.json"
@@ -135,9 +135,8 @@ def load_suite(path: Path) -> Suite:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_document(path, ConfigError)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as mistake:
-        raise ConfigError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as mistake:
-        raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid TOML: {explain_parsing(mistake)}") from None

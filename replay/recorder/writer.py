@@ -17,10 +17,11 @@ import numpy as np
 from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
+from replay.recorder.part import new_part
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.support.atomic_files import new_target
+from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError
 from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
 
@@ -29,11 +30,6 @@ BATCH_SECONDS = 5.0
 _IDLE_SECONDS = 0.001
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
-
-
-def partial(path: Path) -> Path:
-    """Where a recording is until it is whole."""
-    return path.with_name(f"{path.name}.part")
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Written:
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
+    """Writes what is recorded of `command` to the new file `path`; `replay.recorder.part` tells its name until then.
 
     Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
     what it is, if it is not the one that runs this. Blocks of threads `apart` are left out.
@@ -76,13 +72,14 @@ class Writer:
         }
         if every := ring.sites_every:
             self._origin[SITES_OF] = "every call" if every == 1 else f"one call in {every:,} bytes"
-        self._partial = partial(self._path)
-        if self._partial.exists() and not force:
-            advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
-            raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
+        self._name, self._force = path, force
         try:
-            self._partial.unlink(missing_ok=True)
-            self._file = GrowingFile(self._partial, addresses, sites=ring.sites_every > 0)
+            self._part, self._open_part = new_part(self._path, force=force, name=path)
+            try:
+                self._file = GrowingFile(self._open_part, addresses, sites=ring.sites_every > 0)
+            except OSError:
+                self.discard()
+                raise
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, apart=apart)
@@ -121,9 +118,13 @@ class Writer:
         self._append()
 
     def finish(self) -> Written:
-        """Makes the file whole."""
-        rows = self._file.finish(self._metadata())
-        self._partial.replace(self._path)
+        """Completes the file and gives it its name."""
+        with self._open_part:  # locked until it has its name
+            rows = self._file.finish(self._metadata())
+            try:
+                publish(self._part, self._path, force=self._force)
+            except FileExistsError:
+                raise OutputError(f"{exists_already(self._name)}; the recording is complete in {self._part}") from None
         if not self._trouble and self._ring.deserted:
             self._trouble = "the program waited in vain for the writer and went on unrecorded"
         return Written(
@@ -134,6 +135,11 @@ class Writer:
             foreign_frees=self._translator.foreign_frees,
             trouble=self._trouble,
         )
+
+    def discard(self) -> None:
+        """Removes the file of a recording that did not begin."""
+        with self._open_part:
+            self._part.unlink()
 
     def _take(self, records: int) -> None:
         """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""

@@ -19,7 +19,14 @@ from replay.analysis import metrics
 from replay.simulation.engine import Recording
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
-from replay.support.atomic_files import new_file, system_errors, temporary_beside
+from replay.support.atomic_files import (
+    concerns_output,
+    new_file,
+    publish,
+    resolve_output,
+    temporary_beside,
+    write_in_memory,
+)
 from replay.support.errors import OutputError
 
 SUMMARY = "summary.json"
@@ -41,12 +48,12 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
     `folder` is made if it is not there. If it is, results that it holds already are refused unless `force`.
     """
-    target = folder.resolve()
+    target = resolve_output(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
     there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
     if there and not force:
-        raise OutputError(f"{folder}: holds {there[0]} already; choose another folder or overwrite it with --force")
+        raise _refusal(folder, there[0])
     if not target.parent.is_dir():
         raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
     temporary = temporary_beside(target)
@@ -58,13 +65,22 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         else:
             written = [path.name for path in temporary.iterdir()]
             for name in written:
-                (temporary / name).replace(target / name)
+                try:
+                    publish(temporary / name, target / name, force=force)
+                except FileExistsError:
+                    raise _refusal(folder, name) from None
             for name in set(there) - set(written):  # of another trace, which had more
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
+        if not concerns_output(error, temporary, target):
+            raise
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refusal(folder: Path, name: str) -> OutputError:
+    return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
 
 
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
@@ -73,8 +89,7 @@ def write_results(folder: Path, recording: Recording, summary: metrics.Summary) 
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:
-            with system_errors():
-                frame.write_parquet(folder / name)
+            write_in_memory(frame.write_parquet, folder / name)
 
 
 class AddressWriter:

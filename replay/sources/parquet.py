@@ -208,7 +208,8 @@ def write_trace(
 
     rows = 0
     with new_file(path, force=force) as temporary, ExitStack() as closing:
-        thread = ThreadPoolExecutor(1)  # compresses a group while the next one is made
+        thread = closing.enter_context(ThreadPoolExecutor(1))  # compresses a group while the next one is made
+        thread.submit(int)  # now: an executor does not wait for a thread whose start a signal has interrupted
 
         def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
             writer = closing.enter_context(pq.ParquetWriter(temporary, schema, **writer_options(schema.names)))

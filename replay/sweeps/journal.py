@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from replay.support.atomic_files import new_file
+from replay.support.atomic_files import new_file, resolve_output
 from replay.support.errors import OutputError, ReplayError
 from replay.support.version import identity
 from replay.sweeps.outcomes import Outcome
@@ -99,8 +99,9 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
     path = folder / ABOUT
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
-    if not folder.resolve().parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {folder.resolve().parent}; make it first")
+    parent = resolve_output(folder).parent
+    if not parent.is_dir():
+        raise OutputError(f"{folder}: there is no folder {parent}; make it first")
     goes_on = path.exists() and resume
     if goes_on:
         _refuse_another(folder, about, force=force)
@@ -165,5 +166,5 @@ def read_about(folder: Path) -> dict[str, Any]:
         return about
     except OSError:
         raise ReplayError(f"{folder}: holds no sweep; name a folder that `replay sweep --out` wrote") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ReplayError(f"{path}: is no description of a sweep that this replay reads") from None
