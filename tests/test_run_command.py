@@ -167,6 +167,23 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     assert "f\\x1b[2J (a.py:1)" in shown[2]
 
 
+def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
+    history = History()
+    history.at(1_700_000_000_000_000_000).malloc(64)
+    large = history.at(1_700_000_000_040_000_000).malloc(1_000_000, Domain.RAW)
+    history.at(1_700_000_000_050_000_000).free(large)
+    history.at(1_700_000_000_055_000_000).malloc(64)
+    path, piece = tmp_path / "trace.parquet", tmp_path / "piece.parquet"
+    write_trace(history.trace(), path)
+    _, out, _ = replay("run", path, "--no-reference")
+    assert "40.00 ms" in out
+    assert json.loads(replay("run", path, "--no-reference", "--json")[1])["peak_time_ns"] == 40_000_000
+    rows = json.loads(replay("trace", "head", path, "--json")[1])
+    assert [row["time_ns"] for row in rows] == [0, 40_000_000, 50_000_000, 55_000_000]
+    assert replay("trace", "cut", path, "-o", piece, "--to", "40.01ms")[0] == 0
+    assert json.loads(replay("trace", "info", piece, "--json")[1])["events"] == 2
+
+
 def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
     """Anybody may write there; a recorder writes how much it left out."""
     origin = {"foreign_frees": "many", "left_out_calls": "-1"}

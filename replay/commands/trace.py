@@ -254,18 +254,20 @@ Row = dict[str, int | str | None]
 
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
-    """The first rows by column name, ops and domains by theirs."""
+    """The first rows by column name, ops and domains by theirs; times since the first event."""
     from replay.processes import processes_of
     from replay.trace import NO_SITE, Domain, Op
 
-    row = 0
+    row = begin_ns = 0
     processes = processes_of(trace)
     for events in trace.batches():
+        if not row and events.rows:
+            begin_ns = int(events.time_ns[0])
         owners = processes.owners(events.thread).tolist()
         for index in range(min(rows - row, events.rows)):
             yield {
                 "row": row,
-                "time_ns": int(events.time_ns[index]),
+                "time_ns": int(events.time_ns[index]) - begin_ns,
                 **({"process": processes.table[owners[index]].name} if processes.table else {}),
                 "thread": int(events.thread[index]),
                 "op": Op(events.op[index]).name.lower(),
