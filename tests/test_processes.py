@@ -443,9 +443,10 @@ def test_info_head_and_reports_tell_processes(service, tmp_path):
     assert info["process"]["static_bytes"] == 8192
     assert "worker" in replay("trace", "info", service)
     assert [row["process"] for row in json.loads(replay("trace", "head", service, "--json"))].count("worker") == 2
-    text = replay("run", service, "-a", "cpython-3.12", "--out", tmp_path / "out")
+    text = replay("run", service, "-a", "cpython-3.12", "--full", "--out", tmp_path / "out")
     assert "6 events of 2 processes" in text
-    assert "Processes, by what was resident" in text
+    assert "largest process web, " in text
+    assert "Processes, by resident memory" in text
     frame = pl.read_parquet(tmp_path / "out" / "processes.parquet")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert frame["name"].to_list() == [each["name"] for each in summary["processes"]] == ["web", "worker"]

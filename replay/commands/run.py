@@ -50,8 +50,11 @@ def run(
         str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default about 1,000 samples.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")
+        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md explains its keys.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -100,11 +103,15 @@ def run(
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
     else:
-        _print_text(source, recording, summary, compilation.happened)
+        _print_text(source, recording, summary, [*(overrides or ()), *(env or ())], full, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)
+        same = [source, "-a", chosen, *of_this, *of_any]
         other = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
-        again = [source, "-a", other, *of_any] if out else [source, "-a", chosen, *of_this, *of_any, "--out", "results"]
-        _print_closing(again, out, addresses)
+        if out:
+            following = [source, "-a", other, *of_any]
+        else:
+            following = [*same, "--out", "results"] if full else [*same, "--full"]
+        _print_closing(following, out, addresses)
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:
@@ -182,23 +189,26 @@ def _play_all(
     return recordings
 
 
-def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
+def _print_text(
+    source: str, recording: "Recording", summary: "Summary", settings: list[str], full: bool, compiled: bool
+) -> None:
     from rich.console import Console
 
-    from replay.reports.text import WIDTH, print_report
+    from replay.reports.tables import WIDTH
+    from replay.reports.text import print_report
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    print_report(console, source, recording, summary)
+    print_report(console, source, recording, summary, settings=settings, full=full)
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
     typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
-def _print_closing(again: list[str], out: Path | None, addresses: Path | None) -> None:
-    """What was written, and what is worth trying next."""
+def _print_closing(following: list[str], out: Path | None, addresses: Path | None) -> None:
+    """Prints what was written, and the next command."""
     if written := [str(path) for path in (out, addresses) if path]:
         typer.echo(f"written: {', '.join(written)}")
-    typer.echo(f"next: replay run {join(again)}")
+    typer.echo(f"next: replay run {join(following)}")
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:

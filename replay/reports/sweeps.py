@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.metrics import metric_names
-from replay.reports.text import section, table_of
+from replay.reports.tables import section, table_of
 from replay.sweeps.analysis import LEVELS_SHOWN, front_table, main_effects, pareto, per_source, ranking
 from replay.sweeps.results import Results
 from replay.units import format_size, format_time
