@@ -201,7 +201,7 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     events = [batch._replace(site=np.zeros(batch.rows, np.uint32)) for batch in trace.events]
     write_trace(MemoryTrace(events, replace(trace.metadata, origin={"by": "\x07me"}, sites=(site,))), path)
     report = replay("run", path, "--no-reference", "--full")[1]
-    shown = report, replay("trace", "info", path)[1], replay("trace", "head", path)[1]
+    shown = report, replay("trace", "info", path, "--full")[1], replay("trace", "head", path)[1]
     assert not any(each in text for text in shown for each in "\x1b\x07\u202e")
     assert all("red\\x1b[31m\\nline\\u202e" in text for text in shown[:2])
     assert "\\x07me" in shown[1]

@@ -3,18 +3,18 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
-from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
+from replay.commands.trace_sites import SiteCount, SiteCounts
 from replay.naming import printable
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
 
     from replay.trace import Events, Metadata, Trace
 
@@ -73,8 +73,14 @@ class Contents:
 
 
 @app.command(epilog="Example: replay trace info trace.parquet")
-def info(file: File, as_json: AsJson = False) -> None:
-    """Count the events of a trace by op, domain and size, say what is live, and which call sites allocate most."""
+def info(
+    file: File,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all counts: origin, ops, domains, sizes, call sites.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a trace holds: events, live memory, sizes, phases, and the call sites that request most."""
     from replay.sources import open_source
 
     with told_compilation():
@@ -84,9 +90,15 @@ def info(file: File, as_json: AsJson = False) -> None:
         return
     from rich.console import Console
 
-    console = Console(markup=False)
-    for table in _tables(contents, file):
+    from replay.commands.trace_tables import all_tables, short_lines, short_tables
+
+    console = Console(markup=False, highlight=False)
+    for line in short_lines(contents, file):
+        console.print(line, soft_wrap=True)
+    for table in all_tables(contents) if full else short_tables(contents):
+        console.print()
         console.print(table)
+    typer.echo(f"\nnext: replay run {quote(file)}")
 
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")
@@ -185,69 +197,6 @@ def _size_classes(size: "np.ndarray") -> "np.ndarray":
 
 def _class_bytes(index: int) -> int:
     return 16 * index if index <= 32 else 512 << (index - 32)
-
-
-def _tables(contents: Contents, file: str) -> Iterator["Table"]:
-    from rich.table import Table
-
-    from replay.units import format_size, format_time
-
-    facts = Table(title=file, box=None, show_header=False, title_style="bold", title_justify="left")
-    facts.add_row("events", f"{contents.events:,} in {format_time(contents.duration_ns)}, {contents.threads} threads")
-    facts.add_row("live at the end", f"{contents.live_blocks:,} blocks, {format_size(contents.live_bytes)}")
-    facts.add_row("live at the peak", f"{contents.live_blocks_peak:,} blocks, {format_size(contents.live_bytes_peak)}")
-    facts.add_row("phases", ", ".join(map(printable, contents.phases)) or "none")
-    calls = sum(contents.requests_by_size.values())
-    known = f", of {contents.calls_with_site:,} of {calls:,} calls" if contents.sites else ""
-    facts.add_row("call sites", f"{contents.sites:,}{known}")
-    for name, value in contents.origin.items():
-        facts.add_row(printable(f"origin: {name}"), printable(value))
-    for name, size_bytes in contents.process.items():
-        if size_bytes:
-            facts.add_row(name.removesuffix("_bytes").replace("_", " "), format_size(size_bytes))
-    facts.add_row("digest", contents.digest[:16])
-    yield facts
-    if contents.processes:
-        yield _process_table(contents.processes)
-    yield _counts("op", contents.events_by_op)
-    yield _counts("domain", contents.events_by_domain)
-    sizes = {
-        f"up to {format_size(limit_bytes)}" if limit_bytes else "0 B": count
-        for limit_bytes, count in contents.requests_by_size.items()
-    }
-    yield _counts("requested size", sizes)
-    if contents.calls_with_site:
-        of_all = contents.calls_with_site, contents.bytes_with_site
-        yield site_table("call sites by bytes", contents.sites_by_bytes, *of_all)
-        yield site_table("call sites by calls", contents.sites_by_calls, *of_all)
-
-
-def _process_table(processes: list[ProcessCount]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column("process", min_width=16)
-    for heading in ("events", "share", "threads"):
-        table.add_column(heading, justify="right")
-    total = sum(process.events for process in processes)
-    for process in processes:
-        share = process.events / total if total else 0.0
-        table.add_row(printable(process.name), f"{process.events:,}", f"{share:.1%}", f"{process.threads:,}")
-    return table
-
-
-def _counts(what: str, counts: dict[str, int]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column(what, min_width=16)
-    table.add_column("events", justify="right")
-    table.add_column("share", justify="right")
-    total = sum(counts.values())
-    for name, count in counts.items():
-        if count:
-            table.add_row(name, f"{count:,}", f"{count / total:.1%}")
-    return table
 
 
 Row = dict[str, int | str | None]
