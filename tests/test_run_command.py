@@ -130,6 +130,17 @@ not included    7 frees of blocks older than the recording
     )
 
 
+def test_empty_arenas_are_not_said_to_be_pinned(replay, tmp_path):
+    history = History()
+    history.free(*history.mallocs(5_000, 512)[1:])
+    write_trace(history.trace(), tmp_path / "trace.parquet")
+    _, out, _ = replay("run", tmp_path / "trace.parquet", "-a", "cpython-3.12", "--no-reference")
+    assert (
+        "3 mapped, 1 released, 2 live at end\n                1 empty; emptiest in use 0.0 % full, pinned by 1 block\n"
+        in out
+    )
+
+
 def test_all_tables_are_printed_on_request(replay, workload):
     code, out, _ = replay("run", workload, "-a", "cpython-3.9", "--full")
     assert code == 0

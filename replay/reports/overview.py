@@ -123,9 +123,14 @@ def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def _emptiest(arenas: pl.DataFrame) -> str:
-    arena = arenas.sort("occupancy", "address").row(0, named=True)
-    pins = f", pinned by {blocks_of(arena)}" if arena["blocks"] else ""
-    return f"emptiest {percent(arena['occupancy'])} full{pins}"
+    used = arenas.filter(pl.col("blocks") > 0).sort("occupancy", "address")
+    parts = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
+    if used.height:
+        arena = used.row(0, named=True)
+        parts.append(
+            f"emptiest{' in use' * bool(parts)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
+        )
+    return "; ".join(parts)
 
 
 def blocks_of(arena: Mapping[str, Any]) -> str:
