@@ -13,6 +13,7 @@ from replay.commands.compilation import told_compilation
 from replay.commands.elsewhere import CEILING, FLOOR, Elsewhere
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder, refuse_input_as_output
+from replay.commands.rerecording import requests_note
 from replay.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def run(
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
     trace = open_source(source, seed=seed)
+    if note := requests_note(source, trace.metadata.origin, [stacks[0].name]):
+        tell_notes([note])
     _refuse_collisions(source, out, addresses)
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None

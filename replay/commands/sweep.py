@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
+from replay.commands.rerecording import requests_note
 from replay.errors import ConfigError, ReplayError
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def sweep(
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
         typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
-    tell_notes(results.notes)
+    tell_notes([*results.notes, *_requests_notes(results)])
     _show(results, plan.objectives, rows, full, as_json)
     if charts:
         assert out is not None
@@ -355,6 +356,18 @@ def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterato
 
     with Cluster(cluster, timeout_s=timeout_s) as engine:
         yield engine
+
+
+def _requests_notes(results: "Results") -> Iterator[str]:
+    """A note for each recording that stacks of another CPython were run on."""
+    from replay.sources import open_source
+    from replay.sweeps.traces import fetch
+
+    done = results.done.unique(["source", "stack"], maintain_order=True)
+    for (source,), rows in done.group_by("source", maintain_order=True):
+        names = [json.loads(stack)["name"] for stack in rows["stack"]]
+        if note := requests_note(str(source), open_source(fetch(str(source))).metadata.origin, names):
+            yield note
 
 
 def _show(results: "Results", objectives: Sequence[str], rows: int, full: bool, as_json: bool) -> None:
