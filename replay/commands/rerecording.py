@@ -25,14 +25,14 @@ def requests_note(source: str, origin: Mapping[str, str], stacks: Iterable[str])
     newest = others[-1]
     which = f"CPython {newest}" if len(others) == 1 else "other versions"
     note = (
-        f"{printable(source)} was recorded with CPython {recorded[1]}, and its requests are those of that version; "
-        f"{which} would request other sizes"
+        f"{printable(source)} was recorded with CPython {recorded[1]}; its requests are those of that version,\n"
+        f"      and {which} would request other sizes"
     )
     if tuple(map(int, newest.split("."))) < OLDEST:
         return f"{note} (CPython {newest} cannot be recorded)"
     output = f"{PurePath(source).stem}-{newest}.parquet"
     command = ["replay", "record", "--python", f"python{newest}", "-o", output, *_program(origin)]
-    return f"{note}. To record them: {printable(shlex.join(command))}"
+    return f"{note}. To record them:\n      {printable(shlex.join(command))}"
 
 
 def _program(origin: Mapping[str, str]) -> list[str]:

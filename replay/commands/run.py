@@ -34,23 +34,26 @@ def run(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like pymalloc.alignment=8; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the stack, e.g. pymalloc.alignment=8. Repeatable."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             "--env",
             metavar="NAME=VALUE",
-            help="A setting that glibc reads, like MALLOC_TOP_PAD_=0; may be repeated.",
+            help="A setting of glibc, e.g. MALLOC_TOP_PAD_=0. Repeatable.",
         ),
     ] = None,
     trim_every: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Call malloc_trim(0) so often in the trace's time, like 60s.")
+        str | None,
+        typer.Option(metavar="TIME", help="Interval between calls of malloc_trim(0), e.g. 60s. Default: none."),
     ] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default about 1,000 samples.")
+        str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the workload. Default: its own.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")
     ] = False,
@@ -68,10 +71,11 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite results that exist.")] = False,
     no_reference: Annotated[
-        bool, typer.Option("--no-reference", help="Leave out the floor and the ceiling: one run instead of three.")
+        bool,
+        typer.Option("--no-reference", help="Skip the references ideal and bump: one simulation instead of three."),
     ] = False,
 ) -> None:
-    """Play a trace or workload through an allocator stack, and say what it cost.
+    """Simulate a trace or workload with an allocator stack, and report its memory.
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
