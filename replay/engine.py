@@ -51,7 +51,7 @@ role owns it."""
 
 @dataclass(frozen=True)
 class Recording:
-    """All that a run counted. Arrays of TALLY; times in nanoseconds of the trace."""
+    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event."""
 
     config: StackConfig
     metadata: Metadata
@@ -63,6 +63,7 @@ class Recording:
     at_peak: np.record
     """The counters right after the event that first took resident memory to its highest."""
     at_peak_time_ns: int
+    """0 where no page was ever resident."""
     classes: np.ndarray
     """What came and what is there, by domain, role and size class (`replay.player`)."""
     observed: dict[str, np.ndarray]
@@ -379,7 +380,7 @@ def run(
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
-    times_ns = np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64)
+    times_ns = np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64) - begin_ns
     samples = np.concatenate([*walk.samples, np.reshape(player.tally, 1)])
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
@@ -394,13 +395,21 @@ def run(
         samples=samples,
         end=player.tally.copy(),
         at_peak=player.at_peak.copy()[0],
-        at_peak_time_ns=player.at_peak_time_ns,
+        at_peak_time_ns=_peak_time_ns(player.at_peak[0], player.at_peak_time_ns, begin_ns),
         classes=player.classes,
         observed=player.observe(),
-        phases=tuple(walk.phases),
+        phases=_since(begin_ns, walk.phases),
         wall_ns=wall_ns,
     )
-    return _with_processes(recording, host) if host else recording
+    return _with_processes(recording, host, begin_ns) if host else recording
+
+
+def _since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:
+    return tuple((name, time_ns - begin_ns, counters) for name, time_ns, counters in phases)
+
+
+def _peak_time_ns(at_peak: np.record, time_ns: int, begin_ns: int) -> int:
+    return time_ns - begin_ns if at_peak.resident_bytes_peak else 0
 
 
 class _Walk:
@@ -465,7 +474,7 @@ class _Walk:
         return self._phases[int(events.size[row])]
 
 
-def _with_processes(recording: Recording, host: Host) -> Recording:
+def _with_processes(recording: Recording, host: Host, begin_ns: int) -> Recording:
     """The sums, and with them what each process counted."""
     metadata = recording.metadata
     parts = tuple(
@@ -474,14 +483,14 @@ def _with_processes(recording: Recording, host: Host) -> Recording:
             metadata=replace(metadata, process=process.memory, processes=()),
             events=member.events,
             duration_ns=member.end_ns - member.begin_ns,
-            sample_times_ns=np.array([member.end_ns]),
+            sample_times_ns=np.array([member.end_ns - begin_ns]),
             samples=host.ends[number : number + 1],
             end=host.ends[number],
             at_peak=host.at_peaks[number],
-            at_peak_time_ns=int(host.at_peak_times_ns[number]),
+            at_peak_time_ns=_peak_time_ns(host.at_peaks[number], int(host.at_peak_times_ns[number]), begin_ns),
             classes=member.player.classes,
             observed=member.player.observe(),
-            phases=tuple(member.phases),
+            phases=_since(begin_ns, member.phases),
         )
         for number, (process, member) in enumerate(zip(metadata.processes, host.members, strict=True))
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
+from shlex import quote
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,11 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.commands.trace_edit import cut, filter_, merge, scale
-from replay.commands.trace_sites import SiteCount, SiteCounts, site_table
+from replay.commands.trace_sites import SiteCount, SiteCounts
 from replay.naming import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
 
     from replay.trace import Events, Metadata, Trace
 
@@ -73,8 +73,14 @@ class Contents:
 
 
 @app.command(epilog="Example: replay trace info trace.parquet")
-def info(file: File, as_json: AsJson = False) -> None:
-    """Count the events of a trace by op, domain and size, say what is live, and which call sites allocate most."""
+def info(
+    file: File,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all counts: origin, ops, domains, sizes, call sites.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a trace holds: events, live memory, sizes, phases, and the call sites that request most."""
     from replay.sources import open_source
 
     with told_compilation():
@@ -82,11 +88,16 @@ def info(file: File, as_json: AsJson = False) -> None:
     if as_json:
         say(json.dumps(asdict(contents), indent=2))
         return
+    from replay.commands.trace_tables import all_tables, short_lines, short_tables
     from replay.reports.console import PlainConsole
 
     console = PlainConsole()
-    for table in _tables(contents, file):
+    for line in short_lines(contents, file):
+        console.print(line, soft_wrap=True)
+    for table in all_tables(contents) if full else short_tables(contents):
+        console.print()
         console.print(table)
+    say(f"\nnext: replay run {quote(file)}")
 
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")
@@ -178,69 +189,6 @@ def _class_bytes(index: int) -> int:
     return 16 * index if index <= 32 else 512 << (index - 32)
 
 
-def _tables(contents: Contents, file: str) -> Iterator["Table"]:
-    from rich.table import Table
-
-    from replay.units import format_size, format_time
-
-    facts = Table(title=file, box=None, show_header=False, title_style="bold", title_justify="left")
-    facts.add_row("events", f"{contents.events:,} in {format_time(contents.duration_ns)}, {contents.threads} threads")
-    facts.add_row("live at the end", f"{contents.live_blocks:,} blocks, {format_size(contents.live_bytes)}")
-    facts.add_row("live at the peak", f"{contents.live_blocks_peak:,} blocks, {format_size(contents.live_bytes_peak)}")
-    facts.add_row("phases", ", ".join(map(printable, contents.phases)) or "none")
-    calls = sum(contents.requests_by_size.values())
-    known = f", of {contents.calls_with_site:,} of {calls:,} calls" if contents.sites else ""
-    facts.add_row("call sites", f"{contents.sites:,}{known}")
-    for name, value in contents.origin.items():
-        facts.add_row(printable(f"origin: {name}"), printable(value))
-    for name, size_bytes in contents.process.items():
-        if size_bytes:
-            facts.add_row(name.removesuffix("_bytes").replace("_", " "), format_size(size_bytes))
-    facts.add_row("digest", contents.digest[:16])
-    yield facts
-    if contents.processes:
-        yield _process_table(contents.processes)
-    yield _counts("op", contents.events_by_op)
-    yield _counts("domain", contents.events_by_domain)
-    sizes = {
-        f"up to {format_size(limit_bytes)}" if limit_bytes else "0 B": count
-        for limit_bytes, count in contents.requests_by_size.items()
-    }
-    yield _counts("requested size", sizes)
-    if contents.calls_with_site:
-        of_all = contents.calls_with_site, contents.bytes_with_site
-        yield site_table("call sites by bytes", contents.sites_by_bytes, *of_all)
-        yield site_table("call sites by calls", contents.sites_by_calls, *of_all)
-
-
-def _process_table(processes: list[ProcessCount]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column("process", min_width=16)
-    for heading in ("events", "share", "threads"):
-        table.add_column(heading, justify="right")
-    total = sum(process.events for process in processes)
-    for process in processes:
-        share = process.events / total if total else 0.0
-        table.add_row(printable(process.name), f"{process.events:,}", f"{share:.1%}", f"{process.threads:,}")
-    return table
-
-
-def _counts(what: str, counts: dict[str, int]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column(what, min_width=16)
-    table.add_column("events", justify="right")
-    table.add_column("share", justify="right")
-    total = sum(counts.values())
-    for name, count in counts.items():
-        if count:
-            table.add_row(name, f"{count:,}", f"{count / total:.1%}")
-    return table
-
-
 Row = dict[str, int | str | None]
 _ROWS_AT_ONCE = 1000
 """Of `head`; where there are more, the columns are as wide as the first of them need."""
@@ -248,20 +196,22 @@ _LEFT = ("process", "op", "domain", "site")
 
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
-    """The first rows by column name, ops and domains by theirs, some at a time."""
+    """The first rows by column name, some at a time; ops and domains by theirs, times since the first event."""
     from replay.processes import processes_of
     from replay.trace import NO_SITE, Domain, Op
 
-    first = 0
+    first = begin_ns = 0
     processes = processes_of(trace)
     ops, domains = ({member.value: member.name.lower() for member in enum} for enum in (Op, Domain))
     for events in trace.batches():
+        if not first and events.rows:
+            begin_ns = int(events.time_ns[0])
         for start in range(0, min(rows - first, events.rows), _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, rows - first))
             owners = processes.owners(events.thread[part]).tolist() if processes.table else None
             columns: dict[str, Iterable[int | str | None]] = {
                 "row": list(range(first + start, first + start + len(events.op[part]))),
-                "time_ns": events.time_ns[part].tolist(),
+                "time_ns": (events.time_ns[part] - begin_ns).tolist(),
                 **({"process": [processes.table[owner].name for owner in owners]} if owners is not None else {}),
                 "thread": events.thread[part].tolist(),
                 "op": [ops[op] for op in events.op[part].tolist()],
