@@ -16,7 +16,7 @@ import pytest
 
 import replay
 from replay.recorder import tap as taps
-from replay.trace import Op
+from replay.trace import TEARDOWN_MARK, Op
 
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
@@ -264,7 +264,7 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     assert done.returncode == 0, done.stderr
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
-    first, second = time_ns[op == Op.MARK].tolist()
+    first, second, _ = time_ns[op == Op.MARK].tolist()
     assert 200_000_000 <= second - first <= 1.01 * int(done.stdout.split()[0])
     assert (np.diff(time_ns) >= 0).all()
     assert np.count_nonzero(np.diff(time_ns)) > op.shape[0] // 2
@@ -274,8 +274,8 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
 def test_marks_of_the_program_are_phases(tmp_path):
     run("-c", "import replay; replay.mark('after import'); x = []", cwd=tmp_path)
     trace = replay.open_source(tmp_path / "trace.parquet")
-    assert trace.metadata.phases == ("after import",)
-    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 1
+    assert trace.metadata.phases == ("after import", TEARDOWN_MARK)
+    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 2
 
 
 def test_a_clean_start_follows_the_model(tmp_path):
@@ -306,7 +306,8 @@ print(*children)
     patience_s = time.monotonic() + 20
     while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
         time.sleep(0.05)
-    assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
+    phases = [replay.open_source(path).metadata.phases for path in paths]
+    assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
 

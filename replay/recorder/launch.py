@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from replay.recorder import detach, sites, tap
 from replay.recorder.signals import act_on_held, forward_signals
+from replay.trace import TEARDOWN_MARK
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """By this interpreter, which a program must not inherit."""
@@ -25,7 +26,9 @@ _TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
 import _replay_tap, sys
-{imports}{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites})
+{imports}{follow}_replay_tap.enter(
+    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, end_mark={end_mark!r}
+)
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
@@ -110,6 +113,7 @@ class Child:
             file=ring_file,
             writer=os.getpid(),
             drain_pool_bytes=drain_pool_bytes,
+            end_mark=TEARDOWN_MARK,
         )
         (self._folder / "sitecustomize.py").write_text(hook)
         return os.pathsep.join(filter(None, (str(self._folder), before)))

@@ -20,6 +20,7 @@ from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
 from replay.recorder.ring import COUNTS, Ring
+from replay.recorder.runtime import Observer
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
 from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
@@ -92,6 +93,7 @@ class Writer:
         self._last_ns = 0
         self._trouble = ""
         self._counting = Counting(ring)
+        self._observer = Observer(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -106,6 +108,7 @@ class Writer:
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
+            self._observer.look()
             if records := self._ring.published():
                 self._take(records)
             elif over():
@@ -185,4 +188,4 @@ class Writer:
         about = self._origin | started | told
         # What pymalloc says of itself is of all threads.
         counted = () if left_out else self._counting.counts()
-        return Metadata(about, sites, self._ring.phases(), counts=counted)
+        return Metadata(about, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())

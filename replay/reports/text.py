@@ -39,9 +39,7 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
         classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
         parts.append(section("Size classes, by what they waste at the end", classes))
     if recording.phases:
-        end_ns = int(recording.sample_times_ns[-1])
-        phases = _phases(summary, metrics.phases(recording), end_ns)
-        parts.append(section("What was there when each phase began", phases))
+        parts.append(section("What was there when each phase began", _phases(recording)))
     parts.append(section("How far to trust this", _notes(summary)))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
@@ -241,14 +239,14 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
+def _phases(recording: Recording) -> Table:
     table = table_of("phase", "began at", "asked for", "blocks", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
-    for row in phases.iter_rows(named=True):
-        sizes = (format_size(row[level]) for level in levels)
-        table.add_row(printable(row["phase"]), format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
-    sizes = (format_size(getattr(summary, f"{level}_end")) for level in levels)
-    table.add_row("(end)", format_time(end_ns), *sizes, f"{summary.arenas_live:,}")
+    end = ("(end)", int(recording.sample_times_ns[-1]), recording.end)
+    after = ("(after teardown)", *recording.teardown) if recording.teardown else end
+    for phase, time_ns, tally in (*recording.phases, after):
+        sizes = (format_size(int(tally[level])) for level in levels)
+        table.add_row(printable(phase), format_time(time_ns), *sizes, f"{int(tally['arenas']):,}")
     return table
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from replay.errors import ReplayError, TraceError
 from replay.sources import locate, open_source
-from replay.trace import Events, MemoryTrace, Trace, trace_digest
+from replay.trace import Events, MemoryTrace, Metadata, Trace, trace_digest
 
 _SHARE_OF_FREE = 0.4
 """The part of free memory that a decoded trace may take; a larger one is read anew by each run."""
@@ -62,6 +62,11 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
     if not found:
         raise ReplayError("no trace is given; name a trace, a workload or a bundled one (`replay workloads`)")
     return found
+
+
+def metadata_of(inputs: Sequence[Input]) -> list[Metadata]:
+    """What each source says of itself before its events are read."""
+    return [open_source(fetch(source)).metadata for source in dict.fromkeys(what.where for what in inputs)]
 
 
 _fetched: dict[str, Path] = {}

@@ -18,7 +18,7 @@ import numpy as np
 
 from replay.allocators.stack import ARENA_MAPPED, ARENA_UNMAPPED
 from replay.clock import Slice
-from replay.config import StackConfig, load_config
+from replay.config import StackConfig, load_config, recorded_version
 from replay.editing import rows_of
 from replay.engine import Player
 from replay.errors import ReplayError
@@ -137,10 +137,11 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
 
 
 def _preset(trace: Trace) -> str:
-    name, _, version = trace.metadata.origin.get("interpreter", "").partition(" ")
-    if name != "cpython":
-        raise ReplayError(f"the recording is of {name or 'an unknown interpreter'}; there are models of CPython only")
-    return f"cpython-{'.'.join(version.split('.')[:2])}"
+    version = recorded_version(trace.metadata)
+    if not version:
+        name = trace.metadata.origin.get("interpreter", "").partition(" ")[0] or "an unknown interpreter"
+        raise ReplayError(f"the recording is of {name}; there are models of CPython only")
+    return f"cpython-{version}"
 
 
 @dataclass(frozen=True)
