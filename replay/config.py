@@ -26,7 +26,7 @@ from replay.allocators.registry import bundled_names, find_model, model_names, r
 from replay.document import Document, explain
 from replay.environment import overrides_of
 from replay.errors import ConfigError
-from replay.naming import by_version
+from replay.naming import by_version, printable
 from replay.resources import config_names, find_config
 from replay.trace import Metadata, Runtime
 
@@ -122,7 +122,7 @@ class Difference(NamedTuple):
     simulated: str
 
     def __str__(self) -> str:
-        return f"recorded with {self.recorded}, simulated with {self.simulated}"
+        return f"recorded with {printable(self.recorded)}, simulated with {printable(self.simulated)}"
 
 
 def default_preset(*recordings: Metadata) -> str:

@@ -76,7 +76,7 @@ def run(
     """
     from replay.config import default_preset, differences, load_config
     from replay.metrics import summarize
-    from replay.reports.files import new_address_file, new_folder, write_results
+    from replay.reports.files import new_address_file, new_folder, summary_json, write_results
     from replay.sources import open_source
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
@@ -103,7 +103,7 @@ def run(
         if folder:
             write_results(folder, recording, summary)
     if as_json:
-        typer.echo(summary.model_dump_json(indent=2))
+        typer.echo(summary_json(recording, summary))
     else:
         _print_text(source, recording, summary, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)

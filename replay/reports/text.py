@@ -13,7 +13,7 @@ from replay.engine import Recording
 from replay.metrics import Summary
 from replay.naming import printable
 from replay.player import EXACT_CLASSES, class_limit
-from replay.trace import LEFT_OUT, OLDER_FREES
+from replay.reports.claims import claims, sentences
 from replay.units import format_size, format_time
 
 WIDTH = 96
@@ -40,7 +40,8 @@ def print_report(console: Console, source: str, recording: Recording, summary: S
         parts.append(section("Size classes, by what they waste at the end", classes))
     if recording.phases:
         parts.append(section("What was there when each phase began", _phases(recording)))
-    parts.append(section("How far to trust this", _notes(summary)))
+    claimed = claims(recording.metadata, recording.config, summary)
+    parts.append(section("How far to trust this", Text("\n".join(sentences(claimed)))))
     for part in parts:
         console.print(part, width=min(console.width, WIDTH))
 
@@ -248,23 +249,3 @@ def _phases(recording: Recording) -> Table:
         sizes = (format_size(int(tally[level])) for level in levels)
         table.add_row(printable(phase), format_time(time_ns), *sizes, f"{int(tally['arenas']):,}")
     return table
-
-
-def _count(told: str | None) -> int:
-    """A number in a trace's origin, which anybody may have written."""
-    return int(told) if told and told.isdecimal() else 0
-
-
-def _notes(summary: Summary) -> Text:
-    """Which numbers are those of the real allocators, and which are estimates."""
-    models = [model for model in (summary.libc_model, summary.pymalloc_model) if model in ("glibc", "pymalloc")]
-    blocks = f"; blocks and system calls of {' and '.join(models)}. `replay verify` shows it" if models else ""
-    lines = [f"Exact: what was asked for{blocks}.", "Estimates: simulated time, from the configuration's costs."]
-    older, others = (_count(summary.trace.get(name)) for name in (OLDER_FREES, LEFT_OUT))
-    if older:
-        lines.append(f"Left out: blocks older than the recording, of which {older:,} were freed in its course.")
-    if others:
-        lines.append(
-            f"Left out: {others:,} calls of threads that were not meant, and what else became of their blocks."
-        )
-    return Text("\n".join(lines))
