@@ -78,6 +78,8 @@ AT_FILLING = POINTERS_AT + 104
 AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
+AT_THREAD_STATE_NOW, AT_INTERPRETER_OF, AT_HAS_FEATURE, AT_CONFIG_OF = range(POINTERS_AT + 280, POINTERS_AT + 312, 8)
+"""Functions by which an interpreter tells whether it shares pymalloc with the main one; 0 where CPython has none."""
 PAUSE_NS = 50_000
 NO_ROOM = b"(no room for more names)"
 """A phase that stands for all others, once the names of marks fill their place."""
@@ -141,6 +143,12 @@ def _address_of(function: "ctypes._NamedFuncPointer") -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
+def _find(name: str) -> int:
+    """The address of a function of CPython's; 0 where this version has none of that name."""
+    function = getattr(_python, name, None)
+    return _address_of(function) if function is not None else 0
+
+
 class Hooks:
     """One set of hooks in this process: its context, and what of it CPython calls."""
 
@@ -160,6 +168,10 @@ class Hooks:
             (AT_ERRNO, _address_of(_errno_location)),
             (AT_NONE, id(None)),
             (AT_INCREF, _address_of(_python.Py_IncRef)),
+            (AT_THREAD_STATE_NOW, _find("PyThreadState_GetUnchecked") or _find("_PyThreadState_UncheckedGet")),
+            (AT_INTERPRETER_OF, _find("PyThreadState_GetInterpreter")),
+            (AT_HAS_FEATURE, _find("_PyInterpreterState_HasFeature")),
+            (AT_CONFIG_OF, _find("_PyInterpreterConfig_InitFromState")),
         ):
             _word(context + at).value = value
         self.entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}

@@ -106,6 +106,9 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
     start = time.perf_counter()
     if trace.metadata.origin[START] != CLEAN_START:
         raise ReplayError("the recording did not start clean, so nothing can be predicted; record it with --clean")
+    if trace.metadata.runtime and trace.metadata.runtime.separate_heaps:
+        what = "subinterpreters of the recorded program had a pymalloc of their own"
+        raise ReplayError(f"{what}; which of them a block belongs to is not recorded, so nothing can be compared")
     preset = _preset(trace)
     config = load_config(preset, LOW_ADDRESSES)
     seen = _look_through(trace, config)
