@@ -25,9 +25,11 @@ _TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
 """What `tap`, `detach` and `sites` are called in the program, where their package need not be installed."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
-import _replay_tap, sys
+import sys
+modules = {{*sys.modules, "_replay_tap"}}
+import _replay_tap
 {imports}{follow}_replay_tap.enter(
-    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, end_mark={end_mark!r}
+    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, end_mark={end_mark!r}, modules=modules
 )
 del sys.modules["sitecustomize"]
 import sitecustomize

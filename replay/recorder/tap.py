@@ -417,12 +417,14 @@ def enter(
     sites: "ModuleType | None" = None,
     *,
     end_mark: str,
+    modules: "set[str]",
 ) -> None:
     """Begins recording in a program that the writer started, and leaves no trace of how it came here.
 
     Called before the program's first line, from a `sitecustomize` in `folder`, which stands first in PYTHONPATH;
     `python_path` is what that variable held before. A mark of the name `end_mark` is recorded when CPython's
-    finalisation begins. The rest is as in `Tap.start`.
+    finalisation begins. No modules stay in sys.modules but `modules`; those that stay referenced from here are imported
+    anew where the program wants them. The rest is as in `Tap.start`.
     """
     sys.path[:] = [entry for entry in sys.path if entry != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -439,4 +441,6 @@ def enter(
     import atexit
 
     atexit.register(tap.end, end_mark)  # the first function registered is called last
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
     tap.start(writer, drain_pool_bytes, sites)
