@@ -146,8 +146,9 @@ def test_baseline_and_check_take_the_stack_of_the_recording(replay, debug_record
 
 
 def test_a_sweep_compares_with_the_stack_of_the_recording(replay, debug_recording):
-    out, _ = replay("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
+    out, told = replay("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
     assert {row["allocator"] for row in json.loads(out)["runs"]} == {"cpython-3.8-malloc"}
+    assert NOTE in told
 
 
 needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))
@@ -203,3 +204,5 @@ def test_a_recording_of_this_process_says_it_too(tmp_path):
     subprocess.run([sys.executable, "-c", script, path], check=True, env=environment, timeout=60)
     runtime = open_source(path).metadata.runtime
     assert (runtime.allocator, runtime.malloc) == ("malloc", "libc.so.6")
+    assert runtime.resident.end_bytes <= runtime.resident.peak_bytes
+    assert runtime.resident.start_bytes > 1 << 20

@@ -191,7 +191,7 @@ def sweep(
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
         typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
-    tell_notes(results.notes)
+    tell_notes([*results.notes, *_replacements(plan)])
     _show(results, plan.objectives, rows, as_json)
     if charts:
         assert out is not None
@@ -226,6 +226,19 @@ def show(
     _show(results, objectives, rows, as_json)
     if charts:
         _draw(folder, results, objectives, heat, force=force)
+
+
+def _replacements(plan: "Plan") -> list[str]:
+    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    from replay.config import default_preset, differences, load_config
+    from replay.sweeps.space import ALLOCATOR
+    from replay.sweeps.traces import metadata_of
+
+    if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
+        return []
+    recordings = metadata_of(plan.sources)
+    stack = load_config(default_preset(*recordings))
+    return [str(each) for recording in recordings for each in differences(recording, stack)]
 
 
 def _plan(name: str | None, said: dict[str, Any], *, searches: bool) -> "Plan":

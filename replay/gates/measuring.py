@@ -44,7 +44,7 @@ def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Prog
     for name, case in cases.items():
         seeds = [] if case.seed is None else [case.seed]
         inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
-        recordings, main = metadata_of(inputs), name.removesuffix(BEFORE)
+        recordings, main = metadata_of(what.where for what in inputs), name.removesuffix(BEFORE)
         stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
         unlike = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
         notes[name] = (*stack.notes, *unlike)

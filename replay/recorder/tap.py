@@ -336,6 +336,7 @@ class Tap:
 
     def stop(self) -> None:
         """Ends the recording."""
+        self._note_status(1)
         self.count(1)
         for hooks in self._sets.values():
             hooks.remove()

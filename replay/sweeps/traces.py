@@ -64,9 +64,9 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
     return found
 
 
-def metadata_of(inputs: Sequence[Input]) -> list[Metadata]:
+def metadata_of(sources: Iterable[str]) -> list[Metadata]:
     """What each source says of itself before its events are read."""
-    return [open_source(fetch(source)).metadata for source in dict.fromkeys(what.where for what in inputs)]
+    return [open_source(fetch(source)).metadata for source in dict.fromkeys(sources)]
 
 
 _fetched: dict[str, Path] = {}

@@ -193,7 +193,7 @@ def verify_ranking(plan: Plan) -> Verdict:
     for what in inputs:
         refuse_processes(open_source(fetch(what.where)), what.label, "reality is compared process by process")
     reality = Reality()
-    resolver = Resolver(plan, metadata_of(inputs))
+    resolver = Resolver(plan, metadata_of(what.where for what in inputs))
     tried = configurations(resolver)
     results = sweep(plan, engine=Threads())
     rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}
