@@ -1,5 +1,6 @@
 """Where a recorded program ends: before CPython's finalisation, which is a phase of its own."""
 
+import re
 import subprocess
 import sys
 
@@ -131,6 +132,15 @@ def test_the_end_is_behind_all_that_the_program_does_and_before_anything_is_torn
 @pytest.mark.parametrize("code", ["import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_a_program_that_is_not_finalised_has_no_mark(tmp_path, code):
     assert record(tmp_path, KEPT + code).metadata.phases == ()
+
+
+@needs_recording
+def test_the_recorder_tells_what_is_live_where_the_program_ends(tmp_path):
+    command = [sys.executable, "-m", "replay", "record", "-o", str(tmp_path / "trace.parquet")]
+    code = "kept = [bytes(100) for _ in range(9_000)]"
+    done = subprocess.run([*command, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    live = re.search(r"([\d,]+) blocks live at the end", done.stderr)
+    assert int(live[1].replace(",", "")) > 9_000
 
 
 @needs_recording
