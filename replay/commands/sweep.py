@@ -231,12 +231,13 @@ def show(
 def _replacements(plan: "Plan") -> list[str]:
     """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
     from replay.config import default_preset, differences, load_config
+    from replay.sources import open_source
     from replay.sweeps.space import ALLOCATOR
-    from replay.sweeps.traces import metadata_of
+    from replay.sweeps.traces import fetch
 
     if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
         return []
-    recordings = metadata_of(plan.sources)
+    recordings = [open_source(fetch(source)).metadata for source in plan.sources]
     stack = load_config(default_preset(*recordings))
     return [str(each) for recording in recordings for each in differences(recording, stack)]
 

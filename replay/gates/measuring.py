@@ -17,7 +17,7 @@ from replay.recorder.tap import site_obstacle
 from replay.sweeps.configurations import stack_key
 from replay.sweeps.outcomes import Outcome, Task, make_task
 from replay.sweeps.threads import Threads
-from replay.sweeps.traces import find_inputs, metadata_of
+from replay.sweeps.traces import find_inputs
 
 Progress = Callable[[int, int], None]
 BEFORE = "__before__"
@@ -44,7 +44,7 @@ def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Prog
     for name, case in cases.items():
         seeds = [] if case.seed is None else [case.seed]
         inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
-        recordings, main = metadata_of(what.where for what in inputs), name.removesuffix(BEFORE)
+        recordings, main = [what.recorded for what in inputs], name.removesuffix(BEFORE)
         stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
         unlike = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
         notes[name] = (*stack.notes, *unlike)

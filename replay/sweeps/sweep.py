@@ -13,7 +13,7 @@ from replay.sweeps.plan import Plan, load_plan, make_plan
 from replay.sweeps.results import Results, collect, write_results
 from replay.sweeps.search import Search
 from replay.sweeps.threads import Threads
-from replay.sweeps.traces import Input, find_inputs, metadata_of
+from replay.sweeps.traces import Input, find_inputs
 
 
 class Engine(Protocol):
@@ -112,7 +112,7 @@ def sweep(
         plan = make_plan(plan)
     inputs = find_inputs(plan.sources, plan.seeds)
     folder = None if out is None else Path(out)
-    resolver = Resolver(plan, metadata_of(what.where for what in inputs))
+    resolver = Resolver(plan, [what.recorded for what in inputs])
     wanted = configurations(resolver, strict=strict) if trials is None else []
     if trials is not None:
         Search.check(plan)

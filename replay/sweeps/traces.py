@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,8 @@ class Input:
     """The same for a process with another working folder."""
     seed: int | None
     digest: str
+    recorded: Metadata = field(default=Metadata(), compare=False, repr=False)
+    """Where it comes from and what was in force there, as far as that is known before its events are read."""
 
     @property
     def key(self) -> str:
@@ -54,19 +56,16 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
     each_seed: Sequence[int | None] = seeds or [None]
     for source in sources:
         path = fetch(source)
-        for seed in each_seed:
-            open_source(path, seed=seed)
+        opened = [open_source(path, seed=seed).metadata for seed in each_seed]
         where = str(path.resolve()) if Path(source).exists() else source
         digest = _digest(path)
-        found += [Input(source, where, seed, digest) for seed in each_seed]
+        found += [
+            Input(source, where, seed, digest, Metadata(metadata.origin, runtime=metadata.runtime))
+            for seed, metadata in zip(each_seed, opened, strict=True)
+        ]
     if not found:
         raise ReplayError("no trace is given; name a trace, a workload or a bundled one (`replay workloads`)")
     return found
-
-
-def metadata_of(sources: Iterable[str]) -> list[Metadata]:
-    """What each source says of itself before its events are read."""
-    return [open_source(fetch(source)).metadata for source in dict.fromkeys(sources)]
 
 
 _fetched: dict[str, Path] = {}

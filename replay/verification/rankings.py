@@ -26,7 +26,7 @@ from replay.sweeps.configurations import Configuration, Resolver, Skipped, confi
 from replay.sweeps.plan import Plan
 from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
-from replay.sweeps.traces import Input, decode, fetch, find_inputs, metadata_of
+from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -193,7 +193,7 @@ def verify_ranking(plan: Plan) -> Verdict:
     for what in inputs:
         refuse_processes(open_source(fetch(what.where)), what.label, "reality is compared process by process")
     reality = Reality()
-    resolver = Resolver(plan, metadata_of(what.where for what in inputs))
+    resolver = Resolver(plan, [what.recorded for what in inputs])
     tried = configurations(resolver)
     results = sweep(plan, engine=Threads())
     rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}
