@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
 
@@ -25,9 +25,16 @@ from replay.allocators.registry import bundled_names, find_model, model_names, r
 from replay.document import Document, explain, parse_yaml
 from replay.environment import notes_of, overrides_of
 from replay.errors import ConfigError
+from replay.naming import by_version, printable
 from replay.resources import config_names, find_config
+from replay.trace import Metadata, Runtime
 
 Role = Literal["libc", "pymalloc"]
+NEWEST = "cpython-3.15"
+_VERSION = re.compile(r"cpython-(\d+\.\d+)")
+_GLIBC = re.compile(r"glibc (\d+\.\d+)")
+_OF_GLIBC = re.compile(r"libc[.-]")
+"""How the file name of glibc itself begins."""
 _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
 _EXAMPLE = "extends: cpython-3.12"
 _DEFAULT_MODELS: dict[str, str] = {"libc": "glibc", "pymalloc": "pymalloc"}
@@ -110,10 +117,78 @@ def stack_type(*models: str) -> type[StackConfig]:
     return create_model("StackConfig", __base__=StackConfig, __doc__=StackConfig.__doc__, **sections)
 
 
-def default_preset() -> str:
-    """The preset of the Python that is running, or the newest one."""
-    own = f"cpython-{sys.version_info.major}.{sys.version_info.minor}"
-    return own if own in config_names() else "cpython-3.15"
+class Difference(NamedTuple):
+    """Something that a recorded process had and a stack has otherwise."""
+
+    part: Literal["interpreter", "allocator", "libc"]
+    recorded: str
+    simulated: str
+
+    def __str__(self) -> str:
+        return f"recorded with {printable(self.recorded)}, simulated with {printable(self.simulated)}"
+
+
+def default_preset(*recordings: Metadata) -> str:
+    """The preset that matches these recordings, if they agree; else that of the Python that is running.
+
+    It is the nearest there is: `differences` returns what is otherwise.
+    """
+    matching = {_matching_preset(each) for each in recordings}
+    preset = matching.pop() if len(matching) == 1 else None
+    return preset or _preset_of(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def recorded_version(metadata: Metadata) -> str:
+    """Major and minor version of the CPython that was recorded; empty where the trace does not say."""
+    name, _, version = metadata.origin.get("interpreter", "").partition(" ")
+    return ".".join(version.split(".")[:2]) if name == "cpython" else ""
+
+
+def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
+    """How the stack differs from what was in force in the recorded process, as far as that is known."""
+    runtime = metadata.runtime or Runtime()
+    allocator = config.pymalloc.model if config.uses_pymalloc else "malloc"
+    libc = f"glibc {config.libc.version}" if config.libc.model == "glibc" else config.libc.model
+    version = _VERSION.match(config.name) or _VERSION.match(config.extends or "")
+    recorded = recorded_version(metadata)
+    pairs = [
+        Difference("interpreter", recorded and f"CPython {recorded}", version[0].replace("cpython-", "CPython "))
+        if version
+        else None,
+        Difference("allocator", runtime.allocator, allocator),
+        Difference("libc", runtime.libc if _has_own_malloc(runtime) else runtime.malloc, libc),
+    ]
+    return [each for each in pairs if each and each.recorded and each.recorded != each.simulated]
+
+
+def _preset_of(version: str) -> str:
+    return f"cpython-{version}" if f"cpython-{version}" in config_names() else NEWEST
+
+
+def _matching_preset(metadata: Metadata) -> str | None:
+    """None of a trace that was not recorded."""
+    version, runtime = recorded_version(metadata), metadata.runtime or Runtime()
+    if not version:
+        return None
+    suffix = "-malloc" if runtime.allocator in ("malloc", "malloc_debug") else ""
+    return f"{_preset_of(version)}{suffix}{_glibc_suffix(runtime)}"
+
+
+def _has_own_malloc(runtime: Runtime) -> bool:
+    """Whether `malloc` is the C library's, and not that of a library that replaces it."""
+    return not runtime.malloc or bool(_OF_GLIBC.match(runtime.malloc))
+
+
+def _glibc_suffix(runtime: Runtime) -> str:
+    """Behind a preset's name, for the newest model of glibc that is not newer than the recorded one."""
+    from replay.allocators.glibc import RULES, Config
+
+    match = _GLIBC.fullmatch(runtime.libc)
+    if match is None or not _has_own_malloc(runtime):
+        return ""
+    versions = sorted(RULES, key=by_version)
+    version = next((each for each in reversed(versions) if by_version(each) <= by_version(match[1])), versions[0])
+    return "" if version == Config().version else f"-glibc-{version}"
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, takewhile
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,13 +35,15 @@ from replay.numbering import ThreadNumbering
 from replay.player import BLOCK, DOMAINS, class_rows, count_classes, new_classes, play, take_turn
 from replay.processes import refuse_processes
 from replay.stints import play_stints
-from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
+from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Metadata, Op, Trace
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes when nobody says how often."""
 NO_SAMPLES_NS = 1 << 62
 """A sampling interval longer than any trace: peaks are exact without samples."""
 LOG_ROWS = 4096
+_BOUNDARIES = (TRIM_MARK, TEARDOWN_MARK)
+"""Marks at which more is done than to copy the counters."""
 
 Log = Callable[[np.ndarray], None]
 Addresses = Callable[[np.ndarray, np.ndarray], None]
@@ -51,7 +53,10 @@ role owns it."""
 
 @dataclass(frozen=True)
 class Recording:
-    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event."""
+    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event.
+
+    The end is that of the trace; but where the trace has a mark TEARDOWN_MARK, it is the last of these marks.
+    """
 
     config: StackConfig
     metadata: Metadata
@@ -75,6 +80,20 @@ class Recording:
     """Of a trace of several: what each counted, with a sample at its end only. All above is then of the sums."""
     shares: np.ndarray = field(default_factory=lambda: np.zeros(0, TALLY))
     """By process the counters at the moment of `at_peak`, to which they add up."""
+    teardown: tuple[int, np.record] | None = None
+    """Time and counters after the last event, where the end is before CPython's finalisation."""
+
+
+class _Moment(NamedTuple):
+    """What a run has counted so far."""
+
+    rows: int
+    time_ns: int
+    tally: np.record
+    at_peak: np.record
+    at_peak_time_ns: int
+    classes: np.ndarray
+    observed: dict[str, np.ndarray]
 
 
 _making = threading.Lock()
@@ -371,7 +390,7 @@ def run(
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
-        batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
+        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(player.tally), batches)
     if host:
         batches = map(host.enter, batches)
     clock = Clock(
@@ -380,8 +399,11 @@ def run(
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
-    times_ns = np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64) - begin_ns
-    samples = np.concatenate([*walk.samples, np.reshape(player.tally, 1)])
+    last = _look(player, clock.rows, clock.now_ns)
+    end = walk.end or last
+    before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
+    times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
+    samples = np.concatenate([*before[1], np.reshape(end.tally, 1)])
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True
@@ -389,19 +411,32 @@ def run(
     recording = Recording(
         config=config,
         metadata=trace.metadata,
-        events=clock.rows,
-        duration_ns=clock.now_ns - begin_ns,
+        events=end.rows,
+        duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,
         samples=samples,
-        end=player.tally.copy(),
-        at_peak=player.at_peak.copy()[0],
-        at_peak_time_ns=_peak_time_ns(player.at_peak[0], player.at_peak_time_ns, begin_ns),
-        classes=player.classes,
-        observed=player.observe(),
+        end=end.tally,
+        at_peak=end.at_peak,
+        at_peak_time_ns=_peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
+        classes=end.classes,
+        observed=end.observed,
         phases=_since(begin_ns, walk.phases),
         wall_ns=wall_ns,
+        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
     )
     return _with_processes(recording, host, begin_ns) if host else recording
+
+
+def _look(player: Player | Host, rows: int, time_ns: int) -> _Moment:
+    return _Moment(
+        rows=rows,
+        time_ns=time_ns,
+        tally=player.tally.copy(),
+        at_peak=player.at_peak.copy()[0],
+        at_peak_time_ns=player.at_peak_time_ns,
+        classes=player.classes,
+        observed=player.observe(),
+    )
 
 
 def _since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:
@@ -430,12 +465,16 @@ class _Walk:
         self.samples: list[np.ndarray] = []
         """Counters at those times."""
         self.phases: list[tuple[str, int, np.record]] = []
+        self.end: _Moment | None = None
+        """At the last TEARDOWN_MARK, of a trace of one process."""
+        self.before_end: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        """`times_ns` and `samples` as they were then."""
 
     def boundaries(self, events: Events) -> list[int]:
         """Rows at which something is done. Of several processes each is asked for its own counters at its marks."""
         idle = events.idle_rows
         self._phases = self._trace.metadata.phases  # a source may learn their names as it reads
-        marks = (row for row in idle.get(Op.MARK, ()) if self._host or self._name(events, row) == TRIM_MARK)
+        marks = (row for row in idle.get(Op.MARK, ()) if self._host or self._name(events, row) in _BOUNDARIES)
         return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
 
     def play(self, part: Slice) -> None:
@@ -466,6 +505,9 @@ class _Walk:
             self._host.note_phase(*self.phases[-1][:2], thread)
         if self._name(events, row) == TRIM_MARK:
             self._player.trim(first_row + row, thread)
+        if self._name(events, row) == TEARDOWN_MARK and not self._host:
+            self.end = _look(self._player, first_row + row, int(events.time_ns[row]))
+            self.before_end = [*self.times_ns], [*self.samples]
 
     def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
         self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))

@@ -1,6 +1,5 @@
 """`replay run`: a trace or workload through an allocator stack, and what it cost."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,10 @@ def run(
     allocator: Annotated[
         str | None,
         typer.Option(
-            "-a", "--allocator", metavar="PRESET", help="A preset or a YAML file; the running Python's if not said."
+            "-a",
+            "--allocator",
+            metavar="PRESET",
+            help="A preset or a YAML file. Default: what the trace was recorded on, else the running Python.",
         ),
     ] = None,
     overrides: Annotated[
@@ -82,18 +84,20 @@ def run(
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
-    from replay.config import default_preset, load_config
+    from replay.config import default_preset, differences, load_config
     from replay.metrics import summarize
-    from replay.reports.files import new_address_file, new_folder, write_results
+    from replay.reports.files import new_address_file, new_folder, summary_json, write_results
     from replay.sources import open_source
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
-    chosen = default_preset() if allocator is None else allocator
+    trace = open_source(source, seed=seed)
+    chosen = default_preset(trace.metadata) if allocator is None else allocator
     stacks = [load_config(chosen, overrides or (), env or ())]
     tell_notes(stacks[0].notes)
+    if allocator is None:
+        tell_notes(map(str, differences(trace.metadata, stacks[0])))
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
-    trace = open_source(source, seed=seed)
     if note := requests_note(source, trace.metadata.origin, [stacks[0].name]):
         tell_notes([note])
     _refuse_collisions(source, out, addresses)
@@ -111,7 +115,7 @@ def run(
         if folder:
             write_results(folder, recording, summary)
     if as_json:
-        say(json.dumps(json.loads(summary.model_dump_json()), indent=2))  # in ASCII
+        say(summary_json(recording, summary))
     else:
         _print_text(source, recording, summary, [*(overrides or ()), *(env or ())], full, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)

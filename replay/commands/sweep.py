@@ -204,7 +204,7 @@ def sweep(
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
         say(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
-    tell_notes([*results.notes, *_requests_notes(results)])
+    tell_notes([*results.notes, *_replacements(plan), *_requests_notes(results)])
     _show(results, plan.objectives, rows, full, as_json)
     if charts:
         assert out is not None
@@ -240,6 +240,20 @@ def show(
     _show(results, objectives, rows, full, as_json)
     if charts:
         _draw(folder, results, objectives, heat, force=force)
+
+
+def _replacements(plan: "Plan") -> list[str]:
+    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    from replay.config import default_preset, differences, load_config
+    from replay.sources import open_source
+    from replay.sweeps.space import ALLOCATOR
+    from replay.sweeps.traces import fetch
+
+    if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
+        return []
+    recordings = [open_source(fetch(source)).metadata for source in plan.sources]
+    stack = load_config(default_preset(*recordings))
+    return [str(each) for recording in recordings for each in differences(recording, stack)]
 
 
 def _plan(name: str | None, said: dict[str, Any], *, searches: bool) -> "Plan":

@@ -1,10 +1,11 @@
 """A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
 
-summary.json                                            the Summary, one JSON object
+summary.json                                            the Summary and its claims, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.metrics`
 processes.parquet                                       another, of a trace of several processes only
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from replay import metrics
 from replay.engine import Recording
 from replay.errors import OutputError
 from replay.output import concerns_output, new_file, publish, resolve_output, temporary_beside, write_in_memory
+from replay.reports.claims import claims
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
 
@@ -76,9 +78,16 @@ def _refusal(folder: Path, name: str) -> OutputError:
     return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
 
 
+def summary_json(recording: Recording, summary: metrics.Summary) -> str:
+    """The summary as one JSON object, with what may be claimed of it as `claims`."""
+    claimed = claims(recording.metadata, recording.config, summary)
+    content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
+    return json.dumps(content, indent=2)
+
+
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
     """Writes all files of a run into `folder`, which is there."""
-    (folder / SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(summary_json(recording, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:

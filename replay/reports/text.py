@@ -12,7 +12,7 @@ from replay.engine import Recording
 from replay.metrics import Summary
 from replay.naming import printable
 from replay.player import EXACT_CLASSES, class_limit
-from replay.reports.claims import claims
+from replay.reports.claims import claims, sentences
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
 from replay.units import format_size, format_time
@@ -41,8 +41,9 @@ def print_report(
     for table in _tables(recording, summary, arenas) if full else ():
         console.print(table, width=min(console.width, WIDTH))
     console.print()
-    for label, text in claims(summary):
-        console.print(labelled(label, text), soft_wrap=True)
+    for sentence in sentences(claims(recording.metadata, recording.config, summary)):
+        label, _, text = sentence.partition(": ")
+        console.print(labelled(label.lower(), text), soft_wrap=True)
 
 
 def _tables(recording: Recording, summary: Summary, arenas: pl.DataFrame) -> Iterator[Group]:
@@ -57,8 +58,7 @@ def _tables(recording: Recording, summary: Summary, arenas: pl.DataFrame) -> Ite
         classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
         yield section("Size classes, by waste at end", classes)
     if recording.phases:
-        end_ns = int(recording.sample_times_ns[-1])
-        yield section("Memory at the start of each phase", _phases(summary, metrics.phases(recording), end_ns))
+        yield section("Memory at the start of each phase", _phases(recording))
 
 
 def _levels(summary: Summary) -> Table:
@@ -227,12 +227,12 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _phases(summary: Summary, phases: pl.DataFrame, end_ns: int) -> Table:
+def _phases(recording: Recording) -> Table:
     table = table_of("phase", "start", "requested", "allocated", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
-    for row in phases.iter_rows(named=True):
-        sizes = (format_size(row[level]) for level in levels)
-        table.add_row(printable(row["phase"]), format_time(row["time_ns"]), *sizes, f"{row['arenas']:,}")
-    sizes = (format_size(getattr(summary, f"{level}_end")) for level in levels)
-    table.add_row("(end)", format_time(end_ns), *sizes, f"{summary.arenas_live:,}")
+    end = ("(end)", int(recording.sample_times_ns[-1]), recording.end)
+    after = ("(after teardown)", *recording.teardown) if recording.teardown else end
+    for phase, time_ns, tally in (*recording.phases, after):
+        sizes = (format_size(int(tally[level])) for level in levels)
+        table.add_row(printable(phase), format_time(time_ns), *sizes, f"{int(tally['arenas']):,}")
     return table

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -21,6 +21,7 @@ from replay.resources import config_names
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
+from replay.trace import Metadata
 
 ROLES = ("libc", "pymalloc")
 _NO_NAMES = {"name", "extends", "description"}
@@ -71,19 +72,20 @@ def _foreign_digest(models: tuple[str, ...]) -> bytes:
 class Resolver:
     """Makes stacks of points; what no point could ever mean is refused at once.
 
-    The *default* that all others are compared with is the preset of the Python that runs, or the first allocator where
-    that is not among them, with nothing set but what is set in all.
+    The *default* that all others are compared with is the preset that matches `recordings`, as `default_preset` finds
+    it; or the first allocator where that is not among them. Nothing is set in it but what is set in all.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, recordings: Sequence[Metadata] = ()) -> None:
         self.plan = plan
+        self._preset = default_preset(*recordings)
         self.space = expand(plan.vary)
         varied = self.space.get(ALLOCATOR, [plan.fixed.get(ALLOCATOR, DEFAULT)])
         listed = (each.get(ALLOCATOR) for each in plan.configurations)
         self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
         if strange := [each for each in self._allocators if not isinstance(each, str)]:
             raise ConfigError(f"{ALLOCATOR}: {strange[0]} is no name of a preset or file")
-        own = [name for name in varied if name in (DEFAULT, default_preset())]
+        own = [name for name in varied if name in (DEFAULT, self._preset)]
         self._allocator = own[0] if own else varied[0]
         keys = self._known_keys()
         _refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)], keys)
@@ -111,14 +113,14 @@ class Resolver:
 
     def _stack(self, point: Point) -> StackConfig:
         settings = {name: value for name, value in {**self.plan.fixed, **point}.items() if value != DEFAULT}
-        allocator = settings.pop(ALLOCATOR, None) or default_preset()
+        allocator = settings.pop(ALLOCATOR, None) or self._preset
         environment = [f"{name}={value}" for name, value in settings.items() if "." not in name]
         keys = [f"{name}={json.dumps(value)}" for name, value in settings.items() if "." in name]
         return load_config(allocator, keys, environment)
 
     def _known_keys(self) -> set[str]:
         """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""
-        stacks = [load_config(default_preset() if name == DEFAULT else name) for name in self._allocators]
+        stacks = [load_config(self._preset if name == DEFAULT else name) for name in self._allocators]
         known = {f"{section}.{key}" for section in _SECTIONS for stack in stacks for key in _fields(stack, section)}
         for model in bundled_names():
             known |= {f"{role}.{key}" for role in roles(model) for key in find_model(model).Config.model_fields}
