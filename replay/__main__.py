@@ -21,7 +21,7 @@ from replay.support.errors import ReplayError, explain_failure
 from replay.support.names import in_ascii, printable, say
 
 COMMANDS = {
-    "run": ("run:run", "Play a trace or workload through an allocator stack, and say what it cost."),
+    "run": ("run:run", "Simulate a trace or workload with an allocator stack, and report its memory."),
     "record": (
         "record:record",
         "Record a Python program: every malloc, calloc, realloc and free, its arenas, collections and marked phases.",

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 import replay
 from replay.recorder import tap as taps
-from replay.trace import Op
+from replay.trace import TEARDOWN_MARK, Op
 
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
@@ -61,6 +62,7 @@ SURROUNDINGS = """
         [path for path in sys.path_importer_cache if "replay-record" in path], gc.isenabled(), gc.get_threshold(),
         list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), os.getpgid(os.getppid()) == os.getpgrp(),
         [signal.getsignal(number) in (0, None) or str(signal.getsignal(number)) for number in range(1, 32)],
+        sorted(name for name in sys.modules if name != "_replay_tap"),
     ]))
 """
 
@@ -72,6 +74,40 @@ def test_a_program_finds_its_surroundings_as_without_us(program, tmp_path, path)
     bare, recorded = both(program(SURROUNDINGS), "one", "-o", "--two", cwd=tmp_path, env=env)
     assert recorded == bare
     assert json.loads(bare[1])[0][1:] == ["one", "-o", "--two"]
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program, tmp_path, closed):
+    path = program("""
+        import os, sys
+        with open(sys.argv[1], "w") as file:
+            print(sys.stdin is None, sys.stdout is None, sys.stderr is None, os.listdir("/proc/self/fd"), file=file)
+    """)
+    seen = []
+    for number, command in enumerate(([sys.executable], [*RECORD, "--force"])):
+        told = tmp_path / f"{number}.txt"
+        line = f"{shlex.join([*command, str(path), str(told)])} {closed}"
+        subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=60)
+        seen.append(told.read_text())
+    assert seen[1] == seen[0]
+
+
+def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
+    path = program("""
+        import _ctypes, atexit, ctypes, struct
+        class Pair(ctypes.Structure):
+            _fields_ = [("first", ctypes.c_int), ("second", ctypes.POINTER(ctypes.c_int))]
+        number = ctypes.c_int(7)
+        pair = Pair(3, ctypes.pointer(number))
+        order = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
+        numbers = (ctypes.c_int * 3)(3, 1, 2)
+        ctypes.CDLL(None).qsort(numbers, 3, 4, order(lambda one, other: one[0] - other[0]))
+        print(pair.second[0], list(numbers), struct.unpack("<h", b"ab"), isinstance(number, _ctypes._SimpleCData))
+        atexit.register(print, "the end")
+    """)
+    bare, recorded = both(path, cwd=tmp_path)
+    assert recorded == bare
+    assert bare[:2] == (0, "7 [1, 2, 3] (25185,) True\nthe end\n")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +300,7 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     assert done.returncode == 0, done.stderr
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
-    first, second = time_ns[op == Op.MARK].tolist()
+    first, second, _ = time_ns[op == Op.MARK].tolist()
     assert 200_000_000 <= second - first <= 1.01 * int(done.stdout.split()[0])
     assert (np.diff(time_ns) >= 0).all()
     assert np.count_nonzero(np.diff(time_ns)) > op.shape[0] // 2
@@ -274,8 +310,8 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
 def test_marks_of_the_program_are_phases(tmp_path):
     run("-c", "import replay; replay.mark('after import'); x = []", cwd=tmp_path)
     trace = replay.open_source(tmp_path / "trace.parquet")
-    assert trace.metadata.phases == ("after import",)
-    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 1
+    assert trace.metadata.phases == ("after import", TEARDOWN_MARK)
+    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 2
 
 
 def test_a_clean_start_follows_the_model(tmp_path):
@@ -308,7 +344,8 @@ print(*children)
     patience_s = time.monotonic() + 20
     while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
         time.sleep(0.05)
-    assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
+    phases = [replay.open_source(path).metadata.phases for path in paths]
+    assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
 

@@ -88,9 +88,26 @@ def test_info_counts_what_is_in_a_trace(csv):
         "process": {"static_bytes": 0, "stack_bytes": 0, "stack_resident_bytes": 0},
         "processes": [],
     }
-    screen = run("trace", "info", csv)
-    assert "8 in 1.50 ms, 2 threads" in screen
-    assert "3 blocks, 1.50 KiB" in screen
+    assert (
+        run("trace", "info", csv)
+        == f"""\
+{csv}
+8 events in 1.50 ms
+
+live at peak    1.52 KiB; at most 3 blocks
+live at end     1.50 KiB; 3 blocks
+calls           3 malloc, 1 calloc, 1 realloc, 1 free
+domains         mem 33.3 %, obj 33.3 %, raw 16.7 %, libc 16.7 %
+sizes           half up to 32 B, 90 % up to 1.00 KiB, largest up to 1.00 KiB
+threads         2
+phases          phase 0, phase 1
+call sites      none; `replay record --sites` records them
+
+next: replay run {csv}
+"""
+    )
+    screen = run("trace", "info", csv, "--full")
+    assert "up to 16 B" in screen
     assert digest[:16] in screen
     assert digest not in screen
 
@@ -103,7 +120,7 @@ def test_a_trace_lasts_from_its_first_event_to_its_last(csv, tmp_path, suffix):
     if suffix == "parquet":
         assert run("import", csv, "-o", path).startswith("2 events over 250 ns, ")
     assert json.loads(run("trace", "info", path, "--json"))["duration_ns"] == 250
-    assert "2 in 250 ns" in run("trace", "info", path)
+    assert "2 events in 250 ns" in run("trace", "info", path)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,7 @@ def test_an_empty_trace_has_info_and_no_rows(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("time_ns,op,block,size\n")
     assert json.loads(run("trace", "info", path, "--json"))["events"] == 0
-    assert "0 in 0 ns" in run("trace", "info", path)
+    assert "0 events in 0 ns" in run("trace", "info", path)
     assert json.loads(run("trace", "head", path, "--json")) == []
     run("trace", "head", path)
 
@@ -154,9 +171,10 @@ def test_info_tells_the_call_sites_that_allocate_most(with_sites):
     assert (info["sites"], info["calls_with_site"], info["bytes_with_site"]) == (3, 12, 15_160)
     assert info["sites_by_bytes"] == info["sites_by_calls"] == [parse, module]
     screen = run("trace", "info", with_sites)
-    assert "3, of 12 of 13 calls" in screen
-    lines = [line.split() for line in screen.splitlines()]
-    assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == 2
+    assert "3, known for 92.3 % of the calls" in screen
+    for shown, times in ((screen, 1), (run("trace", "info", with_sites, "--full"), 2)):
+        lines = [line.split() for line in shown.splitlines()]
+        assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == times
 
 
 def test_head_names_the_call_sites(with_sites, monkeypatch):

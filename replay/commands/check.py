@@ -91,7 +91,6 @@ def check(
         options.take(chosen, force=True)
         return
     cases = chosen.suite.cases
-    tell_notes(note for case in cases.values() for note in case.stack.notes)
     if allow_changed_trace:
         cases = {key: each.model_copy(update={"allow_changed_trace": True}) for key, each in cases.items()}
     known = judged_by = None
@@ -102,6 +101,7 @@ def check(
     with told_compilation(), progress_bar("measuring") as progress:
         judged = chosen.suite.model_copy(update={"cases": cases})
         report = measure_and_judge(judged, judged_by, chosen.folder, rules=rules, causes=not no_why, progress=progress)
+    tell_notes(report.notes)
     if history is not None or chosen.suite.history is not None:
         add_rows(history or chosen.folder / str(chosen.suite.history), report, chosen.folder)
     if ratchet and not report.failed and known is not None:

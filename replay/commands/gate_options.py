@@ -110,9 +110,9 @@ def take(chosen: Chosen, *, force: bool) -> None:
     if there and not force:
         advice = "compare with it by `replay check`, or replace it with --force"
         raise OutputError(f"{chosen.baseline}: has {there[0]} already; {advice}")
-    tell_notes(note for case in chosen.suite.cases.values() for note in case.stack.notes)
     with told_compilation(), progress_bar("measuring") as progress:
-        taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
+        taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
+    tell_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
     say(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
 

@@ -16,6 +16,7 @@ from replay.commands.compilation import told_compilation
 from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
+from replay.commands.rerecording import requests_note
 from replay.support.errors import ConfigError, ReplayError
 from replay.support.names import say
 
@@ -42,7 +43,10 @@ class _SweepByDefault(TyperGroup):
 
 app = typer.Typer(cls=_SweepByDefault, add_completion=False)
 
-Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configurations the table shows.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Rows of the ranking.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Rank all configurations, also those that are equal in all metrics.")
+]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,6 +141,7 @@ def sweep(
         bool, typer.Option("--strict", help="An impossible combination is an error, not skipped.")
     ] = False,
     rows: Rows = 12,
+    full: Full = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the bundled sweeps, and stop.")] = False,
 ) -> None:
@@ -199,8 +204,8 @@ def sweep(
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
         say(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
-    tell_notes(results.notes)
-    _show(results, plan.objectives, rows, as_json)
+    tell_notes([*results.notes, *_replacements(plan), *_requests_notes(results)])
+    _show(results, plan.objectives, rows, full, as_json)
     if charts:
         assert out is not None
         _draw(out, results, plan.objectives, heat, force=True)
@@ -216,6 +221,7 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a sweep wrote.")],
     by: By = None,
     rows: Rows = 12,
+    full: Full = False,
     charts: Annotated[bool, typer.Option("--charts", help="Draw sweep.html and PNGs into the folder.")] = False,
     heat: Heat = None,
     force: Annotated[bool, typer.Option("--force", help="Draw over charts that are there.")] = False,
@@ -231,9 +237,23 @@ def show(
         raise ReplayError("--heat goes with --charts")
     results = read_results(folder)
     objectives = by or list(results.objectives)
-    _show(results, objectives, rows, as_json)
+    _show(results, objectives, rows, full, as_json)
     if charts:
         _draw(folder, results, objectives, heat, force=force)
+
+
+def _replacements(plan: "Plan") -> list[str]:
+    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    from replay.config import default_preset, differences, load_config
+    from replay.sources import open_source
+    from replay.sweeps.space import ALLOCATOR
+    from replay.sweeps.traces import fetch
+
+    if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
+        return []
+    recordings = [open_source(fetch(source)).metadata for source in plan.sources]
+    stack = load_config(default_preset(*recordings))
+    return [str(each) for recording in recordings for each in differences(recording, stack)]
 
 
 def _plan(name: str | None, said: dict[str, Any], *, searches: bool) -> "Plan":
@@ -360,7 +380,19 @@ def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterato
         yield engine
 
 
-def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: bool) -> None:
+def _requests_notes(results: "Results") -> Iterator[str]:
+    """A note for each recording that stacks of another CPython were run on."""
+    from replay.sources import open_source
+    from replay.sweeps.traces import fetch
+
+    done = results.done.unique(["source", "stack"], maintain_order=True)
+    for (source,), rows in done.group_by("source", maintain_order=True):
+        names = [json.loads(stack)["name"] for stack in rows["stack"]]
+        if note := requests_note(str(source), open_source(fetch(str(source))).metadata.origin, names):
+            yield note
+
+
+def _show(results: "Results", objectives: Sequence[str], rows: int, full: bool, as_json: bool) -> None:
     from replay.analysis.metrics import check_metric
 
     for metric in objectives:
@@ -372,7 +404,7 @@ def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: boo
     from replay.reports.sweeps import print_sweep
 
     width = None if sys.stdout.isatty() else WIDTH
-    print_sweep(PlainConsole(width=width), results, objectives, rows=rows)
+    print_sweep(PlainConsole(width=width), results, objectives, rows=rows, full=full)
 
 
 def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From the name of a preset or a YAML file, and overrides, to an allocator stack."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,6 @@ from replay.support.yaml_documents import Document, explain, parse_yaml
 
 _EXAMPLE = "extends: cpython-3.12"
 _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
-
-
-def default_preset() -> str:
-    """The preset of the Python that is running, or the newest one."""
-    own = f"cpython-{sys.version_info.major}.{sys.version_info.minor}"
-    return own if own in config_names() else "cpython-3.15"
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:

@@ -83,8 +83,17 @@ class Writer:
 
 
 def make_memory_file(length: int) -> int:
-    """The file that writer and program share, empty; a descriptor that no other program inherits."""
+    """The file that writer and program share, empty; a descriptor that no other program inherits.
+
+    It never is that of a standard stream: where one is closed, the program must find it closed.
+    """
     file = os.memfd_create("replay-ring")
+    standard = []
+    while file <= 2:
+        standard.append(file)
+        file = os.dup(file)
+    for each in standard:
+        os.close(each)
     os.ftruncate(file, length)
     return file
 

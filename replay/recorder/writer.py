@@ -19,11 +19,24 @@ from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
 from replay.recorder.part import new_part
 from replay.recorder.ring import COUNTS, Ring
+from replay.recorder.runtime import Observer
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError
-from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
+from replay.trace import (
+    CLEAN_START,
+    LEFT_OUT,
+    OLDER_FREES,
+    OLDER_REALLOCS,
+    SITES_OF,
+    START,
+    TEARDOWN_MARK,
+    UNSEEN_FREES,
+    Events,
+    Metadata,
+    Op,
+)
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -87,8 +100,11 @@ class Writer:
         """In the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
+        self._live_at_end: int | None = None
+        """Blocks that are live where the program ends, if its teardown follows."""
         self._trouble = ""
         self._counting = Counting(ring)
+        self._observer = Observer(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -103,6 +119,7 @@ class Writer:
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
+            self._observer.look()
             if records := self._ring.published():
                 self._take(records)
             elif over():
@@ -130,7 +147,7 @@ class Writer:
         return Written(
             rows=rows,
             span_ns=self._last_ns - (self._first_ns or 0),
-            live_blocks=self._translator.live_blocks,
+            live_blocks=self._translator.live_blocks if self._live_at_end is None else self._live_at_end,
             file_bytes=self._path.stat().st_size,
             foreign_frees=self._translator.foreign_frees,
             trouble=self._trouble,
@@ -165,6 +182,7 @@ class Writer:
         if self._translator.row == 0:
             return
         batch = self._translator.batch()
+        self._note_end(batch)
         if self._sites and batch.site is not None:
             self._sites.number(batch.site)
         if self._first_ns is None:
@@ -175,6 +193,17 @@ class Writer:
             self._rows += batch.rows
         except OSError as error:
             self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
+
+    def _note_end(self, batch: Events) -> None:
+        """Looks for the mark at which the program ends; the translator is at the end of the batch."""
+        phases = self._ring.phases()
+        if TEARDOWN_MARK not in phases:
+            return
+        ends = np.flatnonzero((batch.op == Op.MARK) & (batch.size == phases.index(TEARDOWN_MARK)))
+        if ends.size:
+            later = batch.op[ends[-1] :]
+            made, freed = np.count_nonzero(later <= Op.CALLOC), np.count_nonzero(later == Op.FREE)
+            self._live_at_end = self._translator.live_blocks - int(made) + int(freed)
 
     def _metadata(self) -> Metadata:
         counts = {
@@ -191,4 +220,4 @@ class Writer:
         about = self._origin | started | told
         # What pymalloc says of itself is of all threads.
         counted = () if left_out else self._counting.counts()
-        return Metadata(about, sites, self._ring.phases(), counts=counted)
+        return Metadata(about, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())

@@ -1,10 +1,11 @@
 """A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
 
-summary.json                                            the Summary, one JSON object
+summary.json                                            the Summary and its claims, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
 processes.parquet                                       another, of a trace of several processes only
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.analysis import metrics
+from replay.reports.claims import claims
 from replay.simulation.engine import Recording
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
@@ -83,9 +85,16 @@ def _refusal(folder: Path, name: str) -> OutputError:
     return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
 
 
+def summary_json(recording: Recording, summary: metrics.Summary) -> str:
+    """The summary as one JSON object, with what may be claimed of it as `claims`."""
+    claimed = claims(recording.metadata, recording.config, summary)
+    content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
+    return json.dumps(content, indent=2)
+
+
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
     """Writes all files of a run into `folder`, which is there."""
-    (folder / SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(summary_json(recording, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:

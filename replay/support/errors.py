@@ -56,7 +56,7 @@ def explain_failure(error: BaseException) -> str | None:
         return "the input is nested too deeply"
     if isinstance(error, EOFError):
         return "a file is cut off; copy or make it again" + (f" ({detail})" if detail else "")
-    if isinstance(error, ImportError) and not (error.name or "").startswith(__package__):
+    if isinstance(error, ImportError) and not (error.name or "").startswith("replay"):
         return f"a library cannot be loaded; install it again, or free memory: {detail}"
     if isinstance(error, UnicodeError):
         return f"a text has the wrong encoding: {detail}"

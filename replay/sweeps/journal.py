@@ -145,12 +145,15 @@ _NO_RUNS = ("description", "objectives")
 """Of a plan, what decides no run."""
 
 
+_OF_AN_INPUT = ("source", "where", "seed", "digest")
+
+
 def describe(plan: Plan, inputs: list[Input]) -> dict[str, Any]:
     """What `sweep.json` holds."""
     return {
         "replay_version": identity(),
         "plan": plan.model_dump(mode="json", by_alias=True),
-        "inputs": [asdict(each) for each in inputs],
+        "inputs": [{name: getattr(each, name) for name in _OF_AN_INPUT} for each in inputs],
     }
 
 

@@ -98,7 +98,11 @@ class _Names:
         shared = set.intersection(*(set(metadata.origin.items()) for metadata in each))
         origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
         process = ProcessMemory() if processes else together
-        metadata = Metadata(origin, tuple(self._sites), tuple(self._phases), process, processes=processes)
+        runtimes = {metadata.runtime and replace(metadata.runtime, resident=None) for metadata in each}
+        runtime = runtimes.pop() if len(runtimes) == 1 else None
+        metadata = Metadata(
+            origin, tuple(self._sites), tuple(self._phases), process, processes=processes, runtime=runtime
+        )
         return edited(metadata, words)
 
 
