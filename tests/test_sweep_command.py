@@ -60,7 +60,7 @@ def source(tmp_path):
 
 
 def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(sweep, source):
-    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls")
+    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls", "--full")
     assert (code, err.replace("compiling for the first time, which is kept for the next …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[1] == ["4", "configurations", "over", "1", "trace:", "4", "done"]
@@ -78,13 +78,26 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
 def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
-    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,4096,4194304,8388608", "--rows", rows)
+    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,2097152,4194304,8388608", "--rows", rows)
     table = [line.split() for line in out.partition("glibc.top_pad")[2].splitlines()[1:]]
     shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
     assert [line[0] for line in shown].count("default") == 1
     assert len(shown) in (rows, rows + 1)
     hidden = 5 - len(shown)
-    assert (f"\n  and {hidden} more (--rows 5 shows all)\n" in out) == (hidden > 0)
+    assert (f"\n  and {hidden} more (--full shows all)\n" in out) == (hidden > 0)
+
+
+def test_of_equal_configurations_the_one_with_the_fewest_settings_is_shown_and_the_others_counted(sweep, source):
+    settings = ("--env", "MALLOC_ARENA_MAX=1,2,default", "--env", "MALLOC_TOP_PAD_=0,default", "-a", "cpython-3.8")
+    _, out, _ = sweep(source, *settings)
+    table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
+    rows = [line.split() for line in table.splitlines()[1:]]
+    best, default = rows
+    assert (best[:3], best[-1]) == (["1", "default", "0"], "+2")
+    assert (default[:4], default[-1]) == (["default", "4", "default", "default"], "+2")
+    _, out, _ = sweep(source, *settings, "--full", "--rows", 1)
+    table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
+    assert len(table.splitlines()[1:]) == 6
 
 
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):

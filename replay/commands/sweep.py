@@ -40,7 +40,10 @@ class _SweepByDefault(TyperGroup):
 
 app = typer.Typer(cls=_SweepByDefault, add_completion=False)
 
-Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configurations the table shows.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Rows of the ranking.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Rank all configurations, also those that are equal in all metrics.")
+]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -129,6 +132,7 @@ def sweep(
         bool, typer.Option("--strict", help="An impossible combination is an error, not skipped.")
     ] = False,
     rows: Rows = 12,
+    full: Full = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the bundled sweeps, and stop.")] = False,
 ) -> None:
@@ -192,7 +196,7 @@ def sweep(
         typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
     tell_notes(results.notes)
-    _show(results, plan.objectives, rows, as_json)
+    _show(results, plan.objectives, rows, full, as_json)
     if charts:
         assert out is not None
         _draw(out, results, plan.objectives, heat, force=True)
@@ -208,6 +212,7 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a sweep wrote.")],
     by: By = None,
     rows: Rows = 12,
+    full: Full = False,
     charts: Annotated[bool, typer.Option("--charts", help="Draw sweep.html and PNGs into the folder.")] = False,
     heat: Heat = None,
     force: Annotated[bool, typer.Option("--force", help="Draw over charts that are there.")] = False,
@@ -223,7 +228,7 @@ def show(
         raise ReplayError("--heat goes with --charts")
     results = read_results(folder)
     objectives = by or list(results.objectives)
-    _show(results, objectives, rows, as_json)
+    _show(results, objectives, rows, full, as_json)
     if charts:
         _draw(folder, results, objectives, heat, force=force)
 
@@ -352,7 +357,7 @@ def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterato
         yield engine
 
 
-def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: bool) -> None:
+def _show(results: "Results", objectives: Sequence[str], rows: int, full: bool, as_json: bool) -> None:
     from replay.analysis.metrics import check_metric
 
     for metric in objectives:
@@ -365,7 +370,7 @@ def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: boo
     from replay.reports.sweeps import print_sweep
 
     width = None if sys.stdout.isatty() else WIDTH
-    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows)
+    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows, full=full)
 
 
 def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
