@@ -66,7 +66,7 @@ def history(
 def _print(frame: "pl.DataFrame", metrics: list[str], found: "list[Step]", rows: int) -> None:
     from rich.console import Console
 
-    from replay.reports.sweeps import format_metric
+    from replay.reports.figures import format_metric
     from replay.reports.text import table_of
 
     table = table_of("case", "metric", "course", "first", "last", "checks", left=3)

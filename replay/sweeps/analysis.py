@@ -109,8 +109,7 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     `share` is the part of the variance between configurations that the parameter explains by itself. Metrics over
     several traces are ratios to the default. Parameters that explain most come first.
     """
-    table = ranking(results, metric).drop_nulls(results.judged_by)
-    table = without_added_default(table, results.parameters)
+    table = comparable(results, metric)
     rows: list[tuple[str, str, float, int, float]] = []
     for name in results.parameters:
         in_order = sort_by_size(table, name)
@@ -130,6 +129,11 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
         "share": pl.Float64,
     }
     return pl.DataFrame(rows, schema=schema, orient="row").sort("share", descending=True, maintain_order=True)
+
+
+def comparable(results: Results, metric: str) -> pl.DataFrame:
+    """The rows of the ranking from which effects of parameters are computed."""
+    return without_added_default(ranking(results, metric).drop_nulls(results.judged_by), results.parameters)
 
 
 def by_size(value: Any) -> tuple[int, Any]:
