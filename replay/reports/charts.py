@@ -125,7 +125,7 @@ def _unit(results: Results, metric: str) -> tuple[float, str]:
 def _title(results: Results, text: str, metric: str, within: float) -> dict[str, Any]:
     """A chart's title; the line below it says how far apart all configurations are, and whether that matters."""
     spread = overall_spread(results, metric)
-    note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS} (spread {spread})"
+    note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}; spread {spread}"
     if _matters(results, metric, within):
         note = f"spread of all configurations: {spread}"
     return {"text": text, "subtitle": note}
