@@ -262,6 +262,9 @@ def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     text, told = process.communicate(timeout=60)
     assert (process.returncode, text) == (130, "")
-    assert told.splitlines()[-1] == f"interrupted; what is done is kept: the same command with --resume goes on ({out})"
+    assert (
+        told.splitlines()[-1]
+        == f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
+    )
     assert "distributed" not in told
     assert 0 < read_results(out).done.height < 2001

@@ -1,8 +1,10 @@
 """The results of a sweep as one JSON object; docs/sweeps.md lists its keys."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import polars as pl
 
 from replay.sweeps.analysis import main_effects, pareto, ranking
 from replay.sweeps.results import Results
@@ -11,13 +13,16 @@ from replay.sweeps.verdict import judge, parameter_effects
 
 def sweep_as_json(results: Results, objectives: Sequence[str], *, within: float) -> dict[str, Any]:
     """Runs, verdict, ranking and effects by metric, Pareto front."""
-    analysed = objectives if results.done.height else ()
-    effects = {metric: parameter_effects(results, metric, within=within).to_dicts() for metric in analysed}
+    analysed = bool(results.done.height)
+
+    def by_metric(frame_of: Callable[[str], pl.DataFrame]) -> dict[str, Any]:
+        return {metric: frame_of(metric).to_dicts() if analysed else [] for metric in objectives}
+
     return {
         "runs": results.frame.drop("stack").to_dicts(),
-        "verdict": asdict(judge(results, analysed, within=within)),
-        "ranking": {metric: ranking(results, metric).to_dicts() for metric in analysed},
-        "effects": effects,
-        "main_effects": {metric: main_effects(results, metric).to_dicts() for metric in analysed},
-        "pareto": pareto(results, objectives).to_dicts() if len(analysed) > 1 else [],
+        "verdict": asdict(judge(results, objectives if analysed else (), within=within)),
+        "ranking": by_metric(lambda metric: ranking(results, metric)),
+        "effects": by_metric(lambda metric: parameter_effects(results, metric, within=within)),
+        "main_effects": by_metric(lambda metric: main_effects(results, metric)),
+        "pareto": pareto(results, objectives).to_dicts() if analysed and len(objectives) > 1 else [],
     }
