@@ -166,7 +166,9 @@ def scheduler():
 def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(scheduler, tmp_path):
     other, none = tmp_path / "other", tmp_path / "none"
     shutil.copytree(PACKAGE, other / "replay", ignore=shutil.ignore_patterns("__pycache__"))
-    (other / "replay" / "units.py").write_text((PACKAGE / "units.py").read_text() + "\nEDITED = True\n")
+    (other / "replay" / "support" / "units.py").write_text(
+        (PACKAGE / "support" / "units.py").read_text() + "\nEDITED = True\n"
+    )
     (none / "replay").mkdir(parents=True)
     (none / "replay" / "__init__.py").touch()
     for folder, told in (

@@ -389,7 +389,7 @@ print(interrupted)
 
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_a_sweep_needs_a_thread(jobs):
-    with pytest.raises(ReplayError, match="a sweep needs one at least"):
+    with pytest.raises(ReplayError, match="a sweep requires at least 1"):
         Threads(jobs)
 
 

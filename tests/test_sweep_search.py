@@ -146,9 +146,9 @@ def test_a_search_that_was_cut_off_finds_its_outcomes_again(source, tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"vary": {}}, "there is nothing to search in: vary at least one parameter"),
-        ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points itself; leave out `configurations`"),
-        ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points itself; leave out `configurations`"),
+        ({"vary": {}}, "nothing to search: vary at least one parameter"),
+        ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points; remove `configurations`"),
+        ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points; remove `configurations`"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(source, more, told):

@@ -69,7 +69,7 @@ def write_charts(
 def draw(
     results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), within: float = WITHIN
 ) -> "dict[str, altair.Chart]":
-    """The charts by name: those that the results have enough for."""
+    """The charts by name; those for which the results have too few parameters or metrics are left out."""
     if not results.done.height:
         return {}
     charts = {"effects": _effects(results, objectives[0], within)}
@@ -113,7 +113,7 @@ def _styled(chart: Any, title: str) -> Any:
 
 
 def _unit(results: Results, metric: str) -> tuple[float, str]:
-    """What a figure is divided by on an axis, and the axis' title."""
+    """The divisor of a metric's values on an axis, and the title of the axis."""
     if not results.has_one_source:
         return 1.0, f"{metric}, ratio to the default"
     for part, unit, size in (("_bytes", "MiB", 2**20), ("_ns", "ms", 10**6)):
@@ -192,7 +192,7 @@ def _effect_title(effect: dict[str, Any], within: float, *, is_only: bool) -> st
 
 
 def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float) -> Any:
-    """The mean over everything else for each pair of values; of many numbers, for each pair of quarters."""
+    """The mean over everything else for each pair of values; for each pair of quarters if a parameter has many."""
     altair = import_altair()
     across, down = axes
     table = without_added_default(front_table(results, [metric]), axes)

@@ -8,7 +8,7 @@ from replay.sweeps.results import Results
 
 
 def format_value(value: Any) -> str:
-    """A parameter's value: whole KiB as such."""
+    """A parameter's value; multiples of 1024 in KiB or a larger unit."""
     if value is None:
         return "default"
     if isinstance(value, str) and " to " in value:  # a quarter of many values
@@ -38,7 +38,7 @@ def format_judged(results: Results, metric: str, value: float) -> str:
 
 
 def format_share(share: float | None) -> str:
-    """A share as a percentage; small ones are told from zero. None: a difference to zero."""
+    """A share as a percentage; a small one is not shown as zero. None: a difference to 0."""
     if share is None:
         return "from 0"
     percentage = 100 * share

@@ -74,7 +74,7 @@ class Resolver:
         listed = (each.get(ALLOCATOR) for each in plan.configurations)
         self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
         if strange := [each for each in self._allocators if not isinstance(each, str)]:
-            raise ConfigError(f"{ALLOCATOR}: {strange[0]} is no name of a preset or file")
+            raise ConfigError(f"{ALLOCATOR}: {strange[0]} is not the name of a preset or file")
         own = [name for name in varied if name in (DEFAULT, default_preset())]
         self._allocator = own[0] if own else varied[0]
         keys = self._known_keys()
@@ -156,7 +156,7 @@ def _matching(pattern: str) -> list[str]:
         return [pattern]
     found = [name for name in sorted(config_names(), key=by_version) if fnmatchcase(name, pattern)]
     if not found:
-        raise ConfigError(f"{ALLOCATOR}: no preset is like {pattern!r}; `replay allocators` lists them")
+        raise ConfigError(f"{ALLOCATOR}: no preset matches {pattern!r}; `replay allocators` lists them")
     return found
 
 
