@@ -96,7 +96,7 @@ def test_equal_configurations_share_a_row_and_have_their_own_on_request(sweep, s
     best, default, note = [line.split() for line in table.splitlines()[1:]]
     assert (best[:3], best[-1]) == (["1", "any", "0"], "3")
     assert (default[:4], default[-1]) == (["default", "4", "any", "default"], "3")
-    assert " ".join(note).startswith("equal: configurations with the same results, for all combinations of the values")
+    assert " ".join(note).startswith("equal: number of configurations with the results of the row (--full")
     _, out, _ = sweep(source, *EQUAL, "--full", "--rows", 1)
     table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
     assert len(table.splitlines()[1:]) == 6

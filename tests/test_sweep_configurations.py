@@ -85,7 +85,7 @@ def test_a_combination_against_a_constraint_says_which():
         constraints=["pymalloc.small_threshold <= pymalloc.pool_size / 16"],
     )
     assert [each.reason for each in found if isinstance(each, Skipped)] == [
-        "against the constraint pymalloc.small_threshold <= pymalloc.pool_size / 16"
+        "violates the constraint pymalloc.small_threshold <= pymalloc.pool_size / 16"
     ]
     assert [each.parameters["pymalloc.small_threshold"] for each in found] == [512, 2048, 1024]
 

@@ -116,9 +116,9 @@ def test_points_against_a_constraint_are_told_once_and_are_no_trials(source):
     results = replay.sweep(plan, trials=12)
     assert results.frame.height - results.count("skipped") == 12
     skipped = results.frame.filter(results.frame["status"] == "skipped")
-    assert set(skipped["error"]) == {"against the constraint alignment == 16"}
+    assert set(skipped["error"]) == {"violates the constraint alignment == 16"}
     assert skipped.select(*VARY).is_unique().all()
-    with pytest.raises(ConfigError, match="cannot be run: against the constraint alignment == 16"):
+    with pytest.raises(ConfigError, match="cannot be run: violates the constraint alignment == 16"):
         replay.sweep(plan, trials=12, strict=True)
 
 

@@ -49,7 +49,7 @@ def print_sweep(
     ranked = fitted(console, lambda gap: _ranking(results, objectives, shown, gap))
     console.print(section(f"{title}, by {objectives[0]}; Δ: difference to the default", ranked))
     if any(len(each.rows) > 1 for each in shown):
-        console.print("  equal: configurations with the same results, for all combinations of the values in the row")
+        console.print("  equal: number of configurations with the results of the row (--full shows each)")
     if hidden := sum(len(each.rows) for each in found) - sum(len(each.rows) for each in shown):
         console.print(f"  and {hidden} more (--full shows all)")
     for metric in objectives:

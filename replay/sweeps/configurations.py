@@ -97,7 +97,7 @@ class Resolver:
         except Unanswerable as reason:
             return Skipped(point, str(reason))
         if broken:
-            return Skipped(point, f"against the constraint {broken.text}")
+            return Skipped(point, f"violates the constraint {broken.text}")
         is_default = stack_key(stack) == self.default.key and stack.name == self.default.stack.name
         return Configuration(point, stack, is_default)
 
