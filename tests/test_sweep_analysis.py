@@ -1,12 +1,17 @@
 """What rows say, against figures worked out by hand."""
 
+import io
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from replay.reports.charts import draw
+from replay.reports.sweeps import print_sweep
 from replay.support.units import parse_percentage
 from replay.sweeps.analysis import by_size, half_width, main_effects, pareto, per_source, ranking, ratio, undominated
 from replay.sweeps.results import Results
@@ -246,3 +251,17 @@ def test_a_percentage_is_a_share(text, share):
 def test_what_is_not_a_percentage_is_refused(text):
     with pytest.raises(ValueError, match=r"is not a percentage of at most 100%; write it like 1%"):
         parse_percentage(text)
+
+
+def test_without_results_of_the_default_several_traces_are_reported_without_effects_and_charts():
+    rows = [row for source in "tu" for row in grid(1, 2, 3, 4, source=source)]
+    broken = results(*((*row[:4], "failed", *row[5:7], None, None) if row[1] else row for row in rows))
+    broken = replace(broken, frame=broken.frame.with_columns(error=pl.lit("too large")))
+    console = Console(width=160, file=io.StringIO())
+    print_sweep(console, broken, ["syscalls", "blowup"])
+    text = console.file.getvalue()
+    assert "Spread between the configurations" in text
+    assert "Effect of each parameter" not in text
+    pytest.importorskip("altair")
+    assert draw(broken, ["syscalls", "blowup"]) == {}
+    assert draw(broken, ["syscalls"], heat=["a", "b"]) == {}

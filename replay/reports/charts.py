@@ -49,7 +49,7 @@ def write_charts(
         new_target(folder / name, force=force)
     charts = draw(results, objectives, heat=heat, within=within)
     if not charts:
-        raise ReplayError("no charts: no run of the sweep is done")
+        raise ReplayError("no charts: there are no results that can be compared")
     page = altair.vconcat(*charts.values(), spacing=48).resolve_scale(color="independent")
     page = _styled(page, results.description)
     written = []
@@ -70,7 +70,7 @@ def draw(
     results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), within: float = WITHIN
 ) -> "dict[str, altair.Chart]":
     """The charts by name; those for which the results have too few parameters or metrics are left out."""
-    if not results.done.height:
+    if not all(front_table(results, [metric]).height for metric in objectives):
         return {}
     charts = {"effects": _effects(results, objectives[0], within)}
     effects = main_effects(results, objectives[0])
