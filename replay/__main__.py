@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "sweep": (
         "sweep:app",
-        "Play traces through many allocator stacks, and say which is best and which setting matters.",
+        "Simulate traces with many allocator stacks, rank the stacks, and show which settings matter.",
     ),
     "trace": ("trace:app", "Look into a trace, and make others of it."),
     "allocators": (

@@ -1,14 +1,22 @@
 """What rows say, against figures worked out by hand."""
 
+import io
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from replay.reports.charts import draw
+from replay.reports.sweeps import print_sweep
+from replay.support.units import parse_percentage
 from replay.sweeps.analysis import by_size, half_width, main_effects, pareto, per_source, ranking, ratio, undominated
 from replay.sweeps.results import Results
+from replay.sweeps.ties import ties
+from replay.sweeps.verdict import judge, parameter_effects
 
 SCHEMA = {
     "configuration": pl.Int64, "default": pl.Boolean, "source": pl.String, "seed": pl.Int64, "status": pl.String,
@@ -157,3 +165,103 @@ def test_nothing_done_is_nothing_ranked():
     rows = [(*row[:4], "missing", *row[5:7], None, None) for row in grid(0, 0, 0, 0)]
     assert ranking(results(*rows), "syscalls").height == 0
     assert main_effects(results(*rows), "syscalls").height == 0
+
+
+def matters(*figures, within=0.01):
+    verdict = judge(results(*grid(*figures)), ["syscalls"], within=within)
+    return verdict.matters, [(each.lowest, each.highest, each.spread, each.relative_spread) for each in verdict.spreads]
+
+
+def test_configurations_within_the_limit_do_not_matter_and_the_limit_itself_is_within():
+    assert matters(1000, 1004, 1010, 1005) == (False, [(1000.0, 1010.0, 10.0, 0.01)])
+    assert matters(1000, 1004, 1011, 1005) == (True, [(1000.0, 1011.0, 11.0, 0.011)])
+    assert matters(7, 7, 7, 7, within=0.0) == (False, [(7.0, 7.0, 0.0, 0.0)])
+
+
+def test_a_difference_to_zero_matters_whatever_the_limit():
+    assert matters(0, 1, 0, 0, within=1.0) == (True, [(0.0, 1.0, 1.0, None)])
+    assert matters(0, 0, 0, 0) == (False, [(0.0, 0.0, 0.0, 0.0)])
+
+
+def test_each_trace_has_a_verdict_of_its_own():
+    verdict = judge(results(*grid(100, 100, 100, 100), *grid(5, 6, 7, 8, source="u")), ["syscalls", "blowup"])
+    assert [(each.metric, each.source, each.matters) for each in verdict.spreads] == [
+        ("syscalls", "t", False), ("syscalls", "u", True), ("blowup", "t", False), ("blowup", "u", True),
+    ]  # fmt: skip
+    assert [each.source for each in verdict.of("blowup")] == ["t", "u"]
+
+
+def test_a_single_configuration_has_no_verdict():
+    verdict = judge(results(grid(1, 2, 3, 4)[0]), ["syscalls"])
+    assert (verdict.matters, verdict.spreads) == (False, ())
+
+
+def test_a_parameter_matters_by_the_difference_of_its_means():
+    effects = parameter_effects(results(*grid(1000, 1002, 1100, 1094)), "syscalls")
+    # Means 1001 and 1097 by a, 1050 and 1048 by b. With a = 2, b makes a difference of 6 in 1094.
+    assert effects.drop("share").rows() == [
+        ("a", 96.0, 96 / 1001, 0.1, True),
+        ("b", 2.0, 2 / 1048, 6 / 1094, False),
+    ]
+
+
+def test_without_configurations_that_differ_in_one_parameter_only_the_largest_effect_is_that_of_the_means():
+    rows = [(n, False, "t", None, "done", n, "xyz"[n], 10 + n, 1.0) for n in range(3)]
+    effects = parameter_effects(results(*rows), "syscalls")
+    assert effects.select("relative_effect", "relative_effect_max").rows() == [(0.2, 0.2), (0.2, 0.2)]
+
+
+def shown(found):
+    return [(tie.rank, len(tie.rows), tie.configuration, tie.values(["a", "b"])) for tie in found]
+
+
+def test_equal_configurations_are_one_tie_with_the_values_of_all():
+    figures = results(*grid(10, 10, 5, 10))
+    assert shown(ties(results(*grid(10, 10, 5, 5)), ["syscalls"])) == [
+        (1, 2, 2, [[2], ["x", "y"]]), (3, 2, 0, [[1], ["x", "y"]]),
+    ]  # fmt: skip
+    assert shown(ties(figures, ["syscalls"])) == [(1, 1, 2, [[2], ["x"]]), (2, 3, 0, [[1], ["x"]])]
+    assert [tie.rank for tie in ties(figures, ["syscalls"], merged=False)] == [1, 2, 3, 4]
+
+
+def test_configurations_that_are_equal_in_one_metric_only_are_ordered_by_the_next():
+    rows = [(n, n == 0, "t", None, "done", n, "x", 10, blowup) for n, blowup in enumerate((3.0, 1.0, 2.0, 1.0))]
+    assert shown(ties(results(*rows), ["syscalls", "blowup"])) == [
+        (1, 2, 1, [[1, 3], ["x"]]), (3, 1, 2, [[2], ["x"]]), (4, 1, 0, [[0], ["x"]]),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 3), min_size=4, max_size=4))
+def test_a_tie_shows_values_of_which_all_combinations_are_equal(figures):
+    found = ties(results(*grid(*figures)), ["syscalls"])
+    assert sorted(row["configuration"] for tie in found for row in tie.rows) == [0, 1, 2, 3]
+    for tie in found:
+        a, b = tie.values(["a", "b"])
+        points = {(row["a"], row["b"]) for row in tie.rows}
+        assert {(x, y) for x in a for y in b} <= points
+        assert (a[0], b[0]) == (tie.rows[0]["a"], tie.rows[0]["b"])
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), (" 0.5 % ", 0.005), ("0%", 0.0), ("100%", 1.0)])
+def test_a_percentage_is_a_share(text, share):
+    assert parse_percentage(text) == share
+
+
+@pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "101%", "1%%", "1e999%", "1 KiB%", "nan%"])
+def test_what_is_not_a_percentage_is_refused(text):
+    with pytest.raises(ValueError, match=r"is not a percentage of at most 100%; write it like 1%"):
+        parse_percentage(text)
+
+
+def test_without_results_of_the_default_several_traces_are_reported_without_effects_and_charts():
+    rows = [row for source in "tu" for row in grid(1, 2, 3, 4, source=source)]
+    broken = results(*((*row[:4], "failed", *row[5:7], None, None) if row[1] else row for row in rows))
+    broken = replace(broken, frame=broken.frame.with_columns(error=pl.lit("too large")))
+    console = Console(width=160, file=io.StringIO())
+    print_sweep(console, broken, ["syscalls", "blowup"])
+    text = console.file.getvalue()
+    assert "Spread between the configurations" in text
+    assert "Effect of each parameter" not in text
+    pytest.importorskip("altair")
+    assert draw(broken, ["syscalls", "blowup"]) == {}
+    assert draw(broken, ["syscalls"], heat=["a", "b"]) == {}

@@ -166,7 +166,9 @@ def scheduler():
 def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(scheduler, tmp_path):
     other, none = tmp_path / "other", tmp_path / "none"
     shutil.copytree(PACKAGE, other / "replay", ignore=shutil.ignore_patterns("__pycache__"))
-    (other / "replay" / "units.py").write_text((PACKAGE / "units.py").read_text() + "\nEDITED = True\n")
+    (other / "replay" / "support" / "units.py").write_text(
+        (PACKAGE / "support" / "units.py").read_text() + "\nEDITED = True\n"
+    )
     (none / "replay").mkdir(parents=True)
     (none / "replay" / "__init__.py").touch()
     for folder, told in (
@@ -262,6 +264,9 @@ def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     text, told = process.communicate(timeout=60)
     assert (process.returncode, text) == (130, "")
-    assert told.splitlines()[-1] == f"interrupted; what is done is kept: the same command with --resume goes on ({out})"
+    assert (
+        told.splitlines()[-1]
+        == f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
+    )
     assert "distributed" not in told
     assert 0 < read_results(out).done.height < 2001

@@ -73,7 +73,7 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
     (default,) = [line for line in lines if line[:1] == ["default"]]
     assert default[2:4] == ["16", "default"]
     assert default[-1] == "="
-    assert "What matters for syscalls: mean over everything else" in out
+    assert "Effect of each parameter on syscalls; spread of all configurations: " in out
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
@@ -87,24 +87,79 @@ def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_cou
     assert (f"\n  and {hidden} more (--full shows all)\n" in out) == (hidden > 0)
 
 
-def test_of_equal_configurations_the_one_with_the_fewest_settings_is_shown_and_the_others_counted(sweep, source):
-    settings = ("--env", "MALLOC_ARENA_MAX=1,2,default", "--env", "MALLOC_TOP_PAD_=0,default", "-a", "cpython-3.8")
-    _, out, _ = sweep(source, *settings)
+EQUAL = ("-a", "cpython-3.8", "--env", "MALLOC_ARENA_MAX=1,2,default", "--env", "MALLOC_TOP_PAD_=0,default")
+
+
+def test_equal_configurations_share_a_row_and_have_their_own_on_request(sweep, source):
+    _, out, _ = sweep(source, *EQUAL)
     table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
-    rows = [line.split() for line in table.splitlines()[1:]]
-    best, default = rows
-    assert (best[:3], best[-1]) == (["1", "default", "0"], "+2")
-    assert (default[:4], default[-1]) == (["default", "4", "default", "default"], "+2")
-    _, out, _ = sweep(source, *settings, "--full", "--rows", 1)
+    best, default, note = [line.split() for line in table.splitlines()[1:]]
+    assert (best[:3], best[-1]) == (["1", "any", "0"], "3")
+    assert (default[:4], default[-1]) == (["default", "4", "any", "default"], "3")
+    assert " ".join(note).startswith("equal: number of configurations with the results of the row (--full")
+    _, out, _ = sweep(source, *EQUAL, "--full", "--rows", 1)
     table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
     assert len(table.splitlines()[1:]) == 6
+
+
+def test_where_all_configurations_are_equal_nothing_varied_matters(sweep, source):
+    _, out, _ = sweep(source, *EQUAL, "--by", "requested_bytes_peak", "--by", "mallocs")
+    assert "Nothing varied here matters; differences within 1 % do not matter (--within)\n" in out
+    rows = [line.split() for line in out.splitlines() if "configurations are equal" in line]
+    assert [(row[0], row[-4:]) for row in rows] == [
+        (metric, ["6", "configurations", "are", "equal"]) for metric in ("requested_bytes_peak", "mallocs")
+    ]
+    assert "All within 1 %, lowest first, by requested_bytes_peak" in out
+    assert "Parameters are not ranked: all configurations are within 1 %." in out
+    assert "variance" not in out
+    assert "Pareto" not in out
+
+
+def test_the_limit_decides_whether_a_difference_matters(sweep, source, tmp_path):
+    sweep(source, *EQUAL, "--by", "resident_bytes_peak", "--out", tmp_path / "out")
+    verdicts = {}
+    for within in ("0%", "100 %"):
+        out = sweep("show", tmp_path / "out", "--within", within, "--json")[1]
+        verdicts[within] = json.loads(out)["verdict"]
+    none, all_ = verdicts.values()
+    assert (none["within"], none["matters"], all_["within"], all_["matters"]) == (0.0, True, 1.0, False)
+    (spread,) = none["spreads"]
+    assert all_["spreads"] == [{**spread, "matters": False}]
+    assert (spread["metric"], spread["source"]) == ("resident_bytes_peak", str(source))
+    assert (spread["configurations"], spread["matters"]) == (6, True)
+    assert spread["spread"] == spread["highest"] - spread["lowest"] > 0
+    assert spread["relative_spread"] == spread["spread"] / spread["lowest"]
+    shown = sweep("show", tmp_path / "out", "--within", "100%")[1]
+    assert "Nothing varied here matters; differences within 100 % do not matter (--within)\n" in shown
+    assert sweep("show", tmp_path / "out", "--within", "0%")[1].count("nothing varied here matters") == 0
+
+
+def test_axes_start_at_zero_or_say_that_they_do_not(sweep, source, tmp_path):
+    pytest.importorskip("altair")
+    sweep(source, *EQUAL, "--out", tmp_path / "out")
+    results = read_results(tmp_path / "out")
+    metrics = ["resident_bytes_peak", "mallocs"]
+    charts = {name: chart.to_dict() for name, chart in draw(results, metrics, within=0.0).items()}
+    for chart in charts["effects"]["vconcat"]:
+        assert all(layer["encoding"]["x"]["scale"]["domain"][0] == 0 for layer in chart["layer"])
+    assert charts["effects"]["title"]["subtitle"].startswith("spread of all configurations: ")
+    across, up = (charts["pareto"]["layer"][1]["encoding"][axis] for axis in "xy")
+    assert across["scale"]["zero"] is False
+    assert across["title"][1].endswith("; the axis does not start at 0")
+    assert up["scale"]["zero"] is True
+    assert up["title"] == ["mallocs", "spread 0 (0.0 %); nothing varied here matters"]
+    charts = {name: chart.to_dict() for name, chart in draw(results, metrics, within=1.0).items()}
+    assert charts["pareto"]["layer"][1]["encoding"]["x"]["scale"]["zero"] is True
+    words = "all configurations are within 100 %: nothing varied here matters; spread "
+    assert charts["effects"]["title"]["subtitle"].startswith(words)
+    assert charts["heatmap"]["title"]["subtitle"][0].startswith(words)
 
 
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
     code, out, _ = sweep(source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
     told = json.loads(out)
     assert code == 0
-    assert list(told) == ["runs", "ranking", "main_effects", "pareto"]
+    assert list(told) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
     assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in told["runs"]] == [
         (0, False, 8), (1, True, 16),
     ]  # fmt: skip
@@ -168,12 +223,13 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
     by = ("--by", "resident_bytes_peak", "--by", "syscalls")
     _, _, err = sweep(source, *TWO, "--grid", "glibc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
     names = ("sweep.html", "effects.png", "heatmap.png", "pareto.png")
-    assert err.splitlines()[-1] == f"drawn: {', '.join(str(out / name) for name in names)}"
+    assert err.splitlines()[-1] == f"written: {', '.join(str(out / name) for name in names)}"
     page = (out / "sweep.html").read_text()
     assert "src=" not in page.partition("<script")[2].partition(">")[0]
     assert "<link" not in page
     assert all(
-        title in page for title in ("What matters for resident_bytes_peak", "resident_bytes_peak against syscalls")
+        title in page
+        for title in ("Effect of each parameter on resident_bytes_peak", "resident_bytes_peak against syscalls")
     )
     for name in names[1:]:
         head = (out / name).read_bytes()[:24]
@@ -187,7 +243,10 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
     )
     assert sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
     code, _, err = sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")
-    assert (code, "the sweep has no parameter 'nothing'; it has allocator, pymalloc.alignment" in err) == (2, True)
+    assert (code, "the sweep has no parameter 'nothing'; its parameters are allocator, pymalloc.alignment" in err) == (
+        2,
+        True,
+    )
 
 
 def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(sweep, source, tmp_path):
@@ -229,34 +288,36 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "the grid is empty: vary something by --grid, --env, -a or --plan"),
-        (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: has no values: the grid would be empty"),
+        ([], "the grid is empty: add --grid, --env, -a or --plan"),
+        (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: the values are missing; write it like 8,16"),
         (["--grid", "pymalloc.alignment"], "--grid pymalloc.alignment: write it like pymalloc.alignment=8,16"),
         (["--grid", "a.b=[8"], "--grid a.b=[8: is not a list of values such as 8,16: expected"),
         (["--grid", "pymalloc.aligment=8"], "pymalloc.aligment: no allocator has this key; did you mean"),
-        (["--grid", "alignment=8"], "--grid alignment: is not a configuration's key, like pymalloc.alignment"),
-        ([*TWO, "--grid", "pymalloc.alignment=8"], "--grid pymalloc.alignment: is given twice"),
+        (["--grid", "alignment=8"], "--grid alignment: not a configuration key such as pymalloc.alignment"),
+        ([*TWO, "--grid", "pymalloc.alignment=8"], "--grid pymalloc.alignment: given twice"),
         (["--env", "MALLOC_ARENA_MX=1"], "--env MALLOC_ARENA_MX=1: MALLOC_ARENA_MX is not modelled; did you mean"),
-        (["--env", "glibc.top_pad=1"], "--env glibc.top_pad: is not a variable of glibc"),
-        (["-a", ","], "-a: no preset is named"),
+        (["--env", "glibc.top_pad=1"], "--env glibc.top_pad: not a variable of glibc"),
+        (["-a", ","], "-a: the preset is missing"),
         (["-a", "cpython-3.88"], "cpython-3.88: no bundled config has this name; did you mean 'cpython-3.8'?"),
-        ([*TWO, "--set", "glibc.top_pad=0,1"], "--set glibc.top_pad=0,1: is for one value; --grid is for several"),
-        ([*TWO, "--random", "3", "--latin", "3"], "--random and --latin: choose one"),
-        ([*TWO, "--optimise", "syscalls", "--trials", "3", "--latin", "3"], "--optimise chooses its points"),
-        ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N go together"),
-        ([*TWO, "--trials", "3"], "--optimise METRIC and --trials N go together"),
-        ([*TWO, "--optimise", "syscalls", "--by", "syscalls"], "--optimise ranks by its metrics already"),
+        ([*TWO, "--set", "glibc.top_pad=0,1"], "--set glibc.top_pad=0,1: more than one value; use --grid"),
+        ([*TWO, "--random", "3", "--latin", "3"], "--random and --latin exclude each other"),
+        ([*TWO, "--optimise", "syscalls", "--trials", "3", "--latin", "3"], "--optimise chooses the points; remove"),
+        ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N require each other"),
+        ([*TWO, "--trials", "3"], "--optimise METRIC and --trials N require each other"),
+        ([*TWO, "--optimise", "syscalls", "--by", "syscalls"], "--optimise and --by exclude each other"),
         ([*TWO, "--by", "resident_bytes_peek"], "objectives: there is no metric 'resident_bytes_peek'; did you mean"),
+        ([*TWO, "--within", "0.01"], "--within: '0.01' is not a percentage of at most 100%; write it like 1%"),
+        ([*TWO, "--within", "much"], "--within: 'much' is not a percentage"),
         ([*TWO, "--seeds", "3..1"], "--seeds 3..1: write it like 0,1,2 or 0..9"),
-        ([*TWO, "--seeds", "0..99999999"], "--seeds 0..99999999: are more than 10,000"),
-        ([*TWO, "--resume"], "--resume goes with --out DIR"),
-        ([*TWO, "--csv"], "--csv goes with --out DIR"),
-        ([*TWO, "--charts"], "--charts goes with --out DIR"),
-        ([*TWO, "--heat", "a,b"], "--heat goes with --charts"),
+        ([*TWO, "--seeds", "0..99999999"], "--seeds 0..99999999: more than 10,000 seeds"),
+        ([*TWO, "--resume"], "--resume requires --out DIR"),
+        ([*TWO, "--csv"], "--csv requires --out DIR"),
+        ([*TWO, "--charts"], "--charts requires --out DIR"),
+        ([*TWO, "--heat", "a,b"], "--heat requires --charts"),
         ([*TWO, "--charts", "--out", "x", "--heat", "a,a"], "--heat a,a: name two parameters, like"),
         ([*TWO, "--out", "no/such/place"], "no/such/place: there is no folder "),
         ([*TWO, "--cluster", "everywhere"], "--cluster everywhere: write it like local:4 or tcp://scheduler:8786"),
-        ([*TWO, "--cluster", "local:2", "--jobs", "2"], "--jobs is for threads here; a cluster has"),
+        ([*TWO, "--cluster", "local:2", "--jobs", "2"], "--jobs and --cluster exclude each other"),
         (["--plan", "evry-cpython"], "evry-cpython: no bundled sweep has this name; did you mean 'every-cpython'?"),
         (["--plan", "no.yaml"], "no.yaml: cannot be read: No such file or directory"),
         ([*TWO, "--where", "alignement < 9"], "constraint 'alignement < 9' names alignement, which no stack has"),
@@ -273,7 +334,7 @@ def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_
     path.write_text("description: wrong\nvary:\n  glibc.top_pad: {from: 0, to: 8, stpe: 4}\n")
     assert (
         refused(source, "--plan", path)
-        == f"replay: {path}:3: vary.libc.top_pad.stpe: unknown key; did you mean 'step'?\n"
+        == f"replay: {path}:3: vary.glibc.top_pad.stpe: unknown key; did you mean 'step'?\n"
     )
     path.write_text("vray: {}\n")
     assert refused(source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"

@@ -85,7 +85,7 @@ def test_a_combination_against_a_constraint_says_which():
         constraints=["pymalloc.small_threshold <= pymalloc.pool_size / 16"],
     )
     assert [each.reason for each in found if isinstance(each, Skipped)] == [
-        "against the constraint pymalloc.small_threshold <= pymalloc.pool_size / 16"
+        "violates the constraint pymalloc.small_threshold <= pymalloc.pool_size / 16"
     ]
     assert [each.parameters["pymalloc.small_threshold"] for each in found] == [512, 2048, 1024]
 
@@ -107,13 +107,16 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
         ({"vary": {"MALLOC_ARENA_MX": [1]}}, "did you mean 'MALLOC_ARENA_MAX'?"),
         ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "choose a preset such as cpython-3.12-malloc with -a instead"),
         ({"vary": {"allocator": ["cpython-3.31"]}}, "did you mean 'cpython-3.1"),
-        ({"vary": {"allocator": ["cpythn-*"]}}, "no preset is like 'cpythn-*'"),
+        ({"vary": {"allocator": ["cpythn-*"]}}, "no preset matches 'cpythn-*'"),
         ({"vary": {"allocator": [3.12]}}, "allocator: give a list of presets or files"),
-        ({"fixed": {"allocator": 3.12}}, "allocator: 3.12 is no name of a preset or file"),
-        ({"fixed": {"glibc.top_pad": 0}, "vary": {"glibc.top_pad": [0]}}, "glibc.top_pad: is fixed and varied at once"),
+        ({"fixed": {"allocator": 3.12}}, "allocator: 3.12 is not the name of a preset or file"),
+        (
+            {"fixed": {"glibc.top_pad": 0}, "vary": {"glibc.top_pad": [0]}},
+            "glibc.top_pad: is both in fixed and in vary",
+        ),
         ({"objectives": ["resident_bytes_peek"]}, "did you mean 'resident_bytes_peak'?"),
         ({"objectives": []}, "objectives: "),
-        ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
+        ({"seeds": [1, 1]}, "seeds: 1 occurs twice"),
     ],
 )
 def test_what_no_combination_could_mean_is_refused_before_anything_runs(plan, told):

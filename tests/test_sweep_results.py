@@ -389,7 +389,7 @@ print(interrupted)
 
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_a_sweep_needs_a_thread(jobs):
-    with pytest.raises(ReplayError, match="a sweep needs one at least"):
+    with pytest.raises(ReplayError, match="a sweep requires at least 1"):
         Threads(jobs)
 
 
@@ -417,6 +417,6 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     text, told = process.communicate(timeout=60)
     assert (process.returncode, text) == (130, "")
-    message = f"interrupted; what is done is kept: the same command with --resume goes on ({out})"
+    message = f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
     assert told.splitlines()[-1] == message
     assert 0 < read_results(out).done.height < 2001

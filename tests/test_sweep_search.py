@@ -116,9 +116,9 @@ def test_points_against_a_constraint_are_told_once_and_are_no_trials(source):
     results = replay.sweep(plan, trials=12)
     assert results.frame.height - results.count("skipped") == 12
     skipped = results.frame.filter(results.frame["status"] == "skipped")
-    assert set(skipped["error"]) == {"against the constraint alignment == 16"}
+    assert set(skipped["error"]) == {"violates the constraint alignment == 16"}
     assert skipped.select(*VARY).is_unique().all()
-    with pytest.raises(ConfigError, match="cannot be run: against the constraint alignment == 16"):
+    with pytest.raises(ConfigError, match="cannot be run: violates the constraint alignment == 16"):
         replay.sweep(plan, trials=12, strict=True)
 
 
@@ -146,9 +146,9 @@ def test_a_search_that_was_cut_off_finds_its_outcomes_again(source, tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"vary": {}}, "there is nothing to search in: vary at least one parameter"),
-        ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points itself; leave out `configurations`"),
-        ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points itself; leave out `configurations`"),
+        ({"vary": {}}, "nothing to search: vary at least one parameter"),
+        ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points; remove `configurations`"),
+        ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points; remove `configurations`"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(source, more, told):

@@ -67,7 +67,7 @@ def history(
 
 def _print(frame: "pl.DataFrame", metrics: list[str], found: "list[Step]", rows: int) -> None:
     from replay.reports.console import PlainConsole
-    from replay.reports.sweeps import format_metric
+    from replay.reports.figures import format_metric
     from replay.reports.tables import table_of
 
     table = table_of("case", "metric", "course", "first", "last", "checks", left=3)

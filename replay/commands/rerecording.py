@@ -1,11 +1,17 @@
 """A recording's requests are those of the interpreter that made it: a note where another version is simulated."""
 
+import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from replay.support.names import by_version, printable
+
+if TYPE_CHECKING:
+    from replay.sweeps.plan import Plan
+    from replay.sweeps.results import Results
 
 _INTERPRETER = re.compile(r"cpython (\d+\.\d+)")
 _PRESET = re.compile(r"cpython-(\d+\.\d+)")
@@ -41,3 +47,29 @@ def _program(origin: Mapping[str, str]) -> list[str]:
         return shlex.split(origin["command"])[1:] or ["SCRIPT"]
     except (KeyError, ValueError):  # anybody may have written the origin
         return ["SCRIPT"]
+
+
+def requests_notes(results: "Results") -> Iterator[str]:
+    """The note for each recording of a sweep that stacks of another CPython were run on."""
+    from replay.sources import open_source
+    from replay.sweeps.traces import fetch
+
+    done = results.done.unique(["source", "stack"], maintain_order=True)
+    for (source,), rows in done.group_by("source", maintain_order=True):
+        names = [json.loads(stack)["name"] for stack in rows["stack"]]
+        if note := requests_note(str(source), open_source(fetch(str(source))).metadata.origin, names):
+            yield note
+
+
+def replacement_notes(plan: "Plan") -> list[str]:
+    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    from replay.config import default_preset, differences, load_config
+    from replay.sources import open_source
+    from replay.sweeps.space import ALLOCATOR
+    from replay.sweeps.traces import fetch
+
+    if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
+        return []
+    recordings = [open_source(fetch(source)).metadata for source in plan.sources]
+    stack = load_config(default_preset(*recordings))
+    return [str(each) for recording in recordings for each in differences(recording, stack)]

@@ -15,7 +15,7 @@ from replay.gates.tolerances import Limit
 from replay.pytest_plugin.arguments import LEAKS
 from replay.pytest_plugin.measuring import Look, look
 from replay.reports.checks import sentences
-from replay.reports.sweeps import format_metric
+from replay.reports.figures import format_metric
 from replay.sources import open_source
 from replay.support.units import format_size
 from replay.trace import Trace

@@ -1,6 +1,6 @@
-"""A sweep's results as pictures: main effects, a heat map of two parameters, and what cannot be had together.
+"""Charts of a sweep: effects of parameters, a heat map of two parameters, the Pareto front of two metrics.
 
-One page, complete in itself, that needs no network; and each picture as PNG.
+They are written as one HTML page that needs no network, and each as PNG.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from replay.reports.sweeps import format_judged, format_value
+from replay.reports.figures import format_judged, format_limit, format_share, format_value
+from replay.reports.sweep_effects import NOTHING_MATTERS, overall_spread
 from replay.support.atomic_files import new_file, new_target
 from replay.support.errors import ReplayError
 from replay.sweeps.analysis import front_table, level, main_effects, pareto, sort_by_size, without_added_default
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
+from replay.sweeps.verdict import WITHIN, judge, parameter_effects, relative_difference
 
 if TYPE_CHECKING:
     import altair
@@ -23,18 +25,31 @@ PAGE = "sweep.html"
 _WIDTH = 640
 _BEST, _OTHER, _DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
 _PIXELS_A_POINT = 2.0
+_LABEL_WIDTH = 110
+_RAMP = ["#e3eef9", "#0a4a90"]
+_SHADES = 10
+"""Colours of a heat map span at least this many times the difference that does not matter."""
 
 
 def write_charts(
-    folder: Path, results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), force: bool = False
+    folder: Path,
+    results: Results,
+    objectives: Sequence[str],
+    *,
+    heat: Sequence[str] = (),
+    within: float = WITHIN,
+    force: bool = False,
 ) -> list[Path]:
-    """Writes the page and the pictures into `folder`, and tells which. `heat`: two parameters for the heat map."""
+    """Writes the page and the PNG files into `folder`, and returns their paths.
+
+    `heat`: two parameters for the heat map. `within`: a share up to which differences do not matter.
+    """
     altair = import_altair()
     for name in CHARTS:
         new_target(folder / name, force=force)
-    charts = draw(results, objectives, heat=heat)
+    charts = draw(results, objectives, heat=heat, within=within)
     if not charts:
-        raise ReplayError("there is nothing to draw: no run is done")
+        raise ReplayError("no charts: there are no results that can be compared")
     page = altair.vconcat(*charts.values(), spacing=48).resolve_scale(color="independent")
     page = _styled(page, results.description)
     written = []
@@ -51,35 +66,39 @@ def write_charts(
     return written
 
 
-def draw(results: Results, objectives: Sequence[str], *, heat: Sequence[str] = ()) -> "dict[str, altair.Chart]":
-    """The charts by name: those that the results have enough for."""
-    if not results.done.height:
+def draw(
+    results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), within: float = WITHIN
+) -> "dict[str, altair.Chart]":
+    """The charts by name; those for which the results have too few parameters or metrics are left out."""
+    if not all(front_table(results, [metric]).height for metric in objectives):
         return {}
-    charts = {"effects": _effects(results, objectives[0])}
+    charts = {"effects": _effects(results, objectives[0], within)}
     effects = main_effects(results, objectives[0])
     axes = list(heat) or effects["parameter"].unique(maintain_order=True).to_list()[:2]
     for name in axes:
         if name not in results.parameters:
-            raise ReplayError(f"--heat: the sweep has no parameter {name!r}; it has {', '.join(results.parameters)}")
+            raise ReplayError(
+                f"--heat: the sweep has no parameter {name!r}; its parameters are {', '.join(results.parameters)}"
+            )
     if len(axes) == 2:
-        charts["heatmap"] = _heat_map(results, objectives[0], axes)
+        charts["heatmap"] = _heat_map(results, objectives[0], axes, within)
     if len(objectives) > 1:
-        charts["pareto"] = _pareto(results, objectives)
+        charts["pareto"] = _pareto(results, objectives, within)
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 def refuse_missing() -> None:
-    """Says what charts need, before anything long is begun."""
+    """Raises ReplayError if a package is missing, before a sweep starts."""
     import_altair()
 
 
 def import_altair() -> Any:
-    """Altair, and what it makes pages and pictures with."""
+    """The module altair, with what it needs to write files."""
     try:
         import altair
-        import vl_convert  # noqa: F401 - what altair makes pages and pictures with
+        import vl_convert  # noqa: F401 - altair writes files with it
     except ImportError:
-        raise ReplayError("charts need Altair; pip install 'alloc-replay[charts]'") from None
+        raise ReplayError("charts require Altair; pip install 'alloc-replay[charts]'") from None
     return altair
 
 
@@ -88,57 +107,92 @@ def _styled(chart: Any, title: str) -> Any:
     return (
         chart.configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", grid=False, labelLimit=220)
-        .configure_title(fontSize=15, anchor="start", offset=12)
+        .configure_title(fontSize=15, subtitleFontSize=12, subtitleColor="#555", anchor="start", offset=12)
         .configure_header(labelFontSize=13, titleFontSize=12)
     )
 
 
 def _unit(results: Results, metric: str) -> tuple[float, str]:
-    """What a figure is divided by on an axis, and the axis' title."""
+    """The divisor of a metric's values on an axis, and the title of the axis."""
     if not results.has_one_source:
-        return 1.0, f"{metric}, times the default's"
+        return 1.0, f"{metric}, ratio to the default"
     for part, unit, size in (("_bytes", "MiB", 2**20), ("_ns", "ms", 10**6)):
         if part in metric:
             return float(size), f"{metric}, {unit}"
     return 1.0, metric
 
 
-def _effects(results: Results, metric: str) -> Any:
-    """A dot for each value, at the mean over everything else; a line from the lowest to the highest of a parameter."""
+def _title(results: Results, text: str, metric: str, within: float) -> dict[str, Any]:
+    """A chart's title; the line below it says how far apart all configurations are, and whether that matters."""
+    spread = overall_spread(results, metric)
+    note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}; spread {spread}"
+    if _matters(results, metric, within):
+        note = f"spread of all configurations: {spread}"
+    return {"text": text, "subtitle": note}
+
+
+def _effects(results: Results, metric: str, within: float) -> Any:
+    """Bars from zero for each value of a parameter, at the mean over everything else; a chart for each parameter."""
     altair = import_altair()
-    effects = main_effects(results, metric)
+    effects = parameter_effects(results, metric, within=within)
     if not effects.height:
         return None
+    means = main_effects(results, metric)
     divisor, title = _unit(results, metric)
-    rows = effects.with_columns(
-        label=pl.struct("parameter", "value").map_elements(
-            lambda row: f"{row['parameter']} = {format_value(row['value'])}", return_dtype=pl.String
-        ),
-        told=pl.col("mean").map_elements(lambda mean: format_judged(results, metric, mean), return_dtype=pl.String),
-        at=pl.col("mean") / divisor,
-        low=pl.col("mean").min() / divisor,
-        group=pl.format("{} explains {} %", "parameter", (100 * pl.col("share")).round(0).cast(pl.Int64)),
-    )
-    groups = rows["group"].unique(maintain_order=True).to_list()
-    base = altair.Chart(rows).encode(
-        y=altair.Y("label:N", sort=rows["label"].to_list(), title=None),
-        color=altair.Color("group:N", sort=groups, title=None, scale=altair.Scale(scheme="tableau10"),
-                           legend=altair.Legend(orient="top", columns=2, labelLimit=320)),
-        tooltip=["label", "told", "configurations"],
-    )  # fmt: skip
-    across = altair.X(
-        "at:Q", title=f"mean {title}", scale=altair.Scale(zero=False, nice=True), axis=altair.Axis(grid=True)
-    )
-    lines = base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=altair.X("low:Q"), x2="at:Q")
-    dots = base.mark_circle(size=110, opacity=1).encode(x=across)
-    texts = base.mark_text(align="left", dx=9, fontSize=11).encode(x=across, text="told:N", color=altair.value("#333"))
-    return altair.layer(lines, dots, texts).properties(
-        title=f"What matters for {metric}", width=_WIDTH, height=altair.Step(22)
+    scale = altair.Scale(domain=[0, float(means["mean"].max() or 1) / divisor], nice=False)  # type: ignore[arg-type]
+    charts = []
+    for number, effect in enumerate(effects.iter_rows(named=True), start=1):
+        values = means.filter(pl.col("parameter") == effect["parameter"])
+        lowest = min(values["mean"])
+        rows = pl.DataFrame(
+            {
+                "label": [format_value(value) for value in values["value"]],
+                "text": [_bar_text(results, metric, mean, lowest) for mean in values["mean"]],
+                "at": values["mean"] / divisor,
+                "configurations": values["configurations"],
+            }
+        )
+        is_last = number == effects.height
+        axis = altair.Axis(title=f"mean {title}" if is_last else None, labels=is_last, ticks=is_last)
+        base = altair.Chart(rows).encode(
+            y=altair.Y("label:N", sort=rows["label"].to_list(), title=None, axis=altair.Axis(minExtent=_LABEL_WIDTH)),
+            x=altair.X("at:Q", scale=scale, axis=axis),
+            tooltip=["label", "text", "configurations"],
+        )
+        bars = base.mark_bar(color=_BEST if effect["matters"] else _OTHER, height=14)
+        texts = base.mark_text(align="left", dx=5, fontSize=11, color="#333").encode(text="text:N")
+        charts.append(
+            altair.layer(bars, texts).properties(
+                title=altair.TitleParams(
+                    _effect_title(effect, within, is_only=effects.height == 1),
+                    fontSize=12,
+                    fontWeight="normal",
+                    offset=4,
+                ),
+                width=_WIDTH,
+                height=altair.Step(20),
+            )
+        )
+    return altair.vconcat(*charts, spacing=14).properties(
+        title=_title(results, f"Effect of each parameter on {metric}", metric, within)
     )
 
 
-def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
-    """The mean over everything else for each pair of values; of many numbers, for each pair of quarters."""
+def _bar_text(results: Results, metric: str, mean: float, lowest: float) -> str:
+    difference = f"  (+{format_share(relative_difference(lowest, mean))})" if mean > lowest > 0 else ""
+    return f"{format_judged(results, metric, mean)}{difference}"
+
+
+def _effect_title(effect: dict[str, Any], within: float, *, is_only: bool) -> str:
+    share = format_share(effect["relative_effect"])
+    if not effect["matters"]:
+        return f"{effect['parameter']}: effect {share}, within {format_limit(within)}"
+    variance = "" if is_only else f", {100 * effect['share']:.0f} % of the variance"
+    return f"{effect['parameter']}: effect {share}{variance}"
+
+
+def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float) -> Any:
+    """The mean over everything else for each pair of values; for each pair of quarters if a parameter has many."""
     altair = import_altair()
     across, down = axes
     table = without_added_default(front_table(results, [metric]), axes)
@@ -154,47 +208,51 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str]) -> Any:
         "mean",
         pl.col("mean")
         .map_elements(lambda mean: format_judged(results, metric, mean), return_dtype=pl.String)
-        .alias("told"),
+        .alias("text"),
     )
-    middle = (float(cells["mean"].min()) + float(cells["mean"].max())) / 2  # type: ignore[arg-type]
+    lowest, highest = min(cells["mean"]), max(cells["mean"])
+    darkest = max(highest, lowest * (1 + _SHADES * within))
     base = altair.Chart(cells).encode(
         x=altair.X("across:O", title=across, sort=order[across], axis=altair.Axis(labelAngle=0)),
         y=altair.Y("down:O", title=down, sort=order[down]),
-        tooltip=["across", "down", "told"],
+        tooltip=["across", "down", "text"],
     )
-    squares = base.mark_rect().encode(color=altair.Color("mean:Q", scale=altair.Scale(scheme="blues"), legend=None))
+    color = altair.Color("mean:Q", scale=altair.Scale(range=_RAMP, domain=[lowest, darkest], zero=False), legend=None)
     texts = base.mark_text(fontSize=11).encode(
-        text="told:N", color=altair.condition(f"datum.mean > {middle}", altair.value("white"), altair.value("#222"))
+        text="text:N",
+        color=altair.condition(f"datum.mean > {(lowest + darkest) / 2}", altair.value("white"), altair.value("#222")),
     )
-    return altair.layer(squares, texts).properties(
-        title=f"{metric} by {across} and {down}", width=min(_WIDTH, 110 * len(order[across])), height=altair.Step(34)
+    ends = f"light: {format_judged(results, metric, lowest)}, dark: {format_judged(results, metric, darkest)}"
+    title = _title(results, f"{metric} by {across} and {down}", metric, within)
+    return altair.layer(base.mark_rect().encode(color=color), texts).properties(
+        title={**title, "subtitle": [title["subtitle"], ends]},
+        width=min(_WIDTH, 110 * len(order[across])),
+        height=altair.Step(34),
     )
 
 
-def _pareto(results: Results, objectives: Sequence[str]) -> Any:
+def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
     altair = import_altair()
     across, up = objectives[:2]
     table = front_table(results, objectives)
     best = pareto(results, [across, up])["configuration"].to_list()
     kind = (
         pl.when(pl.col("default")).then(pl.lit("default"))
-        .when(pl.col("configuration").is_in(best)).then(pl.lit("not beaten"))
-        .otherwise(pl.lit("beaten by another"))
+        .when(pl.col("configuration").is_in(best)).then(pl.lit("Pareto front"))
+        .otherwise(pl.lit("dominated"))
     )  # fmt: skip
-    shown = pl.concat_str(
+    names = pl.concat_str(
         [pl.format(f"{name}={{}}", pl.col(name).cast(pl.String).fill_null("default")) for name in results.parameters],
         separator="  ",
     )
-    (divisor, title), (divisor_up, title_up) = _unit(results, across), _unit(results, up)
     rows = table.select(
-        (pl.col(across) / divisor).alias("across"), (pl.col(up) / divisor_up).alias("up"), kind.alias("kind"),
-        shown.alias("told"), "configuration",
-    ).sort(pl.col("kind") != "beaten by another", pl.col("kind") == "default")  # fmt: skip
-    scale, axis = altair.Scale(zero=False, nice=True), altair.Axis(grid=True)
+        (pl.col(across) / _unit(results, across)[0]).alias("across"), (pl.col(up) / _unit(results, up)[0]).alias("up"),
+        kind.alias("kind"), names.alias("parameters"), "configuration",
+    ).sort(pl.col("kind") != "dominated", pl.col("kind") == "default")  # fmt: skip
     base = altair.Chart(rows).encode(
-        x=altair.X("across:Q", axis=axis, scale=scale, title=title),
-        y=altair.Y("up:Q", axis=axis, scale=scale, title=title_up),
-        tooltip=["told", "across", "up"],
+        x=altair.X("across:Q", **_span(results, across, within)),
+        y=altair.Y("up:Q", **_span(results, up, within)),
+        tooltip=["parameters", "across", "up"],
     )
     line = (
         base.transform_filter(altair.FieldOneOfPredicate("configuration", best))
@@ -204,7 +262,28 @@ def _pareto(results: Results, objectives: Sequence[str]) -> Any:
     points = base.mark_circle(size=80, opacity=0.9).encode(
         color=altair.Color(
             "kind:N", title=None, legend=altair.Legend(orient="top"),
-            scale=altair.Scale(domain=["not beaten", "default", "beaten by another"], range=[_BEST, _DEFAULT, _OTHER]),
+            scale=altair.Scale(domain=["Pareto front", "default", "dominated"], range=[_BEST, _DEFAULT, _OTHER]),
         )
     )  # fmt: skip
     return altair.layer(line, points).properties(title=f"{across} against {up}", width=_WIDTH, height=360)
+
+
+def _span(results: Results, metric: str, within: float) -> dict[str, Any]:
+    """Scale and title of a metric's axis: from zero unless that hides a difference that matters."""
+    altair = import_altair()
+    _, title = _unit(results, metric)
+    judged = front_table(results, [metric])[metric].to_list()
+    matters = _matters(results, metric, within)
+    from_zero = not matters or max(judged) >= 2 * min(judged)
+    notes = [f"spread {overall_spread(results, metric)}"]
+    notes += [] if from_zero else ["the axis does not start at 0"]
+    notes += [] if matters else [NOTHING_MATTERS]
+    return {
+        "title": [title, "; ".join(notes)],
+        "scale": altair.Scale(zero=from_zero, nice=True),
+        "axis": altair.Axis(grid=True),
+    }
+
+
+def _matters(results: Results, metric: str, within: float) -> bool:
+    return any(each.matters for each in judge(results, [metric], within=within).spreads)

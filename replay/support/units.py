@@ -63,6 +63,16 @@ def parse_rate(text: str | int | float) -> float:
     return rate
 
 
+def parse_percentage(text: str) -> float:
+    """The share that `1%` or `0.5 %` is: 0.01, 0.005."""
+    number, sign, rest = text.partition("%")
+    match = _QUANTITY.fullmatch(number)
+    share = float(Decimal(match[1].replace("_", "")) / 100) if match and not match[2] else -1.0
+    if not sign or rest.strip() or not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a percentage of at most 100%; write it like 1%")
+    return share
+
+
 def format_size(size_bytes: int) -> str:
     """`1.5 MiB`: at most four figures, never rounded to the next unit's 1024."""
     if abs(size_bytes) < 1024:

@@ -1,7 +1,7 @@
-"""What a sweep's rows say: which configuration is best, which parameter matters, what cannot be had together. Pure.
+"""Ranking, effects of parameters and Pareto front of a sweep, from the rows of its results. Pure.
 
-Lower is better, in every metric. Over several traces a configuration is judged by the mean of its ratios to the
-default; over several seeds of a workload by the mean, with the interval that holds the true mean in 95 of 100 cases.
+Lower is better, in every metric. With several traces a configuration is judged by the mean of its ratios to the
+default; with several seeds of a workload by the mean, with its 95 % confidence interval.
 """
 
 import math
@@ -22,11 +22,11 @@ _STUDENT = (
 """Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom."""
 _NORMAL = 1.960
 LEVELS_SHOWN = 8
-"""A parameter with more values than that is judged by quarters of them."""
+"""A parameter with more numbers than that is compared by quarters of them."""
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval around the mean; None of a single value."""
+    """Half the width of the 95 % confidence interval of the mean; None for a single value."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -37,14 +37,14 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def ratio(value: float, default: float) -> float:
-    """How many times the default it is; of a default of nothing, one more than what it is."""
+    """The ratio of the value to the default; `1 + value` if the default is 0."""
     return value / default if default else 1.0 + value
 
 
 def compared_inputs(results: Results) -> pl.DataFrame:
-    """The traces and seeds that configurations are compared over: those that the default was done on, or anything.
+    """The traces and seeds that configurations are compared on: those that are done for the default, else all.
 
-    A trace that breaks off in the middle is a failure of all configurations, and so of none.
+    A damaged trace fails with all configurations, so it does not count against any of them.
     """
     done = results.done
     of_default = done.filter(pl.col("default"))
@@ -52,9 +52,9 @@ def compared_inputs(results: Results) -> pl.DataFrame:
 
 
 def per_source(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, and the `ratio`.
+    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, `ratio` to the default.
 
-    Only where all seeds were done: a mean over others would be another figure.
+    Configurations for which a seed is not done are left out, because their mean would not be comparable.
     """
     inputs = compared_inputs(results)
     wanted = dict(inputs.group_by("source").len().iter_rows())
@@ -84,9 +84,10 @@ def per_source(results: Results, metric: str) -> pl.DataFrame:
 
 
 def ranking(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each configuration that was done over all traces, best first: parameters, `mean`, `interval`, `ratio`.
+    """A row for each configuration that is done on all traces, best first: parameters, `mean`, `interval`, `ratio`.
 
-    `mean` and `interval` are those of the only trace, else null; `ratio` is to the default, a mean over the traces.
+    `mean` and `interval` are null if there are several traces. `ratio` is the mean over traces of the ratios to the
+    default.
     """
     each = per_source(results, metric)
     sources = compared_inputs(results)["source"].n_unique()
@@ -104,13 +105,12 @@ def ranking(results: Results, metric: str) -> pl.DataFrame:
 
 
 def main_effects(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each value of each parameter that was varied: `mean` of the metric over all else, and `share`.
+    """A row for each value of each varied parameter: `mean` of the metric over everything else, and `share`.
 
-    `share` is the part of the variance between configurations that the parameter explains by itself. Metrics over
-    several traces are ratios to the default. Parameters that explain most come first.
+    `share` is the part of the variance between configurations that the parameter explains alone. With several traces
+    the metric is the mean ratio to the default. Parameters with the largest share come first.
     """
-    table = ranking(results, metric).drop_nulls(results.judged_by)
-    table = without_added_default(table, results.parameters)
+    table = comparable(results, metric)
     rows: list[tuple[str, str, float, int, float]] = []
     for name in results.parameters:
         in_order = sort_by_size(table, name)
@@ -132,8 +132,13 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row").sort("share", descending=True, maintain_order=True)
 
 
+def comparable(results: Results, metric: str) -> pl.DataFrame:
+    """The rows of the ranking from which effects of parameters are computed."""
+    return without_added_default(ranking(results, metric).drop_nulls(results.judged_by), results.parameters)
+
+
 def by_size(value: Any) -> tuple[int, Any]:
-    """A key that sorts the values of a parameter: nothing, numbers, and words with versions in their order."""
+    """A key that sorts the values of a parameter: null, numbers, then texts with versions in their order."""
     if value is None:
         return 0, 0
     if isinstance(value, int | float):
@@ -148,9 +153,9 @@ def sort_by_size(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
-    """A default that is no point of the space, but stands beside it, would be a value of its own in each parameter.
+    """The rows without a default that is not a point of the varied space: its values would distort the means.
 
-    Of a single parameter it is one more value, and welcome.
+    If only one parameter was varied, the default stays, as one more value of it.
     """
     default, others = table.filter(pl.col("default")), table.filter(~pl.col("default"))
     if sum(others[name].n_unique() > 1 for name in parameters) < 2:
@@ -160,7 +165,7 @@ def without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.
 
 
 def level(values: pl.Series) -> pl.Series:
-    """The values as text; numbers of which there are many, by quarters."""
+    """The values as text; more than LEVELS_SHOWN numbers as the quarter that each is in."""
     if values.n_unique() <= LEVELS_SHOWN or not values.dtype.is_numeric():
         return values.cast(pl.String).fill_null("default")
     bounds = [values.quantile(share, "nearest") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -179,7 +184,7 @@ def _explained(levelled: pl.DataFrame, groups: pl.DataFrame) -> float:
 
 
 def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
-    """The configurations that none other beats in one metric without losing in another, by the first metric."""
+    """The configurations that no other dominates, sorted by the first metric."""
     table = front_table(results, metrics)
     best = set(undominated(table.select(metrics).rows()))
     kept = [index for index, point in enumerate(table.select(metrics).rows()) if point in best]
@@ -187,16 +192,16 @@ def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
 
 
 def undominated(points: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
-    """Of the points, each once, those that no other dominates, by their first coordinate."""
+    """The distinct points that no other dominates, sorted by their first coordinate."""
     front: list[tuple[float, ...]] = []
-    for point in sorted({tuple(point) for point in points}):  # whatever dominates a point comes before it
+    for point in sorted({tuple(point) for point in points}):  # a point that dominates another sorts before it
         if not any(dominates(other, point) for other in front):
             front.append(point)
     return front
 
 
 def front_table(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
-    """A row a configuration: its number, parameters, and each metric's mean, or mean ratio over several traces."""
+    """A row for each configuration: its number, parameters, and for each metric what it is judged by."""
     tables: list[pl.DataFrame] = []
     for metric in metrics:
         table = ranking(results, metric).drop_nulls(results.judged_by)
@@ -209,5 +214,5 @@ def front_table(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """At least as good in everything, and better in something."""
+    """Whether `one` is at least as good as `other` in every metric, and better in one."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))

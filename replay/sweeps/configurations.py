@@ -76,7 +76,7 @@ class Resolver:
         listed = (each.get(ALLOCATOR) for each in plan.configurations)
         self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
         if strange := [each for each in self._allocators if not isinstance(each, str)]:
-            raise ConfigError(f"{ALLOCATOR}: {strange[0]} is no name of a preset or file")
+            raise ConfigError(f"{ALLOCATOR}: {strange[0]} is not the name of a preset or file")
         own = [name for name in varied if name in (DEFAULT, self._preset)]
         self._allocator = own[0] if own else varied[0]
         keys = self._known_keys()
@@ -99,7 +99,7 @@ class Resolver:
         except Unanswerable as reason:
             return Skipped(point, str(reason))
         if broken:
-            return Skipped(point, f"against the constraint {broken.text}")
+            return Skipped(point, f"violates the constraint {broken.text}")
         is_default = stack_key(stack) == self.default.key and stack.name == self.default.stack.name
         return Configuration(point, stack, is_default)
 
@@ -158,7 +158,7 @@ def _matching(pattern: str) -> list[str]:
         return [pattern]
     found = [name for name in sorted(config_names(), key=by_version) if fnmatchcase(name, pattern)]
     if not found:
-        raise ConfigError(f"{ALLOCATOR}: no preset is like {pattern!r}; `replay allocators` lists them")
+        raise ConfigError(f"{ALLOCATOR}: no preset matches {pattern!r}; `replay allocators` lists them")
     return found
 
 

@@ -55,7 +55,7 @@ class Constraint:
                 raise SyntaxError
             self._tree = ast.parse(text.replace("≤", "<=").replace("≥", ">=").strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise self._refusal("is no condition") from None
+            raise self._refusal("is not a condition") from None
         self._refuse_condition(self._tree)
 
     def holds(self, stack: StackConfig) -> bool:
@@ -65,7 +65,7 @@ class Constraint:
         except _Absent:
             return True
         except (TypeError, ZeroDivisionError, OverflowError) as mistake:
-            raise Unanswerable(f"{self.text} cannot be worked out: {mistake}") from None
+            raise Unanswerable(f"{self.text} cannot be evaluated: {mistake}") from None
 
     def _refusal(self, what: str) -> ConfigError:
         return ConfigError(f"constraint {self.text!r} {what}; write it like 'pymalloc.alignment <= 16'")
@@ -79,13 +79,13 @@ class Constraint:
             self._refuse_condition(node.operand)
         elif isinstance(node, ast.Compare):
             if not all(type(each) in _COMPARISONS for each in node.ops):
-                raise self._refusal("compares in another way than by < <= > >= == !=")
+                raise self._refusal("has a comparison other than < <= > >= == !=")
             for each in (node.left, *node.comparators):
                 self._refuse_term(each)
         elif isinstance(node, ast.Name | ast.Attribute):
             self._section_and_key(node)
         else:
-            raise self._refusal("is a number, no condition")
+            raise self._refusal("is not a condition but a number")
 
     def _refuse_term(self, node: ast.expr) -> None:
         """Raises what is wrong with a part that should be a key, a number, a text or arithmetic."""
@@ -97,7 +97,7 @@ class Constraint:
         elif isinstance(node, ast.Name | ast.Attribute):
             self._section_and_key(node)
         elif not (isinstance(node, ast.Constant) and isinstance(node.value, int | float | str)):
-            raise self._refusal("has something in it that is neither key, number, comparison nor arithmetic")
+            raise self._refusal("contains more than keys, numbers, comparisons and arithmetic")
 
     def _verdict(self, node: ast.expr, stack: StackConfig) -> bool:
         if isinstance(node, ast.BoolOp):
@@ -111,7 +111,7 @@ class Constraint:
             return all(_COMPARISONS[type(each)](left, right) for each, (left, right) in pairs)
         verdict = self._value(node, stack)
         if not isinstance(verdict, bool):
-            raise self._refusal("is a number, no condition")
+            raise self._refusal("is not a condition but a number")
         return verdict
 
     def _value(self, node: ast.expr, stack: StackConfig) -> Any:
@@ -144,6 +144,6 @@ class Constraint:
         if not there:
             raise self._refusal(f"names {name}, which no stack has; {nearest(name, sorted(self._keys))}")
         if len(there) > 1:
-            raise self._refusal(f"names {name}, which is not one key ({', '.join(sorted(there))})")
+            raise self._refusal(f"names {name}, which is ambiguous ({', '.join(sorted(there))})")
         section, _, key = there[0].partition(".")
         return section, key

@@ -1,6 +1,6 @@
-"""A sweep as it is written in YAML, in `configs/sweeps/` or a file of the user's: what to vary, and over which traces.
+"""The schema of a sweep in YAML, in `configs/sweeps/` or in a file of the user.
 
-`docs/sweeps.md` explains every key. On the command line each can be said too, and then counts before the file.
+`docs/sweeps.md` explains every key. Options of the command line replace keys of the file.
 """
 
 from collections.abc import Mapping
@@ -27,24 +27,24 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = ""
-    sources: list[str] = Field([], description="Traces and workloads: paths, URLs, names of bundled ones.")
-    seeds: list[NonNegativeInt] = Field([], description="Each workload is run with each of these.")
-    fixed: dict[str, Value] = Field({}, description="What all configurations have in common: values by parameter.")
+    sources: list[str] = Field([], description="Traces and workloads: paths, URLs, names of bundled workloads.")
+    seeds: list[NonNegativeInt] = Field([], description="Seeds; each workload is simulated with each of them.")
+    fixed: dict[str, Value] = Field({}, description="Values by parameter, the same in all configurations.")
     vary: dict[str, Values] = Field({}, description="Values by parameter: a list, or a range.")
     choose: Choose = Choose()
-    configurations: list[Point] = Field([], description="Further points, each spelled out.")
+    configurations: list[Point] = Field([], description="Further points, each with all its values.")
     constraints: list[str] = Field(
         [], description="Conditions like 'pymalloc.small_threshold <= pymalloc.pool_size/8'."
     )
     objectives: Annotated[list[str], Field(min_length=1)] = [DEFAULT_OBJECTIVE]
-    trim_every: PositiveSpan | None = Field(None, description="malloc_trim(0) is called so often.")
+    trim_every: PositiveSpan | None = Field(None, description="Interval of calls of malloc_trim(0).")
 
     @field_validator("seeds", "sources", "objectives")
     @classmethod
     def _once(cls, values: list[Any]) -> list[Any]:
         for index, value in enumerate(values):
             if value in values[:index]:
-                raise ValueError(f"{value!r} is there twice")
+                raise ValueError(f"{value!r} occurs twice")
         return values
 
     @field_validator("objectives")
@@ -58,12 +58,12 @@ class Plan(BaseModel):
     @model_validator(mode="after")
     def _not_both(self) -> "Plan":
         if both := sorted(self.fixed.keys() & self.vary.keys()):
-            raise ValueError(f"{both[0]}: is fixed and varied at once")
+            raise ValueError(f"{both[0]}: is both in fixed and in vary")
         return self
 
 
 def make_plan(data: Mapping[str, Any]) -> Plan:
-    """The plan that a mapping says; what is wrong with it is told in one sentence."""
+    """The plan in a mapping; ConfigError says in one sentence what is wrong with it."""
     try:
         return Plan.model_validate(data)
     except ValidationError as mistakes:
@@ -74,6 +74,6 @@ def make_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def load_plan(name: str) -> Plan:
-    """The plan in a file, or a bundled one by its name."""
+    """The plan in a file, or the bundled plan of that name."""
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
     return Document(Path(name) if is_file else find_sweep(name), ConfigError, _EXAMPLE).parse(Plan)

@@ -61,12 +61,12 @@ class Results:
 
     @property
     def has_one_source(self) -> bool:
-        """Whether metrics of configurations can be compared as they are, and not only as ratios to the default."""
+        """Whether metrics can be compared as they are; with several traces only ratios to the default can."""
         return self.frame["source"].drop_nulls().n_unique() == 1
 
     @property
     def judged_by(self) -> str:
-        """The column of a ranking that it is by."""
+        """The column of a ranking that it is sorted by."""
         return "mean" if self.has_one_source else "ratio"
 
     @property

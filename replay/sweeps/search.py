@@ -42,9 +42,9 @@ class Search:
         """Refuses what cannot be searched."""
         _import()
         if not plan.vary:
-            raise ConfigError("there is nothing to search in: vary at least one parameter")
+            raise ConfigError("nothing to search: vary at least one parameter")
         if plan.configurations or plan.choose.kind != "grid":
-            raise ConfigError("a search chooses its points itself; leave out `configurations` and `choose`")
+            raise ConfigError("a search chooses its points; remove `configurations` and `choose`")
 
     def go(self) -> None:
         """Tries the default, then generation after generation; or all points, if they are no more than the trials."""
@@ -141,7 +141,7 @@ def _import() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ReplayError("a search needs Optuna; pip install 'alloc-replay[search]'") from None
+        raise ReplayError("a search requires Optuna; pip install 'alloc-replay[search]'") from None
     return optuna
 
 

@@ -36,9 +36,9 @@ _NEARLY = 1e-9
 
 def _scalar(value: Any) -> Any:
     if value is None:
-        raise ValueError(f"is empty; write `{DEFAULT}` for what a configuration has without it")
+        raise ValueError(f"is empty; write `{DEFAULT}` for the value of the preset")
     if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"{value} is no value; write a number, a text, true or false")
+        raise ValueError(f"{value} is not a value; write a number, a text, true or false")
     return value
 
 
@@ -49,7 +49,7 @@ Point = dict[str, Value]
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     return parse_size(value) if isinstance(value, str) else value
 
 
@@ -70,13 +70,13 @@ class Range(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> "Range":
         if self.last < self.first:
-            raise ValueError(f"to: {self.last} is below from, {self.first}")
+            raise ValueError(f"to: {self.last} is less than from, {self.first}")
         if self.step is not None and self.factor is not None:
-            raise ValueError("step: a range goes in steps or by a factor, not both")
+            raise ValueError("step: a range has a step or a factor, not both")
         if (self.factor is not None or self.scale == "log") and self.first <= 0:
-            raise ValueError("from: must be above 0 where a range goes by a factor or is logarithmic")
+            raise ValueError("from: must be greater than 0 in a range with a factor or a logarithmic scale")
         if self.scale == "log" and not self.is_continuous:
-            raise ValueError("scale: is for a range without step and factor")
+            raise ValueError("scale: not allowed in a range with a step or factor")
         if not self.is_continuous and self._count() > LEVELS_MAX:
             kind, by = ("step", self.step) if self.step is not None else ("factor", self.factor)
             raise ValueError(f"{kind}: {by} gives more than {LEVELS_MAX:,} values")
@@ -131,15 +131,17 @@ class Choose(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["grid", "random", "latin"] = "grid"
-    runs: PositiveInt | None = Field(None, description="How many points, of random and latin.")
+    runs: PositiveInt | None = Field(None, description="Number of points, if kind is random or latin.")
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _counted(self) -> "Choose":
         if self.runs is not None and self.runs > GRID_MAX:
-            raise ValueError(f"runs: {self.runs:,} are more than {GRID_MAX:,}")
+            raise ValueError(f"runs: {self.runs:,} exceeds the maximum of {GRID_MAX:,}")
         if (self.kind == "grid") != (self.runs is None):
-            raise ValueError(f"runs: {'a grid has as many as it has' if self.runs else 'say how many points to take'}")
+            raise ValueError(
+                f"runs: {'not allowed with the kind grid' if self.runs else 'missing: the number of points'}"
+            )
         return self
 
 

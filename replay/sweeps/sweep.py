@@ -1,4 +1,4 @@
-"""Where plan, engine and journal meet: `sweep(plan)` does all runs and returns the results."""
+"""`sweep(plan)` does all runs of a plan and returns the results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ from replay.sweeps.threads import Threads
 from replay.sweeps.traces import find_inputs
 
 
-def _unheard(done: int, expected: int) -> None:
-    """Nobody wants to know."""
+def _ignore_progress(done: int, expected: int) -> None:
+    """Ignores the progress."""
 
 
 def sweep(
@@ -29,12 +29,12 @@ def sweep(
     force: bool = False,
     strict: bool = False,
     engine: Engine | None = None,
-    progress: Progress = _unheard,
+    progress: Progress = _ignore_progress,
 ) -> Results:
-    """Runs a plan: a Plan, one as a mapping, or the name of a sweep's file or of a bundled sweep.
+    """Runs a plan: a Plan, a mapping with its keys, or the name of a file or bundled sweep.
 
-    `trials`: search for the best instead of trying all. `out`: a folder for the results, where each outcome is kept as
-    it comes; `resume` goes on with what is there. `strict`: a combination that cannot be run is an error.
+    `trials`: search for the best configurations instead of trying all. `out`: a folder for the results; each outcome
+    is saved there when its run ends, and `resume` continues with them. `strict`: an impossible combination is an error.
     """
     if isinstance(plan, str):
         plan = load_plan(plan)

@@ -20,7 +20,7 @@ class Threads:
 
     def __init__(self, jobs: int | None = None) -> None:
         if jobs is not None and jobs < 1:
-            raise ReplayError(f"{jobs} threads cannot do anything; a sweep needs one at least")
+            raise ReplayError(f"{jobs} threads: a sweep requires at least 1")
         self.jobs = jobs or processors()
         self._traces = SharedTraces()
 

@@ -5,7 +5,7 @@ from replay.gates.causes import DIMENSIONS, Cause
 from replay.gates.checking import STATES, CaseReport, Report
 from replay.gates.judging import Finding
 from replay.gates.tolerances import Limit
-from replay.reports.sweeps import format_metric
+from replay.reports.figures import format_metric
 
 _WORDS = {"site": "call site", "size_class": "size class"}
 

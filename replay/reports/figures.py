@@ -1,0 +1,65 @@
+"""Figures as text: metrics in their unit, values of parameters, differences."""
+
+from typing import Any
+
+from replay.analysis.metrics import metric_names
+from replay.support.units import format_size, format_time
+from replay.sweeps.results import Results
+
+
+def format_value(value: Any) -> str:
+    """A parameter's value; multiples of 1024 in KiB or a larger unit."""
+    if value is None:
+        return "default"
+    if isinstance(value, str) and " to " in value:  # a quarter of many values
+        return " to ".join(format_value(each) for each in value.split(" to "))
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value % 1024 == 0:
+        return format_size(value).replace(".00", "").replace(".0 ", " ")
+    return str(value)
+
+
+def format_metric(metric: str, value: float) -> str:
+    """A metric's value in the unit that its name contains."""
+    assert metric in metric_names()
+    if "_bytes" in metric:
+        return format_size(round(value))
+    if "_ns" in metric:
+        return format_time(value)
+    if metric == "blowup" or "fragmentation" in metric:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def format_judged(results: Results, metric: str, value: float) -> str:
+    """What configurations are ranked by: the metric over one trace, the mean ratio to the default over several."""
+    return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
+
+
+def format_share(share: float | None) -> str:
+    """A share as a percentage; a small one is not shown as zero. None: a difference to 0."""
+    if share is None:
+        return "from 0"
+    percentage = 100 * share
+    return "< 0.1 %" if 0 < percentage < 0.05 else f"{percentage:.1f} %"
+
+
+def format_limit(share: float) -> str:
+    """A limit as it was given: `1 %`, `0.5 %`."""
+    return f"{100 * share:.12g} %"
+
+
+def format_change(metric: str, ratio: float | None, value: float, default: float | None) -> str:
+    """The difference to the default: a percentage, a large one a factor, or the value itself where the default is 0."""
+    if ratio is None:
+        return "-"
+    if default == 0 and value:
+        return f"+{format_metric(metric, value)}"
+    if ratio >= _FACTOR:
+        return f"{ratio:,.0f} ×"
+    return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"
+
+
+_FACTOR = 10
+"""From this ratio to the default on, a factor reads better than a percentage."""
