@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -29,13 +30,17 @@ def test_a_stopped_generate_leaves_no_unfinished_file(tmp_path, number):
     workload.write_text(ENDLESS)
     folder.mkdir()
     command = [sys.executable, "-m", "replay", "generate", workload, "-o", folder / "trace.parquet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not any(folder.iterdir()):
-        assert process.poll() is None
-    process.send_signal(number)
-    assert process.wait(60) == EXIT_CODES[number]
-    assert list(folder.iterdir()) == []
-    assert "Traceback" not in process.stderr.read()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not any(folder.iterdir()):
+                with suppress(subprocess.TimeoutExpired):
+                    pytest.fail(f"ended with {process.wait(0.05)} before it wrote anything")
+            process.send_signal(number)
+            assert process.wait(120) == EXIT_CODES[number]
+        finally:
+            process.kill()
+        assert list(folder.iterdir()) == []
+        assert "Traceback" not in process.stderr.read()
 
 
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
