@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from replay.config import load_config
-from replay.simulation.engine import run
+from replay.simulation.run import run
 from replay.sources import open_source
 from replay.trace import MemoryTrace, Trace
 from replay.trace.editing.merging import Part, merged

@@ -27,7 +27,8 @@ import numpy as np
 
 from replay.config import load_config
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.sources import open_source
 from replay.support.bundled_files import recorded_names, workload_names
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
@@ -162,9 +163,9 @@ def sampling(events: int, version: str) -> None:
     no_ticks = np.zeros(0, np.int64)
 
     def bare() -> float:
-        player = Player(config)
+        simulator = Simulator(config)
         started = time.perf_counter_ns()
-        player.play(Slice(batch, 0, 0, batch.rows, no_ticks, no_ticks))
+        simulator.simulate(Slice(batch, 0, 0, batch.rows, no_ticks, no_ticks))
         return time.perf_counter_ns() - started
 
     run(trace, config)
@@ -178,7 +179,7 @@ def memory(events: int, version: str) -> None:
     """Peak memory of whole processes that play a workload, and twenty times as much of the same."""
     script = (
         "import resource, sys; from dataclasses import replace; from replay.config import load_config;"
-        "from replay.simulation.engine import run; from replay.sources import open_source;"
+        "from replay.simulation.run import run; from replay.sources import open_source;"
         "trace = open_source('web-service');"
         "longer = trace.workload.model_copy(update={'duration': trace.workload.duration * int(sys.argv[1])});"
         f"played = run(replace(trace, workload=longer), load_config({version!r})).events;"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from replay.config import load_config
     from replay.recorder.marks import mark
     from replay.recorder.session import record
-    from replay.simulation.engine import run
+    from replay.simulation.run import run
     from replay.sources import open_source
     from replay.sources.parquet import write_trace
     from replay.support.errors import ReplayError
@@ -50,7 +50,7 @@ _HOMES = {
     "mark": "recorder.marks",
     "open_source": "sources",
     "record": "recorder.session",
-    "run": "simulation.engine",
+    "run": "simulation.run",
     "summarize": "analysis.metrics",
     "sweep": "sweeps.sweep",
     "verify": "verification.compare",

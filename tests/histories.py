@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from replay.allocators import OWN
 from replay.config import StackConfig
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Trace
 
 SIZES = (
@@ -29,7 +30,7 @@ TINY = (
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
 BOOKKEEPING = tuple(name for name in OWN if name != "row")
-"""Fields that the player keeps for itself: they count nothing."""
+"""Fields that the simulator keeps for itself: they count nothing."""
 
 
 class History:
@@ -154,26 +155,26 @@ def cut(events: Events, cuts: list[int]) -> list[Events]:
     return [Events(*(column[start:end] for column in events[:6])) for start, end in pairwise(edges)]
 
 
-def play_rows(player: Player, events: Events, start: int, end: int) -> None:
+def play_rows(simulator: Simulator, events: Events, start: int, end: int) -> None:
     """Plays rows start … end of a batch that begins the trace, without a clock."""
     none = np.zeros(0, np.int64)
-    player.play(Slice(events, 0, start, end, none, none))
+    simulator.simulate(Slice(events, 0, start, end, none, none))
 
 
-def played(history: History, config: StackConfig) -> tuple[Player, np.ndarray]:
-    """The player after the whole of a history without marks, and the address of each event's block."""
+def played(history: History, config: StackConfig) -> tuple[Simulator, np.ndarray]:
+    """The simulator after the whole of a history without marks, and the address of each event's block."""
     addresses: list[np.ndarray] = []
-    player = Player(config, addresses=lambda part, owners: addresses.append(part))
+    simulator = Simulator(config, addresses=lambda part, owners: addresses.append(part))
     events = history.events()
-    play_rows(player, events, 0, events.rows)
-    player.check()
-    return player, np.concatenate(addresses)
+    play_rows(simulator, events, 0, events.rows)
+    simulator.check()
+    return simulator, np.concatenate(addresses)
 
 
-def single_steps(player: Player, events: Events) -> Iterator[int]:
+def single_steps(simulator: Simulator, events: Events) -> Iterator[int]:
     """Plays one event a slice; yields its row after each."""
     for row in range(events.rows):
-        play_rows(player, events, row, row + 1)
+        play_rows(simulator, events, row, row + 1)
         yield row
 
 

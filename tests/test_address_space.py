@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from replay.allocators import LOG, SYSCALLS, TALLY, Stack, linux
 from replay.config import load_config
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.support.errors import TraceError
 from replay.trace import Domain
 
@@ -25,14 +26,14 @@ def map_bytes(history: History, length: int) -> int:
     return history.malloc(length - 24)
 
 
-def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, int]], Player]:
-    """(kind, address, bytes) of each system call, and the player at the end; checks after every event."""
+def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, int]], Simulator]:
+    """(kind, address, bytes) of each system call, and the simulator at the end; checks after every event."""
     parts: list[np.ndarray] = []
-    player = Player(config, log=parts.append)
-    for _ in single_steps(player, history.events()):
-        player.check()
+    simulator = Simulator(config, log=parts.append)
+    for _ in single_steps(simulator, history.events()):
+        simulator.check()
     log = np.concatenate([np.zeros(0, LOG), *parts])
-    return [(int(entry.kind), int(entry.address), int(entry.bytes)) for entry in log], player
+    return [(int(entry.kind), int(entry.address), int(entry.bytes)) for entry in log], simulator
 
 
 def mapped_at(history: History, config=CONFIG) -> list[int]:
@@ -44,14 +45,14 @@ def test_mappings_lie_below_one_another_from_the_base_down():
     history = History()
     for pages in (1, 3, 10):
         map_bytes(history, pages * PAGE)
-    calls, player = system_calls(history)
+    calls, simulator = system_calls(history)
     assert calls == [
         (MMAP, BASE - PAGE, PAGE), (MMAP, BASE - 4 * PAGE, 3 * PAGE), (MMAP, BASE - 14 * PAGE, 10 * PAGE)
     ]  # fmt: skip
-    space = player.stack.linux.space[0]
+    space = simulator.stack.linux.space[0]
     assert space.regions == 1  # neighbours merge
-    assert tuple(player.stack.linux.regions[0]) == (BASE - 14 * PAGE, BASE)
-    assert (player.tally.mapped_bytes, player.tally.resident_bytes) == (14 * PAGE, 14 * PAGE)
+    assert tuple(simulator.stack.linux.regions[0]) == (BASE - 14 * PAGE, BASE)
+    assert (simulator.tally.mapped_bytes, simulator.tally.resident_bytes) == (14 * PAGE, 14 * PAGE)
 
 
 def test_the_highest_hole_that_is_large_enough_is_filled_from_its_top():
@@ -69,18 +70,18 @@ def test_unmapping_in_the_middle_splits_a_region_and_mapping_there_joins_it_agai
     history = History()
     blocks = [map_bytes(history, 2 * PAGE) for _ in range(3)]
     history.free(blocks[1])
-    calls, player = system_calls(history)
+    calls, simulator = system_calls(history)
     assert calls[-1] == (MUNMAP, BASE - 4 * PAGE, 2 * PAGE)
-    regions = player.stack.linux.regions[: player.stack.linux.space[0].regions]
+    regions = simulator.stack.linux.regions[: simulator.stack.linux.space[0].regions]
     assert [tuple(region) for region in regions] == [
         (BASE - 2 * PAGE, BASE),
         (BASE - 6 * PAGE, BASE - 4 * PAGE),
     ]
-    assert player.tally.resident_bytes == 4 * PAGE
+    assert simulator.tally.resident_bytes == 4 * PAGE
     map_bytes(history, 2 * PAGE)
-    calls, player = system_calls(history)
+    calls, simulator = system_calls(history)
     assert calls[-1] == (MMAP, BASE - 4 * PAGE, 2 * PAGE)
-    assert player.stack.linux.space[0].regions == 1
+    assert simulator.stack.linux.space[0].regions == 1
 
 
 def test_whole_huge_pages_are_aligned_to_one():
@@ -124,9 +125,9 @@ def test_pages_of_another_size_are_counted_as_such():
     config = load_config("cpython-3.12-malloc", [*MAPPING, "linux.page_size=16 KiB"])
     history = History()
     map_bytes(history, PAGE * 2)
-    calls, player = system_calls(history, config)
+    calls, simulator = system_calls(history, config)
     assert calls == [(MMAP, BASE - 4 * PAGE, 4 * PAGE)]
-    assert (player.tally.resident_bytes, player.tally.page_faults) == (4 * PAGE, 1)
+    assert (simulator.tally.resident_bytes, simulator.tally.page_faults) == (4 * PAGE, 1)
 
 
 def test_the_heap_grows_upwards_and_shrinks():
@@ -134,16 +135,16 @@ def test_the_heap_grows_upwards_and_shrinks():
     config = load_config("cpython-3.12-malloc", ["domains.libc=bump", "glibc.top_pad=0", f"linux.brk_base={brk_base}"])
     history = History()
     history.mallocs(2, PAGE)
-    calls, player = system_calls(history, config)
+    calls, simulator = system_calls(history, config)
     assert calls == [(BRK, brk_base + PAGE, PAGE), (BRK, brk_base + 2 * PAGE, PAGE)]
     ideal = load_config("ideal", [f"linux.brk_base={brk_base}"])
     history.free(1)
-    calls, player = system_calls(history, ideal)
+    calls, simulator = system_calls(history, ideal)
     assert calls == [
         (BRK, brk_base + PAGE, PAGE), (BRK, brk_base + 2 * PAGE, PAGE), (BRK, brk_base + PAGE, -PAGE)
     ]  # fmt: skip
-    assert (player.tally.mapped_bytes, player.tally.resident_bytes) == (PAGE, PAGE)
-    assert (player.tally.brk, player.tally.brk_bytes, player.tally.resident_bytes_peak) == (
+    assert (simulator.tally.mapped_bytes, simulator.tally.resident_bytes) == (PAGE, PAGE)
+    assert (simulator.tally.brk, simulator.tally.brk_bytes, simulator.tally.resident_bytes_peak) == (
         3,
         3 * PAGE,
         2 * PAGE,
@@ -164,14 +165,14 @@ def test_thousands_of_regions_and_more_than_a_gibibyte_find_room():
     blocks = [map_bytes(history, (2 + row % 3) * PAGE) for row in range(6000)]
     history.free(*blocks[::2])
     large = [map_bytes(history, 600 * MIB + PAGE) for _ in range(4)]
-    player = Player(CONFIG)
+    simulator = Simulator(CONFIG)
     events = history.events()
-    play_rows(player, events, 0, events.rows)
-    player.check()
+    play_rows(simulator, events, 0, events.rows)
+    simulator.check()
     left_bytes = sum(2 + row % 3 for row in range(1, 6000, 2)) * PAGE
-    assert player.stack.linux.space[0].regions == 3000  # those left are apart; the large ones touch the last
-    assert player.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
-    assert player.tally.resident_bytes == player.tally.mapped_bytes
+    assert simulator.stack.linux.space[0].regions == 3000  # those left are apart; the large ones touch the last
+    assert simulator.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
+    assert simulator.tally.resident_bytes == simulator.tally.mapped_bytes
 
 
 @pytest.mark.parametrize("size", [43 << 40, 1 << 47])
@@ -400,6 +401,6 @@ def test_any_sequence_of_mappings_goes_where_a_list_of_holes_says(steps):
             history.free(number)
             holes.unmap(start, length)
             expected.append((MUNMAP, start, length))
-    calls, player = system_calls(history)
+    calls, simulator = system_calls(history)
     assert calls == expected
-    assert player.tally.resident_bytes == player.tally.mapped_bytes == sum(length for _, _, length in live)
+    assert simulator.tally.resident_bytes == simulator.tally.mapped_bytes == sum(length for _, _, length in live)

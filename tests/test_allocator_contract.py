@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 import replay
 from replay.allocators import LEVELS, find_model, model_names, roles
 from replay.config import StackConfig, load_config
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.support.bundled_files import config_names
 from replay.trace import Op
 
@@ -53,7 +54,7 @@ class Witness:
 
     def __init__(self, config: StackConfig) -> None:
         self._parts: list[np.ndarray] = []
-        self.player = Player(config, addresses=lambda part, owners: self._parts.append(part))
+        self.simulator = Simulator(config, addresses=lambda part, owners: self._parts.append(part))
         self.config = config
         self.live: dict[int, tuple[int, int, int]] = {}
         """Address, size and domain by number."""
@@ -70,13 +71,13 @@ class Witness:
         """Bytes handed out by number, and which numbers are blocks of the small role."""
         handed_out, small = {}, set()
         for number in self.live:
-            place = int(self.player.blocks[number].place)
-            stack = self.player.stack
+            place = int(self.simulator.blocks[number].place)
+            stack = self.simulator.stack
             if place >= 0:
                 small.add(number)
-                handed_out[number] = int(plain(self.player.small_model.block_size)(stack.small, stack, place))
+                handed_out[number] = int(plain(self.simulator.small_model.block_size)(stack.small, stack, place))
             else:
-                handed_out[number] = int(plain(self.player.libc_model.block_size)(stack.libc, stack, ~place))
+                handed_out[number] = int(plain(self.simulator.libc_model.block_size)(stack.libc, stack, ~place))
         return handed_out, small
 
     def check_layout(self) -> None:
@@ -97,7 +98,7 @@ class Witness:
 
     def check_account(self) -> None:
         """The counters say what is live, and the layers hold one another."""
-        tally, (handed_out, small) = self.player.tally, self.block_bytes()
+        tally, (handed_out, small) = self.simulator.tally, self.block_bytes()
         sizes = {number: size for number, (_, size, _) in self.live.items()}
         assert tally.requested_bytes == sum(sizes.values())
         assert tally.block_bytes == sum(handed_out.values())
@@ -114,7 +115,7 @@ class Witness:
 
     def check_classes(self) -> None:
         """What is told to be live is, in each domain and role, and came at some time."""
-        table = self.player.classes.reshape(4, 2, -1)
+        table = self.simulator.classes.reshape(4, 2, -1)
         _, small = self.block_bytes()
         blocks: Counter[tuple[int, int]] = Counter()
         size_bytes: Counter[tuple[int, int]] = Counter()
@@ -133,10 +134,10 @@ class Witness:
 def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invariants(stack):
     sizes = (0, 1, 16, 40, 100, 256, 400, 511, 512, 512, 513, 2000, 140_000)
     witness, events = Witness(load(stack)), seeded(7, 2000, sizes=sizes).events()
-    for row in single_steps(witness.player, events):
+    for row in single_steps(witness.simulator, events):
         witness.note(events, row)
         if row % 100 == 99:
-            witness.player.check()
+            witness.simulator.check()
             witness.check_account()
             witness.check_layout()
     witness.check_classes()
@@ -147,9 +148,9 @@ def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invarian
 @given(history=histories(40))
 def test_every_single_step_of_any_history_keeps_them(stack, history):
     witness, events = Witness(load(stack)), history.events()
-    for row in single_steps(witness.player, events):
+    for row in single_steps(witness.simulator, events):
         witness.note(events, row)
-        witness.player.check()
+        witness.simulator.check()
         witness.check_account()
     witness.check_layout()
     witness.check_classes()
@@ -159,25 +160,25 @@ def test_every_single_step_of_any_history_keeps_them(stack, history):
 @a_few
 @given(history=histories(with_realloc=False))
 def test_peaks_are_the_highest_of_all_moments(stack, history):
-    player, events = Player(load(stack)), history.events()
-    moments = [player.stack.tally.copy()[0] for _ in single_steps(player, events)]
+    simulator, events = Simulator(load(stack)), history.events()
+    moments = [simulator.stack.tally.copy()[0] for _ in single_steps(simulator, events)]
     for level in LEVELS:
-        assert player.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
+        assert simulator.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
     highest = max(moment.resident_bytes for moment in moments)
     first = next((moment for moment in moments if moment.resident_bytes == highest > 0), np.zeros_like(moments[0]))
-    assert counters(player.at_peak) == counters(np.array([first]))
+    assert counters(simulator.at_peak) == counters(np.array([first]))
 
 
 @each_stack
 @a_few
 @given(history=histories())
 def test_what_was_asked_and_handed_out_peak_exactly_even_while_blocks_move(stack, history):
-    player, events = Player(load(stack)), history.events()
-    moments = [player.stack.tally.copy()[0] for _ in single_steps(player, events)]
+    simulator, events = Simulator(load(stack)), history.events()
+    moments = [simulator.stack.tally.copy()[0] for _ in single_steps(simulator, events)]
     for level in ("requested_bytes", "block_bytes"):
-        assert player.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
+        assert simulator.tally[f"{level}_peak"] == max(moment[level] for moment in moments)
     for level in LEVELS:
-        assert player.tally[f"{level}_peak"] >= max(moment[level] for moment in moments)
+        assert simulator.tally[f"{level}_peak"] >= max(moment[level] for moment in moments)
 
 
 @each_stack

@@ -12,7 +12,7 @@ from replay.config import load_config
 from replay.recorder import tap as taps
 from replay.recorder.runtime import Status, read_status
 from replay.reports.claims import claims, sentences
-from replay.simulation.engine import run
+from replay.simulation.run import run
 from replay.trace import CLEAN_START, MemoryTrace, Metadata, ResidentMemory, Runtime
 
 MIB = 1 << 20

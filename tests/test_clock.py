@@ -14,19 +14,22 @@ def walk(batches: list[Events], every_ns: int):
     """Slices as (start, end, ticks by row, ticks by time), boundaries as (row, time), and the clock."""
     seen: list[tuple] = []
 
-    def play(part) -> None:
-        first = part.first_row
-        ticks = [int(row) + first for row in part.tick_rows]
-        seen.append((first + part.start, first + part.end, ticks, part.tick_times_ns.tolist()))
+    class Visitor:
+        def boundaries(self, events):
+            return np.flatnonzero(events.op > Op.FREE).tolist()
 
-    clock = Clock(
-        batches,
-        play,
-        lambda events: np.flatnonzero(events.op > Op.FREE).tolist(),
-        lambda events, first_row, row: seen.append((first_row + row, clock.now_ns)),
-        0,
-        every_ns,
-    )
+        def simulate(self, part):
+            first = part.first_row
+            ticks = [int(row) + first for row in part.tick_rows]
+            seen.append((first + part.start, first + part.end, ticks, part.tick_times_ns.tolist()))
+
+        def pass_boundary(self, events, first_row, row):
+            seen.append((first_row + row, clock.now_ns))
+
+        def trim(self, row):
+            raise AssertionError("no interval was given")
+
+    clock = Clock(batches, Visitor(), 0, every_ns)
     clock.run()
     return seen, clock
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
 from replay.config import load_config
 from replay.simulation.clock import Clock, Slice
-from replay.simulation.engine import Player, Recording, run, sampling_interval_ns
 from replay.simulation.loop import BLOCKS_IN_CACHE, class_limit, play
+from replay.simulation.result import RunResult
+from replay.simulation.run import run, sampling_interval_ns
+from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
 from replay.trace.editing import rows_of
@@ -40,7 +42,7 @@ def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
     return marked.events()
 
 
-def record(batches: list[Events], config, sample_every_ns: int) -> tuple[Recording, np.ndarray, np.ndarray]:
+def record(batches: list[Events], config, sample_every_ns: int) -> tuple[RunResult, np.ndarray, np.ndarray]:
     """The recording, the address of each event's block, and what happened below."""
     addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
     logged: list[np.ndarray] = [np.zeros(0, LOG)]
@@ -55,7 +57,7 @@ def record(batches: list[Events], config, sample_every_ns: int) -> tuple[Recordi
     return recording, np.concatenate(addresses), np.concatenate(logged)
 
 
-def outcome(recording: Recording) -> tuple:
+def outcome(recording: RunResult) -> tuple:
     """What must not depend on sampling."""
     return (
         counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
@@ -114,8 +116,8 @@ def test_how_often_one_looks_changes_neither_end_nor_peaks(config, history, mark
 def test_a_sample_shows_the_counters_after_the_last_event_of_its_time(history, every_ns):
     config, events = CONFIGS["tiny arenas"], history.events()
     recording = record([events], config, every_ns)[0]
-    player = Player(config)
-    after = [player.stack.tally.copy() for _ in single_steps(player, events)]
+    simulator = Simulator(config)
+    after = [simulator.stack.tally.copy() for _ in single_steps(simulator, events)]
     nothing = np.zeros(1, after[0].dtype)
     times_ns = since_first(events)
     last_ns = int(times_ns[-1])
@@ -136,10 +138,10 @@ def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places)
     assert [(name, time_ns) for name, time_ns, _ in recording.phases] == [
         (name, int(since_first(events)[row])) for name, row in zip(names, marks, strict=True)
     ]
-    player, blocks = Player(config), history.events()
+    simulator, blocks = Simulator(config), history.events()
     before = [
         np.zeros(1, recording.samples.dtype),
-        *(player.stack.tally.copy() for _ in single_steps(player, blocks)),
+        *(simulator.stack.tally.copy() for _ in single_steps(simulator, blocks)),
     ]
     for seen, (row, (_, _, tally)) in enumerate(zip(marks, recording.phases, strict=True)):
         expected = before[row - seen].copy()
@@ -183,24 +185,24 @@ def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
     numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # so many that their entries are fetched ahead
     history.free(*numbers[::5])
     events = with_idle_rows(history.events(), list(range(0, len(history.rows), 7)))
-    player = Player(load_config("cpython-3.12"))
+    simulator = Simulator(load_config("cpython-3.12"))
     if not compiled:
-        player._play = play
-    player.play(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
-    assert (player.tally.mallocs, player.tally.frees) == (len(numbers), len(numbers[::5]))
-    assert player.tally.requested_bytes == 16 * (len(numbers) - len(numbers[::5]))
-    player.check()
+        simulator._play = play
+    simulator.simulate(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
+    assert (simulator.tally.mallocs, simulator.tally.frees) == (len(numbers), len(numbers[::5]))
+    assert simulator.tally.requested_bytes == 16 * (len(numbers) - len(numbers[::5]))
+    simulator.check()
 
 
 def test_neither_marks_nor_collections_cut_what_is_played_at_once(monkeypatch):
     slices: list[tuple[int, int]] = []
-    player_play = Player.play
+    player_play = Simulator.play
 
-    def seen(player, part):
+    def seen(simulator, part):
         slices.append((part.start, part.end))
-        return player_play(player, part)
+        return player_play(simulator, part)
 
-    monkeypatch.setattr(Player, "play", seen)
+    monkeypatch.setattr(Simulator, "play", seen)
     history = History()
     for phase in range(3):
         history.malloc(10)
@@ -229,24 +231,24 @@ def test_a_sample_between_an_event_and_a_trim_shows_what_was_there_before_it():
 def seen_in_single_steps(events: Events, phases: tuple[str, ...], config, every_ns: int, trim_ns: int) -> tuple:
     """Samples and phases of one event after the other: of what is due at once, the timer comes before the sample, and
     both come behind all events of their moment."""
-    player, samples, marks = Player(config), [], []
+    simulator, samples, marks = Simulator(config), [], []
     tick_ns, alarm_ns = every_ns, trim_ns
     for row, now_ns in enumerate(since_first(events).tolist()):
         while min(tick_ns, alarm_ns) < now_ns:
             if alarm_ns <= tick_ns:
-                player.trim(row)
+                simulator.trim(row)
                 alarm_ns += trim_ns
             else:
-                samples.append((tick_ns, counters(player.tally)))
+                samples.append((tick_ns, counters(simulator.tally)))
                 tick_ns += every_ns
         if events.op[row] == Op.MARK:
             name = phases[int(events.size[row])]
-            marks.append((name, now_ns, counters(player.tally)))
+            marks.append((name, now_ns, counters(simulator.tally)))
             if name == TRIM_MARK:
-                player.trim(row)
+                simulator.trim(row)
         elif events.op[row] <= Op.FREE:
-            play_rows(player, events, row, row + 1)
-    return [*samples, (now_ns, counters(player.tally))], marks
+            play_rows(simulator, events, row, row + 1)
+    return [*samples, (now_ns, counters(simulator.tally))], marks
 
 
 @each_config
@@ -443,14 +445,14 @@ def test_an_interval_of_nothing_is_refused(wanted_ns):
 
 def test_the_tables_of_a_run_go_when_it_is_over(monkeypatch):
     """Runs that follow each other would else take new memory, until garbage is collected."""
-    players = []
-    start = Player.__init__
+    simulators = []
+    start = Simulator.__init__
 
     def note(self, *arguments, **options):
-        players.append(weakref.ref(self))
+        simulators.append(weakref.ref(self))
         start(self, *arguments, **options)
 
-    monkeypatch.setattr(Player, "__init__", note)
+    monkeypatch.setattr(Simulator, "__init__", note)
     trace = MemoryTrace([with_marks(seeded(3, 200), [(20, 0), (50, len(PHASES))])], Metadata(phases=PHASES))
     gc.disable()
     try:
@@ -459,7 +461,7 @@ def test_the_tables_of_a_run_go_when_it_is_over(monkeypatch):
             for options in ({}, {"sample_every_ns": 10}, {"trim_every_ns": 100}, {"stop": lambda counters: True})
         ]
         assert len(recordings) == 4
-        assert [player() for player in players] == [None] * 4
+        assert [simulator() for simulator in simulators] == [None] * 4
     finally:
         gc.enable()
 
@@ -475,12 +477,12 @@ def test_a_recording_cannot_be_changed_by_accident():
 def test_pymalloc_stands_on_every_libc_model(libc):
     history = History()
     history.mallocs(17 * 2000, 512)  # more arenas than the first arena table holds
-    player = Player(load_config("cpython-3.8", [f"domains.libc={libc}"]))
-    player._play = play  # as plain Python, where an index out of bounds is an error
+    simulator = Simulator(load_config("cpython-3.8", [f"domains.libc={libc}"]))
+    simulator._play = play  # as plain Python, where an index out of bounds is an error
     events = history.events()
-    player.play(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
-    assert player.tally.arenas == 76  # 34,000 blocks, 7 a pool, 64 pools an arena
-    player.check()
+    simulator.simulate(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
+    assert simulator.tally.arenas == 76  # 34,000 blocks, 7 a pool, 64 pools an arena
+    simulator.check()
 
 
 def test_a_block_of_libc_in_the_hole_that_an_arena_left_is_libcs():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from replay.commands.generate import generate
 from replay.config import load_config
-from replay.simulation.engine import run as run_trace
+from replay.simulation.run import run as run_trace
 from replay.sources import open_source
 from replay.sources.yaml import open_trace
 from replay.support.bundled_files import find_workload, workload_names

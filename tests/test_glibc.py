@@ -11,7 +11,8 @@ from replay.allocators.glibc import RULES
 from replay.allocators.glibc.system import MAIN_ARENA
 from replay.config import load_config
 from replay.config.glibc_environment import overrides_of
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.support.errors import ConfigError, ReplayError, TraceError
 from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 
@@ -27,12 +28,12 @@ def config(version="2.36", *overrides):
 
 
 def play(history, version="2.36", *overrides):
-    """Offsets of the blocks from the start of the heap (0 for a free), and the player; checks after every event."""
+    """Offsets of the blocks from the start of the heap (0 for a free), and the simulator; checks after every event."""
     told: list[np.ndarray] = []
-    player = Player(config(version, *overrides), addresses=lambda part, owners: told.append(part))
-    for _ in single_steps(player, history.events()):
-        player.check()
-    return [int(address) - HEAP if address else 0 for address in np.concatenate(told)], player
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    for _ in single_steps(simulator, history.events()):
+        simulator.check()
+    return [int(address) - HEAP if address else 0 for address in np.concatenate(told)], simulator
 
 
 def calls(history, version="2.36", *overrides):
@@ -183,10 +184,10 @@ def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
     history = History()
     blocks = history.mallocs(5, 100 * KIB)
     history.free(*blocks[::-1])
-    player = play(history)[1]
-    space = player.stack.linux.space[0]
+    simulator = play(history)[1]
+    space = simulator.stack.linux.space[0]
     assert space.brk - HEAP == 33 * PAGE  # 132 KiB: the cache, a smallest chunk and 128 KiB, in whole pages
-    assert player.tally.resident_bytes <= 33 * PAGE
+    assert simulator.tally.resident_bytes <= 33 * PAGE
 
 
 def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
@@ -235,9 +236,9 @@ def test_many_chunks_find_room(live, monkeypatch):
     blocks = history.mallocs(live, 40)
     history.free(*blocks[::2])
     history.mallocs(live, 2_000)
-    player = Player(config())
-    play_rows(player, history.events(), 0, history.events().rows)
-    player.check()
+    simulator = Simulator(config())
+    play_rows(simulator, history.events(), 0, history.events().rows)
+    simulator.check()
 
 
 @pytest.mark.parametrize("version", RULES)

@@ -10,7 +10,8 @@ from replay.allocators import SYSCALLS
 from replay.allocators.glibc import RULES
 from replay.config import load_config
 from replay.config.glibc_environment import overrides_of
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.support.errors import ConfigError
 from replay.trace import TRIM_MARK, MemoryTrace, Metadata
 
@@ -27,12 +28,12 @@ def config(version, *overrides):
 
 
 def play(history, version, *overrides):
-    """Addresses of the blocks (0 for a free), and the player; checks after every event."""
+    """Addresses of the blocks (0 for a free), and the simulator; checks after every event."""
     told: list[np.ndarray] = []
-    player = Player(config(version, *overrides), addresses=lambda part, owners: told.append(part))
-    for _ in single_steps(player, history.events()):
-        player.check()
-    return np.concatenate(told).tolist(), player
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    for _ in single_steps(simulator, history.events()):
+        simulator.check()
+    return np.concatenate(told).tolist(), simulator
 
 
 def calls(history, version, *overrides):

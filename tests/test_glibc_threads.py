@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from test_glibc import KIB, MIB, PAGE, calls, config, every_version
 
 from replay.allocators.glibc.system import MAIN_ARENA
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.support.errors import ConfigError
 from replay.trace import Op
 
@@ -21,22 +22,22 @@ FIRST = {"2.31": 0x8C0 + 0x290 + 16, "2.36": 0x8D0 + 0x290 + 16, "2.41": 0x8D0 +
 
 
 def addresses(history, version="2.36", *overrides):
-    """Of each block, 0 for what is none, and the player; checks after every event."""
+    """Of each block, 0 for what is none, and the simulator; checks after every event."""
     told: list[np.ndarray] = []
-    player = Player(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
     events = history.events()
     for row in range(events.rows):
         if events.op[row] == Op.THREAD_END:
-            player.end_thread(int(events.thread[row]), row)
+            simulator.end_thread(int(events.thread[row]), row)
             told.append(np.zeros(1, np.int64))
         else:
             next(
                 single_steps(
-                    player, events._replace(**{name: getattr(events, name)[row:] for name in events._fields[:6]})
+                    simulator, events._replace(**{name: getattr(events, name)[row:] for name in events._fields[:6]})
                 )
             )
-        player.check()
-    return np.concatenate(told).tolist(), player
+        simulator.check()
+    return np.concatenate(told).tolist(), simulator
 
 
 @every_version
@@ -137,8 +138,8 @@ def test_a_thread_that_ends_gives_back_what_its_cache_holds():
     blocks = history.mallocs(5, 1_000)
     history.free(*blocks)
     history.end_thread()
-    player = addresses(history)[1]
-    libc = player.stack.libc
+    simulator = addresses(history)[1]
+    libc = simulator.stack.libc
     # Nothing is left in the arena: top begins right behind malloc_state.
     assert libc.memory[libc.arenas[2].top].start & 0xFFFF == 0x8D0 >> 4
 
@@ -163,13 +164,13 @@ def test_an_arena_goes_on_in_another_heap_and_gives_it_back_when_it_is_empty():
     history.free(*blocks[:499:-1])
     history.free(*blocks[499::-1])
     uncached = ("glibc.tcache_count=0",)  # else what is left at the end of the full heap is kept there
-    player = addresses(history, "2.36", *uncached)[1]
+    simulator = addresses(history, "2.36", *uncached)[1]
     log = calls(history, "2.36", *uncached)
     # The first search began between two multiples of 64 MiB and left nothing over for a second heap.
     assert [name for name, _, length in log if length == 128 * MIB] == ["mmap", "mmap"]
     assert ("munmap", THIRD_HEAP, 64 * MIB) in log
-    assert player.stack.libc.arenas[2].heap == 2
-    assert player.tally.madvise > 0
+    assert simulator.stack.libc.arenas[2].heap == 2
+    assert simulator.tally.madvise > 0
 
 
 def test_trimming_reaches_every_arena():
@@ -179,12 +180,12 @@ def test_trimming_reaches_every_arena():
     hole = history.malloc(10 * PAGE)
     history.malloc(16)
     history.free(hole)
-    player = addresses(history)[1]
-    before = int(player.tally.resident_bytes)
-    player.trim(5)
-    player.check()
-    assert before - player.tally.resident_bytes == 9 * PAGE
-    assert player.tally.madvise == 1
+    simulator = addresses(history)[1]
+    before = int(simulator.tally.resident_bytes)
+    simulator.trim(5)
+    simulator.check()
+    assert before - simulator.tally.resident_bytes == 9 * PAGE
+    assert simulator.tally.madvise == 1
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "99999999999999999999"])

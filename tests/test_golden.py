@@ -12,7 +12,7 @@ import pytest
 
 from replay.analysis.metrics import summarize
 from replay.config import load_config
-from replay.simulation.engine import run
+from replay.simulation.run import run
 from replay.sources import open_source
 from replay.support.bundled_files import workload_names
 

@@ -12,7 +12,7 @@ from histories import History
 
 from replay.analysis import metrics
 from replay.config import load_config
-from replay.simulation.engine import run
+from replay.simulation.run import run
 from replay.trace import Domain, MemoryTrace, Metadata, ProcessMemory
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"

@@ -10,7 +10,7 @@ from replay.gates.tolerances import Limit
 from replay.pytest_plugin.explanations import Compared, causes
 from replay.pytest_plugin.measuring import look
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
-from replay.simulation import engine
+from replay.simulation.run import run
 from replay.trace import Domain
 
 
@@ -26,8 +26,10 @@ def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkey
     figures = {name: Figure(value=value, low=value, high=value) for name, value in metrics_of(seen.summary).items()}
     findings = judge(figures, None, [Limit("resident_bytes_peak", "<=", 1024)])
     runs = []
-    simulate = engine.run
-    monkeypatch.setattr(engine, "run", lambda *arguments, **options: runs.append(1) or simulate(*arguments, **options))
+    simulate = run
+    monkeypatch.setattr(
+        "replay.gates.causes.run", lambda *arguments, **options: runs.append(1) or simulate(*arguments, **options)
+    )
 
     told = causes(findings, Compared(trace, seen, None, None, stack))
 

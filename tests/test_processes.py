@@ -21,7 +21,8 @@ from replay.config import load_config
 from replay.gates.causes import holders
 from replay.simulation import multi_process as host
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player, run
+from replay.simulation.run import run
+from replay.simulation.simulator import Simulator
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
@@ -93,7 +94,7 @@ def recut(trace, cuts):
 
 @dataclass
 class Brute:
-    """Sums worked out from one player a process, in steps of one row."""
+    """Sums worked out from one simulator a process, in steps of one row."""
 
     sums: list
     """Levels after each row."""
@@ -108,27 +109,29 @@ def brute(trace, config):
     """The truth. Levels of all others rest while one is in an event, so its own peak in the event tells the sum's."""
     (events,), metadata = trace.events, trace.metadata
     owner_of = {thread: number for number, each in enumerate(metadata.processes) for thread in each.threads}
-    players = [Player(config) for _ in metadata.processes]
+    simulators = [Simulator(config) for _ in metadata.processes]
     none = np.zeros(0, np.int64)
     result = Brute([], [], -1, dict.fromkeys(LEVELS, 0), [])
     peaks = dict.fromkeys(LEVELS, 0)
     for row in range(events.rows):
-        player = players[owner_of[int(events.thread[row])]]
-        others = {level: sum(int(each.tally[level]) for each in players if each is not player) for level in LEVELS}
+        simulator = simulators[owner_of[int(events.thread[row])]]
+        others = {
+            level: sum(int(each.tally[level]) for each in simulators if each is not simulator) for level in LEVELS
+        }
         for level in LEVELS:
-            player.tally[f"{level}_peak"] = player.tally[level]
+            simulator.tally[f"{level}_peak"] = simulator.tally[level]
         op = events.op[row]
         if op == Op.MARK and metadata.phases[events.size[row]].endswith(TRIM_MARK):
-            player.trim(row)
+            simulator.trim(row)
         elif op == Op.THREAD_END:
-            player.end_thread(int(events.thread[row]), row)
+            simulator.end_thread(int(events.thread[row]), row)
         elif op <= Op.FREE:
-            player.play(Slice(rows_of(events, slice(row, row + 1)), row, 0, 1, none, none))
-        within = {level: others[level] + int(player.tally[f"{level}_peak"]) for level in LEVELS}
-        result.sums.append({level: others[level] + int(player.tally[level]) for level in LEVELS})
+            simulator.simulate(Slice(rows_of(events, slice(row, row + 1)), row, 0, 1, none, none))
+        within = {level: others[level] + int(simulator.tally[f"{level}_peak"]) for level in LEVELS}
+        result.sums.append({level: others[level] + int(simulator.tally[level]) for level in LEVELS})
         if op <= Op.FREE and within["resident_bytes"] > peaks["resident_bytes"]:
             result.best_row, result.best = row, result.sums[-1]
-            result.best_shares = [{level: int(each.tally[level]) for level in LEVELS} for each in players]
+            result.best_shares = [{level: int(each.tally[level]) for level in LEVELS} for each in simulators]
         peaks = {level: max(peaks[level], within[level]) for level in LEVELS}
         result.peaks.append(peaks)
     return result

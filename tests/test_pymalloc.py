@@ -8,7 +8,8 @@ from reference_pymalloc import Geometry, Reference
 
 from replay.allocators.glibc.system import MAIN_ARENA
 from replay.config import load_config
-from replay.simulation.engine import Player, run_addresses
+from replay.simulation.addresses import run_addresses
+from replay.simulation.simulator import Simulator
 from replay.trace import Domain, Op
 
 BASE, BRK_BASE = 0x7FFFF7FF1000, 0x555555560000
@@ -42,9 +43,9 @@ def arena_events(history: History, version: str, *overrides: str) -> list[tuple[
 # Where blocks go
 
 
-def heap_in_use(player):
+def heap_in_use(simulator):
     """Bytes of the heap below top."""
-    libc = player.stack.libc
+    libc = simulator.stack.libc
     return 16 * int(libc.memory[libc.arenas[MAIN_ARENA].top].start)
 
 
@@ -60,11 +61,11 @@ def test_the_first_block_lies_behind_the_header_of_the_first_aligned_pool():
 def test_an_arena_that_is_no_multiple_of_a_pool_holds_one_pool_fewer():
     history = History()
     history.malloc(20)
-    player = played(history, config("3.11"))[0]
-    assert player.observe()["arenas"].tolist() == [(BASE - MIB, 63, 62, 1, 32)]
+    simulator = played(history, config("3.11"))[0]
+    assert simulator.observe()["arenas"].tolist() == [(BASE - MIB, 63, 62, 1, 32)]
     aligned = played(history, config("3.11", "linux.mmap_base=0x7ffff7ff4000"))[0]
     assert aligned.observe()["arenas"].tolist() == [(0x7FFFF7EF4000, 64, 63, 1, 32)]
-    assert (player.tally.pools_free, player.tally.pools_used) == (62, 1)
+    assert (simulator.tally.pools_free, simulator.tally.pools_used) == (62, 1)
 
 
 def test_8_byte_alignment_makes_twice_as_many_classes():
@@ -83,20 +84,20 @@ def test_the_32_bit_build_has_headers_of_32_bytes_and_blocks_of_8():
     history.malloc(9)
     arena = 0xF7FF1000 - 256 * KIB
     assert addresses_of(history, "3.11-32bit") == [arena + 32, arena + 40, arena + PAGE + 32]
-    player = played(history, config("3.11-32bit"))[0]
-    assert player.observe()["arenas"].tolist() == [(arena, 64, 62, 3, 32)]
+    simulator = played(history, config("3.11-32bit"))[0]
+    assert simulator.observe()["arenas"].tolist() == [(arena, 64, 62, 3, 32)]
     # the tree's root is static: the arena and libc's heap with the arena table are all that is mapped; the heap takes
     # a second call because its first chunk starts 8 bytes behind the break
-    assert (player.tally.mmap, player.tally.brk) == (1, 2)
+    assert (simulator.tally.mmap, simulator.tally.brk) == (1, 2)
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.8", "3.9"])
 def test_pools_of_4_kib_always_fill_their_arena(version):
     history = History()
     history.malloc(512)
-    player, addresses = played(history, config(version))
+    simulator, addresses = played(history, config(version))
     assert addresses.tolist() == [BASE - 256 * KIB + 48]
-    assert player.observe()["arenas"]["pools"].tolist() == [64]
+    assert simulator.observe()["arenas"]["pools"].tolist() == [64]
 
 
 def test_sizes_0_and_513_are_libcs():
@@ -277,11 +278,11 @@ def test_the_arena_table_doubles_with_the_17th_arena():
     history.mallocs(16 * ARENA_OF_512, 512)
     assert heap_in_use(played(history, config("3.9"))[0]) == TCACHE + 784  # 16 entries of 48 bytes and a word
     history.malloc(512)
-    player, addresses = played(history, config("3.9"))
+    simulator, addresses = played(history, config("3.9"))
     # 32 entries and a word: nothing lies behind the old table, so it grows where it is, into top
-    assert heap_in_use(player) == TCACHE + 1552
+    assert heap_in_use(simulator) == TCACHE + 1552
     assert addresses[-1] == BASE - 17 * 256 * KIB + 48
-    assert player.tally.arenas == 17
+    assert simulator.tally.arenas == 17
 
 
 def test_hundreds_of_arenas_find_room():
@@ -297,11 +298,11 @@ def test_hundreds_of_arenas_find_room():
 def test_the_trees_nodes_come_from_libcs_heap_in_3_10():
     history = History()
     history.mallocs(63 * 31 + 1, 512)
-    player = played(history, config("3.10"))[0]
+    simulator = played(history, config("3.10"))[0]
     assert [address for _, what, address in arena_events(history, "3.10")] == [BASE - MIB, BASE - 2 * MIB]
     # the table; 8,192 bytes and a word; 2,048 bytes and a word
-    assert heap_in_use(player) == TCACHE + 784 + 8208 + 2064
-    assert player.tally.mmap == 2
+    assert heap_in_use(simulator) == TCACHE + 784 + 8208 + 2064
+    assert simulator.tally.mmap == 2
 
 
 @pytest.mark.parametrize(("kept", "in_heap"), [(1, True), (2 * PAGE, False)])
@@ -353,12 +354,12 @@ def test_a_huge_page_arena_is_aligned_and_resident_as_a_whole():
     history = History()
     history.malloc(100)
     huge = config("3.15-hugepages")
-    player, addresses = played(history, huge)
+    simulator, addresses = played(history, huge)
     arena = 0x7FFFF7C00000  # the highest multiple of 2 MiB that Linux finds below the base
     assert addresses.tolist() == [arena + 48]
-    assert player.observe()["arenas"].tolist() == [(arena, 128, 127, 1, 112)]
+    assert simulator.observe()["arenas"].tolist() == [(arena, 128, 127, 1, 112)]
     plain = tally_of(history, "3.15-hugepages", "pymalloc.huge_pages=false")
-    assert player.tally.resident_bytes - plain.resident_bytes == 2 * MIB - PAGE
+    assert simulator.tally.resident_bytes - plain.resident_bytes == 2 * MIB - PAGE
 
 
 # Counters and views
@@ -447,7 +448,7 @@ def test_a_long_history_of_releases_goes_where_the_second_opinion_says(version):
 
 @pytest.mark.parametrize("version", TINY_GEOMETRIES)
 def test_its_invariants_hold_after_every_event_of_a_history_full_of_releases(version):
-    player = Player(config(version, *TINY))
-    for _ in single_steps(player, small_only(seeded(5, 1200)).events()):
-        player.check()
-    assert player.tally.arenas_unmapped >= 5
+    simulator = Simulator(config(version, *TINY))
+    for _ in single_steps(simulator, small_only(seeded(5, 1200)).events()):
+        simulator.check()
+    assert simulator.tally.arenas_unmapped >= 5

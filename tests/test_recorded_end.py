@@ -11,7 +11,7 @@ from histories import History, seeded
 from replay.analysis import metrics
 from replay.config import load_config
 from replay.recorder import tap as taps
-from replay.simulation.engine import run
+from replay.simulation.run import run
 from replay.sources import open_source
 from replay.trace import TEARDOWN_MARK, MemoryTrace, Op
 
@@ -55,13 +55,13 @@ def test_the_teardown_is_the_last_phase_and_what_it_leaves_is_known():
     assert phases["phase"].to_list() == ["serve", TEARDOWN_MARK]
     assert phases["requested_bytes"].to_list() == [0, summary.requested_bytes_end]
     time_ns, tally = recording.teardown
-    assert (time_ns, int(tally.requested_bytes)) == (80, 40_000_000)
+    assert (time_ns, int(tally.requested_bytes)) == (70, 40_000_000)
 
 
 def test_the_timeline_ends_with_the_program():
     recording, summary, _ = results(program(True))
     timeline = metrics.timeline(recording)
-    assert timeline["time_ns"].to_list() == [14, 21, 28, 35, 42, 49, 56, 63, 70, 77, 80]
+    assert timeline["time_ns"].to_list() == [7, 14, 21, 28, 35, 42, 49, 56, 63, 70]
     assert timeline["requested_bytes"][-1] == summary.requested_bytes_end
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from replay.commands.verify import verify as verify_command
 from replay.config import load_config
-from replay.simulation.engine import Player
+from replay.simulation.simulator import Simulator
 from replay.sources import open_source
 from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, START, ClassCount, Domain, Events, MemoryTrace, Metadata, Op, PoolCount
@@ -138,12 +138,12 @@ def test_a_pool_of_older_blocks_that_the_program_itself_empties_is_known_of_at_t
 
 
 def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
-    player = Player(load_config("cpython-3.11", LOW_ADDRESSES))
+    simulator = Simulator(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):
-        player.adopt(OLD_POOL + 48 + 512 * block, 512, block)
-        player.check()
-    assert (player.tally.pools_free, player.tally.pools_full) == (1, 63)
-    assert player.observe()["arenas"]["pools_free"].tolist() == [1]
+        simulator.adopt(OLD_POOL + 48 + 512 * block, 512, block)
+        simulator.check()
+    assert (simulator.tally.pools_free, simulator.tally.pools_full) == (1, 63)
+    assert simulator.observe()["arenas"]["pools_free"].tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from replay.allocators import SPAN, SpanKind
 from replay.config import load_config
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player
+from replay.simulation.simulator import Simulator
 from replay.trace import Domain, Events
 
 STACKS = [
@@ -29,19 +29,19 @@ STACKS = [
 ]
 
 
-def simulated(events: Events, config, rows: int) -> Player:
-    player = Player(config)
+def simulated(events: Events, config, rows: int) -> Simulator:
+    simulator = Simulator(config)
     none = np.zeros(0, np.int64)
-    player.play(Slice(events, 0, 0, rows, none, none))
-    return player
+    simulator.simulate(Slice(events, 0, 0, rows, none, none))
+    return simulator
 
 
 def spans_of(spans: np.ndarray, *kinds: SpanKind) -> np.ndarray:
     return spans[np.isin(spans["kind"], kinds)]
 
 
-def assert_accounts_for_everything(player: Player) -> None:
-    spans, tally = player.spans(), player.tally
+def assert_accounts_for_everything(simulator: Simulator) -> None:
+    spans, tally = simulator.spans(), simulator.tally
     ends = spans["address"] + spans["bytes"]
     assert (spans["bytes"] > 0).all()
     assert (spans["address"][1:] >= ends[:-1]).all(), "spans overlap"
@@ -49,7 +49,7 @@ def assert_accounts_for_everything(player: Player) -> None:
     assert spans["resident_bytes"].sum() == tally.resident_bytes
     assert (spans["resident_bytes"] <= spans["bytes"]).all()
     assert (spans["live_bytes"] + spans["free_bytes"] <= spans["bytes"]).all()
-    if player.small_model.__name__.endswith("pymalloc"):
+    if simulator.small_model.__name__.endswith("pymalloc"):
         pools = spans_of(spans, SpanKind.POOL)
         assert pools["bytes"].sum() == tally.pool_bytes
         assert pools["live_bytes"].sum() == tally.small_block_bytes
@@ -63,8 +63,8 @@ def assert_accounts_for_everything(player: Player) -> None:
 @given(seed=st.integers(0, 1 << 30), share=st.floats(0.01, 1))
 def test_spans_add_up_at_any_moment(name, overrides, seed, share):
     events = seeded(seed, 3_000).events()
-    player = simulated(events, load_config(name, overrides), max(1, int(share * events.rows)))
-    assert_accounts_for_everything(player)
+    simulator = simulated(events, load_config(name, overrides), max(1, int(share * events.rows)))
+    assert_accounts_for_everything(simulator)
 
 
 def threaded(seed: int, count: int, threads: int) -> History:
@@ -85,9 +85,9 @@ def test_spans_of_several_threads_add_up(version):
     events = threaded(7, 4_000, 5).events()
     config = load_config(f"cpython-3.12-glibc-{version}", ("glibc.trim_threshold=128 KiB",))
     for rows in (500, 1_500, 2_500, events.rows):
-        player = simulated(events, config, rows)
-        assert_accounts_for_everything(player)
-    assert len(np.unique(player.spans()["region"])) > 5
+        simulator = simulated(events, config, rows)
+        assert_accounts_for_everything(simulator)
+    assert len(np.unique(simulator.spans()["region"])) > 5
 
 
 def test_one_block_of_each_kind_is_where_it_was_put():
@@ -98,8 +98,8 @@ def test_one_block_of_each_kind_is_where_it_was_put():
     history.malloc(3_000, Domain.RAW)
     history.malloc(1 << 20, Domain.RAW)
     history.free(freed)
-    player = simulated(history.events(), load_config("cpython-3.8"), history.events().rows)
-    spans = player.spans()
+    simulator = simulated(history.events(), load_config("cpython-3.8"), history.events().rows)
+    spans = simulator.spans()
     (pool,) = spans_of(spans, SpanKind.POOL)
     assert (pool["bytes"], pool["size_class"], pool["live_blocks"], pool["live_bytes"]) == (4 << 10, 112, 1, 112)
     assert pool["free_bytes"] == (4096 - 48) // 112 * 112 - 112
@@ -107,12 +107,12 @@ def test_one_block_of_each_kind_is_where_it_was_put():
     assert (mapping["bytes"], mapping["live_blocks"]) == ((1 << 20) + 4096, 1)
     (free,) = spans_of(spans, SpanKind.FREE_CHUNK)
     assert (free["bytes"], free["free_bytes"]) == (5_008, 5_008)
-    address = player.stack.libc.heaps[1].address
+    address = simulator.stack.libc.heaps[1].address
     assert {int(span["region"]) for span in spans_of(spans, SpanKind.CHUNK, SpanKind.TOP_CHUNK)} == {int(address)}
     assert 2_016 in spans_of(spans, SpanKind.CHUNK)["bytes"]
     assert kept == 1
 
 
 def test_nothing_is_held_before_the_first_event():
-    assert Player(load_config("cpython-3.12")).spans().dtype == SPAN
-    assert len(Player(load_config("cpython-3.12")).spans()) == 0
+    assert Simulator(load_config("cpython-3.12")).spans().dtype == SPAN
+    assert len(Simulator(load_config("cpython-3.12")).spans()) == 0

@@ -132,7 +132,7 @@ import json, sys
 from histories import fingerprint, seeded
 from replay.allocators import find_model, is_compiled, model_names
 from replay.config import load_config
-from replay.simulation.engine import run
+from replay.simulation.run import run
 
 names, trace, results = sys.argv[1:], seeded(4, 3000).trace(), {}
 for name in names:

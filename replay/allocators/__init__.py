@@ -45,7 +45,7 @@ Room. A kernel cannot grow an array. A model that is left with room for fewer th
 `ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
 
 Memory that is touched. Each model says which bytes *it* writes (`linux.touch`: headers, links). The program is
-taken to write to all bytes that it asked for: for blocks of the libc role the player calls `fill`; the small role
+taken to write to all bytes that it asked for: for blocks of the libc role the simulator calls `fill`; the small role
 touches its blocks as it hands them out, because it knows when a page is new.
 """
 
@@ -141,7 +141,7 @@ _generic = generic(_implementation)
 
 @leaf
 def default_calloc(state, stack, size):
-    """Malloc; the zeros are the player's `fill`."""
+    """Malloc; the zeros are the simulator's `fill`."""
     return malloc(state, stack, size)
 
 

@@ -29,7 +29,7 @@ SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 OWN = (
     "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
 )  # fmt: skip
-"""Fields that the player keeps for itself: they count nothing."""
+"""Fields that the simulator keeps for itself: they count nothing."""
 
 TALLY = record(
     *LEVELS,
@@ -52,9 +52,9 @@ TALLY = record(
     mapped_bytes      mapped in all; resident_bytes: touched and not given back
     page_faults       first touches that the kernel served; huge_pages: those served with a huge page
     row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
-    attention         bits: why the player must stop after this event
+    attention         bits: why the simulator must stop after this event
     first_row, at     the event being played is `at` in a batch before which there were so many rows
-    stop              where in the batch the player looks at `attention` at the latest
+    stop              where in the batch the simulator looks at `attention` at the latest
     idle              rows that moved no block
     *_slack           bytes until the level is as high as ever: the level is its peak less these
 """
@@ -99,7 +99,7 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
 
 @leaf
 def attend(stack, why):
-    """Has the player stop after the event in hand; while a turn begins, after its first one."""
+    """Has the simulator stop after the event in hand; while a turn begins, after its first one."""
     tally = stack.tally[0]
     tally.attention |= why
     tally.stop = 0

@@ -1,4 +1,4 @@
-"""What a run cost, out of what it counted: a Recording goes in, a Summary and polars frames come out. Pure.
+"""What a run cost, out of what it counted: a RunResult goes in, a Summary and polars frames come out. Pure.
 
 `docs/metrics.md` explains every name; a test holds it to that. Sizes are bytes, times nanoseconds of the trace.
 
@@ -16,8 +16,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from replay.allocators import ARENA_VIEW, CLASS_VIEW, LEVELS, OWN, SYSCALLS, TALLY
-from replay.simulation.engine import Recording
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
+from replay.simulation.result import RunResult
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
 from replay.trace import Domain
@@ -26,7 +26,7 @@ BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
 SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
 ROLES = ("libc", "small")
 COUNTERS = tuple(name for name in TALLY.names or () if name == "thread" or name not in OWN)
-"""What a sample tells: all fields of TALLY but those that only the player needs."""
+"""What a sample tells: all fields of TALLY but those that only the simulator needs."""
 _COUNTS = (
     "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
@@ -167,16 +167,16 @@ _RISING = {
 """Fields of TALLY that never fall."""
 
 
-def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: Recording | None = None) -> Summary:
+def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: RunResult | None = None) -> Summary:
     """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
-    config = recording.config
+    config = result.config
     return Summary.model_validate(
         {
-            **_figures(recording),
+            **_figures(result),
             "allocator": config.name,
             "libc_model": config.libc_model,
             "small_model": config.small_model,
-            "trace": recording.metadata.origin,
+            "trace": result.metadata.origin,
             "floor": _bound(floor) if floor else None,
             "ceiling": _bound(ceiling) if ceiling else None,
             "processes": [
@@ -186,24 +186,24 @@ def summarize(recording: Recording, *, floor: Recording | None = None, ceiling: 
                     "at_peak_of_all": {name: int(share[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
                 }
                 for process, of_it, share in zip(
-                    recording.metadata.processes, recording.processes, recording.shares, strict=True
+                    result.metadata.processes, result.processes, result.shares, strict=True
                 )
             ],
         }
     )
 
 
-def _figures(recording: Recording) -> dict[str, Any]:
+def _figures(result: RunResult) -> dict[str, Any]:
     """The fields of _Figures."""
-    end, at_peak, process = recording.end, recording.at_peak, recording.metadata.memory
+    end, at_peak, process = result.end, result.at_peak, result.metadata.memory
     return {
         **{name: int(end[name]) for name in _COUNTS},
         **{f"{name}_peak": int(end[f"{name}_peak"]) for name in BYTE_LEVELS},
         **{f"{name}_at_peak": int(at_peak[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
         **{f"{name}_end": int(end[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
-        "events": recording.events,
-        "duration_ns": recording.duration_ns,
-        "peak_time_ns": recording.at_peak_time_ns,
+        "events": result.events,
+        "duration_ns": result.duration_ns,
+        "peak_time_ns": result.at_peak_time_ns,
         "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
         "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
         "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
@@ -212,7 +212,7 @@ def _figures(recording: Recording) -> dict[str, Any]:
         "arenas_live": int(end.arenas),
         "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
         "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
-        "simulated_ns": _simulate_time(recording),
+        "simulated_ns": _simulate_time(result),
         "static_bytes": process.static_bytes,
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
@@ -264,8 +264,8 @@ def _lost(used: int, whole: int) -> float:
     return float(1 - used / whole) if whole else 0.0
 
 
-def _simulate_time(recording: Recording) -> SimulatedTime:
-    costs, end = recording.config.costs, recording.end
+def _simulate_time(result: RunResult) -> SimulatedTime:
+    costs, end = result.config.costs, result.end
     return SimulatedTime(
         calls=round(costs.call * int(end.mallocs + end.callocs + end.reallocs + end.frees)),
         pools=round(costs.pool * int(end.pools_made)),
@@ -274,10 +274,10 @@ def _simulate_time(recording: Recording) -> SimulatedTime:
     )
 
 
-def _bound(recording: Recording) -> Bound:
-    end = recording.end
+def _bound(result: RunResult) -> Bound:
+    end = result.end
     return Bound(
-        allocator=recording.config.name,
+        allocator=result.config.name,
         requested_bytes_peak=int(end.requested_bytes_peak),
         mapped_bytes_peak=int(end.mapped_bytes_peak),
         mapped_bytes_end=int(end.mapped_bytes),
@@ -286,18 +286,18 @@ def _bound(recording: Recording) -> Bound:
     )
 
 
-def timeline(recording: Recording) -> pl.DataFrame:
+def timeline(result: RunResult) -> pl.DataFrame:
     """A row a sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
-    frame = pl.DataFrame({"time_ns": recording.sample_times_ns, **{name: recording.samples[name] for name in COUNTERS}})
+    frame = pl.DataFrame({"time_ns": result.sample_times_ns, **{name: result.samples[name] for name in COUNTERS}})
     return frame.with_columns(
         internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
         external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
     )
 
 
-def phases(recording: Recording) -> pl.DataFrame:
+def phases(result: RunResult) -> pl.DataFrame:
     """A row a mark: `phase`, and as in the timeline what was there when it began."""
-    marks = recording.phases
+    marks = result.phases
     return pl.DataFrame(
         {
             "phase": pl.Series([name for name, _, _ in marks], dtype=pl.String),
@@ -311,19 +311,19 @@ def _lost_column(used: str, whole: str) -> pl.Expr:
     return pl.when(pl.col(whole) > 0).then(1 - pl.col(used) / pl.col(whole)).otherwise(0.0)
 
 
-def size_classes(recording: Recording) -> pl.DataFrame:
+def size_classes(result: RunResult) -> pl.DataFrame:
     """A row for each domain, role and class of block sizes that was ever asked for.
 
     `block_size` is the largest block of the class. Up to 1,024 bytes it is the only one, so that the waste is known;
     above, classes are powers of two and `block_bytes` and `waste_bytes` are null. Of a model that rounds nothing up
     they are what was asked for, and 0. A realloc counts as a block that goes and one that comes.
     """
-    rows = np.flatnonzero(recording.classes["blocks"])
-    counted = recording.classes[rows]
-    config = recording.config
+    rows = np.flatnonzero(result.classes["blocks"])
+    counted = result.classes[rows]
+    config = result.config
     stack = {"libc": config.libc_model, "small": config.small_model}
     unrounded = [role for role, model in stack.items() if model == "ideal"]
-    if recording.end.block_bytes_peak == recording.end.requested_bytes_peak:  # models of others that round nothing up
+    if result.end.block_bytes_peak == result.end.requested_bytes_peak:  # models of others that round nothing up
         unrounded = list(stack)
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
@@ -346,31 +346,31 @@ def size_classes(recording: Recording) -> pl.DataFrame:
     return frame
 
 
-def pools(recording: Recording) -> pl.DataFrame:
+def pools(result: RunResult) -> pl.DataFrame:
     """A row for each of pymalloc's size classes that has a pool at the end."""
-    classes = recording.observed.get("classes", np.zeros(0, CLASS_VIEW))
+    classes = result.observed.get("classes", np.zeros(0, CLASS_VIEW))
     frame = _to_frame(classes)
-    if recording.processes:
+    if result.processes:
         frame = frame.group_by("block_size", maintain_order=True).agg(pl.all().sum())
     return frame.filter(pl.col("pools_used") + pl.col("pools_full") > 0)
 
 
-def arenas(recording: Recording) -> pl.DataFrame:
+def arenas(result: RunResult) -> pl.DataFrame:
     """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks.
 
     Of several processes one after the other, with its name as `process`: each has addresses of its own.
     """
-    frame = _to_frame(recording.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
-    arena_bytes = int(recording.end.arena_bytes) // max(int(recording.end.arenas), 1)
+    frame = _to_frame(result.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
+    arena_bytes = int(result.end.arena_bytes) // max(int(result.end.arenas), 1)
     frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
-    if not recording.processes:
+    if not result.processes:
         return frame
-    arenas_of = [len(of_it.observed.get("arenas", ())) for of_it in recording.processes]
-    names = np.repeat([process.name for process in recording.metadata.processes], arenas_of)
+    arenas_of = [len(of_it.observed.get("arenas", ())) for of_it in result.processes]
+    names = np.repeat([process.name for process in result.metadata.processes], arenas_of)
     return frame.with_columns(pl.Series("process", names, dtype=pl.String))
 
 
-def processes(recording: Recording) -> pl.DataFrame:
+def processes(result: RunResult) -> pl.DataFrame:
     """A row a process, if there are several: its `name` and metrics, and as `…_at_peak_of_all` its part of those."""
     rows = [
         {
@@ -379,7 +379,7 @@ def processes(recording: Recording) -> pl.DataFrame:
             **metrics_of(each),
             **{f"{level}_at_peak_of_all": size_bytes for level, size_bytes in each.at_peak_of_all.items()},
         }
-        for each in summarize(recording).processes
+        for each in summarize(result).processes
     ]
     return pl.DataFrame(rows)
 

@@ -44,7 +44,7 @@ def main() -> None:
     import numpy as np
 
     from replay.config import load_config
-    from replay.simulation.engine import run
+    from replay.simulation.run import run
     from replay.trace import Domain, Events, MemoryTrace, Op
 
     row = {"time_ns": 0, "thread": 0, "op": Op.MALLOC, "domain": Domain.OBJ, "block": 0, "size": 8}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
     from replay.config import StackConfig
     from replay.reports.files import AddressWriter
-    from replay.simulation.engine import Recording
+    from replay.simulation.result import RunResult
     from replay.trace import Trace
 
 
@@ -107,17 +107,17 @@ def run(
         elsewhere = outputs.enter_context(Elsewhere())
         meanwhile = elsewhere.begin if len(stacks) > 1 else None
         with told_compilation(meanwhile) as compilation, _named(source):
-            recordings = _play_all(trace, stacks, every_ns, trim_every_ns, sink, elsewhere)
-        recording = recordings[0]
-        assert recording is not None
-        floor, ceiling = recordings[1:] or (None, None)
-        summary = summarize(recording, floor=floor, ceiling=ceiling)
+            results = _play_all(trace, stacks, every_ns, trim_every_ns, sink, elsewhere)
+        result = results[0]
+        assert result is not None
+        floor, ceiling = results[1:] or (None, None)
+        summary = summarize(result, floor=floor, ceiling=ceiling)
         if folder:
-            write_results(folder, recording, summary)
+            write_results(folder, result, summary)
     if as_json:
-        say(summary_json(recording, summary))
+        say(summary_json(result, summary))
     else:
-        _print_text(source, recording, summary, [*(overrides or ()), *(env or ())], full, compilation.happened)
+        _print_text(source, result, summary, [*(overrides or ()), *(env or ())], full, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)
         same = [source, "-a", chosen, *of_this, *of_any]
         other = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
@@ -168,12 +168,12 @@ def _play_all(
     trim_every_ns: int | None,
     sink: "AddressWriter | None",
     elsewhere: Elsewhere,
-) -> list["Recording | None"]:
+) -> list["RunResult | None"]:
     """The trace through each stack, None where a reference cannot hold it; samples and addresses are the first's."""
-    from replay.simulation import engine
+    from replay.simulation.run import NO_SAMPLES_NS, run
     from replay.support.progress import progress_bar
 
-    recordings: list[Recording | None] = []
+    results: list[RunResult | None] = []
     events_before = 0
     total = None if trace.events_total is None else len(configs) * trace.events_total
     with progress_bar("playing", total) as progress:
@@ -183,7 +183,7 @@ def _play_all(
 
         for config in configs:
             try:
-                recording = engine.run(
+                result = run(
                     trace,
                     config,
                     sample_every_ns=every_ns,
@@ -192,29 +192,29 @@ def _play_all(
                     progress=show,
                 )
             except TraceError:
-                if not recordings:
+                if not results:
                     raise
-                recordings.append(None)  # what the stack could hold, a reference that never frees need not
+                results.append(None)  # what the stack could hold, a reference that never frees need not
                 continue
-            recordings.append(recording)
-            events_before += recording.events
-            every_ns, sink = engine.NO_SAMPLES_NS, None
+            results.append(result)
+            events_before += result.events
+            every_ns, sink = NO_SAMPLES_NS, None
             elsewhere.wait()
-    return recordings
+    return results
 
 
 def _print_text(
-    source: str, recording: "Recording", summary: "Summary", settings: list[str], full: bool, compiled: bool
+    source: str, result: "RunResult", summary: "Summary", settings: list[str], full: bool, compiled: bool
 ) -> None:
     from replay.reports.console import PlainConsole
     from replay.reports.tables import WIDTH
     from replay.reports.text import print_report
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
-    print_report(console, source, recording, summary, settings=settings, full=full)
-    seconds = recording.wall_ns / 1e9
-    rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
-    say(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+    print_report(console, source, result, summary, settings=settings, full=full)
+    seconds = result.wall_ns / 1e9
+    rate = f", {result.events / seconds:,.0f} events/s" if seconds and not compiled else ""
+    say(f"\n{result.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
 def _print_closing(following: list[str], out: Path | None, addresses: Path | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from replay.config import StackConfig
-from replay.simulation import engine
+from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.units import format_size
 from replay.trace import NO_SITE, Domain, Op, Site, Trace
 from replay.trace.processes import processes_of
@@ -73,7 +73,7 @@ def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
 
 def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
-    peak_row = int(engine.run(trace, stack, sample_every_ns=engine.NO_SAMPLES_NS).at_peak.row)
+    peak_row = int(run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
     requests, last = _requests(trace, peak_row + 1)
     live = requests[last[last >= 0]]
     return _grouped(live, trace, with_sites), _grouped(requests, trace, with_sites)

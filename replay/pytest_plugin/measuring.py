@@ -9,7 +9,7 @@ from replay.analysis.metrics import Summary, metrics_of, summarize
 from replay.config import StackConfig
 from replay.gates.causes import site_key, site_place, size_class
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
-from replay.simulation import engine
+from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Domain, Events, Op, Trace
 
@@ -68,7 +68,7 @@ class Look:
 
 def look(trace: Trace, stack: StackConfig) -> Look:
     """Plays a recording that has the marks of a test."""
-    recording = engine.run(trace, stack, sample_every_ns=engine.NO_SAMPLES_NS)
+    recording = run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
     domains, sizes, sites, is_left = _requests(trace)
     left = _by_site(trace, sizes[is_left], sites[is_left])
     return Look(summarize(recording), _by_class(domains, sizes, is_left), left)

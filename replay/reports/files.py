@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from replay.analysis import metrics
 from replay.reports.claims import claims
-from replay.simulation.engine import Recording
+from replay.simulation.result import RunResult
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import (
@@ -32,7 +32,7 @@ from replay.support.atomic_files import (
 from replay.support.errors import OutputError
 
 SUMMARY = "summary.json"
-FRAMES: dict[str, Callable[[Recording], pl.DataFrame]] = {
+FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
     "timeline.parquet": metrics.timeline,
     "size_classes.parquet": metrics.size_classes,
     "pools.parquet": metrics.pools,
@@ -85,24 +85,24 @@ def _refusal(folder: Path, name: str) -> OutputError:
     return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
 
 
-def summary_json(recording: Recording, summary: metrics.Summary) -> str:
+def summary_json(result: RunResult, summary: metrics.Summary) -> str:
     """The summary as one JSON object, with what may be claimed of it as `claims`."""
-    claimed = claims(recording.metadata, recording.config, summary)
+    claimed = claims(result.metadata, result.config, summary)
     content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
     return json.dumps(content, indent=2)
 
 
-def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
+def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> None:
     """Writes all files of a run into `folder`, which is there."""
-    (folder / SUMMARY).write_text(summary_json(recording, summary) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(summary_json(result, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
-        frame = frame_of(recording)
+        frame = frame_of(result)
         if frame.width:
             write_in_memory(frame.write_parquet, folder / name)
 
 
 class AddressWriter:
-    """Takes addresses as `engine.run` hands them out, and writes those of mallocs, callocs and reallocs.
+    """Takes addresses as `run` hands them out, and writes those of mallocs, callocs and reallocs.
 
     Who owns a block is not written. Holds at most a row group and a slice.
     """

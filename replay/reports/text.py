@@ -12,8 +12,8 @@ from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
-from replay.simulation.engine import Recording
 from replay.simulation.loop import EXACT_CLASSES, class_limit
+from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
 
@@ -25,7 +25,7 @@ _LARGEST_KNOWN = class_limit(EXACT_CLASSES - 1)
 def print_report(
     console: Console,
     source: str,
-    recording: Recording,
+    result: RunResult,
     summary: Summary,
     *,
     settings: Sequence[str] = (),
@@ -35,18 +35,18 @@ def print_report(
 
     `settings` are those that were changed in the stack.
     """
-    arenas = metrics.arenas(recording)
-    for line in overview(source, settings, recording.config, summary, arenas):
+    arenas = metrics.arenas(result)
+    for line in overview(source, settings, result.config, summary, arenas):
         console.print(line, soft_wrap=True)
-    for table in _tables(recording, summary, arenas) if full else ():
+    for table in _tables(result, summary, arenas) if full else ():
         console.print(table, width=min(console.width, WIDTH))
     console.print()
-    for sentence in sentences(claims(recording.metadata, recording.config, summary)):
+    for sentence in sentences(claims(result.metadata, result.config, summary)):
         label, _, text = sentence.partition(": ")
         console.print(labelled(label.lower(), text), soft_wrap=True)
 
 
-def _tables(recording: Recording, summary: Summary, arenas: pl.DataFrame) -> Iterator[Group]:
+def _tables(result: RunResult, summary: Summary, arenas: pl.DataFrame) -> Iterator[Group]:
     yield section("Memory by layer", _levels(summary))
     yield section(_where_title(summary), _where(summary))
     if summary.processes:
@@ -55,10 +55,10 @@ def _tables(recording: Recording, summary: Summary, arenas: pl.DataFrame) -> Ite
         yield section("Arenas and pools", _arenas(summary, arenas))
     yield section("Calls and simulated time", _system_calls(summary))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
-        classes = _size_classes(summary, metrics.size_classes(recording), metrics.pools(recording))
+        classes = _size_classes(summary, metrics.size_classes(result), metrics.pools(result))
         yield section("Size classes, by waste at end", classes)
-    if recording.phases:
-        yield section("Memory at the start of each phase", _phases(recording))
+    if result.phases:
+        yield section("Memory at the start of each phase", _phases(result))
 
 
 def _levels(summary: Summary) -> Table:
@@ -227,12 +227,12 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _phases(recording: Recording) -> Table:
+def _phases(result: RunResult) -> Table:
     table = table_of("phase", "start", "requested", "allocated", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
-    end = ("(end)", int(recording.sample_times_ns[-1]), recording.end)
-    after = ("(after teardown)", *recording.teardown) if recording.teardown else end
-    for phase, time_ns, tally in (*recording.phases, after):
+    end = ("(end)", int(result.sample_times_ns[-1]), result.end)
+    after = ("(after teardown)", *result.teardown) if result.teardown else end
+    for phase, time_ns, tally in (*result.phases, after):
         sizes = (format_size(int(tally[level])) for level in levels)
         table.add_row(printable(phase), format_time(time_ns), *sizes, f"{int(tally['arenas']):,}")
     return table

@@ -1,6 +1,6 @@
 """Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
 
-    slice      the events between two boundaries; one call of a compiled kernel plays it
+    slice      the events between two boundaries; one call of a compiled kernel simulates it
     boundary   a row at which something is done that is no event of a block, or the end of a batch
     tick       a moment at which the counters are looked at. Looking changes nothing, so ticks do not cut slices: the
                sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
@@ -9,8 +9,8 @@ A tick at time t sees all events of time t. Where batches end does not matter: t
 for the next one, which may have more events of that moment.
 """
 
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import simpy
@@ -27,7 +27,7 @@ TICKS_MAX = 1_000_000
 """More samples than anybody looks at; each is a copy of all counters."""
 TICKS_ENOUGH = 2_000
 """Where nobody says how often, and nobody knows how long the trace is: more of them, and the interval doubles."""
-ALARMS_MAX = 1_000_000
+TRIMS_MAX = 1_000_000
 """More than any program does by the clock: a unit that was forgotten."""
 
 
@@ -69,35 +69,47 @@ def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, 
     return rows
 
 
+class Visitor(Protocol):
+    """What the clock drives through a trace."""
+
+    def boundaries(self, events: Events) -> list[int]:
+        """Returns the rows of a batch that end a slice, because something else happens at them."""
+
+    def simulate(self, part: Slice) -> None:
+        """Simulates the events of a slice."""
+
+    def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
+        """Does what happens at a boundary; `first_row` is the number of rows before the batch."""
+
+    def trim(self, row: int) -> None:
+        """Calls malloc_trim(0) before `row` of the trace."""
+
+
 class Clock:
-    """Walks through batches: `play(slice)` for every slice, `boundary(events, first_row, row)` for each row of
-    `boundaries(events)`, `first_row` being how many rows came before the batch.
+    """Drives a visitor through the batches of a trace, slice by slice and boundary by boundary.
 
     Ticks come every `sample_every_ns` after `begin_ns`, the time of the first event. If that is None, their interval
     begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: of all ticks, those at multiples of the
-    last `ticks_every_ns` after `begin_ns` are then the result. Every `alarm_every_ns` after `begin_ns` a slice is cut
-    and `alarm(row)` called, with the number of the row that comes next.
+    last `ticks_every_ns` after `begin_ns` are then the result. Every `trim_every_ns` after `begin_ns` a slice ends and
+    `trim` is called.
     """
 
     def __init__(
         self,
         batches: Iterable[Events],
-        play: Callable[[Slice], None],
-        boundaries: Callable[[Events], list[int]],
-        boundary: Callable[[Events, int, int], None],
+        visitor: Visitor,
         begin_ns: int,
         sample_every_ns: int | None,
-        alarm_every_ns: int | None = None,
-        alarm: Callable[[int], None] | None = None,
+        trim_every_ns: int | None = None,
     ):
-        self._play, self._boundaries, self._boundary = play, boundaries, boundary
+        self._visitor = visitor
         self._begin_ns, self._widens = begin_ns, sample_every_ns is None
         self.ticks_every_ns = sample_every_ns or 1
         self._next_tick_ns = begin_ns + self.ticks_every_ns
         self._ticks_left = TICKS_MAX
-        self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
-        self._alarms_left = ALARMS_MAX
-        self._next_alarm_ns = begin_ns + (alarm_every_ns or 0)
+        self._trim_every_ns = trim_every_ns
+        self._trims_left = TRIMS_MAX
+        self._next_trim_ns = begin_ns + (trim_every_ns or 0)
         self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
@@ -125,35 +137,34 @@ class Clock:
             if not events.rows:
                 continue
             start = 0
-            for stop in [*self._boundaries(events), events.rows]:
+            for stop in [*self._visitor.boundaries(events), events.rows]:
                 # The time of what comes next, if this batch tells.
                 until_ns = int(events.time_ns[min(stop, events.rows - 1)])
-                for row, due_ns in self._alarms(events, start, stop, until_ns):
-                    yield from self._play_slice(events, start, row, due_ns)
+                for row, due_ns in self._trims(events, start, stop, until_ns):
+                    yield from self._simulate_slice(events, start, row, due_ns)
                     start = row
-                    assert self._alarm
-                    self._alarm(self.rows + row)
-                yield from self._play_slice(events, start, stop, until_ns)
+                    self._visitor.trim(self.rows + row)
+                yield from self._simulate_slice(events, start, stop, until_ns)
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
-                    self._boundary(events, self.rows, stop)
+                    self._visitor.pass_boundary(events, self.rows, stop)
                 start = stop + 1
             self.rows += events.rows
 
-    def _alarms(self, events: Events, start: int, stop: int, until_ns: int) -> Iterable[tuple[int, int]]:
-        """The rows that alarms before `until_ns` come before, each as often as there are alarms, and their times."""
-        if not self._alarm_every_ns:
+    def _trims(self, events: Events, start: int, stop: int, until_ns: int) -> Iterable[tuple[int, int]]:
+        """The rows before which malloc_trim is called until `until_ns`, and the times of these calls."""
+        if not self._trim_every_ns:
             return ()
-        self._alarms_left -= max(0, (until_ns - self._next_alarm_ns) // self._alarm_every_ns)
-        if self._alarms_left < 0:
-            what = f"trimming every {self._alarm_every_ns} ns is more than {ALARMS_MAX:,} times in this trace"
+        self._trims_left -= max(0, (until_ns - self._next_trim_ns) // self._trim_every_ns)
+        if self._trims_left < 0:
+            what = f"trimming every {self._trim_every_ns} ns is more than {TRIMS_MAX:,} times in this trace"
             raise ReplayError(f"{what}; choose a longer time")
-        due_ns = np.arange(self._next_alarm_ns, until_ns, self._alarm_every_ns)
-        self._next_alarm_ns += self._alarm_every_ns * due_ns.shape[0]
+        due_ns = np.arange(self._next_trim_ns, until_ns, self._trim_every_ns)
+        self._next_trim_ns += self._trim_every_ns * due_ns.shape[0]
         rows = start + np.searchsorted(events.time_ns[start:stop], due_ns, side="right")
         return zip(rows.tolist(), due_ns.tolist(), strict=True)
 
-    def _play_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
+    def _simulate_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
         """Plays rows start … end, with the ticks before `until_ns`."""
         while self._widens and (until_ns - self._begin_ns) // self.ticks_every_ns > TICKS_ENOUGH:
             self.ticks_every_ns *= 2
@@ -167,7 +178,7 @@ class Clock:
         rows = find_rows(events.time_ns, ticks_ns, start, end, np.empty_like(ticks_ns))
         if start < end:
             yield self._environment.timeout(int(events.time_ns[end - 1]) - self._environment.now)
-        self._play(Slice(events, self.rows, start, end, rows, ticks_ns))
+        self._visitor.simulate(Slice(events, self.rows, start, end, rows, ticks_ns))
 
     def _sample(self) -> Process:
         """The sampler: for each slice, the ticks until what comes behind it."""

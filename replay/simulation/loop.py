@@ -258,8 +258,10 @@ def _begin_turn(stack, op, threads, row, end):
     return row
 
 
-def play(stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses):
-    """Plays rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+def simulate_rows(
+    stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses
+):
+    """Simulates rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
 
     What moves no block is passed over: its domain, block and size may be anything.
 

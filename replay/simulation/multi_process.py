@@ -6,7 +6,7 @@ it has.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from replay.allocators import TALLY, Stack
 from replay.simulation.clock import Slice
 from replay.simulation.loop import CLASS
 from replay.simulation.multi_process_kernels import FIELDS, add_up, lower_peaks
+from replay.simulation.result import RunResult, peak_time_ns, phases_since
 from replay.trace import Events, Trace
 from replay.trace.block_numbering import NumberingApart
 from replay.trace.processes import processes_of
@@ -24,8 +25,8 @@ STINTS = 1 << 13
 _RESIDENT_PEAK = "resident_bytes_peak"
 
 
-class Player(Protocol):
-    """The state of one process; `engine.Player` is it."""
+class Simulator(Protocol):
+    """The state of one process; `replay.simulation.simulator.Simulator` is it."""
 
     stack: Stack
 
@@ -33,7 +34,7 @@ class Player(Protocol):
     def classes(self) -> np.ndarray: ...
     @property
     def tally(self) -> np.record: ...
-    def play_stints(
+    def simulate_stints(
         self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
     ) -> None: ...
     def trim(self, row: int) -> None: ...
@@ -45,7 +46,7 @@ class Player(Protocol):
 class Member:
     """What is known of one process besides its counters."""
 
-    player: Player
+    simulator: Simulator
     events: int = 0
     begin_ns: int = 0
     end_ns: int = 0
@@ -54,11 +55,14 @@ class Member:
 
 
 class Host:
-    """Plays the slices of a trace of several processes; where it is asked as `engine.Player` is, it gives the sums."""
+    """Simulates the slices of a trace of several processes; with the interface of a Simulator, it returns the sums."""
 
-    def __init__(self, trace: Trace, new_player: Callable[[], Player]):
+    marks_end_slices = True
+    """Each process has counters of its own at its marks."""
+
+    def __init__(self, trace: Trace, new_simulator: Callable[[], Simulator]):
         self._processes = processes_of(trace)
-        self.members = [Member(new_player()) for _ in self._processes.table]
+        self.members = [Member(new_simulator()) for _ in self._processes.table]
         members = len(self.members)
         self.ends = np.zeros(members, TALLY)
         """By process: the counters after its latest event."""
@@ -94,7 +98,7 @@ class Host:
     @property
     def classes(self) -> np.ndarray:
         """What came and what is there in all processes."""
-        each = [member.player.classes for member in self.members]
+        each = [member.simulator.classes for member in self.members]
         total = each[0].copy()
         for name in CLASS.names or ():
             total[name] = sum(one[name] for one in each)
@@ -102,7 +106,7 @@ class Host:
 
     def observe(self) -> dict[str, np.ndarray]:
         """What the models of the small role tell, process by process."""
-        each = [member.player.observe() for member in self.members]
+        each = [member.simulator.observe() for member in self.members]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
     def shares(self) -> np.ndarray:
@@ -127,7 +131,7 @@ class Host:
             member.events += int(counts[number])
         return events
 
-    def play(self, part: Slice) -> np.ndarray:
+    def simulate(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns the sums at each of its ticks."""
         assert self._batch is not None
         owner = self._owner[part.start : part.end]
@@ -141,7 +145,7 @@ class Host:
         peaks, peak = self.at_peaks[_RESIDENT_PEAK].copy(), self.at_peak[0].resident_bytes_peak
         for first in range(0, edges.shape[0] - 1, STINTS):
             begin, end = np.searchsorted(ticks, [first, first + STINTS])
-            self._play_piece(part, edges[first : first + STINTS + 1], ticks[begin:end] - first, samples[begin:end])
+            self._simulate_piece(part, edges[first : first + STINTS + 1], ticks[begin:end] - first, samples[begin:end])
         samples[ticks == edges.shape[0] - 1] = self.tally
         times_ns = part.events.time_ns
         for number in np.flatnonzero(self.at_peaks[_RESIDENT_PEAK] != peaks).tolist():
@@ -150,7 +154,7 @@ class Host:
             self.at_peak_time_ns = int(times_ns[self.at_peak[0].row - part.first_row])
         return samples
 
-    def _play_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
+    def _simulate_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
         """Plays some stints, process by process, and adds them up."""
         owner = self._owner[edges[:-1]]
         moments, best = (kept[: owner.shape[0]] for kept in self._kept)
@@ -159,7 +163,7 @@ class Host:
         for number, mine in enumerate(np.split(order, np.cumsum(counts[:-1]))):
             if mine.shape[0]:
                 blocks = int(self._numbering.counts[number])
-                self.members[number].player.play_stints(part, mine, edges, moments, best, blocks)
+                self.members[number].simulator.simulate_stints(part, mine, edges, moments, best, blocks)
         self._add_up(owner, moments, best, ticks, samples)
 
     def _add_up(
@@ -181,27 +185,49 @@ class Host:
         """Calls malloc_trim(0) in the process of that thread, or in all, one after the other."""
         numbers = range(len(self.members)) if thread is None else [self._find(thread)[0]]
         for number in numbers:
-            self._call(number, lambda player: player.trim(row))
+            self._call(number, lambda simulator: simulator.trim(row))
 
     def end_thread(self, thread: int, row: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
         number, place = self._find(thread)
-        self._call(number, lambda player: player.end_thread(place, row))
+        self._call(number, lambda simulator: simulator.end_thread(place, row))
 
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
         """A phase of the process of that thread begins."""
         number, _ = self._find(thread)
         self.members[number].phases.append((name, time_ns, self.ends[number].copy()))
 
+    def complete(self, result: RunResult, begin_ns: int) -> RunResult:
+        """The sums, and with them what each process counted."""
+        metadata = result.metadata
+        parts = tuple(
+            replace(
+                result,
+                metadata=replace(metadata, process=process.memory, processes=()),
+                events=member.events,
+                duration_ns=member.end_ns - member.begin_ns,
+                sample_times_ns=np.array([member.end_ns - begin_ns]),
+                samples=self.ends[number : number + 1],
+                end=self.ends[number],
+                at_peak=self.at_peaks[number],
+                at_peak_time_ns=peak_time_ns(self.at_peaks[number], int(self.at_peak_times_ns[number]), begin_ns),
+                classes=member.simulator.classes,
+                observed=member.simulator.observe(),
+                phases=phases_since(begin_ns, member.phases),
+            )
+            for number, (process, member) in enumerate(zip(metadata.processes, self.members, strict=True))
+        )
+        return replace(result, processes=parts, shares=self.shares())
+
     def _find(self, thread: int) -> Sequence[int]:
         return [int(found[0]) for found in self._processes.of(np.array([thread], np.uint32))]
 
-    def _call(self, number: int, call: Callable[[Player], None]) -> None:
+    def _call(self, number: int, call: Callable[[Simulator], None]) -> None:
         """Something that is no event of the loop happens in a process; as there, it is no moment of `at_peak`."""
-        player = self.members[number].player
-        lower_peaks(player.tally)
-        call(player)
-        self._add_up(np.array([number]), player.stack.tally.copy())
+        simulator = self.members[number].simulator
+        lower_peaks(simulator.tally)
+        call(simulator)
+        self._add_up(np.array([number]), simulator.stack.tally.copy())
 
 
 def _plain(counters: np.ndarray) -> np.ndarray:

@@ -4,20 +4,20 @@ Each process has a stack of its own, and plays its stints of a piece of the trac
 come before or after. What each stint came to is written down, and afterwards all are gone through in the order of the
 trace. While a process is in a stint, all others rest, so the sum of a level at any moment, within an event too, is
 what the process has then and what the others have all the time. The highest in a stint is therefore known from the
-highest of its process in that stint alone. The player counts peaks since the beginning; so before each stint they are
-lowered to what is there.
+highest of its process in that stint alone. The simulator counts peaks since the beginning; so before each stint they
+are lowered to the current levels.
 
     moment      the counters of a process after a stint; its peaks are those of the stint
     best        the same right after the event that took its resident memory to the stint's highest, if it ever rose
 
-Counters are rows of int64 here, as in TALLY: levels, peaks, what else adds up, and `OWN` fields of the player.
+Counters are rows of int64 here, as in TALLY: levels, peaks, what else adds up, and `OWN` fields of the simulator.
 """
 
 import numpy as np
 
 from replay.allocators import LEVELS, OWN, TALLY
 from replay.jit.compiling import entry, leaf
-from replay.simulation.loop import play
+from replay.simulation.loop import simulate_rows
 
 FIELDS = len(TALLY.names or ())
 PEAKS = len(LEVELS)
@@ -27,7 +27,7 @@ _ADDED = FIELDS - len(OWN)
 """Fields below it, but for peaks, add up."""
 _RESIDENT = LEVELS.index("resident_bytes")
 
-leaf(play)
+leaf(simulate_rows)
 
 
 @leaf
@@ -43,14 +43,14 @@ def lower_peaks(tally):
     tally.arenas_peak = tally.arenas
 
 
-def play_stints(
+def simulate_stints(
     stack, blocks, classes, route, at_peak, columns, first_row, threads, addresses,
     mine, ends, stint, row, moments, best,
 ):  # fmt: skip
-    """Plays the stints of the numbers `mine`, in place; all arguments before it are as `play` has them.
+    """Plays the stints of the numbers `mine`, in place; all arguments before it are those of `simulate_rows`.
 
     Stint n of the piece ends at row ends[n + 1], and begins where the one before ends. Begins with mine[stint] at
-    `row`, or at its beginning where that is less. Stops early where `play` does. Returns where to go on.
+    `row`, or at its beginning where that is less. Stops early where `simulate_rows` does. Returns where to go on.
     """
     tally = stack.tally[0]
     while stint < mine.shape[0]:
@@ -58,7 +58,7 @@ def play_stints(
         if row <= ends[number]:
             row = ends[number]
             lower_peaks(tally)
-        row, taken = play(
+        row, taken = simulate_rows(
             stack, blocks, classes, route, at_peak, columns, first_row, row, threads,
             ends[number + 1 : number + 2], moments[number : number + 1], addresses,
         )  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 
 from replay.analysis.metrics import metrics_of, so_far, summarize
 from replay.config import StackConfig, rebuild_config
-from replay.simulation import engine
+from replay.simulation.result import RunResult
+from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.errors import ReplayError
 from replay.support.version import identity
 from replay.sweeps.traces import Decoded, Input
@@ -64,23 +65,23 @@ def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool]
     except (ReplayError, MemoryError, OSError) as error:  # what cannot be read now may be there the next time
         return Outcome(task.key, "failed", error=_told(error), transient=True)
     try:
-        recording, stopped = _play(task, decoded, given_up)
+        result, stopped = _play(task, decoded, given_up)
     except GivenUp:
         raise
     except Exception as error:  # a model of another package may raise anything, and is one row of many
         return Outcome(task.key, "failed", error=_told(error), transient=isinstance(error, MemoryError | OSError))
     if stopped:
-        reached = {name: value for name in task.front[0] if (value := so_far(recording.end, name)) is not None}
+        reached = {name: value for name in task.front[0] if (value := so_far(result.end, name)) is not None}
         metrics: dict[str, int | float] = dict(reached)
     else:
-        metrics = metrics_of(summarize(recording))
+        metrics = metrics_of(summarize(result))
     return Outcome(
         task.key,
         "stopped" if stopped else "done",
         trace_digest=decoded.digest,
-        events=recording.events,
+        events=result.events,
         metrics=metrics,
-        wall_ns=recording.wall_ns,
+        wall_ns=result.wall_ns,
     )
 
 
@@ -92,7 +93,7 @@ class GivenUp(Exception):
     """The sweep was interrupted; the run's outcome is not known."""
 
 
-def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[engine.Recording, bool]:
+def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[RunResult, bool]:
     stopped = False
 
     def stop(tally: np.record) -> bool:
@@ -102,14 +103,14 @@ def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[e
         stopped = is_hopeless(task.front, tally)
         return stopped
 
-    recording = engine.run(
+    result = run(
         decoded.trace,
         rebuild_config(task.stack),
-        sample_every_ns=engine.NO_SAMPLES_NS,
+        sample_every_ns=NO_SAMPLES_NS,
         trim_every_ns=task.trim_every_ns,
         stop=stop,
     )
-    return recording, stopped
+    return result, stopped
 
 
 def is_hopeless(front: Front, tally: np.record) -> bool:

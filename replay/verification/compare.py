@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.config import StackConfig, load_config
-from replay.simulation.engine import run_addresses
+from replay.simulation.addresses import run_addresses
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import ARENA_EVENT, Played, play
 from replay.verification.oracles import Oracle

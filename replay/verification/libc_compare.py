@@ -19,7 +19,7 @@ from replay.allocators.glibc.system import IS_MMAPPED
 from replay.config import StackConfig, load_config
 from replay.config.glibc_environment import overrides_of
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player
+from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
 from replay.trace.validation import validated
 from replay.verification.harness import HarnessError
@@ -187,17 +187,17 @@ def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> 
     def config(base: int) -> StackConfig:
         return load_config(PRESET, (f"linux.mmap_base={base}", f"linux.brk_base={played.heap}", *libc))
 
-    trial = Player(config(played.base))
+    trial = Simulator(config(played.base))
     _play_rows(trial, makings)
     space = trial.stack.linux.space[0]  # type: ignore[attr-defined]
     unit = int(space.huge_page_size if trial.stack.libc.par[0].hp_bytes else space.page_size)  # type: ignore[attr-defined]
     return config((2 * played.base - int(space.lowest) + unit - 1) & -unit)
 
 
-def _play_rows(player: Player, events: Events) -> None:
+def _play_rows(simulator: Simulator, events: Events) -> None:
     nothing = np.zeros(0, np.int64)
     if events.rows:
-        player.play(Slice(events, 0, 0, events.rows, nothing, nothing))
+        simulator.simulate(Slice(events, 0, 0, events.rows, nothing, nothing))
 
 
 def _play_model(
@@ -206,27 +206,27 @@ def _play_model(
     """Addresses, system calls, and resident bytes at the points where the harness reads them, behind `before`."""
     told: list[np.ndarray] = []
     logged: list[np.ndarray] = []
-    player = Player(config, addresses=lambda part, owners: told.append(part), log=logged.append)
+    simulator = Simulator(config, addresses=lambda part, owners: told.append(part), log=logged.append)
     points = np.array([events.rows * (point + 1) // RESIDENT_POINTS for point in range(RESIDENT_POINTS)])
     resident: list[int] = []
-    _play_rows(player, before)
+    _play_rows(simulator, before)
     away = played.thread_place - int(told[0][0]) if before.rows else 0
     told.clear()
     logged.clear()
-    _fill(player, played.base)
-    resident_before = int(player.tally.resident_bytes)
+    _fill(simulator, played.base)
+    resident_before = int(simulator.tally.resident_bytes)
     start = 0
     for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
         due = points[(points >= start) & (points <= stop)]
         if stop > start:
-            resident += player.play(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()
+            resident += simulator.simulate(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()
         else:
-            resident += [int(player.tally.resident_bytes)] * due.shape[0]
+            resident += [int(simulator.tally.resident_bytes)] * due.shape[0]
         if stop < events.rows:
             if events.op[stop] == Op.MARK:
-                player.trim(stop)
+                simulator.trim(stop)
             else:
-                player.end_thread(int(events.thread[stop]), stop)
+                simulator.end_thread(int(events.thread[stop]), stop)
             told.append(np.zeros(1, np.int64))
         start = stop + 1
     calls = [
@@ -239,12 +239,12 @@ def _play_model(
     return addresses, calls, np.array(resident) - resident_before
 
 
-def _fill(player: Player, base: int) -> None:
+def _fill(simulator: Simulator, base: int) -> None:
     """The next mapping will end at `base`, and none will lie higher."""
-    hole = int(player.stack.linux.space[0].lowest) - base  # type: ignore[attr-defined]
+    hole = int(simulator.stack.linux.space[0].lowest) - base  # type: ignore[attr-defined]
     if hole:
-        linux.reserve(player.stack, hole, base)
-        player.tally.rows_logged = 0
+        linux.reserve(simulator.stack, hole, base)
+        simulator.tally.rows_logged = 0
 
 
 def _address_difference(row: int, events: Events, real: np.ndarray, model: np.ndarray) -> str:

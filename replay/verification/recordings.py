@@ -19,7 +19,7 @@ import numpy as np
 from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED
 from replay.config import StackConfig, load_config, recorded_version
 from replay.simulation.clock import Slice
-from replay.simulation.engine import Player
+from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, START, Domain, Events, Op, PoolCount, Trace
 from replay.trace.editing import rows_of
@@ -230,14 +230,14 @@ class _Play:
         self._seen, self._pool_bytes = seen, config.small.pool_size
         self._told: list[tuple[np.ndarray, np.ndarray]] = []
         self._logged: list[np.ndarray] = []
-        self._player = Player(config, addresses=lambda *told: self._told.append(told), log=self._logged.append)
-        self._player.give(seen.places)
+        self._simulator = Simulator(config, addresses=lambda *told: self._told.append(told), log=self._logged.append)
+        self._simulator.give(seen.places)
         self._places = set(seen.places.tolist())
         self._calls = 0
         self.arenas: list[ArenaMoment] = []
         self.rows = self.compared = self.equal = self.older_frees = self.older_frees_unseen = 0
         self.difference: str | None = None
-        self._count_rows, self._counting = count_rows, Counting(self._player.stack)
+        self._count_rows, self._counting = count_rows, Counting(self._simulator.stack)
         self._unknown: dict[int, int] = {}
         self._least_blocks = (config.small.pool_size - config.small.pool_overhead) // config.small.small_threshold
         self.lost_at: int | None = None
@@ -250,7 +250,7 @@ class _Play:
         played = self._pass_on(events)
         for start, end in self._stretches(events):
             nothing = np.zeros(0, np.int64)
-            self._player.play(Slice(played, self.rows, start, end, nothing, nothing))
+            self._simulator.simulate(Slice(played, self.rows, start, end, nothing, nothing))
             address, owner = self._told.pop()
             self._compare(events, start, address, owner)
             if self._older_pool_is_free():
@@ -281,7 +281,7 @@ class _Play:
                 yield start, stop
             start = stop
             if stop in counts:
-                self._counting.take(self._player.stack, self._calls_until(events, stop))
+                self._counting.take(self._simulator.stack, self._calls_until(events, stop))
             if stop < events.rows and events.op[stop] == Op.FOREIGN_FREE:
                 self._free_older(events, stop)
             if stop < events.rows and events.op[stop] > Op.FREE:
@@ -293,7 +293,7 @@ class _Play:
         at = int(np.searchsorted(self._seen.pools, address & -self._pool_bytes))
         found = at < self._seen.pools.shape[0] and self._seen.pools[at] == address & -self._pool_bytes
         if found and self._seen.classes[at] and events.domain[row] in _SMALL:
-            self._player.adopt(address, int(self._seen.classes[at]), self.rows + row)
+            self._simulator.adopt(address, int(self._seen.classes[at]), self.rows + row)
             self._counting.meet(at, int(self._seen.classes[at]))
             self.older_frees += 1
         else:
@@ -308,7 +308,7 @@ class _Play:
 
     def _older_pool_is_free(self) -> bool:
         """Whether the model has a free pool in a window of older blocks."""
-        arenas = self._player.stack.small.arenas[: self._player.stack.small.geometry[0].arenas]  # type: ignore[attr-defined]
+        arenas = self._simulator.stack.small.arenas[: self._simulator.stack.small.geometry[0].arenas]  # type: ignore[attr-defined]
         windows = arenas[~np.isin(arenas["address"], self._seen.places)]
         return bool((windows["free"] > 0).any())
 
@@ -350,7 +350,7 @@ class _Play:
         if not real:
             return None
         for _ in [row for row in self._count_rows if row == self.rows]:
-            self._counting.take(self._player.stack, self._calls)
+            self._counting.take(self._simulator.stack, self._calls)
         return self._counting.compare(real, [(moment.calls, moment.mapped) for moment in self.arenas])
 
 

@@ -27,8 +27,8 @@ Invariants (`check`):
     mapped_bytes == sum of regions - reserved_bytes + (brk - brk_base)
     resident_bytes == page_size * pages marked, and only mapped pages are marked
 
-`headroom` is how many bytes a single event may still map before the tables must grow; the player asks before it plays
-an event.
+`headroom` is how many bytes a single event may still map before the tables must grow; the loop checks it before an
+event.
 """
 
 from typing import NamedTuple

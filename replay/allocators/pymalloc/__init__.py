@@ -223,7 +223,7 @@ def _close_pool(state, stack, number):
 
 @cold
 def _pass_on(stack, size):
-    """The block is libc's; from the player itself its malloc is near, from here it is a call."""
+    """The block is libc's; from the simulator itself its malloc is near, from here it is a call."""
     return ~lower.malloc(stack.libc, stack, max(size, 1))
 
 

@@ -1,0 +1,40 @@
+"""Machine code for a combination of models: the loop, and the calls between events."""
+
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from replay.allocators import adopt, end_thread, foreign_sources, is_compiled, trim
+from replay.jit.compiling import entry
+from replay.simulation.loop import simulate_rows, take_turn
+
+
+@cache
+def compiled_loop(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, int]]:
+    """The loop for these models: machine code if all of them are, else plain Python."""
+    if all(is_compiled(model) for model in models):
+        return entry(simulate_rows, foreign_sources(list(models)))
+    return simulate_rows
+
+
+def trim_libc(stack, resume):  # type: ignore[no-untyped-def]
+    """malloc_trim(0), or the rest of it."""
+    return trim(stack.libc, stack, resume)
+
+
+def end_libc_thread(stack, thread):  # type: ignore[no-untyped-def]
+    """The thread ends."""
+    take_turn(stack, thread)
+    end_thread(stack.libc, stack)
+
+
+def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
+    """A block that is older than the trace is freed."""
+    adopt(stack.small, stack, address, size)
+
+
+@cache
+def compiled_call(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> Callable[..., Any]:
+    """One of those above for these models."""
+    return entry(call, foreign_sources(list(models))) if all(map(is_compiled, models)) else call

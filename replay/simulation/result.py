@@ -1,0 +1,52 @@
+"""What a simulation yields: all that was counted. `replay.analysis` makes figures and frames of it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from replay.allocators import TALLY
+from replay.config import StackConfig
+from replay.trace import Metadata
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event.
+
+    The end is that of the trace; but where the trace has a mark TEARDOWN_MARK, it is the last of these marks.
+    """
+
+    config: StackConfig
+    metadata: Metadata
+    events: int
+    duration_ns: int
+    sample_times_ns: np.ndarray
+    samples: np.ndarray
+    end: np.record
+    at_peak: np.record
+    """The counters right after the event that first took resident memory to its highest."""
+    at_peak_time_ns: int
+    """0 where no page was ever resident."""
+    classes: np.ndarray
+    """What came and what is there, by domain, role and size class (`replay.simulation.loop`)."""
+    observed: dict[str, np.ndarray]
+    """What the model of the small role tells about its state at the end."""
+    phases: tuple[tuple[str, int, np.record], ...]
+    """Name, time and counters at each mark."""
+    wall_ns: int
+    processes: tuple["RunResult", ...] = ()
+    """Of a trace of several: what each counted, with a sample at its end only. All above is then of the sums."""
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0, TALLY))
+    """By process the counters at the moment of `at_peak`, to which they add up."""
+    teardown: tuple[int, np.record] | None = None
+    """Time and counters after the last event, where the end is before CPython's finalisation."""
+
+
+def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:
+    """The phases with times since the first event."""
+    return tuple((name, time_ns - begin_ns, counters) for name, time_ns, counters in phases)
+
+
+def peak_time_ns(at_peak: np.record, time_ns: int, begin_ns: int) -> int:
+    """The time of the peak since the first event; 0 where no page was ever resident."""
+    return time_ns - begin_ns if at_peak.resident_bytes_peak else 0

@@ -1,0 +1,210 @@
+"""Where trace, clock and models meet: `run(trace, config)` simulates everything and returns what was counted."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import chain, takewhile
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.config import StackConfig
+from replay.simulation.clock import TICKS_MAX, Clock, Slice
+from replay.simulation.multi_process import Host
+from replay.simulation.result import RunResult, peak_time_ns, phases_since
+from replay.simulation.simulator import Addresses, Log, Simulator, copied
+from replay.support.errors import ReplayError
+from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Op, Trace
+from replay.trace.processes import refuse_processes
+
+SAMPLES_WANTED = 1000
+"""How many samples a run takes by default."""
+NO_SAMPLES_NS = 1 << 62
+"""A sampling interval longer than any trace: peaks are exact without samples."""
+_BOUNDARIES = (TRIM_MARK, TEARDOWN_MARK)
+"""Marks at which more is done than to copy the counters."""
+
+
+class _Moment(NamedTuple):
+    """What a run has counted so far."""
+
+    rows: int
+    time_ns: int
+    tally: np.record
+    at_peak: np.record
+    at_peak_time_ns: int
+    classes: np.ndarray
+    observed: dict[str, np.ndarray]
+
+
+def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | None:
+    """The interval asked for, or one that gives about SAMPLES_WANTED samples of a trace that spans so much time.
+
+    None where neither is known: the clock finds one.
+    """
+    if wanted_ns is None:
+        return None if span_ns is None else max(1, span_ns // SAMPLES_WANTED)
+    if wanted_ns <= 0:
+        raise ReplayError("the sampling interval must be longer than nothing")
+    if span_ns and span_ns // wanted_ns > TICKS_MAX:
+        raise ReplayError(
+            f"an interval of {wanted_ns} ns gives {span_ns // wanted_ns} samples of this trace, "
+            f"more than {TICKS_MAX}; choose a longer one"
+        )
+    return min(wanted_ns, NO_SAMPLES_NS)
+
+
+def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:
+    """The time of the first event, and all batches."""
+    batches = trace.batches()
+    first = next((batch for batch in batches if batch.rows), None)
+    return (int(first.time_ns[0]), chain([first], batches)) if first else (0, iter(()))
+
+
+def run(
+    trace: Trace,
+    config: StackConfig,
+    *,
+    sample_every_ns: int | None = None,
+    trim_every_ns: int | None = None,
+    addresses: Addresses | None = None,
+    log: Log | None = None,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[np.record], bool] | None = None,
+) -> RunResult:
+    """Plays `trace` through the stack that `config` describes.
+
+    `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
+    of LOG as they come, `progress` the number of rows played. `stop` sees the counters at the end of each batch; where
+    it says so, the run ends there.
+    """
+    simulator: Simulator | Host
+    if not trace.metadata.processes:
+        simulator = Simulator(config, addresses=addresses, log=log)
+    else:
+        if addresses or log:
+            refuse_processes(trace, None, "each has addresses of its own")
+        simulator = Host(trace, lambda: Simulator(config))
+    walk = _Walk(trace, simulator, addresses, progress)
+    begin_ns, batches = _begin(trace)
+    span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
+    every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+    if stop is not None:
+        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
+    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, trim_every_ns)
+    started_ns = time.perf_counter_ns()
+    clock.run()
+    wall_ns = time.perf_counter_ns() - started_ns
+    last = _look(simulator, clock.rows, clock.now_ns)
+    end = walk.end or last
+    before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
+    times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
+    samples = np.concatenate([*before[1], np.reshape(end.tally, 1)])
+    if every_ns is None:  # it grew on the way
+        kept = times_ns % clock.ticks_every_ns == 0
+        kept[-1] = True
+        times_ns, samples = times_ns[kept], samples[kept]
+    result = RunResult(
+        config=config,
+        metadata=trace.metadata,
+        events=end.rows,
+        duration_ns=end.time_ns - begin_ns,
+        sample_times_ns=times_ns,
+        samples=samples,
+        end=end.tally,
+        at_peak=end.at_peak,
+        at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
+        classes=end.classes,
+        observed=end.observed,
+        phases=phases_since(begin_ns, walk.phases),
+        wall_ns=wall_ns,
+        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
+    )
+    return simulator.complete(result, begin_ns)
+
+
+def _look(simulator: Simulator | Host, rows: int, time_ns: int) -> _Moment:
+    return _Moment(
+        rows=rows,
+        time_ns=time_ns,
+        tally=simulator.tally.copy(),
+        at_peak=simulator.at_peak.copy()[0],
+        at_peak_time_ns=simulator.at_peak_time_ns,
+        classes=simulator.classes,
+        observed=simulator.observe(),
+    )
+
+
+class _Walk:
+    """What the clock has done on its way through a trace, and what is written down there."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        simulator: Simulator | Host,
+        addresses: Addresses | None,
+        progress: Callable[[int], None] | None,
+    ):
+        self._simulator, self._addresses, self._progress = simulator, addresses, progress
+        self._trace = trace
+        self._phases: tuple[str, ...] = ()
+        self.times_ns: list[np.ndarray] = []
+        self.samples: list[np.ndarray] = []
+        """Counters at those times."""
+        self.phases: list[tuple[str, int, np.record]] = []
+        self.end: _Moment | None = None
+        """At the last TEARDOWN_MARK, of a trace of one process."""
+        self.before_end: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        """`times_ns` and `samples` as they were then."""
+
+    def boundaries(self, events: Events) -> list[int]:
+        """Rows at which something is done. Of several processes each has counters of its own to copy at its marks."""
+        idle = events.idle_rows
+        self._phases = self._trace.metadata.phases  # a source may learn their names as it reads
+        marks = (
+            row
+            for row in idle.get(Op.MARK, ())
+            if self._simulator.marks_end_slices or self._name(events, row) in _BOUNDARIES
+        )
+        return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
+
+    def simulate(self, part: Slice) -> None:
+        """Simulates a slice, and copies the counters at its ticks and marks."""
+        marks = part.events.idle_rows.get(Op.MARK, [])
+        marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
+        looks = np.sort(np.concatenate((part.tick_rows, marks))) if marks else part.tick_rows
+        seen, begin = self._simulator.simulate(part._replace(tick_rows=looks) if marks else part), 0
+        for row, at in zip(marks, looks.searchsorted(marks).tolist() if marks else (), strict=True):
+            self._note_phase(part.events, row, copied(seen[at : at + 1]))
+            self.samples.append(seen[begin:at])
+            begin = at + 1
+        self.samples.append(seen[begin:])
+        self.times_ns.append(part.tick_times_ns)
+        if self._progress:
+            self._progress(part.first_row + part.end)
+
+    def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
+        """Does what is to be done at a row, `first_row` of the trace being the batch's first."""
+        if self._addresses:
+            self._addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
+        thread = int(events.thread[row])
+        if events.op[row] == Op.THREAD_END:
+            self._simulator.end_thread(thread, first_row + row)
+            return
+        self._note_phase(events, row, self._simulator.counters())
+        self._simulator.note_phase(*self.phases[-1][:2], thread)
+        if self._name(events, row) == TRIM_MARK:
+            self._simulator.trim(first_row + row, thread)
+        if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
+            self.end = _look(self._simulator, first_row + row, int(events.time_ns[row]))
+            self.before_end = [*self.times_ns], [*self.samples]
+
+    def trim(self, row: int) -> None:
+        """Calls malloc_trim(0) in every process, before `row` of the trace."""
+        self._simulator.trim(row)
+
+    def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
+        self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))
+
+    def _name(self, events: Events, row: int) -> str:
+        return self._phases[int(events.size[row])]

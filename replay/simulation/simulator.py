@@ -1,0 +1,275 @@
+"""One process on one allocator stack: its state, and the loop that changes it."""
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from replay.allocators import (
+    LARGE,
+    LOG,
+    NO_MEMORY,
+    RESIDENT_PEAK,
+    ROOM,
+    SPAN,
+    TALLY,
+    Stack,
+    extend,
+    find_model,
+    linux,
+)
+from replay.config import StackConfig
+from replay.simulation.clock import Slice
+from replay.simulation.kernels import adopt_small, compiled_call, compiled_loop, end_libc_thread, trim_libc
+from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, new_classes
+from replay.simulation.multi_process_kernels import simulate_stints
+from replay.simulation.result import RunResult
+from replay.support.errors import TraceError
+from replay.trace import Events, Op
+from replay.trace.block_numbering import ThreadNumbering
+
+LOG_ROWS = 4096
+
+Log = Callable[[np.ndarray], None]
+Addresses = Callable[[np.ndarray, np.ndarray], None]
+"""Is handed, slice by slice: int64 the address of each event's block, 0 where it has none; uint8 1 where the small
+role owns it."""
+
+_making = threading.Lock()
+"""What several threads want at once is made once: compiling it takes long."""
+
+
+def copied(counters: np.ndarray) -> np.ndarray:
+    """A copy of some counters in one piece: NumPy copies records field by field, which takes ten times as long."""
+    return np.frombuffer(counters.tobytes(), TALLY)
+
+
+class Simulator:
+    """The state of one run, and the loop that changes it."""
+
+    marks_end_slices = False
+    """The loop copies the counters at marks, as at ticks."""
+
+    def __init__(self, config: StackConfig, *, addresses: Addresses | None = None, log: Log | None = None):
+        libc_model = find_model(config.libc_model)
+        small_model = find_model(config.small_model) if config.small_model else libc_model
+        libc = libc_model.new_state(config.libc)
+        self.stack = Stack(
+            tally=np.zeros(1, TALLY),
+            log=np.zeros(LOG_ROWS, LOG),
+            linux=linux.new_state(config.linux),
+            libc=libc,
+            small=small_model.new_state(config.small) if config.small_model else libc,
+        )
+        self.libc_model, self.small_model = libc_model, small_model
+        self.has_small = config.small_model is not None
+        self.blocks = np.zeros(1024, BLOCK)
+        self._classes = new_classes()
+        self.at_peak = np.zeros(1, TALLY)
+        self.at_peak_time_ns = 0
+        # Looked at in every slice, where to ask a record for a field takes thrice as long.
+        self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
+        self._resident_peak = self.at_peak["resident_bytes_peak"]
+        with _making:
+            self._loop = compiled_loop((libc_model, small_model))
+        self._threads = ThreadNumbering()
+        self._numbered: tuple[np.ndarray, np.ndarray] | None = None
+        self.tally.thread = -1
+        self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
+        assert self._route.shape[0] == DOMAINS
+        self._addresses, self._log = addresses, log
+
+    @property
+    def tally(self) -> np.record:
+        return self.stack.tally[0]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """What came and what is there, by domain, role and size class."""
+        return count_classes(self._classes, self.blocks)
+
+    def counters(self) -> np.ndarray:
+        """A copy of the counters."""
+        return copied(self.stack.tally)
+
+    def enter(self, events: Events) -> Events:
+        """The next batch, as it is to be simulated."""
+        return events
+
+    def note_phase(self, name: str, time_ns: int, thread: int) -> None:
+        """A phase begins: nothing that one process has to know."""
+
+    def complete(self, result: RunResult, begin_ns: int) -> RunResult:
+        """The result, to which one process adds nothing."""
+        return result
+
+    def simulate(self, part: Slice) -> np.ndarray:
+        """Plays a slice; returns a copy of the counters for each of its ticks."""
+        events = part.events
+        self._make_room_for_blocks(events.highest_block)
+        ticks = np.concatenate((part.tick_rows, (part.end,)))
+        samples = np.empty(ticks.shape[0], TALLY)
+        addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
+        columns = (events.op, events.domain, events.block, events.size)
+        threads = self._threads_of(events)
+        row, tick, peak = part.start, 0, self._resident_peak[0]
+        while tick < ticks.shape[0]:
+            row, taken = self._loop(
+                self.stack, self.blocks, self._classes, self._route, self.at_peak, columns,
+                part.first_row, row, threads, ticks[tick:], samples[tick:], addresses,
+            )  # fmt: skip
+            tick += taken
+            if self._attention[0]:
+                self._attend(events, row, part.first_row)
+        if self._resident_peak[0] != peak:
+            self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
+        self.drain_log()
+        if self._addresses:
+            told = addresses[part.start : part.end]
+            self._addresses(np.where(told < 0, ~told, told), (told > 0).astype(np.uint8))
+        return samples[:-1]
+
+    def simulate_stints(
+        self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
+    ) -> None:
+        """Plays some stints of a slice, as one process of several; see `replay.simulation.multi_process_kernels`.
+
+        The numbers of its blocks are below `blocks`.
+        """
+        events = part.events
+        self._make_room_for_blocks(blocks - 1)
+        columns = (events.op, events.domain, events.block, events.size)
+        threads, addresses = self._threads_of(events), np.zeros(0, np.int64)
+        play_some = self._compiled(simulate_stints)
+        stint, row = 0, 0
+        while stint < mine.shape[0]:
+            stint, row = play_some(
+                self.stack, self.blocks, self._classes, self._route, self.at_peak, columns, part.first_row, threads,
+                addresses, mine, ends, stint, row, moments, best,
+            )  # fmt: skip
+            if self._attention[0]:
+                self._attend(events, row, part.first_row)
+        self.drain_log()
+
+    def trim(self, row: int, thread: int | None = None) -> None:
+        """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
+        resume = 0
+        self._stand_at(row)
+        trim_some = self._compiled(trim_libc)
+        while True:
+            resume = trim_some(self.stack, resume)
+            self._settle_between_events()
+            if not resume:
+                break
+
+    def end_thread(self, thread: int, row: int) -> None:
+        """The trace's thread of that number ends behind everything up to `row` of the trace."""
+        self._stand_at(row)
+        number = int(self._threads.number(np.array([thread], np.uint32), thread)[0])
+        self._make_room_for_threads()
+        self._compiled(end_libc_thread)(self.stack, number)
+        self._settle_between_events()
+
+    def adopt(self, address: int, size: int, row: int) -> None:
+        """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
+        self._stand_at(row)
+        self._compiled(adopt_small)(self.stack, address, size)
+        self._settle_between_events()
+
+    def give(self, places: np.ndarray) -> None:
+        """The next arenas lie at these places (int64), above `linux.mmap_base`."""
+        self.stack = self.stack._replace(linux=linux.with_given(self.stack.linux, places))  # type: ignore[arg-type]
+
+    def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        with _making:
+            return compiled_call(call, (self.libc_model, self.small_model))
+
+    def _stand_at(self, row: int) -> None:
+        """What follows is no event of the loop, and happens behind all before `row` of the trace."""
+        tally = self.tally
+        tally.row, tally.first_row, tally.at = row, row, 0
+
+    def _settle_between_events(self) -> None:
+        """What a call left to be done that is no event of the loop."""
+        self.tally.attention &= ~RESIDENT_PEAK
+        if self.tally.attention:
+            self._grow()
+            self.tally.attention = 0
+        self.drain_log()
+
+    def _threads_of(self, events: Events) -> np.ndarray:
+        """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
+        if self._numbered is None or self._numbered[0] is not events.thread:
+            thread, highest = events.thread, events.highest_thread
+            self._numbered = thread, self._threads.number(thread, highest) if highest else thread[:0]
+            self._make_room_for_threads()
+        return self._numbered[1]
+
+    def _make_room_for_threads(self) -> None:
+        if hasattr(self.libc_model, "with_threads"):
+            libc = self.libc_model.with_threads(self.stack.libc, self._threads.count)
+            self.stack = self.stack._replace(libc=libc, small=self.stack.small if self.has_small else libc)
+
+    def _make_room_for_blocks(self, highest: int) -> None:
+        if highest >= self.blocks.shape[0]:
+            self.blocks = extend(self.blocks, max(highest + 1, self.blocks.shape[0] * 5 // 4))
+
+    def _attend(self, events: Events, row: int, first_row: int) -> None:
+        """Does what the loop stopped for."""
+        attention, need_bytes = self.tally.attention, 0
+        if attention & NO_MEMORY:
+            raise TraceError(
+                "no address space is left for this event in the simulated process", row=int(self.tally.row)
+            )
+        if attention & LARGE:
+            need_bytes = int(events.size[row])
+            # A realloc may stay where it is.
+            if events.op[row] != Op.REALLOC and not linux.has_room(self.stack.linux, need_bytes):  # type: ignore[arg-type]
+                raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)
+        if attention & (ROOM | LARGE):
+            self.drain_log()
+            self._grow(need_bytes)
+        self.tally.attention = 0
+
+    def _grow(self, need_bytes: int = 0) -> None:
+        """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
+        libc = self._grown(self.libc_model, self.stack.libc)
+        small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
+        space = linux.grow(self.stack.linux, need_bytes)  # type: ignore[arg-type]
+        self.stack = self.stack._replace(linux=space, libc=libc, small=small)
+
+    @staticmethod
+    def _grown(model: ModuleType, state: Any) -> Any:
+        return model.grow(state) if hasattr(model, "grow") else state
+
+    def drain_log(self) -> None:
+        """Hands what was logged to whoever asked for it, and empties the log."""
+        if self._log and self._rows_logged[0]:
+            self._log(self.stack.log[: self._rows_logged[0]].copy())
+        self._rows_logged[0] = 0
+
+    def check(self) -> None:
+        """Raises AssertionError where an invariant of a layer does not hold."""
+        linux.check(self.stack.linux, self.stack)  # type: ignore[arg-type]
+        for model, state in {self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items():
+            if hasattr(model, "check"):
+                model.check(state, self.stack)
+
+    def spans(self) -> np.ndarray:
+        """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte."""
+        models = {self.libc_model: self.stack.libc, self.small_model: self.stack.small}
+        rows = [model.spans(state, self.stack) for model, state in models.items() if hasattr(model, "spans")]
+        spans = np.concatenate([np.zeros(0, SPAN), *rows])
+        spans = spans[np.argsort(spans["address"], kind="stable")]
+        ends = spans["address"] + spans["bytes"]
+        spans["resident_bytes"] = linux.resident_bytes(self.stack.linux, spans["address"], ends)  # type: ignore[arg-type]
+        return spans
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """What the model of the small role tells about its state."""
+        if not self.has_small or not hasattr(self.small_model, "observe"):
+            return {}
+        observed: dict[str, np.ndarray] = self.small_model.observe(self.stack.small)
+        return observed
