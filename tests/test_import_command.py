@@ -93,7 +93,9 @@ def test_unknown_lines_are_refused_unless_reading_is_lenient(tmp_path):
 
 def test_formats_that_cannot_be_read_leniently_say_so(tmp_path):
     (tmp_path / "t.csv").write_bytes(SAMPLES["csv"])
-    with pytest.raises(ReplayError, match=r"is read as csv, .*; these can: heaptrack, memray, mtrace, rep, umpire"):
+    with pytest.raises(
+        ReplayError, match=r"is read as csv, .*; these can: heaptrack, memray, mtrace, parquet, rep, umpire"
+    ):
         run(tmp_path / "t.csv", "--lenient", "-o", tmp_path / "t.parquet")
 
 

@@ -255,13 +255,13 @@ Row = dict[str, int | str | None]
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
     """The first rows by column name, ops and domains by theirs."""
-    from replay.trace import NO_SITE, Domain, Op
+    from replay.trace import COLUMNS, OPTIONAL, Domain, Op
     from replay.trace.processes import processes_of
 
     row = 0
     processes = processes_of(trace)
     for events in trace.batches():
-        owners = processes.owners(events.thread).tolist()
+        owners, optional = processes.owners(events.thread).tolist(), events.optional()
         for index in range(min(rows - row, events.rows)):
             yield {
                 "row": row,
@@ -272,8 +272,12 @@ def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
                 "domain": Domain(events.domain[index]).name.lower(),
                 "block": int(events.block[index]),
                 "size": int(events.size[index]),
-                "address": None if events.address is None else int(events.address[index]) or None,
-                "site": None if events.site is None or events.site[index] == NO_SITE else int(events.site[index]),
+                **{
+                    name: int(optional[name][index])
+                    if name in optional and optional[name][index] != COLUMNS[name].null
+                    else None
+                    for name in OPTIONAL
+                },
             }
             row += 1
         if row == rows:

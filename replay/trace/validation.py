@@ -1,4 +1,4 @@
-"""Holds a trace against the contract of `replay.trace`, once, where it enters; everything behind trusts it."""
+"""Checks a trace against the contract of `replay.trace` once, when it is read. All later code relies on it."""
 
 from collections.abc import Iterator
 from typing import Protocol, cast, runtime_checkable
@@ -8,8 +8,12 @@ import numpy as np
 from replay.jit.compiling import entry, leaf
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
-from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
+from replay.trace.block_numbering import allocated_twice, not_live
+from replay.trace.columns import NO_SITE, Domain, Op
+from replay.trace.events import Events
+from replay.trace.metadata import Metadata
 from replay.trace.processes import Processes, unknown_thread
+from replay.trace.traces import Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
@@ -257,16 +261,3 @@ class _Checked:
 def validated(trace: Trace, path: object) -> ValidatedTrace:
     """The trace itself where it validates what it yields, else the same one held against the contract as it is read."""
     return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)
-
-
-def allocated_twice(op: int, block: int) -> str:
-    """What to say of a malloc or calloc of a live block."""
-    return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
-
-
-def not_live(op: int, block: int) -> str:
-    """What to say of a free or realloc of nothing."""
-    advice = "it was freed before or never allocated"
-    return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
-        "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""
-    )

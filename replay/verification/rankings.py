@@ -25,7 +25,7 @@ from replay.sweeps.plan import Plan
 from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import Input, decode, fetch, find_inputs
-from replay.trace import TRIM_MARK, Events, MemoryTrace, Op, Trace
+from replay.trace import TRIM_MARK, MemoryTrace, Op, Trace
 from replay.trace.processes import refuse_processes
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -176,7 +176,7 @@ def _played(trace: Trace) -> Trace:
         trims = [number for number, name in enumerate(trace.metadata.phases) if name == TRIM_MARK]
         is_trim = (events.op == Op.MARK) & np.isin(events.size, trims)
         rows = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
-        kept.append(Events(*(column[rows] for column in events[:6] if column is not None)))
+        kept.append(events.keep_optional().where(rows))
     return MemoryTrace(kept, trace.metadata)
 
 
