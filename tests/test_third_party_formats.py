@@ -1,4 +1,4 @@
-"""Trace formats of other packages: found by entry point, recognized by content or suffix, validated, refused by name."""
+"""Trace formats of other packages: found by entry point, recognized by content or suffix, validated, refused."""
 
 import sys
 

@@ -10,6 +10,7 @@ call. Call sites that are alike become one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -74,8 +75,8 @@ class _Names:
     def _entry(self, column: str, key: int) -> int:
         part, number = key >> _NUMBER_BITS, key & ((1 << _NUMBER_BITS) - 1)
         declared, numbers = COLUMNS[column], self._tables[column]
-        table = getattr(self._parts[part].trace.metadata, str(declared.table))
-        return numbers.setdefault(table[number], len(numbers)) if number < len(table) else int(declared.null or 0)
+        table = getattr(self._parts[part].trace.metadata, cast(str, declared.table))
+        return numbers.setdefault(table[number], len(numbers)) if number < len(table) else cast(int, declared.null)
 
     def processes(self) -> tuple[Process, ...]:
         """Those of all parts, with the threads that were met."""
@@ -105,7 +106,7 @@ class _Names:
         origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
         process = ProcessMemory() if processes else together
         metadata = Metadata(origin, phases=tuple(self._phases), process=process, processes=processes)
-        tables = {str(COLUMNS[name].table): tuple(table) for name, table in self._tables.items()}
+        tables = {cast(str, COLUMNS[name].table): tuple(table) for name, table in self._tables.items()}
         return edited(replace(metadata, **tables), words)  # type: ignore[arg-type]
 
 
