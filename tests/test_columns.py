@@ -1,4 +1,4 @@
-"""The registry of columns: the format page has the same table, unknown columns are refused, one entry adds a column."""
+"""The registry of columns: the format page has the same table, unknown columns are refused, one entry is a column."""
 
 import json
 import os

@@ -10,7 +10,7 @@ them are proportional to what is live. `block_numbering` does this for sources t
 accepts any numbering that is dense and never gives two live blocks the same number: `validation` checks this, and
 kernels rely on it.
 
-Modules of this package import each other; all other code imports the names below from here.
+Modules of this package import these names from each other; all other code imports them from here.
 """
 
 from replay.trace.block_numbering import release_number, take_number

@@ -20,13 +20,13 @@ TRIM_MARK = "malloc_trim"
 
 
 START, CLEAN_START = "start", "clean"
-"""In `Metadata.origin` of a recording: how it began; with every pool of pymalloc full."""
+"""In `Metadata.origin` of a recording: how it began; CLEAN_START means with every pool of pymalloc full."""
 OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
-"""In the same: how many blocks were freed or reallocated that were born before, and freed past the recorder."""
+"""In the same: counts of frees and reallocs of blocks older than the recording, and of frees that bypassed the hooks."""
 LEFT_OUT = "left_out_calls"
-"""In the same: how many calls were left out, of threads that were not meant; not there if none was."""
+"""In the same: how many calls of excluded threads were left out; missing if none was."""
 SITES_OF = "sites"
-"""In the same, where call sites were recorded: of which calls."""
+"""In the same, if call sites were recorded: for which calls."""
 RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES, LEFT_OUT)
 DROPPED_COLUMNS = "dropped columns"
 """In `Metadata.origin` of a trace read leniently: the names of unknown columns that were left out."""
@@ -47,61 +47,61 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class PoolCount:
-    """How the real pymalloc counted itself, while nobody called it."""
+    """The real pymalloc's own statistics at a moment without a call in progress."""
 
     row: int
-    """Before which event that was."""
+    """The event before which they were taken."""
     arenas_mapped: int
-    """So many ever, as is the next."""
+    """Since the process started, as is the next."""
     arenas_unmapped: int
     arenas_highest: int
     arenas: int
     pools_free: int
     classes: tuple[ClassCount, ...]
-    """Those that have pools."""
+    """Size classes that have pools."""
 
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """What the process holds besides its allocators: the static and the automatic storage of C."""
+    """What the process has in memory besides its allocators: static storage and stacks."""
 
     static_bytes: int = 0
-    """Program, libraries, their data: there from start to end."""
+    """Program, libraries and their data, from start to end."""
     stack_bytes: int = 0
     """Reserved for the stacks of all threads."""
     stack_resident_bytes: int = 0
-    """The part of the stacks that is ever touched."""
+    """The part of the stacks that is ever written to."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of several in a trace: its threads' events are its own, and so are its address space and its phases."""
+    """One of several processes in a trace. It has its own threads, address space and phases."""
 
     name: str
     threads: tuple[int, ...]
-    """No other process has one of them."""
+    """Numbers in the column `thread`; each belongs to one process only."""
     memory: ProcessMemory = ProcessMemory()
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a trace says of itself."""
+    """What a trace says about itself."""
 
     origin: dict[str, str] = field(default_factory=dict)
-    """How it came to be: interpreter version, platform, allocator, command, seed …"""
+    """How the trace was made: interpreter version, platform, allocator, command, seed …"""
     sites: tuple[Site, ...] = ()
     phases: tuple[str, ...] = ()
-    """Names that marks point to."""
+    """Names of the phases that marks begin."""
     process: ProcessMemory = ProcessMemory()
-    """Nothing where there are `processes`, which say it each for itself."""
+    """Empty if there are `processes`, each of which has its own `memory`."""
     counts: tuple[PoolCount, ...] = ()
-    """Of a recording that started clean: when it began, and at its end."""
+    """Of a recording with a clean start: at its beginning and at its end."""
     processes: tuple[Process, ...] = ()
-    """Without any the trace is of one process, whatever its threads."""
+    """Empty for a trace of one process."""
 
     @property
     def memory(self) -> ProcessMemory:
-        """Of all processes together."""
+        """The sum over all processes."""
         if not self.processes:
             return self.process
         each = [process.memory for process in self.processes]

@@ -9,26 +9,26 @@ from replay.trace.metadata import Metadata
 
 
 class Trace(Protocol):
-    """Something that can be played, once or many times."""
+    """A trace that can be read once or many times."""
 
     @property
     def metadata(self) -> Metadata: ...
 
     @property
     def duration_ns(self) -> int | None:
-        """Time of the last event, where known beforehand."""
+        """Time of the last event, if known before it is read."""
 
     @property
     def events_total(self) -> int | None:
-        """Number of rows, where known beforehand."""
+        """Number of rows, if known before they are read."""
 
     def batches(self) -> Iterator[Events]:
-        """The events from the first, in batches of any size; each call starts anew."""
+        """The events in batches of any size; each call starts at the first."""
 
 
 @dataclass(frozen=True)
 class MemoryTrace:
-    """A trace that is held in memory whole, for tests, benchmarks and sweeps."""
+    """A whole trace in memory, for tests, benchmarks and sweeps."""
 
     events: list[Events]
     metadata: Metadata = field(default_factory=Metadata)
