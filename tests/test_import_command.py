@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -58,6 +59,11 @@ def test_every_format_that_looks_at_content_has_a_sample():
 )
 def test_what_is_of_no_format_is_taken_by_none(head):
     assert takers(head) == []
+
+
+def test_the_help_lists_every_bundled_format():
+    help_text = CliRunner().invoke(app, ["import", "--help"]).stdout
+    assert set(bundled_names()) <= set(re.findall(r"\w+", help_text))
 
 
 def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):

@@ -89,6 +89,23 @@ def test_a_trace_of_another_package_is_validated(install, tmp_path):
         list(open_source(path).batches())
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("events.op.astype(np.int64)", "has 4 values of type int64, not 4 of type uint8"),
+        ("events.op[:3]", "`time_ns` has 4 values of type int64, not 3 of type int64"),
+    ],
+)
+def test_columns_of_a_wrong_type_or_length_are_refused_before_a_kernel_reads_them(
+    install, tmp_path, monkeypatch, broken, message
+):
+    text = TALLY.replace("MemoryTrace([events]", f"MemoryTrace([events._replace(op={broken})]")
+    monkeypatch.setitem(MODULES, "tally", text)
+    install("tally")
+    with pytest.raises(TraceError, match=message):
+        list(open_source(write_log(tmp_path)).batches())
+
+
 def test_a_format_of_another_package_is_imported_by_the_command(install, tmp_path):
     install("tally")
     path, output = write_log(tmp_path), tmp_path / "a.parquet"

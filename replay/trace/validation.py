@@ -9,7 +9,7 @@ from replay.jit.compiling import entry, leaf
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace.block_numbering import allocated_twice, not_live
-from replay.trace.columns import NO_SITE, Domain, Op
+from replay.trace.columns import COLUMNS, NO_SITE, Domain, Op
 from replay.trace.events import Events
 from replay.trace.metadata import Metadata
 from replay.trace.processes import Processes, unknown_thread
@@ -240,7 +240,7 @@ class ValidatedTrace(Trace, Protocol):
 
 
 class _Checked:
-    """A trace around one that promises to be right."""
+    """Another trace, checked while it is read, types and lengths of its columns included: kernels rely on both."""
 
     def __init__(self, trace: Trace, path: object) -> None:
         self._trace, self._path = trace, path
@@ -254,10 +254,19 @@ class _Checked:
     def batches(self) -> Iterator[Events]:
         self.validator = validator = Validator(self._path, self.metadata)
         for events in self._trace.batches():
+            self._check_columns(events, validator.rows)
             validator.check(events)
             yield events
 
+    def _check_columns(self, events: Events, first_row: int) -> None:
+        for name, column in events.present().items():
+            type_ = COLUMNS[name].memory_type
+            if column.shape != (events.rows,) or column.dtype != type_:
+                found = f"{column.shape[0]} values of type {column.dtype}"
+                what = f"column `{name}` has {found}, not {events.rows} of type {type_}"
+                raise TraceError(what, path=self._path, row=first_row)
+
 
 def validated(trace: Trace, path: object) -> ValidatedTrace:
-    """The trace itself where it validates what it yields, else the same one held against the contract as it is read."""
+    """The trace itself if it validates what it yields, else the same trace, checked while it is read."""
     return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)
