@@ -255,13 +255,13 @@ Row = dict[str, int | str | None]
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
     """The first rows by column name, ops and domains by theirs."""
-    from replay.trace import COLUMNS, OPTIONAL, Domain, Op
+    from replay.trace import OPTIONAL, Domain, Op
     from replay.trace.processes import processes_of
 
     row = 0
     processes = processes_of(trace)
     for events in trace.batches():
-        owners, optional = processes.owners(events.thread).tolist(), events.optional()
+        owners = processes.owners(events.thread).tolist()
         for index in range(min(rows - row, events.rows)):
             yield {
                 "row": row,
@@ -272,16 +272,18 @@ def _first_rows(trace: "Trace", rows: int) -> Iterator[Row]:
                 "domain": Domain(events.domain[index]).name.lower(),
                 "block": int(events.block[index]),
                 "size": int(events.size[index]),
-                **{
-                    name: int(optional[name][index])
-                    if name in optional and optional[name][index] != COLUMNS[name].null
-                    else None
-                    for name in OPTIONAL
-                },
+                **{name: _optional_value(events, name, index) for name in OPTIONAL},
             }
             row += 1
         if row == rows:
             return
+
+
+def _optional_value(events: "Events", name: str, index: int) -> int | None:
+    from replay.trace import COLUMNS
+
+    column = getattr(events, name)
+    return None if column is None or column[index] == COLUMNS[name].null else int(column[index])
 
 
 def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:

@@ -67,7 +67,11 @@ def joined(batches: Sequence[Events]) -> Events:
     return Events(**{name: np.concatenate([_filled(events, name) for events in batches]) for name in names})
 
 
+def nulls(name: str, rows: int) -> np.ndarray:
+    """An optional column in which every value is unknown."""
+    return np.full(rows, COLUMNS[name].null, COLUMNS[name].memory_type)
+
+
 def _filled(events: Events, name: str) -> np.ndarray:
     column: np.ndarray | None = getattr(events, name)
-    declared = COLUMNS[name]
-    return column if column is not None else np.full(events.rows, declared.null, declared.memory_type)
+    return nulls(name, events.rows) if column is None else column

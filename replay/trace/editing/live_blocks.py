@@ -3,8 +3,9 @@
 import numpy as np
 
 from replay.jit.compiling import entry
-from replay.trace import COLUMNS, Events, Op, Trace
+from replay.trace import Events, Op, Trace
 from replay.trace.editing import KEPT
+from replay.trace.events import nulls
 from replay.trace.processes import processes_of
 
 _MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
@@ -64,7 +65,7 @@ class Living:
         rows = events.op < Op.FREE
         for name, column in events.keep_optional(*KEPT).optional().items():
             if name not in self._optional:
-                self._optional[name] = _nulls(name, self._born.shape[0])
+                self._optional[name] = nulls(name, self._born.shape[0])
             self._optional[name][events.block[rows]] = column[rows]  # of several rows of a block, the last one counts
 
     def _follow_threads(self, events: Events) -> None:
@@ -88,7 +89,7 @@ class Living:
             thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
         begins = op == Op.MALLOC
         rows = block.shape[0]
-        optional = {name: column[block] if begins else _nulls(name, rows) for name, column in self._optional.items()}
+        optional = {name: column[block] if begins else nulls(name, rows) for name, column in self._optional.items()}
         return Events(
             time_ns=np.full(rows, time_ns, np.int64),
             thread=thread.astype(np.uint32),
@@ -106,8 +107,4 @@ class Living:
             born[:before], now[:before] = self._born, self._now
             self._born, self._now = born, now
             for name, column in self._optional.items():
-                self._optional[name] = np.append(column, _nulls(name, 2 * blocks - before))
-
-
-def _nulls(name: str, rows: int) -> np.ndarray:
-    return np.full(rows, COLUMNS[name].null, COLUMNS[name].memory_type)
+                self._optional[name] = np.append(column, nulls(name, 2 * blocks - before))
