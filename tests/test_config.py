@@ -25,7 +25,7 @@ GEOMETRY = {
     "cpython-3.11-32bit": (8, 256 * KIB, 4 * KIB, 32, "keep-last", True, 64, 4),
     "cpython-3.15-hugepages": (16, 2 * MIB, 16 * KIB, 48, "keep-last", True, 64, 8),
 }  # fmt: skip
-WITHOUT_PYMALLOC = {"cpython-3.12-malloc", "ideal", "bump"}
+WITHOUT_PYMALLOC = {*(f"cpython-3.{minor}-malloc" for minor in range(6, 16)), "ideal", "bump"}
 
 
 def test_every_preset_is_accounted_for_here():
@@ -129,7 +129,7 @@ REFUSED = {
     "pymalloc.alignment": "--set pymalloc.alignment: write it like pymalloc.alignment=8",
     "a.b.c=1": "--set a.b.c=1: write it like pymalloc.alignment=8",
     "=8": "--set =8: write it like pymalloc.alignment=8",
-    "pymalloc.alignment=[": "--set pymalloc.alignment=[: '[' is not a value",
+    "pymalloc.alignment=[": "--set pymalloc.alignment=[: is not valid YAML: expected",
     "pymalloc.alignment=lots": "--set pymalloc.alignment=lots: 'lots' is not a size; write it like 256 KiB",
     "pymalloc.alignment=1.5": "is no whole number of bytes",
     "pymalloc.alignment=12": "alignment: 12 is no power of two of at least 8",

@@ -65,6 +65,11 @@ def outcome(recording: Recording) -> tuple:
     )  # fmt: skip
 
 
+def since_first(events: Events) -> np.ndarray:
+    """The times of the events, counted from the first one."""
+    return events.time_ns - events.time_ns[:1]
+
+
 CUTS = st.lists(st.integers(0, 90), max_size=12)
 MARKS = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 9)), max_size=5)
 
@@ -112,11 +117,11 @@ def test_a_sample_shows_the_counters_after_the_last_event_of_its_time(history, e
     player = Player(config)
     after = [player.stack.tally.copy() for _ in single_steps(player, events)]
     nothing = np.zeros(1, after[0].dtype)
-    last_ns = int(events.time_ns[-1])
-    first_ns = -(-max(int(events.time_ns[0]), 1) // every_ns) * every_ns
-    assert recording.sample_times_ns.tolist() == [*range(first_ns, last_ns, every_ns), last_ns]
+    times_ns = since_first(events)
+    last_ns = int(times_ns[-1])
+    assert recording.sample_times_ns.tolist() == [*range(every_ns, last_ns, every_ns), last_ns]
     for time_ns, sample in zip(recording.sample_times_ns, recording.samples, strict=True):
-        seen = int(np.searchsorted(events.time_ns, time_ns, side="right"))
+        seen = int(np.searchsorted(times_ns, time_ns, side="right"))
         assert counters(sample) == counters(after[seen - 1] if seen else nothing)
 
 
@@ -129,7 +134,7 @@ def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places)
     marks = np.flatnonzero(events.op == Op.MARK).tolist()
     names = [PHASES[int(events.size[row])] for row in marks]
     assert [(name, time_ns) for name, time_ns, _ in recording.phases] == [
-        (name, int(events.time_ns[row])) for name, row in zip(names, marks, strict=True)
+        (name, int(since_first(events)[row])) for name, row in zip(names, marks, strict=True)
     ]
     player, blocks = Player(config), history.events()
     before = [
@@ -225,10 +230,8 @@ def seen_in_single_steps(events: Events, phases: tuple[str, ...], config, every_
     """Samples and phases of one event after the other: of what is due at once, the timer comes before the sample, and
     both come behind all events of their moment."""
     player, samples, marks = Player(config), [], []
-    tick_ns = -(-max(int(events.time_ns[0]), 1) // every_ns) * every_ns
-    alarm_ns = int(events.time_ns[0]) // trim_ns * trim_ns + trim_ns
-    for row in range(events.rows):
-        now_ns = int(events.time_ns[row])
+    tick_ns, alarm_ns = every_ns, trim_ns
+    for row, now_ns in enumerate(since_first(events).tolist()):
         while min(tick_ns, alarm_ns) < now_ns:
             if alarm_ns <= tick_ns:
                 player.trim(row)
@@ -289,14 +292,14 @@ def test_the_peak_is_kept_with_the_time_of_its_event(history):
     events = history.events()
     recording = record([events], CONFIGS["tiny arenas"], 10)[0]
     row = int(recording.at_peak.row)
-    assert recording.at_peak_time_ns == (int(events.time_ns[row]) if recording.at_peak.page_faults else 0)
+    assert recording.at_peak_time_ns == (int(since_first(events)[row]) if recording.at_peak.page_faults else 0)
     assert recording.at_peak.resident_bytes_peak == recording.end.resident_bytes_peak
 
 
 def test_a_peak_in_the_middle_of_an_event_is_timed_though_the_event_ends_where_an_older_peak_was():
     """The block moves to libc, which takes a page more; then its arena goes, which had one."""
     history, page = History(), 4096
-    number = history.at(1).malloc(100)
+    number = history.malloc(100)
     history.at(2).realloc(number, 4000)
     events, config = history.events(), load_config("cpython-3.8")
     before = record([cut(events, [1])[0]], config, 10)[0].end.resident_bytes_peak
@@ -309,20 +312,21 @@ def test_a_peak_in_the_middle_of_an_event_is_timed_though_the_event_ends_where_a
 
 def test_counts_of_a_small_history():
     history = History()
-    first = history.at(100).malloc(100)
-    history.at(200).malloc(600, op=Op.CALLOC)
-    history.at(300).realloc(first, 50)
-    history.at(400).mark(1)
-    history.at(500).free(first)
+    first = history.at(1100).malloc(100)
+    history.at(1200).malloc(600, op=Op.CALLOC)
+    history.at(1300).realloc(first, 50)
+    history.at(1400).mark(1)
+    history.at(1500).free(first)
     recording = record([history.events()], CONFIGS["3.12"], 150)[0]
     end = recording.end
     assert (end.mallocs, end.callocs, end.reallocs, end.frees) == (1, 1, 1, 1)
     assert (recording.events, recording.duration_ns) == (5, 400)
-    assert recording.sample_times_ns.tolist() == [150, 300, 450, 500]
-    assert recording.samples["requested_bytes"].tolist() == [100, 650, 650, 600]
+    assert recording.sample_times_ns.tolist() == [150, 300, 400]
+    assert recording.samples["requested_bytes"].tolist() == [700, 650, 600]
     assert [(name, time_ns, int(tally.requested_bytes)) for name, time_ns, tally in recording.phases] == [
-        ("b", 400, 650)
+        ("b", 300, 650)
     ]
+    assert recording.at_peak_time_ns == 200
     assert (end.requested_bytes_peak, end.requested_bytes, end.block_bytes) == (700, 600, 608)
 
 
@@ -496,7 +500,25 @@ def test_a_trace_that_starts_late_is_sampled_from_its_first_event_on():
     history.at(1_700_000_000_000_001_000).malloc(100)
     recording = record([history.events()], CONFIGS["3.12"], 500)[0]
     assert recording.duration_ns == 877
-    assert recording.sample_times_ns.tolist() == [1_700_000_000_000_000_500, 1_700_000_000_000_001_000]
+    assert recording.sample_times_ns.tolist() == [500, 877]
+
+
+@each_config
+@some
+@given(
+    history=histories(), marks=MARKS, begin_ns=st.integers(1, 10**17), every_ns=st.integers(1, 40),
+    trim_ns=st.integers(1, 60),
+)  # fmt: skip
+def test_no_result_depends_on_when_the_clock_of_the_trace_began(config, history, marks, begin_ns, every_ns, trim_ns):
+    events = with_marks(history, marks)
+    moved = events._replace(time_ns=events.time_ns + begin_ns)
+    now, later = (
+        run(MemoryTrace([each], Metadata(phases=PHASES)), config, sample_every_ns=every_ns, trim_every_ns=trim_ns)
+        for each in (events, moved)
+    )
+    assert outcome(later) == outcome(now)
+    assert later.sample_times_ns.tolist() == now.sample_times_ns.tolist()
+    assert counters(later.samples) == counters(now.samples)
 
 
 def test_more_samples_than_anybody_looks_at_are_refused_while_playing():

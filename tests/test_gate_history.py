@@ -1,12 +1,19 @@
 """The history of checks: rows a commit, and where a metric stepped."""
 
+import os
+import resource
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace as Named
 
 import polars as pl
 import pytest
 
 from replay.gates.history import add_rows, find_steps, read_history, steps
-from replay.support.errors import ReplayError
+from replay.support.atomic_files import open_locked
+from replay.support.errors import OutputError, ReplayError
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,62 @@ def test_a_commit_that_is_checked_again_takes_the_place_of_its_row(checked, tmp_
     suite = Suite.model_validate({"cases": {"a": {"source": "trace.csv", "allocator": "cpython-3.9"}}})
     add_rows(checked.path, check(suite, None, tmp_path, rules=parse_rules(["blowup<=100"])), tmp_path)
     assert read_history(checked.path)["commit"].to_list() == [commit]
+
+
+def test_checks_that_end_at_once_all_add_their_rows(tmp_path):
+    """Four processes that are let go together; each waits for the lock of the one before."""
+    code = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Named
+from replay.gates.history import add_rows
+name, folder = sys.argv[1], Path(sys.argv[2])
+report = Named(cases=[Named(name=name, state="passed")], measured={name: Named(figures={})})
+print("ready", flush=True)
+sys.stdin.readline()
+for case in range(5):
+    add_rows(folder / "history.parquet", report, folder)
+"""
+    command = [sys.executable, "-c", code]
+    checks = [subprocess.Popen([*command, name, tmp_path], stdin=-1, stdout=-1, text=True) for name in "abcd"]
+    assert [check.stdout.readline() for check in checks] == ["ready\n"] * 4
+    for check in checks:
+        check.stdin.write("go\n")
+        check.stdin.flush()
+    assert [check.wait(60) for check in checks] == [0] * 4
+    assert sorted(read_history(tmp_path / "history.parquet")["case"]) == sorted("abcd" * 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["history.parquet"]
+
+
+def test_rows_are_added_once_another_process_lets_go_of_the_history(tmp_path):
+    path = tmp_path / "history.parquet"
+    report = Named(cases=[Named(name="a", state="passed")], measured={"a": Named(figures={})})
+    add_rows(path, report, tmp_path)
+    with open_locked(path, wait=True), ThreadPoolExecutor(1) as thread:
+        adding = thread.submit(add_rows, path, report, tmp_path)
+        while f"-> FLOCK  ADVISORY  WRITE {os.getpid()}" not in Path("/proc/locks").read_text():
+            assert not adding.done()
+        path.rename(tmp_path / "away.parquet")  # as a check does that replaces it
+    assert adding.result() == 1
+    assert read_history(path).height == 1
+
+
+def test_a_failed_first_check_leaves_no_empty_history(tmp_path):
+    report = Named(cases=[Named(name="a", state="passed")], measured={"a": Named(figures={})})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            add_rows(tmp_path / "history.parquet", report, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_not_a_history(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ReplayError, match="is not a regular file"):
+        read_history(tmp_path / "pipe")
 
 
 def test_what_is_no_history_is_refused(tmp_path):

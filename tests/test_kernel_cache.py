@@ -1,8 +1,12 @@
 """The cache of machine code: which source files each entry's code depends on."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from replay.jit import kernel_cache
+from replay.jit.compiling import entry
 
 PACKAGE = Path(kernel_cache.__file__).parents[1]
 
@@ -32,3 +36,38 @@ def test_the_folder_changes_with_the_source_of_an_imported_file(tmp_path: Path) 
     kernel_cache.cache_folder.cache_clear()
     kernel_cache._imported.cache_clear()
     assert kernel_cache.cache_folder((str(model),)) != before
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("REPLAY_CACHE_DIR", str(tmp_path))
+    kernel_cache.cache_folder.cache_clear()
+    yield tmp_path
+    kernel_cache.cache_folder.cache_clear()
+
+
+def compilations() -> int:
+    """How many compilations a call takes, with nothing but the files to go by."""
+    kernel = entry(double)
+    assert kernel(21) == 42
+    return sum(kernel._compiled.stats.cache_misses.values())
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], flip_a_bit])
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_damaged_file_of_machine_code_is_made_anew(
+    own_cache: Path, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    assert (compilations(), compilations()) == (1, 0)
+    (file,) = own_cache.rglob(f"*.{suffix}")
+    file.write_bytes(damage(file.read_bytes()))
+    assert (compilations(), compilations()) == (1, 0)

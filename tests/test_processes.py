@@ -151,14 +151,15 @@ def peaks(record):
 
 def check_sums(recording, trace, config):
     (events,), expected = trace.events, brute(trace, config)
+    begin_ns = events.time_ns[0]
     assert (levels(recording.end), peaks(recording.end)) == (expected.sums[-1], expected.peaks[-1])
     assert levels(recording.at_peak) == expected.best
     if expected.best_row >= 0:
         assert recording.at_peak.row == expected.best_row
-        assert recording.at_peak_time_ns == events.time_ns[expected.best_row]
+        assert recording.at_peak_time_ns == events.time_ns[expected.best_row] - begin_ns
         assert [levels(share) for share in recording.shares] == expected.best_shares
     for time_ns, sample in zip(recording.sample_times_ns, recording.samples, strict=True):
-        seen = int(np.searchsorted(events.time_ns, time_ns, side="right"))
+        seen = int(np.searchsorted(events.time_ns, time_ns + begin_ns, side="right"))
         if seen:
             assert (levels(sample), peaks(sample)) == (expected.sums[seen - 1], expected.peaks[seen - 1])
     for name in recording.end.dtype.names:
@@ -192,18 +193,18 @@ def test_each_process_gives_what_it_gives_by_itself(config, parts, offset_ns):
     recording = run(host_of(parts, offset_ns), config)
     for index, (part, mine) in enumerate(zip(parts, recording.processes, strict=True)):
         alone = run(MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)), config)
-        begin_ns = part.rows[0][0] - index * offset_ns
+        begin_ns = index * offset_ns
         assert metrics_of(summarize(mine)) == metrics_of(summarize(alone))
         assert (mine.events, mine.duration_ns) == (alone.events, alone.duration_ns)
         assert without_row(mine.end) == without_row(alone.end)
         assert without_row(mine.at_peak) == without_row(alone.at_peak)
         if alone.at_peak.page_faults:
-            assert mine.at_peak_time_ns == alone.at_peak_time_ns - begin_ns
+            assert mine.at_peak_time_ns == alone.at_peak_time_ns + begin_ns
         assert mine.classes.tolist() == alone.classes.tolist()
         for name, view in alone.observed.items():
             assert mine.observed[name].tolist() == view.tolist()
-        assert [(time_ns + begin_ns, without_row(tally)) for _, time_ns, tally in mine.phases] == [
-            (time_ns, without_row(tally)) for _, time_ns, tally in alone.phases
+        assert [(time_ns, without_row(tally)) for _, time_ns, tally in mine.phases] == [
+            (time_ns + begin_ns, without_row(tally)) for _, time_ns, tally in alone.phases
         ]
 
 
@@ -450,9 +451,10 @@ def test_info_head_and_reports_tell_processes(service, tmp_path):
     assert info["process"]["static_bytes"] == 8192
     assert "worker" in replay("trace", "info", service)
     assert [row["process"] for row in json.loads(replay("trace", "head", service, "--json"))].count("worker") == 2
-    text = replay("run", service, "-a", "cpython-3.12", "--out", tmp_path / "out")
+    text = replay("run", service, "-a", "cpython-3.12", "--full", "--out", tmp_path / "out")
     assert "6 events of 2 processes" in text
-    assert "Processes, by what was resident" in text
+    assert "largest process web, " in text
+    assert "Processes, by resident memory" in text
     frame = pl.read_parquet(tmp_path / "out" / "processes.parquet")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert frame["name"].to_list() == [each["name"] for each in summary["processes"]] == ["web", "worker"]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 import replay
 from replay.recorder import tap as taps
-from replay.trace import Op
+from replay.trace import TEARDOWN_MARK, Op
 
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
@@ -47,7 +48,7 @@ def both(program, *arguments, cwd, env=None):
     """By itself and recorded; the recorder's own lines are left out of standard error."""
     bare = run(program, *arguments, cwd=cwd, recorded=False, env=env)
     code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
-    told = re.sub(r"^(compiling for the first time|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
+    told = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
     return bare, (code, out, told)
 
 
@@ -61,6 +62,7 @@ SURROUNDINGS = """
         [path for path in sys.path_importer_cache if "replay-record" in path], gc.isenabled(), gc.get_threshold(),
         list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), os.getpgid(os.getppid()) == os.getpgrp(),
         [signal.getsignal(number) in (0, None) or str(signal.getsignal(number)) for number in range(1, 32)],
+        sorted(name for name in sys.modules if name != "_replay_tap"),
     ]))
 """
 
@@ -72,6 +74,40 @@ def test_a_program_finds_its_surroundings_as_without_us(program, tmp_path, path)
     bare, recorded = both(program(SURROUNDINGS), "one", "-o", "--two", cwd=tmp_path, env=env)
     assert recorded == bare
     assert json.loads(bare[1])[0][1:] == ["one", "-o", "--two"]
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program, tmp_path, closed):
+    path = program("""
+        import os, sys
+        with open(sys.argv[1], "w") as file:
+            print(sys.stdin is None, sys.stdout is None, sys.stderr is None, os.listdir("/proc/self/fd"), file=file)
+    """)
+    seen = []
+    for number, command in enumerate(([sys.executable], [*RECORD, "--force"])):
+        told = tmp_path / f"{number}.txt"
+        line = f"{shlex.join([*command, str(path), str(told)])} {closed}"
+        subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=60)
+        seen.append(told.read_text())
+    assert seen[1] == seen[0]
+
+
+def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
+    path = program("""
+        import _ctypes, atexit, ctypes, struct
+        class Pair(ctypes.Structure):
+            _fields_ = [("first", ctypes.c_int), ("second", ctypes.POINTER(ctypes.c_int))]
+        number = ctypes.c_int(7)
+        pair = Pair(3, ctypes.pointer(number))
+        order = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
+        numbers = (ctypes.c_int * 3)(3, 1, 2)
+        ctypes.CDLL(None).qsort(numbers, 3, 4, order(lambda one, other: one[0] - other[0]))
+        print(pair.second[0], list(numbers), struct.unpack("<h", b"ab"), isinstance(number, _ctypes._SimpleCData))
+        atexit.register(print, "the end")
+    """)
+    bare, recorded = both(path, cwd=tmp_path)
+    assert recorded == bare
+    assert bare[:2] == (0, "7 [1, 2, 3] (25185,) True\nthe end\n")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +300,7 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     assert done.returncode == 0, done.stderr
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
-    first, second = time_ns[op == Op.MARK].tolist()
+    first, second, _ = time_ns[op == Op.MARK].tolist()
     assert 200_000_000 <= second - first <= 1.01 * int(done.stdout.split()[0])
     assert (np.diff(time_ns) >= 0).all()
     assert np.count_nonzero(np.diff(time_ns)) > op.shape[0] // 2
@@ -274,8 +310,8 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
 def test_marks_of_the_program_are_phases(tmp_path):
     run("-c", "import replay; replay.mark('after import'); x = []", cwd=tmp_path)
     trace = replay.open_source(tmp_path / "trace.parquet")
-    assert trace.metadata.phases == ("after import",)
-    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 1
+    assert trace.metadata.phases == ("after import", TEARDOWN_MARK)
+    assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 2
 
 
 def test_a_clean_start_follows_the_model(tmp_path):
@@ -302,13 +338,98 @@ print(*children)
 """
     code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork", "-o", "all.parquet"])
     assert (code, out.count(" ")) == (0, 1), told
+    children = [f"all.{child}.parquet" for child in sorted(out.split(), key=str)]
+    assert told.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     patience_s = time.monotonic() + 20
     while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
         time.sleep(0.05)
-    assert [replay.open_source(path).metadata.phases for path in paths] == [("parent",), ("child 0",), ("child 1",)]
+    phases = [replay.open_source(path).metadata.phases for path in paths]
+    assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
+
+
+def test_a_forked_child_that_cannot_start_its_writer_says_so_in_one_line(tmp_path):
+    """Here for want of descriptors; a program that has changed its user may lack permissions."""
+    code = """
+import os, resource
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))
+if (child := os.fork()) == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(child)
+"""
+    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
+    assert code == 0
+    reason = "its writer cannot be started: [Errno 24] Too many open files"
+    assert told.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
+    assert "Traceback" not in told
+    assert "forked children" not in told
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A recording of trace.parquet under way, whose program waits for its standard input to end."""
+    code = "import sys; print('ready', flush=True); sys.stdin.read()"
+    recorder = subprocess.Popen([*RECORD, "-c", code], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1)
+    assert recorder.stdout.readline() == "ready\n"
+    yield recorder
+    recorder.communicate(timeout=60)
+
+
+def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
+    code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    assert (code, out) == (2, "")
+    assert told == "replay: trace.parquet: the recording is under way, and its writer completes the file\n"
+    recording.communicate(timeout=60)
+    assert recording.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
+    assert replay.open_source(tmp_path / "trace.parquet").events_total > 0
+
+
+def test_a_second_recorder_without_force_says_that_a_recording_is_under_way(recording, tmp_path):
+    code, out, told = run("-c", "print('ran')", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert told == "replay: trace.parquet: a recording to this file is under way; choose another name\n"
+
+
+def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
+    """Whoever ends first publishes its own; without --force the other one is then refused, and keeps its part."""
+    code, _, told = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
+    assert code == 0, told
+    trace = replay.open_source(tmp_path / "trace.parquet")
+    assert trace.metadata.phases == ("second",)
+    assert sum(batch.rows for batch in trace.batches()) == trace.events_total
+    _, told = recording.communicate(timeout=60)
+    assert recording.returncode == 2
+    part = tmp_path / "trace.parquet.part"
+    assert told.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
+    assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("second",)
+    assert replay.open_source(part).events_total > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
+    """It comes once the recorder holds signals back, and is acted on right before the program would start."""
+    code = "import os, signal\nfrom replay.recorder import writer\nrun = writer.Writer._rehearse\n"
+    code += f"writer.Writer._rehearse = lambda self: (run(self), signal.raise_signal({int(number)}))\n"
+    code += "import sys; from replay.__main__ import main; sys.argv = ['replay', 'record', '-c', 'print(1)']; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_without_events_is_no_obstacle(tmp_path):
+    """As it is left by a recorder that was killed before it wrote anything."""
+    (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
+    code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    assert code == 2
+    assert "holds no complete batch, so nothing can be rescued; delete it" in told
+    assert run("-c", "print('ran')", cwd=tmp_path)[:2] == (0, "ran\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
 
 
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])

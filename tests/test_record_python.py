@@ -110,6 +110,33 @@ def test_call_sites_are_told_of_the_version_that_runs_the_program(tmp_path, vers
     assert (Path(site.file).name, site.function, site.line) == ("keeping.py", "keep", 4)
 
 
+SUBINTERPRETER = """
+import sys
+try:
+    import _interpreters
+    number = _interpreters.create(sys.argv[1])
+except ImportError:
+    import _xxsubinterpreters as _interpreters
+    number = _interpreters.create(isolated=sys.argv[1] == "isolated")
+_interpreters.run_string(number, "kept = [str(number) * 3 for number in range(60_000)]")
+_interpreters.destroy(number)
+"""
+
+
+@pytest.mark.parametrize("kind", ["isolated", "legacy"])
+@pytest.mark.parametrize("version", AT_HAND)
+def test_only_a_subinterpreter_with_a_pymalloc_of_its_own_makes_heaps_separate(tmp_path, version, kind):
+    path = tmp_path / "trace.parquet"
+    command = [sys.executable, "-m", "replay", "record", "--clean", "--python", AT_HAND[version], "-o", path]
+    subprocess.run([*command, "-c", SUBINTERPRETER, kind], check=True, capture_output=True, timeout=60)
+    trace = replay.open_source(path)
+    separate = kind == "isolated" and not version.startswith("3.11.")
+    assert trace.metadata.runtime.separate_heaps == separate
+    if separate:
+        with pytest.raises(replay.ReplayError, match="which of them a block belongs to is not recorded"):
+            verify_recording(trace)
+
+
 def test_the_interpreter_may_be_a_name_in_path(tmp_path):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "replay", "record", "-o", "t.parquet", "--python", Path(sys.executable).name]

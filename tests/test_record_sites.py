@@ -571,7 +571,7 @@ def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
         done = run(*options, "-o", f"{number}.parquet", "-c", source, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
         events, _ = events_of(tmp_path / f"{number}.parquet")
-        begin, end = np.flatnonzero(events.op == Op.MARK)
+        begin, end, _ = np.flatnonzero(events.op == Op.MARK)
         kinds = events.op[begin:end].astype(np.int64) << 32 | events.domain[begin:end].astype(np.int64) << 24
         sizes = np.where(events.size[begin:end] == ONE_DIGIT, TWO_DIGITS, events.size[begin:end])
         counts.append(np.unique(kinds | np.minimum(sizes, (1 << 24) - 1), return_counts=True))

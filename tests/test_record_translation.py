@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from replay.recorder import tap
-from replay.recorder.growing_file import GrowingFile, rescue
+from replay.recorder.growing_file import GrowingFile
+from replay.recorder.growing_file import rescue as rescue_open
 from replay.recorder.notes import SiteTable
 from replay.recorder.translation import Clock, Translator, count_published
 from replay.sources import open_source
@@ -178,7 +179,7 @@ def test_only_complete_records_are_handed_out():
 
 def cut_off(path):
     """A file of three batches of 1000 events, as it is while a program runs; gives where each batch ends."""
-    file, ends = GrowingFile(path, addresses=True), []
+    file, ends = GrowingFile(path.open("xb", buffering=0), addresses=True), []
     for first in (0, 1000, 2000):
         numbers = np.arange(first, first + 1000)
         zeros = np.zeros(1000, np.uint8)
@@ -189,6 +190,12 @@ def cut_off(path):
         )  # fmt: skip
         ends.append(path.stat().st_size)
     return ends
+
+
+def rescue(path):
+    """Completes a file by its name; gives its rows."""
+    with path.open("r+b", buffering=0) as file:
+        return rescue_open(file, path)
 
 
 def check_rescued(path, batches):
@@ -220,7 +227,7 @@ def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_p
             assert rescue(path) == 1000 * whole
             check_rescued(path, whole)
         else:
-            with pytest.raises(TraceError, match="holds no whole batch, so there is nothing to rescue"):
+            with pytest.raises(TraceError, match="holds no complete batch, so nothing can be rescued"):
                 rescue(path)
 
 
@@ -241,9 +248,9 @@ def test_damage_in_a_batch_leaves_those_before_it(tmp_path, at):
 def test_what_is_no_recording_is_not_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     for content, sentence in (
-        (b"", "is no recording"),
-        (b"PAR0" + bytes(99), "is no recording"),
-        (b"PAR1", "holds no whole"),
+        (b"", "is not a recording"),
+        (b"PAR0" + bytes(99), "is not a recording"),
+        (b"PAR1", "holds no complete"),
     ):
         path.write_bytes(content)
         with pytest.raises(TraceError, match=sentence):

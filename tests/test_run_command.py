@@ -14,8 +14,10 @@ import pytest
 from histories import History, seeded
 
 from replay.__main__ import main
+from replay.reports.files import new_folder
 from replay.sources.parquet import write_trace
 from replay.support.bundled_files import find_config
+from replay.support.errors import OutputError
 from replay.trace import Domain, MemoryTrace, Metadata, Op, Site
 
 WORKLOAD = """
@@ -91,18 +93,66 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_text_says_what_it_cost(replay, workload):
-    code, out, _ = replay("run", workload, "-a", "cpython-3.9")
+def test_the_report_answers_in_a_screen_of_text(replay, tmp_path):
+    history = History()
+    history.at(5_000_000).mark(0)
+    small = history.mallocs(3, 100)
+    large = history.at(7_500_000).mallocs(2, 200_000, Domain.RAW)
+    history.at(8_000_000).free(*large, *small[1:])
+    history.at(9_000_000).mark(0)
+    trace, path = history.trace("work"), tmp_path / "trace.parquet"
+    origin = {"interpreter": "cpython 3.9.1", "foreign_frees": "7"}
+    write_trace(MemoryTrace(trace.events, replace(trace.metadata, origin=origin)), path)
+    code, out, _ = replay("run", path, "-a", "cpython-3.9", "--set", "glibc.top_pad=0", "--env", "MALLOC_ARENA_MAX=1")
     assert code == 0
-    assert f"{workload} on cpython-3.9" in out
-    for section in ("Memory by layer", "Where the mapped memory was", "Arenas and pools", "Size classes", "each phase"):
+    lines = out.splitlines()
+    assert (
+        lines[:-3]
+        == f"""\
+{path} on cpython-3.9 with glibc.top_pad=0, MALLOC_ARENA_MAX=1 (pymalloc, glibc 2.36)
+11 events in 4.00 ms, recorded with cpython 3.9.1
+
+                   at peak             at end
+live             390.9 KiB   98 %       100 B    1 %   requested, not yet freed
+rounding          1.41 KiB    0 %        12 B    0 %   size classes and headers
+retained          7.67 KiB    2 %    7.89 KiB   99 %   free, but not released
+resident         400.0 KiB           8.00 KiB          in RSS; peak at 2.50 ms
+
+fragmentation   internal 0.4 % at peak, 10.7 % at end (of allocated bytes)
+                external 39.8 % at peak, 100.0 % at end (of mapped bytes)
+arenas          1 mapped, 0 released, 1 live at end
+                emptiest 0.0 % full, pinned by 1 block
+system calls    6 (3 mmap, 2 munmap, 1 brk), 100 page faults
+ideal           392.0 KiB at peak without waste; this run takes 1.02 times that
+
+exact           requested bytes; blocks and system calls of pymalloc and glibc
+estimate        simulated time, from the configuration's costs
+not included    7 frees of blocks older than the recording
+""".splitlines()
+    )
+
+
+def test_empty_arenas_are_not_said_to_be_pinned(replay, tmp_path):
+    history = History()
+    history.free(*history.mallocs(5_000, 512)[1:])
+    write_trace(history.trace(), tmp_path / "trace.parquet")
+    _, out, _ = replay("run", tmp_path / "trace.parquet", "-a", "cpython-3.12", "--no-reference")
+    assert (
+        "3 mapped, 1 released, 2 live at end\n                1 empty; emptiest in use 0.0 % full, pinned by 1 block\n"
+        in out
+    )
+
+
+def test_all_tables_are_printed_on_request(replay, workload):
+    code, out, _ = replay("run", workload, "-a", "cpython-3.9", "--full")
+    assert code == 0
+    assert f"{workload} on cpython-3.9 (pymalloc, glibc 2.36)" in out
+    for section in ("Memory by layer", "Mapped memory at the peak", "Arenas and pools", "Size classes", "each phase"):
         assert section in out
     assert "second half" in out
     assert "static 1.00 MiB" in out
-    assert "Exact: what was asked for; blocks and system calls of glibc and pymalloc." in out
-    assert "Estimates: simulated time" in out
     assert out.splitlines()[-1] == f"next: replay run {workload} -a cpython-3.9 --out results"
-    assert max(map(len, out.splitlines()[1:-1])) <= 96
+    assert max(map(len, out.splitlines()[1:-1])) <= 80
 
 
 def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, tmp_path, monkeypatch):
@@ -112,7 +162,10 @@ def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, 
     _, out, _ = replay("run", workload, "-a", stack, *options)
     monkeypatch.chdir(tmp_path)
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
-    assert words[0] == "replay"
+    assert (words[0], words[-1]) == ("replay", "--full")
+    code, out, _ = replay(*words[1:])
+    assert code == 0
+    words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert replay(*words[1:])[0] == 0
     told = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
     assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
@@ -160,11 +213,29 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     site = Site("f\x1b[2J", "a.py", 1)
     events = [batch._replace(site=np.zeros(batch.rows, np.uint32)) for batch in trace.events]
     write_trace(MemoryTrace(events, replace(trace.metadata, origin={"by": "\x07me"}, sites=(site,))), path)
-    shown = replay("run", path, "--no-reference")[1], replay("trace", "info", path)[1], replay("trace", "head", path)[1]
+    report = replay("run", path, "--no-reference", "--full")[1]
+    shown = report, replay("trace", "info", path, "--full")[1], replay("trace", "head", path)[1]
     assert not any(each in text for text in shown for each in "\x1b\x07\u202e")
     assert all("red\\x1b[31m\\nline\\u202e" in text for text in shown[:2])
     assert "\\x07me" in shown[1]
     assert "f\\x1b[2J (a.py:1)" in shown[2]
+
+
+def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
+    history = History()
+    history.at(1_700_000_000_000_000_000).malloc(64)
+    large = history.at(1_700_000_000_040_000_000).malloc(1_000_000, Domain.RAW)
+    history.at(1_700_000_000_050_000_000).free(large)
+    history.at(1_700_000_000_055_000_000).malloc(64)
+    path, piece = tmp_path / "trace.parquet", tmp_path / "piece.parquet"
+    write_trace(history.trace(), path)
+    _, out, _ = replay("run", path, "--no-reference")
+    assert "40.00 ms" in out
+    assert json.loads(replay("run", path, "--no-reference", "--json")[1])["peak_time_ns"] == 40_000_000
+    rows = json.loads(replay("trace", "head", path, "--json")[1])
+    assert [row["time_ns"] for row in rows] == [0, 40_000_000, 50_000_000, 55_000_000]
+    assert replay("trace", "cut", path, "-o", piece, "--to", "40.01ms")[0] == 0
+    assert json.loads(replay("trace", "info", piece, "--json")[1])["events"] == 2
 
 
 def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
@@ -172,11 +243,14 @@ def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
     origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
     numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
-    for said, lines in ((origin, 0), (numbers, 3)):
+    for said, told in ((origin, False), (numbers, True)):
         write_trace(MemoryTrace(trace.events, Metadata(origin=said)), path, force=True)
         code, out, _ = replay("run", path, "--no-reference")
-        assert (code, out.count("Left out: ")) == (0, lines)
-    assert "Left out: 35.0 MiB that the recorded process mapped with mmap, in total." in out
+        text = " ".join(out.split())
+        assert code == 0
+        assert ("6 calls of threads that were left out are not in it" in text) == told
+        assert ("5 blocks older than the recording were freed while it ran" in text) == told
+        assert ("35.0 MiB that the process mapped with mmap are not included" in text) == told
 
 
 def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):
@@ -302,6 +376,22 @@ def test_existing_results_are_refused_without_force(replay, refused, workload, t
     assert names(tmp_path) == {"few.yaml", "results"}
 
 
+def test_of_two_runs_into_one_empty_folder_the_later_one_is_refused(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+
+    def write(text):
+        with new_folder(folder) as temporary:
+            (temporary / "summary.json").write_text(text)
+            if text == "later":
+                write("first")
+
+    with pytest.raises(OutputError, match=r"results: holds summary\.json already"):
+        write("later")
+    assert (folder / "summary.json").read_text() == "first"
+    assert names(tmp_path) == {"results"}
+
+
 def test_an_existing_address_file_is_refused_and_nothing_else_written(refused, workload, tmp_path):
     there = tmp_path / "there.parquet"
     there.write_text("mine")
@@ -403,7 +493,7 @@ def test_a_trace_that_the_ceiling_cannot_hold_is_played_all_the_same(replay, tmp
 def test_brackets_in_names_are_shown_as_they_are(replay, tmp_path):
     workload = tmp_path / "a[red]b.yaml"
     workload.write_text(WORKLOAD.replace("second half", "'[/x] drop [cache]'"))
-    code, out, _ = replay("run", workload, "--no-reference")
+    code, out, _ = replay("run", workload, "--no-reference", "--full")
     assert code == 0
     assert "[/x] drop [cache]" in out
 

@@ -1,5 +1,6 @@
 """Traces from files: what is read, what is written, and what is refused in which words."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -394,6 +395,27 @@ def test_an_existing_output_is_kept_unless_forced(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["with hard links", "without, as on FAT"])
+def test_of_two_that_write_one_new_file_the_later_one_is_refused(tmp_path, monkeypatch, has_links):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "out.txt"
+
+    def write(text):
+        with new_file(path) as temporary:
+            temporary.write_text(text)
+            if text == "later":
+                write("first")
+
+    with pytest.raises(OutputError, match=r"out\.txt: exists already; .* --force"):
+        write("later")
+    assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
 
 

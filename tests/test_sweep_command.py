@@ -60,8 +60,8 @@ def source(tmp_path):
 
 
 def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(sweep, source):
-    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls")
-    assert (code, err.replace("compiling for the first time, which is kept for the next …\n", "")) == (0, "")
+    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls", "--full")
+    assert (code, err.replace("compiling (first run only; cached) …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[1] == ["4", "configurations", "over", "1", "trace:", "4", "done"]
     first = next(number for number, line in enumerate(lines) if line[:1] == ["pymalloc.alignment"])
@@ -78,13 +78,26 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
 def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
-    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,4096,4194304,8388608", "--rows", rows)
+    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,2097152,4194304,8388608", "--rows", rows)
     table = [line.split() for line in out.partition("glibc.top_pad")[2].splitlines()[1:]]
     shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
     assert [line[0] for line in shown].count("default") == 1
     assert len(shown) in (rows, rows + 1)
     hidden = 5 - len(shown)
-    assert (f"\n  and {hidden} more (--rows 5 shows all)\n" in out) == (hidden > 0)
+    assert (f"\n  and {hidden} more (--full shows all)\n" in out) == (hidden > 0)
+
+
+def test_of_equal_configurations_the_one_with_the_fewest_settings_is_shown_and_the_others_counted(sweep, source):
+    settings = ("--env", "MALLOC_ARENA_MAX=1,2,default", "--env", "MALLOC_TOP_PAD_=0,default", "-a", "cpython-3.8")
+    _, out, _ = sweep(source, *settings)
+    table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
+    rows = [line.split() for line in table.splitlines()[1:]]
+    best, default = rows
+    assert (best[:3], best[-1]) == (["1", "default", "0"], "+2")
+    assert (default[:4], default[-1]) == (["default", "4", "default", "default"], "+2")
+    _, out, _ = sweep(source, *settings, "--full", "--rows", 1)
+    table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
+    assert len(table.splitlines()[1:]) == 6
 
 
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
@@ -219,7 +232,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, 
         ([], "the grid is empty: vary something by --grid, --env, -a or --plan"),
         (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: has no values: the grid would be empty"),
         (["--grid", "pymalloc.alignment"], "--grid pymalloc.alignment: write it like pymalloc.alignment=8,16"),
-        (["--grid", "a.b=[8"], "--grid a.b=[8: is no list of values; write it like 8,16"),
+        (["--grid", "a.b=[8"], "--grid a.b=[8: is not a list of values such as 8,16: expected"),
         (["--grid", "pymalloc.aligment=8"], "pymalloc.aligment: no allocator has this key; did you mean"),
         (["--grid", "alignment=8"], "--grid alignment: is not a configuration's key, like pymalloc.alignment"),
         ([*TWO, "--grid", "pymalloc.alignment=8"], "--grid pymalloc.alignment: is given twice"),

@@ -88,9 +88,26 @@ def test_info_counts_what_is_in_a_trace(csv):
         "process": {"static_bytes": 0, "stack_bytes": 0, "stack_resident_bytes": 0},
         "processes": [],
     }
-    screen = run("trace", "info", csv)
-    assert "8 in 1.50 ms, 2 threads" in screen
-    assert "3 blocks, 1.50 KiB" in screen
+    assert (
+        run("trace", "info", csv)
+        == f"""\
+{csv}
+8 events in 1.50 ms
+
+live at peak    1.52 KiB; at most 3 blocks
+live at end     1.50 KiB; 3 blocks
+calls           3 malloc, 1 calloc, 1 realloc, 1 free
+domains         mem 33.3 %, obj 33.3 %, raw 16.7 %, libc 16.7 %
+sizes           half up to 32 B, 90 % up to 1.00 KiB, largest up to 1.00 KiB
+threads         2
+phases          phase 0, phase 1
+call sites      none; `replay record --sites` records them
+
+next: replay run {csv}
+"""
+    )
+    screen = run("trace", "info", csv, "--full")
+    assert "up to 16 B" in screen
     assert digest[:16] in screen
     assert digest not in screen
 
@@ -103,7 +120,7 @@ def test_a_trace_lasts_from_its_first_event_to_its_last(csv, tmp_path, suffix):
     if suffix == "parquet":
         assert run("import", csv, "-o", path).startswith("2 events over 250 ns, ")
     assert json.loads(run("trace", "info", path, "--json"))["duration_ns"] == 250
-    assert "2 in 250 ns" in run("trace", "info", path)
+    assert "2 events in 250 ns" in run("trace", "info", path)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,7 @@ def test_an_empty_trace_has_info_and_no_rows(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("time_ns,op,block,size\n")
     assert json.loads(run("trace", "info", path, "--json"))["events"] == 0
-    assert "0 in 0 ns" in run("trace", "info", path)
+    assert "0 events in 0 ns" in run("trace", "info", path)
     assert json.loads(run("trace", "head", path, "--json")) == []
     run("trace", "head", path)
 
@@ -154,9 +171,10 @@ def test_info_tells_the_call_sites_that_allocate_most(with_sites):
     assert (info["sites"], info["calls_with_site"], info["bytes_with_site"]) == (3, 12, 15_160)
     assert info["sites_by_bytes"] == info["sites_by_calls"] == [parse, module]
     screen = run("trace", "info", with_sites)
-    assert "3, of 12 of 13 calls" in screen
-    lines = [line.split() for line in screen.splitlines()]
-    assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == 2
+    assert "3, known for 92.3 % of the calls" in screen
+    for shown, times in ((screen, 1), (run("trace", "info", with_sites, "--full"), 2)):
+        lines = [line.split() for line in shown.splitlines()]
+        assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == times
 
 
 def test_head_names_the_call_sites(with_sites, monkeypatch):
@@ -224,6 +242,39 @@ def test_head_stops_where_the_trace_ends(csv):
     assert len(json.loads(run("trace", "head", csv, "-n", "100", "--json"))) == 8
 
 
+class Endless:
+    """A trace whose batches never end; `taken` counts those that were asked for."""
+
+    metadata, duration_ns, events_total, taken = Metadata(), None, None, 0
+
+    def batches(self):
+        while True:
+            zeros = np.zeros(1500, np.uint8)
+            numbers = np.arange(1500 * self.taken, 1500 * (self.taken + 1))
+            self.taken += 1
+            yield Events(numbers, zeros.astype(np.uint32), zeros, zeros, numbers.astype(np.uint32), numbers)
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_head_prints_rows_while_it_reads(monkeypatch, option):
+    """No more is held than a batch: each piece is printed before the next batch is asked for."""
+    trace = Endless()
+    taken = []
+    monkeypatch.setattr("replay.sources.open_source", lambda _: trace)
+    echo = typer.echo
+    monkeypatch.setattr(typer, "echo", lambda *text, **how: (taken.append(trace.taken), echo(*text, **how)))
+    shown = run("trace", "head", "endless", "-n", "4000", *option)
+    assert trace.taken == 3
+    assert {1, 2, 3} <= set(taken)
+    if option:
+        assert [row["block"] for row in json.loads(shown)] == list(range(4000))
+        assert shown == json.dumps(json.loads(shown), indent=2) + "\n"
+    else:
+        lines = shown.splitlines()
+        assert [line.split()[0] for line in lines] == ["row", *map(str, range(4000))]
+        assert lines[1].split() == ["0", "0", "0", "malloc", "raw", "0", "0"]
+
+
 def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
     out = tmp_path / "t.parquet"
     lines = run("import", csv, "-o", out).splitlines()
@@ -263,10 +314,22 @@ def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path
     first, second = (
         subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True) for _ in range(2)
     )
-    assert [line for line in first.stderr.splitlines() if line.startswith("compiling for the first time")] != []
+    assert [line for line in first.stderr.splitlines() if line.startswith("compiling (first run only; cached)")] != []
     assert len(first.stderr.splitlines()) == 1
     assert second.stderr == ""
     assert first.stdout == second.stdout
+
+
+def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "REPLAY_CACHE_DIR": str(cache)}
+    )
+    where = f"the result cannot be kept: {cache}/kernels: Not a directory"
+    advice = "set REPLAY_CACHE_DIR to a writable folder"
+    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, for {where}; {advice}) …\n")
 
 
 def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ import typer
 
 from replay.support import bundled_files as resources
 from replay.support.bundled_files import MODEL_GROUP
-from replay.support.names import by_version
+from replay.support.names import by_version, say
 
 
 class Model(NamedTuple):
@@ -31,35 +31,35 @@ def allocators(
     models = [*_bundled_models(), *_installed_models()]
     if as_json:
         rows = [{"name": name, "description": description} for name, description in presets.items()]
-        typer.echo(json.dumps({"presets": rows, "models": [model._asdict() for model in models]}, indent=2))
+        say(json.dumps({"presets": rows, "models": [model._asdict() for model in models]}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from replay.reports.console import PlainConsole
 
     table = Table("preset", "what it is", box=None, header_style="bold")
     for name, description in presets.items():
         table.add_row(name, description)
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     table = Table("model", "roles", "what it is", box=None, header_style="bold")
     for model in models:
         table.add_row(model.name, ", ".join(model.roles or ()), model.description)
-    typer.echo()
+    say()
     console.print(table)
-    typer.echo()
-    typer.echo("A preset runs on glibc 2.36; its name may go on with another: cpython-3.12-glibc-2.31, -2.41, -2.43.")
-    typer.echo("next: replay run web-service -a cpython-3.9-glibc-2.41 --set pymalloc.arena_size='1 MiB'")
+    say()
+    say("A preset runs on glibc 2.36; its name may go on with another: cpython-3.12-glibc-2.31, -2.41, -2.43.")
+    say("next: replay run web-service -a cpython-3.9-glibc-2.41 --set pymalloc.arena_size='1 MiB'")
 
 
 def _presets() -> dict[str, str]:
     """Description by name, older versions first. Only YAML is read: checking a stack would import the models."""
-    import yaml
-
     from replay.support.bundled_files import config_names, find_config
+    from replay.support.yaml_documents import parse_yaml
 
     found = {}
     for name in sorted(config_names(), key=by_version):
-        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+        content = parse_yaml(find_config(name).read_text(encoding="utf-8"))
         found[name] = str(content.get("description", ""))
     return found
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from replay.commands import gate_options as options
+from replay.support.names import say
 
 
 def baseline(
@@ -34,4 +35,4 @@ def baseline(
         record=record, recordings=recordings, name=name, more={"against": keep},
     )  # fmt: skip
     options.take(chosen, force=force)
-    typer.echo("next: commit it, and run `replay check`")
+    say("next: commit it, and run `replay check`")

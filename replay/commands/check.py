@@ -11,6 +11,7 @@ from replay.commands import gate_options as options
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.support.errors import ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.gates.checking import Report
@@ -90,7 +91,6 @@ def check(
         options.take(chosen, force=True)
         return
     cases = chosen.suite.cases
-    tell_notes(note for case in cases.values() for note in case.stack.notes)
     if allow_changed_trace:
         cases = {key: each.model_copy(update={"allow_changed_trace": True}) for key, each in cases.items()}
     known = judged_by = None
@@ -101,12 +101,13 @@ def check(
     with told_compilation(), progress_bar("measuring") as progress:
         judged = chosen.suite.model_copy(update={"cases": cases})
         report = measure_and_judge(judged, judged_by, chosen.folder, rules=rules, causes=not no_why, progress=progress)
+    tell_notes(report.notes)
     if history is not None or chosen.suite.history is not None:
         add_rows(history or chosen.folder / str(chosen.suite.history), report, chosen.folder)
     if ratchet and not report.failed and known is not None:
         better, count = ratcheted(known, report)
         write_baseline(chosen.baseline, better, force=True)
-        typer.echo(f"{count} figures taken over: {chosen.baseline}", err=True)
+        say(f"{count} figures taken over: {chosen.baseline}", err=True)
     _tell(report, wanted, as_json)
     raise typer.Exit(1 if report.failed else 0)
 
@@ -131,9 +132,11 @@ def _wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, st
         return [] if as_json else [("text", SCREEN), *expected_here()]
     wanted = []
     for text in said:
-        format_name, _, file = text.partition("=")
+        format_name, equals, file = text.partition("=")
         if format_name not in FORMATS:
             raise ReplayError(f"--report {text}: is no format; {nearest(format_name, FORMATS)}")
+        if equals and not file:
+            raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))
     return wanted
 
@@ -145,12 +148,12 @@ def _tell(report: "Report", wanted: list[tuple[str, str]], as_json: bool) -> Non
     from replay.support.atomic_files import new_file
 
     if as_json:
-        typer.echo(json.dumps(_as_json(report), indent=2))
+        say(json.dumps(_as_json(report), indent=2))
     for format_name, file in wanted:
         rendered = render(format_name, report)
         if file == SCREEN:
             if rendered:
-                typer.echo(rendered)
+                say(rendered)
         elif file == os.environ.get("GITHUB_STEP_SUMMARY"):
             with Path(file).open("a", encoding="utf-8") as summary:  # other steps write there too
                 summary.write(rendered)

@@ -1,9 +1,10 @@
 """Says on standard error when a command has to wait for the compiler."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from replay.support.names import say
 
 
 @dataclass
@@ -20,9 +21,14 @@ def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Co
 
     compilation = Compilation()
 
-    def tell() -> None:
+    def tell(obstacle: str) -> None:
         compilation.happened = True
-        print("compiling for the first time, which is kept for the next …", file=sys.stderr)
+        if obstacle:
+            advice = "set REPLAY_CACHE_DIR to a writable folder"
+            kept = f"on every run, for the result cannot be kept: {obstacle}; {advice}"
+        else:
+            kept = "first run only; cached"
+        say(f"compiling ({kept}) …", err=True)
         if meanwhile:
             meanwhile()
 

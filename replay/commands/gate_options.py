@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.support.errors import ConfigError, OutputError, ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.gates.cases import Suite
@@ -108,17 +110,17 @@ def take(chosen: Chosen, *, force: bool) -> None:
     if there and not force:
         advice = "compare with it by `replay check`, or replace it with --force"
         raise OutputError(f"{chosen.baseline}: has {there[0]} already; {advice}")
-    tell_notes(note for case in chosen.suite.cases.values() for note in case.stack.notes)
     with told_compilation(), progress_bar("measuring") as progress:
-        taken = take_baseline(chosen.suite, chosen.folder, progress=progress)
+        taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
+    tell_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
-    typer.echo(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
+    say(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
 
 
 def _played(
     sources: list[str], allocators: list[str] | None, seed: int | None, common: dict[str, Any]
 ) -> dict[str, Any]:
-    names = [name for text in allocators or [] for name in text.split(",") if name]
+    names = split_list(allocators) or []
     cases: dict[str, Any] = {}
     for source in sources:
         for allocator in names or [None]:  # type: ignore[list-item]

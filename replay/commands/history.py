@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.lists import split_list
 from replay.support.errors import ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +24,7 @@ _WIDTH = 20
 def history(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="What `replay check --history FILE` wrote.")],
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="METRIC", help="Which metric; may be repeated.")
+        list[str] | None, typer.Option("--metric", metavar="METRIC,…", callback=split_list, help="Metrics to show.")
     ] = None,
     case: Annotated[str | None, typer.Option("--case", help="Only this case.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many of the last commits to list.")] = 10,
@@ -53,21 +55,20 @@ def history(
     if as_json:
         columns = ["commit", "date", "case", "state", *wanted]
         told = {"rows": frame.select(columns).to_dicts(), "steps": [step.__dict__ for step in found]}
-        typer.echo(json.dumps(told, indent=2, default=str))
+        say(json.dumps(told, indent=2, default=str))
     else:
         _print(frame, wanted, found, rows)
     if chart is not None:
         from replay.reports.history_chart import write_chart
 
         write_chart(chart, frame, wanted, found, force=force)
-        typer.echo(f"drawn: {chart}", err=True)
+        say(f"drawn: {chart}", err=True)
 
 
 def _print(frame: "pl.DataFrame", metrics: list[str], found: "list[Step]", rows: int) -> None:
-    from rich.console import Console
-
+    from replay.reports.console import PlainConsole
     from replay.reports.sweeps import format_metric
-    from replay.reports.text import table_of
+    from replay.reports.tables import table_of
 
     table = table_of("case", "metric", "course", "first", "last", "checks", left=3)
     for (case,), group in frame.group_by("case", maintain_order=True):
@@ -76,13 +77,13 @@ def _print(frame: "pl.DataFrame", metrics: list[str], found: "list[Step]", rows:
             if values:
                 ends = (format_metric(metric, values[0]), format_metric(metric, values[-1]))
                 table.add_row(str(case), metric, _spark(values[-_WIDTH:]), *ends, str(len(values)))
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     console.print(table)
     if not found:
-        typer.echo("\nno step: each metric stayed at its level")
+        say("\nno step: each metric stayed at its level")
     for step in found[-rows:]:
         before, after = format_metric(step.metric, step.before), format_metric(step.metric, step.after)
-        typer.echo(f"{step.date:%Y-%m-%d} {step.commit[:12]}  {step.case}: {step.metric} {before} -> {after}")
+        say(f"{step.date:%Y-%m-%d} {step.commit[:12]}  {step.case}: {step.metric} {before} -> {after}")
 
 
 def _spark(values: list[float]) -> str:

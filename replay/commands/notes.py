@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import typer
+from replay.support.names import say
 
 
 def tell_notes(notes: Iterable[str]) -> None:
     """Each once."""
     for note in dict.fromkeys(notes):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)

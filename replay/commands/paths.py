@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError
 
 
@@ -16,5 +17,5 @@ def parse_folder(text: str) -> Path:
 
 def refuse_input_as_output(source: str | Path, output: Path, option: str) -> None:
     """What is read must not be written over."""
-    if Path(source).exists() and output.resolve() == Path(source).resolve():
+    if Path(source).exists() and resolve_output(output) == Path(source).resolve():
         raise OutputError(f"{option} {output}: is what is read; choose another name")

@@ -1,6 +1,7 @@
 """`replay record`: runs a program and writes down every call of its allocators."""
 
-import sys
+import re
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
-from replay.support.errors import ReplayError
+from replay.support.errors import OutputError, ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.recorder.detach import Wishes
@@ -69,7 +71,7 @@ def record(
     Example: replay record --rescue trace.parquet
     """
     if rescue is not None:
-        _rescue(rescue)
+        _rescue(rescue, force=force)
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
@@ -118,19 +120,42 @@ def _record(
     from replay.recorder.ring import Ring
     from replay.recorder.writer import Writer
 
+    earlier = _child_files(output) if follow_fork else {}
     with told_compilation():
         file = make_memory_file(SHARED_BYTES)
         ring = Ring(file, wishes["sites_every"], interpreter.version)
         command, said = [interpreter.path, *program], interpreter.description
         writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"], interpreter=said)
         follow = Follow(str(output.absolute()), wishes) if follow_fork else None
-        child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
+        try:
+            child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
+        except BaseException:  # such as a signal that was held back
+            writer.discard()
+            raise
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:
-        print("replay: the program ended before it could be recorded", file=sys.stderr)
-    _tell(written, output)
+        say("replay: the program ended before it could be recorded", err=True)
+    _tell(written, output, _changed_files(output, earlier) if follow_fork else [])
     child.end_alike()
+
+
+def _child_files(output: Path) -> dict[Path, tuple[int, int]]:
+    """The recordings of forked children beside `output`, complete or not, and what tells them from later ones."""
+    name = re.compile(rf"{re.escape(output.stem)}\.\d+{re.escape(output.suffix)}(\.part)?")
+    found = {}
+    for path in output.absolute().parent.iterdir():
+        if name.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # a part that has become complete meanwhile
+                found[path] = (path.stat().st_ino, path.stat().st_mtime_ns)
+    return found
+
+
+def _changed_files(output: Path, earlier: dict[Path, tuple[int, int]]) -> list[str]:
+    """As the command line names them: the recordings of children that were begun since; each is complete soon."""
+    parts, complete = _child_files(output), _child_files(output)  # twice, for a part may get its name in between
+    names = {path.name.removesuffix(".part") for path, file in (parts | complete).items() if earlier.get(path) != file}
+    return [str(output.with_name(name)) for name in sorted(names)]
 
 
 def _check(program: list[str]) -> None:
@@ -145,28 +170,32 @@ def _check(program: list[str]) -> None:
         raise ReplayError(f"{first}: there is no such script")
 
 
-def _tell(written: "Written", output: Path) -> None:
+def _tell(written: "Written", output: Path, children: list[str]) -> None:
     from replay.support.units import format_size, format_time
 
-    say = [
+    told = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
         f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
         f"{output} takes {format_size(written.file_bytes)}",
+        *([f"forked children: {', '.join(map(quote, children))}"] if children else []),
         f"next: replay run {quote(str(output))}",
     ]
     if written.trouble:
-        say.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
-    print(*say, sep="\n", file=sys.stderr)
+        told.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
+    say("\n".join(told), err=True)
 
 
-def _rescue(path: Path) -> None:
+def _rescue(path: Path, *, force: bool) -> None:
     from replay.recorder.growing_file import rescue
-    from replay.recorder.writer import partial
-    from replay.support.atomic_files import new_target
+    from replay.recorder.part import cut_off_part
+    from replay.support.atomic_files import exists_already, new_target, publish
 
-    target = new_target(path)
-    if not partial(target).exists():
-        raise ReplayError(f"{partial(target)}: there is nothing to rescue")
-    rows = rescue(partial(target))
-    partial(target).replace(target)
-    typer.echo(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")
+    target = new_target(path, force=force)
+    part, file = cut_off_part(target, name=path)
+    with file:
+        rows = rescue(file, part)
+        try:
+            publish(part, target, force=force)
+        except FileExistsError:
+            raise OutputError(exists_already(path)) from None
+    say(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")

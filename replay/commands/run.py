@@ -13,7 +13,10 @@ from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
 from replay.commands.paths import parse_folder, refuse_input_as_output
+from replay.commands.rerecording import requests_note
+from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
@@ -28,30 +31,39 @@ def run(
     allocator: Annotated[
         str | None,
         typer.Option(
-            "-a", "--allocator", metavar="PRESET", help="A preset or a YAML file; the running Python's if not said."
+            "-a",
+            "--allocator",
+            metavar="PRESET",
+            help="A preset or a YAML file. Default: what the trace was recorded on, else the running Python.",
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like pymalloc.alignment=8; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the stack, e.g. pymalloc.alignment=8. Repeatable."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             "--env",
             metavar="NAME=VALUE",
-            help="A setting that glibc reads, like MALLOC_TOP_PAD_=0; may be repeated.",
+            help="A setting of glibc, e.g. MALLOC_TOP_PAD_=0. Repeatable.",
         ),
     ] = None,
     trim_every: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Call malloc_trim(0) so often in the trace's time, like 60s.")
+        str | None,
+        typer.Option(metavar="TIME", help="Interval between calls of malloc_trim(0), e.g. 60s. Default: none."),
     ] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Sampling interval, like 10ms; by default about 1,000 samples.")
+        str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the workload's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the workload. Default: its own.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md tells its names.")
+        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md explains its keys.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -64,25 +76,30 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite results that exist.")] = False,
     no_reference: Annotated[
-        bool, typer.Option("--no-reference", help="Leave out the floor and the ceiling: one run instead of three.")
+        bool,
+        typer.Option("--no-reference", help="Skip the references ideal and bump: one simulation instead of three."),
     ] = False,
 ) -> None:
-    """Play a trace or workload through an allocator stack, and say what it cost.
+    """Simulate a trace or workload with an allocator stack, and report its memory.
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """
     from replay.analysis.metrics import summarize
-    from replay.config import default_preset, load_config
-    from replay.reports.files import new_address_file, new_folder, write_results
+    from replay.config import default_preset, differences, load_config
+    from replay.reports.files import new_address_file, new_folder, summary_json, write_results
     from replay.sources import open_source
 
     every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
-    chosen = default_preset() if allocator is None else allocator
+    trace = open_source(source, seed=seed)
+    chosen = default_preset(trace.metadata) if allocator is None else allocator
     stacks = [load_config(chosen, overrides or (), env or ())]
     tell_notes(stacks[0].notes)
+    if allocator is None:
+        tell_notes(map(str, differences(trace.metadata, stacks[0])))
     if not no_reference:
         stacks += [load_config(FLOOR), load_config(CEILING)]
-    trace = open_source(source, seed=seed)
+    if note := requests_note(source, trace.metadata.origin, [stacks[0].name]):
+        tell_notes([note])
     _refuse_collisions(source, out, addresses)
     with ExitStack() as outputs:
         folder = outputs.enter_context(new_folder(out, force=force)) if out else None
@@ -98,13 +115,17 @@ def run(
         if folder:
             write_results(folder, recording, summary)
     if as_json:
-        typer.echo(summary.model_dump_json(indent=2))
+        say(summary_json(recording, summary))
     else:
-        _print_text(source, recording, summary, compilation.happened)
+        _print_text(source, recording, summary, [*(overrides or ()), *(env or ())], full, compilation.happened)
         of_any, of_this = _options(trim_every=trim_every, seed=seed), _options(set=overrides, env=env)
+        same = [source, "-a", chosen, *of_this, *of_any]
         other = "cpython-3.12" if chosen == "cpython-3.8" else "cpython-3.8"
-        again = [source, "-a", other, *of_any] if out else [source, "-a", chosen, *of_this, *of_any, "--out", "results"]
-        _print_closing(again, out, addresses)
+        if out:
+            following = [source, "-a", other, *of_any]
+        else:
+            following = [*same, "--out", "results"] if full else [*same, "--full"]
+        _print_closing(following, out, addresses)
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:
@@ -124,7 +145,7 @@ def _refuse_collisions(source: str, out: Path | None, addresses: Path | None) ->
     """No output may take the place of the input, or of another output of the same run."""
     if addresses:
         refuse_input_as_output(source, addresses, "--addresses")
-    if addresses and out and out.resolve() in (addresses.resolve(), *addresses.resolve().parents[:1]):
+    if addresses and out and resolve_output(out) in (file := resolve_output(addresses), file.parent):
         raise OutputError(f"--addresses {addresses}: lies in the folder of --out; choose another one")
 
 
@@ -182,23 +203,25 @@ def _play_all(
     return recordings
 
 
-def _print_text(source: str, recording: "Recording", summary: "Summary", compiled: bool) -> None:
-    from rich.console import Console
+def _print_text(
+    source: str, recording: "Recording", summary: "Summary", settings: list[str], full: bool, compiled: bool
+) -> None:
+    from replay.reports.console import PlainConsole
+    from replay.reports.tables import WIDTH
+    from replay.reports.text import print_report
 
-    from replay.reports.text import WIDTH, print_report
-
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    print_report(console, source, recording, summary)
+    console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
+    print_report(console, source, recording, summary, settings=settings, full=full)
     seconds = recording.wall_ns / 1e9
     rate = f", {recording.events / seconds:,.0f} events/s" if seconds and not compiled else ""
-    typer.echo(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+    say(f"\n{recording.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
-def _print_closing(again: list[str], out: Path | None, addresses: Path | None) -> None:
-    """What was written, and what is worth trying next."""
+def _print_closing(following: list[str], out: Path | None, addresses: Path | None) -> None:
+    """Prints what was written, and the next command."""
     if written := [str(path) for path in (out, addresses) if path]:
-        typer.echo(f"written: {', '.join(written)}")
-    typer.echo(f"next: replay run {join(again)}")
+        say(f"written: {', '.join(written)}")
+    say(f"next: replay run {join(following)}")
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:

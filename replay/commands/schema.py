@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from replay.support.names import say
+
 
 class Kind(StrEnum):
     """A kind of file."""
@@ -32,4 +34,4 @@ def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep",
         from replay.config import stack_type
 
         content = stack_type().model_json_schema()
-    typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **content}, indent=2))
+    say(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **content}, indent=2))

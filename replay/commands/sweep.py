@@ -13,9 +13,12 @@ import typer
 from typer.core import TyperGroup
 
 from replay.commands.compilation import told_compilation
+from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.commands.paths import parse_folder
+from replay.commands.rerecording import requests_note
 from replay.support.errors import ConfigError, ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
@@ -40,11 +43,17 @@ class _SweepByDefault(TyperGroup):
 
 app = typer.Typer(cls=_SweepByDefault, add_completion=False)
 
-Rows = Annotated[int, typer.Option("--rows", min=1, help="How many configurations the table shows.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Rows of the ranking.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Rank all configurations, also those that are equal in all metrics.")
+]
 By = Annotated[
     list[str] | None,
     typer.Option(
-        "--by", metavar="METRIC", help="Rank by this metric; may be repeated, for what cannot be had together."
+        "--by",
+        metavar="METRIC,…",
+        callback=split_list,
+        help="Rank by these metrics, and by each pair against the other.",
     ),
 ]
 Heat = Annotated[
@@ -98,7 +107,10 @@ def sweep(
     optimise: Annotated[
         list[str] | None,
         typer.Option(
-            "--optimise", metavar="METRIC", help="Search for the lowest instead of trying all; may be repeated."
+            "--optimise",
+            metavar="METRIC,…",
+            callback=split_list,
+            help="Search for the lowest values of these metrics instead of trying all configurations.",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="With --optimise: how many configurations to try.")] = None,
@@ -129,6 +141,7 @@ def sweep(
         bool, typer.Option("--strict", help="An impossible combination is an error, not skipped.")
     ] = False,
     rows: Rows = 12,
+    full: Full = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the bundled sweeps, and stop.")] = False,
 ) -> None:
@@ -189,17 +202,17 @@ def sweep(
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what is done is kept: the same command with --resume goes on ({out})"
-        typer.echo(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
+        say(f"interrupted; {kept if out is not None else 'nothing is kept without --out DIR'}", err=True)
         raise
-    tell_notes(results.notes)
-    _show(results, plan.objectives, rows, as_json)
+    tell_notes([*results.notes, *_replacements(plan), *_requests_notes(results)])
+    _show(results, plan.objectives, rows, full, as_json)
     if charts:
         assert out is not None
         _draw(out, results, plan.objectives, heat, force=True)
     if out is not None and not as_json:
-        typer.echo(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
+        say(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
     if failed := results.count("failed"):
-        typer.echo(f"replay: {failed} of {results.frame.height} runs failed", err=True)
+        say(f"replay: {failed} of {results.frame.height} runs failed", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -208,6 +221,7 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a sweep wrote.")],
     by: By = None,
     rows: Rows = 12,
+    full: Full = False,
     charts: Annotated[bool, typer.Option("--charts", help="Draw sweep.html and PNGs into the folder.")] = False,
     heat: Heat = None,
     force: Annotated[bool, typer.Option("--force", help="Draw over charts that are there.")] = False,
@@ -223,9 +237,23 @@ def show(
         raise ReplayError("--heat goes with --charts")
     results = read_results(folder)
     objectives = by or list(results.objectives)
-    _show(results, objectives, rows, as_json)
+    _show(results, objectives, rows, full, as_json)
     if charts:
         _draw(folder, results, objectives, heat, force=force)
+
+
+def _replacements(plan: "Plan") -> list[str]:
+    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    from replay.config import default_preset, differences, load_config
+    from replay.sources import open_source
+    from replay.sweeps.space import ALLOCATOR
+    from replay.sweeps.traces import fetch
+
+    if ALLOCATOR in plan.vary or ALLOCATOR in plan.fixed:
+        return []
+    recordings = [open_source(fetch(source)).metadata for source in plan.sources]
+    stack = load_config(default_preset(*recordings))
+    return [str(each) for recording in recordings for each in differences(recording, stack)]
 
 
 def _plan(name: str | None, said: dict[str, Any], *, searches: bool) -> "Plan":
@@ -288,7 +316,7 @@ def _assignments(option: str, assignments: list[str] | None) -> dict[str, Any]:
 
 def _values(said: str, text: str) -> Any:
     """A list of YAML's values, or a range."""
-    import yaml
+    from replay.support.yaml_documents import parse_yaml
 
     match = _RANGE.fullmatch(text.strip())
     if match and "," not in text:
@@ -297,20 +325,20 @@ def _values(said: str, text: str) -> Any:
             parts["step" if match["how"] == "+" else "factor"] = _scalar(match["by"])
         return parts
     try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"{said}: is no list of values; write it like 8,16") from None
+        values = parse_yaml(f"[{text}]")
+    except ValueError as mistake:
+        raise ConfigError(f"{said}: is not a list of values such as 8,16: {mistake}") from None
     if not values:
         raise ConfigError(f"{said}: has no values: the grid would be empty")
     return values
 
 
 def _scalar(text: str) -> Any:
-    import yaml
+    from replay.support.yaml_documents import parse_yaml
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 
@@ -352,20 +380,31 @@ def _engine(jobs: int | None, cluster: str | None, timeout_s: float) -> "Iterato
         yield engine
 
 
-def _show(results: "Results", objectives: Sequence[str], rows: int, as_json: bool) -> None:
+def _requests_notes(results: "Results") -> Iterator[str]:
+    """A note for each recording that stacks of another CPython were run on."""
+    from replay.sources import open_source
+    from replay.sweeps.traces import fetch
+
+    done = results.done.unique(["source", "stack"], maintain_order=True)
+    for (source,), rows in done.group_by("source", maintain_order=True):
+        names = [json.loads(stack)["name"] for stack in rows["stack"]]
+        if note := requests_note(str(source), open_source(fetch(str(source))).metadata.origin, names):
+            yield note
+
+
+def _show(results: "Results", objectives: Sequence[str], rows: int, full: bool, as_json: bool) -> None:
     from replay.analysis.metrics import check_metric
 
     for metric in objectives:
         check_metric(metric)
     if as_json:
-        typer.echo(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
+        say(json.dumps(_as_json(results, objectives), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from replay.reports.console import PlainConsole
     from replay.reports.sweeps import print_sweep
 
     width = None if sys.stdout.isatty() else WIDTH
-    print_sweep(Console(highlight=False, markup=False, width=width), results, objectives, rows=rows)
+    print_sweep(PlainConsole(width=width), results, objectives, rows=rows, full=full)
 
 
 def _as_json(results: "Results", objectives: Sequence[str]) -> dict[str, Any]:
@@ -384,7 +423,7 @@ def _draw(folder: Path, results: "Results", objectives: Sequence[str], heat: str
     from replay.reports.charts import write_charts
 
     written = write_charts(folder, results, objectives, heat=_axes(heat), force=force)
-    typer.echo(f"\ndrawn: {', '.join(map(str, written))}", err=True)
+    say(f"\ndrawn: {', '.join(map(str, written))}", err=True)
 
 
 def _axes(heat: str | None) -> list[str]:
@@ -395,18 +434,18 @@ def _axes(heat: str | None) -> list[str]:
 
 
 def _list_plans(as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from replay.reports.console import PlainConsole
     from replay.support.bundled_files import sweep_names
     from replay.sweeps.plan import load_plan
 
     plans = {name: load_plan(name).description for name in sweep_names()}
     if as_json:
-        typer.echo(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
+        say(json.dumps([{"name": name, "description": text} for name, text in plans.items()], indent=2))
         return
     table = Table("sweep", "what it asks", box=None, header_style="bold")
     for name, text in plans.items():
         table.add_row(name, text)
-    Console().print(table)
-    typer.echo("\nnext: replay sweep web-service --plan every-cpython")
+    PlainConsole().print(table)
+    say("\nnext: replay sweep web-service --plan every-cpython")

@@ -9,6 +9,7 @@ import typer
 
 from replay.commands.trace_file import save_trace
 from replay.support.errors import ReplayError
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -101,7 +102,7 @@ def filter_(
     kept = FilteredTrace(_open(file), wanted, _words("filter", [file], options))
     _save(kept, output, force)
     if not kept.blocks_kept:
-        typer.echo(f"no block was born as wanted; {output} has none, only what else happened", err=True)
+        say(f"no block was born as wanted; {output} has none, only what else happened", err=True)
 
 
 def merge(

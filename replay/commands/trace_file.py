@@ -5,9 +5,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import typer
-
 from replay.commands.compilation import told_compilation
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.trace import Trace
@@ -29,11 +28,11 @@ def save_trace(
     with told_compilation(), progress_bar(doing, trace.events_total) as progress:
         rows = write_trace(trace, output, force=force, progress=progress)
     end = trace.validator
-    typer.echo(
+    say(
         f"{rows:,} events over {format_time(end.span_ns)}, "
         f"{end.live_blocks:,} blocks ({format_size(end.live_bytes)}) live at the end; "
         f"{output} takes {format_size(output.stat().st_size)}"
     )
     if told := remark():
-        typer.echo(told)
-    typer.echo(f"next: replay run {quote(str(output))}")
+        say(told)
+    say(f"next: replay run {quote(str(output))}")

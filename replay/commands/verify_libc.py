@@ -2,40 +2,62 @@
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.verify_pymalloc import Cases
+from replay.support.names import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from replay.verification.libc_compare import LibcAgreement
+    from replay.verification.libc_oracles import LibcOracle
 
 
 def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
     """Plays the cases through the C libraries chosen, and tells how far their models agree."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from replay.config import load_config
+    from replay.reports.console import PlainConsole
     from replay.verification.libc_compare import verify_libc as compare
     from replay.verification.libc_oracles import choose_libcs
 
     oracles = choose_libcs(choice)
     tell_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
     results = []
-    with told_compilation(), Console(stderr=True).status("") as status:
+    with told_compilation(), PlainConsole(stderr=True).status("") as status:
         for oracle in oracles:
             for name, trace in cases:
-                status.update(f"{oracle.name}: {name}")
+                status.update(Text(f"{oracle.name}: {name}"))
                 results.append((name, compare(trace, oracle, assignments=env, resident=resident)))
     exact = all(agreement.exact for _, agreement in results)
     if as_json:
         rows = [{"trace": name, "exact": it.exact, **asdict(it)} for name, it in results]
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         raise typer.Exit(0 if exact else 1)
+    PlainConsole().print(_table(oracles, results, resident))
+    if not any(it.system_calls_compared for _, it in results):
+        say("System calls were not compared: strace is not installed.")
+    for name, agreement in results:
+        if not agreement.exact:
+            say(f"{agreement.oracle}, {name}: {agreement.difference}")
+    raise typer.Exit(0 if exact else 1)
+
+
+def _table(oracles: "list[LibcOracle]", results: "list[tuple[str, LibcAgreement]]", resident: bool) -> "Table":
+    """What was compared with each C library, in 80 columns."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("real malloc", no_wrap=True)
-    for heading in ("events", "addresses", "system calls", "unequal", *("resident off",) * resident, "seconds"):
+    off = ["resident\noff"] if resident else []
+    for heading in ("events", "addresses", "system\ncalls", "unequal", *off, "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for oracle in oracles:
         mine = [it for _, it in results if it.oracle == oracle.name]
@@ -48,13 +70,7 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
             *(f"{max(it.resident_error or 0.0 for it in mine):.2%}",) * resident,
             f"{sum(it.seconds for it in mine):.2f}",
         )
-    Console().print(table)
-    if not any(it.system_calls_compared for _, it in results):
-        typer.echo("System calls were not compared: strace is not installed.")
-    for name, agreement in results:
-        if not agreement.exact:
-            typer.echo(f"{agreement.oracle}, {name}: {agreement.difference}")
-    raise typer.Exit(0 if exact else 1)
+    return table
 
 
 def list_libcs(as_json: bool) -> None:
@@ -63,12 +79,12 @@ def list_libcs(as_json: bool) -> None:
     oracles, absences = survey_libcs()
     if as_json:
         found = [{"name": it.name, "version": it.version, "path": str(it.path)} for it in oracles]
-        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    typer.echo("At hand:" if oracles else "No real glibc is at hand.")
+    say("At hand:" if oracles else "No real glibc is at hand.")
     for it in oracles:
-        typer.echo(f"  {it.name:<12} -a {it.version}\n      {it.path}")
+        say(f"  {it.name:<12} -a {it.version}\n      {it.path}")
     if absences:
-        typer.echo("Not at hand:")
+        say("Not at hand:")
     for absence in absences:
-        typer.echo(f"  {absence.name}: {absence.reason}")
+        say(f"  {absence.name}: {absence.reason}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.trace import Trace
@@ -24,16 +25,18 @@ def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
 
     oracles = choose_oracles(choice)
     results: list[tuple[Oracle, str, Agreement]] = []
-    from rich.console import Console
+    from rich.text import Text
 
-    progress = Console(stderr=True)
+    from replay.reports.console import PlainConsole
+
+    progress = PlainConsole(stderr=True)
     with told_compilation(), progress.status("") as status:
         for oracle in oracles:
             for name, trace in cases:
-                status.update(f"{oracle.name}: {name}")
+                status.update(Text(f"{oracle.name}: {name}"))
                 results.append((oracle, name, compare(trace, oracle)))
     if as_json:
-        typer.echo(json.dumps([{"trace": name, "exact": it.exact, **asdict(it)} for _, name, it in results], indent=2))
+        say(json.dumps([{"trace": name, "exact": it.exact, **asdict(it)} for _, name, it in results], indent=2))
     else:
         _print_table(oracles, results)
     if not all(agreement.exact for _, _, agreement in results):
@@ -45,8 +48,9 @@ def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
 def _print_table(oracles: list["Oracle"], results: list[tuple["Oracle", str, "Agreement"]]) -> None:
     """What was compared, and how much of it is unequal (addresses, owners and arena events together)."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from replay.reports.console import PlainConsole
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("real allocator", no_wrap=True)
@@ -63,7 +67,7 @@ def _print_table(oracles: list["Oracle"], results: list[tuple["Oracle", str, "Ag
             f"{sum(it.unequal for it in mine):,}",
             f"{sum(it.seconds for it in mine):.2f}",
         )
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def _print_differences(results: list[tuple["Oracle", str, "Agreement"]], cases: Cases) -> None:
@@ -72,10 +76,10 @@ def _print_differences(results: list[tuple["Oracle", str, "Agreement"]], cases: 
 
     for oracle, name, agreement in results:
         if not agreement.exact:
-            typer.echo(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
+            say(f"{oracle.name}, {name}: {agreement.difference or agreement.arena_difference}")
     traces = [trace for _, trace in cases]
     if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
-        typer.echo(
+        say(
             "The trace asks for blocks of 128 KiB or more, which libc maps among the arenas where its heap has no "
             "room. Loading the library leaves that heap in use, so a difference can come from there; see --libc."
         )
@@ -90,13 +94,13 @@ def list_oracles(as_json: bool) -> None:
             {"name": it.name, "preset": it.preset, "overrides": it.overrides, "path": str(it.library.path)}
             for it in oracles
         ]
-        typer.echo(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
+        say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    typer.echo("At hand:" if oracles else "No real allocator is at hand.")
+    say("At hand:" if oracles else "No real allocator is at hand.")
     for it in oracles:
         with_overrides = "".join(f" --set {override}" for override in it.overrides)
-        typer.echo(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")
+        say(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")
     if absences:
-        typer.echo("Not at hand:")
+        say("Not at hand:")
     for absence in absences:
-        typer.echo(f"  {absence.name}: {absence.reason}")
+        say(f"  {absence.name}: {absence.reason}")

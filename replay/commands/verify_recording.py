@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.support.names import say
 
 if TYPE_CHECKING:
     from replay.trace import Trace
@@ -19,10 +20,10 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
     with told_compilation():
         agreement = compare(trace)
     if as_json:
-        typer.echo(json.dumps({"trace": name, "exact": agreement.exact, **asdict(agreement)}, indent=2))
+        say(json.dumps({"trace": name, "exact": agreement.exact, **asdict(agreement)}, indent=2))
     else:
         unequal = agreement.addresses_compared - agreement.addresses_equal
-        typer.echo(
+        say(
             f"{name}, by the model of {agreement.preset}:\n"
             f"  addresses     {agreement.addresses_compared:,} compared, {unequal:,} unequal\n"
             f"  arena events  {agreement.arena_events_equal:,} of {agreement.arena_events_compared:,} equal, "
@@ -31,21 +32,21 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
             "was not used again"
         )
         if agreement.counts is None:
-            typer.echo("  counts        none: the program ended by os._exit, exec or a signal, or replay was older")
+            say("  counts        none: the program ended by os._exit, exec or a signal, or replay was older")
         else:
             counts = agreement.counts
-            typer.echo(
+            say(
                 f"  counts        {counts.compared:,} compared, {counts.compared - counts.equal:,} unequal: pools and "
                 "blocks by size class, arenas;\n"
                 f"                {counts.blocks_unplaced:,} free blocks, of older pools, are of no known class"
             )
         if not agreement.exact and agreement.foretold_events < agreement.events:
-            typer.echo(
+            say(
                 f"  foretold      up to row {agreement.foretold_events:,} of {agreement.events:,}: "
                 "there a pool of older blocks\n                may have emptied, and whose arena that is, is not known"
             )
         counted = agreement.counts.difference if agreement.counts else None
         for difference in filter(None, (agreement.difference, agreement.arena_difference, counted)):
-            typer.echo(f"  {difference}")
+            say(f"  {difference}")
     if not agreement.foretold:
         raise typer.Exit(1)

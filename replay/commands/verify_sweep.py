@@ -9,6 +9,7 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.support.errors import ReplayError
+from replay.support.names import say
 
 
 def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_json: bool) -> None:
@@ -32,11 +33,12 @@ def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_jso
         reasons = "; ".join(verdict.left_out)
         raise ReplayError(f"--sweep {name}: no real allocator at hand can take any of it: {reasons}")
     if as_json:
-        typer.echo(json.dumps({"same": verdict.same, **asdict(verdict)}, indent=2))
+        say(json.dumps({"same": verdict.same, **asdict(verdict)}, indent=2))
         raise typer.Exit(0 if verdict.same else 1)
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from replay.reports.console import PlainConsole
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("trace", "real", "metric"):
@@ -50,12 +52,10 @@ def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_jso
             ranking.source, ranking.kind, ranking.metric, str(count), str(max(ranking.real)), str(alike),
             str(ranking.figures_equal),
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    PlainConsole(width=None if sys.stdout.isatty() else 100).print(table)
     for each in verdict.compared:
         if each.model != each.real:
-            typer.echo(
-                f"{each.source}, {each.parameters}: {each.model} in the sweep, {each.real} by {each.real_allocator}"
-            )
+            say(f"{each.source}, {each.parameters}: {each.model} in the sweep, {each.real} by {each.real_allocator}")
     for reason, count in verdict.left_out.items():
-        typer.echo(f"left out: {count} × {reason}")
+        say(f"left out: {count} × {reason}")
     raise typer.Exit(0 if verdict.same else 1)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from replay.support.names import say
+
 
 @dataclass(frozen=True)
 class _Listed:
@@ -26,16 +28,17 @@ def workloads(
     """
     found = [*_written(), *_recorded()]
     if as_json:
-        typer.echo(json.dumps([asdict(it) for it in found], indent=2))
+        say(json.dumps([asdict(it) for it in found], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from replay.reports.console import PlainConsole
 
     table = Table("workload", "what it is like", box=None)
     for it in found:
         table.add_row(it.name, f"Recorded. {it.description}" if it.recorded else it.description)
-    Console().print(table)
-    typer.echo("next: replay run web-service")
+    PlainConsole().print(table)
+    say("next: replay run web-service")
 
 
 def _written() -> Iterator[_Listed]:

@@ -1,6 +1,21 @@
-"""Allocator stacks: the typed configuration (`stack`), and how presets, files and overrides become one (`loading`)."""
+"""Allocator stacks: the typed configuration (`stack`), and how presets, files and overrides become one (`loading`).
 
-from replay.config.loading import default_preset, load_config, rebuild_config
+`recorded` finds the stack that a recording was made on.
+"""
+
+from replay.config.loading import load_config, rebuild_config
+from replay.config.recorded import Difference, default_preset, differences, recorded_version
 from replay.config.stack import Costs, Domains, StackConfig, stack_type
 
-__all__ = ["Costs", "Domains", "StackConfig", "default_preset", "load_config", "rebuild_config", "stack_type"]
+__all__ = [
+    "Costs",
+    "Difference",
+    "Domains",
+    "StackConfig",
+    "default_preset",
+    "differences",
+    "load_config",
+    "rebuild_config",
+    "recorded_version",
+    "stack_type",
+]

@@ -47,6 +47,12 @@ def overrides_of(assignments: Sequence[str]) -> list[str]:
     return [f"glibc.{key}={value}" for key, value in settings.items()]
 
 
+def notes_of(assignments: Sequence[str]) -> list[str]:
+    """Returns what to know of assignments that are accepted but set nothing."""
+    empty = f"{_TUNABLES_VARIABLE}="
+    return [f"--env {empty}: is empty, and glibc then sets no tunable"] if empty in assignments else []
+
+
 def _settings(assignment: str) -> Iterator[tuple[str, int]]:
     variable, equals, text = assignment.partition("=")
     if not equals:

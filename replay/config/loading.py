@@ -1,28 +1,21 @@
 """From the name of a preset or a YAML file, and overrides, to an allocator stack."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from replay.allocators import model_names
-from replay.config.glibc_environment import overrides_of
+from replay.config.glibc_environment import notes_of, overrides_of
 from replay.config.stack import StackConfig, stack_type
 from replay.support.bundled_files import config_names, find_config
 from replay.support.errors import ConfigError
-from replay.support.yaml_documents import Document, explain
+from replay.support.yaml_documents import Document, explain, parse_yaml
 
+_EXAMPLE = "extends: cpython-3.12"
 _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
-
-
-def default_preset() -> str:
-    """The preset of the Python that is running, or the newest one."""
-    own = f"cpython-{sys.version_info.major}.{sys.version_info.minor}"
-    return own if own in config_names() else "cpython-3.15"
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:
@@ -49,6 +42,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     kind = stack_type(*_models_named(data))
     try:
         stack = kind.model_validate(data)
+        stack._notes = tuple(notes_of(environment))
     except ValidationError as mistakes:
         raise _refusal(kind, document, overrides, said, mistakes) from None
     _refuse_unused(stack, overrides, said)
@@ -84,7 +78,7 @@ def _split(name: str | Path) -> tuple[str | Path, str]:
 def _open(name: str | Path) -> Document:
     text = str(name)
     is_file = isinstance(name, Path) or text.endswith((".yaml", ".yml")) or "/" in text
-    return Document(Path(name) if is_file else find_config(text), ConfigError)
+    return Document(Path(name) if is_file else find_config(text), ConfigError, _EXAMPLE)
 
 
 def _with_base(document: Document, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -125,9 +119,9 @@ def _parse_override(override: str) -> dict[str, Any]:
     if keys == ["extends"]:
         raise ConfigError(f"--set {override}: what a stack extends is said in its file; choose another with -a")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: {text!r} is not a value") from None
+        value = parse_yaml(text)
+    except ValueError as mistake:
+        raise ConfigError(f"--set {override}: is not valid YAML: {mistake}") from None
     return {keys[0]: value if len(keys) == 1 else {keys[1]: value}}
 
 

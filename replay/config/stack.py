@@ -15,7 +15,7 @@ stands for the model of `libc`. That one plays the *libc role*. At most one othe
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
 
 from replay.allocators import bundled_names, find_model, model_names, roles
 from replay.allocators.linux import Config as LinuxConfig
@@ -71,6 +71,8 @@ class StackConfig(BaseModel):
     linux: LinuxConfig = LinuxConfig()
     domains: Domains = Domains()
     costs: Costs = Costs()
+    _notes: tuple[str, ...] = PrivateAttr(())
+    """About the way in which the stack was described; they are not part of it."""
 
     @model_validator(mode="after")
     def _roles_are_possible(self) -> "StackConfig":
@@ -111,7 +113,7 @@ class StackConfig(BaseModel):
     @property
     def notes(self) -> list[str]:
         """What is set but does nothing, or less than it says."""
-        return [note for model in self.models for note in getattr(getattr(self, model), "notes", ())]
+        return [*self._notes, *(note for model in self.models for note in getattr(getattr(self, model), "notes", ()))]
 
     def section(self, name: str) -> BaseModel | None:
         """The section called `name`; None where it is of a model that no domain goes to."""

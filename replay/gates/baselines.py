@@ -11,9 +11,12 @@ from replay import __version__
 from replay.analysis.metrics import check_metric, metric_names
 from replay.gates.cases import Case
 from replay.support.atomic_files import new_file
-from replay.support.errors import ConfigError, ReplayError
+from replay.support.errors import ConfigError, ReplayError, explain_parsing
+from replay.support.yaml_documents import read_document
 
 FORMAT = 1
+_BYTES_MAX = 64 << 20
+"""Of the file; a case takes about two KiB."""
 _DETAILS = ("_at_peak", "simulated_ns.", "syscall_bytes")
 """Parts of names of metrics that explain others: kept only where a rule is about them."""
 
@@ -74,14 +77,13 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
 
     `retake` tells how to make one that is.
     """
+    if not path.exists():
+        raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one")
+    text = read_document(path, ConfigError, _BYTES_MAX)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one") from None
-    except OSError as mistake:
-        raise ReplayError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as mistake:
-        raise ConfigError(f"{path}: is no baseline: {mistake}") from None
+        content = json.loads(text)
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid JSON: {explain_parsing(mistake)}") from None
     try:
         if content["format"] != FORMAT:
             raise ConfigError(f"{path}: is of format {content['format']}; this replay reads {FORMAT}")

@@ -32,8 +32,9 @@ from pydantic import (
 
 from replay.config import StackConfig, default_preset, load_config
 from replay.gates.tolerances import parse_rules
-from replay.support.errors import ConfigError
-from replay.support.yaml_documents import explain
+from replay.support.errors import ConfigError, explain_parsing
+from replay.support.yaml_documents import explain, read_document
+from replay.trace import Metadata
 
 SUITE, PROJECT = "replay.toml", "pyproject.toml"
 BASELINE = "replay-baseline.json"
@@ -48,7 +49,9 @@ class Case(BaseModel):
     record: list[str] | None = Field(None, min_length=1, description="A program to record, as behind `python`.")
     recordings: PositiveInt = Field(3, description="How often a program is recorded; the median counts.")
     against: str | None = Field(None, description="A trace to compare with, in place of the baseline's figures.")
-    allocator: str | None = Field(None, description="A preset or file; that of the running Python if not said.")
+    allocator: str | None = Field(
+        None, description="A preset or file. Default: what the trace was recorded on, else the running Python."
+    )
     fixed: dict[str, Any] = Field({}, alias="set", description="Keys to set, like 'pymalloc.alignment'.")
     env: dict[str, str | int] = Field({}, description="Variables that glibc reads.")
     seed: NonNegativeInt | None = Field(None, description="In place of the workload's own.")
@@ -68,10 +71,9 @@ class Case(BaseModel):
     def _parsable(cls, texts: list[str]) -> list[str]:
         return _parsed(texts)
 
-    @property
-    def stack(self) -> StackConfig:
-        """The allocator stack."""
-        name = self.allocator or default_preset()
+    def stack(self, *recordings: Metadata) -> StackConfig:
+        """The allocator stack for these traces."""
+        name = self.allocator or default_preset(*recordings)
         keys = [f"{key}={_as_yaml(value)}" for key, value in self.fixed.items()]
         environment = [f"{key}={value}" for key, value in self.env.items()]
         return load_config(name, keys, environment)
@@ -135,9 +137,8 @@ def load_suite(path: Path) -> Suite:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_document(path, ConfigError)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as mistake:
-        raise ConfigError(f"{path}: cannot be read: {mistake.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as mistake:
-        raise ConfigError(f"{path}: is not valid TOML: {mistake}") from None
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as mistake:
+        raise ConfigError(f"{path}: is not valid TOML: {explain_parsing(mistake)}") from None

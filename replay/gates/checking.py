@@ -11,14 +11,12 @@ from replay.gates.baselines import Baseline, Measured, without_details
 from replay.gates.cases import Case, Suite
 from replay.gates.causes import Cause, explain
 from replay.gates.judging import Finding, judge
-from replay.gates.measuring import Measurement, Progress, locate, measure
+from replay.gates.measuring import BEFORE, Measurement, Progress, locate, measure
 from replay.gates.tolerances import DEFAULTS, RECORDED_DEFAULTS, Limit, Rule, Tolerance, parse_rules, with_defaults
 from replay.sources import open_source
 from replay.support.atomic_files import new_file
 from replay.support.errors import ReplayError
 from replay.sweeps.traces import find_inputs
-
-_BEFORE = "__before__"
 
 State = Literal["passed", "failed", "new", "gone"]
 STATES: tuple[State, ...] = get_args(State)
@@ -55,6 +53,8 @@ class Report:
 
     cases: tuple[CaseReport, ...]
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What to know of the stacks."""
 
     @property
     def failed(self) -> bool:
@@ -96,15 +96,19 @@ def check(
         for name, before in known.items()
         if name not in suite.cases
     ]
-    return Report(tuple(reports), _kept(suite, found))
+    return Report(tuple(reports), _kept(suite, found), _notes(found))
 
 
-def take_baseline(suite: Suite, folder: Path, *, progress: Progress = _unheard) -> Baseline:
-    """What the suite's cases come to now."""
+def take_baseline(suite: Suite, folder: Path, *, progress: Progress = _unheard) -> tuple[Baseline, tuple[str, ...]]:
+    """The figures of the suite's cases now, and what to know of the stacks."""
     with tempfile.TemporaryDirectory(prefix="replay-baseline-") as scratch:
         found = measure(suite.cases, folder, Path(scratch), progress)
         _keep_recordings(suite, found, folder)
-    return Baseline(cases=_kept(suite, found))
+    return Baseline(cases=_kept(suite, found)), _notes(found)
+
+
+def _notes(found: Mapping[str, Measurement]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for each in found.values() for note in each.notes))
 
 
 def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
@@ -141,7 +145,7 @@ def _with_references(cases: Mapping[str, Case]) -> dict[str, Case]:
     for name, case in cases.items():
         if case.against is not None:
             left_out = {"source": case.against, "record": None, "against": None, "seed": None}
-            more[name + _BEFORE] = case.model_copy(update=left_out)
+            more[name + BEFORE] = case.model_copy(update=left_out)
     return {**cases, **more}
 
 
@@ -160,9 +164,9 @@ def _judge_case(
     folder: Path,
 ) -> CaseReport:
     now = found[name]
-    reference = found.get(name + _BEFORE)
+    reference = found.get(name + BEFORE)
     before = reference.measured if reference else baseline.cases.get(name) if baseline else None
-    report = CaseReport(name, "passed", case.origin, case.stack.name)
+    report = CaseReport(name, "passed", case.origin, now.stack.name)
     if before is None and not all(isinstance(rule, Limit) for rule in rules):
         findings = tuple(judge(now.measured.figures, None, rules))
         return replace(report, state="new", findings=findings, note="there is no baseline of it; --update takes it in")
@@ -178,7 +182,7 @@ def _judge_case(
         return replace(report, note="for the cause, compare with a trace of before: `against`, or --against TRACE")
     if not causes:
         return report
-    cause = explain(open_source(reference.trace), open_source(now.trace, seed=case.seed), case.stack)
+    cause = explain(open_source(reference.trace), open_source(now.trace, seed=case.seed), now.stack)
     return replace(report, cause=cause)
 
 

@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -15,8 +16,8 @@ import polars as pl
 from replay import __version__
 from replay.analysis.metrics import metric_names
 from replay.gates.checking import Report
-from replay.support.atomic_files import new_file, system_errors
-from replay.support.errors import ReplayError
+from replay.support.atomic_files import new_file, new_target, open_locked, write_in_memory
+from replay.support.errors import OutputError, ReplayError
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -60,21 +61,43 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
     schema: dict[str, Any] = dict.fromkeys(_ABOUT, pl.String) | {"date": pl.Datetime("us", "UTC")}
     schema |= dict.fromkeys(metric_names(), pl.Float64)
     frame = pl.DataFrame([[row.get(name) for name in schema] for row in rows], schema=schema, orient="row")
-    if path.exists():
-        old = read_history(path)
-        replaced = (pl.col("commit") == commit) & pl.col("case").is_in(list(report.measured)) & (commit != "unknown")
-        frame = pl.concat([old.filter(~replaced), frame], how="diagonal")
-    with new_file(path, force=True) as temporary, system_errors():
-        frame.write_parquet(temporary)
+    with _locked(path) as has_rows:
+        if has_rows:
+            old = read_history(path)
+            replaced = (pl.col("commit") == commit) & pl.col("case").is_in(list(report.measured))
+            frame = pl.concat([old.filter(~(replaced & (commit != "unknown"))), frame], how="diagonal")
+        with new_file(path, force=True) as temporary:
+            write_in_memory(frame.write_parquet, temporary)
     return len(rows)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Keeps other checks from changing the file; whether it has rows, for a new one is empty until the block ends."""
+    target = new_target(path, force=True)
+    try:
+        file = open_locked(target, wait=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    assert file is not None
+    with file:
+        has_rows = os.fstat(file.fileno()).st_size > 0
+        try:
+            yield has_rows
+        except BaseException:
+            if not has_rows:
+                target.unlink()
+            raise
 
 
 def read_history(path: Path) -> pl.DataFrame:
     """All rows, in the order in which they were added."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):  # empty while its first rows are written
+        raise ReplayError(f"{path}: there is no history; `replay check --history {path}` begins one")
+    if not path.is_file():
+        raise ReplayError(f"{path}: is not a regular file")
     try:
-        frame = pl.read_parquet(path)
-    except FileNotFoundError:
-        raise ReplayError(f"{path}: there is no history; `replay check --history {path}` begins one") from None
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ReplayError(f"{path}: is no history: {str(error).partition(chr(10))[0]}") from None
     if missing := set(_ABOUT) - set(frame.columns):

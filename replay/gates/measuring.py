@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replay.analysis.metrics import metric_names
+from replay.config import StackConfig, differences
 from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
 from replay.recorder.tap import site_obstacle
@@ -19,24 +20,34 @@ from replay.sweeps.threads import Threads
 from replay.sweeps.traces import find_inputs
 
 Progress = Callable[[int, int], None]
+BEFORE = "__before__"
+"""Ends the name of a trace that another case is compared with: it goes through that case's stack."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A case's figures, and the trace that they are of: of several recordings, the one in the middle."""
+    """A case's figures, the stack, and the trace that they are of: of several recordings, the one in the middle."""
 
     measured: Measured
     trace: Path | str
+    stack: StackConfig
+    notes: tuple[str, ...] = ()
+    """What to know of the stack."""
 
 
 def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Progress) -> dict[str, Measurement]:
     """All cases. `base`: what their paths are relative to; `scratch`: where recordings are kept."""
     origins = {name: _origins(name, case, base, scratch) for name, case in cases.items()}
     tasks: dict[str, list[Task]] = {}
+    stacks: dict[str, StackConfig] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     for name, case in cases.items():
-        stack = case.stack
         seeds = [] if case.seed is None else [case.seed]
         inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
+        recordings, main = [what.recorded for what in inputs], name.removesuffix(BEFORE)
+        stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
+        unlike = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
+        notes[name] = (*stack.notes, *unlike)
         tasks[name] = [make_task(what, stack, stack_key(stack), None) for what in inputs]
     outcomes = _play([task for each in tasks.values() for task in each], progress)
     found = {}
@@ -45,7 +56,8 @@ def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Prog
         for outcome in mine:
             if outcome.status != "done":
                 raise ReplayError(f"case {name}: {outcome.error}")
-        found[name] = _summed_up(case, mine, origins[name])
+        measured, trace = _summed_up(case, stack_key(stacks[name]), mine, origins[name])
+        found[name] = Measurement(measured, trace, stacks[name], notes[name])
     return found
 
 
@@ -59,7 +71,10 @@ def _play(tasks: list[Task], progress: Progress) -> dict[str, Outcome]:
     return outcomes
 
 
-def _summed_up(case: Case, outcomes: list[Outcome], origins: list[Path | str]) -> Measurement:
+def _summed_up(
+    case: Case, stack: str, outcomes: list[Outcome], origins: list[Path | str]
+) -> tuple[Measured, Path | str]:
+    """The figures, and the trace in the middle; `stack` is the stack's key."""
     figures = {}
     for metric in metric_names():
         values = [float(outcome.metrics[metric]) for outcome in outcomes]
@@ -67,7 +82,7 @@ def _summed_up(case: Case, outcomes: list[Outcome], origins: list[Path | str]) -
     peaks = [float(outcome.metrics["resident_bytes_peak"]) for outcome in outcomes]
     middle = peaks.index(statistics.median_low(peaks))
     digest = outcomes[0].trace_digest if case.record is None else None
-    return Measurement(Measured(case=case, trace=digest, stack=stack_key(case.stack), figures=figures), origins[middle])
+    return Measured(case=case, trace=digest, stack=stack, figures=figures), origins[middle]
 
 
 def _origins(name: str, case: Case, base: Path, scratch: Path) -> list[Path | str]:

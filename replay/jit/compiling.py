@@ -20,6 +20,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
+from replay.jit.kernel_cache import cache_folder, why_not_kept
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
@@ -28,7 +30,7 @@ _kernels: set[Callable[..., Any]] = set()
 _waiting: list[Callable[[Any], None]] = []
 """What numba is told when it is loaded, in the order of the marks."""
 _loading = threading.RLock()
-_announcements: list[Callable[[], None]] = []
+_announcements: list[Callable[[str], None]] = []
 
 
 def leaf(function: Function) -> Function:
@@ -85,8 +87,6 @@ class Entry:
         return (self._compiled or self._load())(*arguments)
 
     def _load(self) -> Callable[..., Any]:
-        from replay.jit.kernel_cache import cache_folder
-
         numba = _load_numba()
         source = str(sys.modules[self.py_func.__module__].__file__)
         with _loading:
@@ -138,14 +138,17 @@ def _load_numba() -> ModuleType:
         return numba
 
 
-def _announce() -> None:
+def _announce(folder: str) -> None:
     while _announcements:
-        _announcements.pop()()
+        _announcements.pop()(why_not_kept(folder))
 
 
 @contextmanager
-def announced_compilation(announce: Callable[[], None]) -> Iterator[None]:
-    """Calls `announce` at most once, right before an entry that is not on disk yet is compiled in this block."""
+def announced_compilation(announce: Callable[[str], None]) -> Iterator[None]:
+    """Calls `announce` at most once, right before an entry that is not on disk yet is compiled in this block.
+
+    Its argument says where the machine code cannot be kept and why; it is empty if it can.
+    """
     _announcements.append(announce)
     try:
         yield

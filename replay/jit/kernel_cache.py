@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ _COMPILER = Path(__file__).parent
 _IMPORT = re.compile(rf"^ *(?:from|import) ({_PACKAGE.name}\.[\w.]+)", re.MULTILINE)
 _FOLDERS_KEPT = 32
 _SECONDS_KEPT = 24 * 3600
+_not_kept: dict[Path, str] = {}
+"""Temporary folders for machine code: where it should be kept, and why it cannot be."""
 
 
 def cache_root() -> Path:
@@ -46,11 +49,17 @@ def cache_folder(sources: tuple[str, ...]) -> Path:
         _drop_stale(folder.parent)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except OSError as error:
         # Nothing can be kept. Left to itself numba would write beside the sources, blind to edits in other files.
         passing = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
         atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        _not_kept[passing] = f"{folder.parent}: {error.strerror}"
         return passing
+
+
+def why_not_kept(path: str | Path) -> str:
+    """Says where machine code should be kept and why it cannot be; empty for a file in the cache."""
+    return next((reason for folder, reason in _not_kept.items() if Path(path).is_relative_to(folder)), "")
 
 
 def _with_imported(sources: Iterable[Path]) -> set[Path]:
@@ -81,7 +90,10 @@ def _imported(path: Path) -> list[Path]:
 
 def _drop_stale(kernels: Path) -> None:
     """Removes all but the newest folders, and none that another process may still be filling."""
-    folders = sorted(kernels.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in folders[_FOLDERS_KEPT:]:
-        if path.stat().st_mtime < time.time() - _SECONDS_KEPT:
+    times = {}
+    for path in kernels.iterdir():
+        with suppress(FileNotFoundError):  # another process removes stale folders too
+            times[path] = path.stat().st_mtime
+    for path in sorted(times, key=times.__getitem__, reverse=True)[_FOLDERS_KEPT:]:
+        if times[path] < time.time() - _SECONDS_KEPT:
             shutil.rmtree(path, ignore_errors=True)

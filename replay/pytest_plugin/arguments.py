@@ -17,7 +17,7 @@ from replay.gates.tolerances import Limit, Rule, Sign, Tolerance, parse_rule, wi
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
 from replay.support.units import parse_size
-from replay.sweeps.configurations import stack_key
+from replay.trace import Metadata
 
 SIGNS: dict[str, Sign] = {"max_": "<=", "min_": ">="}
 LEAKS = ("leaked_blocks", "leaked_bytes")
@@ -29,15 +29,14 @@ PLAIN = ("tolerances", "allocator", "set", "env", "enabled")
 class Wish:
     """How a test is to be played and judged."""
 
-    stack: StackConfig
     limits: tuple[Limit, ...]
     tolerances: tuple[Tolerance, ...]
     case: dict[str, Any]
     """Arguments of a `Case` besides what it records."""
 
-    @property
-    def stack_key(self) -> str:
-        return stack_key(self.stack)
+    def stack(self, *recordings: Metadata) -> StackConfig:
+        """The allocator stack for these recordings."""
+        return self.case_of("").stack(*recordings)
 
     def case_of(self, test: str) -> Case:
         """As a baseline tells how its figures came to be."""
@@ -55,11 +54,12 @@ def parse_wish(for_all: Mapping[str, Any], layers: list[dict[str, Any]]) -> Wish
         "env": _overlaid(layers, "env"),
         "tolerances": [str(rule) for rule in tolerances],
     }
+    wish = Wish(tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case)
     try:
-        stack = Case.model_validate({**case, "record": ["pytest"]}).stack
+        wish.stack()
     except ValidationError as mistakes:
         raise ConfigError(_first(mistakes)) from None
-    return Wish(stack, tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case)
+    return wish
 
 
 def _first(mistakes: ValidationError) -> str:

@@ -22,8 +22,10 @@ from replay.trace import Trace
 
 Key = TypeVar("Key")
 _SIGNS = {"<=": "at most", "<": "less than", ">=": "at least", ">": "more than"}
+_DIMENSIONS = (("site", "call site"), ("size_class", "size class"), ("domain", "domain"), ("phase", "phase"))
+"""In the order in which they are printed, and their names in sentences."""
 _GROUPS = 3
-"""The largest ones are told."""
+"""How many of the largest groups a line names."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,11 @@ def _largest(groups: list[tuple[Key, str, int, int]], before: Mapping[Key, tuple
 
 
 def _held(compared: Compared) -> list[str]:
-    """Who holds the memory at the peak."""
+    """The largest groups of blocks that are live at peak, a line for each dimension."""
+    groups = holders(compared.trace, compared.stack)
     lines = []
-    for dimension, word in (
-        ("site", "call site"),
-        ("size_class", "size class"),
-        ("domain", "domain"),
-        ("phase", "phase"),
-    ):
-        mine = [each for each in holders(compared.trace, compared.stack) if each.dimension == dimension]
+    for dimension, word in _DIMENSIONS:
+        mine = [each for each in groups if each.dimension == dimension]
         told = "; ".join(f"{each.group} {each.blocks:,} blocks, {format_size(each.bytes)}" for each in mine[:_GROUPS])
         if told:
             lines.append(f"live at the peak, by {word}: {told}")

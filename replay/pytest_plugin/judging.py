@@ -16,6 +16,7 @@ from replay.pytest_plugin.explanations import Compared, causes, sentence
 from replay.pytest_plugin.measuring import look
 from replay.sources import open_source
 from replay.support.errors import ReplayError
+from replay.sweeps.configurations import stack_key
 
 SHOWN = ("resident_bytes_peak", "blowup", "arenas_peak", "arenas_live")
 """Metrics that JUnit's properties and the table at the end tell of every recorded test."""
@@ -32,10 +33,11 @@ class Judge:
     def verdict(self, test: str, path: Path, wish: Wish) -> dict[str, Any]:
         """What the tests' process needs to tell."""
         trace = open_source(path)
-        looked = look(trace, wish.stack)
+        stack = wish.stack(trace.metadata)
+        looked = look(trace, stack)
         now = {metric: Figure(value=value, low=value, high=value) for metric, value in looked.figures.items()}
         measured = Measured(
-            case=wish.case_of(test), trace=None, stack=wish.stack_key,
+            case=wish.case_of(test), trace=None, stack=stack_key(stack),
             figures={metric: now[metric] for metric in metric_names()},
         )  # fmt: skip
         rules: list[Rule] = [*(wish.tolerances or TEST_DEFAULTS), *wish.limits]
@@ -43,11 +45,11 @@ class Judge:
         before = self._before(test, measured, rules)
         findings = judge(now, before.figures if before else None, rules)
         failed = [finding for finding in findings if finding.failed]
-        compared = Compared(trace, looked, before, self._kept(test), wish.stack)
+        compared = Compared(trace, looked, before, self._kept(test), stack)
         shown = dict.fromkeys([*SHOWN, *(finding.metric for finding in findings)])
         return {
             "state": "failed" if failed else "new" if self.baseline and not before else "passed",
-            "allocator": wish.stack.name,
+            "allocator": stack.name,
             "findings": [sentence(finding) for finding in failed],
             "causes": causes(failed, compared) if failed else [],
             "figures": {metric: looked.figures[metric] for metric in shown},

@@ -115,7 +115,8 @@ class Beside:
 
     def _look(self, wish: int, trace: str) -> dict[str, Any]:
         """What a recorded block came to."""
-        return look(open_source(trace), self._wishes[wish].stack).as_json()
+        recording = open_source(trace)
+        return look(recording, self._wishes[wish].stack(recording.metadata)).as_json()
 
     def _verdict(self, wish: int, name: str, trace: str) -> dict[str, Any]:
         """A recorded test, judged; its recording goes, or is kept beside the baseline that it goes into."""

@@ -48,8 +48,13 @@ class Writer:
     def __init__(self, package_home: str, ring_file: int, path: str, wishes: "Wishes") -> None:
         ours, theirs = os.pipe()
         surroundings = {"ring": ring_file, "pipe": theirs, "program": os.getpid(), "argv": sys.orig_argv}
-        start(package_home, _WRITER, {"path": path, "wishes": wishes, **surroundings}, (ring_file, theirs))
-        os.close(theirs)
+        try:
+            start(package_home, _WRITER, {"path": path, "wishes": wishes, **surroundings}, (ring_file, theirs))
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
         self._pipe, self._inode = ours, os.fstat(ours).st_ino
         self._heard = b""
 
@@ -78,8 +83,17 @@ class Writer:
 
 
 def make_memory_file(length: int) -> int:
-    """The file that writer and program share, empty; a descriptor that no other program inherits."""
+    """The file that writer and program share, empty; a descriptor that no other program inherits.
+
+    It never is that of a standard stream: where one is closed, the program must find it closed.
+    """
     file = os.memfd_create("replay-ring")
+    standard = []
+    while file <= 2:
+        standard.append(file)
+        file = os.dup(file)
+    for each in standard:
+        os.close(each)
     os.ftruncate(file, length)
     return file
 
@@ -93,17 +107,27 @@ def follow_forks(
     """
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib is not for us to import
 
-    def enter_child() -> None:
+    def record_child() -> str:
+        """Returns why it is not recorded; nothing if it is."""
         file = make_memory_file(taps.SHARED_BYTES)
-        writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", wishes)
-        said = writer.hear()
-        writer.close()
-        if "writer" in said:
+        try:
+            writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", wishes)
+            said = writer.hear()
+            writer.close()
+            if "writer" not in said:
+                return str(said.get("error", "its writer did not start"))
             taps.tap.map_shared(file)
             taps.tap.start(said["writer"], 0, sites)
-        else:
-            reason = said.get("error", "its writer did not start")
+            return ""
+        finally:
+            os.close(file)
+
+    def enter_child() -> None:
+        try:
+            reason = record_child()
+        except OSError as error:  # such as a lack of permissions after setuid
+            reason = f"its writer cannot be started: {error}"
+        if reason:
             print(f"replay: process {os.getpid()} is not recorded: {reason}", file=sys.stderr)
-        os.close(file)
 
     os.register_at_fork(after_in_child=enter_child)

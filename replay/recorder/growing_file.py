@@ -12,6 +12,7 @@ footers of all make the one at the end, with which the whole is a plain Parquet 
 
 import io
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,11 +39,14 @@ _FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
 
 
 class GrowingFile:
-    """Batches, appended one by one to a new file at `path`; with `addresses` and `sites`, they have these columns."""
+    """Batches, appended one by one to an open file, whose content is dropped.
 
-    def __init__(self, path: Path, addresses: bool, sites: bool = False) -> None:
-        self.path = path
-        self._file = path.open("xb", buffering=0)
+    With `addresses` and `sites`, they have these columns.
+    """
+
+    def __init__(self, file: BinaryIO, addresses: bool, sites: bool = False) -> None:
+        self._file = file
+        file.truncate(0)
         self._optional = tuple(name for name, kept in (("address", addresses), ("site", sites)) if kept)
         self._sites_told = 0
         self._parts: list[tuple[int, pq.FileMetaData]] = []
@@ -71,7 +75,10 @@ class GrowingFile:
         _footer_at(_file_of(to_table(columns), Metadata()), 0)
 
     def finish(self, metadata: Metadata) -> int:
-        """Writes the footer and closes; gives the rows. Where the disk is full, the last batches make room for it."""
+        """Writes the footer and returns the number of rows; the file stays open.
+
+        Where the disk is full, the last batches make room for it.
+        """
         empty = _file_of(to_table(Events.empty(0, *self._optional)), metadata)
         while True:
             footer, rows = _joined(pq.read_metadata(io.BytesIO(empty)), [footer for _, footer in self._parts])
@@ -79,7 +86,6 @@ class GrowingFile:
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
                 _write_all(self._file, footer)
-                self._file.close()
                 return rows
             except OSError:
                 if not self._parts:
@@ -87,32 +93,34 @@ class GrowingFile:
                 self._end, _ = self._parts.pop()
 
 
-def rescue(path: Path) -> int:
-    """Makes a file that was cut off a whole one, with all batches that are complete; gives the rows."""
+def rescue(file: BinaryIO, path: Path) -> int:
+    """Makes the open `file`, which was cut off, a whole one, with all complete batches; returns the number of rows.
+
+    `path` is what errors call it.
+    """
     footers, sites = [], []
-    with path.open("r+b") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise TraceError("is no recording that was cut off", path=path)
-        end = file.tell()
-        last = b""
-        while (head := file.read(_LENGTH.size)) and len(head) == _LENGTH.size:
-            (length,) = _LENGTH.unpack(head)
-            part = file.read(length) if length < path.stat().st_size else b""
-            if len(part) < length or not part.endswith(_MAGIC):
-                break
-            try:
-                footers.append(_footer_at(part, end + _LENGTH.size))
-                sites += _content(footers[-1])["sites"]
-            except (LookupError, struct.error, ValueError, OSError, pa.ArrowException):
-                break  # damaged: what stands before it is whole
-            end, last = file.tell(), part
-        if not last:
-            raise TraceError("holds no whole batch, so there is nothing to rescue", path=path)
-        whole = pq.read_metadata(io.BytesIO(last))
-        footer, rows = _joined(_empty_like(whole, sites), footers)
-        file.truncate(end)
-        file.seek(end)
-        file.write(footer)
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise TraceError("is not a recording that was cut off", path=path)
+    end = file.tell()
+    last = b""
+    while (head := file.read(_LENGTH.size)) and len(head) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        part = file.read(length) if length < os.fstat(file.fileno()).st_size else b""
+        if len(part) < length or not part.endswith(_MAGIC):
+            break
+        try:
+            footers.append(_footer_at(part, end + _LENGTH.size))
+            sites += _content(footers[-1])["sites"]
+        except (LookupError, struct.error, ValueError, OSError, pa.ArrowException):
+            break  # damaged: what stands before it is whole
+        end, last = file.tell(), part
+    if not last:
+        raise TraceError("holds no complete batch, so nothing can be rescued; delete it", path=path)
+    whole = pq.read_metadata(io.BytesIO(last))
+    footer, rows = _joined(_empty_like(whole, sites), footers)
+    file.truncate(end)
+    file.seek(end)
+    _write_all(file, footer)
     return rows
 
 

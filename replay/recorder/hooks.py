@@ -26,6 +26,10 @@ _SMALL_BYTES, _CLASS_BYTES, _POOL_HEADER_BYTES = 512, 16, 48
 """pymalloc's, in every 64-bit CPython that is recorded."""
 _CLASSES = _SMALL_BYTES // _CLASS_BYTES
 _SLOTS = 1 << tap.RING_BITS
+_USE_MAIN_OBMALLOC = 1 << 5
+"""Py_RTFLAGS_USE_MAIN_OBMALLOC."""
+_CONFIG_WORDS = 8
+"""Room for PyInterpreterConfig: seven ints, of which `use_main_obmalloc` is the first."""
 _LOOK_EVERY = 1 << 10
 """Pauses of a waiting hook between two looks whether the writer lives."""
 
@@ -205,6 +209,8 @@ class _Hooks:
             body.store(context, tap.AT_ARENA, arena)
             body.store(context, tap.AT_ARENA_BYTES, size)
             self._record_if_active(body, context, tap.ARENA_MAPPED, arena, size)
+            with body.when(body.load(context, tap.AT_ACTIVE)):
+                self._note_separate_heap(body, context)
         body.give(arena)
         body = self.program.function("arena_free", 3)
         context, (_, arena, size) = body.near(-tap.TEXT_AT), body.arguments
@@ -212,6 +218,27 @@ class _Hooks:
         original = body.load(context, tap.AT_ORIGINAL_ARENA)
         body.call(body.load(context, tap.AT_ORIGINAL_ARENA + 16), original, arena, size)
         body.give(0)
+
+    def _note_separate_heap(self, body: Body, context: Value) -> None:
+        """Notes if the arena is for an interpreter that does not share pymalloc with the main one.
+
+        Such an interpreter takes an arena of its own when it is made. CPython 3.12 tells by one function, later ones by
+        another; before, all interpreters share.
+        """
+        shared, current = body.load(context, tap.AT_SHARED), body.load(context, tap.AT_THREAD_STATE_NOW)
+        has_feature, config_of = body.load(context, tap.AT_HAS_FEATURE), body.load(context, tap.AT_CONFIG_OF)
+        with body.when(body.either(has_feature, config_of)):
+            state = body.call(current)
+            with body.when(state):
+                interpreter = body.call(body.load(context, tap.AT_INTERPRETER_OF), state)
+                config = body.room(_CONFIG_WORDS)
+                body.store(config, 0, 1)
+                with body.when(config_of):
+                    body.call(config_of, config, interpreter)
+                with body.when(has_feature):
+                    body.store(config, 0, body.call(has_feature, interpreter, _USE_MAIN_OBMALLOC))
+                with body.when(body.compare(body.low_half(body.load(config)), "==", 0)):
+                    body.publish(shared, tap.AT_SEPARATE_HEAPS, 1)
 
     def marks(self) -> None:
         """put(op, value), for marks; and the collector's callback, a builtin function that makes no objects."""

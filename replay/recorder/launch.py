@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from replay.recorder import detach, sites, tap
 from replay.recorder.signals import act_on_held, forward_signals
+from replay.trace import TEARDOWN_MARK
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """By this interpreter, which a program must not inherit."""
@@ -24,8 +25,12 @@ _TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
 """What `tap`, `detach` and `sites` are called in the program, where their package need not be installed."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
-import _replay_tap, sys
-{imports}{follow}_replay_tap.enter({folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites})
+import sys
+modules = {{*sys.modules, "_replay_tap"}}
+import _replay_tap
+{imports}{follow}_replay_tap.enter(
+    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, end_mark={end_mark!r}, modules=modules
+)
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
@@ -110,6 +115,7 @@ class Child:
             file=ring_file,
             writer=os.getpid(),
             drain_pool_bytes=drain_pool_bytes,
+            end_mark=TEARDOWN_MARK,
         )
         (self._folder / "sitecustomize.py").write_text(hook)
         return os.pathsep.join(filter(None, (str(self._folder), before)))

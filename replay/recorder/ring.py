@@ -34,7 +34,7 @@ class Ring:
         self.records = records.reshape(_SLOTS, tap.RECORD_BYTES // 8)
         self.notes = Notes(self._memory, self._words)
         self._put_code()
-        for at in (tap.AT_ENDED, *tap.COUNTS_AT):
+        for at in (tap.AT_ENDED, tap.AT_SEPARATE_HEAPS, *tap.AT_STATUS, *tap.COUNTS_AT):
             self._words[at // 8] = 0
         self.tail = self.head
         """Records that are done with, and may be overwritten."""
@@ -81,6 +81,31 @@ class Ring:
     def clean(self) -> bool:
         """Whether the program filled all pools before it began."""
         return bool(self._words[tap.AT_CLEAN // 8])
+
+    @property
+    def separate_heaps(self) -> bool:
+        """Whether a subinterpreter had a pymalloc of its own."""
+        return bool(self._words[tap.AT_SEPARATE_HEAPS // 8])
+
+    @property
+    def allocator(self) -> str:
+        return self._text(tap.AT_ALLOCATOR, tap.NAME_BYTES)
+
+    @property
+    def libc(self) -> str:
+        return self._text(tap.AT_LIBC, tap.NAME_BYTES)
+
+    @property
+    def malloc(self) -> str:
+        """The file name of the library that `malloc` is in."""
+        return self._text(tap.AT_MALLOC, tap.NAME_BYTES)
+
+    def status(self, which: int) -> str:
+        """`/proc/PID/status` when the recording began (0) or before finalisation (1); empty if it never was read."""
+        return self._text(tap.AT_STATUS[which], tap.STATUS_BYTES)
+
+    def _text(self, at: int, length: int) -> str:
+        return self._memory[at : at + length].partition(b"\0")[0].decode(errors="replace")
 
     def published(self) -> int:
         """Records from the tail on that are complete; not more than are good to handle at once."""

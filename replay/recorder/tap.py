@@ -46,8 +46,15 @@ AT_PROGRAM, AT_CODE_BYTES, AT_HEAD, AT_TAIL, AT_ENDED, AT_DESERTED, AT_CLEAN = 0
 found the writer gone, whether it started clean. Counts have cache lines of their own."""
 AT_SITES_EVERY = 216
 """Which calls' sites are wanted: 0 for none, 1 for all, else one call in so many bytes."""
+AT_SEPARATE_HEAPS = 224
+"""Whether a subinterpreter has a pymalloc of its own."""
 AT_OFFSETS = 256
 """Where in the code each of ENTRIES begins."""
+AT_ALLOCATOR, AT_LIBC, AT_MALLOC, NAME_BYTES = 576, 608, 640, 32
+"""Texts that end with a zero: CPython's name of the allocator in force, the C library and its version, the file that
+`malloc` is in. Before them are counts of `replay.recorder.sites`."""
+AT_STATUS, STATUS_BYTES = (704, 2400), 1696
+"""`/proc/self/status` when the recording began, and before finalisation."""
 NAMES_AT, CODE_AT, RING_AT = 1 << 12, 1 << 18, (1 << 18) + (1 << 16)
 COUNT_BYTES = 1 << 13
 COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
@@ -71,6 +78,8 @@ AT_FILLING = POINTERS_AT + 104
 AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
+AT_THREAD_STATE_NOW, AT_INTERPRETER_OF, AT_HAS_FEATURE, AT_CONFIG_OF = range(POINTERS_AT + 280, POINTERS_AT + 312, 8)
+"""Functions by which an interpreter tells whether it shares pymalloc with the main one; 0 where CPython has none."""
 PAUSE_NS = 50_000
 NO_ROOM = b"(no room for more names)"
 """A phase that stands for all others, once the names of marks fill their place."""
@@ -94,6 +103,13 @@ class _ArenaAllocator(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("ctx", "alloc", "free")]
 
 
+class _SymbolInfo(ctypes.Structure):
+    """Dl_info."""
+
+    _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p),
+                ("address", ctypes.c_void_p)]  # fmt: skip
+
+
 class _MethodDef(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p),
@@ -108,6 +124,7 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.fmemopen.restype = ctypes.c_void_p
 _libc.fmemopen.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 _libc.fclose.argtypes = [ctypes.c_void_p]
+_libc.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
@@ -124,6 +141,12 @@ def _word(address: int) -> ctypes.c_uint64:
 
 def _address_of(function: "ctypes._NamedFuncPointer") -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _find(name: str) -> int:
+    """The address of a function of CPython's; 0 where this version has none of that name."""
+    function = getattr(_python, name, None)
+    return _address_of(function) if function is not None else 0
 
 
 class Hooks:
@@ -145,6 +168,10 @@ class Hooks:
             (AT_ERRNO, _address_of(_errno_location)),
             (AT_NONE, id(None)),
             (AT_INCREF, _address_of(_python.Py_IncRef)),
+            (AT_THREAD_STATE_NOW, _find("PyThreadState_GetUnchecked") or _find("_PyThreadState_UncheckedGet")),
+            (AT_INTERPRETER_OF, _find("PyThreadState_GetInterpreter")),
+            (AT_HAS_FEATURE, _find("_PyInterpreterState_HasFeature")),
+            (AT_CONFIG_OF, _find("_PyInterpreterConfig_InitFromState")),
         ):
             _word(context + at).value = value
         self.entries = {name: context + TEXT_AT + offset for name, offset in zip(ENTRIES, offsets, strict=True)}
@@ -265,15 +292,51 @@ class Tap:
         _word(self._context + AT_WRITER).value = writer
         if sites is not None:
             sites.prepare(hooks, self._shared, NOTES_AT, _word(self._shared + AT_SITES_EVERY).value)
+        self._note_runtime()
         hooks.install()
         begun = ((NAMES_AT, 0), (AT_ENDED, 0), (AT_DESERTED, 0), (AT_CLEAN, int(drain_pool_bytes > 0)))
         for at, value in (*begun, (AT_PROGRAM, os.getpid())):
             _word(self._shared + at).value = value
+        self._note_status(0)
         hooks.begin(drain_pool_bytes)
         self.count(0)
 
+    def _note_runtime(self) -> None:
+        """Writes down which allocator and C library are in force, before hooks hide the allocator's name."""
+        name = getattr(_python, "_PyMem_GetCurrentAllocatorName", None)
+        if name is not None:
+            name.restype = ctypes.c_char_p
+        self._put_text(AT_ALLOCATOR, name() if name is not None else None)
+        try:
+            libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+        except (ValueError, OSError):  # not glibc
+            libc = ""
+        self._put_text(AT_LIBC, libc.encode())
+        found = _SymbolInfo()
+        _libc.dladdr(ctypes.cast(_libc.malloc, ctypes.c_void_p), ctypes.byref(found))
+        self._put_text(AT_MALLOC, (found.file or b"").rpartition(b"/")[2])
+
+    def _put_text(self, at: int, text: "bytes | None") -> None:
+        ctypes.memset(self._shared + at, 0, NAME_BYTES)
+        ctypes.memmove(self._shared + at, text or b"", min(len(text or b""), NAME_BYTES - 1))
+
+    def _note_status(self, which: int) -> None:
+        """Has the kernel write `/proc/self/status` into shared memory, without any memory of CPython's."""
+        file = _libc.open(b"/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        if file >= 0:
+            _libc.read(file, self._shared + AT_STATUS[which], STATUS_BYTES - 1)
+            _libc.close(file)
+
+    def end(self, mark: str) -> None:
+        """The program itself is over and CPython's finalisation begins: marks it so, and notes what is true then."""
+        self.mark(mark)
+        if self.active:
+            self._note_status(1)
+        self.count(1)
+
     def stop(self) -> None:
         """Ends the recording."""
+        self._note_status(1)
         self.count(1)
         for hooks in self._sets.values():
             hooks.remove()
@@ -353,11 +416,16 @@ def enter(
     writer: int,
     drain_pool_bytes: int,
     sites: "ModuleType | None" = None,
+    *,
+    end_mark: str,
+    modules: "set[str]",
 ) -> None:
     """Begins recording in a program that the writer started, and leaves no trace of how it came here.
 
     Called before the program's first line, from a `sitecustomize` in `folder`, which stands first in PYTHONPATH;
-    `python_path` is what that variable held before. The rest is as in `Tap.start`.
+    `python_path` is what that variable held before. A mark of the name `end_mark` is recorded when CPython's
+    finalisation begins. No modules stay in sys.modules but `modules`; those that stay referenced from here are imported
+    anew where the program wants them. The rest is as in `Tap.start`.
     """
     sys.path[:] = [entry for entry in sys.path if entry != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -371,8 +439,9 @@ def enter(
         os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)
-    if drain_pool_bytes:
-        import atexit
+    import atexit
 
-        atexit.register(tap.count, 1)  # the first one registered is called last
+    atexit.register(tap.end, end_mark)  # the first function registered is called last
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
     tap.start(writer, drain_pool_bytes, sites)

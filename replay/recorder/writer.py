@@ -17,23 +17,32 @@ import numpy as np
 from replay.recorder.counting import Counting
 from replay.recorder.growing_file import GrowingFile
 from replay.recorder.notes import SiteTable
+from replay.recorder.part import new_part
 from replay.recorder.ring import COUNTS, Ring
+from replay.recorder.runtime import Observer
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
-from replay.support.atomic_files import new_target
+from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError
-from replay.trace import CLEAN_START, LEFT_OUT, OLDER_FREES, OLDER_REALLOCS, SITES_OF, START, UNSEEN_FREES, Metadata
+from replay.trace import (
+    CLEAN_START,
+    LEFT_OUT,
+    OLDER_FREES,
+    OLDER_REALLOCS,
+    SITES_OF,
+    START,
+    TEARDOWN_MARK,
+    UNSEEN_FREES,
+    Events,
+    Metadata,
+    Op,
+)
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
 _IDLE_SECONDS = 0.001
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
-
-
-def partial(path: Path) -> Path:
-    """Where a recording is until it is whole."""
-    return path.with_name(f"{path.name}.part")
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Written:
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`; `partial` gives its name until it is whole.
+    """Writes what is recorded of `command` to the new file `path`; `replay.recorder.part` tells its name until then.
 
     Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
     what it is, if it is not the one that runs this. Blocks of threads `apart` are left out.
@@ -76,13 +85,14 @@ class Writer:
         }
         if every := ring.sites_every:
             self._origin[SITES_OF] = "every call" if every == 1 else f"one call in {every:,} bytes"
-        self._partial = partial(self._path)
-        if self._partial.exists() and not force:
-            advice = f"save it with `replay record --rescue {path}`, or overwrite it with --force"
-            raise OutputError(f"{self._partial}: is left of a recording that was cut off; {advice}")
+        self._name, self._force = path, force
         try:
-            self._partial.unlink(missing_ok=True)
-            self._file = GrowingFile(self._partial, addresses, sites=ring.sites_every > 0)
+            self._part, self._open_part = new_part(self._path, force=force, name=path)
+            try:
+                self._file = GrowingFile(self._open_part, addresses, sites=ring.sites_every > 0)
+            except OSError:
+                self.discard()
+                raise
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, apart=apart)
@@ -90,8 +100,11 @@ class Writer:
         """In the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
+        self._live_at_end: int | None = None
+        """Blocks that are live where the program ends, if its teardown follows."""
         self._trouble = ""
         self._counting = Counting(ring)
+        self._observer = Observer(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -106,6 +119,7 @@ class Writer:
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
+            self._observer.look()
             if records := self._ring.published():
                 self._take(records)
             elif over():
@@ -121,19 +135,28 @@ class Writer:
         self._append()
 
     def finish(self) -> Written:
-        """Makes the file whole."""
-        rows = self._file.finish(self._metadata())
-        self._partial.replace(self._path)
+        """Completes the file and gives it its name."""
+        with self._open_part:  # locked until it has its name
+            rows = self._file.finish(self._metadata())
+            try:
+                publish(self._part, self._path, force=self._force)
+            except FileExistsError:
+                raise OutputError(f"{exists_already(self._name)}; the recording is complete in {self._part}") from None
         if not self._trouble and self._ring.deserted:
             self._trouble = "the program waited in vain for the writer and went on unrecorded"
         return Written(
             rows=rows,
             span_ns=self._last_ns - (self._first_ns or 0),
-            live_blocks=self._translator.live_blocks,
+            live_blocks=self._translator.live_blocks if self._live_at_end is None else self._live_at_end,
             file_bytes=self._path.stat().st_size,
             foreign_frees=self._translator.foreign_frees,
             trouble=self._trouble,
         )
+
+    def discard(self) -> None:
+        """Removes the file of a recording that did not begin."""
+        with self._open_part:
+            self._part.unlink()
 
     def _take(self, records: int) -> None:
         """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
@@ -159,6 +182,7 @@ class Writer:
         if self._translator.row == 0:
             return
         batch = self._translator.batch()
+        self._note_end(batch)
         if self._sites and batch.site is not None:
             self._sites.number(batch.site)
         if self._first_ns is None:
@@ -169,6 +193,17 @@ class Writer:
             self._rows += batch.rows
         except OSError as error:
             self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
+
+    def _note_end(self, batch: Events) -> None:
+        """Looks for the mark at which the program ends; the translator is at the end of the batch."""
+        phases = self._ring.phases()
+        if TEARDOWN_MARK not in phases:
+            return
+        ends = np.flatnonzero((batch.op == Op.MARK) & (batch.size == phases.index(TEARDOWN_MARK)))
+        if ends.size:
+            later = batch.op[ends[-1] :]
+            made, freed = np.count_nonzero(later <= Op.CALLOC), np.count_nonzero(later == Op.FREE)
+            self._live_at_end = self._translator.live_blocks - int(made) + int(freed)
 
     def _metadata(self) -> Metadata:
         counts = {
@@ -185,4 +220,4 @@ class Writer:
         about = self._origin | started | told
         # What pymalloc says of itself is of all threads.
         counted = () if left_out else self._counting.counts()
-        return Metadata(about, sites, self._ring.phases(), counts=counted)
+        return Metadata(about, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())

@@ -1,10 +1,11 @@
 """A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
 
-summary.json                                            the Summary, one JSON object
+summary.json                                            the Summary and its claims, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
 processes.parquet                                       another, of a trace of several processes only
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.analysis import metrics
+from replay.reports.claims import claims
 from replay.simulation.engine import Recording
 from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
-from replay.support.atomic_files import new_file, system_errors, temporary_beside
+from replay.support.atomic_files import (
+    concerns_output,
+    new_file,
+    publish,
+    resolve_output,
+    temporary_beside,
+    write_in_memory,
+)
 from replay.support.errors import OutputError
 
 SUMMARY = "summary.json"
@@ -41,12 +50,12 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
     `folder` is made if it is not there. If it is, results that it holds already are refused unless `force`.
     """
-    target = folder.resolve()
+    target = resolve_output(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
     there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
     if there and not force:
-        raise OutputError(f"{folder}: holds {there[0]} already; choose another folder or overwrite it with --force")
+        raise _refusal(folder, there[0])
     if not target.parent.is_dir():
         raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
     temporary = temporary_beside(target)
@@ -58,23 +67,38 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         else:
             written = [path.name for path in temporary.iterdir()]
             for name in written:
-                (temporary / name).replace(target / name)
+                try:
+                    publish(temporary / name, target / name, force=force)
+                except FileExistsError:
+                    raise _refusal(folder, name) from None
             for name in set(there) - set(written):  # of another trace, which had more
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
+        if not concerns_output(error, temporary, target):
+            raise
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _refusal(folder: Path, name: str) -> OutputError:
+    return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
+
+
+def summary_json(recording: Recording, summary: metrics.Summary) -> str:
+    """The summary as one JSON object, with what may be claimed of it as `claims`."""
+    claimed = claims(recording.metadata, recording.config, summary)
+    content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
+    return json.dumps(content, indent=2)
+
+
 def write_results(folder: Path, recording: Recording, summary: metrics.Summary) -> None:
     """Writes all files of a run into `folder`, which is there."""
-    (folder / SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(summary_json(recording, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(recording)
         if frame.width:
-            with system_errors():
-                frame.write_parquet(folder / name)
+            write_in_memory(frame.write_parquet, folder / name)
 
 
 class AddressWriter:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from rich.cells import cell_len
@@ -11,25 +11,35 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.analysis.metrics import metric_names
-from replay.reports.text import section, table_of
+from replay.reports.tables import section, table_of
 from replay.support.units import format_size, format_time
 from replay.sweeps.analysis import LEVELS_SHOWN, front_table, main_effects, pareto, per_source, ranking
 from replay.sweeps.results import Results
 
 ROWS_SHOWN = 12
+_FACTOR = 10
+"""From this ratio to the default on, a factor reads better than a percentage."""
 
 
-def print_sweep(console: Console, results: Results, objectives: Sequence[str], *, rows: int = ROWS_SHOWN) -> None:
-    """Prints what the sweep brought, best first by the first objective; Δ is the difference to the default."""
+def print_sweep(
+    console: Console, results: Results, objectives: Sequence[str], *, rows: int = ROWS_SHOWN, full: bool = False
+) -> None:
+    """Prints the results, best first by the first objective; Δ is the difference to the default.
+
+    Of configurations that are equal in all objectives only the one with the fewest settings is shown, unless `full`.
+    """
     console.print(_headline(results))
     if not results.done.height:
         _print_troubles(console, results)
         return
-    ranked = _fitted(console, lambda gap: _ranking(results, objectives, rows, gap))
-    console.print(section(f"Best first, by {objectives[0]}; Δ: against the default", ranked))
-    ranks = ranking(results, objectives[0])
-    if hidden := ranks[rows:].filter(~pl.col("default")).height:
-        console.print(f"  and {hidden} more (--rows {ranks.height} shows all)")
+    ranks = ranking(results, objectives[0]).with_row_index("rank", offset=1)
+    entries = _entries(results, objectives, ranks, merged=not full)
+    shown = entries if full else entries[:rows]
+    shown += [entry for entry in entries[len(shown) :] if entry.row["default"]]
+    ranked = _fitted(console, lambda gap: _ranking(results, objectives, shown, gap))
+    console.print(section(f"Best first, by {objectives[0]}; Δ: difference to the default", ranked))
+    if hidden := ranks.height - sum(1 + entry.equal for entry in shown):
+        console.print(f"  and {hidden} more (--full shows all)")
     for metric in objectives:
         effects = main_effects(results, metric)
         if effects["parameter"].n_unique() > 1:
@@ -37,7 +47,7 @@ def print_sweep(console: Console, results: Results, objectives: Sequence[str], *
                 section(f"What matters for {metric}: mean over everything else", _effects(results, effects, metric))
             )
     if len(objectives) > 1:
-        title = f"Best in one without being worse in another: {', '.join(objectives)}"
+        title = f"Pareto front: {', '.join(objectives)}"
         console.print(section(title, _fitted(console, lambda gap: _front(results, objectives))))
     _print_troubles(console, results)
 
@@ -101,22 +111,50 @@ def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
     return [name for name in names if name not in objectives] or list(results.parameters[:1])
 
 
-def _ranking(results: Results, objectives: Sequence[str], rows: int, gap: str) -> Table:
+class Entry(NamedTuple):
+    """A row of the ranking, and how many other configurations are equal to it in all objectives."""
+
+    row: dict[str, Any]
+    equal: int
+
+
+def _entries(results: Results, objectives: Sequence[str], ranks: pl.DataFrame, *, merged: bool) -> list[Entry]:
+    """The ranking. `merged`: of equal configurations the default, else the one with the fewest settings."""
+    rows = ranks.rows(named=True)
+    if not merged:
+        return [Entry(row, 0) for row in rows]
+    values = results.done.sort("source", "seed").group_by("configuration").agg(*map(pl.col, objectives))
+    keys = {row["configuration"]: tuple(tuple(row[name]) for name in objectives) for row in values.rows(named=True)}
+    groups: dict[tuple[tuple[float, ...], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(keys[row["configuration"]], []).append(row)
+    entries = []
+    for equals in groups.values():
+        simplest = min(equals, key=lambda row: (not row["default"], _settings(results, row)))
+        entries.append(Entry({**simplest, "rank": equals[0]["rank"]}, len(equals) - 1))
+    return entries
+
+
+def _settings(results: Results, row: dict[str, Any]) -> int:
+    """How many parameters are set; those that are not set are null."""
+    return sum(row[name] is not None for name in results.parameters)
+
+
+def _ranking(results: Results, objectives: Sequence[str], entries: Sequence[Entry], gap: str) -> Table:
     """Over one trace each objective's value; over several, the first's for each trace; and always the change."""
     parameters = _shown(results, objectives)
-    ranked = ranking(results, objectives[0]).with_row_index("rank", offset=1)
-    shown = ranked.head(rows)
-    if not shown["default"].any():
-        shown = pl.concat([shown, ranked.filter(pl.col("default"))])
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
     figures = columns(results, objectives, gap)
-    table = table_of("", *parameters, *(heading for heading, _ in figures), left=len(parameters) + 1)
+    has_equals = any(entry.equal for entry in entries)
+    headings = [*parameters, *(heading for heading, _ in figures), *["equal"] * has_equals]
+    table = table_of("", *headings, left=len(parameters) + 1)
     table.columns[0].justify = "right"
-    for row in shown.iter_rows(named=True):
+    for row, equal in entries:
         rank = str(row["rank"])
         about = [f"default{gap}{rank}" if row["default"] else rank]
         about += [format_value(row[name]) for name in parameters]
         cells = [cell[row["configuration"]] for _, cell in figures]
+        cells += [f"+{equal}" if equal else ""] * has_equals
         table.add_row(*about, *cells, style="bold" if row["default"] else None)
     return table
 
@@ -183,7 +221,7 @@ def _front(results: Results, objectives: Sequence[str]) -> Table:
         table.add_row(*cells, *[equal] * has_equals)
     beaten = len(front_table(results, objectives)) - len(front)
     hidden = max(0, len(distinct) - ROWS_SHOWN)
-    table.caption = f"and {hidden} more; " * bool(hidden) + f"{beaten} others are beaten by one of these"
+    table.caption = f"and {hidden} more; " * bool(hidden) + f"each of the other {beaten} is worse than one of these"
     table.caption_justify = "left"
     return table
 
@@ -230,10 +268,12 @@ def format_judged(results: Results, metric: str, value: float) -> str:
 
 
 def _change(metric: str, row: dict[str, Any], default: float | None) -> str:
-    """Against the default: in parts of it, or as it is where the default has nothing."""
+    """The difference to the default: a percentage, a large one a factor, or the value itself where the default is 0."""
     ratio, mean = row["ratio"], row["mean"]
     if ratio is None:
         return "-"
     if default == 0 and mean:
         return f"+{format_metric(metric, mean)}"
+    if ratio >= _FACTOR:
+        return f"{ratio:,.0f} ×"
     return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"

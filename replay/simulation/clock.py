@@ -73,10 +73,10 @@ class Clock:
     """Walks through batches: `play(slice)` for every slice, `boundary(events, first_row, row)` for each row of
     `boundaries(events)`, `first_row` being how many rows came before the batch.
 
-    Ticks are the multiples of `sample_every_ns` from `begin_ns` on, the time of the first event. If that is None, their
-    interval begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: then `ticks_every_ns` tells at
-    the end which of all that there were are multiples of the last. At the multiples of `alarm_every_ns` behind it a
-    slice is cut and `alarm(row)` called, with the number of the row that comes next.
+    Ticks come every `sample_every_ns` after `begin_ns`, the time of the first event. If that is None, their interval
+    begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: of all ticks, those at multiples of the
+    last `ticks_every_ns` after `begin_ns` are then the result. Every `alarm_every_ns` after `begin_ns` a slice is cut
+    and `alarm(row)` called, with the number of the row that comes next.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Clock:
         self._play, self._boundaries, self._boundary = play, boundaries, boundary
         self._begin_ns, self._widens = begin_ns, sample_every_ns is None
         self.ticks_every_ns = sample_every_ns or 1
-        self._next_tick_ns = _multiple(max(begin_ns, 1), self.ticks_every_ns)
+        self._next_tick_ns = begin_ns + self.ticks_every_ns
         self._ticks_left = TICKS_MAX
         self._alarm_every_ns, self._alarm = alarm_every_ns, alarm
         self._alarms_left = ALARMS_MAX
-        self._next_alarm_ns = begin_ns // alarm_every_ns * alarm_every_ns + alarm_every_ns if alarm_every_ns else 0
+        self._next_alarm_ns = begin_ns + (alarm_every_ns or 0)
         self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
@@ -157,7 +157,8 @@ class Clock:
         """Plays rows start … end, with the ticks before `until_ns`."""
         while self._widens and (until_ns - self._begin_ns) // self.ticks_every_ns > TICKS_ENOUGH:
             self.ticks_every_ns *= 2
-            self._next_tick_ns = _multiple(self._next_tick_ns, self.ticks_every_ns)
+            passed_ns = self._next_tick_ns - self._begin_ns
+            self._next_tick_ns = self._begin_ns + _multiple(passed_ns, self.ticks_every_ns)
         if start >= end and self._next_tick_ns >= until_ns:
             return
         self._slice_begun.succeed(until_ns)

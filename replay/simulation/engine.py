@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, takewhile
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, ne
 from replay.simulation.multi_process import Host
 from replay.simulation.multi_process_kernels import play_stints
 from replay.support.errors import ReplayError, TraceError
-from replay.trace import TRIM_MARK, Events, Metadata, Op, Trace
+from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Metadata, Op, Trace
 from replay.trace.block_numbering import ThreadNumbering
 from replay.trace.processes import refuse_processes
 
@@ -48,6 +48,8 @@ SAMPLES_WANTED = 1000
 NO_SAMPLES_NS = 1 << 62
 """A sampling interval longer than any trace: peaks are exact without samples."""
 LOG_ROWS = 4096
+_BOUNDARIES = (TRIM_MARK, TEARDOWN_MARK)
+"""Marks at which more is done than to copy the counters."""
 
 Log = Callable[[np.ndarray], None]
 Addresses = Callable[[np.ndarray, np.ndarray], None]
@@ -57,7 +59,10 @@ role owns it."""
 
 @dataclass(frozen=True)
 class Recording:
-    """All that a run counted. Arrays of TALLY; times in nanoseconds of the trace."""
+    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event.
+
+    The end is that of the trace; but where the trace has a mark TEARDOWN_MARK, it is the last of these marks.
+    """
 
     config: StackConfig
     metadata: Metadata
@@ -69,6 +74,7 @@ class Recording:
     at_peak: np.record
     """The counters right after the event that first took resident memory to its highest."""
     at_peak_time_ns: int
+    """0 where no page was ever resident."""
     classes: np.ndarray
     """What came and what is there, by domain, role and size class (`replay.simulation.loop`)."""
     observed: dict[str, np.ndarray]
@@ -80,6 +86,20 @@ class Recording:
     """Of a trace of several: what each counted, with a sample at its end only. All above is then of the sums."""
     shares: np.ndarray = field(default_factory=lambda: np.zeros(0, TALLY))
     """By process the counters at the moment of `at_peak`, to which they add up."""
+    teardown: tuple[int, np.record] | None = None
+    """Time and counters after the last event, where the end is before CPython's finalisation."""
+
+
+class _Moment(NamedTuple):
+    """What a run has counted so far."""
+
+    rows: int
+    time_ns: int
+    tally: np.record
+    at_peak: np.record
+    at_peak_time_ns: int
+    classes: np.ndarray
+    observed: dict[str, np.ndarray]
 
 
 _making = threading.Lock()
@@ -386,7 +406,7 @@ def run(
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
-        batches = takewhile(lambda _: not clock.rows or not stop(player.tally), batches)
+        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(player.tally), batches)
     if host:
         batches = map(host.enter, batches)
     clock = Clock(
@@ -395,8 +415,11 @@ def run(
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
-    times_ns = np.concatenate([*walk.times_ns, [clock.now_ns]]).astype(np.int64)
-    samples = np.concatenate([*walk.samples, np.reshape(player.tally, 1)])
+    last = _look(player, clock.rows, clock.now_ns)
+    end = walk.end or last
+    before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
+    times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
+    samples = np.concatenate([*before[1], np.reshape(end.tally, 1)])
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True
@@ -404,19 +427,40 @@ def run(
     recording = Recording(
         config=config,
         metadata=trace.metadata,
-        events=clock.rows,
-        duration_ns=clock.now_ns - begin_ns,
+        events=end.rows,
+        duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,
         samples=samples,
-        end=player.tally.copy(),
+        end=end.tally,
+        at_peak=end.at_peak,
+        at_peak_time_ns=_peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
+        classes=end.classes,
+        observed=end.observed,
+        phases=_since(begin_ns, walk.phases),
+        wall_ns=wall_ns,
+        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
+    )
+    return _with_processes(recording, host, begin_ns) if host else recording
+
+
+def _look(player: Player | Host, rows: int, time_ns: int) -> _Moment:
+    return _Moment(
+        rows=rows,
+        time_ns=time_ns,
+        tally=player.tally.copy(),
         at_peak=player.at_peak.copy()[0],
         at_peak_time_ns=player.at_peak_time_ns,
         classes=player.classes,
         observed=player.observe(),
-        phases=tuple(walk.phases),
-        wall_ns=wall_ns,
     )
-    return _with_processes(recording, host) if host else recording
+
+
+def _since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:
+    return tuple((name, time_ns - begin_ns, counters) for name, time_ns, counters in phases)
+
+
+def _peak_time_ns(at_peak: np.record, time_ns: int, begin_ns: int) -> int:
+    return time_ns - begin_ns if at_peak.resident_bytes_peak else 0
 
 
 class _Walk:
@@ -437,12 +481,16 @@ class _Walk:
         self.samples: list[np.ndarray] = []
         """Counters at those times."""
         self.phases: list[tuple[str, int, np.record]] = []
+        self.end: _Moment | None = None
+        """At the last TEARDOWN_MARK, of a trace of one process."""
+        self.before_end: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        """`times_ns` and `samples` as they were then."""
 
     def boundaries(self, events: Events) -> list[int]:
         """Rows at which something is done. Of several processes each is asked for its own counters at its marks."""
         idle = events.idle_rows
         self._phases = self._trace.metadata.phases  # a source may learn their names as it reads
-        marks = (row for row in idle.get(Op.MARK, ()) if self._host or self._name(events, row) == TRIM_MARK)
+        marks = (row for row in idle.get(Op.MARK, ()) if self._host or self._name(events, row) in _BOUNDARIES)
         return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
 
     def play(self, part: Slice) -> None:
@@ -473,6 +521,9 @@ class _Walk:
             self._host.note_phase(*self.phases[-1][:2], thread)
         if self._name(events, row) == TRIM_MARK:
             self._player.trim(first_row + row, thread)
+        if self._name(events, row) == TEARDOWN_MARK and not self._host:
+            self.end = _look(self._player, first_row + row, int(events.time_ns[row]))
+            self.before_end = [*self.times_ns], [*self.samples]
 
     def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
         self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))
@@ -481,7 +532,7 @@ class _Walk:
         return self._phases[int(events.size[row])]
 
 
-def _with_processes(recording: Recording, host: Host) -> Recording:
+def _with_processes(recording: Recording, host: Host, begin_ns: int) -> Recording:
     """The sums, and with them what each process counted."""
     metadata = recording.metadata
     parts = tuple(
@@ -490,14 +541,14 @@ def _with_processes(recording: Recording, host: Host) -> Recording:
             metadata=replace(metadata, process=process.memory, processes=()),
             events=member.events,
             duration_ns=member.end_ns - member.begin_ns,
-            sample_times_ns=np.array([member.end_ns]),
+            sample_times_ns=np.array([member.end_ns - begin_ns]),
             samples=host.ends[number : number + 1],
             end=host.ends[number],
             at_peak=host.at_peaks[number],
-            at_peak_time_ns=int(host.at_peak_times_ns[number]),
+            at_peak_time_ns=_peak_time_ns(host.at_peaks[number], int(host.at_peak_times_ns[number]), begin_ns),
             classes=member.player.classes,
             observed=member.player.observe(),
-            phases=tuple(member.phases),
+            phases=_since(begin_ns, member.phases),
         )
         for number, (process, member) in enumerate(zip(metadata.processes, host.members, strict=True))
     )

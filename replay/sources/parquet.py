@@ -187,6 +187,10 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         if min(asdict(metadata.process).values()) < 0:
             what = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
             raise TraceError(what, path=path)
+        resident = metadata.runtime and metadata.runtime.resident
+        if resident and min(asdict(resident).values()) < 0:
+            what = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
+            raise TraceError(what, path=path)
         if metadata.processes and version < FORMAT_VERSION:
             mistake: str | None = f"format version {version} has none; such a trace is of version {FORMAT_VERSION}"
         else:
@@ -217,7 +221,8 @@ def write_trace(
 
     rows = 0
     with new_file(path, force=force) as temporary, ExitStack() as closing:
-        thread = ThreadPoolExecutor(1)  # compresses a group while the next one is made
+        thread = closing.enter_context(ThreadPoolExecutor(1))  # compresses a group while the next one is made
+        thread.submit(int)  # now: an executor does not wait for a thread whose start a signal has interrupted
 
         def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
             writer = closing.enter_context(pq.ParquetWriter(temporary, schema, **writer_options(schema.names)))
@@ -246,7 +251,7 @@ def write_trace(
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """What a Parquet file of a trace says of it."""
     content = {"format_version": FORMAT_VERSION if metadata.processes else 1, **asdict(metadata)}
-    for name in ("counts", "processes"):  # which few traces have
+    for name in ("counts", "processes", "runtime"):  # which few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}

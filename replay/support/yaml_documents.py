@@ -1,9 +1,17 @@
-"""A YAML file read into a pydantic model, with mistakes told by file, line and key.
+"""YAML documents and values by the core schema of YAML 1.2, and a file read into a pydantic model.
 
+YAML 1.1, which PyYAML follows, takes `1:30:00` for 5400, `010` for 8, `no` for false and `2024-01-01` for a date; by
+the core schema of 1.2 (section 10.3 of the specification) these are texts, and 10. Two things stay as in 1.1: `<<`
+merges mappings, and `1e3`, without a point, is a text, of which `replay.support.units` makes a whole number.
+
+Mistakes are told by file, line and key.
 PyYAML knows where a node stands and pydantic knows which key is wrong; this joins the two, and finds the nearest key
 that would have been right in the model's JSON Schema.
 """
 
+import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +26,55 @@ from replay.support.names import nearest
 Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _PROBLEMS_SHOWN = 5
+BYTES_MAX = 4 << 20
+"""Of a document that people write: the largest have a hundredth of that."""
+_SHOWN_MAX = 200
+"""Characters of a value in a sentence."""
+
+
+_DIGITS_MAX = 400
+"""Of a number: more than any 64-bit float holds."""
+_CORE_SCHEMA = {
+    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "tag:yaml.org,2002:merge": (r"<<", ["<"]),
+}
+"""By tag: which plain texts are of it, and how these begin. What fits several is of the first."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes plain texts for what the core schema of YAML 1.2 says."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - declared by PyYAML, not as a ClassVar
+
+    def construct_core_int(self, node: ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        if len(text) > _DIGITS_MAX:
+            what = f"a number has {len(text):,} digits, more than {_DIGITS_MAX}"
+            raise yaml.constructor.ConstructorError(problem=what, problem_mark=node.start_mark)
+        return int(text, 0 if text.startswith(("0o", "0x")) else 10)
+
+
+for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_core_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns the value that a YAML text stands for; what is wrong with it is a ValueError of one line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as mistake:
+        raise ValueError(mistake.problem) from None
+    except yaml.YAMLError as mistake:
+        raise ValueError(str(mistake).partition("\n")[0]) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class Problem(NamedTuple):
@@ -27,20 +84,32 @@ class Problem(NamedTuple):
     what: str
 
 
+def read_document(path: Path, error: type[ReplayError], bytes_max: int = BYTES_MAX) -> str:
+    """Returns the text of a regular file of limited size; anything else is raised as `error`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # does not wait for a pipe's writer
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error(f"{path}: is not a regular file")
+            content = file.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            raise error(f"{path}: exceeds the limit of {bytes_max >> 20} MiB")
+        return content.decode()
+    except OSError as mistake:
+        raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
+    except UnicodeDecodeError as mistake:
+        raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
+
+
 class Document:
     """A YAML file and where everything stands in it."""
 
-    def __init__(self, path: Path, error: type[ReplayError]) -> None:
-        """Reads `path`; what is wrong with it is raised as `error`."""
+    def __init__(self, path: Path, error: type[ReplayError], example: str) -> None:
+        """Reads `path`; what is wrong with it is raised as `error`. `example`: a line that such a file may hold."""
         self.path, self._error = path, error
+        text = read_document(path, error)
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as mistake:
-            raise error(f"{path}: cannot be read: {mistake.strerror}") from mistake
-        except UnicodeDecodeError as mistake:
-            raise error(f"{path}: is not text in UTF-8; save it as UTF-8") from mistake
-        try:
-            loader = yaml.SafeLoader(text)
+            loader = _Loader(text)
             self._root = loader.get_single_node()
             self._refuse_twins(self._root, set())
             data = loader.construct_document(self._root) if self._root else None
@@ -52,7 +121,7 @@ class Document:
         except RecursionError:
             raise error(f"{path}: is not valid YAML: nested too deeply") from None
         if not isinstance(data, dict):
-            raise error(f"{path}:1: must be a mapping of keys to values, like `duration: 10 s`")
+            raise error(f"{path}:1: must be a mapping of keys to values, like `{example}`")
         self.data: dict[str, Any] = data
 
     def parse(self, model: type[Model]) -> Model:
@@ -140,9 +209,18 @@ def explain(schema: dict[str, Any], mistake: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{mistake['input']!r} must be a mapping of keys to values"
+        return f"{_shown(mistake['input'])} must be a mapping of keys to values"
     said = mistake["msg"].removeprefix("Input ")
-    return f"{mistake['input']!r} {said}"
+    return f"{_shown(mistake['input'])} {said}"
+
+
+def _shown(value: Any) -> str:
+    """Returns how a value is written, cut short; TOML has integers that Python refuses to write out."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 1]}…"
 
 
 def _tags(expected: str) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -19,6 +19,7 @@ from replay.support.names import by_version, nearest
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
+from replay.trace import Metadata
 
 _REPEATED = re.compile(r'^--(?:set|env) [^=]*=(?:"[^"]*"|\S*): ', re.MULTILINE)
 """The point says that already."""
@@ -63,19 +64,20 @@ def _foreign_digest(models: tuple[str, ...]) -> bytes:
 class Resolver:
     """Makes stacks of points; what no point could ever mean is refused at once.
 
-    The *default* that all others are compared with is the preset of the Python that runs, or the first allocator where
-    that is not among them, with nothing set but what is set in all.
+    The *default* that all others are compared with is the preset that matches `recordings`, as `default_preset` finds
+    it; or the first allocator where that is not among them. Nothing is set in it but what is set in all.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, recordings: Sequence[Metadata] = ()) -> None:
         self.plan = plan
+        self._preset = default_preset(*recordings)
         self.space = expand(plan.vary)
         varied = self.space.get(ALLOCATOR, [plan.fixed.get(ALLOCATOR, DEFAULT)])
         listed = (each.get(ALLOCATOR) for each in plan.configurations)
         self._allocators = [each for each in dict.fromkeys([*varied, *listed]) if each is not None]
         if strange := [each for each in self._allocators if not isinstance(each, str)]:
             raise ConfigError(f"{ALLOCATOR}: {strange[0]} is no name of a preset or file")
-        own = [name for name in varied if name in (DEFAULT, default_preset())]
+        own = [name for name in varied if name in (DEFAULT, self._preset)]
         self._allocator = own[0] if own else varied[0]
         keys = self._known_keys()
         _refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)], keys)
@@ -103,14 +105,14 @@ class Resolver:
 
     def _stack(self, point: Point) -> StackConfig:
         settings = {name: value for name, value in {**self.plan.fixed, **point}.items() if value != DEFAULT}
-        allocator = settings.pop(ALLOCATOR, None) or default_preset()
+        allocator = settings.pop(ALLOCATOR, None) or self._preset
         environment = [f"{name}={value}" for name, value in settings.items() if "." not in name]
         keys = [f"{name}={json.dumps(value)}" for name, value in settings.items() if "." in name]
         return load_config(allocator, keys, environment)
 
     def _known_keys(self) -> set[str]:
         """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""
-        stacks = [load_config(default_preset() if name == DEFAULT else name) for name in self._allocators]
+        stacks = [load_config(self._preset if name == DEFAULT else name) for name in self._allocators]
         named = {str(value) for each in (self.plan.fixed, *self._points()) for value in each.values()}
         models = {*bundled_names(), *(name for stack in stacks for name in stack.models), *named & set(model_names())}
         sections = {"linux": stacks[0].linux, "domains": stacks[0].domains, "costs": stacks[0].costs}

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from replay.support.atomic_files import new_file
+from replay.support.atomic_files import new_file, resolve_output
 from replay.support.errors import OutputError, ReplayError
 from replay.support.version import identity
 from replay.sweeps.outcomes import Outcome
@@ -99,8 +99,9 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
     path = folder / ABOUT
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
-    if not folder.resolve().parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {folder.resolve().parent}; make it first")
+    parent = resolve_output(folder).parent
+    if not parent.is_dir():
+        raise OutputError(f"{folder}: there is no folder {parent}; make it first")
     goes_on = path.exists() and resume
     if goes_on:
         _refuse_another(folder, about, force=force)
@@ -144,12 +145,15 @@ _NO_RUNS = ("description", "objectives")
 """Of a plan, what decides no run."""
 
 
+_OF_AN_INPUT = ("source", "where", "seed", "digest")
+
+
 def describe(plan: Plan, inputs: list[Input]) -> dict[str, Any]:
     """What `sweep.json` holds."""
     return {
         "replay_version": identity(),
         "plan": plan.model_dump(mode="json", by_alias=True),
-        "inputs": [asdict(each) for each in inputs],
+        "inputs": [{name: getattr(each, name) for name in _OF_AN_INPUT} for each in inputs],
     }
 
 
@@ -165,5 +169,5 @@ def read_about(folder: Path) -> dict[str, Any]:
         return about
     except OSError:
         raise ReplayError(f"{folder}: holds no sweep; name a folder that `replay sweep --out` wrote") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ReplayError(f"{path}: is no description of a sweep that this replay reads") from None

@@ -17,6 +17,7 @@ from replay.support.yaml_documents import Document, explain
 from replay.sweeps.space import FORMS, Choose, Point, Value, Values
 from replay.workload.distribution_schema import PositiveSpan
 
+_EXAMPLE = "vary: {glibc.arena_max: [1, 2]}"
 DEFAULT_OBJECTIVE = "resident_bytes_peak"
 
 
@@ -75,4 +76,4 @@ def make_plan(data: Mapping[str, Any]) -> Plan:
 def load_plan(name: str) -> Plan:
     """The plan in a file, or a bundled one by its name."""
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
-    return Document(Path(name) if is_file else find_sweep(name), ConfigError).parse(Plan)
+    return Document(Path(name) if is_file else find_sweep(name), ConfigError, _EXAMPLE).parse(Plan)

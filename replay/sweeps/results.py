@@ -10,7 +10,7 @@ import polars as pl
 
 from replay.analysis.metrics import metric_names
 from replay.config import rebuild_config
-from replay.support.atomic_files import new_file, system_errors
+from replay.support.atomic_files import new_file, write_in_memory
 from replay.support.errors import OutputError, ReplayError
 from replay.support.version import identity
 from replay.sweeps.configurations import Configuration, Skipped
@@ -155,11 +155,11 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 def write_results(results: Results, folder: Path, *, csv: bool = False) -> None:
     """Writes the frame beside the journal."""
-    with new_file(folder / RESULTS, force=True) as temporary, system_errors():
-        results.frame.write_parquet(temporary)
+    with new_file(folder / RESULTS, force=True) as temporary:
+        write_in_memory(results.frame.write_parquet, temporary)
     if csv:
-        with new_file(folder / CSV, force=True) as temporary, system_errors():
-            results.frame.write_csv(temporary)
+        with new_file(folder / CSV, force=True) as temporary:
+            write_in_memory(results.frame.write_csv, temporary)
 
 
 def read_results(folder: Path) -> Results:
@@ -170,7 +170,7 @@ def read_results(folder: Path) -> Results:
         held = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
         raise ReplayError(f"{folder}: the sweep was cut off with {held} runs done; finish it with --resume")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise OutputError(f"{path}: cannot be read: {error}") from error
     if list(frame.columns[: len(_FIRST)]) != list(_FIRST):

@@ -42,7 +42,7 @@ def sweep(
         plan = make_plan(plan)
     inputs = find_inputs(plan.sources, plan.seeds)
     folder = None if out is None else Path(out)
-    resolver = Resolver(plan)
+    resolver = Resolver(plan, [what.recorded for what in inputs])
     wanted = configurations(resolver, strict=strict) if trials is None else []
     if trials is not None:
         Search.check(plan)

@@ -8,13 +8,13 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from replay.sources import locate, open_source
 from replay.support.errors import ReplayError, TraceError
-from replay.trace import Events, MemoryTrace, Trace, trace_digest
+from replay.trace import Events, MemoryTrace, Metadata, Trace, trace_digest
 
 _SHARE_OF_FREE = 0.4
 """The part of free memory that a decoded trace may take; a larger one is read anew by each run."""
@@ -30,6 +30,8 @@ class Input:
     """The same for a process with another working folder."""
     seed: int | None
     digest: str
+    recorded: Metadata = field(default=Metadata(), compare=False, repr=False)
+    """Where it comes from and what was in force there, as far as that is known before its events are read."""
 
     @property
     def key(self) -> str:
@@ -54,11 +56,13 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
     each_seed: Sequence[int | None] = seeds or [None]
     for source in sources:
         path = fetch(source)
-        for seed in each_seed:
-            open_source(path, seed=seed)
+        opened = [open_source(path, seed=seed).metadata for seed in each_seed]
         where = str(path.resolve()) if Path(source).exists() else source
         digest = _digest(path)
-        found += [Input(source, where, seed, digest) for seed in each_seed]
+        found += [
+            Input(source, where, seed, digest, Metadata(metadata.origin, runtime=metadata.runtime))
+            for seed, metadata in zip(each_seed, opened, strict=True)
+        ]
     if not found:
         raise ReplayError("no trace is given; name a trace, a workload or a bundled one (`replay workloads`)")
     return found

@@ -28,6 +28,7 @@ from replay.trace.metadata import (
     RECORDED,
     SITES_OF,
     START,
+    TEARDOWN_MARK,
     TRIM_MARK,
     UNSEEN_FREES,
     ClassCount,
@@ -35,6 +36,8 @@ from replay.trace.metadata import (
     PoolCount,
     Process,
     ProcessMemory,
+    ResidentMemory,
+    Runtime,
     Site,
 )
 from replay.trace.traces import MemoryTrace, Trace
@@ -54,6 +57,7 @@ __all__ = [
     "REQUIRED",
     "SITES_OF",
     "START",
+    "TEARDOWN_MARK",
     "TRIM_MARK",
     "UNSEEN_FREES",
     "ClassCount",
@@ -67,6 +71,8 @@ __all__ = [
     "PoolCount",
     "Process",
     "ProcessMemory",
+    "ResidentMemory",
+    "Runtime",
     "Site",
     "Trace",
     "joined",

@@ -71,7 +71,8 @@ class Columns(NamedTuple):
         Column(
             "int64",
             "int64",
-            "nanoseconds since the trace began, or since any moment before (the epoch, the boot); never falls",
+            "nanoseconds since the trace began, or since any moment before (the epoch, the boot); never falls. What"
+            " replay prints counts from the first event",
         ),
     ]
     thread: Annotated[

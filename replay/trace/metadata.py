@@ -17,6 +17,8 @@ class Site(NamedTuple):
 
 TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
+TEARDOWN_MARK = "interpreter teardown"
+"""A mark of this name ends what the program itself does; CPython's finalisation follows."""
 
 
 START, CLEAN_START = "start", "clean"
@@ -84,6 +86,32 @@ class Process:
 
 
 @dataclass(frozen=True)
+class ResidentMemory:
+    """Resident memory of a recorded process as the kernel counts it, without shared memory."""
+
+    start_bytes: int
+    """When the recording began: the interpreter itself."""
+    peak_bytes: int
+    end_bytes: int
+    """Before finalisation, or when the process was last looked at."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was in force in a recorded process. An empty text is unknown."""
+
+    allocator: str = ""
+    """CPython's own name for it: pymalloc, malloc, mimalloc; with `_debug` behind it where debug hooks are on."""
+    libc: str = ""
+    """Name and version, as in `glibc 2.36`."""
+    malloc: str = ""
+    """File name of the library or program that `malloc` belongs to."""
+    separate_heaps: bool = False
+    """Whether a subinterpreter had a pymalloc of its own."""
+    resident: ResidentMemory | None = None
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What a trace says about itself."""
 
@@ -98,6 +126,8 @@ class Metadata:
     """Of a recording with a clean start: at its beginning and at its end."""
     processes: tuple[Process, ...] = ()
     """Empty for a trace of one process."""
+    runtime: Runtime | None = None
+    """Of a recording; older ones have none."""
 
     @property
     def memory(self) -> ProcessMemory:

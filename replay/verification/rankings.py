@@ -25,7 +25,7 @@ from replay.sweeps.plan import Plan
 from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import Input, decode, fetch, find_inputs
-from replay.trace import TRIM_MARK, MemoryTrace, Op, Trace
+from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.trace.processes import refuse_processes
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -170,14 +170,20 @@ def _has_threads(trace: Trace) -> bool:
 
 
 def _played(trace: Trace) -> Trace:
-    """The trace without marks and collections, which no harness plays."""
-    kept = []
+    """The trace up to its end, without marks and collections, which no harness plays."""
+    kept: list[Events] = []
+    until_end: list[Events] | None = None
     for events in trace.batches():
-        trims = [number for number, name in enumerate(trace.metadata.phases) if name == TRIM_MARK]
-        is_trim = (events.op == Op.MARK) & np.isin(events.size, trims)
-        rows = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
-        kept.append(events.keep_optional().where(rows))
-    return MemoryTrace(kept, trace.metadata)
+        is_trim, is_end = (
+            (events.op == Op.MARK) & np.isin(events.size, np.flatnonzero(np.array(trace.metadata.phases) == name))
+            for name in (TRIM_MARK, TEARDOWN_MARK)
+        )
+        played = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
+        if is_end.any():
+            rows = np.flatnonzero(played[: np.flatnonzero(is_end)[-1]])
+            until_end = [*kept, events.keep_optional().where(rows)]
+        kept.append(events.keep_optional().where(played))
+    return MemoryTrace(kept if until_end is None else until_end, trace.metadata)
 
 
 def verify_ranking(plan: Plan) -> Verdict:
@@ -186,7 +192,7 @@ def verify_ranking(plan: Plan) -> Verdict:
     for what in inputs:
         refuse_processes(open_source(fetch(what.where)), what.label, "reality is compared process by process")
     reality = Reality()
-    resolver = Resolver(plan)
+    resolver = Resolver(plan, [what.recorded for what in inputs])
     tried = configurations(resolver)
     results = sweep(plan, engine=Threads())
     rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}

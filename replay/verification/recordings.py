@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED
-from replay.config import StackConfig, load_config
+from replay.config import StackConfig, load_config, recorded_version
 from replay.simulation.clock import Slice
 from replay.simulation.engine import Player
 from replay.support.errors import ReplayError
@@ -106,6 +106,9 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
     start = time.perf_counter()
     if trace.metadata.origin[START] != CLEAN_START:
         raise ReplayError("the recording did not start clean, so nothing can be predicted; record it with --clean")
+    if trace.metadata.runtime and trace.metadata.runtime.separate_heaps:
+        what = "subinterpreters of the recorded program had a pymalloc of their own"
+        raise ReplayError(f"{what}; which of them a block belongs to is not recorded, so nothing can be compared")
     preset = _preset(trace)
     config = load_config(preset, LOW_ADDRESSES)
     seen = _look_through(trace, config)
@@ -137,10 +140,11 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
 
 
 def _preset(trace: Trace) -> str:
-    name, _, version = trace.metadata.origin.get("interpreter", "").partition(" ")
-    if name != "cpython":
-        raise ReplayError(f"the recording is of {name or 'an unknown interpreter'}; there are models of CPython only")
-    return f"cpython-{'.'.join(version.split('.')[:2])}"
+    version = recorded_version(trace.metadata)
+    if not version:
+        name = trace.metadata.origin.get("interpreter", "").partition(" ")[0] or "an unknown interpreter"
+        raise ReplayError(f"the recording is of {name}; there are models of CPython only")
+    return f"cpython-{version}"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from replay.workload.distribution_schema import (
 EVERYTHING = "all"
 """In a phase: every stream and set."""
 
+EXAMPLE = "duration: 10 s"
+"""A line of a workload."""
 MAX_STREAMS = 4096
 MAX_STEPS = 10_000
 PositiveRate = Annotated[Rate, Field(gt=0, le=1e9)]
@@ -204,7 +206,7 @@ class Workload(Form):
 
 def load_workload(path: Path) -> Workload:
     """The workload in a file; what is wrong with it is told by file, line and key."""
-    document = Document(path, WorkloadError)
+    document = Document(path, WorkloadError, EXAMPLE)
     workload = document.parse(Workload)
     problems = list(_check_references(workload))
     if problems:

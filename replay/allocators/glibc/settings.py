@@ -21,6 +21,8 @@ ARENAS_A_PROCESSOR = {8: 8, 4: 2}
 """NARENAS_FROM_NCORES by word size; as many may be made before somebody asks how many processors there are."""
 HEAP_BYTES_MAX = {8: UNIT << HEAP_SHIFT, 4: 1 << 20}
 """HEAP_MAX_SIZE by word size."""
+UNLIMITED_ARENAS = 2**31 - 1
+"""More than there can be threads; glibc takes more, up to the -1 of 64 bits."""
 TCACHE_BYTES_MAX = {8: UNIT * (TCACHE_BINS + 1) - 8, 4: UNIT * TCACHE_BINS - 4}
 """MAX_TCACHE_SIZE by word size, but for later versions' large bins: of the smallest chunk and 63 larger ones."""
 
@@ -118,10 +120,10 @@ class Config(BaseModel):
         "default", description="Chunks of a size that a thread keeps."
     )
     tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
-    arena_max: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["auto"] = Field(
+    arena_max: Annotated[int, Field(ge=1, le=UNLIMITED_ARENAS)] | Literal["auto"] = Field(
         "auto", description="Arenas that threads share; auto: once there are more than arena_test, 8 a processor."
     )
-    arena_test: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["default"] = Field(
+    arena_test: Annotated[int, Field(ge=1, le=UNLIMITED_ARENAS)] | Literal["default"] = Field(
         "default", description="Arenas that are made before processors are counted; 8, or 2 in 32-bit."
     )
     processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
@@ -175,6 +177,9 @@ class Config(BaseModel):
         most = TCACHE_BYTES_MAX[self.word_size]
         if rules.tcache_bins == TCACHE_BINS and self.tcache_max != "default" and self.tcache_max > most:
             found.append(f"tcache_max: the cache of glibc {self.version} serves up to {most} bytes")
+        for key in ("arena_max", "arena_test"):
+            if getattr(self, key) == UNLIMITED_ARENAS:
+                found.append(f"{key}: so large a number, or -1, is no limit to glibc: each thread gets its own arena")
         return found
 
 

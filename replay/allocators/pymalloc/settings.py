@@ -8,7 +8,7 @@ from replay.allocators.pymalloc.arenas import NO_LINK
 from replay.support.units import Size
 
 ARENA_BYTES_MAX = 64 << 20
-"""Far above any build's, and within what the kernel keeps free for one event (`kernel.SLACK_BYTES`)."""
+"""Far above any build's, and within what the kernel keeps free for one event (`linux.SLACK_BYTES`)."""
 HUGE_PAGE_BYTES = 2 << 20
 """Of x86-64."""
 

@@ -13,6 +13,7 @@ from numba.core.event import Event, Listener, register
 from numba.extending import overload, register_jitable
 
 from replay.jit._numba import intrinsics  # noqa: F401 - gives numba the intrinsics
+from replay.jit._numba.checked_files import check_files
 from replay.jit._numba.pipeline import OPTIONS
 from replay.jit._numba.references import mark_by_reference
 
@@ -33,6 +34,7 @@ def compile_entry(function: Callable[..., Any], folder: Path) -> Callable[..., A
     numba.config.CACHE_DIR = str(folder)  # numba takes the cache folder from a global
     try:
         compiled: Callable[..., Any] = numba.njit(cache=True, **OPTIONS["entry"])(function)
+        check_files(compiled)
         return compiled
     finally:
         numba.config.CACHE_DIR = before
@@ -75,17 +77,20 @@ _CHOICES = {2: _of_two, 3: _of_three, 4: _of_four}
 class _Compilations(Listener):
     """numba reports what it compiles, but not what it finds on disk, where only entries are kept."""
 
-    def __init__(self, announce: Callable[[], None]) -> None:
+    def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
 
     def on_start(self, event: Event) -> None:
-        if event.data["dispatcher"].stats.cache_path:
-            self._announce()
+        if path := event.data["dispatcher"].stats.cache_path:
+            self._announce(path)
 
     def on_end(self, event: Event) -> None:
         pass
 
 
-def report_compilations(announce: Callable[[], None]) -> None:
-    """Has `announce` called right before each entry that is compiled, but not for those found on disk."""
+def report_compilations(announce: Callable[[str], None]) -> None:
+    """Has `announce` called right before each entry that is compiled, but not for those found on disk.
+
+    Its argument is the folder that the machine code is kept in.
+    """
     register("numba:compile", _Compilations(announce))

@@ -63,13 +63,15 @@ def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
 def edited(metadata: Metadata, words: str) -> Metadata:
     """The same metadata, saying by which command the trace was edited, after all edits before; nothing for no words.
 
-    What is true of the recording as a whole goes.
+    What is true of the recording as a whole is dropped.
     """
     if not words:
         return metadata
     before = metadata.origin.get("edited")
     origin = {name: text for name, text in metadata.origin.items() if name not in RECORDED}
-    return replace(metadata, origin=origin | {"edited": f"{before}; {words}" if before else words}, counts=())
+    runtime = metadata.runtime and replace(metadata.runtime, resident=None)
+    origin |= {"edited": f"{before}; {words}" if before else words}
+    return replace(metadata, origin=origin, counts=(), runtime=runtime)
 
 
 def span_ns(trace: Trace) -> int:

@@ -105,7 +105,10 @@ class _Names:
         shared = set.intersection(*(set(metadata.origin.items()) for metadata in each))
         origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
         process = ProcessMemory() if processes else together
-        metadata = Metadata(origin, phases=tuple(self._phases), process=process, processes=processes)
+        runtimes = {metadata.runtime and replace(metadata.runtime, resident=None) for metadata in each}
+        runtime = runtimes.pop() if len(runtimes) == 1 else None
+        phases = tuple(self._phases)
+        metadata = Metadata(origin, phases=phases, process=process, processes=processes, runtime=runtime)
         tables = {cast(str, COLUMNS[name].table): tuple(table) for name, table in self._tables.items()}
         return edited(replace(metadata, **tables), words)  # type: ignore[arg-type]
 

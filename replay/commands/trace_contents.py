@@ -1,0 +1,126 @@
+"""What a trace holds, read once, batch by batch: the figures of `replay trace info`."""
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from replay.commands.trace_sites import SiteCount, SiteCounts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from replay.trace import Events, Trace
+
+
+@dataclass
+class ProcessCount:
+    """One of several processes."""
+
+    name: str
+    threads: int
+    events: int
+    memory: dict[str, int]
+
+
+@dataclass
+class Contents:
+    """What a trace holds; the field names are those of `replay trace info --json`."""
+
+    events: int = 0
+    duration_ns: int = 0
+    """From the first event to the last."""
+    threads: int = 0
+    events_by_op: dict[str, int] = field(default_factory=dict)
+    events_by_domain: dict[str, int] = field(default_factory=dict)
+    """Of mallocs, callocs, reallocs and frees."""
+    requests_by_size: dict[int, int] = field(default_factory=dict)
+    """Mallocs, callocs and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
+    live_blocks: int = 0
+    live_bytes: int = 0
+    live_blocks_peak: int = 0
+    live_bytes_peak: int = 0
+    phases: tuple[str, ...] = ()
+    sites: int = 0
+    calls_with_site: int = 0
+    """Of mallocs, callocs and reallocs."""
+    bytes_with_site: int = 0
+    """Sum of their sizes."""
+    sites_by_bytes: list[SiteCount] = field(default_factory=list)
+    """The call sites that asked for most."""
+    sites_by_calls: list[SiteCount] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+    process: dict[str, int] = field(default_factory=dict)
+    """Of all processes together."""
+    processes: list[ProcessCount] = field(default_factory=list)
+    """Where the trace is of several."""
+    digest: str = ""
+
+
+def read_contents(trace: "Trace", file: str) -> Contents:
+    """Reads the trace once, batch by batch."""
+    import numpy as np
+
+    from replay.support.progress import progress_bar
+    from replay.trace import Digest, Domain, Op
+    from replay.trace.processes import processes_of
+    from replay.trace.validation import validated
+
+    by_op, by_domain, by_class = np.zeros(256, int), np.zeros(256, int), np.zeros(128, int)
+    threads: set[int] = set()
+    processes = processes_of(trace)
+    by_process = np.zeros(max(1, len(processes.table)), int)
+    trace, digest, sites = validated(trace, file), Digest(), SiteCounts()
+    with progress_bar("reading", trace.events_total) as progress:
+        for events in trace.batches():
+            digest.update(events)
+            by_op += np.bincount(events.op, minlength=256)
+            by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
+            by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
+            threads |= _threads(events)
+            by_process += np.bincount(processes.owners(events.thread), minlength=by_process.shape[0])
+            sites.add(events, len(trace.metadata.sites))
+            progress(trace.validator.rows)
+    metadata, validator = trace.metadata, trace.validator
+    return Contents(
+        events=validator.rows,
+        duration_ns=validator.span_ns,
+        threads=len(threads),
+        events_by_op={op.name.lower(): int(by_op[op]) for op in Op},
+        events_by_domain={domain.name.lower(): int(by_domain[domain]) for domain in Domain},
+        requests_by_size={_class_bytes(index): int(by_class[index]) for index in np.flatnonzero(by_class).tolist()},
+        live_blocks=validator.live_blocks,
+        live_bytes=validator.live_bytes,
+        live_blocks_peak=validator.blocks_peak,
+        live_bytes_peak=validator.bytes_peak,
+        phases=metadata.phases,
+        sites=len(metadata.sites),
+        calls_with_site=int(sites.calls.sum()),
+        bytes_with_site=int(sites.bytes.sum()),
+        sites_by_bytes=sites.most(metadata.sites, by_bytes=True),
+        sites_by_calls=sites.most(metadata.sites, by_bytes=False),
+        origin=metadata.origin,
+        process=asdict(metadata.memory),
+        processes=[
+            ProcessCount(process.name, len(process.threads), int(events), asdict(process.memory))
+            for process, events in zip(metadata.processes, by_process, strict=False)
+        ],
+        digest=digest.hexdigest(metadata.processes),
+    )
+
+
+def _threads(events: "Events") -> set[int]:
+    import numpy as np
+
+    changes = np.flatnonzero(events.thread[1:] != events.thread[:-1]) + 1
+    return set(np.unique(events.thread[changes]).tolist()) | set(events.thread[:1].tolist())
+
+
+def _size_classes(size: "np.ndarray") -> "np.ndarray":
+    """0 for none, 1 to 32 for steps of 16 bytes up to 512, then one more for every power of two."""
+    import numpy as np
+
+    bit_length = np.frexp((size - 1).astype(np.float64))[1]
+    return np.where(size <= 512, (size + 15) >> 4, 32 - 9 + bit_length)
+
+
+def _class_bytes(index: int) -> int:
+    return 16 * index if index <= 32 else 512 << (index - 32)

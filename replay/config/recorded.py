@@ -1,0 +1,90 @@
+"""Which allocator stack a recording was made on, and how another one differs from it."""
+
+import re
+import sys
+from typing import Literal, NamedTuple
+
+from replay.allocators.glibc import RULES, Config
+from replay.config.stack import StackConfig
+from replay.support.bundled_files import config_names
+from replay.support.names import by_version, printable
+from replay.trace import Metadata, Runtime
+
+NEWEST = "cpython-3.15"
+_VERSION = re.compile(r"cpython-(\d+\.\d+)")
+_GLIBC = re.compile(r"glibc (\d+\.\d+)")
+_OF_GLIBC = re.compile(r"libc[.-]")
+"""How the file name of glibc itself begins."""
+_WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
+
+
+class Difference(NamedTuple):
+    """Something that a recorded process had and a stack has otherwise."""
+
+    part: Literal["interpreter", "allocator", "libc"]
+    recorded: str
+    simulated: str
+
+    def __str__(self) -> str:
+        return f"recorded with {printable(self.recorded)}, simulated with {printable(self.simulated)}"
+
+
+def default_preset(*recordings: Metadata) -> str:
+    """The preset that matches these recordings, if they agree; else that of the Python that is running.
+
+    It is the nearest there is: `differences` returns what is otherwise.
+    """
+    matching = {_matching_preset(each) for each in recordings}
+    preset = matching.pop() if len(matching) == 1 else None
+    return preset or _preset_of(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def recorded_version(metadata: Metadata) -> str:
+    """Major and minor version of the CPython that was recorded; empty where the trace does not say."""
+    name, _, version = metadata.origin.get("interpreter", "").partition(" ")
+    return ".".join(version.split(".")[:2]) if name == "cpython" else ""
+
+
+def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
+    """How the stack differs from what was in force in the recorded process, as far as that is known."""
+    runtime = metadata.runtime or Runtime()
+    allocator = config.small_model or "malloc"
+    libc = f"glibc {config.libc.version}" if config.libc_model == "glibc" else config.libc_model
+    version = _VERSION.match(config.name) or _VERSION.match(config.extends or "")
+    recorded = recorded_version(metadata)
+    pairs = [
+        Difference("interpreter", recorded and f"CPython {recorded}", version[0].replace("cpython-", "CPython "))
+        if version
+        else None,
+        Difference("allocator", runtime.allocator, allocator),
+        Difference("libc", runtime.libc if _has_own_malloc(runtime) else runtime.malloc, libc),
+    ]
+    return [each for each in pairs if each and each.recorded and each.recorded != each.simulated]
+
+
+def _preset_of(version: str) -> str:
+    return f"cpython-{version}" if f"cpython-{version}" in config_names() else NEWEST
+
+
+def _matching_preset(metadata: Metadata) -> str | None:
+    """None of a trace that was not recorded."""
+    version, runtime = recorded_version(metadata), metadata.runtime or Runtime()
+    if not version:
+        return None
+    suffix = "-malloc" if runtime.allocator in ("malloc", "malloc_debug") else ""
+    return f"{_preset_of(version)}{suffix}{_glibc_suffix(runtime)}"
+
+
+def _has_own_malloc(runtime: Runtime) -> bool:
+    """Whether `malloc` is the C library's, and not that of a library that replaces it."""
+    return not runtime.malloc or bool(_OF_GLIBC.match(runtime.malloc))
+
+
+def _glibc_suffix(runtime: Runtime) -> str:
+    """Behind a preset's name, for the newest model of glibc that is not newer than the recorded one."""
+    match = _GLIBC.fullmatch(runtime.libc)
+    if match is None or not _has_own_malloc(runtime):
+        return ""
+    versions = sorted(RULES, key=by_version)
+    version = next((each for each in reversed(versions) if by_version(each) <= by_version(match[1])), versions[0])
+    return "" if version == Config().version else f"-glibc-{version}"

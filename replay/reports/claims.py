@@ -1,0 +1,178 @@
+"""What a run may claim: which of its figures are exact, which are not, and why. Pure.
+
+A figure is exact if the process that was recorded must have had it too. That follows from what the trace says of its
+origin and from the stack it was simulated on, never from the models alone.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from replay.analysis.metrics import Summary
+from replay.config import StackConfig, differences
+from replay.sources._logs.log_trace import ASSUMED, COUNTED, CUT_SHORT
+from replay.support.names import printable
+from replay.support.units import format_size
+from replay.trace import CLEAN_START, DROPPED_MAPPING_BYTES, LEFT_OUT, OLDER_FREES, START, Metadata, Runtime
+
+Figures = Literal["requested", "pymalloc", "libc", "resident", "time"]
+WHAT: dict[Figures, str] = {
+    "requested": "requested bytes",
+    "pymalloc": "pymalloc's blocks, pools and arenas",
+    "libc": "glibc's blocks and system calls",
+    "resident": "resident memory of the process",
+    "time": "simulated time",
+}
+_WAY_OUT = "capture it with `memray run --trace-python-allocators`, then `replay import`"
+_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
+"""Of the resident memory: what is not explained is named from both on."""
+_MOVES_NO_BLOCK = ("assumed time", "dropped mappings")
+"""Of what a log lacks, by its key in the origin."""
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Reason(_Told):
+    """Why figures are not exact."""
+
+    kind: Literal[
+        "interpreter", "allocator", "libc", "native memory", "older blocks", "threads left out", "separate heaps",
+        "edited", "log", "costs",
+    ]  # fmt: skip
+    text: str
+
+
+class Measured(_Told):
+    """Growth of the process's resident memory since the recording began, as the kernel counted it."""
+
+    start_bytes: int
+    growth_peak_bytes: int
+    growth_end_bytes: int
+    unexplained_peak_bytes: int | None
+    """Of the first: more than the simulation has. None where it was of another stack than the recorded one."""
+
+
+class Claim(_Told):
+    figures: Figures
+    status: Literal["exact", "not exact"]
+    reasons: tuple[Reason, ...] = ()
+    measured: Measured | None = None
+
+
+def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[Claim, ...]:
+    """What is claimed of a trace with these metadata, simulated on that stack. Models other than pymalloc and glibc
+    are of no real process, so nothing is claimed of their figures."""
+    unlike = list(_unlike(metadata, config))
+    requests = [*(each for each in unlike if each.kind == "interpreter"), *_incomplete(metadata)]
+    placement = [*requests, *(each for each in unlike if each.kind == "allocator"), *_disturbed(metadata)]
+    separate = bool(config.small_model and metadata.runtime and metadata.runtime.separate_heaps)
+    heaps = [_reason("separate heaps", "subinterpreters had a pymalloc of their own, and are simulated as one")]
+    native = list(_native(metadata))
+    libc = [*placement, *(each for each in unlike if each.kind == "libc"), *native]
+    found = [_claim("requested", requests)]
+    if summary.small_model == "pymalloc":
+        found.append(_claim("pymalloc", [*placement, *heaps * separate]))
+    if summary.libc_model == "glibc":
+        found.append(_claim("libc", [*libc, *heaps * separate]))
+    if native:
+        resident = _claim("resident", [*unlike, *native])
+        found.append(resident.model_copy(update={"measured": _measured(metadata, summary, bool(unlike))}))
+    found.append(_claim("time", [_reason("costs", "it follows from the configuration's costs")]))
+    return tuple(found)
+
+
+def sentences(told: Iterable[Claim]) -> list[str]:
+    """The claims in words: what is exact, what is not with each reason once, and the measured memory."""
+    told = list(told)
+    exact = [WHAT[each.figures] for each in told if each.status == "exact"]
+    others = [each for each in told if each.status != "exact" and each.figures != "time"]
+    lines = []
+    if exact and any(reason.kind == "native memory" for each in others for reason in each.reasons):
+        exact[0] += " of Python's allocators"
+    if exact:
+        verified = ". `replay verify` compares them with the real ones" if len(exact) > 1 else ""
+        lines.append(f"Exact: {', '.join(exact)}{verified}.")
+    if others:
+        reasons = dict.fromkeys(reason.text for each in others for reason in each.reasons)
+        lines.append(f"Not exact: {', '.join(WHAT[each.figures] for each in others)}: {'; '.join(reasons)}.")
+    lines += [_measured_sentence(each.measured) for each in told if each.measured]
+    return [*lines, "Estimate: simulated time, from the configuration's costs."]
+
+
+def _measured_sentence(measured: Measured) -> str:
+    growth, unexplained = measured.growth_peak_bytes, measured.unexplained_peak_bytes
+    start = f"resident memory of the process grew by {format_size(growth)} to its peak, from"
+    line = f"Measured: {start} {format_size(measured.start_bytes)} when the recording began"
+    if unexplained is None:
+        return f"{line}."
+    if unexplained < max(_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE * growth):
+        return f"{line}; the trace explains it."
+    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_WAY_OUT}."
+
+
+def _claim(figures: Figures, reasons: list[Reason]) -> Claim:
+    return Claim(figures=figures, status="not exact" if reasons else "exact", reasons=tuple(reasons))
+
+
+def _reason(kind: str, text: str) -> Reason:
+    return Reason.model_validate({"kind": kind, "text": text})
+
+
+def _unlike(metadata: Metadata, config: StackConfig) -> Iterator[Reason]:
+    for each in differences(metadata, config):
+        yield _reason(each.part, str(each))
+
+
+def _incomplete(metadata: Metadata) -> Iterator[Reason]:
+    """Requests that the trace lacks or that were taken for others."""
+    if others := _count(metadata, LEFT_OUT):
+        yield _reason("threads left out", f"{others:,} calls of threads that were left out are not in it")
+    for key, text in COUNTED.items():
+        if key not in _MOVES_NO_BLOCK and (count := _count(metadata, key)):
+            yield _reason("log", text.format(f"{count:,}"))
+    if CUT_SHORT in metadata.origin:
+        yield _reason("log", f"the log is cut short {printable(metadata.origin[CUT_SHORT])}")
+
+
+def _disturbed(metadata: Metadata) -> Iterator[Reason]:
+    """What else decided where blocks went."""
+    start, older = metadata.origin.get(START), _count(metadata, OLDER_FREES)
+    if older:
+        yield _reason("older blocks", f"{older:,} blocks older than the recording were freed while it ran")
+    elif start is not None and start != CLEAN_START:
+        yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
+    for key, text in ASSUMED.items():
+        if key in metadata.origin and key not in _MOVES_NO_BLOCK:
+            yield _reason("log", f"assumed {text.format(printable(metadata.origin[key]))}")
+    if "edited" in metadata.origin:
+        yield _reason("edited", "the trace was edited, so no process ran it")
+
+
+def _native(metadata: Metadata) -> Iterator[Reason]:
+    if START in metadata.origin or metadata.runtime is not None:
+        yield _reason("native memory", "native memory is not recorded")
+    if mapped_bytes := _count(metadata, DROPPED_MAPPING_BYTES):
+        text = f"{format_size(mapped_bytes)} that the process mapped with mmap are not included"
+        yield _reason("native memory", text)
+
+
+def _measured(metadata: Metadata, summary: Summary, is_unlike: bool) -> Measured | None:
+    resident = (metadata.runtime or Runtime()).resident
+    if resident is None:
+        return None
+    growth_bytes = max(0, resident.peak_bytes - resident.start_bytes)
+    return Measured(
+        start_bytes=resident.start_bytes,
+        growth_peak_bytes=growth_bytes,
+        growth_end_bytes=max(0, resident.end_bytes - resident.start_bytes),
+        unexplained_peak_bytes=None if is_unlike else max(0, growth_bytes - summary.resident_bytes_peak),
+    )
+
+
+def _count(metadata: Metadata, name: str) -> int:
+    """A number in a trace's origin, which anybody may have written."""
+    told = metadata.origin.get(name)
+    return int(told) if told and told.isdecimal() else 0

@@ -1,0 +1,208 @@
+"""Which stack a recording is simulated on: the one that it was recorded on, or what stands in for it, said so."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from histories import seeded
+
+from replay.__main__ import main
+from replay.config import default_preset, differences, load_config
+from replay.recorder import tap as taps
+from replay.sources import open_source
+from replay.sources.parquet import write_trace
+from replay.support.errors import TraceError
+from replay.trace import Metadata, ResidentMemory, Runtime
+from replay.trace.editing import edited
+
+
+def recording_of(interpreter="cpython 3.12.1", **runtime):
+    return Metadata({"interpreter": interpreter}, runtime=Runtime(**runtime) if runtime else None)
+
+
+GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "preset", "said"),
+    [
+        (recording_of(), "cpython-3.12", []),
+        (recording_of(allocator="pymalloc", **GLIBC), "cpython-3.12", []),
+        (recording_of("cpython 3.13.0", allocator="malloc", **GLIBC), "cpython-3.13-malloc", []),
+        (recording_of("cpython 3.11.7", allocator="pymalloc", libc="glibc 2.41", malloc="libc.so.6"),
+         "cpython-3.11-glibc-2.41", []),
+        (recording_of(allocator="malloc", libc="glibc 2.31", malloc="libc-2.31.so"), "cpython-3.12-malloc-glibc-2.31",
+         []),
+        (recording_of(allocator="pymalloc", libc="glibc 2.39", malloc="libc.so.6"), "cpython-3.12",
+         ["recorded with glibc 2.39, simulated with glibc 2.36"]),
+        (recording_of(allocator="pymalloc", libc="glibc 2.28", malloc="libc-2.28.so"), "cpython-3.12-glibc-2.31",
+         ["recorded with glibc 2.28, simulated with glibc 2.31"]),
+        (recording_of(allocator="pymalloc_debug", **GLIBC), "cpython-3.12",
+         ["recorded with pymalloc_debug, simulated with pymalloc"]),
+        (recording_of(allocator="malloc_debug", **GLIBC), "cpython-3.12-malloc",
+         ["recorded with malloc_debug, simulated with malloc"]),
+        (recording_of("cpython 3.13.5", allocator="mimalloc", **GLIBC), "cpython-3.13",
+         ["recorded with mimalloc, simulated with pymalloc"]),
+        (recording_of(allocator="pymalloc", libc="glibc 2.41", malloc="libjemalloc.so.2"), "cpython-3.12",
+         ["recorded with libjemalloc.so.2, simulated with glibc 2.36"]),
+        (recording_of(allocator="pymalloc", malloc="ld-musl-x86_64.so.1"), "cpython-3.12",
+         ["recorded with ld-musl-x86_64.so.1, simulated with glibc 2.36"]),
+        (recording_of("cpython 3.99.0", allocator="pymalloc", **GLIBC), "cpython-3.15",
+         ["recorded with CPython 3.99, simulated with CPython 3.15"]),
+    ],
+)  # fmt: skip
+def test_a_recording_has_the_preset_that_matches_it_and_what_differs_is_said(metadata, preset, said):
+    assert default_preset(metadata) == preset
+    assert [str(each) for each in differences(metadata, load_config(preset))] == said
+
+
+def test_what_was_recorded_differs_from_another_stack_that_is_named():
+    metadata = recording_of(allocator="pymalloc", **GLIBC)
+    other = load_config("cpython-3.8-malloc-glibc-2.31")
+    assert [each.part for each in differences(metadata, other)] == ["interpreter", "allocator", "libc"]
+
+
+def test_of_a_stack_without_a_version_of_cpython_no_interpreter_is_compared():
+    parts = [each.part for each in differences(recording_of(allocator="pymalloc", **GLIBC), load_config("ideal"))]
+    assert parts == ["allocator", "libc"]
+
+
+def test_traces_that_were_not_recorded_have_the_preset_of_the_running_python():
+    own = default_preset()
+    assert default_preset(Metadata({"workload": "x"}), Metadata()) == own
+    assert default_preset(Metadata({"interpreter": "pypy 3.10"})) == own
+    assert differences(Metadata(), load_config("cpython-3.8")) == []
+
+
+def test_recordings_that_disagree_have_the_preset_of_the_running_python():
+    assert default_preset(recording_of("cpython 3.12.1"), recording_of("cpython 3.13.0")) == default_preset()
+    assert default_preset(*[recording_of("cpython 3.13.0")] * 2) == "cpython-3.13"
+
+
+def test_what_was_in_force_is_read_back_from_a_file(tmp_path):
+    runtime = Runtime("malloc", "glibc 2.36", "libc.so.6", separate_heaps=True, resident=ResidentMemory(1, 9, 3))
+    trace = seeded(1, 100).trace()
+    write_trace(replace(trace, metadata=Metadata(runtime=runtime)), tmp_path / "t.parquet")
+    assert open_source(tmp_path / "t.parquet").metadata.runtime == runtime
+    wrong = replace(runtime, resident=ResidentMemory(1, -9, 3))
+    write_trace(replace(trace, metadata=Metadata(runtime=wrong)), tmp_path / "wrong.parquet")
+    with pytest.raises(TraceError, match=r"wrong at `runtime\.resident`: bytes below 0"):
+        open_source(tmp_path / "wrong.parquet")
+
+
+def test_an_edited_recording_keeps_its_allocator_but_not_the_memory_of_the_process():
+    runtime = Runtime("malloc", "glibc 2.36", "libc.so.6", resident=ResidentMemory(1, 9, 3))
+    assert edited(Metadata(runtime=runtime), "cut").runtime == replace(runtime, resident=None)
+
+
+@pytest.fixture
+def replay(monkeypatch, capsys, tmp_path):
+    """Calls the entry point of the installed script in an empty folder: standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        assert not exit_.value.code, captured.err
+        return captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def debug_recording(tmp_path):
+    """Made by CPython 3.8 under PYTHONMALLOC=malloc_debug, as far as its metadata say."""
+    metadata = recording_of("cpython 3.8.18", allocator="malloc_debug", **GLIBC)
+    write_trace(replace(seeded(3, 500).trace(), metadata=metadata), tmp_path / "recorded.parquet")
+    return "recorded.parquet"
+
+
+NOTE = "note: recorded with malloc_debug, simulated with malloc\n"
+
+
+def test_run_takes_the_stack_of_the_recording_and_says_what_stands_in(replay, debug_recording):
+    out, told = replay("run", debug_recording, "--json", "--no-reference")
+    assert json.loads(out)["allocator"] == "cpython-3.8-malloc"
+    assert NOTE in told
+    out, told = replay("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
+    assert json.loads(out)["allocator"] == "cpython-3.12"
+    assert "note:" not in told
+
+
+def test_baseline_and_check_take_the_stack_of_the_recording(replay, debug_recording):
+    _, told = replay("baseline", debug_recording)
+    assert NOTE in told
+    out, told = replay("check", debug_recording, "--json")
+    assert NOTE in told
+    assert [case["allocator"] for case in json.loads(out)["cases"]] == ["cpython-3.8-malloc"]
+
+
+def test_a_sweep_compares_with_the_stack_of_the_recording(replay, debug_recording):
+    out, told = replay("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
+    assert {row["allocator"] for row in json.loads(out)["runs"]} == {"cpython-3.8-malloc"}
+    assert NOTE in told
+
+
+needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))
+
+
+def runtime_of(folder, *options, **environment):
+    """What a recording of nothing in particular says was in force."""
+    path = folder / "trace.parquet"
+    command = [sys.executable, "-m", "replay", "record", "--force", "-o", str(path), *options, "-c", "pass"]
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONMALLOC"} | environment
+    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)
+    return open_source(path).metadata.runtime
+
+
+@needs_recording
+@pytest.mark.parametrize(
+    ("environment", "allocator"),
+    [
+        ({}, "pymalloc"),
+        ({"PYTHONMALLOC": "malloc"}, "malloc"),
+        ({"PYTHONMALLOC": "debug"}, "pymalloc_debug"),
+        ({"PYTHONMALLOC": "malloc_debug"}, "malloc_debug"),
+        ({"PYTHONDEVMODE": "1"}, "pymalloc_debug"),
+    ],
+)
+def test_a_recording_says_which_allocator_cpython_used(tmp_path, environment, allocator):
+    runtime = runtime_of(tmp_path, **environment)
+    assert runtime.allocator == allocator
+    assert runtime.libc == (os.confstr("CS_GNU_LIBC_VERSION") or "")
+    assert runtime.malloc.startswith("libc")
+    assert not runtime.separate_heaps
+
+
+@needs_recording
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_recording_says_which_library_replaces_malloc(tmp_path):
+    source, library = tmp_path / "mine.c", tmp_path / "libjemalloc.so.2"
+    source.write_text(
+        "#include <stddef.h>\n"
+        "extern void *__libc_malloc(size_t);\n"
+        "void *malloc(size_t size) { return __libc_malloc(size); }\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    runtime = runtime_of(tmp_path, LD_PRELOAD=str(library))
+    assert runtime.malloc == "libjemalloc.so.2"
+
+
+@needs_recording
+def test_a_recording_of_this_process_says_it_too(tmp_path):
+    script = "import sys, replay\nwith replay.record(sys.argv[1]): pass"
+    environment = os.environ | {"PYTHONMALLOC": "malloc"}
+    path = tmp_path / "own.parquet"
+    subprocess.run([sys.executable, "-c", script, path], check=True, env=environment, timeout=60)
+    runtime = open_source(path).metadata.runtime
+    assert (runtime.allocator, runtime.malloc) == ("malloc", "libc.so.6")
+    assert runtime.resident.end_bytes <= runtime.resident.peak_bytes
+    assert runtime.resident.start_bytes > 1 << 20

@@ -1,0 +1,78 @@
+"""What is said where another CPython is simulated than the one that made the recording."""
+
+import json
+import sys
+
+import pytest
+from histories import History
+
+from replay.__main__ import main
+from replay.commands.rerecording import requests_note
+from replay.sources.parquet import write_trace
+from replay.trace import MemoryTrace, Metadata
+
+ORIGIN = {"interpreter": "cpython 3.11.7", "command": "python3 'my job.py' --fast"}
+
+
+@pytest.fixture
+def replay(monkeypatch, capsys):
+    """Calls the entry point of the installed script: standard output, notes on standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert not exit_.value.code
+        captured = capsys.readouterr()
+        return captured.out, captured.err[captured.err.find("note: ") :] if "note: " in captured.err else ""
+
+    return call
+
+
+@pytest.fixture
+def recording(tmp_path):
+    history = History()
+    history.malloc(100)
+    path = tmp_path / "job.parquet"
+    write_trace(MemoryTrace([history.events()], Metadata(origin=ORIGIN)), path)
+    return path
+
+
+def test_a_run_with_another_version_says_so_and_how_to_record_it_again(replay, recording):
+    out, note = replay("run", recording, "-a", "cpython-3.12", "--json", "--no-reference")
+    assert json.loads(out)["events"] == 1
+    assert note == (
+        f"note: {recording} was recorded with CPython 3.11; its requests are those of that version,\n"
+        "      and CPython 3.12 would request other sizes. To record them:\n"
+        "      replay record --python python3.12 -o job-3.12.parquet 'my job.py' --fast\n"
+    )
+    assert replay("run", recording, "-a", "cpython-3.11", "--no-reference")[1] == ""
+
+
+def test_a_sweep_over_versions_says_so_once_for_each_recording(replay, recording):
+    _, note = replay("sweep", recording, "-a", "cpython-3.8,cpython-3.11,cpython-3.12")
+    assert note.count("was recorded with") == 1
+    assert (
+        "and other versions would request other sizes. To record them:\n      replay record --python python3.12 "
+        in note
+    )
+    assert replay("sweep", recording, "-a", "cpython-3.11", "--grid", "pymalloc.alignment=8,16")[1] == ""
+
+
+def test_no_command_is_offered_for_a_version_that_cannot_be_recorded():
+    note = requests_note("job.parquet", ORIGIN, ["cpython-3.8-glibc-2.41"])
+    assert note.endswith("and CPython 3.8 would request other sizes (CPython 3.8 cannot be recorded)")
+
+
+@pytest.mark.parametrize(
+    "origin", [{}, {"workload": "w", "seed": "1"}, {"interpreter": "pypy 3.11.0"}, {"interpreter": "cpython 3.12.1"}]
+)
+def test_nothing_is_said_of_other_traces_or_of_the_same_version(origin):
+    assert requests_note("t.parquet", origin, ["cpython-3.12", "cpython-3.12-malloc", "ideal", "my stack"]) is None
+
+
+def test_an_origin_that_anybody_wrote_cannot_steer_the_terminal_or_break_the_note():
+    origin = {"interpreter": "cpython 3.11.7", "command": "python 'open \x1b[31m"}
+    note = requests_note("a\x1b.parquet", origin, ["cpython-3.13"])
+    assert note.replace("\n", "").isprintable()
+    assert note.endswith("replay record --python python3.13 -o 'a\\x1b-3.13.parquet' SCRIPT")

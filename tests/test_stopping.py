@@ -1,0 +1,113 @@
+"""A command that a signal stops ends with that signal's exit code and leaves no unfinished file."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+MAIN = "import sys; from replay.__main__ import main; sys.argv = ['replay', *sys.argv[1:]]; main()"
+ENDLESS = """
+duration: 100000 s
+streams: {a: {arrivals: {kind: fixed, rate: 100/ms}, size: 64, lifetime: 1 ms}}
+"""
+LOSE = {
+    "destructor": "type('Gone', (), {'__del__': lambda self: signal.raise_signal(number)})()",
+    "except clause": "try: signal.raise_signal(number)\n        except BaseException: pass",
+}
+"""Ways in which an exception that a signal handler raises gets lost, as they occur in imports."""
+
+
+def run(code, *arguments, cwd):
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=90)
+
+
+@pytest.mark.parametrize("number", EXIT_CODES)
+def test_a_stopped_generate_leaves_no_unfinished_file(tmp_path, number):
+    workload, folder = tmp_path / "endless.yaml", tmp_path / "out"
+    workload.write_text(ENDLESS)
+    folder.mkdir()
+    command = [sys.executable, "-m", "replay", "generate", workload, "-o", folder / "trace.parquet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not any(folder.iterdir()):
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(60) == EXIT_CODES[number]
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
+@pytest.mark.parametrize("number", EXIT_CODES)
+def test_a_signal_that_an_import_loses_stops_the_command_all_the_same(tmp_path, number, lose):
+    """The finder below stands for code that runs in an import; the wait ends as soon as the signal comes again."""
+    code = f"""
+import select, signal, sys
+number = {int(number)}
+class Losing:
+    def find_spec(self, name, path=None, target=None):
+        if name != "numpy":
+            return
+        sys.meta_path.remove(self)
+        {lose}
+        select.select([], [], [], 30)
+sys.meta_path.insert(0, Losing())
+{MAIN}
+"""
+    done = run(code, "generate", "startup-static", "-o", "trace.parquet", cwd=tmp_path)
+    assert done.returncode == EXIT_CODES[number]
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_a_signal_does_not_come_again_while_the_command_cleans_up(tmp_path):
+    """The alarm at which a lost signal comes again goes off four times in the clean-up, and does not interrupt it."""
+    code = """
+import signal
+import replay.__main__ as command
+def app():
+    alarms, raise_again = [], signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, lambda *where: (alarms.append(where), raise_again(*where)))
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        while len(alarms) < 4:
+            signal.pause()
+        print("cleaned up")
+command.app = app
+command.main()
+"""
+    done = run(code, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned up\n", "")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    """As under nohup, and in a shell's background jobs."""
+    code = f"import signal; [signal.signal(each, signal.SIG_IGN) for each in {list(map(int, EXIT_CODES))}]\n"
+    code += "import sys, replay.__main__ as command\n"
+    code += f"command.app = lambda: [signal.raise_signal(each) for each in {list(map(int, EXIT_CODES))}]\n"
+    code += "command.main()"
+    assert run(code, cwd=tmp_path).returncode == 0
+
+
+def test_a_signal_that_comes_while_the_writing_thread_starts_closes_no_file_that_is_written(tmp_path):
+    """An executor does not know, and so does not wait for, a thread whose start was interrupted."""
+    code = f"""
+import os, signal, threading
+import pyarrow.parquet as pq
+closed = threading.Event()
+start, close = threading.Thread.start, pq.ParquetWriter.close
+def start_interrupted(thread):
+    start(thread)
+    if thread.name.startswith("ThreadPoolExecutor"):
+        signal.raise_signal(signal.SIGINT)
+threading.Thread.start = start_interrupted
+pq.ParquetWriter.close = lambda writer: (close(writer), closed.set())
+pq.ParquetWriter.write_table = lambda *_, **__: (closed.wait(20), os.write(2, b"written too late"))
+{MAIN}
+"""
+    done = run(code, "generate", "startup-static", "-o", "trace.parquet", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (130, [])
+    assert "written too late" not in done.stderr
