@@ -31,7 +31,7 @@ from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
 from replay.sources import open_source
 from replay.support.bundled_files import recorded_names, workload_names
-from replay.trace import Domain, Events, MemoryTrace, Op, Trace
+from replay.trace import Domain, Events, MemoryTrace, Op, Trace, joined
 from replay.verification.compare import PLACE
 from replay.verification.harness import play
 from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
@@ -130,8 +130,9 @@ def steady(live: int, pairs: int) -> tuple[MemoryTrace, MemoryTrace]:
     block[live::2] = block[live + 1 :: 2] = random.integers(0, live, pairs)
     op[live::2], size[live::2] = Op.FREE, 0
     domain = np.full(rows, Domain.LIBC, np.uint8)
-    events = Events(np.arange(rows), np.zeros(rows, np.uint32), op, domain, block, size)
-    return MemoryTrace([Events(*(column[:live] for column in events[:6]))]), MemoryTrace([events])
+    thread = np.zeros(rows, np.uint32)
+    events = Events(time_ns=np.arange(rows), thread=thread, op=op, domain=domain, block=block, size=size)
+    return MemoryTrace([events.where(slice(0, live))]), MemoryTrace([events])
 
 
 def live(events: int, version: str) -> None:
@@ -157,7 +158,7 @@ def live(events: int, version: str) -> None:
 def sampling(events: int, version: str) -> None:
     """The clock with 1,000 samples against one bare call of the loop over the same rows."""
     rows = build_shape("release", events).events
-    batch = Events(*(np.concatenate(column) for column in zip(*(part[:6] for part in rows), strict=True)))
+    batch = joined([part.keep_optional() for part in rows])
     trace, config = MemoryTrace([batch]), load_config(version)
     every_ns = max(1, int(batch.time_ns[-1] - batch.time_ns[0]) // 1000)
     no_ticks = np.zeros(0, np.int64)

@@ -152,7 +152,7 @@ def seeded(seed: int, count: int, *, sizes: tuple[int, ...] = SIZES, wave: int =
 def cut(events: Events, cuts: list[int]) -> list[Events]:
     """The same events in batches that end at these rows."""
     edges = [0, *sorted({at for at in cuts if 0 < at < events.rows}), events.rows]
-    return [Events(*(column[start:end] for column in events[:6])) for start, end in pairwise(edges)]
+    return [events.where(slice(start, end)) for start, end in pairwise(edges)]
 
 
 def play_rows(simulator: Simulator, events: Events, start: int, end: int) -> None:

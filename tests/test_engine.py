@@ -157,8 +157,8 @@ def with_idle_rows(events: Events, places: list[int]) -> Events:
     places = sorted(places)
     op = np.array([IDLE[number % len(IDLE)] for number in range(len(places))], np.uint8)
     times_ns = events.time_ns[np.minimum(places, events.rows - 1)]
-    values = (times_ns, 77, op, 9, NO_BLOCK, 1 << 46)
-    return Events(*(np.insert(column, places, value) for column, value in zip(events[:6], values, strict=True)))
+    rows = {"time_ns": times_ns, "thread": 77, "op": op, "domain": 9, "block": NO_BLOCK, "size": 1 << 46}
+    return Events(**{name: np.insert(getattr(events, name), places, value) for name, value in rows.items()})
 
 
 @each_config

@@ -21,7 +21,7 @@ from replay.sources import open_source
 from replay.sources.yaml import open_trace
 from replay.support.bundled_files import find_workload, workload_names
 from replay.support.errors import WorkloadError
-from replay.trace import Events, trace_digest
+from replay.trace import joined, trace_digest
 from replay.trace.validation import Validator
 from replay.workload import Workload
 from replay.workload.generator.processes import WorkloadTrace
@@ -50,14 +50,13 @@ def trace_of(text, seed=1, window_rows=1 << 17):
     return WorkloadTrace(Workload.model_validate(yaml.safe_load(text)), "test", seed, window_rows)
 
 
-def joined(trace):
+def one_batch(trace):
     """The whole trace as one batch."""
-    batches = list(trace.batches())
-    return Events(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]))
+    return joined(list(trace.batches()))
 
 
 def rows(text, *columns):
-    events = joined(trace_of(text))
+    events = one_batch(trace_of(text))
     return list(zip(*(getattr(events, name).tolist() for name in columns), strict=True))
 
 
@@ -426,11 +425,11 @@ def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path
     phases: [{{name: end, start: {start}, end_threads: [1]}}]
     """
     with pytest.raises(WorkloadError, match=f"{said}, and the thread of the first block is the main one"):
-        joined(trace_of(text))
+        one_batch(trace_of(text))
     path = tmp_path / "w.yaml"
     path.write_text(textwrap.dedent(text).strip().replace("duration: 6 ms", "duration: 6 ms\nwarm_up: 100 us"))
     with pytest.raises(WorkloadError) as caught:
-        joined(open_trace(path))
+        one_batch(open_trace(path))
     assert str(caught.value).startswith(f"{path}:5: phases.0.end_threads.0: thread 1 cannot end at ")
 
 
@@ -446,8 +445,8 @@ def test_a_workload_is_not_written_over_by_its_own_trace(tmp_path):
 
 def test_ends_of_threads_change_no_time_and_no_size():
     text = (ROOT / "tests" / "ending-threads.yaml").read_text()
-    whole = joined(trace_of(text))
-    without = joined(trace_of(re.sub(r"end_threads: \[[0-9, ]*\](, )?", "", text).replace(", }", "}")))
+    whole = one_batch(trace_of(text))
+    without = one_batch(trace_of(re.sub(r"end_threads: \[[0-9, ]*\](, )?", "", text).replace(", }", "}")))
     ends = whole.op == THREAD_END
     assert whole.thread[ends].tolist() == [1, 3, 1, 2]
     for name in ("time_ns", "op", "domain", "block", "size"):

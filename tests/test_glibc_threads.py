@@ -31,11 +31,7 @@ def addresses(history, version="2.36", *overrides):
             simulator.end_thread(int(events.thread[row]), row)
             told.append(np.zeros(1, np.int64))
         else:
-            next(
-                single_steps(
-                    simulator, events._replace(**{name: getattr(events, name)[row:] for name in events._fields[:6]})
-                )
-            )
+            next(single_steps(simulator, events.where(slice(row, None))))
         simulator.check()
     return np.concatenate(told).tolist(), simulator
 

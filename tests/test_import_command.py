@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.sources import _format, format_names, open_source
+from replay.sources import bundled_names, find_format, open_source
 from replay.support.errors import ReplayError
 
 SAMPLES = {
@@ -40,7 +41,7 @@ def run(*arguments):
 
 def takers(head):
     """The formats that take a file that begins so for theirs."""
-    formats = {name: _format(name) for name in format_names()}
+    formats = {name: find_format(name) for name in bundled_names()}
     return [name for name, known in formats.items() if hasattr(known, "sniff") and known.sniff(head)]
 
 
@@ -50,7 +51,7 @@ def test_each_sample_is_taken_by_exactly_one_format(name, head):
 
 
 def test_every_format_that_looks_at_content_has_a_sample():
-    assert set(SAMPLES) == {name for name in format_names() if hasattr(_format(name), "sniff")}
+    assert set(SAMPLES) == {name for name in bundled_names() if hasattr(find_format(name), "sniff")}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,11 @@ def test_every_format_that_looks_at_content_has_a_sample():
 )
 def test_what_is_of_no_format_is_taken_by_none(head):
     assert takers(head) == []
+
+
+def test_the_help_lists_every_bundled_format():
+    help_text = CliRunner().invoke(app, ["import", "--help"]).stdout
+    assert set(bundled_names()) <= set(re.findall(r"\w+", help_text))
 
 
 def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):
@@ -77,7 +83,7 @@ def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):
     assert run(tmp_path / "log.csv", "--format", "mtrace", "-o", tmp_path / "t.parquet")[0].startswith("1 events")
     with pytest.raises(ReplayError, match=r"line 1: here must stand a header of four numbers"):
         run(tmp_path / "log.csv", "--format", "rep", "-o", tmp_path / "u.parquet")
-    with pytest.raises(ReplayError, match=r"no format is called 'mtrase'; did you mean 'mtrace'\?"):
+    with pytest.raises(ReplayError, match=r"unknown trace format 'mtrase'; did you mean 'mtrace'\?"):
         run(tmp_path / "log.csv", "--format", "mtrase", "-o", tmp_path / "u.parquet")
     with pytest.raises(ReplayError, match="there is no such file"):
         run("web-service", "--format", "yaml", "-o", tmp_path / "u.parquet")
@@ -93,7 +99,8 @@ def test_unknown_lines_are_refused_unless_reading_is_lenient(tmp_path):
 
 def test_formats_that_cannot_be_read_leniently_say_so(tmp_path):
     (tmp_path / "t.csv").write_bytes(SAMPLES["csv"])
-    with pytest.raises(ReplayError, match=r"is read as csv, .*; these can: heaptrack, memray, mtrace, rep, umpire"):
+    able = "heaptrack, memray, mtrace, parquet, rep, umpire$"
+    with pytest.raises(ReplayError, match=f"is read as csv, .*; these can: {able}"):
         run(tmp_path / "t.csv", "--lenient", "-o", tmp_path / "t.parquet")
 
 

@@ -27,7 +27,18 @@ from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
 from replay.sweeps.sweep import sweep
-from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Process, ProcessMemory, trace_digest
+from replay.trace import (
+    TRIM_MARK,
+    Domain,
+    Events,
+    MemoryTrace,
+    Metadata,
+    Op,
+    Process,
+    ProcessMemory,
+    joined,
+    trace_digest,
+)
 from replay.trace.block_numbering import NumberingApart
 from replay.trace.editing import rows_of
 from replay.trace.editing.cutting import Piece
@@ -82,10 +93,6 @@ def host_of(parts, offset_ns=0):
     )
     events = list(trace.batches())
     return MemoryTrace([joined(events)], trace.metadata)
-
-
-def joined(batches):
-    return Events(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]))
 
 
 def recut(trace, cuts):
@@ -612,9 +619,9 @@ def test_causes_know_the_phase_of_each_process():
 
 def test_a_row_that_moves_no_block_names_none_in_a_trace_of_processes_either():
     events = two_workers().events[0]
-    wild = Events(*(np.insert(column, 1, value) for column, value in zip(
-        events[:6], (events.time_ns[0], events.thread[0], Op.GC_START, 0, (1 << 32) - 1, 0), strict=True
-    )))  # fmt: skip
+    row = {"op": Op.GC_START, "domain": 0, "block": (1 << 32) - 1, "size": 0}
+    row |= {"time_ns": events.time_ns[0], "thread": events.thread[0]}
+    wild = Events(**{name: np.insert(getattr(events, name), 1, value) for name, value in row.items()})
     recording = run(MemoryTrace([wild], two_workers().metadata), load_config("cpython-3.12"))
     assert without_row(recording.end) == without_row(run(two_workers(), load_config("cpython-3.12")).end)
     assert recording.processes[0].events + recording.processes[1].events == wild.rows

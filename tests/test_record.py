@@ -15,7 +15,7 @@ import pytest
 
 import replay
 from replay.recorder import tap as taps
-from replay.trace import Domain, Events, Op
+from replay.trace import Domain, Events, Op, joined
 
 WITH_GIL, WITHOUT_GIL = ctypes.pythonapi, ctypes.CDLL(None)
 APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
@@ -38,9 +38,7 @@ def function(domain, verb, library=WITH_GIL):
 
 def events_of(path) -> Events:
     """All events, checked against the contract of a trace."""
-    batches = list(replay.open_source(path).batches())
-    columns = [None if column[0] is None else np.concatenate(column) for column in zip(*batches, strict=True)]
-    return Events(*columns)
+    return joined(list(replay.open_source(path).batches()))
 
 
 def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:

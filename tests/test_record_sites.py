@@ -18,7 +18,7 @@ import pytest
 import replay
 from replay.recorder import tap
 from replay.recorder.ring import Ring
-from replay.trace import NO_SITE, Domain, Events, Op, Site
+from replay.trace import NO_SITE, Domain, Events, Op, Site, joined
 from replay.verification.recordings import verify_recording
 
 if reason := tap.obstacle(sites=True):
@@ -45,9 +45,7 @@ def take(size):
 
 def events_of(path) -> tuple[Events, tuple[Site, ...]]:
     trace = replay.open_source(path)
-    batches = list(trace.batches())
-    columns = [None if column[0] is None else np.concatenate(column) for column in zip(*batches, strict=True)]
-    return Events(*columns), trace.metadata.sites
+    return joined(list(trace.batches())), trace.metadata.sites
 
 
 def sites_by_size(path, sizes) -> dict[int, list[Site | None]]:

@@ -185,7 +185,7 @@ def cut_off(path):
         zeros = np.zeros(1000, np.uint8)
         file.append(
             Events(numbers, numbers.astype(np.uint32) % 2, zeros, zeros + 2, numbers.astype(np.uint32), numbers,
-                   numbers.astype(np.uint64)),
+                   address=numbers.astype(np.uint64)),
             Metadata({"first": str(first)}),
         )  # fmt: skip
         ends.append(path.stat().st_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from dist_info import write_dist_info
 
 import replay
 from replay.allocators import bump, bundled_names, find_model, foreign_sources, is_compiled
@@ -160,12 +161,8 @@ def site(tmp_path):
     broken = tmp_path / "toy_broken.py"
     broken.write_text(broken.read_text().replace("def free(", "def release("))
     (tmp_path / "toy_crash.py").write_text("import no_such_thing\n")
-    info = tmp_path / "toys-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     names = ("quick", "slow", "mixed", "broken", "crash")
-    points = "".join(f"{name} = toy_{name}\n" for name in names)
-    (info / "entry_points.txt").write_text(f"[replay.allocators]\n{points}")
+    write_dist_info(tmp_path, "replay.allocators", {name: f"toy_{name}" for name in names})
     return tmp_path
 
 
@@ -216,8 +213,7 @@ def test_an_edit_of_another_packages_model_is_noticed(site):
 def test_the_contract_suite_picks_a_model_up_by_itself(site):
     (site / "toy_crash.py").unlink()
     (site / "toy_broken.py").unlink()
-    points = site / "toys-1.0.dist-info" / "entry_points.txt"
-    points.write_text("[replay.allocators]\nslow = toy_slow\n")
+    write_dist_info(site, "replay.allocators", {"slow": "toy_slow"})
     suite = Path(__file__).parent / "test_allocator_contract.py"
     done = run_python(site, "-m", "pytest", "-vv", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
     assert done.returncode == 0, done.stdout

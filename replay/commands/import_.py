@@ -17,12 +17,13 @@ def import_trace(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="Format of FILE: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml. Default: by its content.",
+            help="Format of FILE: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml, or one that an installed "
+            "package adds. Default: by its content.",
         ),
     ] = None,
     lenient: Annotated[
         bool,
-        typer.Option("--lenient", help="Leave out and count unknown lines; accept a truncated capture."),
+        typer.Option("--lenient", help="Leave out unknown lines and columns; accept a truncated capture."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
 ) -> None:

@@ -41,15 +41,14 @@ class Elsewhere:
 
 
 def main() -> None:
-    import numpy as np
-
     from replay.config import load_config
     from replay.simulation.run import run
     from replay.trace import Domain, Events, MemoryTrace, Op
 
+    events = Events.empty(1)
     row = {"time_ns": 0, "thread": 0, "op": Op.MALLOC, "domain": Domain.OBJ, "block": 0, "size": 8}
-    kinds = ("i8", "u4", "u1", "u1", "u4", "i8")
-    events = Events(*(np.array([value], kind) for value, kind in zip(row.values(), kinds, strict=True)))
+    for name, value in row.items():
+        getattr(events, name)[0] = value
     for name in (FLOOR, CEILING):
         run(MemoryTrace([events]), load_config(name))
 

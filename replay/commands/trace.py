@@ -82,7 +82,7 @@ _LEFT = ("process", "op", "domain", "site")
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
     """The first rows by column name, some at a time; ops and domains by theirs, times since the first event."""
-    from replay.trace import NO_SITE, Domain, Op
+    from replay.trace import COLUMNS, OPTIONAL, Domain, Op
     from replay.trace.processes import processes_of
 
     first = begin_ns = 0
@@ -103,8 +103,7 @@ def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
                 "domain": [domains[domain] for domain in events.domain[part].tolist()],
                 "block": events.block[part].tolist(),
                 "size": events.size[part].tolist(),
-                "address": _without(0, events.address, part),
-                "site": _without(NO_SITE, events.site, part),
+                **{name: _without(COLUMNS[name].null, getattr(events, name), part) for name in OPTIONAL},
             }
             yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
         first += events.rows
@@ -112,7 +111,7 @@ def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
             return
 
 
-def _without(nothing: int, column: "np.ndarray | None", part: slice) -> Iterable[int | None]:
+def _without(nothing: int | None, column: "np.ndarray | None", part: slice) -> Iterable[int | None]:
     """The values of an optional column, None where it has none."""
     if column is None:
         return repeat(None)

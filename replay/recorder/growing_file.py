@@ -19,16 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.recorder.thrift import shifted
 from replay.sources.parquet import METADATA_KEY, key_value_metadata, to_table, writer_options
 from replay.support.errors import TraceError
-from replay.trace import Events, Metadata
+from replay.trace import COLUMNS, Events, Metadata
 
-_SHUFFLED = ("thread", "op", "domain", "block", "size", "address", "site")
+_SHUFFLED = tuple(name for name in COLUMNS if name != "time_ns")
 """A program must not wait for dictionaries."""
 _KNOWN_LIMITS = ["time_ns"]
 """By these, a reader knows how long the recording is before it has read it."""
@@ -48,7 +47,7 @@ class GrowingFile:
     def __init__(self, file: BinaryIO, addresses: bool, sites: bool = False) -> None:
         self._file = file
         file.truncate(0)
-        self._addresses, self._sites = addresses, sites
+        self._optional = tuple(name for name, kept in (("address", addresses), ("site", sites)) if kept)
         self._sites_told = 0
         self._parts: list[tuple[int, pq.FileMetaData]] = []
         self._end = len(_MAGIC)
@@ -59,7 +58,9 @@ class GrowingFile:
 
         Of the table of call sites, a part holds what is new: the whole could be larger than many a batch.
         """
-        part = _file_of(self._table(events), replace(metadata, sites=metadata.sites[self._sites_told :]))
+        part = _file_of(
+            to_table(events.keep_optional(*self._optional)), replace(metadata, sites=metadata.sites[self._sites_told :])
+        )
         self._sites_told = len(metadata.sites)
         position = self._end + _LENGTH.size
         _write_all(self._file, _LENGTH.pack(len(part)) + part)
@@ -68,15 +69,17 @@ class GrowingFile:
 
     def rehearse(self) -> None:
         """Makes a batch and drops it: the libraries take their time for the first one."""
-        columns = (np.ones(_REHEARSED_ROWS, column.dtype) for column in _no_events() if column is not None)
-        _footer_at(_file_of(self._table(Events(*columns)), Metadata()), 0)
+        columns = Events.empty(_REHEARSED_ROWS, *self._optional)
+        for column in columns.present().values():
+            column.fill(1)
+        _footer_at(_file_of(to_table(columns), Metadata()), 0)
 
     def finish(self, metadata: Metadata) -> int:
         """Writes the footer and returns the number of rows; the file stays open.
 
         Where the disk is full, the last batches make room for it.
         """
-        empty = _file_of(self._table(_no_events()), metadata)
+        empty = _file_of(to_table(Events.empty(0, *self._optional)), metadata)
         while True:
             footer, rows = _joined(pq.read_metadata(io.BytesIO(empty)), [footer for _, footer in self._parts])
             try:
@@ -88,10 +91,6 @@ class GrowingFile:
                 if not self._parts:
                     raise
                 self._end, _ = self._parts.pop()
-
-    def _table(self, events: Events) -> pa.Table:
-        events = events if self._addresses else events._replace(address=None)
-        return to_table(events if self._sites else events._replace(site=None))
 
 
 def rescue(file: BinaryIO, path: Path) -> int:
@@ -123,11 +122,6 @@ def rescue(file: BinaryIO, path: Path) -> int:
     file.seek(end)
     _write_all(file, footer)
     return rows
-
-
-def _no_events() -> Events:
-    types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64, np.uint32)
-    return Events(*(np.empty(0, type_) for type_ in types))
 
 
 def _file_of(table: pa.Table, metadata: Metadata) -> bytes:

@@ -277,8 +277,7 @@ class Translator:
 
     def batch(self) -> Events:
         """The rows so far; the next ones go into a new batch."""
-        batch = Events(*(column[: self.row] for column in self.events if column is not None))
-        batch = batch if self._sites else batch._replace(site=None)
+        batch = self.events.where(slice(0, self.row)).keep_optional("address", *(("site",) if self._sites else ()))
         self.events, self.row = self._new_batch(), 0
         return batch
 
@@ -304,10 +303,9 @@ class Translator:
         return int(self._state.tallies[_AT_LEFT_OUT])
 
     def _new_batch(self) -> Events:
-        types = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64, np.uint64)
-        columns = [np.empty(self._rows, type_) for type_ in types]
-        columns.append(np.zeros(self._rows if self._sites else 0, np.uint32))
-        return Events(*columns)
+        """Columns for the kernel, which takes a site column of no rows for none."""
+        sites = np.zeros(self._rows if self._sites else 0, np.uint32)
+        return Events.empty(self._rows, "address")._replace(site=sites)
 
     def _reserve_free_numbers(self, length: int) -> None:
         if length > self._state.free_numbers.shape[0]:

@@ -1,35 +1,24 @@
-"""Where traces come from: one module a format, found by its name in this folder. `_name` is a helper, not a format.
+"""Reads traces from files: one module a format, in this folder or behind an entry point of the group `replay.formats`.
 
-A format's module has `SUFFIXES`, `open_trace(path)` and, if its files can be told by how they begin, `sniff(head)`: by
-their first `HEAD_BYTES`. No two formats may take the same file for theirs. If a file can be read as far as it is
-understood, `open_lenient(path)` does that, and the metadata's origin counts what was left out.
+    SUFFIXES             required: file suffixes in lower case, such as (".csv",); may be empty
+    open_trace(path)     required: the `Trace` in the file; TraceError with the row or line for what is wrong
+    sniff(head)          optional: whether a file that begins with these bytes (at most `HEAD_BYTES`) has this format
+    open_lenient(path)   optional: as open_trace, without what is unknown; the metadata's origin counts it
 
-A module imports what is heavy inside its functions, for looking at a file asks every format whether it is one of its
-own. Its traces validate what they yield, once, and say path and row (or line) of what is wrong.
+No two formats may recognize the same file. A module imports heavy libraries inside its functions, because every format
+is asked about a file. A trace of a format of this folder validates what it yields; any other trace is validated here.
 """
 
-import importlib
-import pkgutil
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from replay.sources._logs.lines import COMPRESSION_SUFFIXES, HEAD_BYTES
+from replay.sources._registry import Format, bundled_names, find_format, format_names, usable_formats
 from replay.support.errors import ReplayError, TraceError
 from replay.support.names import nearest
 from replay.trace import Trace
 
-
-class Format(Protocol):
-    """What a module of this folder offers."""
-
-    SUFFIXES: tuple[str, ...]
-
-    def open_trace(self, path: Path) -> Trace: ...
-
-
-def format_names() -> list[str]:
-    """The formats that can be read."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+__all__ = ["Format", "bundled_names", "find_format", "format_names", "locate", "open_source"]
 
 
 def open_source(
@@ -51,20 +40,20 @@ def open_source(
         raise TraceError("is a folder or a pipe; name a plain file, for it may be read more than once", path=path)
     head = _read_head(path)
     name = format_name or _find_format(path, head)
-    known = _format(name)
-    if not lenient:
-        return known.open_trace(path)
-    open_lenient = getattr(known, "open_lenient", None)
+    trace = _open_lenient(name, path) if lenient else find_format(name).open_trace(path)
+    if name in bundled_names():
+        return trace
+    from replay.trace.validation import validated
+
+    return validated(trace, path)
+
+
+def _open_lenient(name: str, path: Path) -> Trace:
+    open_lenient = getattr(find_format(name), "open_lenient", None)
     if open_lenient is None:
-        able = ", ".join(each for each in format_names() if hasattr(_format(each), "open_lenient"))
+        able = ", ".join(sorted(each for each, known in usable_formats()[0].items() if hasattr(known, "open_lenient")))
         raise TraceError(f"is read as {name}, which cannot be read leniently; these can: {able}", path=path)
     return cast(Trace, open_lenient(path))
-
-
-def _format(name: str) -> Format:
-    if name not in format_names():
-        raise ReplayError(f"no format is called {name!r}; {nearest(name, format_names())}")
-    return cast(Format, importlib.import_module(f"{__name__}.{name}"))
 
 
 def _read_head(path: Path) -> bytes:
@@ -76,20 +65,30 @@ def _read_head(path: Path) -> bytes:
 
 
 def _find_format(path: Path, head: bytes) -> str:
-    """By content first: a file may have any name."""
+    """By content first, because a file may have any name. Other packages are imported only for files that no format of
+    this package recognizes; one that cannot be used is reported if none of the rest recognizes the file either."""
+    if name := _sniff({name: find_format(name) for name in bundled_names()}, head):
+        return name
+    formats, refusals = usable_formats()
+    if name := _sniff(formats, head):
+        return name
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
-    suffix = plain.suffix.lower()
-    formats = {name: _format(name) for name in format_names()}
+    for name, known in formats.items():
+        if plain.suffix.lower() in known.SUFFIXES:
+            return name
+    suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in sorted(formats.items()))
+    what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
+    compressed = "text may be compressed with gzip, zstd, xz or bzip2"
+    raise TraceError("; ".join([what, compressed, *refusals]), path=path)
+
+
+def _sniff(formats: dict[str, Format], head: bytes) -> str | None:
+    """The format that recognizes the beginning of a file."""
     for name, known in formats.items():
         sniff = getattr(known, "sniff", None)
         if sniff is not None and sniff(head):
             return name
-    for name, known in formats.items():
-        if suffix in known.SUFFIXES:
-            return name
-    suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in formats.items())
-    what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
-    raise TraceError(f"{what}; text may be compressed with gzip, zstd, xz or bzip2", path=path)
+    return None
 
 
 def locate(path_or_name: str | Path) -> Path:

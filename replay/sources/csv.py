@@ -1,12 +1,12 @@
 """A trace as comma-separated text, plain or compressed.
 
-Line 1 is a header with the columns of `replay.trace`, in any order.
+Line 1 is a header with the columns of `replay.trace.columns`, in any order.
 
 time_ns, op, block, size   required; a free may leave its size empty
 op, domain                 by name (`malloc`, `obj`) or by number
 block                      any numbers below 2^64, also 0x…: blocks are numbered anew
 thread, domain             0 and obj where the column is absent; the trace's origin then says so
-address, site              optional, may be empty
+optional columns           may be empty or absent
 a mark                     its size counts the phases from 0, each named at its first mark: `phase 0`, `phase 1` …
 """
 
@@ -22,7 +22,7 @@ from replay.sources._arrow import to_numpy
 from replay.sources._logs.lines import open_text, plain_head
 from replay.support.errors import TraceError
 from replay.support.names import nearest
-from replay.trace import NO_SITE, Domain, Events, Metadata, Op
+from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
@@ -31,16 +31,8 @@ if TYPE_CHECKING:  # here and in the functions: opening a source imports every f
 
 SUFFIXES = (".csv",)
 _REQUIRED = ("time_ns", "op", "block", "size")
-_TYPES = {
-    "time_ns": "int64",
-    "thread": "uint32",
-    "op": "string",
-    "domain": "string",
-    "block": "uint64",
-    "size": "int64",
-    "address": "uint64",
-    "site": "uint32",
-}
+_TYPES = {name: column.memory_type for name, column in COLUMNS.items()}
+_TYPES |= {"op": "string", "domain": "string", "block": "uint64"}
 _READ_BYTES = 1 << 20
 """The reader fetches up to 32 such pieces ahead."""
 _HEADER_BYTES = 1 << 16
@@ -65,7 +57,7 @@ def open_trace(path: Path) -> "CsvTrace":
         raise _error(path, 1, what)
     for name in header:
         if name not in _TYPES:
-            raise _error(path, 1, f"column `{name}` is unknown; {nearest(name, _TYPES)}")
+            raise _error(path, 1, f"column `{name}` is unknown; {nearest(name, COLUMNS)}")
         if header.count(name) > 1:
             raise _error(path, 1, f"column `{name}` comes twice")
     return CsvTrace(path, header)
@@ -147,14 +139,13 @@ class CsvTrace:
         unsized = _is_empty(columns["size"])
         self._refuse_empty(unsized & (op != Op.FREE), "size", line)
         return Events(
-            to_numpy(columns["time_ns"]),
-            to_numpy(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
-            op,
-            domain,
-            numbering.number(op, to_numpy(columns["block"])),
-            to_numpy(columns["size"], 0),
-            to_numpy(columns["address"], 0) if "address" in columns else None,
-            to_numpy(columns["site"], NO_SITE) if "site" in columns else None,
+            time_ns=to_numpy(columns["time_ns"]),
+            thread=to_numpy(columns["thread"]) if "thread" in columns else np.zeros(rows, np.uint32),
+            op=op,
+            domain=domain,
+            block=numbering.number(op, to_numpy(columns["block"])),
+            size=to_numpy(columns["size"], 0),
+            **{name: to_numpy(columns[name], COLUMNS[name].null) for name in OPTIONAL if name in columns},
         )
 
     def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A trace as a Parquet file: the format in which traces are kept. `docs/trace-format.md` is its public description.
 
-columns   as in `replay.trace`; any integer type that holds the values is read. A `block` that is not UInt32 may
-          hold any keys (addresses, numbers with gaps): it is renumbered while it is read
+columns   as in `replay.trace.columns`; any integer type that holds the values is read. A `block` that is not UInt32
+          may hold any keys (addresses, numbers with gaps): it is renumbered while it is read. An unknown column is
+          refused, or left out by `open_lenient`
 metadata  one key, `replay`: JSON of `format_version` and the fields of `Metadata`; a file without it is read as
           version 1 with empty metadata. Of version 2 are traces of several processes, and nothing else
 written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace gives the same bytes
@@ -11,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from replay.sources._arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
-from replay.trace import FORMAT_VERSION, NO_SITE, Events, Metadata, Trace
+from replay.support.names import nearest, printable
+from replay.trace import COLUMNS, DROPPED_COLUMNS, FORMAT_VERSION, OPTIONAL, REQUIRED, Events, Metadata, Trace, joined
 from replay.trace.block_numbering import Numbering
 from replay.trace.processes import mistake_in
 from replay.trace.validation import Validator
@@ -34,20 +36,6 @@ SUFFIXES = (".parquet", ".pq")
 GROUP_ROWS = 1 << 18
 """Rows of a row group, in every Parquet file that is written row by row."""
 METADATA_KEY = b"replay"
-_MEMORY_TYPES = {
-    "time_ns": "int64",
-    "thread": "uint32",
-    "op": "uint8",
-    "domain": "uint8",
-    "block": "uint32",
-    "size": "int64",
-    "address": "uint64",
-    "site": "uint32",
-}
-_FILE_TYPES = _MEMORY_TYPES | {"size": "uint64"}
-_REQUIRED = Events._fields[:6]
-_NULLS = {"address": 0, "site": NO_SITE}
-"""What stands in memory for a null of the optional columns."""
 
 
 def sniff(head: bytes) -> bool:
@@ -56,24 +44,45 @@ def sniff(head: bytes) -> bool:
 
 def open_trace(path: Path) -> "ParquetTrace":
     """Reads the footer; the events are read and validated by `batches`."""
+    return _open(path, lenient=False)
+
+
+def open_lenient(path: Path) -> "ParquetTrace":
+    """The same, without columns that are unknown; the origin in the metadata names them."""
+    return _open(path, lenient=True)
+
+
+def _open(path: Path, *, lenient: bool) -> "ParquetTrace":
+    with _reading(path) as file:
+        metadata = _parse_metadata((file.metadata.metadata or {}).get(METADATA_KEY), path)
+        names = file.schema_arrow.names
+        if unknown := [name for name in names if name not in COLUMNS]:
+            if not lenient:
+                advice = f"`replay import --lenient` leaves it out; {nearest(unknown[0], COLUMNS)}"
+                raise TraceError(f"column `{printable(unknown[0])}` is unknown; {advice}", path=path)
+            dropped = ", ".join(map(printable, unknown))
+            metadata = replace(metadata, origin=metadata.origin | {DROPPED_COLUMNS: dropped})
+        columns = _columns_of(file.schema_arrow, path)
+        return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), columns)
+
+
+def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
+    """The names of the trace's columns in a file; TraceError if one is missing, duplicate or of a wrong type."""
     import pyarrow as pa
 
-    with _reading(path) as file:
-        columns = {field.name: field.type for field in file.schema_arrow}
-        if twice := [name for name in columns if file.schema_arrow.names.count(name) > 1]:
-            raise TraceError(f"column `{twice[0]}` comes twice", path=path)
-        if missing := [name for name in _REQUIRED if name not in columns]:
-            raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
-        for name in _NULLS:
-            if name in columns and pa.types.is_null(columns[name]):
-                del columns[name]
-        for name in _MEMORY_TYPES:
-            if name in columns and not pa.types.is_integer(columns[name]):
-                what = f"column `{name}` is of type {columns[name]}; it must hold integers ({_FILE_TYPES[name]})"
-                raise TraceError(what, path=path)
-        metadata = _parse_metadata((file.metadata.metadata or {}).get(METADATA_KEY), path)
-        names = tuple(name for name in _MEMORY_TYPES if name in columns)
-        return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), names)
+    columns = {field.name: field.type for field in schema if field.name in COLUMNS}
+    if twice := [name for name in columns if schema.names.count(name) > 1]:
+        raise TraceError(f"column `{twice[0]}` comes twice", path=path)
+    if missing := [name for name in REQUIRED if name not in columns]:
+        raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
+    for name in OPTIONAL:
+        if name in columns and pa.types.is_null(columns[name]):
+            del columns[name]
+    for name, type_ in columns.items():
+        if not pa.types.is_integer(type_):
+            what = f"column `{name}` is of type {type_}; it must hold integers ({COLUMNS[name].file_type})"
+            raise TraceError(what, path=path)
+    return tuple(name for name in COLUMNS if name in columns)
 
 
 @dataclass
@@ -132,15 +141,15 @@ def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_
     columns = {}
     for name in batch.schema.names:
         column = batch.column(name)
-        if column.null_count and name not in _NULLS:
+        if column.null_count and name in REQUIRED:
             row = first_row + column.is_null().index(True).as_py()
             raise TraceError(f"`{name}` is null", path=path, row=row)
         key = name == "block" and column.type != "uint32"
-        type_ = _MEMORY_TYPES[name]
+        type_ = COLUMNS[name].memory_type
         if key:
             type_ = "int64" if pa.types.is_signed_integer(column.type) else "uint64"
         column = _cast(column, name, type_, path, first_row)
-        columns[name] = to_numpy(column, _NULLS.get(name))
+        columns[name] = to_numpy(column, COLUMNS[name].null)
         if key:
             columns[name] = numbering.number(columns["op"], columns[name].view(np.uint64))
     return Events(**columns)
@@ -155,9 +164,9 @@ def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int)
         bounds = np.iinfo(type_)
         for row, value in enumerate(column.to_pylist(), first_row):
             if value is not None and not bounds.min <= value <= bounds.max:
-                written = np.iinfo(_FILE_TYPES[name])
+                written = np.iinfo(COLUMNS[name].file_type)
                 fits = written.min <= value <= written.max
-                why = "more than 63 bits hold" if fits else f"out of the range of {_FILE_TYPES[name]}"
+                why = "more than 63 bits hold" if fits else f"out of the range of {COLUMNS[name].file_type}"
                 raise TraceError(f"`{name}` is {value}, {why}", path=path, row=row) from None
         raise
 
@@ -234,7 +243,7 @@ def write_trace(
         if writing is not None:
             writing.result()
         if writer is None:
-            writer = open_writer(pa.schema([(name, _FILE_TYPES[name]) for name in _REQUIRED]))
+            writer = open_writer(pa.schema([(name, COLUMNS[name].file_type) for name in REQUIRED]))
         writer.add_key_value_metadata(key_value_metadata(trace.metadata))
     return rows
 
@@ -268,10 +277,9 @@ def to_table(events: Events) -> "pa.Table":
     import pyarrow as pa
 
     columns = {}
-    for name, column in zip(Events._fields, events, strict=True):
-        if column is not None:
-            missing = column == _NULLS[name] if name in _NULLS else None
-            columns[name] = to_arrow(column.view(_FILE_TYPES[name]), missing)
+    for name, column in events.present().items():
+        missing = column == COLUMNS[name].null if name in OPTIONAL else None
+        columns[name] = to_arrow(column.view(COLUMNS[name].file_type), missing)
     return pa.table(columns)
 
 
@@ -283,22 +291,10 @@ def _regroup(batches: Iterator[Events]) -> Iterator[Events]:
         start = 0
         while rows + events.rows - start >= GROUP_ROWS:
             end = start + GROUP_ROWS - rows
-            yield _join([*waiting, _slice(events, start, end)])
+            yield joined([*waiting, events.where(slice(start, end))])
             waiting, rows, start = [], 0, end
         if start < events.rows:
-            waiting.append(_slice(events, start, events.rows))
+            waiting.append(events.where(slice(start, events.rows)))
             rows += events.rows - start
     if rows:
-        yield _join(waiting)
-
-
-def _slice(events: Events, start: int, end: int) -> Events:
-    columns = events._asdict().items()
-    return Events(**{name: column[start:end] for name, column in columns if column is not None})
-
-
-def _join(parts: list[Events]) -> Events:
-    if len(parts) == 1:
-        return parts[0]
-    names = [name for name, column in parts[0]._asdict().items() if column is not None]
-    return Events(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        yield joined(waiting)

@@ -136,7 +136,7 @@ def decode(what: Input) -> Decoded:
     batches: list[Events] = []
     room_bytes = _SHARE_OF_FREE * _free_bytes()
     for events in trace.batches():
-        batches.append(events._replace(address=None, site=None))
+        batches.append(events.keep_optional())
         room_bytes -= sum(column.nbytes for column in events if column is not None)
         if room_bytes < 0:
             return Decoded(trace, trace_digest(trace))

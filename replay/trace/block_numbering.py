@@ -9,11 +9,32 @@ import numpy as np
 
 from replay.jit.compiling import entry, inlined, leaf
 from replay.support.errors import TraceError
-from replay.trace import Events, Op, release_number, take_number
-from replay.trace.validation import allocated_twice, not_live
+from replay.trace.columns import Op
+from replay.trace.events import Events
 
 _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 _OK, _FULL, _LIVE, _DEAD = range(4)
+
+
+@leaf
+def take_number(free_numbers: np.ndarray, counts: np.ndarray) -> int:
+    """The number of a new block; changes `counts` in place.
+
+    `free_numbers` (int64) is a stack of released numbers that the caller keeps at least `counts[0]` plus the rows of
+    a batch long; `counts` (int64[2]) holds how many numbers were ever used and the height of the stack.
+    """
+    if counts[1] > 0:
+        counts[1] -= 1
+        return free_numbers[counts[1]]
+    counts[0] += 1
+    return counts[0] - 1
+
+
+@leaf
+def release_number(free_numbers: np.ndarray, counts: np.ndarray, number: int) -> None:
+    """Puts a dead block's number on top of the stack, in place; see `take_number`."""
+    free_numbers[counts[1]] = number
+    counts[1] += 1
 
 
 @inlined
@@ -230,3 +251,16 @@ class NumberingApart:
             if row == op.shape[0]:
                 return own
             self._links = np.append(self._links, np.zeros_like(self._links), axis=0)
+
+
+def allocated_twice(op: int, block: int) -> str:
+    """What to say of a malloc or calloc of a live block."""
+    return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
+
+
+def not_live(op: int, block: int) -> str:
+    """What to say of a free or realloc of nothing."""
+    advice = "it was freed before or never allocated"
+    return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
+        "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""
+    )

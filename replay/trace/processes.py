@@ -10,7 +10,8 @@ from itertools import chain
 import numpy as np
 
 from replay.support.errors import TraceError
-from replay.trace import Metadata, Process, ProcessMemory, Trace
+from replay.trace.metadata import Metadata, Process, ProcessMemory
+from replay.trace.traces import Trace
 
 _THREAD_LAST = (1 << 32) - 1
 _INDEXED = 1 << 22

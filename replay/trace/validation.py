@@ -1,4 +1,4 @@
-"""Holds a trace against the contract of `replay.trace`, once, where it enters; everything behind trusts it."""
+"""Checks a trace against the contract of `replay.trace` once, when it is read. All later code relies on it."""
 
 from collections.abc import Iterator
 from typing import Protocol, cast, runtime_checkable
@@ -8,8 +8,12 @@ import numpy as np
 from replay.jit.compiling import entry, leaf
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
-from replay.trace import NO_SITE, Domain, Events, Metadata, Op, Trace
+from replay.trace.block_numbering import allocated_twice, not_live
+from replay.trace.columns import COLUMNS, NO_SITE, Domain, Op
+from replay.trace.events import Events
+from replay.trace.metadata import Metadata
 from replay.trace.processes import Processes, unknown_thread
+from replay.trace.traces import Trace
 
 _REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
@@ -236,7 +240,7 @@ class ValidatedTrace(Trace, Protocol):
 
 
 class _Checked:
-    """A trace around one that promises to be right."""
+    """Another trace, checked while it is read, types and lengths of its columns included: kernels rely on both."""
 
     def __init__(self, trace: Trace, path: object) -> None:
         self._trace, self._path = trace, path
@@ -250,23 +254,19 @@ class _Checked:
     def batches(self) -> Iterator[Events]:
         self.validator = validator = Validator(self._path, self.metadata)
         for events in self._trace.batches():
+            self._check_columns(events, validator.rows)
             validator.check(events)
             yield events
 
+    def _check_columns(self, events: Events, first_row: int) -> None:
+        for name, column in events.present().items():
+            type_ = COLUMNS[name].memory_type
+            if column.shape != (events.rows,) or column.dtype != type_:
+                found = f"{column.shape[0]} values of type {column.dtype}"
+                what = f"column `{name}` has {found}, not {events.rows} of type {type_}"
+                raise TraceError(what, path=self._path, row=first_row)
+
 
 def validated(trace: Trace, path: object) -> ValidatedTrace:
-    """The trace itself where it validates what it yields, else the same one held against the contract as it is read."""
+    """The trace itself if it validates what it yields, else the same trace, checked while it is read."""
     return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)
-
-
-def allocated_twice(op: int, block: int) -> str:
-    """What to say of a malloc or calloc of a live block."""
-    return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
-
-
-def not_live(op: int, block: int) -> str:
-    """What to say of a free or realloc of nothing."""
-    advice = "it was freed before or never allocated"
-    return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
-        "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""
-    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.config import StackConfig, load_config
 from replay.simulation.addresses import run_addresses
-from replay.trace import Domain, Events, MemoryTrace, Op, Trace
+from replay.trace import COLUMNS, REQUIRED, Domain, Events, MemoryTrace, Op, Trace
 from replay.verification.harness import ARENA_EVENT, Played, play
 from replay.verification.oracles import Oracle
 
@@ -137,7 +137,7 @@ def _behind_kept_block(trace: Trace) -> Trace:
     batches = [batch for batch in trace.batches() if batch.rows]
     row = {"time_ns": batches[0].time_ns[0], "domain": Domain.LIBC, "size": KEPT_BYTES}
     row["block"] = max(int(batch.block.max()) for batch in batches) + 1
-    kept = Events(*(np.array([row.get(name, 0)], getattr(batches[0], name).dtype) for name in Events._fields[:6]))
+    kept = Events(**{name: np.array([row.get(name, 0)], COLUMNS[name].memory_type) for name in REQUIRED})
     return MemoryTrace([kept, *batches], trace.metadata)
 
 

@@ -20,7 +20,7 @@ from replay.config import StackConfig, load_config
 from replay.config.glibc_environment import overrides_of
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
-from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace
+from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace, joined
 from replay.trace.validation import validated
 from replay.verification.harness import HarnessError
 from replay.verification.huge_pages import free_huge_pages, transparent_huge_pages, without_surprises
@@ -145,8 +145,7 @@ def _processors(oracle: LibcOracle) -> int:
 def _whole(trace: Trace) -> Events:
     """All events in one batch; threads are numbered from 0, the main thread, and no number is used again."""
     batches = list(validated(trace, None).batches())
-    columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Events._fields[:6]]
-    events = Events(*columns)
+    events = joined([batch.keep_optional() for batch in batches])
     names = [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK]]
     if ((events.op > Op.FREE) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
         TRIM_MARK

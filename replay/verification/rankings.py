@@ -26,7 +26,6 @@ from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
-from replay.trace.editing import rows_of
 from replay.trace.processes import refuse_processes
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -182,8 +181,8 @@ def _played(trace: Trace) -> Trace:
         played = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
         if is_end.any():
             rows = np.flatnonzero(played[: np.flatnonzero(is_end)[-1]])
-            until_end = [*kept, rows_of(events, rows)]
-        kept.append(rows_of(events, played))
+            until_end = [*kept, events.keep_optional().where(rows)]
+        kept.append(events.keep_optional().where(played))
     return MemoryTrace(kept if until_end is None else until_end, trace.metadata)
 
 

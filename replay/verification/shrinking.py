@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from replay.trace import Domain, Events, MemoryTrace, Op
+from replay.trace import Domain, Events, MemoryTrace, Op, joined
 
 
 def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> MemoryTrace:
@@ -44,8 +44,7 @@ def describe(trace: MemoryTrace) -> str:
 
 def _joined(trace: MemoryTrace) -> Events:
     """One batch, without the optional columns."""
-    columns = zip(*(batch[:6] for batch in trace.batches()), strict=True)
-    return Events(*(np.concatenate(column) for column in columns))
+    return joined([batch.keep_optional() for batch in trace.batches()])
 
 
 def _lives(events: Events) -> np.ndarray:
@@ -63,4 +62,4 @@ def _lives(events: Events) -> np.ndarray:
 def _only(events: Events, lives: np.ndarray, kept: np.ndarray) -> MemoryTrace:
     """The events of some lives; blocks keep their numbers."""
     rows = np.isin(lives, kept)
-    return MemoryTrace([Events(*(column[rows] for column in events[:6]))])
+    return MemoryTrace([events.where(rows)])

@@ -148,4 +148,7 @@ class Lives:
             site[op == _FREE] = NO_SITE
         self._events += rows.shape[0]
         address = calls.key[rows] if self._addresses else None
-        return Events(time_ns, calls.thread[rows], op, domain, block, size, address, site)
+        thread = calls.thread[rows]
+        return Events(
+            time_ns=time_ns, thread=thread, op=op, domain=domain, block=block, size=size, address=address, site=site
+        )

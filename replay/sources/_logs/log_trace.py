@@ -17,7 +17,7 @@ from replay.sources._logs.calls import Calls
 from replay.sources._logs.lines import UnknownLineError
 from replay.support.errors import TraceError
 from replay.support.units import format_size
-from replay.trace import DROPPED_MAPPING_BYTES, Events, Metadata, Site
+from replay.trace import DROPPED_COLUMNS, DROPPED_MAPPING_BYTES, Events, Metadata, Site
 from replay.trace.validation import Validator
 
 ASSUMED = {
@@ -128,7 +128,8 @@ def told_limits(origin: dict[str, str]) -> str:
     """One line for the screen: what a trace of this origin had to assume and left out; empty if nothing."""
     assumed = [ASSUMED[key].format(origin[key]) for key in ASSUMED if key in origin]
     counted = [COUNTED[key].format(_quantity(key, int(origin[key]))) for key in COUNTED if key in origin]
-    cut = [f"cut short {origin[CUT_SHORT]}"] if CUT_SHORT in origin else []
+    cut = [f"unknown columns, left out: {origin[DROPPED_COLUMNS]}"] if DROPPED_COLUMNS in origin else []
+    cut += [f"cut short {origin[CUT_SHORT]}"] if CUT_SHORT in origin else []
     return "; ".join(([f"not known, so assumed: {', '.join(assumed)}"] if assumed else []) + counted + cut)
 
 

@@ -1,7 +1,8 @@
 """Traces made from traces: cut, filtered, merged, scaled. Batch by batch; memory grows with the blocks that are live.
 
-An edit yields events whose blocks are named by keys; `EditedTrace` numbers them by the rule of `replay.trace` and holds
-the result against the contract. Addresses are left out: where blocks lie depends on the whole history, which changed.
+An edit yields events whose blocks are named by keys; `EditedTrace` numbers them by the rule of `replay.trace` and
+checks the result. Optional columns stay if their declaration allows it: addresses are left out, because where blocks
+lie depends on the whole history, which changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,9 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.trace import RECORDED, Events, Metadata, Trace
+from replay.trace import COLUMNS, OPTIONAL, RECORDED, Events, Metadata, Trace
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
+
+KEPT = tuple(name for name in OPTIONAL if COLUMNS[name].kept_by_edits)
+"""Optional columns that an edited trace has, if its sources have them."""
 
 
 class KeyedEvents(NamedTuple):
@@ -41,7 +45,7 @@ class EditedTrace:
         self.validator = Validator()
         numbering = Numbering()
         for events, key in self._read():
-            numbered = events._replace(block=numbering.number(events.op, key), address=None)
+            numbered = events.keep_optional(*KEPT)._replace(block=numbering.number(events.op, key))
             self.validator.check(numbered)
             yield numbered
 
@@ -52,8 +56,8 @@ def keyed(events: Events) -> KeyedEvents:
 
 
 def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
-    """Some of the rows: a mask, indices or a slice."""
-    return Events(**{name: column[rows] for name, column in events._asdict().items() if column is not None})
+    """Some of the rows: a mask, indexes or a slice."""
+    return events.where(rows)
 
 
 def edited(metadata: Metadata, words: str) -> Metadata:

@@ -12,7 +12,7 @@ import numpy as np
 
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
-from replay.trace import NO_SITE, Events, Op, Trace
+from replay.trace import Events, Op, Trace, joined
 from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed, rows_of
 from replay.trace.editing.live_blocks import Living
 from replay.trace.editing.phases import NO_PHASE, Phases
@@ -64,19 +64,17 @@ def _cut(trace: Trace, piece: Piece) -> Iterator[KeyedEvents]:
 def _opening(living: Living, events: Events, row: int, phases: dict[int, int]) -> Events:
     """Lives begin anew, and so do the phases, by thread, where the piece begins without their marks."""
     time_ns = int(events.time_ns[row])
-    opening = living.events(Op.MALLOC, time_ns, sites=events.site is not None)
+    opening = living.events(Op.MALLOC, time_ns)
     count = len(phases)
     marks = Events(
-        np.full(count, time_ns, np.int64),
-        np.array([*phases], np.uint32),
-        np.full(count, int(Op.MARK), np.uint8),
-        np.zeros(count, np.uint8),
-        np.zeros(count, np.uint32),
-        np.array([*phases.values()], np.int64),
-        site=None if events.site is None else np.full(count, NO_SITE, np.uint32),
+        time_ns=np.full(count, time_ns, np.int64),
+        thread=np.array([*phases], np.uint32),
+        op=np.full(count, int(Op.MARK), np.uint8),
+        domain=np.zeros(count, np.uint8),
+        block=np.zeros(count, np.uint32),
+        size=np.array([*phases.values()], np.int64),
     )
-    columns = zip(Events._fields, opening, marks, strict=True)
-    return Events(**{name: np.concatenate([a, b]) for name, a, b in columns if a is not None and b is not None})
+    return joined([opening, marks, events.where(slice(0, 0))])  # the last for its optional columns
 
 
 class _Window:

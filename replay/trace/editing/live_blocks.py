@@ -3,7 +3,9 @@
 import numpy as np
 
 from replay.jit.compiling import entry
-from replay.trace import NO_SITE, Events, Op, Trace
+from replay.trace import Events, Op, Trace
+from replay.trace.editing import KEPT
+from replay.trace.events import nulls
 from replay.trace.processes import processes_of
 
 _MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
@@ -16,14 +18,12 @@ def _follow(
     size: np.ndarray,
     domain: np.ndarray,
     thread: np.ndarray,
-    site: np.ndarray,
     first_row: int,
     born: np.ndarray,
     now: np.ndarray,
 ) -> None:
-    """Takes in events, in place.
-
-    `born` holds the row of a live block's birth or -1, `now` its size, domain, thread and site.
+    """Follows events. Changes in place `born`, the row of a live block's allocation or -1, and `now`, its size, domain
+    and thread.
     """
     for row in range(op.shape[0]):
         if op[row] > _FREE:
@@ -36,8 +36,6 @@ def _follow(
         if op[row] <= _CALLOC:
             born[number] = first_row + row
             now[number, 1], now[number, 2] = domain[row], thread[row]
-        if site.shape[0] > 0:
-            now[number, 3] = site[row]
 
 
 class Living:
@@ -47,7 +45,9 @@ class Living:
         self._processes = processes_of(trace)
         self._rows = 0
         self._born = np.full(1024, -1, np.int64)
-        self._now = np.zeros((1024, 4), np.int64)
+        self._now = np.zeros((1024, 3), np.int64)
+        self._optional: dict[str, np.ndarray] = {}
+        """Columns that the events have, by block number: values of its latest malloc, calloc or realloc."""
         self._main: dict[int, int] = {}
         """The main thread of each process: that of its first block."""
         self._ended: set[int] = set()
@@ -56,12 +56,17 @@ class Living:
     def follow(self, events: Events) -> None:
         """Takes in events that follow those before."""
         self._reserve(events.highest_block + 1)
-        site = events.site if events.site is not None else np.zeros(0, np.uint32)
-        _follow(
-            events.op, events.block, events.size, events.domain, events.thread, site, self._rows, self._born, self._now
-        )  # fmt: skip
+        _follow(events.op, events.block, events.size, events.domain, events.thread, self._rows, self._born, self._now)
         self._rows += events.rows
+        self._follow_optional(events)
         self._follow_threads(events)
+
+    def _follow_optional(self, events: Events) -> None:
+        rows = events.op < Op.FREE
+        for name, column in events.keep_optional(*KEPT).optional().items():
+            if name not in self._optional:
+                self._optional[name] = nulls(name, self._born.shape[0])
+            self._optional[name][events.block[rows]] = column[rows]  # of several rows of a block, the last one counts
 
     def _follow_threads(self, events: Events) -> None:
         missing = set(range(max(1, len(self._processes.table)))) - set(self._main)
@@ -74,28 +79,32 @@ class Living:
             if not (events.thread[row + 1 :] == events.thread[row]).any():
                 self._ended.add(int(events.thread[row]))
 
-    def events(self, op: Op, time_ns: int, *, sites: bool) -> Events:
+    def events(self, op: Op, time_ns: int) -> Events:
         """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth; where
-        such a thread has ended, by the main one of its process."""
+        such a thread has ended, by the main one of its process. Frees have nulls in the optional columns."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
-        size, domain, thread, site = self._now[block].T
+        size, domain, thread = self._now[block].T
         for ended in self._ended & set(thread.tolist()):
             thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
         begins = op == Op.MALLOC
+        rows = block.shape[0]
+        optional = {name: column[block] if begins else nulls(name, rows) for name, column in self._optional.items()}
         return Events(
-            np.full(block.shape[0], time_ns, np.int64),
-            thread.astype(np.uint32),
-            np.full(block.shape[0], int(op), np.uint8),
-            domain.astype(np.uint8),
-            block.astype(np.uint32),
-            size.copy() if begins else np.zeros(block.shape[0], np.int64),
-            site=(site.astype(np.uint32) if begins else np.full(block.shape[0], NO_SITE, np.uint32)) if sites else None,
+            time_ns=np.full(rows, time_ns, np.int64),
+            thread=thread.astype(np.uint32),
+            op=np.full(rows, int(op), np.uint8),
+            domain=domain.astype(np.uint8),
+            block=block.astype(np.uint32),
+            size=size.copy() if begins else np.zeros(rows, np.int64),
+            **optional,
         )
 
     def _reserve(self, blocks: int) -> None:
         before = self._born.shape[0]
         if blocks > before:
-            born, now = np.full(2 * blocks, -1, np.int64), np.zeros((2 * blocks, 4), np.int64)
+            born, now = np.full(2 * blocks, -1, np.int64), np.zeros((2 * blocks, 3), np.int64)
             born[:before], now[:before] = self._born, self._now
             self._born, self._now = born, now
+            for name, column in self._optional.items():
+                self._optional[name] = np.append(column, nulls(name, 2 * blocks - before))

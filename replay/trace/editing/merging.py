@@ -9,13 +9,15 @@ call. Call sites that are alike become one.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import numpy as np
 
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
-from replay.trace import NO_SITE, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Site, Trace
-from replay.trace.editing import EditedTrace, KeyedEvents, edited, rows_of
+from replay.trace import COLUMNS, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Trace, joined
+from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited, rows_of
 from replay.trace.processes import processes_of
 
 _NUMBER_BITS = 32
@@ -50,7 +52,8 @@ class _Names:
         """Forgets all that was met."""
         self._threads: dict[int, int] = {}
         self._phases: dict[str, int] = {}
-        self._sites: dict[Site, int] = {}
+        self._tables: dict[str, dict[object, int]] = {name: {} for name in KEPT if COLUMNS[name].table}
+        """By column: number of each entry of the metadata's table that the column's values are indexes of."""
 
     def joined(self, events: Events, part: np.ndarray) -> Events:
         """Events in the common numbering; `part` tells of which part a row is. Changes `events` in place."""
@@ -58,8 +61,10 @@ class _Names:
             events.size[row] = self._phase(self._parts[part[row]], int(events.size[row]))
         own = part << _NUMBER_BITS
         thread = _mapped(own | events.thread, lambda key: self._threads.setdefault(key, len(self._threads)))
-        assert events.site is not None
-        return events._replace(thread=thread, site=_mapped(own | events.site, self._site))
+        indexes = {name: column for name, column in events.optional().items() if name in self._tables}
+        for name, column in indexes.items():
+            column[:] = _mapped(own | column, partial(self._entry, name))
+        return events._replace(thread=thread)
 
     def _phase(self, part: Part, phase: int) -> int:
         name = part.trace.metadata.phases[phase]
@@ -67,9 +72,11 @@ class _Names:
             name = _joined(part.name, name)
         return self._phases.setdefault(name, len(self._phases))
 
-    def _site(self, key: int) -> int:
-        sites, number = self._parts[key >> _NUMBER_BITS].trace.metadata.sites, key & ((1 << _NUMBER_BITS) - 1)
-        return self._sites.setdefault(sites[number], len(self._sites)) if number < len(sites) else NO_SITE
+    def _entry(self, column: str, key: int) -> int:
+        part, number = key >> _NUMBER_BITS, key & ((1 << _NUMBER_BITS) - 1)
+        declared, numbers = COLUMNS[column], self._tables[column]
+        table = getattr(self._parts[part].trace.metadata, cast(str, declared.table))
+        return numbers.setdefault(table[number], len(numbers)) if number < len(table) else cast(int, declared.null)
 
     def processes(self) -> tuple[Process, ...]:
         """Those of all parts, with the threads that were met."""
@@ -100,10 +107,10 @@ class _Names:
         process = ProcessMemory() if processes else together
         runtimes = {metadata.runtime and replace(metadata.runtime, resident=None) for metadata in each}
         runtime = runtimes.pop() if len(runtimes) == 1 else None
-        metadata = Metadata(
-            origin, tuple(self._sites), tuple(self._phases), process, processes=processes, runtime=runtime
-        )
-        return edited(metadata, words)
+        phases = tuple(self._phases)
+        metadata = Metadata(origin, phases=phases, process=process, processes=processes, runtime=runtime)
+        tables = {cast(str, COLUMNS[name].table): tuple(table) for name, table in self._tables.items()}
+        return edited(replace(metadata, **tables), words)  # type: ignore[arg-type]
 
 
 def _own_processes(part: Part) -> tuple[Process, ...]:
@@ -128,11 +135,14 @@ def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:
 def _merge(parts: list[Part], names: _Names) -> Iterator[KeyedEvents]:
     names.start()
     feeds = [_Feed(part) for part in parts]
+    no_rows: Events | None = None
     while any([feed.fetch() for feed in feeds]):  # noqa: C419 - every feed must fetch
         frontier_ns = min(feed.last_ns for feed in feeds if not feed.ended)
         limiting = next(i for i, feed in enumerate(feeds) if not feed.ended and feed.last_ns == frontier_ns)
         taken = [feed.take(frontier_ns, including=index <= limiting) for index, feed in enumerate(feeds)]
-        yield _interleaved(taken, names)
+        if no_rows is None:  # the first time, each trace with events is among `taken`: every batch gets its columns
+            no_rows = joined([events.where(slice(0, 0)) for events in taken if events is not None])
+        yield _interleaved(taken, no_rows, names)
 
 
 class _Feed:
@@ -175,19 +185,12 @@ class _Feed:
         return rows_of(events, slice(0, rows))
 
 
-def _interleaved(taken: list[Events | None], names: _Names) -> KeyedEvents:
-    """One batch of what was taken, by time; the sort is stable, so traces keep their order within one time."""
+def _interleaved(taken: list[Events | None], no_rows: Events, names: _Names) -> KeyedEvents:
+    """One batch of what was taken, by time, with at least the columns of `no_rows`. The sort is stable, so traces keep
+    their order within one time."""
     parts = [(index, events) for index, events in enumerate(taken) if events is not None and events.rows]
     order = np.argsort(np.concatenate([events.time_ns for _, events in parts]), kind="stable")
     part = np.concatenate([np.full(events.rows, index, np.int64) for index, events in parts])[order]
-    columns = {}
-    for name in Events._fields:
-        if name != "address":
-            columns[name] = np.concatenate([_column(events, name) for _, events in parts])[order]
-    key = (part << _NUMBER_BITS | columns["block"]).view(np.uint64)
-    return KeyedEvents(names.joined(Events(**columns), part), key)
-
-
-def _column(events: Events, name: str) -> np.ndarray:
-    column: np.ndarray | None = getattr(events, name)
-    return np.full(events.rows, NO_SITE, np.uint32) if column is None else column
+    events = joined([no_rows, *(events for _, events in parts)]).keep_optional(*KEPT).where(order)
+    key = (part << _NUMBER_BITS | events.block).view(np.uint64)
+    return KeyedEvents(names.joined(events, part), key)

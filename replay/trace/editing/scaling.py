@@ -52,19 +52,17 @@ def _repeat(trace: Trace, times: int, keep_live: bool) -> Iterator[KeyedEvents]:
     for repetition in range(times):
         living = Living(trace)
         begin_ns = end_ns = None
-        sites = False
         own = np.uint64(repetition << _BLOCK_BITS)
         for events in trace.batches():
             if events.rows:
                 begin_ns = int(events.time_ns[0]) if begin_ns is None else begin_ns
                 end_ns = int(events.time_ns[-1])
             living.follow(events)
-            sites = sites or events.site is not None
             yield KeyedEvents(events._replace(time_ns=events.time_ns + shift_ns), events.block.astype(np.uint64) | own)
         if begin_ns is None or end_ns is None:
             return
         if not keep_live and repetition < times - 1:
-            ending = living.events(Op.FREE, end_ns + shift_ns, sites=sites)
+            ending = living.events(Op.FREE, end_ns + shift_ns)
             yield KeyedEvents(ending, ending.block.astype(np.uint64) | own)
         shift_ns += end_ns - begin_ns
         if shift_ns + end_ns > MAX_SPAN * 2:

@@ -27,7 +27,6 @@ from replay.workload.generator.streams import SourceArrays
 from replay.workload.generator.tables import (
     base_rate,
     make_arrays,
-    make_columns,
     make_stage,
     rows_expected,
     with_more_slots,
@@ -103,7 +102,7 @@ class _Generation:
         self._stage = make_stage(workload, self._window_ns)
         self._env = simpy.Environment(initial_time=0)
         self._opened, self._closed = self._env.event(), self._env.event()
-        self._columns, self._rows = make_columns(BATCH_ROWS), 0
+        self._batch, self._rows = Events.empty(BATCH_ROWS), 0
         self._ready: deque[Events] = deque()
         self._main: int | None = None
         """The thread that made the first block, which for whoever plays the trace is the main one."""
@@ -224,26 +223,28 @@ class _Generation:
     def _write(self, start_ns: int, end_ns: int) -> None:
         """Appends the window to the batch in the making; hands that out first where both do not fit."""
         rows = int(self._stage.counts[streams.ROWS])
-        if self._rows + rows > len(self._columns[0]):
+        if self._rows + rows > self._batch.rows:
             if self._rows:
                 self._ready.append(self._take_batch())
-            if rows > len(self._columns[0]):
-                self._columns = make_columns(rows)
+            if rows > self._batch.rows:
+                self._batch = Events.empty(rows)
         if rows:
-            streams.write_window(self._stage, start_ns, end_ns, self._rows, *self._columns)
+            to = self._batch
+            streams.write_window(
+                self._stage, start_ns, end_ns, self._rows, to.time_ns, to.thread, to.op, to.domain, to.block, to.size
+            )
             if self._main is None:
                 self._main = self._first_thread(self._rows, self._rows + rows)
             self._rows += rows
 
     def _first_thread(self, start: int, end: int) -> int | None:
         """Who made the first block in these rows of the batch."""
-        _, thread, op, *_ = self._columns
-        made = np.flatnonzero(op[start:end] <= Op.FREE)
-        return int(thread[start + made[0]]) if made.size else None
+        made = np.flatnonzero(self._batch.op[start:end] <= Op.FREE)
+        return int(self._batch.thread[start + made[0]]) if made.size else None
 
     def _take_batch(self) -> Events:
-        events = Events(*(column[: self._rows] for column in self._columns))
-        self._columns, self._rows = make_columns(BATCH_ROWS), 0
+        events = self._batch.where(slice(0, self._rows))
+        self._batch, self._rows = Events.empty(BATCH_ROWS), 0
         return events
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.trace import Domain, Events, Op
+from replay.trace import Domain, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Source, Stream, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import NEVER, expected, make_key, make_law
@@ -11,7 +11,6 @@ from replay.workload.generator.streams import NOBODY, SourceArrays, Stage
 _BUCKETS = 1 << 14
 _BUCKETS_A_WINDOW = 64
 _FIRST_ROOM = 1 << 12
-_COLUMN_TYPES = (np.int64, np.uint32, np.uint8, np.uint8, np.uint32, np.int64)
 
 
 def base_rate(source: Source) -> float:
@@ -129,8 +128,3 @@ def with_more_slots(stage: Stage) -> Stage:
     idle, numbers = np.empty(2 * held, np.int64), np.empty(2 * held, np.int64)
     slots[:held], idle[:held], numbers[:held] = stage.slots, stage.idle, stage.numbers
     return stage._replace(slots=slots, idle=idle, numbers=numbers)
-
-
-def make_columns(rows: int) -> tuple[np.ndarray, ...]:
-    """Room for a batch: the six required columns of `Events`, in their order."""
-    return tuple(np.empty(rows, kind) for kind, _name in zip(_COLUMN_TYPES, Events._fields, strict=False))

@@ -1,0 +1,133 @@
+"""The columns of a trace. `Columns` declares each of them once; all other code reads its names and types from here.
+
+A field without a default is a required column. An optional column has the default None and a `null`. Formats, edits
+and the digest follow these declarations, so a further optional column is one more field here. `docs/trace-format.md`
+has the same table, which a test compares.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, NamedTuple, get_type_hints
+
+import numpy as np
+
+NO_SITE = (1 << 32) - 1
+"""In `Events.site`: the call site is unknown (null in a file)."""
+
+
+class Op(IntEnum):
+    """What happened. From GC_START on, events allocate and free nothing of the program's.
+
+    From ARENA_MAPPED on they are observations of the real allocator, for comparisons; they are not simulated.
+    """
+
+    MALLOC = 0
+    CALLOC = 1
+    REALLOC = 2
+    FREE = 3
+    GC_START = 16
+    GC_END = 17
+    THREAD_END = 18
+    MARK = 32
+    ARENA_MAPPED = 48
+    """pymalloc mapped an arena: its bytes in `size`, its start in `address`."""
+    ARENA_UNMAPPED = 49
+    FOREIGN_FREE = 50
+    """A block was freed that was allocated before the recording, or by a thread that was left out. Its size is unknown,
+    so `size` is 0."""
+
+
+class Domain(IntEnum):
+    """The API that the program called."""
+
+    RAW = 0
+    MEM = 1
+    OBJ = 2
+    LIBC = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """Declares one column. `file_type` and `memory_type` are integer types, by the names that NumPy and Arrow share."""
+
+    file_type: str
+    memory_type: str
+    meaning: str
+    """As `docs/trace-format.md` has it, in Markdown."""
+    written_by: str = "all"
+    null: int | None = None
+    """In memory, the value that stands for a null. Required columns have no nulls."""
+    table: str | None = None
+    """The field of `Metadata` that the values are indexes of, if any. Merging traces renumbers them."""
+    kept_by_edits: bool = True
+    """Whether a value still holds after events around it were removed or added."""
+
+
+class Columns(NamedTuple):
+    """The registry: one field a column, required ones first."""
+
+    time_ns: Annotated[
+        np.ndarray,
+        Column(
+            "int64",
+            "int64",
+            "nanoseconds since the trace began, or since any moment before (the epoch, the boot); never falls. What"
+            " replay prints counts from the first event",
+        ),
+    ]
+    thread: Annotated[
+        np.ndarray, Column("uint32", "uint32", "any number; the same number is the same thread, until its thread end")
+    ]
+    op: Annotated[
+        np.ndarray,
+        Column("uint8", "uint8", " · ".join(f"{op:d} {op.name.lower().replace('_', ' ')}" for op in Op)),
+    ]
+    domain: Annotated[
+        np.ndarray,
+        Column(
+            "uint8",
+            "uint8",
+            "the API called: 0 raw (`PyMem_RawMalloc`) · 1 mem (`PyMem_Malloc`) · 2 obj (`PyObject_Malloc`) · 3 libc"
+            " (`malloc`, past Python's API)",
+        ),
+    ]
+    block: Annotated[np.ndarray, Column("uint32", "uint32", "names a live block; 0 where the op concerns no block")]
+    size: Annotated[
+        np.ndarray,
+        Column(
+            "uint64",
+            "int64",
+            "requested bytes, at most 2^47; 0 for a free; for a mark, the index of the phase that begins; for an arena,"
+            " its bytes",
+        ),
+    ]
+    address: Annotated[
+        np.ndarray | None,
+        Column(
+            "uint64",
+            "uint64",
+            "where the real allocator put the block; null where unknown",
+            written_by="`replay record`, unless `--no-addresses`; imports of logs with addresses",
+            null=0,
+            kept_by_edits=False,
+        ),
+    ] = None
+    site: Annotated[
+        np.ndarray | None,
+        Column(
+            "uint32",
+            "uint32",
+            "the call site: index into the metadata's `sites`; null where unknown",
+            written_by="`replay record --sites`; imports of logs with call sites",
+            null=NO_SITE,
+            table="sites",
+        ),
+    ] = None
+
+
+COLUMNS: dict[str, Column] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Columns, include_extras=True).items()
+}
+"""The declarations by name, in the order of the fields."""
+REQUIRED = tuple(name for name in COLUMNS if name not in Columns._field_defaults)
+OPTIONAL = tuple(Columns._field_defaults)

@@ -1,0 +1,138 @@
+"""What a trace says about itself: its origin, call sites, phases, and the memory and threads of its processes."""
+
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+FORMAT_VERSION = 2
+"""Of traces of several processes; others are of version 1, which has no table of them."""
+
+
+class Site(NamedTuple):
+    """A place in the program that allocates."""
+
+    function: str
+    file: str
+    line: int
+
+
+TRIM_MARK = "malloc_trim"
+"""A mark of this name is a call of malloc_trim(0)."""
+TEARDOWN_MARK = "interpreter teardown"
+"""A mark of this name ends what the program itself does; CPython's finalisation follows."""
+
+
+START, CLEAN_START = "start", "clean"
+"""In `Metadata.origin` of a recording: how it began; CLEAN_START means with every pool of pymalloc full."""
+OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
+"""In the same: counts of frees and reallocs of blocks older than the recording, and of frees past the hooks."""
+LEFT_OUT = "left_out_calls"
+"""In the same: how many calls of excluded threads were left out; missing if none was."""
+SITES_OF = "sites"
+"""In the same, if call sites were recorded: for which calls."""
+RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES, LEFT_OUT)
+DROPPED_COLUMNS = "dropped columns"
+"""In `Metadata.origin` of a trace read leniently: the names of unknown columns that were left out."""
+DROPPED_MAPPING_BYTES = "dropped mapping bytes"
+"""In `Metadata.origin` of an imported memray capture: the bytes of its calls of mmap, which are not in the trace."""
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """The pools of a size class that have live blocks."""
+
+    block_bytes: int
+    pools: int
+    blocks: int
+    """Live ones."""
+    blocks_free: int
+
+
+@dataclass(frozen=True)
+class PoolCount:
+    """The real pymalloc's own statistics at a moment without a call in progress."""
+
+    row: int
+    """The event before which they were taken."""
+    arenas_mapped: int
+    """Since the process started, as is the next."""
+    arenas_unmapped: int
+    arenas_highest: int
+    arenas: int
+    pools_free: int
+    classes: tuple[ClassCount, ...]
+    """Size classes that have pools."""
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What the process has in memory besides its allocators: static storage and stacks."""
+
+    static_bytes: int = 0
+    """Program, libraries and their data, from start to end."""
+    stack_bytes: int = 0
+    """Reserved for the stacks of all threads."""
+    stack_resident_bytes: int = 0
+    """The part of the stacks that is ever written to."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of several processes in a trace. It has its own threads, address space and phases."""
+
+    name: str
+    threads: tuple[int, ...]
+    """Numbers in the column `thread`; each belongs to one process only."""
+    memory: ProcessMemory = ProcessMemory()
+
+
+@dataclass(frozen=True)
+class ResidentMemory:
+    """Resident memory of a recorded process as the kernel counts it, without shared memory."""
+
+    start_bytes: int
+    """When the recording began: the interpreter itself."""
+    peak_bytes: int
+    end_bytes: int
+    """Before finalisation, or when the process was last looked at."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was in force in a recorded process. An empty text is unknown."""
+
+    allocator: str = ""
+    """CPython's own name for it: pymalloc, malloc, mimalloc; with `_debug` behind it where debug hooks are on."""
+    libc: str = ""
+    """Name and version, as in `glibc 2.36`."""
+    malloc: str = ""
+    """File name of the library or program that `malloc` belongs to."""
+    separate_heaps: bool = False
+    """Whether a subinterpreter had a pymalloc of its own."""
+    resident: ResidentMemory | None = None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a trace says about itself."""
+
+    origin: dict[str, str] = field(default_factory=dict)
+    """How the trace was made: interpreter version, platform, allocator, command, seed …"""
+    sites: tuple[Site, ...] = ()
+    phases: tuple[str, ...] = ()
+    """Names of the phases that marks begin."""
+    process: ProcessMemory = ProcessMemory()
+    """Empty if there are `processes`, each of which has its own `memory`."""
+    counts: tuple[PoolCount, ...] = ()
+    """Of a recording with a clean start: at its beginning and at its end."""
+    processes: tuple[Process, ...] = ()
+    """Empty for a trace of one process."""
+    runtime: Runtime | None = None
+    """Of a recording; older ones have none."""
+
+    @property
+    def memory(self) -> ProcessMemory:
+        """The sum over all processes."""
+        if not self.processes:
+            return self.process
+        each = [process.memory for process in self.processes]
+        return ProcessMemory(*(sum(getattr(one, field.name) for one in each) for field in fields(ProcessMemory)))

@@ -1,0 +1,45 @@
+"""What a trace is to its readers, and one that is held in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from replay.trace.events import Events
+from replay.trace.metadata import Metadata
+
+
+class Trace(Protocol):
+    """A trace that can be read once or many times."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    @property
+    def duration_ns(self) -> int | None:
+        """Time of the last event, if known before it is read."""
+
+    @property
+    def events_total(self) -> int | None:
+        """Number of rows, if known before they are read."""
+
+    def batches(self) -> Iterator[Events]:
+        """The events in batches of any size; each call starts at the first."""
+
+
+@dataclass(frozen=True)
+class MemoryTrace:
+    """A whole trace in memory, for tests, benchmarks and sweeps."""
+
+    events: list[Events]
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def duration_ns(self) -> int | None:
+        return next((int(batch.time_ns[-1]) for batch in reversed(self.events) if batch.rows), 0)
+
+    @property
+    def events_total(self) -> int | None:
+        return sum(batch.rows for batch in self.events)
+
+    def batches(self) -> Iterator[Events]:
+        return iter(self.events)
