@@ -18,7 +18,7 @@ WITHOUT_SIGNATURE = {"Domain", "Op", "ReplayError", "__version__"}
 
 
 class NotShown:
-    """Stands for a default that is not a literal of one token."""
+    """Stands for a default that the page does not show: it is neither None nor a bool nor an empty tuple."""
 
     def __repr__(self):
         return "..."
