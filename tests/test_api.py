@@ -1,5 +1,6 @@
-"""The public names: those of the manual, and all of them there."""
+"""The public names and their signatures are those of docs/api.md."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -11,12 +12,34 @@ import replay
 
 ROOT = Path(__file__).parents[1]
 MANUAL = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+FIRST_CELLS = re.findall(r"^\| (`.*?) \|", MANUAL.partition("\n## ")[0], re.MULTILINE)
+DOCUMENTED = {name: text for cell in FIRST_CELLS for text, name in re.findall(r"`((\w+)[^`]*)`", cell)}
+WITHOUT_SIGNATURE = {"Domain", "Op", "ReplayError", "__version__"}
+
+
+class NotShown:
+    """Stands for a default that the page does not show: it is neither None nor a bool nor an empty tuple."""
+
+    def __repr__(self):
+        return "..."
+
+
+def signature_text(name):
+    signature = inspect.signature(getattr(replay, name))
+    parameters = [
+        parameter.replace(annotation=parameter.empty, default=shown_default(parameter.default))
+        for parameter in signature.parameters.values()
+    ]
+    return f"{name}{inspect.Signature(parameters)}"
+
+
+def shown_default(default):
+    shown = default is inspect.Parameter.empty or default is None or isinstance(default, bool) or default == ()
+    return default if shown else NotShown()
 
 
 def test_the_exported_names_are_those_of_the_manual():
-    first_cells = re.findall(r"^\| (`.*?) \|", MANUAL, re.MULTILINE)
-    documented = {name for cell in first_cells for name in re.findall(r"`(\w+)", cell)}
-    assert documented == set(replay.__all__)
+    assert set(DOCUMENTED) == set(replay.__all__)
     assert set(replay.__all__) <= set(dir(replay))
 
 
@@ -24,6 +47,22 @@ def test_the_exported_names_are_those_of_the_manual():
 def test_every_exported_name_is_there_under_that_name(name):
     value = getattr(replay, name)
     assert name == "__version__" or value.__name__ == name
+
+
+@pytest.mark.parametrize("name", sorted(set(replay.__all__) - WITHOUT_SIGNATURE))
+def test_a_documented_signature_is_the_real_one(name):
+    assert DOCUMENTED[name] == signature_text(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["open_source", "load_config", "run", "summarize", "record", "write_trace", "sweep", "verify"]
+)
+def test_every_optional_argument_is_described(name):
+    section = re.search(rf"^\*\*`{name}`\*\*(.*?)(?=^\*\*`|\Z)", MANUAL, re.MULTILINE | re.DOTALL)
+    assert section
+    parameters = inspect.signature(getattr(replay, name)).parameters.values()
+    optional = {parameter.name for parameter in parameters if parameter.default is not parameter.empty}
+    assert optional <= set(re.findall(r"`(\w+)`", section[1]))
 
 
 def test_an_unknown_name_is_an_attribute_error():
