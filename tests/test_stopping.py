@@ -116,3 +116,18 @@ pq.ParquetWriter.write_table = lambda *_, **__: (closed.wait(20), os.write(2, b"
     done = run(code, "generate", "startup-static", "-o", "trace.parquet", cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (130, [])
     assert "written too late" not in done.stderr
+
+
+def test_a_refused_recording_blocks_no_signal_of_its_process(tmp_path):
+    (tmp_path / "kept.parquet").write_text("there already")
+    code = f"""
+import signal, sys
+from replay.__main__ import main
+sys.argv = ["replay", "record", "-o", {str(tmp_path / "kept.parquet")!r}, "-c", "pass"]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "2 []\n"

@@ -112,16 +112,15 @@ def _record(
         interpreter = this_interpreter(clean, with_sites)
     else:
         interpreter = other_interpreter(python, clean, with_sites)
-    from replay.recorder.signals import hold_signals
-
-    mask = hold_signals()  # before the imports below, which start threads
-    from replay.recorder.detach import make_memory_file
-    from replay.recorder.launch import Child, Follow
-    from replay.recorder.ring import Ring
-    from replay.recorder.writer import Writer
+    from replay.recorder.signals import held_signals
 
     earlier = _child_files(output) if follow_fork else {}
-    with told_compilation():
+    with held_signals() as mask, told_compilation():  # before the imports below, which start threads
+        from replay.recorder.detach import make_memory_file
+        from replay.recorder.launch import Child, Follow
+        from replay.recorder.ring import Ring
+        from replay.recorder.writer import Writer
+
         file = make_memory_file(SHARED_BYTES)
         ring = Ring(file, wishes["sites_every"], interpreter.version)
         command, said = [interpreter.path, *program], interpreter.description

@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 HELD = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
@@ -13,19 +14,25 @@ _FROM_KERNEL = 0x80
 """si_code of what a terminal sends: to all processes in its foreground, so to the other one too."""
 
 
-def hold_signals() -> set[signal.Signals]:
-    """Holds them back from this thread and all that it starts; gives the mask of before.
+@contextmanager
+def held_signals() -> Iterator[set[signal.Signals]]:
+    """Blocks them in this thread and all that it starts; yields the earlier mask, which an exception brings back.
 
-    To be called before any other thread is there, for a signal goes to any that does not hold it back.
+    To be entered before any other thread exists, because a signal goes to any thread that does not block it.
     """
-    return signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # type: ignore[return-value]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield mask  # type: ignore[misc]
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
 
 
 def act_on_held(mask: Collection[int]) -> None:
     """Lets those that came in the meantime do what they do, before there is anybody to pass them on to."""
     if signal.sigpending() & HELD:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        hold_signals()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def forward_signals(process: int) -> None:
