@@ -443,7 +443,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
         ("pymalloc.alignement=8", "did you mean 'alignment'?"),
         ("pymalloc.pool_size=3 KiB", "no power of two"),
         ("pymalloc.alignment", "write it like pymalloc.alignment=8"),
-        ("domains.libc=simpel", "there is no allocator model 'simpel'"),
+        ("domains.libc=simpel", "unknown allocator model 'simpel'"),
     ],
 )
 def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, said):

@@ -261,8 +261,12 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
     trace = Endless()
     taken = []
     monkeypatch.setattr("replay.sources.open_source", lambda _: trace)
-    echo = typer.echo
-    monkeypatch.setattr(typer, "echo", lambda *text, **how: (taken.append(trace.taken), echo(*text, **how)))
+
+    def noting(show):
+        return lambda *text, **how: (taken.append(trace.taken), show(*text, **how))
+
+    monkeypatch.setattr(typer, "echo", noting(typer.echo))
+    monkeypatch.setattr(trace_commands, "say", noting(trace_commands.say))
     shown = run("trace", "head", "endless", "-n", "4000", *option)
     assert trace.taken == 3
     assert {1, 2, 3} <= set(taken)
