@@ -1,4 +1,4 @@
-"""The ceiling: an allocator that never takes anything back.
+"""The upper bound: an allocator that never reuses memory.
 
     end     where the next block goes; blocks lie one behind the other, at multiples of 16, in the order of their births
 

@@ -1,5 +1,5 @@
-"""A nightly job over columns with NumPy: chunks of a log are parsed into lists, kept as columns in byte buffers that
-grow, then grouped and summed; NumPy's own temporary arrays come from malloc and are not recorded."""
+"""A batch job with NumPy: chunks of a log are parsed into lists, stored in growing byte buffers, grouped and summed.
+Temporary arrays of NumPy come from malloc directly and are not recorded."""
 
 import io
 import random
