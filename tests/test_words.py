@@ -1,14 +1,14 @@
 """Help texts, listings, README and docs are plain technical English: no words of the old dialect, short sentences."""
 
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from replay.__main__ import COMMANDS, app, load_command
-from replay.commands import allocators, workloads
-from replay.support.bundled_files import sweep_names
-from replay.sweeps.plan import load_plan
 
 ROOT = Path(__file__).parents[1]
 SENTENCE_WORDS_MAX = 25
@@ -73,15 +73,29 @@ HELP = {
         if words != "sweep"  # shows the help of `replay sweep run`
     },
 }
-LISTINGS = {
-    "replay allocators": [
-        *allocators._presets().values(),
-        *(model.description for model in allocators._bundled_models()),
-    ],
-    "replay workloads": [each.description for each in (*workloads._written(), *workloads._recorded())],
-    "replay sweep --list": [load_plan(name).description for name in sweep_names()],
-}
-SHOWN = [(name, text) for name, texts in (HELP | LISTINGS).items() for text in texts]
+LISTINGS = [
+    "replay allocators --json", "replay workloads --json", "replay sweep --list --json",
+    "replay schema workload", "replay schema config", "replay schema sweep",
+]  # fmt: skip
+SHOWN = [*HELP, *LISTINGS]
+
+
+def descriptions(document):
+    """The descriptions in a JSON document, at any depth."""
+    if isinstance(document, list):
+        return [found for each in document for found in descriptions(each)]
+    if not isinstance(document, dict):
+        return []
+    here = [document["description"]] if isinstance(document.get("description"), str) else []
+    return here + [found for each in document.values() for found in descriptions(each)]
+
+
+@cache
+def shown(name):
+    """The texts of a command's help or listing, without examples."""
+    texts = HELP.get(name) or descriptions(json.loads(CliRunner().invoke(app, name.split()[1:]).stdout))
+    assert texts
+    return [text for text in texts if not is_example(text)]
 
 
 def is_example(paragraph):
@@ -107,15 +121,15 @@ def test_an_abbreviation_or_a_decimal_point_ends_no_sentence():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HELP | LISTINGS)
+@pytest.mark.parametrize("name", SHOWN)
 def test_what_a_command_shows_has_the_projects_words(name):
-    assert [hit for text in (HELP | LISTINGS)[name] if not is_example(text) for hit in found_in(text)] == []
+    assert [hit for text in shown(name) for hit in found_in(text)] == []
 
 
-@pytest.mark.parametrize("name", HELP | LISTINGS)
+@pytest.mark.parametrize("name", SHOWN)
 def test_no_sentence_that_a_command_shows_is_longer_than_25_words(name):
-    shown = [sentence for text in (HELP | LISTINGS)[name] if not is_example(text) for sentence in sentences(text)]
-    assert [sentence for sentence in shown if len(sentence.split()) > SENTENCE_WORDS_MAX] == []
+    parts = [sentence for text in shown(name) for sentence in sentences(text)]
+    assert [sentence for sentence in parts if len(sentence.split()) > SENTENCE_WORDS_MAX] == []
 
 
 @pytest.mark.parametrize("name", HELP)

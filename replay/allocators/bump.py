@@ -22,7 +22,7 @@ ROLES = ("libc",)
 
 
 class Config(BaseModel):
-    """An allocator that never frees."""
+    """An allocator that never reuses memory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -23,7 +23,7 @@ ROLES = ("libc",)
 
 
 class Config(BaseModel):
-    """The least memory that could hold what is live."""
+    """The least memory that can hold the live bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
