@@ -1,5 +1,5 @@
-"""The async_tree benchmark of pyperformance: thousands of asyncio tasks are live at once.
-A gateway that sends many requests to other services, and waits for all of them, behaves like this."""
+"""The async_tree benchmark of pyperformance: thousands of asyncio tasks are live at once,
+as in a gateway that waits for many requests to other services."""
 
 import asyncio
 import sys

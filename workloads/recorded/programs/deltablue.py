@@ -1,5 +1,5 @@
-"""The DeltaBlue benchmark of pyperformance: a constraint solver, as in a spreadsheet or a window layout.
-Its many small objects refer to each other in cycles."""
+"""The DeltaBlue benchmark of pyperformance: a constraint solver, as in a spreadsheet or a window layout,
+with many small objects in reference cycles."""
 
 import replay
 

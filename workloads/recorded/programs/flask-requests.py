@@ -1,5 +1,5 @@
-"""A small Flask application: each request handles forms, sessions, JSON and a page.
-Nearly all objects are freed soon after the request; the notes of users are kept."""
+"""A small Flask application: each request allocates forms, sessions, JSON and a page,
+nearly all short-lived, and the notes of users are kept."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""A web site with Jinja2: templates that inherit from one another are compiled once.
-Every page is then joined from thousands of short strings."""
+"""A web site with Jinja2: templates that inherit from one another are compiled once,
+and every page is joined from thousands of short strings."""
 
 import replay
 

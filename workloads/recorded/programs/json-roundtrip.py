@@ -1,5 +1,5 @@
-"""A JSON service: documents are parsed, changed and serialised again.
-A cache keeps the latest of them."""
+"""A JSON service: documents are parsed, changed and serialised again,
+and a cache keeps the latest of them."""
 
 import replay
 

@@ -1,5 +1,5 @@
-"""A batch job with NumPy: chunks of a log are parsed into lists, stored in growing byte buffers, grouped and summed.
-Temporary arrays of NumPy come from malloc directly and are not recorded."""
+"""A batch job with NumPy: chunks of a log are parsed into lists and growing byte buffers;
+temporary arrays, which malloc allocates directly, are not recorded."""
 
 import io
 import random

@@ -1,5 +1,5 @@
-"""An order database with SQLAlchemy's ORM and SQLite in memory: orders are written in batches and queried.
-They are loaded with related rows, changed and written back, with one session for each task."""
+"""An order database with SQLAlchemy's ORM and SQLite in memory:
+orders are written in batches, queried, loaded with related rows, changed and written back."""
 
 import sys
 
