@@ -1,4 +1,4 @@
-"""A batch job with NumPy: chunks of a log are parsed into lists and growing byte buffers;
+"""A batch job with NumPy: chunks of a log are parsed into lists and byte buffers;
 temporary arrays, which malloc allocates directly, are not recorded."""
 
 import io
