@@ -21,48 +21,48 @@ from replay.support.errors import ReplayError, explain_failure
 from replay.support.names import in_ascii, printable, say
 
 COMMANDS = {
-    "run": ("run:run", "Simulate a trace or workload with an allocator stack, and report its memory."),
+    "run": ("run:run", "Simulate a trace or workload with an allocator stack, and report its memory use."),
     "record": (
         "record:record",
-        "Record a Python program: every malloc, calloc, realloc and free, its arenas, collections and marked phases.",
+        "Record the allocations, arenas, garbage collections and phases of a Python program.",
     ),
-    "generate": ("generate:generate", "Write the trace that a workload describes."),
+    "generate": ("generate:generate", "Write the trace of a workload to a Parquet file."),
     "verify": (
         "verify:verify",
-        "Play traces through real allocators and through their models, and compare address by address.",
+        "Run traces through real allocators and through their models, and compare every address.",
     ),
     "import": (
         "import_:import_trace",
-        "Turn a trace of any known format into Parquet, checked and with its blocks numbered.",
+        "Convert a trace in any supported format to Parquet.",
     ),
     "baseline": (
         "baseline:baseline",
-        "Write down what traces, workloads or programs cost now; `replay check` compares with it.",
+        "Measure traces, workloads or programs, and store the results for `replay check`.",
     ),
-    "check": ("check:check", "Measure now, compare with the baseline, and fail if memory got worse."),
+    "check": ("check:check", "Measure again, compare with the baseline, and fail if memory use got worse."),
     "history": (
         "history:history",
-        "Show how metrics went from commit to commit, and the commits where they stepped.",
+        "Show metrics over commits, and the commits at which their level changed.",
     ),
     "sweep": (
         "sweep:app",
         "Simulate traces with many allocator stacks, rank the stacks, and show which settings matter.",
     ),
-    "trace": ("trace:app", "Look into a trace, and make others of it."),
+    "trace": ("trace:app", "Inspect and edit traces."),
     "allocators": (
         "allocators:allocators",
-        "List the allocator presets, and the models that a configuration can name.",
+        "List the allocator presets and models.",
     ),
     "workloads": (
         "workloads:workloads",
-        "List the bundled workloads, written in YAML or recorded, and what they are like in the wild.",
+        "List the bundled workloads: YAML descriptions and recordings.",
     ),
     "schema": (
         "schema:schema",
-        "Print the JSON Schema of a workload, of an allocator stack's configuration or of a sweep.",
+        "Print the JSON Schema of a workload, a configuration or a sweep.",
     ),
 }
-"""By name the module and what it has there, a function or an app, and the first line of its help."""
+"""By command: module and function (or Typer app), and the first line of the help."""
 ERROR, BUG = 2, 3
 """Exit codes."""
 
@@ -151,13 +151,13 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Start with: replay run web-service")
+@app.callback(epilog="Example: replay run web-service")
 def replay(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Replay allocation traces through an exact model of pymalloc and models of malloc and the kernel."""
+    """Simulate the memory allocators below a Python program: pymalloc, the C library's malloc and Linux."""
 
 
 def main() -> None:

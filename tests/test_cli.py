@@ -69,7 +69,7 @@ def test_a_command_imports_no_other():
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print([name for name in sys.modules if name.startswith('replay.commands.')])\n"
     )
-    assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.schema']"
+    assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.stopping', 'replay.commands.schema']"
 
 
 def test_the_version_is_told():
@@ -89,7 +89,7 @@ def test_help_imports_nothing_heavy():
         f"finally: print([name for name in {HEAVY} if name in sys.modules])"
     )
     result = run_python("-c", code)
-    assert "Replay allocation traces" in result.stdout
+    assert "Simulate the memory allocators" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -142,7 +142,7 @@ def test_the_script_is_declared():
 @pytest.mark.skipif(not SCRIPT.exists(), reason=f"alloc-replay is not installed beside {sys.executable}")
 def test_the_installed_script_helps_and_plays_a_workload(tmp_path):
     helped = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "Start with: replay run web-service" in helped.stdout
+    assert "Example: replay run web-service" in helped.stdout
     command = [SCRIPT, "run", "startup-static", "--json", "--no-reference"]
     played = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert json.loads(played.stdout)["static_bytes"] == 96 << 20

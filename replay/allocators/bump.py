@@ -1,4 +1,4 @@
-"""The ceiling: an allocator that never takes anything back.
+"""The upper bound: an allocator that never reuses memory.
 
     end     where the next block goes; blocks lie one behind the other, at multiples of 16, in the order of their births
 
@@ -22,7 +22,7 @@ ROLES = ("libc",)
 
 
 class Config(BaseModel):
-    """An allocator that never frees."""
+    """An allocator that never reuses memory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

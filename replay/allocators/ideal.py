@@ -1,4 +1,4 @@
-"""The floor: an allocator that wastes nothing but the rest of its last page.
+"""The lower bound: an allocator that holds exactly the requested bytes, in whole pages.
 
     live    the bytes asked for and not freed
 
@@ -23,7 +23,7 @@ ROLES = ("libc",)
 
 
 class Config(BaseModel):
-    """The least memory that could hold what is live."""
+    """The least memory that can hold the live bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,29 +1,26 @@
-"""`replay allocators`: the allocator stacks that come with replay, and the models that a stack can name."""
+"""`replay allocators`: the presets, and the models that a configuration can use."""
 
 import ast
 import json
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-import typer
-
+from replay.commands.options import AsJson
 from replay.support import bundled_files as resources
 from replay.support.bundled_files import MODEL_GROUP
 from replay.support.names import by_version, say
 
 
 class Model(NamedTuple):
-    """An allocator model; `roles` are null where only importing it would tell."""
+    """An allocator model; `roles` is None if only an import of the model would show them."""
 
     name: str
     roles: tuple[str, ...] | None
     description: str
 
 
-def allocators(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False,
-) -> None:
-    """List the allocator presets, and the models that a configuration can name.
+def allocators(as_json: AsJson = False) -> None:
+    """List the allocator presets and models.
 
     Example: replay allocators --json
     """
@@ -37,18 +34,18 @@ def allocators(
 
     from replay.reports.console import PlainConsole
 
-    table = Table("preset", "what it is", box=None, header_style="bold")
+    table = Table("preset", "description", box=None, header_style="bold")
     for name, description in presets.items():
         table.add_row(name, description)
     console = PlainConsole()
     console.print(table)
-    table = Table("model", "roles", "what it is", box=None, header_style="bold")
+    table = Table("model", "roles", "description", box=None, header_style="bold")
     for model in models:
         table.add_row(model.name, ", ".join(model.roles or ()), model.description)
     say()
     console.print(table)
     say()
-    say("A preset runs on glibc 2.36; its name may go on with another: cpython-3.12-glibc-2.31, -2.41, -2.43.")
+    say("Presets use glibc 2.36. A suffix selects another version: cpython-3.12-glibc-2.31, -2.41 or -2.43.")
     say("next: replay run web-service -a cpython-3.9-glibc-2.41 --set pymalloc.arena_size='1 MiB'")
 
 

@@ -5,26 +5,28 @@ from typing import Annotated
 import typer
 
 from replay.commands import gate_options as options
+from replay.commands.options import Env, Fixed, Seed
 from replay.support.names import say
 
 
 def baseline(
     sources: options.Sources = None,
     allocators: options.Allocators = None,
-    fixed: options.Fixed = None,
-    env: options.Env = None,
-    seed: options.Seed = None,
+    fixed: Fixed = None,
+    env: Env = None,
+    seed: Seed = None,
     suite: options.SuiteFile = None,
     output: options.BaselineFile = None,
     record: options.Record = False,
     recordings: options.Recordings = 3,
     name: options.Name = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="TRACE", help="With --record: keep a recording, for `replay check --against`.")
+        str | None,
+        typer.Option(metavar="TRACE", help="With --record: file for one recording, for `replay check --against`."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace cases that the baseline has already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing cases of the baseline.")] = False,
 ) -> None:
-    """Write down what traces, workloads or programs cost now; `replay check` compares with it.
+    """Measure traces, workloads or programs, and store the results for `replay check`.
 
     Example: replay baseline web-service batch-parse -a cpython-3.12
 

@@ -10,6 +10,7 @@ import typer
 from replay.commands import gate_options as options
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
+from replay.commands.options import AsJson, Env, Fixed, Seed
 from replay.support.errors import ReplayError
 from replay.support.names import say
 
@@ -22,47 +23,49 @@ SCREEN = "-"
 def check(
     sources: options.Sources = None,
     allocators: options.Allocators = None,
-    fixed: options.Fixed = None,
-    env: options.Env = None,
-    seed: options.Seed = None,
+    fixed: Fixed = None,
+    env: Env = None,
+    seed: Seed = None,
     suite: options.SuiteFile = None,
     baseline: options.BaselineFile = None,
     tolerances: Annotated[
         list[str] | None,
         typer.Option(
-            "-t", "--tolerance", metavar="RULE", help="Like resident_bytes_peak:2% or blowup<=1.4; repeatable."
+            "-t", "--tolerance", metavar="RULE", help="Rule such as resident_bytes_peak:2% or blowup<=1.4. Repeatable."
         ),
     ] = None,
     record: options.Record = False,
     recordings: options.Recordings = 3,
     name: options.Name = None,
     against: Annotated[
-        str | None, typer.Option(metavar="TRACE", help="Compare with this trace, not with a baseline; tells the cause.")
+        str | None,
+        typer.Option(metavar="TRACE", help="Trace to compare with, instead of a baseline; the report names causes."),
     ] = None,
     allow_changed_trace: Annotated[
-        bool, typer.Option("--allow-changed-trace", help="Compare even if a trace is not the baseline's.")
+        bool, typer.Option("--allow-changed-trace", help="Compare even if a trace differs from the baseline's.")
     ] = False,
-    update: Annotated[bool, typer.Option("--update", help="Take the present figures as the baseline.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace the baseline with the current results.")] = False,
     ratchet: Annotated[
-        bool, typer.Option("--ratchet", help="If all pass, take over into the baseline what got better.")
+        bool, typer.Option("--ratchet", help="If all cases pass, store improved results in the baseline.")
     ] = False,
     reports: Annotated[
         list[str] | None,
         typer.Option(
             "--report",
             metavar="FORMAT[=FILE]",
-            help="text, markdown, github, gitlab, junit or benchmark; on GitHub and GitLab found by itself.",
+            help="Format of the report: text, markdown, github, gitlab, junit or benchmark. Default: text; in "
+            "CI on GitHub or GitLab, that service's format too. Repeatable.",
         ),
     ] = None,
     history: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Add a row a case to this history (`replay history`).")
+        Path | None, typer.Option(metavar="FILE", help="Parquet file for `replay history`; each case adds a row.")
     ] = None,
-    no_why: Annotated[bool, typer.Option("--no-why", help="Do not look for the cause of a failure.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    no_why: Annotated[bool, typer.Option("--no-why", help="Skip the search for causes of a failure.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure now, compare with the baseline, and fail if memory got worse.
+    """Measure again, compare with the baseline, and fail if memory use got worse.
 
-    Exit code 0: all pass. 1: something is worse, new or gone. 2: an error, such as a trace that is not the baseline's.
+    Exit code 0: all cases pass. 1: a case is worse, new or missing. 2: an error, such as a changed trace.
 
     Example: replay check -t resident_bytes_peak:2%
 

@@ -16,29 +16,26 @@ if TYPE_CHECKING:
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SOURCE", help="Traces or workloads; without any, the cases of the suite."),
+    typer.Argument(metavar="SOURCE", help="Traces or workloads. Default: the cases of the suite."),
 ]
 Allocators = Annotated[
-    list[str] | None, typer.Option("-a", "--allocator", metavar="PRESET,…", help="Each source on each of these.")
+    list[str] | None,
+    typer.Option(
+        "-a", "--allocator", metavar="PRESET,…", help="Presets or YAML files; each makes a case of each SOURCE."
+    ),
 ]
-Fixed = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as in `replay run`.")]
-Env = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable that glibc reads.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of a workload's seed.")]
 SuiteFile = Annotated[
-    Path | None, typer.Option("--suite", metavar="FILE", help="replay.toml or pyproject.toml; found here if not said.")
+    Path | None,
+    typer.Option("--suite", metavar="FILE", help="File with the cases. Default: replay.toml or pyproject.toml."),
 ]
 BaselineFile = Annotated[
-    Path | None, typer.Option("--baseline", metavar="FILE", help="The baseline; replay-baseline.json if not said.")
+    Path | None, typer.Option("--baseline", metavar="FILE", help="Baseline file. Default: replay-baseline.json.")
 ]
-Record = Annotated[
-    bool, typer.Option("--record", help="Record the program behind `--` now, instead of playing traces.")
-]
+Record = Annotated[bool, typer.Option("--record", help="Record the program after `--`, instead of opening traces.")]
 Recordings = Annotated[
-    int, typer.Option("-n", "--recordings", min=1, help="With --record: how often; the median counts.")
+    int, typer.Option("-n", "--recordings", min=1, help="With --record: number of recordings; the median counts.")
 ]
-Name = Annotated[
-    str | None, typer.Option("--name", help="With --record: the case's name; that of the script if not said.")
-]
+Name = Annotated[str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's.")]
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
+from replay.commands import options
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.trace_file import save_trace
 
 
 def generate(
-    workload: Annotated[str, typer.Argument(metavar="WORKLOAD", help="A YAML file, or a bundled workload's name.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The Parquet file to write.")],
-    seed: Annotated[int | None, typer.Option(min=0, help="Takes the place of the file's seed.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD", help="YAML file, or name of a bundled workload.")],
+    output: options.Output,
+    seed: options.Seed = None,
+    force: options.Force = False,
 ) -> None:
-    """Write the trace that a workload describes.
+    """Write the trace of a workload to a Parquet file.
 
     Example: replay generate web-service -o trace.parquet
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.lists import split_list
+from replay.commands.options import AsJson
 from replay.support.errors import ReplayError
 from replay.support.names import say
 
@@ -22,19 +23,22 @@ _WIDTH = 20
 
 
 def history(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="What `replay check --history FILE` wrote.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet file that `replay check --history` wrote.")],
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="METRIC,…", callback=split_list, help="Metrics to show.")
+        list[str] | None,
+        typer.Option(
+            "--metric", metavar="METRIC,…", callback=split_list, help=f"Metrics to show. Default: {DEFAULT_METRIC}."
+        ),
     ] = None,
-    case: Annotated[str | None, typer.Option("--case", help="Only this case.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="How many of the last commits to list.")] = 10,
+    case: Annotated[str | None, typer.Option("--case", help="Case to show. Default: all.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Number of latest changes to list.")] = 10,
     chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FILE", help="Draw the metric over commits: .html or .png.")
+        Path | None, typer.Option("--chart", metavar="FILE", help="Chart of the metrics over commits, .html or .png.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the chart.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing chart.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show how metrics went from commit to commit, and the commits where they stepped.
+    """Show metrics over commits, and the commits at which their level changed.
 
     Example: replay history history.parquet --metric resident_bytes_peak --case web
     """

@@ -1,17 +1,17 @@
 """`replay import`: any trace into Parquet."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from replay.commands import options
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.trace_file import save_trace
 
 
 def import_trace(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The Parquet file to write.")],
+    file: options.File,
+    output: options.Output,
     format_name: Annotated[
         str | None,
         typer.Option(
@@ -23,11 +23,13 @@ def import_trace(
     ] = None,
     lenient: Annotated[
         bool,
-        typer.Option("--lenient", help="Leave out unknown lines and columns; accept a truncated capture."),
+        typer.Option("--lenient", help="Skip and count unknown lines and columns; accept a truncated capture."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+    force: options.Force = False,
 ) -> None:
-    """Turn a trace of any known format into Parquet, checked and with its blocks numbered.
+    """Convert a trace in any supported format to Parquet.
+
+    Events are validated, and blocks are numbered.
 
     Example: replay import trace.csv -o trace.parquet
     """

@@ -1,22 +1,35 @@
 """Options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+File = Annotated[str, typer.Argument(metavar="FILE", help="Trace in any supported format, or a workload.")]
 Sources = Annotated[
     list[str] | None,
     typer.Argument(metavar="SOURCE", help="Traces or YAML workloads: paths, URLs, or names of bundled workloads."),
 ]
 Allocators = Annotated[
     list[str] | None,
-    typer.Option("-a", "--allocator", metavar="PRESET,…", help="Presets or YAML files; patterns like 'cpython-*'."),
+    typer.Option("-a", "--allocator", metavar="PRESET,…", help="Presets, YAML files, or patterns such as 'cpython-*'."),
 ]
 Fixed = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. pymalloc.alignment=8.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Configuration key and its value, e.g. pymalloc.alignment=8. Repeatable."
+    ),
 ]
+Env = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="NAME=VALUE", help="Environment variable of glibc, e.g. MALLOC_TOP_PAD_=0. Repeatable."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the workload. Default: the workload's own.")]
 TrimEvery = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="Call malloc_trim(0) at this interval of the trace's time, e.g. 60s."),
+    str | None, typer.Option(metavar="TIME", help="Interval between calls of malloc_trim(0), e.g. 60s. Default: none.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Parquet file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

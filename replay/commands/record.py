@@ -24,41 +24,46 @@ def record(
     program: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-m MODULE | -c CODE | SCRIPT] [ARGS]…", help="As behind `python`.", show_default=False
+            metavar="[-m MODULE | -c CODE | SCRIPT] [ARGS]…",
+            help="Program to record, written as after `python`.",
+            show_default=False,
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The Parquet file to write.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Parquet file to write.")] = Path(
         "trace.parquet"
     ),
     clean: Annotated[
-        bool, typer.Option("--clean", help="First fill all pools of pymalloc, so that what follows is predictable.")
+        bool, typer.Option("--clean", help="Fill the free pools of pymalloc first, which makes addresses predictable.")
     ] = False,
     addresses: Annotated[
-        bool, typer.Option("--addresses/--no-addresses", help="Keep where each block was, which takes more space.")
+        bool,
+        typer.Option("--addresses/--no-addresses", help="Record the address of every block, which takes more space."),
     ] = True,
     sites: Annotated[
-        bool, typer.Option("--sites", help="Record of every call the function, file and line it came from.")
+        bool, typer.Option("--sites", help="Record the call site of every call: function, file and line.")
     ] = False,
     sites_every: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="The same of one call in so many bytes, like 64KiB, which costs less."),
+        typer.Option(metavar="SIZE", help="Bytes between sampled call sites, e.g. 64KiB. Costs less than --sites."),
     ] = None,
     follow_fork: Annotated[
         bool,
-        typer.Option("--follow-fork", help="Record forked children too, each into a file with its process number."),
+        typer.Option("--follow-fork", help="Record forked children too, each to a file with its process ID."),
     ] = False,
     python: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Run the program by this interpreter, which needs nothing of replay's."),
+        typer.Option(
+            metavar="PATH", help="Interpreter for the program; it does not need replay. Default: this Python."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     rescue: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save what a recording wrote that was cut off; runs nothing.")
+        Path | None, typer.Option(metavar="FILE", help="Interrupted recording to recover; no program is run.")
     ] = None,
 ) -> None:
-    """Record a Python program: every malloc, calloc, realloc and free, its arenas, collections and marked phases.
+    """Record the allocations, arenas, garbage collections and phases of a Python program.
 
-    The program runs as it would by itself, and its exit code is passed on. Options for replay come first.
+    Options of replay come before the program. The exit code is the program's.
 
     Example: replay record -o trace.parquet script.py --its-option
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands import options
 from replay.commands.compilation import told_compilation
 from replay.commands.notes import tell_notes
 from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
@@ -27,60 +28,43 @@ if TYPE_CHECKING:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A trace, a YAML workload, or a bundled one's name.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Trace, YAML workload, or name of a bundled workload.")
+    ],
     allocator: Annotated[
         str | None,
         typer.Option(
             "-a",
             "--allocator",
             metavar="PRESET",
-            help="A preset or a YAML file. Default: what the trace was recorded on, else the running Python.",
+            help="Preset or YAML file. Default: the interpreter that recorded the trace, else the running Python.",
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key of the stack, e.g. pymalloc.alignment=8. Repeatable."
-        ),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env",
-            metavar="NAME=VALUE",
-            help="A setting of glibc, e.g. MALLOC_TOP_PAD_=0. Repeatable.",
-        ),
-    ] = None,
-    trim_every: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Interval between calls of malloc_trim(0), e.g. 60s. Default: none."),
-    ] = None,
+    overrides: options.Fixed = None,
+    env: options.Env = None,
+    trim_every: options.TrimEvery = None,
     sample: Annotated[
         str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the workload. Default: its own.")] = None,
+    seed: options.Seed = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; docs/metrics.md explains its keys.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/metrics.md explains its keys.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", parser=parse_folder, help="Write summary.json and the tables as Parquet into this folder."
-        ),
+        typer.Option(metavar="DIR", parser=parse_folder, help="Folder for summary.json and the tables as Parquet."),
     ] = None,
     addresses: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the address of every block into this Parquet file.")
+        Path | None, typer.Option(metavar="FILE", help="Parquet file for the address of every block.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite results that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing results.")] = False,
     no_reference: Annotated[
         bool,
-        typer.Option("--no-reference", help="Skip the references ideal and bump: one simulation instead of three."),
+        typer.Option("--no-reference", help="Skip the references ideal and bump, which take two more simulations."),
     ] = False,
 ) -> None:
-    """Simulate a trace or workload with an allocator stack, and report its memory.
+    """Simulate a trace or workload with an allocator stack, and report its memory use.
 
     Example: replay run web-service -a cpython-3.9 --set pymalloc.arena_size='1 MiB'
     """

@@ -17,8 +17,8 @@ class Kind(StrEnum):
     SWEEP = "sweep"
 
 
-def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep", help="Which file's schema.")]) -> None:
-    """Print the JSON Schema of a workload, of an allocator stack's configuration or of a sweep.
+def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep", help="Kind of file.")]) -> None:
+    """Print the JSON Schema of a workload, a configuration or a sweep.
 
     Example: replay schema workload > workload.schema.json
     """

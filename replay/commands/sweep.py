@@ -43,33 +43,37 @@ PlanName = Annotated[
 Grid = Annotated[
     list[str] | None,
     typer.Option(
-        "--grid", metavar="KEY=V,…", help="Vary a key: values, or a range like 64..512:+64 or 64KiB..4MiB:*2."
+        "--grid",
+        metavar="KEY=V,…",
+        help="Configuration key and its values, or a range: 64..512:+64, 64KiB..4MiB:*2. Repeatable.",
     ),
 ]
 Env = Annotated[
     list[str] | None,
-    typer.Option("--env", metavar="NAME=V,…", help="Vary a variable that glibc reads; `default` leaves it unset."),
+    typer.Option("--env", metavar="NAME=V,…", help="Environment variable of glibc and its values; `default` is unset."),
 ]
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        "--where", metavar="CONDITION", help="Skip configurations that violate this: 'small_threshold <= pool_size/8'."
+        "--where",
+        metavar="CONDITION",
+        help="Condition for configurations, e.g. 'small_threshold <= pool_size/8'. Repeatable.",
     ),
 ]
 Random = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Simulate N random points instead of the whole grid.")
+    int | None, typer.Option(min=1, metavar="N", help="Number of random points to simulate. Default: the whole grid.")
 ]
 Latin = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Simulate N points of a latin hypercube instead of the grid.")
+    int | None, typer.Option(min=1, metavar="N", help="Number of points of a Latin hypercube to simulate.")
 ]
 ChooseSeed = Annotated[
     int | None, typer.Option("--choose-seed", min=0, help="Seed of --random, --latin and --optimise. Default: 0.")
 ]
-Seeds = Annotated[str | None, typer.Option(metavar="N,… or N..M", help="Simulate each workload with these seeds.")]
+Seeds = Annotated[str | None, typer.Option(metavar="N,… or N..M", help="Seeds for each workload. Default: its own.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
-        "--by", metavar="METRIC,…", callback=split_list, help="Metrics to rank by; several also give a Pareto front."
+        "--by", metavar="METRIC,…", callback=split_list, help="Metrics to rank by; with several, also a Pareto front."
     ),
 ]
 Optimise = Annotated[
@@ -78,28 +82,34 @@ Optimise = Annotated[
         "--optimise",
         metavar="METRIC,…",
         callback=split_list,
-        help="Search for the lowest values of these metrics instead of trying all configurations.",
+        help="Metrics to minimise by a search, instead of trying all configurations.",
     ),
 ]
 Trials = Annotated[int | None, typer.Option(min=1, help="With --optimise: number of configurations to try.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one for each processor.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: one for each processor.")]
 ClusterAddress = Annotated[
-    str | None, typer.Option("--cluster", metavar="ADDRESS", help="Dask scheduler, or local:4 for four processes.")
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler, or local:4 for four processes."),
 ]
-ClusterTimeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Time to wait for the scheduler.")]
+ClusterTimeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Maximum wait for the scheduler.")]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", parser=parse_folder, help="Folder for the results; each run is saved when it ends."),
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="With --out: also write results.csv.")]
-Charts = Annotated[bool, typer.Option("--charts", help="Write sweep.html and PNG charts to the folder.")]
-Heat = Annotated[str | None, typer.Option(metavar="KEY,KEY", help="With --charts: parameters of the heat map.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the sweep in the folder of --out.")]
+Charts = Annotated[bool, typer.Option("--charts", help="Write sweep.html and PNG charts to the folder of results.")]
+Heat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY,KEY", help="With --charts: parameters of the heat map. Default: those with the largest effect."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep in the folder of --out.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail on an impossible combination instead of skipping it.")]
-Rows = Annotated[int, typer.Option("--rows", min=1, help="Rows of the ranking.")]
-Full = Annotated[bool, typer.Option("--full", help="Give each configuration a row, even if results are equal.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Maximum number of rows in the ranking.")]
+Full = Annotated[bool, typer.Option("--full", help="Print a row for each configuration, even if results are equal.")]
 Within = Annotated[
-    str, typer.Option("--within", metavar="PERCENT", help="Differences up to this do not matter, e.g. 0.5%.")
+    str, typer.Option("--within", metavar="PERCENT", help="Largest difference that does not matter, e.g. 0.5%.")
 ]
 
 
@@ -138,7 +148,7 @@ def sweep(
 ) -> None:
     """Simulate traces with many allocator stacks, rank the stacks, and show which settings matter.
 
-    `replay sweep show DIR` prints the results of --out again. A source with the name `show` needs
+    `replay sweep show DIR` prints the results of --out again. For a source named `show`, use
     `replay sweep run show`.
 
     Example: replay sweep web-service -a cpython-3.8,cpython-3.12 --env MALLOC_ARENA_MAX=default,1,2 --by syscalls
@@ -188,14 +198,14 @@ def sweep(
 
 @app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that --out of a sweep wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `replay sweep --out` wrote.")],
     by: By = None,
     rows: Rows = 12,
     full: Full = False,
     within: Within = "1%",
     charts: Charts = False,
     heat: Heat = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite charts in the folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing charts in the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the results of a sweep again, ranked by the same or other metrics.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from replay.commands.compilation import told_compilation
+from replay.commands.options import AsJson, File
 from replay.commands.trace_contents import read_contents
 from replay.commands.trace_edit import cut, filter_, merge, scale
 from replay.support.names import printable, say
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
     from replay.trace import Metadata, Trace
 
-app = typer.Typer(help="Look into a trace, and make others of it.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Inspect and edit traces.",
+    epilog="Example: replay trace info trace.parquet",
+    no_args_is_help=True,
+    add_completion=False,
+)
 for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, "scale")):
     app.command(name)(edit)
-
-File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
 
 @app.command(epilog="Example: replay trace info trace.parquet")
@@ -36,7 +39,7 @@ def info(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a trace holds: events, live memory, sizes, phases, and the call sites that request most."""
+    """Summarise a trace: events, live memory, sizes, phases, and the call sites that request the most memory."""
     from replay.sources import open_source
 
     with told_compilation():
@@ -59,7 +62,7 @@ def info(
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")
 def head(
     file: File,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 20,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show the first rows of a trace."""

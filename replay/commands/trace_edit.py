@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.options import File, Force, Output
 from replay.commands.trace_file import save_trace
 from replay.support.errors import ReplayError
 from replay.support.names import say
@@ -16,29 +17,32 @@ if TYPE_CHECKING:
 
     from replay.trace import Trace
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A trace in any format, or a workload.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The Parquet file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
 _TIME = "TIME"
 
 
 def cut(
     file: File,
     output: Output,
-    from_: Annotated[str, typer.Option("--from", metavar=_TIME, help="Since the first event.")] = "0",
-    to: Annotated[str | None, typer.Option("--to", metavar=_TIME, help="Since the first event, exclusive.")] = None,
+    from_: Annotated[
+        str, typer.Option("--from", metavar=_TIME, help="Start of the piece, since the first event.")
+    ] = "0",
+    to: Annotated[
+        str | None, typer.Option("--to", metavar=_TIME, help="End of the piece (exclusive), since the first event.")
+    ] = None,
     phase: Annotated[
-        str | None, typer.Option(metavar="NAME", help="From its first mark to the next mark of another.")
+        str | None,
+        typer.Option(metavar="NAME", help="Phase to keep, from its first mark to the next mark of another phase."),
     ] = None,
     without_earlier: Annotated[
-        bool, typer.Option("--without-earlier", help="Leave out blocks born before the piece, and all their events.")
+        bool,
+        typer.Option("--without-earlier", help="Leave out blocks allocated before the piece, and all their events."),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Take a piece out of a trace: by time, by phase, or where both overlap.
+    """Cut a piece out of a trace by time, by phase, or by both.
 
-    What lives where the piece starts is allocated there first, in the order in which it was born, by mallocs of the
-    size that it has by then. With --without-earlier it is left out instead.
+    The piece starts with a malloc for each block that is live at its start. Their order is that of the original
+    allocations, and their sizes are those at the start. --without-earlier leaves these blocks out.
 
     Example: replay trace cut trace.parquet -o piece.parquet --from 2s --to 2500ms
     """
@@ -57,23 +61,24 @@ def cut(
 def filter_(
     file: File,
     output: Output,
-    thread: Annotated[int | None, typer.Option(min=0, help="Blocks allocated by this thread.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Blocks of this domain: raw, mem, obj or libc.")] = None,
+    thread: Annotated[int | None, typer.Option(min=0, help="Thread that allocates the block.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Domain of the block: raw, mem, obj or libc.")] = None,
     min_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Blocks born with at least so many bytes.")
+        str | None, typer.Option(metavar="SIZE", help="Smallest requested size at allocation, e.g. 1KiB.")
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Blocks born with at most so many bytes.")
+        str | None, typer.Option(metavar="SIZE", help="Largest requested size at allocation, e.g. 1KiB.")
     ] = None,
-    phase: Annotated[str | None, typer.Option(metavar="NAME", help="Blocks born while this phase is in force.")] = None,
+    phase: Annotated[str | None, typer.Option(metavar="NAME", help="Phase in which the block is allocated.")] = None,
     process: Annotated[
-        str | None, typer.Option(metavar="NAME", help="This process alone: the trace is then of one.")
+        str | None, typer.Option(metavar="NAME", help="Process to keep; the output is then a trace of one process.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Keep the blocks whose birth is as wanted, with their whole lives; marks and garbage collections all stay.
+    """Keep the blocks whose allocation meets all conditions, with all their events.
 
-    A trace without any block is written all the same, and that is said.
+    Marks and garbage collections are always kept. If no block meets the conditions, the output has no blocks, and a
+    message says so.
 
     Example: replay trace filter trace.parquet -o large.parquet --domain obj --min-size "1 KiB"
 
@@ -106,20 +111,21 @@ def filter_(
 
 
 def merge(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Traces in any format, or workloads.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Traces in any supported format, or workloads.")],
     output: Output,
     offset: Annotated[
-        list[str] | None, typer.Option(metavar=_TIME, help="When a FILE begins: the first --offset is of the first.")
+        list[str] | None,
+        typer.Option(metavar=_TIME, help="Start time of a FILE. Repeatable, in the order of the FILEs. Default: 0."),
     ] = None,
     processes: Annotated[
-        bool, typer.Option("--processes", help="Each FILE stays a process, with a memory of its own, named after it.")
+        bool, typer.Option("--processes", help="Make each FILE a process of its own, named after the file.")
     ] = False,
     force: Force = False,
 ) -> None:
-    """Make several traces one, interleaved by time, each beginning at 0 or at its --offset.
+    """Merge traces into one, interleaved by time.
 
-    That is one process with the threads of all, or with --processes a trace of several. Threads, blocks and phases are
-    kept apart; a phase gets its file's name before its own.
+    The result is one process with the threads of all traces, or several processes with --processes. Threads, blocks
+    and phases stay separate. The name of a phase gets the name of its file as a prefix.
 
     Example: replay trace merge a.parquet b.parquet -o both.parquet --offset 0 --offset 10ms
 
@@ -142,24 +148,27 @@ def merge(
 def scale(
     file: File,
     output: Output,
-    repeat: Annotated[int, typer.Option(min=1, help="The trace so many times, one after the other.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Number of repetitions, one after the other.")] = 1,
     keep_live: Annotated[
-        bool, typer.Option("--keep-live", help="Never free what lives at the end of a repetition.")
+        bool, typer.Option("--keep-live", help="Do not free the blocks that are live at the end of a repetition.")
     ] = False,
-    copies: Annotated[int, typer.Option(min=1, help="So many workers that do the same, in one process.")] = 1,
-    processes: Annotated[bool, typer.Option("--processes", help="Each copy is a process of its own.")] = False,
+    copies: Annotated[
+        int, typer.Option(min=1, help="Number of parallel copies, with threads of their own in one process.")
+    ] = 1,
+    processes: Annotated[bool, typer.Option("--processes", help="Make each copy a process of its own.")] = False,
     shift: Annotated[
         str | None,
-        typer.Option(metavar=_TIME, help="Between the starts of two copies; by default they share the time."),
+        typer.Option(metavar=_TIME, help="Time between the starts of two copies. Default: duration / copies."),
     ] = None,
     time_factor: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Multiplies all times since the first event.")
+        str, typer.Option(metavar="NUMBER", help="Factor for all times since the first event.")
     ] = "1",
     force: Force = False,
 ) -> None:
-    """Make a longer run from a short one, or a busier one: times first, then copies, then repetitions.
+    """Lengthen a trace, or increase its load, by repetitions, copies and a time factor.
 
-    What lives at the end of a repetition is freed before the next one, in the order of birth, unless --keep-live.
+    The time factor applies first, then copies, then repetitions. Blocks that are live at the end of a repetition are
+    freed before the next one, in the order of their allocation. --keep-live keeps them.
 
     Example: replay trace scale trace.parquet -o long.parquet --repeat 10 --time-factor 0.5
 
@@ -201,7 +210,7 @@ def _save(trace: "Trace", output: Path, force: bool) -> None:
 def _words(
     command: str, files: list[str], options: Mapping[str, str | int | None], flags: Mapping[str, bool] | None = None
 ) -> str:
-    """What was asked for, as on the command line, but files without their folders."""
+    """The command line of an edit, with file names without their folders."""
     names = [Path(file).name for file in files]
     given = [f"{name} {value}" for name, value in options.items() if value is not None]
     return " ".join([command, *names, *given, *(name for name, is_set in (flags or {}).items() if is_set)])

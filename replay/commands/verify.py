@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from replay.commands.options import AsJson
 from replay.commands.verify_libc import list_libcs, verify_libc
 from replay.commands.verify_pymalloc import list_oracles, verify_pymalloc
 from replay.commands.verify_recording import verify_recording
@@ -21,22 +22,23 @@ def verify(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Trace or YAML workload to play; without it, built-in hard cases. A recording that started clean is "
-            "held against what it recorded, unless -a names a real allocator."
+            metavar="SOURCE",
+            help="Trace or YAML workload to compare. Default: built-in cases. A recording made with --clean is "
+            "compared with its own addresses, unless -a names a real allocator.",
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option("--allocator", "-a", metavar="PRESET", help="A preset, a version such as 3.11, or all.")
+        str, typer.Option("--allocator", "-a", metavar="PRESET", help="Preset, version such as 3.11, or all.")
     ] = EVERY,
-    events: Annotated[int, typer.Option(min=1, help="Length of each built-in case.")] = 100_000,
+    events: Annotated[int, typer.Option(min=1, help="Number of events in each built-in case.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the built-in cases.")] = 0,
     libc: Annotated[
-        bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a then takes its version, like 2.36.")
+        bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a is then its version, e.g. 2.36.")
     ] = False,
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", metavar="NAME=VALUE", help="With --libc: run both with this setting, like MALLOC_TOP_PAD_=0."
+            "--env", metavar="NAME=VALUE", help="With --libc: environment variable for both, e.g. MALLOC_TOP_PAD_=0."
         ),
     ] = None,
     resident: Annotated[
@@ -45,15 +47,15 @@ def verify(
     sweep: Annotated[
         str | None,
         typer.Option(
-            metavar="SWEEP", help="Whether reality ranks a sweep's configurations as it does: its file, name or --out."
+            metavar="SWEEP", help="Sweep whose ranking to compare with real allocators: YAML file, name, or folder."
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Say which real allocators are at hand, and stop.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the real allocators on this machine and exit.")] = False,
+    json_: AsJson = False,
 ) -> None:
-    """Play traces through real allocators and through their models, and compare address by address.
+    """Run traces through real allocators and through their models, and compare every address.
 
-    Exit code 0: all equal. 1: there is a difference. 2: something could not be run.
+    Exit code 0: no difference. 1: a difference. 2: a comparison could not be run.
 
     Example: replay verify -a cpython-3.11
 

@@ -4,10 +4,8 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
-import typer
-
+from replay.commands.options import AsJson
 from replay.support.names import say
 
 
@@ -19,10 +17,8 @@ class _Listed:
     recorded: bool
 
 
-def workloads(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")] = False,
-) -> None:
-    """List the bundled workloads, written in YAML or recorded, and what they are like in the wild.
+def workloads(as_json: AsJson = False) -> None:
+    """List the bundled workloads: YAML descriptions and recordings.
 
     Example: replay workloads --json
     """
@@ -34,7 +30,7 @@ def workloads(
 
     from replay.reports.console import PlainConsole
 
-    table = Table("workload", "what it is like", box=None)
+    table = Table("workload", "description", box=None)
     for it in found:
         table.add_row(it.name, f"Recorded. {it.description}" if it.recorded else it.description)
     PlainConsole().print(table)
@@ -51,7 +47,7 @@ def _written() -> Iterator[_Listed]:
 
 
 def _recorded() -> Iterator[_Listed]:
-    """What these are like, their programs say."""
+    """The recordings; the description is the docstring of the recorded program."""
     from replay.sources.parquet import open_trace
     from replay.support.bundled_files import find_program, find_workload, recorded_names
 

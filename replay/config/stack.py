@@ -32,14 +32,14 @@ ModelName = Annotated[str, AfterValidator(_known)]
 
 
 class Domains(BaseModel):
-    """The model that answers each API of CPython, and what goes past it."""
+    """The model of each API of CPython, and of native code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    raw: ModelName | None = Field(None, description="PyMem_RawMalloc; null: the model of libc.")
-    mem: ModelName | None = Field("pymalloc", description="PyMem_Malloc; null: the model of libc.")
-    obj: ModelName | None = Field("pymalloc", description="PyObject_Malloc; null: the model of libc.")
-    libc: ModelName = Field("glibc", description="The C library's malloc, for native code and for large blocks.")
+    raw: ModelName | None = Field(None, description="Model of PyMem_RawMalloc. null: the model of libc.")
+    mem: ModelName | None = Field("pymalloc", description="Model of PyMem_Malloc. null: the model of libc.")
+    obj: ModelName | None = Field("pymalloc", description="Model of PyObject_Malloc. null: the model of libc.")
+    libc: ModelName = Field("glibc", description="Model of the C library's malloc, for native code and large blocks.")
 
     def by_number(self) -> tuple[str, str, str, str]:
         """In the order of `replay.trace.Domain`."""
@@ -50,23 +50,23 @@ Nanoseconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class Costs(BaseModel):
-    """Nanoseconds that one of each takes, for the estimate of time; no count depends on them."""
+    """Costs in nanoseconds, for the estimate of simulated time; all other metrics are independent of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    call: Nanoseconds = Field(12, description="malloc, calloc, realloc or free on its fast path")
-    pool: Nanoseconds = Field(60, description="a pool set up for a size class")
-    syscall: Nanoseconds = Field(900, description="mmap, munmap, brk …: entering and leaving the kernel")
-    page_fault: Nanoseconds = Field(250, description="first touch of a page, zeroing included")
+    call: Nanoseconds = Field(12, description="One malloc, calloc, realloc or free on its fast path.")
+    pool: Nanoseconds = Field(60, description="Initialisation of a pool for a size class.")
+    syscall: Nanoseconds = Field(900, description="One system call: mmap, munmap, brk …")
+    page_fault: Nanoseconds = Field(250, description="First touch of a page, including zeroing.")
 
 
 class StackConfig(BaseModel):
-    """An allocator stack: address space, a section for each model, and which domain goes where."""
+    """An allocator stack: address space, a section for each model, and the model of each domain."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = ""
-    extends: str | None = Field(None, description="A preset or file that has the values which are not set here.")
+    extends: str | None = Field(None, description="Preset or file with the values that are not set here.")
     description: str = ""
     linux: LinuxConfig = LinuxConfig()
     domains: Domains = Domains()

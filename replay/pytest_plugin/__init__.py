@@ -45,19 +45,21 @@ of its next tests. What they do, and when, is not the tests'."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _HELP = (
     "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
-    "record the test, play it through an allocator stack, and fail it where a limit is broken (docs/pytest.md)"
+    "record the test, simulate it with an allocator stack, and fail it if a limit is exceeded (docs/pytest.md)"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("replay", "memory of tests, recorded and played through models of allocators")
+    group = parser.getgroup("replay", "memory use of tests, recorded and simulated")
     add = group.addoption
-    add("--replay-baseline", metavar="FILE", help="compare recorded tests with the figures in FILE")
-    add("--replay-update", action="store_true", help="write the figures of this run into the baseline, new and changed")
-    add("--replay-traces", metavar="DIR", help="with --replay-update keep recordings in DIR, else tell causes by them")
-    parser.addini("replay_limits", "limits of all tests, like resident_bytes_peak<=64MiB: all are recorded", "linelist")
-    parser.addini("replay_tolerances", "how far recorded tests may be from the baseline", "linelist")
-    parser.addini("replay_allocator", "the preset or file that recorded tests are played through")
+    add("--replay-baseline", metavar="FILE", help="baseline to compare recorded tests with")
+    add("--replay-update", action="store_true", help="write new and changed results of this run to the baseline")
+    add("--replay-traces", metavar="DIR", help="recordings: written with --replay-update, else used to find causes")
+    parser.addini(
+        "replay_limits", "limits for all tests, which are all recorded, e.g. resident_bytes_peak<=64MiB", "linelist"
+    )
+    parser.addini("replay_tolerances", "accepted differences of recorded tests from the baseline", "linelist")
+    parser.addini("replay_allocator", "preset or YAML file to simulate recorded tests with")
 
 
 def pytest_configure(config: pytest.Config) -> None:

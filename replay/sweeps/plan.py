@@ -22,22 +22,22 @@ DEFAULT_OBJECTIVE = "resident_bytes_peak"
 
 
 class Plan(BaseModel):
-    """A sweep: parameters and their values, which points of them, over which traces."""
+    """A sweep: parameters with their values, the points to simulate, and the traces."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = ""
     sources: list[str] = Field([], description="Traces and workloads: paths, URLs, names of bundled workloads.")
-    seeds: list[NonNegativeInt] = Field([], description="Seeds; each workload is simulated with each of them.")
-    fixed: dict[str, Value] = Field({}, description="Values by parameter, the same in all configurations.")
-    vary: dict[str, Values] = Field({}, description="Values by parameter: a list, or a range.")
+    seeds: list[NonNegativeInt] = Field([], description="Seeds for each workload.")
+    fixed: dict[str, Value] = Field({}, description="Values by parameter, equal in all configurations.")
+    vary: dict[str, Values] = Field({}, description="Values by parameter: a list or a range.")
     choose: Choose = Choose()
-    configurations: list[Point] = Field([], description="Further points, each with all its values.")
+    configurations: list[Point] = Field([], description="Additional points, each with all its values.")
     constraints: list[str] = Field(
-        [], description="Conditions like 'pymalloc.small_threshold <= pymalloc.pool_size/8'."
+        [], description="Conditions such as 'pymalloc.small_threshold <= pymalloc.pool_size/8'."
     )
     objectives: Annotated[list[str], Field(min_length=1)] = [DEFAULT_OBJECTIVE]
-    trim_every: PositiveSpan | None = Field(None, description="Interval of calls of malloc_trim(0).")
+    trim_every: PositiveSpan | None = Field(None, description="Interval between calls of malloc_trim(0).")
 
     @field_validator("seeds", "sources", "objectives")
     @classmethod

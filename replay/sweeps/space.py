@@ -57,7 +57,7 @@ Number = Annotated[Annotated[int | float, Field(allow_inf_nan=False)], BeforeVal
 
 
 class Range(BaseModel):
-    """Numbers from one to another: in steps, by a factor, or all of them."""
+    """A range of numbers: in steps, by a factor, or all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

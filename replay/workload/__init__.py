@@ -39,21 +39,21 @@ DomainName: TypeAlias = Literal["raw", "mem", "obj", "libc"]
 
 
 class Fixed(Form):
-    """Blocks at even distances, the first at the stream's start."""
+    """Allocations at equal intervals; the first at the start of the stream."""
 
     kind: Literal["fixed"]
     rate: PositiveRate
 
 
 class Poisson(Form):
-    """Blocks that come independently of each other."""
+    """Allocations at random times, independent of each other."""
 
     kind: Literal["poisson"]
     rate: PositiveRate
 
 
 class Bursts(Form):
-    """Bursts of `count` blocks, `spacing` apart; a burst waits for the one before to be over."""
+    """Bursts of `count` allocations, `spacing` apart. A burst starts after the end of the previous one."""
 
     kind: Literal["bursts"]
     rate: PositiveRate
@@ -63,7 +63,7 @@ class Bursts(Form):
 
 
 class OnOff(Form):
-    """Poisson at `rate` while busy, nothing while idle, in turns, busy first."""
+    """Poisson at `rate` while busy, none while idle; alternating, busy first."""
 
     kind: Literal["on-off"]
     rate: PositiveRate
@@ -75,7 +75,7 @@ Arrivals = Annotated[Fixed | Poisson | Bursts | OnOff, Field(discriminator="kind
 
 
 class Growth(Form):
-    """A block that is reallocated after its birth, `steps` times, `spacing` apart, by a factor or an increment."""
+    """Reallocations of a block: `steps` of them, `spacing` apart, by a factor or an increment."""
 
     factor: Annotated[float, Field(gt=1, le=1000)] | None = None
     increment: Annotated[BlockSize, Field(gt=0)] | None = None
@@ -96,7 +96,7 @@ class Source(Form):
     op: Literal["malloc", "calloc"] = "malloc"
     domain: DomainName = "obj"
     threads: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
-    """Dealt in turns, a burst at a time; all of the process when left out."""
+    """Threads that allocate in turns, one burst each. Default: all threads."""
     group: str | None = None
     start: Span = 0
     stop: Span | None = None
@@ -108,7 +108,7 @@ class Source(Form):
 
 
 class Stream(Source):
-    """Blocks that come, stay a while and go."""
+    """Blocks that are allocated over time, and freed after a lifetime."""
 
     arrivals: Arrivals
     lifetime: LifetimeLaw
@@ -116,7 +116,7 @@ class Stream(Source):
 
 
 class BlockSet(Source):
-    """A number of blocks made at the start, `spacing` apart, and replaced at random at the rate `churn`."""
+    """Blocks allocated at the start, `spacing` apart, and replaced at random at the rate `churn`."""
 
     blocks: PositiveCount
     spacing: Span = 200
@@ -128,7 +128,7 @@ class BlockSet(Source):
 
 
 class Ramp(Form):
-    """A factor that goes evenly over the phase, in 32 steps."""
+    """A factor that changes linearly over the phase, in 32 steps."""
 
     start: Annotated[NonNegativeFloat, Field(alias="from", le=1e6)]
     to: Annotated[NonNegativeFloat, Field(le=1e6)]
@@ -145,7 +145,7 @@ Factor = Annotated[
 
 
 class Phase(Form):
-    """From `start` on, for `duration` or to the end, rates are multiplied; at `start` groups are freed, threads end."""
+    """Rates are multiplied from `start` for `duration` or to the end. At `start`, groups are freed and threads end."""
 
     name: Annotated[str, Field(min_length=1)]
     start: Span
@@ -154,7 +154,7 @@ class Phase(Form):
     free: list[str] = Field(default_factory=list)
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     end_threads: list[NonNegativeInt] = Field(default_factory=list)
-    """What is done under these numbers later is done by others."""
+    """Later allocations with these numbers belong to new threads."""
 
     @model_validator(mode="after")
     def _ramp_has_an_end(self) -> "Phase":
@@ -164,7 +164,7 @@ class Phase(Form):
 
 
 class Process(Form):
-    """The static and the automatic storage of C; the stack's figures are for one thread."""
+    """Static memory and stacks; the stack sizes are for one thread."""
 
     static: BlockSize = 0
     stack_reserved: BlockSize = 0
@@ -178,10 +178,10 @@ class Process(Form):
 
 
 class Workload(Form):
-    """The whole file."""
+    """A workload: an allocation history, described by random distributions."""
 
     description: str = ""
-    """One sentence: what is like this in the wild."""
+    """The kind of program that behaves like this, in one sentence."""
     duration: PositiveSpan
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     threads: Annotated[PositiveInt, Field(le=65536)] = 1

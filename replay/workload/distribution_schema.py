@@ -40,7 +40,7 @@ class Form(BaseModel):
 
 
 class Spread(Form, Generic[Measured]):
-    """A form of distribution."""
+    """A distribution."""
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
@@ -48,7 +48,7 @@ class Spread(Form, Generic[Measured]):
 
 
 class Choice(Spread[Quantity], Generic[Quantity]):
-    """One of some values, each as often as its weight says."""
+    """One of the given values, with a probability proportional to its weight."""
 
     kind: Literal["choice"]
     weights: Annotated[dict[Quantity, Weight], Field(min_length=1)]
@@ -69,7 +69,7 @@ class Choice(Spread[Quantity], Generic[Quantity]):
 
 
 class Uniform(Spread[Quantity], Generic[Quantity]):
-    """Any whole number from `min` to `max`, both included, equally often."""
+    """A uniform distribution of integers from `min` to `max`, both included."""
 
     kind: Literal["uniform"]
     min: Quantity
@@ -89,7 +89,7 @@ def _above_zero(value: Quantity) -> Quantity:
 
 
 class Clipped(Spread[Quantity], Generic[Quantity]):
-    """A spread with tails: values beyond `min` or `max` are pulled back onto them."""
+    """A distribution with tails: values outside `min` and `max` are clipped to them."""
 
     min: Quantity | None = None
     max: Quantity | None = None
@@ -102,7 +102,7 @@ class Clipped(Spread[Quantity], Generic[Quantity]):
 
 
 class Lognormal(Clipped[Quantity], Generic[Quantity]):
-    """Many small, few large: the logarithm is normal with standard deviation `sigma`."""
+    """A lognormal distribution: the logarithm is normal with standard deviation `sigma`."""
 
     kind: Literal["lognormal"]
     median: Quantity
@@ -115,7 +115,7 @@ class Lognormal(Clipped[Quantity], Generic[Quantity]):
 
 
 class Exponential(Clipped[Quantity], Generic[Quantity]):
-    """Without memory: what has lived long is as likely to go on as what has just been born."""
+    """An exponential distribution, which is memoryless: the remaining lifetime is independent of the age."""
 
     kind: Literal["exponential"]
     mean: Quantity
@@ -127,7 +127,7 @@ class Exponential(Clipped[Quantity], Generic[Quantity]):
 
 
 class Pareto(Spread[Quantity], Generic[Quantity]):
-    """A heavy tail: beyond `min`, each doubling is 2**alpha times rarer."""
+    """A Pareto distribution, with a heavy tail: the probability to exceed a value falls by 2**alpha per doubling."""
 
     kind: Literal["pareto"]
     min: Quantity
@@ -147,7 +147,7 @@ class Pareto(Spread[Quantity], Generic[Quantity]):
 
 
 class Histogram(Spread[Quantity], Generic[Quantity]):
-    """What was counted somewhere: `counts[i]` values from `edges[i]` up to, not including, `edges[i + 1]`."""
+    """A measured distribution: `counts[i]` values from `edges[i]` up to, but not including, `edges[i + 1]`."""
 
     kind: Literal["histogram"]
     edges: Annotated[list[Quantity], Field(min_length=2)]
@@ -165,7 +165,7 @@ class Histogram(Spread[Quantity], Generic[Quantity]):
 
 
 class UntilNext(Form):
-    """Lives to the next whole multiple of `every`: what a tick drops all at once."""
+    """Live until the next multiple of `every`, when all such blocks are freed at once."""
 
     kind: Literal["until-next"]
     every: PositiveSpan
@@ -185,14 +185,14 @@ _BY_KIND = Discriminator(_kind)
 
 
 class Part(Spread[Measured], Generic[Measured]):
-    """One ingredient of a mixture."""
+    """One part of a mixture."""
 
     weight: Annotated[Weight, Gt(0)]
     of: Measured
 
 
 class Mixture(Spread[Measured], Generic[Measured]):
-    """Now one distribution, now another."""
+    """A mixture of distributions, each with the probability of its weight."""
 
     kind: Literal["mixture"]
     parts: Annotated[list[Part[Measured]], Field(min_length=1)]

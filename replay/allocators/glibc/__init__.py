@@ -1,4 +1,4 @@
-"""glibc's malloc, chunk by chunk where the real one puts it.
+"""glibc's malloc, with every chunk at the address that the real one gives it.
 
 Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386. What differs between versions is a
 field of `Rules`. The words are glibc's own and are explained where they are at home:

@@ -106,38 +106,38 @@ class Config(BaseModel):
     version: Version = "2.36"
     word_size: Literal[4, 8] = 8
     mmap_threshold: Size | Literal["dynamic"] = Field(
-        "dynamic", description="Requests from here on get a mapping of their own; dynamic: freeing one raises it."
+        "dynamic", description="Smallest request that gets its own mapping. dynamic: freeing a mapped chunk raises it."
     )
     trim_threshold: Size | Literal["dynamic"] = Field(
-        "dynamic", description="A free end of the heap of this size goes back; dynamic: twice the mmap_threshold."
+        "dynamic", description="Size of the top chunk that is released. dynamic: twice the mmap_threshold."
     )
     top_pad: Annotated[Size, Field(le=64 << 20)] | Literal["default"] = Field(
-        "default", description="What the heap grows by beyond need."
+        "default", description="Bytes that the heap grows by in addition to the request."
     )
-    mmap_max: int = Field(65_536, ge=0, le=2**31 - 1, description="Mapped chunks that may exist at once.")
-    mxfast: Size | Literal["default"] = Field("default", description="Largest request that a fastbin takes back.")
+    mmap_max: int = Field(65_536, ge=0, le=2**31 - 1, description="Maximum number of mapped chunks.")
+    mxfast: Size | Literal["default"] = Field("default", description="Largest request that fastbins serve.")
     tcache_count: Annotated[int, Field(ge=0, le=2**16 - 1)] | Literal["default"] = Field(
-        "default", description="Chunks of a size that a thread keeps."
+        "default", description="Maximum number of chunks in a tcache bin."
     )
-    tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the cache serves.")
+    tcache_max: Size | Literal["default"] = Field("default", description="Largest request that the tcache serves.")
     arena_max: Annotated[int, Field(ge=1, le=UNLIMITED_ARENAS)] | Literal["auto"] = Field(
-        "auto", description="Arenas that threads share; auto: once there are more than arena_test, 8 a processor."
+        "auto", description="Maximum number of arenas. auto: 8 per processor, once there are arena_test."
     )
     arena_test: Annotated[int, Field(ge=1, le=UNLIMITED_ARENAS)] | Literal["default"] = Field(
-        "default", description="Arenas that are made before processors are counted; 8, or 2 in 32-bit."
+        "default", description="Number of arenas before glibc counts processors. default: 8, or 2 on 32-bit."
     )
-    processors: int = Field(4, ge=1, le=4096, description="What the process may run on.")
+    processors: int = Field(4, ge=1, le=4096, description="Number of processors of the process.")
     tcache_unsorted_limit: int = Field(
-        0, ge=0, le=2**63 - 1, description="Chunks a malloc sorts while it fills the cache; 0: all."
+        0, ge=0, le=2**63 - 1, description="Maximum number of chunks that a malloc moves to the tcache. 0: no limit."
     )
     perturb: int = Field(
-        0, ge=0, le=255, description="0: no; else malloc writes over what it hands out and takes back."
+        0, ge=0, le=255, description="Byte for the pattern that malloc and free write over blocks. 0: off."
     )
-    check: int = Field(0, ge=0, le=3, description="0: no; else 2.31 checks each block, which takes a byte more.")
+    check: int = Field(0, ge=0, le=3, description="Consistency checks of 2.31, one byte a block. 0: off.")
     hugetlb: Size = Field(
         0,
-        description="1: malloc asks for transparent huge pages, if the kernel's setting is madvise; 2: it takes memory "
-        "made of reserved ones (MAP_HUGETLB); a size: the same if that is the kernel's huge_page_size, else nothing.",
+        description="1: malloc requests transparent huge pages, if linux.transparent_huge_pages is madvise. 2: it maps "
+        "reserved huge pages (MAP_HUGETLB). A size: as 2, if it equals linux.huge_page_size. 0: off.",
     )
 
     @model_validator(mode="after")

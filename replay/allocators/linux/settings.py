@@ -14,20 +14,22 @@ GAP_BYTES = 1 << 20
 
 
 class Config(BaseModel):
-    """The kernel below the allocators."""
+    """Linux: the address space below the allocators."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     page_size: Size = 4096
-    huge_page_size: Size = Field(2 << 20, description="Alignment of mappings that are multiples of it; 0: none.")
+    huge_page_size: Size = Field(
+        2 << 20, description="Size of a huge page. Mappings of a multiple of it are aligned to it. 0: none."
+    )
     transparent_huge_pages: Literal["never", "madvise", "always"] = Field(
-        "never", description="Whether a first touch may get a huge page: where malloc asked for it, or anywhere."
+        "never", description="Huge pages on first touch. madvise: where malloc requests them. always: everywhere."
     )
     reserved_huge_pages: int = Field(
-        0, ge=0, le=1 << 20, description="Free ones (vm.nr_hugepages), for what malloc maps with MAP_HUGETLB."
+        0, ge=0, le=1 << 20, description="Free reserved huge pages (vm.nr_hugepages), for mappings with MAP_HUGETLB."
     )
-    mmap_base: Size = Field(0x7FFFF7FF1000, description="The first mapping ends here.")
-    brk_base: Size = Field(0x555555560000, description="The heap starts here.")
+    mmap_base: Size = Field(0x7FFFF7FF1000, description="End address of the first mapping.")
+    brk_base: Size = Field(0x555555560000, description="Start address of the heap.")
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":

@@ -1,4 +1,4 @@
-"""CPython's allocator for small objects, block by block where the real one puts it.
+"""CPython's allocator for small objects, with every block at the address that the real one gives it.
 
 Follows `Objects/obmalloc.c`: 2.7, and 3.6 to 3.15 with the GIL. What differs between versions and builds is a key of
 `Config`.

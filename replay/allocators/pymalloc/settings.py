@@ -21,12 +21,18 @@ class Config(BaseModel):
     alignment: Size = 16
     arena_size: Size = 1 << 20
     pool_size: Size = 16 << 10
-    small_threshold: Size = Field(512, description="Larger requests, and those of 0 bytes, go to libc.")
+    small_threshold: Size = Field(
+        512, description="Largest request that pymalloc serves. Larger ones, and those of 0 bytes, go to libc."
+    )
     pool_header: Size = 48
-    release: Literal["immediate", "keep-last"] = Field("keep-last", description="When a free arena is unmapped.")
+    release: Literal["immediate", "keep-last"] = Field(
+        "keep-last", description="When a free arena is unmapped. keep-last: not if it is the last usable one."
+    )
     radix_tree: bool = True
-    address_bits: int = Field(64, description="Address bits that the radix tree distinguishes: 48 in 3.10, then 64.")
-    huge_pages: bool = Field(False, description="Arenas are huge pages: resident as a whole when first touched.")
+    address_bits: int = Field(64, description="Address bits in the radix tree: 48 in 3.10, 64 in later versions.")
+    huge_pages: bool = Field(
+        False, description="Huge pages for arenas, which become resident as a whole on first touch."
+    )
     word_size: Literal[4, 8] = 8
 
     @property

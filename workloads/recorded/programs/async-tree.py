@@ -1,5 +1,5 @@
-"""The async_tree benchmark of pyperformance: thousands of asyncio tasks alive at once, as in a gateway that asks many
-services for each request and waits for them all."""
+"""The async_tree benchmark of pyperformance: thousands of asyncio tasks are live at once,
+as in a gateway that waits for many requests to other services."""
 
 import asyncio
 import sys

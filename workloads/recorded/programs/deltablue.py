@@ -1,5 +1,5 @@
-"""The DeltaBlue benchmark of pyperformance: a solver of constraints, much like a spreadsheet or the layout of a window,
-whose many small objects refer to each other in circles."""
+"""The DeltaBlue benchmark of pyperformance: a constraint solver, as in a spreadsheet or a window layout,
+with many small objects in reference cycles."""
 
 import replay
 

@@ -1,5 +1,5 @@
-"""A small Flask application that answers requests: forms, sessions, JSON and a page each time, all of which is garbage
-soon after, but for the notes that people leave."""
+"""A small Flask application: each request allocates forms, sessions, JSON and a page,
+nearly all short-lived, and the notes of users are kept."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""A web site that renders its pages by Jinja2: templates that inherit from one another are compiled once, then every
-page is joined from thousands of short pieces of text."""
+"""A web site with Jinja2: templates that inherit from one another are compiled once,
+and every page is joined from thousands of short strings."""
 
 import replay
 

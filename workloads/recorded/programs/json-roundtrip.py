@@ -1,5 +1,5 @@
-"""A service that reads JSON from its neighbours and passes it on: documents are parsed, changed and written again,
-while the last few stay in a cache."""
+"""A JSON service: documents are parsed, changed and serialised again,
+and a cache keeps the latest of them."""
 
 import replay
 

@@ -1,5 +1,5 @@
-"""A nightly job over columns with NumPy: chunks of a log are parsed into lists, kept as columns in byte buffers that
-grow, then grouped and summed; NumPy's own temporary arrays come from malloc and are not recorded."""
+"""A batch job with NumPy: chunks of a log are parsed into lists and byte buffers;
+temporary arrays, which malloc allocates directly, are not recorded."""
 
 import io
 import random

@@ -1,5 +1,5 @@
-"""The raytrace benchmark of pyperformance: geometry computed by objects that live for microseconds, as in simulations
-written without arrays."""
+"""The raytrace benchmark of pyperformance: geometry computed with objects that live for microseconds,
+as in simulations without arrays."""
 
 import sys
 from pathlib import Path

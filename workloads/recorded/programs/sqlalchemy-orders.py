@@ -1,5 +1,5 @@
-"""A back office on SQLAlchemy's object mapper and SQLite in memory: orders are written in batches, then queried, loaded
-with what belongs to them, changed and written back, a session each."""
+"""An order database with SQLAlchemy's ORM and SQLite in memory:
+orders are written in batches, queried, loaded with related rows, changed and written back."""
 
 import sys
 
