@@ -33,12 +33,6 @@ NOT_OURS = {
 }
 """Regular expressions of words and turns, with what to write instead; docs/glossary.md has the words to use."""
 
-NOT_YET = {
-    "api.md", "architecture.md", "gates.md", "metrics.md", "pytest.md", "recording.md", "settings.md",
-    "trace-format.md", "verification.md", "workloads.md",
-}  # fmt: skip
-"""Pages of docs/ that still have such words; a page that is rewritten leaves this list, and none is added."""
-
 
 def found_in(text):
     return [
@@ -143,7 +137,4 @@ def test_the_help_of_every_command_has_an_example(name):
 )
 def test_a_page_has_the_projects_words(page):
     hits = found_in(prose(page.read_text(encoding="utf-8")))
-    if page.name in NOT_YET:
-        assert hits, f"{page.name} is clean: remove it from NOT_YET"
-    else:
-        assert hits == []
+    assert hits == []
