@@ -132,7 +132,7 @@ def test_pages_of_another_size_are_counted_as_such():
 
 def test_the_heap_grows_upwards_and_shrinks():
     brk_base = 0x555555560000
-    config = load_config("cpython-3.12-malloc", ["domains.libc=bump", "glibc.top_pad=0", f"linux.brk_base={brk_base}"])
+    config = load_config("cpython-3.12-malloc", ["domains.libc=bump", "bump.top_pad=0", f"linux.brk_base={brk_base}"])
     history = History()
     history.mallocs(2, PAGE)
     calls, simulator = system_calls(history, config)

@@ -265,7 +265,6 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
     def noting(show):
         return lambda *text, **how: (taken.append(trace.taken), show(*text, **how))
 
-    monkeypatch.setattr(typer, "echo", noting(typer.echo))
     monkeypatch.setattr(trace_commands, "say", noting(trace_commands.say))
     shown = run("trace", "head", "endless", "-n", "4000", *option)
     assert trace.taken == 3

@@ -81,6 +81,8 @@ def choose(
             if record
             else _played(words or [], allocators, seed, common)
         )
+        for case in cases.values():
+            case.stack()  # a mistake in it is an error before anything is read or measured
         return Chosen(suite.model_copy(update={"cases": cases}), Path.cwd(), baseline, is_whole=False)
     if allocators or fixed or env or seed is not None:
         raise ReplayError("-a, --set, --env and --seed go with a source; cases of a suite say for themselves")

@@ -125,9 +125,9 @@ def _print_json(pieces: Iterator[list[Row]]) -> None:
     """One JSON array, as `json.dumps` would indent it."""
     between = "[\n"
     for piece in pieces:
-        typer.echo(between + indent(",\n".join(json.dumps(row, indent=2) for row in piece), "  "), nl=False)
+        say(between + indent(",\n".join(json.dumps(row, indent=2) for row in piece), "  "), end="")
         between = ",\n"
-    typer.echo("[]" if between == "[\n" else "\n]")
+    say("[]" if between == "[\n" else "\n]")
 
 
 def _print_table(pieces: Iterator[list[Row]], metadata: "Metadata") -> None:

@@ -23,9 +23,9 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
 
 
-def say(text: str = "", *, err: bool = False) -> None:
+def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     """Prints lines on standard output or standard error; everything but the ends of lines is made printable."""
-    print(printable(text, keep="\n"), file=sys.stderr if err else sys.stdout, flush=True)
+    print(printable(text, keep="\n"), end=end, file=sys.stderr if err else sys.stdout, flush=True)
 
 
 _ASCII = {"█": "#", "…": "...", "─": "-", "×": "x", "µ": "u", "±": "+-", "≤": "<=", "≥": ">="}
