@@ -125,9 +125,11 @@ arenas          1 mapped, 0 released, 1 live at end
 system calls    6 (3 mmap, 2 munmap, 1 brk), 100 page faults
 ideal           392.0 KiB at peak without waste; this run takes 1.02 times that
 
-exact           requested bytes; blocks and system calls of pymalloc and glibc
-estimate        simulated time, from the configuration's costs
-not included    7 frees of blocks older than the recording
+exact           requested bytes.
+not exact       pymalloc's blocks, pools and arenas, glibc's blocks and system
+                calls: 7 blocks older than the recording were freed while it
+                ran.
+estimate        simulated time, from the configuration's costs.
 """.splitlines()
     )
 
