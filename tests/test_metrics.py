@@ -54,7 +54,7 @@ def test_events_and_calls_are_those_of_the_trace(summary):
 
 
 def test_a_pymalloc_that_nothing_goes_to_is_not_told():
-    summary = summarize(four_events(), "cpython-3.12-malloc", "pymalloc.alignment=8")
+    summary = summarize(four_events(), "cpython-3.12-malloc")
     assert (summary.libc_model, summary.small_model, summary.arenas_peak) == ("glibc", None, 0)
 
 
@@ -172,8 +172,8 @@ def test_size_classes_tell_what_was_asked_and_wasted(recording):
     frame = metrics.size_classes(recording).sort("block_size")
     columns = ("domain", "role", "block_size", "blocks", "requested_bytes", "block_bytes", "waste_bytes", "live_blocks")
     assert frame.select(columns).rows() == [
-        ("mem", "pymalloc", 32, 1, 24, 32, 8, 1),
-        ("obj", "pymalloc", 112, 1, 100, 112, 12, 0),
+        ("mem", "small", 32, 1, 24, 32, 8, 1),
+        ("obj", "small", 112, 1, 100, 112, 12, 0),
         ("obj", "libc", 608, 1, 600, 608, 8, 1),
     ]
     assert frame["waste_share"].to_list() == [8 / 28, 12 / 28, 8 / 28]
