@@ -195,11 +195,12 @@ def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) 
         .agg(sums)
         .sort("live_waste_bytes", "waste_bytes", "role", "block_size", descending=[True, True, False, False])
     )
+    models = {"small": summary.small_model, "libc": summary.libc_model}
     pools_by_size = {row["block_size"]: row["pools_used"] + row["pools_full"] for row in pools.iter_rows(named=True)}
     for row in merged.head(_CLASSES_SHOWN).iter_rows(named=True):
         own = pools_by_size.get(row["block_size"], 0) if row["role"] == "small" else 0
         cells = _class_cells(row, row["live_waste_bytes"])
-        table.add_row(format_size(row["block_size"]), row["role"], *cells, *([f"{own:,}"] if own else []))
+        table.add_row(format_size(row["block_size"]), models[row["role"]], *cells, *([f"{own:,}"] if own else []))
     others = merged.slice(_CLASSES_SHOWN)
     if others.height:
         row = others.select(sums).row(0, named=True)
