@@ -28,8 +28,10 @@ from replay.trace import Op
 # In the libc role a model stands alone; in the other it stands on the default libc.
 BASES = {"libc": ("cpython-3.12-malloc", ("libc",)), "small": ("cpython-3.12", ("mem", "obj"))}
 
+# Presets that differ in nothing but their name are one stack.
+PRESETS = {json.dumps(load_config(preset).effective_settings()): preset for preset in config_names()}
 STACKS = {
-    **{preset: (preset, ()) for preset in config_names()},
+    **{preset: (preset, ()) for preset in PRESETS.values()},
     **{
         f"{name} as {role}": (BASES[role][0], tuple(f"domains.{domain}={name}" for domain in BASES[role][1]))
         for name in model_names()
