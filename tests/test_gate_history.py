@@ -111,12 +111,13 @@ def test_rows_are_added_once_another_process_lets_go_of_the_history(tmp_path):
     path = tmp_path / "history.parquet"
     report = Named(cases=[Named(name="a", state="passed")], measured={"a": Named(figures={})})
     add_rows(path, report, tmp_path)
-    with open_locked(path, wait=True), ThreadPoolExecutor(1) as thread:
-        adding = thread.submit(add_rows, path, report, tmp_path)
-        while f"-> FLOCK  ADVISORY  WRITE {os.getpid()}" not in Path("/proc/locks").read_text():
-            assert not adding.done()
-        path.rename(tmp_path / "away.parquet")  # as a check does that replaces it
-    assert adding.result() == 1
+    with ThreadPoolExecutor(1) as thread:
+        with open_locked(path, wait=True):  # left before the executor, which waits for the thread
+            adding = thread.submit(add_rows, path, report, tmp_path)
+            while f"-> FLOCK  ADVISORY  WRITE {os.getpid()}" not in Path("/proc/locks").read_text():
+                assert not adding.done()
+            path.rename(tmp_path / "away.parquet")  # as a check does that replaces it
+        assert adding.result() == 1
     assert read_history(path).height == 1
 
 
