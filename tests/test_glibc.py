@@ -307,7 +307,7 @@ def test_malloc_trim_gives_back_whole_pages_inside_free_chunks_and_the_end_of_th
 
 def test_on_a_timer_malloc_trim_is_called_between_the_events_of_its_time_and_the_next():
     history = History()
-    hole = history.at(1).malloc(10 * PAGE)
+    hole = history.at(0).malloc(10 * PAGE)
     history.at(2).malloc(16)
     history.at(10).free(hole)
     history.at(11).malloc(24)
