@@ -18,7 +18,7 @@ _PRESET = re.compile(r"cpython-(\d+\.\d+)")
 
 
 def requests_note(source: str, origin: Mapping[str, str], stacks: Iterable[str]) -> str | None:
-    """The note, if the trace was recorded with another CPython than one of the stacks, told by name, is.
+    """The note, if a stack, by its name, is of another CPython than the one that recorded the trace.
 
     With the command that records the program with the newest of the others, if that can be recorded.
     """

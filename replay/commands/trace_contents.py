@@ -45,7 +45,7 @@ class Contents:
     bytes_with_site: int = 0
     """Sum of their sizes."""
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
-    """The call sites that asked for most."""
+    """The call sites that requested the most bytes."""
     sites_by_calls: list[SiteCount] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     process: dict[str, int] = field(default_factory=dict)

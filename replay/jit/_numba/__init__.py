@@ -19,7 +19,7 @@ from replay.jit._numba.references import mark_by_reference
 
 __all__ = ["compile_entry", "mark_by_reference", "mark_generic", "mark_leaf", "report_compilations"]
 
-TESTED_VERSIONS = ("0.61", "0.68")
+TESTED_VERSIONS = ("0.68", "0.68")
 """Of numba, the oldest and the newest minor version."""
 
 
