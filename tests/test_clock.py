@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.simulation.clock import Clock, find_rows
+from replay.support.errors import ReplayError
 from replay.trace import Events, Op
 
 
@@ -108,3 +109,8 @@ def test_an_empty_batch_between_others_changes_nothing():
 def test_a_tick_at_every_nanosecond_costs_no_event():
     seen, _ = walk([history_at(0, 5000).events()], 1)
     assert np.array(seen[0][3]).tolist() == list(range(1, 5000))
+
+
+def test_more_samples_than_anybody_looks_at_are_refused_on_the_way():
+    with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 1000000 samples"):
+        walk([history_at(0, 10**12).events()], 1)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED, LOG, SYSCALLS
 from replay.config import load_config
-from replay.simulation.clock import Clock, Slice
-from replay.simulation.loop import BLOCKS_IN_CACHE, class_limit, play
+from replay.simulation.clock import Slice
+from replay.simulation.loop import BLOCKS_IN_CACHE, class_limit, simulate_rows
 from replay.simulation.result import RunResult
 from replay.simulation.run import run, sampling_interval_ns
 from replay.simulation.simulator import Simulator
@@ -187,7 +187,7 @@ def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
     events = with_idle_rows(history.events(), list(range(0, len(history.rows), 7)))
     simulator = Simulator(load_config("cpython-3.12"))
     if not compiled:
-        simulator._play = play
+        simulator._loop = simulate_rows
     simulator.simulate(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
     assert (simulator.tally.mallocs, simulator.tally.frees) == (len(numbers), len(numbers[::5]))
     assert simulator.tally.requested_bytes == 16 * (len(numbers) - len(numbers[::5]))
@@ -196,13 +196,13 @@ def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
 
 def test_neither_marks_nor_collections_cut_what_is_played_at_once(monkeypatch):
     slices: list[tuple[int, int]] = []
-    player_play = Simulator.play
+    simulate = Simulator.simulate
 
     def seen(simulator, part):
         slices.append((part.start, part.end))
-        return player_play(simulator, part)
+        return simulate(simulator, part)
 
-    monkeypatch.setattr(Simulator, "play", seen)
+    monkeypatch.setattr(Simulator, "simulate", seen)
     history = History()
     for phase in range(3):
         history.malloc(10)
@@ -478,7 +478,7 @@ def test_pymalloc_stands_on_every_libc_model(libc):
     history = History()
     history.mallocs(17 * 2000, 512)  # more arenas than the first arena table holds
     simulator = Simulator(load_config("cpython-3.8", [f"domains.libc={libc}"]))
-    simulator._play = play  # as plain Python, where an index out of bounds is an error
+    simulator._loop = simulate_rows  # as plain Python, where an index out of bounds is an error
     events = history.events()
     simulator.simulate(Slice(events, 0, 0, events.rows, np.zeros(0, np.int64), np.zeros(0, np.int64)))
     assert simulator.tally.arenas == 76  # 34,000 blocks, 7 a pool, 64 pools an arena
@@ -521,12 +521,3 @@ def test_no_result_depends_on_when_the_clock_of_the_trace_began(config, history,
     assert outcome(later) == outcome(now)
     assert later.sample_times_ns.tolist() == now.sample_times_ns.tolist()
     assert counters(later.samples) == counters(now.samples)
-
-
-def test_more_samples_than_anybody_looks_at_are_refused_while_playing():
-    history = History()
-    history.malloc(1)
-    history.at(10**12).malloc(1)
-    trace = history.trace()
-    with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 1000000 samples"):
-        Clock(trace.batches(), lambda part: None, lambda events: [], lambda *row: None, 0, 1).run()

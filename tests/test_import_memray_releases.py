@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay.jit.compiling import cache_root
+from replay.jit.kernel_cache import cache_root
 from replay.sources import open_source
 from replay.trace import Domain, Op
 
