@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,73 @@ def test_fragmentation_is_what_is_lost_in_blocks_and_between_them(summary):
     assert summary.internal_fragmentation_end == 1 - 624 / 640
     assert summary.external_fragmentation_end == 1 - 640 / (ARENA_BYTES + HEAP_BYTES)
     assert summary.blowup == 12288 / 724
+
+
+PARTS = ("rounding", "free_in_pools", "free_pools", "free_in_libc", "not_resident")
+
+
+def retained(summary, moment):
+    return tuple(getattr(summary, f"{name}_bytes_{moment}") for name in ("retained", *PARTS))
+
+
+def test_retained_bytes_are_split_by_layer_at_peak_and_at_end(summary):
+    mapped_but_not_resident = ARENA_BYTES + HEAP_BYTES - 3 * 4096
+    assert retained(summary, "at_peak") == (
+        3 * 4096 - 724,
+        752 - 724,
+        2 * 4096 - (112 + 32),
+        ARENA_BYTES - 2 * 4096,
+        HEAP_BYTES - 608,
+        mapped_but_not_resident,
+    )
+    assert retained(summary, "end") == (
+        3 * 4096 - 624,
+        640 - 624,
+        4096 - 32,
+        ARENA_BYTES - 4096,
+        HEAP_BYTES - 608,
+        mapped_but_not_resident,
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("cpython-2.7", ()), ("cpython-3.11-32bit", ()), ("cpython-3.12", ()), ("cpython-3.12-malloc", ()),
+        ("cpython-3.15-hugepages", ()), ("bump", ()), ("ideal", ()), ("cpython-3.12", ("domains.libc=ideal",)),
+    ],
+)  # fmt: skip
+def test_the_parts_of_retained_bytes_are_never_negative_and_add_up(preset, overrides):
+    history = History()
+    history.free(*history.mallocs(2_000, 480)[::3])
+    history.free(*history.mallocs(20, 50_000)[1:])
+    history.malloc(300_000)
+    summary = summarize(history.trace(), preset, *overrides)
+    for moment in ("at_peak", "end"):
+        whole, *parts, not_resident = retained(summary, moment)
+        assert min(parts) >= 0 <= not_resident
+        assert sum(parts) - not_resident == whole
+        live, resident = (getattr(summary, f"{level}_bytes_{moment}") for level in ("requested", "resident"))
+        assert whole == resident - live > 0
+
+
+def test_a_small_model_without_pools_and_arenas_leaves_its_free_memory_to_the_rest_that_is_mapped(recording):
+    end = recording.end.copy()
+    end.pool_bytes = end.arena_bytes = 0
+    summary = metrics.summarize(replace(recording, end=end))
+    mapped = ARENA_BYTES + HEAP_BYTES
+    assert retained(summary, "end") == (3 * 4096 - 624, 640 - 624, 0, 0, mapped - 608 - 32, mapped - 3 * 4096)
+
+
+def test_the_peak_of_requested_bytes_lies_between_two_samples():
+    history = History()
+    kept = history.at(0).malloc(100)
+    more = history.at(34).malloc(1_000)
+    history.at(36).free(more)
+    history.at(90).free(kept)
+    result = run(history.trace(), load_config("cpython-3.9"), sample_every_ns=10)
+    assert metrics.requested_peak_ns(result) == (30, 40)
+    assert metrics.requested_peak_ns(run(history.trace(), load_config("cpython-3.9"), sample_every_ns=1_000)) == (0, 90)
 
 
 def test_arenas_pools_and_system_calls_are_counted(summary):

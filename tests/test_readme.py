@@ -29,7 +29,7 @@ def test_all_commands_work_in_order_in_one_folder(tmp_path):
 
 
 def test_the_report_in_the_first_screen_is_the_real_one():
-    shown = re.search(r"^(flask-requests on .*?)\n\n[\d,]+ events in .*?\n(next: .*?)\n```$", README, re.M | re.S)
+    shown = re.search(r"^(flask-requests on .*?)\n\nsimulated in .*?\n(next: .*?)\n```$", README, re.M | re.S)
     assert shown
     real = CliRunner().invoke(app, ["run", "flask-requests", "-a", "cpython-3.11"]).stdout.splitlines()
     assert real[:-3] == shown[1].splitlines()

@@ -112,6 +112,20 @@ class _Figures(_Result):
     external_fragmentation_end: float
     blowup: float
 
+    retained_bytes_at_peak: int
+    rounding_bytes_at_peak: int
+    free_in_pools_bytes_at_peak: int
+    free_pools_bytes_at_peak: int
+    free_in_libc_bytes_at_peak: int
+    not_resident_bytes_at_peak: int
+
+    retained_bytes_end: int
+    rounding_bytes_end: int
+    free_in_pools_bytes_end: int
+    free_pools_bytes_end: int
+    free_in_libc_bytes_end: int
+    not_resident_bytes_end: int
+
     arenas_mapped: int
     arenas_unmapped: int
     arenas_peak: int
@@ -209,6 +223,8 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
         "external_fragmentation_end": _lost(end.block_bytes, end.mapped_bytes),
         "blowup": float(end.resident_bytes_peak / end.requested_bytes_peak) if end.requested_bytes_peak else 0.0,
+        **{f"{name}_at_peak": size_bytes for name, size_bytes in _split_retained(at_peak).items()},
+        **{f"{name}_end": size_bytes for name, size_bytes in _split_retained(end).items()},
         "arenas_live": int(end.arenas),
         "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
         "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
@@ -262,6 +278,33 @@ def so_far(tally: np.record, name: str) -> int | None:
 def _lost(used: int, whole: int) -> float:
     """The part of `whole` that is not used; 0 of nothing."""
     return float(1 - used / whole) if whole else 0.0
+
+
+def _split_retained(tally: np.record) -> dict[str, int]:
+    """Retained bytes, and their parts by layer, of which the last is subtracted: they add up without rest.
+
+    A model of the small role need not count pools and arenas. Then these have no part of their own.
+    """
+    requested, block, small_block, mapped, resident = (
+        int(tally[name])
+        for name in ("requested_bytes", "block_bytes", "small_block_bytes", "mapped_bytes", "resident_bytes")
+    )
+    pool = max(int(tally.pool_bytes), small_block)
+    arena = max(int(tally.arena_bytes), pool)
+    return {
+        "retained_bytes": resident - requested,
+        "rounding_bytes": block - requested,
+        "free_in_pools_bytes": pool - small_block,
+        "free_pools_bytes": arena - pool,
+        "free_in_libc_bytes": mapped - arena - (block - small_block),
+        "not_resident_bytes": mapped - resident,
+    }
+
+
+def requested_peak_ns(result: RunResult) -> tuple[int, int]:
+    """The times between which requested bytes peaked: the last sample before the peak, and the first after it."""
+    row = int(np.argmax(result.samples["requested_bytes_peak"] == result.end.requested_bytes_peak))
+    return int(result.sample_times_ns[row - 1]) if row else 0, int(result.sample_times_ns[row])
 
 
 def _simulate_time(result: RunResult) -> SimulatedTime:

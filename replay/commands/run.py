@@ -160,7 +160,7 @@ def _play_all(
     results: list[RunResult | None] = []
     events_before = 0
     total = None if trace.events_total is None else len(configs) * trace.events_total
-    with progress_bar("playing", total) as progress:
+    with progress_bar("simulating", total) as progress:
 
         def show(rows: int) -> None:
             progress(events_before + rows)
@@ -198,7 +198,7 @@ def _print_text(
     print_report(console, source, result, summary, settings=settings, full=full)
     seconds = result.wall_ns / 1e9
     rate = f", {result.events / seconds:,.0f} events/s" if seconds and not compiled else ""
-    say(f"\n{result.events:,} events in {seconds:.2f} s{', compiling included' if compiled else rate}")
+    say(f"\nsimulated in {seconds:.2f} s{', compiling included' if compiled else rate}")
 
 
 def _print_closing(following: list[str], out: Path | None, addresses: Path | None) -> None:

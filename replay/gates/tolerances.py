@@ -19,7 +19,10 @@ from replay.support.units import parse_size, parse_time
 
 _RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
 _LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")
-NEUTRAL = ("frees", "arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages")
+NEUTRAL = (
+    "frees", "arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages",
+    "not_resident_bytes_at_peak", "not_resident_bytes_end",
+)  # fmt: skip
 """More of it is neither better nor worse."""
 
 Sign = Literal["<=", ">=", "<", ">"]

@@ -1,4 +1,4 @@
-"""Tables that are too wide for the console: headings over several lines, then figures one below the other."""
+"""Tables that are too wide for the console: headings over several lines, figures one below the other, fewer columns."""
 
 import re
 from collections.abc import Callable
@@ -23,6 +23,16 @@ def fitted(console: Console, build: Callable[[str], Table]) -> Table:
         table = build("\n")
         table.padding = (0, 1, 0, 0)
         _fold_headings(table)
+    return table
+
+
+def without_columns(console: Console, table: Table, *headings: str) -> Table:
+    """The same table; while it is too wide, the columns of these headings are removed, in this order."""
+    for heading in headings:
+        if _is_too_wide(console, table):
+            table.columns = [column for column in table.columns if column.header != heading]
+            for index, column in enumerate(table.columns):
+                column._index = index  # rich looks the column up by it
     return table
 
 

@@ -1,7 +1,6 @@
-"""The short report of a run: what was simulated, live against resident memory, and what keeps the difference.
+"""The short report of a run: what was simulated, and resident memory split into live and retained bytes.
 
-Resident memory at one moment is taken apart without rest: requested bytes that are live, what rounding and headers add
-to them, and what is free but not released.
+The parts of retained bytes by layer add up to it, less the mapped pages of these layers that are not resident.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,30 +9,48 @@ from typing import Any
 import polars as pl
 from rich.text import Text
 
-from replay.analysis.metrics import Summary
+from replay.analysis.metrics import Summary, requested_peak_ns
 from replay.config import StackConfig
-from replay.reports.tables import LABEL_WIDTH, labelled, percent
+from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
+from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
 
 _TIME_SHARE = 0.01
 """Below this part of the trace's duration the time in the allocator is not worth a line."""
 
+_LIVE_ELSEWHERE = 0.1
+"""From this difference on, as a share of the live peak, a line explains it. The line `ideal` compares with the live
+peak, the column `at peak` shows live bytes at the resident peak: below a tenth, both give a reader the same picture."""
+_ABOUT = 0.01
+"""Up to this part of the trace's duration between two samples, the time of the live peak is known well enough."""
+
 
 def overview(
-    source: str, settings: Sequence[str], stack: StackConfig, summary: Summary, arenas: pl.DataFrame
+    source: str,
+    settings: Sequence[str],
+    result: RunResult,
+    summary: Summary,
+    arenas: pl.DataFrame,
+    width: int = WIDTH,
 ) -> Iterator[Text]:
-    """The lines of the report, wrapped. `settings` are those that were changed in the stack, `arenas` those at end."""
+    """The lines of the report, wrapped to `width` columns, but for the headline.
+
+    `settings` are those that were changed in the stack, `arenas` those at end.
+    """
+    stack = result.config
     changed = f" with {', '.join(settings)}" if settings else ""
     headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
     yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{_made(summary.trace)}")
     yield Text("")
-    yield from _memory(summary)
+    yield from _memory(summary, width)
+    if width < WIDTH:
+        yield Text(f"peak at {format_time(summary.peak_time_ns)}", style="dim")
     yield Text("")
-    for label, text in _facts(summary, arenas):
-        yield labelled(label, text)
+    for label, text in (*_peaks(result, summary), *_facts(summary, arenas)):
+        yield labelled(label, text, width)
 
 
 def _models(stack: StackConfig) -> Iterator[str]:
@@ -51,51 +68,77 @@ def _made(origin: Mapping[str, str]) -> str:
     return ""
 
 
-def _memory(summary: Summary) -> Iterator[Text]:
-    """Resident memory at peak and at end by what it is used for."""
-    moments = [
-        (requested, block - requested, resident - block, resident)
-        for requested, block, resident in (
-            (summary.requested_bytes_at_peak, summary.block_bytes_at_peak, summary.resident_bytes_at_peak),
-            (summary.requested_bytes_end, summary.block_bytes_end, summary.resident_bytes_end),
-        )
-    ]
-    yield Text(f"{'':<{LABEL_WIDTH}}{'at peak':>10}{'':7}{'at end':>12}", style="dim")
+def _memory(summary: Summary, width: int) -> Iterator[Text]:
+    """Live, retained and resident bytes at peak and at end; the parts of retained bytes by layer.
+
+    Notes beside the figures are left out where the longest does not fit.
+    """
+    free_in_libc = "free chunks and tables" if summary.libc_model == "glibc" else "free, and ends of pages"
     rows = [
-        ("live", "requested, not yet freed"),
-        ("rounding", "size classes and headers"),
-        ("retained", "free, but not released"),
-        ("resident", f"in RSS; peak at {format_time(summary.peak_time_ns)}"),
+        ("live", "requested_bytes", "requested, not yet freed"),
+        ("retained", "retained_bytes", "resident, but not live"),
+        ("  rounding", "rounding_bytes", "size classes and headers"),
+        ("  in pools", "free_in_pools_bytes", "free blocks, pool headers"),
+        ("  in arenas", "free_pools_bytes", "free pools"),
+        ("  in libc", "free_in_libc_bytes", free_in_libc),
+        ("  not resident", "not_resident_bytes", "of these, not in memory"),
+        ("resident", "resident_bytes", f"RSS; peak at {format_time(summary.peak_time_ns)}"),
     ]
-    for index, (label, note) in enumerate(rows):
+    resident = _at_both_moments(summary, "resident_bytes")
+    yield Text(f"{'':<{LABEL_WIDTH}}{'at peak':>10}{'':7}{'at end':>12}", style="dim")
+    for label, level, note in rows:
+        sizes = _at_both_moments(summary, level)
+        is_part = label.startswith(" ")
+        if is_part and not any(sizes):
+            continue
+        has_share = not is_part and level != "resident_bytes"
+        sign = -1 if level == "not_resident_bytes" else 1
         cells = "".join(
-            f"{format_size(parts[index]):>{width}}{_share(parts, index)}"
-            for width, parts in zip((10, 12), moments, strict=True)
+            f"{format_size(sign * size):>{width}}{_share(size, whole) if has_share else '':7}"
+            for width, size, whole in zip((10, 12), sizes, resident, strict=True)
         )
-        yield Text.assemble(
-            (f"{label:<{LABEL_WIDTH}}", "bold" if label == "resident" else ""), cells, (f"   {note}", "dim")
-        )
+        style = "bold" if level == "resident_bytes" else "dim" if is_part else ""
+        line = Text.assemble((f"{label:<{LABEL_WIDTH}}", style), cells)
+        yield line.append(f"   {note}", "dim") if width >= WIDTH else line
 
 
-def _share(parts: tuple[int, ...], index: int) -> str:
-    """The part of resident memory, in the width of a column; nothing for resident memory itself."""
-    resident = parts[-1]
-    return f"{100 * parts[index] / resident:>5.0f} %" if resident and index < len(parts) - 1 else f"{'':7}"
+def _at_both_moments(summary: Summary, level: str) -> tuple[int, int]:
+    return getattr(summary, f"{level}_at_peak"), getattr(summary, f"{level}_end")
 
 
-def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
-    """Labels and sentences."""
+def _share(size_bytes: int, resident_bytes: int) -> str:
+    """The part of resident memory, in the width of a column."""
+    return f"{100 * size_bytes / resident_bytes:>5.0f} %" if resident_bytes else ""
+
+
+def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
+    """Labels and sentences about peaks at other moments than the resident peak."""
     if summary.resident_bytes_peak > summary.resident_bytes_at_peak:
         yield (
             "highest",
             f"{format_size(summary.resident_bytes_peak)} resident within one call, e.g. a realloc that copies",
         )
+    live, live_peak = summary.requested_bytes_at_peak, summary.requested_bytes_peak
+    if live_peak - live >= _LIVE_ELSEWHERE * live_peak > 0:
+        begin_ns, end_ns = requested_peak_ns(result)
+        is_close = end_ns - begin_ns <= _ABOUT * summary.duration_ns
+        when = f"at about {format_time(end_ns)}" if is_close else f"by {format_time(end_ns)}"
+        yield (
+            "live peak",
+            f"{format_size(live_peak)} {when}; at the resident peak ({format_time(summary.peak_time_ns)}), only "
+            f"{format_size(live)} is live and {format_size(summary.retained_bytes_at_peak)} is retained, "
+            "because freed memory stayed resident",
+        )
+
+
+def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    """Labels and sentences."""
     for label, kind, whole in (("fragmentation", "internal", "allocated"), ("", "external", "mapped")):
         peak, end = (percent(getattr(summary, f"{kind}_fragmentation{when}")) for when in ("", "_end"))
         yield label, f"{kind} {peak} at peak, {end} at end (of {whole} bytes)"
     if summary.small_model:
-        live = f"{summary.arenas_live:,} live at end"
-        yield "arenas", f"{summary.arenas_mapped:,} mapped, {summary.arenas_unmapped:,} released, {live}"
+        at_end = f"{summary.arenas_live:,} at end"
+        yield "arenas", f"{summary.arenas_mapped:,} mapped, {summary.arenas_unmapped:,} released, {at_end}"
         if arenas.height:
             yield "", _emptiest(arenas)
     calls = sorted(((count, kind) for kind, count in summary.syscalls.items() if count), reverse=True)

@@ -1,5 +1,6 @@
 """What all text reports are made of: sections, tables of numbers, lines of a label and a text."""
 
+import re
 from textwrap import wrap
 
 from rich.console import Group, RenderableType
@@ -8,8 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 80
-"""Columns of a report, at most: a terminal as it opens, and a log."""
+"""Columns of a report: a terminal of the usual size, and a log."""
 LABEL_WIDTH = 16
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGTP]iB|B|s|ms|µs|ns|%)(?!\w))")
+"""The space between a figure and its unit, where a line must not be broken."""
 
 
 def section(title: str, body: RenderableType) -> Group:
@@ -30,9 +34,11 @@ def let_notes_wrap(table: Table) -> None:
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
 
 
-def labelled(label: str, text: str) -> Text:
-    """The label, and beside it the text, which wraps at WIDTH."""
-    lines = wrap(text, WIDTH - LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+def labelled(label: str, text: str, width: int = WIDTH) -> Text:
+    """The label, and beside it the text, wrapped to `width` columns in all."""
+    kept_together = _BEFORE_UNIT.sub(_NO_BREAK, text)
+    lines = wrap(kept_together, max(width - LABEL_WIDTH, 1), break_long_words=False, break_on_hyphens=False)
+    lines = [line.replace(_NO_BREAK, " ") for line in lines]
     return Text.assemble((f"{label:<{LABEL_WIDTH}}", "dim"), f"\n{'':<{LABEL_WIDTH}}".join(lines))
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from replay.analysis import metrics
 from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
+from replay.reports.fitting import without_columns
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
 from replay.simulation.loop import EXACT_CLASSES, class_limit
@@ -19,6 +20,8 @@ from replay.support.units import format_size, format_time
 
 _CLASSES_SHOWN = 12
 _PROCESSES_SHOWN = 16
+_BESIDE_BARS = 44
+"""Columns of the indentation, names, sizes and shares."""
 _LARGEST_KNOWN = class_limit(EXACT_CLASSES - 1)
 
 
@@ -36,29 +39,30 @@ def print_report(
     `settings` are those that were changed in the stack.
     """
     arenas = metrics.arenas(result)
-    for line in overview(source, settings, result.config, summary, arenas):
+    width = min(console.width, WIDTH)
+    for line in overview(source, settings, result, summary, arenas, width):
         console.print(line, soft_wrap=True)
-    for table in _tables(result, summary, arenas) if full else ():
-        console.print(table, width=min(console.width, WIDTH))
+    for table in _tables(console, result, summary, arenas) if full else ():
+        console.print(table, width=width)
     console.print()
     for sentence in sentences(claims(result.metadata, result.config, summary)):
         label, _, text = sentence.partition(": ")
-        console.print(labelled(label.lower(), text), soft_wrap=True)
+        console.print(labelled(label.lower(), text, width), soft_wrap=True)
 
 
-def _tables(result: RunResult, summary: Summary, arenas: pl.DataFrame) -> Iterator[Group]:
+def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.DataFrame) -> Iterator[Group]:
     yield section("Memory by layer", _levels(summary))
-    yield section(_where_title(summary), _where(summary))
+    yield section(_where_title(summary), _where(summary, min(console.width, WIDTH) - _BESIDE_BARS))
     if summary.processes:
-        yield section("Processes, by resident memory at the peak of all", _processes(summary))
+        yield section("Processes, by resident memory at the peak of all", _processes(console, summary))
     if summary.small_model:
         yield section("Arenas and pools", _arenas(summary, arenas))
     yield section("Calls and simulated time", _system_calls(summary))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
-        classes = _size_classes(summary, metrics.size_classes(result), metrics.pools(result))
+        classes = _size_classes(console, summary, metrics.size_classes(result), metrics.pools(result))
         yield section("Size classes, by waste at end", classes)
     if result.phases:
-        yield section("Memory at the start of each phase", _phases(result))
+        yield section("Memory at the start of each phase", _phases(console, result))
 
 
 def _levels(summary: Summary) -> Table:
@@ -97,27 +101,25 @@ def _where_title(summary: Summary) -> str:
     return f"Mapped memory at the peak of resident memory, {moment} after the first event"
 
 
-def _where(summary: Summary) -> Table:
-    """Mapped memory, taken apart without rest."""
-    block, small_block = summary.block_bytes_at_peak, summary.small_block_bytes_at_peak
+def _where(summary: Summary, bar_width: int) -> Table:
+    """Mapped memory and its parts, which add up to it, with bars of up to `bar_width` columns."""
     mapped = summary.mapped_bytes_at_peak
-    requested = summary.requested_bytes_at_peak
-    parts = [("live", requested), ("rounding, headers", block - requested)]
+    parts = [("live", summary.requested_bytes_at_peak), ("rounding, headers", summary.rounding_bytes_at_peak)]
     if summary.small_model:
-        parts.append(("free in pools", summary.pool_bytes_at_peak - small_block))
-        parts.append(("unused pools", summary.arena_bytes_at_peak - summary.pool_bytes_at_peak))
-    parts.append(("free in libc", mapped - summary.arena_bytes_at_peak - (block - small_block)))
+        parts.append(("free in pools", summary.free_in_pools_bytes_at_peak))
+        parts.append(("free pools", summary.free_pools_bytes_at_peak))
+    parts.append(("free in libc", summary.free_in_libc_bytes_at_peak))
     table = table_of("", "", "", "")
     let_notes_wrap(table)
     for name, size_bytes in parts:
         share = size_bytes / mapped if mapped else 0.0
-        table.add_row(name, format_size(size_bytes), percent(share), Text("█" * round(40 * share), style="cyan"))
-    untouched = mapped - summary.resident_bytes_at_peak
-    table.add_row("mapped", format_size(mapped), "", Text(f"{format_size(untouched)} of it not resident", style="dim"))
+        table.add_row(name, format_size(size_bytes), percent(share), Text("█" * round(bar_width * share), style="cyan"))
+    note = f"{format_size(summary.not_resident_bytes_at_peak)} of it not resident"
+    table.add_row("mapped", format_size(mapped), "", Text(note, style="dim"))
     return table
 
 
-def _processes(summary: Summary) -> Group:
+def _processes(console: Console, summary: Summary) -> Group:
     """What the largest had of the peak of all, and what each came to by itself."""
     table = table_of(
         "", "at peak\nof all", "share", "own peak:\nrequested", "\nmapped", "\nresident", "at end:\nresident"
@@ -143,7 +145,7 @@ def _processes(summary: Summary) -> Group:
     own_peaks = format_size(sum(each.resident_bytes_peak for each in summary.processes))
     together = format_size(summary.resident_bytes_peak)
     note = f"sum of the own peaks: {own_peaks} resident; peak of all together: {together}"
-    return Group(table, Text(note, style="dim"))
+    return Group(without_columns(console, table, "own peak:\nrequested", "\nmapped"), Text(note, style="dim"))
 
 
 def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
@@ -184,7 +186,7 @@ def _system_calls(summary: Summary) -> Table:
     return table
 
 
-def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
+def _size_classes(console: Console, summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
     """The classes that waste most, all domains together; the others in one row; the totals."""
     headings = ["block", "layer", "blocks", "waste", "live\nblocks", "live\nbytes", "live\nwaste"]
     table = table_of(*headings, *(["pools"] if pools.height else []), left=2)
@@ -216,7 +218,7 @@ def _size_classes(summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) 
     cells = _class_cells(total, waste_end_bytes)
     table.add_row("all", "", *cells, *([f"{all_pools:,}"] if all_pools else []), style="bold")
     note = "blocks, waste: of all blocks ever allocated (a realloc allocates one); other columns: at end"
-    return Group(table, Text(note, style="dim"))
+    return Group(without_columns(console, table, "pools", "waste", "layer"), Text(note, style="dim"))
 
 
 def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
@@ -228,7 +230,7 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _phases(result: RunResult) -> Table:
+def _phases(console: Console, result: RunResult) -> Table:
     table = table_of("phase", "start", "requested", "allocated", "mapped", "resident", "arenas")
     levels = ("requested_bytes", "block_bytes", "mapped_bytes", "resident_bytes")
     end = ("(end)", int(result.sample_times_ns[-1]), result.end)
@@ -236,4 +238,4 @@ def _phases(result: RunResult) -> Table:
     for phase, time_ns, tally in (*result.phases, after):
         sizes = (format_size(int(tally[level])) for level in levels)
         table.add_row(printable(phase), format_time(time_ns), *sizes, f"{int(tally['arenas']):,}")
-    return table
+    return without_columns(console, table, "allocated", "arenas", "start")
