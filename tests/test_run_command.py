@@ -117,7 +117,7 @@ def test_the_report_answers_in_a_screen_of_text(replay, tmp_path):
         lines[:-3]
         == f"""\
 {path} on cpython-3.9 with glibc.top_pad=0, MALLOC_ARENA_MAX=1 (pymalloc, glibc 2.36)
-11 events in 4.00 ms, recorded with cpython 3.9.1
+11 events in 4.00 ms, recorded with CPython 3.9.1
 
                    at peak             at end
 live             390.9 KiB   98 %       100 B    1 %   requested, not yet freed

@@ -62,7 +62,7 @@ def _models(stack: StackConfig) -> Iterator[str]:
 def _made(origin: Mapping[str, str]) -> str:
     """How the trace came to be."""
     if "interpreter" in origin:
-        return f", recorded with {printable(origin['interpreter'])}"
+        return f", recorded with {printable(origin['interpreter']).replace('cpython', 'CPython', 1)}"
     if "workload" in origin:
         return f", generated with seed {printable(origin.get('seed', '0'))}"
     return ""
@@ -95,10 +95,10 @@ def _memory(summary: Summary, width: int) -> Iterator[Text]:
         sign = -1 if level == "not_resident_bytes" else 1
         cells = "".join(
             f"{format_size(sign * size):>{width}}{_share(size, whole) if has_share else '':7}"
-            for width, size, whole in zip((10, 12), sizes, resident, strict=True)
+            for width, size, whole in zip((11, 12), sizes, resident, strict=True)
         )
         style = "bold" if level == "resident_bytes" else "dim" if is_part else ""
-        line = Text.assemble((f"{label:<{LABEL_WIDTH}}", style), cells)
+        line = Text.assemble((f"{label:<{LABEL_WIDTH - 1}}", style), cells)
         yield line.append(f"   {note}", "dim") if width >= WIDTH else line
 
 
@@ -107,8 +107,15 @@ def _at_both_moments(summary: Summary, level: str) -> tuple[int, int]:
 
 
 def _share(size_bytes: int, resident_bytes: int) -> str:
-    """The part of resident memory, in the width of a column."""
-    return f"{100 * size_bytes / resident_bytes:>5.0f} %" if resident_bytes else ""
+    """The part of resident memory, in the width of a column; neither 0 nor 100 % if it is not exactly that."""
+    if not resident_bytes:
+        return f"{'':7}"
+    percentage = f"{100 * size_bytes / resident_bytes:.0f}"
+    if percentage == "0" and size_bytes:
+        percentage = "<1"
+    if percentage == "100" and size_bytes < resident_bytes:
+        percentage = ">99"
+    return f"{percentage:>5} %"
 
 
 def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
