@@ -63,7 +63,7 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
     code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls", "--full")
     assert (code, err.replace("compiling (first run only; cached) …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
-    assert lines[1] == ["4", "configurations", "over", "1", "trace:", "4", "done"]
+    assert lines[1] == ["4", "configurations", "over", f"{source}:", "4", "done"]
     first = next(number for number, line in enumerate(lines) if line[:1] == ["pymalloc.alignment"])
     assert lines[first] == ["pymalloc.alignment", "MALLOC_TOP_PAD_", "syscalls", "Δ"]
     ranked = [line[1:] if line[0] == "default" else line for line in lines[first + 1 : first + 5]]
@@ -227,9 +227,10 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
     page = (out / "sweep.html").read_text()
     assert "src=" not in page.partition("<script")[2].partition(">")[0]
     assert "<link" not in page
+    assert f"<title>replay sweep: {source}</title>" in page
     assert all(
         title in page
-        for title in ("Effect of each parameter on resident_bytes_peak", "resident_bytes_peak against syscalls")
+        for title in ("Effect of each parameter on resident_bytes_peak", "syscalls against resident_bytes_peak")
     )
     for name in names[1:]:
         head = (out / name).read_bytes()[:24]

@@ -4,6 +4,7 @@ They are written as one HTML page that needs no network, and each as PNG.
 """
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from replay.reports.figures import format_judged, format_limit, format_share, fo
 from replay.reports.sweep_effects import NOTHING_MATTERS, overall_spread
 from replay.support.atomic_files import new_file, new_target
 from replay.support.errors import ReplayError
+from replay.support.names import printable
 from replay.sweeps.analysis import front_table, level, main_effects, pareto, sort_by_size, without_added_default
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
+from replay.sweeps.space import ALLOCATOR
 from replay.sweeps.verdict import WITHIN, judge, parameter_effects, relative_difference
 
 if TYPE_CHECKING:
@@ -25,10 +28,21 @@ PAGE = "sweep.html"
 _WIDTH = 640
 _BEST, _OTHER, _DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
 _PIXELS_A_POINT = 2.0
-_LABEL_WIDTH = 110
+_LABEL_WIDTH, _TITLE_WIDTH = 110, 17
+"""Left of the plots, which so lie below one another: labels of an axis; of these, a line of its title."""
 _RAMP = ["#e3eef9", "#0a4a90"]
+_WHITE_FROM = 0.68
+"""The part of the ramp at which white text has the contrast of dark text."""
 _SHADES = 10
 """Colours of a heat map span at least this many times the difference that does not matter."""
+_UNITS = {
+    "_bytes": (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)),
+    "_ns": (("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)),
+}
+"""Units by the part of a metric's name that says what it measures, largest first."""
+_SOURCES_NAMED = 4
+_LABELLED_POINTS = 6
+"""A Pareto front of more points has no labels: they would cover one another."""
 
 
 def write_charts(
@@ -51,7 +65,8 @@ def write_charts(
     if not charts:
         raise ReplayError("no charts: there are no results that can be compared")
     page = altair.vconcat(*charts.values(), spacing=48).resolve_scale(color="independent")
-    page = _styled(page, results.description)
+    title = _page_title(results)
+    page = _styled(page, title)
     written = []
     for name, chart, options in [
         (PAGE, page, {"format": "html", "inline": True}),
@@ -62,6 +77,8 @@ def write_charts(
     ]:
         with new_file(folder / name, force=True) as temporary:
             chart.save(str(temporary), **options)
+            if name == PAGE:
+                _add_page_title(temporary, f"replay sweep: {title}")
         written.append(folder / name)
     return written
 
@@ -102,6 +119,19 @@ def import_altair() -> Any:
     return altair
 
 
+def _page_title(results: Results) -> str:
+    """The sweep's description, and its traces."""
+    sources = results.frame["source"].drop_nulls().unique(maintain_order=True).to_list()
+    of = printable(", ".join(map(str, sources)) if len(sources) <= _SOURCES_NAMED else f"{len(sources)} traces")
+    return f"{results.description} Traces: {of}" if results.description else of
+
+
+def _add_page_title(path: Path, title: str) -> None:
+    """Names the page, which Altair leaves without a title for tabs and bookmarks."""
+    page = path.read_text(encoding="utf-8")
+    path.write_text(page.replace("<head>", f"<head>\n  <title>{escape(title)}</title>", 1), encoding="utf-8")
+
+
 def _styled(chart: Any, title: str) -> Any:
     chart = chart.properties(title=title) if title else chart
     return (
@@ -116,8 +146,10 @@ def _unit(results: Results, metric: str) -> tuple[float, str]:
     """The divisor of a metric's values on an axis, and the title of the axis."""
     if not results.has_one_source:
         return 1.0, f"{metric}, ratio to the default"
-    for part, unit, size in (("_bytes", "MiB", 2**20), ("_ns", "ms", 10**6)):
+    highest = max(front_table(results, [metric])[metric])
+    for part, units in _UNITS.items():
         if part in metric:
+            unit, size = next((each for each in units if highest >= each[1]), units[-1])
             return float(size), f"{metric}, {unit}"
     return 1.0, metric
 
@@ -214,15 +246,18 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float)
     darkest = max(highest, lowest * (1 + _SHADES * within))
     base = altair.Chart(cells).encode(
         x=altair.X("across:O", title=across, sort=order[across], axis=altair.Axis(labelAngle=0)),
-        y=altair.Y("down:O", title=down, sort=order[down]),
+        y=altair.Y("down:O", title=down, sort=order[down], axis=altair.Axis(minExtent=_LABEL_WIDTH - _TITLE_WIDTH)),
         tooltip=["across", "down", "text"],
     )
     color = altair.Color("mean:Q", scale=altair.Scale(range=_RAMP, domain=[lowest, darkest], zero=False), legend=None)
     texts = base.mark_text(fontSize=11).encode(
         text="text:N",
-        color=altair.condition(f"datum.mean > {(lowest + darkest) / 2}", altair.value("white"), altair.value("#222")),
+        color=altair.condition(
+            f"datum.mean > {lowest + _WHITE_FROM * (darkest - lowest)}", altair.value("white"), altair.value("#222")
+        ),
     )
-    ends = f"light: {format_judged(results, metric, lowest)}, dark: {format_judged(results, metric, darkest)}"
+    light, dark = (format_judged(results, metric, end) for end in (lowest, darkest))
+    ends = f"colours: from {light} (light) to {dark} (dark)"
     title = _title(results, f"{metric} by {across} and {down}", metric, within)
     return altair.layer(base.mark_rect().encode(color=color), texts).properties(
         title={**title, "subtitle": [title["subtitle"], ends]},
@@ -232,30 +267,17 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float)
 
 
 def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
+    """A point for each configuration; the front as steps, and its points and the default with their parameters."""
     altair = import_altair()
     across, up = objectives[:2]
-    table = front_table(results, objectives)
-    best = pareto(results, [across, up])["configuration"].to_list()
-    kind = (
-        pl.when(pl.col("default")).then(pl.lit("default"))
-        .when(pl.col("configuration").is_in(best)).then(pl.lit("Pareto front"))
-        .otherwise(pl.lit("dominated"))
-    )  # fmt: skip
-    names = pl.concat_str(
-        [pl.format(f"{name}={{}}", pl.col(name).cast(pl.String).fill_null("default")) for name in results.parameters],
-        separator="  ",
-    )
-    rows = table.select(
-        (pl.col(across) / _unit(results, across)[0]).alias("across"), (pl.col(up) / _unit(results, up)[0]).alias("up"),
-        kind.alias("kind"), names.alias("parameters"), "configuration",
-    ).sort(pl.col("kind") != "dominated", pl.col("kind") == "default")  # fmt: skip
+    rows = _points(results, across, up)
     base = altair.Chart(rows).encode(
         x=altair.X("across:Q", **_span(results, across, within)),
-        y=altair.Y("up:Q", **_span(results, up, within)),
+        y=altair.Y("up:Q", **_span(results, up, within, minExtent=_LABEL_WIDTH - 2 * _TITLE_WIDTH)),
         tooltip=["parameters", "across", "up"],
     )
     line = (
-        base.transform_filter(altair.FieldOneOfPredicate("configuration", best))
+        base.transform_filter("datum.front")
         .mark_line(interpolate="step-after", color=_BEST, opacity=0.5)
         .encode(order="across:Q")
     )
@@ -265,23 +287,70 @@ def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
             scale=altair.Scale(domain=["Pareto front", "default", "dominated"], range=[_BEST, _DEFAULT, _OTHER]),
         )
     )  # fmt: skip
-    return altair.layer(line, points).properties(title=f"{across} against {up}", width=_WIDTH, height=360)
+    labels = [
+        base.transform_filter(f"datum.label && datum.right == {side}")
+        .mark_text(align=align, dx=distance, dy=-9, fontSize=11, color="#333")
+        .encode(text="label:N")
+        for side, align, distance in (("false", "left", 4), ("true", "right", -4))
+    ]
+    note = "points further to the lower left are better"
+    if not any(_matters(results, metric, within) for metric in (across, up)):
+        note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}"
+    return altair.layer(line, points, *labels).properties(
+        title={"text": f"{up} against {across}", "subtitle": note}, width=_WIDTH, height=360
+    )
 
 
-def _span(results: Results, metric: str, within: float) -> dict[str, Any]:
-    """Scale and title of a metric's axis: from zero unless that hides a difference that matters."""
+def _points(results: Results, across: str, up: str) -> pl.DataFrame:
+    """A row for each configuration: its place, its kind, whether it is on the front, and its parameters.
+
+    `label` is null but for one configuration at each place of the front and for the default; `right` says that it is
+    in the right half of the chart.
+    """
+    table = front_table(results, [across, up])
+    best = pareto(results, [across, up])["configuration"].to_list()
+    is_best = pl.col("configuration").is_in(best)
+    kind = (
+        pl.when(pl.col("default")).then(pl.lit("default"))
+        .when(is_best).then(pl.lit("Pareto front"))
+        .otherwise(pl.lit("dominated"))
+    )  # fmt: skip
+    varied = [name for name in results.parameters if table[name].n_unique() > 1] or list(results.parameters)
+    names = [
+        ", ".join(f"{name}={format_value(value)}" if name != ALLOCATOR else str(value) for name, value in row.items())
+        for row in table.select(varied).iter_rows(named=True)
+    ]
+    rows = table.select(
+        (pl.col(across) / _unit(results, across)[0]).alias("across"), (pl.col(up) / _unit(results, up)[0]).alias("up"),
+        kind.alias("kind"), is_best.alias("front"), pl.Series("parameters", names),
+    ).sort(pl.col("kind") != "dominated", pl.col("kind") == "default", maintain_order=True)  # fmt: skip
+    shown = (pl.col("kind") != "dominated") & pl.struct("across", "up").is_last_distinct()
+    if rows.filter("front").select("across", "up").unique().height > _LABELLED_POINTS:
+        shown = pl.col("kind") == "default"
+    middle = (pl.col("across").min() + pl.col("across").max()) / 2
+    label = pl.when(pl.col("kind") == "default").then("default: " + pl.col("parameters")).otherwise("parameters")
+    return rows.with_columns(pl.when(shown).then(label).alias("label"), (pl.col("across") > middle).alias("right"))
+
+
+def _span(results: Results, metric: str, within: float, **of_axis: float) -> dict[str, Any]:
+    """Scale, title and axis of a metric: from zero unless that hides a difference that matters.
+
+    `of_axis`: further properties of the axis.
+    """
     altair = import_altair()
     _, title = _unit(results, metric)
     judged = front_table(results, [metric])[metric].to_list()
     matters = _matters(results, metric, within)
     from_zero = not matters or max(judged) >= 2 * min(judged)
+    is_count = results.has_one_source and all(float(value).is_integer() for value in judged) and title == metric
+    counted = {"tickMinStep": 1, "format": ",d"} if is_count else {}
     notes = [f"spread {overall_spread(results, metric)}"]
     notes += [] if from_zero else ["the axis does not start at 0"]
     notes += [] if matters else [NOTHING_MATTERS]
     return {
         "title": [title, "; ".join(notes)],
         "scale": altair.Scale(zero=from_zero, nice=True),
-        "axis": altair.Axis(grid=True),
+        "axis": altair.Axis(grid=True, titlePadding=8, labelFlush=False, **counted, **of_axis),
     }
 
 

@@ -11,7 +11,8 @@ from rich.text import Text
 from replay.reports.figures import format_change, format_judged, format_limit, format_metric, format_value
 from replay.reports.fitting import fitted
 from replay.reports.sweep_effects import effects_section, verdict_section
-from replay.reports.text import section, table_of
+from replay.reports.tables import section, table_of
+from replay.support.names import printable
 from replay.sweeps.analysis import front_table, pareto, per_source, ranking
 from replay.sweeps.results import Results
 from replay.sweeps.ties import Tie, ties
@@ -64,9 +65,10 @@ def print_sweep(
 def _headline(results: Results) -> Text:
     frame = results.frame
     configurations = frame.filter(pl.col("status") != "skipped")["configuration"].n_unique()
-    traces = frame["source"].drop_nulls().n_unique()
+    sources = frame["source"].drop_nulls().unique().to_list()
     seeds = frame["seed"].drop_nulls().n_unique()
-    over = f"{traces} trace{'s' * (traces != 1)}" + (f", {seeds} seeds each" if seeds > 1 else "")
+    over = printable(str(sources[0])) if len(sources) == 1 else f"{len(sources)} traces"
+    over += f", {seeds} seeds each" if seeds > 1 else ""
     counted = {status: results.count(status) for status in ("done", "stopped", "failed", "missing")}
     runs = ", ".join(f"{count:,} {status}" for status, count in counted.items() if count)
     return Text.assemble(
