@@ -41,6 +41,8 @@ _UNITS = {
 }
 """Units by the part of a metric's name that says what it measures, largest first."""
 _SOURCES_NAMED = 4
+_TICKS = 10
+"""A small range of counts has a tick for each, none between two."""
 _LABELLED_POINTS = 6
 """A Pareto front of more points has no labels: they would cover one another."""
 
@@ -270,7 +272,7 @@ def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
     """A point for each configuration; the front as steps, and its points and the default with their parameters."""
     altair = import_altair()
     across, up = objectives[:2]
-    rows = _points(results, across, up)
+    rows = _points(results, across, up, within)
     base = altair.Chart(rows).encode(
         x=altair.X("across:Q", **_span(results, across, within)),
         y=altair.Y("up:Q", **_span(results, up, within, minExtent=_LABEL_WIDTH - 2 * _TITLE_WIDTH)),
@@ -301,7 +303,7 @@ def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
     )
 
 
-def _points(results: Results, across: str, up: str) -> pl.DataFrame:
+def _points(results: Results, across: str, up: str, within: float) -> pl.DataFrame:
     """A row for each configuration: its place, its kind, whether it is on the front, and its parameters.
 
     `label` is null but for one configuration at each place of the front and for the default; `right` says that it is
@@ -324,34 +326,45 @@ def _points(results: Results, across: str, up: str) -> pl.DataFrame:
         (pl.col(across) / _unit(results, across)[0]).alias("across"), (pl.col(up) / _unit(results, up)[0]).alias("up"),
         kind.alias("kind"), is_best.alias("front"), pl.Series("parameters", names),
     ).sort(pl.col("kind") != "dominated", pl.col("kind") == "default", maintain_order=True)  # fmt: skip
-    shown = (pl.col("kind") != "dominated") & pl.struct("across", "up").is_last_distinct()
-    if rows.filter("front").select("across", "up").unique().height > _LABELLED_POINTS:
+    place = ["across", "up"]
+    shown = (pl.col("kind") != "dominated") & pl.struct(place).is_last_distinct()
+    if rows.filter("front").select(place).unique().height > _LABELLED_POINTS:
         shown = pl.col("kind") == "default"
-    middle = (pl.col("across").min() + pl.col("across").max()) / 2
-    label = pl.when(pl.col("kind") == "default").then("default: " + pl.col("parameters")).otherwise("parameters")
-    return rows.with_columns(pl.when(shown).then(label).alias("label"), (pl.col("across") > middle).alias("right"))
+    left = 0 if _starts_at_zero(results, across, within) else pl.col("across").min()
+    prefix = pl.when(pl.col("kind") == "default").then(pl.lit("default: ")).otherwise(pl.lit(""))
+    others = pl.len().over(place) - 1
+    suffix = pl.when(others > 0).then(pl.format(" (and {} equal)", others)).otherwise(pl.lit(""))
+    label = pl.when(shown).then(prefix + pl.col("parameters") + suffix)
+    return rows.with_columns(
+        label.alias("label"), (pl.col("across") > (left + pl.col("across").max()) / 2).alias("right")
+    )
 
 
-def _span(results: Results, metric: str, within: float, **of_axis: float) -> dict[str, Any]:
+def _span(results: Results, metric: str, within: float, **of_axis: Any) -> dict[str, Any]:
     """Scale, title and axis of a metric: from zero unless that hides a difference that matters.
 
     `of_axis`: further properties of the axis.
     """
     altair = import_altair()
-    _, title = _unit(results, metric)
-    judged = front_table(results, [metric])[metric].to_list()
-    matters = _matters(results, metric, within)
-    from_zero = not matters or max(judged) >= 2 * min(judged)
-    is_count = results.has_one_source and all(float(value).is_integer() for value in judged) and title == metric
-    counted = {"tickMinStep": 1, "format": ",d"} if is_count else {}
+    divisor, title = _unit(results, metric)
+    from_zero = _starts_at_zero(results, metric, within)
     notes = [f"spread {overall_spread(results, metric)}"]
     notes += [] if from_zero else ["the axis does not start at 0"]
-    notes += [] if matters else [NOTHING_MATTERS]
+    notes += [] if _matters(results, metric, within) else [NOTHING_MATTERS]
+    judged = [value / divisor for value in front_table(results, [metric])[metric]]
+    low, high = 0 if from_zero else min(judged), max(judged)
+    if title == metric and all(value.is_integer() for value in map(float, judged)) and high - low <= _TICKS:
+        of_axis = {**of_axis, "values": list(range(int(low), int(high) + 1)), "format": ",d"}
     return {
         "title": [title, "; ".join(notes)],
         "scale": altair.Scale(zero=from_zero, nice=True),
-        "axis": altair.Axis(grid=True, titlePadding=8, labelFlush=False, **counted, **of_axis),
+        "axis": altair.Axis(grid=True, titlePadding=8, labelFlush=False, **of_axis),
     }
+
+
+def _starts_at_zero(results: Results, metric: str, within: float) -> bool:
+    judged = front_table(results, [metric])[metric].to_list()
+    return not _matters(results, metric, within) or max(judged) >= 2 * min(judged)
 
 
 def _matters(results: Results, metric: str, within: float) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 _INDENT = 2
@@ -27,13 +27,20 @@ def fitted(console: Console, build: Callable[[str], Table]) -> Table:
 
 
 def without_columns(console: Console, table: Table, *headings: str) -> Table:
-    """The same table; while it is too wide, the columns of these headings are removed, in this order."""
+    """The same table; while it is too wide, the columns of these headings are removed, in this order.
+
+    The headings are those in one line.
+    """
     for heading in headings:
         if _is_too_wide(console, table):
-            table.columns = [column for column in table.columns if column.header != heading]
+            table.columns = [column for column in table.columns if _unfolded(column.header) != heading]
             for index, column in enumerate(table.columns):
                 column._index = index  # rich looks the column up by it
     return table
+
+
+def _unfolded(heading: RenderableType) -> str:
+    return " ".join(str(heading).split())
 
 
 def _fold_headings(table: Table) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import polars as pl
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from replay.reports.figures import format_judged, format_limit, format_metric, format_share, format_value
-from replay.reports.text import section, table_of
+from replay.reports.fitting import fitted, without_columns
+from replay.reports.tables import let_notes_wrap, section, table_of
 from replay.sweeps.analysis import LEVELS_SHOWN, main_effects, ranking
 from replay.sweeps.results import Results
 from replay.sweeps.verdict import Spread, Verdict, parameter_effects, relative_difference
@@ -36,7 +37,7 @@ def _sentence(spread: Spread) -> str:
     return NOTHING_MATTERS if spread.spread else f"{spread.configurations} configurations are equal"
 
 
-def effects_section(results: Results, metric: str, verdict: Verdict) -> RenderableType | None:
+def effects_section(console: Console, results: Results, metric: str, verdict: Verdict) -> RenderableType | None:
     """The effect of each parameter on a metric; None if fewer than two were varied."""
     effects = parameter_effects(results, metric, within=verdict.within)
     if effects.height < 2:
@@ -47,7 +48,9 @@ def effects_section(results: Results, metric: str, verdict: Verdict) -> Renderab
         return section(title, Text(f"Parameters are not ranked: all configurations are within {limit}."))
     parts: list[RenderableType] = []
     if effects["matters"].any():
-        parts.append(_effects_table(results, metric, effects.filter("matters")))
+        large = effects.filter("matters")
+        table = fitted(console, lambda gap: _effects_table(results, metric, large, gap))
+        parts.append(without_columns(console, table, "share of variance"))
     if small := ", ".join(_small_effects(effects.filter(~pl.col("matters")))):
         parts.append(Text(f"Mean effect within {format_limit(verdict.within)}: {small}"))
     return section(title, _stacked(parts))
@@ -67,10 +70,10 @@ def overall_spread(results: Results, metric: str) -> str:
     return f"{format_metric(metric, max(judged) - min(judged))} ({relative})" if results.has_one_source else relative
 
 
-def _effects_table(results: Results, metric: str, effects: pl.DataFrame) -> Table:
+def _effects_table(results: Results, metric: str, effects: pl.DataFrame, gap: str) -> Table:
     absolute = results.has_one_source
     table = table_of("parameter", "effect", *[""] * absolute, "share of variance", "mean by value", left=1)
-    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    let_notes_wrap(table)
     means = main_effects(results, metric)
     for row in effects.iter_rows(named=True):
         values = means.filter(pl.col("parameter") == row["parameter"]).sort("mean", maintain_order=True)
@@ -82,7 +85,7 @@ def _effects_table(results: Results, metric: str, effects: pl.DataFrame) -> Tabl
             cells[LEVELS_SHOWN - 2 : -1] = ["…"]
         effect = [format_metric(metric, row["effect"])] * absolute
         share = f"{100 * row['share']:.0f} %"
-        table.add_row(row["parameter"], *effect, format_share(row["relative_effect"]), share, ", ".join(cells))
+        table.add_row(row["parameter"], *effect, format_share(row["relative_effect"]), share, f",{gap}".join(cells))
     return table
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.reports.figures import format_change, format_judged, format_limit, format_metric, format_value
-from replay.reports.fitting import fitted
+from replay.reports.fitting import fitted, without_columns
 from replay.reports.sweep_effects import effects_section, verdict_section
 from replay.reports.tables import section, table_of
 from replay.support.names import printable
@@ -48,13 +48,14 @@ def print_sweep(
     matters = any(each.matters for each in verdict.of(objectives[0]))
     title = "Best first" if matters else f"All within {format_limit(within)}, lowest first"
     ranked = fitted(console, lambda gap: _ranking(results, objectives, shown, gap))
+    ranked = without_columns(console, ranked, "equal", "Δ")
     console.print(section(f"{title}, by {objectives[0]}; Δ: difference to the default", ranked))
-    if any(len(each.rows) > 1 for each in shown):
+    if any(column.header == "equal" for column in ranked.columns):
         console.print("  equal: number of configurations with the results of the row (--full shows each)")
     if hidden := sum(len(each.rows) for each in found) - sum(len(each.rows) for each in shown):
         console.print(f"  and {hidden} more (--full shows all)")
     for metric in objectives:
-        if effects := effects_section(results, metric, verdict):
+        if effects := effects_section(console, results, metric, verdict):
             console.print(effects)
     if len(objectives) > 1 and verdict.matters:
         front = fitted(console, lambda gap: _front(results, objectives, found, gap))
@@ -172,7 +173,8 @@ def _front(results: Results, objectives: Sequence[str], found: Sequence[Tie], ga
         table.add_row(*cells, *[_count(tie, parameters)] * has_equal)
     dominated = len(front_table(results, objectives)) - len(front)
     hidden = max(0, len(best) - ROWS_SHOWN)
-    table.caption = f"and {hidden} more; " * bool(hidden) + f"{dominated} other configurations are dominated"
+    others = "1 other configuration is" if dominated == 1 else f"{dominated} other configurations are"
+    table.caption = f"and {hidden} more; " * bool(hidden) + f"{others} dominated"
     table.caption_justify = "left"
     return table
 

@@ -145,7 +145,7 @@ def _processes(console: Console, summary: Summary) -> Group:
     own_peaks = format_size(sum(each.resident_bytes_peak for each in summary.processes))
     together = format_size(summary.resident_bytes_peak)
     note = f"sum of the own peaks: {own_peaks} resident; peak of all together: {together}"
-    return Group(without_columns(console, table, "own peak:\nrequested", "\nmapped"), Text(note, style="dim"))
+    return Group(without_columns(console, table, "own peak: requested", "mapped"), Text(note, style="dim"))
 
 
 def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
