@@ -155,6 +155,21 @@ def test_axes_start_at_zero_or_say_that_they_do_not(sweep, source, tmp_path):
     assert charts["heatmap"]["title"]["subtitle"][0].startswith(words)
 
 
+def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(sweep, source, tmp_path):
+    pytest.importorskip("altair")
+    sweep(source, "-a", "cpython-3.12", "--grid", "glibc.top_pad=0,64KiB,1MiB", "--out", tmp_path / "out")
+    chart = draw(read_results(tmp_path / "out"), ["heap_bytes_peak", "syscalls.brk"])["pareto"].to_dict()
+    (rows,) = chart["datasets"].values()
+    labels = {row["label"]: row["kind"] for row in rows if row["label"]}
+    assert set(labels.values()) == {"Pareto front", "default"}
+    assert "glibc.top_pad=0" in labels
+    assert any(label.startswith("default: glibc.top_pad=default") for label in labels)
+    assert chart["title"] == {
+        "text": "syscalls.brk against heap_bytes_peak",
+        "subtitle": "points further to the lower left are better",
+    }
+
+
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
     code, out, _ = sweep(source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
     told = json.loads(out)

@@ -10,41 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from replay.reports.chart_parts import (
+    BEST,
+    LABEL_WIDTH,
+    OTHER,
+    TITLE_WIDTH,
+    WIDTH,
+    differences_matter,
+    import_altair,
+    unit_of,
+)
 from replay.reports.figures import format_judged, format_limit, format_share, format_value
+from replay.reports.pareto_chart import draw_pareto
 from replay.reports.sweep_effects import NOTHING_MATTERS, overall_spread
 from replay.support.atomic_files import new_file, new_target
 from replay.support.errors import ReplayError
 from replay.support.names import printable
-from replay.sweeps.analysis import front_table, level, main_effects, pareto, sort_by_size, without_added_default
+from replay.sweeps.analysis import front_table, level, main_effects, sort_by_size, without_added_default
 from replay.sweeps.journal import CHARTS
 from replay.sweeps.results import Results
-from replay.sweeps.space import ALLOCATOR
-from replay.sweeps.verdict import WITHIN, judge, parameter_effects, relative_difference
+from replay.sweeps.verdict import WITHIN, parameter_effects, relative_difference
 
 if TYPE_CHECKING:
     import altair
 
 PAGE = "sweep.html"
-_WIDTH = 640
-_BEST, _OTHER, _DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
 _PIXELS_A_POINT = 2.0
-_LABEL_WIDTH, _TITLE_WIDTH = 110, 17
-"""Left of the plots, which so lie below one another: labels of an axis; of these, a line of its title."""
+_SOURCES_NAMED = 4
 _RAMP = ["#e3eef9", "#0a4a90"]
 _WHITE_FROM = 0.68
 """The part of the ramp at which white text has the contrast of dark text."""
 _SHADES = 10
 """Colours of a heat map span at least this many times the difference that does not matter."""
-_UNITS = {
-    "_bytes": (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)),
-    "_ns": (("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)),
-}
-"""Units by the part of a metric's name that says what it measures, largest first."""
-_SOURCES_NAMED = 4
-_TICKS = 10
-"""A small range of counts has a tick for each, none between two."""
-_LABELLED_POINTS = 6
-"""A Pareto front of more points has no labels: they would cover one another."""
 
 
 def write_charts(
@@ -102,23 +99,13 @@ def draw(
     if len(axes) == 2:
         charts["heatmap"] = _heat_map(results, objectives[0], axes, within)
     if len(objectives) > 1:
-        charts["pareto"] = _pareto(results, objectives, within)
+        charts["pareto"] = draw_pareto(results, objectives, within)
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 def refuse_missing() -> None:
     """Raises ReplayError if a package is missing, before a sweep starts."""
     import_altair()
-
-
-def import_altair() -> Any:
-    """The module altair, with what it needs to write files."""
-    try:
-        import altair
-        import vl_convert  # noqa: F401 - altair writes files with it
-    except ImportError:
-        raise ReplayError("charts require Altair; pip install 'alloc-replay[charts]'") from None
-    return altair
 
 
 def _page_title(results: Results) -> str:
@@ -144,23 +131,11 @@ def _styled(chart: Any, title: str) -> Any:
     )
 
 
-def _unit(results: Results, metric: str) -> tuple[float, str]:
-    """The divisor of a metric's values on an axis, and the title of the axis."""
-    if not results.has_one_source:
-        return 1.0, f"{metric}, ratio to the default"
-    highest = max(front_table(results, [metric])[metric])
-    for part, units in _UNITS.items():
-        if part in metric:
-            unit, size = next((each for each in units if highest >= each[1]), units[-1])
-            return float(size), f"{metric}, {unit}"
-    return 1.0, metric
-
-
 def _title(results: Results, text: str, metric: str, within: float) -> dict[str, Any]:
     """A chart's title; the line below it says how far apart all configurations are, and whether that matters."""
     spread = overall_spread(results, metric)
     note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}; spread {spread}"
-    if _matters(results, metric, within):
+    if differences_matter(results, metric, within):
         note = f"spread of all configurations: {spread}"
     return {"text": text, "subtitle": note}
 
@@ -172,7 +147,7 @@ def _effects(results: Results, metric: str, within: float) -> Any:
     if not effects.height:
         return None
     means = main_effects(results, metric)
-    divisor, title = _unit(results, metric)
+    divisor, title = unit_of(results, metric)
     scale = altair.Scale(domain=[0, float(means["mean"].max() or 1) / divisor], nice=False)  # type: ignore[arg-type]
     charts = []
     for number, effect in enumerate(effects.iter_rows(named=True), start=1):
@@ -189,11 +164,11 @@ def _effects(results: Results, metric: str, within: float) -> Any:
         is_last = number == effects.height
         axis = altair.Axis(title=f"mean {title}" if is_last else None, labels=is_last, ticks=is_last)
         base = altair.Chart(rows).encode(
-            y=altair.Y("label:N", sort=rows["label"].to_list(), title=None, axis=altair.Axis(minExtent=_LABEL_WIDTH)),
+            y=altair.Y("label:N", sort=rows["label"].to_list(), title=None, axis=altair.Axis(minExtent=LABEL_WIDTH)),
             x=altair.X("at:Q", scale=scale, axis=axis),
             tooltip=["label", "text", "configurations"],
         )
-        bars = base.mark_bar(color=_BEST if effect["matters"] else _OTHER, height=14)
+        bars = base.mark_bar(color=BEST if effect["matters"] else OTHER, height=14)
         texts = base.mark_text(align="left", dx=5, fontSize=11, color="#333").encode(text="text:N")
         charts.append(
             altair.layer(bars, texts).properties(
@@ -203,7 +178,7 @@ def _effects(results: Results, metric: str, within: float) -> Any:
                     fontWeight="normal",
                     offset=4,
                 ),
-                width=_WIDTH,
+                width=WIDTH,
                 height=altair.Step(20),
             )
         )
@@ -248,7 +223,7 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float)
     darkest = max(highest, lowest * (1 + _SHADES * within))
     base = altair.Chart(cells).encode(
         x=altair.X("across:O", title=across, sort=order[across], axis=altair.Axis(labelAngle=0)),
-        y=altair.Y("down:O", title=down, sort=order[down], axis=altair.Axis(minExtent=_LABEL_WIDTH - _TITLE_WIDTH)),
+        y=altair.Y("down:O", title=down, sort=order[down], axis=altair.Axis(minExtent=LABEL_WIDTH - TITLE_WIDTH)),
         tooltip=["across", "down", "text"],
     )
     color = altair.Color("mean:Q", scale=altair.Scale(range=_RAMP, domain=[lowest, darkest], zero=False), legend=None)
@@ -263,109 +238,6 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float)
     title = _title(results, f"{metric} by {across} and {down}", metric, within)
     return altair.layer(base.mark_rect().encode(color=color), texts).properties(
         title={**title, "subtitle": [title["subtitle"], ends]},
-        width=min(_WIDTH, 110 * len(order[across])),
+        width=min(WIDTH, 110 * len(order[across])),
         height=altair.Step(34),
     )
-
-
-def _pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
-    """A point for each configuration; the front as steps, and its points and the default with their parameters."""
-    altair = import_altair()
-    across, up = objectives[:2]
-    rows = _points(results, across, up, within)
-    base = altair.Chart(rows).encode(
-        x=altair.X("across:Q", **_span(results, across, within)),
-        y=altair.Y("up:Q", **_span(results, up, within, minExtent=_LABEL_WIDTH - 2 * _TITLE_WIDTH)),
-        tooltip=["parameters", "across", "up"],
-    )
-    line = (
-        base.transform_filter("datum.front")
-        .mark_line(interpolate="step-after", color=_BEST, opacity=0.5)
-        .encode(order="across:Q")
-    )
-    points = base.mark_circle(size=80, opacity=0.9).encode(
-        color=altair.Color(
-            "kind:N", title=None, legend=altair.Legend(orient="top"),
-            scale=altair.Scale(domain=["Pareto front", "default", "dominated"], range=[_BEST, _DEFAULT, _OTHER]),
-        )
-    )  # fmt: skip
-    labels = [
-        base.transform_filter(f"datum.label && datum.right == {side}")
-        .mark_text(align=align, dx=distance, dy=-9, fontSize=11, color="#333")
-        .encode(text="label:N")
-        for side, align, distance in (("false", "left", 4), ("true", "right", -4))
-    ]
-    note = "points further to the lower left are better"
-    if not any(_matters(results, metric, within) for metric in (across, up)):
-        note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}"
-    return altair.layer(line, points, *labels).properties(
-        title={"text": f"{up} against {across}", "subtitle": note}, width=_WIDTH, height=360
-    )
-
-
-def _points(results: Results, across: str, up: str, within: float) -> pl.DataFrame:
-    """A row for each configuration: its place, its kind, whether it is on the front, and its parameters.
-
-    `label` is null but for one configuration at each place of the front and for the default; `right` says that it is
-    in the right half of the chart.
-    """
-    table = front_table(results, [across, up])
-    best = pareto(results, [across, up])["configuration"].to_list()
-    is_best = pl.col("configuration").is_in(best)
-    kind = (
-        pl.when(pl.col("default")).then(pl.lit("default"))
-        .when(is_best).then(pl.lit("Pareto front"))
-        .otherwise(pl.lit("dominated"))
-    )  # fmt: skip
-    varied = [name for name in results.parameters if table[name].n_unique() > 1] or list(results.parameters)
-    names = [
-        ", ".join(f"{name}={format_value(value)}" if name != ALLOCATOR else str(value) for name, value in row.items())
-        for row in table.select(varied).iter_rows(named=True)
-    ]
-    rows = table.select(
-        (pl.col(across) / _unit(results, across)[0]).alias("across"), (pl.col(up) / _unit(results, up)[0]).alias("up"),
-        kind.alias("kind"), is_best.alias("front"), pl.Series("parameters", names),
-    ).sort(pl.col("kind") != "dominated", pl.col("kind") == "default", maintain_order=True)  # fmt: skip
-    place = ["across", "up"]
-    shown = (pl.col("kind") != "dominated") & pl.struct(place).is_last_distinct()
-    if rows.filter("front").select(place).unique().height > _LABELLED_POINTS:
-        shown = pl.col("kind") == "default"
-    left = 0 if _starts_at_zero(results, across, within) else pl.col("across").min()
-    prefix = pl.when(pl.col("kind") == "default").then(pl.lit("default: ")).otherwise(pl.lit(""))
-    others = pl.len().over(place) - 1
-    suffix = pl.when(others > 0).then(pl.format(" (and {} equal)", others)).otherwise(pl.lit(""))
-    label = pl.when(shown).then(prefix + pl.col("parameters") + suffix)
-    return rows.with_columns(
-        label.alias("label"), (pl.col("across") > (left + pl.col("across").max()) / 2).alias("right")
-    )
-
-
-def _span(results: Results, metric: str, within: float, **of_axis: Any) -> dict[str, Any]:
-    """Scale, title and axis of a metric: from zero unless that hides a difference that matters.
-
-    `of_axis`: further properties of the axis.
-    """
-    altair = import_altair()
-    divisor, title = _unit(results, metric)
-    from_zero = _starts_at_zero(results, metric, within)
-    notes = [f"spread {overall_spread(results, metric)}"]
-    notes += [] if from_zero else ["the axis does not start at 0"]
-    notes += [] if _matters(results, metric, within) else [NOTHING_MATTERS]
-    judged = [value / divisor for value in front_table(results, [metric])[metric]]
-    low, high = 0 if from_zero else min(judged), max(judged)
-    if title == metric and all(value.is_integer() for value in map(float, judged)) and high - low <= _TICKS:
-        of_axis = {**of_axis, "values": list(range(int(low), int(high) + 1)), "format": ",d"}
-    return {
-        "title": [title, "; ".join(notes)],
-        "scale": altair.Scale(zero=from_zero, nice=True),
-        "axis": altair.Axis(grid=True, titlePadding=8, labelFlush=False, **of_axis),
-    }
-
-
-def _starts_at_zero(results: Results, metric: str, within: float) -> bool:
-    judged = front_table(results, [metric])[metric].to_list()
-    return not _matters(results, metric, within) or max(judged) >= 2 * min(judged)
-
-
-def _matters(results: Results, metric: str, within: float) -> bool:
-    return any(each.matters for each in judge(results, [metric], within=within).spreads)

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from replay.gates.history import Step
-from replay.reports.charts import import_altair
+from replay.reports.chart_parts import import_altair
 from replay.support.atomic_files import new_file
 from replay.support.errors import ReplayError
 
