@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from replay.allocators import OWN
+from replay.allocators import OWN, TIMED
 from replay.config import StackConfig
 from replay.simulation.clock import Slice
 from replay.simulation.run import run
@@ -30,6 +30,7 @@ TINY = (
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
 BOOKKEEPING = tuple(name for name in OWN if name != "row")
+WORDS = tuple(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))
 """Fields that the simulator keeps for itself: they count nothing."""
 
 
@@ -176,6 +177,11 @@ def single_steps(simulator: Simulator, events: Events) -> Iterator[int]:
     for row in range(events.rows):
         play_rows(simulator, events, row, row + 1)
         yield row
+
+
+def changes(record: np.record, level: str) -> int:
+    """The sum of a level's changes, each multiplied by its time."""
+    return (int(record[f"{level}_timed_high"]) << 64) + (int(record[f"{level}_timed"]) & (1 << 64) - 1)
 
 
 def counters(records: np.ndarray) -> list[tuple[int, ...]]:

@@ -258,7 +258,7 @@ class Space:
     def __init__(self, transparent_huge_pages: str = "always") -> None:
         config = linux.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
         state = linux.new_state(config)
-        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
+        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), np.zeros(1, np.int64), state, state, state)
 
     def do(self, operation, *arguments: int):
         answer = operation(self.stack, *arguments)

@@ -27,7 +27,7 @@ def walk(batches: list[Events], every_ns: int):
         def pass_boundary(self, events, first_row, row):
             seen.append((first_row + row, clock.now_ns))
 
-        def trim(self, row):
+        def trim(self, row, time_ns):
             raise AssertionError("no interval was given")
 
     clock = Clock(batches, Visitor(), 0, every_ns)

@@ -116,7 +116,7 @@ def test_how_often_one_looks_changes_neither_end_nor_peaks(config, history, mark
 def test_a_sample_shows_the_counters_after_the_last_event_of_its_time(history, every_ns):
     config, events = CONFIGS["tiny arenas"], history.events()
     recording = record([events], config, every_ns)[0]
-    simulator = Simulator(config)
+    simulator = Simulator(config, begin_ns=int(events.time_ns[0]))
     after = [simulator.stack.tally.copy() for _ in single_steps(simulator, events)]
     nothing = np.zeros(1, after[0].dtype)
     times_ns = since_first(events)
@@ -138,7 +138,7 @@ def test_a_mark_keeps_the_counters_of_the_events_before_its_row(history, places)
     assert [(name, time_ns) for name, time_ns, _ in recording.phases] == [
         (name, int(since_first(events)[row])) for name, row in zip(names, marks, strict=True)
     ]
-    simulator, blocks = Simulator(config), history.events()
+    simulator, blocks = Simulator(config, begin_ns=int(events.time_ns[0])), history.events()
     before = [
         np.zeros(1, recording.samples.dtype),
         *(simulator.stack.tally.copy() for _ in single_steps(simulator, blocks)),
@@ -231,12 +231,13 @@ def test_a_sample_between_an_event_and_a_trim_shows_what_was_there_before_it():
 def seen_in_single_steps(events: Events, phases: tuple[str, ...], config, every_ns: int, trim_ns: int) -> tuple:
     """Samples and phases of one event after the other: of what is due at once, the timer comes before the sample, and
     both come behind all events of their moment."""
-    simulator, samples, marks = Simulator(config), [], []
+    begin_ns = int(events.time_ns[0])
+    simulator, samples, marks = Simulator(config, begin_ns=begin_ns), [], []
     tick_ns, alarm_ns = every_ns, trim_ns
     for row, now_ns in enumerate(since_first(events).tolist()):
         while min(tick_ns, alarm_ns) < now_ns:
             if alarm_ns <= tick_ns:
-                simulator.trim(row)
+                simulator.trim(row, begin_ns + alarm_ns)
                 alarm_ns += trim_ns
             else:
                 samples.append((tick_ns, counters(simulator.tally)))
@@ -245,7 +246,7 @@ def seen_in_single_steps(events: Events, phases: tuple[str, ...], config, every_
             name = phases[int(events.size[row])]
             marks.append((name, now_ns, counters(simulator.tally)))
             if name == TRIM_MARK:
-                simulator.trim(row)
+                simulator.trim(row, begin_ns + now_ns)
         elif events.op[row] <= Op.FREE:
             play_rows(simulator, events, row, row + 1)
     return [*samples, (now_ns, counters(simulator.tally))], marks

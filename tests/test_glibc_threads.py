@@ -28,7 +28,7 @@ def addresses(history, version="2.36", *overrides):
     events = history.events()
     for row in range(events.rows):
         if events.op[row] == Op.THREAD_END:
-            simulator.end_thread(int(events.thread[row]), row)
+            simulator.end_thread(int(events.thread[row]), row, int(events.time_ns[row]))
             told.append(np.zeros(1, np.int64))
         else:
             next(single_steps(simulator, events.where(slice(row, None))))
@@ -178,7 +178,7 @@ def test_trimming_reaches_every_arena():
     history.free(hole)
     simulator = addresses(history)[1]
     before = int(simulator.tally.resident_bytes)
-    simulator.trim(5)
+    simulator.trim(5, 0)
     simulator.check()
     assert before - simulator.tally.resident_bytes == 9 * PAGE
     assert simulator.tally.madvise == 1

@@ -98,7 +98,7 @@ class Both:
                 reserved_huge_pages=reserved,
             )
         )
-        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), state, state, state)
+        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), np.zeros(1, np.int64), state, state, state)
 
     @property
     def regions(self) -> np.ndarray:

@@ -8,13 +8,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histories import BOOKKEEPING, SIZES, TINY, History, counters, cut, seeded
+from histories import BOOKKEEPING, SIZES, TINY, WORDS, History, changes, counters, cut, seeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.allocators import LEVELS
+from replay.allocators import LEVELS, TIMED
 from replay.analysis import metrics
 from replay.analysis.metrics import metrics_of, summarize
 from replay.config import load_config
@@ -116,7 +116,8 @@ def brute(trace, config):
     """The truth. Levels of all others rest while one is in an event, so its own peak in the event tells the sum's."""
     (events,), metadata = trace.events, trace.metadata
     owner_of = {thread: number for number, each in enumerate(metadata.processes) for thread in each.threads}
-    simulators = [Simulator(config) for _ in metadata.processes]
+    begin_ns = int(events.time_ns[0])
+    simulators = [Simulator(config, begin_ns=begin_ns) for _ in metadata.processes]
     none = np.zeros(0, np.int64)
     result = Brute([], [], -1, dict.fromkeys(LEVELS, 0), [])
     peaks = dict.fromkeys(LEVELS, 0)
@@ -129,9 +130,9 @@ def brute(trace, config):
             simulator.tally[f"{level}_peak"] = simulator.tally[level]
         op = events.op[row]
         if op == Op.MARK and metadata.phases[events.size[row]].endswith(TRIM_MARK):
-            simulator.trim(row)
+            simulator.trim(row, int(events.time_ns[row]))
         elif op == Op.THREAD_END:
-            simulator.end_thread(int(events.thread[row]), row)
+            simulator.end_thread(int(events.thread[row]), row, int(events.time_ns[row]))
         elif op <= Op.FREE:
             simulator.simulate(Slice(rows_of(events, slice(row, row + 1)), row, 0, 1, none, none))
         within = {level: others[level] + int(simulator.tally[f"{level}_peak"]) for level in LEVELS}
@@ -166,8 +167,10 @@ def check_sums(recording, trace, config):
         if seen:
             assert (levels(sample), peaks(sample)) == (expected.sums[seen - 1], expected.peaks[seen - 1])
     for name in recording.end.dtype.names:
-        if name not in (*BOOKKEEPING, "row") and not name.endswith("_peak"):
+        if name not in (*BOOKKEEPING, *WORDS, "row") and not name.endswith("_peak"):
             assert recording.end[name] == sum(each.end[name] for each in recording.processes), name
+    for level in TIMED:
+        assert changes(recording.end, level) == sum(changes(each.end, level) for each in recording.processes)
 
 
 @each_config
@@ -185,7 +188,8 @@ def test_sums_and_their_peaks_are_those_of_single_steps_in_a_long_trace_too(conf
 
 
 def without_row(record):
-    names = [name for name in record.dtype.names if name not in (*BOOKKEEPING, "row")]
+    """The counters that do not depend on when the process began."""
+    names = [name for name in record.dtype.names if name not in (*BOOKKEEPING, *WORDS, "row")]
     return {name: int(record[name]) for name in names}
 
 

@@ -140,7 +140,7 @@ def test_a_pool_of_older_blocks_that_the_program_itself_empties_is_known_of_at_t
 def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
     simulator = Simulator(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):
-        simulator.adopt(OLD_POOL + 48 + 512 * block, 512, block)
+        simulator.adopt(OLD_POOL + 48 + 512 * block, 512, block, 0)
         simulator.check()
     assert (simulator.tally.pools_free, simulator.tally.pools_full) == (1, 63)
     assert simulator.observe()["arenas"]["pools_free"].tolist() == [1]

@@ -15,6 +15,8 @@ A model is one module. It names itself to the configuration by its file name (or
 and where they differ from the defaults of this file
 
     ROLES                            names of the roles that it can play, where not both
+    COUNTERS                         its own counters: each a `Counter`. The model keeps them in `stack.tally[0]` as
+                                     `<model>_<name>`, and of a level its highest as `<model>_<name>_peak`
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
     made_size(state, stack, place, size) -> block_size of what malloc or calloc has just made there for `size`
@@ -24,6 +26,8 @@ and where they differ from the defaults of this file
     switch_thread(state, stack, thread)   libc role: what follows is another thread's; numbers are dense
     end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
     with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
+    tick(state, stack, now_ns)       time passes: called before each event with its time, and at the time that the
+                                     model asked for with `wake_at`; without it, a model costs nothing for time
     adopt(state, stack, address, size)  small role: a block that is older than the trace is freed
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
@@ -53,7 +57,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from replay.allocators._registry import bundled_names, find_model, foreign_sources, is_compiled, model_names, roles
+from replay.allocators._registry import (
+    bundled_names,
+    counters_of,
+    find_model,
+    foreign_sources,
+    is_compiled,
+    layout_of,
+    model_names,
+    roles,
+    usable_models,
+)
 from replay.allocators._spans import SPAN, SpanKind
 from replay.allocators._stack import (
     ARENA_MAPPED,
@@ -61,23 +75,34 @@ from replay.allocators._stack import (
     ARENA_VIEW,
     CLASS_VIEW,
     LARGE,
-    LEVELS,
     LOG,
     MARGIN,
     NO_MEMORY,
-    OWN,
     RESIDENT_PEAK,
     ROOM,
-    SYSCALLS,
-    TALLY,
     Stack,
     ask_for_room,
     attend,
     extend,
     give_record_back,
     log,
-    record,
+    now_ns,
     take_record,
+    wake_at,
+)
+from replay.allocators._tally import (
+    LEVELS,
+    NEVER,
+    OWN,
+    SYSCALLS,
+    TALLY,
+    TIMED,
+    Counter,
+    CounterKind,
+    Layout,
+    field_prefix,
+    record,
+    tally_layout,
 )
 from replay.allocators.linux import touch
 from replay.jit.compiling import generic, inlined, leaf
@@ -91,6 +116,7 @@ __all__ = [
     "LEVELS",
     "LOG",
     "MARGIN",
+    "NEVER",
     "NO_MEMORY",
     "OWN",
     "RESIDENT_PEAK",
@@ -98,6 +124,10 @@ __all__ = [
     "SPAN",
     "SYSCALLS",
     "TALLY",
+    "TIMED",
+    "Counter",
+    "CounterKind",
+    "Layout",
     "SpanKind",
     "Stack",
     "address",
@@ -107,25 +137,34 @@ __all__ = [
     "block_size",
     "bundled_names",
     "calloc",
+    "counters_of",
     "end_thread",
     "expect",
     "extend",
+    "field_prefix",
     "fill",
     "find_model",
     "foreign_sources",
     "free",
     "give_record_back",
     "is_compiled",
+    "layout_of",
     "log",
     "made_size",
     "malloc",
     "model_names",
+    "now_ns",
     "realloc",
     "record",
     "roles",
+    "sees_time",
     "switch_thread",
     "take_record",
+    "tally_layout",
+    "tick",
     "trim",
+    "usable_models",
+    "wake_at",
 ]
 
 
@@ -186,6 +225,11 @@ def default_switch_thread(state, stack, thread):
 @leaf
 def default_end_thread(state, stack):
     """All threads are one."""
+
+
+@leaf
+def default_tick(state, stack, now_ns):
+    """Nothing depends on time."""
 
 
 @leaf
@@ -251,6 +295,30 @@ def switch_thread(state, stack, thread):
 @_generic
 def end_thread(state, stack):
     """The thread whose events they were has ended."""
+
+
+@_generic
+def tick(state, stack, now_ns):
+    """It is so late now, in nanoseconds since the trace's first event."""
+
+
+def _clock_of(state_type: type, name: str) -> Callable[..., Any]:
+    return _sees_time if hasattr(sys.modules[state_type.__module__], "tick") else _sees_no_time
+
+
+@inlined
+def _sees_time(state, stack):
+    return True
+
+
+@inlined
+def _sees_no_time(state, stack):
+    return False
+
+
+@generic(_clock_of)
+def sees_time(state, stack):
+    """Whether the model has a `tick`; known when the caller is compiled."""
 
 
 @_generic

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from replay.allocators._stack import Stack
+from replay.allocators._tally import Counter, CounterKind
 
 Place = int
 
@@ -38,6 +39,7 @@ class OptionalFunctions(Protocol):
     def switch_thread(self, state: Any, stack: Stack, thread: int) -> None: ...
     def end_thread(self, state: Any, stack: Stack) -> None: ...
     def adopt(self, state: Any, stack: Stack, address: int, size: int) -> None: ...
+    def tick(self, state: Any, stack: Stack, now_ns: int) -> None: ...
     def with_threads(self, state: Any, count: int) -> NamedTuple: ...
     def grow(self, state: Any) -> NamedTuple: ...
     def observe(self, state: Any) -> dict[str, Any]: ...
@@ -75,6 +77,22 @@ def find_mistakes(model: ModuleType) -> list[str]:
                 mistakes.append(f"{name} takes {wanted}")
         elif near := get_close_matches(name, PARAMETERS, n=1, cutoff=_LIKENESS):
             mistakes.append(f"{name} is not a function of the contract (did you mean {near[0]!r}?)")
+    return mistakes + _mistakes_of_counters(tuple(getattr(model, "COUNTERS", ())))
+
+
+def _mistakes_of_counters(counters: tuple[Counter, ...]) -> list[str]:
+    """What is wrong with the counters that a model declares."""
+    if wrong := [each for each in counters if not isinstance(each, Counter)]:
+        return [f"COUNTERS has {wrong[0]!r}, which is no Counter"]
+    names = [each.name for each in counters]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    mistakes = [f"COUNTERS declares {name!r} twice" for name in twice]
+    mistakes += [f"the name of a counter, {name!r}, is not an identifier" for name in names if not name.isidentifier()]
+    mistakes += [
+        f"the kind of counter {each.name!r} is {each.kind!r}; use one of {', '.join(CounterKind)}"
+        for each in counters
+        if each.kind not in tuple(CounterKind)
+    ]
     return mistakes
 
 

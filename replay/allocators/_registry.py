@@ -5,12 +5,14 @@ A module whose name begins with an underscore is a helper, not a model.
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from replay.allocators._contract import KERNELS, find_mistakes
+from replay.allocators._tally import Counter, Layout, tally_layout
 from replay.jit.compiling import is_kernel
 from replay.support.bundled_files import MODEL_GROUP
 from replay.support.errors import ConfigError
@@ -35,6 +37,19 @@ def _third_party() -> dict[str, EntryPoint]:
 def model_names() -> list[str]:
     """Names that a configuration can route domains to."""
     return sorted({*bundled_names(), *_third_party()})
+
+
+def usable_models() -> list[str]:
+    """The names of models that can be imported and keep the contract."""
+    return [name for name in model_names() if _is_usable(name)]
+
+
+def _is_usable(name: str) -> bool:
+    try:
+        find_model(name)
+    except ConfigError:
+        return False
+    return True
 
 
 @cache
@@ -62,6 +77,16 @@ def roles(name: str) -> tuple[str, ...]:
     """The roles that the model called `name` can play."""
     found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "small"))
     return found
+
+
+def counters_of(name: str) -> tuple[Counter, ...]:
+    """The counters that the model called `name` declares."""
+    return tuple(getattr(find_model(name), "COUNTERS", ()))
+
+
+def layout_of(names: Iterable[str]) -> Layout:
+    """The layout of the counters of a stack of these models."""
+    return tally_layout(tuple((name, counters_of(name)) for name in dict.fromkeys(names)))
 
 
 def is_compiled(model: ModuleType) -> bool:

@@ -1,63 +1,16 @@
-"""What all layers of a run share: the counters, the log of what happened below, and how tables get more room."""
+"""What all layers of a run share: the counters, the log of system calls, and how tables get more room."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from replay.allocators._tally import record
 from replay.jit.compiling import by_reference, cold, inlined, leaf
+from replay.jit.cpu_intrinsics import add_product
 
 MARGIN = 16
 """Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
 
-
-def record(*fields: str, **kinds: type) -> np.dtype:
-    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
-    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
-    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
-    columns = [(name, np.int64) for name in fields] + list(kinds.items())
-    return np.dtype((np.record, np.dtype(columns, align=True)))
-
-
-LEVELS = (
-    "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",
-    "arenas",
-)  # fmt: skip
-"""What has a peak. `arenas` counts live ones."""
-
-SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
-
-OWN = (
-    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
-)  # fmt: skip
-"""Fields that the simulator keeps for itself: they count nothing."""
-
-TALLY = record(
-    *LEVELS,
-    *(f"{name}_peak" for name in LEVELS),
-    "small_requested_bytes", "small_block_bytes", "libc_requested_bytes", "libc_block_bytes",
-    "arenas_mapped", "arenas_unmapped",
-    "pools_used", "pools_full", "pools_free", "pools_made",
-    *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
-    "page_faults", "huge_pages",
-    "mallocs", "callocs", "reallocs", "frees",
-    *OWN,
-)  # fmt: skip
-"""All counters of a run, one record: every layer writes its own fields, samples are copies of it.
-
-    requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
-    block_bytes       live, as handed out
-    pool_bytes        in pools that hold blocks
-    arena_bytes       in mapped arenas
-    heap_bytes        mapped for libc: brk and its own mmaps
-    mapped_bytes      mapped in all; resident_bytes: touched and not given back
-    page_faults       first touches that the kernel served; huge_pages: those served with a huge page
-    row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
-    attention         bits: why the simulator must stop after this event
-    first_row, at     the event being played is `at` in a batch before which there were so many rows
-    stop              where in the batch the simulator looks at `attention` at the latest
-    idle              rows that moved no block
-    *_slack           bytes until the level is as high as ever: the level is its peak less these
-"""
 
 ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
 """Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
@@ -79,6 +32,8 @@ class Stack(NamedTuple):
 
     tally: np.ndarray
     log: np.ndarray
+    times_ns: np.ndarray
+    """The time of each event of the batch at hand."""
     linux: NamedTuple
     libc: NamedTuple
     small: NamedTuple
@@ -95,6 +50,47 @@ def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarra
     kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
     longer.view(np.uint8)[: kept.shape[0]] = kept
     return longer
+
+
+@inlined
+def now_ns(stack):
+    """The time now, since the trace's first event."""
+    tally = stack.tally[0]
+    if tally.woken_ns >= 0:
+        return tally.woken_ns
+    return stack.times_ns[np.uint64(tally.at)] - tally.begin_ns
+
+
+@leaf
+def change_mapped(stack, change):
+    """So many bytes are mapped, or unmapped if negative."""
+    tally = stack.tally[0]
+    tally.mapped_bytes += change
+    if tally.mapped_bytes > tally.mapped_bytes_peak:
+        tally.mapped_bytes_peak = tally.mapped_bytes
+    tally.mapped_bytes_timed, tally.mapped_bytes_timed_high = add_product(
+        tally.mapped_bytes_timed, tally.mapped_bytes_timed_high, change, now_ns(stack)
+    )
+
+
+@leaf
+def change_resident(stack, change):
+    """So many bytes became resident, or left memory if negative."""
+    tally = stack.tally[0]
+    tally.resident_bytes += change
+    tally.resident_bytes_timed, tally.resident_bytes_timed_high = add_product(
+        tally.resident_bytes_timed, tally.resident_bytes_timed_high, change, now_ns(stack)
+    )
+    if tally.resident_bytes > tally.resident_bytes_peak:
+        tally.resident_bytes_peak = tally.resident_bytes
+        attend(stack, RESIDENT_PEAK)
+
+
+@leaf
+def wake_at(stack, time_ns):
+    """Has every model's `tick` called at this time, or at the next event if it has passed. A `tick` asks again."""
+    tally = stack.tally[0]
+    tally.wake_ns = min(tally.wake_ns, time_ns)
 
 
 @leaf

@@ -7,15 +7,32 @@
                others within events too
     _at_peak   all levels at one moment: after the event that took resident memory to its highest
     _end       after the last event
+    _mean      over the trace's time, exact
+
+A model's own counters are called `<model>.<counter>`; a level has `_peak`, `_at_peak` and `_end` as well.
 """
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from replay.allocators import ARENA_VIEW, CLASS_VIEW, LEVELS, OWN, SYSCALLS, TALLY
+from replay.allocators import (
+    ARENA_VIEW,
+    CLASS_VIEW,
+    LEVELS,
+    OWN,
+    SYSCALLS,
+    TIMED,
+    Counter,
+    CounterKind,
+    counters_of,
+    field_prefix,
+    usable_models,
+)
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.simulation.result import RunResult
 from replay.support.errors import ReplayError
@@ -25,8 +42,6 @@ from replay.trace import Domain
 BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
 SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
 ROLES = ("libc", "small")
-COUNTERS = tuple(name for name in TALLY.names or () if name == "thread" or name not in OWN)
-"""What a sample tells: all fields of TALLY but those that only the simulator needs."""
 _COUNTS = (
     "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
@@ -106,6 +121,10 @@ class _Figures(_Result):
     small_requested_bytes_end: int
     small_block_bytes_end: int
 
+    requested_bytes_mean: int
+    mapped_bytes_mean: int
+    resident_bytes_mean: int
+
     internal_fragmentation: float
     external_fragmentation: float
     internal_fragmentation_end: float
@@ -145,6 +164,9 @@ class _Figures(_Result):
     stack_bytes: int
     stack_resident_bytes: int
     process_bytes_peak: int
+
+    counters: dict[str, int]
+    """The models' own, by the name of their metric."""
 
 
 class _Share(_Result):
@@ -233,14 +255,39 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
         "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
+        **{f"{name}_mean": result.mean(name) for name in TIMED},
+        "counters": {
+            metric: int((at_peak if where == "_at_peak" else end)[f"{field}_peak" if where == "_peak" else field])
+            for model in result.config.models
+            for metric, field, where, _ in _own_metrics(model)
+        },
     }
 
 
+def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
+    """Of each metric that the model's counters make: its name, the field of the tally, its suffix, the counter."""
+    prefix = field_prefix(model)
+    for counter in counters_of(model):
+        for where in ("_peak", "_at_peak", "_end") if counter.kind is CounterKind.LEVEL else ("",):
+            yield f"{prefix}.{counter.name}{where}", f"{prefix}_{counter.name}", where, counter
+
+
+@cache
+def own_metrics() -> dict[str, Counter]:
+    """By name the metrics that the counters of all models make, used or not."""
+    return {metric: counter for model in usable_models() for metric, _, _, counter in _own_metrics(model)}
+
+
 def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
-    """The figures of a Summary that a setting can change, by name: `syscalls` in all, `syscalls.mmap` by kind."""
+    """The figures of a Summary that a setting can change, by name: `syscalls` in all, `syscalls.mmap` by kind.
+
+    Counters of models that are not in the stack are 0.
+    """
     figures: dict[str, int | float] = {}
     for name, value in summary.model_dump(include={*_Figures.model_fields} - _OF_THE_TRACE).items():
-        if isinstance(value, dict):
+        if name == "counters":
+            figures |= dict.fromkeys(own_metrics(), 0) | value
+        elif isinstance(value, dict):
             figures |= {name: sum(value.values())} | {f"{name}.{kind}": each for kind, each in value.items()}
         else:
             figures[name] = value
@@ -249,9 +296,11 @@ def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
 
 def metric_names() -> list[str]:
     """The names that `metrics_of` gives, in its order."""
-    names = []
+    names: list[str] = []
     for name, field in _Figures.model_fields.items():
-        if name not in _OF_THE_TRACE:
+        if name == "counters":
+            names += own_metrics()
+        elif name not in _OF_THE_TRACE:
             kinds = _KINDS.get(name, ())
             names += [name, *(f"{name}.{kind}" for kind in kinds)]
             assert kinds or field.annotation in (int, float)
@@ -331,11 +380,29 @@ def _bound(result: RunResult) -> Bound:
 
 def timeline(result: RunResult) -> pl.DataFrame:
     """A row a sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
-    frame = pl.DataFrame({"time_ns": result.sample_times_ns, **{name: result.samples[name] for name in COUNTERS}})
-    return frame.with_columns(
+    samples = {name: result.samples[name] for name in _shown(result)}
+    means = {f"{name}_mean": _mean_so_far(result, name) for name in TIMED}
+    return pl.DataFrame({"time_ns": result.sample_times_ns, **samples, **means}).with_columns(
         internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
         external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
     )
+
+
+def _shown(result: RunResult) -> list[str]:
+    """The fields of a sample that count something."""
+    hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
+    return [name for name in result.samples.dtype.names or () if name not in hidden]
+
+
+def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
+    """The mean of a level from the first event until each sample."""
+    low, high = result.samples[f"{level}_timed"].view(np.uint64), result.samples[f"{level}_timed_high"]
+    changes = high.astype(np.float64) * 2.0**64 + low.astype(np.float64)
+    times_ns = result.sample_times_ns.astype(np.float64)
+    mean: np.ndarray = result.samples[level] - np.divide(
+        changes, times_ns, out=np.zeros_like(changes), where=times_ns > 0
+    )
+    return mean
 
 
 def phases(result: RunResult) -> pl.DataFrame:
@@ -345,7 +412,7 @@ def phases(result: RunResult) -> pl.DataFrame:
         {
             "phase": pl.Series([name for name, _, _ in marks], dtype=pl.String),
             "time_ns": np.array([time_ns for _, time_ns, _ in marks], np.int64),
-            **{name: np.array([tally[name] for _, _, tally in marks], np.int64) for name in COUNTERS},
+            **{name: np.array([tally[name] for _, _, tally in marks], np.int64) for name in _shown(result)},
         }
     )
 

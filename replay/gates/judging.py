@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from replay.gates.baselines import Figure
-from replay.gates.tolerances import NEUTRAL, Limit, Rule, Tolerance
+from replay.gates.tolerances import Limit, Rule, Tolerance, is_neutral
 
 Status = Literal["worse", "changed", "over", "within", "same", "better"]
 FAILING = ("worse", "changed", "over")
@@ -49,7 +49,7 @@ def _judge_one(now: Figure, before: Figure, rule: Tolerance) -> Finding:
     allowed = rule.allowed(before.value) + noise
     difference = now.value - before.value
     status: Status
-    if rule.metric in NEUTRAL:
+    if is_neutral(rule.metric):
         status = "changed" if abs(difference) > allowed else "within" if difference else "same"
     elif difference > allowed:
         status = "worse"

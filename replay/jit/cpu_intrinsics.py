@@ -8,6 +8,8 @@ cache by the time they are simulated.
 import time
 from typing import Any
 
+_LOW = (1 << 64) - 1
+
 
 def prefetch(array: Any, index: int) -> None:
     """Has no visible effect: `array[index]` will be wanted soon."""
@@ -21,6 +23,13 @@ def copy_record(source: Any, into: Any, index: int) -> None:
 def bit_length(value: int) -> int:
     """Binary digits of an int64 above 0."""
     return int(value).bit_length()
+
+
+def add_product(low: int, high: int, factor: int, other: int) -> tuple[int, int]:
+    """The 128-bit integer `high` · 2^64 + `low` plus the product of two int64, as two int64 again."""
+    total = (int(high) << 64 | int(low) & _LOW) + int(factor) * int(other)
+    low = total & _LOW
+    return low - (low >> 63 << 64), total >> 64
 
 
 def opaque(value: int) -> int:

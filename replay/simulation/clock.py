@@ -81,7 +81,7 @@ class Visitor(Protocol):
     def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
         """Does what happens at a boundary; `first_row` is the number of rows before the batch."""
 
-    def trim(self, row: int) -> None:
+    def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) before `row` of the trace."""
 
 
@@ -143,7 +143,7 @@ class Clock:
                 for row, due_ns in self._trims(events, start, stop, until_ns):
                     yield from self._simulate_slice(events, start, row, due_ns)
                     start = row
-                    self._visitor.trim(self.rows + row)
+                    self._visitor.trim(self.rows + row, due_ns)
                 yield from self._simulate_slice(events, start, stop, until_ns)
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)

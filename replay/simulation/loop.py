@@ -11,6 +11,7 @@ import numpy as np
 
 from replay.allocators import (
     LARGE,
+    NEVER,
     RESIDENT_PEAK,
     address,
     block_size,
@@ -22,10 +23,12 @@ from replay.allocators import (
     malloc,
     realloc,
     record,
+    sees_time,
     switch_thread,
+    tick,
 )
-from replay.jit.compiling import cold, inlined
-from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
+from replay.jit.compiling import cold, inlined, leaf
+from replay.jit.cpu_intrinsics import add_product, bit_length, copy_record, opaque, prefetch
 
 # As numbers, because numba compares enum members far slower.
 MALLOC, CALLOC, REALLOC, FREE = range(4)
@@ -128,7 +131,15 @@ def _move(stack, place, size):
 
 
 @inlined
-def _end(stack, entry, kind):
+def _change_requested(tally, change, time_ns):
+    """Notes for the mean over time that requested bytes change at this time."""
+    tally.requested_bytes_timed, tally.requested_bytes_timed_high = add_product(
+        tally.requested_bytes_timed, tally.requested_bytes_timed_high, change, time_ns - tally.begin_ns
+    )
+
+
+@inlined
+def _end(stack, entry, kind, time_ns):
     """The block goes, unless it is moved."""
     tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
     if place >= 0:
@@ -142,11 +153,12 @@ def _end(stack, entry, kind):
         tally.libc_requested_bytes -= had
         tally.libc_block_bytes -= block_bytes
     tally.requested_slack += had
+    _change_requested(tally, -had, time_ns)
     tally.block_slack += block_bytes
 
 
 @inlined
-def _come(stack, blocks, classes, route, domains, block, at, kind, size):
+def _come(stack, blocks, classes, route, domains, block, at, kind, size, time_ns):
     """The block is made, or moved, and counted; peaks may rise."""
     tally = stack.tally[0]
     # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
@@ -158,7 +170,7 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
         place, moved = _make_zeroed(stack, first, size), False
     else:
         entry = blocks[block[at]]
-        _end(stack, entry, REALLOC)
+        _end(stack, entry, REALLOC, time_ns)
         first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
         place, moved = _move(stack, entry.place, size), True
     if place >= 0:
@@ -173,6 +185,7 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
     entry.place, entry.size_and_row = place, size << ROW_BITS | row
     classes[np.uint64(row)] += 1
     classes[np.uint64(row + CLASS_ROWS)] += size
+    _change_requested(tally, size, time_ns)
     tally.requested_slack -= size
     if tally.requested_slack < 0:
         tally.requested_bytes_peak -= tally.requested_slack
@@ -184,9 +197,9 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
 
 
 @inlined
-def _go(stack, entry):
+def _go(stack, entry, time_ns):
     """The block goes."""
-    _end(stack, entry, FREE)
+    _end(stack, entry, FREE, time_ns)
     entry.size_and_row = GONE
     stack.tally[0].frees += 1
 
@@ -235,6 +248,48 @@ def _copy(tally, copies, index):
     copy_record(tally, copies, index)
 
 
+@cold
+def let_time_pass(stack, until_ns):
+    """Calls `tick` at each time that a model asked for, until `until_ns`; returns whether all of them are done.
+
+    They are not where a table may be left with too little room.
+    """
+    tally = stack.tally[0]
+    while tally.wake_ns <= until_ns:
+        if tally.attention & ~RESIDENT_PEAK:
+            return False
+        tally.woken_ns, tally.wake_ns = tally.wake_ns, NEVER
+        _tick(stack, tally.woken_ns)
+        tally.woken_ns = -1
+    return True
+
+
+@leaf
+def _tick(stack, now_ns):
+    tick(stack.libc, stack, now_ns)
+    if stack.tally[0].has_small:
+        tick(stack.small, stack, now_ns)
+
+
+@inlined
+def _pass(stack, until_ns):
+    """Lets time pass for models that see it; returns whether it could."""
+    if sees_time(stack.libc, stack) or sees_time(stack.small, stack):
+        return let_time_pass(stack, until_ns)
+    return True
+
+
+@inlined
+def _reach(stack, time_ns):
+    """Has models see the time of the event in hand; returns False where a table has too little room for the event."""
+    if sees_time(stack.libc, stack) or sees_time(stack.small, stack):
+        if not let_time_pass(stack, time_ns):
+            return False
+        _tick(stack, time_ns)
+        return stack.tally[0].attention & ~RESIDENT_PEAK == 0
+    return True
+
+
 @inlined
 def take_turn(stack, thread):
     """What follows is that thread's."""
@@ -259,16 +314,17 @@ def _begin_turn(stack, op, threads, row, end):
 
 
 def simulate_rows(
-    stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, samples, addresses
+    stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, tick_times, samples, addresses
 ):
-    """Simulates rows of `columns` (op, domain, block, size) from `start`; none of them is a boundary.
+    """Simulates rows of `columns` (op, domain, block, size, time_ns) from `start`; none of them is a boundary.
 
     What moves no block is passed over: its domain, block and size may be anything.
 
     `threads`: whose each row is; if empty, all are thread 0's.
     `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
-    the counters. `at_peak[0]` becomes one whenever resident memory stands higher than ever. `addresses`, if not empty,
-    takes the address of each block made or moved, its complement where the libc role owns it, and 0 for a free.
+    the counters, after all that models do until tick_times[i]. `at_peak[0]` becomes one whenever resident memory stands
+    higher than ever. `addresses`, if not empty, takes the address of each block made or moved, its complement where the
+    libc role owns it, and 0 for a free.
     `first_row`: rows of the trace before this batch.
 
     Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
@@ -277,7 +333,7 @@ def simulate_rows(
     Each instruction here is one of about seventy an event. What follows from other counters is settled where somebody
     looks; what few events come to is `cold`, because the loop would keep registers for it.
     """
-    op, domains, block, sizes = columns
+    op, domains, block, sizes, times = columns
     tally, space = stack.tally[0], stack.linux.space[0]
     started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees - tally.idle
     row, telling = start, addresses.shape[0] > 0
@@ -287,13 +343,13 @@ def simulate_rows(
     # Few blocks stay in the cache anyway.
     last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
     foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
-    for tick in range(ticks.shape[0]):
-        while row < ticks[tick]:
+    for index in range(ticks.shape[0]):
+        while row < ticks[index]:
             if op[np.uint64(row)] > FREE:
                 tally.idle += 1
                 row += 1
                 continue
-            turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[tick])
+            turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[index])
             while row < turn:
                 tally.stop = row + 1 if tally.attention else turn
                 # An unsigned index is not looked at for being negative.
@@ -307,15 +363,18 @@ def simulate_rows(
                         at = opaque(at + ONE)
                         continue
                     tally.at = np.int64(at)
+                    if not _reach(stack, times[at] - tally.begin_ns):
+                        _settle(tally, np.int64(at) - started)
+                        return np.int64(at), index
                     if kind == FREE:
-                        _go(stack, blocks[block[at]])
+                        _go(stack, blocks[block[at]], times[at])
                     else:
                         size = sizes[at]
                         if size > LARGE_BYTES and size > space.headroom:
                             tally.attention = LARGE
                             _settle(tally, np.int64(at) - started)
-                            return np.int64(at), tick
-                        _come(stack, blocks, classes, route, domains, block, at, kind, size)
+                            return np.int64(at), index
+                        _come(stack, blocks, classes, route, domains, block, at, kind, size, times[at])
                     at = opaque(at + ONE)
                 row = np.int64(at)
                 if telling:
@@ -326,7 +385,10 @@ def simulate_rows(
                         tally.attention ^= RESIDENT_PEAK
                         _copy(stack.tally, at_peak, 0)
                     if tally.attention:
-                        return row, tick
+                        return row, index
+        if not _pass(stack, tick_times[index]):
+            _settle(tally, row - started)
+            return row, index
         _settle(tally, row - started)
-        _copy(stack.tally, samples, tick)
+        _copy(stack.tally, samples, index)
     return row, ticks.shape[0]

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-from replay.allocators import TALLY, Stack
+from replay.allocators import Layout, Stack
 from replay.simulation.clock import Slice
 from replay.simulation.loop import CLASS
-from replay.simulation.multi_process_kernels import FIELDS, add_up, lower_peaks
+from replay.simulation.multi_process_kernels import add_up, lower_peaks
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
 from replay.trace import Events, Trace
 from replay.trace.block_numbering import NumberingApart
@@ -29,6 +29,7 @@ class Simulator(Protocol):
     """The state of one process; `replay.simulation.simulator.Simulator` is it."""
 
     stack: Stack
+    layout: Layout
 
     @property
     def classes(self) -> np.ndarray: ...
@@ -37,8 +38,9 @@ class Simulator(Protocol):
     def simulate_stints(
         self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
     ) -> None: ...
-    def trim(self, row: int) -> None: ...
-    def end_thread(self, thread: int, row: int) -> None: ...
+    def let_time_pass(self, row: int, time_ns: int) -> None: ...
+    def trim(self, row: int, time_ns: int) -> None: ...
+    def end_thread(self, thread: int, row: int, time_ns: int) -> None: ...
     def observe(self) -> dict[str, np.ndarray]: ...
 
 
@@ -64,16 +66,18 @@ class Host:
         self._processes = processes_of(trace)
         self.members = [Member(new_simulator()) for _ in self._processes.table]
         members = len(self.members)
-        self.ends = np.zeros(members, TALLY)
+        self._layout = self.members[0].simulator.layout
+        tally = self._layout.dtype
+        self.ends = np.zeros(members, tally)
         """By process: the counters after its latest event."""
-        self.at_peaks = np.zeros(members, TALLY)
+        self.at_peaks = np.zeros(members, tally)
         """The same after the event that took its resident memory to its highest."""
         self.at_peak_times_ns = np.zeros(members, np.int64)
-        self._shares, self._seen = np.zeros(members, TALLY), np.zeros(members, np.int64)
-        self._sums, self._times = np.zeros(2, TALLY), np.zeros(1, np.int64)
+        self._shares, self._seen = np.zeros(members, tally), np.zeros(members, np.int64)
+        self._sums, self._times = np.zeros(2, tally), np.zeros(1, np.int64)
         self.tally.thread = -1
         self.at_peak_time_ns = 0
-        self._kept = np.empty(STINTS, TALLY), np.empty(STINTS, TALLY)
+        self._kept = np.empty(STINTS, tally), np.empty(STINTS, tally)
         """Room for what stints come to; to have it anew each time costs more than they do."""
         self._rows = 0
         self._owner = np.zeros(0, np.int64)
@@ -140,7 +144,7 @@ class Host:
         begins[part.tick_rows - part.start] = True
         edges = part.start + np.flatnonzero(begins)
         ticks = np.searchsorted(edges, part.tick_rows)
-        samples = np.empty(ticks.shape[0], TALLY)
+        samples = np.empty(ticks.shape[0], self._layout.dtype)
         part = part._replace(events=self._batch)
         peaks, peak = self.at_peaks[_RESIDENT_PEAK].copy(), self.at_peak[0].resident_bytes_peak
         for first in range(0, edges.shape[0] - 1, STINTS):
@@ -175,22 +179,28 @@ class Host:
         samples: np.ndarray | None = None,
     ) -> None:
         none = np.zeros(0, np.int64)
+        samples = np.zeros(0, self._layout.dtype) if samples is None else samples
         add_up(
             owner, _plain(moments), _plain(moments if best is None else best), best is not None, _plain(self.ends),
             _plain(self.at_peaks), _plain(self._shares), self._seen, _plain(self._sums), self._times,
-            none if ticks is None else ticks, _plain(np.zeros(0, TALLY) if samples is None else samples),
+            none if ticks is None else ticks, _plain(samples), self._layout.ends,
         )  # fmt: skip
 
-    def trim(self, row: int, thread: int | None = None) -> None:
+    def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) in the process of that thread, or in all, one after the other."""
         numbers = range(len(self.members)) if thread is None else [self._find(thread)[0]]
         for number in numbers:
-            self._call(number, lambda simulator: simulator.trim(row))
+            self._call(number, lambda simulator: simulator.trim(row, time_ns))
 
-    def end_thread(self, thread: int, row: int) -> None:
+    def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
         number, place = self._find(thread)
-        self._call(number, lambda simulator: simulator.end_thread(place, row))
+        self._call(number, lambda simulator: simulator.end_thread(place, row, time_ns))
+
+    def let_time_pass(self, row: int, time_ns: int) -> None:
+        """Has the models of all processes do what they do by the clock until then."""
+        for number in range(len(self.members)):
+            self._call(number, lambda simulator: simulator.let_time_pass(row, time_ns))
 
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
         """A phase of the process of that thread begins."""
@@ -225,11 +235,11 @@ class Host:
     def _call(self, number: int, call: Callable[[Simulator], None]) -> None:
         """Something that is no event of the loop happens in a process; as there, it is no moment of `at_peak`."""
         simulator = self.members[number].simulator
-        lower_peaks(simulator.tally)
+        lower_peaks(_plain(simulator.stack.tally)[0], int(self._layout.ends[0]))
         call(simulator)
         self._add_up(np.array([number]), simulator.stack.tally.copy())
 
 
 def _plain(counters: np.ndarray) -> np.ndarray:
-    """Records of TALLY as rows of int64."""
-    return counters.view(np.int64).reshape(-1, FIELDS)
+    """Records of counters as rows of int64."""
+    return counters.view(np.int64).reshape(-1, len(counters.dtype.names or ()))

@@ -1,6 +1,7 @@
 """What a simulation yields: all that was counted. `replay.analysis` makes figures and frames of it."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from replay.trace import Metadata
 
 @dataclass(frozen=True)
 class RunResult:
-    """All that a run counted. Arrays of TALLY; times in nanoseconds since the trace's first event.
+    """All that a run counted. Times are in nanoseconds since the trace's first event.
+
+    Records of counters have the fields of `replay.allocators.layout_of`.
 
     The end is that of the trace; but where the trace has a mark TEARDOWN_MARK, it is the last of these marks.
     """
@@ -40,6 +43,14 @@ class RunResult:
     """By process the counters at the moment of `at_peak`, to which they add up."""
     teardown: tuple[int, np.record] | None = None
     """Time and counters after the last event, where the end is before CPython's finalisation."""
+
+    def mean(self, level: str) -> int:
+        """The mean over time of one of TIMED, from the first event to the end, in whole bytes; exact but for that."""
+        value = int(self.end[level])
+        if not self.duration_ns:
+            return value
+        changes = int(self.end[f"{level}_timed_high"]) << 64 | int(self.end[f"{level}_timed"]) & (1 << 64) - 1
+        return round(Fraction(int(self.sample_times_ns[-1]) * value - changes, self.duration_ns))
 
 
 def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:

@@ -79,14 +79,14 @@ def run(
     it says so, the run ends there.
     """
     simulator: Simulator | Host
+    begin_ns, batches = _begin(trace)
     if not trace.metadata.processes:
-        simulator = Simulator(config, addresses=addresses, log=log)
+        simulator = Simulator(config, begin_ns=begin_ns, addresses=addresses, log=log)
     else:
         if addresses or log:
             refuse_processes(trace, None, "each has addresses of its own")
-        simulator = Host(trace, lambda: Simulator(config))
+        simulator = Host(trace, lambda: Simulator(config, begin_ns=begin_ns))
     walk = _Walk(trace, simulator, addresses, progress)
-    begin_ns, batches = _begin(trace)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
@@ -172,9 +172,16 @@ class _Walk:
         """Simulates a slice, and copies the counters at its ticks and marks."""
         marks = part.events.idle_rows.get(Op.MARK, [])
         marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
-        looks = np.sort(np.concatenate((part.tick_rows, marks))) if marks else part.tick_rows
-        seen, begin = self._simulator.simulate(part._replace(tick_rows=looks) if marks else part), 0
-        for row, at in zip(marks, looks.searchsorted(marks).tolist() if marks else (), strict=True):
+        looks = part
+        if marks:
+            looks = part._replace(
+                tick_rows=np.sort(np.concatenate((part.tick_rows, marks))),
+                tick_times_ns=np.sort(np.concatenate((part.tick_times_ns, part.events.time_ns[marks]))),
+            )
+        seen, begin = self._simulator.simulate(looks), 0
+        # Of several looks before a row, the mark is the last.
+        places = looks.tick_rows.searchsorted(marks, side="right") - 1 if marks else np.zeros(0, np.int64)
+        for row, at in zip(marks, places.tolist(), strict=True):
             self._note_phase(part.events, row, copied(seen[at : at + 1]))
             self.samples.append(seen[begin:at])
             begin = at + 1
@@ -187,21 +194,22 @@ class _Walk:
         """Does what is to be done at a row, `first_row` of the trace being the batch's first."""
         if self._addresses:
             self._addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
-        thread = int(events.thread[row])
+        thread, time_ns = int(events.thread[row]), int(events.time_ns[row])
         if events.op[row] == Op.THREAD_END:
-            self._simulator.end_thread(thread, first_row + row)
+            self._simulator.end_thread(thread, first_row + row, time_ns)
             return
+        self._simulator.let_time_pass(first_row + row, time_ns)
         self._note_phase(events, row, self._simulator.counters())
         self._simulator.note_phase(*self.phases[-1][:2], thread)
         if self._name(events, row) == TRIM_MARK:
-            self._simulator.trim(first_row + row, thread)
+            self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
-            self.end = _look(self._simulator, first_row + row, int(events.time_ns[row]))
+            self.end = _look(self._simulator, first_row + row, time_ns)
             self.before_end = [*self.times_ns], [*self.samples]
 
-    def trim(self, row: int) -> None:
+    def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) in every process, before `row` of the trace."""
-        self._simulator.trim(row)
+        self._simulator.trim(row, time_ns)
 
     def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
         self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))

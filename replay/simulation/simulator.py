@@ -10,20 +10,21 @@ import numpy as np
 from replay.allocators import (
     LARGE,
     LOG,
+    NEVER,
     NO_MEMORY,
     RESIDENT_PEAK,
     ROOM,
     SPAN,
-    TALLY,
     Stack,
     extend,
     find_model,
+    layout_of,
     linux,
 )
 from replay.config import StackConfig
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import adopt_small, compiled_call, compiled_loop, end_libc_thread, trim_libc
-from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, new_classes
+from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, let_time_pass, new_classes
 from replay.simulation.multi_process_kernels import simulate_stints
 from replay.simulation.result import RunResult
 from replay.support.errors import TraceError
@@ -31,6 +32,8 @@ from replay.trace import Events, Op
 from replay.trace.block_numbering import ThreadNumbering
 
 LOG_ROWS = 4096
+_NO_TIMES = np.full(1, -1)
+"""The time of the end of a slice, which is no tick: nothing has to be done until then."""
 
 Log = Callable[[np.ndarray], None]
 Addresses = Callable[[np.ndarray, np.ndarray], None]
@@ -43,7 +46,7 @@ _making = threading.Lock()
 
 def copied(counters: np.ndarray) -> np.ndarray:
     """A copy of some counters in one piece: NumPy copies records field by field, which takes ten times as long."""
-    return np.frombuffer(counters.tobytes(), TALLY)
+    return np.frombuffer(counters.tobytes(), counters.dtype)
 
 
 class Simulator:
@@ -52,13 +55,17 @@ class Simulator:
     marks_end_slices = False
     """The loop copies the counters at marks, as at ticks."""
 
-    def __init__(self, config: StackConfig, *, addresses: Addresses | None = None, log: Log | None = None):
+    def __init__(
+        self, config: StackConfig, *, begin_ns: int = 0, addresses: Addresses | None = None, log: Log | None = None
+    ):
         libc_model = find_model(config.libc_model)
         small_model = find_model(config.small_model) if config.small_model else libc_model
         libc = libc_model.new_state(config.libc)
+        self.layout = layout_of(config.models)
         self.stack = Stack(
-            tally=np.zeros(1, TALLY),
+            tally=np.zeros(1, self.layout.dtype),
             log=np.zeros(LOG_ROWS, LOG),
+            times_ns=np.zeros(1, np.int64),
             linux=linux.new_state(config.linux),
             libc=libc,
             small=small_model.new_state(config.small) if config.small_model else libc,
@@ -67,7 +74,7 @@ class Simulator:
         self.has_small = config.small_model is not None
         self.blocks = np.zeros(1024, BLOCK)
         self._classes = new_classes()
-        self.at_peak = np.zeros(1, TALLY)
+        self.at_peak = np.zeros(1, self.layout.dtype)
         self.at_peak_time_ns = 0
         # Looked at in every slice, where to ask a record for a field takes thrice as long.
         self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
@@ -77,6 +84,9 @@ class Simulator:
         self._threads = ThreadNumbering()
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
+        self.tally.begin_ns, self.tally.has_small = begin_ns, self.has_small
+        self.tally.wake_ns, self.tally.woken_ns = NEVER, -1
+        self._sees_time = any(hasattr(model, "tick") for model in (libc_model, small_model))
         self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
@@ -110,15 +120,16 @@ class Simulator:
         events = part.events
         self._make_room_for_blocks(events.highest_block)
         ticks = np.concatenate((part.tick_rows, (part.end,)))
-        samples = np.empty(ticks.shape[0], TALLY)
+        times_ns = np.concatenate((part.tick_times_ns - self.tally.begin_ns, _NO_TIMES))
+        samples = np.empty(ticks.shape[0], self.layout.dtype)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
-        columns = (events.op, events.domain, events.block, events.size)
+        columns = self._enter(events)
         threads = self._threads_of(events)
         row, tick, peak = part.start, 0, self._resident_peak[0]
         while tick < ticks.shape[0]:
             row, taken = self._loop(
                 self.stack, self.blocks, self._classes, self._route, self.at_peak, columns,
-                part.first_row, row, threads, ticks[tick:], samples[tick:], addresses,
+                part.first_row, row, threads, ticks[tick:], times_ns[tick:], samples[tick:], addresses,
             )  # fmt: skip
             tick += taken
             if self._attention[0]:
@@ -140,23 +151,30 @@ class Simulator:
         """
         events = part.events
         self._make_room_for_blocks(blocks - 1)
-        columns = (events.op, events.domain, events.block, events.size)
+        columns = self._enter(events)
         threads, addresses = self._threads_of(events), np.zeros(0, np.int64)
+        counters, levels = self.stack.tally.view(np.int64), int(self.layout.ends[0])
         play_some = self._compiled(simulate_stints)
         stint, row = 0, 0
         while stint < mine.shape[0]:
             stint, row = play_some(
                 self.stack, self.blocks, self._classes, self._route, self.at_peak, columns, part.first_row, threads,
-                addresses, mine, ends, stint, row, moments, best,
+                addresses, _NO_TIMES, counters, levels, mine, ends, stint, row, moments, best,
             )  # fmt: skip
             if self._attention[0]:
                 self._attend(events, row, part.first_row)
         self.drain_log()
 
-    def trim(self, row: int, thread: int | None = None) -> None:
+    def _enter(self, events: Events) -> tuple[np.ndarray, ...]:
+        """The columns that the loop reads; models see the times of these events from now on."""
+        if self.stack.times_ns is not events.time_ns:
+            self.stack = self.stack._replace(times_ns=events.time_ns)
+        return events.op, events.domain, events.block, events.size, events.time_ns
+
+    def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
         resume = 0
-        self._stand_at(row)
+        self.let_time_pass(row, time_ns)
         trim_some = self._compiled(trim_libc)
         while True:
             resume = trim_some(self.stack, resume)
@@ -164,17 +182,17 @@ class Simulator:
             if not resume:
                 break
 
-    def end_thread(self, thread: int, row: int) -> None:
+    def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
-        self._stand_at(row)
+        self.let_time_pass(row, time_ns)
         number = int(self._threads.number(np.array([thread], np.uint32), thread)[0])
         self._make_room_for_threads()
         self._compiled(end_libc_thread)(self.stack, number)
         self._settle_between_events()
 
-    def adopt(self, address: int, size: int, row: int) -> None:
+    def adopt(self, address: int, size: int, row: int, time_ns: int) -> None:
         """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
-        self._stand_at(row)
+        self.let_time_pass(row, time_ns)
         self._compiled(adopt_small)(self.stack, address, size)
         self._settle_between_events()
 
@@ -186,10 +204,17 @@ class Simulator:
         with _making:
             return compiled_call(call, (self.libc_model, self.small_model))
 
-    def _stand_at(self, row: int) -> None:
-        """What follows is no event of the loop, and happens behind all before `row` of the trace."""
+    def let_time_pass(self, row: int, time_ns: int) -> None:
+        """Has models do what they do by the clock until then, behind all before `row` of the trace.
+
+        What follows, until the next slice, happens at that time.
+        """
+        self.stack = self.stack._replace(times_ns=np.array([time_ns]))
         tally = self.tally
         tally.row, tally.first_row, tally.at = row, row, 0
+        pass_time = self._compiled(let_time_pass) if self._sees_time else None
+        while pass_time and not pass_time(self.stack, time_ns - tally.begin_ns):
+            self._settle_between_events()
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""

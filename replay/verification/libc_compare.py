@@ -223,9 +223,9 @@ def _play_model(
             resident += [int(simulator.tally.resident_bytes)] * due.shape[0]
         if stop < events.rows:
             if events.op[stop] == Op.MARK:
-                simulator.trim(stop)
+                simulator.trim(stop, int(events.time_ns[stop]))
             else:
-                simulator.end_thread(int(events.thread[stop]), stop)
+                simulator.end_thread(int(events.thread[stop]), stop, int(events.time_ns[stop]))
             told.append(np.zeros(1, np.int64))
         start = stop + 1
     calls = [

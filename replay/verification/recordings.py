@@ -293,7 +293,7 @@ class _Play:
         at = int(np.searchsorted(self._seen.pools, address & -self._pool_bytes))
         found = at < self._seen.pools.shape[0] and self._seen.pools[at] == address & -self._pool_bytes
         if found and self._seen.classes[at] and events.domain[row] in _SMALL:
-            self._simulator.adopt(address, int(self._seen.classes[at]), self.rows + row)
+            self._simulator.adopt(address, int(self._seen.classes[at]), self.rows + row, int(events.time_ns[row]))
             self._counting.meet(at, int(self._seen.classes[at]))
             self.older_frees += 1
         else:

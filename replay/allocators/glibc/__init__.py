@@ -29,6 +29,7 @@ import numpy as np
 
 from replay.allocators import linux
 from replay.allocators._stack import MARGIN, extend
+from replay.allocators._tally import Counter, CounterKind
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
     FASTBINS,
@@ -90,6 +91,12 @@ from replay.jit.cpu_intrinsics import prefetch
 __all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_state", "spans", "switch_thread"]
 
 ROLES = ("libc",)
+COUNTERS = (
+    Counter("thread_arenas", CounterKind.SUM, "arenas created for threads, besides the main one"),
+    Counter("heaps_released", CounterKind.SUM, "heaps of thread arenas that were unmapped", more_is_worse=False),
+    Counter("top_trims", CounterKind.SUM, "times the free end of a heap was released", more_is_worse=False),
+    Counter("mapped_chunks", CounterKind.LEVEL, "chunks with a mapping of their own", more_is_worse=False),
+)
 CHUNKS_AT_FIRST = 1 << 20
 """Records that a run starts with room for; they take memory only once they are used."""
 ARENA_SHIFT = 40

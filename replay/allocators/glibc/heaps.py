@@ -168,6 +168,7 @@ def heap_trim(state, stack, arena):
     area = top_bytes(state, arena) - least - 1
     extra = (area - par.top_pad) & -heap.page
     if area + least + 1 >= par.trim_threshold and area > par.top_pad and extra:
+        stack.tally[0].glibc_top_trims += 1
         move_end(state, stack, heap, heap.end - extra)
         dontneed(stack, heap.end, extra)
         set_used(memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
@@ -178,6 +179,7 @@ def _close_heap(state, stack, arena):
     """The arena's last heap, which is all top, goes back."""
     par, number = state.par[0], arena.heap
     heap = state.heaps[number]
+    stack.tally[0].glibc_heaps_released += 1
     if heap.address + par.heap_bytes_max == par.aligned_area:
         par.aligned_area = 0
     limit = heap.limit

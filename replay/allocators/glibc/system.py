@@ -13,7 +13,8 @@ are told to the kernel one by one.
 
 import numpy as np
 
-from replay.allocators._stack import NO_MEMORY, attend, give_record_back, record, take_record
+from replay.allocators._stack import NO_MEMORY, attend, give_record_back, take_record
+from replay.allocators._tally import record
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -185,6 +186,7 @@ def systrim(state, stack, arena, pad):
         return
     extra = (area - pad) & -step
     if extra:
+        stack.tally[0].glibc_top_trims += 1 if extra > 0 else 0
         _move_brk(state, stack, space.brk - extra)
         set_used(state.memory, arena.top, top_bytes(state, arena) >> UNIT_SHIFT)
 
@@ -207,6 +209,8 @@ def map_chunk(state, stack, wanted, page):
     chunk = state.mapped[index]
     chunk.address, chunk.size_bytes, chunk.page = start, length, page
     par.mmaps += 1
+    tally.glibc_mapped_chunks += 1
+    tally.glibc_mapped_chunks_peak = max(tally.glibc_mapped_chunks_peak, tally.glibc_mapped_chunks)
     touch(stack, start, start + par.map_offset + par.header)
     return MAPPED_PLACE | index
 
@@ -236,6 +240,7 @@ def unmap_chunk(state, stack, place):
     stack.tally[0].heap_bytes -= chunk.size_bytes
     munmap(stack, chunk.address, chunk.size_bytes)
     par.mmaps -= 1
+    stack.tally[0].glibc_mapped_chunks -= 1
     give_record_back(par, state.mapped, index)
 
 

@@ -10,7 +10,8 @@ A thread's end empties its cache into the arenas that the chunks came from.
 
 import numpy as np
 
-from replay.allocators._stack import NO_MEMORY, attend, record
+from replay.allocators._stack import NO_MEMORY, attend
+from replay.allocators._tally import record
 from replay.allocators.glibc.arena import FASTBINS, call_free_chunk, make_tcache
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.hugetlb import settle_page_size
@@ -130,6 +131,7 @@ def _new_arena(state, stack, size):
         attend(stack, NO_MEMORY)
         return np.int64(MAIN_ARENA)
     par.arenas += 1
+    stack.tally[0].glibc_thread_arenas += 1
     number = par.arenas
     arena, main = state.arenas[number], state.arenas[MAIN_ARENA]
     arena.number, arena.last_remainder = number, -1

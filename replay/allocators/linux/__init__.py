@@ -35,7 +35,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.allocators._stack import extend, record
+from replay.allocators._stack import extend
+from replay.allocators._tally import record
 from replay.allocators.linux.areas import (
     AREA,
     MODES,

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from replay.allocators._stack import NO_MEMORY, SYSCALLS, ask_for_room, attend, log
+from replay.allocators._stack import NO_MEMORY, ask_for_room, attend, change_mapped, change_resident, log
+from replay.allocators._tally import SYSCALLS
 from replay.allocators.linux.areas import (
     ADVISED,
     COUNTED,
@@ -34,13 +35,6 @@ MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
 
 
 @leaf
-def _map(stack, length):
-    tally = stack.tally[0]
-    tally.mapped_bytes += length
-    tally.mapped_bytes_peak = max(tally.mapped_bytes_peak, tally.mapped_bytes)
-
-
-@leaf
 def _choose(stack, length):
     """Where mmap puts `length` bytes of whole pages, and before which region that is."""
     state = stack.linux
@@ -54,7 +48,7 @@ def _choose(stack, length):
 @leaf
 def _count_mmap(stack, start, length):
     tally = stack.tally[0]
-    _map(stack, length)
+    change_mapped(stack, length)
     tally.mmap += 1
     tally.mmap_bytes += length
     log(stack, MMAP, start, length)
@@ -115,7 +109,7 @@ def mmap_hugetlb(stack, length, is_reserve, hint):
     if is_reserve:
         space.reserved_bytes += whole
     else:
-        _map(stack, whole)
+        change_mapped(stack, whole)
     log(stack, MMAP, start, length)
     return start
 
@@ -149,7 +143,7 @@ def protect(stack, start, length):
     space.reserved_bytes -= length
     if space.transparent:
         change_areas(stack, start, start + length, WRITABLE)
-    _map(stack, length)
+    change_mapped(stack, length)
     tally.mprotect += 1
     tally.mprotect_bytes += length
     log(stack, MPROTECT, start, length)
@@ -166,7 +160,7 @@ def _count_munmap(stack, start, length):
 @cold
 def munmap(stack, start, length):
     """Gives [start, start + length) back; all of it must be mapped, in one region. Part of a huge page cannot go."""
-    state, tally = stack.linux, stack.tally[0]
+    state = stack.linux
     space = state.space[0]
     end = start + ((length + space.page_size - 1) & -space.page_size)
     if is_hugetlb(state, start) and end & (space.huge_page_size - 1):
@@ -175,7 +169,7 @@ def munmap(stack, start, length):
     if start < space.mmap_base:
         cut_out(stack, start, end)
     else:
-        tally.mapped_bytes -= end - start
+        change_mapped(stack, start - end)
     _count_munmap(stack, start, end - start)
 
 
@@ -183,8 +177,8 @@ def munmap(stack, start, length):
 def munmap_reserve(stack, start, length, reserved_bytes):
     """The same where `reserved_bytes` of it were never made memory."""
     stack.linux.space[0].reserved_bytes -= reserved_bytes
-    stack.tally[0].mapped_bytes += reserved_bytes
     munmap(stack, start, length)
+    change_mapped(stack, reserved_bytes)
 
 
 @cold
@@ -217,17 +211,18 @@ def mremap(stack, start, old_length, length):
         insert_region(state, index, end, start + length)
         if space.transparent:
             add_area(stack, end, start + length, kind, owner, moved)
-        _map(stack, length - old_length)
+        change_mapped(stack, length - old_length)
         log(stack, MREMAP, start, length)
         return start
     place, index = _choose(stack, length)
     place = take_region(stack, place, index, length, kind, owner, moved + start - place if owner else 0)
     if not tally.attention & NO_MEMORY:
-        move_pages(stack, start, place, old_length)
+        moved_bytes = move_pages(stack, start, place, old_length)
         if space.transparent:
             move_ranges(state, start, place, old_length)
         cut_out(stack, start, end)
-        _map(stack, length)
+        change_resident(stack, moved_bytes)  # after the old pages left: they are never counted twice
+        change_mapped(stack, length)
     log(stack, MREMAP, place, length)
     return place
 
@@ -242,7 +237,7 @@ def dontneed(stack, start, length):
         length = 0 if start & (huge - 1) else length & -huge
         if length == 0:
             return
-    stack.tally[0].resident_bytes -= mark(stack, start, start + length, False) << state.space[0].page_shift
+    change_resident(stack, -(mark(stack, start, start + length, False) << state.space[0].page_shift))
     if state.space[0].transparent:
         empty_ranges(state, start, start + length)
 
@@ -273,12 +268,12 @@ def brk(stack, new_brk):
         attend(stack, NO_MEMORY)
         return
     if new_brk < old_brk:
-        tally.resident_bytes -= mark(stack, new_brk, old_brk, False) << space.page_shift
-        tally.mapped_bytes -= old_brk - new_brk
+        change_resident(stack, -(mark(stack, new_brk, old_brk, False) << space.page_shift))
+        change_mapped(stack, new_brk - old_brk)
         if space.transparent:
             unmap_areas(stack, new_brk, old_brk)
     else:
-        _map(stack, new_brk - old_brk)
+        change_mapped(stack, new_brk - old_brk)
         if space.transparent and new_brk > old_brk:
             add_area(stack, old_brk, new_brk, WRITABLE, 0, 0)
     space.brk = new_brk

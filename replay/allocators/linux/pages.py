@@ -5,7 +5,7 @@ Pages are marked in two bit tables, one counted downwards from `mmap_base`, one 
 
 import numpy as np
 
-from replay.allocators._stack import RESIDENT_PEAK, attend
+from replay.allocators._stack import change_resident
 from replay.allocators.linux.areas import (
     COUNTED,
     EMPTY,
@@ -76,10 +76,7 @@ def touch(stack, start, end):
         fresh = mark(stack, start, end, True)
         tally.page_faults += fresh
     if fresh:
-        tally.resident_bytes += fresh << space.page_shift
-        if tally.resident_bytes > tally.resident_bytes_peak:
-            tally.resident_bytes_peak = tally.resident_bytes
-            attend(stack, RESIDENT_PEAK)
+        change_resident(stack, fresh << space.page_shift)
 
 
 @leaf
@@ -114,11 +111,12 @@ def _touch_areas(stack, start, end):
 
 @leaf
 def move_pages(stack, start, place, length):
-    """Marks at `place` what is marked at `start`."""
+    """Marks at `place` what is marked at `start`; returns how many bytes that are."""
     space, pages = stack.linux.space[0], stack.linux.mmap_pages
+    moved = 0
     for page in range(length >> space.page_shift):
         offset = page << space.page_shift
         bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift
         if pages[bit >> 6] >> (bit & 63) & 1:
-            moved = mark(stack, place + offset, place + offset + space.page_size, True)
-            stack.tally[0].resident_bytes += moved << space.page_shift
+            moved += mark(stack, place + offset, place + offset + space.page_size, True)
+    return moved << space.page_shift

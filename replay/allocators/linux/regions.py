@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.allocators._stack import MARGIN, NO_MEMORY, ask_for_room, attend
+from replay.allocators._stack import MARGIN, NO_MEMORY, ask_for_room, attend, change_mapped, change_resident
 from replay.allocators.linux.areas import (
     WRITABLE,
     add_area,
@@ -132,9 +132,8 @@ def cut_out(stack, start, end):
         space.regions += 1
         if space.regions + MARGIN > regions.shape[0]:
             ask_for_room(stack)
-    tally = stack.tally[0]
-    tally.resident_bytes -= mark(stack, start, end, False) << space.page_shift
-    tally.mapped_bytes -= end - start
+    change_resident(stack, -(mark(stack, start, end, False) << space.page_shift))
+    change_mapped(stack, start - end)
     if space.transparent:
         if is_hugetlb(state, start):
             space.huge_pages_left += (end - start) >> space.huge_shift

@@ -58,6 +58,20 @@ def _bit_length(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _add_product(typing_context, low, high, factor, other):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word, wide = ir.IntType(64), ir.IntType(128)
+        below = builder.zext(arguments[0], wide)
+        above, one, another = (builder.sext(each, wide) for each in arguments[1:])
+        total = builder.or_(builder.shl(above, wide(64)), below)
+        total = builder.add(total, builder.mul(one, another))
+        words = builder.trunc(total, word), builder.trunc(builder.lshr(total, wide(64)), word)
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.int64, 2)(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def _opaque(typing_context, value):  # type: ignore[no-untyped-def]
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = ir.IntType(64)
@@ -88,6 +102,11 @@ def _copy_record_overload(source, into, index):  # type: ignore[no-untyped-def]
 @overload(cpu_intrinsics.bit_length, jit_options=_INLINED)
 def _bit_length_overload(value):  # type: ignore[no-untyped-def]
     return lambda value: _bit_length(value)
+
+
+@overload(cpu_intrinsics.add_product, jit_options=_INLINED)
+def _add_product_overload(low, high, factor, other):  # type: ignore[no-untyped-def]
+    return lambda low, high, factor, other: _add_product(low, high, factor, other)
 
 
 @overload(cpu_intrinsics.opaque, jit_options=_INLINED)

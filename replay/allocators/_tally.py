@@ -1,0 +1,129 @@
+"""The counters of a run: one record, whose fields every layer writes, and whose copies are the samples.
+
+A model may declare counters of its own (`Counter`). The record then has further fields, called `<model>_<counter>`.
+Each kind of field has its range of the record, which `Layout` knows: several processes are added up range by range.
+"""
+
+from enum import StrEnum
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+def record(*fields: str, **kinds: type) -> np.dtype:
+    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
+    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
+    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
+    columns = [(name, np.int64) for name in fields] + list(kinds.items())
+    return np.dtype((np.record, np.dtype(columns, align=True)))
+
+
+LEVELS = (
+    "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",
+    "arenas",
+)  # fmt: skip
+"""What has a peak. `arenas` counts live ones."""
+
+TIMED = ("requested_bytes", "mapped_bytes", "resident_bytes")
+"""Levels with an exact mean over time: each has two fields `_timed` and `_timed_high`."""
+
+SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
+
+OWN = (
+    "row", "thread", "rows_logged", "attention", "first_row", "at", "begin_ns", "stop", "idle",
+    "wake_ns", "woken_ns", "has_small", "requested_slack", "block_slack",
+)  # fmt: skip
+"""Fields that the simulator keeps for itself: they count nothing."""
+
+_SUMS = (
+    "small_requested_bytes", "small_block_bytes", "libc_requested_bytes", "libc_block_bytes",
+    "arenas_mapped", "arenas_unmapped",
+    "pools_used", "pools_full", "pools_free", "pools_made",
+    *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
+    "page_faults", "huge_pages",
+    "mallocs", "callocs", "reallocs", "frees",
+)  # fmt: skip
+
+
+NEVER = (1 << 63) - 1
+"""A time that no trace reaches."""
+
+
+class CounterKind(StrEnum):
+    """How a model's counter behaves, and how it adds up over several processes."""
+
+    LEVEL = "level"
+    """Rises and falls; the model keeps `<counter>_peak` beside it. The sum of all processes, with its own peak."""
+    SUM = "sum"
+    """Never falls. The sum of all processes."""
+    MAXIMUM = "maximum"
+    """The highest value so far. The maximum of all processes."""
+
+
+class Counter(NamedTuple):
+    """A counter that a model declares in `COUNTERS` and keeps in the tally as `<model>_<name>`."""
+
+    name: str
+    kind: CounterKind
+    meaning: str
+    unit: str = ""
+    """`bytes`, or nothing for a number of things."""
+    more_is_worse: bool = True
+    """If not, neither more nor less is worse."""
+
+
+class Layout(NamedTuple):
+    """The record of a run's counters, and where in it each kind of field ends."""
+
+    dtype: np.dtype
+    ends: np.ndarray
+    """int64: the first field behind the levels, peaks, sums, maxima, and the pairs of words for the means."""
+
+
+def field_prefix(model: str) -> str:
+    """What the fields of the counters of `model` begin with; an underscore follows."""
+    return model.replace("-", "_").replace(".", "_")
+
+
+@cache
+def tally_layout(declared: tuple[tuple[str, tuple[Counter, ...]], ...]) -> Layout:
+    """The layout with the counters that these models (by name) declare."""
+    own = [
+        (f"{field_prefix(model)}_{counter.name}", counter.kind) for model, counters in declared for counter in counters
+    ]
+    levels = (*LEVELS, *(name for name, kind in own if kind is CounterKind.LEVEL))
+    groups = (
+        levels,
+        tuple(f"{name}_peak" for name in levels),
+        (*_SUMS, *(name for name, kind in own if kind is CounterKind.SUM)),
+        tuple(name for name, kind in own if kind is CounterKind.MAXIMUM),
+        tuple(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high")),
+    )
+    fields = [name for group in groups for name in group]
+    return Layout(record(*fields, *OWN), np.cumsum([len(group) for group in groups]))
+
+
+TALLY = tally_layout(()).dtype
+"""All counters of a run, one record: every layer writes its own fields, samples are copies of it.
+
+    requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
+    block_bytes       live, as handed out
+    pool_bytes        in pools that hold blocks
+    arena_bytes       in mapped arenas
+    heap_bytes        mapped for libc: brk and its own mmaps
+    mapped_bytes      mapped in all; resident_bytes: touched and not given back
+    page_faults       first touches that the kernel served; huge_pages: those served with a huge page
+    *_timed           sum of the level's changes, each multiplied by its time since `begin_ns`, in 128 bits: the low 64
+                      here, the high ones in *_timed_high. The integral of the level until t is t * level - this
+    row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
+    attention         bits: why the simulator must stop after this event
+    begin_ns          the time of the trace's first event
+    first_row, at     the event being played is `at` in a batch before which there were so many rows
+    stop              where in the batch the simulator looks at `attention` at the latest
+    idle              rows that moved no block
+    has_small         1 where there is a small role
+    wake_ns           when a model wants the next `tick` besides those at events; NEVER if none does
+    woken_ns          the time while models are woken between events, else -1
+    *_slack           bytes until the level is as high as ever: the level is its peak less these
+"""

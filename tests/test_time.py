@@ -1,0 +1,189 @@
+"""Models that do something by the clock: they see the time of each event, and are woken when they asked for it."""
+
+import sys
+
+import pytest
+from dist_info import write_dist_info
+from histories import History, counters, cut, histories
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.allocators import _registry, find_model, is_compiled
+from replay.config import load_config
+from replay.simulation.run import run
+from replay.trace import MemoryTrace, Metadata, Process, ProcessMemory
+
+DELAY_NS = 10
+STEP_NS = 3
+MODEL = '''
+"""Each block has a page of its own; a page of a freed block is released {delay} ns later, one page every {step} ns."""
+
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel
+
+from replay.allocators import MARGIN, Counter, CounterKind, ask_for_room, extend, now_ns, record, wake_at
+from replay.allocators.linux import dontneed, mmap
+{marks}
+
+COUNTERS = (
+    Counter("purges", CounterKind.SUM, "pages released"),
+    Counter("late_ns", CounterKind.MAXIMUM, "the longest delay", "ns"),
+)
+DELAY_NS, STEP_NS = {delay}, {step}
+QUEUE = record("first", "end", "blocks")
+PAGE = record("address", "freed_ns", "queued")
+
+
+class Config(BaseModel):
+    pass
+
+
+@by_reference
+class State(NamedTuple):
+    queue: np.ndarray
+    pages: np.ndarray
+    waiting: np.ndarray
+
+
+def new_state(config):
+    return State(np.zeros(1, QUEUE), np.zeros(64, PAGE), np.zeros(64, np.int64))
+
+
+@leaf
+def malloc(state, stack, size):
+    queue = state.queue[0]
+    place = np.int64(queue.blocks)
+    queue.blocks += 1
+    if queue.blocks + MARGIN > state.pages.shape[0]:
+        ask_for_room(stack)
+    state.pages[place].address = mmap(stack, 4096)
+    return place
+
+
+@leaf
+def free(state, stack, place):
+    queue = state.queue[0]
+    state.waiting[queue.end] = place
+    queue.end += 1
+    state.pages[place].freed_ns = now_ns(stack)
+    wake_at(stack, now_ns(stack) + DELAY_NS)
+
+
+@leaf
+def block_size(state, stack, place):
+    return 4096
+
+
+@leaf
+def address(state, stack, place):
+    return state.pages[place].address
+
+
+@leaf
+def tick(state, stack, now):
+    queue, tally = state.queue[0], stack.tally[0]
+    if queue.first == queue.end:
+        return
+    page = state.pages[state.waiting[queue.first]]
+    if page.freed_ns + DELAY_NS <= now:
+        dontneed(stack, page.address, 4096)
+        tally.purger_purges += 1
+        tally.purger_late_ns = max(tally.purger_late_ns, now - page.freed_ns)
+        queue.first += 1
+        if queue.first < queue.end:
+            wake_at(stack, now + STEP_NS)
+    else:
+        wake_at(stack, page.freed_ns + DELAY_NS)
+
+
+def grow(state):
+    length = 2 * state.pages.shape[0]
+    return state._replace(pages=extend(state.pages, length), waiting=extend(state.waiting, length))
+'''
+PLAIN = "leaf = by_reference = lambda each: each\n"
+COMPILED = "from replay.jit.compiling import by_reference, leaf\n"
+some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module", params=[PLAIN, COMPILED], ids=["plain Python", "compiled"])
+def purger(request, tmp_path_factory):
+    """A stack with the model, which is installed for the tests."""
+    folder = tmp_path_factory.mktemp("site")
+    text = MODEL.replace("{marks}", request.param).replace("{delay}", str(DELAY_NS)).replace("{step}", str(STEP_NS))
+    (folder / "purger_model.py").write_text(text)
+    write_dist_info(folder, "replay.allocators", {"purger": "purger_model"})
+    sys.path.insert(0, str(folder))
+    _registry._third_party.cache_clear()
+    find_model.cache_clear()
+    assert is_compiled(find_model("purger")) is (request.param == COMPILED)
+    yield load_config("cpython-3.12-malloc", ["domains.libc=purger"])
+    sys.path.remove(str(folder))
+    _registry._third_party.cache_clear()
+    find_model.cache_clear()
+    del sys.modules["purger_model"]
+
+
+def test_a_model_is_woken_when_it_asked_for_it_though_no_event_comes(purger):
+    history = History()
+    first, second = history.mallocs(2, 100)
+    history.at(5).free(first)
+    history.at(6).free(second)
+    history.at(100).malloc(100)
+    result = run(history.trace(), purger, sample_every_ns=1)
+    purges = dict(zip(result.sample_times_ns.tolist(), result.samples["purger_purges"].tolist(), strict=True))
+    assert (purges[14], purges[15]) == (0, 1)  # 10 ns after it was freed
+    assert (purges[17], purges[18]) == (1, 2)  # 3 ns later, though it was free for 10 ns at 16
+    resident = dict(zip(result.sample_times_ns.tolist(), result.samples["resident_bytes"].tolist(), strict=True))
+    assert [resident[time_ns] for time_ns in (14, 15, 17, 18, 100)] == [8192, 4096, 4096, 0, 4096]
+    assert result.mean("resident_bytes") == round((15 * 8192 + 3 * 4096) / 100)
+    assert result.end["purger_late_ns"] == 12
+
+
+def by_hand(history: History) -> list[int]:
+    """The times at which pages are released, worked out from the times of frees."""
+    freed = [time_ns for time_ns, _, op, *_ in history.rows if op == 3]
+    end_ns = history.rows[-1][0]
+    times: list[int] = []
+    for time_ns in freed:
+        earliest = time_ns + DELAY_NS
+        times.append(max(earliest, times[-1]) if times else earliest)
+    return [time_ns for time_ns in times if time_ns <= end_ns]
+
+
+@some
+@given(history=histories(with_realloc=False), cuts=st.lists(st.integers(0, 60), max_size=4), every_ns=st.integers(1, 9))
+def test_no_result_depends_on_batches_or_samples(purger, history, cuts, every_ns):
+    events = history.events()
+    whole = run(MemoryTrace([events]), purger, sample_every_ns=1)
+    parts = run(MemoryTrace(cut(events, cuts)), purger, sample_every_ns=every_ns)
+    assert counters(parts.end) == counters(whole.end)
+    assert counters(parts.at_peak) == counters(whole.at_peak)
+    seen = dict(zip(whole.sample_times_ns.tolist(), counters(whole.samples), strict=True))
+    for time_ns, sample in zip(parts.sample_times_ns.tolist(), counters(parts.samples), strict=True):
+        assert sample == seen[time_ns]
+
+
+def test_a_mark_comes_after_all_that_is_due_by_its_time(purger):
+    history = History()
+    block = history.malloc(100)
+    history.at(5).free(block)
+    history.at(40).mark()
+    history.at(41).malloc(1)
+    result = run(history.trace("idle"), purger)
+    assert [(name, int(tally["purger_purges"])) for name, _, tally in result.phases] == [("idle", 1)]
+
+
+def test_each_process_has_a_clock_of_its_own(purger):
+    history = History()
+    block = history.malloc(100)
+    other = history.by(1).malloc(100)
+    history.at(5).free(other)
+    history.by(0).at(8).free(block)
+    history.by(1).at(30).malloc(1)
+    history.by(0).at(30).malloc(1)
+    processes = tuple(Process(str(number), (number,), ProcessMemory()) for number in (0, 1))
+    result = run(MemoryTrace([history.events()], Metadata(processes=processes)), purger)
+    assert [int(part.end["purger_purges"]) for part in result.processes] == [1, 1]
+    assert (result.end["purger_purges"], result.end["purger_late_ns"]) == (2, 10)
