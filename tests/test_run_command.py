@@ -129,6 +129,7 @@ retained          9.08 KiB    2 %    7.90 KiB   99 %   resident, but not live
   not resident  -252.0 KiB         -252.0 KiB          of these, not in memory
 resident         400.0 KiB           8.00 KiB          RSS; peak at 2.50 ms
 
+mean over time  49.1 KiB live, 57.0 KiB resident
 fragmentation   internal 0.4 % at peak, 10.7 % at end (of allocated bytes)
                 external 39.8 % at peak, 100.0 % at end (of mapped bytes)
 arenas          1 mapped, 0 released, 1 at end
@@ -216,7 +217,14 @@ def test_all_tables_are_printed_on_request(replay, workload):
     code, out, _ = replay("run", workload, "-a", "cpython-3.9", "--full")
     assert code == 0
     assert f"{workload} on cpython-3.9 (pymalloc, glibc 2.36)" in out
-    for section in ("Memory by layer", "Mapped memory at the peak", "Arenas and pools", "Size classes", "each phase"):
+    for section in (
+        "Memory by layer",
+        "Mapped memory at the peak",
+        "Arenas and pools",
+        "Counters of",
+        "Size classes",
+        "each phase",
+    ):
         assert section in out
     assert "second half" in out
     assert "static 1.00 MiB" in out

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from replay.analysis.metrics import metric_names
+from replay.analysis.metrics import metric_names, own_metrics
 from replay.support.units import format_size, format_time
 from replay.sweeps.results import Results
 
@@ -23,7 +23,8 @@ def format_value(value: Any) -> str:
 def format_metric(metric: str, value: float) -> str:
     """A metric's value in the unit that its name contains."""
     assert metric in metric_names()
-    if "_bytes" in metric:
+    own = own_metrics().get(metric)
+    if "_bytes" in metric or (own and own.unit == "bytes"):
         return format_size(round(value))
     if "_ns" in metric:
         return format_time(value)

@@ -140,6 +140,9 @@ def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
     """Labels and sentences."""
+    if summary.duration_ns:
+        live, resident = map(format_size, (summary.requested_bytes_mean, summary.resident_bytes_mean))
+        yield "mean over time", f"{live} live, {resident} resident"
     for label, kind, whole in (("fragmentation", "internal", "allocated"), ("", "external", "mapped")):
         peak, end = (percent(getattr(summary, f"{kind}_fragmentation{when}")) for when in ("", "_end"))
         yield label, f"{kind} {peak} at peak, {end} at end (of {whole} bytes)"

@@ -58,6 +58,8 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
     if summary.small_model:
         yield section("Arenas and pools", _arenas(summary, arenas))
     yield section("Calls and simulated time", _system_calls(summary))
+    if summary.counters:
+        yield section("Counters of the models", _counters(summary))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
         classes = _size_classes(console, summary, metrics.size_classes(result), metrics.pools(result))
         yield section("Size classes, by waste at end", classes)
@@ -183,6 +185,22 @@ def _system_calls(summary: Summary) -> Table:
             table.add_row(kind, f"{calls:,}", format_size(summary.syscall_bytes[kind]), "")
     table.add_row("all system calls", f"{sum(summary.syscalls.values()):,}", "", format_time(times.syscalls))
     table.add_row("page faults", f"{summary.page_faults:,}", "", format_time(times.page_faults))
+    return table
+
+
+def _counters(summary: Summary) -> Table:
+    """A row for each counter that a model of the stack declares: a level at three moments, another at end."""
+    table = table_of("", "peak", "at peak", "end", "")
+    let_notes_wrap(table)
+    for name, counter in metrics.own_metrics().items():
+        if name not in summary.counters or name.endswith(("_peak", "_at_peak")):
+            continue
+        stem = name.removesuffix("_end")
+        parts = (f"{stem}_peak", f"{stem}_at_peak", name)
+        values = [summary.counters.get(part) for part in parts]
+        is_size = counter.unit == "bytes"
+        cells = ["" if value is None else format_size(value) if is_size else f"{value:,}" for value in values]
+        table.add_row(stem, *cells, Text(counter.meaning, style="dim"))
     return table
 
 
