@@ -117,7 +117,7 @@ def test_what_got_better_passes_and_is_taken_over_by_ratchet_only(suite, replay,
     code, out, _ = replay("check")
     assert code == 0
     assert "better  pool_bytes_peak  96.0 KiB -> 64.0 KiB" in out
-    assert "2 passed; 1 figure is better than the baseline (--ratchet takes it over)" in out
+    assert "2 passed; 1 figure is better than the baseline (--ratchet accepts it as the new baseline)" in out
     assert (tmp_path / "replay-baseline.json").read_text() == before
     assert replay("check", "--ratchet")[0] == 0
     after = json.loads((tmp_path / "replay-baseline.json").read_text())["cases"]

@@ -1,1 +1,1 @@
-"""What a run result means: summaries and frames. Pure functions."""
+"""Summaries and frames of run results. Pure functions."""

@@ -1,10 +1,10 @@
-"""What a run cost, out of what it counted: a RunResult goes in, a Summary and polars frames come out. Pure.
+"""Summaries and polars frames of a RunResult. Pure functions.
 
-`docs/metrics.md` explains every name; a test holds it to that. Sizes are bytes, times nanoseconds of the trace.
+`docs/metrics.md` describes every name; a test requires that. Sizes are bytes, times nanoseconds of the trace.
 
-    level      how much there is of something now: bytes asked for, mapped, resident …
-    _peak      the highest that a level ever was, each at its own moment; requested and block bytes between events, the
-               others within events too
+    level      a quantity with a value at every moment: requested, mapped, resident bytes …
+    _peak      the highest value of a level, each at its own moment; of requested and block bytes between events, of
+               the others within events too
     _at_peak   all levels at one moment: after the event that took resident memory to its highest
     _end       after the last event
     _mean      over the trace's time, exact
@@ -46,7 +46,7 @@ _COUNTS = (
     "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
 )  # fmt: skip
-"""What a Summary takes from the last sample under the same name."""
+"""Fields of the last sample that a Summary has under the same name."""
 
 
 class _Result(BaseModel):
@@ -54,7 +54,7 @@ class _Result(BaseModel):
 
 
 class Bound(_Result):
-    """What a reference allocator takes for the same trace."""
+    """Memory that a reference allocator takes for the same trace."""
 
     allocator: str
     requested_bytes_peak: int
@@ -74,7 +74,7 @@ class SimulatedTime(_Result):
 
 
 class _Run(_Result):
-    """Which run it was."""
+    """Stack and trace of a run."""
 
     allocator: str
     libc_model: str
@@ -83,7 +83,7 @@ class _Run(_Result):
 
 
 class _Figures(_Result):
-    """What one process came to, or all together."""
+    """The figures of one process, or of all processes together."""
 
     events: int
     duration_ns: int
@@ -166,27 +166,27 @@ class _Figures(_Result):
     process_bytes_peak: int
 
     counters: dict[str, int]
-    """The models' own, by the name of their metric."""
+    """The models' own counters, by the name of their metric."""
 
 
 class _Share(_Result):
-    """Which process it was, and what it had of the levels `_at_peak` of all: there, they add up to those."""
+    """The name of a process, and its part of the levels `_at_peak` of all processes, which the parts add up to."""
 
     name: str
     at_peak_of_all: dict[str, int]
 
 
 class ProcessSummary(_Figures, _Share):
-    """One process of several: the figures that its part of the trace gives when it is played by itself."""
+    """One process of several: its figures are those of a simulation of its part of the trace."""
 
 
 class Summary(_Figures, _Run):
-    """One run in numbers. Two runs of the same trace and configuration give the same one."""
+    """All figures of a run. The same trace and configuration always have the same Summary."""
 
     floor: Bound | None
     ceiling: Bound | None
     processes: tuple[ProcessSummary, ...]
-    """Of a trace of several; all else is then of the sums."""
+    """Only for a trace of several processes; all other figures are then those of the sums."""
 
 
 _OF_THE_TRACE = {"events", "duration_ns", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes"}
@@ -204,7 +204,7 @@ _RISING = {
 
 
 def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: RunResult | None = None) -> Summary:
-    """The run in numbers; `floor` and `ceiling` are runs of the same trace through reference allocators."""
+    """The Summary of a run; `floor` and `ceiling` are runs of the same trace through reference allocators."""
     config = result.config
     return Summary.model_validate(
         {
@@ -265,7 +265,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
 
 
 def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
-    """Of each metric that the model's counters make: its name, the field of the tally, its suffix, the counter."""
+    """For each metric of the model's counters: its name, the field of the tally, its suffix, the counter."""
     prefix = field_prefix(model)
     for counter in counters_of(model):
         for where in ("_peak", "_at_peak", "_end") if counter.kind is CounterKind.LEVEL else ("",):
@@ -274,7 +274,7 @@ def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
 
 @cache
 def own_metrics() -> dict[str, Counter]:
-    """By name the metrics that the counters of all models make, used or not."""
+    """The counters of all models, used or not, by the names of their metrics."""
     return {metric: counter for model in usable_models() for metric, _, _, counter in _own_metrics(model)}
 
 
@@ -295,7 +295,7 @@ def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
 
 
 def metric_names() -> list[str]:
-    """The names that `metrics_of` gives, in its order."""
+    """The names that `metrics_of` returns, in its order."""
     names: list[str] = []
     for name, field in _Figures.model_fields.items():
         if name == "counters":
@@ -308,14 +308,14 @@ def metric_names() -> list[str]:
 
 
 def check_metric(name: str) -> str:
-    """The name, if there is such a metric."""
+    """The name itself; ReplayError if it is not a metric."""
     if name not in metric_names():
         raise ReplayError(f"there is no metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
     return name
 
 
 def so_far(tally: np.record, name: str) -> int | None:
-    """What a metric has come to in the middle of a run, if it can only rise from there."""
+    """The value of a metric in the middle of a run, if it can only rise from there; else None."""
     if name in _RISING:
         return int(tally[name])
     if name == "syscalls":
@@ -325,12 +325,12 @@ def so_far(tally: np.record, name: str) -> int | None:
 
 
 def _lost(used: int, whole: int) -> float:
-    """The part of `whole` that is not used; 0 of nothing."""
+    """The part of `whole` that is not used; 0 if `whole` is 0."""
     return float(1 - used / whole) if whole else 0.0
 
 
 def _split_retained(tally: np.record) -> dict[str, int]:
-    """Retained bytes, and their parts by layer, of which the last is subtracted: they add up without rest.
+    """Retained bytes, and their parts by layer, which add up to them exactly; the last part is subtracted.
 
     A model of the small role need not count pools and arenas. Then these have no part of their own.
     """
@@ -379,7 +379,7 @@ def _bound(result: RunResult) -> Bound:
 
 
 def timeline(result: RunResult) -> pl.DataFrame:
-    """A row a sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
+    """A row for each sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
     samples = {name: result.samples[name] for name in _shown(result)}
     means = {f"{name}_mean": _mean_so_far(result, name) for name in TIMED}
     return pl.DataFrame({"time_ns": result.sample_times_ns, **samples, **means}).with_columns(
@@ -406,7 +406,7 @@ def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
 
 
 def phases(result: RunResult) -> pl.DataFrame:
-    """A row a mark: `phase`, and as in the timeline what was there when it began."""
+    """A row for each mark: `phase`, and the columns of the timeline at its beginning."""
     marks = result.phases
     return pl.DataFrame(
         {
@@ -422,11 +422,11 @@ def _lost_column(used: str, whole: str) -> pl.Expr:
 
 
 def size_classes(result: RunResult) -> pl.DataFrame:
-    """A row for each domain, role and class of block sizes that was ever asked for.
+    """A row for each domain, role and class of block sizes that was ever allocated.
 
     `block_size` is the largest block of the class. Up to 1,024 bytes it is the only one, so that the waste is known;
-    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. Of a model that rounds nothing up
-    they are what was asked for, and 0. A realloc counts as a block that goes and one that comes.
+    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. For a model that rounds nothing up
+    they are the requested bytes, and 0. A realloc counts as a free and an allocation.
     """
     rows = np.flatnonzero(result.classes["blocks"])
     counted = result.classes[rows]
@@ -468,7 +468,7 @@ def pools(result: RunResult) -> pl.DataFrame:
 def arenas(result: RunResult) -> pl.DataFrame:
     """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks.
 
-    Of several processes one after the other, with its name as `process`: each has addresses of its own.
+    Rows of several processes are grouped by process, with its name as `process`: each has its own addresses.
     """
     frame = _to_frame(result.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
     arena_bytes = int(result.end.arena_bytes) // max(int(result.end.arenas), 1)
@@ -481,7 +481,7 @@ def arenas(result: RunResult) -> pl.DataFrame:
 
 
 def processes(result: RunResult) -> pl.DataFrame:
-    """A row a process, if there are several: its `name` and metrics, and as `…_at_peak_of_all` its part of those."""
+    """A row for each process of several: its `name` and metrics, and as `…_at_peak_of_all` its part of these levels."""
     rows = [
         {
             "name": each.name,

@@ -1,7 +1,7 @@
-"""What a run may claim: which of its figures are exact, which are not, and why. Pure.
+"""Claims about a run: which of its figures are exact, which are not, and why. Pure functions.
 
-A figure is exact if the process that was recorded must have had it too. That follows from what the trace says of its
-origin and from the stack it was simulated on, never from the models alone.
+A figure is exact if the recorded process must have had it too. That follows from the origin of the trace and from the
+stack of the simulation, never from the models alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,16 +26,16 @@ WHAT: dict[Figures, str] = {
 }
 _WAY_OUT = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
-"""Of the resident memory: what is not explained is named from both on."""
+"""The part of resident memory that the trace does not explain is reported if it exceeds both."""
 _MOVES_NO_BLOCK = ("assumed time", "dropped mappings")
-"""Of what a log lacks, by its key in the origin."""
+"""Keys in the origin for what a log lacks, without effect on the place of blocks."""
 
 
-class _Told(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Reason(_Told):
+class Reason(_Frozen):
     """Why figures are not exact."""
 
     kind: Literal[
@@ -45,17 +45,17 @@ class Reason(_Told):
     text: str
 
 
-class Measured(_Told):
-    """Growth of the process's resident memory since the recording began, as the kernel counted it."""
+class Measured(_Frozen):
+    """Growth of the process's resident memory since the start of the recording, as measured by Linux."""
 
     start_bytes: int
     growth_peak_bytes: int
     growth_end_bytes: int
     unexplained_peak_bytes: int | None
-    """Of the first: more than the simulation has. None where it was of another stack than the recorded one."""
+    """The part of the growth at peak that the simulation lacks. None for another stack than the recorded one."""
 
 
-class Claim(_Told):
+class Claim(_Frozen):
     figures: Figures
     status: Literal["exact", "not exact"]
     reasons: tuple[Reason, ...] = ()
@@ -63,8 +63,10 @@ class Claim(_Told):
 
 
 def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[Claim, ...]:
-    """What is claimed of a trace with these metadata, simulated on that stack. Models other than pymalloc and glibc
-    are of no real process, so nothing is claimed of their figures."""
+    """The claims about a trace with these metadata, simulated with that stack.
+
+    Other models than pymalloc and glibc do not simulate a real process, so there is no claim about their figures.
+    """
     unlike = list(_unlike(metadata, config))
     requests = [*(each for each in unlike if each.kind == "interpreter"), *_incomplete(metadata)]
     placement = [*requests, *(each for each in unlike if each.kind == "allocator"), *_disturbed(metadata)]
@@ -84,11 +86,11 @@ def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[C
     return tuple(found)
 
 
-def sentences(told: Iterable[Claim]) -> list[str]:
-    """The claims in words: what is exact, what is not with each reason once, and the measured memory."""
-    told = list(told)
-    exact = [WHAT[each.figures] for each in told if each.status == "exact"]
-    others = [each for each in told if each.status != "exact" and each.figures != "time"]
+def sentences(found: Iterable[Claim]) -> list[str]:
+    """The claims as sentences: exact figures, other figures with each reason once, measured memory."""
+    found = list(found)
+    exact = [WHAT[each.figures] for each in found if each.status == "exact"]
+    others = [each for each in found if each.status != "exact" and each.figures != "time"]
     lines = []
     if exact and any(reason.kind == "native memory" for each in others for reason in each.reasons):
         exact[0] += " of Python's allocators"
@@ -98,7 +100,7 @@ def sentences(told: Iterable[Claim]) -> list[str]:
     if others:
         reasons = dict.fromkeys(reason.text for each in others for reason in each.reasons)
         lines.append(f"Not exact: {', '.join(WHAT[each.figures] for each in others)}: {'; '.join(reasons)}.")
-    lines += [_measured_sentence(each.measured) for each in told if each.measured]
+    lines += [_measured_sentence(each.measured) for each in found if each.measured]
     return [*lines, "Estimate: simulated time, from the configuration's costs."]
 
 
@@ -127,7 +129,7 @@ def _unlike(metadata: Metadata, config: StackConfig) -> Iterator[Reason]:
 
 
 def _incomplete(metadata: Metadata) -> Iterator[Reason]:
-    """Requests that the trace lacks or that were taken for others."""
+    """Reasons why requests of the program are missing or assumed."""
     if others := _count(metadata, LEFT_OUT):
         yield _reason("threads left out", f"{others:,} calls of threads that were left out are not in it")
     for key, text in COUNTED.items():
@@ -138,7 +140,7 @@ def _incomplete(metadata: Metadata) -> Iterator[Reason]:
 
 
 def _disturbed(metadata: Metadata) -> Iterator[Reason]:
-    """What else decided where blocks went."""
+    """Reasons why blocks may have been placed elsewhere."""
     start, older = metadata.origin.get(START), _count(metadata, OLDER_FREES)
     if older:
         yield _reason("older blocks", f"{older:,} blocks older than the recording were freed while it ran")
@@ -173,6 +175,6 @@ def _measured(metadata: Metadata, summary: Summary, is_unlike: bool) -> Measured
 
 
 def _count(metadata: Metadata, name: str) -> int:
-    """A number in a trace's origin, which anybody may have written."""
-    told = metadata.origin.get(name)
-    return int(told) if told and told.isdecimal() else 0
+    """A number in a trace's origin; 0 if it is missing or not a number."""
+    text = metadata.origin.get(name)
+    return int(text) if text and text.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""The console of rich by which commands print tables, safe for names that anybody may have written."""
+"""The console with which commands print tables; names from traces cannot inject markup or control characters."""
 
 from typing import Any
 
@@ -9,8 +9,7 @@ from replay.support.names import printable
 
 
 class PlainConsole(Console):
-    """Shows text as it is, but for control characters, which it spells out: no markup, no emoji codes, no colours
-    for numbers."""
+    """Prints text without markup, emoji codes or highlighting; control characters are escaped."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **settings)

@@ -34,7 +34,7 @@ def format_metric(metric: str, value: float) -> str:
 
 
 def format_judged(results: Results, metric: str, value: float) -> str:
-    """What configurations are ranked by: the metric over one trace, the mean ratio to the default over several."""
+    """The value that configurations are ranked by: one trace's metric, or the mean ratio to the default of several."""
     return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
 
 
@@ -47,7 +47,7 @@ def format_share(share: float | None) -> str:
 
 
 def format_limit(share: float) -> str:
-    """A limit as it was given: `1 %`, `0.5 %`."""
+    """A limit in percent, with all its digits: `1 %`, `0.5 %`."""
     return f"{100 * share:.12g} %"
 
 

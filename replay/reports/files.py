@@ -2,7 +2,7 @@
 
 summary.json                                            the Summary and its claims, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
-processes.parquet                                       another, of a trace of several processes only
+processes.parquet                                       only for a trace of several processes
 """
 
 import json
@@ -40,15 +40,15 @@ FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
     "phases.parquet": metrics.phases,
     "processes.parquet": metrics.processes,
 }
-"""A frame that has no columns is not written."""
+"""A frame without columns is not written."""
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
 
 
 @contextmanager
 def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
-    """Gives a temporary folder to write results to, beside `folder`; what is in it moves there when the block ends.
+    """Yields a temporary folder beside `folder`; at the end of the block, its files are moved to `folder`.
 
-    `folder` is made if it is not there. If it is, results that it holds already are refused unless `force`.
+    `folder` is created if it is missing. Existing results in it are refused unless `force`.
     """
     target = resolve_output(folder)
     if target.exists() and not target.is_dir():
@@ -86,14 +86,14 @@ def _refusal(folder: Path, name: str) -> OutputError:
 
 
 def summary_json(result: RunResult, summary: metrics.Summary) -> str:
-    """The summary as one JSON object, with what may be claimed of it as `claims`."""
+    """The summary as one JSON object, with its claims as `claims`."""
     claimed = claims(result.metadata, result.config, summary)
     content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
     return json.dumps(content, indent=2)
 
 
 def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> None:
-    """Writes all files of a run into `folder`, which is there."""
+    """Writes all files of a run into `folder`, which exists."""
     (folder / SUMMARY).write_text(summary_json(result, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(result)
@@ -102,9 +102,9 @@ def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> 
 
 
 class AddressWriter:
-    """Takes addresses as `run` hands them out, and writes those of mallocs, callocs and reallocs.
+    """Writes the addresses of mallocs, callocs and reallocs, as `run` passes them.
 
-    Who owns a block is not written. Holds at most a row group and a slice.
+    The role that owns a block is not written. Keeps at most a row group and a slice in memory.
     """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
@@ -114,7 +114,7 @@ class AddressWriter:
         self._rows_waiting = 0
 
     def __call__(self, addresses: np.ndarray, owners: np.ndarray) -> None:
-        rows = np.flatnonzero(addresses)  # no block is ever at 0: it stands for frees, and for rows that move no block
+        rows = np.flatnonzero(addresses)  # 0 stands for frees, and for rows that move no block
         columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
         self._waiting.append(pa.table([to_arrow(column) for column in columns], schema=_ADDRESS_SCHEMA))
         self._rows_seen += addresses.shape[0]
@@ -123,7 +123,7 @@ class AddressWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits."""
+        """Writes the rows that are in memory."""
         if self._rows_waiting:
             self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
         self._waiting, self._rows_waiting = [], 0
@@ -131,7 +131,7 @@ class AddressWriter:
 
 @contextmanager
 def new_address_file(path: Path, *, force: bool = False) -> Iterator[AddressWriter]:
-    """A Parquet file with `event`, a row of the trace from 0, and `address`, for each block made or moved."""
+    """A Parquet file with `event`, a row of the trace from 0, and `address`, for each block allocated or moved."""
     options = {"compression": "zstd", "use_dictionary": False, "column_encoding": "DELTA_BINARY_PACKED"}
     with (
         new_file(path, force=force) as temporary,

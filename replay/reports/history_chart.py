@@ -1,4 +1,4 @@
-"""A history's metrics over commits, as a page or a picture."""
+"""The metrics of a history over commits, as HTML or PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _WIDTH, _HEIGHT = 760, 220
 def write_chart(
     path: Path, frame: pl.DataFrame, metrics: Sequence[str], steps: Sequence[Step], *, force: bool = False
 ) -> None:
-    """One panel a metric, one line a case, a mark where it stepped."""
+    """Writes a panel for each metric, with a line for each case and a mark at each step."""
     altair = import_altair()
     if path.suffix not in (".html", ".png"):
         raise ReplayError(f"--chart {path}: is drawn as .html or .png")

@@ -17,7 +17,7 @@ from replay.support.names import printable
 from replay.support.units import format_size, format_time
 
 _TIME_SHARE = 0.01
-"""Below this part of the trace's duration the time in the allocator is not worth a line."""
+"""Below this part of the trace's duration, the time in the allocator has no line."""
 
 _LIVE_ELSEWHERE = 0.1
 """From this difference on, as a share of the live peak, a line explains it. The line `ideal` compares with the live
@@ -54,13 +54,13 @@ def overview(
 
 
 def _models(stack: StackConfig) -> Iterator[str]:
-    """The models of the roles that are in use, with their versions."""
+    """The models of the stack, with their versions."""
     for model in reversed(stack.models):
         yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
 
 
 def _made(origin: Mapping[str, str]) -> str:
-    """How the trace came to be."""
+    """The origin of the trace."""
     if "interpreter" in origin:
         return f", recorded with {printable(origin['interpreter']).replace('cpython', 'CPython', 1)}"
     if "workload" in origin:

@@ -1,4 +1,4 @@
-"""How far the results of a sweep are apart, and which parameter that is due to, as text."""
+"""The spread of a sweep's results, and the effect of each parameter on it, as text."""
 
 from collections.abc import Iterator, Sequence
 

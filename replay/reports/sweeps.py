@@ -33,7 +33,7 @@ def print_sweep(
     """Prints the results, best first by the first objective; Δ is the difference to the default.
 
     Configurations that are equal in all objectives share a row, unless `full`. Differences of at most `within`, a
-    share, are said not to matter.
+    share, are reported as not mattering.
     """
     console.print(_headline(results))
     if not results.done.height:
@@ -180,7 +180,7 @@ def _front(results: Results, objectives: Sequence[str], found: Sequence[Tie], ga
 
 
 def _print_problems(console: Console, results: Results) -> None:
-    """What was skipped and what failed, each reason once."""
+    """Prints the numbers of skipped and failed runs, with each reason once."""
     for status in ("skipped", "failed"):
         frame = results.frame.filter(pl.col("status") == status)
         if frame.height:

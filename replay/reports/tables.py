@@ -1,4 +1,4 @@
-"""What all text reports are made of: sections, tables of numbers, lines of a label and a text."""
+"""Parts of text reports: sections, tables of numbers, lines with a label and a text."""
 
 import re
 from textwrap import wrap
@@ -22,7 +22,7 @@ def section(title: str, body: RenderableType) -> Group:
 
 
 def table_of(*headings: str, left: int = 1) -> Table:
-    """Columns of numbers behind `left` columns of words."""
+    """A table with `left` columns of words, followed by columns of numbers."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index < left else "right", no_wrap=True)
@@ -30,7 +30,7 @@ def table_of(*headings: str, left: int = 1) -> Table:
 
 
 def let_notes_wrap(table: Table) -> None:
-    """Makes the last column one of words."""
+    """Makes the last column one of words, which wraps."""
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
 
 

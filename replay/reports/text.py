@@ -1,4 +1,4 @@
-"""A run's results as text: the overview, and on request all tables; the same in a terminal and in a log."""
+"""A run's results as text: the overview, and on request all tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -34,7 +34,7 @@ def print_report(
     settings: Sequence[str] = (),
     full: bool = False,
 ) -> None:
-    """Prints the overview, with `full` all tables, and what the figures claim.
+    """Prints the overview, with `full` all tables, and the claims.
 
     `settings` are those that were changed in the stack.
     """
@@ -68,7 +68,7 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
 
 
 def _levels(summary: Summary) -> Table:
-    """Peak and end of each layer, and the reference allocators beside."""
+    """Peak and end of each layer, and of the reference allocators."""
     table = table_of("", "peak", "end", "")
     let_notes_wrap(table)
 
@@ -122,7 +122,7 @@ def _where(summary: Summary, bar_width: int) -> Table:
 
 
 def _processes(console: Console, summary: Summary) -> Group:
-    """What the largest had of the peak of all, and what each came to by itself."""
+    """Each process's part of the peak of all, and its own peaks; the largest first."""
     table = table_of(
         "", "at peak\nof all", "share", "own peak:\nrequested", "\nmapped", "\nresident", "at end:\nresident"
     )
@@ -205,7 +205,7 @@ def _counters(summary: Summary) -> Table:
 
 
 def _size_classes(console: Console, summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
-    """The classes that waste most, all domains together; the others in one row; the totals."""
+    """The classes with the most waste, all domains together; the others in one row; the totals."""
     headings = ["block", "layer", "blocks", "waste", "live\nblocks", "live\nbytes", "live\nwaste"]
     table = table_of(*headings, *(["pools"] if pools.height else []), left=2)
     sums = pl.col([name for name in classes.columns if name.endswith(("blocks", "_bytes"))]).sum()

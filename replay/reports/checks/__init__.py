@@ -1,4 +1,4 @@
-"""A check's verdict for whoever looks at it: one file a format, each with `render(report) -> str`."""
+"""The verdict of a check in several formats: one module each, with `render(report) -> str`."""
 
 import os
 from importlib import import_module
@@ -13,13 +13,13 @@ FORMATS = ("text", "markdown", "github", "gitlab", "junit", "benchmark")
 def render(name: str, report: Report) -> str:
     """The report in the format of that name."""
     if name not in FORMATS:
-        raise ReplayError(f"--report {name}: is no format; {nearest(name, FORMATS)}")
+        raise ReplayError(f"--report {name}: is not a format; {nearest(name, FORMATS)}")
     rendered: str = import_module(f"{__name__}.{name}").render(report)
     return rendered
 
 
 def expected_here() -> list[tuple[str, str]]:
-    """Formats and files (`-` for the screen) that the environment asks for by itself."""
+    """Formats and files (`-` for standard output) that are the default in this environment."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         return [("github", "-"), *([("markdown", summary)] if summary else [])]

@@ -1,4 +1,4 @@
-"""What github-action-benchmark reads as `customSmallerIsBetter`: a value a case and metric."""
+"""The format `customSmallerIsBetter` of github-action-benchmark: a value for each case and metric."""
 
 import json
 

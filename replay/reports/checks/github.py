@@ -1,4 +1,4 @@
-"""Workflow commands that GitHub Actions shows beside a run: an error a finding, a notice for what got better."""
+"""Workflow commands of GitHub Actions: an error for each finding, a notice for each improvement."""
 
 from replay.gates.checking import Report
 from replay.reports.checks.sentences import causes, describe

@@ -1,4 +1,4 @@
-"""GitLab's code quality report: a JSON list with an entry a finding."""
+"""GitLab's code quality report: a JSON list with an entry for each finding."""
 
 import hashlib
 import json

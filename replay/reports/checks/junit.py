@@ -1,4 +1,4 @@
-"""JUnit XML: a suite a case, a test a rule."""
+"""JUnit XML: a suite for each case, a test for each rule."""
 
 from xml.etree import ElementTree
 

@@ -1,4 +1,4 @@
-"""For the summary of a job, and a comment on a pull request."""
+"""Markdown, for the summary of a CI job or a comment on a pull request."""
 
 from replay.gates.checking import CaseReport, Report
 from replay.reports.checks.sentences import causes, change, describe, format_figure, headline

@@ -11,7 +11,7 @@ _WORDS = {"site": "call site", "size_class": "size class"}
 
 
 def headline(report: Report) -> str:
-    """How many cases passed and did not."""
+    """The number of cases by state."""
     cases = len(report.cases)
     counts = {state: report.count(state) for state in STATES}
     said = ", ".join([f"{cases} case{'s' * (cases != 1)}", *(f"{n} {state}" for state, n in counts.items() if n)])
@@ -19,7 +19,7 @@ def headline(report: Report) -> str:
     if not better:
         return said
     are, them = ("figure is", "it") if better == 1 else ("figures are", "them")
-    return f"{said}; {better} {are} better than the baseline (--ratchet takes {them} over)"
+    return f"{said}; {better} {are} better than the baseline (--ratchet accepts {them} as the new baseline)"
 
 
 def describe(finding: Finding) -> str:
@@ -35,7 +35,7 @@ def describe(finding: Finding) -> str:
 
 
 def change(finding: Finding) -> str:
-    """The difference, and its part of what it was."""
+    """The difference, absolute and as a share of the baseline."""
     assert finding.before is not None
     sign = "+" if finding.difference > 0 else "-"
     amount = sign + format_metric(finding.metric, abs(finding.difference))
@@ -44,12 +44,12 @@ def change(finding: Finding) -> str:
 
 
 def allowed(finding: Finding) -> str:
-    """How much worse it might be."""
+    """The accepted difference."""
     return "nothing" if finding.allowed == 0 else "+" + format_metric(finding.metric, finding.allowed)
 
 
 def format_figure(metric: str, figure: Figure) -> str:
-    """The value, and what several recordings were between."""
+    """The value, and the range of several recordings."""
     value = format_metric(metric, figure.value)
     if not figure.spread:
         return value
@@ -57,23 +57,23 @@ def format_figure(metric: str, figure: Figure) -> str:
 
 
 def causes(case: CaseReport) -> list[str]:
-    """What brought the difference, most telling first; or how to find out."""
+    """The causes of the difference, the largest first; or how to find them."""
     if case.cause is None:
         return [case.note] if case.note else []
     return [*case.cause.moved, *_changes(case.cause)]
 
 
 def _changes(cause: Cause) -> list[str]:
-    """Of each dimension the largest changes, of what is live at the peak; if that is the same, of all asked for."""
-    changes, what = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "asked for")
+    """The largest changes by dimension: of blocks live at the peak, or of all requests if these are the same."""
+    changes, what = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
     lines = []
     for dimension in DIMENSIONS:
         mine = [each for each in changes if each.dimension == dimension]
         if mine:
-            told = "; ".join(
+            text = "; ".join(
                 f"{each.group} {each.blocks:+,} blocks, {'+' if each.bytes >= 0 else '-'}"
                 f"{format_metric('resident_bytes_peak', abs(each.bytes))}"
                 for each in mine[:3]
             )
-            lines.append(f"{what}, by {_WORDS.get(dimension, dimension)}: {told}")
+            lines.append(f"{what}, by {_WORDS.get(dimension, dimension)}: {text}")
     return lines

@@ -1,4 +1,4 @@
-"""For people at a terminal and in logs."""
+"""Plain text, for terminals and logs."""
 
 from replay.gates.checking import CaseReport, Report
 from replay.reports.checks.sentences import causes, describe, headline
