@@ -75,7 +75,7 @@ def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):
         "frees of blocks older than the log, left out: 1",
         f"next: replay run {tmp_path / 't.parquet'}",
     ]
-    assert open_source(tmp_path / "t.parquet").metadata.origin["dropped frees"] == "1"
+    assert open_source(tmp_path / "t.parquet").metadata.origin.texts()["dropped frees"] == "1"
 
 
 def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):

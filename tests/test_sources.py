@@ -16,10 +16,21 @@ from replay.sources import parquet as parquet_source
 from replay.sources.parquet import write_trace
 from replay.support.atomic_files import new_file
 from replay.support.errors import OutputError, TraceError
-from replay.trace import COLUMNS, NO_SITE, Events, MemoryTrace, Metadata, Op, ProcessMemory, Site, trace_digest
+from replay.trace import (
+    COLUMNS,
+    NO_SITE,
+    Events,
+    MemoryTrace,
+    Metadata,
+    Op,
+    ProcessMemory,
+    Provenance,
+    Site,
+    trace_digest,
+)
 
 METADATA = Metadata(
-    origin={"interpreter": "3.12.1", "seed": "7"},
+    origin=Provenance(interpreter="3.12.1", seed=7),
     sites=(Site("parse", "app/parser.py", 12), Site("größe", "b.py", 3)),
     phases=("load", "serve"),
     process=ProcessMemory(4096, 8192, 100),
@@ -307,15 +318,15 @@ def test_a_csv_is_read_by_names_in_any_order_and_renumbered(tmp_path):
         "site": [2, NO_SITE, NO_SITE, 0, 0],
     }
     assert {name: column.tolist() for name, column in events._asdict().items()} == expected
-    assert trace.metadata.origin == {"source": "csv", "file": "t.csv"}
+    assert trace.metadata.origin.texts() == {"source": "csv", "file": "t.csv"}
 
 
 def test_columns_a_csv_lacks_are_assumed_and_the_origin_says_so(tmp_path):
     trace = open_source(csv_file(tmp_path, HEADER + "5,malloc,7,16\n"))
     (events,) = trace.batches()
     assert (events.thread.tolist(), events.domain.tolist()) == ([0], [2])
-    assert trace.metadata.origin["assumed thread"] == "0"
-    assert trace.metadata.origin["assumed domain"] == "obj"
+    assert trace.metadata.origin.texts()["assumed thread"] == "0"
+    assert trace.metadata.origin.texts()["assumed domain"] == "obj"
 
 
 def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):

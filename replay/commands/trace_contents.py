@@ -1,9 +1,10 @@
 """What a trace holds, read once, batch by batch: the figures of `replay trace info`."""
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replay.commands.trace_sites import SiteCount, SiteCounts
+from replay.trace.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,12 +48,15 @@ class Contents:
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
     """The call sites that requested the most bytes."""
     sites_by_calls: list[SiteCount] = field(default_factory=list)
-    origin: dict[str, str] = field(default_factory=dict)
+    origin: Provenance = field(default_factory=Provenance)
     process: dict[str, int] = field(default_factory=dict)
     """Of all processes together."""
     processes: list[ProcessCount] = field(default_factory=list)
     """Where the trace is of several."""
     digest: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"origin": self.origin.texts()}
 
 
 def read_contents(trace: "Trace", file: str) -> Contents:

@@ -22,7 +22,7 @@ from replay.sources._arrow import to_numpy
 from replay.sources._logs.lines import open_text, plain_head
 from replay.support.errors import TraceError
 from replay.support.names import nearest
-from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op
+from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
@@ -78,9 +78,12 @@ class CsvTrace:
     @property
     def metadata(self) -> Metadata:
         """Whole once the last batch was read: phases are met on the way."""
-        origin = {"source": "csv", "file": self._path.name}
-        assumed = {"thread": "0", "domain": "obj"}
-        origin |= {f"assumed {name}": value for name, value in assumed.items() if name not in self._header}
+        origin = Provenance(
+            source="csv",
+            file=self._path.name,
+            assumed_thread=None if "thread" in self._header else "0",
+            assumed_domain=None if "domain" in self._header else "obj",
+        )
         return Metadata(origin, phases=tuple(f"phase {number}" for number in range(self._phases_total)))
 
     def batches(self) -> Iterator[Events]:

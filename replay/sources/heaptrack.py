@@ -38,7 +38,7 @@ from replay.sources._logs.lines import (
 from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
-from replay.trace import NO_SITE, Op, Site, release_number, take_number
+from replay.trace import NO_SITE, Op, Provenance, Site, release_number, take_number
 
 _NAME = "a heaptrack file"
 SUFFIXES = (".heaptrack",)
@@ -88,10 +88,13 @@ def _open(path: Path, lenient: bool) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, sized: bool, raw: bool, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "evenly between stamps", "assumed thread": "0", "assumed domain": "libc"}
-    findings.origin["assumed reallocs"] = "a free and a malloc"
-    if not raw:
-        findings.origin["assumed frees"] = "of the youngest block with that size and stack"
+    findings.origin = Provenance(
+        assumed_time="evenly between stamps",
+        assumed_thread="0",
+        assumed_domain="libc",
+        assumed_reallocs="a free and a malloc",
+        assumed_frees=None if raw else "of the youngest block with that size and stack",
+    )
     clock, log = _Clock(), _Log(path, findings, sized, lenient)
     for piece in read_pieces(path):
         yield clock.stamped(*log.parse(piece))
@@ -160,7 +163,7 @@ class _Log:
         )  # fmt: skip
         if status != OK:
             check_lines(status, self._path, piece, int(start[line]), _NAME)
-        self._findings.counted["dropped lines"] = int(self._totals[_AT_UNKNOWN])
+        self._findings.dropped_lines = int(self._totals[_AT_UNKNOWN])
         rows = int(self._totals[_AT_CALLS])
         calls = libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
         return calls, stamps[: self._totals[_AT_STAMPS]].copy()

@@ -33,7 +33,7 @@ from replay.sources._logs.lines import (
     read_pieces,
     text_of,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
+from replay.sources._logs.log_trace import PLAIN_LOG, Findings, LogTrace, open_lines
 from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site
 from replay.trace.block_numbering import doubled, find_slot
@@ -63,7 +63,7 @@ def open_lenient(path: Path) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    findings.origin = PLAIN_LOG
     parser = _Parser(path, findings, lenient)
     return paired(map(parser.parse, read_pieces(path)), told=True)
 
@@ -93,8 +93,8 @@ class _Parser:
         self._sites = int(state[_AT_SITES])
         new = callers[: state[_AT_NEW_SITES]].tolist()
         self._findings.sites += [_site(text_of(piece, start, end)) for start, end in new]
-        self._findings.counted["failed calls"] += int(state[_AT_FAILED])
-        self._findings.counted["dropped lines"] += int(state[_AT_UNKNOWN])
+        self._findings.failed_calls += int(state[_AT_FAILED])
+        self._findings.dropped_lines += int(state[_AT_UNKNOWN])
         rows = int(state[_AT_CALLS])
         return libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
 

@@ -35,7 +35,7 @@ from replay.sources._logs.lines import (
     read_pieces,
     skip_blanks,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
+from replay.sources._logs.log_trace import PLAIN_LOG, Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace import Op
@@ -66,13 +66,13 @@ def open_lenient(path: Path) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    findings.origin = PLAIN_LOG
     promised, requests, position = None, 0, 0
     for piece in read_pieces(path):
         if promised is None:
             promised, position = _read_header(path, piece)
         calls, met, unknown = _parse(path, piece, position, lenient)
-        findings.counted["dropped lines"] += unknown
+        findings.dropped_lines += unknown
         requests, position = requests + met, 0
         yield calls
     if promised is None:

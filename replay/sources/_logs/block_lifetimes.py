@@ -113,10 +113,16 @@ class Lives:
         self._tallies = np.zeros(3, np.int64)
 
     @property
-    def tallies(self) -> dict[str, int]:
-        """What the rules had to do, by the names that `replay.sources._logs.log_trace` counts it under."""
-        names = ("dropped frees", "born by realloc", "missing frees")
-        return dict(zip(names, self._tallies.tolist(), strict=True))
+    def dropped_frees(self) -> int:
+        return int(self._tallies[_AT_FREES])
+
+    @property
+    def born_by_realloc(self) -> int:
+        return int(self._tallies[_AT_BORN])
+
+    @property
+    def missing_frees(self) -> int:
+        return int(self._tallies[_AT_MISSING])
 
     def events(self, calls: Calls) -> Events:
         """What the calls did to blocks; `calls` follow those given before."""
