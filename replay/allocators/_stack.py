@@ -1,21 +1,15 @@
-"""What all layers of a run share: the counters, the log of what happened below, and how tables get more room."""
+"""What all layers of a run share: the counters, the log of what happened below, and requests for room."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from replay.jit.arrays import extend as extend
+from replay.jit.arrays import record as record
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 
 MARGIN = 16
 """Entries that an event may need at the most in any table of a model (arena table, two radix nodes, its block …)."""
-
-
-def record(*fields: str, **kinds: type) -> np.dtype:
-    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
-    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
-    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
-    columns = [(name, np.int64) for name in fields] + list(kinds.items())
-    return np.dtype((np.record, np.dtype(columns, align=True)))
 
 
 LEVELS = (
@@ -82,19 +76,6 @@ class Stack(NamedTuple):
     linux: NamedTuple
     libc: NamedTuple
     small: NamedTuple
-
-
-def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarray:
-    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that.
-
-    Only the first `used` entries are copied, all if None: what was never touched stays untouched, and takes no memory.
-    """
-    if length <= array.shape[0]:
-        return array
-    longer = np.zeros(length, array.dtype)
-    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
-    longer.view(np.uint8)[: kept.shape[0]] = kept
-    return longer
 
 
 @leaf

@@ -13,7 +13,7 @@ kernels rely on it.
 Modules of this package import these names from each other; all other code imports them from here.
 """
 
-from replay.trace.block_numbering import release_number, take_number
+from replay.trace.block_numbering import NUMBERS, release_number, take_number
 from replay.trace.columns import COLUMNS, NO_SITE, OPTIONAL, REQUIRED, Column, Domain, Op
 from replay.trace.digest import Digest, trace_digest
 from replay.trace.events import Events, joined
@@ -38,6 +38,7 @@ __all__ = [
     "COLUMNS",
     "FORMAT_VERSION",
     "NO_SITE",
+    "NUMBERS",
     "OPTIONAL",
     "REQUIRED",
     "TEARDOWN_MARK",

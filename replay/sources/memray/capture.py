@@ -80,9 +80,9 @@ def _survey(path: Path, header: Header) -> _Survey:
     stamps = reader.stamps or [(0, header.start_ms)]
     row, ms = (np.array(column, np.int64) for column in zip(*stamps, strict=True))
     stamp_ns = np.maximum.accumulate(ms) * _MS
-    tallies = reader.state.tallies
+    tally = reader.state.tallies[0]
     return _Survey(
-        int(tallies[stacks.AT_RECORDS]), int(tallies[stacks.AT_MAPPINGS]), int(tallies[stacks.AT_MAPPED_BYTES]),
+        int(tally.records), int(tally.mappings), int(tally.mapped_bytes),
         np.concatenate([[0], row, [rows]]), np.concatenate([stamp_ns[:1], stamp_ns, stamp_ns[-1:]]),
     )  # fmt: skip
 

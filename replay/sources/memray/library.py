@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.jit.arrays import with_room
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import Findings
@@ -161,10 +162,7 @@ class _Records:
     def _meet_stacks(self, stacks: np.ndarray, chunk: list["AllocationRecord"]) -> None:
         """Finds the sites of the stacks that are new in a chunk."""
         highest = int(stacks.max())
-        if highest >= self._stack_site.shape[0]:
-            grown = np.full(2 * highest, _UNSEEN, np.uint32)
-            grown[: self._stack_site.shape[0]] = self._stack_site
-            self._stack_site = grown
+        self._stack_site = with_room(self._stack_site, highest + 1, fill=_UNSEEN)
         for stack, record in zip(stacks.tolist(), chunk, strict=True):
             if self._stack_site[stack] == _UNSEEN:
                 frames = record.stack_trace(max_stacks=1)
