@@ -98,10 +98,9 @@ def test_unknown_lines_are_refused_unless_reading_is_lenient(tmp_path):
 
 
 def test_formats_that_cannot_be_read_leniently_say_so(tmp_path):
-    (tmp_path / "t.csv").write_bytes(SAMPLES["csv"])
-    able = "heaptrack, memray, mtrace, parquet, rep, umpire$"
-    with pytest.raises(ReplayError, match=f"is read as csv, .*; these can: {able}"):
-        run(tmp_path / "t.csv", "--lenient", "-o", tmp_path / "t.parquet")
+    able = "csv, heaptrack, memray, mtrace, parquet, rep, umpire$"
+    with pytest.raises(ReplayError, match=f"is read as yaml, .*; these can: {able}"):
+        run("web-service", "--lenient", "-o", tmp_path / "t.parquet")
 
 
 def test_a_source_is_not_written_over_by_what_is_made_of_it(tmp_path):

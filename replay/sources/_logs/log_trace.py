@@ -92,11 +92,7 @@ class LogTrace:
                 yield events
         except UnknownLineError as error:
             raise TraceError(f"{error.what}; {self._advice()}", path=self._path) from None
-        dropped = findings.dropped_lines
-        if dropped and not validator.rows:
-            lines = "1 unknown line was" if dropped == 1 else f"{dropped:,} unknown lines were"
-            what = f"nothing is left to import: {lines} left out, and no other line is an event of {self._source}"
-            raise TraceError(f"{what}; `--format NAME` names another format", path=self._path)
+        refuse_nothing_left(findings.dropped_lines, validator.rows, self._source, self._path)
 
     def _advice(self) -> str:
         """What to do about an unknown line: `--lenient` is of use only if it leaves an event."""
@@ -106,6 +102,14 @@ class LogTrace:
                 if any(events.rows for events in islice(lenient.batches(), _BATCHES_PROBED)):
                     return "`replay import --lenient` leaves such lines out and counts them"
         return "nothing in the file is an event of that format; `--format NAME` names another one"
+
+
+def refuse_nothing_left(dropped: int, rows: int, source: str, path: Path) -> None:
+    """Raises a TraceError if lines were left out and no event is left."""
+    if dropped and not rows:
+        lines = "1 unknown line was" if dropped == 1 else f"{dropped:,} unknown lines were"
+        what = f"nothing is left to import: {lines} left out, and no other line is an event of {source}"
+        raise TraceError(f"{what}; `--format NAME` names another format", path=path)
 
 
 def open_lines(path: Path, source: str, read: LineReader, *, lenient: bool, addresses: bool = True) -> LogTrace:
