@@ -32,6 +32,9 @@ def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
 def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
     yield "live at peak", f"{format_size(contents.live_bytes_peak)}; at most {contents.live_blocks_peak:,} blocks"
     yield "live at end", f"{format_size(contents.live_bytes)}; {contents.live_blocks:,} blocks"
+    if contents.live_bytes_after_teardown is not None:
+        after = f"{format_size(contents.live_bytes_after_teardown)}; {contents.live_blocks_after_teardown:,} blocks"
+        yield "", f"{after} after the interpreter's teardown"
     yield "calls", _listed(contents.events_by_op, ("malloc", "calloc", "realloc", "free")) or "none"
     total = sum(contents.events_by_domain.values())
     domains = sorted(contents.events_by_domain.items(), key=lambda item: -item[1])
