@@ -76,6 +76,15 @@ def shown(folder, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize("name", ["a\nb.csv", "a\nb.parquet", "a\nb.rep", "a\nb.yaml", "a\nb.json"])
+@pytest.mark.parametrize("words", [["run"], ["trace", "info"], ["check", "-t", "syscalls<=1"], ["sweep", "-a", "bump"]])
+def test_the_end_of_a_line_in_a_name_does_not_end_the_line_of_a_message(shown, tmp_path, words, name):
+    (tmp_path / name).write_text("hello\n")
+    output = shown(*words, str(tmp_path / name))
+    assert "a\\nb." in output
+    assert "a\nb." not in output
+
+
 NAME = f"{HOSTILE}.parquet"
 LINES = [
     [HOSTILE],

@@ -17,7 +17,7 @@ from replay.commands.paths import parse_folder, refuse_input_as_output
 from replay.commands.rerecording import requests_note
 from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
-from replay.support.names import say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
@@ -203,9 +203,9 @@ def _print_text(
 
 def _print_closing(following: list[str], out: Path | None, addresses: Path | None) -> None:
     """Prints what was written, and the next command."""
-    if written := [str(path) for path in (out, addresses) if path]:
+    if written := [printable(str(path)) for path in (out, addresses) if path]:
         say(f"written: {', '.join(written)}")
-    say(f"next: replay run {join(following)}")
+    say(f"next: replay run {printable(join(following))}")
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:

@@ -18,7 +18,7 @@ from replay.commands.rerecording import replacement_notes, requests_notes
 from replay.commands.sweep_arguments import PlanArguments
 from replay.commands.sweep_report import list_plans, make_report
 from replay.support.errors import ReplayError
-from replay.support.names import say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.sweeps.runs import Engine
@@ -190,7 +190,7 @@ def sweep(
     if out is not None:
         report.draw(out, results, wanted.objectives, force=True)
         if not as_json:
-            say(f"\nwritten: {out}\nnext: replay sweep show {quote(str(out))}")
+            say(f"\nwritten: {printable(str(out))}\nnext: replay sweep show {printable(quote(str(out)))}")
     if failed := results.count("failed"):
         say(f"replay: {failed} of {results.frame.height} runs failed", err=True)
         raise typer.Exit(FAILED)

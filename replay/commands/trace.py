@@ -55,7 +55,7 @@ def info(
     for table in all_tables(contents) if full else short_tables(contents):
         console.print()
         console.print(table)
-    say(f"\nnext: replay run {quote(file)}")
+    say(f"\nnext: replay run {printable(quote(file))}")
 
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")
