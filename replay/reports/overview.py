@@ -15,6 +15,7 @@ from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
+from replay.trace import Provenance
 
 _TIME_SHARE = 0.01
 """Below this part of the trace's duration the time in the allocator is not worth a line."""
@@ -43,7 +44,8 @@ def overview(
     headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
-    yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{_made(summary.trace)}")
+    made = _made(Provenance.from_texts(summary.trace))
+    yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{made}")
     yield Text("")
     yield from _memory(summary, width)
     if width < WIDTH:
@@ -59,12 +61,12 @@ def _models(stack: StackConfig) -> Iterator[str]:
         yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
 
 
-def _made(origin: Mapping[str, str]) -> str:
-    """How the trace came to be."""
-    if "interpreter" in origin:
-        return f", recorded with {printable(origin['interpreter']).replace('cpython', 'CPython', 1)}"
-    if "workload" in origin:
-        return f", generated with seed {printable(origin.get('seed', '0'))}"
+def _made(origin: Provenance) -> str:
+    """How the trace was made."""
+    if origin.interpreter is not None:
+        return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
+    if origin.workload is not None:
+        return f", generated with seed {origin.seed or 0}"
     return ""
 
 
