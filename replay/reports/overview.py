@@ -142,6 +142,8 @@ def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
     """Labels and sentences."""
+    means = (format_size(size_bytes) for size_bytes in (summary.resident_bytes_mean, summary.requested_bytes_mean))
+    yield "mean over time", "{} resident, {} live".format(*means)
     for label, kind, whole in (("fragmentation", "internal", "allocated"), ("", "external", "mapped")):
         peak, end = (percent(getattr(summary, f"{kind}_fragmentation{when}")) for when in ("", "_end"))
         yield label, f"{kind} {peak} at peak, {end} at end (of {whole} bytes)"
