@@ -101,7 +101,7 @@ class _OnDemand(TyperGroup):
             with _printable_usage_errors():
                 return super().invoke(ctx)
         except (EOFError, BrokenPipeError) as error:  # Typer would exit with 1
-            raise ReplayError(explain_failure(error)) from error
+            raise ReplayError(str(explain_failure(error))) from error
 
 
 class _OncePerOption(TyperCommand):

@@ -13,7 +13,7 @@ from replay.recorder import tap as taps
 from replay.recorder.runtime import Status, read_status
 from replay.reports.claims import claims, sentences
 from replay.simulation.run import run
-from replay.trace import CLEAN_START, MemoryTrace, Metadata, ResidentMemory, Runtime
+from replay.trace import CLEAN_START, MemoryTrace, Metadata, Provenance, ResidentMemory, Runtime
 
 MIB = 1 << 20
 GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
@@ -33,11 +33,11 @@ def kinds(told):
 
 def recorded(resident=None, separate_heaps=False, allocator="pymalloc", interpreter="cpython 3.12.1", **origin):
     runtime = Runtime(allocator, **GLIBC, separate_heaps=separate_heaps, resident=resident)
-    return Metadata({"start": CLEAN_START, "interpreter": interpreter, **origin}, runtime=runtime)
+    return Metadata(Provenance(**{"start": CLEAN_START, "interpreter": interpreter} | origin), runtime=runtime)
 
 
 def test_of_a_generated_workload_all_but_the_time_is_exact():
-    told = claimed(Metadata({"workload": "web-service", "seed": "4"}))
+    told = claimed(Metadata(Provenance(workload="web-service", seed=4)))
     assert kinds(told) == {"time": ["costs"]}
     assert [each.figures for each in told] == ["requested", "pymalloc", "libc", "time"]
     assert sentences(told)[0].startswith("Exact: requested bytes, pymalloc's blocks, pools and arenas, glibc's blocks")
@@ -58,9 +58,9 @@ def test_a_recording_without_native_memory_leaves_the_c_library_open():
 @pytest.mark.parametrize(
     ("metadata", "preset", "figures"),
     [
-        (recorded(foreign_frees="7"), "cpython-3.12", {"pymalloc": ["older blocks"]}),
+        (recorded(older_frees=7), "cpython-3.12", {"pymalloc": ["older blocks"]}),
         (recorded(start="as it was"), "cpython-3.12", {"pymalloc": ["older blocks"]}),
-        (recorded(left_out_calls="3"), "cpython-3.12",
+        (recorded(left_out_calls=3), "cpython-3.12",
          {"requested": ["threads left out"], "pymalloc": ["threads left out"]}),
         (recorded(separate_heaps=True), "cpython-3.12", {"pymalloc": ["separate heaps"]}),
         (recorded(separate_heaps=True, allocator="malloc"), "cpython-3.12-malloc", {}),
@@ -86,12 +86,12 @@ def test_each_thing_that_is_not_known_is_a_reason(metadata, preset, figures):
     ],
 )
 def test_what_a_log_lacks_or_had_to_assume_is_a_reason(origin, requested, placement):
-    found = kinds(claimed(Metadata(origin)))
+    found = kinds(claimed(Metadata(Provenance.from_texts(origin))))
     assert (found.get("requested", []), found.get("pymalloc", [])) == (requested, placement)
 
 
 def test_text_from_a_trace_cannot_steer_the_terminal():
-    told = claimed(Metadata({"assumed domain": "\x1b[31m", "cut short": "\x07", "interpreter": "cpython 3.\x1b.1"}))
+    told = claimed(Metadata(Provenance(assumed_domain="\x1b[31m", cut_short="\x07", interpreter="cpython 3.\x1b.1")))
     assert not any(each in " ".join(sentences(told)) for each in "\x1b\x07")
 
 

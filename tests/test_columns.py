@@ -82,7 +82,7 @@ def test_a_lenient_import_leaves_unknown_columns_out_and_names_them_in_the_origi
     assert done.exit_code == 0, done.output
     assert "unknown columns, left out: label, kind" in done.stdout
     trace = open_source(output)
-    assert trace.metadata.origin == {"seed": "7", "dropped columns": "label, kind"}
+    assert trace.metadata.origin.texts() == {"seed": "7", "dropped columns": "label, kind"}
     (events,) = trace.batches()
     assert events.present().keys() == {*REQUIRED, "site"}
 

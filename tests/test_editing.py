@@ -14,7 +14,7 @@ from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
-from replay.trace import NO_SITE, Domain, MemoryTrace, Metadata, Op, ProcessMemory, Site, trace_digest
+from replay.trace import NO_SITE, Domain, MemoryTrace, Metadata, Op, ProcessMemory, Provenance, Site, trace_digest
 from replay.trace.editing import span_ns
 from replay.trace.editing.cutting import Piece
 from replay.trace.editing.cutting import cut as cut_trace
@@ -160,7 +160,7 @@ def two(thread, site):
     events = events._replace(
         thread=events.thread + np.uint32(thread), site=np.array([site, NO_SITE, NO_SITE], np.uint32)
     )
-    metadata = Metadata({"interpreter": "3.12", "file": str(site)}, (Site("f", "a.py", 1), Site("g", "a.py", 2)),
+    metadata = Metadata(Provenance(interpreter="3.12", file=str(site)), (Site("f", "a.py", 1), Site("g", "a.py", 2)),
                         process=ProcessMemory(100, 10, 1))  # fmt: skip
     return MemoryTrace([events], metadata)
 
@@ -179,7 +179,7 @@ def test_traces_are_merged_by_time_with_threads_blocks_and_sites_apart():
     assert column(both, "site") == [0, NO_SITE, NO_SITE, 1, NO_SITE, NO_SITE]
     assert both.metadata.sites == (Site("g", "a.py", 2), Site("f", "a.py", 1))
     assert both.metadata.process == ProcessMemory(100, 20, 2)
-    assert both.metadata.origin == {"interpreter": "3.12", "edited": "merge a b"}
+    assert both.metadata.origin.texts() == {"interpreter": "3.12", "edited": "merge a b"}
     assert trace_digest(both)[:16] == "565879d844650803"
 
 
@@ -333,7 +333,7 @@ def test_a_repeated_trace_ends_as_it_began(history, times):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "t.parquet"
-    write_trace(MemoryTrace(small().events, Metadata({"seed": "1"}, phases=("load", "serve"))), path)
+    write_trace(MemoryTrace(small().events, Metadata(Provenance(seed=1), phases=("load", "serve"))), path)
     return path
 
 
@@ -369,7 +369,7 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
     lines = run(*[file if word == "FILE" else word for word in words], "-o", out)
     assert lines[0].startswith(f"{events} events over ")
     assert lines[-1] == f"next: replay run {out}"
-    origin = open_source(out).metadata.origin
+    origin = open_source(out).metadata.origin.texts()
     assert (origin["edited"], origin["seed"]) == (edited, "1")
     with pytest.raises(ReplayError, match="exists already"):
         run(*[file if word == "FILE" else word for word in words], "-o", out)
@@ -399,6 +399,6 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(file, tmp_path
 def test_edits_of_edits_tell_all_of_their_history(file, tmp_path):
     run("cut", file, "-o", tmp_path / "a.parquet", "--from", "26ns")
     run("scale", tmp_path / "a.parquet", "-o", tmp_path / "b.parquet", "--repeat", "2")
-    assert open_source(tmp_path / "b.parquet").metadata.origin["edited"] == (
+    assert open_source(tmp_path / "b.parquet").metadata.origin.texts()["edited"] == (
         "cut t.parquet --from 26ns; scale a.parquet --repeat 2"
     )

@@ -14,7 +14,7 @@ from replay.reports.console import PlainConsole
 from replay.sources.parquet import write_trace
 from replay.support.errors import explain_failure
 from replay.support.names import printable, say
-from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Process, Site
+from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Process, Provenance, Site
 
 C0 = "".join(map(chr, [*range(1, 10), *range(11, 32), 127]))
 """But for NUL, which no file name or argument can hold, and the end of a line."""
@@ -34,7 +34,8 @@ def trace(**metadata):
         np.full(4, Domain.OBJ, np.uint8), np.array(blocks, np.uint32), np.array(sizes, np.int64),
         site=np.zeros(4, np.uint32),
     )  # fmt: skip
-    about = {"phases": (HOSTILE,), "sites": (Site(HOSTILE, HOSTILE, 1),), "origin": {HOSTILE: HOSTILE}}
+    origin = Provenance(notes={HOSTILE: HOSTILE})
+    about = {"phases": (HOSTILE,), "sites": (Site(HOSTILE, HOSTILE, 1),), "origin": origin}
     return MemoryTrace([events], Metadata(**about | metadata))
 
 
@@ -73,6 +74,15 @@ def shown(folder, tmp_path, monkeypatch):
         return output
 
     return run
+
+
+@pytest.mark.parametrize("name", ["a\nb.csv", "a\nb.parquet", "a\nb.rep", "a\nb.yaml", "a\nb.json"])
+@pytest.mark.parametrize("words", [["run"], ["trace", "info"], ["check", "-t", "syscalls<=1"], ["sweep", "-a", "bump"]])
+def test_the_end_of_a_line_in_a_name_does_not_end_the_line_of_a_message(shown, tmp_path, words, name):
+    (tmp_path / name).write_text("hello\n")
+    output = shown(*words, str(tmp_path / name))
+    assert "a\\nb." in output
+    assert "a\nb." not in output
 
 
 NAME = f"{HOSTILE}.parquet"

@@ -10,6 +10,8 @@ from replay.__main__ import main
 from replay.config import load_config
 from replay.gates import baselines
 from replay.gates.causes import explain
+from replay.gates.checking import CaseReport, Report
+from replay.reports.checks.junit import render as render_junit
 from replay.sources import open_source
 
 BLOCKS_A_POOL = 510
@@ -320,6 +322,13 @@ def test_junit_has_a_suite_a_case_and_a_test_a_rule(suite, replay, tmp_path):
     assert counted == {"one": ("2", "1"), "two": ("3", "0")}
     (failure,) = root.iter("failure")
     assert failure.get("message") == "96.0 KiB -> 144.0 KiB (+48.0 KiB +50.0 %, allowed nothing)"
+
+
+def test_junit_with_control_characters_in_names_is_xml():
+    case = CaseReport("a\x00\x1b\x0b\ufffe", "new", note="b\x08\x0c\ud800")
+    root = ElementTree.fromstring(render_junit(Report((case,))).encode())
+    (failure,) = root.iter("failure")
+    assert (root[0].get("name"), failure.get("message")) == ("a\\x00\\x1b\\x0b\\ufffe", "b\\x08\\x0c\\ud800")
 
 
 def test_the_benchmark_report_has_a_value_a_case_and_metric(suite, replay, tmp_path):

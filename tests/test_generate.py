@@ -527,7 +527,7 @@ def test_the_documentations_example_runs(tmp_path):
 
 
 def test_a_seed_takes_the_place_of_the_files():
-    assert open_trace(find_workload("sawtooth"), 99).metadata.origin == {"workload": "sawtooth", "seed": "99"}
+    assert open_trace(find_workload("sawtooth"), 99).metadata.origin.texts() == {"workload": "sawtooth", "seed": "99"}
 
 
 def run(*arguments):

@@ -86,7 +86,7 @@ def test_an_umpire_log_is_read_operation_by_operation(tmp_path):
     host, pool = Site("HOST", "", 0), Site("pool", "", 0)
     assert sites(trace) == [host, pool, host, host, None]
     known = {"assumed thread": "0", "assumed domain": "libc", "dropped frees": "1"}
-    assert trace.metadata.origin == {"source": "umpire", "file": "log"} | known
+    assert trace.metadata.origin.texts() == {"source": "umpire", "file": "log"} | known
 
 
 def test_an_older_umpire_log_is_read_where_it_tells_results(tmp_path):
@@ -112,7 +112,7 @@ def test_a_broken_line_of_umpire_is_refused_with_its_number(tmp_path, line):
     assert refusal(written(tmp_path, f"{UMPIRE}{line.strip()}\n")).startswith("line 15: ")
     lenient = open_source(tmp_path / "log", lenient=True)
     assert len(rows(lenient)) == 5
-    assert lenient.metadata.origin["dropped lines"] == "1"
+    assert lenient.metadata.origin.texts()["dropped lines"] == "1"
 
 
 def test_an_umpire_reallocate_to_no_bytes_is_a_free(tmp_path):
@@ -127,7 +127,7 @@ def test_an_umpire_reallocate_to_no_bytes_is_a_free(tmp_path):
     )
     trace = open_source(written(tmp_path, log))
     assert rows(trace)[5:] == [("free", 0, 0, 153), ("malloc", 0, 32, 160)]
-    assert "missing frees" not in trace.metadata.origin
+    assert "missing frees" not in trace.metadata.origin.texts()
 
 
 @pytest.mark.parametrize("name", ["t.replay", "t.yaml", "t.csv", "t.rep", "t.mtrace", "t.heaptrack", "t.parquet"])
@@ -156,7 +156,7 @@ def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, brok
     assert refusal(path).startswith("line 15: ")
     lenient = open_source(path, lenient=True)
     assert len(rows(lenient)) == 5
-    assert lenient.metadata.origin["dropped lines"] == "1"
+    assert lenient.metadata.origin.texts()["dropped lines"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_raw_heaptrack_file_is_read_by_addresses(tmp_path):
         ("free", 1, 0, 20_000_000),
     ]
     assert set(sites(trace)) == {None}
-    origin = trace.metadata.origin
+    origin = trace.metadata.origin.texts()
     assert (origin["dropped frees"], origin["assumed reallocs"]) == ("1", "a free and a malloc")
     assert "assumed frees" not in origin
     assert next(events.address.tolist() for events in trace.batches() if events.rows)[0] == 0x561F9CDD71D0
@@ -246,8 +246,8 @@ def test_an_interpreted_heaptrack_file_frees_the_youngest_of_a_kind_and_has_call
     ]
     main, library = Site("main", "h.c", 5), Site("0x300", "libso", 0)
     assert sites(trace) == [main, main, library, None, None, None]
-    assert trace.metadata.origin["assumed frees"] == "of the youngest block with that size and stack"
-    assert trace.metadata.origin["dropped frees"] == "1"
+    assert trace.metadata.origin.texts()["assumed frees"] == "of the youngest block with that size and stack"
+    assert trace.metadata.origin.texts()["dropped frees"] == "1"
 
 
 def test_older_heaptrack_files_have_strings_without_their_length(tmp_path):
@@ -286,7 +286,7 @@ def test_a_broken_line_of_heaptrack_is_refused_with_its_number(tmp_path, line, m
     if "size" not in message:
         lenient = open_source(path, lenient=True)
         assert len(rows(lenient)) == 6
-        assert lenient.metadata.origin["dropped lines"] == "1"
+        assert lenient.metadata.origin.texts()["dropped lines"] == "1"
 
 
 def test_a_heaptrack_file_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pytest
 
 from replay.sources import open_source
-from replay.sources._logs.log_trace import Findings, told_limits
+from replay.sources._logs.log_trace import Findings, limits
 from replay.sources.memray import allocator_types
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
 from replay.support.errors import TraceError
-from replay.trace import NO_SITE, Domain, Op
+from replay.trace import NO_SITE, Domain, Op, Provenance
 from replay.trace.validation import Validator
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
@@ -143,7 +143,7 @@ def test_known_calls_are_read_as_they_were_made(record, kind, way):
     assert [site.function for site in places] == ["malloc", "calloc", "realloc", "posix_memalign"]
     assert all(site.file.endswith("_test.py") and site.line > 0 for site in places)
     assert (events.site[events.op == Op.FREE] == NO_SITE).all()
-    origin = trace.metadata.origin
+    origin = trace.metadata.origin.texts()
     assert int(origin["dropped frees"]) >= 1
     assert int(origin["dropped mappings"]) >= 2
     assert origin["allocator"] == "pymalloc"
@@ -171,8 +171,8 @@ def test_a_capture_agrees_with_memray_record_by_record(record, way):
     assert list(zip(events.address[births].tolist(), events.size[births].tolist(), strict=True)) == expected
     assert trace.validator.live_blocks == len(live)
     assert trace.validator.live_bytes == sum(live.values())
-    assert int(trace.metadata.origin["dropped frees"]) == dropped
-    assert int(trace.metadata.origin["dropped mapping bytes"]) == mapped_bytes >= 8192
+    assert int(trace.metadata.origin.texts()["dropped frees"]) == dropped
+    assert int(trace.metadata.origin.texts()["dropped mapping bytes"]) == mapped_bytes >= 8192
     kept = [site for site in trace.metadata.sites if site.file.endswith("program.py")]
     assert PROGRAM.splitlines().index("        kept = [str(number) * 3 for number in range(2000)]") + 1 in {
         site.line for site in kept
@@ -192,8 +192,8 @@ def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
         assert getattr(events, name).tolist() == getattr(expected, name).tolist()
     assert sites(ours, events) == sites(theirs, expected)
     assert set(ours.metadata.sites) <= set(theirs.metadata.sites)  # the library's are also those of mappings
-    told = {"assumed time": ours.metadata.origin["assumed time"]}
-    assert ours.metadata.origin == theirs.metadata.origin | told
+    told = {"assumed time": ours.metadata.origin.texts()["assumed time"]}
+    assert ours.metadata.origin.texts() == theirs.metadata.origin.texts() | told
     if kind in ("threads", "native"):
         assert len(set(events.thread.tolist())) >= 4
         assert len(ours.metadata.sites) > 20
@@ -253,7 +253,7 @@ def test_a_capture_that_is_cut_short_is_refused_but_for_lenient_reading(record, 
     assert refusal(path).startswith("is cut short: it promises ")
     trace = open_source(path, lenient=True)
     Validator().check(whole(trace))
-    assert trace.metadata.origin["cut short"].startswith("after ")
+    assert trace.metadata.origin.texts()["cut short"].startswith("after ")
 
 
 def test_wherever_a_capture_is_cut_the_same_records_are_left_as_by_the_library(record, tmp_path):
@@ -266,7 +266,7 @@ def test_wherever_a_capture_is_cut_the_same_records_are_left_as_by_the_library(r
         with memray.FileReader(path) as reader:
             total = reader.metadata.total_allocations
         if total < read_header(path).records:
-            assert trace.metadata.origin["cut short"] == f"after {total:,} records"
+            assert trace.metadata.origin.texts()["cut short"] == f"after {total:,} records"
 
 
 def test_a_damaged_capture_gives_what_stands_before_the_damage_or_anything_but_never_a_crash(record, tmp_path):
@@ -381,8 +381,8 @@ def test_a_call_of_an_unknown_allocator_is_refused(record, monkeypatch):
 
 
 def test_the_screen_tells_how_much_memory_was_mapped_past_the_trace():
-    origin = {"dropped mappings": "1400", "dropped mapping bytes": str(35 << 20)}
-    assert told_limits(origin) == "mmap and munmap calls left out: 1,400; memory mapped by them, left out: 35.0 MiB"
+    origin = Provenance(dropped_mappings=1400, dropped_mapping_bytes=35 << 20)
+    assert limits(origin) == "mmap and munmap calls left out: 1,400; memory mapped by them, left out: 35.0 MiB"
 
 
 def functions():

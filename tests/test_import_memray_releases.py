@@ -134,7 +134,7 @@ def check_totals(trace, statistics):
         domain = Domain.OBJ if name.startswith("PYMALLOC_") else Domain.LIBC
         expected[domain, "calloc" if name.endswith("CALLOC") else "malloc or realloc"] += count
     assert calls == expected
-    origin = trace.metadata.origin
+    origin = trace.metadata.origin.texts()
     assert calls.total() + mappings == statistics["total_num_allocations"]
     assert requested_bytes + int(origin["dropped mapping bytes"]) == statistics["total_bytes_allocated"]
     assert int(origin["dropped mapping bytes"]) >= 16 << 20
@@ -198,4 +198,4 @@ def test_an_old_capture_that_is_cut_short_is_refused_but_for_lenient_reading(
     assert f"is cut short: {expected}" in result.stderr
     result = run_with("1.18.0", "replay", "import", "--lenient", path, "-o", output)
     assert result.returncode == 0, result.stderr
-    assert open_source(output).metadata.origin["cut short"].startswith("after ")
+    assert open_source(output).metadata.origin.texts()["cut short"].startswith("after ")

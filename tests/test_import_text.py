@@ -73,7 +73,7 @@ def test_an_mtrace_log_is_read_call_by_call(tmp_path):
         Site("foo", "/lib/x y.so", 0),
     )
     counted = {"dropped frees": "1", "failed calls": "2"}
-    assert trace.metadata.origin == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
+    assert trace.metadata.origin.texts() == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
 
 
 def test_the_offset_of_a_caller_is_no_part_of_its_function_with_or_without_0x(tmp_path):
@@ -89,7 +89,7 @@ def test_a_trace_of_the_malloc_lab_is_read_request_by_request(tmp_path):
         ("malloc", 0, 512), ("malloc", 1, 128), ("realloc", 0, 640), ("malloc", 2, 128),
         ("free", 1, 0), ("realloc", 0, 768), ("free", 0, 0), ("free", 2, 0),
     ]  # fmt: skip
-    assert trace.metadata.origin == {"source": "rep", "file": "short.rep"} | ORIGIN
+    assert trace.metadata.origin.texts() == {"source": "rep", "file": "short.rep"} | ORIGIN
 
 
 def test_a_realloc_to_no_bytes_is_a_free(tmp_path):
@@ -99,7 +99,7 @@ def test_a_realloc_to_no_bytes_is_a_free(tmp_path):
         ("malloc", 0, 16), ("free", 0, 0), ("malloc", 0, 32), ("free", 0, 0),
         ("malloc", 0, 8), ("free", 0, 0), ("malloc", 0, 0),
     ]  # fmt: skip
-    assert "missing frees" not in trace.metadata.origin
+    assert "missing frees" not in trace.metadata.origin.texts()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_blanks_in_a_trace_of_the_malloc_lab_are_read_as_fscanf_reads_them(tmp_p
     path.write_bytes(edit(REP).encode())
     trace = open_source(path, lenient=lenient)
     assert rows(trace) == plain
-    assert "dropped lines" not in trace.metadata.origin
+    assert "dropped lines" not in trace.metadata.origin.texts()
 
 
 def test_both_styles_of_header_are_read(tmp_path):
@@ -132,8 +132,8 @@ def test_both_styles_of_header_are_read(tmp_path):
 def test_a_realloc_of_an_id_that_is_not_live_is_a_malloc_and_a_second_free_is_dropped(tmp_path):
     trace = open_source(written(tmp_path, "0\n1\n3\n1\nr 7 16\nf 7\nf 7\n", "t.rep"))
     assert rows(trace) == [("malloc", 0, 16), ("free", 0, 0)]
-    assert trace.metadata.origin["born by realloc"] == "1"
-    assert trace.metadata.origin["dropped frees"] == "1"
+    assert trace.metadata.origin.texts()["born by realloc"] == "1"
+    assert trace.metadata.origin.texts()["dropped frees"] == "1"
 
 
 def zstd_compressed(text):
@@ -238,10 +238,10 @@ def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
     noisy = MTRACE.replace("= End\n", "oops\n\n@ b + 0x99\n= End\n")
     trace = open_source(written(tmp_path, noisy), lenient=True)
     assert len(rows(trace)) == 6
-    assert trace.metadata.origin["dropped lines"] == "2"
+    assert trace.metadata.origin.texts()["dropped lines"] == "2"
     trace = open_source(written(tmp_path, REP.replace("f 1\n", "g 1\n"), "t.rep"), lenient=True)
     assert ("free", 1, 0) not in rows(trace)
-    assert trace.metadata.origin["dropped lines"] == "1"
+    assert trace.metadata.origin.texts()["dropped lines"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -340,4 +340,4 @@ def test_a_real_log_holds_what_the_program_did(tmp_path):
         ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),
         ("malloc", 1, 40), ("free", 1, 0), ("malloc", 1, 128), ("free", 0, 0),
     ]  # fmt: skip
-    assert trace.metadata.origin["dropped frees"] == "1"
+    assert trace.metadata.origin.texts()["dropped frees"] == "1"

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import TIMED
-from replay.analysis.metrics import summarize, timeline
+from replay.analysis.metrics import arenas, summarize, timeline
 from replay.config import load_config
 from replay.jit.cpu_intrinsics import add_product
+from replay.reports.overview import overview
 from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Events, MemoryTrace
@@ -78,6 +79,16 @@ def test_the_timeline_has_the_mean_until_each_sample():
     assert frame["requested_bytes_mean"].to_list() == pytest.approx([1000, 2500, 3000, 3000])
     summary = summarize(result)
     assert summary.requested_bytes_mean == 3000
+
+
+def test_the_report_shows_the_means():
+    history = History()
+    first = history.malloc(8192)
+    history.at(100).free(first)
+    history.at(200).malloc(1)
+    result = run(history.trace(), load_config("ideal"))
+    lines = overview("trace", [], result, summarize(result), arenas(result))
+    assert "mean over time  4.00 KiB resident, 4.00 KiB live" in [line.plain for line in lines]
 
 
 def test_a_trace_of_one_moment_has_its_last_levels_as_means():

@@ -36,6 +36,7 @@ from replay.trace import (
     Op,
     Process,
     ProcessMemory,
+    Provenance,
     joined,
     trace_digest,
 )
@@ -333,7 +334,8 @@ def parts(tmp_path):
     worker.at(105).mark(0)
     worker.at(106).malloc(3000)
     for name, history in (("web", web), ("worker", worker)):
-        metadata = Metadata({"host": "h", "of": name}, phases=("load",), process=ProcessMemory(4096, 10, 1))
+        origin = Provenance(notes={"host": "h", "of": name})
+        metadata = Metadata(origin, phases=("load",), process=ProcessMemory(4096, 10, 1))
         write_trace(MemoryTrace([history.events()], metadata), tmp_path / f"{name}.parquet")
     return [tmp_path / "web.parquet", tmp_path / "worker.parquet"]
 
@@ -359,7 +361,7 @@ def test_merged_files_stay_processes_named_after_them(service):
     assert metadata.processes == (Process("web", (0, 1, 3), memory), Process("worker", (2,), memory))
     assert (metadata.process, metadata.memory) == (ProcessMemory(), ProcessMemory(8192, 20, 2))
     assert metadata.phases == ("web: load", "worker: load")
-    assert metadata.origin == {"host": "h", "edited": "merge web.parquet worker.parquet --processes"}
+    assert metadata.origin.texts() == {"host": "h", "edited": "merge web.parquet worker.parquet --processes"}
 
 
 def test_a_file_of_processes_is_of_the_newer_version_and_others_of_the_older(service, parts):

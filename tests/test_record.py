@@ -120,7 +120,7 @@ def test_blocks_of_before_are_foreign(tmp_path):
     foreign = events.address[events.op == Op.FOREIGN_FREE].tolist()
     assert freed in foreign
     assert lives(events, {77_771}) == [("malloc", 0, 77_771)]
-    assert int(replay.open_source(tmp_path / "trace.parquet").metadata.origin["foreign_reallocs"]) >= 1
+    assert int(replay.open_source(tmp_path / "trace.parquet").metadata.origin.texts()["foreign_reallocs"]) >= 1
 
 
 def test_arenas_are_those_of_the_real_allocator(tmp_path):

@@ -91,8 +91,8 @@ def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, versio
     done = record(path, "--python", AT_HAND[version], program=code, check=False)
     assert (done.returncode, done.stdout) == (7, f"{version} ['-c']\n")
     trace = replay.open_source(path)
-    assert trace.metadata.origin["interpreter"] == f"cpython {version}"
-    assert trace.metadata.origin["command"].startswith(f"{Path(AT_HAND[version]).name} -c ")
+    assert trace.metadata.origin.texts()["interpreter"] == f"cpython {version}"
+    assert trace.metadata.origin.texts()["command"].startswith(f"{Path(AT_HAND[version]).name} -c ")
     assert sum(int((batch.op <= Op.FREE).sum()) for batch in trace.batches()) > 1000
 
 
@@ -141,7 +141,7 @@ def test_the_interpreter_may_be_a_name_in_path(tmp_path):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "replay", "record", "-o", "t.parquet", "--python", Path(sys.executable).name]
     subprocess.run([*command, "-c", "pass"], check=True, cwd=tmp_path, env=environment, capture_output=True)
-    assert replay.open_source(tmp_path / "t.parquet").metadata.origin["interpreter"].startswith("cpython 3.")
+    assert replay.open_source(tmp_path / "t.parquet").metadata.origin.texts()["interpreter"].startswith("cpython 3.")
 
 
 @pytest.mark.parametrize(

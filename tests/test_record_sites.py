@@ -413,7 +413,7 @@ def test_what_was_asked_for_stands_in_the_origin(tmp_path):
     for number, (sites, told) in enumerate([(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]):
         with replay.record(tmp_path / f"{number}.parquet", sites=sites):
             pass
-        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.get("sites") == told
+        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.texts().get("sites") == told
 
 
 def test_recordings_with_and_without_sites_follow_one_another(tmp_path):

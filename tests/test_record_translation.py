@@ -10,7 +10,7 @@ from replay.recorder.notes import SiteTable
 from replay.recorder.translation import Clock, Translator, count_published
 from replay.sources import open_source
 from replay.support.errors import TraceError
-from replay.trace import NO_SITE, Events, Metadata, Op, Site
+from replay.trace import NO_SITE, Events, Metadata, Op, Provenance, Site
 from replay.trace.validation import Validator
 
 A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
@@ -186,7 +186,7 @@ def cut_off(path):
         file.append(
             Events(numbers, numbers.astype(np.uint32) % 2, zeros, zeros + 2, numbers.astype(np.uint32), numbers,
                    address=numbers.astype(np.uint64)),
-            Metadata({"first": str(first)}),
+            Metadata(Provenance(notes={"first": str(first)})),
         )  # fmt: skip
         ends.append(path.stat().st_size)
     return ends
@@ -202,7 +202,7 @@ def check_rescued(path, batches):
     """What is there are the first of the batches, whole."""
     trace = open_source(path)
     sizes = np.concatenate([batch.size for batch in trace.batches()])
-    assert (trace.metadata.origin, trace.events_total) == ({"first": str(1000 * (batches - 1))}, 1000 * batches)
+    assert (trace.metadata.origin.texts(), trace.events_total) == ({"first": str(1000 * (batches - 1))}, 1000 * batches)
     assert sizes.tolist() == list(range(1000 * batches))
 
 

@@ -16,12 +16,12 @@ from replay.recorder import tap as taps
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import TraceError
-from replay.trace import Metadata, ResidentMemory, Runtime
+from replay.trace import Metadata, Provenance, ResidentMemory, Runtime
 from replay.trace.editing import edited
 
 
 def recording_of(interpreter="cpython 3.12.1", **runtime):
-    return Metadata({"interpreter": interpreter}, runtime=Runtime(**runtime) if runtime else None)
+    return Metadata(Provenance(interpreter=interpreter), runtime=Runtime(**runtime) if runtime else None)
 
 
 GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
@@ -73,8 +73,8 @@ def test_of_a_stack_without_a_version_of_cpython_no_interpreter_is_compared():
 
 def test_traces_that_were_not_recorded_have_the_preset_of_the_running_python():
     own = default_preset()
-    assert default_preset(Metadata({"workload": "x"}), Metadata()) == own
-    assert default_preset(Metadata({"interpreter": "pypy 3.10"})) == own
+    assert default_preset(Metadata(Provenance(workload="x")), Metadata()) == own
+    assert default_preset(Metadata(Provenance(interpreter="pypy 3.10"))) == own
     assert differences(Metadata(), load_config("cpython-3.8")) == []
 
 

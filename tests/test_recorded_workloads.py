@@ -60,11 +60,11 @@ def test_all_of_them_are_small():
 def test_it_says_how_it_was_made_and_nothing_of_the_machines_folders(name):
     metadata = open_source(name).metadata
     program, file = f"workloads/recorded/programs/{name}.py", f"workloads/recorded/{name}.parquet"
-    assert re.fullmatch(rf"python[0-9.]* {program}( {file})?", metadata.origin["command"])
-    assert re.fullmatch(r"cpython 3\.11\.\d+", metadata.origin["interpreter"])
-    assert metadata.origin["platform"].startswith("Linux-")
-    assert metadata.origin["start"] == "clean"
-    texts = [value for key, value in metadata.origin.items() if key != "command"]
+    assert re.fullmatch(rf"python[0-9.]* {program}( {file})?", metadata.origin.texts()["command"])
+    assert re.fullmatch(r"cpython 3\.11\.\d+", metadata.origin.texts()["interpreter"])
+    assert metadata.origin.texts()["platform"].startswith("Linux-")
+    assert metadata.origin.texts()["start"] == "clean"
+    texts = [value for key, value in metadata.origin.texts().items() if key != "command"]
     assert not [text for text in (*texts, *metadata.phases, *metadata.sites) if "/" in text]
 
 

@@ -14,7 +14,7 @@ from replay.config import load_config
 from replay.simulation.simulator import Simulator
 from replay.sources import open_source
 from replay.support.errors import ReplayError
-from replay.trace import CLEAN_START, START, ClassCount, Domain, Events, MemoryTrace, Metadata, Op, PoolCount
+from replay.trace import CLEAN_START, ClassCount, Domain, Events, MemoryTrace, Metadata, Op, PoolCount, Provenance
 from replay.verification.recordings import LOW_ADDRESSES, is_recording, verify_recording
 
 MIB, POOL = 1 << 20, 16 << 10
@@ -40,7 +40,7 @@ def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=
         size=size.astype(np.int64),
         address=address.astype(np.uint64) if addresses else None,
     )
-    return MemoryTrace([events], Metadata(origin={START: start, "interpreter": interpreter}, counts=counts))
+    return MemoryTrace([events], Metadata(Provenance(start=start, interpreter=interpreter), counts=counts))
 
 
 def test_the_first_block_lies_in_the_arena_that_was_recorded():
@@ -274,5 +274,5 @@ def test_the_command_tells_it(recorded):
 def test_a_report_says_that_older_blocks_are_left_out(recorded):
     command = [sys.executable, "-m", "replay", "run", str(recorded), "--no-reference"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    older = int(open_source(recorded).metadata.origin["foreign_frees"])
+    older = int(open_source(recorded).metadata.origin.texts()["foreign_frees"])
     assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(told.split())

@@ -9,9 +9,9 @@ from histories import History
 from replay.__main__ import main
 from replay.commands.rerecording import requests_note
 from replay.sources.parquet import write_trace
-from replay.trace import MemoryTrace, Metadata
+from replay.trace import MemoryTrace, Metadata, Provenance
 
-ORIGIN = {"interpreter": "cpython 3.11.7", "command": "python3 'my job.py' --fast"}
+ORIGIN = Provenance(interpreter="cpython 3.11.7", command="python3 'my job.py' --fast")
 
 
 @pytest.fixture
@@ -65,14 +65,20 @@ def test_no_command_is_offered_for_a_version_that_cannot_be_recorded():
 
 
 @pytest.mark.parametrize(
-    "origin", [{}, {"workload": "w", "seed": "1"}, {"interpreter": "pypy 3.11.0"}, {"interpreter": "cpython 3.12.1"}]
+    "origin",
+    [
+        Provenance(),
+        Provenance(workload="w", seed=1),
+        Provenance(interpreter="pypy 3.11.0"),
+        Provenance(interpreter="cpython 3.12.1"),
+    ],
 )
 def test_nothing_is_said_of_other_traces_or_of_the_same_version(origin):
     assert requests_note("t.parquet", origin, ["cpython-3.12", "cpython-3.12-malloc", "ideal", "my stack"]) is None
 
 
 def test_an_origin_that_anybody_wrote_cannot_steer_the_terminal_or_break_the_note():
-    origin = {"interpreter": "cpython 3.11.7", "command": "python 'open \x1b[31m"}
+    origin = Provenance(interpreter="cpython 3.11.7", command="python 'open \x1b[31m")
     note = requests_note("a\x1b.parquet", origin, ["cpython-3.13"])
     assert note.replace("\n", "").isprintable()
     assert note.endswith("replay record --python python3.13 -o 'a\\x1b-3.13.parquet' SCRIPT")

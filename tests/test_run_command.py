@@ -25,7 +25,7 @@ from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.bundled_files import find_config
 from replay.support.errors import OutputError
-from replay.trace import Domain, MemoryTrace, Metadata, Op, Site
+from replay.trace import Domain, MemoryTrace, Metadata, Op, Provenance, Site
 
 WORKLOAD = """
 description: a few hundred blocks
@@ -108,7 +108,7 @@ def test_the_report_answers_in_a_screen_of_text(replay, tmp_path):
     history.at(8_000_000).free(*large, *small[1:])
     history.at(9_000_000).mark(0)
     trace, path = history.trace("work"), tmp_path / "trace.parquet"
-    origin = {"interpreter": "cpython 3.9.1", "foreign_frees": "7"}
+    origin = Provenance(interpreter="cpython 3.9.1", older_frees=7)
     write_trace(MemoryTrace(trace.events, replace(trace.metadata, origin=origin)), path)
     code, out, _ = replay("run", path, "-a", "cpython-3.9", "--set", "glibc.top_pad=0", "--env", "MALLOC_ARENA_MAX=1")
     assert code == 0
@@ -129,7 +129,7 @@ retained          9.08 KiB    2 %    7.90 KiB   99 %   resident, but not live
   not resident  -252.0 KiB         -252.0 KiB          of these, not in memory
 resident         400.0 KiB           8.00 KiB          RSS; peak at 2.50 ms
 
-mean over time  49.1 KiB live, 57.0 KiB resident
+mean over time  57.0 KiB resident, 49.1 KiB live
 fragmentation   internal 0.4 % at peak, 10.7 % at end (of allocated bytes)
                 external 39.8 % at peak, 100.0 % at end (of mapped bytes)
 arenas          1 mapped, 0 released, 1 at end
@@ -289,7 +289,8 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     trace, path = history.trace("red\x1b[31m\nline\u202e"), tmp_path / "trace.parquet"
     site = Site("f\x1b[2J", "a.py", 1)
     events = [batch._replace(site=np.zeros(batch.rows, np.uint32)) for batch in trace.events]
-    write_trace(MemoryTrace(events, replace(trace.metadata, origin={"by": "\x07me"}, sites=(site,))), path)
+    metadata = replace(trace.metadata, origin=Provenance(notes={"by": "\x07me"}), sites=(site,))
+    write_trace(MemoryTrace(events, metadata), path)
     report = replay("run", path, "--no-reference", "--full")[1]
     shown = report, replay("trace", "info", path, "--full")[1], replay("trace", "head", path)[1]
     assert not any(each in text for text in shown for each in "\x1b\x07\u202e")
@@ -321,7 +322,7 @@ def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
     numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
     for said, told in ((origin, False), (numbers, True)):
-        write_trace(MemoryTrace(trace.events, Metadata(origin=said)), path, force=True)
+        write_trace(MemoryTrace(trace.events, Metadata(Provenance.from_texts(said))), path, force=True)
         code, out, _ = replay("run", path, "--no-reference")
         text = " ".join(out.split())
         assert code == 0

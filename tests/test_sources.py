@@ -16,10 +16,21 @@ from replay.sources import parquet as parquet_source
 from replay.sources.parquet import write_trace
 from replay.support.atomic_files import new_file
 from replay.support.errors import OutputError, TraceError
-from replay.trace import COLUMNS, NO_SITE, Events, MemoryTrace, Metadata, Op, ProcessMemory, Site, trace_digest
+from replay.trace import (
+    COLUMNS,
+    NO_SITE,
+    Events,
+    MemoryTrace,
+    Metadata,
+    Op,
+    ProcessMemory,
+    Provenance,
+    Site,
+    trace_digest,
+)
 
 METADATA = Metadata(
-    origin={"interpreter": "3.12.1", "seed": "7"},
+    origin=Provenance(interpreter="3.12.1", seed=7),
     sites=(Site("parse", "app/parser.py", 12), Site("größe", "b.py", 3)),
     phases=("load", "serve"),
     process=ProcessMemory(4096, 8192, 100),
@@ -307,15 +318,15 @@ def test_a_csv_is_read_by_names_in_any_order_and_renumbered(tmp_path):
         "site": [2, NO_SITE, NO_SITE, 0, 0],
     }
     assert {name: column.tolist() for name, column in events._asdict().items()} == expected
-    assert trace.metadata.origin == {"source": "csv", "file": "t.csv"}
+    assert trace.metadata.origin.texts() == {"source": "csv", "file": "t.csv"}
 
 
 def test_columns_a_csv_lacks_are_assumed_and_the_origin_says_so(tmp_path):
     trace = open_source(csv_file(tmp_path, HEADER + "5,malloc,7,16\n"))
     (events,) = trace.batches()
     assert (events.thread.tolist(), events.domain.tolist()) == ([0], [2])
-    assert trace.metadata.origin["assumed thread"] == "0"
-    assert trace.metadata.origin["assumed domain"] == "obj"
+    assert trace.metadata.origin.texts()["assumed thread"] == "0"
+    assert trace.metadata.origin.texts()["assumed domain"] == "obj"
 
 
 def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
@@ -351,12 +362,62 @@ def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
     ("header", "message"),
     [
         ("time_ns,op,block", "line 1: the header lacks `size`"),
-        ("time_ns,op,block,size,thred", "line 1: column `thred` is unknown; did you mean 'thread'?"),
+        (
+            "time_ns,op,block,size,thred",
+            "line 1: column `thred` is unknown; `replay import --lenient` leaves it out; did you mean 'thread'?",
+        ),
         ("time_ns,op,block,size,op", "line 1: column `op` comes twice"),
     ],
 )
 def test_a_broken_csv_header_is_refused(tmp_path, header, message):
     assert message in refusal(csv_file(tmp_path, header + "\n"))
+
+
+def test_a_lenient_csv_leaves_out_unknown_columns_and_lines_that_cannot_be_read(tmp_path):
+    text = (
+        "time_ns,op,label,block,size,domain\n"
+        "1,malloc,a,0x5,16,obj\n"
+        "2,malloc,a,6,x,obj\n"  # no number
+        "2,fre,a,5,,obj\n"  # no op
+        "2,malloc,a,7,,obj\n"  # no size
+        ",malloc,a,7,1,obj\n"  # no time
+        "2,malloc,a,7,1\n"  # a value too few
+        "2,malloc,a,7,1,heap\n"  # no domain
+        "3,malloc,,18446744073709551616,1,obj\n"  # more than 64 bits
+        "\n"
+        "4, FREE ,b,5,,2\n"
+    )
+    path = csv_file(tmp_path, text)
+    assert "column `label` is unknown" in refusal(path)
+    trace = open_source(path, lenient=True)
+    (events,) = trace.batches()
+    rows = [events.time_ns, events.op, events.block, events.size, events.domain]
+    assert [column.tolist() for column in rows] == [[1, 4], [0, 3], [0, 0], [16, 0], [2, 2]]
+    assert trace.metadata.origin == Provenance(
+        source="csv", file="t.csv", assumed_thread="0", dropped_lines=8, dropped_columns="label"
+    )
+
+
+def test_a_lenient_csv_still_refuses_events_that_contradict_each_other(tmp_path):
+    path = csv_file(tmp_path, HEADER + "1,fre,5,\n2,malloc,5,16\n3,free,6,\n")
+    with pytest.raises(TraceError) as refused:
+        list(open_source(path, lenient=True).batches())
+    assert str(refused.value).startswith(f"{path}: row 1: free of block 6, which is not live")
+
+
+def test_a_lenient_csv_in_pieces_counts_each_line_once_whenever_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("replay.sources.csv._READ_BYTES", 4096)
+    rows = "".join(f"{n},malloc,{n},{16 if n % 10 else 'x'}\n" for n in range(2000))
+    trace = open_source(csv_file(tmp_path, HEADER + rows), lenient=True)
+    for _ in range(2):
+        assert sum(events.rows for events in trace.batches()) == 1800
+        assert trace.metadata.origin.dropped_lines == 200
+
+
+def test_a_lenient_csv_of_which_nothing_is_left_is_refused(tmp_path):
+    path = csv_file(tmp_path, HEADER + "1,fre,5,\n")
+    with pytest.raises(TraceError, match="nothing is left to import: 1 unknown line was left out"):
+        list(open_source(path, lenient=True).batches())
 
 
 def test_a_csv_that_ends_with_its_header_is_a_trace_of_nothing(tmp_path):

@@ -16,7 +16,7 @@ TALLY = '''
 
 import numpy as np
 
-from replay.trace import Events, MemoryTrace, Metadata, Op
+from replay.trace import Events, MemoryTrace, Metadata, Op, Provenance
 
 SUFFIXES = (".tally",)
 
@@ -33,9 +33,12 @@ def open_trace(path):
     events.op[:] = [Op[name.upper()] for name, _, _ in rows]
     events.block[:] = [int(block) for _, block, _ in rows]
     events.size[:] = [int(size) for _, _, size in rows]
-    return MemoryTrace([events], Metadata({"source": "tally"}))
+    return MemoryTrace([events], Metadata(Provenance(source="tally", notes={"author": "me"})))
 '''
 MODULES = {
+    "clumsy": TALLY.replace('return head.startswith(b"TALLY\\n")', "return head[1 << 20] == 0").replace(
+        '".tally"', '".clumsy"'
+    ),
     "tally": TALLY,
     "crash": "import no_such_thing\n",
     "closed": "SUFFIXES = ('.closed',)\n",
@@ -71,15 +74,24 @@ def test_a_format_of_another_package_is_listed_and_recognized_by_content(install
     trace = open_source(write_log(tmp_path))
     (events,) = trace.batches()
     assert events.op.tolist() == [Op.MALLOC, Op.MALLOC, Op.REALLOC, Op.FREE]
-    assert trace.metadata.origin == {"source": "tally"}
+    assert trace.metadata.origin.texts() == {"source": "tally", "author": "me"}
 
 
 def test_a_format_of_another_package_is_recognized_by_suffix_and_found_by_name(install, tmp_path):
     install("tally")
     for path, name in ((write_log(tmp_path, "a.tally", LOG.lower()), None), (write_log(tmp_path, "b", ""), "tally")):
-        assert open_source(path, name).metadata.origin == {"source": "tally"}
+        assert open_source(path, name).metadata.origin.texts() == {"source": "tally", "author": "me"}
     with pytest.raises(TraceError, match=r"tally \(\.tally\)"):
         open_source(write_log(tmp_path, "c.unknown", "hello"))
+
+
+def test_a_format_that_fails_while_it_looks_at_a_file_is_named_and_does_not_hide_others(install, tmp_path):
+    install("clumsy", "tally")
+    assert open_source(write_log(tmp_path)).metadata.origin.source == "tally"
+    assert open_source(write_log(tmp_path, "a.clumsy")).metadata.origin.source == "tally"
+    with pytest.raises(TraceError) as refused:
+        open_source(write_log(tmp_path, "c.unknown", "hello"))
+    assert str(refused.value).endswith("; trace format 'clumsy' failed in sniff(): IndexError: index out of range")
 
 
 def test_a_trace_of_another_package_is_validated(install, tmp_path):

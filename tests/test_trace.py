@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from replay.support.errors import TraceError
 from replay.trace import (
     NO_SITE,
+    NUMBERS,
     REQUIRED,
     Domain,
     Events,
@@ -195,7 +196,7 @@ def test_numbering_refuses_a_live_key_twice_and_a_dead_one_with_its_row(op, key)
 
 
 def test_the_leaves_number_like_the_class():
-    free_numbers, counts = np.zeros(8, np.int64), np.zeros(2, np.int64)
+    free_numbers, counts = np.zeros(8, np.int64), np.zeros(1, NUMBERS)
     assert [take_number(free_numbers, counts) for _ in range(3)] == [0, 1, 2]
     release_number(free_numbers, counts, 0)
     release_number(free_numbers, counts, 2)

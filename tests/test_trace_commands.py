@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from histories import History
 from typer.testing import CliRunner
 
 from replay.commands import trace as trace_commands
 from replay.commands.import_ import import_trace
+from replay.config import load_config
+from replay.simulation.run import run as simulate
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import OutputError, ReplayError, TraceError
-from replay.trace import NO_SITE, Domain, Events, MemoryTrace, Metadata, Op, Site
+from replay.trace import NO_SITE, TEARDOWN_MARK, Domain, Events, MemoryTrace, Metadata, Op, Site
 from replay.trace.validation import Validator
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +79,8 @@ def test_info_counts_what_is_in_a_trace(csv):
         "requests_by_size": {"0": 1, "16": 1, "32": 1, "1024": 2},
         "live_blocks": 3,
         "live_bytes": 513 + 1024,
+        "live_blocks_after_teardown": None,
+        "live_bytes_after_teardown": None,
         "live_blocks_peak": 3,
         "live_bytes_peak": 16 + 1024 + 513,
         "phases": ["phase 0", "phase 1"],
@@ -350,3 +355,23 @@ def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monke
     checked.clear()
     lines = run("import", "startup-static", "-o", tmp_path / "w.parquet").splitlines()
     assert lines[0].startswith(f"{sum(checked):,} events over ")
+
+
+def test_what_is_live_where_the_program_ends_is_told_apart_from_the_rest_after_teardown(tmp_path):
+    history = History()
+    first, second = history.malloc(100), history.malloc(50)
+    history.free(second)
+    history.mark(1)
+    history.malloc(7)
+    history.free(first)
+    trace = history.trace("load", TEARDOWN_MARK)
+    write_trace(trace, tmp_path / "t.parquet")
+    contents = json.loads(run("trace", "info", tmp_path / "t.parquet", "--json"))
+    names = ("live_blocks", "live_bytes", "live_blocks_after_teardown", "live_bytes_after_teardown")
+    assert [contents[name] for name in names] == [1, 100, 1, 7]
+    assert simulate(trace, load_config("bump")).end["requested_bytes"] == 100
+    lines = run("trace", "info", tmp_path / "t.parquet").splitlines()
+    assert [" ".join(line.split()) for line in lines[4:6]] == [
+        "live at end 100 B; 1 blocks",
+        "7 B; 1 blocks after the interpreter's teardown",
+    ]

@@ -83,7 +83,6 @@ from replay.allocators._stack import (
     Stack,
     ask_for_room,
     attend,
-    extend,
     give_record_back,
     log,
     now_ns,
@@ -101,10 +100,10 @@ from replay.allocators._tally import (
     CounterKind,
     Layout,
     field_prefix,
-    record,
     tally_layout,
 )
 from replay.allocators.linux import touch
+from replay.jit.arrays import extend, record
 from replay.jit.compiling import generic, inlined, leaf
 
 __all__ = [

@@ -1,10 +1,10 @@
-"""What all layers of a run share: the counters, the log of system calls, and how tables get more room."""
+"""What all layers of a run share: the counters, the log of system calls, and requests for room."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from replay.allocators._tally import record
+from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import add_product
 
@@ -37,19 +37,6 @@ class Stack(NamedTuple):
     linux: NamedTuple
     libc: NamedTuple
     small: NamedTuple
-
-
-def extend(array: np.ndarray, length: int, used: int | None = None) -> np.ndarray:
-    """A copy of `array` with room for `length` entries, zeros behind the old ones; the array itself if it has that.
-
-    Only the first `used` entries are copied, all if None: what was never touched stays untouched, and takes no memory.
-    """
-    if length <= array.shape[0]:
-        return array
-    longer = np.zeros(length, array.dtype)
-    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
-    longer.view(np.uint8)[: kept.shape[0]] = kept
-    return longer
 
 
 @inlined

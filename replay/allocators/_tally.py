@@ -10,14 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-def record(*fields: str, **kinds: type) -> np.dtype:
-    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
-    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
-    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
-    columns = [(name, np.int64) for name in fields] + list(kinds.items())
-    return np.dtype((np.record, np.dtype(columns, align=True)))
-
+from replay.jit.arrays import record
 
 LEVELS = (
     "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",

@@ -212,7 +212,7 @@ def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: Run
             "allocator": config.name,
             "libc_model": config.libc_model,
             "small_model": config.small_model,
-            "trace": result.metadata.origin,
+            "trace": result.metadata.origin.texts(),
             "floor": _bound(floor) if floor else None,
             "ceiling": _bound(ceiling) if ceiling else None,
             "processes": [

@@ -9,7 +9,7 @@ import typer
 from replay.commands.lists import split_list
 from replay.commands.notes import tell_notes
 from replay.support.errors import ConfigError, OutputError, ReplayError
-from replay.support.names import say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.gates.cases import Suite
@@ -113,7 +113,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
         taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
     tell_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
-    say(f"taken: {', '.join(taken.cases)}\nwritten: {chosen.baseline}")
+    say(f"taken: {', '.join(taken.cases)}\nwritten: {printable(str(chosen.baseline))}")
 
 
 def _played(

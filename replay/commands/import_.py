@@ -34,8 +34,8 @@ def import_trace(
     Example: replay import trace.csv -o trace.parquet
     """
     from replay.sources import open_source
-    from replay.sources._logs.log_trace import told_limits
+    from replay.sources._logs.log_trace import limits
 
     refuse_input_as_output(file, output, "-o")
     trace = open_source(file, format_name, lenient=lenient)
-    save_trace(trace, file, output, force=force, doing="importing", remark=lambda: told_limits(trace.metadata.origin))
+    save_trace(trace, file, output, force=force, doing="importing", remark=lambda: limits(trace.metadata.origin))

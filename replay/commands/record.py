@@ -10,7 +10,7 @@ import typer
 
 from replay.commands.compilation import told_compilation
 from replay.support.errors import OutputError, ReplayError
-from replay.support.names import say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.recorder.detach import Wishes
@@ -202,4 +202,4 @@ def _rescue(path: Path, *, force: bool) -> None:
             publish(part, target, force=force)
         except FileExistsError:
             raise OutputError(exists_already(path)) from None
-    say(f"{rows:,} events saved; {path} is whole\nnext: replay run {quote(str(path))}")
+    say(f"{rows:,} events saved; {printable(str(path))} is whole\nnext: replay run {printable(quote(str(path)))}")

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -12,26 +12,27 @@ from replay.support.names import by_version, printable
 if TYPE_CHECKING:
     from replay.sweeps.plan import Plan
     from replay.sweeps.results import Results
+    from replay.trace import Provenance
 
-_INTERPRETER = re.compile(r"cpython (\d+\.\d+)")
 _PRESET = re.compile(r"cpython-(\d+\.\d+)")
 
 
-def requests_note(source: str, origin: Mapping[str, str], stacks: Iterable[str]) -> str | None:
+def requests_note(source: str, origin: "Provenance", stacks: Iterable[str]) -> str | None:
     """The note, if a stack, by its name, is of another CPython than the one that recorded the trace.
 
     With the command that records the program with the newest of the others, if that can be recorded.
     """
     from replay.recorder.tap import OLDEST
 
-    recorded = _INTERPRETER.match(origin.get("interpreter", ""))
+    recorded = origin.cpython_version
     presets = {match[1] for match in map(_PRESET.match, stacks) if match}
-    if not recorded or not (others := sorted(presets - {recorded[1]}, key=by_version)):
+    if not recorded or not (others := sorted(presets - {recorded}, key=by_version)):
         return None
     newest = others[-1]
     which = f"CPython {newest}" if len(others) == 1 else "other versions"
     note = (
-        f"{printable(source)} was recorded with CPython {recorded[1]}; its requests are those of that version,\n"
+        f"{printable(source)} was recorded with CPython {printable(recorded)}; "
+        "its requests are those of that version,\n"
         f"      and {which} would request other sizes"
     )
     if tuple(map(int, newest.split("."))) < OLDEST:
@@ -41,11 +42,11 @@ def requests_note(source: str, origin: Mapping[str, str], stacks: Iterable[str])
     return f"{note}. To record them:\n      {printable(shlex.join(command))}"
 
 
-def _program(origin: Mapping[str, str]) -> list[str]:
+def _program(origin: "Provenance") -> list[str]:
     """The words behind `python` on the command line that was recorded; a placeholder where that is not known."""
     try:
-        return shlex.split(origin["command"])[1:] or ["SCRIPT"]
-    except (KeyError, ValueError):  # anybody may have written the origin
+        return shlex.split(origin.command or "")[1:] or ["SCRIPT"]
+    except ValueError:  # anybody may have written the origin
         return ["SCRIPT"]
 
 

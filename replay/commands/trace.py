@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from itertools import repeat
 from shlex import quote
 from textwrap import indent
@@ -45,7 +44,7 @@ def info(
     with told_compilation():
         contents = read_contents(open_source(file), file)
     if as_json:
-        say(json.dumps(asdict(contents), indent=2))
+        say(json.dumps(contents.as_json(), indent=2))
         return
     from replay.commands.trace_tables import all_tables, short_lines, short_tables
     from replay.reports.console import PlainConsole
@@ -56,7 +55,7 @@ def info(
     for table in all_tables(contents) if full else short_tables(contents):
         console.print()
         console.print(table)
-    say(f"\nnext: replay run {quote(file)}")
+    say(f"\nnext: replay run {printable(quote(file))}")
 
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")

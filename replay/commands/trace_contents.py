@@ -1,9 +1,10 @@
 """What a trace holds, read once, batch by batch: the figures of `replay trace info`."""
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replay.commands.trace_sites import SiteCount, SiteCounts
+from replay.trace.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,11 @@ class Contents:
     requests_by_size: dict[int, int] = field(default_factory=dict)
     """Mallocs, callocs and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
     live_blocks: int = 0
+    """At the end, as `replay run` has it: before the interpreter's teardown if the trace has a mark of it."""
     live_bytes: int = 0
+    live_blocks_after_teardown: int | None = None
+    """After the last event, if there is such a mark."""
+    live_bytes_after_teardown: int | None = None
     live_blocks_peak: int = 0
     live_bytes_peak: int = 0
     phases: tuple[str, ...] = ()
@@ -47,18 +52,22 @@ class Contents:
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
     """The call sites that requested the most bytes."""
     sites_by_calls: list[SiteCount] = field(default_factory=list)
-    origin: dict[str, str] = field(default_factory=dict)
+    origin: Provenance = field(default_factory=Provenance)
     process: dict[str, int] = field(default_factory=dict)
     """Of all processes together."""
     processes: list[ProcessCount] = field(default_factory=list)
     """Where the trace is of several."""
     digest: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"origin": self.origin.texts()}
+
 
 def read_contents(trace: "Trace", file: str) -> Contents:
     """Reads the trace once, batch by batch."""
     import numpy as np
 
+    from replay.commands.program_end import ProgramEnd
     from replay.support.progress import progress_bar
     from replay.trace import Digest, Domain, Op
     from replay.trace.processes import processes_of
@@ -69,6 +78,7 @@ def read_contents(trace: "Trace", file: str) -> Contents:
     processes = processes_of(trace)
     by_process = np.zeros(max(1, len(processes.table)), int)
     trace, digest, sites = validated(trace, file), Digest(), SiteCounts()
+    program = ProgramEnd(trace.metadata)
     with progress_bar("reading", trace.events_total) as progress:
         for events in trace.batches():
             digest.update(events)
@@ -78,8 +88,12 @@ def read_contents(trace: "Trace", file: str) -> Contents:
             threads |= _threads(events)
             by_process += np.bincount(processes.owners(events.thread), minlength=by_process.shape[0])
             sites.add(events, len(trace.metadata.sites))
+            program.follow(events)
             progress(trace.validator.rows)
     metadata, validator = trace.metadata, trace.validator
+    after = validator.live_blocks, validator.live_bytes
+    live_blocks, live_bytes = program.live or after
+    blocks_after, bytes_after = after if program.live else (None, None)
     return Contents(
         events=validator.rows,
         duration_ns=validator.span_ns,
@@ -87,8 +101,10 @@ def read_contents(trace: "Trace", file: str) -> Contents:
         events_by_op={op.name.lower(): int(by_op[op]) for op in Op},
         events_by_domain={domain.name.lower(): int(by_domain[domain]) for domain in Domain},
         requests_by_size={_class_bytes(index): int(by_class[index]) for index in np.flatnonzero(by_class).tolist()},
-        live_blocks=validator.live_blocks,
-        live_bytes=validator.live_bytes,
+        live_blocks=live_blocks,
+        live_bytes=live_bytes,
+        live_blocks_after_teardown=blocks_after,
+        live_bytes_after_teardown=bytes_after,
         live_blocks_peak=validator.blocks_peak,
         live_bytes_peak=validator.bytes_peak,
         phases=metadata.phases,

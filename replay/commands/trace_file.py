@@ -6,7 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from replay.commands.compilation import told_compilation
-from replay.support.names import say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.trace import Trace
@@ -31,8 +31,8 @@ def save_trace(
     say(
         f"{rows:,} events over {format_time(end.span_ns)}, "
         f"{end.live_blocks:,} blocks ({format_size(end.live_bytes)}) live at the end; "
-        f"{output} takes {format_size(output.stat().st_size)}"
+        f"{printable(str(output))} takes {format_size(output.stat().st_size)}"
     )
     if told := remark():
         say(told)
-    say(f"next: replay run {quote(str(output))}")
+    say(f"next: replay run {printable(quote(str(output)))}")

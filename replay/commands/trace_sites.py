@@ -39,13 +39,13 @@ class SiteCounts:
         """Counts a batch of a trace that names that many sites by now."""
         import numpy as np
 
+        from replay.jit.arrays import extend
         from replay.trace import Op
 
         if events.site is None:
             return
         rows = (events.op <= Op.REALLOC) & (events.site < sites)
-        more = np.zeros(sites - self.calls.shape[0], np.int64)
-        self.calls, self.bytes = np.append(self.calls, more), np.append(self.bytes, more)
+        self.calls, self.bytes = extend(self.calls, sites), extend(self.bytes, sites)
         self.calls += np.bincount(events.site[rows], minlength=sites)
         np.add.at(self.bytes, events.site[rows], events.size[rows])
 

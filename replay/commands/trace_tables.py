@@ -22,7 +22,7 @@ _SITES_SHOWN = 5
 def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
     """What a trace holds, in a few lines."""
     yield Text(printable(file), style="bold")
-    interpreter = contents.origin.get("interpreter")
+    interpreter = contents.origin.interpreter
     made = f", recorded with {printable(interpreter)}" if interpreter else ""
     yield Text(f"{contents.events:,} events in {format_time(contents.duration_ns)}{made}\n")
     for label, text in _facts(contents):
@@ -32,6 +32,9 @@ def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
 def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
     yield "live at peak", f"{format_size(contents.live_bytes_peak)}; at most {contents.live_blocks_peak:,} blocks"
     yield "live at end", f"{format_size(contents.live_bytes)}; {contents.live_blocks:,} blocks"
+    if contents.live_bytes_after_teardown is not None:
+        after = f"{format_size(contents.live_bytes_after_teardown)}; {contents.live_blocks_after_teardown:,} blocks"
+        yield "", f"{after} after the interpreter's teardown"
     yield "calls", _listed(contents.events_by_op, ("malloc", "calloc", "realloc", "free")) or "none"
     total = sum(contents.events_by_domain.values())
     domains = sorted(contents.events_by_domain.items(), key=lambda item: -item[1])
@@ -46,8 +49,8 @@ def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
         yield "call sites", f"{contents.sites:,}, known for {percent(contents.calls_with_site / calls)} of the calls"
     else:
         yield "call sites", "none; `replay record --sites` records them"
-    if "edited" in contents.origin:
-        yield "edited", printable(contents.origin["edited"])
+    if contents.origin.edited is not None:
+        yield "edited", printable(contents.origin.edited)
 
 
 def _listed(counts: dict[str, int], names: tuple[str, ...]) -> str:
@@ -75,7 +78,7 @@ def short_tables(contents: "Contents") -> Iterator[Table]:
 def all_tables(contents: "Contents") -> Iterator[Table]:
     """Origin, processes, counts by op, domain and size, call sites."""
     facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in contents.origin.items():
+    for name, value in contents.origin.texts().items():
         facts.add_row(printable(f"origin: {name}"), printable(value))
     for name, size_bytes in contents.process.items():
         if size_bytes:

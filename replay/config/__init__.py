@@ -4,7 +4,7 @@
 """
 
 from replay.config.loading import load_config, rebuild_config
-from replay.config.recorded import Difference, default_preset, differences, recorded_version
+from replay.config.recorded import Difference, default_preset, differences
 from replay.config.stack import Costs, Domains, StackConfig, stack_type
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "differences",
     "load_config",
     "rebuild_config",
-    "recorded_version",
     "stack_type",
 ]

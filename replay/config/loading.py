@@ -149,7 +149,7 @@ def _refusal(
         # What is wrong with a section as a whole names the key first that it is about.
         blamed.sort(key=lambda text: what.startswith(f"{text.partition('=')[0].rpartition('.')[2].strip()}: "))
         lines.append(f"{said[blamed[-1]]}{blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
-    return ConfigError("\n".join(dict.fromkeys(lines)))
+    return ConfigError(*dict.fromkeys(lines))
 
 
 def _names(override: str, keys: list[str]) -> bool:

@@ -39,19 +39,13 @@ def default_preset(*recordings: Metadata) -> str:
     return preset or _preset_of(f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
-def recorded_version(metadata: Metadata) -> str:
-    """Major and minor version of the CPython that was recorded; empty where the trace does not say."""
-    name, _, version = metadata.origin.get("interpreter", "").partition(" ")
-    return ".".join(version.split(".")[:2]) if name == "cpython" else ""
-
-
 def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
     """How the stack differs from what was in force in the recorded process, as far as that is known."""
     runtime = metadata.runtime or Runtime()
     allocator = config.small_model or "malloc"
     libc = f"glibc {config.libc.version}" if config.libc_model == "glibc" else config.libc_model
     version = _VERSION.match(config.name) or _VERSION.match(config.extends or "")
-    recorded = recorded_version(metadata)
+    recorded = metadata.origin.cpython_version
     pairs = [
         Difference("interpreter", recorded and f"CPython {recorded}", version[0].replace("cpython-", "CPython "))
         if version
@@ -68,7 +62,7 @@ def _preset_of(version: str) -> str:
 
 def _matching_preset(metadata: Metadata) -> str | None:
     """None of a trace that was not recorded."""
-    version, runtime = recorded_version(metadata), metadata.runtime or Runtime()
+    version, runtime = metadata.origin.cpython_version, metadata.runtime or Runtime()
     if not version:
         return None
     suffix = "-malloc" if runtime.allocator in ("malloc", "malloc_debug") else ""

@@ -9,6 +9,7 @@
     checking     where they meet
     history      a row a check, and the commit where a metric stepped
 
-A replay is deterministic, so figures of a trace are compared exactly. What is recorded anew varies: there the median of
-several recordings is compared, and what they vary by is allowed for; what does not vary is compared exactly there too.
+A simulation is deterministic, so by default the figures of a trace are compared exactly. Recordings of a program vary.
+The median of several is compared; their spread is allowed in addition to the tolerance. The default tolerances are
+`tolerances.RECORDED_DEFAULTS`.
 """

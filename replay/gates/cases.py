@@ -133,7 +133,7 @@ def load_suite(path: Path) -> Suite:
             f"{path}: {'.'.join(map(str, mistake['loc']))}: {explain(schema, mistake)}"
             for mistake in mistakes.errors(include_url=False)[:5]
         ]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError(*dict.fromkeys(lines)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from replay.config import StackConfig
+from replay.gates.requests import LastRequests
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.units import format_size
 from replay.trace import NO_SITE, Domain, Op, Site, Trace
@@ -74,19 +75,17 @@ def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
 def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
     peak_row = int(run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
-    requests, last = _requests(trace, peak_row + 1)
-    live = requests[last[last >= 0]]
+    requests, of_live_blocks = _requests(trace, peak_row + 1)
+    live = requests[of_live_blocks]
     return _grouped(live, trace, with_sites), _grouped(requests, trace, with_sites)
 
 
 def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
-    """A row each malloc, calloc and realloc; and for each block number its last request of the first `rows_live` rows.
-
-    -1 where the block is free behind them.
-    """
+    """A row for each malloc, calloc and realloc, and which of them sized the blocks that are live after `rows_live`
+    rows."""
     parts: list[pl.DataFrame] = []
-    last = np.full(1024, -1, np.int64)
-    row = made = phase = 0
+    last = LastRequests()
+    row = phase = 0
     processes = processes_of(trace)
     current = np.zeros(max(1, len(processes.table)), np.int64)
     for events in trace.batches():
@@ -105,16 +104,9 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
                 }
             )
         )
-        reached = min(events.rows, max(0, rows_live - row))
-        moves = np.flatnonzero(events.op[:reached] <= Op.FREE)
-        if moves.size:
-            highest = int(events.block[moves].max())
-            if highest >= last.shape[0]:
-                last = np.append(last, np.full(2 * highest + 1 - last.shape[0], -1, np.int64))
-            numbers = made + np.cumsum(is_request) - 1
-            last[events.block[moves]] = np.where(is_request[moves], numbers[moves], -1)
-        row, made, phase = row + events.rows, made + rows.size, phase + marks.size
-    return pl.concat(parts), last
+        last.follow(events, is_request, rows_live - row)
+        row, phase = row + events.rows, phase + marks.size
+    return pl.concat(parts), last.of_live_blocks()
 
 
 def _phases(marks: np.ndarray, before: int, owner: np.ndarray, current: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ edit of any of them opens a new folder.
 """
 
 import atexit
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,8 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+
+from replay.support.digests import digest_files
 
 _PACKAGE = Path(__file__).parents[1]
 _COMPILER = Path(__file__).parent
@@ -38,11 +39,9 @@ def cache_root() -> Path:
 @cache
 def cache_folder(sources: tuple[str, ...]) -> Path:
     """Returns the folder for machine code of these source files and of all that they import of this package."""
-    digest = hashlib.sha256(f"numba {version('numba')}".encode())
-    for path in sorted(_with_imported(map(Path, sources))):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    folder = cache_root() / "kernels" / digest.hexdigest()[:20]
+    files = sorted(_with_imported(map(Path, sources)))
+    digest = digest_files(((path.name, path) for path in files), of_more=f"numba {version('numba')}")
+    folder = cache_root() / "kernels" / digest[:20]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()

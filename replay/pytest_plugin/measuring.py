@@ -8,10 +8,11 @@ import numpy as np
 from replay.analysis.metrics import Summary, metrics_of, summarize
 from replay.config import StackConfig
 from replay.gates.causes import site_key, site_place, size_class
+from replay.gates.requests import LastRequests
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.errors import TraceError
-from replay.trace import NO_SITE, Domain, Events, Op, Trace
+from replay.trace import NO_SITE, Domain, Op, Trace
 
 _CLASS_BITS = 58
 """A domain and a class of sizes in one number; the class takes so many bits."""
@@ -78,22 +79,18 @@ def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     """Of each request between the marks the domain, the size, the site, and whether its block was left behind."""
     begin, after, over = _marks(trace)
     domains, sizes, sites = ([np.zeros(0, np.int64)] for _ in range(3))
-    last = np.full(1024, -1, np.int64)
-    """Of each block number that is live, which of the requests gave it its size; -1 where none of the test's did."""
-    first = requests = 0
+    last = LastRequests()
+    first = 0
     for events in trace.batches():
         rows = np.arange(first, first + events.rows)
-        moves = (events.op <= Op.FREE) & (rows < over)
         asked = (events.op <= Op.REALLOC) & (begin < rows) & (rows < after)
-        last = _long_enough(last, events, moves)
-        numbers = requests + np.cumsum(asked) - 1
-        last[events.block[moves]] = np.where(asked[moves], numbers[moves], -1)
+        last.follow(events, asked, over - first)
         domains.append(events.domain[asked].astype(np.int64))
         sizes.append(events.size[asked])
         sites.append(np.full(asked.sum(), NO_SITE) if events.site is None else events.site[asked].astype(np.int64))
-        requests, first = requests + int(asked.sum()), first + events.rows
-    is_left = np.zeros(requests, bool)
-    is_left[last[last >= 0]] = True
+        first += events.rows
+    is_left = np.zeros(last.count, bool)
+    is_left[last.of_live_blocks()] = True
     return np.concatenate(domains), np.concatenate(sizes), np.concatenate(sites), is_left
 
 
@@ -121,13 +118,6 @@ def _by_site(trace: Trace, sizes: np.ndarray, numbers: np.ndarray) -> tuple[Left
         Left(site, max(found)[2], sum(count for _, count, _ in found), sum(size for size, _, _ in found))
         for site, found in lines.items()
     )
-
-
-def _long_enough(last: np.ndarray, events: Events, moves: np.ndarray) -> np.ndarray:
-    highest = int(events.block[moves].max()) if moves.any() else 0
-    if highest < last.shape[0]:
-        return last
-    return np.append(last, np.full(2 * highest + 1 - last.shape[0], -1, np.int64))
 
 
 def _marks(trace: Trace) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ import json
 import os
 import select
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from replay.gates.baselines import Baseline, Measured, read_baseline, write_base
 from replay.pytest_plugin.arguments import Wish, parse_wish
 from replay.pytest_plugin.judging import UPDATE, Judge, trace_name
 from replay.pytest_plugin.measuring import look
+from replay.recorder.detached import leave_terminal
 from replay.recorder.ring import Ring
 from replay.recorder.writer import Writer
 from replay.sources import open_source
@@ -32,11 +32,7 @@ RETAKE = f"remove it, and take the present figures of all tests by {UPDATE}"
 def main() -> None:
     """Answers until the tests are over, or their process is no more."""
     request = json.loads(sys.argv[-1])
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nowhere, standard)
+    leave_terminal()
     os.chdir(request["folder"])
     Beside(request).serve()
 

@@ -19,11 +19,7 @@ from replay.support.errors import ReplayError
 def main() -> None:
     """Answers the request in the last argument, as lines of JSON on its pipe."""
     request = json.loads(sys.argv[-1])
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nowhere, standard)
+    leave_terminal()
     with os.fdopen(request["pipe"], "w") as pipe:
 
         def say(content: dict[str, object]) -> None:
@@ -35,6 +31,15 @@ def main() -> None:
             say(asdict(_write(request, lambda: say({"writer": os.getpid()}))))
         except (ReplayError, OSError) as error:
             say({"error": str(error)})
+
+
+def leave_terminal() -> None:
+    """Makes this process one of the background: in a session of its own, deaf to Ctrl-C, without standard streams."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
 
 
 def _write(request: dict[str, Any], ready: Callable[[], None]) -> Written:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from replay.jit.arrays import with_room
 from replay.jit.compiling import entry
 from replay.recorder import sites, tap
 from replay.recorder.line_table import line_starts
@@ -131,8 +132,5 @@ class SiteTable:
         index = self._indices.setdefault(site, len(self.sites))
         if index == len(self.sites):
             self.sites.append(site)
-        if number >= self._places.shape[0]:
-            grown = np.zeros(2 * number, np.uint32)  # what no number reaches takes no memory
-            grown[: self._places.shape[0]] = self._places
-            self._places = grown
+        self._places = with_room(self._places, number + 1)  # what no number reaches takes no memory
         self._places[number] = index + 1

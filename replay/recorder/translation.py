@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from replay.jit.arrays import DONE, FULL, call_with_room, extend, record, with_room
 from replay.jit.compiling import entry, inlined
 from replay.jit.cpu_intrinsics import counter
 from replay.recorder import tap
-from replay.trace import Events, Op, release_number, take_number
-from replay.trace.block_numbering import clear_slot, doubled, find_slot
+from replay.trace import NUMBERS, Events, Op, release_number, take_number
+from replay.trace.block_numbering import clear_slot, doubled, find_slot, is_half_full
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
 _WORD, _SITE_SHIFT, _HALF_SITE = (1 << tap.NUMBER_BITS) - 1, tap.NUMBER_BITS, (1 << tap.SITE_BITS) - 1
@@ -34,8 +35,10 @@ _PLAIN = np.array(
 """The op of each kind of record."""
 _MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.FOREIGN_FREE)
 _NONE, _FOREIGN = -1, -2
-_OK, _TABLE_FULL, _THREADS_FULL = range(3)
-_AT_THREADS, _AT_THREAD, _AT_FOREIGN_FREES, _AT_FOREIGN_REALLOCS, _AT_UNSEEN, _AT_LAST_NS, _AT_LEFT_OUT = range(7)
+_THREAD = record("ident", "block", "address", "is_apart")
+"""A thread: number and address of the block that it is reallocating, and whether it is one of those `apart`."""
+_TALLY = record("threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "left_out")
+"""Counts, the thread of the last record, and its time."""
 _ROWS_A_RECORD = 3
 
 
@@ -53,30 +56,29 @@ def count_published(ring: np.ndarray, tail: int, most: int) -> int:
 @inlined
 def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: np.ndarray) -> int:
     """The row of a thread in `threads`, a new one for a new thread; -1 where there is none left."""
-    if threads[tallies[_AT_THREAD], 0] == ident:
-        return tallies[_AT_THREAD]
-    for number in range(tallies[_AT_THREADS]):
-        if threads[number, 0] == ident:
-            tallies[_AT_THREAD] = number
+    tally = tallies[0]
+    if threads[tally.thread].ident == ident:
+        return tally.thread
+    for number in range(tally.threads):
+        if threads[number].ident == ident:
+            tally.thread = number
             return number
-    number = tallies[_AT_THREADS]
+    number = tally.threads
     if number == threads.shape[0]:
         return -1
-    threads[number, 0], threads[number, 1] = ident, _NONE
+    threads[number].ident, threads[number].block = ident, _NONE
     for each in apart:
         if each == ident:
-            threads[number, 3] = 1
-    tallies[_AT_THREAD], tallies[_AT_THREADS] = number, number + 1
+            threads[number].is_apart = 1
+    tally.thread, tally.threads = number, number + 1
     return number
 
 
 class _State(NamedTuple):
     """What is known between two records; changes in place.
 
-    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. A row of
-    `threads` holds who it is, number and address of the block that it is reallocating, and whether it is one of those
-    `apart`.
-    `tallies` are counts and the last time.
+    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. `threads` is
+    of _THREAD and `tallies` of _TALLY. `apart` are the identities of threads whose blocks are left out.
     """
 
     keys: np.ndarray
@@ -103,11 +105,11 @@ def _end_block(events: Events, row: int, thread: int, domain: int, address: int,
     """A free; gives the next row."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
-    if number < 0 and state.threads[thread, 3]:
-        state.tallies[_AT_LEFT_OUT] += 1
+    if number < 0 and state.threads[thread].is_apart:
+        state.tallies[0].left_out += 1
         return row
     if number < 0:
-        state.tallies[_AT_FOREIGN_FREES] += 1
+        state.tallies[0].foreign_frees += 1
         return _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, address, now_ns)
     release_number(state.free_numbers, state.counts, number)
     clear_slot(slot, state.keys, state.numbers)
@@ -130,17 +132,17 @@ def _begin_block(
     """A malloc or calloc, or the second half of a realloc; gives the next row."""
     moved = _NONE
     if op == _REALLOC:
-        moved, state.threads[thread, 1] = state.threads[thread, 1], _NONE
+        moved, state.threads[thread].block = state.threads[thread].block, _NONE
     slot = find_slot(address, state.keys, state.numbers)
     if state.numbers[slot] >= 0:
-        state.tallies[_AT_UNSEEN] += 1
+        state.tallies[0].unseen_frees += 1
         row = _end_block(events, row, thread, domain, address, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
-    if moved < 0 and state.threads[thread, 3]:
-        state.tallies[_AT_LEFT_OUT] += 1
+    if moved < 0 and state.threads[thread].is_apart:
+        state.tallies[0].left_out += 1
         return row
     is_foreign = moved == _FOREIGN
-    left = state.threads[thread, 2]
+    left = state.threads[thread].address
     if is_foreign and left == address:
         row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
     if moved < 0:
@@ -151,7 +153,7 @@ def _begin_block(
         events.site[row] = site  # type: ignore[index]
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
     if is_foreign:
-        state.tallies[_AT_FOREIGN_REALLOCS] += 1
+        state.tallies[0].foreign_reallocs += 1
     if is_foreign and left != address:
         row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
     return row
@@ -162,7 +164,8 @@ def _leave_address(thread: int, address: int, state: _State) -> None:
     """The first half of a realloc: the block keeps its number, but nobody finds it at its address."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
-    state.threads[thread, 1], state.threads[thread, 2] = number if number >= 0 else _FOREIGN, address
+    mover = state.threads[thread]
+    mover.block, mover.address = number if number >= 0 else _FOREIGN, address
     if number >= 0:
         clear_slot(slot, state.keys, state.numbers)
 
@@ -170,7 +173,7 @@ def _leave_address(thread: int, address: int, state: _State) -> None:
 @inlined
 def _return_to_address(thread: int, address: int, state: _State) -> None:
     """A realloc that failed: the block is where it was."""
-    number, state.threads[thread, 1] = state.threads[thread, 1], _NONE
+    number, state.threads[thread].block = state.threads[thread].block, _NONE
     if number >= 0:
         slot = find_slot(address, state.keys, state.numbers)
         state.keys[slot], state.numbers[slot] = address, number
@@ -178,23 +181,30 @@ def _return_to_address(thread: int, address: int, state: _State) -> None:
 
 @entry
 def _translate(
-    ring: np.ndarray, first: int, records: int, events: Events, row: int, state: _State, origin: int, ns_a_count: float
+    ring: np.ndarray,
+    first: int,
+    records: int,
+    done: int,
+    events: Events,
+    row: int,
+    state: _State,
+    origin: int,
+    ns_a_count: float,
 ) -> tuple[int, int, int]:
-    """Writes rows from `row` on for as long as there is room for one record's; changes `events` and `state` in place.
+    """Writes rows from `row` on, for the records behind the first `done`, as long as there is room for those of one.
 
-    Gives a status, how many records are done, and the next row.
+    Returns a status, how many of the records are done, and the next row. Changes `events` and `state` in place.
     """
-    tallies, counts = state.tallies, state.counts
-    status, done = _OK, 0
+    tally, status = state.tallies[0], DONE
     while done < records and row + _ROWS_A_RECORD <= events.op.shape[0]:
         at = (first + done) & (_SLOTS - 1)
         packed, address = ring[at, 0], ring[at, 3] & _WORD
-        thread = _thread_number(ring[at, 2] & _WORD, state.threads, tallies, state.apart)
-        if thread < 0 or 2 * (counts[0] - counts[1] + 1) >= state.keys.shape[0]:
-            status = _THREADS_FULL if thread < 0 else _TABLE_FULL
+        thread = _thread_number(ring[at, 2] & _WORD, state.threads, state.tallies, state.apart)
+        if thread < 0 or is_half_full(state.counts, state.keys):
+            status = FULL
             break
-        now_ns = max(tallies[_AT_LAST_NS], np.int64((ring[at, 1] - origin) * ns_a_count))
-        tallies[_AT_LAST_NS] = now_ns
+        now_ns = max(tally.last_ns, np.int64((ring[at, 1] - origin) * ns_a_count))
+        tally.last_ns = now_ns
         size, kind = packed & (_SIZES - 1), (packed >> _OP_SHIFT) & (_OPS - 1)
         domain = (packed >> _DOMAIN_SHIFT) & (_DOMAINS - 1)
         if kind <= _CALLOC_RECORD or kind == _TO:
@@ -251,7 +261,7 @@ class Translator:
         """The first record's time, from which all others count."""
         self._state = _State(
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
-            np.zeros(2, np.int64), np.zeros((64, 4), np.int64), np.zeros(8, np.int64),
+            np.zeros(1, NUMBERS), np.zeros(64, _THREAD), np.zeros(1, _TALLY),
             np.fromiter(apart, np.int64),
         )  # fmt: skip
         self.events, self.row = self._new_batch(), 0
@@ -262,18 +272,18 @@ class Translator:
 
     def take(self, ring: np.ndarray, first: int, records: int) -> int:
         """Goes on filling the batch from the record of that number; gives how many found room."""
-        self._reserve_free_numbers(int(self._state.counts[0]) + records)
-        done, ns_a_count = 0, self._clock.ns_a_count()
+        free_numbers = with_room(self._state.free_numbers, int(self._state.counts[0].used) + records)
+        self._state = self._state._replace(free_numbers=free_numbers)
         if self._begin is None and records:
             self._begin = int(ring[first & (_SLOTS - 1), 1])
-        while True:
-            status, more, self.row = _translate(
-                ring, first + done, records - done, self.events, self.row, self._state, self._begin or 0, ns_a_count
-            )
-            done += more
-            if status == _OK:
-                return done
-            self._grow_table() if status == _TABLE_FULL else self._grow_threads()
+        begin, ns_a_count = self._begin or 0, self._clock.ns_a_count()
+        _, done, self.row = call_with_room(
+            lambda done, row: _translate(ring, first, records, done, self.events, row, self._state, begin, ns_a_count),
+            self._grow,
+            0,
+            self.row,
+        )
+        return int(done)
 
     def batch(self) -> Events:
         """The rows so far; the next ones go into a new batch."""
@@ -283,43 +293,35 @@ class Translator:
 
     @property
     def live_blocks(self) -> int:
-        return int(self._state.counts[0] - self._state.counts[1])
+        return int(self._state.counts[0].used - self._state.counts[0].released)
 
     @property
     def foreign_frees(self) -> int:
-        return int(self._state.tallies[_AT_FOREIGN_FREES])
+        return int(self._state.tallies[0].foreign_frees)
 
     @property
     def foreign_reallocs(self) -> int:
-        return int(self._state.tallies[_AT_FOREIGN_REALLOCS])
+        return int(self._state.tallies[0].foreign_reallocs)
 
     @property
     def unseen_frees(self) -> int:
-        return int(self._state.tallies[_AT_UNSEEN])
+        return int(self._state.tallies[0].unseen_frees)
 
     @property
     def left_out(self) -> int:
         """Calls of threads apart."""
-        return int(self._state.tallies[_AT_LEFT_OUT])
+        return int(self._state.tallies[0].left_out)
 
     def _new_batch(self) -> Events:
         """Columns for the kernel, which takes a site column of no rows for none."""
         sites = np.zeros(self._rows if self._sites else 0, np.uint32)
         return Events.empty(self._rows, "address")._replace(site=sites)
 
-    def _reserve_free_numbers(self, length: int) -> None:
-        if length > self._state.free_numbers.shape[0]:
-            self._state = self._state._replace(free_numbers=_lengthened(self._state.free_numbers, 2 * length))
-
-    def _grow_threads(self) -> None:
-        self._state = self._state._replace(threads=_lengthened(self._state.threads, 2 * self._state.threads.shape[0]))
-
-    def _grow_table(self) -> None:
-        keys, numbers = doubled(self._state.keys, self._state.numbers)
-        self._state = self._state._replace(keys=keys, numbers=numbers)
-
-
-def _lengthened(array: np.ndarray, length: int) -> np.ndarray:
-    grown = np.zeros((length, *array.shape[1:]), array.dtype)
-    grown[: array.shape[0]] = array
-    return grown
+    def _grow(self, _done: int, _row: int) -> None:
+        """Twice the room in the table that is full."""
+        state = self._state
+        if state.tallies[0].threads == state.threads.shape[0]:
+            self._state = state._replace(threads=extend(state.threads, 2 * state.threads.shape[0]))
+        else:
+            keys, numbers = doubled(state.keys, state.numbers)
+            self._state = state._replace(keys=keys, numbers=numbers)

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +24,7 @@ from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError
-from replay.trace import (
-    CLEAN_START,
-    LEFT_OUT,
-    OLDER_FREES,
-    OLDER_REALLOCS,
-    SITES_OF,
-    START,
-    TEARDOWN_MARK,
-    UNSEEN_FREES,
-    Events,
-    Metadata,
-    Op,
-)
+from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Provenance
 
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
@@ -78,13 +66,12 @@ class Writer:
     ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._sites = SiteTable(ring.notes) if ring.sites_every else None
-        self._origin = {
-            "interpreter": interpreter or f"{sys.implementation.name} {platform.python_version()}",
-            "platform": platform.platform(),
-            "command": shlex.join([Path(command[0]).name, *command[1:]]),
-        }
-        if every := ring.sites_every:
-            self._origin[SITES_OF] = "every call" if every == 1 else f"one call in {every:,} bytes"
+        self._origin = Provenance(
+            interpreter=interpreter or f"{sys.implementation.name} {platform.python_version()}",
+            platform=platform.platform(),
+            command=shlex.join([Path(command[0]).name, *command[1:]]),
+            sites=_sites_of(ring.sites_every),
+        )
         self._name, self._force = path, force
         try:
             self._part, self._open_part = new_part(self._path, force=force, name=path)
@@ -206,18 +193,23 @@ class Writer:
             self._live_at_end = self._translator.live_blocks - int(made) + int(freed)
 
     def _metadata(self) -> Metadata:
-        counts = {
-            OLDER_FREES: self._translator.foreign_frees,
-            OLDER_REALLOCS: self._translator.foreign_reallocs,
-            UNSEEN_FREES: self._translator.unseen_frees,
-        }
         left_out = self._translator.left_out
-        if left_out:
-            counts[LEFT_OUT] = left_out
-        started = {START: CLEAN_START if self._ring.clean else "as it was"}
-        told = {name: str(count) for name, count in counts.items()}
+        origin = replace(
+            self._origin,
+            start=CLEAN_START if self._ring.clean else "as it was",
+            older_frees=self._translator.foreign_frees,
+            older_reallocs=self._translator.foreign_reallocs,
+            unseen_frees=self._translator.unseen_frees,
+            left_out_calls=left_out or None,
+        )
         sites = tuple(self._sites.sites) if self._sites else ()
-        about = self._origin | started | told
         # What pymalloc says of itself is of all threads.
         counted = () if left_out else self._counting.counts()
-        return Metadata(about, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())
+        return Metadata(origin, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())
+
+
+def _sites_of(every_bytes: int) -> str | None:
+    """For which calls call sites are recorded."""
+    if not every_bytes:
+        return None
+    return "every call" if every_bytes == 1 else f"one call in {every_bytes:,} bytes"

@@ -5,16 +5,17 @@ stack of the simulation, never from the models alone.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from replay.analysis.metrics import Summary
 from replay.config import StackConfig, differences
-from replay.sources._logs.log_trace import ASSUMED, COUNTED, CUT_SHORT
+from replay.sources._logs.log_trace import assumptions, omissions
 from replay.support.names import printable
 from replay.support.units import format_size
-from replay.trace import CLEAN_START, DROPPED_MAPPING_BYTES, LEFT_OUT, OLDER_FREES, START, Metadata, Runtime
+from replay.trace import CLEAN_START, Metadata, Runtime
 
 Figures = Literal["requested", "pymalloc", "libc", "resident", "time"]
 WHAT: dict[Figures, str] = {
@@ -27,8 +28,6 @@ WHAT: dict[Figures, str] = {
 _WAY_OUT = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
 """The part of resident memory that the trace does not explain is reported if it exceeds both."""
-_MOVES_NO_BLOCK = ("assumed time", "dropped mappings")
-"""Keys in the origin for what a log lacks, without effect on the place of blocks."""
 
 
 class _Frozen(BaseModel):
@@ -130,33 +129,32 @@ def _unlike(metadata: Metadata, config: StackConfig) -> Iterator[Reason]:
 
 def _incomplete(metadata: Metadata) -> Iterator[Reason]:
     """Reasons why requests of the program are missing or assumed."""
-    if others := _count(metadata, LEFT_OUT):
+    origin = metadata.origin
+    if others := origin.left_out_calls:
         yield _reason("threads left out", f"{others:,} calls of threads that were left out are not in it")
-    for key, text in COUNTED.items():
-        if key not in _MOVES_NO_BLOCK and (count := _count(metadata, key)):
-            yield _reason("log", text.format(f"{count:,}"))
-    if CUT_SHORT in metadata.origin:
-        yield _reason("log", f"the log is cut short {printable(metadata.origin[CUT_SHORT])}")
+    for text in omissions(replace(origin, dropped_mappings=None)):  # their number moves no block
+        yield _reason("log", text)
+    if origin.cut_short is not None:
+        yield _reason("log", f"the log is cut short {printable(origin.cut_short)}")
 
 
 def _disturbed(metadata: Metadata) -> Iterator[Reason]:
     """Reasons why blocks may have been placed elsewhere."""
-    start, older = metadata.origin.get(START), _count(metadata, OLDER_FREES)
-    if older:
+    origin = metadata.origin
+    if older := origin.older_frees:
         yield _reason("older blocks", f"{older:,} blocks older than the recording were freed while it ran")
-    elif start is not None and start != CLEAN_START:
+    elif origin.start not in (None, CLEAN_START):
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
-    for key, text in ASSUMED.items():
-        if key in metadata.origin and key not in _MOVES_NO_BLOCK:
-            yield _reason("log", f"assumed {text.format(printable(metadata.origin[key]))}")
-    if "edited" in metadata.origin:
+    for what, text in assumptions(replace(origin, assumed_time=None)).items():  # times move no block
+        yield _reason("log", f"assumed {what}: {printable(text)}")
+    if origin.edited is not None:
         yield _reason("edited", "the trace was edited, so no process ran it")
 
 
 def _native(metadata: Metadata) -> Iterator[Reason]:
-    if START in metadata.origin or metadata.runtime is not None:
+    if metadata.origin.start is not None or metadata.runtime is not None:
         yield _reason("native memory", "native memory is not recorded")
-    if mapped_bytes := _count(metadata, DROPPED_MAPPING_BYTES):
+    if mapped_bytes := metadata.origin.dropped_mapping_bytes:
         text = f"{format_size(mapped_bytes)} that the process mapped with mmap are not included"
         yield _reason("native memory", text)
 
@@ -172,9 +170,3 @@ def _measured(metadata: Metadata, summary: Summary, is_unlike: bool) -> Measured
         growth_end_bytes=max(0, resident.end_bytes - resident.start_bytes),
         unexplained_peak_bytes=None if is_unlike else max(0, growth_bytes - summary.resident_bytes_peak),
     )
-
-
-def _count(metadata: Metadata, name: str) -> int:
-    """A number in a trace's origin; 0 if it is missing or not a number."""
-    text = metadata.origin.get(name)
-    return int(text) if text and text.isdecimal() else 0

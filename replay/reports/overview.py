@@ -15,6 +15,7 @@ from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
+from replay.trace import Provenance
 
 _TIME_SHARE = 0.01
 """Below this part of the trace's duration, the time in the allocator has no line."""
@@ -43,7 +44,8 @@ def overview(
     headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
-    yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{_made(summary.trace)}")
+    made = _made(Provenance.from_texts(summary.trace))
+    yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{made}")
     yield Text("")
     yield from _memory(summary, width)
     if width < WIDTH:
@@ -59,12 +61,12 @@ def _models(stack: StackConfig) -> Iterator[str]:
         yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
 
 
-def _made(origin: Mapping[str, str]) -> str:
-    """The origin of the trace."""
-    if "interpreter" in origin:
-        return f", recorded with {printable(origin['interpreter']).replace('cpython', 'CPython', 1)}"
-    if "workload" in origin:
-        return f", generated with seed {printable(origin.get('seed', '0'))}"
+def _made(origin: Provenance) -> str:
+    """How the trace was made."""
+    if origin.interpreter is not None:
+        return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
+    if origin.workload is not None:
+        return f", generated with seed {origin.seed or 0}"
     return ""
 
 
@@ -140,9 +142,8 @@ def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
     """Labels and sentences."""
-    if summary.duration_ns:
-        live, resident = map(format_size, (summary.requested_bytes_mean, summary.resident_bytes_mean))
-        yield "mean over time", f"{live} live, {resident} resident"
+    means = (format_size(size_bytes) for size_bytes in (summary.resident_bytes_mean, summary.requested_bytes_mean))
+    yield "mean over time", "{} resident, {} live".format(*means)
     for label, kind, whole in (("fragmentation", "internal", "allocated"), ("", "external", "mapped")):
         peak, end = (percent(getattr(summary, f"{kind}_fragmentation{when}")) for when in ("", "_end"))
         yield label, f"{kind} {peak} at peak, {end} at end (of {whole} bytes)"

@@ -67,11 +67,16 @@ def _read_head(path: Path) -> bytes:
 def _find_format(path: Path, head: bytes) -> str:
     """By content first, because a file may have any name. Other packages are imported only for files that no format of
     this package recognizes; one that cannot be used is reported if none of the rest recognizes the file either."""
-    if name := _sniff({name: find_format(name) for name in bundled_names()}, head):
-        return name
+    for name in bundled_names():
+        if _recognizes(find_format(name), head):
+            return name
     formats, refusals = usable_formats()
-    if name := _sniff(formats, head):
-        return name
+    for name, known in formats.items():
+        try:
+            if _recognizes(known, head):
+                return name
+        except Exception as error:  # whatever a third party's function raises, the message names the format
+            refusals.append(f"trace format {name!r} failed in sniff(): {type(error).__name__}: {error}")
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
     for name, known in formats.items():
         if plain.suffix.lower() in known.SUFFIXES:
@@ -82,13 +87,10 @@ def _find_format(path: Path, head: bytes) -> str:
     raise TraceError("; ".join([what, compressed, *refusals]), path=path)
 
 
-def _sniff(formats: dict[str, Format], head: bytes) -> str | None:
-    """The format that recognizes the beginning of a file."""
-    for name, known in formats.items():
-        sniff = getattr(known, "sniff", None)
-        if sniff is not None and sniff(head):
-            return name
-    return None
+def _recognizes(known: Format, head: bytes) -> bool:
+    """Whether the format recognizes the beginning of a file."""
+    sniff = getattr(known, "sniff", None)
+    return sniff is not None and bool(sniff(head))
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -20,9 +20,10 @@ import numpy as np
 
 from replay.sources._arrow import to_numpy
 from replay.sources._logs.lines import open_text, plain_head
+from replay.sources._logs.log_trace import refuse_nothing_left
 from replay.support.errors import TraceError
-from replay.support.names import nearest
-from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op
+from replay.support.names import nearest, printable
+from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
@@ -39,6 +40,7 @@ _HEADER_BYTES = 1 << 16
 _FIRST_LINE = 2
 _SHOWN = 80
 """Characters of a wrong value that an error shows."""
+_ADVICE = "`replay import --lenient` leaves such lines out"
 _WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .* error to (\w+): invalid value '(.*)'", re.DOTALL)
 _WRONG_TEXT = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8 data")
 _WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")
@@ -50,48 +52,66 @@ def sniff(head: bytes) -> bool:
 
 def open_trace(path: Path) -> "CsvTrace":
     """Reads the header; the events are read and validated by `batches`."""
+    return _open(path, lenient=False)
+
+
+def open_lenient(path: Path) -> "CsvTrace":
+    """The same. Unknown columns are left out and named; lines that cannot be read are left out and counted."""
+    return _open(path, lenient=True)
+
+
+def _open(path: Path, *, lenient: bool) -> "CsvTrace":
     with open_text(path) as file:
         header = _split_header(file.read(_HEADER_BYTES))
     if missing := [name for name in _REQUIRED if name not in header]:
         what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
         raise _error(path, 1, what)
     for name in header:
-        if name not in _TYPES:
-            raise _error(path, 1, f"column `{name}` is unknown; {nearest(name, COLUMNS)}")
+        if name not in _TYPES and not lenient:
+            advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
+            raise _error(path, 1, f"column `{printable(name)}` is unknown; {advice}")
         if header.count(name) > 1:
             raise _error(path, 1, f"column `{name}` comes twice")
-    return CsvTrace(path, header)
+    return CsvTrace(path, header, lenient)
 
 
 class CsvTrace:
-    """A trace in a text file, read and validated piece by piece each time it is played."""
+    """A trace in a text file, read and validated piece by piece each time it is simulated."""
 
     events_total = None
     duration_ns = None
 
-    def __init__(self, path: Path, header: list[str]) -> None:
-        self._path = path
+    def __init__(self, path: Path, header: list[str], lenient: bool = False) -> None:
+        self._path, self._lenient = path, lenient
         self._header = header
-        self._phases_total = 0
+        self._names = [name for name in header if name in _TYPES]
+        self._phases_total = self._dropped_lines = 0
         self.validator = Validator(path)
 
     @property
     def metadata(self) -> Metadata:
         """Whole once the last batch was read: phases are met on the way."""
-        origin = {"source": "csv", "file": self._path.name}
-        assumed = {"thread": "0", "domain": "obj"}
-        origin |= {f"assumed {name}": value for name, value in assumed.items() if name not in self._header}
+        origin = Provenance(
+            source="csv",
+            file=self._path.name,
+            assumed_thread=None if "thread" in self._header else "0",
+            assumed_domain=None if "domain" in self._header else "obj",
+            dropped_lines=self._dropped_lines or None,
+            dropped_columns=", ".join(printable(name) for name in self._header if name not in _TYPES) or None,
+        )
         return Metadata(origin, phases=tuple(f"phase {number}" for number in range(self._phases_total)))
 
     def batches(self) -> Iterator[Events]:
         import pyarrow as pa
 
-        self._phases_total = 0
+        self._phases_total = self._dropped_lines = 0
         self.validator = validator = Validator(self._path)
         numbering = Numbering(self._path)
         try:
             for batch in self._read():
-                line = _FIRST_LINE + validator.rows
+                line = _FIRST_LINE + validator.rows + self._dropped_lines
+                if self._lenient:
+                    batch = self._readable(batch)
                 events = self._to_events(batch, numbering, line)
                 validator.check(events)
                 self._meet_phases(events, line)
@@ -99,9 +119,10 @@ class CsvTrace:
         except pa.ArrowInvalid as error:
             raise self._explain(str(error)) from None
         except TraceError as error:
-            if error.row is None:
+            if error.row is None or self._lenient:  # whose rows are not the lines
                 raise
             raise _error(self._path, _FIRST_LINE + error.row, error.what) from None
+        refuse_nothing_left(self._dropped_lines, validator.rows, "csv", self._path)
 
     def _read(self) -> "Iterator[pa.RecordBatch]":
         import pyarrow.csv
@@ -118,17 +139,46 @@ class CsvTrace:
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
                 ),
-                parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
+                parse_options=pyarrow.csv.ParseOptions(
+                    ignore_empty_lines=False, invalid_row_handler=self._drop if self._lenient else None
+                ),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={name: _TYPES[name] for name in self._header}, null_values=[""]
+                    column_types={name: "string" if self._lenient else _TYPES[name] for name in self._names},
+                    include_columns=self._names,
+                    null_values=[""],
+                    strings_can_be_null=self._lenient,
                 ),
             ) as reader,
         ):
             yield from reader
 
+    def _drop(self, _row: object) -> str:
+        """What becomes of a line with too many or too few values."""
+        self._dropped_lines += 1
+        return "skip"
+
+    def _readable(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        """The rows of text that can be read, in the types of the columns."""
+        import pyarrow as pa
+
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        good = _known(columns["op"], Op) & ~_is_empty(columns["op"])
+        if "domain" in columns:
+            good &= _known(columns["domain"], Domain) & ~_is_empty(columns["domain"])
+        is_free = _known(columns["op"], Op, only=Op.FREE)
+        good &= ~_is_empty(columns["size"]) | is_free
+        for name in ("time_ns", "thread", "block"):
+            if name in columns:
+                good &= ~_is_empty(columns[name])
+        for name, column in columns.items():
+            good &= _fits(column, _TYPES[name])
+        self._dropped_lines += int(np.count_nonzero(~good))
+        kept = [column.filter(pa.array(good)).cast(_TYPES[name]) for name, column in columns.items()]
+        return pa.RecordBatch.from_arrays(kept, names=list(columns))
+
     def _to_events(self, batch: "pa.RecordBatch", numbering: Numbering, line: int) -> Events:
         rows = batch.num_rows
-        columns = {name: batch.column(name) for name in self._header}
+        columns = {name: batch.column(name) for name in self._names}
         op = self._codes(columns["op"], "op", Op, line)
         domain = np.full(rows, Domain.OBJ, np.uint8)
         if "domain" in columns:
@@ -150,7 +200,7 @@ class CsvTrace:
 
     def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:
         """Numbers of what is written as names or numbers; there are few different ones, so only those are looked at."""
-        codes = {text: code for code in known for text in (code.name.lower(), str(int(code)))}
+        codes = _codes_by_word(known)
         words = column.dictionary_encode()
         numbers = np.zeros(len(words.dictionary), np.uint8)
         for index, word in enumerate(words.dictionary.to_pylist()):
@@ -158,7 +208,7 @@ class CsvTrace:
             if code is None:
                 row = words.indices.index(index).as_py()
                 names = ", ".join(f"{member.name.lower()} ({int(member)})" for member in known)
-                what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}" if word else f"`{name}` is empty"
+                what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}; {_ADVICE}" if word else f"`{name}` is empty"
                 raise _error(self._path, line + row, what)
             numbers[index] = code
         return numbers[to_numpy(words.indices)]
@@ -180,17 +230,43 @@ class CsvTrace:
         if match := _WRONG_VALUE.search(arrow_says):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
             shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-            return _error(self._path, line, f"`{self._header[column]}` is {shown!r}, which is no {type_}")
+            return _error(self._path, line, f"`{self._header[column]}` is {shown!r}, which is no {type_}; {_ADVICE}")
         if match := _WRONG_TEXT.search(arrow_says):
             return _error(self._path, int(match[2]), f"`{self._header[int(match[1])]}` is not text in UTF-8")
         if match := _WRONG_COUNT.search(arrow_says):
-            return _error(self._path, int(match[1]), match[2].lower())
+            return _error(self._path, int(match[1]), f"{match[2].lower()}; {_ADVICE}")
         return TraceError(f"cannot be read as CSV: {arrow_says.splitlines()[0]}", path=self._path)
 
 
 def _split_header(head: bytes) -> list[str]:
     line = head.decode("utf-8-sig", errors="replace").partition("\n")[0]
     return [name.strip().strip('"') for name in line.split(",")]
+
+
+def _codes_by_word(known: type[IntEnum]) -> dict[str, int]:
+    return {text: int(code) for code in known for text in (code.name.lower(), str(int(code)))}
+
+
+def _known(column: "pa.Array", known: type[IntEnum], only: int | None = None) -> np.ndarray:
+    """Whether each word is one of these, or is `only` that one; there are few different ones."""
+    codes, words = _codes_by_word(known), column.dictionary_encode()
+    found = [codes.get(word.strip().lower()) for word in words.dictionary.to_pylist()]
+    good = np.array([code is not None and only in (None, code) for code in found], np.bool_)
+    return good[to_numpy(words.indices, 0)] if good.size else np.zeros(len(column), np.bool_)
+
+
+def _fits(column: "pa.Array", type_: str) -> np.ndarray:
+    """Whether each text can be read as this type. Few cannot, so halves are tried until those are found."""
+    import pyarrow as pa
+
+    try:
+        column.cast(type_)
+        return np.ones(len(column), np.bool_)
+    except pa.ArrowInvalid:
+        half = len(column) // 2
+        if not half:
+            return np.zeros(1, np.bool_)
+        return np.concatenate([_fits(column[:half], type_), _fits(column[half:], type_)])
 
 
 def _is_empty(column: "pa.Array") -> np.ndarray:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from replay.jit.arrays import DONE, record, with_room
 from replay.jit.compiling import entry, leaf
 from replay.sources._logs.calls import Calls, joined, libc_calls, spread_times
 from replay.sources._logs.lines import (
     HEAD_BYTES,
-    OK,
     TOO_LARGE,
     UNKNOWN,
     Piece,
@@ -38,7 +38,7 @@ from replay.sources._logs.lines import (
 from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
-from replay.trace import NO_SITE, Op, Site, release_number, take_number
+from replay.trace import NO_SITE, NUMBERS, Op, Provenance, Site, release_number, take_number
 
 _NAME = "a heaptrack file"
 SUFFIXES = (".heaptrack",)
@@ -54,7 +54,11 @@ _UNKNOWN_SITE, _CALLER = -1, -2
 """In place of a site: nothing is known; the code only stands for its caller."""
 _STANDS_FOR_CALLER = ("operator new(", "operator new[](")
 _MALLOC, _FREE = int(Op.MALLOC), int(Op.FREE)
-_AT_CALLS, _AT_UNKNOWN, _AT_KINDS, _AT_STACKS, _AT_STAMPS = range(5)
+_TOTALS = record("calls", "unknown", "kinds", "stacks", "stamps")
+"""Counts; `calls` and `stamps` of a piece, the others of the file so far."""
+_KIND = record("bytes", "stack", "youngest")
+"""Allocations of one size and stack. `youngest`: the number of the latest live one, counted from 1."""
+_STAMP = record("row", "ms")
 
 
 def sniff(head: bytes) -> bool:
@@ -88,10 +92,13 @@ def _open(path: Path, lenient: bool) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, sized: bool, raw: bool, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "evenly between stamps", "assumed thread": "0", "assumed domain": "libc"}
-    findings.origin["assumed reallocs"] = "a free and a malloc"
-    if not raw:
-        findings.origin["assumed frees"] = "of the youngest block with that size and stack"
+    findings.origin = Provenance(
+        assumed_time="evenly between stamps",
+        assumed_thread="0",
+        assumed_domain="libc",
+        assumed_reallocs="a free and a malloc",
+        assumed_frees=None if raw else "of the youngest block with that size and stack",
+    )
     clock, log = _Clock(), _Log(path, findings, sized, lenient)
     for piece in read_pieces(path):
         yield clock.stamped(*log.parse(piece))
@@ -106,13 +113,13 @@ class _Clock:
         self._held: Calls | None = None
 
     def stamped(self, calls: Calls, stamps: np.ndarray) -> Calls:
-        """The calls up to the last stamp, with times; `stamps` are pairs of a row and milliseconds."""
+        """The calls up to the last stamp, with times; `stamps` are of _STAMP."""
         if self._held is not None:
-            stamps[:, 0] += self._held.op.shape[0]
+            stamps["row"] += self._held.op.shape[0]
             calls = joined(self._held, calls)
         rows = calls.op.shape[0]
-        stamp_rows = np.concatenate([[0], stamps[:, 0]])
-        stamp_ns = np.maximum.accumulate(np.concatenate([[self._now_ns], stamps[:, 1] * _MS]))
+        stamp_rows = np.concatenate([[0], stamps["row"]])
+        stamp_ns = np.maximum.accumulate(np.concatenate([[self._now_ns], stamps["ms"] * _MS]))
         end = int(stamp_rows[-1]) if rows - stamp_rows[-1] <= _HELD else rows
         if end == rows:
             stamp_rows, stamp_ns = np.append(stamp_rows, rows), np.append(stamp_ns, stamp_ns[-1])
@@ -134,36 +141,37 @@ class _Log:
         self._site_numbers: dict[Site, int] = {}
         self._code_site = np.zeros(0, np.int64)
         self._stack_site = np.zeros(0, np.int64)
-        self._kinds = np.zeros((0, 3), np.int64)
+        self._kinds = np.zeros(0, _KIND)
         self._below = np.zeros(0, np.int64)
         self._free_numbers = np.zeros(0, np.int64)
-        self._counts = np.zeros(2, np.int64)
-        self._totals = np.zeros(5, np.int64)
+        self._counts = np.zeros(1, NUMBERS)
+        self._totals = np.zeros(1, _TOTALS)
 
     def parse(self, piece: Piece) -> tuple[Calls, np.ndarray]:
-        """The calls of a piece, and its time stamps as pairs of the row that follows and milliseconds."""
+        """The calls of a piece, and its time stamps: the row that follows, and milliseconds."""
         lines = int(np.count_nonzero(piece.text == ord("\n")))
         sign, given, start = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8), np.zeros(lines, np.int64)
         fields = np.zeros((lines, _FIELDS), np.int64)
         status, line = _split_lines(piece.text, self._lenient, sign, given, start, fields)
-        if status != OK:
+        if status != DONE:
             check_lines(status, self._path, piece, int(start[line]), _NAME)
         self._meet_strings(piece, start[sign == ord("s")])
         self._meet_code(fields[sign == ord("i")])
         self._reserve(sign)
         op, key, size = np.empty(lines, np.uint8), np.empty(lines, np.int64), np.empty(lines, np.int64)
-        site, stamps = np.empty(lines, np.uint32), np.empty((lines, 2), np.int64)
-        self._totals[[_AT_CALLS, _AT_STAMPS]] = 0
+        site, stamps = np.empty(lines, np.uint32), np.empty(lines, _STAMP)
+        totals = self._totals[0]
+        totals.calls = totals.stamps = 0
         status, line = _follow_lines(
             sign, given, fields, self._lenient, (op, key, size, site), stamps, self._code_site, self._stack_site,
             self._kinds, self._below, self._free_numbers, self._counts, self._totals,
         )  # fmt: skip
-        if status != OK:
+        if status != DONE:
             check_lines(status, self._path, piece, int(start[line]), _NAME)
-        self._findings.counted["dropped lines"] = int(self._totals[_AT_UNKNOWN])
-        rows = int(self._totals[_AT_CALLS])
+        self._findings.dropped_lines = int(totals.unknown)
+        rows = int(totals.calls)
         calls = libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
-        return calls, stamps[: self._totals[_AT_STAMPS]].copy()
+        return calls, stamps[: totals.stamps].copy()
 
     def _meet_strings(self, piece: Piece, starts: np.ndarray) -> None:
         text = piece.text.tobytes()
@@ -192,19 +200,11 @@ class _Log:
 
     def _reserve(self, sign: np.ndarray) -> None:
         """Room for what the lines with these signs define."""
-        self._stack_site = _longer(self._stack_site, self._totals[_AT_STACKS] + np.count_nonzero(sign == ord("t")))
-        self._kinds = _longer(self._kinds, self._totals[_AT_KINDS] + np.count_nonzero(sign == ord("a")))
-        numbers = self._counts[0] + np.count_nonzero(sign == ord("+"))
-        self._below, self._free_numbers = _longer(self._below, numbers), _longer(self._free_numbers, numbers)
-
-
-def _longer(array: np.ndarray, length: int) -> np.ndarray:
-    """The array itself where it is that long, else a copy with room to spare."""
-    if array.shape[0] >= length:
-        return array
-    grown = np.zeros((2 * int(length), *array.shape[1:]), array.dtype)
-    grown[: array.shape[0]] = array
-    return grown
+        totals = self._totals[0]
+        self._stack_site = with_room(self._stack_site, totals.stacks + np.count_nonzero(sign == ord("t")))
+        self._kinds = with_room(self._kinds, totals.kinds + np.count_nonzero(sign == ord("a")))
+        numbers = self._counts[0].used + np.count_nonzero(sign == ord("+"))
+        self._below, self._free_numbers = with_room(self._below, numbers), with_room(self._free_numbers, numbers)
 
 
 @entry
@@ -238,7 +238,7 @@ def _split_lines(
         given[line] = count
         position = newline + 1
         line += 1
-    return OK, line
+    return DONE, line
 
 
 @leaf
@@ -268,56 +268,57 @@ def _follow_lines(
 ) -> tuple[int, int]:
     """Writes calls and stamps; gives a status and the line it stopped at. All but the lines' columns change in place.
 
-    `kinds` holds size, stack and the youngest live block, counted from 1; `below` the next older block of that kind.
+    `below` is, by the number of a block, the next older live one of its kind.
     """
     op, key, size, site = columns
-    row = 0
+    total, row = totals[0], 0
     for line in range(sign.shape[0]):
         mark, first, second, third = sign[line], fields[line, 0], fields[line, 1], fields[line, 2]
         bad = mark == 0
         if mark == 116:
             number = code_site[first - 1] if 0 < first <= code_site.shape[0] else _UNKNOWN_SITE
             if number == _CALLER:
-                number = stack_site[second - 1] if 0 < second <= totals[_AT_STACKS] else _UNKNOWN_SITE
-            stack_site[totals[_AT_STACKS]] = number
-            totals[_AT_STACKS] += 1
+                number = stack_site[second - 1] if 0 < second <= total.stacks else _UNKNOWN_SITE
+            stack_site[total.stacks] = number
+            total.stacks += 1
         elif mark == 97:
             if first > MAX_SIZE:
                 return TOO_LARGE, line
-            kinds[totals[_AT_KINDS], 0], kinds[totals[_AT_KINDS], 1], kinds[totals[_AT_KINDS], 2] = first, second, 0
-            totals[_AT_KINDS] += 1
+            kind = kinds[total.kinds]
+            kind.bytes, kind.stack, kind.youngest = first, second, 0
+            total.kinds += 1
         elif mark == 99:
-            stamps[totals[_AT_STAMPS], 0], stamps[totals[_AT_STAMPS], 1] = row, first
-            totals[_AT_STAMPS] += 1
+            stamps[total.stamps].row, stamps[total.stamps].ms = row, first
+            total.stamps += 1
         elif mark == 43:
             stack = second
-            bad = given[line] == 2 or (given[line] == 1 and first >= totals[_AT_KINDS])
+            bad = given[line] == 2 or (given[line] == 1 and first >= total.kinds)
             if given[line] == 1 and not bad:
                 number = take_number(free_numbers, counts) + 1
-                below[number - 1], kinds[first, 2] = kinds[first, 2], number
-                stack = kinds[first, 1]
-                key[row], size[row] = number, kinds[first, 0]
+                below[number - 1], kinds[first].youngest = kinds[first].youngest, number
+                stack = kinds[first].stack
+                key[row], size[row] = number, kinds[first].bytes
             elif not bad:
                 if first > MAX_SIZE:
                     return TOO_LARGE, line
                 key[row], size[row] = third, first
             if not bad:
-                known = stack_site[stack - 1] if 0 < stack <= totals[_AT_STACKS] else _UNKNOWN_SITE
+                known = stack_site[stack - 1] if 0 < stack <= total.stacks else _UNKNOWN_SITE
                 op[row], site[row] = _MALLOC, known if known >= 0 else NO_SITE
                 row += 1
         elif mark == 45:
             key[row] = first
-            if totals[_AT_KINDS] > 0:
-                number = kinds[first, 2] if first < totals[_AT_KINDS] else 0
+            if total.kinds > 0:
+                number = kinds[first].youngest if first < total.kinds else 0
                 key[row] = number
                 if number > 0:
-                    kinds[first, 2] = below[number - 1]
+                    kinds[first].youngest = below[number - 1]
                     release_number(free_numbers, counts, number - 1)
             op[row], size[row], site[row] = _FREE, 0, NO_SITE
             row += 1
         if bad:
             if not lenient:
                 return UNKNOWN, line
-            totals[_AT_UNKNOWN] += 1
-    totals[_AT_CALLS] = row
-    return OK, sign.shape[0]
+            total.unknown += 1
+    total.calls = row
+    return DONE, sign.shape[0]

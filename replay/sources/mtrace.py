@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from replay.jit.arrays import DONE, FULL, call_with_room, record
 from replay.jit.compiling import entry, leaf
 from replay.sources._logs.calls import MOVE, Calls, libc_calls, paired
 from replay.sources._logs.lines import (
-    FULL,
-    OK,
     TOO_LARGE,
     UNKNOWN,
     Piece,
@@ -33,7 +32,7 @@ from replay.sources._logs.lines import (
     read_pieces,
     text_of,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
+from replay.sources._logs.log_trace import PLAIN_LOG, Findings, LogTrace, open_lines
 from replay.support.limits import MAX_SIZE
 from replay.trace import NO_SITE, Op, Site
 from replay.trace.block_numbering import doubled, find_slot
@@ -45,7 +44,8 @@ _FIRST_LINE = re.compile(
 _WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+(?:0x)?[0-9a-f]+)?\))?(?P<address>\[0x[0-9a-f]+\])?")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _SHORTEST_LINE = len("- 0x0\n")
-_AT_CALLS, _AT_FAILED, _AT_UNKNOWN, _AT_SITES, _AT_NEW_SITES = range(5)
+_PARSED = record("calls", "failed", "unknown", "sites", "new_sites")
+"""Counts of a piece; `sites` also those of earlier pieces."""
 
 
 def sniff(head: bytes) -> bool:
@@ -63,7 +63,7 @@ def open_lenient(path: Path) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    findings.origin = PLAIN_LOG
     parser = _Parser(path, findings, lenient)
     return paired(map(parser.parse, read_pieces(path)), told=True)
 
@@ -80,23 +80,27 @@ class _Parser:
         """The calls of a piece; those of `realloc` in two halves."""
         most = piece.text.shape[0] // _SHORTEST_LINE + 1
         op, key, size = np.empty(most, np.uint8), np.empty(most, np.int64), np.empty(most, np.int64)
-        site, callers, state = np.empty(most, np.uint32), np.empty((most, 2), np.int64), np.zeros(5, np.int64)
-        state[_AT_SITES] = self._sites
-        status, position = FULL, 0
-        while status == FULL:
-            status, position = _parse_lines(
-                piece.text, position, self._lenient, op, key, size, site, callers, self._keys, self._numbers, state
-            )  # fmt: skip
-            if status == FULL:
-                self._keys, self._numbers = doubled(self._keys, self._numbers)
+        site, callers, parsed = np.empty(most, np.uint32), np.empty((most, 2), np.int64), np.zeros(1, _PARSED)
+        parsed[0].sites = self._sites
+        status, position = call_with_room(
+            lambda position: _parse_lines(
+                piece.text, position, self._lenient, op, key, size, site, callers, self._keys, self._numbers, parsed
+            ),
+            self._double,
+            0,
+        )
         check_lines(status, self._path, piece, position, "an mtrace log")
-        self._sites = int(state[_AT_SITES])
-        new = callers[: state[_AT_NEW_SITES]].tolist()
+        count = parsed[0]
+        self._sites = int(count.sites)
+        new = callers[: count.new_sites].tolist()
         self._findings.sites += [_site(text_of(piece, start, end)) for start, end in new]
-        self._findings.counted["failed calls"] += int(state[_AT_FAILED])
-        self._findings.counted["dropped lines"] += int(state[_AT_UNKNOWN])
-        rows = int(state[_AT_CALLS])
+        self._findings.failed_calls += int(count.failed)
+        self._findings.dropped_lines += int(count.unknown)
+        rows = int(count.calls)
         return libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
+
+    def _double(self, _position: int) -> None:
+        self._keys, self._numbers = doubled(self._keys, self._numbers)
 
 
 def _site(who: str) -> Site:
@@ -144,7 +148,7 @@ def _site_number(
     callers: np.ndarray,
     keys: np.ndarray,
     numbers: np.ndarray,
-    state: np.ndarray,
+    parsed: np.ndarray,
 ) -> int:
     """The site of the caller written there; a new one is put into the table and into `callers`, in place."""
     if end <= start:
@@ -152,10 +156,11 @@ def _site_number(
     key = _digest(text, start, end)
     slot = find_slot(key, keys, numbers)
     if numbers[slot] < 0:
-        keys[slot], numbers[slot] = key, state[_AT_SITES]
-        callers[state[_AT_NEW_SITES]] = start, end
-        state[_AT_SITES] += 1
-        state[_AT_NEW_SITES] += 1
+        count = parsed[0]
+        keys[slot], numbers[slot] = key, count.sites
+        callers[count.new_sites] = start, end
+        count.sites += 1
+        count.new_sites += 1
     return numbers[slot]
 
 
@@ -171,16 +176,17 @@ def _parse_lines(
     callers: np.ndarray,
     keys: np.ndarray,
     numbers: np.ndarray,
-    state: np.ndarray,
+    parsed: np.ndarray,
 ) -> tuple[int, int]:
     """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
 
     A line is understood from its end, because the caller at its beginning may hold anything.
     """
-    row = state[_AT_CALLS]
+    count = parsed[0]
+    row = count.calls
     while position < text.shape[0]:
-        if 2 * state[_AT_SITES] >= keys.shape[0]:
-            state[_AT_CALLS] = row
+        if 2 * count.sites >= keys.shape[0]:
+            count.calls = row
             return FULL, position
         newline = line_end(text, position)
         end = newline
@@ -209,17 +215,17 @@ def _parse_lines(
         if code == 255 or address < 0 or (asked < 0 and address != 0) or (sign_at > position and not told):
             if not lenient:
                 return UNKNOWN, position
-            state[_AT_UNKNOWN] += 1
+            count.unknown += 1
         elif asked > MAX_SIZE and address != 0:
             return TOO_LARGE, position
         elif address == 0:
-            state[_AT_FAILED] += code != _FREE
+            count.failed += code != _FREE
         else:
             op[row], key[row], size[row] = code, address, asked
             site[row] = NO_SITE
             if told and code <= _REALLOC:
-                site[row] = _site_number(text, position + 2, sign_at - 1, callers, keys, numbers, state)
+                site[row] = _site_number(text, position + 2, sign_at - 1, callers, keys, numbers, parsed)
             row += 1
         position = newline + 1
-    state[_AT_CALLS] = row
-    return OK, position
+    count.calls = row
+    return DONE, position

@@ -23,7 +23,7 @@ from replay.sources._arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
 from replay.support.names import nearest, printable
-from replay.trace import COLUMNS, DROPPED_COLUMNS, FORMAT_VERSION, OPTIONAL, REQUIRED, Events, Metadata, Trace, joined
+from replay.trace import COLUMNS, FORMAT_VERSION, OPTIONAL, REQUIRED, Events, Metadata, Trace, joined
 from replay.trace.block_numbering import Numbering
 from replay.trace.processes import mistake_in
 from replay.trace.validation import Validator
@@ -61,7 +61,7 @@ def _open(path: Path, *, lenient: bool) -> "ParquetTrace":
                 advice = f"`replay import --lenient` leaves it out; {nearest(unknown[0], COLUMNS)}"
                 raise TraceError(f"column `{printable(unknown[0])}` is unknown; {advice}", path=path)
             dropped = ", ".join(map(printable, unknown))
-            metadata = replace(metadata, origin=metadata.origin | {DROPPED_COLUMNS: dropped})
+            metadata = replace(metadata, origin=replace(metadata.origin, dropped_columns=dropped))
         columns = _columns_of(file.schema_arrow, path)
         return ParquetTrace(path, metadata, file.metadata.num_rows, _duration_ns(file.metadata), columns)
 
@@ -250,7 +250,8 @@ def write_trace(
 
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """What a Parquet file of a trace says of it."""
-    content = {"format_version": FORMAT_VERSION if metadata.processes else 1, **asdict(metadata)}
+    version = FORMAT_VERSION if metadata.processes else 1
+    content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
     for name in ("counts", "processes", "runtime"):  # which few traces have
         if not content[name]:
             del content[name]

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from replay.jit.arrays import DONE, record
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls, libc_calls
 from replay.sources._logs.lines import (
-    OK,
     TOO_LARGE,
     UNKNOWN,
     Piece,
@@ -35,7 +35,7 @@ from replay.sources._logs.lines import (
     read_pieces,
     skip_blanks,
 )
-from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
+from replay.sources._logs.log_trace import PLAIN_LOG, Findings, LogTrace, open_lines
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace import Op
@@ -46,7 +46,8 @@ _REQUEST = re.compile(rb"\s*([arf]\s+-?[0-9]|$)")
 _NO_HEADER = "line 1: here must stand a header of four numbers: heap size, ids, requests, weight"
 _SHORTEST_LINE = len("f 0\n")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
-_AT_CALLS, _AT_REQUESTS, _AT_UNKNOWN = range(3)
+_PARSED = record("calls", "requests", "unknown")
+"""Counts of a piece."""
 
 
 def sniff(head: bytes) -> bool:
@@ -66,13 +67,13 @@ def open_lenient(path: Path) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed time": "an event a microsecond", "assumed thread": "0", "assumed domain": "libc"}
+    findings.origin = PLAIN_LOG
     promised, requests, position = None, 0, 0
     for piece in read_pieces(path):
         if promised is None:
             promised, position = _read_header(path, piece)
         calls, met, unknown = _parse(path, piece, position, lenient)
-        findings.counted["dropped lines"] += unknown
+        findings.dropped_lines += unknown
         requests, position = requests + met, 0
         yield calls
     if promised is None:
@@ -94,10 +95,10 @@ def _parse(path: Path, piece: Piece, position: int, lenient: bool) -> tuple[Call
     """The calls of a piece, the number of requests in it, and of lines that were not understood."""
     most = 2 * (piece.text.shape[0] // _SHORTEST_LINE + 1)
     op, key, size, partner = np.empty(most, np.uint8), *(np.empty(most, np.int64) for _ in range(3))
-    state = np.zeros(3, np.int64)
-    status, position = _parse_lines(piece.text, position, lenient, op, key, size, partner, state)
+    parsed = np.zeros(1, _PARSED)
+    status, position = _parse_lines(piece.text, position, lenient, op, key, size, partner, parsed)
     check_lines(status, path, piece, position, "a malloc lab trace")
-    rows, requests, unknown = state.tolist()
+    rows, requests, unknown = parsed[0].tolist()
     return libc_calls(op[:rows], key[:rows], size[:rows], partner=partner[:rows]), requests, unknown
 
 
@@ -110,13 +111,13 @@ def _parse_lines(
     key: np.ndarray,
     size: np.ndarray,
     partner: np.ndarray,
-    state: np.ndarray,
+    parsed: np.ndarray,
 ) -> tuple[int, int]:
     """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
 
     A realloc becomes two calls of one key: the block leaves it and comes back, unless it is freed by its new size of 0.
     """
-    row = 0
+    count, row = parsed[0], 0
     while position < text.shape[0]:
         newline, first = line_end(text, position), skip_blanks(text, position)
         if first == newline:
@@ -133,11 +134,11 @@ def _parse_lines(
         if at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
             if not lenient:
                 return UNKNOWN, position
-            state[_AT_UNKNOWN] += 1
+            count.unknown += 1
         elif asked > MAX_SIZE:
             return TOO_LARGE, position
         else:
-            state[_AT_REQUESTS] += 1
+            count.requests += 1
             if sign == 114:
                 op[row], key[row], size[row], partner[row] = MOVE, number, 0, NO_PARTNER
                 row += 1
@@ -147,5 +148,5 @@ def _parse_lines(
                 partner[row] = row - 1 if sign == 114 else NO_PARTNER
                 row += 1
         position = newline + 1
-    state[_AT_CALLS] = row
-    return OK, position
+    count.calls = row
+    return DONE, position

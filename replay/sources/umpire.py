@@ -26,7 +26,7 @@ from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls, libc_calls
 from replay.sources._logs.lines import plain_head, read_pieces, unknown_line
 from replay.sources._logs.log_trace import Findings, LogTrace, open_lines
 from replay.support.limits import MAX_SIZE
-from replay.trace import Op, Site
+from replay.trace import Op, Provenance, Site
 
 SUFFIXES = (".replay",)
 _FIRST_OBJECT = re.compile(
@@ -52,7 +52,7 @@ def open_lenient(path: Path) -> LogTrace:
 
 
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
-    findings.origin |= {"assumed thread": "0", "assumed domain": "libc"}
+    findings.origin = Provenance(assumed_thread="0", assumed_domain="libc")
     log = _Log(findings)
     for piece in read_pieces(path):
         position = 0
@@ -63,7 +63,7 @@ def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
                 if not lenient:
                     raise unknown_line(path, piece, position, "an Umpire replay log") from None
-                findings.counted["dropped lines"] += 1
+                findings.dropped_lines += 1
             position += len(text)
         yield log.take_calls()
 
@@ -159,7 +159,7 @@ class _Log:
         if self._moving is not None:
             return
         if key == 0:
-            self._findings.counted["failed calls"] += 1
+            self._findings.failed_calls += 1
             return
         self._calls.append(_Call(_MALLOC, key, _size(size), self._now_ns, self._allocator(reference)))
 

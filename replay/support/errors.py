@@ -12,6 +12,8 @@ cause, which also exit with 2, from bugs of replay, which exit with 3.
 
 import errno
 
+from replay.support.names import printable
+
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What the system reports of a write only: disk full, quota exceeded, file too large, read-only file system."""
 _READERS = ("pyarrow.lib", "polars.exceptions", "zlib", "lzma", "_lzma", "yaml")
@@ -19,7 +21,16 @@ _READERS = ("pyarrow.lib", "polars.exceptions", "zlib", "lzma", "_lzma", "yaml")
 
 
 class ReplayError(Exception):
-    """A mistake of the user or of the data, put into one sentence."""
+    """A mistake of the user or of the data: a sentence, or several with a line each.
+
+    Names of files in a sentence may contain anything, also the end of a line; it is spelled out.
+    """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(*map(printable, sentences))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class TraceError(ReplayError):
@@ -72,10 +83,7 @@ def explain_parsing(error: ValueError | RecursionError) -> str:
 def _explain_system_error(error: OSError) -> str:
     """Names the file where the system does; an error of writing alone says so."""
     what = error.strerror or str(error).partition("\n")[0] or type(error).__name__
+    file = printable(str(error.filename)) if error.filename else ""
     if error.errno in _WRITE_ERRORS:
-        return (
-            f"{error.filename}: cannot be written: {what}"
-            if error.filename
-            else f"the output cannot be written: {what}"
-        )
-    return f"{error.filename}: {what}" if error.filename else f"a file or device failed: {what}"
+        return f"{file}: cannot be written: {what}" if file else f"the output cannot be written: {what}"
+    return f"{file}: {what}" if file else f"a file or device failed: {what}"

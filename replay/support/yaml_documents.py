@@ -136,7 +136,7 @@ class Document:
         lines = [self.sentence(*problem) for problem in problems[:_PROBLEMS_SHOWN]]
         if len(problems) > _PROBLEMS_SHOWN:
             lines.append(f"{self.path}: and {len(problems) - _PROBLEMS_SHOWN} more of the kind")
-        return self._error("\n".join(lines))
+        return self._error(*lines)
 
     def sentence(self, location: Location, what: str) -> str:
         """What is wrong, behind its file, line and key."""

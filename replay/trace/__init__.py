@@ -13,24 +13,14 @@ kernels rely on it.
 Modules of this package import these names from each other; all other code imports them from here.
 """
 
-from replay.trace.block_numbering import release_number, take_number
+from replay.trace.block_numbering import NUMBERS, release_number, take_number
 from replay.trace.columns import COLUMNS, NO_SITE, OPTIONAL, REQUIRED, Column, Domain, Op
 from replay.trace.digest import Digest, trace_digest
 from replay.trace.events import Events, joined
 from replay.trace.metadata import (
-    CLEAN_START,
-    DROPPED_COLUMNS,
-    DROPPED_MAPPING_BYTES,
     FORMAT_VERSION,
-    LEFT_OUT,
-    OLDER_FREES,
-    OLDER_REALLOCS,
-    RECORDED,
-    SITES_OF,
-    START,
     TEARDOWN_MARK,
     TRIM_MARK,
-    UNSEEN_FREES,
     ClassCount,
     Metadata,
     PoolCount,
@@ -40,26 +30,19 @@ from replay.trace.metadata import (
     Runtime,
     Site,
 )
+from replay.trace.provenance import CLEAN_START, Provenance
 from replay.trace.traces import MemoryTrace, Trace
 
 __all__ = [
     "CLEAN_START",
     "COLUMNS",
-    "DROPPED_COLUMNS",
-    "DROPPED_MAPPING_BYTES",
     "FORMAT_VERSION",
-    "LEFT_OUT",
     "NO_SITE",
-    "OLDER_FREES",
-    "OLDER_REALLOCS",
+    "NUMBERS",
     "OPTIONAL",
-    "RECORDED",
     "REQUIRED",
-    "SITES_OF",
-    "START",
     "TEARDOWN_MARK",
     "TRIM_MARK",
-    "UNSEEN_FREES",
     "ClassCount",
     "Column",
     "Digest",
@@ -71,6 +54,7 @@ __all__ = [
     "PoolCount",
     "Process",
     "ProcessMemory",
+    "Provenance",
     "ResidentMemory",
     "Runtime",
     "Site",

@@ -7,34 +7,41 @@ of slots, at most half of them taken, and removal that moves later keys back, so
 
 import numpy as np
 
+from replay.jit.arrays import DONE, FULL, call_with_room, record, with_room
 from replay.jit.compiling import entry, inlined, leaf
 from replay.support.errors import TraceError
 from replay.trace.columns import Op
 from replay.trace.events import Events
 
 _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
-_OK, _FULL, _LIVE, _DEAD = range(4)
+_LIVE, _DEAD = 2, 3
+NUMBERS = record("used", "released")
+"""Of a numbering: how many numbers were ever used, and how many of them are on the stack of released ones."""
+_LINK = record("number", "next")
+_LINKS = record("used", "unused")
 
 
 @leaf
 def take_number(free_numbers: np.ndarray, counts: np.ndarray) -> int:
-    """The number of a new block; changes `counts` in place.
+    """The number of a new block; changes `counts`, one entry of NUMBERS, in place.
 
-    `free_numbers` (int64) is a stack of released numbers that the caller keeps at least `counts[0]` plus the rows of
-    a batch long; `counts` (int64[2]) holds how many numbers were ever used and the height of the stack.
+    `free_numbers` (int64) is the stack of released numbers. The caller keeps it at least as long as all numbers used
+    plus the rows of a batch.
     """
-    if counts[1] > 0:
-        counts[1] -= 1
-        return free_numbers[counts[1]]
-    counts[0] += 1
-    return counts[0] - 1
+    count = counts[0]
+    if count.released > 0:
+        count.released -= 1
+        return free_numbers[count.released]
+    count.used += 1
+    return count.used - 1
 
 
 @leaf
 def release_number(free_numbers: np.ndarray, counts: np.ndarray, number: int) -> None:
     """Puts a dead block's number on top of the stack, in place; see `take_number`."""
-    free_numbers[counts[1]] = number
-    counts[1] += 1
+    count = counts[0]
+    free_numbers[count.released] = number
+    count.released += 1
 
 
 @inlined
@@ -85,13 +92,10 @@ def doubled(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return new_keys, new_numbers
 
 
-def with_room(free_numbers: np.ndarray, length: int) -> np.ndarray:
-    """The same stack of numbers with room for that many, and some to come."""
-    if length <= free_numbers.shape[0]:
-        return free_numbers
-    grown = np.zeros(2 * length, np.int64)
-    grown[: free_numbers.shape[0]] = free_numbers
-    return grown
+@inlined
+def is_half_full(counts: np.ndarray, keys: np.ndarray) -> bool:
+    """Whether the table of live blocks has no room for another one."""
+    return 2 * (counts[0].used - counts[0].released) >= keys.shape[0]
 
 
 @entry
@@ -114,8 +118,8 @@ def _number_events(
         if op[row] <= _CALLOC:
             if numbers[slot] >= 0:
                 return _LIVE, row
-            if 2 * (counts[0] - counts[1]) >= keys.shape[0]:
-                return _FULL, row
+            if is_half_full(counts, keys):
+                return FULL, row
             keys[slot] = key[row]
             numbers[slot] = take_number(free_numbers, counts)
         elif numbers[slot] < 0:
@@ -124,7 +128,7 @@ def _number_events(
         if op[row] == _FREE:
             release_number(free_numbers, counts, numbers[slot])
             clear_slot(slot, keys, numbers)
-    return _OK, op.shape[0]
+    return DONE, op.shape[0]
 
 
 class Numbering:
@@ -136,28 +140,27 @@ class Numbering:
         self._keys = np.zeros(1024, np.int64)
         self._numbers = np.full(1024, -1, np.int64)
         self._free_numbers = np.zeros(1024, np.int64)
-        self._counts = np.zeros(2, np.int64)
+        self._counts = np.zeros(1, NUMBERS)
 
     def number(self, op: np.ndarray, key: np.ndarray) -> np.ndarray:
         """Block numbers (uint32) for ops (uint8) on blocks named by keys (uint64); a realloc keeps its key."""
         rows = op.shape[0]
         block = np.empty(rows, np.uint32)
-        self._free_numbers = with_room(self._free_numbers, int(self._counts[0]) + rows)
-        row = 0
-        while True:
-            status, row = _number_events(
+        self._free_numbers = with_room(self._free_numbers, int(self._counts[0].used) + rows)
+        status, row = call_with_room(
+            lambda row: _number_events(
                 op, key.view(np.int64), row, block, self._keys, self._numbers, self._free_numbers, self._counts
-            )  # fmt: skip
-            if status == _OK:
-                break
-            if status != _FULL:
-                say = allocated_twice if status == _LIVE else not_live
-                raise TraceError(say(int(op[row]), int(key[row])), path=self._path, row=self._rows + row)
-            self._double()
+            ),
+            self._double,
+            0,
+        )
+        if status != DONE:
+            say = allocated_twice if status == _LIVE else not_live
+            raise TraceError(say(int(op[row]), int(key[row])), path=self._path, row=self._rows + row)
         self._rows += rows
         return block
 
-    def _double(self) -> None:
+    def _double(self, _row: int) -> None:
         self._keys, self._numbers = doubled(self._keys, self._numbers)
 
 
@@ -196,40 +199,43 @@ def _number_apart(
     own: np.ndarray,
     numbers: np.ndarray,
     counts: np.ndarray,
-    lists: np.ndarray,
+    heads: np.ndarray,
     links: np.ndarray,
-) -> int:
-    """Writes into `own` what each block is for its process; gives the row it stopped at. The rest changes in place too.
+    state: np.ndarray,
+) -> tuple[int, int]:
+    """Writes into `own` what each block is for its process; returns a status and the row it stopped at. The rest
+    changes in place too.
 
-    `numbers`: of live blocks. Numbers that a process has released are a list of `links`, each with the number and the
-    next link; lists[process] is its first one, lists[-1] that of links in no list, lists[-2] how many ever were in one.
-    Link 0 is none.
+    `numbers`: of live blocks. Numbers that a process has released are a list of `links`, which begins at the process's
+    entry of `heads`. `state` has how many links were ever used, and the first of those that are in no list. Link 0 is
+    none.
     """
+    pool = state[0]
     for row in range(start, op.shape[0]):
         own[row] = 0
         if op[row] > _FREE:
             continue
         process = owner[row]
         if op[row] <= _CALLOC:
-            link = lists[process]
+            link = heads[process]
             if link:
-                numbers[block[row]] = links[link, 0]
-                lists[process], links[link, 1], lists[-1] = links[link, 1], lists[-1], link
+                numbers[block[row]] = links[link].number
+                heads[process], links[link].next, pool.unused = links[link].next, pool.unused, link
             else:
                 numbers[block[row]] = counts[process]
                 counts[process] += 1
         own[row] = numbers[block[row]]
         if op[row] == _FREE:
-            link = lists[-1]
+            link = pool.unused
             if link:
-                lists[-1] = links[link, 1]
+                pool.unused = links[link].next
             else:
-                if lists[-2] + 1 >= links.shape[0]:
-                    return row
-                lists[-2] += 1
-                link = lists[-2]
-            links[link, 0], links[link, 1], lists[process] = own[row], lists[process], link
-    return op.shape[0]
+                if pool.used + 1 >= links.shape[0]:
+                    return FULL, row
+                pool.used += 1
+                link = pool.used
+            links[link].number, links[link].next, heads[process] = own[row], heads[process], link
+    return DONE, op.shape[0]
 
 
 class NumberingApart:
@@ -239,18 +245,24 @@ class NumberingApart:
         self.counts = np.zeros(processes, np.int64)
         """All numbers so far of a process are below."""
         self._numbers = np.zeros(1024, np.int64)
-        self._lists, self._links = np.zeros(processes + 2, np.int64), np.zeros((1024, 2), np.int64)
+        self._heads, self._links = np.zeros(processes, np.int64), np.zeros(1024, _LINK)
+        self._state = np.zeros(1, _LINKS)
 
     def number(self, events: Events, owner: np.ndarray) -> np.ndarray:
         """The numbers (uint32) of the next rows' blocks; `owner` is the process (int64) of each row."""
         self._numbers, op, block = with_room(self._numbers, events.highest_block + 1), events.op, events.block
         own = np.empty(op.shape[0], np.uint32)
-        row = 0
-        while True:
-            row = _number_apart(op, block, owner, row, own, self._numbers, self.counts, self._lists, self._links)
-            if row == op.shape[0]:
-                return own
-            self._links = np.append(self._links, np.zeros_like(self._links), axis=0)
+        call_with_room(
+            lambda row: _number_apart(
+                op, block, owner, row, own, self._numbers, self.counts, self._heads, self._links, self._state
+            ),
+            self._double,
+            0,
+        )
+        return own
+
+    def _double(self, _row: int) -> None:
+        self._links = with_room(self._links, self._links.shape[0] + 1)
 
 
 def allocated_twice(op: int, block: int) -> str:

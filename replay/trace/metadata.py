@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+from replay.trace.provenance import Provenance
+
 FORMAT_VERSION = 2
 """Of traces of several processes; others are of version 1, which has no table of them."""
 
@@ -19,21 +21,6 @@ TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
 TEARDOWN_MARK = "interpreter teardown"
 """A mark of this name ends what the program itself does; CPython's finalisation follows."""
-
-
-START, CLEAN_START = "start", "clean"
-"""In `Metadata.origin` of a recording: how it began; CLEAN_START means with every pool of pymalloc full."""
-OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES = "foreign_frees", "foreign_reallocs", "unseen_frees"
-"""In the same: counts of frees and reallocs of blocks older than the recording, and of frees past the hooks."""
-LEFT_OUT = "left_out_calls"
-"""In the same: how many calls of excluded threads were left out; missing if none was."""
-SITES_OF = "sites"
-"""In the same, if call sites were recorded: for which calls."""
-RECORDED = (START, OLDER_FREES, OLDER_REALLOCS, UNSEEN_FREES, LEFT_OUT)
-DROPPED_COLUMNS = "dropped columns"
-"""In `Metadata.origin` of a trace read leniently: the names of unknown columns that were left out."""
-DROPPED_MAPPING_BYTES = "dropped mapping bytes"
-"""In `Metadata.origin` of an imported memray capture: the bytes of its calls of mmap, which are not in the trace."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +102,7 @@ class Runtime:
 class Metadata:
     """What a trace says about itself."""
 
-    origin: dict[str, str] = field(default_factory=dict)
-    """How the trace was made: interpreter version, platform, allocator, command, seed …"""
+    origin: Provenance = field(default_factory=Provenance)
     sites: tuple[Site, ...] = ()
     phases: tuple[str, ...] = ()
     """Names of the phases that marks begin."""

@@ -5,6 +5,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from replay.jit.arrays import DONE, FULL, call_with_room, extend, record
 from replay.jit.compiling import entry, leaf
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
@@ -25,8 +26,10 @@ _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
 table indexed by it stays in proportion to the trace."""
 
-_OK, _FULL, _TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE, _EMPTIED = range(13)
-_AT_TIME, _AT_BLOCKS, _AT_BYTES, _AT_BLOCKS_PEAK, _AT_BYTES_PEAK, _AT_ROWS, _AT_PHASES, _AT_SITES = range(8)
+_TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE, _EMPTIED = range(2, 13)
+"""Statuses besides DONE and FULL: what is wrong with an event."""
+_STATE = record("last_ns", "blocks", "live_bytes", "blocks_peak", "bytes_peak", "rows", "phases", "sites")
+"""`phases` is -1 where their number is not known."""
 
 
 @leaf
@@ -36,8 +39,8 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
         return _DOMAIN
     if code > _FREE:
         if code == _MARK:
-            return _PHASE if phases >= 0 and (size < 0 or size >= phases) else _OK
-        return _OK if _GC_START <= code <= _THREAD_END or _OBSERVED_FIRST <= code <= _OBSERVED_LAST else _OP
+            return _PHASE if phases >= 0 and (size < 0 or size >= phases) else DONE
+        return DONE if _GC_START <= code <= _THREAD_END or _OBSERVED_FIRST <= code <= _OBSERVED_LAST else _OP
     if size < 0 or size > MAX_SIZE:
         return _SIZE
     if code >= _REALLOC:
@@ -46,7 +49,7 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
         return _FREE_SIZE if code == _FREE else _EMPTIED
     if number < sizes.shape[0]:
         return _LIVE
-    return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else _FULL
+    return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else FULL
 
 
 @entry
@@ -67,14 +70,15 @@ def _check_events(
     does is computed, not branched on: the order of mallocs and frees is noise to a branch predictor, and a miss
     costs as much as the whole row.
     """
-    last_ns, blocks, live = state[_AT_TIME], state[_AT_BLOCKS], state[_AT_BYTES]
-    blocks_peak, live_peak = state[_AT_BLOCKS_PEAK], state[_AT_BYTES_PEAK]
-    sites, sites_known, length = state[_AT_SITES], site.shape[0] > 0 and state[_AT_SITES] > 0, sizes.shape[0]
-    status, row = _OK, start
+    so_far = state[0]
+    last_ns, blocks, live = so_far.last_ns, so_far.blocks, so_far.live_bytes
+    blocks_peak, live_peak = so_far.blocks_peak, so_far.bytes_peak
+    sites, sites_known, length = so_far.sites, site.shape[0] > 0 and so_far.sites > 0, sizes.shape[0]
+    status, row = DONE, start
     while row < op.shape[0]:
         code, number, asked = op[row], block[row], size[row]
         begins, ends = code < _REALLOC, code == _FREE
-        status = _OK
+        status = DONE
         if time_ns[row] < last_ns:
             status = _TIME
         elif sites_known and site[row] != NO_SITE and site[row] >= sites:
@@ -84,7 +88,7 @@ def _check_events(
             | (asked < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
             or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
         ):  # fmt: skip
-            status = _judge(code, domain[row], number, asked, state[_AT_ROWS] + row, sizes, state[_AT_PHASES])
+            status = _judge(code, domain[row], number, asked, so_far.rows + row, sizes, so_far.phases)
         else:
             before = sizes[number]
             sizes[number] = -1 if ends else asked
@@ -92,12 +96,12 @@ def _check_events(
             live += asked - max(before, 0)
             blocks_peak = max(blocks_peak, blocks)
             live_peak = max(live_peak, live)
-        if status != _OK:
+        if status != DONE:
             break
         last_ns = time_ns[row]
         row += 1
-    state[_AT_TIME], state[_AT_BLOCKS], state[_AT_BYTES] = last_ns, blocks, live
-    state[_AT_BLOCKS_PEAK], state[_AT_BYTES_PEAK] = blocks_peak, live_peak
+    so_far.last_ns, so_far.blocks, so_far.live_bytes = last_ns, blocks, live
+    so_far.blocks_peak, so_far.bytes_peak = blocks_peak, live_peak
     return status, row
 
 
@@ -128,10 +132,10 @@ class Validator:
     def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
         self._path = path
         self._sizes = np.full(1024, -1, np.int64)
-        self._state = np.zeros(8, np.int64)
+        self._state = np.zeros(1, _STATE)
         self._first_ns = 0
-        self._state[_AT_PHASES] = len(metadata.phases) if metadata else -1
-        self._state[_AT_SITES] = len(metadata.sites) if metadata else 0
+        self._state[0].phases = len(metadata.phases) if metadata else -1
+        self._state[0].sites = len(metadata.sites) if metadata else 0
         self._processes = Processes(lambda: metadata.processes) if metadata and metadata.processes else None
         self._owners = np.zeros(1024 if self._processes else 0, np.int64)
 
@@ -140,19 +144,16 @@ class Validator:
         site = events.site if events.site is not None else np.empty(0, np.uint32)
         if self.rows == 0 and events.rows:
             self._first_ns = int(events.time_ns[0])
-        row = 0
-        while True:
-            status, row = _check_events(
-                events.time_ns, events.op, events.domain, events.block, events.size, site, row, self._sizes, self._state
-            )  # fmt: skip
-            if status == _OK:
-                break
-            if status != _FULL:
-                self._check_processes(events, row)  # an earlier row may be worse
-                raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
-            self._grow(int(events.block[row]) + 1)
-        self._check_processes(events, events.rows)
-        self._state[_AT_ROWS] += events.rows
+        time_ns, op, domain, block, size = events.time_ns, events.op, events.domain, events.block, events.size
+        status, row = call_with_room(
+            lambda row: _check_events(time_ns, op, domain, block, size, site, row, self._sizes, self._state),
+            lambda row: self._grow(int(block[row]) + 1),
+            0,
+        )
+        self._check_processes(events, row)  # where an event is wrong, an earlier row may be worse
+        if status != DONE:
+            raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
+        self._state[0].rows += events.rows
 
     def _check_processes(self, events: Events, rows: int) -> None:
         """Raises a TraceError for the first of so many rows whose thread or block is none of its process."""
@@ -169,16 +170,14 @@ class Validator:
             raise TraceError(what, path=self._path, row=self.rows + row)
 
     def _grow(self, blocks: int) -> None:
-        grown = np.full(max(2 * self._sizes.shape[0], blocks), -1, np.int64)
-        grown[: self._sizes.shape[0]] = self._sizes
-        self._sizes = grown
+        self._sizes = extend(self._sizes, max(2 * self._sizes.shape[0], blocks), fill=-1)
         if self._processes:
-            self._owners = np.append(self._owners, np.zeros(grown.shape[0] - self._owners.shape[0], np.int64))
+            self._owners = extend(self._owners, self._sizes.shape[0])
 
     def _refusal(self, status: int, events: Events, row: int) -> str:
         op, block, size = int(events.op[row]), int(events.block[row]), int(events.size[row])
         if status == _TIME:
-            return f"time runs back from {self._state[_AT_TIME]} ns to {events.time_ns[row]} ns"
+            return f"time runs back from {self._state[0].last_ns} ns to {events.time_ns[row]} ns"
         if status == _OP:
             return f"op {op} is unknown; there are {', '.join(f'{known} {known.name.lower()}' for known in Op)}"
         if status == _DOMAIN:
@@ -195,9 +194,9 @@ class Validator:
         if status == _DEAD:
             return not_live(op, block)
         if status == _PHASE:
-            return f"mark points to phase {size}, but the metadata names {self._state[_AT_PHASES]} phases"
+            return f"mark points to phase {size}, but the metadata names {self._state[0].phases} phases"
         if status == _SITE:
-            sites = self._state[_AT_SITES]
+            sites = self._state[0].sites
             return f"site {cast(np.ndarray, events.site)[row]} is past the metadata's table of {sites} sites"
         return (
             f"block {block} is far beyond what {self.rows + row} rows can have numbered; "
@@ -207,28 +206,28 @@ class Validator:
     @property
     def rows(self) -> int:
         """Events found good."""
-        return int(self._state[_AT_ROWS])
+        return int(self._state[0].rows)
 
     @property
     def span_ns(self) -> int:
         """Time from the first event to the last."""
-        return int(self._state[_AT_TIME]) - self._first_ns
+        return int(self._state[0].last_ns) - self._first_ns
 
     @property
     def live_blocks(self) -> int:
-        return int(self._state[_AT_BLOCKS])
+        return int(self._state[0].blocks)
 
     @property
     def live_bytes(self) -> int:
-        return int(self._state[_AT_BYTES])
+        return int(self._state[0].live_bytes)
 
     @property
     def blocks_peak(self) -> int:
-        return int(self._state[_AT_BLOCKS_PEAK])
+        return int(self._state[0].blocks_peak)
 
     @property
     def bytes_peak(self) -> int:
-        return int(self._state[_AT_BYTES_PEAK])
+        return int(self._state[0].bytes_peak)
 
 
 @runtime_checkable

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.allocators import ARENA_MAPPED, ARENA_UNMAPPED
-from replay.config import StackConfig, load_config, recorded_version
+from replay.config import StackConfig, load_config
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
-from replay.trace import CLEAN_START, START, Domain, Events, Op, PoolCount, Trace
+from replay.trace import CLEAN_START, Domain, Events, Op, PoolCount, Trace
 from replay.trace.editing import rows_of
 from replay.verification.counts import CountAgreement, Counting
 
@@ -98,13 +98,13 @@ class ArenaMoment:
 
 def is_recording(trace: Trace) -> bool:
     """Whether the trace tells how its recording began."""
-    return START in trace.metadata.origin
+    return trace.metadata.origin.start is not None
 
 
 def verify_recording(trace: Trace) -> RecordingAgreement:
     """Compares a recording with the model of the interpreter that it is of."""
     start = time.perf_counter()
-    if trace.metadata.origin[START] != CLEAN_START:
+    if trace.metadata.origin.start != CLEAN_START:
         raise ReplayError("the recording did not start clean, so nothing can be predicted; record it with --clean")
     if trace.metadata.runtime and trace.metadata.runtime.separate_heaps:
         what = "subinterpreters of the recorded program had a pymalloc of their own"
@@ -140,9 +140,9 @@ def verify_recording(trace: Trace) -> RecordingAgreement:
 
 
 def _preset(trace: Trace) -> str:
-    version = recorded_version(trace.metadata)
+    version = trace.metadata.origin.cpython_version
     if not version:
-        name = trace.metadata.origin.get("interpreter", "").partition(" ")[0] or "an unknown interpreter"
+        name = trace.metadata.origin.implementation or "an unknown interpreter"
         raise ReplayError(f"the recording is of {name}; there are models of CPython only")
     return f"cpython-{version}"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
+from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Provenance
 
 SMALL_BYTES = 512
 LARGE_BYTES = 99 << 10
@@ -87,7 +87,7 @@ class History:
             block=np.array(block, np.uint32),
             size=np.array(size, np.int64),
         )
-        return MemoryTrace([events], Metadata(origin={"shape": name}, phases=(TRIM_MARK,)))
+        return MemoryTrace([events], Metadata(Provenance(notes={"shape": name}), phases=(TRIM_MARK,)))
 
     def _append(self, op: Op, block: int, size: int) -> None:
         self._write(op, self._domains[block], block, size)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.allocators import linux
-from replay.allocators._stack import MARGIN, extend
+from replay.allocators._stack import MARGIN
 from replay.allocators._tally import Counter, CounterKind
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.arena import (
@@ -85,6 +85,7 @@ from replay.allocators.glibc.threads import (
     own_arena,
     switch_thread,
 )
+from replay.jit.arrays import extend
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 

@@ -12,7 +12,7 @@ the main arena. 0 is no chunk. Sizes and starts are in units of 16 bytes.
 import numpy as np
 
 from replay.allocators._stack import MARGIN, ask_for_room
-from replay.allocators._tally import record
+from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 from replay.jit.cpu_intrinsics import bit_length
 

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from replay.allocators._tally import record
 from replay.allocators.glibc.large_cache import LARGE_BINS
 from replay.allocators.glibc.memory import HEAP_SHIFT, NBINS, SMALL_UNITS_32, SMALL_UNITS_64, UNIT, UNIT_SHIFT
 from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP
 from replay.allocators.glibc.threads import NOBODY, TCACHE_BINS
+from replay.jit.arrays import record
 from replay.support.units import Size
 
 MMAP_THRESHOLD = 128 << 10

@@ -14,7 +14,6 @@ are told to the kernel one by one.
 import numpy as np
 
 from replay.allocators._stack import NO_MEMORY, attend, give_record_back, take_record
-from replay.allocators._tally import record
 from replay.allocators.glibc.memory import (
     HEAP_SHIFT,
     HEAP_UNITS,
@@ -31,6 +30,7 @@ from replay.allocators.glibc.memory import (
 )
 from replay.allocators.linux import advise_huge_pages, brk, dontneed, mmap, mmap_hugetlb, mremap, munmap, touch
 from replay.allocators.linux.areas import ALWAYS, MADVISE_ONLY
+from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 31

@@ -11,7 +11,6 @@ A thread's end empties its cache into the arenas that the chunks came from.
 import numpy as np
 
 from replay.allocators._stack import NO_MEMORY, attend
-from replay.allocators._tally import record
 from replay.allocators.glibc.arena import FASTBINS, call_free_chunk, make_tcache
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.hugetlb import settle_page_size
@@ -19,6 +18,7 @@ from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
 from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness
+from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 
 THREAD = record("arena", "tcache", "cache_chunk")

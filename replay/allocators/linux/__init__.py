@@ -35,8 +35,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.allocators._stack import extend
-from replay.allocators._tally import record
 from replay.allocators.linux.areas import (
     AREA,
     MODES,
@@ -62,6 +60,7 @@ from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole, measure_headroom
 from replay.allocators.linux.residency import resident_bytes
 from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES, Config
+from replay.jit.arrays import extend, record
 from replay.jit.compiling import by_reference
 
 __all__ = [

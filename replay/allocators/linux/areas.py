@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.allocators._stack import MARGIN, ask_for_room
-from replay.allocators._tally import record
+from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 
 NEVER, MADVISE_ONLY, ALWAYS, RESERVED_ONLY = range(4)

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay import allocators as lower
-from replay.allocators._stack import MARGIN, extend
+from replay.allocators._stack import MARGIN
 from replay.allocators.linux import touch
 from replay.allocators.pymalloc.arenas import (
     ARENA,
@@ -58,6 +58,7 @@ from replay.allocators.pymalloc.arenas import (
 from replay.allocators.pymalloc.settings import Config
 from replay.allocators.pymalloc.spans import spans
 from replay.allocators.pymalloc.views import check, observe
+from replay.jit.arrays import extend
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 

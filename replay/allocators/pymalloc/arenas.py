@@ -8,8 +8,8 @@ import numpy as np
 
 from replay import allocators as lower
 from replay.allocators._stack import ARENA_MAPPED, ARENA_UNMAPPED, MARGIN, ask_for_room, log
-from replay.allocators._tally import record
 from replay.allocators.linux import mmap_arena, mmap_huge_pages, munmap, touch
+from replay.jit.arrays import record
 from replay.jit.compiling import cold, leaf
 
 NONE = -1

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 from replay.gates.checking import Report
 from replay.reports.checks.sentences import causes, describe
+from replay.support.names import printable
 
 
 def render(report: Report) -> str:
@@ -12,16 +13,22 @@ def render(report: Report) -> str:
         tests = [(finding.metric, finding.failed, describe(finding)) for finding in case.findings]
         if case.failed and not case.worse:
             tests.append((case.state, True, case.note))
+        name = _text(case.name)
         failures = sum(failed for _, failed, _ in tests)
         suite = ElementTree.SubElement(
-            root, "testsuite", name=case.name, tests=str(len(tests)), failures=str(failures), errors="0", skipped="0"
+            root, "testsuite", name=name, tests=str(len(tests)), failures=str(failures), errors="0", skipped="0"
         )
-        for name, failed, said in tests:
-            test = ElementTree.SubElement(suite, "testcase", classname=f"replay.{case.name}", name=name, time="0")
+        for metric, failed, said in tests:
+            test = ElementTree.SubElement(suite, "testcase", classname=f"replay.{name}", name=metric, time="0")
             if failed:
-                failure = ElementTree.SubElement(test, "failure", message=said)
-                failure.text = "\n".join([said, *causes(case)])
+                failure = ElementTree.SubElement(test, "failure", message=_text(said))
+                failure.text = _text("\n".join([said, *causes(case)]))
             else:
-                ElementTree.SubElement(test, "system-out").text = said
+                ElementTree.SubElement(test, "system-out").text = _text(said)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def _text(text: str) -> str:
+    """XML has no control characters, not even escaped ones."""
+    return printable(text, keep="\n")

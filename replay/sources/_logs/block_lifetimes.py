@@ -12,10 +12,11 @@ no time                                     one event a microsecond
 
 import numpy as np
 
+from replay.jit.arrays import DONE, FULL, call_with_room, record, with_room
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import MOVE, NO_PARTNER, Calls
-from replay.trace import NO_SITE, Domain, Events, Op, release_number, take_number
-from replay.trace.block_numbering import clear_slot, doubled, find_slot, with_room
+from replay.trace import NO_SITE, NUMBERS, Domain, Events, Op, release_number, take_number
+from replay.trace.block_numbering import clear_slot, doubled, find_slot, is_half_full
 
 EVENT_NS = 1000
 """Between two events of a log without times."""
@@ -23,8 +24,8 @@ _FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
 _LIBC = int(Domain.LIBC)
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
-_OK, _FULL = range(2)
-_AT_FREES, _AT_BORN, _AT_MISSING = range(3)
+_REPAIRS = record("dropped_frees", "born_by_realloc", "missing_frees")
+"""How often each of the rules above was needed."""
 
 
 @entry
@@ -43,7 +44,7 @@ def _follow_calls(
     numbers: np.ndarray,
     free_numbers: np.ndarray,
     counts: np.ndarray,
-    tallies: np.ndarray,
+    repairs: np.ndarray,
 ) -> tuple[int, int, int]:
     """Writes events from row `start` on; gives a status, the row it stopped at and the number of events written.
 
@@ -53,8 +54,8 @@ def _follow_calls(
     """
     out_op, out_domain, out_block, out_size = columns
     for row in range(start, op.shape[0]):
-        if 2 * (counts[0] - counts[1]) >= keys.shape[0]:
-            return _FULL, row, out
+        if is_half_full(counts, keys):
+            return FULL, row, out
         code, slot = op[row], find_slot(key[row], keys, numbers)
         life = numbers[slot]
         if code == MOVE:
@@ -77,15 +78,15 @@ def _follow_calls(
             out += 1
             release_number(free_numbers, counts, number)
             clear_slot(slot, keys, numbers)
-            tallies[_AT_MISSING] += code != _FREE
+            repairs[0].missing_frees += code != _FREE
         elif code == _FREE:
-            tallies[_AT_FREES] += 1
+            repairs[0].dropped_frees += 1
         if code == _FREE:
             continue
         life = moved
         if life < 0:
             if code == _REALLOC:
-                tallies[_AT_BORN] += partner[row] >= 0
+                repairs[0].born_by_realloc += partner[row] >= 0
                 code = _MALLOC
             life = take_number(free_numbers, counts) | np.int64(domain[row]) << _NUMBER_BITS
         slot = find_slot(key[row], keys, numbers)
@@ -94,7 +95,7 @@ def _follow_calls(
         out_block[out] = life & _NUMBER
         rows[out] = row
         out += 1
-    return _OK, op.shape[0], out
+    return DONE, op.shape[0], out
 
 
 class Lives:
@@ -109,34 +110,42 @@ class Lives:
         self._keys = np.zeros(1024, np.int64)
         self._numbers = np.full(1024, -1, np.int64)
         self._free_numbers = np.zeros(1024, np.int64)
-        self._counts = np.zeros(2, np.int64)
-        self._tallies = np.zeros(3, np.int64)
+        self._counts = np.zeros(1, NUMBERS)
+        self._repairs = np.zeros(1, _REPAIRS)
 
     @property
-    def tallies(self) -> dict[str, int]:
-        """What the rules had to do, by the names that `replay.sources._logs.log_trace` counts it under."""
-        names = ("dropped frees", "born by realloc", "missing frees")
-        return dict(zip(names, self._tallies.tolist(), strict=True))
+    def dropped_frees(self) -> int:
+        return int(self._repairs[0].dropped_frees)
+
+    @property
+    def born_by_realloc(self) -> int:
+        return int(self._repairs[0].born_by_realloc)
+
+    @property
+    def missing_frees(self) -> int:
+        return int(self._repairs[0].missing_frees)
 
     def events(self, calls: Calls) -> Events:
         """What the calls did to blocks; `calls` follow those given before."""
         total = calls.op.shape[0]
-        self._free_numbers = with_room(self._free_numbers, int(self._counts[0]) + total)
+        self._free_numbers = with_room(self._free_numbers, int(self._counts[0].used) + total)
         partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)
         rows, left = np.empty(2 * total, np.int64), np.empty(total, np.int64)
         types = (np.uint8, np.uint8, np.uint32, np.int64)
         op, domain, block, size = (np.empty(2 * total, type_) for type_ in types)
-        row = out = 0
-        while True:
-            status, row, out = _follow_calls(
+        _, _, out = call_with_room(
+            lambda row, out: _follow_calls(
                 calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows,
                 (op, domain, block, size),
-                self._keys, self._numbers, self._free_numbers, self._counts, self._tallies,
-            )  # fmt: skip
-            if status == _OK:
-                break
-            self._keys, self._numbers = doubled(self._keys, self._numbers)
+                self._keys, self._numbers, self._free_numbers, self._counts, self._repairs,
+            ),
+            self._double,
+            0, 0,
+        )  # fmt: skip
         return self._gather(calls, rows[:out], op[:out], domain[:out], block[:out], size[:out])
+
+    def _double(self, _row: int, _out: int) -> None:
+        self._keys, self._numbers = doubled(self._keys, self._numbers)
 
     def _gather(
         self, calls: Calls, rows: np.ndarray, op: np.ndarray, domain: np.ndarray, block: np.ndarray, size: np.ndarray

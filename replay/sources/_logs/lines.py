@@ -20,7 +20,8 @@ _PLAIN_HEAD_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 _NEWLINE = 10
-OK, UNKNOWN, TOO_LARGE, FULL = range(4)
+UNKNOWN, TOO_LARGE = 2, 3
+"""Statuses of kernels that read lines, besides DONE and FULL: why they do not go on at a line."""
 """Why a kernel stopped at a line: at none, at one that is not understood, at a size out of range, for want of room."""
 _SHOWN = 80
 """Characters of a line that an error shows."""

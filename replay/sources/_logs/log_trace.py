@@ -1,12 +1,11 @@
 """The trace of another tool's log, and what such a trace cannot know.
 
-What was assumed and what was counted stands in the metadata's `origin`, under the keys of `ASSUMED` and `COUNTED`.
+What was assumed and what was counted is in the metadata's `Provenance`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,42 +16,25 @@ from replay.sources._logs.calls import Calls
 from replay.sources._logs.lines import UnknownLineError
 from replay.support.errors import TraceError
 from replay.support.units import format_size
-from replay.trace import DROPPED_COLUMNS, DROPPED_MAPPING_BYTES, Events, Metadata, Site
+from replay.trace import Events, Metadata, Provenance, Site
 from replay.trace.validation import Validator
-
-ASSUMED = {
-    "assumed time": "time: {}",
-    "assumed thread": "thread: {}",
-    "assumed domain": "domain: {}",
-    "assumed frees": "frees: {}",
-    "assumed reallocs": "reallocs: {}",
-}
-"""Keys of `origin` for what a format does not tell, and how that is said; the values are text."""
-CUT_SHORT = "cut short"
-"""Key of `origin` for where a log ended that promised more."""
-COUNTED = {
-    "dropped frees": "frees of blocks older than the log, left out: {}",
-    "born by realloc": "reallocs of blocks older than the log, taken as mallocs: {}",
-    "missing frees": "frees that the log lacks, put in: {}",
-    "dropped mappings": "mmap and munmap calls left out: {}",
-    DROPPED_MAPPING_BYTES: "memory mapped by them, left out: {}",
-    "failed calls": "calls that failed, left out: {}",
-    "dropped lines": "unknown lines, left out: {}",
-}
-"""Keys of `origin` for what was counted; the values are numbers, and a key is there if it is not 0."""
 
 
 @dataclass
 class Findings:
     """What a format's reader finds beside calls; it fills this in while it reads."""
 
-    origin: dict[str, str] = field(default_factory=dict)
-    """With the keys of `ASSUMED` for what the log cannot tell."""
-    counted: Counter[str] = field(default_factory=Counter)
-    """By the keys of `COUNTED`."""
+    origin: Provenance = field(default_factory=Provenance)
+    """What it says of itself, and what had to be assumed. The counts below are added."""
+    dropped_lines: int = 0
+    dropped_mappings: int = 0
+    dropped_mapping_bytes: int = 0
+    failed_calls: int = 0
     sites: list[Site] = field(default_factory=list)
 
 
+PLAIN_LOG = Provenance(assumed_time="an event a microsecond", assumed_thread="0", assumed_domain="libc")
+"""What is assumed of a log that names neither times nor threads nor domains."""
 Reader = Callable[[Path, Findings], Iterator[Calls]]
 """Yields the calls of a log and notes in `Findings` what else it meets."""
 _BATCHES_PROBED = 16
@@ -85,10 +67,20 @@ class LogTrace:
     @property
     def metadata(self) -> Metadata:
         """Whole once the last batch was read."""
-        counted = self._findings.counted | Counter(self._lives.tallies)
-        counts = {key: str(counted[key]) for key in COUNTED if counted[key]}
-        origin = {"source": self._source, "file": self._path.name}
-        return Metadata(origin | self._findings.origin | counts, sites=tuple(self._findings.sites))
+        found, lives = self._findings, self._lives
+        origin = replace(
+            found.origin,
+            source=self._source,
+            file=self._path.name,
+            dropped_frees=lives.dropped_frees or None,
+            born_by_realloc=lives.born_by_realloc or None,
+            missing_frees=lives.missing_frees or None,
+            dropped_mappings=found.dropped_mappings or None,
+            dropped_mapping_bytes=found.dropped_mapping_bytes or None,
+            failed_calls=found.failed_calls or None,
+            dropped_lines=found.dropped_lines or None,
+        )
+        return Metadata(origin, sites=tuple(found.sites))
 
     def batches(self) -> Iterator[Events]:
         self._findings, self._lives = findings, lives = Findings(), Lives(addresses=self._addresses)
@@ -100,11 +92,7 @@ class LogTrace:
                 yield events
         except UnknownLineError as error:
             raise TraceError(f"{error.what}; {self._advice()}", path=self._path) from None
-        dropped = findings.counted["dropped lines"]
-        if dropped and not validator.rows:
-            lines = "1 unknown line was" if dropped == 1 else f"{dropped:,} unknown lines were"
-            what = f"nothing is left to import: {lines} left out, and no other line is an event of {self._source}"
-            raise TraceError(f"{what}; `--format NAME` names another format", path=self._path)
+        refuse_nothing_left(findings.dropped_lines, validator.rows, self._source, self._path)
 
     def _advice(self) -> str:
         """What to do about an unknown line: `--lenient` is of use only if it leaves an event."""
@@ -116,6 +104,14 @@ class LogTrace:
         return "nothing in the file is an event of that format; `--format NAME` names another one"
 
 
+def refuse_nothing_left(dropped: int, rows: int, source: str, path: Path) -> None:
+    """Raises a TraceError if lines were left out and no event is left."""
+    if dropped and not rows:
+        lines = "1 unknown line was" if dropped == 1 else f"{dropped:,} unknown lines were"
+        what = f"nothing is left to import: {lines} left out, and no other line is an event of {source}"
+        raise TraceError(f"{what}; `--format NAME` names another format", path=path)
+
+
 def open_lines(path: Path, source: str, read: LineReader, *, lenient: bool, addresses: bool = True) -> LogTrace:
     """The trace of a log that consists of lines."""
     leniently = partial(read, lenient=True)
@@ -124,14 +120,36 @@ def open_lines(path: Path, source: str, read: LineReader, *, lenient: bool, addr
     return LogTrace(path, source, partial(read, lenient=False), read_leniently=leniently, addresses=addresses)
 
 
-def told_limits(origin: dict[str, str]) -> str:
-    """One line for the screen: what a trace of this origin had to assume and left out; empty if nothing."""
-    assumed = [ASSUMED[key].format(origin[key]) for key in ASSUMED if key in origin]
-    counted = [COUNTED[key].format(_quantity(key, int(origin[key]))) for key in COUNTED if key in origin]
-    cut = [f"unknown columns, left out: {origin[DROPPED_COLUMNS]}"] if DROPPED_COLUMNS in origin else []
-    cut += [f"cut short {origin[CUT_SHORT]}"] if CUT_SHORT in origin else []
-    return "; ".join(([f"not known, so assumed: {', '.join(assumed)}"] if assumed else []) + counted + cut)
+def limits(origin: Provenance) -> str:
+    """One line for the screen: what was assumed in a trace and what was left out of it; empty if nothing."""
+    assumed = [f"{what}: {text}" for what, text in assumptions(origin).items()]
+    cut = [f"unknown columns, left out: {origin.dropped_columns}"] if origin.dropped_columns else []
+    cut += [f"cut short {origin.cut_short}"] if origin.cut_short else []
+    parts = [f"not known, so assumed: {', '.join(assumed)}"] if assumed else []
+    return "; ".join([*parts, *omissions(origin), *cut])
 
 
-def _quantity(key: str, count: int) -> str:
-    return format_size(count) if key.endswith("bytes") else f"{count:,}"
+def assumptions(origin: Provenance) -> dict[str, str]:
+    """What a log does not say, and what was assumed instead."""
+    each = {
+        "time": origin.assumed_time,
+        "thread": origin.assumed_thread,
+        "domain": origin.assumed_domain,
+        "frees": origin.assumed_frees,
+        "reallocs": origin.assumed_reallocs,
+    }
+    return {what: text for what, text in each.items() if text is not None}
+
+
+def omissions(origin: Provenance) -> list[str]:
+    """What was counted and is not in the trace as it is in the log."""
+    counted = [
+        ("frees of blocks older than the log, left out", origin.dropped_frees),
+        ("reallocs of blocks older than the log, taken as mallocs", origin.born_by_realloc),
+        ("frees that the log lacks, put in", origin.missing_frees),
+        ("mmap and munmap calls left out", origin.dropped_mappings),
+        ("memory mapped by them, left out", origin.dropped_mapping_bytes and format_size(origin.dropped_mapping_bytes)),
+        ("calls that failed, left out", origin.failed_calls),
+        ("unknown lines, left out", origin.dropped_lines),
+    ]
+    return [f"{what}: {count if isinstance(count, str) else f'{count:,}'}" for what, count in counted if count]

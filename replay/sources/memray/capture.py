@@ -4,18 +4,19 @@ What the kernel of `records` leaves to others is read here, record by record: th
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from replay.sources._logs.calls import Calls, spread_times
-from replay.sources._logs.log_trace import CUT_SHORT, Findings
+from replay.sources._logs.log_trace import Findings
 from replay.sources.memray import records, stacks
 from replay.sources.memray.header import Header, open_plain, readable_bytes
 from replay.sources.memray.line_tables import LineTable
 from replay.support.errors import TraceError
-from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
+from replay.trace import NO_SITE, Provenance, Site
 
 _ROWS = 1 << 16
 _PIECE_BYTES = 1 << 20
@@ -36,23 +37,22 @@ def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) 
     cut = tell_cut(header.end_ms, header.records, survey.records)
     if cut and not lenient:
         raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
-    if cut:
-        findings.origin[CUT_SHORT] = f"after {survey.records:,} records"
-    findings.origin |= origin(header.command, header.allocator, header.python_traced)
+    findings.origin = replace(
+        origin(header.command, header.allocator, header.python_traced),
+        cut_short=f"after {survey.records:,} records" if cut else None,
+    )
     yield from _follow(path, header, findings, survey)
 
 
-def origin(command: str, allocator: str, python_traced: bool) -> dict[str, str]:
-    """What the trace's metadata say of the capture."""
-    return {
-        "command": command,
-        "allocator": allocator,
-        "traced allocators": "Python's and the C library's" if python_traced else "the C library's",
-        "assumed time": ASSUMED_TIME,
-        "assumed domain": "obj for all of Python's, else libc"
-        if python_traced
-        else "libc, small objects are not in it",
-    }
+def origin(command: str, allocator: str, python_traced: bool) -> Provenance:
+    """What a capture says of itself, and what it does not say."""
+    return Provenance(
+        command=command,
+        allocator=allocator,
+        traced_allocators="Python's and the C library's" if python_traced else "the C library's",
+        assumed_time=ASSUMED_TIME,
+        assumed_domain="obj for all of Python's, else libc" if python_traced else "libc, small objects are not in it",
+    )
 
 
 def tell_cut(end_ms: float, promised: int | None, total: int) -> str:
@@ -80,17 +80,17 @@ def _survey(path: Path, header: Header) -> _Survey:
     stamps = reader.stamps or [(0, header.start_ms)]
     row, ms = (np.array(column, np.int64) for column in zip(*stamps, strict=True))
     stamp_ns = np.maximum.accumulate(ms) * _MS
-    tallies = reader.state.tallies
+    tally = reader.state.tallies[0]
     return _Survey(
-        int(tallies[stacks.AT_RECORDS]), int(tallies[stacks.AT_MAPPINGS]), int(tallies[stacks.AT_MAPPED_BYTES]),
+        int(tally.records), int(tally.mappings), int(tally.mapped_bytes),
         np.concatenate([[0], row, [rows]]), np.concatenate([stamp_ns[:1], stamp_ns, stamp_ns[-1:]]),
     )  # fmt: skip
 
 
 def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> Iterator[Calls]:
     reader, sites = _Reader(path, header), _Sites(header, findings)
-    findings.counted["dropped mappings"] += survey.mappings
-    findings.counted[DROPPED_MAPPING_BYTES] += survey.mapped_bytes
+    findings.dropped_mappings += survey.mappings
+    findings.dropped_mapping_bytes += survey.mapped_bytes
     first = 0
     for op, address, size, domain, thread, used in reader.batches():
         sites.meet(reader)

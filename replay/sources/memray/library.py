@@ -9,6 +9,7 @@ import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.jit.arrays import with_room
 from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
-from replay.sources._logs.log_trace import CUT_SHORT, Findings
+from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
 from replay.sources.memray.capture import AGGREGATED, origin, tell_cut
 from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
-from replay.trace import DROPPED_MAPPING_BYTES, NO_SITE, Site
+from replay.trace import NO_SITE, Site
 
 if TYPE_CHECKING:
     from memray import AllocationRecord, FileReader, Metadata
@@ -52,10 +54,11 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
         cut = tell_cut(end_ms, promised, total)
         if cut and not lenient:
             raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
-        if cut:
-            findings.origin[CUT_SHORT] = f"after {total:,} records"
-        findings.origin |= origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators)
-        findings.origin["assumed time"] = "evenly from the first memory snapshot to the last"
+        findings.origin = replace(
+            origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators),
+            cut_short=f"after {total:,} records" if cut else None,
+            assumed_time="evenly from the first memory snapshot to the last",
+        )
         yield from _Records(path, reader, findings, total).batches()
 
 
@@ -159,10 +162,7 @@ class _Records:
     def _meet_stacks(self, stacks: np.ndarray, chunk: list["AllocationRecord"]) -> None:
         """Finds the sites of the stacks that are new in a chunk."""
         highest = int(stacks.max())
-        if highest >= self._stack_site.shape[0]:
-            grown = np.full(2 * highest, _UNSEEN, np.uint32)
-            grown[: self._stack_site.shape[0]] = self._stack_site
-            self._stack_site = grown
+        self._stack_site = with_room(self._stack_site, highest + 1, fill=_UNSEEN)
         for stack, record in zip(stacks.tolist(), chunk, strict=True):
             if self._stack_site[stack] == _UNSEEN:
                 frames = record.stack_trace(max_stacks=1)
@@ -187,8 +187,8 @@ class _Records:
             op, address.copy(), size.astype(np.int64), self._domains[allocator], thread.astype(np.uint32), time_ns, site
         )
         mapped, unmapped = op == MMAP, op == MUNMAP
-        self._findings.counted["dropped mappings"] += int(np.count_nonzero(mapped | unmapped))
-        self._findings.counted[DROPPED_MAPPING_BYTES] += int(calls.size[mapped].sum())
+        self._findings.dropped_mappings += int(np.count_nonzero(mapped | unmapped))
+        self._findings.dropped_mapping_bytes += int(calls.size[mapped].sum())
         return calls.where(~(mapped | unmapped))
 
 

@@ -27,12 +27,6 @@ import numpy as np
 from replay.jit.compiling import entry, inlined, leaf
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, NUMBERS_FROM_FORMAT_12, UNKNOWN, call_tables
 from replay.sources.memray.stacks import (
-    AT_MAPPED_BYTES,
-    AT_MAPPINGS,
-    AT_POINTER,
-    AT_RECENT,
-    AT_RECORDS,
-    AT_THREAD,
     OFFSETS,
     RECENT,
     State,
@@ -102,14 +96,14 @@ def _signed(data: np.ndarray, at: int) -> tuple[int, int]:
 @inlined
 def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, int]:
     """The address of a record with that place among the recent ones, and where the record goes on."""
-    tallies, recent = state.tallies, state.recent
+    tally, recent = state.tallies[0], state.recent
     if place < RECENT:
-        index = tallies[AT_RECENT] + place
+        index = tally.recent + place
         return recent[index - RECENT if index >= RECENT else index], at
     step, at = _signed(data, at)
-    tallies[AT_POINTER] += step
-    latest = tallies[AT_RECENT] - 1 if tallies[AT_RECENT] > 0 else RECENT - 1
-    recent[latest], tallies[AT_RECENT] = tallies[AT_POINTER] << _ADDRESS_SHIFT, latest
+    tally.pointer += step
+    latest = tally.recent - 1 if tally.recent > 0 else RECENT - 1
+    recent[latest], tally.recent = tally.pointer << _ADDRESS_SHIFT, latest
     return recent[latest], at
 
 
@@ -133,16 +127,17 @@ def _allocation(
         size, at = _number(data, at)
     if at > end:
         return at, row
-    state.tallies[AT_RECORDS] += 1
+    tally = state.tallies[0]
+    tally.records += 1
     if op in (MMAP, MUNMAP):
-        state.tallies[AT_MAPPINGS] += 1
+        tally.mappings += 1
         if op == MMAP:
-            state.tallies[AT_MAPPED_BYTES] += size
+            tally.mapped_bytes += size
         return at, row
     if op != _FREE:
         used = innermost(state)
     columns.op[row], columns.domain[row], columns.size[row] = op, DOMAINS[allocator], size
-    columns.address[row], columns.thread[row], columns.used[row] = address, state.tallies[AT_THREAD], used
+    columns.address[row], columns.thread[row], columns.used[row] = address, tally.thread, used
     return at, row + 1
 
 
@@ -166,7 +161,7 @@ def _other(data: np.ndarray, at: int, native: bool, state: State) -> int:
             thread |= _byte(data, at + byte) << (8 * byte)
         if thread < 0 or thread > MOST_THREADS:
             return -1
-        state.tallies[AT_THREAD] = thread
+        state.tallies[0].thread = thread
         return at + 8
     return -1
 
@@ -180,10 +175,10 @@ def read_records(
 
     `columns` and `state` change in place.
     """
-    tallies = state.tallies
+    tally = state.tallies[0]
     while at < start_end and row < columns.op.shape[0]:
         first, begin = _byte(data, at), at
-        known = tallies[AT_THREAD] >= 0
+        known = tally.thread >= 0
         at += 1
         if first & 128:
             if not known:
@@ -209,6 +204,6 @@ def read_records(
             at = _other(data, at, native, state)
         if at < 0 or at > end:
             return BAD, begin, row
-        if tallies[AT_THREAD] >= state.tops.shape[0]:
+        if tally.thread >= state.tops.shape[0]:
             return GROW, at, row
     return FILLED, at, row

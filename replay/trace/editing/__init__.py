@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.trace import COLUMNS, OPTIONAL, RECORDED, Events, Metadata, Trace
+from replay.trace import COLUMNS, OPTIONAL, Events, Metadata, Trace
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
@@ -67,11 +67,8 @@ def edited(metadata: Metadata, words: str) -> Metadata:
     """
     if not words:
         return metadata
-    before = metadata.origin.get("edited")
-    origin = {name: text for name, text in metadata.origin.items() if name not in RECORDED}
     runtime = metadata.runtime and replace(metadata.runtime, resident=None)
-    origin |= {"edited": f"{before}; {words}" if before else words}
-    return replace(metadata, origin=origin, counts=(), runtime=runtime)
+    return replace(metadata, origin=metadata.origin.edited_by(words), counts=(), runtime=runtime)
 
 
 def span_ns(trace: Trace) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from replay.jit.arrays import extend, record, with_room
 from replay.jit.compiling import entry
 from replay.trace import Events, Op, Trace
 from replay.trace.editing import KEPT
@@ -9,6 +10,8 @@ from replay.trace.events import nulls
 from replay.trace.processes import processes_of
 
 _MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
+_BLOCK = record("bytes", "domain", "thread")
+"""Of a live block: its size now; domain and thread of its allocation."""
 
 
 @entry
@@ -22,9 +25,7 @@ def _follow(
     born: np.ndarray,
     now: np.ndarray,
 ) -> None:
-    """Follows events. Changes in place `born`, the row of a live block's allocation or -1, and `now`, its size, domain
-    and thread.
-    """
+    """Follows events. Changes in place `born`, the row of a live block's allocation or -1, and `now` (_BLOCK)."""
     for row in range(op.shape[0]):
         if op[row] > _FREE:
             continue
@@ -32,10 +33,10 @@ def _follow(
         if op[row] == _FREE:
             born[number] = -1
             continue
-        now[number, 0] = size[row]
+        now[number].bytes = size[row]
         if op[row] <= _CALLOC:
             born[number] = first_row + row
-            now[number, 1], now[number, 2] = domain[row], thread[row]
+            now[number].domain, now[number].thread = domain[row], thread[row]
 
 
 class Living:
@@ -45,7 +46,7 @@ class Living:
         self._processes = processes_of(trace)
         self._rows = 0
         self._born = np.full(1024, -1, np.int64)
-        self._now = np.zeros((1024, 3), np.int64)
+        self._now = np.zeros(1024, _BLOCK)
         self._optional: dict[str, np.ndarray] = {}
         """Columns that the events have, by block number: values of its latest malloc, calloc or realloc."""
         self._main: dict[int, int] = {}
@@ -84,7 +85,8 @@ class Living:
         such a thread has ended, by the main one of its process. Frees have nulls in the optional columns."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
-        size, domain, thread = self._now[block].T
+        now = self._now[block]
+        size, domain, thread = now["bytes"], now["domain"], now["thread"]
         for ended in self._ended & set(thread.tolist()):
             thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
         begins = op == Op.MALLOC
@@ -101,10 +103,6 @@ class Living:
         )
 
     def _reserve(self, blocks: int) -> None:
-        before = self._born.shape[0]
-        if blocks > before:
-            born, now = np.full(2 * blocks, -1, np.int64), np.zeros((2 * blocks, 3), np.int64)
-            born[:before], now[:before] = self._born, self._now
-            self._born, self._now = born, now
-            for name, column in self._optional.items():
-                self._optional[name] = np.append(column, nulls(name, 2 * blocks - before))
+        self._born, self._now = with_room(self._born, blocks, fill=-1), with_room(self._now, blocks)
+        for name, column in self._optional.items():
+            self._optional[name] = extend(column, self._born.shape[0], fill=int(nulls(name, 1)[0]))

@@ -19,6 +19,7 @@ from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Trace, joined
 from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited, rows_of
 from replay.trace.processes import processes_of
+from replay.trace.provenance import common_provenance
 
 _NUMBER_BITS = 32
 """Of a block, a thread or a call site; above them a key holds the part."""
@@ -102,8 +103,7 @@ class _Names:
             sum(one.stack_bytes for one in memory),
             sum(one.stack_resident_bytes for one in memory),
         )
-        shared = set.intersection(*(set(metadata.origin.items()) for metadata in each))
-        origin = {key: value for key, value in each[0].origin.items() if (key, value) in shared}
+        origin = common_provenance(metadata.origin for metadata in each)
         process = ProcessMemory() if processes else together
         runtimes = {metadata.runtime and replace(metadata.runtime, resident=None) for metadata in each}
         runtime = runtimes.pop() if len(runtimes) == 1 else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from replay.jit.arrays import with_room
 from replay.jit.compiling import entry
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SIZE
@@ -36,11 +37,7 @@ class Selection:
 
     def keep(self, events: Events, wanted: np.ndarray) -> np.ndarray:
         """Which rows stay, where `wanted` says it of births; a block born before the first batch does not stay."""
-        blocks = events.highest_block + 1
-        if blocks > self._kept.shape[0]:
-            grown = np.zeros(2 * blocks, bool)
-            grown[: self._kept.shape[0]] = self._kept
-            self._kept = grown
+        self._kept = with_room(self._kept, events.highest_block + 1)
         keep = np.empty(events.rows, bool)
         _keep_lives(events.op, events.block, wanted, self._kept, keep)
         return keep

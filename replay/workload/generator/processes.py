@@ -19,7 +19,7 @@ import simpy
 from replay.support.errors import WorkloadError
 from replay.support.units import format_time
 from replay.support.yaml_documents import Location
-from replay.trace import Events, Metadata, Op, ProcessMemory
+from replay.trace import Events, Metadata, Op, ProcessMemory, Provenance
 from replay.workload import EVERYTHING, Phase, Ramp, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import make_key
@@ -61,7 +61,7 @@ class WorkloadTrace:
     def metadata(self) -> Metadata:
         process, threads = self.workload.process, self.workload.threads
         return Metadata(
-            origin={"workload": self.name, "seed": str(self.seed)},
+            origin=Provenance(workload=self.name, seed=self.seed),
             phases=tuple(phase.name for phase in self.workload.all_phases()),
             process=ProcessMemory(
                 static_bytes=process.static,

@@ -1,0 +1,65 @@
+"""The reports of `replay check`: which are wanted, where they go, and how they are written."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replay.support.errors import ReplayError
+from replay.support.names import say
+
+if TYPE_CHECKING:
+    from replay.gates.checking import Report
+
+SCREEN = "-"
+
+
+def wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, str]]:
+    """Formats and where they go; checked before anything is measured."""
+    from replay.reports.checks import FORMATS, expected_here
+    from replay.support.names import nearest
+
+    if not said:
+        return [] if as_json else [("text", SCREEN), *expected_here()]
+    wanted = []
+    for text in said:
+        format_name, equals, file = text.partition("=")
+        if format_name not in FORMATS:
+            raise ReplayError(f"--report {text}: is no format; {nearest(format_name, FORMATS)}")
+        if equals and not file:
+            raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
+        wanted.append((format_name, file or SCREEN))
+    return wanted
+
+
+def show_reports(report: "Report", wanted: list[tuple[str, str]], as_json: bool) -> None:
+    """Prints or writes each of the reports."""
+    from replay.reports.checks import render
+    from replay.support.atomic_files import new_file
+
+    if as_json:
+        say(json.dumps(_as_json(report), indent=2))
+    for format_name, file in wanted:
+        rendered = render(format_name, report)
+        if file == SCREEN:
+            if rendered:
+                say(rendered)
+        elif file == os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(file).open("a", encoding="utf-8") as summary:  # other steps write there too
+                summary.write(rendered)
+        else:
+            with new_file(file, force=True) as temporary:
+                temporary.write_text(rendered + "\n", encoding="utf-8")
+
+
+def _as_json(report: "Report") -> dict[str, Any]:
+    cases = []
+    for case in report.cases:
+        findings = [{**asdict(each), "rule": str(each.rule), "failed": each.failed} for each in case.findings]
+        findings = [
+            {**each, **{key: each[key] and each[key].model_dump() for key in ("now", "before")}} for each in findings
+        ]
+        about = asdict(replace(case, findings=()))
+        cases.append({**about, "findings": findings})
+    return {"failed": report.failed, "cases": cases}

@@ -1,0 +1,184 @@
+"""What `replay run` does: a trace through a stack and its references, and where the results go."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replay.commands.compilation import told_compilation
+from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
+from replay.commands.paths import refuse_input_as_output
+from replay.commands.rerecording import requests_note
+from replay.support.atomic_files import resolve_output
+from replay.support.errors import OutputError, ReplayError, TraceError
+
+if TYPE_CHECKING:
+    from replay.analysis.metrics import Summary
+    from replay.config import StackConfig
+    from replay.reports.files import AddressWriter
+    from replay.simulation.result import RunResult
+    from replay.trace import Trace
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """The files of a run."""
+
+    folder: Path | None
+    addresses: Path | None
+    force: bool
+
+    def refuse_collisions(self, source: str) -> None:
+        """No output may take the place of the input, or of another output of the same run."""
+        if self.addresses is None:
+            return
+        refuse_input_as_output(source, self.addresses, "--addresses")
+        file = resolve_output(self.addresses)
+        if self.folder and resolve_output(self.folder) in (file, file.parent):
+            raise OutputError(f"--addresses {self.addresses}: lies in the folder of --out; choose another one")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulation, and whether kernels were compiled for it."""
+
+    result: "RunResult"
+    summary: "Summary"
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A trace and the stack that it is simulated on."""
+
+    source: str
+    trace: "Trace"
+    chosen: str
+    """The preset or file of the stack."""
+    stack: "StackConfig"
+    overrides: list[str] | None
+    env: list[str] | None
+    seed: int | None
+    trim_every: str | None
+    sample_every_ns: int | None
+    trim_every_ns: int | None
+
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        allocator: str | None,
+        overrides: list[str] | None,
+        env: list[str] | None,
+        *,
+        seed: int | None,
+        sample: str | None,
+        trim_every: str | None,
+    ) -> "RunPlan":
+        """The plan that a command line describes; without `allocator`, the stack matches the recording."""
+        from replay.config import default_preset, load_config
+        from replay.sources import open_source
+
+        every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
+        trace = open_source(source, seed=seed)
+        chosen = default_preset(trace.metadata) if allocator is None else allocator
+        stack = load_config(chosen, overrides or (), env or ())
+        return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
+
+    def notes(self, *, may_differ: bool) -> Iterator[str]:
+        """What to know of the stack; with `may_differ`, also what differs from the recorded process."""
+        from replay.config import differences
+
+        yield from self.stack.notes
+        if may_differ:
+            yield from map(str, differences(self.trace.metadata, self.stack))
+        if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
+            yield note
+
+    def simulate(self, outputs: RunOutputs, *, with_references: bool) -> Simulated:
+        """Simulates the trace, also on the references if wanted, and writes the results."""
+        from replay.analysis.metrics import summarize
+        from replay.config import load_config
+        from replay.reports.files import new_address_file, new_folder, write_results
+
+        stacks = [self.stack, *(load_config(name) for name in (FLOOR, CEILING) if with_references)]
+        with ExitStack() as closing:
+            folder = closing.enter_context(new_folder(outputs.folder, force=outputs.force)) if outputs.folder else None
+            sink = (
+                closing.enter_context(new_address_file(outputs.addresses, force=outputs.force))
+                if outputs.addresses
+                else None
+            )
+            elsewhere = closing.enter_context(Elsewhere())
+            with (
+                told_compilation(elsewhere.begin if with_references else None) as compilation,
+                _named(self.source),
+            ):
+                result, *references = self._simulate_all(stacks, sink, elsewhere)
+            assert result is not None
+            floor, ceiling = references or (None, None)
+            summary = summarize(result, floor=floor, ceiling=ceiling)
+            if folder:
+                write_results(folder, result, summary)
+        return Simulated(result, summary, compilation.happened)
+
+    def _simulate_all(
+        self, stacks: "list[StackConfig]", sink: "AddressWriter | None", elsewhere: Elsewhere
+    ) -> "list[RunResult | None]":
+        """The trace on each stack, None where a reference cannot hold it; samples and addresses are the first's."""
+        from replay.simulation.run import NO_SAMPLES_NS, run
+        from replay.support.progress import progress_bar
+
+        results: list[RunResult | None] = []
+        events_before, every_ns = 0, self.sample_every_ns
+        total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
+        with progress_bar("playing", total) as progress:
+
+            def show(rows: int) -> None:
+                progress(events_before + rows)
+
+            for stack in stacks:
+                try:
+                    result = run(
+                        self.trace,
+                        stack,
+                        sample_every_ns=every_ns,
+                        trim_every_ns=self.trim_every_ns,
+                        addresses=sink,
+                        progress=show,
+                    )
+                except TraceError:
+                    if not results:
+                        raise
+                    results.append(None)  # a reference that never frees may lack room for what the stack could hold
+                    continue
+                results.append(result)
+                events_before += result.events
+                every_ns, sink = NO_SAMPLES_NS, None
+                elsewhere.wait()
+        return results
+
+
+def _parse_interval(option: str, text: str | None) -> int | None:
+    """Nanoseconds; None if nothing is said."""
+    from replay.support.units import parse_time
+
+    try:
+        interval_ns = None if text is None else parse_time(text)
+    except ValueError as mistake:
+        raise ReplayError(f"{option}: {mistake}") from None
+    if interval_ns == 0:
+        raise ReplayError(f"{option}: the interval must be longer than nothing; write it like 10ms")
+    return interval_ns
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Names the source in errors of the simulation, which knows rows but no files."""
+    try:
+        yield
+    except TraceError as error:
+        if error.path is not None:
+            raise
+        raise TraceError(error.what, path=source, row=error.row) from error

@@ -1,0 +1,88 @@
+"""Options of `replay sweep`, those that other commands have too left out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replay.commands.lists import split_list
+from replay.commands.paths import parse_folder
+
+PlanName = Annotated[
+    str | None, typer.Option("--plan", metavar="SWEEP", help="YAML file of a sweep, or name of a bundled sweep.")
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="KEY=V,…",
+        help="Configuration key and its values, or a range: 64..512:+64, 64KiB..4MiB:*2. Repeatable.",
+    ),
+]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME=V,…", help="Environment variable of glibc and its values; `default` is unset."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Condition for configurations, e.g. 'small_threshold <= pool_size/8'. Repeatable.",
+    ),
+]
+Random = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Number of random points to simulate. Default: the whole grid.")
+]
+Latin = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Number of points of a Latin hypercube to simulate.")
+]
+ChooseSeed = Annotated[
+    int | None, typer.Option("--choose-seed", min=0, help="Seed of --random, --latin and --optimise. Default: 0.")
+]
+Seeds = Annotated[str | None, typer.Option(metavar="N,… or N..M", help="Seeds for each workload. Default: its own.")]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by", metavar="METRIC,…", callback=split_list, help="Metrics to rank by; with several, also a Pareto front."
+    ),
+]
+Optimise = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--optimise",
+        metavar="METRIC,…",
+        callback=split_list,
+        help="Metrics to minimise by a search, instead of trying all configurations.",
+    ),
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="With --optimise: number of configurations to try.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: one for each processor.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler, or local:4 for four processes."),
+]
+ClusterTimeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Maximum wait for the scheduler.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", parser=parse_folder, help="Folder for the results; each run is saved when it ends."),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="With --out: also write results.csv.")]
+Charts = Annotated[bool, typer.Option("--charts", help="Write sweep.html and PNG charts to the folder of results.")]
+Heat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY,KEY", help="With --charts: parameters of the heat map. Default: those with the largest effect."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep in the folder of --out.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail on an impossible combination instead of skipping it.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Maximum number of rows in the ranking.")]
+Full = Annotated[bool, typer.Option("--full", help="Print a row for each configuration, even if results are equal.")]
+Within = Annotated[
+    str, typer.Option("--within", metavar="PERCENT", help="Largest difference that does not matter, e.g. 0.5%.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a sweep in the folder of --out.")]
+ListPlans = Annotated[bool, typer.Option("--list", help="List the bundled sweeps and exit.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `replay sweep --out` wrote.")]
+ForceCharts = Annotated[bool, typer.Option("--force", help="Overwrite existing charts in the folder.")]
