@@ -272,7 +272,7 @@ BROKEN = {
     "extends: [1]\n": r"broken\.yaml: extends: \[1\] is no name of a preset or file",
     "extends: nothing.yaml\n": r"nothing\.yaml: cannot be read: No such file",
     "domains: {libc: hoard}\n": (
-        r"broken\.yaml:1: domains\.libc: unknown allocator model 'hoard'; known here: bump, glibc, ideal, pymalloc"
+        r"broken\.yaml:1: domains\.libc: unknown allocator model 'hoard'; known here: bump, .*glibc, .*pymalloc"
     ),
     "name: a\nname: b\n": r"broken\.yaml:2: key 'name' was given on line 1 already",
 }  # fmt: skip

@@ -327,7 +327,7 @@ def record_or_skip(program, *preloaded):
 
 def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "trace-format.md").read_text()
-    (source,) = re.findall(r"echo '(#include <mcheck.h>\n.*?)' > start_mtrace.c", page, re.DOTALL)
+    (source,) = re.findall(r"^// start_mtrace.c\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     library = compile_or_skip(tmp_path, source, "start_mtrace.so", "-shared", "-fPIC")
     body = "#include <stdlib.h>\nint main(void) { free(realloc(malloc(777), 7777)); return 0; }\n"
     trace = open_source(record_or_skip(compile_or_skip(tmp_path, body, "program"), library))

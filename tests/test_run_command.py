@@ -536,7 +536,7 @@ def test_an_interval_that_is_none_is_refused(refused, workload, interval):
 
 
 def test_a_seed_for_a_recorded_trace_is_refused(refused, trace_file):
-    assert "a seed is for workloads" in refused("run", trace_file, "--seed", "3")
+    assert "only YAML workloads have a seed" in refused("run", trace_file, "--seed", "3")
 
 
 def test_a_truncated_trace_is_refused(refused, trace_file, tmp_path):

@@ -76,7 +76,7 @@ def check(
         record=record, recordings=recordings, name=name, more={"against": against},
     )  # fmt: skip
     if against is not None and chosen.is_whole:
-        raise ReplayError("--against is for sources named here; a case of a suite says `against` itself")
+        raise ReplayError("--against needs a source or --record; in a suite, set `against` in the case")
     wanted = wanted_reports(reports, as_json)
     if update:
         options.take(chosen, force=True)

@@ -7,6 +7,7 @@ import typer
 from replay.commands import options
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.trace_file import save_trace
+from replay.sources import bundled_names
 
 
 def import_trace(
@@ -17,8 +18,8 @@ def import_trace(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="Format of FILE: csv, heaptrack, memray, mtrace, parquet, rep, umpire, yaml, or one that an installed "
-            "package adds. Default: by its content.",
+            help=f"Format of FILE: {', '.join(bundled_names())}, or one that an installed package adds. "
+            "Default: by its content.",
         ),
     ] = None,
     lenient: Annotated[

@@ -179,7 +179,7 @@ def _judge_case(
     if all(isinstance(finding.rule, Limit) for finding in report.worse):
         return report  # a limit is broken by what there is, not by what changed
     if reference is None:
-        return replace(report, note="for the cause, compare with a trace of before: `against`, or --against TRACE")
+        return replace(report, note="to see the cause, add --against TRACE with a trace from before the change")
     if not causes:
         return report
     cause = explain(open_source(reference.trace), open_source(now.trace, seed=case.seed), now.stack)
@@ -192,8 +192,8 @@ def _mismatch(case: Case, now: Measured, before: Measured, rules: list[Rule], is
         return said
     if not is_reference and now.trace != before.trace and not case.allow_changed_trace:
         return (
-            f"{case.origin} is not the trace that the baseline is of (digest {(now.trace or '')[:12]}, "
-            f"was {(before.trace or '')[:12]}); --update takes it, --allow-changed-trace compares all the same"
+            f"{case.origin} differs from the baseline's trace (digest {(now.trace or '')[:12]}, was "
+            f"{(before.trace or '')[:12]}); --update accepts it, --allow-changed-trace compares it all the same"
         )
     return lacking(before, rules, "--update")
 

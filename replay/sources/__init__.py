@@ -112,5 +112,5 @@ def _open_seeded(path_or_name: str | Path, seed: int) -> Trace:
 
     path = locate(path_or_name)
     if path.suffix.lower() not in SUFFIXES:
-        raise ReplayError(f"{path_or_name}: a seed is for workloads; a recorded trace is what it is")
+        raise ReplayError(f"{path_or_name}: only YAML workloads have a seed; this is a recorded trace")
     return open_trace(path, seed)

@@ -1,0 +1,93 @@
+"""README.md and docs/*.md as a newcomer reads them: each page's commands, in order, in one empty folder."""
+
+import re
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from replay.__main__ import COMMANDS, load_command
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+from pages import PAGES, blocks, commands, comparable, run_page  # noqa: E402
+from pictures import terminal  # noqa: E402
+
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"]}
+RUN = [page.name for page in PAGES if any(block.is_run for block in blocks(TEXTS[page.name]))]
+NOT_RUN = Counter(
+    {
+        ("README.md", "installs into the reader's environment"): 1,
+        ("README.md", "needs a second interpreter"): 2,
+        ("sweeps.md", "needs a cluster"): 1,
+        ("verification.md", "needs root, and takes 1.4 GiB from other programs"): 3,
+    }
+)
+"""How many commands of which page are not run, and why. Add a line only if a test could not run the command."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_work_and_print_what_it_shows(page, tmp_path_factory):
+    ran = 0
+    for block, command, done in run_page(TEXTS[page], tmp_path_factory.mktemp("p")):
+        assert done.returncode == command.exit_code, f"{command.text}\n{done.stdout}{done.stderr}"
+        if command.shown:
+            assert comparable(done.stdout, block) == comparable(command.shown, block), command.text
+        ran += 1
+    assert ran
+
+
+def test_commands_that_are_not_run_are_few_and_each_has_a_reason():
+    found = Counter()
+    for page, text in TEXTS.items():
+        for block in blocks(text):
+            if block.reason_not_to_run:
+                found[page, block.reason_not_to_run] += len(commands(block))
+    assert found == NOT_RUN
+
+
+def test_every_note_of_a_block_is_understood():
+    notes = [block for text in TEXTS.values() for block in blocks(text) if block.note]
+    assert [block.note for block in notes if not block.reason_not_to_run and not block.figures_vary] == []
+
+
+def test_a_block_with_commands_is_marked_as_one():
+    bare = [block for text in TEXTS.values() for block in blocks(text) if block.language not in ("sh", "console")]
+    assert [block.body for block in bare if re.search(r"^(\$ )?(replay|pytest|pip) ", block.body, re.MULTILINE)] == []
+
+
+def inline_commands():
+    found = []
+    for page, text in TEXTS.items():
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`(replay [^`]+)`", prose):
+            found.append(pytest.param(" ".join(span.split()), id=f"{page}: {' '.join(span.split())}"))
+    return found
+
+
+@pytest.mark.parametrize("text", inline_commands())
+def test_a_command_within_a_sentence_has_options_that_exist(text):
+    words = shlex.split(text.partition(" -- ")[0])[1:]
+    if words[0] == "--version":
+        return
+    assert words[0] in COMMANDS
+    command = load_command(words.pop(0))
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in known] == []
+
+
+def test_the_picture_has_the_lines_of_the_readme():
+    svg = terminal.PICTURE.read_text(encoding="utf-8")
+    assert terminal.lines_of(svg) == [line for line in terminal.shown_lines() if line]
+    assert svg == terminal.picture()
+
+
+def test_the_first_screen_says_what_replay_is_and_shows_it():
+    screen = TEXTS["README.md"].partition("## ")[0]
+    assert len(screen) < 4_000
+    assert screen.index("pip install") < screen.index("replay run") < screen.index("run.svg")
