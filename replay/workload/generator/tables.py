@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.trace import Domain, Op
+from replay.trace import NUMBERS, Domain, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Source, Stream, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import NEVER, expected, make_key, make_law
@@ -93,7 +93,7 @@ def make_stage(workload: Workload, window_ns: int) -> Stage:
         slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NOBODY, np.int64),
         idle=np.empty(_FIRST_ROOM, np.int64),
         numbers=np.empty(_FIRST_ROOM, np.int64),
-        number_counts=np.zeros(2, np.int64),
+        number_counts=np.zeros(1, NUMBERS),
         members=np.full(sum(source.members for source in sources), NOBODY, np.int64),
         heads=np.full(_BUCKETS, NOBODY, np.int64),
         growth=growth,
