@@ -174,7 +174,7 @@ class Simulator:
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
         resume = 0
-        self.let_time_pass(row, time_ns)
+        self._stand_at(row, time_ns)
         trim_some = self._compiled(trim_libc)
         while True:
             resume = trim_some(self.stack, resume)
@@ -184,7 +184,7 @@ class Simulator:
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
-        self.let_time_pass(row, time_ns)
+        self._stand_at(row, time_ns)
         number = int(self._threads.number(np.array([thread], np.uint32), thread)[0])
         self._make_room_for_threads()
         self._compiled(end_libc_thread)(self.stack, number)
@@ -192,7 +192,7 @@ class Simulator:
 
     def adopt(self, address: int, size: int, row: int, time_ns: int) -> None:
         """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
-        self.let_time_pass(row, time_ns)
+        self._stand_at(row, time_ns)
         self._compiled(adopt_small)(self.stack, address, size)
         self._settle_between_events()
 
@@ -205,16 +205,19 @@ class Simulator:
             return compiled_call(call, (self.libc_model, self.small_model))
 
     def let_time_pass(self, row: int, time_ns: int) -> None:
-        """Has models do what they do by the clock until then, behind all before `row` of the trace.
+        """Has models do what they do by the clock until then, before `row` of the trace."""
+        if self._sees_time:
+            self._stand_at(row, time_ns)
 
-        What follows, until the next slice, happens at that time.
-        """
+    def _stand_at(self, row: int, time_ns: int) -> None:
+        """What follows is no event of the loop: it happens at that time, before `row` of the trace."""
         self.stack = self.stack._replace(times_ns=np.array([time_ns]))
         tally = self.tally
         tally.row, tally.first_row, tally.at = row, row, 0
-        pass_time = self._compiled(let_time_pass) if self._sees_time else None
-        while pass_time and not pass_time(self.stack, time_ns - tally.begin_ns):
-            self._settle_between_events()
+        if self._sees_time:
+            pass_time = self._compiled(let_time_pass)
+            while not pass_time(self.stack, time_ns - tally.begin_ns):
+                self._settle_between_events()
 
     def _settle_between_events(self) -> None:
         """What a call left to be done that is no event of the loop."""
