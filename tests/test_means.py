@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from histories import TINY, History, histories, single_steps
+from histories import TINY, History, cut, histories, single_steps
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from replay.jit.cpu_intrinsics import add_product
 from replay.reports.overview import overview
 from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
-from replay.trace import TRIM_MARK, Events, MemoryTrace
+from replay.trace import TRIM_MARK, Events, MemoryTrace, Metadata
 
 CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
@@ -37,9 +37,30 @@ def test_means_are_those_of_single_steps(config, history, every_ns, begin_ns, st
     events = history.events()
     events = events._replace(time_ns=begin_ns + stretch * events.time_ns)
     result = run(MemoryTrace([events]), config, sample_every_ns=stretch * every_ns)
-    for level in TIMED:
+    for level in ("requested_bytes", *TIMED):
         exact = Fraction(integral(events, config, level), result.duration_ns) if result.duration_ns else None
         assert result.mean(level) == (result.end[level] if exact is None else round(exact))
+
+
+class Streamed:
+    """A trace that is read batch by batch, as from a file."""
+
+    duration_ns = events_total = None
+
+    def __init__(self, events: Events):
+        self.metadata, self._events = Metadata(), events
+
+    def batches(self):
+        return iter(cut(self._events, [7, 20, 21]))
+
+
+@some
+@given(history=histories())
+def test_a_trace_that_is_streamed_has_the_means_of_one_in_memory(history):
+    events, config = history.events(), CONFIGS["3.12"]
+    streamed, whole = run(Streamed(events), config), run(MemoryTrace([events]), config)
+    assert streamed.requested_changes == whole.requested_changes
+    assert streamed.mean("requested_bytes") == whole.mean("requested_bytes")
 
 
 def test_the_mean_of_a_day_with_a_terabyte_is_exact():
@@ -76,9 +97,8 @@ def test_the_timeline_has_the_mean_until_each_sample():
     result = run(history.trace(), load_config("ideal"), sample_every_ns=100)
     frame = timeline(result)
     assert frame["time_ns"].to_list() == [100, 200, 300, 400]
-    assert frame["requested_bytes_mean"].to_list() == pytest.approx([1000, 2500, 3000, 3000])
-    summary = summarize(result)
-    assert summary.requested_bytes_mean == 3000
+    assert frame["resident_bytes_mean"].to_list() == pytest.approx([4096, 4096, 4096, 4096])
+    assert summarize(result).requested_bytes_mean == (100 * 1000 + 200 * 4000 + 100 * 3000) / 400
 
 
 def test_the_report_shows_the_means():

@@ -18,8 +18,10 @@ LEVELS = (
 )  # fmt: skip
 """What has a peak. `arenas` counts live ones."""
 
-TIMED = ("requested_bytes", "mapped_bytes", "resident_bytes")
-"""Levels with an exact mean over time: each has two fields `_timed` and `_timed_high`."""
+TIMED = ("mapped_bytes", "resident_bytes")
+"""Levels of the address space, with an exact mean over time: each has two fields `_timed` and `_timed_high`.
+
+That of requested bytes is the trace's (`replay.trace.requested`): two instructions more an event would be too many."""
 
 SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 

@@ -255,7 +255,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
         "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
-        **{f"{name}_mean": result.mean(name) for name in TIMED},
+        **{f"{name}_mean": result.mean(name) for name in ("requested_bytes", *TIMED)},
         "counters": {
             metric: int((at_peak if where == "_at_peak" else end)[f"{field}_peak" if where == "_peak" else field])
             for model in result.config.models

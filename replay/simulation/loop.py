@@ -28,7 +28,7 @@ from replay.allocators import (
     tick,
 )
 from replay.jit.compiling import cold, inlined, leaf
-from replay.jit.cpu_intrinsics import add_product, bit_length, copy_record, opaque, prefetch
+from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
 
 # As numbers, because numba compares enum members far slower.
 MALLOC, CALLOC, REALLOC, FREE = range(4)
@@ -131,15 +131,7 @@ def _move(stack, place, size):
 
 
 @inlined
-def _change_requested(tally, change, time_ns):
-    """Notes for the mean over time that requested bytes change at this time."""
-    tally.requested_bytes_timed, tally.requested_bytes_timed_high = add_product(
-        tally.requested_bytes_timed, tally.requested_bytes_timed_high, change, time_ns - tally.begin_ns
-    )
-
-
-@inlined
-def _end(stack, entry, kind, time_ns):
+def _end(stack, entry, kind):
     """The block goes, unless it is moved."""
     tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
     if place >= 0:
@@ -153,12 +145,11 @@ def _end(stack, entry, kind, time_ns):
         tally.libc_requested_bytes -= had
         tally.libc_block_bytes -= block_bytes
     tally.requested_slack += had
-    _change_requested(tally, -had, time_ns)
     tally.block_slack += block_bytes
 
 
 @inlined
-def _come(stack, blocks, classes, route, domains, block, at, kind, size, time_ns):
+def _come(stack, blocks, classes, route, domains, block, at, kind, size):
     """The block is made, or moved, and counted; peaks may rise."""
     tally = stack.tally[0]
     # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
@@ -170,7 +161,7 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size, time_ns
         place, moved = _make_zeroed(stack, first, size), False
     else:
         entry = blocks[block[at]]
-        _end(stack, entry, REALLOC, time_ns)
+        _end(stack, entry, REALLOC)
         first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
         place, moved = _move(stack, entry.place, size), True
     if place >= 0:
@@ -185,7 +176,6 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size, time_ns
     entry.place, entry.size_and_row = place, size << ROW_BITS | row
     classes[np.uint64(row)] += 1
     classes[np.uint64(row + CLASS_ROWS)] += size
-    _change_requested(tally, size, time_ns)
     tally.requested_slack -= size
     if tally.requested_slack < 0:
         tally.requested_bytes_peak -= tally.requested_slack
@@ -197,9 +187,9 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size, time_ns
 
 
 @inlined
-def _go(stack, entry, time_ns):
+def _go(stack, entry):
     """The block goes."""
-    _end(stack, entry, FREE, time_ns)
+    _end(stack, entry, FREE)
     entry.size_and_row = GONE
     stack.tally[0].frees += 1
 
@@ -367,14 +357,14 @@ def simulate_rows(
                         _settle(tally, np.int64(at) - started)
                         return np.int64(at), index
                     if kind == FREE:
-                        _go(stack, blocks[block[at]], times[at])
+                        _go(stack, blocks[block[at]])
                     else:
                         size = sizes[at]
                         if size > LARGE_BYTES and size > space.headroom:
                             tally.attention = LARGE
                             _settle(tally, np.int64(at) - started)
                             return np.int64(at), index
-                        _come(stack, blocks, classes, route, domains, block, at, kind, size, times[at])
+                        _come(stack, blocks, classes, route, domains, block, at, kind, size)
                     at = opaque(at + ONE)
                 row = np.int64(at)
                 if telling:

@@ -80,7 +80,7 @@ class Host:
         self._kept = np.empty(STINTS, tally), np.empty(STINTS, tally)
         """Room for what stints come to; to have it anew each time costs more than they do."""
         self._rows = 0
-        self._owner = np.zeros(0, np.int64)
+        self.owner = np.zeros(0, np.int64)
         """Of each row of the batch at hand the process; and the batch in the processes' own numbers."""
         self._numbering = NumberingApart(members)
         self._batch: Events | None = None
@@ -119,14 +119,14 @@ class Host:
 
     def enter(self, events: Events) -> Events:
         """The next batch, whose slices and boundaries follow."""
-        self._owner, thread = self._processes.of(events.thread, self._rows)
-        block = self._numbering.number(events, self._owner)
+        self.owner, thread = self._processes.of(events.thread, self._rows)
+        block = self._numbering.number(events, self.owner)
         self._batch = events._replace(thread=thread.astype(np.uint32), block=block)
         self._rows += events.rows
-        counts = np.bincount(self._owner, minlength=len(self.members))
+        counts = np.bincount(self.owner, minlength=len(self.members))
         first_ns, last_ns = np.zeros(len(self.members), np.int64), np.zeros(len(self.members), np.int64)
-        first_ns[self._owner[::-1]] = events.time_ns[::-1]  # of several the last one stays
-        last_ns[self._owner] = events.time_ns
+        first_ns[self.owner[::-1]] = events.time_ns[::-1]  # of several the last one stays
+        last_ns[self.owner] = events.time_ns
         for number in np.flatnonzero(counts).tolist():
             member = self.members[number]
             if not member.events:
@@ -138,7 +138,7 @@ class Host:
     def simulate(self, part: Slice) -> np.ndarray:
         """Plays a slice; returns the sums at each of its ticks."""
         assert self._batch is not None
-        owner = self._owner[part.start : part.end]
+        owner = self.owner[part.start : part.end]
         begins = np.ones(owner.shape[0] + 1, bool)
         np.not_equal(owner[1:], owner[:-1], out=begins[1:-1])
         begins[part.tick_rows - part.start] = True
@@ -160,7 +160,7 @@ class Host:
 
     def _simulate_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
         """Plays some stints, process by process, and adds them up."""
-        owner = self._owner[edges[:-1]]
+        owner = self.owner[edges[:-1]]
         moments, best = (kept[: owner.shape[0]] for kept in self._kept)
         order = np.argsort(owner.astype(np.min_scalar_type(len(self.members))), kind="stable")
         counts = np.bincount(owner, minlength=len(self.members))
@@ -207,8 +207,8 @@ class Host:
         number, _ = self._find(thread)
         self.members[number].phases.append((name, time_ns, self.ends[number].copy()))
 
-    def complete(self, result: RunResult, begin_ns: int) -> RunResult:
-        """The sums, and with them what each process counted."""
+    def complete(self, result: RunResult, begin_ns: int, requested_changes: list[int]) -> RunResult:
+        """The sums, and with them what each process counted; `requested_changes` are by process."""
         metadata = result.metadata
         parts = tuple(
             replace(
@@ -219,6 +219,7 @@ class Host:
                 sample_times_ns=np.array([member.end_ns - begin_ns]),
                 samples=self.ends[number : number + 1],
                 end=self.ends[number],
+                requested_changes=requested_changes[number],
                 at_peak=self.at_peaks[number],
                 at_peak_time_ns=peak_time_ns(self.at_peaks[number], int(self.at_peak_times_ns[number]), begin_ns),
                 classes=member.simulator.classes,

@@ -14,8 +14,9 @@ from replay.simulation.multi_process import Host
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
 from replay.simulation.simulator import Addresses, Log, Simulator, copied
 from replay.support.errors import ReplayError
-from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Op, Trace
+from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.trace.processes import refuse_processes
+from replay.trace.requested import RequestedChanges
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -31,6 +32,8 @@ class _Moment(NamedTuple):
     rows: int
     time_ns: int
     tally: np.record
+    requested_changes: list[int]
+    """By process; empty where the trace knows them by itself."""
     at_peak: np.record
     at_peak_time_ns: int
     classes: np.ndarray
@@ -86,7 +89,10 @@ def run(
         if addresses or log:
             refuse_processes(trace, None, "each has addresses of its own")
         simulator = Host(trace, lambda: Simulator(config, begin_ns=begin_ns))
-    walk = _Walk(trace, simulator, addresses, progress)
+    processes = len(trace.metadata.processes)
+    in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
+    requested = None if in_memory else RequestedChanges(begin_ns, processes or 1)
+    walk = _Walk(trace, simulator, requested, addresses, progress)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
@@ -95,7 +101,7 @@ def run(
     started_ns = time.perf_counter_ns()
     clock.run()
     wall_ns = time.perf_counter_ns() - started_ns
-    last = _look(simulator, clock.rows, clock.now_ns)
+    last = _look(simulator, requested, clock.rows, clock.now_ns)
     end = walk.end or last
     before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
     times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
@@ -112,6 +118,7 @@ def run(
         sample_times_ns=times_ns,
         samples=samples,
         end=end.tally,
+        requested_changes=in_memory.requested_changes(end.rows) if in_memory else sum(end.requested_changes),
         at_peak=end.at_peak,
         at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
         classes=end.classes,
@@ -120,14 +127,15 @@ def run(
         wall_ns=wall_ns,
         teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
     )
-    return simulator.complete(result, begin_ns)
+    return simulator.complete(result, begin_ns, end.requested_changes)
 
 
-def _look(simulator: Simulator | Host, rows: int, time_ns: int) -> _Moment:
+def _look(simulator: Simulator | Host, requested: RequestedChanges | None, rows: int, time_ns: int) -> _Moment:
     return _Moment(
         rows=rows,
         time_ns=time_ns,
         tally=simulator.tally.copy(),
+        requested_changes=requested.totals() if requested else [],
         at_peak=simulator.at_peak.copy()[0],
         at_peak_time_ns=simulator.at_peak_time_ns,
         classes=simulator.classes,
@@ -142,10 +150,12 @@ class _Walk:
         self,
         trace: Trace,
         simulator: Simulator | Host,
+        requested: RequestedChanges | None,
         addresses: Addresses | None,
         progress: Callable[[int], None] | None,
     ):
         self._simulator, self._addresses, self._progress = simulator, addresses, progress
+        self._requested = requested
         self._trace = trace
         self._phases: tuple[str, ...] = ()
         self.times_ns: list[np.ndarray] = []
@@ -170,6 +180,8 @@ class _Walk:
 
     def simulate(self, part: Slice) -> None:
         """Simulates a slice, and copies the counters at its ticks and marks."""
+        if self._requested:
+            self._requested.feed(part.events, part.start, part.end, self._simulator.owner)
         marks = part.events.idle_rows.get(Op.MARK, [])
         marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
         looks = part
@@ -204,7 +216,7 @@ class _Walk:
         if self._name(events, row) == TRIM_MARK:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
-            self.end = _look(self._simulator, first_row + row, time_ns)
+            self.end = _look(self._simulator, self._requested, first_row + row, time_ns)
             self.before_end = [*self.times_ns], [*self.samples]
 
     def trim(self, row: int, time_ns: int) -> None:

@@ -54,6 +54,8 @@ class Simulator:
 
     marks_end_slices = False
     """The loop copies the counters at marks, as at ticks."""
+    owner: np.ndarray | None = None
+    """All rows are of one process."""
 
     def __init__(
         self, config: StackConfig, *, begin_ns: int = 0, addresses: Addresses | None = None, log: Log | None = None
@@ -111,7 +113,7 @@ class Simulator:
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
         """A phase begins: nothing that one process has to know."""
 
-    def complete(self, result: RunResult, begin_ns: int) -> RunResult:
+    def complete(self, result: RunResult, begin_ns: int, requested_changes: list[int]) -> RunResult:
         """The result, to which one process adds nothing."""
         return result
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from replay.trace.events import Events
 from replay.trace.metadata import Metadata
+from replay.trace.requested import RequestedChanges
 
 
 class Trace(Protocol):
@@ -43,3 +44,15 @@ class MemoryTrace:
 
     def batches(self) -> Iterator[Events]:
         return iter(self.events)
+
+    def requested_changes(self, rows: int) -> int:
+        """The total of `RequestedChanges` over the first so many rows; computed once, however many runs ask."""
+        known: dict[int, int] = self.__dict__.setdefault("_requested_changes", {})
+        if rows not in known:
+            first = next((int(batch.time_ns[0]) for batch in self.events if batch.rows), 0)
+            changes, left = RequestedChanges(first), rows
+            for batch in self.events:
+                changes.feed(batch, 0, min(batch.rows, left))
+                left -= min(batch.rows, left)
+            (known[rows],) = changes.totals()
+        return known[rows]
