@@ -26,8 +26,8 @@ That of requested bytes is the trace's (`replay.trace.requested`): two instructi
 SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 
 OWN = (
-    "row", "thread", "rows_logged", "attention", "first_row", "at", "begin_ns", "stop", "idle",
-    "wake_ns", "woken_ns", "has_small", "requested_slack", "block_slack",
+    "begin_ns", "wake_ns", "woken_ns", "has_small",
+    "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
 )  # fmt: skip
 """Fields that the simulator keeps for itself: they count nothing."""
 
