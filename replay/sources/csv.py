@@ -76,7 +76,7 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
 
 
 class CsvTrace:
-    """A trace in a text file, read and validated piece by piece each time it is simulated."""
+    """A trace in a text file, read and validated piece by piece each time it is read."""
 
     events_total = None
     duration_ns = None
@@ -90,7 +90,7 @@ class CsvTrace:
 
     @property
     def metadata(self) -> Metadata:
-        """Whole once the last batch was read: phases are met on the way."""
+        """Complete after the last batch was read: phases are found on the way."""
         origin = Provenance(
             source="csv",
             file=self._path.name,

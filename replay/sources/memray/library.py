@@ -140,7 +140,7 @@ class _Records:
             yield self._calls(columns[:, :rows], site[:rows].copy())
 
     def _fill(self, records: Iterator["AllocationRecord"], columns: np.ndarray, site: np.ndarray) -> int:
-        """Writes the next records into columns and sites; gives how many there were.
+        """Writes the next records into columns and sites; returns their number.
 
         The loop that decides the speed of all this: per record it does nothing in Python's bytecode.
         """
@@ -194,7 +194,7 @@ class _Records:
 
 @entry
 def _look_up_sites(stacks: np.ndarray, stack_site: np.ndarray, site: np.ndarray) -> bool:
-    """Writes the site of each stack, in place; gives up, and False, at one that is not known."""
+    """Writes the site of each stack, in place; stops and returns False at an unknown one."""
     for row in range(stacks.shape[0]):
         if stacks[row] >= stack_site.shape[0] or stack_site[stacks[row]] == _UNSEEN:
             return False
