@@ -112,7 +112,7 @@ def _notes(found: Mapping[str, Measurement]) -> tuple[str, ...]:
 
 
 def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
-    """The trace that a recorded program is compared with is the recording of it that is in the middle."""
+    """The trace that a recorded program is compared with: its recording with the median figures."""
     for name, case in suite.cases.items():
         if case.record is not None and case.against is not None:
             with new_file(folder / case.against, force=True) as temporary:

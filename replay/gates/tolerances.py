@@ -20,14 +20,14 @@ from replay.support.units import parse_size, parse_time
 _RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
 _LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")
 NEUTRAL = ("frees", "arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages")
-"""More of it is neither better nor worse."""
+"""Metrics of which more is neither better nor worse."""
 
 Sign = Literal["<=", ">=", "<", ">"]
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A metric may be above the baseline by so much; `share` of it, or `amount` of its unit."""
+    """How much a metric may exceed the baseline: `share` of it, or `amount` in its unit."""
 
     metric: str
     amount: float = 0.0
@@ -65,7 +65,7 @@ DEFAULTS = tuple(
         "arenas_live", "syscalls", "page_faults",
     )
 )  # fmt: skip
-"""What is judged where nothing else is said: a replay gives the same figures, so they are compared exactly."""
+"""The rules of a trace without any: a simulation always has the same figures, so they are compared exactly."""
 RECORDED_DEFAULTS = (
     *(Tolerance(each.metric, share=0.02) for each in DEFAULTS if "_bytes" in each.metric),
     Tolerance("arenas_live"),

@@ -27,7 +27,7 @@ PLAIN = ("tolerances", "allocator", "set", "env", "enabled")
 
 @dataclass(frozen=True)
 class Wish:
-    """How a test is to be played and judged."""
+    """How a test is simulated and judged."""
 
     limits: tuple[Limit, ...]
     tolerances: tuple[Tolerance, ...]
@@ -39,7 +39,7 @@ class Wish:
         return self.case_of("").stack(*recordings)
 
     def case_of(self, test: str) -> Case:
-        """As a baseline tells how its figures came to be."""
+        """The form in which a baseline says how its figures were measured."""
         return Case.model_validate({**self.case, "record": ["-m", "pytest", test], "recordings": 1})
 
 
