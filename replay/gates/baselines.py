@@ -92,7 +92,7 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
         )
     except (KeyError, TypeError, AttributeError, ValidationError) as mistake:
         raise ConfigError(
-            f"{path}: is no baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
+            f"{path}: is not a baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
         ) from None
     if baseline.version != __version__:
         raise ReplayError(

@@ -93,7 +93,7 @@ def parse_rule(text: str) -> Rule:
             return Tolerance(metric, share=_plain(match["number"], text) / 100)
         return Tolerance(metric, amount=_number(metric, match["number"], text))
     raise ConfigError(
-        f"{text!r} is no tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
+        f"{text!r} is not a tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
     )
 
 
@@ -139,5 +139,5 @@ def _plain(text: str, said: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ConfigError(f"{said!r}: {text!r} is no number of at least 0")
+        raise ConfigError(f"{said!r}: {text!r} is not a number of at least 0")
     return value

@@ -130,5 +130,5 @@ def _marks(trace: Trace) -> tuple[int, int, int]:
             rows.get(names[int(events.size[row])], []).append(first + row)
         first += events.rows
     if not all(rows.values()):
-        raise TraceError("is no recording of a test: it lacks the marks that pytest's plugin makes")
+        raise TraceError("is not a recording of a test: it lacks the marks that pytest's plugin makes")
     return rows[TEST][0], rows[AFTER][-1], rows[OVER][-1]

@@ -130,7 +130,7 @@ class Writer:
             except FileExistsError:
                 raise OutputError(f"{exists_already(self._name)}; the recording is complete in {self._part}") from None
         if not self._trouble and self._ring.deserted:
-            self._trouble = "the program waited in vain for the writer and went on unrecorded"
+            self._trouble = "the program waited too long for the writer and continued unrecorded"
         return Written(
             rows=rows,
             span_ns=self._last_ns - (self._first_ns or 0),

@@ -72,7 +72,7 @@ def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
 
     columns = {field.name: field.type for field in schema if field.name in COLUMNS}
     if twice := [name for name in columns if schema.names.count(name) > 1]:
-        raise TraceError(f"column `{twice[0]}` comes twice", path=path)
+        raise TraceError(f"column `{twice[0]}` occurs twice", path=path)
     if missing := [name for name in REQUIRED if name not in columns]:
         raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
     for name in OPTIONAL:
@@ -120,7 +120,7 @@ def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
             yield file
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise TraceError(f"is no whole Parquet file; copy or record it again ({reason})", path=path) from error
+        raise TraceError(f"is not a complete Parquet file; copy or record it again ({reason})", path=path) from error
 
 
 def _duration_ns(footer: "pq.FileMetaData") -> int | None:
@@ -205,7 +205,7 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
         raise TraceError(what, path=path) from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        what = f"the metadata under the key `replay` is no JSON object with a format_version ({error}); {advice}"
+        what = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
         raise TraceError(what, path=path) from None
 
 

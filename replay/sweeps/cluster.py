@@ -187,7 +187,7 @@ class Cluster:
         return Outcome(task.key, "failed", error=said, transient=True)
 
     def _lost(self) -> ReplayError:
-        what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+        what = "the scheduler is lost; with --out, finished runs are kept, and --resume continues"
         return ReplayError(f"--cluster {self._address}: {what}")
 
     def close(self) -> None:

@@ -170,4 +170,4 @@ def read_about(folder: Path) -> dict[str, Any]:
     except OSError:
         raise ReplayError(f"{folder}: holds no sweep; name a folder that `replay sweep --out` wrote") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReplayError(f"{path}: is no description of a sweep that this replay reads") from None
+        raise ReplayError(f"{path}: is not a description of a sweep that this replay reads") from None

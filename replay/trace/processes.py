@@ -41,7 +41,7 @@ def mistake_in(metadata: Metadata) -> str | None:
             return f"bytes below 0, of process {process.name!r}"
         for thread in process.threads:
             if not 0 <= thread <= _THREAD_LAST:
-                return f"thread {thread} of process {process.name!r} is no UInt32"
+                return f"thread {thread} of process {process.name!r} is not a UInt32"
     return None
 
 

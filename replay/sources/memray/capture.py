@@ -36,7 +36,7 @@ def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) 
     survey = _survey(path, header)
     cut = tell_cut(header.end_ms, header.records, survey.records)
     if cut and not lenient:
-        raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
+        raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
     findings.origin = replace(
         origin(header.command, header.allocator, header.python_traced),
         cut_short=f"after {survey.records:,} records" if cut else None,

@@ -53,7 +53,7 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
         end_ms, promised = _ending(path, metadata)
         cut = tell_cut(end_ms, promised, total)
         if cut and not lenient:
-            raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
+            raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
         findings.origin = replace(
             origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators),
             cut_short=f"after {total:,} records" if cut else None,
@@ -78,7 +78,7 @@ def _reading(path: Path) -> Iterator["FileReader"]:
         if "incompatible" in reason:
             what = _refusal(read_format_version(path), _installed())
         else:
-            what = f"is no whole capture of memray ({reason})"
+            what = f"is not a complete capture of memray ({reason})"
         raise TraceError(what, path=path) from None
 
 
