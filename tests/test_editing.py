@@ -384,8 +384,8 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
         (["filter", "FILE", "--domain", "row"], "--domain: 'row' is none; did you mean 'raw'"),
         (["filter", "FILE", "--max-size", "x"], "--max-size: 'x' is not a size"),
         (["merge", "FILE", "--offset", "1", "--offset", "2"], "--offset: there are 2 for 1 traces"),
-        (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is no number; write it like 0.5"),
-        (["scale", "FILE", "--time-factor", "nan"], "--time-factor: 'nan' is no number"),
+        (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is not a number; write it like 0.5"),
+        (["scale", "FILE", "--time-factor", "nan"], "--time-factor: 'nan' is not a number"),
         (["scale", "FILE", "--time-factor", "1e30"], "is not between 0.000000001 and 1000000000"),
     ],
 )

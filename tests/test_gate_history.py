@@ -143,7 +143,7 @@ def test_what_is_no_history_is_refused(tmp_path):
     with pytest.raises(ReplayError, match="there is no history"):
         read_history(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no Parquet")
-    with pytest.raises(ReplayError, match="is no history"):
+    with pytest.raises(ReplayError, match="is not a history"):
         read_history(tmp_path / "text.parquet")
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(ReplayError, match="lacks case, commit, date, replay_version, state"):

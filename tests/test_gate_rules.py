@@ -43,14 +43,14 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("resident_bytes_peak", "is no tolerance; write it like"),
-        ("resident_bytes_peak:", "is no tolerance"),
+        ("resident_bytes_peak", "is not a tolerance; write it like"),
+        ("resident_bytes_peak:", "is not a tolerance"),
         ("resident_bytes_peak:-5", "'-5' is not a size"),
-        ("arenas_live:few", "'few' is no number"),
-        ("arenas_live:-1%", "'-1' is no number of at least 0"),
-        ("arenas_live:inf", "'inf' is no number"),
+        ("arenas_live:few", "'few' is not a number"),
+        ("arenas_live:-1%", "'-1' is not a number of at least 0"),
+        ("arenas_live:inf", "'inf' is not a number"),
         ("resident_byte_peak:2%", "did you mean 'resident_bytes_peak'?"),
-        ("blowup<=nan", "'nan' is no number"),
+        ("blowup<=nan", "'nan' is not a number"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, said):

@@ -325,7 +325,7 @@ def test_a_capture_that_the_installed_memray_cannot_read_is_refused_with_the_ver
 
 def test_a_capture_is_no_capture_without_its_header(record, tmp_path):
     (tmp_path / "tiny.bin").write_bytes(record("plain").read_bytes()[:12])
-    assert refusal(tmp_path / "tiny.bin").startswith("is no whole capture of memray")
+    assert refusal(tmp_path / "tiny.bin").startswith("is not a complete capture of memray")
 
 
 @pytest.fixture

@@ -538,7 +538,7 @@ def written(path, processes, version=2, **fields):
         ([{"name": "a", "threads": [1, 2]}, {"name": "b", "threads": [2]}], "thread 2 stands there 2 times"),
         ([{"name": "a", "threads": [1, 1, 2]}], "thread 1 stands there 2 times"),
         ([{"name": "", "threads": [1, 2]}], "a process has no name"),
-        ([{"name": "a", "threads": [1, -2]}], "thread -2 of process 'a' is no UInt32"),
+        ([{"name": "a", "threads": [1, -2]}], "thread -2 of process 'a' is not a UInt32"),
         ([{"name": "a", "threads": [1], "memory": {"static_bytes": -1}}], "bytes below 0, of process 'a'"),
         ([{"name": "a"}], "threads"),
     ],

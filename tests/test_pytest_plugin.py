@@ -166,7 +166,7 @@ def test_marked_tests_are_recorded_and_judged(project):
     result.stdout.fnmatch_lines(
         [
             "*= memory of recorded tests =*",
-            "test *asked for *resident *blowup *arenas*",
+            "test *requested *resident *blowup *arenas*",
             "test_it.py::test_over *4.77 MiB *4.9* MiB * 1.0* *1 *failed",
             "replay: test_it.py::test_leaves_one_block_behind: leaked_blocks is 1, and *; left behind, *",
             "replay: test_it.py::test_over: resident_bytes_peak is 4.9* MiB, *; live at the peak, by *: *",
@@ -189,18 +189,18 @@ MISTAKES = {
     "max_blowupp=3": "max_blowupp: there is no metric 'blowupp'; did you mean 'max_blowup'?",
     "min_arena_live=3": "min_arena_live: there is no metric 'arena_live'; did you mean 'min_arenas_live'?",
     "max_syscalls__mmapp=3": "*: there is no metric 'syscalls.mmapp'; did you mean 'max_syscalls__mmap'?",
-    "leaked_blocks=0": "leaked_blocks: is no argument of it; write max_leaked_blocks",
-    "syscalls__mmap=0": "syscalls__mmap: is no argument of it; write max_syscalls__mmap",
-    "alocator='x'": "alocator: is no argument of it; did you mean 'allocator'?",
+    "leaked_blocks=0": "leaked_blocks: is not an argument; write max_leaked_blocks",
+    "syscalls__mmap=0": "syscalls__mmap: is not an argument; write max_syscalls__mmap",
+    "alocator='x'": "alocator: is not an argument; did you mean 'allocator'?",
     "allocator='cpython-9.9'": "cpython-9.9: no bundled config has this name; did you mean 'cpython-3.9'? (*",
-    "max_blowup='much'": "max_blowup: 'blowup<=much': 'much' is no number of at least 0",
-    "max_blowup=-1": "max_blowup: 'blowup<=-1': '-1' is no number of at least 0",
-    "max_blowup=None": "max_blowup: None is no limit; give a number, or text with a unit",
-    "max_blowup=float('nan')": "max_blowup: 'blowup<=nan': 'nan' is no number of at least 0",
+    "max_blowup='much'": "max_blowup: 'blowup<=much': 'much' is not a number of at least 0",
+    "max_blowup=-1": "max_blowup: 'blowup<=-1': '-1' is not a number of at least 0",
+    "max_blowup=None": "max_blowup: None is not a limit; write a number, or text with a unit",
+    "max_blowup=float('nan')": "max_blowup: 'blowup<=nan': 'nan' is not a number of at least 0",
     "max_leaked_bytes='4 miles'": "max_leaked_bytes: '4 miles' is not a size; write it like 256 KiB",
     "max_resident_bytes_peak='4 miles'": "max_resident_bytes_peak: *'4 miles' is not a size; write it like 256 KiB",
     "tolerances=['blowup<=2']": "tolerances: 'blowup<=2' is a limit; write it like max_blowup=1.4",
-    "tolerances=['blowup:much']": "'blowup:much': 'much' is no number of at least 0",
+    "tolerances=['blowup:much']": "'blowup:much': 'much' is not a number of at least 0",
     "tolerances='blowup:2%'": "tolerances: give a list of texts, like ['resident_bytes_peak:2%']",
     "tolerances=['blowup:2%', 'blowup:3%']": "blowup: two tolerances are given; keep one",
     "set={'pymalloc.alignment': 3}": "*alignment: 3 is no power of two of at least 8",
@@ -274,7 +274,7 @@ def test_limits_of_all_tests_have_all_recorded(project):
     for limit, sentence in {
         "resident_bytes_peek<=1MiB": "there is no metric 'resident_bytes_peek'; did you mean 'resident_bytes_peak'? *",
         "blowup:2%": "replay_limits: 'blowup:2%' is a tolerance, which belongs to replay_tolerances",
-        "much": "'much' is no tolerance; write it like *",
+        "much": "'much' is not a tolerance; write it like *",
         "leaked_bytes<=much": "replay_limits: leaked_bytes<=much: 'much' is not a size; write it like 256 KiB",
     }.items():
         project.makeini(f"[pytest]\nreplay_limits = {limit}")
@@ -568,7 +568,7 @@ def test_baselines_that_cannot_be_compared_with_are_told(project):
         ),
         "*b.json: is of format 99; this replay reads 1": lambda bad, case: bad.update(format=99),
         "there is no metric 'blowupp'; did you mean 'blowup'? *": lambda bad, case: case["metrics"].update(blowupp=1),
-        "*b.json: is no baseline that replay wrote (*": lambda bad, case: bad.pop("cases"),
+        "*b.json: is not a baseline that replay wrote (*": lambda bad, case: bad.pop("cases"),
     }
     for sentence, change in whole_file.items():
         for options in ((), ("--replay-update",)):

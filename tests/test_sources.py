@@ -187,7 +187,7 @@ def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
     columns = good_columns()
     table = pa.table([*columns.values(), columns["op"]], names=[*columns, "op"])
     pq.write_table(table, tmp_path / "t.parquet")
-    assert refusal(tmp_path / "t.parquet") == f"{tmp_path / 't.parquet'}: column `op` comes twice"
+    assert refusal(tmp_path / "t.parquet") == f"{tmp_path / 't.parquet'}: column `op` occurs twice"
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_missing_columns_are_named(tmp_path):
         ('{"format_version": 3}', "is of format version 3; this replay reads up to 2"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
         ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
-        ('{"phases": []}', "no JSON object with a format_version"),
-        ("[1]", "no JSON object with a format_version"),
-        ("{", "no JSON object with a format_version"),
+        ('{"phases": []}', "not a JSON object with a format_version"),
+        ("[1]", "not a JSON object with a format_version"),
+        ("{", "not a JSON object with a format_version"),
     ],
 )
 def test_metadata_that_cannot_be_read_are_refused(tmp_path, metadata, message):
@@ -252,7 +252,7 @@ def test_a_truncated_parquet_is_refused(tmp_path, keep):
     path = tmp_path / "t.parquet"
     write_trace(MemoryTrace([sawtooth(2500)]), path)
     path.write_bytes(path.read_bytes()[:keep])
-    assert "is no whole Parquet file" in refusal(path)
+    assert "is not a complete Parquet file" in refusal(path)
 
 
 def test_a_parquet_with_a_damaged_page_is_refused(tmp_path):
@@ -261,7 +261,7 @@ def test_a_parquet_with_a_damaged_page_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[4:200] = b"\xff" * 196
     path.write_bytes(content)
-    assert "is no whole Parquet file" in refusal(path)
+    assert "is not a complete Parquet file" in refusal(path)
 
 
 def test_content_counts_more_than_the_suffix(tmp_path):
@@ -279,7 +279,7 @@ def test_a_file_of_no_known_format_names_the_formats(tmp_path):
 
 def test_an_empty_parquet_file_is_refused(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"")
-    assert "is no whole Parquet file" in refusal(tmp_path / "t.parquet")
+    assert "is not a complete Parquet file" in refusal(tmp_path / "t.parquet")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -342,7 +342,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
         ("1,malloc,5,16\n2,free,6,\n", "line 3: free of block 6, which is not live"),
         ("1,malloc,5,16\n2,calloc,5,1\n", "line 3: calloc of block 5, which is live"),
         ("1,malloc,5,16\n2,free,5\n", "line 3: expected 4 columns, got 3"),
-        ("1,malloc,5.0,16\n", "line 2: `block` is '5.0', which is no uint64"),
+        ("1,malloc,5.0,16\n", "line 2: `block` is '5.0', which is not a valid uint64"),
         ("1,malloc,5,16\n\n2,free,5,\n", "line 3: `op` is empty"),
         ("1,malloc,5,\n", "line 2: `size` is empty"),
         (",malloc,5,1\n", "line 2: `time_ns` is empty"),
@@ -366,7 +366,7 @@ def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
             "time_ns,op,block,size,thred",
             "line 1: column `thred` is unknown; `replay import --lenient` leaves it out; did you mean 'thread'?",
         ),
-        ("time_ns,op,block,size,op", "line 1: column `op` comes twice"),
+        ("time_ns,op,block,size,op", "line 1: column `op` occurs twice"),
     ],
 )
 def test_a_broken_csv_header_is_refused(tmp_path, header, message):

@@ -238,7 +238,7 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
             process.kill()
             process.wait()
     assert told.splitlines()[-1].endswith(
-        "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+        "the scheduler is lost; with --out, finished runs are kept, and --resume continues"
     )
     kept = read_results(out)
     assert 0 < kept.count("done") < 62

@@ -292,7 +292,7 @@ def test_a_sweep_by_another_replay_is_not_gone_on_with(source, tmp_path):
 @pytest.mark.parametrize("about", ["{}", "[]", '{"replay_version": 1}', "\xff"])
 def test_a_description_that_is_none_is_told(source, tmp_path, about):
     (tmp_path / "sweep.json").write_text(about, encoding="latin-1")
-    with pytest.raises(ReplayError, match="is no description of a sweep that this replay reads"):
+    with pytest.raises(ReplayError, match="is not a description of a sweep that this replay reads"):
         replay.sweep({"sources": [source], "vary": VARY}, out=tmp_path, resume=True)
 
 

@@ -26,7 +26,7 @@ def wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, str
     for text in said:
         format_name, equals, file = text.partition("=")
         if format_name not in FORMATS:
-            raise ReplayError(f"--report {text}: is no format; {nearest(format_name, FORMATS)}")
+            raise ReplayError(f"--report {text}: is not a format; {nearest(format_name, FORMATS)}")
         if equals and not file:
             raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))

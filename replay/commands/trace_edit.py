@@ -233,7 +233,7 @@ def _factor(text: str) -> "Fraction":
     except InvalidOperation:
         number = Decimal("nan")
     if number.is_nan():
-        raise ReplayError(f"--time-factor: {text!r} is no number; write it like 0.5")
+        raise ReplayError(f"--time-factor: {text!r} is not a number; write it like 0.5")
     if not Decimal("1e-9") <= number <= Decimal("1e9"):
         raise ReplayError(f"--time-factor: {text} is not between 0.000000001 and 1000000000")
     return Fraction(number)

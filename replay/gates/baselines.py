@@ -75,7 +75,7 @@ def without_details(measured: Measured, ruled: Iterable[str] = ()) -> Measured:
 def read_baseline(path: Path, retake: str = "take the present figures by `replay check --update`") -> Baseline:
     """The baseline in a file; it must be of this version of replay, whose figures it is compared with.
 
-    `retake` tells how to make one that is.
+    `retake`: how to make a valid one.
     """
     if not path.exists():
         raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one")
@@ -92,7 +92,7 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
         )
     except (KeyError, TypeError, AttributeError, ValidationError) as mistake:
         raise ConfigError(
-            f"{path}: is no baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
+            f"{path}: is not a baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
         ) from None
     if baseline.version != __version__:
         raise ReplayError(

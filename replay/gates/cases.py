@@ -122,7 +122,7 @@ def find_suite(folder: Path) -> Path | None:
 
 
 def load_suite(path: Path) -> Suite:
-    """The suite in a file; what is wrong with it is told by file and key."""
+    """Returns the suite in a file; errors name the file and the key."""
     content = _read(path)
     data = content.get("tool", {}).get("replay", {}) if path.name == PROJECT else content
     try:

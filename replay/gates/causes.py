@@ -1,7 +1,7 @@
-"""Why a trace takes more than another: which phase, domain, size class and call site brought the difference.
+"""Why a trace takes more memory than another: phases, domains, size classes and call sites that differ.
 
-What is compared is what is live when resident memory is highest, in each trace at its own peak, and what was ever asked
-for, which is what calls of the system depend on. A block belongs to the phase, site and size of the call that gave it
+Compared are the blocks that are live when resident memory is highest, in each trace at its own peak, and all requests,
+on which system calls depend. A block belongs to the phase, site and size of the call that gave it
 its present size. Call sites are compared by function and the file's name: lines move with every edit, and folders
 from machine to machine.
 """
@@ -26,7 +26,7 @@ START = "start"
 UNKNOWN = "unknown"
 SHOWN = 4
 NEGLIGIBLE = 20
-"""What is so many times less than the largest is not told."""
+"""Groups so many times smaller than the largest are not reported."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Cause:
     at_peak: tuple[Change, ...]
     """Of what is live when resident memory is highest."""
     requested: tuple[Change, ...]
-    """Of what was ever asked for."""
+    """Of all requests."""
     moved: tuple[str, ...]
     """Blocks that are of another size than before, in words."""
 
 
 def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
-    """Compares two traces, both played through `stack`."""
+    """Compares two traces, both simulated on `stack`."""
     comparable = bool(before.metadata.sites) and bool(now.metadata.sites)
     old_live, old_all = _profile(before, stack, comparable)
     new_live, new_all = _profile(now, stack, comparable)
@@ -67,13 +67,13 @@ def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
 
 
 def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
-    """Who holds the memory when resident memory is highest: the largest groups of live blocks in each dimension."""
+    """Returns the largest groups of blocks that are live at the peak of resident memory, in each dimension."""
     live, _ = _profile(trace, stack, with_sites=True)
     return tuple(_changes(live.clear(), live, _places(live)))
 
 
 def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Blocks and bytes by phase, domain, size class and site: live at the peak, and ever asked for."""
+    """Blocks and bytes by phase, domain, size class and site: live at the peak, and of all requests."""
     peak_row = int(run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
     requests, of_live_blocks = _requests(trace, peak_row + 1)
     live = requests[of_live_blocks]
@@ -158,7 +158,7 @@ def _places(requests: pl.DataFrame) -> dict[str, str]:
 
 
 def site_key(site: Site) -> str:
-    """What is the same of a call site in another trace."""
+    """What identifies a call site across traces."""
     return f"{site.function} ({Path(site.file).name})"
 
 

@@ -112,7 +112,7 @@ def _notes(found: Mapping[str, Measurement]) -> tuple[str, ...]:
 
 
 def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
-    """The trace that a recorded program is compared with is the recording of it that is in the middle."""
+    """The trace that a recorded program is compared with: its recording with the median figures."""
     for name, case in suite.cases.items():
         if case.record is not None and case.against is not None:
             with new_file(folder / case.against, force=True) as temporary:
@@ -169,7 +169,7 @@ def _judge_case(
     report = CaseReport(name, "passed", case.origin, now.stack.name)
     if before is None and not all(isinstance(rule, Limit) for rule in rules):
         findings = tuple(judge(now.measured.figures, None, rules))
-        return replace(report, state="new", findings=findings, note="there is no baseline of it; --update takes it in")
+        return replace(report, state="new", findings=findings, note="the baseline lacks it; --update adds it")
     if before is not None and (said := _mismatch(case, now.measured, before, rules, reference is not None)):
         raise ReplayError(f"case {name}: {said}")
     findings = tuple(judge(now.measured.figures, before.figures if before else None, rules))

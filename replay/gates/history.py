@@ -99,9 +99,9 @@ def read_history(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise ReplayError(f"{path}: is no history: {str(error).partition(chr(10))[0]}") from None
+        raise ReplayError(f"{path}: is not a history: {str(error).partition(chr(10))[0]}") from None
     if missing := set(_ABOUT) - set(frame.columns):
-        raise ReplayError(f"{path}: is no history of checks: it lacks {', '.join(sorted(missing))}")
+        raise ReplayError(f"{path}: is not a history of checks: it lacks {', '.join(sorted(missing))}")
     return frame
 
 

@@ -21,7 +21,7 @@ class Finding:
     rule: Rule
     before: Figure | None = None
     allowed: float = 0.0
-    """How much worse it might have been: the tolerance, and what recordings vary by."""
+    """How much worse it may be: the tolerance plus the spread of the recordings."""
 
     @property
     def failed(self) -> bool:

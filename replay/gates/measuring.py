@@ -1,4 +1,4 @@
-"""What cases come to: traces are played, programs are recorded and played, side by side in threads."""
+"""Measures cases: simulates traces, records and simulates programs, in parallel threads."""
 
 import os
 import statistics

@@ -35,7 +35,7 @@ def is_neutral(metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A metric may be above the baseline by so much; `share` of it, or `amount` of its unit."""
+    """How much a metric may exceed the baseline: `share` of it, or `amount` in its unit."""
 
     metric: str
     amount: float = 0.0
@@ -73,7 +73,7 @@ DEFAULTS = tuple(
         "arenas_live", "syscalls", "page_faults",
     )
 )  # fmt: skip
-"""What is judged where nothing else is said: a replay gives the same figures, so they are compared exactly."""
+"""The rules of a trace without any: a simulation always has the same figures, so they are compared exactly."""
 RECORDED_DEFAULTS = (
     *(Tolerance(each.metric, share=0.02) for each in DEFAULTS if "_bytes" in each.metric),
     Tolerance("arenas_live"),
@@ -101,7 +101,7 @@ def parse_rule(text: str) -> Rule:
             return Tolerance(metric, share=_plain(match["number"], text) / 100)
         return Tolerance(metric, amount=_number(metric, match["number"], text))
     raise ConfigError(
-        f"{text!r} is no tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
+        f"{text!r} is not a tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
     )
 
 
@@ -147,5 +147,5 @@ def _plain(text: str, said: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ConfigError(f"{said!r}: {text!r} is no number of at least 0")
+        raise ConfigError(f"{said!r}: {text!r} is not a number of at least 0")
     return value

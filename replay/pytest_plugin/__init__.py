@@ -1,9 +1,9 @@
-"""The plugin for pytest: tests are recorded, played through an allocator stack, and judged.
+"""The plugin for pytest: records tests, simulates them on an allocator stack, and judges them.
 
 `docs/pytest.md` is for those who use it.
 
     here         the hooks that pytest calls; imported in every run, so it imports nothing, and no hook runs per test
-    session      which tests are recorded, and what came of it
+    session      which tests are recorded, and the results
     recording    a test, or a block of one, recorded
     companion    starts the process beside the tests and asks it
     summary      the table at the end
@@ -29,7 +29,7 @@ FIXTURE = "allocations"
 
 
 def thread_roots() -> dict[int, Any]:
-    """Of every thread but this one its outermost frame, which tells it from a later one with its number."""
+    """The outermost frame of every other thread, which distinguishes it from a later thread with its number."""
     frames: dict[int, Any] = getattr(sys, "_current_frames", dict)()  # only CPython is sure to have it
     frames.pop(threading.get_ident(), None)
     for number, frame in frames.items():
@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _session(config: pytest.Config) -> Session:
-    """Made by the first who needs it: where nothing is recorded, nobody does."""
+    """Created at the first use: not at all if nothing is recorded."""
     if _SESSION not in config.stash:
         from replay.pytest_plugin.session import Session
 
@@ -133,7 +133,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A worker of pytest-xdist is done: what its tests came to is told here."""
+    """Takes over the results of a worker of pytest-xdist that has ended."""
     outcomes = getattr(node, "workeroutput", {}).get(MARK)
     if outcomes:
         _session(node.config).outcomes.update(outcomes)

@@ -27,7 +27,7 @@ PLAIN = ("tolerances", "allocator", "set", "env", "enabled")
 
 @dataclass(frozen=True)
 class Wish:
-    """How a test is to be played and judged."""
+    """How a test is simulated and judged."""
 
     limits: tuple[Limit, ...]
     tolerances: tuple[Tolerance, ...]
@@ -39,7 +39,7 @@ class Wish:
         return self.case_of("").stack(*recordings)
 
     def case_of(self, test: str) -> Case:
-        """As a baseline tells how its figures came to be."""
+        """The form in which a baseline says how its figures were measured."""
         return Case.model_validate({**self.case, "record": ["-m", "pytest", test], "recordings": 1})
 
 
@@ -99,11 +99,11 @@ def _limit(name: str, value: object) -> Limit:
     if sign is None:
         meant = name.replace("__", ".")
         limits = meant in metric_names() or meant in LEAKS
-        raise ConfigError(f"{name}: is no argument of it; {f'write max_{name}' if limits else nearest(name, known)}")
+        raise ConfigError(f"{name}: is not an argument; {f'write max_{name}' if limits else nearest(name, known)}")
     if metric not in metric_names() and metric not in LEAKS:
         raise ConfigError(f"{name}: there is no metric {metric!r}; {nearest(name, known)}")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ConfigError(f"{name}: {value!r} is no limit; give a number, or text with a unit")
+        raise ConfigError(f"{name}: {value!r} is not a limit; write a number, or text with a unit")
     if metric in LEAKS:
         return _leak_limit(name, metric, sign, value)
     try:

@@ -99,7 +99,7 @@ def _system_calls(now: Look, before: Measured) -> list[str]:
 
 
 def _left_behind(now: Look, old: Look | None) -> list[str]:
-    """By call site and size class, what the test asked for and did not free: the difference to before, if known."""
+    """By call site and size class, what the test allocated and did not free: the difference to before, if known."""
     lines = []
     if old is None or old.left:
         sites = [(each.site, each.place, each.blocks, each.bytes) for each in now.left]
@@ -117,7 +117,7 @@ def _left_behind(now: Look, old: Look | None) -> list[str]:
 
 
 def _largest(groups: list[tuple[Key, str, int, int]], before: Mapping[Key, tuple[int, int]] | None) -> str:
-    """Key, name, blocks and bytes of groups, told as what they have more than before, or have."""
+    """Key, name, blocks and bytes of groups: the difference to before if known, else all."""
     more = []
     for key, name, blocks, size_bytes in groups:
         blocks_before, bytes_before = (before or {}).get(key, (0, 0))

@@ -1,4 +1,4 @@
-"""A test's verdict: what it came to, held against its limits and a baseline."""
+"""A test's verdict: its figures, compared with its limits and a baseline."""
 
 import hashlib
 import re

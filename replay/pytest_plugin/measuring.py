@@ -1,4 +1,4 @@
-"""What a recorded block or test came to: the run through a stack, and what was born in it and never freed."""
+"""Measures a recorded block or test: its simulation on a stack, and what it allocated and never freed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ _CLASS_BITS = 58
 
 @dataclass(frozen=True)
 class Asked:
-    """Blocks of one domain and class of sizes that the test asked for, and those of them that were left behind."""
+    """Blocks of one domain and size class that the test requested, and those of them that it left live."""
 
     domain: str
     size: int
@@ -32,7 +32,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Left:
-    """Blocks that were left behind by one call site."""
+    """Blocks of one call site that were left live."""
 
     site: str
     place: str
@@ -43,12 +43,12 @@ class Left:
 
 @dataclass(frozen=True)
 class Look:
-    """What a recording came to."""
+    """The results of a recording."""
 
     summary: Summary
     classes: tuple[Asked, ...]
     left: tuple[Left, ...]
-    """By call site, if the recording tells them."""
+    """By call site, if the recording has them."""
 
     @property
     def figures(self) -> dict[str, int | float]:
@@ -68,7 +68,7 @@ class Look:
 
 
 def look(trace: Trace, stack: StackConfig) -> Look:
-    """Plays a recording that has the marks of a test."""
+    """Simulates a recording that has the marks of a test."""
     recording = run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
     domains, sizes, sites, is_left = _requests(trace)
     left = _by_site(trace, sizes[is_left], sites[is_left])
@@ -130,5 +130,5 @@ def _marks(trace: Trace) -> tuple[int, int, int]:
             rows.get(names[int(events.size[row])], []).append(first + row)
         first += events.rows
     if not all(rows.values()):
-        raise TraceError("is no recording of a test: it lacks the marks that pytest's plugin makes")
+        raise TraceError("is not a recording of a test: it lacks the marks that pytest's plugin makes")
     return rows[TEST][0], rows[AFTER][-1], rows[OVER][-1]

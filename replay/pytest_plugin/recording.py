@@ -39,14 +39,14 @@ class RecordedTest:
         try:
             self._runtest()
         except BaseException:
-            with suppress(ReplayError):  # what the test raised is what is told
+            with suppress(ReplayError):  # the test's own exception is reported
                 companion.drop_recording()
             raise
         try:
             companion.end_recording()
             if not companion.is_mine:  # the test forked, and this is the child
                 return
-            if getattr(self._item, "_excinfo", None):  # a unittest's failure, which is told but not raised
+            if getattr(self._item, "_excinfo", None):  # a failure of unittest, which is stored and not raised
                 return
             verdict = companion.ask("verdict", wish=number, name=self._item.nodeid, trace=path)
         except ReplayError as mistake:
@@ -73,7 +73,7 @@ class RecordedTest:
 
 
 class SizeClass(NamedTuple):
-    """What a block of a test asked for in one domain and class of sizes."""
+    """The requests of a block of a test in one domain and size class."""
 
     domain: str
     size: int
@@ -120,7 +120,7 @@ class Seen:
 
     @property
     def peak(self) -> int:
-        """The most bytes that were asked for and live at one moment."""
+        """The peak of requested bytes."""
         return int(self._told["summary"]["requested_bytes_peak"])
 
     @property
@@ -140,16 +140,16 @@ class Seen:
 
     @property
     def leaked_blocks(self) -> int:
-        """Blocks of memory asked for in the block and still held at its end, after a collection of garbage."""
+        """Blocks of memory allocated in the block and still live at its end, after a garbage collection."""
         return int(self._told["figures"]["leaked_blocks"])
 
     @property
     def leaked_bytes(self) -> int:
-        """The same in bytes, as asked for."""
+        """The same in requested bytes."""
         return int(self._told["figures"]["leaked_bytes"])
 
     def by_size_class(self) -> list[SizeClass]:
-        """What was asked for in the block, the most bytes first."""
+        """The requests in the block, the most bytes first."""
         return sorted((SizeClass(*each) for each in self._told["classes"]), key=lambda each: -each.bytes)
 
     @property
@@ -177,7 +177,7 @@ class Allocations:
         self._blocks = 0
 
     def __call__(self, *, allocator: str | None = None, set: Any = None, env: Any = None) -> Seen:
-        """A block to record, played through `allocator` with keys `set` and `env` as a marker has them."""
+        """A block to record, simulated on `allocator` with keys `set` and `env` as in a marker."""
         given = {"allocator": allocator, "set": set, "env": env}
         if self._folder is None:
             self._folder = self._folders.mktemp("replay", numbered=True)

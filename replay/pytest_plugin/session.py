@@ -14,7 +14,7 @@ from replay.pytest_plugin.worker_process import Companion, obstacle
 from replay.support.errors import ReplayError
 
 Outcome = dict[str, Any]
-"""A recorded test as workers tell of it: `state` and `allocator`, `findings` and `causes`, `figures`, `requested` and
+"""A recorded test as workers report it: `state` and `allocator`, `findings` and `causes`, `figures`, `requested` and
 `measured`; or that its `state` is not recorded, and the `reason`."""
 
 

@@ -39,7 +39,7 @@ def _shown(outcomes: dict[str, Outcome], verbosity: int) -> tuple[dict[str, Outc
 def _table(outcomes: dict[str, Outcome]) -> list[str]:
     if not outcomes:
         return []
-    rows = [("test", "asked for", "resident", "blowup", "arenas", ""), *map(_row, outcomes, outcomes.values())]
+    rows = [("test", "requested", "resident", "blowup", "arenas", ""), *map(_row, outcomes, outcomes.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(row[at].rjust(widths[at]) for at in range(1, 5)), row[5]]).rstrip()

@@ -1,4 +1,4 @@
-"""Runs beside the tests: writes their recordings, plays and judges them. `companion` starts it and asks.
+"""Runs beside the tests: writes, simulates and judges their recordings. `worker_process` starts it and sends requests.
 
 Requests and answers are lines of JSON, one answer a request; `record` is answered a second time once it is over.
 """
@@ -30,7 +30,7 @@ RETAKE = f"remove it, and take the present figures of all tests by {UPDATE}"
 
 
 def main() -> None:
-    """Answers until the tests are over, or their process is no more."""
+    """Answers until the tests are over or their process has ended."""
     request = json.loads(sys.argv[-1])
     leave_terminal()
     os.chdir(request["folder"])
@@ -58,7 +58,7 @@ class Beside:
                 answer = getattr(self, f"_{request.pop('do')}")(**request)
             except (ReplayError, OSError) as error:
                 answer = {"error": str(error)}
-            except Exception:  # whatever it is, the tests' process tells it
+            except Exception:  # of any kind: the tests' process reports it
                 answer = {"bug": traceback.format_exc()}
             self._say(answer)
 
@@ -128,7 +128,7 @@ class Beside:
             Path(trace).unlink()
 
     def _take_in(self, measured: dict[str, Any]) -> dict[str, Any]:
-        """Writes the baseline with these tests in it, and leaves what it has of others; tells how many were new."""
+        """Writes the baseline with these tests in it, and keeps those of others; returns how many were new."""
         assert self._baseline is not None
         path = Path(self._baseline)
         before = read_baseline(path, RETAKE) if path.exists() else Baseline()

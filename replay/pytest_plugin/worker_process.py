@@ -1,6 +1,6 @@
 """The process beside the tests, as the tests see it; `beside` is what runs in it.
 
-It writes recordings, plays them and judges them. So the process under test imports none of the libraries which that
+It writes, simulates and judges recordings. So the process under test imports none of the libraries which that
 takes, starts no threads for it, and no recording waits for a writer to come up.
 """
 
@@ -18,7 +18,7 @@ from replay.recorder.tap import tap
 from replay.support.errors import ReplayError
 
 TEST, AFTER, OVER = "test", "after the test", "over"
-"""Marks in a recording: where the test begins, where it is done, and where what nobody holds any more is collected."""
+"""Marks in a recording: where the test begins, where it is done, and where unreachable objects are collected."""
 
 WITH_SITES = taps.site_obstacle() is None
 _DEAD = "the process that writes and plays recordings has died"
@@ -52,7 +52,7 @@ class Companion:
         return self._process == os.getpid() and self._ring.is_mine()
 
     def ask(self, what: str, **details: Any) -> dict[str, Any]:
-        """Its answer; a mistake of the user's is raised as the sentence that it was told in."""
+        """Returns its answer; a mistake of the user is raised with its sentence."""
         self._send(what, details)
         return self._hear()
 
@@ -101,7 +101,7 @@ class Companion:
         tap.mark(TEST)
 
     def end_recording(self) -> None:
-        """Frees what nobody holds any more, ends the recording, and waits until its file is complete."""
+        """Collects garbage, ends the recording, and waits until its file is complete."""
         tap.mark(AFTER)
         gc.collect()
         tap.mark(OVER)

@@ -49,7 +49,7 @@ class Layout(NamedTuple):
     other_text: int
     """In a str: where the characters of an ASCII text are, and of any other; of a subclass's, a pointer to them."""
     state_is_own: bool
-    """Whether the current thread state is one's own, and not that of whoever holds the GIL."""
+    """Whether the current thread state is that of the thread itself, and not of the holder of the GIL."""
     code_tags: int = 0
     """Bits of a frame's pointer to its code that tell how the reference is counted."""
 

@@ -98,7 +98,7 @@ class Child:
         sys.exit(os.waitstatus_to_exitcode(status))
 
     def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None", with_sites: bool) -> str:
-        """Fills the folder; gives the PYTHONPATH by which the program finds it."""
+        """Fills the folder; returns the PYTHONPATH by which the program finds it."""
         before = os.environ.get("PYTHONPATH")
         shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
         if follow is not None:

@@ -1,6 +1,6 @@
 """The file of a recording until it is complete: `FILE.part`, locked by its writer.
 
-While the lock is held the recording is under way, so that nobody rescues or overwrites it; a part that nobody holds is
+While the lock is held the recording is under way, so that it is not rescued or overwritten; a part without a lock is
 left of a writer that was killed. Where `FILE.part` is locked, a recording that may overwrite FILE takes the next name,
 `FILE.2.part`: whoever ends first publishes its own file.
 """

@@ -1,7 +1,7 @@
 """What is in force in a recorded process, and how much of its memory is resident, as `/proc` shows it.
 
 Shared memory is left out: the ring is in it. `/proc/PID/smaps_rollup` would count the ring, and takes time in
-proportion to what is mapped; `/proc/PID/status` tells the kinds of memory apart and takes some microseconds.
+proportion to what is mapped; `/proc/PID/status` has the kinds of memory separately and takes some microseconds.
 """
 
 import re
@@ -31,7 +31,7 @@ class Status(NamedTuple):
 
 
 def read_status(text: str) -> Status | None:
-    """None where the kernel does not tell all of it."""
+    """None if the kernel does not report all values."""
     fields = {name: int(number) << 10 for name, number in _FIELD.findall(text)}
     return Status(fields["VmHWM"], fields["VmRSS"], fields["RssShmem"]) if len(fields) == 3 else None
 

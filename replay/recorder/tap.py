@@ -2,7 +2,7 @@
 
 It is a file of its own, without imports from replay or of anything but atexit, ctypes, gc, os and sys: what is imported
 here, the program finds imported already. The hooks themselves are machine code that `replay.recorder.hooks` made; this
-file puts them into memory, tells them where things are, and hands them to CPython.
+file puts them into memory, writes the addresses that they need, and passes them to CPython.
 
 Two pieces of memory are shared with that code, both laid out by the numbers below (bytes from the start).
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MALLOC, CALLOC, FREE, REALLOC_FROM, REALLOC_TO, REALLOC_FAILED = range(6)
 ARENA_MAPPED, ARENA_UNMAPPED, GC_START, GC_END, MARK = range(6, 11)
-"""What a record tells. A realloc is two: the old address before it happens, the new one or the failure after."""
+"""Kinds of records. A realloc is two: the old address before it happens, the new one or the failure after."""
 
 RAW, MEM, OBJ = range(3)
 
@@ -79,7 +79,7 @@ AT_ORIGINALS = POINTERS_AT + 128
 """Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
 AT_THREAD_STATE_NOW, AT_INTERPRETER_OF, AT_HAS_FEATURE, AT_CONFIG_OF = range(POINTERS_AT + 280, POINTERS_AT + 312, 8)
-"""Functions by which an interpreter tells whether it shares pymalloc with the main one; 0 where CPython has none."""
+"""Functions that return whether an interpreter shares pymalloc with the main one; 0 where CPython has none."""
 PAUSE_NS = 50_000
 NO_ROOM = b"(no room for more names)"
 """A phase that stands for all others, once the names of marks fill their place."""

@@ -1,12 +1,12 @@
-"""Turns the records of the ring into events of a trace: dense block numbers and threads, nanoseconds, reallocs in one.
+"""Converts the records of the ring into events: dense block numbers and threads, nanoseconds, whole reallocs.
 
-What a recording meets and a trace does not know:
+What a recording has and a trace does not:
 
-    foreign     a block born before the recording. Its free becomes an observation, its realloc that and a malloc
+    foreign     a block older than the recording. Its free becomes an observation, its realloc that and a malloc
     unseen      a free that went past the hooks, as some of CPython's own do while it starts or ends. It shows when the
                 address is handed out again, and stands in the trace right before that
     a realloc   is two records of one thread, among which others may take the old address; its row stands at the second
-    apart       a thread that is not meant, and whose blocks are left out. What it does to blocks of others counts
+    apart       an excluded thread, whose blocks are left out. What it does to blocks of others is recorded
 """
 
 import time
@@ -94,7 +94,7 @@ class _State(NamedTuple):
 def _put(
     events: Events, row: int, thread: int, op: int, domain: int, block: int, size: int, address: int, now_ns: int
 ) -> int:
-    """Writes a row in place; gives the next."""
+    """Writes a row in place; returns the next."""
     events.time_ns[row], events.thread[row], events.op[row], events.domain[row] = now_ns, thread, op, domain
     events.block[row], events.size[row], events.address[row] = block, size, address  # type: ignore[index]
     return row + 1
@@ -102,7 +102,7 @@ def _put(
 
 @inlined
 def _end_block(events: Events, row: int, thread: int, domain: int, address: int, now_ns: int, state: _State) -> int:
-    """A free; gives the next row."""
+    """Translates a free; returns the next row."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
     if number < 0 and state.threads[thread].is_apart:
@@ -129,7 +129,7 @@ def _begin_block(
     now_ns: int,
     state: _State,
 ) -> int:
-    """A malloc or calloc, or the second half of a realloc; gives the next row."""
+    """Translates a malloc or calloc, or the second half of a realloc; returns the next row."""
     moved = _NONE
     if op == _REALLOC:
         moved, state.threads[thread].block = state.threads[thread].block, _NONE
@@ -161,7 +161,7 @@ def _begin_block(
 
 @inlined
 def _leave_address(thread: int, address: int, state: _State) -> None:
-    """The first half of a realloc: the block keeps its number, but nobody finds it at its address."""
+    """Translates the first half of a realloc: the block keeps its number and leaves its address."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
     mover = state.threads[thread]
@@ -172,7 +172,7 @@ def _leave_address(thread: int, address: int, state: _State) -> None:
 
 @inlined
 def _return_to_address(thread: int, address: int, state: _State) -> None:
-    """A realloc that failed: the block is where it was."""
+    """Translates a realloc that failed: the block is at its address again."""
     number, state.threads[thread].block = state.threads[thread].block, _NONE
     if number >= 0:
         slot = find_slot(address, state.keys, state.numbers)
@@ -224,14 +224,14 @@ def _translate(
 
 
 class Clock:
-    """Nanoseconds since this was made, from what hooks take for the time."""
+    """Converts the time stamps of hooks to nanoseconds since this was made."""
 
     def __init__(self, counts: bool) -> None:
         self._counts = counts
         self.origin, self._origin_ns = self._now()
 
     def ns_a_count(self) -> float:
-        """Measured over all the time so far, which makes it ever more exact."""
+        """Measured over all the time so far, so that it becomes more exact."""
         if not self._counts:
             return 1.0
         count, now_ns = self._now()
@@ -250,9 +250,9 @@ def read_counter() -> int:
 
 
 class Translator:
-    """Fills batches with what the ring says; with `sites`, they have a column of the hooks' numbers of call sites.
+    """Fills batches from the records of the ring; with `sites`, they have the hooks' numbers of call sites.
 
-    Blocks that threads `apart` ask for are left out; a thread is known by its `threading.get_ident()`.
+    Blocks that threads `apart` allocate are left out; a thread is known by its `threading.get_ident()`.
     """
 
     def __init__(self, clock: Clock, rows: int, sites: bool = False, apart: Iterable[int] = ()) -> None:
@@ -271,7 +271,7 @@ class Translator:
         return self.row + _ROWS_A_RECORD > self._rows
 
     def take(self, ring: np.ndarray, first: int, records: int) -> int:
-        """Goes on filling the batch from the record of that number; gives how many found room."""
+        """Fills the batch further, from the record of that number; returns how many records fit."""
         free_numbers = with_room(self._state.free_numbers, int(self._state.counts[0].used) + records)
         self._state = self._state._replace(free_numbers=free_numbers)
         if self._begin is None and records:

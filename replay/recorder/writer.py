@@ -1,7 +1,7 @@
-"""The writer's loop: from the ring into the file, for as long as the program runs.
+"""The writer's loop: from the ring into the file, as long as the program runs.
 
-The program never waits for the disk, unless it is ahead by a whole ring. What it recorded is in the writer's hands as
-soon as it is recorded, so nothing is lost if the program dies, of whatever.
+The program does not wait for the disk, unless it is ahead by a whole ring. What it recorded is in shared memory at
+once, so nothing is lost if the program crashes.
 """
 
 import platform
@@ -27,7 +27,7 @@ from replay.support.errors import OutputError
 from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Provenance
 
 BATCH_SECONDS = 5.0
-"""At the latest then, what has been recorded is in the file, readable if all else dies."""
+"""What was recorded is in the file after this time at the latest, readable even if the writer is killed."""
 _IDLE_SECONDS = 0.001
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
@@ -35,7 +35,7 @@ _STRAGGLER_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a recording."""
+    """The result of a recording."""
 
     rows: int
     span_ns: int
@@ -43,14 +43,14 @@ class Written:
     file_bytes: int
     foreign_frees: int
     trouble: str = ""
-    """Why the file does not hold all that was recorded; empty if it does."""
+    """Why the file does not contain everything that was recorded; empty if it does."""
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`; `replay.recorder.part` tells its name until then.
+    """Writes what is recorded of `command` to the new file `path`; `replay.recorder.part` has its name until then.
 
-    Of the interpreter, which comes first in `command`, the file tells the name and not the folder; `interpreter` says
-    what it is, if it is not the one that runs this. Blocks of threads `apart` are left out.
+    Of the interpreter, which comes first in `command`, the file contains the name without the folder; `interpreter` is
+    its name and version, if it is not the one that runs this. Blocks of threads `apart` are left out.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Writer:
         self._rehearse()
 
     def _rehearse(self) -> None:
-        """Does everything once on nothing: kernels are loaded or compiled now, and not while a program waits."""
+        """Does everything once without records, so that kernels are loaded or compiled before a program waits."""
         self._translator.take(self._ring.records, self._ring.published(), 0)
         if self._sites:
             self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
     def run(self, over: Callable[[], bool]) -> None:
-        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
+        """Writes until `over()` is true and nothing is left; it is called only when there is nothing else to do."""
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
@@ -130,7 +130,7 @@ class Writer:
             except FileExistsError:
                 raise OutputError(f"{exists_already(self._name)}; the recording is complete in {self._part}") from None
         if not self._trouble and self._ring.deserted:
-            self._trouble = "the program waited in vain for the writer and went on unrecorded"
+            self._trouble = "the program waited too long for the writer and continued unrecorded"
         return Written(
             rows=rows,
             span_ns=self._last_ns - (self._first_ns or 0),
@@ -146,14 +146,14 @@ class Writer:
             self._part.unlink()
 
     def _take(self, records: int) -> None:
-        """Empties that much of the ring; once the file cannot be written, into nothing, so that the program goes on."""
+        """Takes so many records from the ring; discards them if the file cannot be written any more."""
         if not self._trouble:
             records = self._counting.records_until(records, self._rows + self._translator.row)
             records = self._translator.take(self._ring.records, self._ring.tail, records)
         self._ring.advance(records)
 
     def _take_stragglers(self) -> None:
-        """Waits a little for threads that were about to record something; what a dead one claimed stays out."""
+        """Waits briefly for threads that are completing a record; records of threads that died are left out."""
         patience_s = time.monotonic() + _STRAGGLER_SECONDS
         while self._ring.tail < self._ring.head:
             if self._translator.full:

@@ -5,8 +5,9 @@
     sniff(head)          optional: whether a file that begins with these bytes (at most `HEAD_BYTES`) has this format
     open_lenient(path)   optional: as open_trace, without what is unknown; the metadata's origin counts it
 
-No two formats may recognize the same file. A module imports heavy libraries inside its functions, because every format
-is asked about a file. A trace of a format of this folder validates what it yields; any other trace is validated here.
+No two formats may recognize the same file. A module imports heavy libraries inside its functions, because `sniff` of
+every format is called for a file. A trace of a format of this folder validates what it yields; any other trace is
+validated here.
 """
 
 from pathlib import Path
@@ -26,8 +27,8 @@ def open_source(
 ) -> Trace:
     """The trace in a file of any known format, or of a bundled workload called by its name.
 
-    `format_name` takes the place of looking at the file; `lenient` leaves out what the format does not understand;
-    `seed` takes the place of a workload's own.
+    `format_name` replaces detection by content; `lenient` leaves out what the format does not understand; `seed`
+    replaces the seed of a workload.
     """
     if seed is not None:
         return _open_seeded(path_or_name, seed)

@@ -71,12 +71,12 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
             advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
             raise _error(path, 1, f"column `{printable(name)}` is unknown; {advice}")
         if header.count(name) > 1:
-            raise _error(path, 1, f"column `{name}` comes twice")
+            raise _error(path, 1, f"column `{name}` occurs twice")
     return CsvTrace(path, header, lenient)
 
 
 class CsvTrace:
-    """A trace in a text file, read and validated piece by piece each time it is simulated."""
+    """A trace in a text file, read and validated piece by piece each time it is read."""
 
     events_total = None
     duration_ns = None
@@ -90,7 +90,7 @@ class CsvTrace:
 
     @property
     def metadata(self) -> Metadata:
-        """Whole once the last batch was read: phases are met on the way."""
+        """Complete after the last batch was read: phases are found on the way."""
         origin = Provenance(
             source="csv",
             file=self._path.name,
@@ -230,7 +230,8 @@ class CsvTrace:
         if match := _WRONG_VALUE.search(arrow_says):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
             shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-            return _error(self._path, line, f"`{self._header[column]}` is {shown!r}, which is no {type_}; {_ADVICE}")
+            what = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
+            return _error(self._path, line, f"{what}; {_ADVICE}")
         if match := _WRONG_TEXT.search(arrow_says):
             return _error(self._path, int(match[2]), f"`{self._header[int(match[1])]}` is not text in UTF-8")
         if match := _WRONG_COUNT.search(arrow_says):

@@ -133,7 +133,7 @@ class _Clock:
 
 
 class _Log:
-    """Turns pieces of the file into calls, code addresses into sites, kinds of allocations into blocks."""
+    """Converts pieces of the file into calls, code addresses into sites, kinds of allocations into blocks."""
 
     def __init__(self, path: Path, findings: Findings, sized: bool, lenient: bool) -> None:
         self._path, self._findings, self._sized, self._lenient = path, findings, sized, lenient
@@ -211,7 +211,7 @@ class _Log:
 def _split_lines(
     text: np.ndarray, lenient: bool, sign: np.ndarray, given: np.ndarray, start: np.ndarray, fields: np.ndarray
 ) -> tuple[int, int]:
-    """Writes for each line its sign, start, numbers and how many of them; gives a status and the line it stopped at.
+    """Writes sign, start, numbers and their count for each line; returns a status and where it stopped.
 
     A line that is not understood gets the sign 0. Columns change in place.
     """
@@ -266,7 +266,7 @@ def _follow_lines(
     counts: np.ndarray,
     totals: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls and stamps; gives a status and the line it stopped at. All but the lines' columns change in place.
+    """Writes calls and stamps; returns a status and where it stopped. All but the lines' columns change in place.
 
     `below` is, by the number of a block, the next older live one of its kind.
     """

@@ -65,7 +65,7 @@ def open_lenient(path: Path) -> LogTrace:
 def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     findings.origin = PLAIN_LOG
     parser = _Parser(path, findings, lenient)
-    return paired(map(parser.parse, read_pieces(path)), told=True)
+    return paired(map(parser.parse, read_pieces(path)), has_moves=True)
 
 
 class _Parser:
@@ -178,7 +178,7 @@ def _parse_lines(
     numbers: np.ndarray,
     parsed: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
+    """Writes calls from the line at `position` on; returns a status and where it stopped. Columns change in place.
 
     A line is understood from its end, because the caller at its beginning may hold anything.
     """

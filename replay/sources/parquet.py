@@ -5,7 +5,7 @@ columns   as in `replay.trace.columns`; any integer type that holds the values i
           refused, or left out by `open_lenient`
 metadata  one key, `replay`: JSON of `format_version` and the fields of `Metadata`; a file without it is read as
           version 1 with empty metadata. Of version 2 are traces of several processes, and nothing else
-written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace gives the same bytes
+written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace results in the same bytes
 """
 
 import json
@@ -48,7 +48,7 @@ def open_trace(path: Path) -> "ParquetTrace":
 
 
 def open_lenient(path: Path) -> "ParquetTrace":
-    """The same, without columns that are unknown; the origin in the metadata names them."""
+    """The same without unknown columns; the origin in the metadata names them."""
     return _open(path, lenient=True)
 
 
@@ -72,7 +72,7 @@ def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
 
     columns = {field.name: field.type for field in schema if field.name in COLUMNS}
     if twice := [name for name in columns if schema.names.count(name) > 1]:
-        raise TraceError(f"column `{twice[0]}` comes twice", path=path)
+        raise TraceError(f"column `{twice[0]}` occurs twice", path=path)
     if missing := [name for name in REQUIRED if name not in columns]:
         raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
     for name in OPTIONAL:
@@ -87,7 +87,7 @@ def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
 
 @dataclass
 class ParquetTrace:
-    """A trace in a file, read and validated row group by row group each time it is played."""
+    """A trace in a file, read and validated row group by row group each time it is read."""
 
     path: Path
     metadata: Metadata
@@ -120,7 +120,7 @@ def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
             yield file
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise TraceError(f"is no whole Parquet file; copy or record it again ({reason})", path=path) from error
+        raise TraceError(f"is not a complete Parquet file; copy or record it again ({reason})", path=path) from error
 
 
 def _duration_ns(footer: "pq.FileMetaData") -> int | None:
@@ -205,16 +205,16 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
         raise TraceError(what, path=path) from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        what = f"the metadata under the key `replay` is no JSON object with a format_version ({error}); {advice}"
+        what = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
         raise TraceError(what, path=path) from None
 
 
 def write_trace(
     trace: Trace, path: str | Path, *, force: bool = False, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Writes a trace batch by batch and gives its rows; `progress` hears of the rows written so far.
+    """Writes a trace batch by batch and returns its rows; `progress` is called with the rows written so far.
 
-    All batches have the same optional columns. The trace's metadata are asked for after its last batch.
+    All batches have the same optional columns. The trace's metadata is read after its last batch.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -249,7 +249,7 @@ def write_trace(
 
 
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
-    """What a Parquet file of a trace says of it."""
+    """The metadata of a trace as a Parquet file stores it."""
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
     for name in ("counts", "processes", "runtime"):  # which few traces have

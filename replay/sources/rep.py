@@ -113,7 +113,7 @@ def _parse_lines(
     partner: np.ndarray,
     parsed: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls from the line at `position` on; gives a status and the line it stopped at. Columns change in place.
+    """Writes calls from the line at `position` on; returns a status and where it stopped. Columns change in place.
 
     A realloc becomes two calls of one key: the block leaves it and comes back, unless it is freed by its new size of 0.
     """

@@ -1,17 +1,17 @@
 """The replay log of LLNL Umpire: a JSON object a line; plain or compressed. Two layouts are in the wild.
 
 2022 and newer   `category`, `name`, `numeric_args`, `string_args`, `tags`, `timestamp`
-older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that gives something stands there twice,
+older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that returns something appears twice,
                  first without its result
 
 allocate         `allocator_ref`, `size`, `pointer` (older: `memory_ptr`)
 deallocate       `allocator_ref`, `pointer` (older: `memory_ptr`)
 reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it;
                  to size 0 it frees the block, and `new_ptr` points into a pool of Umpire's for blocks of no bytes
-make_…           tells an allocator's name; other operations move no block
+make_…           has an allocator's name; other operations move no block
 
-A block is known by its allocator and its address, and its call site is the allocator's name: device memory is played as
-if it were the host's. Not in the log: threads, domains.
+A block is known by its allocator and its address, and its call site is the allocator's name: device memory is
+simulated as if it were the host's. Not in the log: threads, domains.
 """
 
 import json
@@ -80,7 +80,7 @@ class _Call(NamedTuple):
 
 
 class _Log:
-    """Understands the log object by object."""
+    """Converts the log, object by object."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
@@ -90,7 +90,7 @@ class _Log:
         self._now_ns = 0
 
     def meet(self, text: bytes) -> None:
-        """Takes in one line; raises what a wrong one gives rise to."""
+        """Takes in one line; raises what its conversion raises if it is wrong."""
         record = json.loads(text)
         self._now_ns = max(self._now_ns, _int64(record["timestamp"]))
         if "category" in record:
@@ -100,7 +100,7 @@ class _Log:
             self._operate_older(record["event"], record.get("payload"), record.get("result"))
 
     def take_calls(self) -> Calls:
-        """What was met since the last time."""
+        """Returns the calls since the last time."""
         rows, self._calls = self._calls, []
         columns = np.array(rows, np.int64).reshape(-1, len(_Call._fields)).T
         op, key, size, time_ns, site, partner = (column.copy() for column in columns)

@@ -14,5 +14,5 @@
 
 A parameter's value leads to a stack, a stack and an input to a task, a task to an outcome. Outcomes are known by what
 they are of, a digest of stack and trace; rows are made from the plan and the outcomes that are there. So a sweep that
-is resumed, widened, or done elsewhere gives the same rows in the same order.
+is resumed, widened, or run elsewhere has the same rows in the same order.
 """

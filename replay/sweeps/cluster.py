@@ -31,7 +31,7 @@ _TRACES_KEPT = 8
 _UNDER_WAY_MAX = 256
 """Tasks that the scheduler knows of: enough for its workers, so few that outcomes come before all are handed out."""
 _SILENT = logging.CRITICAL + 1
-"""Dask tells of lost connections as critical, and has tracebacks of each: what matters of that is said here."""
+"""Dask logs lost connections as critical, each with a traceback; the messages here say what matters."""
 _NEWCOMER = "pip install 'alloc-replay[cluster]'"
 
 _traces: dict[Input, Decoded] = {}
@@ -65,7 +65,7 @@ def _silence() -> None:
 
 
 def _within(timeout_s: float, what: Callable[[], Any]) -> Any:
-    """What that gives, or TimeoutError: at a port that is open and silent Dask would wait for ever."""
+    """Returns its result, or raises TimeoutError: Dask would wait forever for an open port that does not answer."""
     answer: Future[Any] = Future()
 
     def ask() -> None:
@@ -187,7 +187,7 @@ class Cluster:
         return Outcome(task.key, "failed", error=said, transient=True)
 
     def _lost(self) -> ReplayError:
-        what = "the scheduler is lost; with --out, what is done is kept, and --resume goes on"
+        what = "the scheduler is lost; with --out, finished runs are kept, and --resume continues"
         return ReplayError(f"--cluster {self._address}: {what}")
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.NotEq: operator.ne,
 }
 _LENGTH_MAX = 1000
-"""Python's parser is no match for a condition of thousands of brackets, and nobody reads one."""
+"""Python's parser fails on conditions with thousands of brackets."""
 
 
 class _Absent(Exception):

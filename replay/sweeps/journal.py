@@ -1,4 +1,4 @@
-"""Outcomes on disk as they come, so that a sweep that was cut off can go on.
+"""Stores each outcome on disk when it is known, so that an interrupted sweep can be resumed.
 
 sweep.json       what is swept: the plan, its inputs, replay's version; written when the sweep begins
 outcomes.jsonl   an outcome a line, written through to the disk before the next one
@@ -69,7 +69,7 @@ class Journal:
 
 
 def _open_alone(path: Path) -> FileIO:
-    """The file to write behind; nobody else may at the same time."""
+    """Opens the file to append to; one process at a time may."""
     file = FileIO(path, "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +95,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> None:
-    """Makes the folder ready; a sweep that goes on keeps its outcomes, of which those that fit are used."""
+    """Prepares the folder; a resumed sweep keeps its outcomes, and uses those that fit."""
     path = folder / ABOUT
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
@@ -126,7 +126,7 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
 
 
 def _refuse_another(folder: Path, about: dict[str, Any], *, force: bool) -> None:
-    """A sweep goes on where it is the same; widened, or over other traces, only if that is what is wanted."""
+    """Raises a ReplayError if the folder has another sweep, unless continuing with what fits is wanted."""
     old = read_about(folder)
     if old["replay_version"] != about["replay_version"]:
         what = f"holds a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
@@ -170,4 +170,4 @@ def read_about(folder: Path) -> dict[str, Any]:
     except OSError:
         raise ReplayError(f"{folder}: holds no sweep; name a folder that `replay sweep --out` wrote") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReplayError(f"{path}: is no description of a sweep that this replay reads") from None
+        raise ReplayError(f"{path}: is not a description of a sweep that this replay reads") from None

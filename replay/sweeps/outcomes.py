@@ -46,7 +46,7 @@ class Outcome:
     """The error was of the machine, not of the run: worth trying again."""
     trace_digest: str = ""
     events: int = 0
-    """Rows played: fewer than the trace has where the run was ended early."""
+    """Rows simulated: fewer than the trace has if the run was ended early."""
     metrics: dict[str, int | float] = field(default_factory=dict)
     """Of an early end, those that can only rise, as far as they had come."""
     wall_ns: int = 0
@@ -59,7 +59,7 @@ def make_task(what: Input, stack: StackConfig, stack_key: str, trim_every_ns: in
 
 
 def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool] = lambda: False) -> Outcome:
-    """Plays the task's trace; a mistake of the trace or stack becomes an outcome that tells it."""
+    """Simulates the task's trace; an error of the trace or stack becomes a failed outcome with its message."""
     try:
         decoded = get(task.input)
     except (ReplayError, MemoryError, OSError) as error:  # what cannot be read now may be there the next time

@@ -1,7 +1,8 @@
-"""Looks for the best configurations without trying all: which points to try next is Optuna's to say.
+"""Searches for the best configurations without trying all; Optuna suggests the next points.
 
-Trials go by generations. All of a generation are asked for before any is told, and told in the order in which they were
-asked; so the search is the same with one processor or a cluster, and one that is resumed finds its outcomes again.
+Trials form generations. All suggestions of a generation are made before any result is reported, and results are
+reported in the order of the suggestions. So the search is the same with one processor or a cluster, and a resumed
+search finds its outcomes again.
 
 A run is ended as soon as it cannot come to anything better than what was known before its generation: its peak so far
 is higher already, say. That is never a guess, for it is done for metrics that can only rise.
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import optuna
 
 GENERATION = 8
-"""Trials that do not know of each other: enough for a machine, few enough to learn from."""
+"""Trials suggested at once: enough to use all processors, few enough to learn from."""
 _MISSES_MAX = 50
-"""So many generations in a row that bring nothing new end the search."""
+"""The search ends after so many generations in a row without a new point."""
 
 
 class Search:
@@ -39,7 +40,7 @@ class Search:
 
     @staticmethod
     def check(plan: Plan) -> None:
-        """Refuses what cannot be searched."""
+        """Raises a ConfigError for a plan that cannot be searched."""
         _import()
         if not plan.vary:
             raise ConfigError("nothing to search: vary at least one parameter")
@@ -47,7 +48,7 @@ class Search:
             raise ConfigError("a search chooses its points; remove `configurations` and `choose`")
 
     def go(self) -> None:
-        """Tries the default, then generation after generation; or all points, if they are no more than the trials."""
+        """Simulates the default, then one generation after the other; all points if there are not more than trials."""
         self._runs.keep_traces()
         size = grid_size(self._space)
         inputs = len(self._runs.inputs)
@@ -146,7 +147,7 @@ def _import() -> Any:
 
 
 def _suggest(trial: "optuna.Trial", name: str, values: Values) -> Any:
-    """Numbers in order are told to be that: the next one is likely to do about as well."""
+    """Returns Optuna's suggestion. Ordered numbers are declared as such, because neighbours have similar results."""
     if isinstance(values, Range) and values.is_continuous:
         if isinstance(values.first, int) and isinstance(values.last, int):
             return trial.suggest_int(name, values.first, values.last, log=values.scale == "log")

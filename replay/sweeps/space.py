@@ -1,7 +1,7 @@
 """What a parameter may be, and how points of the space of all parameters are chosen.
 
 A *parameter* is `allocator` (a preset or file), a configuration's key like `pymalloc.alignment`, or a variable that
-glibc reads like `MALLOC_ARENA_MAX`. A *point* gives each parameter one of its values; `DEFAULT` leaves it alone.
+glibc reads like `MALLOC_ARENA_MAX`. A *point* has one value of each parameter; `DEFAULT` leaves the parameter unset.
 """
 
 import itertools
@@ -107,11 +107,11 @@ class Range(BaseModel):
 
     def _at(self, value: float) -> int | float:
         whole = isinstance(self.first, int) and isinstance(self.last, int) and not isinstance(self.step, float)
-        return round(value) if whole else float(f"{value:.12g}")  # 0.3, and not what adding up made of it
+        return round(value) if whole else float(f"{value:.12g}")  # 0.3, and not 0.30000000000000004
 
 
 FORMS = ("list", "range")
-"""Of the values of a parameter: what pydantic puts between their keys where it tells what is wrong."""
+"""Of the values of a parameter: what pydantic puts between their keys in its errors."""
 
 
 def _form(values: Any) -> str:

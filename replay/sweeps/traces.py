@@ -1,4 +1,4 @@
-"""The traces of a sweep: where they come from, and each decoded once for all runs that play it."""
+"""The traces of a sweep: where they come from; each is decoded once for all runs that simulate it."""
 
 import atexit
 import hashlib
@@ -22,7 +22,7 @@ _SHARE_OF_FREE = 0.4
 
 @dataclass(frozen=True)
 class Input:
-    """A trace to be, told by its source and seed, and by the digest of its file."""
+    """A trace that is not decoded yet: its source and seed, and the digest of its file."""
 
     source: str
     """As it was named."""
@@ -44,14 +44,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A trace as it is played again and again, and its digest."""
+    """A decoded trace for many simulations, and its digest."""
 
     trace: Trace
     digest: str
 
 
 def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
-    """Each source once, or once a seed; whatever cannot be opened at all is refused here."""
+    """Returns each source once, or once for each seed; raises an error for a source that cannot be opened."""
     found = []
     each_seed: Sequence[int | None] = seeds or [None]
     for source in sources:
@@ -128,7 +128,7 @@ def _digest(path: Path) -> str:
 
 
 def decode(what: Input) -> Decoded:
-    """The trace in memory, with what is played and nothing else; one that is too large for that stays in its file."""
+    """Returns the trace in memory, with the simulated columns only; a trace that is too large stays in its file."""
     path = fetch(what.where)
     if _digest(path) != what.digest:
         raise TraceError("is another file than when the sweep began", path=what.source)
@@ -154,7 +154,7 @@ def _free_bytes() -> int:
 
 
 class SharedTraces:
-    """Hands out decoded traces; each is made when it is first wanted, and goes when nobody wants it any more."""
+    """Decoded traces; each is made at its first use and dropped after its last."""
 
     def __init__(self) -> None:
         self._left: Counter[Input] = Counter()
@@ -162,7 +162,7 @@ class SharedTraces:
         self._held: dict[Input, Decoded | ReplayError] = {}
 
     def expect(self, wanted: Iterable[Input]) -> None:
-        """Each of these will be asked for, and released, as often as it is named."""
+        """Announces uses: each trace will be requested, and released, as often as it is named."""
         for what in wanted:
             self._left[what] += 1
             self._locks.setdefault(what, threading.Lock())

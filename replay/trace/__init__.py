@@ -1,9 +1,9 @@
-"""The trace: what a program requested of its allocators, event by event, and nothing of what they answered.
+"""The trace: what a program requested of its allocators, event by event, and nothing of what they returned.
 
 A trace is read and written in batches; no function here needs the whole of it. One batch is an `Events`: columns of
 equal length, one row an event, in the order in which they happened. `columns` declares the columns.
 
-Block numbers. A malloc or calloc gives its block a number, free releases it, realloc keeps it. Every writer numbers
+Block numbers. A malloc or calloc takes a number for its block, free releases it, realloc keeps it. Every writer numbers
 blocks by one rule, so that the same history always gives the same file: a new block takes the number that was released
 last, or the lowest one never used. Numbers therefore stay below the highest count of live blocks, and tables indexed by
 them are proportional to what is live. `block_numbering` does this for sources that know only addresses. A reader

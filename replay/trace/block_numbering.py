@@ -2,7 +2,7 @@
 
 A hash table, kept in two arrays, leads from the key of every live block to its number: open addressing, a power of two
 of slots, at most half of them taken, and removal that moves later keys back, so that nothing but live blocks is in it.
-`numbers` holds -1 in a slot that is free. The rule by which numbers are given is that of `replay.trace`.
+`numbers` holds -1 in a slot that is free. Blocks are numbered by the rule of `replay.trace`.
 """
 
 import numpy as np
@@ -109,7 +109,7 @@ def _number_events(
     free_numbers: np.ndarray,
     counts: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes `block` from row `start` on; gives a status and the row it stopped at. The rest changes in place too."""
+    """Writes `block` from row `start` on; returns a status and where it stopped. The rest changes in place too."""
     for row in range(start, op.shape[0]):
         if op[row] > _FREE:
             block[row] = 0
@@ -266,12 +266,12 @@ class NumberingApart:
 
 
 def allocated_twice(op: int, block: int) -> str:
-    """What to say of a malloc or calloc of a live block."""
+    """The message for a malloc or calloc of a live block."""
     return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
 
 
 def not_live(op: int, block: int) -> str:
-    """What to say of a free or realloc of nothing."""
+    """The message for a free or realloc of a block that is not live."""
     advice = "it was freed before or never allocated"
     return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
         "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""

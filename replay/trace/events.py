@@ -11,7 +11,7 @@ _LAST_OF_A_BLOCK = np.uint8(Op.FREE)  # NumPy would compare all rows with a memb
 
 
 class Events(Columns):
-    """One batch of a trace: columns of equal length that nobody changes. An optional column may be None.
+    """One batch of a trace: columns of equal length, never changed. An optional column may be None.
 
     Properties are computed once, however many runs simulate the batch.
     """

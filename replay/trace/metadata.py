@@ -1,4 +1,4 @@
-"""What a trace says about itself: its origin, call sites, phases, and the memory and threads of its processes."""
+"""The metadata of a trace: its origin, call sites, phases, and the memory and threads of its processes."""
 
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
@@ -80,7 +80,7 @@ class ResidentMemory:
     """When the recording began: the interpreter itself."""
     peak_bytes: int
     end_bytes: int
-    """Before finalisation, or when the process was last looked at."""
+    """Before finalisation, or the last value that was read."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a trace says about itself."""
+    """The metadata of a trace."""
 
     origin: Provenance = field(default_factory=Provenance)
     sites: tuple[Site, ...] = ()

@@ -15,7 +15,7 @@ from replay.trace.traces import Trace
 
 _THREAD_LAST = (1 << 32) - 1
 _INDEXED = 1 << 22
-"""What Linux gives threads as numbers is below."""
+"""Linux numbers threads below this."""
 _NOBODY = (-1, -1, 0)
 """The thread, process and place that begin the table."""
 
@@ -41,12 +41,12 @@ def mistake_in(metadata: Metadata) -> str | None:
             return f"bytes below 0, of process {process.name!r}"
         for thread in process.threads:
             if not 0 <= thread <= _THREAD_LAST:
-                return f"thread {thread} of process {process.name!r} is no UInt32"
+                return f"thread {thread} of process {process.name!r} is not a UInt32"
     return None
 
 
 def refuse_processes(trace: Trace, path: object, reason: str) -> None:
-    """Raises a TraceError where the trace is of several processes, for the reason that is told."""
+    """Raises a TraceError with the reason given if the trace has several processes."""
     if processes := trace.metadata.processes:
         named = f"{processes[0].name!r}{' and others' if processes[1:] else ''}"
         what = f"names processes ({named}), and {reason}: take one out with `replay trace filter --process NAME`"
@@ -54,7 +54,7 @@ def refuse_processes(trace: Trace, path: object, reason: str) -> None:
 
 
 class Processes:
-    """Finds processes by thread. `read` gives the table; it is asked again where that may have grown."""
+    """Finds processes by thread. `read` returns the table; it is called again where the table may have grown."""
 
     def __init__(self, read: Callable[[], tuple[Process, ...]]) -> None:
         self._read = read
@@ -70,7 +70,7 @@ class Processes:
         self._threads, self._numbers, self._places = np.array([_NOBODY, *sorted(rows)], np.int64).T.copy()
         highest = int(self._threads[-1])
         self._index = np.zeros(highest + 2 if highest < _INDEXED else 0, np.uint32)
-        """Of each thread the row of the table, where numbers are as low as that; the last one is of nobody."""
+        """The row of the table for each low thread number; the last entry is of no process."""
         if self._index.shape[0]:
             self._index[self._threads[1:]] = np.arange(1, self._threads.shape[0])
 

@@ -1,4 +1,4 @@
-"""What a trace is to its readers, and one that is held in memory."""
+"""The interface of a trace, and a trace in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -64,7 +64,7 @@ def _check_events(
     sizes: np.ndarray,
     state: np.ndarray,
 ) -> tuple[int, int]:
-    """Checks rows from `start` on; gives a status and the row it stopped at. Changes `sizes` and `state` in place.
+    """Checks rows from `start` on; returns a status and where it stopped. Changes `sizes` and `state` in place.
 
     `sizes` holds the bytes of every live block, -1 where none lives. Conditions are joined by `|` and what an op
     does is computed, not branched on: the order of mallocs and frees is noise to a branch predictor, and a miss
@@ -123,10 +123,10 @@ def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: in
 
 
 class Validator:
-    """Holds the batches of one trace against the contract, and counts what is live as it goes.
+    """Checks the batches of one trace against the contract, and counts live blocks and bytes.
 
     `metadata` bounds the phases and sites that events point to, and says of which process each thread is; without it
-    they are not looked at.
+    they are not checked.
     """
 
     def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
@@ -205,7 +205,7 @@ class Validator:
 
     @property
     def rows(self) -> int:
-        """Events found good."""
+        """Events that were checked and are valid."""
         return int(self._state[0].rows)
 
     @property
@@ -235,7 +235,7 @@ class ValidatedTrace(Trace, Protocol):
     """A trace that validates what it yields."""
 
     validator: Validator
-    """Of the latest reading: as far as that came."""
+    """Of the latest reading, as far as it got."""
 
 
 class _Checked:

@@ -1,12 +1,12 @@
-"""Calls on addresses become events of blocks, by one set of rules for every log.
+"""Converts calls on addresses into events of blocks, by one set of rules for every log.
 
-A log names blocks by their addresses, may begin in the middle of a program's life, and may lack what a trace tells.
+A log names blocks by their addresses, may begin in the middle of a program's life, and may lack what a trace contains.
 
-free of an address where nothing lives      the block is older than the log, or was freed twice: left out, counted
-realloc of an address where nothing lives   the block is older than the log: taken as a malloc, counted
-allocation where a block lives              the log lacks its free: put in right before, counted
+free of an address without a live block     the block is older than the log, or was freed twice: left out, counted
+realloc of an address without a live block  the block is older than the log: taken as a malloc, counted
+allocation at the address of a live block   the log lacks its free: inserted right before, counted
 realloc to 0 bytes, in domain libc          a free, as in the C library; Python's domains keep the block
-free or realloc                             of the domain in which the block was born, whatever the log says
+free or realloc                             of the domain in which the block was allocated, whatever the log says
 no time                                     one event a microsecond
 """
 
@@ -46,9 +46,9 @@ def _follow_calls(
     counts: np.ndarray,
     repairs: np.ndarray,
 ) -> tuple[int, int, int]:
-    """Writes events from row `start` on; gives a status, the row it stopped at and the number of events written.
+    """Writes events from row `start` on; returns a status, the row at which it stopped, and the number of events.
 
-    `rows` tells the call of each event, `columns` are their op, domain, block and size. `numbers` holds with the number
+    `rows` is the call of each event; `columns` are their op, domain, block and size. `numbers` holds with the number
     of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. `key` of a
     realloc that frees becomes the address of the block. Everything but the other calls' columns changes in place.
     """
@@ -99,9 +99,9 @@ def _follow_calls(
 
 
 class Lives:
-    """Follows the calls of one log, batch by batch, and gives the events of its blocks.
+    """Converts the calls of one log to events of its blocks, batch by batch.
 
-    `addresses` tells whether keys are addresses, which then stand in the events.
+    `addresses`: whether keys are addresses, which the events then have.
     """
 
     def __init__(self, *, addresses: bool) -> None:
@@ -126,7 +126,7 @@ class Lives:
         return int(self._repairs[0].missing_frees)
 
     def events(self, calls: Calls) -> Events:
-        """What the calls did to blocks; `calls` follow those given before."""
+        """Returns the events of these calls, which follow those before."""
         total = calls.op.shape[0]
         self._free_numbers = with_room(self._free_numbers, int(self._counts[0].used) + total)
         partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)

@@ -50,7 +50,7 @@ def libc_calls(
     op: np.ndarray, key: np.ndarray, size: np.ndarray, *, time_ns: np.ndarray | None = None,
     site: np.ndarray | None = None, partner: np.ndarray | None = None,
 ) -> Calls:  # fmt: skip
-    """Calls of a log that tells neither domain nor thread: of the C library, by one thread; keys are int64."""
+    """Calls of a log without domains and threads: of the C library, by one thread; keys are int64."""
     rows = op.shape[0]
     domain, thread = np.full(rows, int(Domain.LIBC), np.uint8), np.zeros(rows, np.uint32)
     return Calls(op, key.view(np.uint64), size, domain, thread, time_ns, site, partner)
@@ -62,26 +62,26 @@ def joined(first: Calls, second: Calls) -> Calls:
     return Calls(**{name: np.concatenate([a, b]) for name, a, b in columns if a is not None and b is not None})
 
 
-def paired(batches: Iterator[Calls], *, told: bool) -> Iterator[Calls]:
+def paired(batches: Iterator[Calls], *, has_moves: bool) -> Iterator[Calls]:
     """The same calls with `partner` filled in, in place.
 
-    `told` where first halves are MOVE already; else the free that a thread makes right before a realloc is one.
+    `has_moves`: first halves are MOVE already; else the free of a thread right before its realloc is one.
     """
     held: Calls | None = None
     for batch in batches:
         calls = joined(held, batch) if held is not None else batch
-        whole, end = _paired(calls, told, last=False)
+        whole, end = _paired(calls, has_moves, last=False)
         held = calls.where(slice(end, None))
         yield whole
     if held is not None:
-        yield _paired(held, told, last=True)[0]
+        yield _paired(held, has_moves, last=True)[0]
 
 
-def _paired(calls: Calls, told: bool, last: bool) -> tuple[Calls, int]:
+def _paired(calls: Calls, has_moves: bool, last: bool) -> tuple[Calls, int]:
     """The rows that no later row can change, and where they end."""
     partner = np.full(calls.op.shape[0], NO_PARTNER, np.int64)
     latest = np.full(int(calls.thread.max(initial=0)) + 1, -1, np.int64)
-    end = _pair(calls.op, calls.thread, told, last, partner, latest)
+    end = _pair(calls.op, calls.thread, has_moves, last, partner, latest)
     return calls.where(slice(0, end))._replace(partner=partner[:end]), end
 
 
@@ -97,13 +97,15 @@ def _free_the_lonely(op: np.ndarray, partner: np.ndarray, end: int) -> None:
 
 
 @entry
-def _pair(op: np.ndarray, thread: np.ndarray, told: bool, last: bool, partner: np.ndarray, latest: np.ndarray) -> int:
+def _pair(
+    op: np.ndarray, thread: np.ndarray, has_moves: bool, last: bool, partner: np.ndarray, latest: np.ndarray
+) -> int:
     """Gives the number of rows that are final; among them no MOVE is left alone. `latest` is -1 for each thread."""
     total = op.shape[0]
     for row in range(total):
         before = latest[thread[row]]
         near = op[row] == _REALLOC and before >= 0 and row - before <= _APART
-        if near and (op[before] == MOVE or (op[before] == _FREE and not told)):
+        if near and (op[before] == MOVE or (op[before] == _FREE and not has_moves)):
             op[before] = MOVE
             partner[row] = before
         latest[thread[row]] = row

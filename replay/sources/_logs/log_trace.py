@@ -1,4 +1,4 @@
-"""The trace of another tool's log, and what such a trace cannot know.
+"""The trace of another tool's log, and what such a log does not say.
 
 What was assumed and what was counted is in the metadata's `Provenance`.
 """
@@ -22,7 +22,7 @@ from replay.trace.validation import Validator
 
 @dataclass
 class Findings:
-    """What a format's reader finds beside calls; it fills this in while it reads."""
+    """What a format's reader finds besides calls; the reader fills it in."""
 
     origin: Provenance = field(default_factory=Provenance)
     """What it says of itself, and what had to be assumed. The counts below are added."""
@@ -36,19 +36,19 @@ class Findings:
 PLAIN_LOG = Provenance(assumed_time="an event a microsecond", assumed_thread="0", assumed_domain="libc")
 """What is assumed of a log that names neither times nor threads nor domains."""
 Reader = Callable[[Path, Findings], Iterator[Calls]]
-"""Yields the calls of a log and notes in `Findings` what else it meets."""
+"""Yields the calls of a log and stores everything else in `Findings`."""
 _BATCHES_PROBED = 16
-"""Of about 1 MiB of text each: so far a refused file is searched for an event."""
+"""Of about 1 MiB of text each. A refused file is searched for an event as far as that."""
 
 
 class LineReader(Protocol):
-    """A `Reader` of lines: with `lenient` it leaves unknown lines out and counts them, otherwise it refuses them."""
+    """A `Reader` of lines. With `lenient` it leaves out unknown lines and counts them; otherwise they are errors."""
 
     def __call__(self, path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]: ...
 
 
 class LogTrace:
-    """The trace of a log, followed and validated batch by batch each time it is simulated.
+    """The trace of a log, converted and validated batch by batch each time it is read.
 
     `read_leniently` is tried after an unknown line, to say whether `--lenient` helps; `addresses` as for `Lives`.
     """
@@ -66,7 +66,7 @@ class LogTrace:
 
     @property
     def metadata(self) -> Metadata:
-        """Whole once the last batch was read."""
+        """Complete after the last batch was read."""
         found, lives = self._findings, self._lives
         origin = replace(
             found.origin,
@@ -95,7 +95,7 @@ class LogTrace:
         refuse_nothing_left(findings.dropped_lines, validator.rows, self._source, self._path)
 
     def _advice(self) -> str:
-        """What to do about an unknown line: `--lenient` is of use only if it leaves an event."""
+        """Returns what to do about an unknown line; `--lenient` helps only if an event remains."""
         if self._read_leniently is not None:
             lenient = LogTrace(self._path, self._source, self._read_leniently, addresses=self._addresses)
             with suppress(TraceError):

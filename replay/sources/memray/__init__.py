@@ -57,4 +57,4 @@ def _read(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
         calls = read_by_library(path, findings, lenient)
     else:
         calls = read_capture(path, header, findings, lenient)
-    yield from paired(calls, told=False)
+    yield from paired(calls, has_moves=False)

@@ -36,7 +36,7 @@ def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) 
     survey = _survey(path, header)
     cut = tell_cut(header.end_ms, header.records, survey.records)
     if cut and not lenient:
-        raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
+        raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
     findings.origin = replace(
         origin(header.command, header.allocator, header.python_traced),
         cut_short=f"after {survey.records:,} records" if cut else None,
@@ -63,7 +63,7 @@ def tell_cut(end_ms: float, promised: int | None, total: int) -> str:
 
 
 class _Survey(NamedTuple):
-    """What is known once all has been read."""
+    """What is known after all records were read."""
 
     records: int
     mappings: int
@@ -100,7 +100,7 @@ def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> 
 
 
 class _Code(NamedTuple):
-    """A code object, as its record tells it."""
+    """A code object, as its record describes it."""
 
     function: str
     file: str
@@ -132,7 +132,7 @@ class _Reader:
                 yield records.Columns(*(column[:rows] for column in columns))
 
     def _fill(self, bytes_: "_Bytes", columns: records.Columns) -> tuple[bool, int]:
-        """Reads until the columns are full, or nothing follows; gives whether more may follow, and the rows."""
+        """Reads until the columns are full, or nothing follows; returns whether more may follow, and the rows."""
         row = 0
         while True:
             start_end = bytes_.end if bytes_.over else bytes_.end - records.MOST_BYTES
@@ -165,7 +165,7 @@ class _Reader:
                 return True
 
     def _take(self, fields: "_Fields", row: int) -> None:
-        """One record; an IndexError, before anything has changed, if it goes on behind what is there."""
+        """One record; an IndexError, before anything has changed, if it ends beyond the bytes at hand."""
         kind = fields.skip(1)[0]
         if kind == records.MEMORY:
             _, ms = fields.number(), fields.number()

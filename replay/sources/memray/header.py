@@ -165,4 +165,4 @@ class _Fields:
         return taken.decode(errors="replace")
 
     def torn(self) -> TraceError:
-        return TraceError("is no whole capture of memray (its header is cut off or damaged)", path=self._path)
+        return TraceError("is not a complete capture of memray (its header is cut off or damaged)", path=self._path)

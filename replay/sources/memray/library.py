@@ -53,7 +53,7 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
         end_ms, promised = _ending(path, metadata)
         cut = tell_cut(end_ms, promised, total)
         if cut and not lenient:
-            raise TraceError(f"is cut short: {cut}; `replay import --lenient` takes what there is", path=path)
+            raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
         findings.origin = replace(
             origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators),
             cut_short=f"after {total:,} records" if cut else None,
@@ -78,7 +78,7 @@ def _reading(path: Path) -> Iterator["FileReader"]:
         if "incompatible" in reason:
             what = _refusal(read_format_version(path), _installed())
         else:
-            what = f"is no whole capture of memray ({reason})"
+            what = f"is not a complete capture of memray ({reason})"
         raise TraceError(what, path=path) from None
 
 
@@ -140,7 +140,7 @@ class _Records:
             yield self._calls(columns[:, :rows], site[:rows].copy())
 
     def _fill(self, records: Iterator["AllocationRecord"], columns: np.ndarray, site: np.ndarray) -> int:
-        """Writes the next records into columns and sites; gives how many there were.
+        """Writes the next records into columns and sites; returns their number.
 
         The loop that decides the speed of all this: per record it does nothing in Python's bytecode.
         """
@@ -194,7 +194,7 @@ class _Records:
 
 @entry
 def _look_up_sites(stacks: np.ndarray, stack_site: np.ndarray, site: np.ndarray) -> bool:
-    """Writes the site of each stack, in place; gives up, and False, at one that is not known."""
+    """Writes the site of each stack, in place; stops and returns False at an unknown one."""
     for row in range(stacks.shape[0]):
         if stacks[row] >= stack_site.shape[0] or stack_site[stacks[row]] == _UNSEEN:
             return False

@@ -1,4 +1,4 @@
-"""The records of a capture of memray, read by a kernel. A record begins with a byte that tells what it is:
+"""The records of a capture of memray, read by a kernel. The first byte of a record is its kind:
 
     1ppppaaa    an allocation or a free. p: which of the last 15 addresses, or 15: a new one follows, as the difference
                 from the new one before, in units of 8 bytes. a: the allocator, or 0: it follows, a byte. Then, where
@@ -8,7 +8,7 @@
     0001nnnn    n + 1 frames are popped
     12          what follows is another thread's: its number, 8 bytes
     5           a native frame: two numbers with a sign
-    6           mappings are told anew: nothing behind it
+    6           mappings are listed anew: nothing follows
     8           a mapping: 8 bytes, and a number
     1           the end
     2           memory: resident bytes, and ms since the start
@@ -53,7 +53,7 @@ OPS, DOMAINS = call_tables(NUMBERS_FROM_FORMAT_12)
 
 
 class Columns(NamedTuple):
-    """Room for a batch; `used` tells the frame, numbered by its first allocation, or NO_SITE."""
+    """Room for a batch; `used` is the frame, numbered by its first allocation, or NO_SITE."""
 
     op: np.ndarray
     address: np.ndarray
@@ -95,7 +95,7 @@ def _signed(data: np.ndarray, at: int) -> tuple[int, int]:
 
 @inlined
 def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, int]:
-    """The address of a record with that place among the recent ones, and where the record goes on."""
+    """The address of a record with that place among the recent ones, and where the record continues."""
     tally, recent = state.tallies[0], state.recent
     if place < RECENT:
         index = tally.recent + place
@@ -111,7 +111,7 @@ def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, 
 def _allocation(
     data: np.ndarray, at: int, end: int, native: bool, columns: Columns, row: int, state: State
 ) -> tuple[int, int]:
-    """Reads the record that begins before `at`; gives where it ends, or -1 if it is none, and the next row."""
+    """Reads the record that begins before `at`; returns its end, or -1 if it is none, and the next row."""
     first = _byte(data, at - 1)
     address, at = _address(data, at, (first >> 3) & 15, state)
     allocator = first & 7
@@ -171,7 +171,7 @@ def read_records(
     data: np.ndarray, at: int, start_end: int, end: int, native: bool, columns: Columns, row: int, state: State
 ) -> tuple[int, int, int]:
     """Reads records that begin before `start_end` and end before `end`, behind which there are `MOST_BYTES` of zeros
-    where the file is over; gives why it stopped, at which record, and how many rows there are.
+    where the file is over; returns why it stopped, at which record, and the number of rows.
 
     `columns` and `state` change in place.
     """

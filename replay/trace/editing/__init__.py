@@ -20,14 +20,14 @@ KEPT = tuple(name for name in OPTIONAL if COLUMNS[name].kept_by_edits)
 
 
 class KeyedEvents(NamedTuple):
-    """Some events, and in place of their blocks keys (uint64) that are unique among live blocks."""
+    """Events, and keys (uint64) in place of their blocks, unique among live blocks."""
 
     events: Events
     key: np.ndarray
 
 
 class EditedTrace:
-    """What an edit makes of other traces; `metadata` is asked for each time, as those of its sources may grow."""
+    """The trace that an edit makes of others. `metadata` is called each time, because that of its sources may grow."""
 
     events_total = None
     duration_ns = None
@@ -51,7 +51,7 @@ class EditedTrace:
 
 
 def keyed(events: Events) -> KeyedEvents:
-    """Events whose blocks keep apart by their numbers."""
+    """The events with the numbers of their blocks as keys."""
     return KeyedEvents(events, events.block.astype(np.uint64))
 
 
@@ -61,9 +61,9 @@ def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
 
 
 def edited(metadata: Metadata, words: str) -> Metadata:
-    """The same metadata, saying by which command the trace was edited, after all edits before; nothing for no words.
+    """The metadata after the edit by the command `words`; unchanged if that is empty.
 
-    What is true of the recording as a whole is dropped.
+    What is true of the whole recording only is dropped.
     """
     if not words:
         return metadata

@@ -1,4 +1,4 @@
-"""What is live at a point of a trace, with all it takes to bring it to life again: tables indexed by block number."""
+"""The live blocks at a point of a trace, with all that allocating them again takes: tables by block number."""
 
 import numpy as np
 

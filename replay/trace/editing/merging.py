@@ -57,7 +57,7 @@ class _Names:
         """By column: number of each entry of the metadata's table that the column's values are indexes of."""
 
     def joined(self, events: Events, part: np.ndarray) -> Events:
-        """Events in the common numbering; `part` tells of which part a row is. Changes `events` in place."""
+        """Returns the events in the common numbering; `part` is the part of each row. Changes `events` in place."""
         for row in np.flatnonzero(events.op == Op.MARK):
             events.size[row] = self._phase(self._parts[part[row]], int(events.size[row]))
         own = part << _NUMBER_BITS
@@ -80,7 +80,7 @@ class _Names:
         return numbers.setdefault(table[number], len(numbers)) if number < len(table) else cast(int, declared.null)
 
     def processes(self) -> tuple[Process, ...]:
-        """Those of all parts, with the threads that were met."""
+        """The processes of all parts, with the threads that occurred."""
         threads: dict[tuple[int, int], list[int]] = {}
         tables = [processes_of(part.trace) for part in self._parts]
         for key, number in self._threads.items():
@@ -94,8 +94,8 @@ class _Names:
         )
 
     def metadata(self, words: str, processes: tuple[Process, ...]) -> Metadata:
-        """Of the origins stays what all agree on. One process has the static storage of the largest one, and the
-        stacks of all."""
+        """Returns the metadata of the whole. Its origin is what all parts agree on. One process has the static storage
+        of the largest part and the stacks of all."""
         each = [part.trace.metadata for part in self._parts]
         memory = [process.memory for part in self._parts for process in _own_processes(part)]
         together = ProcessMemory(
@@ -114,7 +114,7 @@ class _Names:
 
 
 def _own_processes(part: Part) -> tuple[Process, ...]:
-    """Those of its table, or the one that it is."""
+    """The processes of its table, or the one process that it is."""
     metadata = part.trace.metadata
     return metadata.processes or (Process("", (), metadata.process),)
 
@@ -124,7 +124,7 @@ def _joined(*names: str) -> str:
 
 
 def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:
-    """What `number` says of each key (uint32), asked once a key, in the order of their first rows."""
+    """Returns `number(key)` of each key (uint32), called once per key, in the order of their first rows."""
     unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     numbers = np.empty(unique.shape[0], np.uint32)
     for index in np.argsort(first):

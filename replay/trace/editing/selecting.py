@@ -19,7 +19,7 @@ _CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 
 @entry
 def _keep_lives(op: np.ndarray, block: np.ndarray, wanted: np.ndarray, kept: np.ndarray, keep: np.ndarray) -> None:
-    """Fills `keep` with whether a row stays; `kept` tells it of every live block. Both change in place."""
+    """Fills `keep` with whether each row stays; `kept` has this of every live block. Both change in place."""
     for row in range(op.shape[0]):
         if op[row] > _FREE:
             keep[row] = True
@@ -36,7 +36,7 @@ class Selection:
         self._kept = np.zeros(1024, bool)
 
     def keep(self, events: Events, wanted: np.ndarray) -> np.ndarray:
-        """Which rows stay, where `wanted` says it of births; a block born before the first batch does not stay."""
+        """Returns which rows stay. `wanted` marks allocations that stay; blocks older than the first batch do not."""
         self._kept = with_room(self._kept, events.highest_block + 1)
         keep = np.empty(events.rows, bool)
         _keep_lives(events.op, events.block, wanted, self._kept, keep)
