@@ -3,12 +3,14 @@
 import re
 import shlex
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from replay.__main__ import COMMANDS, load_command
+from replay.support.errors import TraceError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -79,6 +81,20 @@ def test_a_command_within_a_sentence_has_options_that_exist(text):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in known] == []
+
+
+def test_the_format_of_the_contributors_page_reads_its_log(tmp_path):
+    example = re.search(r"^   ```python\n(.*?)^   ```$", TEXTS["CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
+    assert example
+    module = {}
+    exec(textwrap.dedent(example[1]), module)
+    log = tmp_path / "a.mylog"
+    log.write_text("MYLOG\nmalloc 7 100\nrealloc 7 300\nfree 7 0\n")
+    (events,) = module["open_trace"](log).batches()
+    assert (events.op.tolist(), events.block.tolist(), events.size.tolist()) == ([0, 2, 3], [7, 7, 7], [100, 300, 0])
+    log.write_text("MYLOG\nmalloc x 100\n")
+    with pytest.raises(TraceError, match="line 2: 'malloc x 100' is not a line of mylog"):
+        module["open_trace"](log)
 
 
 def test_the_picture_has_the_lines_of_the_readme():

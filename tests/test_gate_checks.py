@@ -174,7 +174,7 @@ def test_cases_of_a_baseline_are_checked_where_there_is_no_suite(replay, tmp_pat
         (lambda data: data.update(replay="0.0.1"), "was made by replay 0.0.1"),
         (lambda data: data.update(format=99), "is of format 99"),
         (lambda data: data.pop("cases"), "is not a baseline that replay wrote"),
-        (lambda data: data["cases"]["two"].update(trace="0" * 64), "is not the trace that the baseline is of"),
+        (lambda data: data["cases"]["two"].update(trace="0" * 64), "differs from the baseline's trace"),
         (lambda data: data["cases"]["two"].update(stack="0" * 64), "is of another configuration"),
         (lambda data: data["cases"]["two"]["metrics"].pop("arenas_live"), "the baseline has no arenas_live"),
         (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "there is no metric 'arena_live'"),
