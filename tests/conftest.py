@@ -1,8 +1,172 @@
-"""What all tests share: the signals that their programs are sent are not ignored, wherever pytest was started from."""
+"""What several test files share: fixtures, and helpers that they import from here."""
 
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from histories import seeded
+from typer.testing import CliRunner
+
+import replay as replay_package
+from replay.__main__ import app, main
+from replay.sources import open_source
+from replay.sources.parquet import write_trace
+from replay.support.errors import ReplayError, TraceError
+from replay.trace import Events, Op, Trace, joined
 
 # A shell ignores them for what it starts in the background, and every program started from there would do so too.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+CI_VARIABLES = ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY")
+"""By which a command recognizes a CI service, in whose format it then reports."""
+PROGRAM_SECONDS = 300
+"""After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+# The command line, in this process
+
+
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Calls the entry point of the installed script: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(replay: Command) -> Callable[..., str]:
+    """Calls `replay` with arguments that it must refuse: standard error."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = replay(*arguments)
+        assert (code, out) == (2, "")
+        return err
+
+    return call
+
+
+@pytest.fixture
+def outside_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which is new and empty; no CI service is recognized."""
+    monkeypatch.chdir(tmp_path)
+    for name in CI_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def invoke(*arguments: object, width: int = 120) -> Result:
+    """The result of a command that Typer calls, without the messages of the installed script."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=width)
+
+
+def output_of(*arguments: object) -> str:
+    """The standard output of a command that must succeed; raises the error of replay by which it ends."""
+    result = invoke(*arguments)
+    if isinstance(result.exception, ReplayError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+# Programs in processes of their own
+
+
+def run_python(
+    *arguments: object, paths: tuple[Path, ...] = (), **options: object
+) -> "subprocess.CompletedProcess[str]":
+    """Runs this interpreter with replay and these folders among the places of modules; `options` of subprocess.run."""
+    folders = [*paths, Path(replay_package.__file__).parents[1], Path(__file__).parent]
+    environment = {**os.environ, **options.pop("env", {}), "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    command = [sys.executable, *map(str, arguments)]
+    given = {"check": False, "timeout": PROGRAM_SECONDS} | options
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **given)
+
+
+def record(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Runs `replay record`; `options` of subprocess.run."""
+    command = [sys.executable, "-m", "replay", "record", *map(str, arguments)]
+    given = {"check": False, "timeout": PROGRAM_SECONDS} | options
+    return subprocess.run(command, capture_output=True, text=True, **given)
+
+
+def recorded(folder: Path, *arguments: object, **options: object) -> Trace:
+    """The recording of a program, which may fail."""
+    path = folder / "trace.parquet"
+    record("--force", "-o", path, *arguments, **options)
+    return open_source(path)
+
+
+def run_to_the_last(*command: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Runs a program and waits until all processes that came of it have ended, writers of recordings too.
+
+    They inherit one end of a pipe; the other end reads the end of the file when the last of them has ended.
+    """
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as pipe:
+        try:
+            done = subprocess.run(
+                [str(word) for word in command], capture_output=True, text=True, pass_fds=[theirs],
+                **{"timeout": PROGRAM_SECONDS} | options,
+            )  # fmt: skip
+        finally:
+            os.close(theirs)
+        pipe.read()
+    return done
+
+
+# Traces
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """The path of a trace of 2,000 events."""
+    path = tmp_path / "t.parquet"
+    write_trace(seeded(3, 2000).trace(), path)
+    return str(path)
+
+
+def written(folder: Path, text: str, name: str = "log") -> Path:
+    """The path of a new file with this text."""
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def events_in(path: Path) -> Events:
+    """All events of a file, validated, in one batch."""
+    return joined(list(open_source(path).batches()))
+
+
+def event_rows(trace: Trace, *columns: str) -> list[tuple[object, ...]]:
+    """The events as tuples of these columns; operations by their names."""
+    return [
+        tuple(Op(value).name.lower() if name == "op" else value for name, value in zip(columns, row, strict=True))
+        for events in trace.batches()
+        for row in zip(*(getattr(events, name).tolist() for name in columns), strict=True)
+    ]
+
+
+def refusal(path: Path, **options: object) -> str:
+    """Why a file is refused when it is read, without its name, with which the message begins."""
+    with pytest.raises(TraceError) as caught:
+        for _ in open_source(path, **options).batches():
+            pass
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")

@@ -4,17 +4,17 @@ import ctypes
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import record, run_python, run_to_the_last
 
 import replay
 from replay.recorder import tap as taps
+from replay.recorder.growing_file import rescue
 from replay.trace import Domain, Events, Op, joined
 
 WITH_GIL, WITHOUT_GIL = ctypes.pythonapi, ctypes.CDLL(None)
@@ -314,21 +314,36 @@ def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
 def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
-        f"import os, signal, time, replay\n"
+        "import os, signal, replay\n"
         f"recording = replay.record({str(path)!r}).start()\n"
         "from replay.recorder.tap import tap, _word, AT_WRITER\n"
-        f"while os.stat({str(path) + '.part'!r}).st_size < 1000: time.sleep(0.05)\n"
-        "time.sleep(1)\n"  # what is being written is a whole batch by then
+        "kept = [bytes(77_777) for _ in range(3)]\n"
+        "recording.flush()\n"
         "os.kill(_word(tap._context + AT_WRITER).value, signal.SIGKILL)\n"
         "for _ in range(2_000_000): [None]\n"
         "try: recording.stop()\n"
         "except replay.ReplayError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = run_python("-c", script)
     assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves what it wrote\n"
-    rescue = [sys.executable, "-m", "replay", "record", "--rescue", str(path)]
-    assert "events saved" in subprocess.run(rescue, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert events_of(path).rows > 0
+    assert "events saved" in record("--rescue", path).stdout
+    events = events_of(path)
+    assert np.count_nonzero((events.op <= Op.CALLOC) & (events.size == sys.getsizeof(bytes(77_777)))) == 3
+
+
+def test_after_a_flush_a_rescue_finds_all_that_was_recorded_before_it(tmp_path):
+    malloc, path = function(Domain.OBJ, "Malloc"), tmp_path / "trace.parquet"
+    with replay.record(path) as recording:
+        recording.flush()
+        malloc(99_991)
+        recording.flush()
+        flushed = (tmp_path / "trace.parquet.part").read_bytes()
+        malloc(99_993)
+    assert lives(events_of(path), {99_991, 99_993}) == [("malloc", 2, 99_991), ("malloc", 2, 99_993)]
+    path.write_bytes(flushed)
+    with path.open("r+b", buffering=0) as file:
+        rescue(file, path)
+    assert lives(events_of(path), {99_991, 99_993}) == [("malloc", 2, 99_991)]
 
 
 def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
@@ -340,7 +355,7 @@ def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
         f"with replay.record({str(tmp_path / 'trace.parquet')!r}, clean=True):\n"
         "    for _ in range(10): malloc(497)\n"
     )
-    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    assert run_python("-c", script).returncode == 0
     events = events_of(tmp_path / "trace.parquet")
     assert (np.diff(events.address[events.size == 497].astype(np.int64)) == 512).all()
 
@@ -353,11 +368,7 @@ def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
         "replay.mark('the end')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
-    assert done.returncode == -signal.SIGKILL
-    patience_s = time.monotonic() + 10
-    while not path.exists() and time.monotonic() < patience_s:
-        time.sleep(0.05)
+    assert run_to_the_last(sys.executable, "-c", script).returncode == -signal.SIGKILL
     events = events_of(path)
     assert (events.op == Op.MARK).sum() == 1
 
@@ -378,11 +389,8 @@ def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_com
         "except replay.ReplayError as error: print(error)\n"
         "for file in files: os.fstat(file)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = run_to_the_last(sys.executable, "-c", script)
     what = "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
     assert done.stdout == f"{path}: {what}\n"
-    patience_s = time.monotonic() + 20
-    while not path.exists() and time.monotonic() < patience_s:
-        time.sleep(0.05)
     assert replay.open_source(path).metadata.phases == ("working",)
     assert events_of(path).rows > 0

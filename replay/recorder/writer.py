@@ -114,8 +114,11 @@ class Writer:
             self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
-    def run(self, over: Callable[[], bool]) -> None:
-        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do."""
+    def run(self, over: Callable[[], bool], flushed: Callable[[str], None] | None = None) -> None:
+        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do.
+
+        `flushed` is called after each flush that the program requests, with the reason if the file cannot be written.
+        """
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
@@ -129,6 +132,9 @@ class Writer:
             if self._translator.full or time.monotonic() - written_s > BATCH_SECONDS:
                 self._append()
                 written_s = time.monotonic()
+            if flushed and self._ring.take_flush():
+                self._append()
+                flushed(self._trouble)
         self._take_stragglers()
         if not self._trouble:
             self._counting.records_until(0, self._rows + self._translator.row)
