@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from click.testing import Result
+from click import testing
 from histories import seeded
+from record_server import RecordServer
 from typer.testing import CliRunner
 
 import replay as replay_package
@@ -18,11 +21,22 @@ from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
 from replay.trace import Events, Op, Trace, joined
+from replay.verification.harness import HarnessError
+from replay.verification.huge_pages import without_surprises
 
 # A shell ignores them for what it starts in the background, and every program started from there would do so too.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+# Programs that tests start keep their bytecode: a child pytest spends half of its time on rewriting its plugins anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts the longest tests first, so that workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
 
 CI_VARIABLES = ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY")
 """By which a command recognizes a CI service, in whose format it then reports."""
@@ -30,6 +44,7 @@ PROGRAM_SECONDS = 300
 """After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
 
 Command = Callable[..., tuple[int, str, str]]
+Result = TypeVar("Result")
 
 
 # The command line, in this process
@@ -71,7 +86,7 @@ def outside_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def invoke(*arguments: object, width: int = 120) -> Result:
+def invoke(*arguments: object, width: int = 120) -> testing.Result:
     """The result of a command that Typer calls, without the messages of the installed script."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=width)
 
@@ -99,17 +114,27 @@ def run_python(
     return subprocess.run(command, capture_output=True, text=True, env=environment, **given)
 
 
-def record(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Runs `replay record`; `options` of subprocess.run."""
-    command = [sys.executable, "-m", "replay", "record", *map(str, arguments)]
-    given = {"check": False, "timeout": PROGRAM_SECONDS} | options
-    return subprocess.run(command, capture_output=True, text=True, **given)
+server = cache(RecordServer)
 
 
-def recorded(folder: Path, *arguments: object, **options: object) -> Trace:
-    """The recording of a program, which may fail."""
+def record(
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    check: bool = False,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `replay record`."""
+    words = [str(argument) for argument in arguments]
+    done = server().record(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def recorded(folder: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Trace:
+    """The recording of a program, whatever its exit code."""
     path = folder / "trace.parquet"
-    record("--force", "-o", path, *arguments, **options)
+    record("--force", "-o", path, *arguments, env=env)
     return open_source(path)
 
 
@@ -129,6 +154,45 @@ def run_to_the_last(*command: object, **options: object) -> "subprocess.Complete
             os.close(theirs)
         pipe.read()
     return done
+
+
+ANNOUNCED = """
+import sys
+from replay.__main__ import main
+from replay.sweeps.journal import Journal
+add = Journal.add
+Journal.add = lambda journal, outcome: (add(journal, outcome), print("one", flush=True))
+sys.argv = ["replay", "sweep", *sys.argv[1:]]
+main()
+"""
+
+
+def interrupted_sweep(*arguments: object) -> tuple[int, str]:
+    """Exit code and standard error of a sweep that gets Ctrl-C, as all its processes do, after its first run."""
+    command = [sys.executable, "-c", ANNOUNCED, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as sweeping:
+        assert sweeping.stdout.readline() == "one\n"
+        os.killpg(sweeping.pid, signal.SIGINT)
+        out, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+    assert set(out.splitlines()) <= {"one"}
+    return sweeping.returncode, told
+
+
+# Real allocators and the kernel
+
+
+def undisturbed(compare: Callable[[], Result]) -> Result:
+    """What `compare` returns, or raises, when the kernel did nothing of its own with huge pages meanwhile.
+
+    The test is skipped where the kernel never leaves them alone, which says nothing about the model.
+    """
+    try:
+        return without_surprises(compare)
+    except HarnessError as error:
+        if "cannot be compared on this machine now" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 # Traces

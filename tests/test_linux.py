@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import undisturbed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, linux
 from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
-from replay.verification.huge_pages import free_huge_pages, without_surprises
+from replay.verification.huge_pages import free_huge_pages
 
 PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
 HUGE = 2 * MIB
@@ -38,6 +39,7 @@ needs_huge_pages = pytest.mark.skipif(
     reason="no transparent huge pages, or a Linux that merges areas and frees page tables by other rules",
 )
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.skipif(
         sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32,
         reason="the model is that of Linux on x86-64",
@@ -499,7 +501,7 @@ def test_huge_pages_come_and_go_as_in_linux(start, seed):
                 both.compare_pages()
             assert both.stack.tally[0].huge_pages > 5
 
-    without_surprises(compare)
+    undisturbed(compare)
 
 
 def whole(length: int) -> int:

@@ -16,6 +16,7 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if not line.startswith("pip ")]
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_all_commands_work_in_order_in_one_folder(tmp_path):
     folder = Path(sys.executable).parent

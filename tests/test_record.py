@@ -17,6 +17,8 @@ from replay.recorder import tap as taps
 from replay.recorder.growing_file import rescue
 from replay.trace import Domain, Events, Op, joined
 
+pytestmark = pytest.mark.system
+
 WITH_GIL, WITHOUT_GIL = ctypes.pythonapi, ctypes.CDLL(None)
 APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
 

@@ -19,15 +19,17 @@ import replay
 from replay.recorder import tap as taps
 from replay.trace import TEARDOWN_MARK, Op
 
+pytestmark = pytest.mark.system
+
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
 
 RECORD = [sys.executable, "-m", "replay", "record"]
 
 
-def run(*arguments, options=(), stdin=None, **more):
+def run(*arguments, options=(), **more):
     """The program recorded: exit code, standard output and standard error."""
-    done = record(*options, *arguments, input=stdin, **more)
+    done = record(*options, *arguments, **more)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -20,6 +20,8 @@ from replay.recorder.ring import Ring
 from replay.trace import NO_SITE, Domain, Events, Op, Site, joined
 from replay.verification.recordings import verify_recording
 
+pytestmark = pytest.mark.system
+
 if reason := tap.obstacle(sites=True):
     pytest.skip(reason, allow_module_level=True)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 HEAVY = ("numba", "llvmlite")
 REFUSED = [
     ["run", "absent.parquet"],

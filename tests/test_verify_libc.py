@@ -5,14 +5,12 @@ from collections.abc import Collection
 from functools import cache
 
 import pytest
+from conftest import invoke
 from histories import History
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer import Typer
-from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
-from replay.commands.verify import verify as verify_command
 from replay.support.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, Op
 from replay.verification.libc_compare import verify_libc
@@ -50,9 +48,12 @@ VALUES = {
 }
 """Of each tunable some that glibc takes, to be combined at random."""
 
-pytestmark = pytest.mark.skipif(
-    not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
+    ),
+]
 each_oracle = pytest.mark.parametrize("oracle", ORACLES, ids=[oracle.name for oracle in ORACLES])
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 shape_of = cache(build_shape)
@@ -224,16 +225,10 @@ def test_a_realloc_to_0_bytes_of_libc_is_refused_with_its_row() -> None:
         verify_libc(history.trace(), ORACLES[0])
 
 
-def run_command(*arguments: str) -> tuple[int, str]:
-    app = Typer()
-    app.command()(verify_command)
-    result = CliRunner().invoke(app, list(arguments))
-    return result.exit_code, result.output
-
-
 def test_the_command_says_that_all_is_equal() -> None:
     version = ORACLES[-1].version
-    code, output = run_command("--libc", "-a", version, "--events", "2000", "--json")
+    result = invoke("verify", "--libc", "-a", version, "--events", "2000", "--json")
+    code, output = result.exit_code, result.output
     assert code == 0
     rows = json.loads(output[output.index("[") :])
     assert [row["trace"] for row in rows] == list(SHAPES)
@@ -242,7 +237,8 @@ def test_the_command_says_that_all_is_equal() -> None:
 
 def test_what_a_setting_does_not_do_is_said() -> None:
     without = next(oracle for oracle in ORACLES if oracle.version >= "2.36")
-    code, output = run_command("--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
+    result = invoke("verify", "--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
+    code, output = result.exit_code, result.output
     assert code == 0
     said = "checks nothing unless libc_malloc_debug.so is preloaded"
     assert output.splitlines().count(f"note: check: glibc {without.version} {said}") == 1
@@ -250,13 +246,15 @@ def test_what_a_setting_does_not_do_is_said() -> None:
 
 def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["glibc.top_pad=0"])
-    code, output = run_command("--libc", "-a", ORACLES[0].version, "--events", "2000")
+    result = invoke("verify", "--libc", "-a", ORACLES[0].version, "--events", "2000")
+    code, output = result.exit_code, result.output
     assert code == 1
     assert "in the real malloc, at" in output or "in reality" in output
 
 
 def test_the_list_says_what_is_at_hand() -> None:
-    code, output = run_command("--libc", "--list")
+    result = invoke("verify", "--libc", "--list")
+    code, output = result.exit_code, result.output
     assert code == 0
     assert ORACLES[0].name in output
 
