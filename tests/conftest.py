@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 from click import testing
 from histories import seeded
+from hypothesis import settings
 from record_server import RecordServer
 from typer.testing import CliRunner
 
@@ -31,6 +32,10 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 # Programs that tests start keep their bytecode: a child pytest spends half of its time on rewriting its plugins anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
