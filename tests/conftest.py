@@ -1,13 +1,16 @@
 """What several test files share: fixtures, and helpers that they import from here."""
 
+import atexit
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from click import testing
@@ -23,7 +26,6 @@ from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
 from replay.trace import Events, Op, Trace, joined
 from replay.verification.harness import HarnessError
-from replay.verification.huge_pages import without_surprises
 
 # A shell ignores them for what it starts in the background, and every program started from there would do so too.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -49,7 +51,6 @@ PROGRAM_SECONDS = 300
 """After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
 
 Command = Callable[..., tuple[int, str, str]]
-Result = TypeVar("Result")
 
 
 # The command line, in this process
@@ -119,7 +120,12 @@ def run_python(
     return subprocess.run(command, capture_output=True, text=True, env=environment, **given)
 
 
-server = cache(RecordServer)
+@cache
+def server() -> RecordServer:
+    """The one server of this process, started when it is first needed."""
+    started = RecordServer()
+    atexit.register(started.close)
+    return started
 
 
 def record(
@@ -187,17 +193,23 @@ def interrupted_sweep(*arguments: object) -> tuple[int, str]:
 # Real allocators and the kernel
 
 
-def undisturbed(compare: Callable[[], Result]) -> Result:
-    """What `compare` returns, or raises, when the kernel did nothing of its own with huge pages meanwhile.
-
-    The test is skipped where the kernel never leaves them alone, which says nothing about the model.
-    """
+@contextmanager
+def skipped_where_disturbed() -> Iterator[None]:
+    """Skips the test if Linux never leaves huge pages alone for as long as a comparison takes."""
     try:
-        return without_surprises(compare)
+        yield
     except HarnessError as error:
         if "cannot be compared on this machine now" not in str(error):
             raise
         pytest.skip(str(error))
+
+
+@contextmanager
+def reserved_pages_alone() -> Iterator[None]:
+    """Keeps tests that use the machine's reserved huge pages from running at the same time in several workers."""
+    with (Path(tempfile.gettempdir()) / "replay-tests-reserved-pages").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 # Traces

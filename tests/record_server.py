@@ -1,7 +1,7 @@
 """`replay record` in forks of one process that has imported and loaded what it needs: a second less for each recording.
 
 The process reads orders from the socket whose descriptor is its argument: JSON, with the descriptors that the command
-gets as its standard streams. It answers with the command's wait status, and ends with the process that started it.
+gets as its standard streams. It answers with the command's wait status, and ends when the other side is closed.
 """
 
 import gc
@@ -14,14 +14,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-ORDER_BYTES = 1 << 20
+ORDER_BYTES = 1 << 17
+"""At most; the environment takes most of them."""
 
 
 class RecordServer:
     """The process, from the side of the tests."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
@@ -40,6 +41,11 @@ class RecordServer:
             assert answer, "the server ended"
             texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err)]
         return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(int(answer)), *texts)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._socket.close()
+        self._process.wait()
 
 
 def load() -> None:

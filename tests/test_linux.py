@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import undisturbed
+from conftest import reserved_pages_alone, skipped_where_disturbed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, linux
 from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
-from replay.verification.huge_pages import free_huge_pages
+from replay.verification.huge_pages import free_huge_pages, without_surprises
 
 PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
 HUGE = 2 * MIB
@@ -501,7 +501,8 @@ def test_huge_pages_come_and_go_as_in_linux(start, seed):
                 both.compare_pages()
             assert both.stack.tally[0].huge_pages > 5
 
-    undisturbed(compare)
+    with skipped_where_disturbed():
+        without_surprises(compare)
 
 
 def whole(length: int) -> int:
@@ -549,7 +550,7 @@ def do_something_reserved(both: Both, blocks: list[tuple[int, int]], choice: ran
 @pytest.mark.parametrize("seed", range(6))
 def test_reserved_huge_pages_run_out_come_back_and_go_as_a_whole_only(start, seed):
     choice = random.Random(seed)
-    with start(choice.choice(PLACES), reserved=free_huge_pages()) as both:
+    with reserved_pages_alone(), start(choice.choice(PLACES), reserved=free_huge_pages()) as both:
         blocks: list[tuple[int, int]] = []
         for _ in range(300):
             do_something_reserved(both, blocks, choice)

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from functools import cache
 
 import pytest
-from conftest import invoke
+from conftest import invoke, reserved_pages_alone, skipped_where_disturbed
 from histories import History
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from replay.allocators.glibc import RULES
 from replay.support.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, Op
-from replay.verification.libc_compare import verify_libc
+from replay.verification.libc_compare import LibcAgreement, verify_libc
 from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
 
@@ -59,6 +59,12 @@ each_shape = pytest.mark.parametrize("shape", SHAPES)
 shape_of = cache(build_shape)
 
 
+def compared(*arguments: object, **options: object) -> LibcAgreement:
+    """As `verify_libc`, under settings that may take huge pages."""
+    with reserved_pages_alone(), skipped_where_disturbed():
+        return verify_libc(*arguments, **options)
+
+
 @each_shape
 @each_oracle
 def test_every_block_every_system_call_and_every_page_is_where_the_real_one_has_it(
@@ -89,7 +95,8 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
         pytest.skip(f"glibc {oracle.version} has no such tunable")
     resident = is_huge or "perturb" in assignment.lower() or "check" in assignment.lower()
     for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
-        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
+        compare = compared if is_huge else verify_libc
+        agreement = compare(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
         assert not resident or agreement.resident_error <= 0.02
 
@@ -154,7 +161,8 @@ def test_random_settings_do_to_the_model_what_they_do_to_the_real_one(
     if not RULES[oracle.version].has_hugetlb:
         chosen.pop("hugetlb", None)
     assignment = "GLIBC_TUNABLES=" + ":".join(f"glibc.malloc.{key}={value}" for key, value in chosen.items())
-    agreement = verify_libc(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
+    compare = compared if "hugetlb" in chosen else verify_libc
+    agreement = compare(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
     assert agreement.exact, f"{assignment}: {agreement.difference}"
     assert agreement.resident_error is not None
     assert agreement.resident_error <= 0.02, assignment

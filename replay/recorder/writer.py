@@ -41,6 +41,7 @@ from replay.trace import (
 BATCH_SECONDS = 5.0
 """At the latest then, what has been recorded is in the file, readable if all else dies."""
 _IDLE_SECONDS = 0.001
+"""After this the writer looks again for records: hooks make no system call, so nothing wakes it."""
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
 
