@@ -1,6 +1,7 @@
 """What several test files share: fixtures, and helpers that they import from here."""
 
 import atexit
+import ctypes
 import fcntl
 import os
 import signal
@@ -24,7 +25,7 @@ from replay.__main__ import app, main
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
-from replay.trace import Events, Op, Trace, joined
+from replay.trace import Domain, Events, Op, Trace, joined
 from replay.verification.harness import HarnessError
 
 # A shell ignores them for what it starts in the background, and every program started from there would do so too.
@@ -47,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 CI_VARIABLES = ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY")
 """By which a command recognizes a CI service, in whose format it then reports."""
+PYTHON_APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
 PROGRAM_SECONDS = 300
 """After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
 
@@ -233,6 +235,15 @@ def written(folder: Path, text: str, name: str = "log") -> Path:
 def events_in(path: Path) -> Events:
     """All events of a file, validated, in one batch."""
     return joined(list(open_source(path).batches()))
+
+
+def python_api(domain: Domain, verb: str, library: ctypes.CDLL = ctypes.pythonapi) -> Callable[..., int | None]:
+    """CPython's function to allocate in a domain; of `pythonapi` with the GIL, of another library without."""
+    function = library[PYTHON_APIS[domain] + verb]  # a new object, unlike an attribute
+    function.restype = ctypes.c_void_p
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    function.argtypes = {"Malloc": [size], "Calloc": [size] * 2, "Realloc": [pointer, size], "Free": [pointer]}[verb]
+    return function
 
 
 def event_rows(trace: Trace, *columns: str) -> list[tuple[object, ...]]:

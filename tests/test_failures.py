@@ -1,7 +1,6 @@
 """What ends a command early: one sentence and exit code 2, and for a bug of replay a traceback and 3. Never 1."""
 
 import errno
-import os
 import resource
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import run_python
 from typer.testing import CliRunner
 
 from replay import __main__ as command
@@ -35,8 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_program(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs a Python program that knows the command line as `command`."""
     program = f"import os, sys; from replay import __main__ as command\n{code}"
-    where = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[1]), **environment}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=where, check=False)
+    return run_python("-c", program, env=environment)
 
 
 @contextmanager

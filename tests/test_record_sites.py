@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import record, run_to_the_last
+from conftest import PYTHON_APIS, events_in, python_api, record, run_to_the_last
 
 import replay
 from replay.recorder import tap
 from replay.recorder.ring import Ring
-from replay.trace import NO_SITE, Domain, Events, Op, Site, joined
+from replay.trace import NO_SITE, Domain, Events, Op, Site
 from replay.verification.recordings import verify_recording
 
 pytestmark = pytest.mark.system
@@ -25,18 +25,7 @@ pytestmark = pytest.mark.system
 if reason := tap.obstacle(sites=True):
     pytest.skip(reason, allow_module_level=True)
 
-APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
-
-
-def api(domain, verb, library=ctypes.pythonapi):
-    function = library[APIS[domain] + verb]
-    function.restype = ctypes.c_void_p
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    function.argtypes = {"Malloc": [size], "Calloc": [size] * 2, "Realloc": [pointer, size], "Free": [pointer]}[verb]
-    return function
-
-
-MALLOC, FREE = api(Domain.OBJ, "Malloc"), api(Domain.OBJ, "Free")
+MALLOC, FREE = python_api(Domain.OBJ, "Malloc"), python_api(Domain.OBJ, "Free")
 
 
 def take(size):
@@ -45,8 +34,7 @@ def take(size):
 
 
 def events_of(path) -> tuple[Events, tuple[Site, ...]]:
-    trace = replay.open_source(path)
-    return joined(list(trace.batches())), trace.metadata.sites
+    return events_in(path), replay.open_source(path).metadata.sites
 
 
 def sites_by_size(path, sizes) -> dict[int, list[Site | None]]:
@@ -76,9 +64,9 @@ def recorded(tmp_path, source, *options, name="program.py"):
 
 
 @pytest.mark.parametrize("size", [331, 33_331, 3_333_331])
-@pytest.mark.parametrize("domain", APIS)
+@pytest.mark.parametrize("domain", PYTHON_APIS)
 def test_each_kind_of_call_has_its_line(tmp_path, domain, size):
-    malloc, calloc, realloc, free = (api(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
+    malloc, calloc, realloc, free = (python_api(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
 
     def work():
         block = malloc(size)
@@ -219,7 +207,7 @@ def test_each_thread_has_its_own_frames(tmp_path):
 
 def test_raw_calls_have_a_site_with_the_gil_and_none_without(tmp_path):
     """One thread keeps the GIL busy, whose frames must not be taken for those of the others."""
-    with_gil, without_gil = api(Domain.RAW, "Malloc"), api(Domain.RAW, "Malloc", ctypes.CDLL(None))
+    with_gil, without_gil = python_api(Domain.RAW, "Malloc"), python_api(Domain.RAW, "Malloc", ctypes.CDLL(None))
     done = threading.Event()
 
     def busy():
@@ -392,10 +380,10 @@ def test_sampled_calls_are_those_in_which_a_multiple_of_the_bytes_falls(tmp_path
     with replay.record(tmp_path / "trace.parquet", sites=every):
         kept = [bytes(number % 5_000) for number in range(20_000)]
         for size in (3, 100, 70_000, 0, 700_000):
-            for domain in APIS:
-                api(domain, "Free")(api(domain, "Malloc")(size))
+            for domain in PYTHON_APIS:
+                python_api(domain, "Free")(python_api(domain, "Malloc")(size))
     events, _ = events_of(tmp_path / "trace.parquet")
-    for domain in APIS:
+    for domain in PYTHON_APIS:
         calls = (events.op <= Op.REALLOC) & (events.domain == domain)
         total = np.cumsum(events.size[calls])
         chosen = total // every > (total - events.size[calls]) // every
