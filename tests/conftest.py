@@ -1,8 +1,264 @@
-"""What all tests share: the signals that their programs are sent are not ignored, wherever pytest was started from."""
+"""What several test files share: fixtures, and helpers that they import from here."""
 
+import atexit
+import ctypes
+import fcntl
+import os
 import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from click import testing
+from histories import seeded
+from hypothesis import settings
+from record_server import RecordServer
+from typer.testing import CliRunner
+
+import replay as replay_package
+from replay.__main__ import app, main
+from replay.sources import open_source
+from replay.sources.parquet import write_trace
+from replay.support.errors import ReplayError, TraceError
+from replay.trace import Domain, Events, Op, Trace, joined
+from replay.verification.harness import HarnessError
 
 # A shell ignores them for what it starts in the background, and every program started from there would do so too.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+# Programs that tests start keep their bytecode: a child pytest spends half of its time on rewriting its plugins anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts the longest tests first, so that workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+CI_VARIABLES = ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY")
+"""By which a command recognizes a CI service, in whose format it then reports."""
+PYTHON_APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
+PROGRAM_SECONDS = 300
+"""After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+# The command line, in this process
+
+
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Calls the entry point of the installed script: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(replay: Command) -> Callable[..., str]:
+    """Calls `replay` with arguments that it must refuse: standard error."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = replay(*arguments)
+        assert (code, out) == (2, "")
+        return err
+
+    return call
+
+
+@pytest.fixture
+def outside_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which is new and empty; no CI service is recognized."""
+    monkeypatch.chdir(tmp_path)
+    for name in CI_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def invoke(*arguments: object, width: int = 120) -> testing.Result:
+    """The result of a command that Typer calls, without the messages of the installed script."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=width)
+
+
+def output_of(*arguments: object) -> str:
+    """The standard output of a command that must succeed; raises the error of replay by which it ends."""
+    result = invoke(*arguments)
+    if isinstance(result.exception, ReplayError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+# Programs in processes of their own
+
+
+def run_python(
+    *arguments: object, paths: tuple[Path, ...] = (), **options: object
+) -> "subprocess.CompletedProcess[str]":
+    """Runs this interpreter with replay and these folders among the places of modules; `options` of subprocess.run."""
+    folders = [*paths, Path(replay_package.__file__).parents[1], Path(__file__).parent]
+    environment = {**os.environ, **options.pop("env", {}), "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    command = [sys.executable, *map(str, arguments)]
+    given = {"check": False, "timeout": PROGRAM_SECONDS} | options
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **given)
+
+
+@cache
+def server() -> RecordServer:
+    """The one server of this process, started when it is first needed."""
+    started = RecordServer()
+    atexit.register(started.close)
+    return started
+
+
+def record(
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    check: bool = False,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `replay record`."""
+    words = [str(argument) for argument in arguments]
+    done = server().record(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def recorded(folder: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Trace:
+    """The recording of a program, whatever its exit code."""
+    path = folder / "trace.parquet"
+    record("--force", "-o", path, *arguments, env=env)
+    return open_source(path)
+
+
+def run_to_the_last(*command: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Runs a program and waits until all processes that came of it have ended, writers of recordings too.
+
+    They inherit one end of a pipe; the other end reads the end of the file when the last of them has ended.
+    """
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as pipe:
+        try:
+            done = subprocess.run(
+                [str(word) for word in command], capture_output=True, text=True, pass_fds=[theirs],
+                **{"timeout": PROGRAM_SECONDS} | options,
+            )  # fmt: skip
+        finally:
+            os.close(theirs)
+        pipe.read()
+    return done
+
+
+ANNOUNCED = """
+import sys
+from replay.__main__ import main
+from replay.sweeps.journal import Journal
+add = Journal.add
+Journal.add = lambda journal, outcome: (add(journal, outcome), print("one", flush=True))
+sys.argv = ["replay", "sweep", *sys.argv[1:]]
+main()
+"""
+
+
+def interrupted_sweep(*arguments: object) -> tuple[int, str]:
+    """Exit code and standard error of a sweep that gets Ctrl-C, as all its processes do, after its first run."""
+    command = [sys.executable, "-c", ANNOUNCED, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as sweeping:
+        assert sweeping.stdout.readline() == "one\n"
+        os.killpg(sweeping.pid, signal.SIGINT)
+        out, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+    assert set(out.splitlines()) <= {"one"}
+    return sweeping.returncode, told
+
+
+# Real allocators and the kernel
+
+
+@contextmanager
+def skipped_where_disturbed() -> Iterator[None]:
+    """Skips the test if Linux never leaves huge pages alone for as long as a comparison takes."""
+    try:
+        yield
+    except HarnessError as error:
+        if "cannot be compared on this machine now" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+@contextmanager
+def reserved_pages_alone() -> Iterator[None]:
+    """Keeps tests that use the machine's reserved huge pages from running at the same time in several workers."""
+    with (Path(tempfile.gettempdir()) / "replay-tests-reserved-pages").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# Traces
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """The path of a trace of 2,000 events."""
+    path = tmp_path / "t.parquet"
+    write_trace(seeded(3, 2000).trace(), path)
+    return str(path)
+
+
+def written(folder: Path, text: str, name: str = "log") -> Path:
+    """The path of a new file with this text."""
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def events_in(path: Path) -> Events:
+    """All events of a file, validated, in one batch."""
+    return joined(list(open_source(path).batches()))
+
+
+def python_api(domain: Domain, verb: str, library: ctypes.CDLL = ctypes.pythonapi) -> Callable[..., int | None]:
+    """CPython's function to allocate in a domain; of `pythonapi` with the GIL, of another library without."""
+    function = library[PYTHON_APIS[domain] + verb]  # a new object, unlike an attribute
+    function.restype = ctypes.c_void_p
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    function.argtypes = {"Malloc": [size], "Calloc": [size] * 2, "Realloc": [pointer, size], "Free": [pointer]}[verb]
+    return function
+
+
+def event_rows(trace: Trace, *columns: str) -> list[tuple[object, ...]]:
+    """The events as tuples of these columns; operations by their names."""
+    return [
+        tuple(Op(value).name.lower() if name == "op" else value for name, value in zip(columns, row, strict=True))
+        for events in trace.batches()
+        for row in zip(*(getattr(events, name).tolist() for name in columns), strict=True)
+    ]
+
+
+def refusal(path: Path, **options: object) -> str:
+    """Why a file is refused when it is read, without its name, with which the message begins."""
+    with pytest.raises(TraceError) as caught:
+        for _ in open_source(path, **options).batches():
+            pass
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")

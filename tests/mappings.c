@@ -37,6 +37,7 @@
 enum { MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_OF_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT, MAP_RESERVED };
 enum { NOT_MAPPED, MAPPED, RESIDENT };
 typedef struct { int64_t operation, address, length; } Order;
+typedef struct { uintptr_t start, end; } Range;
 
 #define PAGE ((uintptr_t)4096)
 #define HUGE_PAGE ((uintptr_t)2 << 20)
@@ -76,20 +77,32 @@ static void *reserve(uintptr_t address, size_t length) {
     return mmap((void *)address, length, PROT_NONE, flags, -1, 0);
 }
 
-/* Start of the lowest mapping above the heap, by /proc/self/maps. */
-static uintptr_t find_floor(uintptr_t heap_end) {
-    static char text[1 << 16];
-    size_t length = 0;
+/* The start and end of every mapping, from the lowest, by /proc/self/maps; ends with a range of zeros. */
+static const Range *read_mappings(void) {
+    static char text[1 << 20];
+    static Range ranges[1 << 14];
+    size_t length = 0, count = 0;
     ssize_t got;
     int file = open("/proc/self/maps", O_RDONLY);
-    while (file >= 0 && length < sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - length)) > 0)
+    while (file >= 0 && (got = read(file, text + length, sizeof text - length)) > 0)
         length += (size_t)got;
     close(file);
     for (char *line = text; line < text + length; line = strchr(line, '\n') + 1) {
-        uintptr_t start = (uintptr_t)strtoull(line, NULL, 16);
-        if (start >= heap_end)
-            return start;
+        char *dash;
+        if (length == sizeof text || count == sizeof ranges / sizeof *ranges - 1)
+            die("/proc/self/maps is too long", 3);
+        ranges[count].start = (uintptr_t)strtoull(line, &dash, 16);
+        ranges[count++].end = (uintptr_t)strtoull(dash + 1, NULL, 16);
     }
+    ranges[count].start = ranges[count].end = 0;
+    return ranges;
+}
+
+/* Start of the lowest mapping above the heap. */
+static uintptr_t find_floor(uintptr_t heap_end) {
+    for (const Range *range = read_mappings(); range->end; range++)
+        if (range->start >= heap_end)
+            return range->start;
     die("/proc/self/maps does not show where mappings start", 3);
     return 0;
 }
@@ -133,26 +146,28 @@ static void touch(uintptr_t start, uintptr_t end) {
         disable_huge_pages(1);
 }
 
-/* mincore fails for a range that is not wholly mapped: then both halves are asked for. */
-static void look_at(uintptr_t start, size_t pages, unsigned char *states) {
-    if (!mincore((void *)start, pages * PAGE, states)) {
-        for (size_t page = 0; page < pages; page++)
-            states[page] = states[page] & 1 ? RESIDENT : MAPPED;
-    } else if (errno != ENOMEM) {
-        die("mincore fails", 3);
-    } else if (pages == 1) {
-        *states = NOT_MAPPED;
-    } else {
-        look_at(start, pages / 2, states);
-        look_at(start + pages / 2 * PAGE, pages - pages / 2, states + pages / 2);
+/* Writes the states of these pages, of which no range before `range` has any; returns where the next pages may begin. */
+static const Range *look_at(uintptr_t start, uintptr_t end, const Range *range, unsigned char *states) {
+    memset(states, NOT_MAPPED, (end - start) / PAGE);
+    while (range->end && range->end <= start)
+        range++;
+    for (const Range *each = range; each->end && each->start < end; each++) {
+        uintptr_t from = each->start > start ? each->start : start, to = each->end < end ? each->end : end;
+        unsigned char *found = states + (from - start) / PAGE;
+        if (mincore((void *)from, to - from, found))
+            die("mincore fails", 3);
+        for (size_t page = 0; page < (to - from) / PAGE; page++)
+            found[page] = found[page] & 1 ? RESIDENT : MAPPED;
     }
+    return range;
 }
 
 static void survey(uintptr_t start, uintptr_t length) {
     static unsigned char states[SURVEY_PAGES];
+    const Range *range = read_mappings();
     for (size_t pages = length / PAGE, part; pages; pages -= part, start += part * PAGE) {
         part = pages < SURVEY_PAGES ? pages : SURVEY_PAGES;
-        look_at(start, part, states);
+        range = look_at(start, start + part * PAGE, range, states);
         tell(states, part);
     }
 }

@@ -212,6 +212,7 @@ def test_the_same_trace_gives_the_same_results_again(own_digests):
     assert digests() == own_digests
 
 
+@pytest.mark.system
 def test_plain_python_gives_the_same_results_as_machine_code(own_digests):
     paths = [
         str(Path(replay.__file__).parent.parent),

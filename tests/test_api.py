@@ -70,6 +70,7 @@ def test_an_unknown_name_is_an_attribute_error():
         replay.rum  # noqa: B018
 
 
+@pytest.mark.system
 def test_importing_the_package_imports_none_of_its_modules():
     code = "import sys, replay; print([name for name in sys.modules if name.startswith('replay.')])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

@@ -130,6 +130,7 @@ def test_the_kernels_words_on_memory_are_read_or_nothing_is_known():
 needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))
 
 
+@pytest.mark.system
 @needs_recording
 def test_a_recording_measures_the_peak_and_the_end_before_teardown(tmp_path):
     """Memory past Python's API: 60 MiB for a moment, 20 MiB until the end."""

@@ -62,6 +62,7 @@ def test_the_line_in_the_list_of_commands_is_the_first_of_its_help(name):
     assert LINES[name][1] == " ".join(first.help.split("\n\n")[0].split())
 
 
+@pytest.mark.system
 def test_a_command_imports_no_other():
     code = (
         "import sys; sys.argv = ['replay', 'schema', '--help']\n"
@@ -77,10 +78,12 @@ def test_the_version_is_told():
     assert (result.exit_code, result.stdout) == (0, f"replay {__version__}\n")
 
 
+@pytest.mark.system
 def test_without_docstrings_commands_run_all_the_same():
     assert run_python("-OO", "-m", "replay", "schema", "workload").returncode == 0
 
 
+@pytest.mark.system
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['replay', '--help']\n"
@@ -93,6 +96,7 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.system
 def test_listing_allocators_does_not_start_the_compiler():
     code = (
         "import sys; sys.argv = ['replay', 'allocators', '--json']\n"
@@ -103,6 +107,7 @@ def test_listing_allocators_does_not_start_the_compiler():
     assert run_python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.system
 def test_the_module_runs_as_the_script_does():
     result = run_python("-m", "replay", "run", "web-servise")
     assert result.returncode == 2
@@ -111,6 +116,7 @@ def test_the_module_runs_as_the_script_does():
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("command", ["--help", "allocators", "schema config", "run startup-static --no-reference"])
 def test_a_reader_that_goes_away_or_never_was_there_is_no_error(command):
     for shell in (
@@ -122,6 +128,7 @@ def test_a_reader_that_goes_away_or_never_was_there_is_no_error(command):
         assert "Error" not in done.stderr
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_what_a_command_found_does_not_depend_on_who_reads_it(code):
     program = (
@@ -139,6 +146,7 @@ def test_the_script_is_declared():
     assert project["scripts"] == {"replay": "replay.__main__:main"}
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not SCRIPT.exists(), reason=f"alloc-replay is not installed beside {sys.executable}")
 def test_the_installed_script_helps_and_plays_a_workload(tmp_path):
     helped = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)

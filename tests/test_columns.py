@@ -149,6 +149,7 @@ assert types(repeated(typed, 2, "", keep_live=False)) == [7, 8, 9, None, 10, Non
 """
 
 
+@pytest.mark.system
 def test_a_further_optional_column_takes_one_entry_in_the_registry_and_no_other_change(tmp_path):
     package = tmp_path / "package"
     shutil.copytree(Path(replay.__file__).parent, package / "replay", ignore=shutil.ignore_patterns("__pycache__"))

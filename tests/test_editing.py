@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import event_rows, output_of
 from histories import History, cut, histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,14 +25,7 @@ from replay.trace.editing.selecting import FilteredTrace, Wanted
 
 
 def rows(trace):
-    """(time, op, block, size) of all events."""
-    return [
-        (time_ns, Op(op).name.lower(), block, size)
-        for events in trace.batches()
-        for time_ns, op, block, size in zip(
-            *(column.tolist() for column in (events.time_ns, events.op, events.block, events.size)), strict=True
-        )
-    ]
+    return event_rows(trace, "time_ns", "op", "block", "size")
 
 
 def column(trace, name):
@@ -338,11 +332,7 @@ def file(tmp_path):
 
 
 def run(*arguments):
-    result = CliRunner().invoke(app, ["trace", *map(str, arguments)], terminal_width=120)
-    if isinstance(result.exception, ReplayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout.splitlines()
+    return output_of("trace", *arguments).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What ends a command early: one sentence and exit code 2, and for a bug of replay a traceback and 3. Never 1."""
 
 import errno
-import os
 import resource
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import run_python
 from typer.testing import CliRunner
 
 from replay import __main__ as command
@@ -35,8 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_program(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs a Python program that knows the command line as `command`."""
     program = f"import os, sys; from replay import __main__ as command\n{code}"
-    where = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[1]), **environment}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=where, check=False)
+    return run_python("-c", program, env=environment)
 
 
 @contextmanager
@@ -85,6 +84,7 @@ def test_an_undecodable_text_is_told_with_exit_code_2(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("replay: a text has the wrong encoding: 'utf-8' codec can't decode")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "bug", ["KeyError('a')", "BaseException('a panic of a library')", "ImportError('x', name='replay.x')"]
 )
@@ -95,6 +95,7 @@ def test_a_bug_shows_a_traceback_asks_for_a_report_and_exits_with_3(bug: str) ->
     assert done.stderr.splitlines()[-1] == "replay: this is a bug of replay: please report it with the lines above"
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("error", ["EOFError", "BrokenPipeError", "KeyError"])
 def test_no_exception_in_a_command_exits_with_1(error: str) -> None:
     code = (
@@ -186,6 +187,7 @@ def test_an_error_about_an_input_or_memory_is_not_said_of_the_output(here: Path)
         assert caught.value is error
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("words", [["allocators"], ["schema", "config"], ["run", *QUICK, "--no-reference"]])
 def test_a_full_device_as_standard_output_is_exit_code_2(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
@@ -196,6 +198,7 @@ def test_a_full_device_as_standard_output_is_exit_code_2(words: list[str]) -> No
     assert done.stderr.splitlines()[-1] == "replay: the output cannot be written: No space left on device"
 
 
+@pytest.mark.system
 def test_what_the_encoding_of_the_output_lacks_is_replaced() -> None:
     code = "command.app = lambda: print('12 µs █ …', '\\udcff', 'é'); command.main()"
     done = run_program(code, PYTHONIOENCODING="ascii")

@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from replay.__main__ import main
 from replay.config import load_config
 from replay.gates import baselines
 from replay.gates.causes import explain
@@ -14,30 +13,10 @@ from replay.gates.checking import CaseReport, Report
 from replay.reports.checks.junit import render as render_junit
 from replay.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("outside_ci")
+
 BLOCKS_A_POOL = 510
 """Of 32 bytes, in a pool of 16 KiB with a header of 48."""
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def replay(monkeypatch, capsys):
-    """Calls the entry point of the installed script: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return exit_.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def write_blocks(path, *groups):
@@ -379,6 +358,7 @@ buffer = bytearray({buffer})
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_cause(replay, tmp_path):
     program = tmp_path / "job.py"
     program.write_text(PROGRAM.format(size=10, buffer=60_000))
@@ -397,6 +377,7 @@ def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_caus
     assert "256.0 KiB +1 blocks" in out
 
 
+@pytest.mark.system
 def test_a_program_that_fails_while_it_is_recorded_is_an_error(replay, tmp_path):
     (tmp_path / "bad.py").write_text("raise SystemExit(3)")
     code, out, err = replay("check", "--record", "-n", "1", "-t", "blowup<=9", "--", "bad.py")

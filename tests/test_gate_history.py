@@ -61,6 +61,7 @@ def checked(tmp_path, monkeypatch):
     return check_with
 
 
+@pytest.mark.system
 def test_the_commit_where_a_metric_stepped_is_found(checked):
     commits = [checked(size) for size in (32, 32, 48, 48)]
     frame = read_history(checked.path)
@@ -71,6 +72,7 @@ def test_the_commit_where_a_metric_stepped_is_found(checked):
     assert (step.before, step.after) == (-(-3000 // 510) * 16384, -(-3000 // 340) * 16384)
 
 
+@pytest.mark.system
 def test_a_commit_that_is_checked_again_takes_the_place_of_its_row(checked, tmp_path):
     commit = checked(32)
     from replay.gates.cases import Suite
@@ -82,6 +84,7 @@ def test_a_commit_that_is_checked_again_takes_the_place_of_its_row(checked, tmp_
     assert read_history(checked.path)["commit"].to_list() == [commit]
 
 
+@pytest.mark.system
 def test_checks_that_end_at_once_all_add_their_rows(tmp_path):
     """Four processes that are let go together; each waits for the lock of the one before."""
     code = """

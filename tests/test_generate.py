@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from conftest import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -340,6 +341,7 @@ def test_where_windows_are_cut_changes_nothing_and_every_trace_is_valid(form, wi
     assert trace_digest(whole) == trace_digest(WorkloadTrace(workload, "w", 5, window_rows))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("name", "digest"), [("every-key", EVERY_KEY), ("ending-threads", ENDING_THREADS)])
 def test_plain_python_and_machine_code_agree(name, digest):
     """Every kind of distribution, arrival and phase, played by an interpreter without numba's compiler."""
@@ -530,15 +532,9 @@ def test_a_seed_takes_the_place_of_the_files():
     assert open_trace(find_workload("sawtooth"), 99).metadata.origin.texts() == {"workload": "sawtooth", "seed": "99"}
 
 
-def run(*arguments):
-    app = typer.Typer()
-    app.command()(generate)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_generate_writes_what_is_generated(tmp_path):
     path = tmp_path / "t.parquet"
-    result = run("sawtooth", "-o", path)
+    result = invoke("generate", "sawtooth", "-o", path)
     assert result.exit_code == 0
     count, _digest = GOLDEN["sawtooth"]
     assert result.stdout.startswith(f"{count:,} events over 10.00 s, ")
@@ -549,12 +545,12 @@ def test_generate_writes_what_is_generated(tmp_path):
 def test_generate_refuses_what_exists_and_leaves_nothing_of_what_fails(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_text("precious")
-    result = run("sawtooth", "-o", path)
+    result = invoke("generate", "sawtooth", "-o", path)
     assert "exists already" in str(result.exception)
     assert path.read_text() == "precious"
-    assert run("sawtooth", "-o", path, "--force").exit_code == 0
+    assert invoke("generate", "sawtooth", "-o", path, "--force").exit_code == 0
     bad = tmp_path / "bad.yaml"
     bad.write_text("duration: 1 s")
-    assert isinstance(run(bad, "-o", tmp_path / "new.parquet").exception, WorkloadError)
+    assert isinstance(invoke("generate", bad, "-o", tmp_path / "new.parquet").exception, WorkloadError)
     assert {found.name for found in tmp_path.iterdir()} == {"t.parquet", "bad.yaml"}
-    assert "did you mean 'sawtooth'" in str(run("sawtoth", "-o", tmp_path / "new.parquet").exception)
+    assert "did you mean 'sawtooth'" in str(invoke("generate", "sawtoth", "-o", tmp_path / "new.parquet").exception)

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from conftest import output_of
 from typer.testing import CliRunner
 
 from replay.__main__ import app
@@ -32,11 +33,7 @@ VARIANTS = [
 
 
 def run(*arguments):
-    result = CliRunner().invoke(app, ["import", *map(str, arguments)], terminal_width=120)
-    if isinstance(result.exception, ReplayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout.splitlines()
+    return output_of("import", *arguments).splitlines()
 
 
 def takers(head):

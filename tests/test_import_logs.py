@@ -3,39 +3,21 @@
 import json
 
 import pytest
+from conftest import event_rows, refusal, written
 
 from replay.sources import open_source
 from replay.support.errors import ReplayError, TraceError
-from replay.trace import NO_SITE, Op, Site
+from replay.trace import NO_SITE, Site
 
 
 def rows(trace):
-    """(op, block, size, time) of all events."""
-    return [
-        (Op(op).name.lower(), block, size, time_ns)
-        for events in trace.batches()
-        for op, block, size, time_ns in zip(
-            events.op.tolist(), events.block.tolist(), events.size.tolist(), events.time_ns.tolist(), strict=True
-        )
-    ]
+    return event_rows(trace, "op", "block", "size", "time_ns")
 
 
 def sites(trace):
     """The site of each event, by name; None where it is not known."""
     numbers = [site for events in trace.batches() for site in events.site.tolist()]
     return [None if number == NO_SITE else trace.metadata.sites[number] for number in numbers]
-
-
-def written(tmp_path, text, name="log"):
-    path = tmp_path / name
-    path.write_text(text)
-    return path
-
-
-def refusal(path):
-    with pytest.raises(TraceError) as caught:
-        rows(open_source(path))
-    return str(caught.value).removeprefix(f"{path}: ")
 
 
 def operation(name, time_ns, texts, numbers=None, allocator_name=None):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import refusal
 
 from replay.sources import open_source
 from replay.sources._logs.log_trace import Findings, limits
@@ -26,9 +27,10 @@ from replay.sources.memray import allocator_types
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
-from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Domain, Op, Provenance
 from replay.trace.validation import Validator
+
+pytestmark = pytest.mark.system
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
 VERSION_AT = 7
@@ -62,12 +64,11 @@ with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit="compress
     if sys.argv[2] == "python":
         kept = [str(number) * 3 for number in range(2000)]
     if sys.argv[2].split()[-1] in ("threads", "native"):
-        import json, threading, time
+        import json, threading
         def nested(depth):
             return nested(depth - 1) if depth else json.loads(json.dumps({str(each): [each] for each in range(500)}))
         threads = [threading.Thread(target=lambda: [nested(40 * number) for number in range(20)]) for _ in range(3)]
         [thread.start() for thread in threads]
-        time.sleep(0.1)
         [thread.join() for thread in threads]
     if sys.argv[2] == "killed":
         import os
@@ -117,12 +118,6 @@ def whole(trace):
 
 def sites(trace, events):
     return [None if number == NO_SITE else trace.metadata.sites[number] for number in events.site.tolist()]
-
-
-def refusal(path, **options):
-    with pytest.raises(TraceError) as caught:
-        list(open_source(path, **options).batches())
-    return str(caught.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("kind", ["plain", "compressed", "python"])

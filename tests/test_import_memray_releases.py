@@ -20,7 +20,10 @@ from replay.jit.kernel_cache import cache_root
 from replay.sources import open_source
 from replay.trace import Domain, Op
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+]
 
 memray = pytest.importorskip("memray", reason="the releases need what memray depends on: pip install memray")
 

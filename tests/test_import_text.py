@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import event_rows, refusal, written
 
 from replay.sources import open_source
-from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Op, Site
 
 MTRACE = """= Start
@@ -36,29 +36,11 @@ ORIGIN = {"assumed time": "an event a microsecond", "assumed thread": "0", "assu
 
 
 def rows(trace):
-    """(op, block, size) of all events."""
-    return [
-        (Op(op).name.lower(), block, size)
-        for events in trace.batches()
-        for op, block, size in zip(events.op.tolist(), events.block.tolist(), events.size.tolist(), strict=True)
-    ]
-
-
-def written(tmp_path, text, name="log.mtrace"):
-    path = tmp_path / name
-    path.write_text(text)
-    return path
-
-
-def refusal(path, **options):
-    with pytest.raises(TraceError) as caught:
-        rows(open_source(path, **options))
-    assert str(caught.value).startswith(f"{path}: ")
-    return str(caught.value).removeprefix(f"{path}: ")
+    return event_rows(trace, "op", "block", "size")
 
 
 def test_an_mtrace_log_is_read_call_by_call(tmp_path):
-    trace = open_source(written(tmp_path, MTRACE))
+    trace = open_source(written(tmp_path, MTRACE, "log.mtrace"))
     (events,) = (batch for batch in trace.batches() if batch.rows)
     assert events.op.tolist() == [Op.MALLOC, Op.MALLOC, Op.REALLOC, Op.FREE, Op.MALLOC, Op.FREE]
     assert events.block.tolist() == [0, 1, 0, 1, 1, 1]
@@ -78,7 +60,7 @@ def test_an_mtrace_log_is_read_call_by_call(tmp_path):
 
 def test_the_offset_of_a_caller_is_no_part_of_its_function_with_or_without_0x(tmp_path):
     text = "@ /lib/a.so:(f+0x2f0)[0x1] + 0x10 0x1\n@ /lib/a.so:(f+2f0)[0x1] + 0x20 0x1\n@ b:(g)[0x1] + 0x30 0x1\n"
-    trace = open_source(written(tmp_path, text))
+    trace = open_source(written(tmp_path, text, "log.mtrace"))
     rows(trace)
     assert trace.metadata.sites == (Site("f", "/lib/a.so", 0), Site("f", "/lib/a.so", 0), Site("g", "b", 0))
 
@@ -210,7 +192,7 @@ def test_an_incompressible_log_is_recognised_though_bzip2_delivers_whole_blocks_
     ],
 )
 def test_a_broken_mtrace_line_is_refused_with_its_number(tmp_path, line, message):
-    assert refusal(written(tmp_path, f"{MTRACE}{line}\n")).startswith(message)
+    assert refusal(written(tmp_path, f"{MTRACE}{line}\n", "log.mtrace")).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +218,7 @@ def test_a_malloc_lab_trace_without_its_header_is_refused(tmp_path, text):
 
 def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
     noisy = MTRACE.replace("= End\n", "oops\n\n@ b + 0x99\n= End\n")
-    trace = open_source(written(tmp_path, noisy), lenient=True)
+    trace = open_source(written(tmp_path, noisy, "log.mtrace"), lenient=True)
     assert len(rows(trace)) == 6
     assert trace.metadata.origin.texts()["dropped lines"] == "2"
     trace = open_source(written(tmp_path, REP.replace("f 1\n", "g 1\n"), "t.rep"), lenient=True)
@@ -249,7 +231,7 @@ def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
     [("SQLite format 3\0\n\1\2\3", "2 unknown lines were"), ("hello\n= Start\n- 0x10\n", "1 unknown line was")],
 )
 def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, text, lines):
-    path = written(tmp_path, text)
+    path = written(tmp_path, text, "log.mtrace")
     assert refusal(path, lenient=True) == (
         f"nothing is left to import: {lines} left out, and no other line is an event of mtrace; "
         "`--format NAME` names another format"
@@ -261,7 +243,7 @@ def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_pa
 
 
 def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tmp_path):
-    assert rows(open_source(written(tmp_path, "= Start\n= End\n"), lenient=True)) == []
+    assert rows(open_source(written(tmp_path, "= Start\n= End\n", "log.mtrace"), lenient=True)) == []
 
 
 def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
@@ -269,7 +251,7 @@ def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch)
         f"@ a:(f{n % 700}+0x1)[0x1] + {64 * n + 64:#x} {n:#x}\n@ b < {64 * n + 64:#x}\n@ b > 0x{n:x}8 0x5"
         for n in range(3000)
     ]
-    path = written(tmp_path, "\n".join(lines))
+    path = written(tmp_path, "\n".join(lines), "log.mtrace")
     trace = open_source(path)
     whole, sites = rows(trace), trace.metadata.sites
     assert len(whole) == 6000
@@ -325,6 +307,7 @@ def record_or_skip(program, *preloaded):
     return log
 
 
+@pytest.mark.system
 def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "trace-format.md").read_text()
     (source,) = re.findall(r"^// start_mtrace.c\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -334,6 +317,7 @@ def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp
     assert [(op, size) for op, _, size in rows(trace) if size in (777, 7777)] == [("malloc", 777), ("realloc", 7777)]
 
 
+@pytest.mark.system
 def test_a_real_log_holds_what_the_program_did(tmp_path):
     trace = open_source(record_or_skip(compile_or_skip(tmp_path, PROGRAM, "program")))
     assert rows(trace) == [

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import reserved_pages_alone, skipped_where_disturbed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ needs_huge_pages = pytest.mark.skipif(
     reason="no transparent huge pages, or a Linux that merges areas and frees page tables by other rules",
 )
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.skipif(
         sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32,
         reason="the model is that of Linux on x86-64",
@@ -499,7 +501,8 @@ def test_huge_pages_come_and_go_as_in_linux(start, seed):
                 both.compare_pages()
             assert both.stack.tally[0].huge_pages > 5
 
-    without_surprises(compare)
+    with skipped_where_disturbed():
+        without_surprises(compare)
 
 
 def whole(length: int) -> int:
@@ -547,7 +550,7 @@ def do_something_reserved(both: Both, blocks: list[tuple[int, int]], choice: ran
 @pytest.mark.parametrize("seed", range(6))
 def test_reserved_huge_pages_run_out_come_back_and_go_as_a_whole_only(start, seed):
     choice = random.Random(seed)
-    with start(choice.choice(PLACES), reserved=free_huge_pages()) as both:
+    with reserved_pages_alone(), start(choice.choice(PLACES), reserved=free_huge_pages()) as both:
         blocks: list[tuple[int, int]] = []
         for _ in range(300):
             do_something_reserved(both, blocks, choice)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 CSV = "time_ns,op,domain,block,size,address,site\n0,malloc,libc,1,100,4096,\n5,malloc,obj,2,24,,\n9,free,obj,2,,,\n"
 PROGRAM = """
 import sys

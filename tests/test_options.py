@@ -82,6 +82,7 @@ def test_minus_one_arenas_are_noted_as_no_limit():
     assert load_config("cpython-3.12", (), ["MALLOC_ARENA_MAX=64"]).notes == []
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("assignment", ["MALLOC_ARENA_MAX=-1", "MALLOC_ARENA_TEST=-1"])
 def test_the_real_glibc_takes_minus_one_arenas_as_no_limit(assignment):
     name, _, value = assignment.partition("=")

@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import output_of
 from histories import BOOKKEEPING, SIZES, TINY, WORDS, History, changes, counters, cut, seeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -340,18 +341,10 @@ def parts(tmp_path):
     return [tmp_path / "web.parquet", tmp_path / "worker.parquet"]
 
 
-def replay(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words], terminal_width=120)
-    if isinstance(result.exception, ReplayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 @pytest.fixture
 def service(parts, tmp_path):
     out = tmp_path / "service.parquet"
-    replay("trace", "merge", *parts, "-o", out, "--processes")
+    output_of("trace", "merge", *parts, "-o", out, "--processes")
     return out
 
 
@@ -373,46 +366,46 @@ def test_a_file_of_processes_is_of_the_newer_version_and_others_of_the_older(ser
 
 def test_a_process_is_taken_out_as_the_trace_that_it_was(service, parts, tmp_path):
     out = tmp_path / "out.parquet"
-    replay("trace", "filter", service, "-o", out, "--process", "web")
+    output_of("trace", "filter", service, "-o", out, "--process", "web")
     found, was = open_source(out), open_source(parts[0])
     assert (found.metadata.processes, found.metadata.process) == ((), was.metadata.process)
     for config in CONFIGS.values():
         one, other = (metrics_of(summarize(run(trace, config))) for trace in (found, was))
         assert one == other
     with pytest.raises(ReplayError, match="no process is called 'wbe'; did you mean 'web'"):
-        replay("trace", "filter", service, "-o", out, "--process", "wbe", "--force")
+        output_of("trace", "filter", service, "-o", out, "--process", "wbe", "--force")
     with pytest.raises(ReplayError, match="no process is called 'web'; the trace is of one, which has no name"):
-        replay("trace", "filter", parts[0], "-o", out, "--process", "web", "--force")
+        output_of("trace", "filter", parts[0], "-o", out, "--process", "web", "--force")
 
 
 def test_processes_merge_into_more_or_into_one(service, parts, tmp_path):
     out = tmp_path / "out.parquet"
-    replay("trace", "merge", service, parts[1], "-o", out, "--processes")
+    output_of("trace", "merge", service, parts[1], "-o", out, "--processes")
     assert [each.name for each in open_source(out).metadata.processes] == ["service: web", "service: worker", "worker"]
-    replay("trace", "merge", service, "-o", out, "--force")
+    output_of("trace", "merge", service, "-o", out, "--force")
     metadata = open_source(out).metadata
     assert (metadata.processes, metadata.process) == ((), ProcessMemory(4096, 20, 2))
-    assert json.loads(replay("run", out, "--json"))["processes"] == []
+    assert json.loads(output_of("run", out, "--json"))["processes"] == []
 
 
 def test_copies_are_processes_if_asked_for(parts, tmp_path):
     out = tmp_path / "out.parquet"
-    replay("trace", "scale", parts[0], "-o", out, "--copies", 3, "--processes", "--repeat", 2)
+    output_of("trace", "scale", parts[0], "-o", out, "--copies", 3, "--processes", "--repeat", 2)
     processes = open_source(out).metadata.processes
     assert [(each.name, len(each.threads)) for each in processes] == [("copy 0", 3), ("copy 1", 3), ("copy 2", 3)]
     alone = tmp_path / "alone.parquet"
-    replay("trace", "scale", parts[0], "-o", alone, "--repeat", 2)
-    one, many = (json.loads(replay("run", path, "--json")) for path in (alone, out))
+    output_of("trace", "scale", parts[0], "-o", alone, "--repeat", 2)
+    one, many = (json.loads(output_of("run", path, "--json")) for path in (alone, out))
     assert [each["resident_bytes_peak"] for each in many["processes"]] == [one["resident_bytes_peak"]] * 3
 
 
 def test_a_piece_begins_with_the_phase_of_each_process(service, tmp_path):
     out = tmp_path / "out.parquet"
-    replay("trace", "cut", service, "-o", out, "--from", "1ns")
+    output_of("trace", "cut", service, "-o", out, "--from", "1ns")
     (events,) = open_source(out).batches()
     assert [(int(size), int(thread)) for op, size, thread in zip(events.op, events.size, events.thread, strict=True)
             if op == Op.MARK] == [(0, 3), (1, 2)]  # fmt: skip
-    replay("trace", "cut", service, "-o", out, "--phase", "web: load", "--force")
+    output_of("trace", "cut", service, "-o", out, "--phase", "web: load", "--force")
     assert open_source(out).events_total == 6
 
 
@@ -451,16 +444,16 @@ def test_edits_of_processes_are_valid_and_keep_them_apart(parts, at_ns):
 
 
 def test_info_head_and_reports_tell_processes(service, tmp_path):
-    info = json.loads(replay("trace", "info", service, "--json"))
+    info = json.loads(output_of("trace", "info", service, "--json"))
     memory = {"static_bytes": 4096, "stack_bytes": 10, "stack_resident_bytes": 1}
     assert info["processes"] == [
         {"name": "web", "threads": 3, "events": 4, "memory": memory},
         {"name": "worker", "threads": 1, "events": 2, "memory": memory},
     ]
     assert info["process"]["static_bytes"] == 8192
-    assert "worker" in replay("trace", "info", service)
-    assert [row["process"] for row in json.loads(replay("trace", "head", service, "--json"))].count("worker") == 2
-    text = replay("run", service, "-a", "cpython-3.12", "--full", "--out", tmp_path / "out")
+    assert "worker" in output_of("trace", "info", service)
+    assert [row["process"] for row in json.loads(output_of("trace", "head", service, "--json"))].count("worker") == 2
+    text = output_of("run", service, "-a", "cpython-3.12", "--full", "--out", tmp_path / "out")
     assert "6 events of 2 processes" in text
     assert "largest process web, " in text
     assert "Processes, by resident memory" in text
@@ -472,18 +465,18 @@ def test_info_head_and_reports_tell_processes(service, tmp_path):
 
 
 def test_results_of_one_process_leave_no_table_of_processes_behind(service, parts, tmp_path):
-    replay("run", service, "-a", "bump", "--out", tmp_path / "out")
-    replay("run", parts[0], "-a", "bump", "--out", tmp_path / "out", "--force")
+    output_of("run", service, "-a", "bump", "--out", tmp_path / "out")
+    output_of("run", parts[0], "-a", "bump", "--out", tmp_path / "out", "--force")
     assert not (tmp_path / "out" / "processes.parquet").exists()
 
 
 def test_addresses_and_reality_are_of_one_process(service, tmp_path):
     advice = "take one out with `replay trace filter --process NAME`"
     with pytest.raises(ReplayError, match=f"names processes .*each has addresses of its own: {advice}"):
-        replay("run", service, "--addresses", tmp_path / "a.parquet")
+        output_of("run", service, "--addresses", tmp_path / "a.parquet")
     for words in ([], ["--libc"], ["--sweep", "every-cpython"]):
         with pytest.raises(ReplayError, match=f"reality is compared process by process: {advice}"):
-            replay("verify", service, *words)
+            output_of("verify", service, *words)
 
 
 def test_a_sweep_plays_processes_too(service):
@@ -495,14 +488,14 @@ def test_a_sweep_plays_processes_too(service):
 
 def test_a_gate_judges_all_processes_together_and_tells_which_grew(service, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    replay("baseline", service, "-a", "cpython-3.12")
-    assert "1 passed" in replay("check", service, "-a", "cpython-3.12")
+    output_of("baseline", service, "-a", "cpython-3.12")
+    assert "1 passed" in output_of("check", service, "-a", "cpython-3.12")
     worker = History()
     worker.at(105).mark(0)
     for _ in range(400):
         worker.at(106).malloc(3000)
     write_trace(MemoryTrace([worker.events()], Metadata(phases=("load",))), parts[1], force=True)
-    replay("trace", "merge", *parts, "-o", "grown.parquet", "--processes")
+    output_of("trace", "merge", *parts, "-o", "grown.parquet", "--processes")
     result = CliRunner().invoke(app, ["check", "grown.parquet", "--against", str(service)], terminal_width=120)
     assert result.exit_code == 1
     assert "worse   resident_bytes_peak" in result.stdout

@@ -8,12 +8,15 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+from conftest import run_python
 
 from replay.analysis.metrics import Summary
 from replay.jit.kernel_cache import cache_root
 from replay.pytest_plugin.worker_process import WITH_SITES
 from replay.recorder import tap as taps
 from replay.support.errors import ReplayError
+
+pytestmark = pytest.mark.system
 
 pytest_plugins = ["pytester"]
 if reason := taps.obstacle(clean=True):
@@ -23,10 +26,20 @@ KERNELS = str(cache_root())
 HEAVY = ("numpy", "numba", "polars", "pyarrow", "pydantic", "yaml", "simpy", "typer")
 
 
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory):
+    """Has the bytecode of all that a run imports kept."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "test_it.py").write_text("import pytest\n@pytest.mark.replay\ndef test_x(): pass\n")
+    done = run_python("-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.fixture
-def project(pytester, monkeypatch):
+def project(pytester, monkeypatch, bytecode):
     """Files of a project, whose tests run in a process of their own."""
     monkeypatch.setenv("REPLAY_CACHE_DIR", KERNELS)  # pytester moves the home folder, where it would be
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a file changed within a second could be taken for the old one
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     return pytester
@@ -369,13 +382,15 @@ asked.put(None)
 sys.exit(code)
 """
 WITH_THREADS = """
-    import threading, time
+    import os, threading
     import pytest, beside
 
     def test_a_thread_with_the_number_of_an_earlier_one(allocations):
+        native_id = beside.short.native_id
         beside.over.set()
         beside.short.join()
-        time.sleep(0.2)  # the system gives the number of a thread out again once it is gone altogether
+        while os.path.exists(f"/proc/self/task/{native_id}"):  # until the kernel lets go, its number is not used again
+            pass
         begin, kept = threading.Event(), []
         own = threading.Thread(target=lambda: begin.wait() and kept.append([bytes(2_000) for _ in range(1_000)]))
         own.start()

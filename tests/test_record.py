@@ -4,41 +4,25 @@ import ctypes
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import events_in, python_api, record, run_python, run_to_the_last
 
 import replay
 from replay.recorder import tap as taps
-from replay.trace import Domain, Events, Op, joined
+from replay.recorder.growing_file import rescue
+from replay.trace import Domain, Events, Op
 
-WITH_GIL, WITHOUT_GIL = ctypes.pythonapi, ctypes.CDLL(None)
-APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
+pytestmark = pytest.mark.system
+
+WITHOUT_GIL = ctypes.CDLL(None)
 
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
-
-
-def function(domain, verb, library=WITH_GIL):
-    found = getattr(library, APIS[domain] + verb)
-    found.restype = ctypes.c_void_p
-    found.argtypes = {
-        "Malloc": [ctypes.c_size_t],
-        "Calloc": [ctypes.c_size_t] * 2,
-        "Realloc": [ctypes.c_void_p, ctypes.c_size_t],
-        "Free": [ctypes.c_void_p],
-    }[verb]
-    return found
-
-
-def events_of(path) -> Events:
-    """All events, checked against the contract of a trace."""
-    return joined(list(replay.open_source(path).batches()))
 
 
 def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
@@ -54,10 +38,10 @@ def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
     return told
 
 
-@pytest.mark.parametrize("domain", APIS)
+@pytest.mark.parametrize("domain", [Domain.RAW, Domain.MEM, Domain.OBJ])
 @pytest.mark.parametrize("size", [331, 33_331, 3_333_331])
 def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
-    malloc, calloc, realloc, free = (function(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
+    malloc, calloc, realloc, free = (python_api(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
     with replay.record(tmp_path / "trace.parquet"):
         block = malloc(size)
         block = realloc(block, 2 * size)
@@ -68,7 +52,7 @@ def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
         free(from_nothing)
         free(None)
         free(block)
-    told = lives(events_of(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
+    told = lives(events_in(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
     assert told == [
         ("malloc", domain, size),
         ("realloc", domain, 2 * size),
@@ -82,12 +66,12 @@ def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
 
 
 def test_addresses_are_those_handed_out_and_null_for_frees(tmp_path):
-    malloc, free = function(Domain.OBJ, "Malloc"), function(Domain.OBJ, "Free")
+    malloc, free = python_api(Domain.OBJ, "Malloc"), python_api(Domain.OBJ, "Free")
     with replay.record(tmp_path / "trace.parquet"):
         blocks = [malloc(4_441), malloc(443)]
         for block in blocks:
             free(block)
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     assert [int(events.address[events.size == size][0]) for size in (4_441, 443)] == blocks
     assert not events.address[events.op == Op.FREE].any()
 
@@ -95,28 +79,28 @@ def test_addresses_are_those_handed_out_and_null_for_frees(tmp_path):
 def test_without_addresses_the_column_is_not_there(tmp_path):
     with replay.record(tmp_path / "trace.parquet", addresses=False):
         pass
-    assert events_of(tmp_path / "trace.parquet").address is None
+    assert events_in(tmp_path / "trace.parquet").address is None
 
 
 def test_a_realloc_that_fails_leaves_the_block_alive(tmp_path):
-    malloc, realloc, free = (function(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
+    malloc, realloc, free = (python_api(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
     with replay.record(tmp_path / "trace.parquet"):
         block = malloc(55_551)
         assert realloc(block, 1 << 60) is None
         assert malloc(1 << 60) is None
         free(block)
-    told = lives(events_of(tmp_path / "trace.parquet"), {55_551, 1 << 60})
+    told = lives(events_in(tmp_path / "trace.parquet"), {55_551, 1 << 60})
     assert told == [("malloc", 0, 55_551), ("free", 0, 0)]
 
 
 def test_blocks_of_before_are_foreign(tmp_path):
-    malloc, realloc, free = (function(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
+    malloc, realloc, free = (python_api(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
     freed, moved = malloc(66_661), malloc(66_663)
     with replay.record(tmp_path / "trace.parquet"):
         free(freed)
         moved = realloc(moved, 77_771)
     free(moved)
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     foreign = events.address[events.op == Op.FOREIGN_FREE].tolist()
     assert freed in foreign
     assert lives(events, {77_771}) == [("malloc", 0, 77_771)]
@@ -124,14 +108,14 @@ def test_blocks_of_before_are_foreign(tmp_path):
 
 
 def test_arenas_are_those_of_the_real_allocator(tmp_path):
-    malloc, free = function(Domain.OBJ, "Malloc"), function(Domain.OBJ, "Free")
+    malloc, free = python_api(Domain.OBJ, "Malloc"), python_api(Domain.OBJ, "Free")
     blocks = (ctypes.c_void_p * 20_000)()
     with replay.record(tmp_path / "trace.parquet", clean=True):
         for index in range(len(blocks)):
             blocks[index] = malloc(512)
         for block in blocks:
             free(block)
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     mapped = events.op == Op.ARENA_MAPPED
     arenas = events.address[mapped & (events.size == 1 << 20)].tolist()
     # 31 blocks a pool, 63 or 64 pools an arena: 10.1 to 10.3 arenas, and a little for Python itself.
@@ -142,7 +126,7 @@ def test_arenas_are_those_of_the_real_allocator(tmp_path):
 
 
 def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
-    malloc, realloc, free = (function(Domain.RAW, verb, WITHOUT_GIL) for verb in ("Malloc", "Realloc", "Free"))
+    malloc, realloc, free = (python_api(Domain.RAW, verb, WITHOUT_GIL) for verb in ("Malloc", "Realloc", "Free"))
     rounds, together = 3_000, threading.Barrier(4)  # one after the other, threads could be told by no identity
 
     def work(size):
@@ -157,7 +141,7 @@ def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     numbers = set()
     for size in sizes:
         assert lives(events, {size}) == [("malloc", 0, size), ("realloc", 0, size + 10_000), ("free", 0, 0)] * rounds
@@ -171,7 +155,7 @@ def test_a_ring_that_goes_round_loses_nothing(tmp_path):
         for _ in range(rounds):
             kept = [None]
     assert recording.rows > 1 << taps.RING_BITS
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     asked = int(((events.op <= Op.CALLOC) & (events.size == len(kept) * 8)).sum())
     assert rounds <= asked < rounds + 100
 
@@ -182,7 +166,7 @@ def test_live_bytes_at_the_end_agree_with_tracemalloc(tmp_path):
         kept = [bytes(index % 700) for index in range(30_000)]
         traced, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     live = {}
     for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
         if op in (Op.MALLOC, Op.CALLOC, Op.REALLOC):
@@ -201,7 +185,7 @@ def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
         kept = [bytes(100) for _ in range(10_000)]
         more = sys.getallocatedblocks() - before
         replay.mark("counted")
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     rows = slice(*np.flatnonzero(events.op == Op.MARK).tolist())
     op, pymalloc = events.op[rows], events.domain[rows] != Domain.RAW
     grown = (op[pymalloc] <= Op.CALLOC).sum() - np.isin(op[pymalloc], (Op.FREE, Op.FOREIGN_FREE)).sum()
@@ -215,7 +199,7 @@ def test_collections_and_marks_stand_among_the_events(tmp_path):
         gc.collect()
         replay.mark("second")
         replay.mark("first")
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     told = [
         (Op(op).name, int(size))
         for op, size in zip(events.op, events.size, strict=True)
@@ -248,7 +232,7 @@ def test_recordings_one_after_the_other_leave_the_allocators_as_they_were(tmp_pa
             replay.mark(f"round {number}")
         assert allocators() == before
         assert replay.open_source(recording.path).metadata.phases == (f"round {number}",)
-        assert recording.rows == events_of(recording.path).rows
+        assert recording.rows == events_in(recording.path).rows
 
 
 def test_a_second_recording_at_once_is_refused(tmp_path):
@@ -297,7 +281,7 @@ def test_the_writer_is_no_child_of_the_program(tmp_path):
 
 
 def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
-    malloc = function(Domain.OBJ, "Malloc")
+    malloc = python_api(Domain.OBJ, "Malloc")
     with replay.record(tmp_path / "trace.parquet") as recording:
         child = os.fork()
         if child == 0:
@@ -307,28 +291,43 @@ def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
             os._exit(0 if not taps.tap.active else 1)
         assert os.waitpid(child, 0)[1] == 0
         malloc(88_883)
-    events = events_of(tmp_path / "trace.parquet")
+    events = events_in(tmp_path / "trace.parquet")
     assert (lives(events, {88_881}), lives(events, {88_883})) == ([], [("malloc", 2, 88_883)])
 
 
 def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
-        f"import os, signal, time, replay\n"
+        "import os, signal, replay\n"
         f"recording = replay.record({str(path)!r}).start()\n"
         "from replay.recorder.tap import tap, _word, AT_WRITER\n"
-        f"while os.stat({str(path) + '.part'!r}).st_size < 1000: time.sleep(0.05)\n"
-        "time.sleep(1)\n"  # what is being written is a whole batch by then
+        "kept = [bytes(77_777) for _ in range(3)]\n"
+        "recording.flush()\n"
         "os.kill(_word(tap._context + AT_WRITER).value, signal.SIGKILL)\n"
         "for _ in range(2_000_000): [None]\n"
         "try: recording.stop()\n"
         "except replay.ReplayError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = run_python("-c", script)
     assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves what it wrote\n"
-    rescue = [sys.executable, "-m", "replay", "record", "--rescue", str(path)]
-    assert "events saved" in subprocess.run(rescue, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert events_of(path).rows > 0
+    assert "events saved" in record("--rescue", path).stdout
+    events = events_in(path)
+    assert np.count_nonzero((events.op <= Op.CALLOC) & (events.size == sys.getsizeof(bytes(77_777)))) == 3
+
+
+def test_after_a_flush_a_rescue_finds_all_that_was_recorded_before_it(tmp_path):
+    malloc, path = python_api(Domain.OBJ, "Malloc"), tmp_path / "trace.parquet"
+    with replay.record(path) as recording:
+        recording.flush()
+        malloc(99_991)
+        recording.flush()
+        flushed = (tmp_path / "trace.parquet.part").read_bytes()
+        malloc(99_993)
+    assert lives(events_in(path), {99_991, 99_993}) == [("malloc", 2, 99_991), ("malloc", 2, 99_993)]
+    path.write_bytes(flushed)
+    with path.open("r+b", buffering=0) as file:
+        rescue(file, path)
+    assert lives(events_in(path), {99_991, 99_993}) == [("malloc", 2, 99_991)]
 
 
 def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
@@ -340,8 +339,8 @@ def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
         f"with replay.record({str(tmp_path / 'trace.parquet')!r}, clean=True):\n"
         "    for _ in range(10): malloc(497)\n"
     )
-    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
-    events = events_of(tmp_path / "trace.parquet")
+    assert run_python("-c", script).returncode == 0
+    events = events_in(tmp_path / "trace.parquet")
     assert (np.diff(events.address[events.size == 497].astype(np.int64)) == 512).all()
 
 
@@ -353,12 +352,8 @@ def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
         "replay.mark('the end')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
-    assert done.returncode == -signal.SIGKILL
-    patience_s = time.monotonic() + 10
-    while not path.exists() and time.monotonic() < patience_s:
-        time.sleep(0.05)
-    events = events_of(path)
+    assert run_to_the_last(sys.executable, "-c", script).returncode == -signal.SIGKILL
+    events = events_in(path)
     assert (events.op == Op.MARK).sum() == 1
 
 
@@ -378,11 +373,8 @@ def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_com
         "except replay.ReplayError as error: print(error)\n"
         "for file in files: os.fstat(file)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = run_to_the_last(sys.executable, "-c", script)
     what = "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
     assert done.stdout == f"{path}: {what}\n"
-    patience_s = time.monotonic() + 20
-    while not path.exists() and time.monotonic() < patience_s:
-        time.sleep(0.05)
     assert replay.open_source(path).metadata.phases == ("working",)
-    assert events_of(path).rows > 0
+    assert events_in(path).rows > 0

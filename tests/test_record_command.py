@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
+from conftest import PROGRAM_SECONDS, record, run_python, run_to_the_last
 
 import replay
 from replay.recorder import tap as taps
 from replay.trace import TEARDOWN_MARK, Op
+
+pytestmark = pytest.mark.system
 
 if reason := taps.obstacle():
     pytest.skip(reason, allow_module_level=True)
@@ -25,12 +27,9 @@ if reason := taps.obstacle():
 RECORD = [sys.executable, "-m", "replay", "record"]
 
 
-def run(*arguments, options=(), cwd=None, stdin=None, recorded=True, env=None):
-    """The program recorded, or by itself; gives exit code, standard output and standard error."""
-    command = [*RECORD, *map(str, options)] if recorded else [sys.executable]
-    done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, input=stdin, timeout=60, env=env
-    )
+def run(*arguments, options=(), **more):
+    """The program recorded: exit code, standard output and standard error."""
+    done = record(*options, *arguments, **more)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -46,7 +45,9 @@ def program(tmp_path):
 
 def both(program, *arguments, cwd, env=None):
     """By itself and recorded; the recorder's own lines are left out of standard error."""
-    bare = run(program, *arguments, cwd=cwd, recorded=False, env=env)
+    command = [sys.executable, str(program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=PROGRAM_SECONDS)
+    bare = done.returncode, done.stdout, done.stderr
     code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
     told = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
     return bare, (code, out, told)
@@ -87,7 +88,7 @@ def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program,
     for number, command in enumerate(([sys.executable], [*RECORD, "--force"])):
         told = tmp_path / f"{number}.txt"
         line = f"{shlex.join([*command, str(path), str(told)])} {closed}"
-        subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=60)
+        subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=PROGRAM_SECONDS)
         seen.append(told.read_text())
     assert seen[1] == seen[0]
 
@@ -119,7 +120,7 @@ def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
         "import os; print('gone', flush=True); os._exit(5)",
         "import os; os.abort()",
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass",
         "import atexit; atexit.register(print, 'the end'); print('the start')",
         "import sys; print(sys.stdin.read()); print('to stderr', file=sys.stderr)",
         "import threading; t = threading.Thread(target=lambda: 1 / 0, name='mine'); t.start(); t.join(); print(2)",
@@ -150,39 +151,50 @@ def test_modules_and_code_run_as_behind_python(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_reach_the_program(program, tmp_path, number):
     path = program(f"""
-        import os, signal, sys, time
+        import os, signal, sys
         def caught(number, frame):  # maybe in the midst of the print below
             os.write(1, f"caught {{int(number)}}\\n".encode())
             sys.exit(9)
         signal.signal({int(number)}, caught)
         print("ready", flush=True)
-        time.sleep(30)
+        while True:  # a system call that waits could be entered right after the signal
+            pass
     """)
-    recorder = subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert recorder.stdout.readline() == "ready\n"
-    recorder.send_signal(number)
-    assert recorder.stdout.read() == f"caught {int(number)}\n"
-    assert recorder.wait(30) == 9
+    with subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as recorder:
+        assert recorder.stdout.readline() == "ready\n"
+        recorder.send_signal(number)
+        assert recorder.stdout.read() == f"caught {int(number)}\n"
+    assert recorder.returncode == 9
+
+
+KILLED = """
+import os, signal, sys
+from replay.__main__ import main
+from replay.recorder import writer
+append = writer.Writer._append
+def append_and_die(self):
+    append(self)
+    if self._rows > 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+writer.Writer._append, writer.BATCH_SECONDS = append_and_die, 0
+sys.argv = ["replay", "record", sys.argv[1]]
+main()
+"""
 
 
 def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
+    """It is killed right after it wrote a batch; the program goes on until its standard input ends."""
     path = program("""
-        import os, time
-        print(os.getpid(), flush=True)
-        while True:
-            kept = [str(index) for index in range(100)]
-            time.sleep(0.001)
+        import sys
+        kept = [str(index) for index in range(10_000)]
+        print(sys.stdin.read(), end="")
     """)
-    recorder = subprocess.Popen([*RECORD, str(path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    process = int(recorder.stdout.readline())
-    partial = tmp_path / "trace.parquet.part"
-    patience_s = time.monotonic() + 20
-    while partial.stat().st_size < 1000 and time.monotonic() < patience_s:
-        time.sleep(0.1)
-    time.sleep(1)  # what is being written is a whole batch by then
-    recorder.kill()
-    recorder.wait()
-    os.kill(process, signal.SIGKILL)
+    command = [sys.executable, "-c", KILLED, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as recorder:
+        assert recorder.wait(PROGRAM_SECONDS) == -signal.SIGKILL
+        recorder.stdin.write("the program lives\n")
+        recorder.stdin.close()
+        assert recorder.stdout.read() == "the program lives\n"
     code, _, told = run(path, cwd=tmp_path)
     assert code == 2
     assert "replay record --rescue trace.parquet" in told
@@ -221,15 +233,17 @@ def test_what_is_there_is_not_overwritten(tmp_path):
 
 def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
     """The limit of a file's size stands for a full disk: the write fails likewise."""
-    script = "input()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
+    script = (
+        "print(input(), flush=True)\ninput()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
+    )
     recorder = subprocess.Popen(
         [*RECORD, "-c", script], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1
     )  # fmt: skip
-    while not (tmp_path / "trace.parquet.part").exists():
-        assert recorder.poll() is None
-        time.sleep(0.05)
+    recorder.stdin.write("running\n")
+    recorder.stdin.flush()
+    assert recorder.stdout.readline() == "running\n"
     resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
-    out, told = recorder.communicate("\n", timeout=60)
+    out, told = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
     assert (recorder.returncode, out) == (0, "done\n")
     assert "cannot be written any further" in told
     assert "Traceback" not in told
@@ -292,11 +306,12 @@ def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
         "sys.argv = ['replay', 'record', '-c', sys.argv[1]]\n"
         "main()\n"
     )
-    slept = (
-        "import time, replay; begin_ns = time.monotonic_ns(); replay.mark('a'); time.sleep(0.2); replay.mark('b'); "
-        "print(time.monotonic_ns() - begin_ns); [bytes(77) for _ in range(999)]"
+    program = (
+        "import time, replay\nbegin_ns = time.monotonic_ns(); replay.mark('a'); marked_ns = time.monotonic_ns()\n"
+        "while time.monotonic_ns() < marked_ns + 200_000_000: pass\n"
+        "replay.mark('b'); print(time.monotonic_ns() - begin_ns); [bytes(77) for _ in range(999)]"
     )
-    done = subprocess.run([sys.executable, "-c", code, slept], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = run_python("-c", code, program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     time_ns, op, size = (np.concatenate([batch[column] for batch in batches]) for column in (0, 2, 5))
@@ -336,14 +351,12 @@ for number in range(2):
 replay.mark("parent")
 print(*children)
 """
-    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork", "-o", "all.parquet"])
-    assert (code, out.count(" ")) == (0, 1), told
+    done = run_to_the_last(*RECORD, "--follow-fork", "-o", "all.parquet", "-c", code, cwd=tmp_path)
+    out, told = done.stdout, done.stderr
+    assert (done.returncode, out.count(" ")) == (0, 1), told
     children = [f"all.{child}.parquet" for child in sorted(out.split(), key=str)]
     assert told.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
-    patience_s = time.monotonic() + 20
-    while not all(path.exists() for path in paths) and time.monotonic() < patience_s:
-        time.sleep(0.05)
     phases = [replay.open_source(path).metadata.phases for path in paths]
     assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
     for path in paths:
@@ -377,14 +390,14 @@ def recording(tmp_path):
     recorder = subprocess.Popen([*RECORD, "-c", code], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1)
     assert recorder.stdout.readline() == "ready\n"
     yield recorder
-    recorder.communicate(timeout=60)
+    recorder.communicate(timeout=PROGRAM_SECONDS)
 
 
 def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
     code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert (code, out) == (2, "")
     assert told == "replay: trace.parquet: the recording is under way, and its writer completes the file\n"
-    recording.communicate(timeout=60)
+    recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
     assert replay.open_source(tmp_path / "trace.parquet").events_total > 0
@@ -403,7 +416,7 @@ def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(reco
     trace = replay.open_source(tmp_path / "trace.parquet")
     assert trace.metadata.phases[0] == "second"
     assert sum(batch.rows for batch in trace.batches()) == trace.events_total
-    _, told = recording.communicate(timeout=60)
+    _, told = recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 2
     part = tmp_path / "trace.parquet.part"
     assert told.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
@@ -417,7 +430,7 @@ def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
     code = "import os, signal\nfrom replay.recorder import writer\nrun = writer.Writer._rehearse\n"
     code += f"writer.Writer._rehearse = lambda self: (run(self), signal.raise_signal({int(number)}))\n"
     code += "import sys; from replay.__main__ import main; sys.argv = ['replay', 'record', '-c', 'print(1)']; main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = run_python("-c", code, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (128 + number, "")
     assert list(tmp_path.iterdir()) == []
 

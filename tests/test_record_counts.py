@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import record, recorded, run_python
 
 import replay
 from replay.recorder import tap as taps
@@ -13,6 +14,8 @@ from replay.trace import ClassCount, Domain, Op, PoolCount
 from replay.trace.editing.cutting import Piece
 from replay.trace.editing.cutting import cut as cut_trace
 from replay.verification.recordings import verify_recording
+
+pytestmark = pytest.mark.system
 
 if reason := taps.obstacle(clean=True):
     pytest.skip(reason, allow_module_level=True)
@@ -43,13 +46,6 @@ def test_what_pymalloc_prints_is_read():
     assert read_count("", 7) is None
 
 
-def record(tmp_path, code, *options):
-    path = tmp_path / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "--force", "-o", str(path), *options, "-c", code]
-    subprocess.run(command, check=False, capture_output=True, timeout=60)
-    return replay.open_source(path)
-
-
 @pytest.mark.parametrize(
     ("code", "options"),
     [
@@ -60,12 +56,12 @@ def record(tmp_path, code, *options):
     ids=["os._exit", "killed", "not clean"],
 )
 def test_there_are_no_counts_without_an_end_or_a_clean_start(tmp_path, code, options):
-    assert record(tmp_path, code, *options).metadata.counts == ()
+    assert recorded(tmp_path, *options, "-c", code).metadata.counts == ()
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "1 / 0", "import atexit; atexit.register(print)"])
 def test_a_program_counts_at_its_end_however_it_comes_to_it(tmp_path, code):
-    trace = record(tmp_path, code, "--clean")
+    trace = recorded(tmp_path, "--clean", "-c", code)
     first, last = trace.metadata.counts
     assert 0 < first.row < last.row < trace.events_total
     assert verify_recording(trace).counts.difference is None
@@ -74,16 +70,15 @@ def test_a_program_counts_at_its_end_however_it_comes_to_it(tmp_path, code):
 def test_a_program_has_nothing_to_show_of_the_count(tmp_path):
     """What it writes is its own, to the descriptors it had."""
     code = "import atexit, os; atexit.register(lambda: print(sorted(os.listdir('/proc/self/fd'))))"
-    command = [sys.executable, "-m", "replay", "record", "--clean", "-o", tmp_path / "trace.parquet", "-c", code]
-    recorded = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    bare = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    assert recorded.stdout == bare.stdout
-    assert "class" not in recorded.stderr
+    done = record("--clean", "-o", tmp_path / "trace.parquet", "-c", code)
+    bare = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == bare.stdout
+    assert "class" not in done.stderr
 
 
 def test_a_forked_child_does_not_count(tmp_path):
     code = "import os, sys\nif os.fork() == 0: sys.exit(0)\nos.wait()\nkept = [bytes(100) for _ in range(9000)]"
-    trace = record(tmp_path, code, "--clean")
+    trace = recorded(tmp_path, "--clean", "-c", code)
     _, last = trace.metadata.counts
     assert sum(each.blocks for each in last.classes if each.block_bytes == 144) > 9000
     assert last.row > 9000
@@ -97,7 +92,7 @@ def test_each_recording_of_a_process_has_counts_of_its_own(tmp_path):
         "        kept = [bytes(100) for _ in range(9000 * (number + 1))]\n"
         "with replay.record('2.parquet'): pass\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, cwd=tmp_path)
+    assert run_python("-c", script, cwd=tmp_path).returncode == 0
     for number in range(2):
         trace = replay.open_source(tmp_path / f"{number}.parquet")
         _, last = trace.metadata.counts
@@ -112,7 +107,7 @@ def test_each_recording_of_a_process_has_counts_of_its_own(tmp_path):
 
 
 def test_an_edited_recording_has_no_counts(tmp_path):
-    trace = record(tmp_path, "kept = [str(number) for number in range(1000)]", "--clean")
+    trace = recorded(tmp_path, "--clean", "-c", "kept = [str(number) for number in range(1000)]")
     assert len(trace.metadata.counts) == 2
     piece = cut_trace(trace, Piece(1000), "cut")
     assert piece.metadata.counts == ()

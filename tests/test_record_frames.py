@@ -29,6 +29,7 @@ def include_folders():
     return sorted(folder for folder in folders if (folder / "internal/pycore_frame.h").exists())
 
 
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 @pytest.mark.parametrize("version", frames.LAYOUTS, ids=lambda version: f"3.{version[1]}")
 def test_every_number_is_what_the_compiler_says_of_cpythons_headers(tmp_path, version):

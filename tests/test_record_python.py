@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import record
 
 import replay
 from replay.jit.kernel_cache import cache_root
 from replay.recorder import tap as taps
 from replay.trace import Op
 from replay.verification.recordings import verify_recording
+
+pytestmark = pytest.mark.system
 
 if reason := taps.obstacle(clean=True):
     pytest.skip(reason, allow_module_level=True)
@@ -62,16 +65,15 @@ def interpreters():
 AT_HAND = interpreters()
 
 
-def record(path, *options, program="pass", check=True):
-    command = [sys.executable, "-m", "replay", "record", "-o", str(path), *options, "-c", program]
-    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=300, cwd=path.parent)
+def run(path, *options, program="pass"):
+    return record("-o", path, *options, "-c", program, cwd=path.parent)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", AT_HAND)
 def test_the_model_has_all_of_a_recording_by_each_interpreter_at_hand(tmp_path, version):
     path = tmp_path / "trace.parquet"
-    done = record(path, "--clean", "--python", AT_HAND[version], program=PROGRAM)
+    done = run(path, "--clean", "--python", AT_HAND[version], program=PROGRAM)
     assert done.stdout == f"{version} False\n"
     agreement = verify_recording(replay.open_source(path))
     assert agreement.preset == f"cpython-{version.rpartition('.')[0]}"
@@ -88,7 +90,7 @@ def test_the_model_has_all_of_a_recording_by_each_interpreter_at_hand(tmp_path, 
 def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, version):
     path = tmp_path / "trace.parquet"
     code = "import sys\ntry: import replay\nexcept ImportError: print(sys.version.split()[0], sys.argv)\nsys.exit(7)"
-    done = record(path, "--python", AT_HAND[version], program=code, check=False)
+    done = run(path, "--python", AT_HAND[version], program=code)
     assert (done.returncode, done.stdout) == (7, f"{version} ['-c']\n")
     trace = replay.open_source(path)
     assert trace.metadata.origin.texts()["interpreter"] == f"cpython {version}"
@@ -103,7 +105,7 @@ def test_call_sites_are_told_of_the_version_that_runs_the_program(tmp_path, vers
     (tmp_path / "keeping.py").write_text(
         "kept = []\ndef keep():\n    kept.append(\n        bytes(100_000)\n    )\nkeep()\n"
     )
-    record(path, "--sites", "--python", AT_HAND[version], program="import keeping")
+    run(path, "--sites", "--python", AT_HAND[version], program="import keeping")
     trace = replay.open_source(path)
     sites = [site for batch in trace.batches() for site in batch.site[batch.size == 100_033]]
     (site,) = {trace.metadata.sites[number] for number in sites}
@@ -127,8 +129,7 @@ _interpreters.destroy(number)
 @pytest.mark.parametrize("version", AT_HAND)
 def test_only_a_subinterpreter_with_a_pymalloc_of_its_own_makes_heaps_separate(tmp_path, version, kind):
     path = tmp_path / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "--clean", "--python", AT_HAND[version], "-o", path]
-    subprocess.run([*command, "-c", SUBINTERPRETER, kind], check=True, capture_output=True, timeout=60)
+    record("--clean", "--python", AT_HAND[version], "-o", path, "-c", SUBINTERPRETER, kind, check=True)
     trace = replay.open_source(path)
     separate = kind == "isolated" and not version.startswith("3.11.")
     assert trace.metadata.runtime.separate_heaps == separate
@@ -139,8 +140,8 @@ def test_only_a_subinterpreter_with_a_pymalloc_of_its_own_makes_heaps_separate(t
 
 def test_the_interpreter_may_be_a_name_in_path(tmp_path):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "-m", "replay", "record", "-o", "t.parquet", "--python", Path(sys.executable).name]
-    subprocess.run([*command, "-c", "pass"], check=True, cwd=tmp_path, env=environment, capture_output=True)
+    command = ("-o", "t.parquet", "--python", Path(sys.executable).name, "-c", "pass")
+    record(*command, cwd=tmp_path, env=environment, check=True)
     assert replay.open_source(tmp_path / "t.parquet").metadata.origin.texts()["interpreter"].startswith("cpython 3.")
 
 
@@ -153,7 +154,7 @@ def test_the_interpreter_may_be_a_name_in_path(tmp_path):
     ],
 )
 def test_what_cannot_run_the_program_is_told_in_a_sentence(tmp_path, options, sentence):
-    done = record(tmp_path / "t.parquet", *options, check=False)
+    done = run(tmp_path / "t.parquet", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert sentence is None or done.stderr == sentence
     assert not list(tmp_path.iterdir())
@@ -164,7 +165,7 @@ def test_an_interpreter_that_is_too_old_is_refused_by_its_name_and_version(tmp_p
     older = next(iter(sorted(root.glob("versions/3.[6-9].*/bin/python"))), None)
     if older is None:
         pytest.skip("no older Python among pyenv's")
-    done = record(tmp_path / "t.parquet", "--python", str(older), check=False)
+    done = run(tmp_path / "t.parquet", "--python", str(older))
     version = older.parents[1].name
     sentence = "only CPython 3.11 and newer can be recorded"
     assert (done.returncode, done.stderr) == (2, f"replay: --python: {older} is cpython {version}: {sentence}\n")
@@ -172,6 +173,6 @@ def test_an_interpreter_that_is_too_old_is_refused_by_its_name_and_version(tmp_p
 
 def test_a_clean_start_is_refused_for_another_interpreter_too(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONMALLOC", "malloc")
-    done = record(tmp_path / "t.parquet", "--clean", "--python", sys.executable, check=False)
+    done = run(tmp_path / "t.parquet", "--clean", "--python", sys.executable)
     assert done.returncode == 2
     assert "a clean start needs plain pymalloc: unset PYTHONMALLOC" in done.stderr

@@ -4,38 +4,28 @@ import ctypes
 import inspect
 import operator
 import os
-import subprocess
 import sys
 import textwrap
 import threading
-import time
 import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import PYTHON_APIS, events_in, python_api, record, run_to_the_last
 
 import replay
 from replay.recorder import tap
 from replay.recorder.ring import Ring
-from replay.trace import NO_SITE, Domain, Events, Op, Site, joined
+from replay.trace import NO_SITE, Domain, Events, Op, Site
 from replay.verification.recordings import verify_recording
+
+pytestmark = pytest.mark.system
 
 if reason := tap.obstacle(sites=True):
     pytest.skip(reason, allow_module_level=True)
 
-APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
-
-
-def api(domain, verb, library=ctypes.pythonapi):
-    function = library[APIS[domain] + verb]
-    function.restype = ctypes.c_void_p
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    function.argtypes = {"Malloc": [size], "Calloc": [size] * 2, "Realloc": [pointer, size], "Free": [pointer]}[verb]
-    return function
-
-
-MALLOC, FREE = api(Domain.OBJ, "Malloc"), api(Domain.OBJ, "Free")
+MALLOC, FREE = python_api(Domain.OBJ, "Malloc"), python_api(Domain.OBJ, "Free")
 
 
 def take(size):
@@ -44,8 +34,7 @@ def take(size):
 
 
 def events_of(path) -> tuple[Events, tuple[Site, ...]]:
-    trace = replay.open_source(path)
-    return joined(list(trace.batches())), trace.metadata.sites
+    return events_in(path), replay.open_source(path).metadata.sites
 
 
 def sites_by_size(path, sizes) -> dict[int, list[Site | None]]:
@@ -65,24 +54,19 @@ def line_of(function, text) -> Site:
     return Site(function.__qualname__, __file__, first + at)
 
 
-def run(*arguments, cwd, env=None):
-    command = [sys.executable, "-m", "replay", "record", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, env=env)
-
-
 def recorded(tmp_path, source, *options, name="program.py"):
     """The recording of a program, and the path of the program."""
     path = tmp_path / name
     path.write_text(textwrap.dedent(source))
-    done = run("--sites", *options, path, cwd=tmp_path)
+    done = record("--sites", *options, path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path / "trace.parquet", str(path)
 
 
 @pytest.mark.parametrize("size", [331, 33_331, 3_333_331])
-@pytest.mark.parametrize("domain", APIS)
+@pytest.mark.parametrize("domain", PYTHON_APIS)
 def test_each_kind_of_call_has_its_line(tmp_path, domain, size):
-    malloc, calloc, realloc, free = (api(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
+    malloc, calloc, realloc, free = (python_api(domain, verb) for verb in ("Malloc", "Calloc", "Realloc", "Free"))
 
     def work():
         block = malloc(size)
@@ -223,7 +207,7 @@ def test_each_thread_has_its_own_frames(tmp_path):
 
 def test_raw_calls_have_a_site_with_the_gil_and_none_without(tmp_path):
     """One thread keeps the GIL busy, whose frames must not be taken for those of the others."""
-    with_gil, without_gil = api(Domain.RAW, "Malloc"), api(Domain.RAW, "Malloc", ctypes.CDLL(None))
+    with_gil, without_gil = python_api(Domain.RAW, "Malloc"), python_api(Domain.RAW, "Malloc", ctypes.CDLL(None))
     done = threading.Event()
 
     def busy():
@@ -396,10 +380,10 @@ def test_sampled_calls_are_those_in_which_a_multiple_of_the_bytes_falls(tmp_path
     with replay.record(tmp_path / "trace.parquet", sites=every):
         kept = [bytes(number % 5_000) for number in range(20_000)]
         for size in (3, 100, 70_000, 0, 700_000):
-            for domain in APIS:
-                api(domain, "Free")(api(domain, "Malloc")(size))
+            for domain in PYTHON_APIS:
+                python_api(domain, "Free")(python_api(domain, "Malloc")(size))
     events, _ = events_of(tmp_path / "trace.parquet")
-    for domain in APIS:
+    for domain in PYTHON_APIS:
         calls = (events.op <= Op.REALLOC) & (events.domain == domain)
         total = np.cumsum(events.size[calls])
         chosen = total // every > (total - events.size[calls]) // every
@@ -472,7 +456,7 @@ def test_all_sites_are_known_however_the_program_dies(tmp_path, ending):
         f"    {ending}\n"
         "last()\n"
     )
-    run("--sites", path, cwd=tmp_path)
+    record("--sites", path, cwd=tmp_path)
     assert sites_by_size(tmp_path / "trace.parquet", [50_091])[50_091] == [Site("last", str(path), 3)]
 
 
@@ -480,24 +464,21 @@ def test_sites_are_rescued_with_the_batches(tmp_path):
     """The writer is killed, and each batch has told only the sites that were new."""
     path = tmp_path / "trace.parquet"
     script = f"""
-        import ctypes, os, signal, time, replay
+        import ctypes, os, signal, replay
         from replay.recorder.tap import tap, _word, AT_WRITER
         def first(): ctypes.pythonapi.PyObject_Malloc(ctypes.c_size_t(50_093))
         def second(): ctypes.pythonapi.PyObject_Malloc(ctypes.c_size_t(50_095))
         recording = replay.record({str(path)!r}, sites=True).start()
         for function in (first, second, first):
             function()
-            [str(number) for number in range(300_000)]
-        time.sleep(1)
+            recording.flush()
         os.kill(_word(tap._context + AT_WRITER).value, signal.SIGKILL)
-        time.sleep(0.2)
         os._exit(0)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60, check=True)
-    assert "events saved" in run("--rescue", path, cwd=tmp_path).stdout
+    assert run_to_the_last(sys.executable, "-c", textwrap.dedent(script)).returncode == 0
+    assert "events saved" in record("--rescue", path, cwd=tmp_path).stdout
     found = sites_by_size(path, [50_093, 50_095])
-    assert set(found[50_093]) == {Site("first", "<string>", 4)}
-    assert set(found[50_095]) == {Site("second", "<string>", 5)}
+    assert found == {50_093: [Site("first", "<string>", 4)] * 2, 50_095: [Site("second", "<string>", 5)]}
 
 
 def test_forked_children_tell_sites_where_they_are_followed(tmp_path):
@@ -513,12 +494,12 @@ def test_forked_children_tell_sites_where_they_are_followed(tmp_path):
         take(50_105)
         print(child)
     """
-    path, program = recorded(tmp_path, source, "--follow-fork")
-    patience_s = time.monotonic() + 20
-    while not (children := list(tmp_path.glob("trace.*.parquet"))) and time.monotonic() < patience_s:
-        time.sleep(0.05)
-    (child,) = children
-    where = [Site("take", program, 4)]
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(source))
+    command = [sys.executable, "-m", "replay", "record", "--sites", "--follow-fork", program]
+    done = run_to_the_last(*command, cwd=tmp_path)
+    path, child = tmp_path / "trace.parquet", tmp_path / f"trace.{done.stdout.strip()}.parquet"
+    where = [Site("take", str(program), 4)]
     assert sites_by_size(path, [50_101, 50_103, 50_105]) == {50_101: where, 50_103: [], 50_105: where}
     assert sites_by_size(child, [50_101, 50_103]) == {50_101: [], 50_103: where}
 
@@ -552,7 +533,7 @@ for i in range(30000):
 
 @pytest.mark.parametrize("options", [["--sites"], ["--sites-every", "4KiB"], []])
 def test_a_clean_recording_is_where_the_model_has_it_with_sites_as_without(tmp_path, options):
-    done = run("--clean", *options, "-c", PROGRAM, cwd=tmp_path)
+    done = record("--clean", *options, "-c", PROGRAM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     agreement = verify_recording(replay.open_source(tmp_path / "trace.parquet"))
     assert agreement.exact, (agreement.difference, agreement.arena_difference)
@@ -568,7 +549,7 @@ def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
     counts = []
     for number, options in enumerate([[], ["--sites"], ["--sites-every", "4096"]]):
         env = os.environ | {"PYTHONHASHSEED": "0"}
-        done = run(*options, "-o", f"{number}.parquet", "-c", source, cwd=tmp_path, env=env)
+        done = record(*options, "-o", f"{number}.parquet", "-c", source, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
         events, _ = events_of(tmp_path / f"{number}.parquet")
         begin, end, _ = np.flatnonzero(events.op == Op.MARK)
@@ -590,7 +571,7 @@ def test_the_command_refuses_what_contradicts_itself(tmp_path):
         (["--sites-every", "0"], "--sites-every: one call in 0 B is none; write it like 64KiB"),
         (["--sites-every", "many"], "--sites-every: 'many' is not a size; write it like 256 KiB"),
     ]:
-        done = run(*arguments, "-c", "1", cwd=tmp_path)
+        done = record(*arguments, "-c", "1", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (2, f"replay: {sentence}\n")
     assert not list(tmp_path.iterdir())
 

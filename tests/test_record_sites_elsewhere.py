@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import record
 from test_record_python import AT_HAND
 
 import replay
 from replay.recorder import tap
 from replay.trace import NO_SITE, Op
+
+pytestmark = pytest.mark.system
 
 PROGRAMS = Path(__file__).parent / "sites"
 WITH_SITES = [version for version in AT_HAND if int(version.split(".")[1]) <= tap.NEWEST_WITH_SITES[1]]
@@ -30,22 +33,18 @@ BYTES_HEAD = sys.getsizeof(b"")
 BEGIN, END = 7_777_001 + BYTES_HEAD, 7_777_003 + BYTES_HEAD
 
 
-def record(tmp_path, version, program, *arguments, **variables):
+def run(tmp_path, version, program, *arguments, **variables):
     """Runs a program of ours by that interpreter; gives what came of it and the path of the recording."""
     path = tmp_path / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "--sites", "-o", str(path), "--python", AT_HAND[version]]
-    done = subprocess.run(
-        [*command, str(PROGRAMS / program), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = record(
+        "--sites", "-o", path, "--python", AT_HAND[version], PROGRAMS / program, *arguments,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | variables,
-    )
+    )  # fmt: skip
     return done, path
 
 
 def recorded(*arguments, **variables):
-    done, path = record(*arguments, **variables)
+    done, path = run(*arguments, **variables)
     assert done.returncode == 0, done.stderr
     return replay.open_source(path)
 
@@ -148,7 +147,7 @@ def test_with_a_jit_that_is_on_call_sites_are_refused(tmp_path, version):
     asked = "import sys; print(sys._jit.is_available())"
     if subprocess.check_output([AT_HAND[version], "-c", asked], text=True) != "True\n":
         pytest.skip("that one is built without a JIT")
-    done, path = record(tmp_path, version, "spread.py", PYTHON_JIT="1")
+    done, path = run(tmp_path, version, "spread.py", PYTHON_JIT="1")
     sentence = "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
     said = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

@@ -1,18 +1,16 @@
 """Where a recorded program ends: before CPython's finalisation, which is a phase of its own."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from conftest import record, recorded
 from histories import History, seeded
 
 from replay.analysis import metrics
 from replay.config import load_config
 from replay.recorder import tap as taps
 from replay.simulation.run import run
-from replay.sources import open_source
 from replay.trace import TEARDOWN_MARK, MemoryTrace, Op
 
 CONFIG = load_config("cpython-3.9")
@@ -91,16 +89,10 @@ def test_without_the_mark_the_end_is_the_last_event():
 needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))
 
 
-def record(folder, code):
-    path = folder / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "-o", str(path), "-c", code]
-    subprocess.run(command, check=False, capture_output=True, timeout=60)
-    return open_source(path)
-
-
 KEPT = "kept = [bytes(77_777) for _ in range(3)]\n"
 
 
+@pytest.mark.system
 @needs_recording
 @pytest.mark.parametrize(
     "code",
@@ -118,7 +110,7 @@ KEPT = "kept = [bytes(77_777) for _ in range(3)]\n"
     ids=["end", "sys.exit", "exception", "atexit", "thread"],
 )
 def test_the_end_is_behind_all_that_the_program_does_and_before_anything_is_torn_down(tmp_path, code):
-    trace = record(tmp_path, code)
+    trace = recorded(tmp_path, "-c", code)
     assert trace.metadata.phases == (TEARDOWN_MARK,)
     op, size, block = (np.concatenate([batch[at] for batch in trace.batches()]) for at in (2, 5, 4))
     (mark,) = np.flatnonzero(op == Op.MARK).tolist()
@@ -128,22 +120,23 @@ def test_the_end_is_behind_all_that_the_program_does_and_before_anything_is_torn
     assert max(asked) < mark < min(freed)
 
 
+@pytest.mark.system
 @needs_recording
 @pytest.mark.parametrize("code", ["import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_a_program_that_is_not_finalised_has_no_mark(tmp_path, code):
-    assert record(tmp_path, KEPT + code).metadata.phases == ()
+    assert recorded(tmp_path, "-c", KEPT + code).metadata.phases == ()
 
 
+@pytest.mark.system
 @needs_recording
 def test_the_recorder_tells_what_is_live_where_the_program_ends(tmp_path):
-    command = [sys.executable, "-m", "replay", "record", "-o", str(tmp_path / "trace.parquet")]
-    code = "kept = [bytes(100) for _ in range(9_000)]"
-    done = subprocess.run([*command, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    done = record("-o", tmp_path / "trace.parquet", "-c", "kept = [bytes(100) for _ in range(9_000)]")
     live = re.search(r"([\d,]+) blocks live at the end", done.stderr)
     assert int(live[1].replace(",", "")) > 9_000
 
 
+@pytest.mark.system
 @needs_recording
 def test_a_forked_child_marks_nothing_in_the_recording_of_its_parent(tmp_path):
-    trace = record(tmp_path, "import os, sys\nif os.fork() == 0: sys.exit()\nos.wait()\n")
+    trace = recorded(tmp_path, "-c", "import os, sys\nif os.fork() == 0: sys.exit()\nos.wait()\n")
     assert sum(int((batch.op == Op.MARK).sum()) for batch in trace.batches()) == 1

@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+from conftest import recorded
 from histories import seeded
 
-from replay.__main__ import main
 from replay.config import default_preset, differences, load_config
 from replay.recorder import tap as taps
 from replay.sources import open_source
@@ -100,19 +100,13 @@ def test_an_edited_recording_keeps_its_allocator_but_not_the_memory_of_the_proce
 
 
 @pytest.fixture
-def replay(monkeypatch, capsys, tmp_path):
-    """Calls the entry point of the installed script in an empty folder: standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY"):
-        monkeypatch.delenv(name, raising=False)
+def succeeded(replay, outside_ci):
+    """Calls `replay` in an empty folder, which must succeed: standard output and standard error."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        assert not exit_.value.code, captured.err
-        return captured.out, captured.err
+        code, out, err = replay(*arguments)
+        assert code == 0, err
+        return out, err
 
     return call
 
@@ -128,25 +122,25 @@ def debug_recording(tmp_path):
 NOTE = "note: recorded with malloc_debug, simulated with malloc\n"
 
 
-def test_run_takes_the_stack_of_the_recording_and_says_what_stands_in(replay, debug_recording):
-    out, told = replay("run", debug_recording, "--json", "--no-reference")
+def test_run_takes_the_stack_of_the_recording_and_says_what_stands_in(succeeded, debug_recording):
+    out, told = succeeded("run", debug_recording, "--json", "--no-reference")
     assert json.loads(out)["allocator"] == "cpython-3.8-malloc"
     assert NOTE in told
-    out, told = replay("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
+    out, told = succeeded("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
     assert json.loads(out)["allocator"] == "cpython-3.12"
     assert NOTE not in told
 
 
-def test_baseline_and_check_take_the_stack_of_the_recording(replay, debug_recording):
-    _, told = replay("baseline", debug_recording)
+def test_baseline_and_check_take_the_stack_of_the_recording(succeeded, debug_recording):
+    _, told = succeeded("baseline", debug_recording)
     assert NOTE in told
-    out, told = replay("check", debug_recording, "--json")
+    out, told = succeeded("check", debug_recording, "--json")
     assert NOTE in told
     assert [case["allocator"] for case in json.loads(out)["cases"]] == ["cpython-3.8-malloc"]
 
 
-def test_a_sweep_compares_with_the_stack_of_the_recording(replay, debug_recording):
-    out, told = replay("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
+def test_a_sweep_compares_with_the_stack_of_the_recording(succeeded, debug_recording):
+    out, told = succeeded("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
     assert {row["allocator"] for row in json.loads(out)["runs"]} == {"cpython-3.8-malloc"}
     assert NOTE in told
 
@@ -156,13 +150,11 @@ needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(tap
 
 def runtime_of(folder, *options, **environment):
     """What a recording of nothing in particular says was in force."""
-    path = folder / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "--force", "-o", str(path), *options, "-c", "pass"]
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONMALLOC"} | environment
-    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)
-    return open_source(path).metadata.runtime
+    return recorded(folder, *options, "-c", "pass", env=environment).metadata.runtime
 
 
+@pytest.mark.system
 @needs_recording
 @pytest.mark.parametrize(
     ("environment", "allocator"),
@@ -182,6 +174,7 @@ def test_a_recording_says_which_allocator_cpython_used(tmp_path, environment, al
     assert not runtime.separate_heaps
 
 
+@pytest.mark.system
 @needs_recording
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_recording_says_which_library_replaces_malloc(tmp_path):
@@ -196,6 +189,7 @@ def test_a_recording_says_which_library_replaces_malloc(tmp_path):
     assert runtime.malloc == "libjemalloc.so.2"
 
 
+@pytest.mark.system
 @needs_recording
 def test_a_recording_of_this_process_says_it_too(tmp_path):
     script = "import sys, replay\nwith replay.record(sys.argv[1]): pass"

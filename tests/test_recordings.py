@@ -1,15 +1,11 @@
 """Recordings held against the model: by hand, and of programs recorded on the spot."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
+from conftest import invoke, output_of, record
 
-from replay.commands.verify import verify as verify_command
 from replay.config import load_config
 from replay.simulation.simulator import Simulator
 from replay.sources import open_source
@@ -235,11 +231,11 @@ for i in range(30000):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("recorded") / "trace.parquet"
-    command = [sys.executable, "-m", "replay", "record", "--clean", "-o", str(path), "-c", PROGRAM]
-    subprocess.run(command, check=True, capture_output=True)
+    record("--clean", "-o", path, "-c", PROGRAM, check=True)
     return path
 
 
+@pytest.mark.system
 def test_every_address_and_arena_of_a_recorded_program_is_where_the_model_has_it(recorded):
     agreement = verify_recording(open_source(recorded))
     assert agreement.exact, (agreement.difference, agreement.arena_difference)
@@ -247,6 +243,7 @@ def test_every_address_and_arena_of_a_recorded_program_is_where_the_model_has_it
     assert agreement.arena_events_compared > 5
 
 
+@pytest.mark.system
 def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
     trace = open_source(recorded)
     first, last = trace.metadata.counts
@@ -257,22 +254,21 @@ def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
     assert agreement.counts.compared == agreement.counts.equal == 102
 
 
+@pytest.mark.system
 def test_the_command_tells_it(recorded):
-    app = Typer()
-    app.command()(verify_command)
-    result = CliRunner().invoke(app, [str(recorded), "--json"])
+    result = invoke("verify", recorded, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.output[result.output.index("{") :])
     assert told["exact"]
     assert told["addresses_compared"] == told["addresses_equal"]
     assert told["counts"]["difference"] is None
-    output = CliRunner().invoke(app, [str(recorded)]).output
+    output = invoke("verify", recorded).output
     assert "0 unequal" in output
     assert "counts        102 compared, 0 unequal: pools and blocks by size class, arenas;" in output
 
 
+@pytest.mark.system
 def test_a_report_says_that_older_blocks_are_left_out(recorded):
-    command = [sys.executable, "-m", "replay", "run", str(recorded), "--no-reference"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = output_of("run", recorded, "--no-reference")
     older = int(open_source(recorded).metadata.origin.texts()["foreign_frees"])
     assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(told.split())

@@ -1,12 +1,10 @@
 """What is said where another CPython is simulated than the one that made the recording."""
 
 import json
-import sys
 
 import pytest
 from histories import History
 
-from replay.__main__ import main
 from replay.commands.rerecording import requests_note
 from replay.sources.parquet import write_trace
 from replay.trace import MemoryTrace, Metadata, Provenance
@@ -15,16 +13,13 @@ ORIGIN = Provenance(interpreter="cpython 3.11.7", command="python3 'my job.py' -
 
 
 @pytest.fixture
-def replay(monkeypatch, capsys):
-    """Calls the entry point of the installed script: standard output, notes on standard error."""
+def noted(replay):
+    """Calls `replay`, which must succeed: standard output, notes on standard error."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert not exit_.value.code
-        captured = capsys.readouterr()
-        return captured.out, captured.err[captured.err.find("note: ") :] if "note: " in captured.err else ""
+        code, out, err = replay(*arguments)
+        assert code == 0
+        return out, err[err.find("note: ") :] if "note: " in err else ""
 
     return call
 
@@ -38,25 +33,25 @@ def recording(tmp_path):
     return path
 
 
-def test_a_run_with_another_version_says_so_and_how_to_record_it_again(replay, recording):
-    out, note = replay("run", recording, "-a", "cpython-3.12", "--json", "--no-reference")
+def test_a_run_with_another_version_says_so_and_how_to_record_it_again(noted, recording):
+    out, note = noted("run", recording, "-a", "cpython-3.12", "--json", "--no-reference")
     assert json.loads(out)["events"] == 1
     assert note == (
         f"note: {recording} was recorded with CPython 3.11; its requests are those of that version,\n"
         "      and CPython 3.12 would request other sizes. To record them:\n"
         "      replay record --python python3.12 -o job-3.12.parquet 'my job.py' --fast\n"
     )
-    assert replay("run", recording, "-a", "cpython-3.11", "--no-reference")[1] == ""
+    assert noted("run", recording, "-a", "cpython-3.11", "--no-reference")[1] == ""
 
 
-def test_a_sweep_over_versions_says_so_once_for_each_recording(replay, recording):
-    _, note = replay("sweep", recording, "-a", "cpython-3.8,cpython-3.11,cpython-3.12")
+def test_a_sweep_over_versions_says_so_once_for_each_recording(noted, recording):
+    _, note = noted("sweep", recording, "-a", "cpython-3.8,cpython-3.11,cpython-3.12")
     assert note.count("was recorded with") == 1
     assert (
         "and other versions would request other sizes. To record them:\n      replay record --python python3.12 "
         in note
     )
-    assert replay("sweep", recording, "-a", "cpython-3.11", "--grid", "pymalloc.alignment=8,16")[1] == ""
+    assert noted("sweep", recording, "-a", "cpython-3.11", "--grid", "pymalloc.alignment=8,16")[1] == ""
 
 
 def test_no_command_is_offered_for_a_version_that_cannot_be_recorded():

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 from histories import History, seeded
 
-from replay.__main__ import main
 from replay.analysis.metrics import summarize
 from replay.config import load_config
 from replay.reports.console import PlainConsole
@@ -43,34 +42,6 @@ phases:
 RESULTS = {
     "summary.json", "timeline.parquet", "size_classes.parquet", "pools.parquet", "arenas.parquet", "phases.parquet",
 }  # fmt: skip
-
-
-@pytest.fixture
-def replay(monkeypatch, capsys):
-    """Calls the entry point of the installed script: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def refused(replay):
-    """What standard error says when a call is refused as it should be."""
-
-    def call(*arguments):
-        code, out, err = replay(*arguments)
-        assert code == 2
-        assert out == ""
-        assert "Traceback" not in err
-        return err
-
-    return call
 
 
 @pytest.fixture
@@ -260,6 +231,7 @@ def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_p
     assert names(tmp_path) == {workload.name}
 
 
+@pytest.mark.system
 def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(workload, tmp_path):
     """The limit of a file's size stands for a full disk: the write fails likewise."""
     command = [sys.executable, "-m", "replay", "run", str(workload), "--no-reference", "--out", "results"]
@@ -614,6 +586,7 @@ def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, wo
     assert [line for line in told.splitlines() if line.startswith("note")] == [note]
 
 
+@pytest.mark.system
 def test_what_is_compiled_elsewhere_is_what_floor_and_ceiling_need(workload, tmp_path):
     def call(*words):
         command = [sys.executable, "-m", *map(str, words)]

@@ -1,11 +1,12 @@
 """What commands import before they know that there is something to simulate: numba takes half a second."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_python
+
+pytestmark = pytest.mark.system
 
 HEAVY = ("numba", "llvmlite")
 REFUSED = [
@@ -36,7 +37,7 @@ import atexit, json, sys
 atexit.register(lambda: print(json.dumps([name for name in {HEAVY!r} if name in sys.modules])))
 {code}
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    done = run_python("-c", program, cwd=folder)
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 

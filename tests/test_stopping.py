@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
+from conftest import PROGRAM_SECONDS, run_python
+
+pytestmark = pytest.mark.system
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 MAIN = "import sys; from replay.__main__ import main; sys.argv = ['replay', *sys.argv[1:]]; main()"
@@ -21,7 +23,7 @@ LOSE = {
 
 
 def run(code, *arguments, cwd):
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=90)
+    return run_python("-c", code, *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize("number", EXIT_CODES)
@@ -29,18 +31,22 @@ def test_a_stopped_generate_leaves_no_unfinished_file(tmp_path, number):
     workload, folder = tmp_path / "endless.yaml", tmp_path / "out"
     workload.write_text(ENDLESS)
     folder.mkdir()
-    command = [sys.executable, "-m", "replay", "generate", workload, "-o", folder / "trace.parquet"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while not any(folder.iterdir()):
-                with suppress(subprocess.TimeoutExpired):
-                    pytest.fail(f"ended with {process.wait(0.05)} before it wrote anything")
-            process.send_signal(number)
-            assert process.wait(120) == EXIT_CODES[number]
-        finally:
-            process.kill()
-        assert list(folder.iterdir()) == []
-        assert "Traceback" not in process.stderr.read()
+    code = f"""
+import pyarrow.parquet as pq
+write = pq.ParquetWriter.write_table
+pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **options), print("written", flush=True))
+{MAIN}
+"""
+    command = [sys.executable, "-c", code, "generate", str(workload), "-o", str(folder / "trace.parquet")]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        assert any(folder.iterdir())
+        process.send_signal(number)
+        _, told = process.communicate(timeout=PROGRAM_SECONDS)
+    assert process.returncode == EXIT_CODES[number]
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
@@ -129,5 +135,5 @@ try:
 except SystemExit as end:
     print(end.code, sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(code, cwd=tmp_path)
     assert done.stdout == "2 []\n"

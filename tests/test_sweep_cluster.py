@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import interrupted_sweep
 from histories import seeded
 
 import replay
@@ -28,6 +29,8 @@ from replay.sweeps.plan import make_plan
 from replay.sweeps.results import NOT_COMPARED, read_results
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import decode, find_inputs
+
+pytestmark = pytest.mark.system
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 
@@ -249,21 +252,9 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
 @pytest.mark.slow
 def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     out = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "replay", "sweep", source, "-a", "cpython-3.8", "--cluster", "local:2",
-        "--grid", "glibc.top_pad=0..2000000:+1000", "--out", str(out),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (out / OUTCOMES).exists() or not (out / OUTCOMES).stat().st_size:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    text, told = process.communicate(timeout=60)
-    assert (process.returncode, text) == (130, "")
+    grid = ("--grid", "glibc.top_pad=0..2000000:+1000")
+    code, told = interrupted_sweep(source, "-a", "cpython-3.8", "--cluster", "local:2", *grid, "--out", out)
+    assert code == 130
     assert (
         told.splitlines()[-1]
         == f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"

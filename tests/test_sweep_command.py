@@ -2,14 +2,12 @@
 
 import json
 import struct
-import sys
 
 import polars as pl
 import pytest
 import yaml
-from histories import History, seeded
+from histories import History
 
-from replay.__main__ import main
 from replay.analysis.metrics import metric_names
 from replay.config import default_preset
 from replay.reports.charts import draw
@@ -26,41 +24,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 TWO = ("-a", "cpython-3.8", "--grid", "pymalloc.alignment=8,16")
 
 
-@pytest.fixture
-def sweep(monkeypatch, capsys):
-    """Calls `replay sweep …`: exit code, standard output, standard error."""
-
-    def call(*arguments, command="sweep"):
-        monkeypatch.setattr(sys, "argv", ["replay", command, *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def refused(sweep):
-    """What standard error says when a call is refused as it should be."""
-
-    def call(*arguments, command="sweep"):
-        code, out, err = sweep(*arguments, command=command)
-        assert (code, out) == (2, "")
-        return err
-
-    return call
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "t.parquet"
-    write_trace(seeded(3, 2000).trace(), path)
-    return path
-
-
-def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(sweep, source):
-    code, out, err = sweep(source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls", "--full")
+def test_the_table_is_best_first_with_the_default_marked_and_differences_against_it(replay, source):
+    code, out, err = replay(
+        "sweep", source, *TWO, "--env", "MALLOC_TOP_PAD_=default,4194304", "--by", "syscalls", "--full"
+    )
     assert (code, err.replace("compiling (first run only; cached) …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[1] == ["4", "configurations", "over", f"{source}:", "4", "done"]
@@ -77,8 +44,10 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
-def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(sweep, source, rows):
-    _, out, _ = sweep(source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,2097152,4194304,8388608", "--rows", rows)
+def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_counted(replay, source, rows):
+    _, out, _ = replay(
+        "sweep", source, "-a", "cpython-3.8", "--grid", "glibc.top_pad=0,2097152,4194304,8388608", "--rows", rows
+    )
     table = [line.split() for line in out.partition("glibc.top_pad")[2].splitlines()[1:]]
     shown = [line for line in table if line[:1] == ["default"] or (line[:1] and line[0].isdecimal())]
     assert [line[0] for line in shown].count("default") == 1
@@ -90,20 +59,20 @@ def test_the_best_are_shown_and_the_default_wherever_it_ranks_and_the_others_cou
 EQUAL = ("-a", "cpython-3.8", "--env", "MALLOC_ARENA_MAX=1,2,default", "--env", "MALLOC_TOP_PAD_=0,default")
 
 
-def test_equal_configurations_share_a_row_and_have_their_own_on_request(sweep, source):
-    _, out, _ = sweep(source, *EQUAL)
+def test_equal_configurations_share_a_row_and_have_their_own_on_request(replay, source):
+    _, out, _ = replay("sweep", source, *EQUAL)
     table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
     best, default, note = [line.split() for line in table.splitlines()[1:]]
     assert (best[:3], best[-1]) == (["1", "any", "0"], "3")
     assert (default[:4], default[-1]) == (["default", "4", "any", "default"], "3")
     assert " ".join(note).startswith("equal: number of configurations with the results of the row (--full")
-    _, out, _ = sweep(source, *EQUAL, "--full", "--rows", 1)
+    _, out, _ = replay("sweep", source, *EQUAL, "--full", "--rows", 1)
     table = out.partition("MALLOC_TOP_PAD_")[2].partition("\n\n")[0]
     assert len(table.splitlines()[1:]) == 6
 
 
-def test_where_all_configurations_are_equal_nothing_varied_matters(sweep, source):
-    _, out, _ = sweep(source, *EQUAL, "--by", "requested_bytes_peak", "--by", "mallocs")
+def test_where_all_configurations_are_equal_nothing_varied_matters(replay, source):
+    _, out, _ = replay("sweep", source, *EQUAL, "--by", "requested_bytes_peak", "--by", "mallocs")
     assert "Nothing varied here matters; differences within 1 % do not matter (--within)\n" in out
     rows = [line.split() for line in out.splitlines() if "configurations are equal" in line]
     assert [(row[0], row[-4:]) for row in rows] == [
@@ -115,11 +84,11 @@ def test_where_all_configurations_are_equal_nothing_varied_matters(sweep, source
     assert "Pareto" not in out
 
 
-def test_the_limit_decides_whether_a_difference_matters(sweep, source, tmp_path):
-    sweep(source, *EQUAL, "--by", "resident_bytes_peak", "--out", tmp_path / "out")
+def test_the_limit_decides_whether_a_difference_matters(replay, source, tmp_path):
+    replay("sweep", source, *EQUAL, "--by", "resident_bytes_peak", "--out", tmp_path / "out")
     verdicts = {}
     for within in ("0%", "100 %"):
-        out = sweep("show", tmp_path / "out", "--within", within, "--json")[1]
+        out = replay("sweep", "show", tmp_path / "out", "--within", within, "--json")[1]
         verdicts[within] = json.loads(out)["verdict"]
     none, all_ = verdicts.values()
     assert (none["within"], none["matters"], all_["within"], all_["matters"]) == (0.0, True, 1.0, False)
@@ -129,14 +98,14 @@ def test_the_limit_decides_whether_a_difference_matters(sweep, source, tmp_path)
     assert (spread["configurations"], spread["matters"]) == (6, True)
     assert spread["spread"] == spread["highest"] - spread["lowest"] > 0
     assert spread["relative_spread"] == spread["spread"] / spread["lowest"]
-    shown = sweep("show", tmp_path / "out", "--within", "100%")[1]
+    shown = replay("sweep", "show", tmp_path / "out", "--within", "100%")[1]
     assert "Nothing varied here matters; differences within 100 % do not matter (--within)\n" in shown
-    assert sweep("show", tmp_path / "out", "--within", "0%")[1].count("nothing varied here matters") == 0
+    assert replay("sweep", "show", tmp_path / "out", "--within", "0%")[1].count("nothing varied here matters") == 0
 
 
-def test_axes_start_at_zero_or_say_that_they_do_not(sweep, source, tmp_path):
+def test_axes_start_at_zero_or_say_that_they_do_not(replay, source, tmp_path):
     pytest.importorskip("altair")
-    sweep(source, *EQUAL, "--out", tmp_path / "out")
+    replay("sweep", source, *EQUAL, "--out", tmp_path / "out")
     results = read_results(tmp_path / "out")
     metrics = ["resident_bytes_peak", "mallocs"]
     charts = {name: chart.to_dict() for name, chart in draw(results, metrics, within=0.0).items()}
@@ -155,9 +124,9 @@ def test_axes_start_at_zero_or_say_that_they_do_not(sweep, source, tmp_path):
     assert charts["heatmap"]["title"]["subtitle"][0].startswith(words)
 
 
-def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(sweep, source, tmp_path):
+def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(replay, source, tmp_path):
     pytest.importorskip("altair")
-    sweep(source, "-a", "cpython-3.12", "--grid", "glibc.top_pad=0,64KiB,1MiB", "--out", tmp_path / "out")
+    replay("sweep", source, "-a", "cpython-3.12", "--grid", "glibc.top_pad=0,64KiB,1MiB", "--out", tmp_path / "out")
     chart = draw(read_results(tmp_path / "out"), ["heap_bytes_peak", "syscalls.brk"])["pareto"].to_dict()
     (rows,) = chart["datasets"].values()
     labels = {row["label"]: row["kind"] for row in rows if row["label"]}
@@ -170,8 +139,8 @@ def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(swee
     }
 
 
-def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
-    code, out, _ = sweep(source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
+def test_json_has_all_runs_the_ranking_the_effects_and_the_front(replay, source):
+    code, out, _ = replay("sweep", source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
     told = json.loads(out)
     assert code == 0
     assert list(told) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
@@ -185,58 +154,61 @@ def test_json_has_all_runs_the_ranking_the_effects_and_the_front(sweep, source):
     assert told["pareto"][0]["syscalls"] == min(run["syscalls"] for run in told["runs"])
 
 
-def test_ranges_of_the_command_line_are_those_of_a_file(sweep, source, tmp_path):
+def test_ranges_of_the_command_line_are_those_of_a_file(replay, source, tmp_path):
     plan = {"vary": {"glibc.top_pad": {"from": 0, "to": 8192, "step": 4096}, "glibc.tcache_count": [0, 7]}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**plan, "sources": [str(source)]}, sort_keys=False))
-    _, by_file, _ = sweep("--plan", tmp_path / "s.yaml", "--json")
+    _, by_file, _ = replay("sweep", "--plan", tmp_path / "s.yaml", "--json")
     grids = ("--grid", "glibc.top_pad=0..8KiB:+4096", "--grid", "glibc.tcache_count=0,7")
-    _, by_options, _ = sweep(source, *grids, "--json")
+    _, by_options, _ = replay("sweep", source, *grids, "--json")
     one, other = json.loads(by_file)["runs"], json.loads(by_options)["runs"]
     assert len(one) == 7
     assert [{**run, "wall_ns": 0} for run in one] == [{**run, "wall_ns": 0} for run in other]
 
 
-def test_the_bundled_sweeps_are_listed_and_can_be_run(sweep):
-    code, out, _ = sweep("--list", "--json")
+def test_the_bundled_sweeps_are_listed_and_can_be_run(replay):
+    code, out, _ = replay("sweep", "--list", "--json")
     assert code == 0
     assert [each["name"] for each in json.loads(out)] == ["every-cpython", "glibc-settings", "pymalloc-geometry"]
     assert all(each["description"].endswith(".") for each in json.loads(out))
-    assert all(name in sweep("--list")[1] for name in sweep_names())
+    assert all(name in replay("sweep", "--list")[1] for name in sweep_names())
     counts = [len(configurations(Resolver(load_plan(name)))) for name in sweep_names()]
     assert counts[:2] == [11, 36]
     assert counts[2] > 50
 
 
-def test_points_by_latin_hypercube_are_those_of_the_seed(sweep, source):
+def test_points_by_latin_hypercube_are_those_of_the_seed(replay, source):
     grid = ("--grid", "glibc.top_pad=0..1MiB", "--latin", "5")
     pads = [
-        [run["glibc.top_pad"] for run in json.loads(sweep(source, *grid, "--choose-seed", seed, "--json")[1])["runs"]]
+        [
+            run["glibc.top_pad"]
+            for run in json.loads(replay("sweep", source, *grid, "--choose-seed", seed, "--json")[1])["runs"]
+        ]
         for seed in (3, 3, 4)
     ]
     assert pads[0] == pads[1] != pads[2]
     assert sorted(pad * 5 // (1 << 20) for pad in pads[0][1:]) == [0, 1, 2, 3, 4]
 
 
-def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(sweep, refused, source, tmp_path):
+def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(replay, refused, source, tmp_path):
     out = tmp_path / "out"
-    code, first, _ = sweep(source, *TWO, "--out", out, "--csv")
+    code, first, _ = replay("sweep", source, *TWO, "--out", out, "--csv")
     assert code == 0
     assert first.endswith(f"\nwritten: {out}\nnext: replay sweep show {out}\n")
-    assert sweep("show", out) == (0, first.partition("\nwritten")[0], "")
-    shown = json.loads(sweep("show", out, "--by", "syscalls", "--json")[1])
+    assert replay("sweep", "show", out) == (0, first.partition("\nwritten")[0], "")
+    shown = json.loads(replay("sweep", "show", out, "--by", "syscalls", "--json")[1])
     assert list(shown["ranking"]) == ["syscalls"]
     assert pl.read_csv(out / "results.csv").height == 2
     told = f"replay: {out}: holds a sweep already; go on with --resume, choose another folder, or overwrite it with"
-    assert refused(source, *TWO, "--out", out).startswith(told)
-    assert sweep(source, *TWO, "--out", out, "--resume")[0] == 0
-    assert sweep(source, *TWO, "--out", out, "--force")[0] == 0
+    assert refused("sweep", source, *TWO, "--out", out).startswith(told)
+    assert replay("sweep", source, *TWO, "--out", out, "--resume")[0] == 0
+    assert replay("sweep", source, *TWO, "--out", out, "--force")[0] == 0
 
 
-def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, refused, source, tmp_path):
+def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(replay, refused, source, tmp_path):
     pytest.importorskip("vl_convert")
     out = tmp_path / "out"
     by = ("--by", "resident_bytes_peak", "--by", "syscalls")
-    _, _, err = sweep(source, *TWO, "--grid", "glibc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
+    _, _, err = replay("sweep", source, *TWO, "--grid", "glibc.top_pad=0,4096,1048576", *by, "--out", out, "--charts")
     names = ("sweep.html", "effects.png", "heatmap.png", "pareto.png")
     assert err.splitlines()[-1] == f"written: {', '.join(str(out / name) for name in names)}"
     page = (out / "sweep.html").read_text()
@@ -252,23 +224,23 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(sweep, ref
         assert head[:8] == PNG
         width, height = struct.unpack(">II", head[16:24])
         assert (width > 300, height > 100) == (True, True)
-    code, _, err = sweep("show", out, "--charts")
+    code, _, err = replay("sweep", "show", out, "--charts")
     assert (code, err) == (
         2,
         f"replay: {out}/sweep.html: exists already; choose another name or overwrite it with --force\n",
     )
-    assert sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
-    code, _, err = sweep("show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")
+    assert replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
+    code, _, err = replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")
     assert (code, "the sweep has no parameter 'nothing'; its parameters are allocator, pymalloc.alignment" in err) == (
         2,
         True,
     )
 
 
-def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(sweep, source, tmp_path):
+def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(replay, source, tmp_path):
     pytest.importorskip("altair")
     grids = (*TWO, "--grid", "glibc.top_pad=0..11000:+1000", "--out", tmp_path / "out")
-    sweep(source, *grids)
+    replay("sweep", source, *grids)
     results = read_results(tmp_path / "out")
     chart = draw(results, ["syscalls"], heat=["glibc.top_pad", "pymalloc.alignment"])["heatmap"].to_dict()
     (cells,) = chart["datasets"].values()
@@ -280,25 +252,25 @@ def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(sweep, sour
     assert len(next(iter(few["heatmap"].to_dict()["datasets"].values()))) == 2
 
 
-def test_runs_that_failed_are_told_and_make_the_exit_code_2(sweep, source, tmp_path):
+def test_runs_that_failed_are_told_and_make_the_exit_code_2(replay, source, tmp_path):
     history = History()
     history.malloc(1 << 47)
     broken = tmp_path / "broken.parquet"
     write_trace(history.trace(), broken)
-    code, out, err = sweep(source, broken, *TWO)
+    code, out, err = replay("sweep", source, broken, *TWO)
     assert code == 2
     assert "2 configurations over 2 traces: 2 done, 2 failed" in out
     assert "Failed: 2\n  2 × row 0: 140737488355328 bytes fit nowhere" in out
     assert err.splitlines()[-1] == "replay: 2 of 4 runs failed"
 
 
-def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, refused, source):
+def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay, refused, source):
     grid = (source, "--grid", "pymalloc.alignment=8,3")
-    code, out, _ = sweep(*grid)
+    code, out, _ = replay("sweep", *grid)
     assert code == 0
     assert "Skipped: 1\n  1 × alignment: 3 is no power of two of at least 8\n" in out
     told = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
-    assert refused(*grid, "--strict") == told
+    assert refused("sweep", *grid, "--strict") == told
 
 
 @pytest.mark.parametrize(
@@ -341,7 +313,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(sweep, 
 )  # fmt: skip
 def test_what_cannot_be_swept_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
-    assert refused(source, *arguments).startswith(f"replay: {told}")
+    assert refused("sweep", source, *arguments).startswith(f"replay: {told}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
 
 
@@ -349,18 +321,18 @@ def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_
     path = tmp_path / "s.yaml"
     path.write_text("description: wrong\nvary:\n  glibc.top_pad: {from: 0, to: 8, stpe: 4}\n")
     assert (
-        refused(source, "--plan", path)
+        refused("sweep", source, "--plan", path)
         == f"replay: {path}:3: vary.glibc.top_pad.stpe: unknown key; did you mean 'step'?\n"
     )
     path.write_text("vray: {}\n")
-    assert refused(source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"
+    assert refused("sweep", source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"
 
 
 def test_a_source_that_is_none_and_a_folder_that_holds_no_sweep_are_refused(refused, tmp_path):
-    assert refused("web-servce", *TWO).startswith("replay: web-servce: ")
-    assert refused(*TWO).startswith("replay: no trace is given; name a trace, a workload or a bundled one")
+    assert refused("sweep", "web-servce", *TWO).startswith("replay: web-servce: ")
+    assert refused("sweep", *TWO).startswith("replay: no trace is given; name a trace, a workload or a bundled one")
     assert (
-        refused("show", tmp_path)
+        refused("sweep", "show", tmp_path)
         == f"replay: {tmp_path}: holds no sweep; name a folder that `replay sweep --out` wrote\n"
     )
 
@@ -374,8 +346,9 @@ needs_glibc = pytest.mark.skipif(
 
 
 @needs_pymalloc
-def test_real_pymallocs_rank_versions_as_the_sweep_does(sweep, source):
-    code, out, _ = sweep(source, "--sweep", "every-cpython", "--json", command="verify")
+@pytest.mark.system
+def test_real_pymallocs_rank_versions_as_the_sweep_does(replay, source):
+    code, out, _ = replay("verify", source, "--sweep", "every-cpython", "--json")
     told = json.loads(out)
     assert (code, told["same"]) == (0, True)
     assert {ranking["metric"] for ranking in told["rankings"]} == {"arena_bytes_peak", "arena_calls"}
@@ -385,6 +358,7 @@ def test_real_pymallocs_rank_versions_as_the_sweep_does(sweep, source):
     assert len(told["compared"]) + sum(told["left_out"].values()) == 11
 
 
+@pytest.mark.system
 @needs_glibc
 def test_the_real_glibc_ranks_its_settings_as_the_sweep_does(source):
     vary = {"MALLOC_MMAP_THRESHOLD_": ["default", 65536], "MALLOC_TOP_PAD_": ["default", 0, 1048576]}
@@ -403,9 +377,9 @@ def test_the_real_glibc_ranks_its_settings_as_the_sweep_does(source):
 def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(refused, source, tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {glibc.top_pad: 4096}\n")
-    assert refused(source, "--sweep", path, command="verify") == (
+    assert refused("verify", source, "--sweep", path) == (
         f"replay: --sweep {path}: no real allocator at hand can take any of it: "
         "what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc; "
         f"no real CPython at hand is like {default_preset()}, or it is set to what nobody has built\n"
     )
-    assert "leave out --libc" in refused(source, "--sweep", path, "--libc", command="verify")
+    assert "leave out --libc" in refused("verify", source, "--sweep", path, "--libc")

@@ -1,13 +1,12 @@
 """Allocator models of other packages: found by entry point, in numba or in plain Python, for either role."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import run_python
 from dist_info import write_dist_info
 
 import replay
@@ -135,9 +134,12 @@ from replay.allocators import find_model, is_compiled, model_names
 from replay.config import load_config
 from replay.simulation.run import run
 
-names, trace, results = sys.argv[1:], seeded(4, 3000).trace(), {}
+roles, *names = sys.argv[1:]
+trace, results = seeded(4, 3000).trace(), {}
+STACKS = {"libc": ("cpython-3.12-malloc", ["libc"]), "small": ("cpython-3.12", ["mem", "obj"])}
 for name in names:
-    for base, role, domains in (("cpython-3.12-malloc", "libc", ["libc"]), ("cpython-3.12", "small", ["mem", "obj"])):
+    for role in roles.split():
+        base, domains = STACKS[role]
         config = load_config(base, [f"domains.{domain}={name}" for domain in domains])
         results[f"{name} {role}"] = fingerprint(trace, config), int(run(trace, config).end.mmap)
 compiled = {name: is_compiled(find_model(name)) for name in names}
@@ -151,34 +153,34 @@ def write_model(site: Path, name: str, kind: str, run_bytes: int = 1 << 16) -> N
     (site / f"toy_{name}.py").write_text(text)
 
 
-@pytest.fixture
-def site(tmp_path):
-    """A folder as a package installer leaves it: three models, and one that lacks a function."""
-    write_model(tmp_path, "quick", NUMBA)
-    write_model(tmp_path, "slow", PLAIN)
-    write_model(tmp_path, "mixed", NUMBA + UNMARKED)
-    write_model(tmp_path, "broken", PLAIN)
-    broken = tmp_path / "toy_broken.py"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder as a package installer leaves it: three models, one that lacks a function, one that is not imported."""
+    folder = tmp_path_factory.mktemp("site")
+    write_model(folder, "quick", NUMBA)
+    write_model(folder, "slow", PLAIN)
+    write_model(folder, "mixed", NUMBA + UNMARKED)
+    write_model(folder, "broken", PLAIN)
+    broken = folder / "toy_broken.py"
     broken.write_text(broken.read_text().replace("def free(", "def release("))
-    (tmp_path / "toy_crash.py").write_text("import no_such_thing\n")
+    (folder / "toy_crash.py").write_text("import no_such_thing\n")
     names = ("quick", "slow", "mixed", "broken", "crash")
-    write_dist_info(tmp_path, "replay.allocators", {name: f"toy_{name}" for name in names})
-    return tmp_path
+    write_dist_info(folder, "replay.allocators", {name: f"toy_{name}" for name in names})
+    return folder
 
 
-def run_python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A new process in which the folder is installed."""
-    paths = [str(site), str(Path(replay.__file__).parent.parent), str(Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return run_python(*arguments, paths=(site,), env={"PYTHONDONTWRITEBYTECODE": "1"})
 
 
-def play(site: Path, *names: str) -> dict:
-    done = run_python(site, "-c", PROGRAM, *names)
+def play(site: Path, *names: str, roles: str = "libc small") -> dict:
+    done = run_in(site, "-c", PROGRAM, roles, *names)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+@pytest.mark.system
 def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
     answer = play(site, "quick", "slow", "mixed")
     assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "mixed", "pymalloc", "quick", "slow"]
@@ -201,26 +203,29 @@ def test_a_model_of_which_one_function_is_not_compiled_is_played_in_plain_python
     assert not is_compiled(SimpleNamespace(**functions | {name: lambda *arguments: 0}))
 
 
+@pytest.mark.system
 def test_an_edit_of_another_packages_model_is_noticed(site):
-    before = play(site, "quick")["results"]
+    before = play(site, "quick", roles="libc")["results"]
     write_model(site, "quick", NUMBA, run_bytes=1 << 20)
-    after = play(site, "quick")["results"]
+    after = play(site, "quick", roles="libc")["results"]
     assert after["quick libc"][1] < before["quick libc"][1]
     write_model(site, "quick", NUMBA)
-    assert play(site, "quick")["results"] == before
+    assert play(site, "quick", roles="libc")["results"] == before
 
 
-def test_the_contract_suite_picks_a_model_up_by_itself(site):
-    (site / "toy_crash.py").unlink()
-    (site / "toy_broken.py").unlink()
-    write_dist_info(site, "replay.allocators", {"slow": "toy_slow"})
+@pytest.mark.system
+def test_the_contract_suite_picks_a_model_up_by_itself(tmp_path):
+    write_model(tmp_path, "slow", PLAIN)
+    write_dist_info(tmp_path, "replay.allocators", {"slow": "toy_slow"})
     suite = Path(__file__).parent / "test_allocator_contract.py"
-    done = run_python(site, "-m", "pytest", "-vv", "-p", "no:cacheprovider", str(suite), "-k", "slow and not digests")
+    options = ("-vv", "-p", "no:cacheprovider", "-k", "slow and not digests")
+    done = run_in(tmp_path, "-m", "pytest", *options, suite)
     assert done.returncode == 0, done.stdout
     assert "[slow as libc] PASSED" in done.stdout
     assert "[slow as small] PASSED" in done.stdout
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -238,7 +243,7 @@ try:
 except ConfigError as refusal:
     print(refusal)
 """
-    done = run_python(site, "-c", program)
+    done = run_in(site, "-c", program)
     assert done.stderr == ""
     assert sentence in done.stdout
 

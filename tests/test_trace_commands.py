@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from conftest import output_of
 from histories import History
-from typer.testing import CliRunner
 
 from replay.commands import trace as trace_commands
-from replay.commands.import_ import import_trace
 from replay.config import load_config
 from replay.simulation.run import run as simulate
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
-from replay.support.errors import OutputError, ReplayError, TraceError
+from replay.support.errors import OutputError, TraceError
 from replay.trace import NO_SITE, TEARDOWN_MARK, Domain, Events, MemoryTrace, Metadata, Op, Site
 from replay.trace.validation import Validator
 
@@ -35,10 +33,6 @@ CSV = """time_ns,thread,op,domain,block,size,address,site
 1500000,1,mark,obj,0,1,,
 """
 
-app = typer.Typer()
-app.add_typer(trace_commands.app, name="trace")
-app.command("import")(import_trace)
-
 
 @pytest.fixture
 def csv(tmp_path):
@@ -47,16 +41,8 @@ def csv(tmp_path):
     return path
 
 
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=120)
-    if result.exception is not None and isinstance(result.exception, ReplayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_info_counts_what_is_in_a_trace(csv):
-    info = json.loads(run("trace", "info", csv, "--json"))
+    info = json.loads(output_of("trace", "info", csv, "--json"))
     digest = info.pop("digest")
     assert info == {
         "events": 8,
@@ -94,7 +80,7 @@ def test_info_counts_what_is_in_a_trace(csv):
         "processes": [],
     }
     assert (
-        run("trace", "info", csv)
+        output_of("trace", "info", csv)
         == f"""\
 {csv}
 8 events in 1.50 ms
@@ -111,7 +97,7 @@ call sites      none; `replay record --sites` records them
 next: replay run {csv}
 """
     )
-    screen = run("trace", "info", csv, "--full")
+    screen = output_of("trace", "info", csv, "--full")
     assert "up to 16 B" in screen
     assert digest[:16] in screen
     assert digest not in screen
@@ -123,9 +109,9 @@ def test_a_trace_lasts_from_its_first_event_to_its_last(csv, tmp_path, suffix):
     csv.write_text(f"time_ns,op,block,size\n{begin_ns},malloc,0,16\n{begin_ns + 250},free,0,\n")
     path = tmp_path / f"t.{suffix}"
     if suffix == "parquet":
-        assert run("import", csv, "-o", path).startswith("2 events over 250 ns, ")
-    assert json.loads(run("trace", "info", path, "--json"))["duration_ns"] == 250
-    assert "2 events in 250 ns" in run("trace", "info", path)
+        assert output_of("import", csv, "-o", path).startswith("2 events over 250 ns, ")
+    assert json.loads(output_of("trace", "info", path, "--json"))["duration_ns"] == 250
+    assert "2 events in 250 ns" in output_of("trace", "info", path)
 
 
 @pytest.mark.parametrize(
@@ -135,16 +121,16 @@ def test_a_trace_lasts_from_its_first_event_to_its_last(csv, tmp_path, suffix):
 def test_sizes_fall_into_their_classes(tmp_path, size, limit):
     path = tmp_path / "t.csv"
     path.write_text(f"time_ns,op,block,size\n0,malloc,0,{size}\n")
-    assert json.loads(run("trace", "info", path, "--json"))["requests_by_size"] == {str(limit): 1}
+    assert json.loads(output_of("trace", "info", path, "--json"))["requests_by_size"] == {str(limit): 1}
 
 
 def test_an_empty_trace_has_info_and_no_rows(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("time_ns,op,block,size\n")
-    assert json.loads(run("trace", "info", path, "--json"))["events"] == 0
-    assert "0 events in 0 ns" in run("trace", "info", path)
-    assert json.loads(run("trace", "head", path, "--json")) == []
-    run("trace", "head", path)
+    assert json.loads(output_of("trace", "info", path, "--json"))["events"] == 0
+    assert "0 events in 0 ns" in output_of("trace", "info", path)
+    assert json.loads(output_of("trace", "head", path, "--json")) == []
+    output_of("trace", "head", path)
 
 
 SITES = (Site("parse", "json/decoder.py", 337), Site("<module>", "main.py", 3), Site("never", "x.py", 1))
@@ -170,14 +156,14 @@ def with_sites(tmp_path):
 
 
 def test_info_tells_the_call_sites_that_allocate_most(with_sites):
-    info = json.loads(run("trace", "info", with_sites, "--json"))
+    info = json.loads(output_of("trace", "info", with_sites, "--json"))
     parse = {"function": "parse", "file": "json/decoder.py", "line": 337, "calls": 11, "bytes": 10_160}
     module = {"function": "<module>", "file": "main.py", "line": 3, "calls": 1, "bytes": 5_000}
     assert (info["sites"], info["calls_with_site"], info["bytes_with_site"]) == (3, 12, 15_160)
     assert info["sites_by_bytes"] == info["sites_by_calls"] == [parse, module]
-    screen = run("trace", "info", with_sites)
+    screen = output_of("trace", "info", with_sites)
     assert "3, known for 92.3 % of the calls" in screen
-    for shown, times in ((screen, 1), (run("trace", "info", with_sites, "--full"), 2)):
+    for shown, times in ((screen, 1), (output_of("trace", "info", with_sites, "--full"), 2)):
         lines = [line.split() for line in shown.splitlines()]
         assert lines.count(["parse", "(json/decoder.py:337)", "11", "91.7%", "9.92", "KiB", "67.0%"]) == times
 
@@ -185,7 +171,7 @@ def test_info_tells_the_call_sites_that_allocate_most(with_sites):
 def test_head_names_the_call_sites(with_sites, monkeypatch):
     for columns in ("120", "40"):
         monkeypatch.setenv("COLUMNS", columns)
-        lines = run("trace", "head", with_sites, "-n", "1").splitlines()
+        lines = output_of("trace", "head", with_sites, "-n", "1").splitlines()
         assert lines[1].split() == ["0", "0", "0", "malloc", "obj", "0", "16", "parse", "(json/decoder.py:337)"]
         assert len(lines) == 2
 
@@ -203,15 +189,15 @@ def test_edits_keep_call_sites(with_sites, tmp_path, edit):
     name, *options = edit
     inputs = [with_sites, with_sites] if name == "merge" else [with_sites]
     out = tmp_path / "out.parquet"
-    run("trace", name, *inputs, "-o", out, *options)
-    info = json.loads(run("trace", "info", out, "--json"))
+    output_of("trace", name, *inputs, "-o", out, *options)
+    info = json.loads(output_of("trace", "info", out, "--json"))
     times = 2 if name in ("merge", "scale") else 1
     told = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
     assert told == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
 
 
 def test_head_shows_the_first_rows_by_name(csv):
-    rows = json.loads(run("trace", "head", csv, "-n", "3", "--json"))
+    rows = json.loads(output_of("trace", "head", csv, "-n", "3", "--json"))
     assert rows[:2] == [
         {
             "row": 0,
@@ -237,14 +223,14 @@ def test_head_shows_the_first_rows_by_name(csv):
         },
     ]
     assert len(rows) == 3
-    lines = run("trace", "head", csv, "-n", "3").splitlines()
+    lines = output_of("trace", "head", csv, "-n", "3").splitlines()
     assert lines[0].split() == ["row", "time_ns", "thread", "op", "domain", "block", "size", "address"]
     assert lines[2].split() == ["1", "10", "1", "malloc", "obj", "0", "16", "0x1000"]
     assert len(lines) == 4
 
 
 def test_head_stops_where_the_trace_ends(csv):
-    assert len(json.loads(run("trace", "head", csv, "-n", "100", "--json"))) == 8
+    assert len(json.loads(output_of("trace", "head", csv, "-n", "100", "--json"))) == 8
 
 
 class Endless:
@@ -271,7 +257,7 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
         return lambda *text, **how: (taken.append(trace.taken), show(*text, **how))
 
     monkeypatch.setattr(trace_commands, "say", noting(trace_commands.say))
-    shown = run("trace", "head", "endless", "-n", "4000", *option)
+    shown = output_of("trace", "head", "endless", "-n", "4000", *option)
     assert trace.taken == 3
     assert {1, 2, 3} <= set(taken)
     if option:
@@ -285,10 +271,10 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
 
 def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
     out = tmp_path / "t.parquet"
-    lines = run("import", csv, "-o", out).splitlines()
+    lines = output_of("import", csv, "-o", out).splitlines()
     assert lines[0].startswith("8 events over 1.50 ms, 3 blocks (1.50 KiB) live at the end; ")
     assert lines[1] == f"next: replay run {out}"
-    before, after = (json.loads(run("trace", "info", path, "--json")) for path in (csv, out))
+    before, after = (json.loads(output_of("trace", "info", path, "--json")) for path in (csv, out))
     assert before == after
     (events,) = open_source(out).batches()
     assert events.block.tolist() == [0, 0, 1, 2, 1, 0, 0, 0]
@@ -298,24 +284,25 @@ def test_import_keeps_an_existing_output_unless_forced(csv, tmp_path):
     out = tmp_path / "t.parquet"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
-        run("import", csv, "-o", out)
+        output_of("import", csv, "-o", out)
     assert out.read_text() == "mine"
-    run("import", csv, "-o", out, "--force")
+    output_of("import", csv, "-o", out, "--force")
     assert open_source(out).events_total == 8
 
 
 def test_import_of_a_broken_trace_leaves_nothing_behind(csv, tmp_path):
     csv.write_text(CSV + "1500001,1,free,obj,100,,,\n")
     with pytest.raises(TraceError, match="line 10: free of block 100, which is not live"):
-        run("import", csv, "-o", tmp_path / "t.parquet")
+        output_of("import", csv, "-o", tmp_path / "t.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 @pytest.mark.parametrize("command", [("trace", "info"), ("trace", "head"), ("import",)])
 def test_every_command_shows_an_example_in_its_help(command):
-    assert f"Example: replay {' '.join(command)} trace." in run(*command, "--help")
+    assert f"Example: replay {' '.join(command)} trace." in output_of(*command, "--help")
 
 
+@pytest.mark.system
 def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path):
     environment = {**os.environ, "REPLAY_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
@@ -328,6 +315,7 @@ def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path
     assert first.stdout == second.stdout
 
 
+@pytest.mark.system
 def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
@@ -349,11 +337,11 @@ def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monke
         check(validator, events)
 
     monkeypatch.setattr(Validator, "check", count)
-    run("import", csv, "-o", tmp_path / "t.parquet")
-    run("trace", "info", tmp_path / "t.parquet")
+    output_of("import", csv, "-o", tmp_path / "t.parquet")
+    output_of("trace", "info", tmp_path / "t.parquet")
     assert checked == [8, 8]
     checked.clear()
-    lines = run("import", "startup-static", "-o", tmp_path / "w.parquet").splitlines()
+    lines = output_of("import", "startup-static", "-o", tmp_path / "w.parquet").splitlines()
     assert lines[0].startswith(f"{sum(checked):,} events over ")
 
 
@@ -366,11 +354,11 @@ def test_what_is_live_where_the_program_ends_is_told_apart_from_the_rest_after_t
     history.free(first)
     trace = history.trace("load", TEARDOWN_MARK)
     write_trace(trace, tmp_path / "t.parquet")
-    contents = json.loads(run("trace", "info", tmp_path / "t.parquet", "--json"))
+    contents = json.loads(output_of("trace", "info", tmp_path / "t.parquet", "--json"))
     names = ("live_blocks", "live_bytes", "live_blocks_after_teardown", "live_bytes_after_teardown")
     assert [contents[name] for name in names] == [1, 100, 1, 7]
     assert simulate(trace, load_config("bump")).end["requested_bytes"] == 100
-    lines = run("trace", "info", tmp_path / "t.parquet").splitlines()
+    lines = output_of("trace", "info", tmp_path / "t.parquet").splitlines()
     assert [" ".join(line.split()) for line in lines[4:6]] == [
         "live at end 100 B; 1 blocks",
         "7 B; 1 blocks after the interpreter's teardown",

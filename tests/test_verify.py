@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import invoke
 from reference_pymalloc import GEOMETRIES, Geometry, Reference
-from typer import Typer
-from typer.testing import CliRunner
 
-from replay.commands.verify import verify as verify_command
 from replay.config import load_config
 from replay.support.errors import ReplayError, TraceError
 from replay.trace import Domain, Events, MemoryTrace, Op
@@ -27,9 +25,12 @@ ORACLES = find_oracles()
 TREE_LEAF_EDGES = (4 << 10, 3 << 20)
 """Bases so far above a multiple of 16 GiB: the first or the third arena lies across two leaves of the arena tree."""
 
-pytestmark = pytest.mark.skipif(
-    not ORACLES, reason="no libpython on this machine: see `replay verify --list` for where they are looked for"
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not ORACLES, reason="no libpython on this machine: see `replay verify --list` for where they are looked for"
+    ),
+]
 each_oracle = pytest.mark.parametrize("oracle", ORACLES, ids=[oracle.name for oracle in ORACLES])
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 shape_of = cache(build_shape)
@@ -320,16 +321,10 @@ def test_a_preset_without_a_real_allocator_is_refused_with_what_to_do() -> None:
         choose_oracles("cpython-1-5")
 
 
-def run_command(*arguments: str) -> tuple[int, str]:
-    app = Typer()
-    app.command()(verify_command)
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
-    return result.exit_code, result.stdout
-
-
 def test_the_command_plays_every_shape_and_prints_one_object_for_each() -> None:
     oracle = ORACLES[-1]
-    code, output = run_command("-a", oracle.name, "--events", "500", "--json")
+    result = invoke("verify", "-a", oracle.name, "--events", "500", "--json")
+    code, output = result.exit_code, result.stdout
     results = json.loads(output)
     assert code == 0
     assert [result["trace"] for result in results] == list(SHAPES)
@@ -338,7 +333,8 @@ def test_the_command_plays_every_shape_and_prints_one_object_for_each() -> None:
 
 
 def test_the_command_prints_a_row_for_each_oracle() -> None:
-    code, output = run_command("--events", "200")
+    result = invoke("verify", "--events", "200")
+    code, output = result.exit_code, result.stdout
     assert code == 0
     for oracle in ORACLES:
         row = next(line for line in output.splitlines() if line.split()[:1] == [oracle.name])
@@ -356,14 +352,16 @@ def test_the_command_says_where_a_difference_is_and_exits_with_1(
     wrong = [Oracle(**{**vars(oracle), "overrides": ("pymalloc.release=keep-last", "pymalloc.pool_header=64",
              "pymalloc.alignment=32")}) for oracle in ORACLES[:1]]  # fmt: skip
     monkeypatch.setattr("replay.verification.oracles.choose_oracles", lambda choice: wrong)
-    code, output = run_command(str(path))
+    result = invoke("verify", str(path))
+    code, output = result.exit_code, result.stdout
     assert code == 1
     assert f"{wrong[0].name}, {path}: row 1: malloc of 64 bytes" in output
     assert "128 KiB or more" in output
 
 
 def test_the_list_names_each_oracle_with_the_options_that_model_it() -> None:
-    code, output = run_command("--list")
+    result = invoke("verify", "--list")
+    code, output = result.exit_code, result.stdout
     assert code == 0
     for oracle in ORACLES:
         assert f"  {oracle.name:<22} -a {oracle.preset}" in output

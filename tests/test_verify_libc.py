@@ -5,17 +5,15 @@ from collections.abc import Collection
 from functools import cache
 
 import pytest
+from conftest import invoke, reserved_pages_alone, skipped_where_disturbed
 from histories import History
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer import Typer
-from typer.testing import CliRunner
 
 from replay.allocators.glibc import RULES
-from replay.commands.verify import verify as verify_command
 from replay.support.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, Op
-from replay.verification.libc_compare import verify_libc
+from replay.verification.libc_compare import LibcAgreement, verify_libc
 from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
 
@@ -50,12 +48,21 @@ VALUES = {
 }
 """Of each tunable some that glibc takes, to be combined at random."""
 
-pytestmark = pytest.mark.skipif(
-    not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not ORACLES, reason="no glibc that has a model on this machine: see `replay verify --libc --list`"
+    ),
+]
 each_oracle = pytest.mark.parametrize("oracle", ORACLES, ids=[oracle.name for oracle in ORACLES])
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 shape_of = cache(build_shape)
+
+
+def compared(*arguments: object, **options: object) -> LibcAgreement:
+    """As `verify_libc`, under settings that may take huge pages."""
+    with reserved_pages_alone(), skipped_where_disturbed():
+        return verify_libc(*arguments, **options)
 
 
 @each_shape
@@ -88,7 +95,8 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
         pytest.skip(f"glibc {oracle.version} has no such tunable")
     resident = is_huge or "perturb" in assignment.lower() or "check" in assignment.lower()
     for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
-        agreement = verify_libc(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
+        compare = compared if is_huge else verify_libc
+        agreement = compare(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
         assert not resident or agreement.resident_error <= 0.02
 
@@ -153,7 +161,8 @@ def test_random_settings_do_to_the_model_what_they_do_to_the_real_one(
     if not RULES[oracle.version].has_hugetlb:
         chosen.pop("hugetlb", None)
     assignment = "GLIBC_TUNABLES=" + ":".join(f"glibc.malloc.{key}={value}" for key, value in chosen.items())
-    agreement = verify_libc(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
+    compare = compared if "hugetlb" in chosen else verify_libc
+    agreement = compare(shape_of(shape, 2_000), oracle, assignments=[assignment], resident=True)
     assert agreement.exact, f"{assignment}: {agreement.difference}"
     assert agreement.resident_error is not None
     assert agreement.resident_error <= 0.02, assignment
@@ -224,16 +233,10 @@ def test_a_realloc_to_0_bytes_of_libc_is_refused_with_its_row() -> None:
         verify_libc(history.trace(), ORACLES[0])
 
 
-def run_command(*arguments: str) -> tuple[int, str]:
-    app = Typer()
-    app.command()(verify_command)
-    result = CliRunner().invoke(app, list(arguments))
-    return result.exit_code, result.output
-
-
 def test_the_command_says_that_all_is_equal() -> None:
     version = ORACLES[-1].version
-    code, output = run_command("--libc", "-a", version, "--events", "2000", "--json")
+    result = invoke("verify", "--libc", "-a", version, "--events", "2000", "--json")
+    code, output = result.exit_code, result.output
     assert code == 0
     rows = json.loads(output[output.index("[") :])
     assert [row["trace"] for row in rows] == list(SHAPES)
@@ -242,7 +245,8 @@ def test_the_command_says_that_all_is_equal() -> None:
 
 def test_what_a_setting_does_not_do_is_said() -> None:
     without = next(oracle for oracle in ORACLES if oracle.version >= "2.36")
-    code, output = run_command("--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
+    result = invoke("verify", "--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
+    code, output = result.exit_code, result.output
     assert code == 0
     said = "checks nothing unless libc_malloc_debug.so is preloaded"
     assert output.splitlines().count(f"note: check: glibc {without.version} {said}") == 1
@@ -250,13 +254,15 @@ def test_what_a_setting_does_not_do_is_said() -> None:
 
 def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["glibc.top_pad=0"])
-    code, output = run_command("--libc", "-a", ORACLES[0].version, "--events", "2000")
+    result = invoke("verify", "--libc", "-a", ORACLES[0].version, "--events", "2000")
+    code, output = result.exit_code, result.output
     assert code == 1
     assert "in the real malloc, at" in output or "in reality" in output
 
 
 def test_the_list_says_what_is_at_hand() -> None:
-    code, output = run_command("--libc", "--list")
+    result = invoke("verify", "--libc", "--list")
+    code, output = result.exit_code, result.output
     assert code == 0
     assert ORACLES[0].name in output
 

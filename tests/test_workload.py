@@ -3,11 +3,8 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from conftest import invoke
 
-from replay.commands.schema import schema
-from replay.commands.workloads import workloads
 from replay.support.bundled_files import config_names, find_config, find_workload, recorded_names, workload_names
 from replay.support.errors import ConfigError, WorkloadError
 from replay.workload import Workload, load_workload
@@ -213,21 +210,15 @@ def test_every_key_and_kind_is_in_the_documentation():
                 assert value["const"] in known
 
 
-def command(function, *arguments):
-    app = typer.Typer()
-    app.command()(function)
-    return CliRunner().invoke(app, arguments)
-
-
 def test_schema_prints_the_workloads_json_schema():
-    result = command(schema, "workload")
+    result = invoke("schema", "workload")
     content = json.loads(result.stdout)
     assert list(content["properties"]) == list(Workload.model_fields)
     assert content["additionalProperties"] is False
 
 
 def test_the_schema_of_a_stack_has_the_keys_of_its_models():
-    content = json.loads(command(schema, "config").stdout)
+    content = json.loads(invoke("schema", "config").stdout)
     models = {name: form["properties"] for name, form in content["$defs"].items() if "properties" in form}
     assert any("alignment" in keys and "arena_size" in keys for keys in models.values())
     sections = {section: json.dumps(content["properties"][section]) for section in ("linux", "glibc", "pymalloc")}
@@ -242,7 +233,7 @@ def test_the_schema_of_a_stack_has_the_keys_of_its_models():
 
 
 def test_workloads_lists_the_bundled_ones():
-    listed = json.loads(command(workloads, "--json").stdout)
+    listed = json.loads(invoke("workloads", "--json").stdout)
     assert [entry["name"] for entry in listed] == [*workload_names(), *recorded_names()]
     assert [entry["name"] for entry in listed if entry["recorded"]] == recorded_names()
-    assert "web-service" in command(workloads).stdout
+    assert "web-service" in invoke("workloads").stdout

@@ -28,7 +28,7 @@ def main() -> None:
                 pipe.flush()
 
         try:
-            say(asdict(_write(request, lambda: say({"writer": os.getpid()}))))
+            say(asdict(_write(request, say)))
         except (ReplayError, OSError) as error:
             say({"error": str(error)})
 
@@ -42,13 +42,15 @@ def leave_terminal() -> None:
         os.dup2(nowhere, standard)
 
 
-def _write(request: dict[str, Any], ready: Callable[[], None]) -> Written:
-    """Writes until the program says that it is over, or is no more."""
+def _write(request: dict[str, Any], say: Callable[[dict[str, object]], None]) -> Written:
+    """Writes until the program says that it is over, or is no more; says when it is ready, and after each flush."""
     program = os.pidfd_open(request["program"])
     wishes = request["wishes"]
     ring = Ring(request["ring"], wishes["sites_every"])
     path, argv = Path(request["path"]), request["argv"]
     writer = Writer(ring, path, argv, addresses=wishes["addresses"], force=wishes["force"])
-    ready()
-    writer.run(lambda: ring.ended or bool(select.select([program], [], [], 0)[0]))
+    say({"writer": os.getpid()})
+    writer.run(
+        lambda: ring.ended or bool(select.select([program], [], [], 0)[0]), lambda trouble: say({"trouble": trouble})
+    )
     return writer.finish()

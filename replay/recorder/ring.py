@@ -34,7 +34,7 @@ class Ring:
         self.records = records.reshape(_SLOTS, tap.RECORD_BYTES // 8)
         self.notes = Notes(self._memory, self._words)
         self._put_code()
-        for at in (tap.AT_ENDED, tap.AT_SEPARATE_HEAPS, *tap.AT_STATUS, *tap.COUNTS_AT):
+        for at in (tap.AT_ENDED, tap.AT_FLUSH, tap.AT_SEPARATE_HEAPS, *tap.AT_STATUS, *tap.COUNTS_AT):
             self._words[at // 8] = 0
         self.tail = self.head
         """Records that are done with, and may be overwritten."""
@@ -71,6 +71,14 @@ class Ring:
     def ended(self) -> bool:
         """Whether the program said that nothing more will come."""
         return bool(self._words[tap.AT_ENDED // 8])
+
+    def take_flush(self) -> bool:
+        """Whether a flush was requested and all its records are taken; the request is then removed."""
+        wanted = int(self._words[tap.AT_FLUSH // 8])
+        if not wanted or wanted - 1 > self.tail:
+            return False
+        self._words[tap.AT_FLUSH // 8] = 0
+        return True
 
     @property
     def deserted(self) -> bool:

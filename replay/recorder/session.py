@@ -87,6 +87,13 @@ class Recording:
         self._process = os.getpid()
         return self
 
+    def flush(self) -> None:
+        """Waits until all that was recorded so far is in the file. In a forked child it does nothing."""
+        if self._process != os.getpid():
+            return
+        tap.ask_flush()
+        _raise_trouble(self._hear(self._writer))
+
     def stop(self) -> None:
         """Ends the recording and waits until the file is complete. In a forked child it does nothing."""
         if self._process != os.getpid():
@@ -98,8 +105,7 @@ class Recording:
         finally:
             self._writer.close()
         self.rows = said["rows"]
-        if said["trouble"]:
-            raise OutputError(said["trouble"])
+        _raise_trouble(said)
 
     def __enter__(self) -> "Recording":
         return self.start()
@@ -120,6 +126,11 @@ class Recording:
         writer.close()
         advice = f"`replay record --rescue {self.path}` saves what it wrote"
         raise OutputError(str(said.get("error", f"{self.path}: the writer died; {advice}")))
+
+
+def _raise_trouble(said: dict[str, Any]) -> None:
+    if said["trouble"]:
+        raise OutputError(said["trouble"])
 
 
 def record(

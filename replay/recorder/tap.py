@@ -48,6 +48,8 @@ AT_SITES_EVERY = 216
 """Which calls' sites are wanted: 0 for none, 1 for all, else one call in so many bytes."""
 AT_SEPARATE_HEAPS = 224
 """Whether a subinterpreter has a pymalloc of its own."""
+AT_FLUSH = 232
+"""1 and the number of records that the program wants to be in the file now; 0 for no such request."""
 AT_OFFSETS = 256
 """Where in the code each of ENTRIES begins."""
 AT_ALLOCATOR, AT_LIBC, AT_MALLOC, NAME_BYTES = 576, 608, 640, 32
@@ -333,6 +335,10 @@ class Tap:
         if self.active:
             self._note_status(1)
         self.count(1)
+
+    def ask_flush(self) -> None:
+        """Asks the writer to write all that was recorded so far to the file."""
+        _word(self._shared + AT_FLUSH).value = 1 + _word(self._shared + AT_HEAD).value
 
     def stop(self) -> None:
         """Ends the recording."""

@@ -29,6 +29,7 @@ from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Prove
 BATCH_SECONDS = 5.0
 """What was recorded is in the file after this time at the latest, readable even if the writer is killed."""
 _IDLE_SECONDS = 0.001
+"""After this the writer looks again for records: hooks make no system call, so nothing wakes it."""
 _STRAGGLER_SECONDS = 0.2
 """How long a thread may take between claiming a record and completing it, once the recording is over."""
 
@@ -101,8 +102,11 @@ class Writer:
             self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
-    def run(self, over: Callable[[], bool]) -> None:
-        """Writes until `over()` is true and nothing is left; it is called only when there is nothing else to do."""
+    def run(self, over: Callable[[], bool], flushed: Callable[[str], None] | None = None) -> None:
+        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do.
+
+        `flushed` is called after each flush that the program requests, with the reason if the file cannot be written.
+        """
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
@@ -116,6 +120,9 @@ class Writer:
             if self._translator.full or time.monotonic() - written_s > BATCH_SECONDS:
                 self._append()
                 written_s = time.monotonic()
+            if flushed and self._ring.take_flush():
+                self._append()
+                flushed(self._trouble)
         self._take_stragglers()
         if not self._trouble:
             self._counting.records_until(0, self._rows + self._translator.row)
