@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import PROGRAM_SECONDS
 from histories import seeded
 
 from replay.analysis.metrics import summarize
@@ -142,7 +143,9 @@ def test_a_recording_measures_the_peak_and_the_end_before_teardown(tmp_path):
     )
     path = tmp_path / "trace.parquet"
     command = [sys.executable, "-m", "replay"]
-    subprocess.run([*command, "record", "-o", path, "-c", code], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [*command, "record", "-o", path, "-c", code], check=True, capture_output=True, timeout=PROGRAM_SECONDS
+    )
     done = subprocess.run([*command, "run", path, "--json", "--no-reference"], check=True, capture_output=True)
     (measured,) = [each["measured"] for each in json.loads(done.stdout)["claims"] if each["measured"]]
     # The bytes that are written are Python's. The kernel's counters lag by some pages a processor.

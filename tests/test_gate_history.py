@@ -10,6 +10,7 @@ from types import SimpleNamespace as Named
 
 import polars as pl
 import pytest
+from conftest import PROGRAM_SECONDS
 
 from replay.gates.history import add_rows, find_steps, read_history, steps
 from replay.support.atomic_files import open_locked
@@ -105,7 +106,7 @@ for case in range(5):
     for check in checks:
         check.stdin.write("go\n")
         check.stdin.flush()
-    assert [check.wait(60) for check in checks] == [0] * 4
+    assert [check.wait(PROGRAM_SECONDS) for check in checks] == [0] * 4
     assert sorted(read_history(tmp_path / "history.parquet")["case"]) == sorted("abcd" * 5)
     assert [path.name for path in tmp_path.iterdir()] == ["history.parquet"]
 

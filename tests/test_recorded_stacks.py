@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import recorded
+from conftest import PROGRAM_SECONDS, recorded
 from histories import seeded
 
 from replay.config import default_preset, differences, load_config
@@ -195,7 +195,7 @@ def test_a_recording_of_this_process_says_it_too(tmp_path):
     script = "import sys, replay\nwith replay.record(sys.argv[1]): pass"
     environment = os.environ | {"PYTHONMALLOC": "malloc"}
     path = tmp_path / "own.parquet"
-    subprocess.run([sys.executable, "-c", script, path], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", script, path], check=True, env=environment, timeout=PROGRAM_SECONDS)
     runtime = open_source(path).metadata.runtime
     assert (runtime.allocator, runtime.malloc) == ("malloc", "libc.so.6")
     assert runtime.resident.end_bytes <= runtime.resident.peak_bytes

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import interrupted_sweep
+from conftest import PROGRAM_SECONDS, interrupted_sweep
 from histories import seeded
 
 import replay
@@ -235,7 +235,7 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
     try:
         sweeping.stdout.readline()
         scheduler.kill()
-        _, told = sweeping.communicate(timeout=60)
+        _, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
     finally:
         for process in (sweeping, worker, scheduler):
             process.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import interrupted_sweep
+from conftest import interrupted_sweep, run_python
 from histories import History, seeded
 
 import replay
@@ -391,7 +391,7 @@ def test_a_sweep_needs_a_thread(jobs):
 
 @pytest.mark.system
 def test_an_interrupt_ends_the_runs_whenever_it_comes():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    done = run_python("-c", INTERRUPTED)
     assert (done.stdout, done.stderr) == ("360\n", "")
 
 
