@@ -204,7 +204,7 @@ def mistakes(*declared: str) -> list[str]:
         (["Counter('a', CounterKind.SUM, '')", "Counter('a', CounterKind.SUM, '')"], "COUNTERS declares 'a' twice"),
         (["Counter('a b', CounterKind.SUM, '')"], "the name of a counter, 'a b', is not an identifier"),
         (["Counter('a', 'total', '')"], "the kind of counter 'a' is 'total'; use one of level, sum, maximum"),
-        (["'a'"], "COUNTERS has 'a', which is no Counter"),
+        (["'a'"], "COUNTERS has 'a', which is not a Counter"),
     ],
 )
 def test_a_wrong_declaration_breaks_the_contract(declared, sentence):

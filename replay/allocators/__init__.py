@@ -9,20 +9,20 @@ A model is one module. It names itself to the configuration by its file name (or
     new_state(config) -> State       empty
     malloc(state, stack, size) -> place
     free(state, stack, place)
-    block_size(state, stack, place) -> bytes handed out for that block, header and padding included
+    block_size(state, stack, place) -> allocated bytes of that block, header and padding included
     address(state, stack, place) -> virtual address of the block
 
 and where they differ from the defaults of this file
 
-    ROLES                            names of the roles that it can play, where not both
+    ROLES                            its roles, if it cannot have both
     COUNTERS                         its own counters: each a `Counter`. The model keeps them in `stack.tally[0]` as
                                      `<model>_<name>`, and of a level its highest as `<model>_<name>_peak`
     calloc(state, stack, size) -> place
     realloc(state, stack, place, size) -> place
     made_size(state, stack, place, size) -> block_size of what malloc or calloc has just made there for `size`
-    expect(state, place)             the block will soon be freed or moved: a chance to prefetch; it may be gone
+    expect(state, place)             the block will soon be freed or moved, so prefetch; it may be freed by then
     fill(state, stack, place, size)  the program writes to the block's first `size` bytes
-    trim(state, stack, resume) -> resume  libc role: malloc_trim(0); begins with 0, gives 0 when done
+    trim(state, stack, resume) -> resume  libc role: malloc_trim(0); called with 0 first, returns 0 when done
     switch_thread(state, stack, thread)   libc role: what follows is another thread's; numbers are dense
     end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
     with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
@@ -35,7 +35,7 @@ and where they differ from the defaults of this file
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
 `State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and
-so does plain Python. A model of which one function is not compiled is played in plain Python, with the same results.
+so does plain Python. If one function of a model is not compiled, all of it runs in plain Python, with the same results.
 
 Two roles. The *libc* role answers the raw domain and everything that the role above passes on. The *small* role
 answers `mem` and `obj` where the configuration says so; it sits on the libc role. Both see the *kernel* below
@@ -43,13 +43,13 @@ answers `mem` and `obj` where the configuration says so; it sits on the libc rol
 
 A *place* is an int64 by which a model finds its block without a search; it need not be an address. Places of the libc
 role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns `~place`
-(negative): from then on the block belongs to libc, whoever frees it.
+(negative): from then on the block belongs to libc, whichever call frees it.
 
 Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
-`ask_for_room(stack)`; the event in hand still completes, then the engine grows every state and goes on.
+`ask_for_room(stack)`. The current event still completes; then the simulator grows every state and continues.
 
 Memory that is touched. Each model says which bytes *it* writes (`linux.touch`: headers, links). The program is
-taken to write to all bytes that it asked for: for blocks of the libc role the simulator calls `fill`; the small role
+assumed to write to all bytes that it requests: for blocks of the libc role the simulator calls `fill`; the small role
 touches its blocks as it hands them out, because it knows when a page is new.
 """
 
@@ -212,7 +212,7 @@ def default_expect(state, place):
 
 @leaf
 def default_trim(state, stack, resume):
-    """There is nothing to give back."""
+    """Releases nothing."""
     return 0
 
 
@@ -233,7 +233,7 @@ def default_tick(state, stack, now_ns):
 
 @leaf
 def default_adopt(state, stack, address, size):
-    """Nothing that this model knows of."""
+    """Ignores blocks that are older than the trace."""
 
 
 @_generic
@@ -253,12 +253,12 @@ def realloc(state, stack, place, size):
 
 @_generic
 def free(state, stack, place):
-    """Takes the block back."""
+    """Frees the block."""
 
 
 @_generic
 def block_size(state, stack, place):
-    """Bytes that the block takes from the layer that cut it."""
+    """Allocated bytes of the block."""
 
 
 @_generic
@@ -273,7 +273,7 @@ def fill(state, stack, place, size):
 
 @_generic
 def made_size(state, stack, place, size):
-    """Bytes handed out for the block that was just made there, of `size` bytes."""
+    """Allocated bytes of the block that was just allocated there for `size` bytes."""
 
 
 @_generic
@@ -283,7 +283,7 @@ def expect(state, place):
 
 @_generic
 def trim(state, stack, resume):
-    """Gives free memory back to the kernel; where a table has no more room, what to go on with."""
+    """Releases free memory; returns where to continue if a table has no more room, else 0."""
 
 
 @_generic
@@ -298,7 +298,7 @@ def end_thread(state, stack):
 
 @_generic
 def tick(state, stack, now_ns):
-    """It is so late now, in nanoseconds since the trace's first event."""
+    """Tells the model the time, in nanoseconds since the trace's first event."""
 
 
 def _clock_of(state_type: type, name: str) -> Callable[..., Any]:
@@ -322,4 +322,4 @@ def sees_time(state, stack):
 
 @_generic
 def adopt(state, stack, address, size):
-    """A block that was born before the trace is freed, in a pool for `size` bytes."""
+    """Frees a block that is older than the trace, in a pool for `size` bytes."""

@@ -83,7 +83,7 @@ def find_mistakes(model: ModuleType) -> list[str]:
 def _mistakes_of_counters(counters: tuple[Counter, ...]) -> list[str]:
     """What is wrong with the counters that a model declares."""
     if wrong := [each for each in counters if not isinstance(each, Counter)]:
-        return [f"COUNTERS has {wrong[0]!r}, which is no Counter"]
+        return [f"COUNTERS has {wrong[0]!r}, which is not a Counter"]
     names = [each.name for each in counters]
     twice = sorted({name for name in names if names.count(name) > 1})
     mistakes = [f"COUNTERS declares {name!r} twice" for name in twice]

@@ -20,7 +20,7 @@ from replay.support.names import nearest
 
 _HOME = Path(__file__).parent
 _ADDRESS_SPACE = "linux"
-"""Lies beneath every stack; no domain goes to it."""
+"""The layer below every stack; no domain can be routed to it."""
 
 
 def bundled_names() -> list[str]:
@@ -74,7 +74,7 @@ def _load_third_party(name: str) -> ModuleType:
 
 
 def roles(name: str) -> tuple[str, ...]:
-    """The roles that the model called `name` can play."""
+    """The roles that the model called `name` can have."""
     found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "small"))
     return found
 

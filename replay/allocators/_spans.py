@@ -32,7 +32,7 @@ class SpanKind(IntEnum):
     TRIMMED = 9
     """Past the end of a heap that became shorter: released, but still mapped."""
     HEAP = 10
-    """All of a heap whose model does not tell its parts apart."""
+    """All of a heap whose model does not report its parts."""
 
 
 SPAN = np.dtype(
@@ -51,9 +51,9 @@ SPAN = np.dtype(
 """
     region          address of the arena, heap or mapping that the span is part of: what can be released as a whole
     size_class      bytes of each block of a pool; 0 elsewhere
-    live_bytes      handed out, rounding and headers of blocks included
+    live_bytes      allocated, rounding and headers of blocks included
     free_bytes      that the model can hand out again; the rest of `bytes` is overhead
-    resident_bytes  in memory; filled in by whoever knows the address space
+    resident_bytes  in memory; filled in by `Simulator.spans`
 """
 
 

@@ -1,4 +1,4 @@
-"""What all layers of a run share: the counters, the log of system calls, and requests for room."""
+"""What all layers of a run share: the stack, the log of system calls, time, and requests for room."""
 
 from typing import NamedTuple
 
@@ -13,22 +13,22 @@ MARGIN = 16
 
 
 ROOM, RESIDENT_PEAK, NO_MEMORY, LARGE = 1, 2, 4, 8
-"""Bits of `attention`: a table is nearly full; resident memory stands higher than ever; the kernel cannot map; the next
-event asks for more than there is headroom."""
+"""Bits of `attention`: a table is nearly full; resident memory reached a new peak; nothing can be mapped; the next
+event requests more than the headroom."""
 
 LOG = record("row", "kind", "address", "bytes")
 """What happened below: system calls (kind = index into SYSCALLS) and arena events."""
 ARENA_MAPPED, ARENA_UNMAPPED = 16, 17
 
 CLASS_VIEW = record("block_size", "pools_used", "pools_full", "blocks", "blocks_carved", "blocks_capacity")
-"""What `observe` may tell as `classes`: a row a size class of the small role."""
+"""A row of `classes` in the result of `observe`: a size class of the small role."""
 ARENA_VIEW = record("address", "pools", "pools_free", "blocks", "block_bytes")
-"""What `observe` may tell as `arenas`: a row a mapped arena, by address."""
+"""A row of `arenas` in the result of `observe`: a mapped arena, by address."""
 
 
 @by_reference
 class Stack(NamedTuple):
-    """Everything that a run changes. Where no small role exists, `small` is the libc state and is never asked."""
+    """Everything that a run changes. Without a small role, `small` is the libc state and is not used."""
 
     tally: np.ndarray
     log: np.ndarray
@@ -50,7 +50,7 @@ def now_ns(stack):
 
 @leaf
 def change_mapped(stack, change):
-    """So many bytes are mapped, or unmapped if negative."""
+    """Counts bytes that are mapped, or unmapped if negative."""
     tally = stack.tally[0]
     tally.mapped_bytes += change
     if tally.mapped_bytes > tally.mapped_bytes_peak:
@@ -62,7 +62,7 @@ def change_mapped(stack, change):
 
 @leaf
 def change_resident(stack, change):
-    """So many bytes became resident, or left memory if negative."""
+    """Counts bytes that became resident, or were released if negative."""
     tally = stack.tally[0]
     tally.resident_bytes += change
     tally.resident_bytes_timed, tally.resident_bytes_timed_high = add_product(
@@ -75,14 +75,14 @@ def change_resident(stack, change):
 
 @leaf
 def wake_at(stack, time_ns):
-    """Has every model's `tick` called at this time, or at the next event if it has passed. A `tick` asks again."""
+    """Has the `tick` of all models called once at this time, or at the next event if the time has passed."""
     tally = stack.tally[0]
     tally.wake_ns = min(tally.wake_ns, time_ns)
 
 
 @leaf
 def attend(stack, why):
-    """Has the simulator stop after the event in hand; while a turn begins, after its first one."""
+    """Has the simulator stop after the current event; while a turn begins, after its first one."""
     tally = stack.tally[0]
     tally.attention |= why
     tally.stop = 0
@@ -90,7 +90,7 @@ def attend(stack, why):
 
 @leaf
 def ask_for_room(stack):
-    """So that the engine can grow the tables, after the event in hand."""
+    """Has the simulator grow the tables after the current event."""
     attend(stack, ROOM)
 
 
@@ -121,7 +121,7 @@ def give_record_back(scalars, records, number):
 
 @cold
 def log(stack, kind, address, length):
-    """Writes down what happened to the address space in the event being played."""
+    """Writes a row of LOG for the current event."""
     tally = stack.tally[0]
     entry = stack.log[tally.rows_logged]
     entry.row = tally.first_row + tally.at

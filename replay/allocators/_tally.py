@@ -16,7 +16,7 @@ LEVELS = (
     "requested_bytes", "block_bytes", "pool_bytes", "arena_bytes", "heap_bytes", "mapped_bytes", "resident_bytes",
     "arenas",
 )  # fmt: skip
-"""What has a peak. `arenas` counts live ones."""
+"""Counters that rise and fall, and have a peak. `arenas` counts mapped ones."""
 
 TIMED = ("mapped_bytes", "resident_bytes")
 """Levels of the address space, with an exact mean over time: each has two fields `_timed` and `_timed_high`.
@@ -29,7 +29,7 @@ OWN = (
     "begin_ns", "wake_ns", "woken_ns", "has_small",
     "row", "thread", "rows_logged", "attention", "first_row", "at", "stop", "idle", "requested_slack", "block_slack",
 )  # fmt: skip
-"""Fields that the simulator keeps for itself: they count nothing."""
+"""Fields for the simulator itself: they count nothing."""
 
 _SUMS = (
     "small_requested_bytes", "small_block_bytes", "libc_requested_bytes", "libc_block_bytes",
@@ -103,22 +103,22 @@ TALLY = tally_layout(()).dtype
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
     requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
-    block_bytes       live, as handed out
+    block_bytes       live, as allocated
     pool_bytes        in pools that hold blocks
     arena_bytes       in mapped arenas
     heap_bytes        mapped for libc: brk and its own mmaps
-    mapped_bytes      mapped in all; resident_bytes: touched and not given back
-    page_faults       first touches that the kernel served; huge_pages: those served with a huge page
+    mapped_bytes      mapped in all; resident_bytes: touched and not released
+    page_faults       first touches of pages; huge_pages: those served with a huge page
     *_timed           sum of the level's changes, each multiplied by its time since `begin_ns`, in 128 bits: the low 64
                       here, the high ones in *_timed_high. The integral of the level until t is t * level - this
-    row               the event in hand when counters were last settled; thread: whose it is, -1 before the first
+    row               the event at which counters were last computed; thread: its thread, -1 before the first event
     attention         bits: why the simulator must stop after this event
     begin_ns          the time of the trace's first event
-    first_row, at     the event being played is `at` in a batch before which there were so many rows
-    stop              where in the batch the simulator looks at `attention` at the latest
-    idle              rows that moved no block
+    first_row, at     the current event is row `at` of its batch; `first_row` rows came before the batch
+    stop              the row of the batch at which `attention` is checked at the latest
+    idle              rows that concern no block
     has_small         1 where there is a small role
     wake_ns           when a model wants the next `tick` besides those at events; NEVER if none does
     woken_ns          the time while models are woken between events, else -1
-    *_slack           bytes until the level is as high as ever: the level is its peak less these
+    *_slack           the peak of a level less the level
 """

@@ -1,8 +1,8 @@
 """Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
 
     slice      the events between two boundaries; one call of a compiled kernel simulates it
-    boundary   a row at which something is done that is no event of a block, or the end of a batch
-    tick       a moment at which the counters are looked at. Looking changes nothing, so ticks do not cut slices: the
+    boundary   a row at which something other than an event of a block happens, or the end of a batch
+    tick       a moment at which the counters are copied. A copy changes nothing, so ticks do not cut slices: the
                sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
 
 A tick at time t sees all events of time t. Where batches end does not matter: ticks at the last moment of a batch wait
@@ -24,9 +24,9 @@ Process = Generator[simpy.Event, Any, None]
 
 
 TICKS_MAX = 1_000_000
-"""More samples than anybody looks at; each is a copy of all counters."""
+"""The largest number of samples; each is a copy of all counters."""
 TICKS_ENOUGH = 2_000
-"""Where nobody says how often, and nobody knows how long the trace is: more of them, and the interval doubles."""
+"""Where neither the interval nor the length of the trace is known, the interval doubles above this number."""
 TRIMS_MAX = 1_000_000
 """More than any program does by the clock: a unit that was forgotten."""
 
@@ -114,22 +114,22 @@ class Clock:
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
         self.rows = 0
-        """Rows of the trace that have been played."""
+        """Rows of the trace that have been simulated."""
         self._source = self._environment.process(self._walk(batches))
         self._sampler = self._sample()
         self._environment.process(self._sampler)
 
     @property
     def now_ns(self) -> int:
-        """Time of the last event that was played."""
+        """Time of the last event that was simulated."""
         return int(self._environment.now)
 
     def run(self) -> None:
-        """Plays the trace to its end."""
+        """Simulates the trace to its end."""
         try:
             self._environment.run(until=self._source)
         finally:
-            self._sampler.close()  # it waits for more, and would keep all that was played until garbage is collected
+            self._sampler.close()  # it still waits, and would keep the whole trace alive until garbage is collected
 
     def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
@@ -138,7 +138,7 @@ class Clock:
                 continue
             start = 0
             for stop in [*self._visitor.boundaries(events), events.rows]:
-                # The time of what comes next, if this batch tells.
+                # The time of the next boundary, if this batch has it.
                 until_ns = int(events.time_ns[min(stop, events.rows - 1)])
                 for row, due_ns in self._trims(events, start, stop, until_ns):
                     yield from self._simulate_slice(events, start, row, due_ns)
@@ -181,7 +181,7 @@ class Clock:
         self._visitor.simulate(Slice(events, self.rows, start, end, rows, ticks_ns))
 
     def _sample(self) -> Process:
-        """The sampler: for each slice, the ticks until what comes behind it."""
+        """The sampler: plans the ticks of each slice, until the next boundary."""
         while True:
             until_ns = yield self._slice_begun
             self._slice_begun = self._environment.event()

@@ -1,10 +1,10 @@
-"""Plays slices of a trace: the one loop through which every event of every run goes.
+"""Simulates slices of a trace: the one loop that every event of every run passes through.
 
-The loop keeps what is common to all models: which block lies where (`BLOCK` by block number), what was asked for and
-handed out, by domain and size class, and the peaks of both. Everything else is asked of the models of the stack.
+The loop keeps what is common to all models: the place of each block (`BLOCK` by block number), requested and allocated
+bytes by domain and size class, and the peaks of both. The models of the stack do everything else.
 
-Size classes are those of the blocks handed out, so they fit every model: 8-byte steps up to 1,024 bytes, then powers
-of two; `class_limit` gives the largest block of a class.
+Size classes are those of allocated bytes, so they fit every model: 8-byte steps up to 1,024 bytes, then powers of two;
+`class_limit` returns the largest block of a class.
 """
 
 import numpy as np
@@ -42,20 +42,20 @@ CLASSES = EXACT_CLASSES + 38
 DOMAINS = 4
 ONE = np.uint64(1)
 AHEAD = np.uint64(12)
-"""Rows ahead whose blocks are told to the models, and twice as many whose entries are fetched."""
+"""How many rows ahead models get notice of a block; its entry is fetched twice as many rows ahead."""
 BLOCKS_IN_CACHE = 81920
 LARGE_BYTES = 16 << 20
 """Smaller requests fit into the slack that the kernel always keeps."""
 CLASS = record("blocks", "requested_bytes", "live_blocks", "live_requested_bytes")
-"""Of one domain, role and size class, all that ever came, and what is still there; a row's number is `class_row`."""
+"""Of one domain, role and size class: blocks ever allocated, and live ones; a row's number is `class_row`."""
 ROWS_A_ROLE = 256
-"""More than there are classes: powers of two are quickest to come by."""
+"""At least the number of classes; a power of two is the fastest to compute with."""
 ROWS_A_DOMAIN = 2 * ROWS_A_ROLE
 ROW_BITS = 11
 ROW_MASK = (1 << ROW_BITS) - 1
 DOMAIN_MASK = ROW_MASK - ROWS_A_DOMAIN + 1
 GONE = 0
-"""`size_and_row` of a block that is not there: the row is of the libc role's blocks of no bytes, and it has none."""
+"""`size_and_row` of a block that is not live: the row of the libc role's blocks of 0 bytes, of which there are none."""
 assert CLASSES <= ROWS_A_ROLE
 assert DOMAINS * ROWS_A_DOMAIN <= 1 << ROW_BITS
 
@@ -65,12 +65,12 @@ CLASS_ROWS = DOMAINS * ROWS_A_DOMAIN
 
 
 def new_classes() -> np.ndarray:
-    """What the loop counts by class: blocks that came, and behind them the bytes that were asked for."""
+    """The counters by class: blocks ever allocated, and behind them the bytes requested for them."""
     return np.zeros(2 * CLASS_ROWS, np.int64)
 
 
 def count_classes(classes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """All rows of CLASS, from what the loop counted and the blocks that are there: none is counted as it goes."""
+    """All rows of CLASS, from the counters of the loop and the table of live blocks."""
     rows = np.zeros(CLASS_ROWS, CLASS)
     rows["blocks"], rows["requested_bytes"] = classes[:CLASS_ROWS], classes[CLASS_ROWS:]
     live = blocks["size_and_row"][blocks["size_and_row"] != GONE]
@@ -100,7 +100,7 @@ def class_row(first, block_bytes):
 
 
 def class_rows(is_small: list[bool]) -> np.ndarray:
-    """By domain where the rows begin of the role that answers it, given whether that is the small one."""
+    """The first row of each domain, given whether the small role serves it."""
     return np.array([domain * ROWS_A_DOMAIN + small * ROWS_A_ROLE for domain, small in enumerate(is_small)])
 
 
@@ -123,7 +123,7 @@ def _make_zeroed(stack, first, size):
 
 @inlined
 def _move(stack, place, size):
-    """The same for realloc; of whose block, `place` tells."""
+    """The same for realloc; `place` shows which role owns the block."""
     stack.tally[0].reallocs += 1
     if place >= 0:
         return realloc(stack.small, stack, place, size)
@@ -132,7 +132,7 @@ def _move(stack, place, size):
 
 @inlined
 def _end(stack, entry, kind):
-    """The block goes, unless it is moved."""
+    """Counts the end of a block, and frees it unless it is moved."""
     tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
     if place >= 0:
         block_bytes = block_size(stack.small, stack, place)
@@ -150,9 +150,9 @@ def _end(stack, entry, kind):
 
 @inlined
 def _come(stack, blocks, classes, route, domains, block, at, kind, size):
-    """The block is made, or moved, and counted; peaks may rise."""
+    """Allocates or moves a block, and counts it; peaks may rise."""
     tally = stack.tally[0]
-    # Asked for on its own, and first: LLVM would put it last in one decision on all kinds.
+    # Compared on its own, and first: LLVM would put it last in one decision on all kinds.
     if opaque(np.int64(kind)) == MALLOC:
         first = route[np.uint64(domains[at])]
         place, moved = _make(stack, first, size), False
@@ -188,7 +188,7 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
 
 @inlined
 def _go(stack, entry):
-    """The block goes."""
+    """Frees a block."""
     _end(stack, entry, FREE)
     entry.size_and_row = GONE
     stack.tally[0].frees += 1
@@ -196,12 +196,12 @@ def _go(stack, entry):
 
 @inlined
 def _look_ahead(stack, blocks, op, block, at):
-    """Has what rows ahead will need brought into the cache."""
+    """Prefetches what later rows will need."""
     prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
     if op[at + AHEAD] == MALLOC:
         return
     ahead = block[at + AHEAD]
-    if ahead >= blocks.shape[0]:  # the row moves no block, so its number may be any
+    if ahead >= blocks.shape[0]:  # the row concerns no block, so its number may be any
         return
     there = blocks[ahead].place
     if there >= 0:
@@ -212,7 +212,7 @@ def _look_ahead(stack, blocks, op, block, at):
 
 @cold
 def _tell(stack, addresses, row, kind, place):
-    """Notes where the block is that this event made or moved."""
+    """Writes down the address of the block that this event allocated or moved."""
     if kind == FREE:
         addresses[row] = 0
     elif place >= 0:
@@ -223,7 +223,7 @@ def _tell(stack, addresses, row, kind, place):
 
 @cold
 def _settle(tally, rows):
-    """Writes down what follows from all that was counted in so many rows."""
+    """Computes the counters that follow from others, after so many rows."""
     tally.row = tally.first_row + tally.at
     tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees - tally.idle
     tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
@@ -234,7 +234,7 @@ def _settle(tally, rows):
 
 @cold
 def _copy(tally, copies, index):
-    """The counters as they are."""
+    """Copies the counters."""
     copy_record(tally, copies, index)
 
 
@@ -271,7 +271,7 @@ def _pass(stack, until_ns):
 
 @inlined
 def _reach(stack, time_ns):
-    """Has models see the time of the event in hand; returns False where a table has too little room for the event."""
+    """Has models see the time of this event; returns False where a table has too little room for the event."""
     if sees_time(stack.libc, stack) or sees_time(stack.small, stack):
         if not let_time_pass(stack, time_ns):
             return False
@@ -282,7 +282,7 @@ def _reach(stack, time_ns):
 
 @inlined
 def take_turn(stack, thread):
-    """What follows is that thread's."""
+    """The next events are that thread's."""
     tally = stack.tally[0]
     if tally.thread != thread:
         tally.thread = thread
@@ -291,7 +291,7 @@ def take_turn(stack, thread):
 
 @inlined
 def _begin_turn(stack, op, threads, row, end):
-    """The thread of this event goes on; gives the row where another one does, or `end` if that comes first."""
+    """Switches to the thread of this event; returns the row where another one continues, at most `end`."""
     if threads.shape[0] == 0:
         take_turn(stack, np.int64(0))
         return end
@@ -308,20 +308,20 @@ def simulate_rows(
 ):
     """Simulates rows of `columns` (op, domain, block, size, time_ns) from `start`; none of them is a boundary.
 
-    What moves no block is passed over: its domain, block and size may be anything.
+    Rows that concern no block are skipped: their domain, block and size may be anything.
 
-    `threads`: whose each row is; if empty, all are thread 0's.
-    `ticks` are rows in rising order, the last one the end: before row ticks[i] is played, samples[i] becomes a copy of
-    the counters, after all that models do until tick_times[i]. `at_peak[0]` becomes one whenever resident memory stands
-    higher than ever. `addresses`, if not empty, takes the address of each block made or moved, its complement where the
-    libc role owns it, and 0 for a free.
+    `threads` has the thread of each row; if empty, all are of thread 0.
+    `ticks` are rows in rising order, the last one the end. Before row ticks[i] is simulated, samples[i] becomes a copy
+    of the counters, after all that models do until tick_times[i]. `at_peak[0]` becomes a copy whenever resident memory
+    reaches a new peak. `addresses`, if not empty, takes the address of each block that is allocated or moved, its
+    complement where the libc role owns it, and 0 for a free.
     `first_row`: rows of the trace before this batch.
 
     Stops early where tables need more room (`attention` has ROOM or LARGE) or nothing can be mapped (NO_MEMORY).
-    Returns the next row to play and the next tick to take.
+    Returns the next row to simulate and the next tick to take.
 
-    Each instruction here is one of about seventy an event. What follows from other counters is settled where somebody
-    looks; what few events come to is `cold`, because the loop would keep registers for it.
+    Each instruction here is one of about seventy an event. Counters that follow from others are computed when the
+    counters are copied; rare paths are `cold`, because the loop would keep registers for them.
     """
     op, domains, block, sizes, times = columns
     tally, space = stack.tally[0], stack.linux.space[0]
@@ -342,7 +342,7 @@ def simulate_rows(
             turn = _begin_turn(stack, op, threads, row, row + 1 if telling else ticks[index])
             while row < turn:
                 tally.stop = row + 1 if tally.attention else turn
-                # An unsigned index is not looked at for being negative.
+                # numba compares only signed indexes with 0.
                 at = np.uint64(row)
                 while at < np.uint64(tally.stop):
                     kind = op[at]

@@ -1,6 +1,6 @@
 """Several processes side by side, each with an allocator stack of its own, and what they take together.
 
-Of a piece of the trace each process plays its stints, and `multi_process_kernels` adds them up in the order of the
+Each process simulates its stints of a piece of the trace, and `multi_process_kernels` adds them up in the order of the
 trace. To each, its threads and blocks are numbered as if there were no others, so that its tables are as large as what
 it has.
 """
@@ -101,7 +101,7 @@ class Host:
 
     @property
     def classes(self) -> np.ndarray:
-        """What came and what is there in all processes."""
+        """Blocks ever allocated and live ones, of all processes."""
         each = [member.simulator.classes for member in self.members]
         total = each[0].copy()
         for name in CLASS.names or ():
@@ -109,7 +109,7 @@ class Host:
         return total
 
     def observe(self) -> dict[str, np.ndarray]:
-        """What the models of the small role tell, process by process."""
+        """What the models of the small role show of their state, process by process."""
         each = [member.simulator.observe() for member in self.members]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
@@ -136,7 +136,7 @@ class Host:
         return events
 
     def simulate(self, part: Slice) -> np.ndarray:
-        """Plays a slice; returns the sums at each of its ticks."""
+        """Simulates a slice; returns the sums at each of its ticks."""
         assert self._batch is not None
         owner = self.owner[part.start : part.end]
         begins = np.ones(owner.shape[0] + 1, bool)
@@ -159,7 +159,7 @@ class Host:
         return samples
 
     def _simulate_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
-        """Plays some stints, process by process, and adds them up."""
+        """Simulates some stints, process by process, and adds them up."""
         owner = self.owner[edges[:-1]]
         moments, best = (kept[: owner.shape[0]] for kept in self._kept)
         order = np.argsort(owner.astype(np.min_scalar_type(len(self.members))), kind="stable")
@@ -234,7 +234,7 @@ class Host:
         return [int(found[0]) for found in self._processes.of(np.array([thread], np.uint32))]
 
     def _call(self, number: int, call: Callable[[Simulator], None]) -> None:
-        """Something that is no event of the loop happens in a process; as there, it is no moment of `at_peak`."""
+        """Calls something outside the loop for one process; it cannot become the moment of `at_peak`."""
         simulator = self.members[number].simulator
         lower_peaks(_plain(simulator.stack.tally)[0], int(self._layout.ends[0]))
         call(simulator)

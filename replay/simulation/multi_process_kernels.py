@@ -1,11 +1,10 @@
-"""Stints: rows of one process with none of another's among them. How they are played, and what they add up to.
+"""Stints: rows of one process without rows of another in between. How they are simulated and added up.
 
-Each process has a stack of its own, and plays its stints of a piece of the trace one after the other; the others'
-come before or after. What each stint came to is written down, and afterwards all are gone through in the order of the
-trace. While a process is in a stint, all others rest, so the sum of a level at any moment, within an event too, is
-what the process has then and what the others have all the time. The highest in a stint is therefore known from the
-highest of its process in that stint alone. The simulator counts peaks since the beginning; so before each stint they
-are lowered to the current levels.
+Each process has a stack of its own, and simulates its stints of a piece of the trace one after the other. The counters
+after each stint are written down, and afterwards added up in the order of the trace. During a stint of one process all
+others rest, so the sum of a level at any moment, within an event too, is the level of that process plus the constant
+levels of the others. The peak of the sum in a stint follows from the peak of its process in that stint. The simulator
+counts peaks since the beginning; so before each stint they are lowered to the current levels.
 
     moment      the counters of a process after a stint; its peaks are those of the stint
     best        the same right after the event that took its resident memory to the stint's highest, if it ever rose
@@ -121,7 +120,7 @@ def add_up(
 ) -> None:
     """Goes through stints in order; from `last` on everything but `ticks` changes in place.
 
-    `owner` has the process of each stint. `with_best` is False where nobody looked for the highest resident memory.
+    `owner` has the process of each stint. `with_best` is False where `best` is not filled in.
     By process: `last` its counters so far, `own_best` those at its own highest resident memory, `shares` those at the
     highest of all: of a process whose `seen` is less than `times`, which counts how often that rose, they are its last.
     `sums`: of all now, and at the highest resident memory of all. samples[i] becomes the sum before stint ticks[i].

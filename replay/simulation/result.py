@@ -33,9 +33,9 @@ class RunResult:
     at_peak_time_ns: int
     """0 where no page was ever resident."""
     classes: np.ndarray
-    """What came and what is there, by domain, role and size class (`replay.simulation.loop`)."""
+    """Blocks ever allocated and live ones, by domain, role and size class (`replay.simulation.loop`)."""
     observed: dict[str, np.ndarray]
-    """What the model of the small role tells about its state at the end."""
+    """What the model of the small role shows of its state at the end."""
     phases: tuple[tuple[str, int, np.record], ...]
     """Name, time and counters at each mark."""
     wall_ns: int

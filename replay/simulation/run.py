@@ -41,7 +41,7 @@ class _Moment(NamedTuple):
 
 
 def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | None:
-    """The interval asked for, or one that gives about SAMPLES_WANTED samples of a trace that spans so much time.
+    """The wanted interval, or one for about SAMPLES_WANTED samples of a trace that spans so much time.
 
     None where neither is known: the clock finds one.
     """
@@ -75,11 +75,11 @@ def run(
     progress: Callable[[int], None] | None = None,
     stop: Callable[[np.record], bool] | None = None,
 ) -> RunResult:
-    """Plays `trace` through the stack that `config` describes.
+    """Simulates `trace` on the stack that `config` describes.
 
     `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
-    of LOG as they come, `progress` the number of rows played. `stop` sees the counters at the end of each batch; where
-    it says so, the run ends there.
+    of LOG as they come, `progress` the number of rows simulated. `stop` gets the counters at the end of each batch, and
+    returns whether the run ends there.
     """
     simulator: Simulator | Host
     begin_ns, batches = _begin(trace)

@@ -33,7 +33,7 @@ from replay.trace.block_numbering import ThreadNumbering
 
 LOG_ROWS = 4096
 _NO_TIMES = np.full(1, -1)
-"""The time of the end of a slice, which is no tick: nothing has to be done until then."""
+"""The time of the end of a slice, which is not a tick: models are not woken for it."""
 
 Log = Callable[[np.ndarray], None]
 Addresses = Callable[[np.ndarray, np.ndarray], None]
@@ -41,7 +41,7 @@ Addresses = Callable[[np.ndarray, np.ndarray], None]
 role owns it."""
 
 _making = threading.Lock()
-"""What several threads want at once is made once: compiling it takes long."""
+"""Threads that need the same loop at the same time compile it once."""
 
 
 def copied(counters: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class Simulator:
         self._classes = new_classes()
         self.at_peak = np.zeros(1, self.layout.dtype)
         self.at_peak_time_ns = 0
-        # Looked at in every slice, where to ask a record for a field takes thrice as long.
+        # Read in every slice; reading a field of a record takes three times as long.
         self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
         self._resident_peak = self.at_peak["resident_bytes_peak"]
         with _making:
@@ -99,7 +99,7 @@ class Simulator:
 
     @property
     def classes(self) -> np.ndarray:
-        """What came and what is there, by domain, role and size class."""
+        """Blocks ever allocated and live ones, by domain, role and size class."""
         return count_classes(self._classes, self.blocks)
 
     def counters(self) -> np.ndarray:
@@ -118,7 +118,7 @@ class Simulator:
         return result
 
     def simulate(self, part: Slice) -> np.ndarray:
-        """Plays a slice; returns a copy of the counters for each of its ticks."""
+        """Simulates a slice; returns a copy of the counters for each of its ticks."""
         events = part.events
         self._make_room_for_blocks(events.highest_block)
         ticks = np.concatenate((part.tick_rows, (part.end,)))
@@ -147,7 +147,7 @@ class Simulator:
     def simulate_stints(
         self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
     ) -> None:
-        """Plays some stints of a slice, as one process of several; see `replay.simulation.multi_process_kernels`.
+        """Simulates some stints of a slice, as one process of several; see `replay.simulation.multi_process_kernels`.
 
         The numbers of its blocks are below `blocks`.
         """
@@ -212,7 +212,7 @@ class Simulator:
             self._stand_at(row, time_ns)
 
     def _stand_at(self, row: int, time_ns: int) -> None:
-        """What follows is no event of the loop: it happens at that time, before `row` of the trace."""
+        """Prepares for a call outside the loop, at that time and before `row` of the trace."""
         self.stack = self.stack._replace(times_ns=np.array([time_ns]))
         tally = self.tally
         tally.row, tally.first_row, tally.at = row, row, 0
@@ -222,7 +222,7 @@ class Simulator:
                 self._settle_between_events()
 
     def _settle_between_events(self) -> None:
-        """What a call left to be done that is no event of the loop."""
+        """Does what a call outside the loop left to do: gives tables room, empties the log."""
         self.tally.attention &= ~RESIDENT_PEAK
         if self.tally.attention:
             self._grow()
@@ -247,7 +247,7 @@ class Simulator:
             self.blocks = extend(self.blocks, max(highest + 1, self.blocks.shape[0] * 5 // 4))
 
     def _attend(self, events: Events, row: int, first_row: int) -> None:
-        """Does what the loop stopped for."""
+        """Handles the reason for which the loop stopped."""
         attention, need_bytes = self.tally.attention, 0
         if attention & NO_MEMORY:
             raise TraceError(
@@ -264,7 +264,7 @@ class Simulator:
         self.tally.attention = 0
 
     def _grow(self, need_bytes: int = 0) -> None:
-        """Gives every table more room, and the kernel as much as an event needs that maps `need_bytes`."""
+        """Gives every table more room, and the address space enough for an event that maps `need_bytes`."""
         libc = self._grown(self.libc_model, self.stack.libc)
         small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
         space = linux.grow(self.stack.linux, need_bytes)  # type: ignore[arg-type]
@@ -275,7 +275,7 @@ class Simulator:
         return model.grow(state) if hasattr(model, "grow") else state
 
     def drain_log(self) -> None:
-        """Hands what was logged to whoever asked for it, and empties the log."""
+        """Passes the log to the caller's function, and empties it."""
         if self._log and self._rows_logged[0]:
             self._log(self.stack.log[: self._rows_logged[0]].copy())
         self._rows_logged[0] = 0
@@ -298,7 +298,7 @@ class Simulator:
         return spans
 
     def observe(self) -> dict[str, np.ndarray]:
-        """What the model of the small role tells about its state."""
+        """What the model of the small role shows of its state."""
         if not self.has_small or not hasattr(self.small_model, "observe"):
             return {}
         observed: dict[str, np.ndarray] = self.small_model.observe(self.stack.small)
