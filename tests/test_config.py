@@ -164,7 +164,7 @@ REFUSED = {
     "linux.mmap_base=0x555555561000": "mmap_base: 0x555555561000 must lie well above brk_base 0x555555560000",
     "linux.mmap_base=0x800000000000": "must lie well above brk_base 0x555555560000 and below 2^47",
     "domains.libc=glibbc": "--set domains.libc=glibbc: unknown allocator model 'glibbc'; did you mean 'glibc'?",
-    "domains.libc=pymalloc": "domains: pymalloc can play the role small only, not libc",
+    "domains.libc=pymalloc": "domains: pymalloc has the role small only, not libc",
     "pymalloc=null": "--set pymalloc=null: None must be a mapping of keys to values",
     "glibc=7": "--set glibc=7: 7 must be a mapping of keys to values",
     "glibc.mmap_threshold=soon": "--set glibc.mmap_threshold=soon: ",

@@ -58,7 +58,7 @@ def suite(tmp_path):
 def test_a_baseline_has_a_line_a_metric_and_tells_of_what_it_is(suite, replay, tmp_path):
     code, out, _ = replay("baseline")
     assert code == 0
-    assert "taken: one, two" in out
+    assert "measured: one, two" in out
     text = (tmp_path / "replay-baseline.json").read_text()
     content = json.loads(text)
     assert content["cases"]["one"]["metrics"]["pool_bytes_peak"] == 6 * 16384

@@ -30,7 +30,7 @@ def test_the_table_is_best_first_with_the_default_marked_and_differences_against
     )
     assert (code, err.replace("compiling (first run only; cached) …\n", "")) == (0, "")
     lines = [line.split() for line in out.splitlines()]
-    assert lines[1] == ["4", "configurations", "over", f"{source}:", "4", "done"]
+    assert lines[0] == ["4", "configurations", "over", f"{source}:", "4", "done"]
     first = next(number for number, line in enumerate(lines) if line[:1] == ["pymalloc.alignment"])
     assert lines[first] == ["pymalloc.alignment", "MALLOC_TOP_PAD_", "syscalls", "Δ"]
     ranked = [line[1:] if line[0] == "default" else line for line in lines[first + 1 : first + 5]]

@@ -360,6 +360,6 @@ def test_what_is_live_where_the_program_ends_is_told_apart_from_the_rest_after_t
     assert simulate(trace, load_config("bump")).end["requested_bytes"] == 100
     lines = output_of("trace", "info", tmp_path / "t.parquet").splitlines()
     assert [" ".join(line.split()) for line in lines[4:6]] == [
-        "live at end 100 B; 1 blocks",
-        "7 B; 1 blocks after the interpreter's teardown",
+        "live at end 100 B; 1 block",
+        "7 B; 1 block after the interpreter's teardown",
     ]

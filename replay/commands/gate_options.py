@@ -113,7 +113,7 @@ def take(chosen: Chosen, *, force: bool) -> None:
         taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
     tell_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
-    say(f"taken: {', '.join(taken.cases)}\nwritten: {printable(str(chosen.baseline))}")
+    say(f"measured: {', '.join(taken.cases)}\nwritten: {printable(str(chosen.baseline))}")
 
 
 def _played(

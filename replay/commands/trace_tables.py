@@ -9,7 +9,7 @@ from rich.text import Text
 from replay.commands.trace_sites import site_table
 from replay.reports.tables import labelled, percent
 from replay.support.names import printable
-from replay.support.units import format_size, format_time
+from replay.support.units import format_count, format_size, format_time
 
 if TYPE_CHECKING:
     from replay.commands.trace_contents import Contents, ProcessCount
@@ -30,10 +30,14 @@ def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
 
 
 def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
-    yield "live at peak", f"{format_size(contents.live_bytes_peak)}; at most {contents.live_blocks_peak:,} blocks"
-    yield "live at end", f"{format_size(contents.live_bytes)}; {contents.live_blocks:,} blocks"
+    yield (
+        "live at peak",
+        f"{format_size(contents.live_bytes_peak)}; at most {format_count(contents.live_blocks_peak, 'block')}",
+    )
+    yield "live at end", f"{format_size(contents.live_bytes)}; {format_count(contents.live_blocks, 'block')}"
     if contents.live_bytes_after_teardown is not None:
-        after = f"{format_size(contents.live_bytes_after_teardown)}; {contents.live_blocks_after_teardown:,} blocks"
+        blocks = format_count(contents.live_blocks_after_teardown or 0, "block")
+        after = f"{format_size(contents.live_bytes_after_teardown)}; {blocks}"
         yield "", f"{after} after the interpreter's teardown"
     yield "calls", _listed(contents.events_by_op, ("malloc", "calloc", "realloc", "free")) or "none"
     total = sum(contents.events_by_domain.values())

@@ -85,6 +85,6 @@ def list_libcs(as_json: bool) -> None:
     for it in oracles:
         say(f"  {it.name:<12} -a {it.version}\n      {it.path}")
     if absences:
-        say("Not at hand:")
+        say("Not found on this machine:")
     for absence in absences:
         say(f"  {absence.name}: {absence.reason}")

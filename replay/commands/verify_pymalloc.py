@@ -101,6 +101,6 @@ def list_oracles(as_json: bool) -> None:
         with_overrides = "".join(f" --set {override}" for override in it.overrides)
         say(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")
     if absences:
-        say("Not at hand:")
+        say("Not found on this machine:")
     for absence in absences:
         say(f"  {absence.name}: {absence.reason}")

@@ -28,8 +28,8 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
             f"  addresses     {agreement.addresses_compared:,} compared, {unequal:,} unequal\n"
             f"  arena events  {agreement.arena_events_equal:,} of {agreement.arena_events_compared:,} equal, "
             f"{agreement.releases:,} of them releases\n"
-            f"  older blocks  {agreement.older_frees:,} freed and played, {agreement.older_frees_unseen:,} whose place "
-            "was not used again"
+            f"  older blocks  {agreement.older_frees:,} freed and simulated, {agreement.older_frees_unseen:,} whose "
+            "place was not used again"
         )
         if agreement.counts is None:
             say("  counts        none: the program ended by os._exit, exec or a signal, or replay was older")

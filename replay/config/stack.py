@@ -82,7 +82,7 @@ class StackConfig(BaseModel):
             raise ValueError(f"domains: {' and '.join(others)} cannot both stand on {libc}; name one of them")
         for role, model in (("libc", libc), *(("small", other) for other in others)):
             if role not in roles(model):
-                raise ValueError(f"domains: {model} can play the role {roles(model)[0]} only, not {role}")
+                raise ValueError(f"domains: {model} has the role {roles(model)[0]} only, not {role}")
         return self
 
     @property

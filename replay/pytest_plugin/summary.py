@@ -76,5 +76,5 @@ def _told(session: Session) -> list[str]:
     counts = {state: sum(each["state"] == state for each in outcomes) for state in _WORDS}
     lines = [", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)] if outcomes else []
     if counts["new"]:
-        lines.append(f"{counts['new']} without baseline, so not compared; --replay-update takes them in")
+        lines.append(f"{counts['new']} without baseline, so not compared; --replay-update adds them")
     return [*lines, *sorted({each["reason"] for each in outcomes if "reason" in each}), *session.notes]

@@ -14,7 +14,7 @@ from replay.config import StackConfig
 from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
-from replay.support.units import format_size, format_time
+from replay.support.units import format_count, format_size, format_time
 from replay.trace import Provenance
 
 _TIME_SHARE = 0.01
@@ -188,7 +188,7 @@ def _emptiest(arenas: pl.DataFrame) -> str:
 
 def blocks_of(arena: Mapping[str, Any]) -> str:
     """The number of live blocks in an arena, in words."""
-    return f"{arena['blocks']:,} block{'s' * (arena['blocks'] != 1)}"
+    return format_count(arena["blocks"], "block")
 
 
 def _largest(summary: Summary) -> str:

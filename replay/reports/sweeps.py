@@ -72,9 +72,8 @@ def _headline(results: Results) -> Text:
     over += f", {seeds} seeds each" if seeds > 1 else ""
     counted = {status: results.count(status) for status in ("done", "stopped", "failed", "missing")}
     runs = ", ".join(f"{count:,} {status}" for status, count in counted.items() if count)
-    return Text.assemble(
-        (results.description or "Sweep", "bold"), f"\n{configurations:,} configurations over {over}: {runs}"
-    )
+    headline = Text(f"{results.description}\n" if results.description else "", style="bold")
+    return Text.assemble(headline, f"{configurations:,} configurations over {over}: {runs}")
 
 
 def _shown(results: Results, objectives: Sequence[str]) -> list[str]:

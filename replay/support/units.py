@@ -73,6 +73,11 @@ def parse_percentage(text: str) -> float:
     return share
 
 
+def format_count(count: int, noun: str) -> str:
+    """`1 block`, `2,000 blocks`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def format_size(size_bytes: int) -> str:
     """`1.5 MiB`: at most four figures, never rounded to the next unit's 1024."""
     if abs(size_bytes) < 1024:
