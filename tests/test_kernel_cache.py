@@ -1,5 +1,9 @@
 """The cache of machine code: which source files each entry's code depends on."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,3 +75,24 @@ def test_a_damaged_file_of_machine_code_is_made_anew(
     (file,) = own_cache.rglob(f"*.{suffix}")
     file.write_bytes(damage(file.read_bytes()))
     assert (compilations(), compilations()) == (1, 0)
+
+
+COMPILE = """
+import numpy as np
+from replay.simulation.clock import find_rows
+times_ns = np.arange(5)
+assert find_rows(times_ns, times_ns[:1], 0, 5, np.empty(1, np.int64)) == [1]
+print(sum(find_rows._compiled.stats.cache_misses.values()))
+"""
+
+
+def test_another_copy_of_the_same_sources_compiles_nothing_again(tmp_path: Path) -> None:
+    compiled = []
+    for copy in (tmp_path / "one", tmp_path / "other"):
+        shutil.copytree(PACKAGE, copy / "replay", ignore=shutil.ignore_patterns("__pycache__"))
+        environment = {**os.environ, "PYTHONPATH": str(copy), "REPLAY_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
+        )
+        compiled.append(int(done.stdout))
+    assert compiled == [1, 0]

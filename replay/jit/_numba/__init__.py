@@ -34,7 +34,7 @@ def compile_entry(function: Callable[..., Any], folder: Path) -> Callable[..., A
     numba.config.CACHE_DIR = str(folder)  # numba takes the cache folder from a global
     try:
         compiled: Callable[..., Any] = numba.njit(cache=True, **OPTIONS["entry"])(function)
-        check_files(compiled)
+        check_files(compiled, folder)
         return compiled
     finally:
         numba.config.CACHE_DIR = before

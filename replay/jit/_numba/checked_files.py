@@ -10,13 +10,14 @@ from typing import Any
 
 from numba.core.caching import IndexDataCacheFile
 
+_STAMP = "the folder is named by the sources"
+"""numba would compile again for each copy of a source file, because it compares times and paths."""
 
-def check_files(dispatcher: Callable[..., Any]) -> None:
-    """Has the cache of a compiled function read and write its files with checksums."""
+
+def check_files(dispatcher: Callable[..., Any], folder: Path) -> None:
+    """Has the cache of a compiled function read and write its files with checksums, in a folder."""
     cache: Any = dispatcher._cache  # type: ignore[attr-defined]
-    implementation = cache._impl
-    stamp = implementation.locator.get_source_stamp()
-    cache._cache_file = _CheckedFiles(cache.cache_path, implementation.filename_base, stamp)
+    cache._cache_file = _CheckedFiles(str(folder), cache._impl.filename_base, _STAMP)
 
 
 class _CheckedFiles(IndexDataCacheFile):
