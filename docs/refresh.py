@@ -22,7 +22,10 @@ def refreshed(text: str, folder: Path) -> str:
         if done.returncode != command.exit_code:
             sys.exit(f"exit code {done.returncode}, expected {command.exit_code}\n{done.stdout}{done.stderr}")
         if command.shown and comparable(done.stdout, block) != comparable(command.shown, block):
-            edits.append((text.index(command.shown, block.start), command.shown, done.stdout))
+            shown = done.stdout.replace(sys.base_prefix, "/usr").replace(
+                str(folder), "/srv"
+            )  # not this machine's paths
+            edits.append((text.index(command.shown, block.start), command.shown, shown))
     for start, old, new in reversed(edits):
         text = text[:start] + new + text[start + len(old) :]
     return text

@@ -18,8 +18,8 @@ FORMAT = 1
 _BYTES_MAX = 64 << 20
 """Of the file; a case takes about two KiB."""
 _DETAILS = ("_at_peak", "_mean", "simulated_ns.", "syscall_bytes")
-"""Parts of names of metrics that a baseline keeps only where a rule is about them: details that explain others, and means
-over time, which depend on how fast a recorded program ran."""
+"""Parts of names of metrics that a baseline keeps only where a rule is about them: details that explain others, and
+means over time, which depend on how fast a recorded program ran."""
 
 
 class Figure(BaseModel):
