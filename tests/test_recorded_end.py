@@ -40,8 +40,12 @@ def results(trace, **options):
 def test_all_figures_are_those_before_the_last_teardown(rounds):
     _, summary, frames = results(program(True, rounds=rounds))
     _, expected, expected_frames = results(program(False, rounds=rounds))
-    later = {"duration_ns": summary.duration_ns}  # the mark comes after the last event of the program
+    longer = ("duration_ns", "requested_bytes_mean", "mapped_bytes_mean", "resident_bytes_mean")
+    later = {name: getattr(summary, name) for name in longer}  # the mark comes after the last event of the program
     assert summary == expected.model_copy(update=later)
+    spans_ns = expected.duration_ns, 30
+    held = np.dot(spans_ns, (expected.requested_bytes_mean, expected.requested_bytes_end)) / sum(spans_ns)
+    assert summary.requested_bytes_mean == pytest.approx(held, abs=1)
     assert summary.duration_ns == expected.duration_ns + 30
     assert all(mine.equals(other) for mine, other in zip(frames, expected_frames, strict=True))
     assert summary.requested_bytes_end == 200 * 500 + (rounds - 1) * 40_000_000

@@ -9,9 +9,9 @@ from replay.support.errors import OutputError
 
 
 def parse_folder(text: str) -> Path:
-    """A folder's name; an empty one is that of a variable which nobody set, and not the folder at hand."""
+    """The path of a folder. An empty text, as of an unset variable, is refused: it would be the current folder."""
     if not text:
-        raise typer.BadParameter("no folder is named; write . for the one at hand")
+        raise typer.BadParameter("no folder is named; write . for the current folder")
     return Path(text)
 
 

@@ -163,7 +163,7 @@ def _changed_files(output: Path, earlier: dict[Path, tuple[int, int]]) -> list[s
 
 
 def _check(program: list[str]) -> None:
-    """What Python would find wrong with the command line, told before anything is written."""
+    """Reports what Python would find wrong with the command line, before anything is written."""
     first = program[0]
     if first in ("-m", "-c"):
         if len(program) == 1:

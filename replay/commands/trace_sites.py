@@ -16,7 +16,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class SiteCount:
-    """What one call site asked for; the field names are those of `replay trace info --json`."""
+    """What one call site requested; the field names are those of `replay trace info --json`."""
 
     function: str
     file: str

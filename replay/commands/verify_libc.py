@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
-    """Plays the cases through the C libraries chosen, and tells how far their models agree."""
+    """Runs the cases on the chosen C libraries, and prints how far their models agree."""
     from rich.text import Text
 
     from replay.config import load_config

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from replay.verification.oracles import Oracle
 
 Cases = list[tuple[str, "Trace"]]
-"""What is played, by name."""
+"""The cases by name."""
 
 
 def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
-    """Plays the cases through the real allocators chosen, and tells how far their models agree."""
+    """Runs the cases on the chosen real allocators, and prints how far their models agree."""
     from replay.verification.compare import verify as compare
     from replay.verification.oracles import choose_oracles
 

@@ -50,7 +50,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
 
 
 def _refuse_unused(stack: StackConfig, overrides: Sequence[str], said: Mapping[str, str]) -> None:
-    """An override of a model that no domain goes to would have no effect."""
+    """Refuses an override of a model that no domain is routed to: it would have no effect."""
     for override in overrides:
         section = _section_of(override)
         if section in model_names() and section not in stack.models:

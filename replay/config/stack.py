@@ -92,7 +92,7 @@ class StackConfig(BaseModel):
 
     @property
     def small_model(self) -> str | None:
-        """The model in the small role; None where every domain goes to libc's."""
+        """The model in the small role; None where every domain is routed to the model of libc."""
         return next((model for model in self.domains.by_number() if model != self.domains.libc), None)
 
     @property
@@ -116,7 +116,7 @@ class StackConfig(BaseModel):
         return [*self._notes, *(note for model in self.models for note in getattr(getattr(self, model), "notes", ()))]
 
     def section(self, name: str) -> BaseModel | None:
-        """The section called `name`; None where it is of a model that no domain goes to."""
+        """The section called `name`; None where it is of a model that no domain is routed to."""
         found: BaseModel = getattr(self, name)
         return found if name in self.models or name not in model_names() else None
 

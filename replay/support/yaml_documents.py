@@ -181,7 +181,7 @@ def _children(node: Node | None) -> Iterator[tuple[str, Node, Node]]:
 
 
 def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Problem]:
-    """Pydantic's errors put into words; a misspelt key is told once, not as a missing one besides."""
+    """Pydantic's errors in words; a misspelt key is reported once, and not as a missing key too."""
     found = mistakes.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     problems = []
@@ -252,6 +252,6 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[
 
 
 def _tag_of(form: dict[str, Any]) -> object:
-    """What tells a form from the others that may stand in its place: `kind` in a workload, `model` in a stack."""
+    """The key that distinguishes the forms of a value: `kind` in a workload, `model` in a stack."""
     keys = form.get("properties", {})
     return next((keys[key].get("const") for key in ("kind", "model") if key in keys), None)

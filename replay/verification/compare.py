@@ -1,4 +1,4 @@
-"""Plays one trace through a real pymalloc and through its model, and tells the two apart.
+"""Runs one trace on a real pymalloc and on its model, and compares the two.
 
 Compared are the addresses of pymalloc's blocks, absolutely; which layer owns each block; and arenas mapped and
 unmapped, with row and address, in order. Addresses of libc's blocks are not compared.
@@ -77,7 +77,7 @@ class Agreement:
     releases: int
     """Arenas that the real allocator unmapped."""
     seconds: float
-    """For both plays and the comparison."""
+    """For both runs and the comparison."""
     difference: Difference | None
     arena_difference: ArenaDifference | None
 

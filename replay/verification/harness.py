@@ -1,4 +1,4 @@
-"""Builds the C harness on demand and plays traces with it through a real libpython.
+"""Builds the C harness on demand and runs traces with it on a real libpython.
 
 `harness.c` documents its command line and its files; the record types here mirror its structs.
 """
@@ -56,13 +56,13 @@ class Played:
     """What the real allocator did. Rows are those of the trace, from 0."""
 
     base: int
-    """Where the first mapping of the play ends: the model's `linux.mmap_base`."""
+    """The end of the first mapping of the run: the model's `linux.mmap_base`."""
     play_ns: int
     drained_blocks: int
     addresses: np.ndarray
-    """int64 an event; 0 where nothing was handed out. Empty after a timed play."""
+    """int64 an event; 0 where no address was returned. Empty after a timed run."""
     owners: np.ndarray
-    """uint8 an event: 1 pymalloc, 0 libc. Empty after a timed play."""
+    """uint8 an event: 1 pymalloc, 0 libc. Empty after a timed run."""
     arena_events: np.ndarray
     """`ARENA_EVENT`s in the order in which they happened; kind 1 mapped, 0 unmapped."""
 
@@ -74,7 +74,7 @@ def build(bits: int) -> Path:
 
 
 def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: str) -> Path:
-    """Compiles a program unless the same one was compiled before; gives its path."""
+    """Compiles a program unless the same one was compiled before; returns its path."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise HarnessError("no C compiler found to build the harness with; install gcc or name one in CC")
@@ -101,7 +101,7 @@ def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: s
 
 
 def probe(library: Library) -> tuple[int, str]:
-    """The alignment of its blocks, in bytes, and its version as Py_GetVersion tells it."""
+    """The alignment of its blocks, in bytes, and its version from Py_GetVersion."""
     answer = _run(library, ["probe", str(library.path), str(int(library.needs_init))], _PROBE_SECONDS)
     alignment, _, version = answer.partition("\n")
     return int(alignment), " ".join(version.split())
@@ -123,7 +123,7 @@ def play(trace: Trace, library: Library, *, pool_bytes: int, place: int, timed: 
 
 
 def write_events(trace: Trace, path: Path) -> int:
-    """The trace as the harness reads it; gives the number of rows."""
+    """Writes the trace as the harness reads it; returns the number of rows."""
     rows = 0
     with path.open("wb") as file:
         for batch in trace.batches():

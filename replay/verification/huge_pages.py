@@ -28,7 +28,7 @@ def free_huge_pages() -> int:
 
 
 def without_surprises(play: Callable[[], Result]) -> Result:
-    """What `play` gives, or raises, when Linux does meanwhile nothing of its own with transparent huge pages.
+    """What `play` returns or raises when Linux does not merge or split transparent huge pages meanwhile.
 
     It may collapse pages in the background (khugepaged), have no huge page to give, or split those hardly used.
     It counts that for all processes together; whenever a count has moved, `play` is called again.

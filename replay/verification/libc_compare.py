@@ -1,4 +1,4 @@
-"""Plays one trace through a real glibc and through its model, and tells the two apart.
+"""Runs one trace on a real glibc and on its model, and compares the two.
 
 Compared are the addresses of all blocks; the system calls that change the address space, with addresses, lengths and
 order; and, if asked, resident bytes at ten points. Every domain goes to libc: this is malloc without pymalloc.
@@ -42,7 +42,7 @@ class LibcAgreement:
     system_calls_equal: int
     """Before the first that differs."""
     resident_error: float | None
-    """The largest difference of resident bytes, as a part of the real ones; None if not asked for."""
+    """The largest difference of resident bytes, as a part of the real ones; None if they were not compared."""
     seconds: float
     difference: str | None
     """The first, in words."""
@@ -163,7 +163,7 @@ def _whole(trace: Trace) -> Events:
 
 
 def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
-    """What the main thread allocates for each other one, as the harness makes them: before the play."""
+    """What the main thread allocates for each other thread that the harness creates, before the trace."""
     count = int(events.thread.max())
     rows = np.zeros(count, np.int64)
     header_bytes = 32 if thread_bytes & IS_MMAPPED else 8

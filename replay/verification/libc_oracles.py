@@ -1,4 +1,4 @@
-"""Finds the C libraries of this machine, and plays traces with `libc_harness.c` through them.
+"""Finds the C libraries of this machine, and runs traces on them with `libc_harness.c`.
 
 Looked for are the system's own, and `libcs/*` in the cache folder: unpacked packages, run by the dynamic loader that
 came with them.
@@ -27,7 +27,7 @@ PLACE = (8 << 30) + (4 << 10)
 """Where mappings begin, modulo 16 GiB."""
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes", "thread_place")])
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
-"""What the harness does before and after the play."""
+"""What the harness does before and after the trace."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
 _VERSION = re.compile(r"release version (\d+\.\d+)")
 _FLAGS = ("-O2", "-nostartfiles", "-Wl,-z,now", "-Wl,--no-as-needed", "-l:libpthread.so.0")
@@ -54,20 +54,20 @@ class LibcPlayed:
     """What the real malloc did."""
 
     base: int
-    """Where the first mapping of the play ends: the model's `linux.mmap_base`."""
+    """The end of the first mapping of the run: the model's `linux.mmap_base`."""
     heap: int
     """Where the heap starts: the model's `linux.brk_base`."""
     play_ns: int
     thread_bytes: int
-    """The chunk that comes with each further thread, beforehand, from the main arena: its size and flags."""
+    """The chunk that each further thread takes from the main arena before the trace: its size and flags."""
     thread_place: int
     """Where the block in the first of these lies."""
     addresses: np.ndarray
     """int64 an event; 0 where nothing was handed out."""
     resident: np.ndarray
-    """Bytes at RESIDENT_POINTS evenly spaced rows; zeros unless asked for."""
+    """Bytes at RESIDENT_POINTS evenly spaced rows; zeros if not measured."""
     system_calls: list[tuple[str, int, int]] | None
-    """Name, address and length of each that changed the address space (brk: the new end, and 0); None if not asked."""
+    """Name, address and length of each that changed the address space (brk: the new end, and 0); None if not traced."""
 
 
 def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
@@ -120,7 +120,7 @@ def play_libc(
     traced: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> LibcPlayed:
-    """Plays a trace through a real malloc; `mode` as the harness tells. `traced`: strace notes the system calls."""
+    """Runs a trace on a real malloc; the harness explains `mode`. `traced`: strace records the system calls."""
     program = compile_program(SOURCE, _FLAGS, "libc-harness")
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))

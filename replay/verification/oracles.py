@@ -1,4 +1,4 @@
-"""Finds the real allocators of this machine: every libpython whose pymalloc the harness can play.
+"""Finds the real allocators of this machine: every libpython whose pymalloc the harness can run.
 
 Looked for in this order, each file once:
 
@@ -31,7 +31,7 @@ PRESETS = ("2.7", *(f"3.{minor}" for minor in range(6, 16)))
 _FIRST_IN_INTERPRETER = (3, 12)
 """From this version on pymalloc's state is part of an interpreter."""
 _DRAINED_OVERRIDES = ("pymalloc.radix_tree=false",)
-"""Draining has the tree's nodes made already: none is made during a play."""
+"""Draining allocates the nodes of the tree beforehand: none is allocated during the trace."""
 _MACHINES = {("x86_64", 64): 62, ("x86_64", 32): 3, ("i686", 32): 3, ("aarch64", 64): 183}
 """The ELF machine number that code must have to run here, by this machine and the word's bits."""
 _FILE = re.compile(r"libpython(?P<major>\d)\.(?P<minor>\d+)(?P<abi>[a-z]*)\.so(\.[\d.]+)?")
@@ -175,7 +175,7 @@ def _home(path: Path, release: tuple[int, int]) -> Path | None:
 
 
 def _loader(path: Path) -> tuple[str, ...]:
-    """For a library in the cache folder: the dynamic loader beside it, told to look for libraries there alone."""
+    """For a library in the cache folder: the dynamic loader beside it, which searches for libraries only there."""
     if (cache_root() / "interpreters").resolve() not in path.parents:
         return ()
     loader = next(iter(sorted(path.parent.glob("ld-linux-*.so.*"))), None)

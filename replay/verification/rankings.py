@@ -1,4 +1,4 @@
-"""Whether a sweep ranks configurations as reality does: those that a real allocator at hand can take are played by it.
+"""Compares the ranking of a sweep with reality: a real allocator runs the configurations that it supports.
 
     pymalloc  a preset as it is, and a real libpython of that version. Compared are the peak of arena bytes, and the
               system calls that map and unmap arenas; what libc does beneath is not, for its heap is not empty there
@@ -170,7 +170,7 @@ def _has_threads(trace: Trace) -> bool:
 
 
 def _played(trace: Trace) -> Trace:
-    """The trace up to its end, without marks and collections, which no harness plays."""
+    """The trace up to its end, without marks and collections, which no harness supports."""
     kept: list[Events] = []
     until_end: list[Events] | None = None
     for events in trace.batches():

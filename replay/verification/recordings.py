@@ -51,11 +51,11 @@ class RecordingAgreement:
     releases: int
     """Arenas unmapped, in the recording."""
     older_frees: int
-    """Of blocks born before the recording, that were played."""
+    """Frees of blocks older than the recording that were simulated."""
     older_frees_unseen: int
     """The same whose place was never handed out again, or is none of pymalloc's."""
     foretold_events: int
-    """Rows before a pool of older blocks may have emptied: whose arena that is, nobody knows, and so not how the arenas
+    """Rows before a pool of older blocks may have emptied: the arena of that pool is unknown, and so is how the arenas
     follow one another from there."""
     foretold: bool
     """Whether all is equal in these rows."""
@@ -97,7 +97,7 @@ class ArenaMoment:
 
 
 def is_recording(trace: Trace) -> bool:
-    """Whether the trace tells how its recording began."""
+    """Whether the trace says how its recording began."""
     return trace.metadata.origin.start is not None
 
 
@@ -149,7 +149,7 @@ def _preset(trace: Trace) -> str:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a recording tells the model beforehand, and what it will be held against."""
+    """What the model takes from a recording beforehand, and what it is compared with."""
 
     places: np.ndarray
     """Addresses of the arenas, in order."""
@@ -212,7 +212,7 @@ def _in_libc(address: np.ndarray, libc: np.ndarray, places: np.ndarray, pool_byt
 
 
 def _realloc_follows(events: Events, row: int) -> bool:
-    """Whether the next call of pymalloc's is a realloc, as far as this batch tells."""
+    """Whether the next call of pymalloc is a realloc, as far as this batch shows."""
     later = np.flatnonzero(_is_call(rows_of(events, slice(row, row + FAR))))
     return not later.size or bool(events.op[row + later[0]] == Op.REALLOC)
 
@@ -271,7 +271,7 @@ class _Play:
         return events._replace(domain=domain)
 
     def _stretches(self, events: Events) -> Iterator[tuple[int, int]]:
-        """From one row to another that moves no block; the frees of older blocks between are played in passing, and
+        """Simulates from one row that concerns no block to another; frees of older blocks in between are simulated, and
         counts are taken. Often, so that it is known early where an older pool is free."""
         start = 0
         counts = [row - self.rows for row in self._count_rows if 0 <= row - self.rows < events.rows]
@@ -318,7 +318,7 @@ class _Play:
             self.calls_at_loss = self._calls_until(events, row)
 
     def _calls_until(self, events: Events, row: int) -> int:
-        """Calls for blocks of pymalloc's before a row of the batch that is being played."""
+        """Calls for blocks of pymalloc before a row of the current batch."""
         return self._calls + int(np.count_nonzero(_is_call(rows_of(events, slice(0, row)))))
 
     def _compare(self, events: Events, start: int, address: np.ndarray, owner: np.ndarray) -> None:
@@ -346,7 +346,7 @@ class _Play:
         self._logged.clear()
 
     def compare_counts(self, real: tuple[PoolCount, ...]) -> CountAgreement | None:
-        """Once all is played; None where there are no counts."""
+        """The comparison at the end; None where there are no counts."""
         if not real:
             return None
         for _ in [row for row in self._count_rows if row == self.rows]:

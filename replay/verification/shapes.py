@@ -20,7 +20,7 @@ EDGES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 495, 496, 497, 50
 
 
 class History:
-    """A trace in the making: what was asked so far, and which blocks live (block -> size asked for)."""
+    """A trace that is being built: its rows so far, and the live blocks (block -> requested size)."""
 
     def __init__(self, events: int, seed: int) -> None:
         self.wanted = events

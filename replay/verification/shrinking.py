@@ -1,4 +1,4 @@
-"""Makes a trace on which a model goes wrong small enough to read.
+"""Makes a trace on which a model differs small enough to read.
 
 Delta debugging over the lives of blocks: as long as the difference stays, ever smaller groups of blocks are left out
 with all their events. What remains cannot lose a single block.

@@ -205,7 +205,7 @@ class Workload(Form):
 
 
 def load_workload(path: Path) -> Workload:
-    """The workload in a file; what is wrong with it is told by file, line and key."""
+    """The workload in a file; an error names file, line and key."""
     document = Document(path, WorkloadError, EXAMPLE)
     workload = document.parse(Workload)
     problems = list(_check_references(workload))
