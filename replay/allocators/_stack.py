@@ -48,7 +48,7 @@ def now_ns(stack):
     return stack.times_ns[np.uint64(tally.at)] - tally.begin_ns
 
 
-@leaf
+@inlined
 def change_mapped(stack, change):
     """Counts bytes that are mapped, or unmapped if negative."""
     tally = stack.tally[0]
@@ -60,7 +60,7 @@ def change_mapped(stack, change):
     )
 
 
-@leaf
+@inlined
 def change_resident(stack, change):
     """Counts bytes that became resident, or were released if negative."""
     tally = stack.tally[0]

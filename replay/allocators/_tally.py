@@ -119,6 +119,6 @@ TALLY = tally_layout(()).dtype
     idle              rows that concern no block
     has_small         1 where there is a small role
     wake_ns           when a model wants the next `tick` besides those at events; NEVER if none does
-    woken_ns          the time while models are woken between events, else -1
+    woken_ns          the time while models are called between events, else -1
     *_slack           the peak of a level less the level
 """

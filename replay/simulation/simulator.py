@@ -80,6 +80,7 @@ class Simulator:
         self.at_peak_time_ns = 0
         # Read in every slice; reading a field of a record takes three times as long.
         self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
+        self._woken_ns = self.stack.tally["woken_ns"]
         self._resident_peak = self.at_peak["resident_bytes_peak"]
         with _making:
             self._loop = compiled_loop((libc_model, small_model))
@@ -183,6 +184,7 @@ class Simulator:
             self._settle_between_events()
             if not resume:
                 break
+        self._woken_ns[0] = -1
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """The trace's thread of that number ends behind everything up to `row` of the trace."""
@@ -191,12 +193,14 @@ class Simulator:
         self._make_room_for_threads()
         self._compiled(end_libc_thread)(self.stack, number)
         self._settle_between_events()
+        self._woken_ns[0] = -1
 
     def adopt(self, address: int, size: int, row: int, time_ns: int) -> None:
         """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
         self._stand_at(row, time_ns)
         self._compiled(adopt_small)(self.stack, address, size)
         self._settle_between_events()
+        self._woken_ns[0] = -1
 
     def give(self, places: np.ndarray) -> None:
         """The next arenas lie at these places (int64), above `linux.mmap_base`."""
@@ -210,16 +214,17 @@ class Simulator:
         """Has models do what they do by the clock until then, before `row` of the trace."""
         if self._sees_time:
             self._stand_at(row, time_ns)
+            self._woken_ns[0] = -1
 
     def _stand_at(self, row: int, time_ns: int) -> None:
         """Prepares for a call outside the loop, at that time and before `row` of the trace."""
-        self.stack = self.stack._replace(times_ns=np.array([time_ns]))
         tally = self.tally
         tally.row, tally.first_row, tally.at = row, row, 0
         if self._sees_time:
             pass_time = self._compiled(let_time_pass)
             while not pass_time(self.stack, time_ns - tally.begin_ns):
                 self._settle_between_events()
+        self._woken_ns[0] = time_ns - tally.begin_ns
 
     def _settle_between_events(self) -> None:
         """Does what a call outside the loop left to do: gives tables room, empties the log."""
