@@ -1,6 +1,6 @@
 """The counters of a run: one record, whose fields every layer writes, and whose copies are the samples.
 
-A model may declare counters of its own (`Counter`). The record then has further fields, called `<model>_<counter>`.
+A model may declare counters (`Counter`). The record then has further fields, called `<model>_<counter>`.
 Each kind of field has its range of the record, which `Layout` knows: several processes are added up range by range.
 """
 
@@ -102,7 +102,7 @@ def tally_layout(declared: tuple[tuple[str, tuple[Counter, ...]], ...]) -> Layou
 TALLY = tally_layout(()).dtype
 """All counters of a run, one record: every layer writes its own fields, samples are copies of it.
 
-    requested_bytes   live, as the program asked for them        small_*, libc_*: the part in blocks of each role
+    requested_bytes   live, as the program requested them        small_*, libc_*: the part in blocks of each role
     block_bytes       live, as allocated
     pool_bytes        in pools that hold blocks
     arena_bytes       in mapped arenas

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def leave_terminal() -> None:
-    """Makes this process one of the background: in a session of its own, deaf to Ctrl-C, without standard streams."""
+    """Moves this process to the background: a new session, Ctrl-C ignored, standard streams closed."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)

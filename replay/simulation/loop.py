@@ -240,7 +240,7 @@ def _copy(tally, copies, index):
 
 @cold
 def let_time_pass(stack, until_ns):
-    """Calls `tick` at each time that a model asked for, until `until_ns`; returns whether all of them are done.
+    """Calls `tick` at each time passed to `wake_at`, until `until_ns`; returns whether all of them are done.
 
     They are not where a table may be left with too little room.
     """

@@ -1,6 +1,6 @@
 """Stints: rows of one process without rows of another in between. How they are simulated and added up.
 
-Each process has a stack of its own, and simulates its stints of a piece of the trace one after the other. The counters
+Each process has its own stack, and simulates its stints of a piece of the trace one after the other. The counters
 after each stint are written down, and afterwards added up in the order of the trace. During a stint of one process all
 others rest, so the sum of a level at any moment, within an event too, is the level of that process plus the constant
 levels of the others. The peak of the sum in a stint follows from the peak of its process in that stint. The simulator

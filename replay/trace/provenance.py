@@ -80,7 +80,7 @@ class Provenance:
     edited: str | None = None
     """The commands that edited the trace, in order."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What a format wants to say beyond the fields, by names of its own. Not interpreted."""
+    """Further texts of a format, under names that it chooses. Not interpreted."""
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> "Provenance":
