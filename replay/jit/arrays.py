@@ -29,11 +29,16 @@ def extend(array: np.ndarray, length: int, used: int | None = None, fill: int = 
     if length <= array.shape[0]:
         return array
     longer = np.zeros((length, *array.shape[1:]), array.dtype)
-    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
+    kept = array[:used].view(np.uint8)  # in one piece, as in `copied`
     longer.view(np.uint8)[: kept.shape[0]] = kept
     if fill:
         longer[array.shape[0] :] = fill
     return longer
+
+
+def copied(records: np.ndarray) -> np.ndarray:
+    """A copy of adjacent records in one piece: NumPy copies them field by field, which takes ten times as long."""
+    return records.view(np.uint8).copy().view(records.dtype)
 
 
 def with_room(array: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
