@@ -1,5 +1,9 @@
 """Snapshots: the changes handed to a sink add up to the spans of each moment, and no result depends on them."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
 from histories import History, counters, cut, fingerprint, seeded
@@ -19,6 +23,7 @@ from replay.trace.editing.merging import Part, merged
 from replay.trace.processes import processes_of
 
 CONFIG = load_config("cpython-3.12")
+PAGE = (Path(__file__).parents[1] / "docs" / "snapshots.md").read_text(encoding="utf-8")
 each_stack = pytest.mark.parametrize(
     ("name", "overrides"), STACKS, ids=lambda each: "+".join([each] if isinstance(each, str) else each)
 )
@@ -237,6 +242,23 @@ def test_a_file_of_snapshots_has_every_moment_and_its_spans(tmp_path):
     assert file.spans(0).dtype == SPAN
     with pytest.raises(ReplayError, match="exists"), new_snapshot_file(path):
         pass
+
+
+def test_the_page_on_snapshots_names_every_column_and_kind():
+    tables = re.findall(r"^\| (?:`(\w+)`|(\d+) \| `(\w+)`) \|", PAGE.partition("## Spans")[2], re.MULTILINE)
+    assert [column for column, _, _ in tables if column] == list(SPAN.names)
+    assert {name: int(number) for column, number, name in tables if not column} == dict(SpanKind.__members__)
+    of_sink = PAGE.partition("## The sink")[2].partition("## ")[0]
+    attributes = re.findall(r"^\| `(\w+)(?:\(\))?` \|", of_sink, re.MULTILINE)
+    assert attributes == [field.name for field in fields(Snapshot)]
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(example, {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line[0].isalpha()]
+    assert [words[0] for words in lines if words[0] != "shape:"] == ["peak", "end"]
 
 
 def test_a_file_that_has_no_snapshots_is_refused(tmp_path):
