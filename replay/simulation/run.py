@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.config import StackConfig
-from replay.jit.arrays import copied
+from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import TICKS_MAX, Call, Clock, Slice, calls_every, refuse_too_many
 from replay.simulation.multi_process import Host
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
@@ -120,7 +120,7 @@ def run(
     end = walk.end or last
     before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
     times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
-    samples = np.concatenate([*before[1], np.reshape(end.tally, 1)])
+    samples = concatenated([*before[1], np.reshape(end.tally, 1)])
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True

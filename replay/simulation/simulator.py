@@ -22,7 +22,7 @@ from replay.allocators import (
     linux,
 )
 from replay.config import StackConfig
-from replay.jit.arrays import copied
+from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import adopt_small, compiled_call, compiled_loop, end_libc_thread, trim_libc
 from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, let_time_pass, new_classes
@@ -314,7 +314,7 @@ class Simulator:
     def spans(self) -> np.ndarray:
         """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte."""
         rows = [model.spans(state, self.stack) for model, state in self.models() if hasattr(model, "spans")]
-        spans = np.concatenate([np.zeros(0, SPAN), *rows])
+        spans = concatenated([np.zeros(0, SPAN), *rows])
         spans = spans[np.argsort(spans["address"], kind="stable")]
         ends, pages = spans["address"] + spans["bytes"], linux.resident_pages(self.stack.linux)  # type: ignore[arg-type]
         spans["resident_bytes"] = linux.resident_bytes(pages, self.page_bytes, spans["address"], ends)

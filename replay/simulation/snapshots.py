@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.allocators import SPAN, differing, linux
+from replay.jit.arrays import concatenated
 from replay.simulation.clock import Call, calls_every
 from replay.simulation.result import RunResult
 from replay.simulation.simulator import Simulator
@@ -82,7 +83,7 @@ class SpanTracker:
             gone.append(found.gone)
             changed.append(found.rows)
         self._marks, toggled = linux.toggled_pages(simulator.stack.linux, self._marks)  # type: ignore[arg-type]
-        return Changes(np.concatenate(gone), np.concatenate(changed), toggled)
+        return Changes(np.concatenate(gone), concatenated(changed), toggled)
 
 
 class SpanTable:
@@ -113,7 +114,7 @@ class SpanTable:
 
 def joined(parts: Sequence[Changes]) -> Changes:
     """The changes of several snapshots in a row as those of one."""
-    spans = np.concatenate([each for part in parts for each in (_without_bytes(part.gone), part.spans)])
+    spans = concatenated([each for part in parts for each in (_without_bytes(part.gone), part.spans)])
     _, places = np.unique(spans["address"][::-1], return_index=True)
     latest = spans[::-1][places]
     is_gone = latest["bytes"] == 0

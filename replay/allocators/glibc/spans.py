@@ -23,6 +23,7 @@ from replay.allocators.glibc.large_cache import following
 from replay.allocators.glibc.memory import HEAP_SHIFT, HEAPS_MAX, IN_HEAP, NBINS, UNIT_SHIFT, UNSORTED
 from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE, address_of
 from replay.allocators.linux.areas import is_hugetlb
+from replay.jit.arrays import concatenated
 from replay.jit.compiling import entry, inlined, leaf
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def span_changes(state: "State", stack: NamedTuple, seen: Seen | None) -> SpanCh
     mark_chunks(state, marks, mapped_marks)
     report_chunks(state, space, marks, now.chunks, now.heaps, now.tails, np.zeros(HEAPS_MAX, np.uint8))
     report_mappings(state, space, mapped_marks, now.mappings)
-    parts = [written(each) for each in now]
-    return SpanChanges(
-        now, np.concatenate([each.gone for each in parts]), np.concatenate([each.rows for each in parts])
-    )
+    gone, rows = zip(*(written(each)[1:] for each in now), strict=True)
+    return SpanChanges(now, np.concatenate(gone), concatenated(rows))
 
 
 @entry
