@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from histories import TINY, History, cut, histories, single_steps
+from histories import REQUESTED_WORDS, TINY, History, cut, histories, single_steps
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +59,7 @@ class Streamed:
 def test_a_trace_that_is_streamed_has_the_means_of_one_in_memory(history):
     events, config = history.events(), CONFIGS["3.12"]
     streamed, whole = run(Streamed(events), config), run(MemoryTrace([events]), config)
-    assert streamed.requested_changes == whole.requested_changes
+    assert streamed.samples[list(REQUESTED_WORDS)].tolist() == whole.samples[list(REQUESTED_WORDS)].tolist()
     assert streamed.mean("requested_bytes") == whole.mean("requested_bytes")
 
 
@@ -98,7 +98,26 @@ def test_the_timeline_has_the_mean_until_each_sample():
     frame = timeline(result)
     assert frame["time_ns"].to_list() == [100, 200, 300, 400]
     assert frame["resident_bytes_mean"].to_list() == pytest.approx([4096, 4096, 4096, 4096])
+    assert frame["requested_bytes_mean"].to_list() == pytest.approx([1000, 2500, 3000, 3000])
     assert summarize(result).requested_bytes_mean == (100 * 1000 + 200 * 4000 + 100 * 3000) / 400
+
+
+@some
+@given(history=histories(), every_ns=st.integers(1, 9), cuts=st.lists(st.integers(0, 60), max_size=4))
+def test_the_means_of_samples_are_those_of_runs_that_end_there(history, every_ns, cuts):
+    events, config = history.events(), CONFIGS["3.12"]
+    frame = timeline(run(Streamed(events), config, sample_every_ns=every_ns))
+    in_memory = timeline(run(MemoryTrace(cut(events, cuts)), config, sample_every_ns=every_ns))
+    for time_ns, of_file, of_memory in zip(
+        frame["time_ns"], frame["requested_bytes_mean"], in_memory["requested_bytes_mean"], strict=True
+    ):
+        rows = int((events.time_ns - events.time_ns[0] <= time_ns).sum())
+        last = events.where(slice(rows - 1, rows))
+        until = events.where(slice(rows))._replace(time_ns=events.time_ns[:rows])
+        held = integral(until, config, "requested_bytes")
+        after = run(MemoryTrace([until]), config).end["requested_bytes"]
+        held += int(after) * (int(events.time_ns[0]) + time_ns - int(last.time_ns[0]))
+        assert of_file == of_memory == pytest.approx(held / time_ns if time_ns else after)
 
 
 def test_the_report_shows_the_means():

@@ -56,7 +56,7 @@ def outcome(trace, config, **options) -> list[object]:
     """All that a run counted, but for the time it took and what the simulator keeps for itself."""
     result = run(trace, config, sample_every_ns=50, **options)
     records = [result.samples, result.end, result.at_peak, *(part.end for part in result.processes)]
-    others = (result.events, result.sample_times_ns.tolist(), result.at_peak_time_ns, result.requested_changes)
+    others = (result.events, result.sample_times_ns.tolist(), result.at_peak_time_ns, result.mean("requested_bytes"))
     phases = [(name, time_ns, counters(record)) for name, time_ns, record in result.phases]
     return [*map(counters, records), *others, phases, result.classes.tolist()]
 

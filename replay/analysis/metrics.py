@@ -255,7 +255,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
         "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
-        **{f"{name}_mean": result.mean(name) for name in ("requested_bytes", *TIMED)},
+        **{f"{name}_mean": result.mean(name) for name in TIMED},
         "counters": {
             metric: int((at_peak if where == "_at_peak" else end)[f"{field}_peak" if where == "_peak" else field])
             for model in result.config.models
@@ -396,8 +396,9 @@ def _shown(result: RunResult) -> list[str]:
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
     """The mean of a level from the first event until each sample."""
-    low, high = result.samples[f"{level}_timed"].view(np.uint64), result.samples[f"{level}_timed_high"]
-    changes = high.astype(np.float64) * 2.0**64 + low.astype(np.float64)
+    low, high = result.samples[f"{level}_timed"], result.samples[f"{level}_timed_high"]
+    # The low word as a signed one: a small negative sum would vanish beside 2^64.
+    changes = (high + (low < 0)).astype(np.float64) * 2.0**64 + low
     times_ns = result.sample_times_ns.astype(np.float64)
     mean: np.ndarray = result.samples[level] - np.divide(
         changes, times_ns, out=np.zeros_like(changes), where=times_ns > 0

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from replay.allocators import TALLY, TIMED
+from replay.allocators import TALLY
 from replay.config import StackConfig
 from replay.trace import Metadata
 
@@ -28,8 +28,6 @@ class RunResult:
     end: np.record
     at_peak: np.record
     """The counters right after the event that first took resident memory to its highest."""
-    requested_changes: int
-    """The sum of all changes of requested bytes, each multiplied by its time (`replay.trace.requested`)."""
     at_peak_time_ns: int
     """0 where no page was ever resident."""
     classes: np.ndarray
@@ -47,12 +45,11 @@ class RunResult:
     """Time and counters after the last event, where the end is before CPython's finalisation."""
 
     def mean(self, level: str) -> int:
-        """The mean over time, from the first event to the end, of requested bytes or one of TIMED, in whole bytes."""
-        value, changes = int(self.end[level]), self.requested_changes
+        """The mean of one of TIMED from the first event to the end, in whole bytes."""
+        value = int(self.end[level])
         if not self.duration_ns:
             return value
-        if level in TIMED:
-            changes = int(self.end[f"{level}_timed_high"]) << 64 | int(self.end[f"{level}_timed"]) & (1 << 64) - 1
+        changes = int(self.end[f"{level}_timed_high"]) << 64 | int(self.end[f"{level}_timed"]) & (1 << 64) - 1
         return round(Fraction(int(self.sample_times_ns[-1]) * value - changes, self.duration_ns))
 
 

@@ -19,7 +19,7 @@ from replay.simulation.snapshots import Moments, Sink, Snapshots
 from replay.support.errors import ReplayError
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.trace.processes import refuse_processes
-from replay.trace.requested import RequestedChanges
+from replay.trace.requested import SUM, RequestedChanges, fill_in
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -33,8 +33,8 @@ class _Moment(NamedTuple):
     rows: int
     time_ns: int
     tally: np.record
-    requested_changes: list[int]
-    """By process; empty where the trace knows them by itself."""
+    requested: np.ndarray
+    """By process, the sums of `RequestedChanges`; empty unless there are several."""
     at_peak: np.record
     at_peak_time_ns: int
     classes: np.ndarray
@@ -101,7 +101,7 @@ def run(
         simulator = Host(trace, lambda: Simulator(config, begin_ns=begin_ns))
     processes = len(trace.metadata.processes)
     in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-    requested = None if in_memory else RequestedChanges(begin_ns, processes or 1)
+    requested = None if in_memory else RequestedChanges(begin_ns, processes)
     walk = _Walk(trace, simulator, requested, taking, addresses, progress)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
@@ -116,7 +116,7 @@ def run(
     clock.run()
     taking.finish(clock.rows, clock.now_ns, clock.next_call)
     wall_ns = time.perf_counter_ns() - started_ns
-    last = _look(simulator, requested, clock.rows, clock.now_ns)
+    last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
     before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
     times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
@@ -125,6 +125,8 @@ def run(
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
+    if in_memory:
+        fill_in(samples, in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows))
     result = RunResult(
         config=config,
         metadata=trace.metadata,
@@ -132,8 +134,7 @@ def run(
         duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,
         samples=samples,
-        end=end.tally,
-        requested_changes=in_memory.requested_changes(end.rows) if in_memory else sum(end.requested_changes),
+        end=samples[-1],
         at_peak=end.at_peak,
         at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
         classes=end.classes,
@@ -142,20 +143,7 @@ def run(
         wall_ns=wall_ns,
         teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
     )
-    return simulator.complete(result, begin_ns, end.requested_changes)
-
-
-def _look(simulator: Simulator | Host, requested: RequestedChanges | None, rows: int, time_ns: int) -> _Moment:
-    return _Moment(
-        rows=rows,
-        time_ns=time_ns,
-        tally=simulator.tally.copy(),
-        requested_changes=requested.totals() if requested else [],
-        at_peak=simulator.at_peak.copy()[0],
-        at_peak_time_ns=simulator.at_peak_time_ns,
-        classes=simulator.classes,
-        observed=simulator.observe(),
-    )
+    return simulator.complete(result, begin_ns, end.requested)
 
 
 class _Walk:
@@ -185,6 +173,22 @@ class _Walk:
         self.before_end: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         """`times_ns` and `samples` as they were then."""
 
+    def look(self, rows: int, time_ns: int) -> _Moment:
+        """What was counted until now, before `rows` of the trace."""
+        simulator, tally = self._simulator, self._simulator.tally.copy()
+        if self._requested:
+            fill_in(tally, self._requested.total[0])
+        return _Moment(
+            rows=rows,
+            time_ns=time_ns,
+            tally=tally,
+            requested=self._requested.sums.copy() if self._requested else np.zeros(0, SUM),
+            at_peak=simulator.at_peak.copy()[0],
+            at_peak_time_ns=simulator.at_peak_time_ns,
+            classes=simulator.classes,
+            observed=simulator.observe(),
+        )
+
     def boundaries(self, events: Events) -> list[int]:
         """Rows at which something is done. Of several processes each has counters of its own to copy at its marks."""
         idle = events.idle_rows
@@ -198,8 +202,6 @@ class _Walk:
 
     def simulate(self, part: Slice) -> None:
         """Simulates a slice, and copies the counters at its ticks and marks."""
-        if self._requested:
-            self._requested.feed(part.events, part.start, part.end, self._simulator.owner)
         marks = part.events.idle_rows.get(Op.MARK, [])
         marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
         looks = part
@@ -209,6 +211,9 @@ class _Walk:
                 tick_times_ns=np.sort(np.concatenate((part.tick_times_ns, part.events.time_ns[marks]))),
             )
         seen, begin = self._simulator.simulate(looks), 0
+        if self._requested:
+            stops = np.append(looks.tick_rows, part.end)
+            fill_in(seen, self._requested.feed(part.events, part.start, stops, self._simulator.owner)[:-1])
         # Of several looks before a row, the mark is the last.
         places = looks.tick_rows.searchsorted(marks, side="right") - 1 if marks else np.zeros(0, np.int64)
         for row, at in zip(marks, places.tolist(), strict=True):
@@ -236,7 +241,7 @@ class _Walk:
         if self._name(events, row) == TRIM_MARK:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
-            self.end = _look(self._simulator, self._requested, first_row + row, time_ns)
+            self.end = self.look(first_row + row, time_ns)
             self.before_end = [*self.times_ns], [*self.samples]
 
     def trim(self, row: int, time_ns: int) -> None:

@@ -110,7 +110,7 @@ class Simulator:
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
         """A phase begins: nothing that one process has to know."""
 
-    def complete(self, result: RunResult, begin_ns: int, requested_changes: list[int]) -> RunResult:
+    def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
         """The result, to which one process adds nothing."""
         return result
 

@@ -159,14 +159,14 @@ class Snapshots:
     ) -> list[Iterable[Call]]:
         """Calls that take the snapshots for which no mark is met, from what `first_run` found, if it was needed."""
         self._begin_ns, self._simulators = begin_ns, simulators
-        found: list[Iterable[Call]] = [[Call(begin_ns + each, self._taking("")) for each in self._times_ns]]
+        found: list[Iterable[Call]] = [[self._call(begin_ns + each) for each in self._times_ns]]
         if self._every_ns:
-            found.append(calls_every(begin_ns, self._every_ns, self._taking("")))
+            found.append(calls_every(begin_ns, self._every_ns, self._taking(""), also_at_end=True))
         if first_run and self._wants_peak:
             row = int(first_run.at_peak.row) + 1 if first_run.at_peak.resident_bytes_peak else 0
-            found.append([Call(begin_ns + first_run.at_peak_time_ns, self._taking(PEAK), row)])
+            found.append([self._call(begin_ns + first_run.at_peak_time_ns, PEAK, row)])
         if first_run and self._ends_at_mark:
-            found.append([Call(begin_ns + first_run.duration_ns, self._taking(END), first_run.events)])
+            found.append([self._call(begin_ns + first_run.duration_ns, END, first_run.events)])
         return found
 
     def take(self, label: str, row: int, time_ns: int) -> None:
@@ -200,6 +200,9 @@ class Snapshots:
         if missed and self._times_ns and self._times_ns[-1] > time_ns - self._begin_ns:
             late_ns, end_ns = self._times_ns[-1], time_ns - self._begin_ns
             raise ReplayError(f"no snapshot at {late_ns} ns: the trace ends {end_ns} ns after its first event")
+
+    def _call(self, time_ns: int, label: str = "", row: int | None = None) -> Call:
+        return Call(time_ns, self._taking(label), row, also_at_end=True)
 
     def _taking(self, label: str) -> Callable[[int, int], None]:
         return lambda row, time_ns: self.take(label, row, time_ns)
