@@ -147,13 +147,36 @@ static void disable_huge_pages(long are_disabled) {
 
 static int huge_pages;
 
-static void touch(uintptr_t start, uintptr_t end) {
-    if (huge_pages)
-        disable_huge_pages(0);
+static size_t count_resident(uintptr_t start, uintptr_t end) {
+    static unsigned char found[HUGE_PAGE / PAGE];
+    size_t count = 0;
+    if (!mincore((void *)start, end - start, found))
+        for (size_t page = 0; page < (end - start) / PAGE; page++)
+            count += found[page] & 1;
+    return count;
+}
+
+static void write_pages(uintptr_t start, uintptr_t end) {
     for (uintptr_t at = start; at < end; at = (at & -PAGE) + PAGE)
         *(volatile char *)at = 1;
-    if (huge_pages)
-        disable_huge_pages(1);
+}
+
+/* Where huge pages may come, all of one that came is written to: Linux takes pages of zeros away when it splits one. */
+static void touch(uintptr_t start, uintptr_t end) {
+    if (!huge_pages) {
+        write_pages(start, end);
+        return;
+    }
+    disable_huge_pages(0);
+    for (uintptr_t at = start, stop; at < end; at = stop) {
+        uintptr_t range = at & -HUGE_PAGE, range_end = range + HUGE_PAGE;
+        stop = range_end < end ? range_end : end;
+        size_t before = count_resident(range, range_end);
+        write_pages(at, stop);
+        if (!before && count_resident(range, range_end) == HUGE_PAGE / PAGE)
+            write_pages(range, range_end);
+    }
+    disable_huge_pages(1);
 }
 
 /* Writes the states of these pages, of which no range before `range` has any; returns where the next pages may begin. */

@@ -11,6 +11,7 @@ from replay.allocators.linux.areas import (
 )
 from replay.allocators.linux.calls import MADVISE
 from replay.allocators.linux.pages import drop_pages, mark_lazy
+from replay.allocators.linux.tables import end_of_pages
 from replay.jit.compiling import cold, leaf
 
 
@@ -32,9 +33,10 @@ def dontneed(stack, start, length):
         length = 0 if start & (huge - 1) else length & -huge
         if length == 0:
             return
-    drop_pages(stack, start, start + length)
+    end = end_of_pages(state, start, length)
+    drop_pages(stack, start, end)
     if state.space[0].transparent:
-        empty_ranges(state, start, start + length)
+        empty_ranges(state, start, end)
 
 
 @cold
@@ -47,16 +49,17 @@ def free_lazily(stack, start, length):
     _count_madvise(stack, start, length)
     if is_hugetlb(stack.linux, start):
         return
+    end = end_of_pages(stack.linux, start, length)
     if stack.linux.space[0].transparent:
-        split_partly_covered(stack.linux, start, start + length)
-    mark_lazy(stack, start, start + length)
+        split_partly_covered(stack.linux, start, end)
+    mark_lazy(stack, start, end)
 
 
 @cold
 def advise_huge_pages(stack, start, length):
     """MADV_HUGEPAGE: first touches may get huge pages from now on, unless they are `never`."""
     if stack.linux.space[0].transparent:
-        change_areas(stack, start, start + length, ADVISED, NOT_HUGE)
+        change_areas(stack, start, end_of_pages(stack.linux, start, length), ADVISED, NOT_HUGE)
     _count_madvise(stack, start, length)
 
 
@@ -64,5 +67,5 @@ def advise_huge_pages(stack, start, length):
 def advise_small_pages(stack, start, length):
     """MADV_NOHUGEPAGE: first touches get single pages from now on. Huge pages that are there stay."""
     if stack.linux.space[0].transparent:
-        change_areas(stack, start, start + length, NOT_HUGE, ADVISED)
+        change_areas(stack, start, end_of_pages(stack.linux, start, length), NOT_HUGE, ADVISED)
     _count_madvise(stack, start, length)

@@ -7,6 +7,7 @@ from replay.allocators.linux.areas import CHARGED, NO_RESERVE, WRITABLE, change_
 from replay.allocators.linux.calls import MMAP, MPROTECT, choose_place, munmap
 from replay.allocators.linux.regions import cut_all, highest_hole, hole_at, put_region, take_region
 from replay.allocators.linux.reserves import add_reserved, release_reserved
+from replay.allocators.linux.tables import end_of_pages
 from replay.jit.compiling import cold, leaf
 
 NO_ACCESS, NOT_RESERVED, FIXED, NO_REPLACE = 1, 2, 4, 8
@@ -45,8 +46,7 @@ def mmap_at(stack, hint, length, flags):
     goes. With NO_REPLACE the call fails if something is there.
     """
     state, tally = stack.linux, stack.tally[0]
-    page = state.space[0].page_size
-    length = (length + page - 1) & -page
+    length = end_of_pages(state, 0, length)
     kind = (0 if flags & NO_ACCESS else WRITABLE) | (NO_RESERVE if flags & NOT_RESERVED else 0)
     tally.mmap += 1
     tally.mmap_bytes += length
@@ -92,7 +92,7 @@ def _count_mprotect(stack, start, length):
 @cold
 def protect(stack, start, length):
     """mprotect to PROT_READ | PROT_WRITE: what is reserved of the stretch, all of it mapped, becomes memory."""
-    end = start + length
+    end = end_of_pages(stack.linux, start, length)
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end, WRITABLE, CHARGED)
     change_mapped(stack, release_reserved(stack, start, end))
@@ -102,7 +102,7 @@ def protect(stack, start, length):
 @cold
 def unprotect(stack, start, length):
     """mprotect to PROT_NONE: the stretch, all of it mapped, is reserved from now on. Its pages stay resident."""
-    end = start + length
+    end = end_of_pages(stack.linux, start, length)
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end, 0, WRITABLE)
     change_mapped(stack, -add_reserved(stack, start, end))

@@ -19,6 +19,13 @@ NOWHERE, MAPPINGS, HEAP, CHUNKS = range(4)
 
 
 @leaf
+def end_of_pages(state, start, length):
+    """Where the pages of `length` bytes from `start` on end."""
+    page = state.space[0].page_size
+    return (start + length + page - 1) & -page
+
+
+@leaf
 def region_of(state, start):
     """The region that `start` lies in."""
     low, high = 0, state.space[0].regions - 1
