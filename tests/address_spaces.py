@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, linux
+from replay.allocators import LOG, NO_MEMORY, ROOM, SYSCALLS, TALLY, Stack, linux
 from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
 from replay.allocators.linux.residency import resident_pages
 
@@ -89,6 +89,11 @@ class Linux:
 class Both:
     """Does everything twice, in the model first, and compares what comes of it."""
 
+    @staticmethod
+    def call(operation, stack: Stack, *arguments: int) -> int | None:
+        """A call of the model, in plain Python; a test may set another function, such as a compiled one."""
+        return operation(stack, *arguments)
+
     def __init__(self, real: Linux, huge_pages: str, reserved: int) -> None:
         self.linux, self.base, self.heap = real, real.base, real.heap
         state = linux.new_state(
@@ -112,11 +117,12 @@ class Both:
         return int(self.stack.linux.space[0].brk)
 
     def _model(self, operation, *arguments: int) -> int | None:
-        answer = operation(self.stack, *arguments)
+        answer = self.call(operation, self.stack, *arguments)
         tally = self.stack.tally[0]
         assert not tally.attention & NO_MEMORY
         if tally.attention & ROOM:
             self.stack = self.stack._replace(linux=linux.grow(self.stack.linux))
+        self.calls = self.stack.log[: tally.rows_logged].copy()
         tally.attention = tally.rows_logged = 0
         return answer
 
@@ -188,6 +194,19 @@ class Both:
             self._same_place(address, found, length)
         return address
 
+    def map_aligned(self, hint: int, length: int, alignment: int, padding: int, flags: int) -> int:
+        """The model's calls, one by one in Linux."""
+        address = int(self._model(linux.mmap_aligned, hint, length, alignment, padding, flags))
+        assert address % alignment == 0
+        for call in self.calls:
+            start, size = int(call.address), int(call.bytes)
+            if SYSCALLS[call.kind] == "munmap":
+                assert self.linux.order(UNMAP, start, size) == 0
+            else:
+                self._same_place(start, self.linux.order_with(MAP_AT, hint, size, flags), size)
+                hint = 0
+        return address
+
     def unprotect(self, start: int, length: int) -> None:
         self._model(linux.unprotect, start, length)
         assert self.linux.order(UNPROTECT, start, length) == 0
@@ -220,7 +239,8 @@ class Both:
     def compare_pages(self) -> None:
         """Page by page: what is mapped, resident and may be touched, some pages beyond each end included."""
         tally, space = self.stack.tally[0], self.stack.linux.space[0]
-        real = np.concatenate([self._compare_window(start, end) for start, end in self._windows()])
+        resident = resident_pages(self.stack.linux)
+        real = np.concatenate([self._compare_window(start, end, resident) for start, end in self._windows()])
         linux.check(self.stack.linux, self.stack)
         is_open = real & CLOSED == 0
         assert tally.mapped_bytes == np.count_nonzero((real != NOT_MAPPED) & is_open) * PAGE
@@ -245,13 +265,12 @@ class Both:
                 windows.append((start, end))
         return windows
 
-    def _compare_window(self, low: int, high: int) -> np.ndarray:
+    def _compare_window(self, low: int, high: int, resident: np.ndarray) -> np.ndarray:
         """The real state of each page of a window, equal to the model's."""
         state, pages = self.stack.linux, np.zeros((high - low) // PAGE, np.uint8)
         heap = [(self.heap, self.brk)] if self.brk > self.heap else []
         for start, end in [*self.regions.tolist(), *heap]:
             pages[max(start - low, 0) // PAGE : max(end - low, 0) // PAGE] = MAPPED
-        resident = resident_pages(state)
         pages[(resident[(resident >= low) & (resident < high)] - low) // PAGE] = RESIDENT
         for start, end in state.reserves[: state.space[0].reserves].tolist():
             pages[max(start - low, 0) // PAGE : max(end - low, 0) // PAGE] |= CLOSED

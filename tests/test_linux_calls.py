@@ -21,11 +21,13 @@ from address_spaces import (
     compiled,
     needs_huge_pages,
 )
+from compiled_linux import call
 from conftest import skipped_where_disturbed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators.linux import FIXED, NO_ACCESS, NO_REPLACE, NOT_RESERVED
+from replay.allocators.linux.areas import WRITABLE
 from replay.verification.huge_pages import without_surprises
 
 pytestmark = NEEDS_LINUX
@@ -104,9 +106,14 @@ def any_hint(both: Both, choices: Choices) -> int:
 def map_somewhere(both: Both, choices: Choices) -> None:
     """A mapping at a hint, over others or without either; huge pages may often be in it."""
     length, flags, hint = choices.of(SIZES), choices.of(FLAGS), any_hint(both, choices)
-    match choices.below(6):
+    match choices.below(7):
         case 0:
             hint = 0
+        case 6 if hint < both.base:
+            alignment = choices.of([64 * PAGE, MIB, 2 * HUGE])
+            padding = alignment - choices.of([0, PAGE])
+            both.map_aligned(choices.of([0, hint]), -(-length // PAGE) * PAGE, alignment, padding, flags)
+            return
         case 1 | 2 | 3:
             length -= choices.of([0, 0, 1, PAGE - 1])
         case 4:
@@ -124,7 +131,6 @@ def change_something(both: Both, choices: Choices) -> None:
     regions = [tuple(region) for region in both.regions.tolist()]
     match choices.below(12):
         case 0 if len(regions) > 1:
-            (start, _), (_, end) = (any_part(choices.of(regions), choices) for _ in range(2))
             first, second = sorted([choices.of(regions), choices.of(regions)])
             start, end = first[0] + (first[1] - first[0]) // PAGE // 2 * PAGE, second[1]
             if end - start < 1 << 32:
@@ -143,8 +149,25 @@ def change_something(both: Both, choices: Choices) -> None:
             both.advise_small(*any_part(choices.of(regions), choices))
         case 9:
             both.advise(*any_part(choices.of(regions), choices))
+        case 10:
+            resize_something(both, choices)
         case _:
             touch_something(both, choices)
+
+
+def resize_something(both: Both, choices: Choices) -> None:
+    """Part of one area of memory; which areas there are is known only where huge pages may be."""
+    state = both.stack.linux
+    areas = [
+        (int(area.start), int(area.end))
+        for area in state.areas[: state.space[0].areas]
+        if area.kind & WRITABLE and not both.heap <= area.start < both.brk
+    ]
+    if areas:
+        start, length = any_part(choices.of(areas), choices)
+        new_length = choices.of([PAGE, length + PAGE, length + HUGE, 2 * length, max(length // 2 // PAGE, 1) * PAGE])
+        if new_length != length:
+            both.resize(start, length, new_length)
 
 
 def touch_something(both: Both, choices: Choices) -> None:
@@ -193,11 +216,27 @@ def test_huge_pages_are_as_in_linux_when_memory_is_committed_and_freed(start, se
     def compare() -> None:
         choices = drawn(seed)
         with start(PLACES[seed % len(PLACES)], HUGE_PAGES) as both:
-            for _ in range(400):
+            for _ in range(250):
                 do_something(both, choices)
                 both.compare_pages()
                 both.compare_lazy()
             assert both.stack.tally[0].huge_pages > 3
+
+    with skipped_where_disturbed():
+        without_surprises(compare)
+
+
+@pytest.mark.parametrize("mode", ["never", pytest.param(HUGE_PAGES, marks=needs_huge_pages)])
+def test_the_compiled_model_is_as_linux_too(start, mode):
+    def compare() -> None:
+        choices = drawn(17)
+        with start(PAGE, mode) as both:
+            both.call = call
+            for step in range(600):
+                do_something(both, choices)
+                if step % 10 == 0:
+                    both.compare_pages()
+                    both.compare_lazy()
 
     with skipped_where_disturbed():
         without_surprises(compare)

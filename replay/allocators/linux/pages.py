@@ -7,56 +7,19 @@ import numpy as np
 
 from replay.allocators._stack import NO_MEMORY, attend, change_resident
 from replay.allocators.linux.areas import COUNTED, EMPTY, HUGE, IN_PAGES, find_area, may_be_huge
+from replay.allocators.linux.bits import copy_bits, set_bits
 from replay.allocators.linux.tables import (
+    CHUNKS,
+    HEAP,
     NOWHERE,
     add_chunk,
     get_page,
     get_range,
-    lazy_bits,
     locate,
     region_of,
-    resident_bits,
     set_range,
 )
 from replay.jit.compiling import cold, leaf
-
-
-@leaf
-def _count_bits(word):
-    """How many of 64 bits are set. The masks keep every step in the positive range of int64."""
-    low = word & 0xFFFFFFFF
-    high = (word >> 32) & 0xFFFFFFFF
-    low -= (low >> 1) & 0x55555555
-    high -= (high >> 1) & 0x55555555
-    low = (low & 0x33333333) + ((low >> 2) & 0x33333333)
-    high = (high & 0x33333333) + ((high >> 2) & 0x33333333)
-    both = ((low + (low >> 4)) & 0x0F0F0F0F) + ((high + (high >> 4)) & 0x0F0F0F0F)
-    return ((both * 0x01010101) >> 24) & 0xFF
-
-
-@leaf
-def _mask(index, first, last):
-    """Those of bits first … last that word `index` has."""
-    mask = np.int64(-1)
-    if index == first >> 6:
-        mask <<= first & 63
-    if index == last >> 6 and (last & 63) != 63:
-        mask &= ~(np.int64(-1) << ((last & 63) + 1))
-    return mask
-
-
-@leaf
-def _set_bits(bits, first, last, value):
-    """Sets bits first … last to `value` in place; returns how many changed."""
-    changed = 0
-    for index in range(first >> 6, (last >> 6) + 1):
-        mask = _mask(index, first, last)
-        word = bits[index]
-        fresh = mask & ~word if value else mask & word
-        if fresh != 0:
-            changed += _count_bits(fresh)
-            bits[index] = word ^ fresh
-    return changed
 
 
 @leaf
@@ -70,11 +33,11 @@ def mark(stack, start, end, value):
         if end > space.mmap_base:
             return 0
         last = (space.mmap_base - 1 - start) >> shift
-        return _set_bits(stack.linux.mmap_pages, (space.mmap_base - end) >> shift, last, value)
+        return set_bits(stack.linux.mmap_pages, (space.mmap_base - end) >> shift, last, value)
     if start < space.brk_base or end > space.brk:
         return 0
     first = (start - space.brk_base) >> shift
-    return _set_bits(stack.linux.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
+    return set_bits(stack.linux.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
 
 
 @cold
@@ -90,9 +53,32 @@ def _mark_parts(stack, start, end, value):
                 return changed
             table, first, last, stop = locate(state, at, end)
         if table != NOWHERE:
-            changed += _set_bits(resident_bits(state, table), first, last, value)
+            changed += _mark_in(state, table, first, last, value)
         at = stop
     return changed
+
+
+@leaf
+def _mark_in(state, table, first, last, value):
+    if table == CHUNKS:
+        return set_bits(state.chunk_pages, first, last, value)
+    return set_bits(state.heap_pages if table == HEAP else state.mmap_pages, first, last, value)
+
+
+@leaf
+def _mark_lazy_in(state, table, first, last):
+    if table == CHUNKS:
+        return copy_bits(state.chunk_pages, state.chunk_lazy, first, last)
+    if table == HEAP:
+        return copy_bits(state.heap_pages, state.heap_lazy, first, last)
+    return copy_bits(state.mmap_pages, state.mmap_lazy, first, last)
+
+
+@leaf
+def _unmark_lazy_in(state, table, first, last):
+    if table == CHUNKS:
+        return set_bits(state.chunk_lazy, first, last, False)
+    return set_bits(state.heap_lazy if table == HEAP else state.mmap_lazy, first, last, False)
 
 
 @leaf
@@ -121,8 +107,7 @@ def mark_lazy(stack, start, end):
     while at < end:
         table, first, last, stop = locate(state, at, end)
         if table != NOWHERE:
-            marked = _copy_bits(resident_bits(state, table), lazy_bits(state, table), first, last)
-            space.lazy_bytes += marked << space.page_shift
+            space.lazy_bytes += _mark_lazy_in(state, table, first, last) << space.page_shift
         at = stop
     space.lazy_bytes_peak = max(space.lazy_bytes_peak, space.lazy_bytes)
 
@@ -135,20 +120,8 @@ def unmark_lazy(stack, start, end):
     while at < end:
         table, first, last, stop = locate(state, at, end)
         if table != NOWHERE:
-            space.lazy_bytes -= _set_bits(lazy_bits(state, table), first, last, False) << space.page_shift
+            space.lazy_bytes -= _unmark_lazy_in(state, table, first, last) << space.page_shift
         at = stop
-
-
-@leaf
-def _copy_bits(source, target, first, last):
-    """Sets those of bits first … last of `target` that `source` has; returns how many changed."""
-    changed = 0
-    for index in range(first >> 6, (last >> 6) + 1):
-        fresh = _mask(index, first, last) & source[index] & ~target[index]
-        if fresh != 0:
-            changed += _count_bits(fresh)
-            target[index] |= fresh
-    return changed
 
 
 @cold

@@ -11,6 +11,7 @@ A huge page lies in one chunk, or in none.
 
 import numpy as np
 
+from replay.allocators.linux.bits import get_bit
 from replay.allocators.linux.settings import ADDRESS_MAX, CHUNK_BYTES, CHUNK_SHIFT, CHUNKS_SPARE, SLACK_BYTES
 from replay.jit.compiling import cold, leaf
 
@@ -77,29 +78,16 @@ def chunk_of(state, address):
 
 
 @leaf
-def resident_bits(state, table):
-    """The bits of resident pages that a table has."""
-    if table == CHUNKS:
-        return state.chunk_pages
-    return state.heap_pages if table == HEAP else state.mmap_pages
-
-
-@leaf
-def lazy_bits(state, table):
-    """The bits of lazily freed pages that a table has."""
-    if table == CHUNKS:
-        return state.chunk_lazy
-    return state.heap_lazy if table == HEAP else state.mmap_lazy
-
-
-@leaf
 def get_page(state, address):
     """Whether the page of `address` is resident, and whether it was lazily freed; 0 or 1 each."""
     table, bit, _, _ = locate(state, address, address + 1)
-    if table == NOWHERE:
-        return np.int64(0), np.int64(0)
-    resident, lazy = resident_bits(state, table)[bit >> 6], lazy_bits(state, table)[bit >> 6]
-    return (resident >> (bit & 63)) & 1, (lazy >> (bit & 63)) & 1
+    if table == CHUNKS:
+        return get_bit(state.chunk_pages, bit), get_bit(state.chunk_lazy, bit)
+    if table == HEAP:
+        return get_bit(state.heap_pages, bit), get_bit(state.heap_lazy, bit)
+    if table == MAPPINGS:
+        return get_bit(state.mmap_pages, bit), get_bit(state.mmap_lazy, bit)
+    return np.int64(0), np.int64(0)
 
 
 @leaf
@@ -127,19 +115,16 @@ def _range_index(state, address, table):
 
 
 @leaf
-def _ranges(state, table):
-    if table == CHUNKS:
-        return state.chunk_ranges
-    return state.heap_ranges if table == HEAP else state.mmap_ranges
-
-
-@leaf
 def get_range(state, address):
     """The state of the range that `address` lies in."""
     table = _table_of_range(state, address)
-    if table == NOWHERE:
-        return np.uint8(0)
-    return _ranges(state, table)[_range_index(state, address, table)]
+    if table == MAPPINGS:
+        return state.mmap_ranges[_range_index(state, address, table)]
+    if table == HEAP:
+        return state.heap_ranges[_range_index(state, address, table)]
+    if table == CHUNKS:
+        return state.chunk_ranges[_range_index(state, address, table)]
+    return np.uint8(0)
 
 
 @leaf
@@ -150,12 +135,18 @@ def set_range(state, address, value):
         if value == 0 or not add_chunk(state, address):
             return
         table = CHUNKS
-    _ranges(state, table)[_range_index(state, address, table)] = value
+    index = _range_index(state, address, table)
+    if table == MAPPINGS:
+        state.mmap_ranges[index] = value
+    elif table == HEAP:
+        state.heap_ranges[index] = value
+    else:
+        state.chunk_ranges[index] = value
 
 
 @leaf
 def _move_bit(source, bit, target, new):
-    target[new >> 6] |= ((source[bit >> 6] >> (bit & 63)) & 1) << (new & 63)
+    target[new >> 6] |= get_bit(source, bit) << (new & 63)
     source[bit >> 6] &= ~(np.int64(1) << (bit & 63))
 
 
