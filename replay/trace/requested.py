@@ -5,10 +5,9 @@ import numpy as np
 from replay.jit.arrays import extend, record
 from replay.jit.compiling import entry
 from replay.jit.cpu_intrinsics import add_product
-from replay.trace.columns import Op
+from replay.trace.block_ops import LAST_BLOCK_OP
 from replay.trace.events import Events
 
-_FREE = int(Op.FREE)
 _SUM = record("low", "high")
 """A 128-bit integer in two words."""
 
@@ -30,7 +29,7 @@ def _add_changes(
     """
     low, high = sums[0].low, sums[0].high
     for row in range(op.shape[0]):
-        if op[row] > _FREE:
+        if op[row] > LAST_BLOCK_OP:
             continue
         number = np.uint64(block[row])  # an unsigned index is not looked at for being negative
         change = size[row] - sizes[number]

@@ -21,6 +21,7 @@ from replay.config.glibc_environment import overrides_of
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace, joined
+from replay.trace.block_ops import concerns_block
 from replay.trace.validation import validated
 from replay.verification.harness import HarnessError
 from replay.verification.huge_pages import free_huge_pages, transparent_huge_pages, without_surprises
@@ -145,14 +146,14 @@ def _processors(oracle: LibcOracle) -> int:
 def _whole(trace: Trace) -> Events:
     """All events in one batch; threads are numbered from 0, the main thread, and no number is used again."""
     batches = list(validated(trace, None).batches())
-    events = joined([batch.keep_optional() for batch in batches])
+    events = joined([batch.keep_optional("alignment") for batch in batches])
     names = [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK]]
-    if ((events.op > Op.FREE) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
+    if (~concerns_block(events.op) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
         TRIM_MARK
     }:
         raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
     distinct, thread = np.unique(events.thread, return_inverse=True)
-    main = thread[(events.op <= Op.FREE).argmax()]
+    main = thread[concerns_block(events.op).argmax()]
     thread = (thread - main).astype(np.uint32) % np.uint32(distinct.shape[0])
     for row in np.flatnonzero(events.op == Op.THREAD_END):
         later = thread[row + 1 :]
@@ -215,7 +216,7 @@ def _play_model(
     _fill(simulator, played.base)
     resident_before = int(simulator.tally.resident_bytes)
     start = 0
-    for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
+    for stop in [*np.flatnonzero(~concerns_block(events.op)).tolist(), events.rows]:
         due = points[(points >= start) & (points <= stop)]
         if stop > start:
             resident += simulator.simulate(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()

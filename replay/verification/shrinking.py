@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from replay.trace import Domain, Events, MemoryTrace, Op, joined
+from replay.trace.block_ops import MEMALIGN, allocates, concerns_block
 
 
 def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> MemoryTrace:
@@ -35,6 +36,7 @@ def describe(trace: MemoryTrace) -> str:
     """One line an event, for a test's message."""
     return "\n".join(
         f"{row}: {Op(op).name.lower()} {Domain(domain).name.lower()} block {block}, {size} bytes"
+        + (f" at a multiple of {batch.alignment[row]}" if op == MEMALIGN else "")
         for batch in trace.batches()
         for row, (op, domain, block, size) in enumerate(
             zip(*(column.tolist() for column in (batch.op, batch.domain, batch.block, batch.size)), strict=True)
@@ -43,8 +45,8 @@ def describe(trace: MemoryTrace) -> str:
 
 
 def _joined(trace: MemoryTrace) -> Events:
-    """One batch, without the optional columns."""
-    return joined([batch.keep_optional() for batch in trace.batches()])
+    """One batch, without the optional columns but alignments."""
+    return joined([batch.keep_optional("alignment") for batch in trace.batches()])
 
 
 def _lives(events: Events) -> np.ndarray:
@@ -52,9 +54,9 @@ def _lives(events: Events) -> np.ndarray:
     born: dict[int, int] = {}
     lives = np.arange(events.rows)
     for row, (op, block) in enumerate(zip(events.op.tolist(), events.block.tolist(), strict=True)):
-        if op in (Op.MALLOC, Op.CALLOC):
+        if allocates(op):
             born[block] = row
-        elif op in (Op.REALLOC, Op.FREE):
+        elif concerns_block(op):
             lives[row] = born[block]
     return lives
 
