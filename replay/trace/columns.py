@@ -133,7 +133,7 @@ class Columns(NamedTuple):
             "uint32",
             "uint32",
             "of a memalign, the alignment in bytes: a power of two; null for all other operations",
-            written_by="tables with memaligns",
+            written_by="imports of tables with memaligns",
             null=NO_ALIGNMENT,
         ),
     ] = None

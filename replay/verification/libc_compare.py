@@ -77,7 +77,7 @@ def verify_libc(
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     makings = _makings_of_threads(events, played.thread_bytes)
     libc = _overrides(oracle, assignments)
-    config = _config_behind(makings, played, libc)
+    config = _config_behind(events, makings, played, libc)
     addresses, calls, resident_bytes = _play_model(events, config, makings, played)
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
@@ -96,8 +96,9 @@ def verify_libc(
         fill = partial(play_libc, whole, oracle, mode=mode, environment=environment)
         filled = without_surprises(fill) if mode == "huge" else fill()
         real = filled.resident
-        if mode == "huge":  # they depend on where the heap starts, which is another place in each process
-            resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings, filled)[2]
+        # Where pages are huge or blocks aligned, it matters where the heap starts: another place in each process.
+        if mode == "huge" or events.memalign_rows.size:
+            resident_bytes = _play_model(events, _config_behind(events, makings, filled, libc), makings, filled)[2]
         error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.linux.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
@@ -122,7 +123,7 @@ def call_lists(
     assert played.system_calls is not None
     makings = _makings_of_threads(events, played.thread_bytes)
     libc = _overrides(oracle, assignments)
-    calls = _play_model(events, _config_behind(makings, played, libc), makings, played)[1]
+    calls = _play_model(events, _config_behind(events, makings, played, libc), makings, played)[1]
     return played.heap, played.system_calls, calls
 
 
@@ -178,20 +179,27 @@ def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
     )
 
 
-def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
+def _config_behind(events: Events, makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
     """The model's address space is the real one's, whose mappings for `makings` lie elsewhere: here they lie on top.
 
-    Where they are to be of huge pages, they lie at a multiple of these.
+    Where they are to be of huge pages, they lie at a multiple of these, and as far from a multiple of the largest
+    alignment as in reality: other blocks lie in them too.
     """
 
     def config(base: int) -> StackConfig:
         return load_config(PRESET, (f"linux.mmap_base={base}", f"linux.brk_base={played.heap}", *libc))
 
-    trial = Simulator(config(played.base))
+    told: list[np.ndarray] = []
+    trial = Simulator(config(played.base), addresses=lambda part, owners: told.append(part))
     _play_rows(trial, makings)
     space = trial.stack.linux.space[0]  # type: ignore[attr-defined]
-    unit = int(space.huge_page_size if trial.stack.libc.par[0].hp_bytes else space.page_size)  # type: ignore[attr-defined]
-    return config((2 * played.base - int(space.lowest) + unit - 1) & -unit)
+    is_huge = bool(trial.stack.libc.par[0].hp_bytes)  # type: ignore[attr-defined]
+    unit = int(space.huge_page_size if is_huge else space.page_size)
+    base = (2 * played.base - int(space.lowest) + unit - 1) & -unit
+    if is_huge and told and events.alignment is not None and events.alignment.any():
+        away = played.thread_place - (int(told[0][0]) + base - played.base)
+        base += away % int(events.alignment.max())
+    return config(base)
 
 
 def _play_rows(simulator: Simulator, events: Events) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from replay.trace import Domain, Events, MemoryTrace, Op, joined
-from replay.trace.block_ops import MEMALIGN, allocates, concerns_block
+from replay.trace.block_ops import allocates, concerns_block
+from replay.trace.events import nulls
 
 
 def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> MemoryTrace:
@@ -34,14 +35,18 @@ def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> Memory
 
 def describe(trace: MemoryTrace) -> str:
     """One line an event, for a test's message."""
-    return "\n".join(
-        f"{row}: {Op(op).name.lower()} {Domain(domain).name.lower()} block {block}, {size} bytes"
-        + (f" at a multiple of {batch.alignment[row]}" if op == MEMALIGN else "")
-        for batch in trace.batches()
-        for row, (op, domain, block, size) in enumerate(
-            zip(*(column.tolist() for column in (batch.op, batch.domain, batch.block, batch.size)), strict=True)
-        )
-    )
+    lines = []
+    for batch in trace.batches():
+        alignments = nulls("alignment", batch.rows) if batch.alignment is None else batch.alignment
+        columns = (batch.op, batch.domain, batch.block, batch.size, alignments)
+        for row, (op, domain, block, size, alignment) in enumerate(
+            zip(*(each.tolist() for each in columns), strict=True)
+        ):
+            aligned = f" at a multiple of {alignment}" if alignment else ""
+            lines.append(
+                f"{row}: {Op(op).name.lower()} {Domain(domain).name.lower()} block {block}, {size} bytes{aligned}"
+            )
+    return "\n".join(lines)
 
 
 def _joined(trace: MemoryTrace) -> Events:
