@@ -1,5 +1,7 @@
 """memalign as an operation of a trace: validated, kept by formats and edits, and simulated."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -23,6 +25,9 @@ from replay.trace.editing.merging import Part, merged
 from replay.trace.editing.scaling import repeated
 from replay.trace.editing.selecting import FilteredTrace, Wanted
 from replay.trace.validation import validated
+from replay.verification.compare import verify
+from replay.verification.harness import HarnessError, Library
+from replay.verification.oracles import Oracle
 
 a_few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -168,6 +173,8 @@ def test_blocks_are_aligned_apart_and_counted(stack):
             witness.simulator.check()
             witness.check_layout()
     witness.check_classes()
+    simulator = witness.simulator
+    assert simulator.spans()["bytes"].sum() == simulator.tally.mapped_bytes
     assert witness.simulator.tally.memaligns == np.count_nonzero(events.op == Op.MEMALIGN)
 
 
@@ -245,6 +252,15 @@ def test_a_model_without_memalign_is_refused_by_name_and_row(monkeypatch):
     with pytest.raises(TraceError, match=r"row 1: the model 'bump' has no memalign; choose another for the libc role"):
         run(history.trace(), load_config("bump"))
     assert run(MemoryTrace([history.events().where(slice(0, 1))]), load_config("bump")).end.mallocs == 1
+
+
+def test_a_comparison_with_pymalloc_refuses_them():
+    history = History()
+    history.memalign(64, 1)
+    library = Library(Path("libpython.so"), bits=64, needs_init=True)  # which is never run
+    oracle = Oracle("cpython-3.12", "3.12", "cpython-3.12", (), 16, 16 * KIB, library)
+    with pytest.raises(HarnessError, match=r"memaligns are not pymalloc's; `replay verify --libc` compares them"):
+        verify(history.trace(), oracle)
 
 
 def test_the_summary_counts_them():
