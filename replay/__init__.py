@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from replay.config import load_config
     from replay.recorder.marks import mark
     from replay.recorder.session import record
+    from replay.reports.snapshot_file import SnapshotFile, new_snapshot_file
     from replay.simulation.run import run
     from replay.sources import open_source
     from replay.sources.parquet import write_trace
@@ -28,9 +29,11 @@ __all__ = [
     "MemoryTrace",
     "Op",
     "ReplayError",
+    "SnapshotFile",
     "__version__",
     "load_config",
     "mark",
+    "new_snapshot_file",
     "open_source",
     "record",
     "run",
@@ -46,8 +49,10 @@ _HOMES = {
     "MemoryTrace": "trace",
     "Op": "trace",
     "ReplayError": "support.errors",
+    "SnapshotFile": "reports.snapshot_file",
     "load_config": "config",
     "mark": "recorder.marks",
+    "new_snapshot_file": "reports.snapshot_file",
     "open_source": "sources",
     "record": "recorder.session",
     "run": "simulation.run",

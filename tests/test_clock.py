@@ -27,9 +27,6 @@ def walk(batches: list[Events], every_ns: int):
         def pass_boundary(self, events, first_row, row):
             seen.append((first_row + row, clock.now_ns))
 
-        def trim(self, row, time_ns):
-            raise AssertionError("no interval was given")
-
     clock = Clock(batches, Visitor(), 0, every_ns)
     clock.run()
     return seen, clock

@@ -26,6 +26,8 @@ STACKS = [
     ("bump", ()),
     ("ideal", ()),
     ("cpython-3.12", ("domains.libc=bump",)),
+    ("cpython-3.12-malloc", ("glibc.hugetlb=2",)),
+    ("cpython-3.12-malloc", ("glibc.hugetlb=2", "glibc.version=2.43", "linux.reserved_huge_pages=3")),
 ]
 
 

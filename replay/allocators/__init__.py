@@ -34,6 +34,8 @@ and where they differ from the defaults of this file
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
     spans(state, stack) -> array     Python: what it holds now, rows of SPAN that add up to every byte it has mapped
+    span_changes(state, stack, seen) -> SpanChanges  Python: how they changed since the call that returned `seen`; None
+                                     at first. For models with so many spans that comparing all of them is slow
     check(state, stack)              Python: raises AssertionError where an invariant does not hold
 
 `State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and
@@ -70,7 +72,7 @@ from replay.allocators._registry import (
     roles,
     usable_models,
 )
-from replay.allocators._spans import SPAN, SpanKind
+from replay.allocators._spans import SPAN, SpanChanges, SpanKind, differing
 from replay.allocators._stack import (
     ARENA_MAPPED,
     ARENA_UNMAPPED,
@@ -129,6 +131,7 @@ __all__ = [
     "Counter",
     "CounterKind",
     "Layout",
+    "SpanChanges",
     "SpanKind",
     "Stack",
     "address",
@@ -139,6 +142,7 @@ __all__ = [
     "bundled_names",
     "calloc",
     "counters_of",
+    "differing",
     "end_thread",
     "expect",
     "extend",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from replay.allocators._spans import SpanChanges
 from replay.allocators._stack import Stack
 from replay.allocators._tally import Counter, CounterKind
 
@@ -45,6 +46,7 @@ class OptionalFunctions(Protocol):
     def grow(self, state: Any) -> NamedTuple: ...
     def observe(self, state: Any) -> dict[str, Any]: ...
     def spans(self, state: Any, stack: Stack) -> np.ndarray: ...
+    def span_changes(self, state: Any, stack: Stack, seen: Any) -> SpanChanges: ...
     def check(self, state: Any, stack: Stack) -> None: ...
 
 
@@ -57,7 +59,7 @@ def _functions(protocol: type) -> dict[str, int]:
 REQUIRED = _functions(Model)
 PARAMETERS = REQUIRED | _functions(OptionalFunctions)
 """By function of the contract its number of parameters."""
-_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "spans", "check"}
+_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "spans", "span_changes", "check"}
 KERNELS = sorted(set(PARAMETERS) - _ONLY_PYTHON)
 """The functions that kernels call."""
 _LIKENESS = 0.8

@@ -1,11 +1,21 @@
 """Spans: what a model holds at one moment, as rows that together account for every byte it has mapped.
 
 Heap maps, pins and tables are made from spans alone. Reports see the names of `SpanKind`, not the numbers.
+
+A model describes all its spans (`spans`), and may also describe which of them changed since the last call
+(`span_changes`). A snapshot then costs one pass over the model's tables, and a row for each change. Such a model
+numbers the spans that it can have, for instance by the numbers of its chunks: these are the *items*. A table of SEEN
+remembers what was reported last of each item. `report` and `retract` compare it with the present, and write what
+differs.
 """
 
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from replay.jit.arrays import copied, record, with_room
+from replay.jit.compiling import by_reference, inlined, leaf
 
 
 class SpanKind(IntEnum):
@@ -35,19 +45,10 @@ class SpanKind(IntEnum):
     """All of a heap whose model does not report its parts."""
 
 
-SPAN = np.dtype(
-    [
-        ("address", np.int64),
-        ("bytes", np.int64),
-        ("kind", np.uint8),
-        ("region", np.int64),
-        ("size_class", np.int64),
-        ("live_blocks", np.int64),
-        ("live_bytes", np.int64),
-        ("free_bytes", np.int64),
-        ("resident_bytes", np.int64),
-    ]
-)
+SPAN = record(
+    "address", "bytes", "region", "size_class", "live_blocks", "live_bytes", "free_bytes", "resident_bytes",
+    kind=np.uint8,
+)  # fmt: skip
 """
     region          address of the arena, heap or mapping that the span is part of: what can be released as a whole
     size_class      bytes of each block of a pool; 0 elsewhere
@@ -75,3 +76,90 @@ def span_rows(
     rows["live_blocks"], rows["live_bytes"], rows["free_bytes"] = live_blocks, live_bytes, free_bytes
     rows["size_class"] = size_class
     return rows[rows["bytes"] > 0]
+
+
+SEEN = record("address", "content")
+"""What was last reported of an item: its address, 0 if nothing; all else that can change, as one number."""
+
+
+class SpanChanges(NamedTuple):
+    """How a model's spans changed: those at the addresses `gone` are no more; those in `rows` are new, or replace the
+    one at the same address. `seen` is what the model wants back when it is asked again."""
+
+    seen: Any
+    gone: np.ndarray
+    rows: np.ndarray
+
+
+@by_reference
+class Reported(NamedTuple):
+    """SEEN by item; room for rows of SPAN and for addresses; `counts`: how many of both are written."""
+
+    seen: np.ndarray
+    rows: np.ndarray
+    gone: np.ndarray
+    counts: np.ndarray
+
+
+def with_items(reported: Reported | None, items: int) -> Reported:
+    """A table of at least so many items, in which nothing is written yet; of what was reported before, if anything."""
+    if reported is None:
+        reported = Reported(np.zeros(0, SEEN), np.zeros(0, SPAN), np.zeros(0, np.int64), np.zeros(2, np.int64))
+    reported.counts[:] = 0
+    if items <= reported.seen.shape[0]:
+        return reported
+    seen = with_room(reported.seen, items)
+    return Reported(seen, np.empty(len(seen), SPAN), np.empty(len(seen), np.int64), reported.counts)
+
+
+def written(reported: Reported) -> SpanChanges:
+    """A copy of what a kernel wrote."""
+    rows, gone = reported.counts
+    return SpanChanges(reported, reported.gone[:gone].copy(), copied(reported.rows[:rows]))
+
+
+@inlined
+def report(reported, item, content, kind, address, size_bytes, region, size_class, live_blocks, live_bytes, free_bytes):
+    """The item has this span now: writes a row unless it was reported just so.
+
+    `content` differs wherever another argument does, besides the address.
+    """
+    known = reported.seen[np.uint64(item)]
+    if known.address == address and known.content == content:
+        return
+    if known.address != address:
+        retract(reported, item)
+    known.address, known.content = address, content
+    span = reported.rows[reported.counts[0]]
+    reported.counts[0] += 1
+    span.kind, span.address, span.bytes, span.region = kind, address, size_bytes, region
+    span.size_class, span.live_blocks = size_class, live_blocks
+    span.live_bytes, span.free_bytes, span.resident_bytes = live_bytes, free_bytes, 0
+
+
+@leaf
+def report_simple(reported, item, kind, address, size_bytes, region, is_free):
+    """The same for a span without live blocks: all of it is free, or none; without bytes it is no span."""
+    if size_bytes > 0:
+        free_bytes = size_bytes if is_free else 0
+        report(reported, item, size_bytes << 8 | kind, kind, address, size_bytes, region, 0, 0, 0, free_bytes)
+    else:
+        retract(reported, item)
+
+
+@inlined
+def retract(reported, item):
+    """The item has no span now."""
+    known = reported.seen[np.uint64(item)]
+    if known.address:
+        reported.gone[reported.counts[1]] = known.address
+        reported.counts[1] += 1
+        known.address = 0
+
+
+def differing(before: np.ndarray, now: np.ndarray) -> SpanChanges:
+    """The changes from all spans of one moment to all of another; `seen` is the latter, by rising address."""
+    now = now[np.argsort(now["address"])]
+    place = np.searchsorted(before["address"], now["address"])
+    is_same = np.append(before, np.zeros(1, SPAN))[place] == now
+    return SpanChanges(now, np.setdiff1d(before["address"], now["address"]), now[~is_same])

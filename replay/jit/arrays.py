@@ -4,7 +4,7 @@ A kernel that runs out of room in a table returns the status FULL and where it s
 the entry at which it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,21 @@ def extend(array: np.ndarray, length: int, used: int | None = None, fill: int = 
     if length <= array.shape[0]:
         return array
     longer = np.zeros((length, *array.shape[1:]), array.dtype)
-    kept = array[:used].view(np.uint8)  # NumPy copies records field by field, which takes thrice as long
+    kept = array[:used].view(np.uint8)  # in one piece, as in `copied`
     longer.view(np.uint8)[: kept.shape[0]] = kept
     if fill:
         longer[array.shape[0] :] = fill
     return longer
+
+
+def copied(records: np.ndarray) -> np.ndarray:
+    """A copy of adjacent records in one piece: NumPy copies them field by field, which takes ten times as long."""
+    return records.view(np.uint8).copy().view(records.dtype)
+
+
+def concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of at least one array of records of the same type; NumPy would merge the types part by part."""
+    return np.concatenate([part.view(np.uint8) for part in parts]).view(parts[0].dtype)
 
 
 def with_room(array: np.ndarray, length: int, fill: int = 0) -> np.ndarray:

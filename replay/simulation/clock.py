@@ -5,11 +5,15 @@
     tick       a moment at which the counters are copied. A copy changes nothing, so ticks do not cut slices: the
                sampler, a process like the others, plans the ticks of each slice, and the kernel takes them as it passes
 
-A tick at time t sees all events of time t. Where batches end does not matter: ticks at the last moment of a batch wait
-for the next one, which may have more events of that moment.
+Between events, at times or rows that are known beforehand, a slice ends for a *call* of the visitor: malloc_trim, or a
+snapshot.
+
+A tick or a call at time t sees all events of time t. Where batches end does not matter: ticks at the last moment of a
+batch wait for the next one, which may have more events of that moment.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,8 +31,8 @@ TICKS_MAX = 1_000_000
 """The largest number of samples; each is a copy of all counters."""
 TICKS_ENOUGH = 2_000
 """Where neither the interval nor the length of the trace is known, the interval doubles above this number."""
-TRIMS_MAX = 1_000_000
-"""More than any program does by the clock: a unit that was forgotten."""
+CALLS_MAX = 1_000_000
+"""More calls by the clock than anybody wants: a unit that was forgotten."""
 
 
 class Slice(NamedTuple):
@@ -69,6 +73,27 @@ def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, 
     return rows
 
 
+class Call(NamedTuple):
+    """Something to do between two events: before `row` of the trace, or without one after all events of the time."""
+
+    time_ns: int
+    act: Callable[[int, int], None]
+    """Is passed the row before which it happens, and the time."""
+    row: int | None = None
+
+    def is_due(self, until_ns: int, until_row: int) -> bool:
+        """Whether it happens before that time, or not behind that row."""
+        return self.time_ns < until_ns if self.row is None else self.row <= until_row
+
+    def find_row(self, times_ns: np.ndarray, first_row: int) -> int:
+        """The number of events that come before it, of those that begin at `first_row` and have these times."""
+        return int(times_ns.searchsorted(self.time_ns, side="right")) if self.row is None else self.row - first_row
+
+    def order(self) -> tuple[int, float]:
+        """Sorts calls as they happen."""
+        return self.time_ns, float("inf") if self.row is None else self.row
+
+
 class Visitor(Protocol):
     """What the clock drives through a trace."""
 
@@ -81,17 +106,15 @@ class Visitor(Protocol):
     def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
         """Does what happens at a boundary; `first_row` is the number of rows before the batch."""
 
-    def trim(self, row: int, time_ns: int) -> None:
-        """Calls malloc_trim(0) before `row` of the trace."""
-
 
 class Clock:
     """Drives a visitor through the batches of a trace, slice by slice and boundary by boundary.
 
     Ticks come every `sample_every_ns` after `begin_ns`, the time of the first event. If that is None, their interval
     begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: of all ticks, those at multiples of the
-    last `ticks_every_ns` after `begin_ns` are then the result. Every `trim_every_ns` after `begin_ns` a slice ends and
-    `trim` is called.
+    last `ticks_every_ns` after `begin_ns` are then the result.
+
+    `calls` are in the order of time, and of rows where they have some.
     """
 
     def __init__(
@@ -100,16 +123,16 @@ class Clock:
         visitor: Visitor,
         begin_ns: int,
         sample_every_ns: int | None,
-        trim_every_ns: int | None = None,
+        calls: Iterable[Call] = (),
     ):
         self._visitor = visitor
         self._begin_ns, self._widens = begin_ns, sample_every_ns is None
         self.ticks_every_ns = sample_every_ns or 1
         self._next_tick_ns = begin_ns + self.ticks_every_ns
         self._ticks_left = TICKS_MAX
-        self._trim_every_ns = trim_every_ns
-        self._trims_left = TRIMS_MAX
-        self._next_trim_ns = begin_ns + (trim_every_ns or 0)
+        self._calls = iter(calls)
+        self.next_call = next(self._calls, None)
+        """After the run, the first call for a time that the trace did not reach."""
         self._environment = simpy.Environment(initial_time=begin_ns)
         self._slice_begun = self._environment.event()
         self._ticks_planned = self._environment.event()
@@ -125,11 +148,13 @@ class Clock:
         return int(self._environment.now)
 
     def run(self) -> None:
-        """Simulates the trace to its end."""
+        """Simulates the trace to its end, and makes the calls that are due then."""
         try:
             self._environment.run(until=self._source)
         finally:
             self._sampler.close()  # it still waits, and would keep the whole trace alive until garbage is collected
+        while self.next_call and self.next_call.time_ns <= self.now_ns:
+            self._make_call(self.next_call, self.rows)
 
     def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
@@ -140,10 +165,11 @@ class Clock:
             for stop in [*self._visitor.boundaries(events), events.rows]:
                 # The time of the next boundary, if this batch has it.
                 until_ns = int(events.time_ns[min(stop, events.rows - 1)])
-                for row, due_ns in self._trims(events, start, stop, until_ns):
-                    yield from self._simulate_slice(events, start, row, due_ns)
+                while (call := self.next_call) and call.is_due(until_ns, self.rows + stop):
+                    row = start + call.find_row(events.time_ns[start:stop], self.rows + start)
+                    yield from self._simulate_slice(events, start, row, call.time_ns)
                     start = row
-                    self._visitor.trim(self.rows + row, due_ns)
+                    self._make_call(call, self.rows + row)
                 yield from self._simulate_slice(events, start, stop, until_ns)
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
@@ -151,18 +177,9 @@ class Clock:
                 start = stop + 1
             self.rows += events.rows
 
-    def _trims(self, events: Events, start: int, stop: int, until_ns: int) -> Iterable[tuple[int, int]]:
-        """The rows before which malloc_trim is called until `until_ns`, and the times of these calls."""
-        if not self._trim_every_ns:
-            return ()
-        self._trims_left -= max(0, (until_ns - self._next_trim_ns) // self._trim_every_ns)
-        if self._trims_left < 0:
-            what = f"trimming every {self._trim_every_ns} ns is more than {TRIMS_MAX:,} times in this trace"
-            raise ReplayError(f"{what}; choose a longer time")
-        due_ns = np.arange(self._next_trim_ns, until_ns, self._trim_every_ns)
-        self._next_trim_ns += self._trim_every_ns * due_ns.shape[0]
-        rows = start + np.searchsorted(events.time_ns[start:stop], due_ns, side="right")
-        return zip(rows.tolist(), due_ns.tolist(), strict=True)
+    def _make_call(self, call: Call, row: int) -> None:
+        call.act(row, call.time_ns)
+        self.next_call = next(self._calls, None)
 
     def _simulate_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
         """Plays rows start … end, with the ticks before `until_ns`."""
@@ -193,6 +210,21 @@ class Clock:
             ticks_ns = np.arange(self._next_tick_ns, until_ns, every_ns)
             self._next_tick_ns += every_ns * ticks_ns.shape[0]
             self._ticks_planned.succeed(ticks_ns)
+
+
+def calls_every(begin_ns: int, every_ns: int, act: Callable[[int, int], None]) -> Iterator[Call]:
+    """Calls every `every_ns` after `begin_ns`, without end."""
+    return (Call(time_ns, act) for time_ns in count(begin_ns + every_ns, every_ns))
+
+
+def refuse_too_many(batches: Iterable[Events], begin_ns: int, intervals: dict[str, int]) -> Iterator[Events]:
+    """The batches; a ReplayError once there are more than CALLS_MAX intervals, named by what is done in them."""
+    for events in batches:
+        for what, every_ns in intervals.items():
+            if events.rows and (int(events.time_ns[-1]) - begin_ns) // every_ns > CALLS_MAX:
+                many = f"{what} every {every_ns} ns is more than {CALLS_MAX:,} times in this trace"
+                raise ReplayError(f"{many}; choose a longer time")
+        yield events
 
 
 def _multiple(time_ns: int, every_ns: int) -> int:

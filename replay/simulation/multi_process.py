@@ -7,15 +7,14 @@ it has.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
-from replay.allocators import Layout, Stack
 from replay.simulation.clock import Slice
 from replay.simulation.loop import CLASS
 from replay.simulation.multi_process_kernels import add_up, lower_peaks
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
+from replay.simulation.simulator import Simulator
 from replay.trace import Events, Trace
 from replay.trace.block_numbering import NumberingApart
 from replay.trace.processes import processes_of
@@ -23,25 +22,6 @@ from replay.trace.processes import processes_of
 STINTS = 1 << 13
 """As many at the most are written down before they are added up, in 6 MB: what more take, no cache holds."""
 _RESIDENT_PEAK = "resident_bytes_peak"
-
-
-class Simulator(Protocol):
-    """The state of one process; `replay.simulation.simulator.Simulator` is it."""
-
-    stack: Stack
-    layout: Layout
-
-    @property
-    def classes(self) -> np.ndarray: ...
-    @property
-    def tally(self) -> np.record: ...
-    def simulate_stints(
-        self, part: Slice, mine: np.ndarray, ends: np.ndarray, moments: np.ndarray, best: np.ndarray, blocks: int
-    ) -> None: ...
-    def let_time_pass(self, row: int, time_ns: int) -> None: ...
-    def trim(self, row: int, time_ns: int) -> None: ...
-    def end_thread(self, thread: int, row: int, time_ns: int) -> None: ...
-    def observe(self) -> dict[str, np.ndarray]: ...
 
 
 @dataclass
@@ -84,6 +64,11 @@ class Host:
         """Of each row of the batch at hand the process; and the batch in the processes' own numbers."""
         self._numbering = NumberingApart(members)
         self._batch: Events | None = None
+
+    @property
+    def simulators(self) -> list[Simulator]:
+        """That of each process, by its number."""
+        return [member.simulator for member in self.members]
 
     @property
     def tally(self) -> np.record:

@@ -1,5 +1,6 @@
 """Where trace, clock and models meet: `run(trace, config)` simulates everything and returns what was counted."""
 
+import heapq
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.config import StackConfig
-from replay.simulation.clock import TICKS_MAX, Clock, Slice
+from replay.jit.arrays import concatenated, copied
+from replay.simulation.clock import TICKS_MAX, Call, Clock, Slice, calls_every, refuse_too_many
 from replay.simulation.multi_process import Host
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
-from replay.simulation.simulator import Addresses, Log, Simulator, copied
+from replay.simulation.simulator import Addresses, Log, Simulator
+from replay.simulation.snapshots import Moments, Sink, Snapshots
 from replay.support.errors import ReplayError
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.trace.processes import refuse_processes
@@ -22,8 +25,6 @@ SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
 NO_SAMPLES_NS = 1 << 62
 """A sampling interval longer than any trace: peaks are exact without samples."""
-_BOUNDARIES = (TRIM_MARK, TEARDOWN_MARK)
-"""Marks at which more is done than to copy the counters."""
 
 
 class _Moment(NamedTuple):
@@ -74,14 +75,23 @@ def run(
     log: Log | None = None,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[np.record], bool] | None = None,
+    snapshots: Moments = (),
+    sink: Sink | None = None,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
     `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
     of LOG as they come, `progress` the number of rows simulated. `stop` gets the counters at the end of each batch, and
     returns whether the run ends there.
+
+    `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
+    twice where the peak is one of them, because only its end tells which moment was the peak.
     """
     simulator: Simulator | Host
+    taking = Snapshots(snapshots, sink, trace.metadata)
+    first_run = None
+    if taking.needs_first_run:
+        first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
     begin_ns, batches = _begin(trace)
     if not trace.metadata.processes:
         simulator = Simulator(config, begin_ns=begin_ns, addresses=addresses, log=log)
@@ -92,20 +102,25 @@ def run(
     processes = len(trace.metadata.processes)
     in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
     requested = None if in_memory else RequestedChanges(begin_ns, processes or 1)
-    walk = _Walk(trace, simulator, requested, addresses, progress)
+    walk = _Walk(trace, simulator, requested, taking, addresses, progress)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:
         batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
-    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, trim_every_ns)
+    trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
+    calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
+    trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
+    batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
+    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
     started_ns = time.perf_counter_ns()
     clock.run()
+    taking.finish(clock.rows, clock.now_ns, clock.next_call)
     wall_ns = time.perf_counter_ns() - started_ns
     last = _look(simulator, requested, clock.rows, clock.now_ns)
     end = walk.end or last
     before = walk.before_end if walk.end else (walk.times_ns, walk.samples)
     times_ns = np.concatenate([*before[0], [end.time_ns]]).astype(np.int64) - begin_ns
-    samples = np.concatenate([*before[1], np.reshape(end.tally, 1)])
+    samples = concatenated([*before[1], np.reshape(end.tally, 1)])
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True
@@ -151,13 +166,16 @@ class _Walk:
         trace: Trace,
         simulator: Simulator | Host,
         requested: RequestedChanges | None,
+        taking: Snapshots,
         addresses: Addresses | None,
         progress: Callable[[int], None] | None,
     ):
         self._simulator, self._addresses, self._progress = simulator, addresses, progress
-        self._requested = requested
+        self._requested, self._taking = requested, taking
         self._trace = trace
         self._phases: tuple[str, ...] = ()
+        self._ends_slices = {TRIM_MARK, TEARDOWN_MARK} | taking.phases
+        """Marks at which more is done than to copy the counters."""
         self.times_ns: list[np.ndarray] = []
         self.samples: list[np.ndarray] = []
         """Counters at those times."""
@@ -174,7 +192,7 @@ class _Walk:
         marks = (
             row
             for row in idle.get(Op.MARK, ())
-            if self._simulator.marks_end_slices or self._name(events, row) in _BOUNDARIES
+            if self._simulator.marks_end_slices or self._name(events, row) in self._ends_slices
         )
         return sorted(chain(marks, idle.get(Op.THREAD_END, ())))
 
@@ -213,6 +231,8 @@ class _Walk:
         self._simulator.let_time_pass(first_row + row, time_ns)
         self._note_phase(events, row, self._simulator.counters())
         self._simulator.note_phase(*self.phases[-1][:2], thread)
+        if self._name(events, row) in self._taking.phases:
+            self._taking.take(self._name(events, row), first_row + row, time_ns)
         if self._name(events, row) == TRIM_MARK:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:

@@ -22,6 +22,7 @@ from replay.allocators import (
     linux,
 )
 from replay.config import StackConfig
+from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import adopt_small, compiled_call, compiled_loop, end_libc_thread, trim_libc
 from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, let_time_pass, new_classes
@@ -43,11 +44,6 @@ role owns it."""
 
 _making = threading.Lock()
 """Threads that need the same loop at the same time compile it once."""
-
-
-def copied(counters: np.ndarray) -> np.ndarray:
-    """A copy of some counters in one piece: NumPy copies records field by field, which takes ten times as long."""
-    return np.frombuffer(counters.tobytes(), counters.dtype)
 
 
 class Simulator:
@@ -222,6 +218,16 @@ class Simulator:
             self._stand_at(row, time_ns)
             self._woken_ns[0] = -1
 
+    def reach(self, row: int, time_ns: int) -> None:
+        """As `let_time_pass`, for somebody who only looks: the next slice counts as if this had not been called."""
+        if self._sees_time:
+            tally = self.tally
+            kept, peak = copied(self.stack.tally)[0], tally.resident_bytes_peak
+            self.let_time_pass(row, time_ns)
+            tally.row, tally.first_row, tally.at = kept.row, kept.first_row, kept.at
+            is_peak = tally.resident_bytes_peak != peak
+            tally.attention |= RESIDENT_PEAK if is_peak else kept.attention & RESIDENT_PEAK
+
     def _stand_at(self, row: int, time_ns: int) -> None:
         """Prepares for a call outside the loop, at that time and before `row` of the trace."""
         tally = self.tally
@@ -293,21 +299,33 @@ class Simulator:
             self._log(self.stack.log[: self._rows_logged[0]].copy())
         self._rows_logged[0] = 0
 
+    @property
+    def simulators(self) -> list["Simulator"]:
+        """This one, of the only process."""
+        return [self]
+
+    @property
+    def page_bytes(self) -> int:
+        return int(self.stack.linux.space[0].page_size)  # type: ignore[attr-defined]
+
+    def models(self) -> list[tuple[ModuleType, Any]]:
+        """Each model and its state, once where one has both roles."""
+        return list({self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items())
+
     def check(self) -> None:
         """Raises AssertionError where an invariant of a layer does not hold."""
         linux.check(self.stack.linux, self.stack)  # type: ignore[arg-type]
-        for model, state in {self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items():
+        for model, state in self.models():
             if hasattr(model, "check"):
                 model.check(state, self.stack)
 
     def spans(self) -> np.ndarray:
         """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte."""
-        models = {self.libc_model: self.stack.libc, self.small_model: self.stack.small}
-        rows = [model.spans(state, self.stack) for model, state in models.items() if hasattr(model, "spans")]
-        spans = np.concatenate([np.zeros(0, SPAN), *rows])
+        rows = [model.spans(state, self.stack) for model, state in self.models() if hasattr(model, "spans")]
+        spans = concatenated([np.zeros(0, SPAN), *rows])
         spans = spans[np.argsort(spans["address"], kind="stable")]
-        ends = spans["address"] + spans["bytes"]
-        spans["resident_bytes"] = linux.resident_bytes(self.stack.linux, spans["address"], ends)  # type: ignore[arg-type]
+        ends, pages = spans["address"] + spans["bytes"], linux.resident_pages(self.stack.linux)  # type: ignore[arg-type]
+        spans["resident_bytes"] = linux.resident_bytes(pages, self.page_bytes, spans["address"], ends)
         return spans
 
     def observe(self) -> dict[str, np.ndarray]:

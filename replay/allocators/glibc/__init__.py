@@ -59,7 +59,7 @@ from replay.allocators.glibc.memory import (
     size_of,
 )
 from replay.allocators.glibc.settings import MMAP_THRESHOLD, RULES, Config, new_par
-from replay.allocators.glibc.spans import spans
+from replay.allocators.glibc.spans import span_changes, spans
 from replay.allocators.glibc.system import (
     ARENA,
     HEAP,
@@ -91,7 +91,17 @@ from replay.jit.arrays import extend
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 
-__all__ = ["MMAP_THRESHOLD", "RULES", "Config", "State", "end_thread", "new_state", "spans", "switch_thread"]
+__all__ = [
+    "MMAP_THRESHOLD",
+    "RULES",
+    "Config",
+    "State",
+    "end_thread",
+    "new_state",
+    "span_changes",
+    "spans",
+    "switch_thread",
+]
 
 ROLES = ("libc",)
 COUNTERS = (

@@ -91,9 +91,9 @@ def new_chunk(state, stack):
 
 @leaf
 def drop_chunk(state, chunk):
-    """The record is unused from now on."""
-    par = state.par[0]
-    state.memory[np.uint64(chunk)].fd = par.spare
+    """The record is unused from now on: its `head` is 0."""
+    par, entry = state.par[0], state.memory[np.uint64(chunk)]
+    entry.head, entry.fd = 0, par.spare
     par.spare = chunk
 
 

@@ -1,152 +1,204 @@
-"""glibc's memory at one moment: each chunk, top chunks, mapped chunks, and what of a heap is no chunk."""
+"""glibc's memory at one moment: each chunk, top chunks, mapped chunks, and what of a heap is no chunk.
+
+A region is a heap or a mapping. A main heap of several mappings (`hugetlb`) is one region, by the address of its units.
+A mapping that glibc unmaps, but Linux keeps because that would cut a huge page, is in no span: glibc has forgotten it.
+"""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from replay.allocators._spans import SpanKind, span_rows
+from replay.allocators._spans import (
+    Reported,
+    SpanChanges,
+    SpanKind,
+    report,
+    report_simple,
+    retract,
+    with_items,
+    written,
+)
 from replay.allocators.glibc.arena import FASTBINS
 from replay.allocators.glibc.large_cache import following
-from replay.allocators.glibc.memory import HEAP_SHIFT, HEAP_UNITS, HEAPS_MAX, IN_HEAP, UNIT_SHIFT, UNSORTED, is_free
-from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE
-from replay.jit.compiling import entry
+from replay.allocators.glibc.memory import HEAP_SHIFT, HEAPS_MAX, IN_HEAP, NBINS, UNIT_SHIFT, UNSORTED
+from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE, address_of
+from replay.allocators.linux.areas import is_hugetlb
+from replay.jit.arrays import concatenated
+from replay.jit.compiling import entry, inlined, leaf
 
 if TYPE_CHECKING:
     from replay.allocators.glibc import State
 
-LIVE, FREE, CACHED, TOP, INTERNAL = range(5)
-"""What a chunk is, in `marks`."""
-_KINDS = {
-    LIVE: SpanKind.CHUNK,
-    FREE: SpanKind.FREE_CHUNK,
-    CACHED: SpanKind.CACHED_CHUNK,
-    TOP: SpanKind.TOP_CHUNK,
-    INTERNAL: SpanKind.INTERNAL,
-}
+CHUNK, FREE_CHUNK, CACHED_CHUNK, TOP_CHUNK = (
+    int(kind) for kind in (SpanKind.CHUNK, SpanKind.FREE_CHUNK, SpanKind.CACHED_CHUNK, SpanKind.TOP_CHUNK)
+)
+MAPPING, CACHED_MAPPING = int(SpanKind.MAPPING), int(SpanKind.CACHED_MAPPING)
+INTERNAL, TRIMMED = int(SpanKind.INTERNAL), int(SpanKind.TRIMMED)
+UNMARKED, FENCE, UNUSED = 0, 254, 255
+"""Marks besides kinds of span: live or free, as the record says; the end of a full heap; a record without a mapping."""
+
+
+class Seen(NamedTuple):
+    """What was reported of chunks, of mappings, of the memory around the chunks of each heap, and of what is left of
+    huge pages behind the main heap's mappings."""
+
+    chunks: Reported
+    mappings: Reported
+    heaps: Reported
+    tails: Reported
+
+
+def spans(state: "State", stack: NamedTuple) -> np.ndarray:
+    """Rows of SPAN for every heap and mapping, each of which is a region."""
+    return span_changes(state, stack, None).rows
+
+
+def span_changes(state: "State", stack: NamedTuple, seen: Seen | None) -> SpanChanges:
+    """What changed since `seen` was returned."""
+    par, space = state.par[0], stack.linux  # type: ignore[attr-defined]
+    known = seen or Seen(None, None, None, None)  # type: ignore[arg-type]
+    now = Seen(
+        with_items(known.chunks, int(par.chunks)),
+        with_items(known.mappings, 2 * int(par.used)),
+        with_items(known.heaps, 2 * HEAPS_MAX),
+        with_items(known.tails, int(par.chunks) if par.hp_bytes else 0),
+    )
+    marks, mapped_marks = np.zeros(int(par.chunks), np.uint8), np.zeros(int(par.used), np.uint8)
+    mark_chunks(state, marks, mapped_marks)
+    report_chunks(state, space, marks, now.chunks, now.heaps, now.tails, np.zeros(HEAPS_MAX, np.uint8))
+    report_mappings(state, space, mapped_marks, now.mappings)
+    gone, rows = zip(*(written(each)[1:] for each in now), strict=True)
+    return SpanChanges(now, np.concatenate(gone), concatenated(rows))
 
 
 @entry
-def walk_chunks(state, marks, mapped_marks, numbers, heap_of):
-    """Finds all chunks; writes in place what each is, by its number, and returns how many there are.
-
-    `numbers` becomes the chunks of each heap, by falling address, `heap_of` their heaps. `mapped_marks` becomes CACHED
-    for mapped chunks in a thread's cache.
-    """
+def mark_chunks(state, marks, mapped_marks):
+    """Writes the kinds of chunks that their records do not tell: cached ones, top chunks, glibc's own."""
     memory = state.memory
     for slot in range(state.cache.shape[0]):
         place = state.cache[slot].first
         while place:
             if place >= MAPPED_PLACE:
-                mapped_marks[place & (MAPPED_PLACE - 1)] = CACHED
+                mapped_marks[place & (MAPPED_PLACE - 1)] = CACHED_MAPPING
             else:
-                marks[place] = CACHED
+                marks[place] = CACHED_CHUNK
             place = following(state, place)
     for thread in range(state.threads.shape[0]):
         if state.threads[thread].cache_chunk:
             marks[state.threads[thread].cache_chunk] = INTERNAL
-    count, number = 0, np.int64(MAIN_ARENA)
+    index = state.par[0].unused
+    while index >= 0:
+        mapped_marks[index] = UNUSED
+        index = state.mapped[index].next
+    number = np.int64(MAIN_ARENA)
     while True:
         arena = state.arenas[number]
         for index in range(FASTBINS):
             chunk = np.int64(state.fastbins[arena.fastbins + index])
             while chunk:
-                marks[chunk] = CACHED
+                marks[chunk] = CACHED_CHUNK
                 chunk = np.int64(memory[chunk].fd)
-        heap, chunk = arena.heap, np.int64(arena.top)
-        if chunk != UNSORTED:
-            marks[chunk] = TOP
-        while heap and chunk != UNSORTED:
-            while chunk:
-                if is_free(memory, chunk):
-                    marks[chunk] = FREE
-                numbers[count], heap_of[count] = chunk, heap
-                count += 1
-                chunk = np.int64(memory[chunk].before)
-            heap = state.heaps[heap].previous
-            if heap:
-                chunk = np.int64(state.heaps[heap].fence)
-                marks[chunk] = INTERNAL
+        if arena.top != UNSORTED:
+            marks[arena.top] = TOP_CHUNK
+            heap = state.heaps[arena.heap].previous
+            while heap:
+                marks[state.heaps[heap].fence] = FENCE
+                heap = state.heaps[heap].previous
         number = arena.next
         if number == MAIN_ARENA:
-            return count
+            return
 
 
-def _unused_mappings(state: "State") -> set[int]:
-    unused, index = set(), int(state.par[0].unused)
-    while index >= 0:
-        unused.add(index)
-        index = int(state.mapped[index].next)
-    return unused
+@entry
+def report_chunks(state, space, marks, chunks, heaps, tails, has_chunks):
+    """Reports all chunks, by the number of their record, and the rest of each heap; `has_chunks` is zeros by heap."""
+    memory, has_tails = state.memory, state.par[0].hp_bytes != 0
+    for chunk in range(NBINS, marks.shape[0]):
+        found = memory[chunk]
+        if found.head == 0:
+            retract(chunks, chunk)
+            if has_tails:
+                retract(tails, chunk)
+            continue
+        number, address = _heap_of(found), address_of(state, chunk)
+        heap = state.heaps[number]
+        if has_tails and number == MAIN_HEAP:
+            ends = _ends_mapping(memory, found)
+            mark = INTERNAL if ends else marks[chunk]
+            _report_chunk(chunks, chunk, found, mark, heap.origin, address, heap.end)
+            if ends or mark == TOP_CHUNK:
+                end = heap.end if mark == TOP_CHUNK else address + _size_bytes(found)
+                report_simple(tails, chunk, INTERNAL, end, _left_of_page(space, address, end), heap.origin, False)
+            else:
+                retract(tails, chunk)
+            continue
+        _report_chunk(chunks, chunk, found, marks[chunk], heap.address, address, heap.end)
+        if found.before == 0:
+            has_chunks[number] = 1
+            behind_bytes = 0 if number == MAIN_HEAP else heap.limit - heap.end
+            report_simple(heaps, 2 * number, INTERNAL, heap.address, address - heap.address, heap.address, False)
+            report_simple(heaps, 2 * number + 1, TRIMMED, heap.end, behind_bytes, heap.address, False)
+    for number in range(HEAPS_MAX):
+        if not has_chunks[number]:
+            retract(heaps, 2 * number)
+            retract(heaps, 2 * number + 1)
 
 
-def spans(state: "State", stack: NamedTuple) -> np.ndarray:
-    """Rows of SPAN for every heap and mapping, each of which is a region."""
-    par = state.par[0]
-    marks, mapped_marks = np.zeros(int(par.chunks), np.uint8), np.zeros(int(par.used), np.uint8)
-    numbers, heap_of = np.zeros(int(par.chunks), np.int64), np.zeros(int(par.chunks), np.int64)
-    count = walk_chunks(state, marks, mapped_marks, numbers, heap_of)
-    numbers, heap_of = numbers[:count][::-1], heap_of[:count][::-1]
-    address, size_bytes = (
-        _addresses(state, numbers),
-        (state.memory["head"][numbers].astype(np.int64) >> 1) << UNIT_SHIFT,
-    )
-    kinds = marks[numbers]
-    ends_heap = np.append(heap_of[1:] != heap_of[:-1], True)[:count]
-    size_bytes[ends_heap] = state.heaps["end"][heap_of[ends_heap]] - address[ends_heap]
-    region = state.heaps["address"][heap_of]
-    rows = []
-    for mark, kind in _KINDS.items():
-        chosen = kinds == mark
-        rows.append(
-            span_rows(
-                kind,
-                address[chosen],
-                size_bytes[chosen],
-                region[chosen],
-                live_blocks=int(mark == LIVE),
-                live_bytes=size_bytes[chosen] if mark == LIVE else 0,
-                free_bytes=size_bytes[chosen] if mark in (FREE, CACHED, TOP) else 0,
-            )
-        )
-    return np.concatenate([*rows, *_around_chunks(state, address, heap_of), *_mappings(state, mapped_marks)])
+@inlined
+def _heap_of(found):
+    """The number of the heap that the chunk lies in."""
+    start = np.int64(found.start)
+    return (start >> HEAP_SHIFT) & (HEAPS_MAX - 1) if start >= IN_HEAP else np.int64(MAIN_HEAP)
 
 
-def _addresses(state: "State", numbers: np.ndarray) -> np.ndarray:
-    start = state.memory["start"][numbers].astype(np.int64)
-    own = start >= IN_HEAP
-    heap = np.where(own, (start >> HEAP_SHIFT) & (HEAPS_MAX - 1), MAIN_HEAP)
-    units = np.where(own, start & (HEAP_UNITS - 1), start)
-    addresses: np.ndarray = state.heaps["origin"][heap] + (units << UNIT_SHIFT)
-    return addresses
+@inlined
+def _size_bytes(found):
+    return np.int64(found.head >> 1) << UNIT_SHIFT
 
 
-def _around_chunks(state: "State", address: np.ndarray, heap_of: np.ndarray) -> list[np.ndarray]:
-    """What lies before the first chunk of each heap, and what is still writable behind its end."""
-    starts = np.flatnonzero(np.append(True, heap_of[1:] != heap_of[:-1])[: len(heap_of)])
-    heaps = state.heaps[heap_of[starts]]
-    tail = np.where(heap_of[starts] == MAIN_HEAP, 0, heaps["limit"] - heaps["end"])
-    return [
-        span_rows(SpanKind.INTERNAL, heaps["address"], address[starts] - heaps["address"], heaps["address"]),
-        span_rows(SpanKind.TRIMMED, heaps["end"], tail, heaps["address"]),
-    ]
+@leaf
+def _left_of_page(space, address, end):
+    """Bytes of the last huge page behind a mapping that ends there, if it is made of such pages."""
+    return -end & (space.space[0].huge_page_size - 1) if is_hugetlb(space, address) else np.int64(0)
 
 
-def _mappings(state: "State", marks: np.ndarray) -> list[np.ndarray]:
-    live = np.array(sorted(set(range(len(marks))) - _unused_mappings(state)), np.int64)
-    rows = []
-    for mark, kind in ((LIVE, SpanKind.MAPPING), (CACHED, SpanKind.CACHED_MAPPING)):
-        mapped = state.mapped[live[marks[live] == mark]]
-        whole = mapped["size_bytes"]
-        is_live = mark == LIVE
-        rows.append(
-            span_rows(
-                kind,
-                mapped["address"],
-                whole,
-                mapped["address"],
-                live_blocks=int(is_live),
-                live_bytes=whole if is_live else 0,
-                free_bytes=0 if is_live else whole,
-            )
-        )
-    return rows
+@leaf
+def _ends_mapping(memory, found):
+    """Whether the next chunk of a main heap of several mappings lies in another one."""
+    return found.behind != 0 and memory[found.behind].start != found.start + (found.head >> 1)
+
+
+@inlined
+def _report_chunk(chunks, chunk, found, mark, region, address, heap_end):
+    """Reports a chunk of a heap that ends at `heap_end`, up to where its last chunk reaches."""
+    size_bytes = _size_bytes(found)
+    if mark == UNMARKED and found.head & 1 == 0:
+        content = size_bytes << 8 | CHUNK
+        report(chunks, chunk, content, CHUNK, address, size_bytes, region, 0, 1, size_bytes, 0)
+    elif mark == UNMARKED:
+        report_simple(chunks, chunk, FREE_CHUNK, address, size_bytes, region, True)
+    elif mark == TOP_CHUNK:
+        report_simple(chunks, chunk, TOP_CHUNK, address, heap_end - address, region, True)
+    elif mark == FENCE:
+        report_simple(chunks, chunk, INTERNAL, address, heap_end - address, region, False)
+    else:
+        report_simple(chunks, chunk, mark, address, size_bytes, region, mark != INTERNAL)
+
+
+@entry
+def report_mappings(state, space, marks, mappings):
+    """Reports all mapped chunks, by the number of their record, and what is left of their last huge page."""
+    for index in range(marks.shape[0]):
+        mapped = state.mapped[index]
+        address, size_bytes = mapped.address, mapped.size_bytes
+        if marks[index] == UNUSED:
+            retract(mappings, 2 * index)
+            retract(mappings, 2 * index + 1)
+            continue
+        if marks[index] == CACHED_MAPPING:
+            report_simple(mappings, 2 * index, CACHED_MAPPING, address, size_bytes, address, True)
+        else:
+            content = size_bytes << 8 | MAPPING
+            report(mappings, 2 * index, content, MAPPING, address, size_bytes, address, 0, 1, size_bytes, 0)
+        end = address + size_bytes
+        report_simple(mappings, 2 * index + 1, INTERNAL, end, _left_of_page(space, address, end), address, False)

@@ -58,7 +58,7 @@ from replay.allocators.linux.calls import (
 )
 from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole, measure_headroom
-from replay.allocators.linux.residency import resident_bytes
+from replay.allocators.linux.residency import resident_bytes, resident_pages, toggled_pages
 from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES, Config
 from replay.jit.arrays import extend, record
 from replay.jit.compiling import by_reference
@@ -66,7 +66,7 @@ from replay.jit.compiling import by_reference
 __all__ = [
     "Config", "State", "advise_huge_pages", "brk", "check", "dontneed", "grow", "has_room", "mmap", "mmap_arena",
     "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state", "protect", "reserve",
-    "resident_bytes", "touch", "with_given",
+    "resident_bytes", "resident_pages", "toggled_pages", "touch", "with_given",
 ]  # fmt: skip
 
 SPACE = record(
@@ -179,18 +179,12 @@ def check(state: State, stack: NamedTuple) -> None:
     marked = [np.unpackbits(bits.view(np.uint8), bitorder="little") for bits in (state.mmap_pages, state.heap_pages)]
     assert tally.resident_bytes == space.page_size * sum(int(bits.sum()) for bits in marked)
     if space.transparent:
-        check_areas(state, _resident(space, marked), _stretches(space, regions))
+        check_areas(state, resident_pages(state), _stretches(space, regions))
     for start, end in regions:
         marked[0][(space.mmap_base - end) >> space.page_shift : (space.mmap_base - start) >> space.page_shift] = 0
     marked[1][: heap_bytes >> space.page_shift] = 0
     assert not marked[0].any(), "a page outside every mapping is resident"
     assert not marked[1].any(), "a page above the heap is resident"
-
-
-def _resident(space: np.record, marked: list[np.ndarray]) -> np.ndarray:
-    """Addresses of all resident pages, sorted, for the marks of the mappings and of the heap."""
-    heap = space.brk_base + np.flatnonzero(marked[1]) * space.page_size
-    return np.concatenate([heap, np.sort(space.mmap_base - (1 + np.flatnonzero(marked[0])) * space.page_size)])
 
 
 def _stretches(space: np.record, regions: np.ndarray) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""How much of a stretch of addresses is resident; plain Python, for reports."""
+"""Which pages are resident, as snapshots and reports see it; plain Python."""
 
 from typing import TYPE_CHECKING
 
@@ -8,28 +8,45 @@ if TYPE_CHECKING:
     from replay.allocators.linux import State
 
 
-def resident_bytes(state: "State", starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """For each stretch [start, end) of the heap or of one mapping, how many of its bytes are in resident pages."""
+def resident_pages(state: "State") -> np.ndarray:
+    """Addresses of all resident pages, sorted."""
+    return _addresses(state, [state.mmap_pages, state.heap_pages])
+
+
+def toggled_pages(state: "State", before: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Copies of the marks of resident pages, and the sorted addresses of pages that became resident, or ceased to be,
+    since the copies `before` were made; at first that is an empty list."""
+    marks = [state.mmap_pages.copy(), state.heap_pages.copy()]
+    toggled = [now.copy() for now in marks]
+    for now, old in zip(toggled, before, strict=False):
+        now[: len(old)] ^= old
+    return marks, _addresses(state, toggled)
+
+
+def _addresses(state: "State", marks: list[np.ndarray]) -> np.ndarray:
+    """The addresses of marked pages, sorted: the heap's lie below all mappings."""
     space = state.space[0]
-    counted = np.zeros(len(starts), np.int64)
-    is_mapped = (starts >= space.lowest) & (starts < space.mmap_base)
-    is_heap = (starts >= space.brk_base) & (starts < space.brk)
-    for chosen, base, resident in (
-        (is_mapped, space.lowest, _bits(state.mmap_pages, (space.mmap_base - space.lowest) >> space.page_shift)[::-1]),
-        (is_heap, space.brk_base, _bits(state.heap_pages, (space.brk - space.brk_base) >> space.page_shift)),
-    ):
-        below = np.concatenate(([0], np.cumsum(resident, dtype=np.int64)))
-        is_resident = np.append(resident, 0)
-        edges = [(address[chosen] - base) for address in (starts, ends)]
-        first, last = (
-            (below[edge >> space.page_shift] << space.page_shift)
-            + is_resident[edge >> space.page_shift] * (edge & (space.page_size - 1))
-            for edge in edges
-        )
-        counted[chosen] = last - first
+    mapped, heap = (_set_bits(words) for words in marks)
+    mapped_addresses = space.mmap_base - (1 + mapped[::-1]) * space.page_size
+    return np.concatenate([space.brk_base + heap * space.page_size, mapped_addresses])
+
+
+def _set_bits(words: np.ndarray) -> np.ndarray:
+    """The numbers of the bits that are set; most words have none."""
+    used = np.flatnonzero(words)
+    place, bit = np.nonzero(np.unpackbits(words[used].view(np.uint8), bitorder="little").reshape(-1, 64))
+    numbers: np.ndarray = used[place] * 64 + bit
+    return numbers
+
+
+def resident_bytes(pages: np.ndarray, page_bytes: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """For each stretch [start, end), how many of its bytes lie in the sorted `pages`."""
+    return _resident_below(pages, page_bytes, ends) - _resident_below(pages, page_bytes, starts)
+
+
+def _resident_below(pages: np.ndarray, page_bytes: int, addresses: np.ndarray) -> np.ndarray:
+    page = addresses & -page_bytes
+    below = np.searchsorted(pages, page)
+    is_resident = np.append(pages, -1)[below] == page
+    counted: np.ndarray = below * page_bytes + is_resident * (addresses - page)
     return counted
-
-
-def _bits(words: np.ndarray, pages: int) -> np.ndarray:
-    """0 or 1 for each of so many pages."""
-    return np.unpackbits(words.view(np.uint8), count=int(pages), bitorder="little")

@@ -4,50 +4,75 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from replay.allocators._spans import SpanKind, span_rows
-from replay.allocators.pymalloc.views import live_arenas, made_pools
+from replay.allocators._spans import (
+    Reported,
+    SpanChanges,
+    SpanKind,
+    report,
+    report_simple,
+    retract,
+    with_items,
+    written,
+)
+from replay.jit.compiling import entry, inlined
 
 if TYPE_CHECKING:
     from replay.allocators.pymalloc import State
 
+POOL, FREE_POOL, INTERNAL = int(SpanKind.POOL), int(SpanKind.FREE_POOL), int(SpanKind.INTERNAL)
+AROUND = 3
+"""Items of an arena besides its pools: what lies before them, the pools never used, what lies behind."""
+
 
 def spans(state: "State", stack: NamedTuple) -> np.ndarray:
     """Rows of SPAN for every mapped arena; an arena is a region."""
+    return span_changes(state, stack, None).rows
+
+
+def span_changes(state: "State", stack: NamedTuple, seen: Reported | None) -> SpanChanges:
+    """What changed since `seen` was returned."""
     geometry = state.geometry[0]
-    pool_bytes, per_arena = int(geometry.pool_size), int(geometry.pools_per_arena)
-    slots, numbers = live_arenas(state), made_pools(state)
-    arenas, pools = state.arenas[slots], state.pools[numbers]
-    arena = arenas[np.searchsorted(slots, numbers // per_arena)]
-    address, region = arena["first_pool"] + numbers % per_arena * pool_bytes, arena["address"]
-    busy = pools["live"] > 0
-    live, sizes = pools["live"][busy].astype(np.int64), pools["size_bytes"][busy].astype(np.int64)
-    whole = np.full(len(numbers), pool_bytes)
-    unused = arenas["pools"] - arenas["carved"]
-    first_unused = arenas["first_pool"] + arenas["carved"] * pool_bytes
-    end = arenas["first_pool"] + arenas["pools"] * pool_bytes
-    return np.concatenate(
-        [
-            span_rows(
-                SpanKind.POOL,
-                address[busy],
-                whole[busy],
-                region[busy],
-                live_blocks=live,
-                live_bytes=live * sizes,
-                free_bytes=(pools["capacity"][busy] - live) * sizes,
-                size_class=sizes,
-            ),
-            span_rows(SpanKind.FREE_POOL, address[~busy], whole[~busy], region[~busy], free_bytes=pool_bytes),
-            span_rows(
-                SpanKind.FREE_POOL,
-                first_unused,
-                unused * pool_bytes,
-                arenas["address"],
-                free_bytes=unused * pool_bytes,
-            ),
-            span_rows(
-                SpanKind.INTERNAL, arenas["address"], arenas["first_pool"] - arenas["address"], arenas["address"]
-            ),
-            span_rows(SpanKind.INTERNAL, end, arenas["address"] + geometry.arena_size - end, arenas["address"]),
-        ]
-    )
+    reported = with_items(seen, int(geometry.arenas * (geometry.pools_per_arena + AROUND)))
+    report_arenas(state, reported)
+    return written(reported)
+
+
+@entry
+def report_arenas(state, reported):
+    """Reports the pools of all arenas, and what lies around them."""
+    geometry = state.geometry[0]
+    pool_bytes, per_arena = geometry.pool_size, geometry.pools_per_arena
+    item = np.int64(0)
+    for slot in range(geometry.arenas):
+        arena = state.arenas[slot]
+        carved = arena.carved if arena.address else 0
+        for index in range(carved):
+            address = arena.first_pool + index * pool_bytes
+            _report_pool(reported, item, state.pools[slot * per_arena + index], address, pool_bytes, arena.address)
+            item += 1
+        for _ in range(carved, per_arena):
+            retract(reported, item)
+            item += 1
+        if arena.address:
+            unused = arena.first_pool + carved * pool_bytes
+            end = arena.first_pool + arena.pools * pool_bytes
+            report_simple(reported, item, FREE_POOL, unused, end - unused, arena.address, True)
+            head_bytes, tail_bytes = arena.first_pool - arena.address, arena.address + geometry.arena_size - end
+            report_simple(reported, item + 1, INTERNAL, arena.address, head_bytes, arena.address, False)
+            report_simple(reported, item + 2, INTERNAL, end, tail_bytes, arena.address, False)
+        else:
+            for around in range(AROUND):
+                retract(reported, item + around)
+        item += AROUND
+
+
+@inlined
+def _report_pool(reported, item, pool, address, pool_bytes, region):
+    """Reports a pool that was used before, whether it has live blocks now or not."""
+    live, size = np.int64(pool.live), np.int64(pool.size_bytes)
+    if live:
+        free_bytes = (pool.capacity - live) * size
+        content = live << 32 | size << 8 | POOL
+        report(reported, item, content, POOL, address, pool_bytes, region, size, live, live * size, free_bytes)
+    else:
+        report_simple(reported, item, FREE_POOL, address, pool_bytes, region, True)

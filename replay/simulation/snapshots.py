@@ -1,0 +1,221 @@
+"""Snapshots: what the models hold at chosen moments, handed to a sink while the simulation goes on.
+
+A snapshot has the changes since the one before it, of the same process. `SpanTable` applies them, so that a reader has
+all spans of any moment while only changes are stored.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from replay.allocators import SPAN, differing, linux
+from replay.jit.arrays import concatenated
+from replay.simulation.clock import Call, calls_every
+from replay.simulation.result import RunResult
+from replay.simulation.simulator import Simulator
+from replay.support.errors import ReplayError
+from replay.support.names import nearest
+from replay.trace import TEARDOWN_MARK, Metadata
+
+PEAK, END = "peak", "end"
+
+Moments = int | Sequence[int | str]
+"""An interval in nanoseconds; or moments: nanoseconds since the trace's first event, PEAK (of resident memory), END,
+and names of phases, each of whose marks is a moment."""
+
+
+class Changes(NamedTuple):
+    """How the memory of a process changed between two snapshots."""
+
+    gone: np.ndarray
+    """Addresses of spans that are no more."""
+    spans: np.ndarray
+    """Rows of SPAN that are new, or that replace the span at their address; their `resident_bytes` are 0."""
+    toggled_pages: np.ndarray
+    """Addresses of pages that became resident or ceased to be."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of one process at one moment, as changes since its previous snapshot, or since it began."""
+
+    label: str
+    """PEAK, END or the phase that begins; empty for a time."""
+    time_ns: int
+    """Since the trace's first event."""
+    rows: int
+    """Rows of the trace that were simulated before."""
+    process: int
+    """The process's number; 0 unless the trace has several."""
+    counters: np.record
+    """Of this process; fields as in `RunResult`."""
+    page_bytes: int
+    changes: Changes
+    spans: Callable[[], np.ndarray]
+    """Returns all rows of SPAN, by rising address; to be called before the sink returns."""
+
+
+Sink = Callable[[Snapshot], None]
+
+
+class SpanTracker:
+    """Finds how the spans of one simulated process changed from snapshot to snapshot."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Any] = {}
+        self._marks: list[np.ndarray] = []
+
+    def changes(self, simulator: Simulator) -> Changes:
+        """Returns the changes since the last call, and remembers the present for the next one."""
+        gone, changed = [np.zeros(0, np.int64)], [np.zeros(0, SPAN)]
+        for model, state in simulator.models():
+            name = model.__name__
+            if hasattr(model, "span_changes"):
+                found = model.span_changes(state, simulator.stack, self._seen.get(name))
+            elif hasattr(model, "spans"):
+                before = self._seen.get(name, np.zeros(0, SPAN))
+                found = differing(before, model.spans(state, simulator.stack))
+            else:
+                continue
+            self._seen[name] = found.seen
+            gone.append(found.gone)
+            changed.append(found.rows)
+        self._marks, toggled = linux.toggled_pages(simulator.stack.linux, self._marks)  # type: ignore[arg-type]
+        return Changes(np.concatenate(gone), concatenated(changed), toggled)
+
+
+class SpanTable:
+    """All spans of one process at the moment of the snapshot that was applied last."""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros(0, SPAN)
+        self._pages = np.zeros(0, np.int64)
+
+    def apply(self, changes: Changes) -> None:
+        """Applies the changes of the next snapshot."""
+        rows, new = self._rows, changes.spans[np.argsort(changes.spans["address"])]
+        kept = np.ones(len(rows), bool)
+        old = np.concatenate([changes.gone, new["address"]])
+        places = np.searchsorted(rows["address"], old)
+        kept[places[np.append(rows["address"], -1)[places] == old]] = False
+        rows = rows[kept]
+        self._rows = np.insert(rows, np.searchsorted(rows["address"], new["address"]), new)
+        self._pages = np.setxor1d(self._pages, changes.toggled_pages, assume_unique=True)
+
+    def spans(self, page_bytes: int) -> np.ndarray:
+        """Rows of SPAN, by rising address."""
+        spans = self._rows.copy()
+        ends = spans["address"] + spans["bytes"]
+        spans["resident_bytes"] = linux.resident_bytes(self._pages, page_bytes, spans["address"], ends)
+        return spans
+
+
+def joined(parts: Sequence[Changes]) -> Changes:
+    """The changes of several snapshots in a row as those of one."""
+    spans = concatenated([each for part in parts for each in (_without_bytes(part.gone), part.spans)])
+    _, places = np.unique(spans["address"][::-1], return_index=True)
+    latest = spans[::-1][places]
+    is_gone = latest["bytes"] == 0
+    pages, times = np.unique(np.concatenate([part.toggled_pages for part in parts]), return_counts=True)
+    return Changes(latest["address"][is_gone], latest[~is_gone], pages[times % 2 == 1])
+
+
+def _without_bytes(addresses: np.ndarray) -> np.ndarray:
+    """Rows of SPAN that stand for spans that are gone."""
+    rows = np.zeros(len(addresses), SPAN)
+    rows["address"] = addresses
+    return rows
+
+
+class Snapshots:
+    """The moments of one run, and what is handed to the sink there."""
+
+    def __init__(self, moments: Moments, sink: Sink | None, metadata: Metadata) -> None:
+        _check(moments, sink, metadata.phases)
+        listed = () if isinstance(moments, int) else moments
+        self._sink, self._begin_ns = sink, 0
+        self._every_ns = moments if isinstance(moments, int) else None
+        self._times_ns = sorted(each for each in listed if not isinstance(each, str))
+        names = {each for each in listed if isinstance(each, str)}
+        self._wants_peak, self._wants_end = PEAK in names, END in names
+        self.phases = frozenset(names - {PEAK, END})
+        self._ends_at_mark = self._wants_end and TEARDOWN_MARK in metadata.phases and not metadata.processes
+        self._trackers: dict[int, SpanTracker] = {}
+        self._simulators: Sequence[Simulator] = ()
+
+    @property
+    def needs_first_run(self) -> bool:
+        """Whether only another run tells a moment: the peak, or which mark of the end is the last one."""
+        return self._wants_peak or self._ends_at_mark
+
+    def intervals(self) -> dict[str, int]:
+        """By what is done in them, for `refuse_too_many`."""
+        return {"a snapshot": self._every_ns} if self._every_ns else {}
+
+    def calls(
+        self, begin_ns: int, simulators: Sequence[Simulator], first_run: RunResult | None
+    ) -> list[Iterable[Call]]:
+        """Calls that take the snapshots for which no mark is met, from what `first_run` found, if it was needed."""
+        self._begin_ns, self._simulators = begin_ns, simulators
+        found: list[Iterable[Call]] = [[Call(begin_ns + each, self._taking("")) for each in self._times_ns]]
+        if self._every_ns:
+            found.append(calls_every(begin_ns, self._every_ns, self._taking("")))
+        if first_run and self._wants_peak:
+            row = int(first_run.at_peak.row) + 1 if first_run.at_peak.resident_bytes_peak else 0
+            found.append([Call(begin_ns + first_run.at_peak_time_ns, self._taking(PEAK), row)])
+        if first_run and self._ends_at_mark:
+            found.append([Call(begin_ns + first_run.duration_ns, self._taking(END), first_run.events)])
+        return found
+
+    def take(self, label: str, row: int, time_ns: int) -> None:
+        """Hands a snapshot of each process to the sink, before `row` of the trace.
+
+        Of several processes, models that see time are shown as after their latest event: to wake them now would change
+        the moments at which levels are added up.
+        """
+        assert self._sink is not None
+        if len(self._simulators) == 1:
+            self._simulators[0].reach(row, time_ns)
+        for process, simulator in enumerate(self._simulators):
+            tracker = self._trackers.setdefault(process, SpanTracker())
+            self._sink(
+                Snapshot(
+                    label=label,
+                    time_ns=time_ns - self._begin_ns,
+                    rows=row,
+                    process=process,
+                    counters=simulator.counters()[0],
+                    page_bytes=simulator.page_bytes,
+                    changes=tracker.changes(simulator),
+                    spans=simulator.spans,
+                )
+            )
+
+    def finish(self, rows: int, time_ns: int, missed: Call | None) -> None:
+        """Takes the snapshot of the end; a ReplayError if a moment was later than the end."""
+        if self._wants_end and not self._ends_at_mark:
+            self.take(END, rows, time_ns)
+        if missed and self._times_ns and self._times_ns[-1] > time_ns - self._begin_ns:
+            late_ns, end_ns = self._times_ns[-1], time_ns - self._begin_ns
+            raise ReplayError(f"no snapshot at {late_ns} ns: the trace ends {end_ns} ns after its first event")
+
+    def _taking(self, label: str) -> Callable[[int, int], None]:
+        return lambda row, time_ns: self.take(label, row, time_ns)
+
+
+def _check(moments: Moments, sink: Sink | None, phases: tuple[str, ...]) -> None:
+    """Raises ReplayError for moments that make no sense."""
+    if isinstance(moments, int):
+        if moments <= 0:
+            raise ReplayError(f"the interval between snapshots must be at least 1 ns, not {moments}")
+    else:
+        if early := [each for each in moments if not isinstance(each, str) and each < 0]:
+            raise ReplayError(f"no snapshot at {min(early)} ns: the trace begins at 0 ns")
+        names = [each for each in moments if isinstance(each, str) and each not in (PEAK, END, *phases)]
+        if names and phases:  # some formats learn the names of phases only while they are read
+            known = [PEAK, END, *phases]
+            raise ReplayError(f"no snapshot at {names[0]!r}: the trace has no such phase; {nearest(names[0], known)}")
+    if moments and sink is None:
+        raise ReplayError("snapshots need a sink that takes them")
