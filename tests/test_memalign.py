@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_allocator_contract import Witness, each_stack, load
 from test_glibc import HEAP, KIB, MIB, PAGE, calls, config, every_version, play
+from test_snapshots import Kept
 
 from replay.allocators import bump, find_model
 from replay.analysis.metrics import summarize
@@ -225,6 +226,15 @@ def test_processes_do_what_they_do_alone(stack):
     for name in ("memaligns", "mallocs", "frees", "heap_bytes", "requested_bytes", "libc_block_bytes", "page_faults"):
         assert [int(each.end[name]) for each in together.processes] == [int(end[name]) for end in alone]
         assert together.end[name] == sum(int(end[name]) for end in alone)
+
+
+@pytest.mark.parametrize("stack", SOME_STACKS)
+@a_few
+@given(history=HISTORIES)
+def test_snapshots_add_up(stack, history):
+    kept = Kept()
+    run(history.trace(), SOME_STACKS[stack], snapshots=7, sink=kept)
+    assert kept.snapshots
 
 
 def test_a_huge_request_with_a_huge_alignment_is_simulated():
