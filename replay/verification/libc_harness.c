@@ -84,13 +84,23 @@ static int is_request(const Event *event) {
     return event->op <= OP_REALLOC || event->op == OP_MEMALIGN;
 }
 
+/* All calls that stand for the same: malloc must serve each of them alike. */
+static void *play_memalign(const Event *event, size_t alignment, size_t bytes) {
+    void *block = NULL;
+    if (alignment == PAGE)
+        return bytes % PAGE ? valloc(bytes) : pvalloc(bytes);
+    if (event->block % 2 && alignment >= sizeof block)
+        return posix_memalign(&block, alignment, bytes) ? NULL : block;
+    return memalign(alignment, bytes);
+}
+
 static void *play_event(const Event *event, void *block) {
     switch (event->op) {
     case OP_MALLOC: return malloc(libc_bytes(event));
     case OP_CALLOC: return calloc(1, libc_bytes(event));
     case OP_REALLOC: return realloc(block, libc_bytes(event));
     case OP_FREE: free(block); return NULL;
-    case OP_MEMALIGN: return memalign((size_t)1 << event->alignment_log2, libc_bytes(event));
+    case OP_MEMALIGN: return play_memalign(event, (size_t)1 << event->alignment_log2, libc_bytes(event));
     case OP_MARK: malloc_trim(0); return block;
     default: return block;
     }
