@@ -40,6 +40,8 @@ class History:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int, int, int]] = []
+        self.alignments: dict[int, int] = {}
+        """By row."""
         self.domains: dict[int, int] = {}
         self._free_numbers: list[int] = []
         self._numbers = 0
@@ -70,6 +72,11 @@ class History:
         self.rows.append((self.now_ns, self.thread, op, domain, number, size))
         return number
 
+    def memalign(self, alignment: int, size: int, domain: Domain = Domain.LIBC) -> int:
+        """The number of the new block at a multiple of `alignment`."""
+        self.alignments[len(self.rows)] = alignment
+        return self.malloc(size, domain, Op.MEMALIGN)
+
     def mallocs(self, count: int, size: int, domain: Domain = Domain.OBJ) -> list[int]:
         """The numbers of that many new blocks."""
         return [self.malloc(size, domain) for _ in range(count)]
@@ -96,6 +103,8 @@ class History:
         """All in one batch."""
         columns = np.array(self.rows, np.int64).reshape(-1, 6).T
         time_ns, thread, op, domain, block, size = columns
+        alignment = np.zeros(len(self.rows), np.uint32)
+        alignment[[*self.alignments]] = [*self.alignments.values()]
         return Events(
             time_ns.copy(),
             thread.astype(np.uint32),
@@ -103,6 +112,7 @@ class History:
             domain.astype(np.uint8),
             block.astype(np.uint32),
             size.copy(),
+            alignment=alignment if self.alignments else None,
         )
 
     def trace(self, *phases: str) -> MemoryTrace:
@@ -110,12 +120,20 @@ class History:
         return MemoryTrace([self.events()], Metadata(phases=phases))
 
 
-def follow(history: History, steps: list[tuple[int, int, int, int, int]], with_realloc: bool = True) -> History:
+def follow(
+    history: History,
+    steps: list[tuple[int, int, int, int, int]],
+    with_realloc: bool = True,
+    with_memalign: bool = False,
+) -> History:
     """Turns (kind, size, which block, domain, pause) into events; without a live block a step allocates one."""
     live: list[int] = []
     for kind, size, which, domain, pause_ns in steps:
         history.at(history.now_ns + pause_ns)
-        if kind < 4 or not live or (kind == 5 and not with_realloc):
+        if kind == 4 and with_memalign:
+            raw_or_libc = Domain.RAW if domain == Domain.RAW else Domain.LIBC
+            live.append(history.memalign(8 << (which & 15), size, raw_or_libc))
+        elif kind < 4 or not live or (kind == 5 and not with_realloc):
             live.append(history.malloc(size, Domain(domain), Op.CALLOC if kind == 3 else Op.MALLOC))
         elif kind == 5:
             history.resize(live[which % len(live)], size)
@@ -133,10 +151,12 @@ STEPS = st.tuples(
 )
 
 
-def histories(max_events: int = 60, *, with_realloc: bool = True) -> st.SearchStrategy[History]:
+def histories(
+    max_events: int = 60, *, with_realloc: bool = True, with_memalign: bool = False
+) -> st.SearchStrategy[History]:
     """Any history of so many events at the most."""
     return st.lists(STEPS, min_size=1, max_size=max_events).map(
-        lambda steps: follow(History(), steps, with_realloc=with_realloc)
+        lambda steps: follow(History(), steps, with_realloc, with_memalign)
     )
 
 

@@ -107,7 +107,7 @@ class Witness:
         assert all(handed_out[number] >= size for number, size in sizes.items())
         assert tally.small_requested_bytes == sum(sizes[number] for number in small)
         assert tally.small_block_bytes == sum(handed_out[number] for number in small)
-        assert tally.mallocs + tally.callocs - tally.frees == len(self.live)
+        assert tally.mallocs + tally.callocs + tally.memaligns - tally.frees == len(self.live)
         assert tally.small_block_bytes <= tally.arena_bytes or not small or tally.arena_bytes == 0
         assert tally.pool_bytes <= tally.arena_bytes
         assert tally.arena_bytes + tally.heap_bytes <= tally.mapped_bytes

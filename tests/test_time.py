@@ -63,6 +63,11 @@ def malloc(state, stack, size):
 
 
 @leaf
+def memalign(state, stack, alignment, size):
+    return malloc(state, stack, size)  # a page is aligned enough here
+
+
+@leaf
 def free(state, stack, place):
     queue = state.queue[0]
     state.waiting[queue.end] = place
@@ -141,6 +146,15 @@ def test_a_model_is_woken_when_it_asked_for_it_though_no_event_comes(purger):
     assert result.end["purger_late_ns"] == 12
 
 
+def test_a_memalign_comes_at_its_time_too(purger):
+    history = History()
+    history.free(history.malloc(100))
+    history.at(9).memalign(64, 100)
+    assert run(history.trace(), purger).end["purger_purges"] == 0
+    history.at(10).memalign(64, 100)
+    assert run(history.trace(), purger).end["purger_purges"] == 1
+
+
 def by_hand(history: History) -> list[int]:
     """The times at which pages are released, worked out from the times of frees."""
     freed = [time_ns for time_ns, _, op, *_ in history.rows if op == 3]
@@ -153,7 +167,10 @@ def by_hand(history: History) -> list[int]:
 
 
 @some
-@given(history=histories(with_realloc=False), cuts=st.lists(st.integers(0, 60), max_size=4), every_ns=st.integers(1, 9))
+@given(
+    history=histories(with_realloc=False, with_memalign=True), cuts=st.lists(st.integers(0, 60), max_size=4),
+    every_ns=st.integers(1, 9),
+)  # fmt: skip
 def test_no_result_depends_on_batches_or_samples(purger, history, cuts, every_ns):
     events = history.events()
     whole = run(MemoryTrace([events]), purger, sample_every_ns=1)

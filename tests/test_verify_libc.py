@@ -94,7 +94,8 @@ def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracl
     if is_huge and not RULES[oracle.version].has_hugetlb:
         pytest.skip(f"glibc {oracle.version} has no such tunable")
     resident = is_huge or "perturb" in assignment.lower() or "check" in assignment.lower()
-    for shape in ("churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"):
+    shapes = "churn", "mapped", "stretch", "towers", "bursts", "first_large", "threads", "full_heaps"
+    for shape in (*shapes, "aligned", "aligned_alike", "aligned_large", "aligned_threads"):
         compare = compared if is_huge else verify_libc
         agreement = compare(shape_of(shape, 10_000), oracle, assignments=[assignment], resident=resident)
         assert agreement.exact, f"{shape}: {agreement.difference}"
@@ -183,8 +184,10 @@ def test_random_short_traces_agree(oracle: LibcOracle, data: st.DataObject) -> N
     for _ in range(data.draw(st.integers(1, 200))):
         if several and data.draw(st.integers(0, 9)) == 0:
             history.by(data.draw(st.integers(0, 3)))
-        action = data.draw(st.integers(0, 4)) if live else 0
-        if action <= 1:
+        action = data.draw(st.integers(0, 5)) if live else 0
+        if action == 5:
+            live.append(history.memalign(1 << data.draw(st.integers(4, 22)), data.draw(sizes), data.draw(domains)))
+        elif action <= 1:
             live.append(history.malloc(data.draw(sizes), data.draw(domains), op=Op(action)))
         elif action == 2:
             block, size = data.draw(st.sampled_from(live)), data.draw(sizes)

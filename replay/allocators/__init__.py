@@ -18,6 +18,8 @@ and where they differ from the defaults of this file
     COUNTERS                         its own counters: each a `Counter`. The model keeps them in `stack.tally[0]` as
                                      `<model>_<name>`, and of a level its highest as `<model>_<name>_peak`
     calloc(state, stack, size) -> place
+    memalign(state, stack, alignment, size) -> place  libc role: at a multiple of `alignment`, a power of two; a trace
+                                     with memaligns is refused for a libc model without it
     realloc(state, stack, place, size) -> place
     made_size(state, stack, place, size) -> block_size of what malloc or calloc has just made there for `size`
     expect(state, place)             the block will soon be freed or moved, so prefetch; it may be freed by then
@@ -155,6 +157,7 @@ __all__ = [
     "log",
     "made_size",
     "malloc",
+    "memalign",
     "model_names",
     "now_ns",
     "realloc",
@@ -184,6 +187,12 @@ _generic = generic(_implementation)
 @leaf
 def default_calloc(state, stack, size):
     """Malloc; the zeros are the simulator's `fill`."""
+    return malloc(state, stack, size)
+
+
+@leaf
+def default_memalign(state, stack, alignment, size):
+    """Never called: the simulator refuses memaligns for such a model."""
     return malloc(state, stack, size)
 
 
@@ -248,6 +257,11 @@ def malloc(state, stack, size):
 @_generic
 def calloc(state, stack, size):
     """The place of a new block of `size` zeroed bytes."""
+
+
+@_generic
+def memalign(state, stack, alignment, size):
+    """The place of a new block of `size` bytes at a multiple of `alignment`."""
 
 
 @_generic

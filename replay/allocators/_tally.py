@@ -38,7 +38,7 @@ _SUMS = (
     "pools_used", "pools_full", "pools_free", "pools_made",
     *SYSCALLS, *(f"{name}_bytes" for name in SYSCALLS),
     "page_faults", "huge_pages",
-    "mallocs", "callocs", "reallocs", "frees",
+    "mallocs", "callocs", "reallocs", "frees", "memaligns",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Config(BaseModel):
     top_pad: Size = Field(128 << 10, le=64 << 20)
 
 
+ALIGNMENT = 16
 HEAP = record("end", "top_pad", "used", "unused")
 BLOCK = record("address", "size_bytes", "next")
 
@@ -50,10 +51,11 @@ def new_state(config: Config) -> State:
 
 
 @cold
-def _place_at_end(state, stack, block, size):
+def _place_at_end(state, stack, block, alignment, size):
     heap, space, tally = state.heap[0], stack.linux.space[0], stack.tally[0]
     if heap.end == 0:
         heap.end = space.brk
+    heap.end = (heap.end + alignment - 1) & -alignment
     block.address, block.size_bytes = heap.end, max(size + 15 & -16, 16)
     heap.end += block.size_bytes
     if heap.end > space.brk:
@@ -66,8 +68,14 @@ def _place_at_end(state, stack, block, size):
 @leaf
 def malloc(state, stack, size):
     """The next bytes."""
+    return memalign(state, stack, ALIGNMENT, size)
+
+
+@leaf
+def memalign(state, stack, alignment, size):
+    """The same at the next multiple of `alignment`; what lies before is lost."""
     place = take_record(stack, state.heap[0], state.blocks)
-    _place_at_end(state, stack, state.blocks[place], size)
+    _place_at_end(state, stack, state.blocks[place], max(alignment, ALIGNMENT), size)
     return place
 
 
@@ -82,7 +90,7 @@ def realloc(state, stack, place, size):
     """Stays where it fits, else is copied to the end."""
     block = state.blocks[place]
     if size > block.size_bytes:
-        _place_at_end(state, stack, block, size)
+        _place_at_end(state, stack, block, ALIGNMENT, size)
     return place
 
 

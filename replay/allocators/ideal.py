@@ -78,6 +78,14 @@ def malloc(state, stack, size):
 
 
 @leaf
+def memalign(state, stack, alignment, size):
+    """The same at a multiple of `alignment`; addresses take no memory."""
+    heap = state.heap[0]
+    heap.end = (heap.end + alignment - 1) & -alignment
+    return malloc(state, stack, size)
+
+
+@leaf
 def free(state, stack, place):
     """Its bytes are gone at once."""
     heap, block = state.heap[0], state.blocks[place]

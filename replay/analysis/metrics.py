@@ -43,7 +43,7 @@ BYTE_LEVELS = tuple(name for name in LEVELS if name.endswith("_bytes"))
 SMALL_LEVELS = ("small_requested_bytes", "small_block_bytes")
 ROLES = ("libc", "small")
 _COUNTS = (
-    "mallocs", "callocs", "reallocs", "frees", "page_faults", "huge_pages",
+    "mallocs", "callocs", "reallocs", "memaligns", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
 )  # fmt: skip
 """Fields of the last sample that a Summary has under the same name."""
@@ -109,6 +109,7 @@ class _Figures(_Result):
     mallocs: int = _figure("calls")
     callocs: int = _figure("calls")
     reallocs: int = _figure("calls")
+    memaligns: int = _figure("calls")
     frees: int = _figure("calls")
 
     requested_bytes_peak: int = _figure(_PEAK)
@@ -391,7 +392,7 @@ def requested_peak_ns(result: RunResult) -> tuple[int, int]:
 def _simulate_time(result: RunResult) -> SimulatedTime:
     costs, end = result.config.costs, result.end
     return SimulatedTime(
-        calls=round(costs.call * int(end.mallocs + end.callocs + end.reallocs + end.frees)),
+        calls=round(costs.call * int(end.mallocs + end.callocs + end.reallocs + end.memaligns + end.frees)),
         pools=round(costs.pool * int(end.pools_made)),
         syscalls=round(costs.syscall * sum(int(end[kind]) for kind in SYSCALLS)),
         page_faults=round(costs.page_fault * int(end.page_faults)),

@@ -32,9 +32,9 @@ class Contents:
     threads: int = 0
     events_by_op: dict[str, int] = field(default_factory=dict)
     events_by_domain: dict[str, int] = field(default_factory=dict)
-    """Of mallocs, callocs, reallocs and frees."""
+    """Of events that concern a block."""
     requests_by_size: dict[int, int] = field(default_factory=dict)
-    """Mallocs, callocs and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
+    """Allocations and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
     live_blocks: int = 0
     """At the end, as `replay run` has it: before the interpreter's teardown if the trace has a mark of it."""
     live_bytes: int = 0
@@ -46,7 +46,7 @@ class Contents:
     phases: tuple[str, ...] = ()
     sites: int = 0
     calls_with_site: int = 0
-    """Of mallocs, callocs and reallocs."""
+    """Of allocations and reallocs."""
     bytes_with_site: int = 0
     """Sum of their sizes."""
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
@@ -70,6 +70,7 @@ def read_contents(trace: "Trace", file: str) -> Contents:
     from replay.commands.program_end import ProgramEnd
     from replay.support.progress import progress_bar
     from replay.trace import Digest, Domain, Op
+    from replay.trace.block_ops import concerns_block, requests
     from replay.trace.processes import processes_of
     from replay.trace.validation import validated
 
@@ -83,8 +84,8 @@ def read_contents(trace: "Trace", file: str) -> Contents:
         for events in trace.batches():
             digest.update(events)
             by_op += np.bincount(events.op, minlength=256)
-            by_domain += np.bincount(events.domain[events.op <= Op.FREE], minlength=256)
-            by_class += np.bincount(_size_classes(events.size[events.op <= Op.REALLOC]), minlength=128)
+            by_domain += np.bincount(events.domain[concerns_block(events.op)], minlength=256)
+            by_class += np.bincount(_size_classes(events.size[requests(events.op)]), minlength=128)
             threads |= _threads(events)
             by_process += np.bincount(processes.owners(events.thread), minlength=by_process.shape[0])
             sites.add(events, len(trace.metadata.sites))

@@ -22,7 +22,7 @@ class SiteCount:
     file: str
     line: int
     calls: int
-    """Mallocs, callocs and reallocs."""
+    """Allocations and reallocs."""
     bytes: int
     """Sum of their sizes."""
 
@@ -40,11 +40,11 @@ class SiteCounts:
         import numpy as np
 
         from replay.jit.arrays import extend
-        from replay.trace import Op
+        from replay.trace.block_ops import requests
 
         if events.site is None:
             return
-        rows = (events.op <= Op.REALLOC) & (events.site < sites)
+        rows = requests(events.op) & (events.site < sites)
         self.calls, self.bytes = extend(self.calls, sites), extend(self.bytes, sites)
         self.calls += np.bincount(events.site[rows], minlength=sites)
         np.add.at(self.bytes, events.site[rows], events.size[rows])

@@ -39,7 +39,7 @@ def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
         blocks = format_count(contents.live_blocks_after_teardown or 0, "block")
         after = f"{format_size(contents.live_bytes_after_teardown)}; {blocks}"
         yield "", f"{after} after the interpreter's teardown"
-    yield "calls", _listed(contents.events_by_op, ("malloc", "calloc", "realloc", "free")) or "none"
+    yield "calls", _listed(contents.events_by_op, ("malloc", "calloc", "memalign", "realloc", "free")) or "none"
     total = sum(contents.events_by_domain.values())
     domains = sorted(contents.events_by_domain.items(), key=lambda item: -item[1])
     yield "domains", ", ".join(f"{name} {percent(count / total)}" for name, count in domains if count) or "none"

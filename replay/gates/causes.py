@@ -18,6 +18,7 @@ from replay.gates.requests import LastRequests
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.units import format_size
 from replay.trace import NO_SITE, Domain, Op, Site, Trace
+from replay.trace.block_ops import requests
 from replay.trace.processes import processes_of
 
 DIMENSIONS = ("phase", "domain", "size_class", "site")
@@ -91,7 +92,7 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
     for events in trace.batches():
         marks = np.flatnonzero(events.op == Op.MARK)
         phases = _phases(marks, phase, processes.owners(events.thread), current)
-        is_request = events.op <= Op.REALLOC
+        is_request = requests(events.op)
         rows = np.flatnonzero(is_request)
         site = events.site if events.site is not None else np.full(events.rows, NO_SITE, np.uint32)
         parts.append(

@@ -3,7 +3,8 @@
 import numpy as np
 
 from replay.jit.arrays import with_room
-from replay.trace import Events, Op
+from replay.trace import Events
+from replay.trace.block_ops import concerns_block
 
 
 class LastRequests:
@@ -18,7 +19,7 @@ class LastRequests:
     def follow(self, events: Events, is_request: np.ndarray, reached: int) -> None:
         """Follows events after those before. `is_request` marks the rows that are requests; all of them are numbered,
         but blocks are followed in the first `reached` rows only."""
-        moves = np.flatnonzero(events.op[: max(0, reached)] <= Op.FREE)
+        moves = np.flatnonzero(concerns_block(events.op[: max(0, reached)]))
         if moves.size:
             numbers = self.count + np.cumsum(is_request) - 1
             self._last = with_room(self._last, int(events.block[moves].max()) + 1, fill=-1)

@@ -13,6 +13,7 @@ from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Domain, Op, Trace
+from replay.trace.block_ops import requests
 
 _CLASS_BITS = 58
 """A domain and a class of sizes in one number; the class takes so many bits."""
@@ -83,7 +84,7 @@ def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     first = 0
     for events in trace.batches():
         rows = np.arange(first, first + events.rows)
-        asked = (events.op <= Op.REALLOC) & (begin < rows) & (rows < after)
+        asked = requests(events.op) & (begin < rows) & (rows < after)
         last.follow(events, asked, over - first)
         domains.append(events.domain[asked].astype(np.int64))
         sizes.append(events.size[asked])

@@ -25,6 +25,7 @@ from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError
 from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Provenance
+from replay.trace.block_ops import allocates
 
 BATCH_SECONDS = 5.0
 """What was recorded is in the file after this time at the latest, readable even if the writer is killed."""
@@ -196,7 +197,7 @@ class Writer:
         ends = np.flatnonzero((batch.op == Op.MARK) & (batch.size == phases.index(TEARDOWN_MARK)))
         if ends.size:
             later = batch.op[ends[-1] :]
-            made, freed = np.count_nonzero(later <= Op.CALLOC), np.count_nonzero(later == Op.FREE)
+            made, freed = np.count_nonzero(allocates(later)), np.count_nonzero(later == Op.FREE)
             self._live_at_end = self._translator.live_blocks - int(made) + int(freed)
 
     def _metadata(self) -> Metadata:

@@ -102,7 +102,7 @@ def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> 
 
 
 class AddressWriter:
-    """Writes the addresses of mallocs, callocs and reallocs, as `run` passes them.
+    """Writes the addresses of allocations and reallocs, as `run` passes them.
 
     The role that owns a block is not written. Keeps at most a row group and a slice in memory.
     """

@@ -170,13 +170,13 @@ def _arenas(summary: Summary, arenas: pl.DataFrame) -> Group:
 def _system_calls(summary: Summary) -> Table:
     table = table_of("", "calls", "bytes", "simulated time")
     for name, calls in (
-        ("allocations", summary.mallocs + summary.callocs),
+        ("allocations", summary.mallocs + summary.callocs + summary.memaligns),
         ("reallocations", summary.reallocs),
         ("frees", summary.frees),
     ):
         table.add_row(name, f"{calls:,}", "", "")
     times = summary.simulated_ns
-    calls = summary.mallocs + summary.callocs + summary.reallocs + summary.frees
+    calls = summary.mallocs + summary.callocs + summary.memaligns + summary.reallocs + summary.frees
     table.add_row("all allocator calls", f"{calls:,}", "", format_time(times.calls))
     if summary.small_model:
         table.add_row("pools set up", f"{summary.pools_made:,}", "", format_time(times.pools))

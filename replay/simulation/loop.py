@@ -21,6 +21,7 @@ from replay.allocators import (
     free,
     made_size,
     malloc,
+    memalign,
     realloc,
     record,
     sees_time,
@@ -29,9 +30,7 @@ from replay.allocators import (
 )
 from replay.jit.compiling import cold, inlined, leaf
 from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
-
-# As numbers, because numba compares enum members far slower.
-MALLOC, CALLOC, REALLOC, FREE = range(4)
+from replay.trace.block_ops import CALLOC, FREE, LAST_BLOCK_OP, MALLOC, REALLOC
 
 BLOCK = record("place", "size_and_row")
 """`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
@@ -150,7 +149,7 @@ def _end(stack, entry, kind):
 
 @inlined
 def _come(stack, blocks, classes, route, domains, block, at, kind, size):
-    """Allocates or moves a block, and counts it; peaks may rise."""
+    """Allocates or moves a block, and counts it; peaks may rise. Memaligns are `_memalign`'s."""
     tally = stack.tally[0]
     # Compared on its own, and first: LLVM would put it last in one decision on all kinds.
     if opaque(np.int64(kind)) == MALLOC:
@@ -172,7 +171,13 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
         tally.libc_requested_bytes += size
         tally.libc_block_bytes += block_bytes
         first &= DOMAIN_MASK
-    entry, row = blocks[block[at]], class_row(first, block_bytes)
+    _count(stack, blocks[block[at]], classes, first, place, block_bytes, size)
+
+
+@inlined
+def _count(stack, entry, classes, first, place, block_bytes, size):
+    """Counts a block that was allocated or moved, in the class whose rows begin at `first`."""
+    tally, row = stack.tally[0], class_row(first, block_bytes)
     entry.place, entry.size_and_row = place, size << ROW_BITS | row
     classes[np.uint64(row)] += 1
     classes[np.uint64(row + CLASS_ROWS)] += size
@@ -184,6 +189,28 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
     if tally.block_slack < 0:
         tally.block_bytes_peak -= tally.block_slack
         tally.block_slack = 0
+
+
+@cold
+def _memalign(stack, blocks, classes, route, columns, at):
+    """Simulates a memalign, which few programs call; returns False where a table has too little room for it."""
+    _, domains, block, sizes, times, alignments = columns
+    tally, size, alignment = stack.tally[0], sizes[at], np.int64(alignments[at])
+    tally.at = np.int64(at)
+    if not _reach(stack, times[at] - tally.begin_ns):
+        return False
+    if size + alignment > LARGE_BYTES and size + alignment > stack.linux.space[0].headroom:
+        tally.attention = LARGE
+        return False
+    place = memalign(stack.libc, stack, alignment, max(size, 1))
+    block_bytes = block_size(stack.libc, stack, place)
+    fill(stack.libc, stack, place, size)
+    tally.memaligns += 1
+    tally.libc_requested_bytes += size
+    tally.libc_block_bytes += block_bytes
+    first = route[np.uint64(domains[at])] & DOMAIN_MASK
+    _count(stack, blocks[block[at]], classes, first, ~place, block_bytes, size)
+    return True
 
 
 @inlined
@@ -225,7 +252,7 @@ def _tell(stack, addresses, row, kind, place):
 def _settle(tally, rows):
     """Computes the counters that follow from others, after so many rows."""
     tally.row = tally.first_row + tally.at
-    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.frees - tally.idle
+    tally.mallocs = rows - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
     tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
     tally.block_bytes = tally.block_bytes_peak - tally.block_slack
     tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
@@ -298,7 +325,7 @@ def _begin_turn(stack, op, threads, row, end):
     thread = threads[np.uint64(row)]
     take_turn(stack, np.int64(thread))
     row += 1
-    while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > FREE):
+    while row < end and (threads[np.uint64(row)] == thread or op[np.uint64(row)] > LAST_BLOCK_OP):
         row += 1
     return row
 
@@ -306,9 +333,10 @@ def _begin_turn(stack, op, threads, row, end):
 def simulate_rows(
     stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, tick_times, samples, addresses
 ):
-    """Simulates rows of `columns` (op, domain, block, size, time_ns) from `start`; none of them is a boundary.
+    """Simulates rows of `columns` (op, domain, block, size, time_ns, alignment) from `start`; none is a boundary.
 
-    Rows that concern no block are skipped: their domain, block and size may be anything.
+    Rows that concern no block are skipped: their domain, block and size may be anything. `alignment` is empty where no
+    row is a memalign.
 
     `threads` has the thread of each row; if empty, all are of thread 0.
     `ticks` are rows in rising order, the last one the end. Before row ticks[i] is simulated, samples[i] becomes a copy
@@ -323,9 +351,9 @@ def simulate_rows(
     Each instruction here is one of about seventy an event. Counters that follow from others are computed when the
     counters are copied; rare paths are `cold`, because the loop would keep registers for them.
     """
-    op, domains, block, sizes, times = columns
+    op, domains, block, sizes, times, _ = columns
     tally, space = stack.tally[0], stack.linux.space[0]
-    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.frees - tally.idle
+    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
     row, telling = start, addresses.shape[0] > 0
     tally.first_row, tally.at = first_row, tally.row - first_row
     tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
@@ -335,7 +363,7 @@ def simulate_rows(
     foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
     for index in range(ticks.shape[0]):
         while row < ticks[index]:
-            if op[np.uint64(row)] > FREE:
+            if op[np.uint64(row)] > LAST_BLOCK_OP:
                 tally.idle += 1
                 row += 1
                 continue
@@ -349,7 +377,11 @@ def simulate_rows(
                     if at < foreseen:
                         _look_ahead(stack, blocks, op, block, at)
                     if kind > FREE:
-                        tally.idle += 1
+                        if kind > LAST_BLOCK_OP:
+                            tally.idle += 1
+                        elif not _memalign(stack, blocks, classes, route, columns, at):
+                            _settle(tally, np.int64(at) - started)
+                            return np.int64(at), index
                         at = opaque(at + ONE)
                         continue
                     tally.at = np.int64(at)

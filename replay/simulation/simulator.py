@@ -33,6 +33,7 @@ from replay.trace import Events, Op
 from replay.trace.block_numbering import ThreadNumbering
 
 LOG_ROWS = 4096
+_NO_ALIGNMENTS = np.zeros(0, np.uint32)
 _NO_TIMES = np.full(1, -1)
 """The time of the end of a slice, which is not a tick: models are not woken for it."""
 
@@ -69,6 +70,7 @@ class Simulator:
             small=small_model.new_state(config.small) if config.small_model else libc,
         )
         self.libc_model, self.small_model = libc_model, small_model
+        self._libc_name = config.libc_model
         self.has_small = config.small_model is not None
         self.blocks = np.zeros(1024, BLOCK)
         self._classes = new_classes()
@@ -122,7 +124,7 @@ class Simulator:
         times_ns = np.concatenate((part.tick_times_ns - self.tally.begin_ns, _NO_TIMES))
         samples = np.empty(ticks.shape[0], self.layout.dtype)
         addresses = np.zeros(events.rows if self._addresses else 0, np.int64)
-        columns = self._enter(events)
+        columns = self._enter(events, part.first_row)
         threads = self._threads_of(events)
         row, tick, peak = part.start, 0, self._resident_peak[0]
         while tick < ticks.shape[0]:
@@ -150,7 +152,7 @@ class Simulator:
         """
         events = part.events
         self._make_room_for_blocks(blocks - 1)
-        columns = self._enter(events)
+        columns = self._enter(events, part.first_row)
         threads, addresses = self._threads_of(events), np.zeros(0, np.int64)
         counters, levels = self.stack.tally.view(np.int64), int(self.layout.ends[0])
         play_some = self._compiled(simulate_stints)
@@ -164,11 +166,15 @@ class Simulator:
                 self._attend(events, row, part.first_row)
         self.drain_log()
 
-    def _enter(self, events: Events) -> tuple[np.ndarray, ...]:
+    def _enter(self, events: Events, first_row: int) -> tuple[np.ndarray, ...]:
         """The columns that the loop reads; models see the times of these events from now on."""
         if self.stack.times_ns is not events.time_ns:
             self.stack = self.stack._replace(times_ns=events.time_ns)
-        return events.op, events.domain, events.block, events.size, events.time_ns
+        if not hasattr(self.libc_model, "memalign") and events.memalign_rows.size:
+            what = f"the model {self._libc_name!r} has no memalign; choose another for the libc role"
+            raise TraceError(what, row=first_row + int(events.memalign_rows[0]))
+        alignment = _NO_ALIGNMENTS if events.alignment is None else events.alignment
+        return events.op, events.domain, events.block, events.size, events.time_ns, alignment
 
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
@@ -266,6 +272,8 @@ class Simulator:
             )
         if attention & LARGE:
             need_bytes = int(events.size[row])
+            if events.alignment is not None:
+                need_bytes += int(events.alignment[row])
             # A realloc may stay where it is.
             if events.op[row] != Op.REALLOC and not linux.has_room(self.stack.linux, need_bytes):  # type: ignore[arg-type]
                 raise TraceError(f"{need_bytes} bytes fit nowhere in the simulated process", row=first_row + row)

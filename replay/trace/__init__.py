@@ -3,18 +3,18 @@
 A trace is read and written in batches; no function here needs the whole of it. One batch is an `Events`: columns of
 equal length, one row an event, in the order in which they happened. `columns` declares the columns.
 
-Block numbers. A malloc or calloc takes a number for its block, free releases it, realloc keeps it. Every writer numbers
-blocks by one rule, so that the same history always gives the same file: a new block takes the number that was released
-last, or the lowest one never used. Numbers therefore stay below the highest count of live blocks, and tables indexed by
-them are proportional to what is live. `block_numbering` does this for sources that know only addresses. A reader
-accepts any numbering that is dense and never gives two live blocks the same number: `validation` checks this, and
-kernels rely on it.
+Block numbers. A malloc, calloc or memalign takes a number for its block, free releases it, realloc keeps it. Every
+writer numbers blocks by one rule, so that the same history always gives the same file: a new block takes the number
+that was released last, or the lowest one never used. Numbers therefore stay below the highest count of live blocks, and
+tables indexed by them are proportional to what is live. `block_numbering` does this for sources that know only
+addresses. A reader accepts any numbering that is dense and never gives two live blocks the same number: `validation`
+checks this, and kernels rely on it.
 
 Modules of this package import these names from each other; all other code imports them from here.
 """
 
 from replay.trace.block_numbering import NUMBERS, release_number, take_number
-from replay.trace.columns import COLUMNS, NO_SITE, OPTIONAL, REQUIRED, Column, Domain, Op
+from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, OPTIONAL, REQUIRED, Column, Domain, Op
 from replay.trace.digest import Digest, trace_digest
 from replay.trace.events import Events, joined
 from replay.trace.metadata import (
@@ -37,6 +37,7 @@ __all__ = [
     "CLEAN_START",
     "COLUMNS",
     "FORMAT_VERSION",
+    "NO_ALIGNMENT",
     "NO_SITE",
     "NUMBERS",
     "OPTIONAL",

@@ -10,10 +10,10 @@ import numpy as np
 from replay.jit.arrays import DONE, FULL, call_with_room, record, with_room
 from replay.jit.compiling import entry, inlined, leaf
 from replay.support.errors import TraceError
+from replay.trace.block_ops import FREE, allocates, concerns_block
 from replay.trace.columns import Op
 from replay.trace.events import Events
 
-_CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 _LIVE, _DEAD = 2, 3
 NUMBERS = record("used", "released")
 """Of a numbering: how many numbers were ever used, and how many of them are on the stack of released ones."""
@@ -111,11 +111,11 @@ def _number_events(
 ) -> tuple[int, int]:
     """Writes `block` from row `start` on; returns a status and where it stopped. The rest changes in place too."""
     for row in range(start, op.shape[0]):
-        if op[row] > _FREE:
+        if not concerns_block(op[row]):
             block[row] = 0
             continue
         slot = find_slot(key[row], keys, numbers)
-        if op[row] <= _CALLOC:
+        if allocates(op[row]):
             if numbers[slot] >= 0:
                 return _LIVE, row
             if is_half_full(counts, keys):
@@ -125,7 +125,7 @@ def _number_events(
         elif numbers[slot] < 0:
             return _DEAD, row
         block[row] = numbers[slot]
-        if op[row] == _FREE:
+        if op[row] == FREE:
             release_number(free_numbers, counts, numbers[slot])
             clear_slot(slot, keys, numbers)
     return DONE, op.shape[0]
@@ -213,10 +213,10 @@ def _number_apart(
     pool = state[0]
     for row in range(start, op.shape[0]):
         own[row] = 0
-        if op[row] > _FREE:
+        if not concerns_block(op[row]):
             continue
         process = owner[row]
-        if op[row] <= _CALLOC:
+        if allocates(op[row]):
             link = heads[process]
             if link:
                 numbers[block[row]] = links[link].number
@@ -225,7 +225,7 @@ def _number_apart(
                 numbers[block[row]] = counts[process]
                 counts[process] += 1
         own[row] = numbers[block[row]]
-        if op[row] == _FREE:
+        if op[row] == FREE:
             link = pool.unused
             if link:
                 pool.unused = links[link].next
@@ -266,7 +266,7 @@ class NumberingApart:
 
 
 def allocated_twice(op: int, block: int) -> str:
-    """The message for a malloc or calloc of a live block."""
+    """The message for an allocation of a live block."""
     return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
 
 

@@ -13,10 +13,12 @@ import numpy as np
 
 NO_SITE = (1 << 32) - 1
 """In `Events.site`: the call site is unknown (null in a file)."""
+NO_ALIGNMENT = 0
+"""In `Events.alignment`: the event is no memalign (null in a file)."""
 
 
 class Op(IntEnum):
-    """What happened. From GC_START on, events allocate and free nothing of the program's.
+    """What happened. From GC_START on, events allocate and free nothing of the program's (see `block_ops`).
 
     From ARENA_MAPPED on they are observations of the real allocator, for comparisons; they are not simulated.
     """
@@ -25,6 +27,8 @@ class Op(IntEnum):
     CALLOC = 1
     REALLOC = 2
     FREE = 3
+    MEMALIGN = 4
+    """Allocates at a multiple of `alignment`: memalign, posix_memalign, aligned_alloc, valloc of the C library."""
     GC_START = 16
     GC_END = 17
     THREAD_END = 18
@@ -121,6 +125,16 @@ class Columns(NamedTuple):
             written_by="`replay record --sites`; imports of logs with call sites",
             null=NO_SITE,
             table="sites",
+        ),
+    ] = None
+    alignment: Annotated[
+        np.ndarray | None,
+        Column(
+            "uint32",
+            "uint32",
+            "of a memalign, the alignment in bytes: a power of two; null for all other operations",
+            written_by="imports of tables with memaligns",
+            null=NO_ALIGNMENT,
         ),
     ] = None
 

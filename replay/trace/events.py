@@ -5,9 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from replay.trace.columns import COLUMNS, OPTIONAL, REQUIRED, Columns, Op
-
-_LAST_OF_A_BLOCK = np.uint8(Op.FREE)  # NumPy would compare all rows with a member of an enum as int64
+from replay.trace.block_ops import MEMALIGN, concerns_block
+from replay.trace.columns import COLUMNS, OPTIONAL, REQUIRED, Columns
 
 
 class Events(Columns):
@@ -28,15 +27,20 @@ class Events(Columns):
     @cached_property
     def idle_rows(self) -> dict[int, list[int]]:
         """Rows that concern no block, by op."""
-        rows = np.flatnonzero(self.op > _LAST_OF_A_BLOCK)
+        rows = np.flatnonzero(~concerns_block(self.op))
         op = self.op[rows]
         return {kind: rows[op == kind].tolist() for kind in np.unique(op).tolist()}
 
     @cached_property
     def highest_block(self) -> int:
         """The highest block number, of the rows that concern a block."""
-        block = self.block[self.op <= _LAST_OF_A_BLOCK] if self.idle_rows else self.block
+        block = self.block[concerns_block(self.op)] if self.idle_rows else self.block
         return int(block.max(initial=0))
+
+    @cached_property
+    def memalign_rows(self) -> np.ndarray:
+        """Rows that are memaligns."""
+        return np.flatnonzero(self.op == MEMALIGN)
 
     @cached_property
     def highest_thread(self) -> int:

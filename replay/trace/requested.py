@@ -5,10 +5,9 @@ import numpy as np
 from replay.jit.arrays import extend, record
 from replay.jit.compiling import entry
 from replay.jit.cpu_intrinsics import add_product
-from replay.trace.columns import Op
+from replay.trace.block_ops import LAST_BLOCK_OP
 from replay.trace.events import Events
 
-_FREE = int(Op.FREE)
 SUM = record("low", "high")
 """A 128-bit integer in two words."""
 
@@ -36,7 +35,7 @@ def _add_changes(
     low, high = total[0].low, total[0].high
     for index in range(stops.shape[0]):
         for at in range(row, stops[index]):
-            if op[at] > _FREE:
+            if op[at] > LAST_BLOCK_OP:
                 continue
             number = np.uint64(block[at])  # an unsigned index is not looked at for being negative
             change = size[at] - sizes[number]

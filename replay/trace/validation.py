@@ -10,18 +10,20 @@ from replay.jit.compiling import entry, leaf
 from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace.block_numbering import allocated_twice, not_live
-from replay.trace.columns import COLUMNS, NO_SITE, Domain, Op
+from replay.trace.block_ops import FREE, LAST_BLOCK_OP, MEMALIGN, allocates, concerns_block
+from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, Domain, Op
 from replay.trace.events import Events
 from replay.trace.metadata import Metadata
 from replay.trace.processes import Processes, unknown_thread
 from replay.trace.traces import Trace
 
-_REALLOC, _FREE, _MARK = int(Op.REALLOC), int(Op.FREE), int(Op.MARK)
+_MARK = int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
 _DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
 _LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
 """A realloc in domain libc, where 0 bytes are a free: op and domain in one number, for one comparison."""
 _OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
+_MEMALIGN_DOMAINS = (int(Domain.RAW), int(Domain.LIBC))
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
 table indexed by it stays in proportion to the trace."""
@@ -37,16 +39,16 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
     """What is wrong with an event that is not plainly good; `row` counts from the trace's first."""
     if domain > _DOMAIN_LAST:
         return _DOMAIN
-    if code > _FREE:
+    if not concerns_block(code):
         if code == _MARK:
             return _PHASE if phases >= 0 and (size < 0 or size >= phases) else DONE
         return DONE if _GC_START <= code <= _THREAD_END or _OBSERVED_FIRST <= code <= _OBSERVED_LAST else _OP
     if size < 0 or size > MAX_SIZE:
         return _SIZE
-    if code >= _REALLOC:
+    if not allocates(code):
         if number >= sizes.shape[0] or sizes[number] < 0:
             return _DEAD
-        return _FREE_SIZE if code == _FREE else _EMPTIED
+        return _FREE_SIZE if code == FREE else _EMPTIED
     if number < sizes.shape[0]:
         return _LIVE
     return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else FULL
@@ -77,14 +79,14 @@ def _check_events(
     status, row = DONE, start
     while row < op.shape[0]:
         code, number, asked = op[row], block[row], size[row]
-        begins, ends = code < _REALLOC, code == _FREE
+        begins, ends = allocates(code), code == FREE
         status = DONE
         if time_ns[row] < last_ns:
             status = _TIME
         elif sites_known and site[row] != NO_SITE and site[row] >= sites:
             status = _SITE
         elif (
-            (code > _FREE) | (domain[row] > _DOMAIN_LAST) | (asked > MAX_SIZE) | (number >= length)
+            (code > LAST_BLOCK_OP) | (domain[row] > _DOMAIN_LAST) | (asked > MAX_SIZE) | (number >= length)
             | (asked < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
             or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
         ):  # fmt: skip
@@ -114,8 +116,8 @@ def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: in
     for row in range(rows):
         if owner[row] < 0:
             return row
-        if op[row] <= _FREE:
-            if op[row] < _REALLOC:
+        if concerns_block(op[row]):
+            if allocates(op[row]):
                 owners[block[row]] = owner[row]
             elif owners[block[row]] != owner[row]:
                 return row
@@ -151,6 +153,7 @@ class Validator:
             0,
         )
         self._check_processes(events, row)  # where an event is wrong, an earlier row may be worse
+        self._check_alignments(events, row)
         if status != DONE:
             raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
         self._state[0].rows += events.rows
@@ -168,6 +171,21 @@ class Validator:
                 mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
                 what = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
             raise TraceError(what, path=self._path, row=self.rows + row)
+
+    def _check_alignments(self, events: Events, rows: int) -> None:
+        """Raises a TraceError for the first of so many rows that is a memalign without what it needs, or has an
+        alignment without being one."""
+        memaligns = events.memalign_rows
+        if events.alignment is None:
+            wrong = memaligns
+        else:
+            alignment, domain = events.alignment[memaligns], events.domain[memaligns]
+            is_power = (alignment != NO_ALIGNMENT) & (alignment & (alignment - 1) == 0)
+            strays = np.flatnonzero((events.alignment != NO_ALIGNMENT) & (events.op != MEMALIGN))
+            wrong = np.union1d(strays, memaligns[~is_power | ~np.isin(domain, _MEMALIGN_DOMAINS)])
+        if wrong.size and wrong[0] < rows:
+            what = _mistake_of_memalign(events, int(wrong[0]))
+            raise TraceError(what, path=self._path, row=self.rows + int(wrong[0]))
 
     def _grow(self, blocks: int) -> None:
         self._sizes = extend(self._sizes, max(2 * self._sizes.shape[0], blocks), fill=-1)
@@ -228,6 +246,22 @@ class Validator:
     @property
     def bytes_peak(self) -> int:
         return int(self._state[0].bytes_peak)
+
+
+def _mistake_of_memalign(events: Events, row: int) -> str:
+    """What is wrong with a memalign or an alignment in this row."""
+    alignment = NO_ALIGNMENT if events.alignment is None else int(events.alignment[row])
+    if events.op[row] != MEMALIGN:
+        op = Op(events.op[row]).name.lower()
+        return f"`alignment` is {alignment} at a {op}; only a memalign has one, so leave it empty"
+    if events.domain[row] not in _MEMALIGN_DOMAINS:
+        domain = Domain(events.domain[row]).name.lower()
+        return f"memalign in domain {domain}, which has no such call; write it in domain libc"
+    if events.alignment is None:
+        return "memalign without the column `alignment`; add the column, or write a malloc"
+    if alignment == NO_ALIGNMENT:
+        return "memalign whose `alignment` is empty; write the alignment in bytes, or write a malloc"
+    return f"memalign with an `alignment` of {alignment}, which is not a power of two"
 
 
 @runtime_checkable

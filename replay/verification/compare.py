@@ -12,7 +12,7 @@ import numpy as np
 from replay.config import StackConfig, load_config
 from replay.simulation.addresses import run_addresses
 from replay.trace import COLUMNS, REQUIRED, Domain, Events, MemoryTrace, Op, Trace
-from replay.verification.harness import ARENA_EVENT, Played, play
+from replay.verification.harness import ARENA_EVENT, HarnessError, Played, play
 from replay.verification.oracles import Oracle
 
 PLACE = (8 << 30) + (4 << 10)
@@ -97,6 +97,8 @@ def verify(trace: Trace, oracle: Oracle, config: StackConfig | None = None, *, p
 
     `place` is the base of all mappings modulo 16 GiB (2 MiB for 32-bit, and from 3.12 on).
     """
+    if any(batch.memalign_rows.size for batch in trace.batches()):
+        raise HarnessError("memaligns are not pymalloc's; `replay verify --libc` compares them")
     start = time.perf_counter()
     played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=place)
     config = config or load_config(oracle.preset, oracle.overrides)

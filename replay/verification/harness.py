@@ -23,6 +23,8 @@ from replay.trace import Trace
 SOURCE = Path(__file__).with_name("harness.c")
 HEADER = SOURCE.with_name("address_space.h")
 EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("thread", "<u2"), ("block", "<u4"), ("size", "<u8")])
+ALIGNMENT_BIT = 56
+"""In `size`, from there on: of a memalign, the binary logarithm of its alignment."""
 ARENA_EVENT = np.dtype([("row", "<i8"), ("kind", "<i8"), ("address", "<i8"), ("bytes", "<i8")])
 _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "play_ns", "arena_events", "drained_blocks")])
 
@@ -130,6 +132,10 @@ def write_events(trace: Trace, path: Path) -> int:
             records = np.zeros(batch.rows, EVENT)
             for name in ("op", "domain", "thread", "block", "size"):
                 records[name] = getattr(batch, name)
+            if batch.alignment is not None:
+                aligned = batch.memalign_rows
+                shifts = np.log2(batch.alignment[aligned]).astype(np.uint64)
+                records["size"][aligned] |= shifts << np.uint64(ALIGNMENT_BIT)
             records.tofile(file)
             rows += batch.rows
     if not rows:

@@ -21,6 +21,7 @@ from replay.config.glibc_environment import overrides_of
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Op, Trace, joined
+from replay.trace.block_ops import concerns_block
 from replay.trace.validation import validated
 from replay.verification.harness import HarnessError
 from replay.verification.huge_pages import free_huge_pages, transparent_huge_pages, without_surprises
@@ -76,7 +77,7 @@ def verify_libc(
     played = play_libc(whole, oracle, traced=traced, environment=environment)
     makings = _makings_of_threads(events, played.thread_bytes)
     libc = _overrides(oracle, assignments)
-    config = _config_behind(makings, played, libc)
+    config = _config_behind(events, makings, played, libc)
     addresses, calls, resident_bytes = _play_model(events, config, makings, played)
     blocks = played.addresses != 0
     wrong = np.flatnonzero(blocks & (played.addresses != addresses))
@@ -95,8 +96,9 @@ def verify_libc(
         fill = partial(play_libc, whole, oracle, mode=mode, environment=environment)
         filled = without_surprises(fill) if mode == "huge" else fill()
         real = filled.resident
-        if mode == "huge":  # they depend on where the heap starts, which is another place in each process
-            resident_bytes = _play_model(events, _config_behind(makings, filled, libc), makings, filled)[2]
+        # Where pages are huge or blocks aligned, it matters where the heap starts: another place in each process.
+        if mode == "huge" or events.memalign_rows.size:
+            resident_bytes = _play_model(events, _config_behind(events, makings, filled, libc), makings, filled)[2]
         error = float(np.max(np.abs(resident_bytes - real) / np.maximum(real, config.linux.page_size)))
     return LibcAgreement(
         oracle=oracle.name,
@@ -121,7 +123,7 @@ def call_lists(
     assert played.system_calls is not None
     makings = _makings_of_threads(events, played.thread_bytes)
     libc = _overrides(oracle, assignments)
-    calls = _play_model(events, _config_behind(makings, played, libc), makings, played)[1]
+    calls = _play_model(events, _config_behind(events, makings, played, libc), makings, played)[1]
     return played.heap, played.system_calls, calls
 
 
@@ -145,14 +147,14 @@ def _processors(oracle: LibcOracle) -> int:
 def _whole(trace: Trace) -> Events:
     """All events in one batch; threads are numbered from 0, the main thread, and no number is used again."""
     batches = list(validated(trace, None).batches())
-    events = joined([batch.keep_optional() for batch in batches])
+    events = joined([batch.keep_optional("alignment") for batch in batches])
     names = [trace.metadata.phases[number] for number in events.size[events.op == Op.MARK]]
-    if ((events.op > Op.FREE) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
+    if (~concerns_block(events.op) & (events.op != Op.MARK) & (events.op != Op.THREAD_END)).any() or set(names) - {
         TRIM_MARK
     }:
         raise HarnessError(f"of marks and collections, only marks named {TRIM_MARK} can be verified")
     distinct, thread = np.unique(events.thread, return_inverse=True)
-    main = thread[(events.op <= Op.FREE).argmax()]
+    main = thread[concerns_block(events.op).argmax()]
     thread = (thread - main).astype(np.uint32) % np.uint32(distinct.shape[0])
     for row in np.flatnonzero(events.op == Op.THREAD_END):
         later = thread[row + 1 :]
@@ -177,20 +179,27 @@ def _makings_of_threads(events: Events, thread_bytes: int) -> Events:
     )
 
 
-def _config_behind(makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
+def _config_behind(events: Events, makings: Events, played: LibcPlayed, libc: Sequence[str]) -> StackConfig:
     """The model's address space is the real one's, whose mappings for `makings` lie elsewhere: here they lie on top.
 
-    Where they are to be of huge pages, they lie at a multiple of these.
+    Where they are to be of huge pages, they lie at a multiple of these, and as far from a multiple of the largest
+    alignment as in reality: other blocks lie in them too.
     """
 
     def config(base: int) -> StackConfig:
         return load_config(PRESET, (f"linux.mmap_base={base}", f"linux.brk_base={played.heap}", *libc))
 
-    trial = Simulator(config(played.base))
+    told: list[np.ndarray] = []
+    trial = Simulator(config(played.base), addresses=lambda part, owners: told.append(part))
     _play_rows(trial, makings)
     space = trial.stack.linux.space[0]  # type: ignore[attr-defined]
-    unit = int(space.huge_page_size if trial.stack.libc.par[0].hp_bytes else space.page_size)  # type: ignore[attr-defined]
-    return config((2 * played.base - int(space.lowest) + unit - 1) & -unit)
+    is_huge = bool(trial.stack.libc.par[0].hp_bytes)  # type: ignore[attr-defined]
+    unit = int(space.huge_page_size if is_huge else space.page_size)
+    base = (2 * played.base - int(space.lowest) + unit - 1) & -unit
+    if is_huge and told and events.alignment is not None and events.alignment.any():
+        away = played.thread_place - (int(told[0][0]) + base - played.base)
+        base += away % int(events.alignment.max())
+    return config(base)
 
 
 def _play_rows(simulator: Simulator, events: Events) -> None:
@@ -215,7 +224,7 @@ def _play_model(
     _fill(simulator, played.base)
     resident_before = int(simulator.tally.resident_bytes)
     start = 0
-    for stop in [*np.flatnonzero(events.op > Op.FREE).tolist(), events.rows]:
+    for stop in [*np.flatnonzero(~concerns_block(events.op)).tolist(), events.rows]:
         due = points[(points >= start) & (points <= stop)]
         if stop > start:
             resident += simulator.simulate(Slice(events, 0, start, stop, due, due))["resident_bytes"].tolist()

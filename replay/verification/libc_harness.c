@@ -37,11 +37,11 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_THREAD_END = 18, OP_MARK = 32 };
+enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_MEMALIGN, OP_THREAD_END = 18, OP_MARK = 32 };
 enum { DOMAIN_LIBC = 3 };
 enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 16384, STACK_TOUCHED = 8192 };
 
-typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
+typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size : 56, alignment_log2 : 8; } Event;
 typedef struct { uint64_t rows, base, heap, play_ns, thread_bytes, thread_place; } Header;
 
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
@@ -80,12 +80,27 @@ static size_t libc_bytes(const Event *event) {
     return event->size || event->domain == DOMAIN_LIBC ? (size_t)event->size : 1;
 }
 
+static int is_request(const Event *event) {
+    return event->op <= OP_REALLOC || event->op == OP_MEMALIGN;
+}
+
+/* All calls that stand for the same: malloc must serve each of them alike. */
+static void *play_memalign(const Event *event, size_t alignment, size_t bytes) {
+    void *block = NULL;
+    if (alignment == PAGE)
+        return bytes % PAGE ? valloc(bytes) : pvalloc(bytes);
+    if (event->block % 2 && alignment >= sizeof block)
+        return posix_memalign(&block, alignment, bytes) ? NULL : block;
+    return memalign(alignment, bytes);
+}
+
 static void *play_event(const Event *event, void *block) {
     switch (event->op) {
     case OP_MALLOC: return malloc(libc_bytes(event));
     case OP_CALLOC: return calloc(1, libc_bytes(event));
     case OP_REALLOC: return realloc(block, libc_bytes(event));
     case OP_FREE: free(block); return NULL;
+    case OP_MEMALIGN: return play_memalign(event, (size_t)1 << event->alignment_log2, libc_bytes(event));
     case OP_MARK: malloc_trim(0); return block;
     default: return block;
     }
@@ -119,12 +134,12 @@ static void play_row(void) {
         disable_huge_pages(0);
     void *block = play_event(event, blocks[event->block]);
     int is_freed = event->op == OP_REALLOC && !libc_bytes(event);
-    if (event->op <= OP_REALLOC && !block && !is_freed)
+    if (is_request(event) && !block && !is_freed)
         die("the real allocator ran out of memory");
     blocks[event->block] = block;
-    addresses[at] = event->op <= OP_REALLOC ? (uintptr_t)block : 0;
+    addresses[at] = is_request(event) ? (uintptr_t)block : 0;
     if (filled) {
-        if (block && event->op <= OP_REALLOC)
+        if (block && is_request(event))
             memset(block, 1, (size_t)event->size);
         if (huge)
             disable_huge_pages(1);

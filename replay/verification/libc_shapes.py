@@ -203,10 +203,97 @@ def handover(history: History) -> None:
             history.trim()
 
 
+def _alignment(history: History, largest: int) -> int:
+    """A power of two up to the largest; small ones are the most frequent."""
+    return min(8 << int(history.random.expovariate(0.3)), largest)
+
+
+def aligned(history: History) -> None:
+    """memalign of all alignments and sizes among other calls, over a live set that swells and shrinks."""
+    blocks: list[int] = []
+    while not history.full:
+        chance = history.random.random()
+        size = history.random.choice((40, 40, 300, 1_000, 1_050, 5_000, 30_000))
+        size = _size_about(history, size, size // 3)
+        if chance < 0.1 and blocks:
+            block = history.random.choice(blocks)
+            history.realloc(block, history.random.choice((size, history.live[block] + 16, history.live[block] * 2)))
+        elif chance < 0.5:
+            blocks.append(history.memalign(_alignment(history, 64 * KIB), size))
+        else:
+            blocks.append(history.malloc(size, Domain.LIBC, history.random.choice((Op.MALLOC, Op.CALLOC))))
+        while len(blocks) > history.random.randint(1, history.random.choice((10, 400, 4_000))):
+            _drop_one(history, blocks)
+
+
+def aligned_alike(history: History) -> None:
+    """Few sizes and alignments: caches and fastbins hold chunks that are aligned, and ones that are not."""
+    blocks: list[int] = []
+    while not history.full:
+        size = history.random.randint(1, history.random.choice((60, 1_100)))
+        alignment = 32 << history.random.randint(0, 3)
+        for _ in range(history.random.randint(1, 40)):
+            if history.random.random() < 0.6:
+                blocks.append(history.memalign(alignment, size))
+            else:
+                blocks.append(history.malloc(size, Domain.LIBC))
+        kept = history.random.randint(0, len(blocks))
+        while len(blocks) > kept:
+            _drop_one(history, blocks)
+        if history.random.random() < 0.2:
+            blocks.append(history.malloc(history.random.randint(1_100, 9_000), Domain.LIBC))
+
+
+def aligned_large(history: History) -> None:
+    """memalign around the mmap threshold and with alignments of megabytes; some blocks are resized."""
+    blocks: list[int] = []
+    while not history.full:
+        chance = history.random.random()
+        if chance < 0.2 and blocks:
+            block = history.random.choice(blocks)
+            wanted = history.random.choice((history.live[block] // 2, 2 * history.live[block], 100, 140 * KIB))
+            history.realloc(block, _size_about(history, wanted, 5_000) % (8 * MIB))
+        elif chance < 0.4:
+            blocks.append(history.malloc(history.any_size(), Domain.LIBC))
+        else:
+            size = history.random.choice((100, 5_000, 60 * KIB, 128 * KIB, 300 * KIB, MIB))
+            alignment = _alignment(history, 4 * MIB) if history.random.random() < 0.7 else 2 * MIB
+            blocks.append(history.memalign(alignment, _size_about(history, size, size // 4)))
+        while len(blocks) > history.random.randint(1, 60):
+            _drop_one(history, blocks)
+        if history.random.random() < 0.002:
+            history.trim()
+
+
+def aligned_threads(history: History) -> None:
+    """Threads whose first call is a memalign; they free each other's blocks, and end."""
+    blocks: list[int] = []
+    born, alive = 1, [0]
+    while not history.full:
+        chance = history.random.random()
+        if chance < 0.005 and len(alive) < 20 and born < 900:
+            history.thread = born
+            alive.append(born)
+            born += 1
+        elif chance < 0.008 and history.thread:
+            history.end_thread()
+            alive.remove(history.thread)
+            history.thread = history.random.choice(alive)
+        elif chance < 0.03:
+            history.thread = history.random.choice(alive)
+        if chance < 0.3:
+            blocks.append(history.memalign(_alignment(history, 16 * KIB), history.any_size()))
+        elif chance < 0.5:
+            blocks.append(history.malloc(history.any_size(), Domain.LIBC))
+        while len(blocks) > history.random.randint(1, 3_000):
+            _drop_one(history, blocks)
+
+
 SHAPES: dict[str, Callable[[History], None]] = {
     **SMALL_SHAPES,
     **{shape.__name__: shape for shape in (bimodal, mapped, large_bins, stretch, towers, bursts, first_large, trims)},
     **{shape.__name__: shape for shape in (threads, full_heaps, handover)},
+    **{shape.__name__: shape for shape in (aligned, aligned_alike, aligned_large, aligned_threads)},
 }
 
 

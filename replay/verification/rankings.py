@@ -26,6 +26,7 @@ from replay.sweeps.sweep import sweep
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
+from replay.trace.block_ops import concerns_block
 from replay.trace.processes import refuse_processes
 from replay.verification import harness
 from replay.verification.compare import PLACE
@@ -178,7 +179,7 @@ def _played(trace: Trace) -> Trace:
             (events.op == Op.MARK) & np.isin(events.size, np.flatnonzero(np.array(trace.metadata.phases) == name))
             for name in (TRIM_MARK, TEARDOWN_MARK)
         )
-        played = (events.op <= Op.FREE) | (events.op == Op.THREAD_END) | is_trim
+        played = concerns_block(events.op) | (events.op == Op.THREAD_END) | is_trim
         if is_end.any():
             rows = np.flatnonzero(played[: np.flatnonzero(is_end)[-1]])
             until_end = [*kept, events.keep_optional().where(rows)]

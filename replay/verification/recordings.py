@@ -22,6 +22,7 @@ from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, Domain, Events, Op, PoolCount, Trace
+from replay.trace.block_ops import concerns_block, requests
 from replay.trace.editing import rows_of
 from replay.verification.counts import CountAgreement, Counting
 
@@ -183,7 +184,7 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
             mapped ^= {place} if begins or place in mapped else set()
         calls = int(before[-1]) if events.rows else calls
         older = np.union1d(older, address[(events.op == Op.FOREIGN_FREE) & np.isin(events.domain, _SMALL)])
-        of_libc = (events.op <= Op.REALLOC) & ((events.size > threshold) | (events.domain == Domain.RAW))
+        of_libc = requests(events.op) & ((events.size > threshold) | (events.domain == Domain.RAW))
         libc = np.union1d(libc, address[of_libc] & -pool_bytes)
     places = np.array([moment.address for moment in arenas if moment.mapped], np.int64)
     older = older[~_in_libc(older, libc, places, pool_bytes)]
@@ -193,7 +194,7 @@ def _look_through(trace: Trace, config: StackConfig) -> _Seen:
         assert events.address is not None
         address = events.address.view(np.int64)
         # The first to be where an older block was: not a realloc that stays where it is.
-        fits = (events.op <= Op.REALLOC) & np.isin(events.domain, _SMALL) & np.isin(address, older)
+        fits = requests(events.op) & np.isin(events.domain, _SMALL) & np.isin(address, older)
         rows = np.flatnonzero(fits & (events.size > 0) & (events.size <= threshold))[::-1]
         found = np.searchsorted(pools, address[rows] & -pool_bytes)
         fresh = (events.size[rows] + alignment - 1) & -alignment
@@ -219,7 +220,7 @@ def _realloc_follows(events: Events, row: int) -> bool:
 
 def _is_call(events: Events) -> np.ndarray:
     """Rows that change blocks of pymalloc's domains."""
-    return ((events.op <= Op.FREE) | (events.op == Op.FOREIGN_FREE)) & np.isin(events.domain, _SMALL)
+    return (concerns_block(events.op) | (events.op == Op.FOREIGN_FREE)) & np.isin(events.domain, _SMALL)
 
 
 class _Play:
@@ -275,7 +276,7 @@ class _Play:
         counts are taken. Often, so that it is known early where an older pool is free."""
         start = 0
         counts = [row - self.rows for row in self._count_rows if 0 <= row - self.rows < events.rows]
-        stops = np.union1d(np.flatnonzero(events.op > Op.FREE), np.array(counts, np.int64))
+        stops = np.union1d(np.flatnonzero(~concerns_block(events.op)), np.array(counts, np.int64))
         for stop in [*stops.tolist(), events.rows]:
             if stop > start:
                 yield start, stop
@@ -284,7 +285,7 @@ class _Play:
                 self._counting.take(self._simulator.stack, self._calls_until(events, stop))
             if stop < events.rows and events.op[stop] == Op.FOREIGN_FREE:
                 self._free_older(events, stop)
-            if stop < events.rows and events.op[stop] > Op.FREE:
+            if stop < events.rows and not concerns_block(events.op[stop]):
                 start = stop + 1
 
     def _free_older(self, events: Events, row: int) -> None:
@@ -325,7 +326,7 @@ class _Play:
         assert events.address is not None
         end = start + address.shape[0]
         real = events.address[start:end].view(np.int64)
-        mine = (owner == 1) & (events.op[start:end] <= Op.REALLOC)
+        mine = (owner == 1) & requests(events.op[start:end])
         wrong = np.flatnonzero(mine & (real != address))
         self.compared += int(np.count_nonzero(mine))
         self.equal += int(np.count_nonzero(mine)) - len(wrong)

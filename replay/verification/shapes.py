@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Provenance
+from replay.trace import NO_ALIGNMENT, TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Provenance
 
 SMALL_BYTES = 512
 LARGE_BYTES = 99 << 10
@@ -28,7 +28,7 @@ class History:
         self.live: dict[int, int] = {}
         self._free_numbers: list[int] = []
         self._numbers_used = 0
-        self._columns: tuple[list[int], ...] = ([], [], [], [], [])
+        self._columns: tuple[list[int], ...] = ([], [], [], [], [], [])
         self.thread = 0
         """Whose the following events are."""
         self._domains: dict[int, Domain] = {}
@@ -49,6 +49,12 @@ class History:
         self.live[block] = size
         self._domains[block] = domain
         self._append(op, block, size)
+        return block
+
+    def memalign(self, alignment: int, size: int) -> int:
+        """The number of a new block of the C library at a multiple of `alignment`."""
+        block = self.malloc(size, Domain.LIBC, Op.MEMALIGN)
+        self._columns[-1][-1] = alignment
         return block
 
     def realloc(self, block: int, size: int) -> None:
@@ -77,7 +83,7 @@ class History:
 
     def trace(self, name: str) -> MemoryTrace:
         """The first `wanted` events."""
-        op, domain, block, size, thread = (column[: self.wanted] for column in self._columns)
+        op, domain, block, size, thread, alignment = (column[: self.wanted] for column in self._columns)
         rows = len(op)
         events = Events(
             time_ns=np.arange(rows, dtype=np.int64) * 100,
@@ -86,6 +92,7 @@ class History:
             domain=np.array(domain, np.uint8),
             block=np.array(block, np.uint32),
             size=np.array(size, np.int64),
+            alignment=np.array(alignment, np.uint32) if any(alignment) else None,
         )
         return MemoryTrace([events], Metadata(Provenance(notes={"shape": name}), phases=(TRIM_MARK,)))
 
@@ -93,7 +100,7 @@ class History:
         self._write(op, self._domains[block], block, size)
 
     def _write(self, op: Op, domain: Domain, block: int, size: int) -> None:
-        for column, value in zip(self._columns, (op, domain, block, size, self.thread), strict=True):
+        for column, value in zip(self._columns, (op, domain, block, size, self.thread, NO_ALIGNMENT), strict=True):
             column.append(value)
 
     def any_small(self) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from replay.trace import Domain, Events, MemoryTrace, Op, joined
+from replay.trace.block_ops import allocates, concerns_block
+from replay.trace.events import nulls
 
 
 def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> MemoryTrace:
@@ -33,18 +35,23 @@ def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> Memory
 
 def describe(trace: MemoryTrace) -> str:
     """One line an event, for a test's message."""
-    return "\n".join(
-        f"{row}: {Op(op).name.lower()} {Domain(domain).name.lower()} block {block}, {size} bytes"
-        for batch in trace.batches()
-        for row, (op, domain, block, size) in enumerate(
-            zip(*(column.tolist() for column in (batch.op, batch.domain, batch.block, batch.size)), strict=True)
-        )
-    )
+    lines = []
+    for batch in trace.batches():
+        alignments = nulls("alignment", batch.rows) if batch.alignment is None else batch.alignment
+        columns = (batch.op, batch.domain, batch.block, batch.size, alignments)
+        for row, (op, domain, block, size, alignment) in enumerate(
+            zip(*(each.tolist() for each in columns), strict=True)
+        ):
+            aligned = f" at a multiple of {alignment}" if alignment else ""
+            lines.append(
+                f"{row}: {Op(op).name.lower()} {Domain(domain).name.lower()} block {block}, {size} bytes{aligned}"
+            )
+    return "\n".join(lines)
 
 
 def _joined(trace: MemoryTrace) -> Events:
-    """One batch, without the optional columns."""
-    return joined([batch.keep_optional() for batch in trace.batches()])
+    """One batch, without the optional columns but alignments."""
+    return joined([batch.keep_optional("alignment") for batch in trace.batches()])
 
 
 def _lives(events: Events) -> np.ndarray:
@@ -52,9 +59,9 @@ def _lives(events: Events) -> np.ndarray:
     born: dict[int, int] = {}
     lives = np.arange(events.rows)
     for row, (op, block) in enumerate(zip(events.op.tolist(), events.block.tolist(), strict=True)):
-        if op in (Op.MALLOC, Op.CALLOC):
+        if allocates(op):
             born[block] = row
-        elif op in (Op.REALLOC, Op.FREE):
+        elif concerns_block(op):
             lives[row] = born[block]
     return lives
 

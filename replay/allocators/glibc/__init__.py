@@ -9,6 +9,7 @@ field of `Rules`. The words are glibc's own and are explained where they are at 
     threads   whose arena and whose cache
     heaps     where arenas besides the main one lie
     hugetlb   the main heap, and what it is made of, where reserved huge pages are to be used
+    aligned   memalign: chunks whose block lies at a multiple of more than 16 bytes
     checks    what MALLOC_CHECK_ makes of malloc in 2.31
     system    the main heap's end, mapped chunks, dynamic thresholds, trimming
 
@@ -31,6 +32,7 @@ from replay.allocators import linux
 from replay.allocators._stack import MARGIN
 from replay.allocators._tally import Counter, CounterKind
 from replay.allocators.glibc import threads
+from replay.allocators.glibc.aligned import get_aligned, int_memalign
 from replay.allocators.glibc.arena import (
     FASTBINS,
     call_free_chunk,
@@ -41,7 +43,7 @@ from replay.allocators.glibc.arena import (
     int_malloc,
     int_realloc,
 )
-from replay.allocators.glibc.checks import free_check, malloc_check, realloc_check
+from replay.allocators.glibc.checks import free_check, malloc_check, memalign_check, realloc_check
 from replay.allocators.glibc.large_cache import get_large, put_large
 from replay.allocators.glibc.memory import (
     BITS_A_WORD,
@@ -67,6 +69,7 @@ from replay.allocators.glibc.system import (
     MAPPED_PLACE,
     address_of,
     arena_of,
+    block_address,
     free_mapped,
     mapped_size,
     realloc_mapped,
@@ -74,11 +77,10 @@ from replay.allocators.glibc.system import (
     trim_bins,
     unmap_chunk,
 )
-from replay.allocators.glibc.tcache import INACTIVE, tcache_get, tcache_put, tcache_room
+from replay.allocators.glibc.tcache import INACTIVE, TCACHE_BINS, tcache_get, tcache_put, tcache_room
 from replay.allocators.glibc.threads import (
     CACHE_ROW,
     KEPT,
-    TCACHE_BINS,
     THREAD,
     end_thread,
     open_tcache,
@@ -231,6 +233,24 @@ def calloc(state, stack, size):
     return _malloc_past_cache(state, stack, _units(state.par[0], size), size)
 
 
+@cold
+def memalign(state, stack, alignment, size):
+    """From the cache in later versions, or from the arena."""
+    par = state.par[0]
+    if alignment <= UNIT:
+        return _call_malloc(state, stack, size)
+    if par.check:
+        return memalign_check(state, stack, alignment, size)
+    wanted = _units(par, size)
+    if par.aligned_in_tcache:
+        place = get_aligned(state, wanted, alignment)
+        if place:
+            return place
+    arena = own_arena(state, stack, size + alignment + (par.min_units << UNIT_SHIFT))
+    place = int_memalign(state, stack, arena, alignment, wanted)
+    return place if place else int_memalign(state, stack, state.arenas[MAIN_ARENA], alignment, wanted)
+
+
 @inlined
 def free(state, stack, place):
     """Into the cache, or back to the arena or the kernel."""
@@ -336,10 +356,7 @@ def block_size(state, stack, place):
 @leaf
 def address(state, stack, place):
     """Behind the chunk's header."""
-    par = state.par[0]
-    if place >= MAPPED_PLACE:
-        return state.mapped[place & (MAPPED_PLACE - 1)].address + par.map_offset + par.header
-    return address_of(state, place) + par.header
+    return block_address(state, place)
 
 
 @inlined

@@ -272,7 +272,7 @@ def _from_top(state, stack, arena, wanted):
     par = state.par[0]
     chunk = arena.top
     arena.top = split(state, stack, chunk, wanted)
-    if not par.in_realloc:
+    if not par.raised_by_caller:
         raise_top(state, stack, arena)
     return chunk
 
@@ -435,9 +435,20 @@ def free_chunk(state, stack, arena, chunk, size):
         state.fastbins[slot] = chunk
         arena.have_fast = 1
         return
-    size = _merge(state, arena, chunk, par.sorts_small)
+    _merge_and_trim(state, stack, arena, chunk)
+
+
+@inlined
+def _merge_and_trim(state, stack, arena, chunk):
+    size = _merge(state, arena, chunk, state.par[0].sorts_small)
     if (size << UNIT_SHIFT) >= TRIM_BYTES:
         _trim(state, stack, arena)
+
+
+@cold
+def merge_chunk(state, stack, arena, chunk):
+    """_int_free_merge_chunk: past cache and fastbins."""
+    _merge_and_trim(state, stack, arena, chunk)
 
 
 @cold
@@ -465,7 +476,7 @@ def _give_back(state, stack, arena, chunk, size):
         tcache_put(state, chunk, index)
     else:
         if state.par[0].perturb:
-            _perturb(state, stack, chunk, size << UNIT_SHIFT)
+            perturb(state, stack, chunk, size << UNIT_SHIFT)
         free_chunk(state, stack, arena, chunk, size)
 
 
@@ -476,7 +487,7 @@ def give_back(state, stack, arena, chunk, size):
 
 
 @cold
-def _perturb(state, stack, chunk, length):
+def perturb(state, stack, chunk, length):
     """alloc_perturb, free_perturb: all of the chunk is written to. What programs ask for and free is so in any case."""
     start, header = address_of(state, chunk), state.par[0].header
     if length > header:
@@ -499,9 +510,9 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
         if behind != arena.top and is_free(memory, behind) and both >= wanted:
             unlink_chunk(memory, behind, par)
         else:
-            par.in_realloc = 1
+            par.raised_by_caller = 1
             other = call_int_malloc(state, stack, arena, wanted)
-            par.in_realloc = 0
+            par.raised_by_caller = 0
             if other == 0:
                 return other
             if other != np.int64(memory[np.uint64(chunk)].behind):
@@ -512,7 +523,7 @@ def int_realloc(state, stack, arena, chunk, old_size, wanted):
                 # the header of top behind all that was.
                 touch_header(state, stack, arena)
                 if par.perturb:
-                    _perturb(state, stack, other, wanted << UNIT_SHIFT)
+                    perturb(state, stack, other, wanted << UNIT_SHIFT)
         if result == chunk:
             absorb_behind(state, chunk)
     if result == chunk:

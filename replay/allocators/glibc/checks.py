@@ -4,6 +4,7 @@ Each block takes a byte more, for a mark right behind it, and more marks up to t
 the main arena, no cache is ever made, and freed mappings raise no threshold.
 """
 
+from replay.allocators.glibc.aligned import int_memalign
 from replay.allocators.glibc.arena import call_free_chunk, call_int_malloc, int_realloc
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, free_mapped, realloc_mapped
@@ -22,7 +23,7 @@ def _mark(state, stack, place):
     """mem2mem_check: of heaps' chunks the marks reach no page that is not written to anyway."""
     if place >= MAPPED_PLACE:
         chunk = state.mapped[place & (MAPPED_PLACE - 1)]
-        touch(stack, chunk.address, chunk.address + chunk.size_bytes)
+        touch(stack, chunk.address + chunk.lead, chunk.address + chunk.size_bytes)
     return place
 
 
@@ -31,6 +32,13 @@ def malloc_check(state, stack, size):
     """From the main arena."""
     arena = state.arenas[MAIN_ARENA]
     return _mark(state, stack, call_int_malloc(state, stack, arena, _units(state.par[0], size)))
+
+
+@cold
+def memalign_check(state, stack, alignment, size):
+    """The same at a multiple of `alignment`."""
+    arena = state.arenas[MAIN_ARENA]
+    return _mark(state, stack, int_memalign(state, stack, arena, alignment, _units(state.par[0], size)))
 
 
 @cold

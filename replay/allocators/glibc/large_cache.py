@@ -18,12 +18,14 @@ _LEAST_BITS = 6
 
 
 @leaf
-def _bin_of(size):
+def bin_of(size):
+    """The bin for chunks of so many units."""
     return FIRST_BIN - 1 - _LEAST_BITS + bit_length(size)
 
 
 @leaf
-def _size(state, place):
+def size_in_cache(state, place):
+    """Units of a chunk, mapped or not."""
     if place >= MAPPED_PLACE:
         return mapped_size(state.par[0], state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT
     return size_of(state.memory, place)
@@ -38,7 +40,8 @@ def following(state, place):
 
 
 @leaf
-def _set_following(state, place, following):
+def set_following(state, place, following):
+    """Links one entry of a list to the next."""
     if place >= MAPPED_PLACE:
         state.mapped[place & (MAPPED_PLACE - 1)].next = following
     else:
@@ -49,7 +52,7 @@ def _set_following(state, place, following):
 def _find(state, index, size):
     """The first entry of at least this size, or 0, and the one before it, or 0."""
     before, place = np.int64(0), state.cache[state.par[0].cache + index].first
-    while place and _size(state, place) < size:
+    while place and size_in_cache(state, place) < size:
         before, place = place, following(state, place)
     return before, place
 
@@ -57,14 +60,14 @@ def _find(state, index, size):
 @cold
 def put_large(state, place):
     """Whether the cache took the chunk."""
-    par, size = state.par[0], _size(state, place)
-    index = _bin_of(size)
+    par, size = state.par[0], size_in_cache(state, place)
+    index = bin_of(size)
     if size > par.tcache_large or index < FIRST_BIN or state.cache[par.cache + index].count >= par.tcache_count:
         return False
     before, behind = _find(state, index, size)
-    _set_following(state, place, behind)
+    set_following(state, place, behind)
     if before:
-        _set_following(state, before, place)
+        set_following(state, before, place)
     else:
         state.cache[par.cache + index].first = place
     state.cache[par.cache + index].count += 1
@@ -74,12 +77,12 @@ def put_large(state, place):
 @cold
 def get_large(state, wanted):
     """A chunk of just this size, or 0."""
-    index, cache = _bin_of(wanted), state.par[0].cache
+    index, cache = bin_of(wanted), state.par[0].cache
     before, place = _find(state, index, wanted)
-    if place == 0 or _size(state, place) != wanted:
+    if place == 0 or size_in_cache(state, place) != wanted:
         return np.int64(0)
     if before:
-        _set_following(state, before, following(state, place))
+        set_following(state, before, following(state, place))
     else:
         state.cache[cache + index].first = following(state, place)
     state.cache[cache + index].count -= 1

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from replay.allocators.glibc.large_cache import LARGE_BINS
 from replay.allocators.glibc.memory import HEAP_SHIFT, NBINS, SMALL_UNITS_32, SMALL_UNITS_64, UNIT, UNIT_SHIFT
 from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP
-from replay.allocators.glibc.threads import NOBODY, TCACHE_BINS
+from replay.allocators.glibc.tcache import TCACHE_BINS
+from replay.allocators.glibc.threads import NOBODY
 from replay.jit.arrays import record
 from replay.support.units import Size
 
@@ -53,6 +54,10 @@ class Rules:
     """The cache is made with the first free that could use it, not with the first malloc; realloc passes it by."""
     full_mapped_header: bool = False
     """A mapped chunk counts without its header, and takes two words more than was asked, not one."""
+    aligned_in_tcache: bool = False
+    """memalign is served from the cache, and frees what it cuts off past it: from 2.38 on."""
+    merges_any_tail: bool = False
+    """... even less than a chunk, if what follows is free: 2.41 alone."""
     has_hugetlb: bool = True
     """glibc.malloc.hugetlb: from 2.35 on."""
     has_check: bool = False
@@ -75,6 +80,8 @@ _2_41 = Rules(
     sorts_small=True,
     keeps_slack=True,
     keeps_mapped_page=True,
+    aligned_in_tcache=True,
+    merges_any_tail=True,
     hp_threshold=True,
     hp_heaps=True,
 )
@@ -92,6 +99,7 @@ RULES = {
         keeps_slack=True,
         lazy_tcache=True,
         full_mapped_header=True,
+        aligned_in_tcache=True,
         hp_threshold=True,
         huge_heaps=True,
     ),
@@ -188,20 +196,21 @@ PAR = record(
     "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic",
     "max_fast", "tcache_bins", "tcache_count", "unsorted_limit",
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
+    "aligned_in_tcache", "merges_any_tail", "tail_units_least", "mapped_lead_least",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
     "perturb", "check", "hugetlb", "huge_heaps",
     "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
     "hp_bytes", "hp_threshold", "hp_heaps", "hp_swapped", "mapped_heap_bytes",
-    "thread", "arena", "tcache", "cache", "is_ready", "found", "in_realloc", "holes",
+    "thread", "arena", "tcache", "cache", "is_ready", "found", "raised_by_caller", "holes",
     "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
 )  # fmt: skip
 """Settings and rules; from `thread` on what changes: the thread at work, its arena, the state of its cache and where
-that begins; whether both are there, and nothing but small chunks is cached; a chunk in hand; whether a realloc is going
-on; whether malloc_trim has punched holes; records of chunks ever used, head of the list of unused ones; `n_mmaps`, and
-the same two for mapped chunks and for heaps; `aligned_heap_area`; `narenas`, its limit once it is known, `free_list`,
-`next_to_use`."""
+that begins; whether both are there, and nothing but small chunks is cached; a chunk in hand; whether the caller of
+_int_malloc raises `touched`; whether the heap has holes; records of chunks ever used, head of the list of unused ones;
+`n_mmaps`, and the same two for mapped chunks and for heaps; `aligned_heap_area`; `narenas`, its limit once it is known,
+`free_list`, `next_to_use`."""
 
 
 def request_units(word_size: int, size: int) -> int:
@@ -230,6 +239,9 @@ def new_par(config: Config) -> np.ndarray:
     par.lazy_tcache = rules.lazy_tcache
     par.keeps_slack_bytes = 2 * word if rules.keeps_slack else 0
     par.keeps_mapped_page = rules.keeps_mapped_page
+    par.aligned_in_tcache, par.merges_any_tail = rules.aligned_in_tcache, rules.merges_any_tail
+    par.tail_units_least = par.min_units if rules.aligned_in_tcache else par.min_units + 1
+    par.mapped_lead_least = 0 if rules.full_mapped_header else par.min_units << UNIT_SHIFT
     par.map_offset = UNIT - 2 * word  # so that a mapped block lies on a unit too
     if rules.full_mapped_header:
         par.map_overhead, par.map_size_less = par.map_offset + 2 * word, par.map_offset + 2 * word

@@ -57,8 +57,9 @@ where `last_remainder` starts; have_fastchunks; the ring of all arenas; the list
 threads have it."""
 MAIN_ARENA = 1
 """0 is no arena."""
-MAPPED = record("address", "size_bytes", "page", "next")
-"""A mapping with one chunk in it; what it was rounded up to; `next` chains the unused records."""
+MAPPED = record("address", "size_bytes", "page", "lead", "next")
+"""A mapping with one chunk in it; what it was rounded up to; how far the chunk was moved in it so that its block is
+aligned; `next` chains the unused records."""
 
 
 @inlined
@@ -69,6 +70,16 @@ def address_of(state, chunk):
         return state.heaps[MAIN_HEAP].origin + (start << UNIT_SHIFT)
     heap = state.heaps[np.uint64((start >> HEAP_SHIFT) & (HEAPS_MAX - 1))]
     return heap.origin + ((start & (HEAP_UNITS - 1)) << UNIT_SHIFT)
+
+
+@leaf
+def block_address(state, place):
+    """Where the block of a chunk or of a mapped chunk starts."""
+    par = state.par[0]
+    if place >= MAPPED_PLACE:
+        chunk = state.mapped[place & (MAPPED_PLACE - 1)]
+        return chunk.address + chunk.lead + par.map_offset + par.header
+    return address_of(state, place) + par.header
 
 
 @inlined
@@ -207,7 +218,7 @@ def map_chunk(state, stack, wanted, page):
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
     index = take_record(stack, par, state.mapped)
     chunk = state.mapped[index]
-    chunk.address, chunk.size_bytes, chunk.page = start, length, page
+    chunk.address, chunk.size_bytes, chunk.page, chunk.lead = start, length, page, 0
     par.mmaps += 1
     tally.glibc_mapped_chunks += 1
     tally.glibc_mapped_chunks_peak = max(tally.glibc_mapped_chunks_peak, tally.glibc_mapped_chunks)
@@ -218,7 +229,7 @@ def map_chunk(state, stack, wanted, page):
 @inlined
 def mapped_size(par, mapped):
     """chunksize of a mapped chunk."""
-    return mapped.size_bytes - par.map_size_less
+    return mapped.size_bytes - par.map_size_less - mapped.lead
 
 
 @cold
@@ -249,7 +260,7 @@ def realloc_mapped(state, stack, place, wanted):
     """mremap_chunk: whether the mapping could shrink, grow or move; its place stays."""
     par, tally, chunk = state.par[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
     page = chunk.page if par.huge_heaps else stack.linux.space[0].page_size
-    length = ((wanted << UNIT_SHIFT) + par.remap_overhead + page - 1) & -page
+    length = ((wanted << UNIT_SHIFT) + par.remap_overhead + chunk.lead + page - 1) & -page
     if length != chunk.size_bytes:
         moved = mremap(stack, chunk.address, chunk.size_bytes, length)
         if moved < 0:

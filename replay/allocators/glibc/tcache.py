@@ -4,6 +4,8 @@ import numpy as np
 
 from replay.jit.compiling import inlined
 
+TCACHE_BINS = 64
+"""Of one size each."""
 INACTIVE, LIVE = 0, 1
 """`par.tcache`: not made yet; made."""
 

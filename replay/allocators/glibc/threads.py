@@ -17,7 +17,7 @@ from replay.allocators.glibc.hugetlb import settle_page_size
 from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
-from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness
+from replay.allocators.glibc.tcache import INACTIVE, LIVE, TCACHE_BINS, note_readiness
 from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 
@@ -25,8 +25,6 @@ THREAD = record("arena", "tcache", "cache_chunk")
 """Its arena, or 0; INACTIVE or LIVE; the chunk that the cache itself takes. Of the thread at work, the first two are in
 `par`."""
 NOBODY = -1
-TCACHE_BINS = 64
-"""Of one size each."""
 KEPT = record("first", "count")
 """Of one size (or in a large bin, of several), in a thread's cache."""
 CACHE_ROW = TCACHE_BINS + LARGE_BINS

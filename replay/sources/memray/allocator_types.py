@@ -3,6 +3,8 @@
 The numbers depend on the capture format. Up to format 11 (memray 1.18) they begin with MALLOC = 1 and end with
 PYMALLOC_FREE = 15; in formats 12 and 13 (memray 1.19 and 1.20) they begin with PYMALLOC_FREE = 1. memray's library
 reads only the format that it writes, so its own enum has the numbers of every capture that it can open.
+
+Captures have no alignments and no page size, so aligned allocations are mallocs here.
 """
 
 from collections.abc import Mapping

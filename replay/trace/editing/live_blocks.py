@@ -4,12 +4,12 @@ import numpy as np
 
 from replay.jit.arrays import extend, record, with_room
 from replay.jit.compiling import entry
-from replay.trace import Events, Op, Trace
+from replay.trace import NO_ALIGNMENT, Events, Op, Trace
+from replay.trace.block_ops import FREE, MEMALIGN, allocates, concerns_block, requests
 from replay.trace.editing import KEPT
 from replay.trace.events import nulls
 from replay.trace.processes import processes_of
 
-_MALLOC, _CALLOC, _FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.FREE)
 _BLOCK = record("bytes", "domain", "thread")
 """Of a live block: its size now; domain and thread of its allocation."""
 
@@ -27,14 +27,14 @@ def _follow(
 ) -> None:
     """Follows events. Changes in place `born`, the row of a live block's allocation or -1, and `now` (_BLOCK)."""
     for row in range(op.shape[0]):
-        if op[row] > _FREE:
+        if not concerns_block(op[row]):
             continue
         number = block[row]
-        if op[row] == _FREE:
+        if op[row] == FREE:
             born[number] = -1
             continue
         now[number].bytes = size[row]
-        if op[row] <= _CALLOC:
+        if allocates(op[row]):
             born[number] = first_row + row
             now[number].domain, now[number].thread = domain[row], thread[row]
 
@@ -48,7 +48,7 @@ class Living:
         self._born = np.full(1024, -1, np.int64)
         self._now = np.zeros(1024, _BLOCK)
         self._optional: dict[str, np.ndarray] = {}
-        """Columns that the events have, by block number: values of its latest malloc, calloc or realloc."""
+        """Columns that the events have, by block number: values of its latest allocation or realloc."""
         self._main: dict[int, int] = {}
         """The main thread of each process: that of its first block."""
         self._ended: set[int] = set()
@@ -63,7 +63,7 @@ class Living:
         self._follow_threads(events)
 
     def _follow_optional(self, events: Events) -> None:
-        rows = events.op < Op.FREE
+        rows = requests(events.op)
         for name, column in events.keep_optional(*KEPT).optional().items():
             if name not in self._optional:
                 self._optional[name] = nulls(name, self._born.shape[0])
@@ -71,7 +71,7 @@ class Living:
 
     def _follow_threads(self, events: Events) -> None:
         missing = set(range(max(1, len(self._processes.table)))) - set(self._main)
-        at_work = events.thread[events.op <= Op.FREE] if missing else events.thread[:0]
+        at_work = events.thread[concerns_block(events.op)] if missing else events.thread[:0]
         owner = self._processes.owners(at_work)
         for process in missing & set(owner.tolist()):
             self._main[process] = int(at_work[(owner == process).argmax()])
@@ -81,8 +81,10 @@ class Living:
                 self._ended.add(int(events.thread[row]))
 
     def events(self, op: Op, time_ns: int) -> Events:
-        """A malloc or a free of every live block, in the order of birth, at one time, by the threads of birth; where
-        such a thread has ended, by the main one of its process. Frees have nulls in the optional columns."""
+        """An allocation or a free of every live block, in the order of birth, at one time, by the threads of birth;
+        where such a thread has ended, by the main one of its process. Frees have nulls in the optional columns.
+
+        A block is allocated by a memalign if its latest allocation or realloc was one, else by a malloc."""
         block = np.flatnonzero(self._born >= 0)
         block = block[np.argsort(self._born[block])]
         now = self._now[block]
@@ -92,10 +94,13 @@ class Living:
         begins = op == Op.MALLOC
         rows = block.shape[0]
         optional = {name: column[block] if begins else nulls(name, rows) for name, column in self._optional.items()}
+        ops = np.full(rows, int(op), np.uint8)
+        if "alignment" in optional:
+            ops[optional["alignment"] != NO_ALIGNMENT] = MEMALIGN
         return Events(
             time_ns=np.full(rows, time_ns, np.int64),
             thread=thread.astype(np.uint32),
-            op=np.full(rows, int(op), np.uint8),
+            op=ops,
             domain=domain.astype(np.uint8),
             block=block.astype(np.uint32),
             size=size.copy() if begins else np.zeros(rows, np.int64),

@@ -10,21 +10,20 @@ from replay.jit.compiling import entry
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SIZE
 from replay.support.names import nearest
-from replay.trace import Domain, Events, Metadata, Op, Trace
+from replay.trace import Domain, Events, Metadata, Trace
+from replay.trace.block_ops import allocates, concerns_block
 from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed, rows_of
 from replay.trace.editing.phases import Phases
-
-_CALLOC, _FREE = int(Op.CALLOC), int(Op.FREE)
 
 
 @entry
 def _keep_lives(op: np.ndarray, block: np.ndarray, wanted: np.ndarray, kept: np.ndarray, keep: np.ndarray) -> None:
     """Fills `keep` with whether each row stays; `kept` has this of every live block. Both change in place."""
     for row in range(op.shape[0]):
-        if op[row] > _FREE:
+        if not concerns_block(op[row]):
             keep[row] = True
             continue
-        if op[row] <= _CALLOC:
+        if allocates(op[row]):
             kept[block[row]] = wanted[row]
         keep[row] = kept[block[row]]
 
@@ -93,7 +92,7 @@ class FilteredTrace(EditedTrace):
             if wanted.phase is not None:
                 births &= phases.in_force(events) == phases.index(wanted.phase)
             kept = rows_of(events, selection.keep(events, births))
-            self.blocks_kept += int(np.count_nonzero(kept.op <= _CALLOC))
+            self.blocks_kept += int(np.count_nonzero(allocates(kept.op)))
             yield keyed(kept)
         if wanted.phase is not None and phases.index(wanted.phase) not in range(len(self._trace.metadata.phases)):
             raise phases.refuse(wanted.phase)

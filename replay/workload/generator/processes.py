@@ -20,6 +20,7 @@ from replay.support.errors import WorkloadError
 from replay.support.units import format_time
 from replay.support.yaml_documents import Location
 from replay.trace import Events, Metadata, Op, ProcessMemory, Provenance
+from replay.trace.block_ops import concerns_block
 from replay.workload import EVERYTHING, Phase, Ramp, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import make_key
@@ -239,7 +240,7 @@ class _Generation:
 
     def _first_thread(self, start: int, end: int) -> int | None:
         """Who made the first block in these rows of the batch."""
-        made = np.flatnonzero(self._batch.op[start:end] <= Op.FREE)
+        made = np.flatnonzero(concerns_block(self._batch.op[start:end]))
         return int(self._batch.thread[start + made[0]]) if made.size else None
 
     def _take_batch(self) -> Events:
