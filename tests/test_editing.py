@@ -132,7 +132,7 @@ def test_a_filter_that_keeps_no_block_says_so_and_writes_what_else_happened(file
     out = tmp_path / "out.parquet"
     result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--thread", "9"])
     assert result.exit_code == 0
-    assert result.stderr.endswith(f"no block was born as wanted; {out} has none, only what else happened\n")
+    assert result.stderr.endswith(f"no block meets the conditions; {out} has only marks and garbage collections\n")
     assert result.stdout.startswith("2 events over 30 ns, 0 blocks")
     assert [row[1] for row in rows(open_source(out))] == ["mark", "mark"]
     result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--force", "--thread", "0"])
@@ -371,9 +371,12 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
     [
         (["cut", "FILE", "--from", "soon"], "--from: 'soon' is not a time; write it like 20 ms"),
         (["cut", "nowhere.parquet"], "there is no such file"),
-        (["filter", "FILE", "--domain", "row"], "--domain: 'row' is none; did you mean 'raw'"),
+        (["filter", "FILE", "--domain", "row"], "--domain: unknown domain 'row'; did you mean 'raw'"),
         (["filter", "FILE", "--max-size", "x"], "--max-size: 'x' is not a size"),
-        (["merge", "FILE", "--offset", "1", "--offset", "2"], "--offset: there are 2 for 1 traces"),
+        (
+            ["merge", "FILE", "--offset", "1", "--offset", "2"],
+            "--offset: 2 start times for 1 traces",
+        ),
         (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is not a number; write it like 0.5"),
         (["scale", "FILE", "--time-factor", "nan"], "--time-factor: 'nan' is not a number"),
         (["scale", "FILE", "--time-factor", "1e30"], "is not between 0.000000001 and 1000000000"),

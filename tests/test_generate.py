@@ -442,7 +442,7 @@ def test_a_workload_is_not_written_over_by_its_own_trace(tmp_path):
     app = typer.Typer()
     app.command()(generate)
     result = CliRunner().invoke(app, [str(path), "-o", str(path), "--force"])
-    assert (str(result.exception), path.read_text()) == (f"-o {path}: is what is read; choose another name", text)
+    assert (str(result.exception), path.read_text()) == (f"-o {path}: is the input file; choose another name", text)
 
 
 def test_ends_of_threads_change_no_time_and_no_size():

@@ -103,7 +103,7 @@ def test_formats_that_cannot_be_read_leniently_say_so(tmp_path):
 def test_a_source_is_not_written_over_by_what_is_made_of_it(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(SAMPLES["csv"])
-    with pytest.raises(ReplayError, match=r"t\.csv: is what is read; choose another name"):
+    with pytest.raises(ReplayError, match=r"t\.csv: is the input file; choose another name"):
         run(path, "-o", path, "--force")
     assert path.read_bytes() == SAMPLES["csv"]
 

@@ -58,7 +58,7 @@ def test_flags_and_options_of_several_values_may_be_given_twice():
 
 def test_what_follows_the_program_of_record_belongs_to_the_program():
     words = ["record", "-o", "none/x.parquet", "none.py", "-o", "1", "-o", "2"]
-    assert "there is no such script" in str(CliRunner().invoke(app, words).exception)
+    assert "the script does not exist" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_metrics_are_listed_with_commas_or_one_by_one():

@@ -475,7 +475,9 @@ def test_addresses_and_reality_are_of_one_process(service, tmp_path):
     with pytest.raises(ReplayError, match=f"names processes .*each has addresses of its own: {advice}"):
         output_of("run", service, "--addresses", tmp_path / "a.parquet")
     for words in ([], ["--libc"], ["--sweep", "every-cpython"]):
-        with pytest.raises(ReplayError, match=f"reality is compared process by process: {advice}"):
+        with pytest.raises(
+            ReplayError, match=f"only one process at a time can be compared .*: {advice}"
+        ):
             output_of("verify", service, *words)
 
 

@@ -200,7 +200,7 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
     assert "replay record --rescue trace.parquet" in told
     code, out, _ = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 0
-    assert "events saved; trace.parquet is whole" in out
+    assert "events saved; trace.parquet is complete" in out
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 1000
 
@@ -208,9 +208,9 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere.py"], "replay: nowhere.py: there is no such script\n"),
-        (["-m"], "replay: -m needs a module behind it\n"),
-        (["--frob", "x.py"], "replay: there is no option --frob; `replay record --help` lists them\n"),
+        (["nowhere.py"], "replay: nowhere.py: the script does not exist\n"),
+        (["-m"], "replay: -m needs a module after it\n"),
+        (["--frob", "x.py"], "replay: unknown option --frob; `replay record --help` lists the options\n"),
         ([], "replay: nothing to record; name a script, -m and a module, or -c and code\n"),
         (["--rescue", "nowhere.parquet"], None),
         (["-o", "/no/folder/x.parquet", "-c", "1"], None),
@@ -278,7 +278,7 @@ def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_
     """)
     code, out, told = run(path, cwd=small_disk)
     assert (code, out) == (3, "done\n")
-    what = "cannot be written any further: No space left on device; what was saved until then is whole"
+    what = "cannot be written any further: No space left on device; all events until then are saved"
     sentences = [line for line in told.splitlines() if line.startswith("replay: ")]
     assert sentences == [f"replay: {small_disk}/trace.parquet: {what}"]
     assert "Traceback" not in told

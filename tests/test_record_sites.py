@@ -566,9 +566,9 @@ def test_the_command_refuses_what_contradicts_itself(tmp_path):
     for arguments, sentence in [
         (
             ["--sites", "--sites-every", "64KiB"],
-            "--sites is of every call, --sites-every of some; leave out one of them",
+            "--sites and --sites-every exclude each other: --sites records every call",
         ),
-        (["--sites-every", "0"], "--sites-every: one call in 0 B is none; write it like 64KiB"),
+        (["--sites-every", "0"], "--sites-every: must be at least 1 B; write it like 64KiB"),
         (["--sites-every", "many"], "--sites-every: 'many' is not a size; write it like 256 KiB"),
     ]:
         done = record(*arguments, "-c", "1", cwd=tmp_path)

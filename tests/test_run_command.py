@@ -526,7 +526,7 @@ def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
     rows_of((0, 0, 0, 2, 1, 24)).write_parquet(trace)
     before = trace.read_bytes()
     code, _, told = replay("run", trace, "--addresses", trace, "--force")
-    assert (code, told) == (2, f"replay: --addresses {trace}: is what is read; choose another name\n")
+    assert (code, told) == (2, f"replay: --addresses {trace}: is the input file; choose another name\n")
     assert trace.read_bytes() == before
 
 

@@ -378,7 +378,7 @@ def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(ref
     path = tmp_path / "s.yaml"
     path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {glibc.top_pad: 4096}\n")
     assert refused("verify", source, "--sweep", path) == (
-        f"replay: --sweep {path}: no real allocator at hand can take any of it: "
+        f"replay: --sweep {path}: no configuration can be compared with a real allocator: "
         "what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc; "
         f"no real CPython at hand is like {default_preset()}, or it is set to what nobody has built\n"
     )

@@ -1,4 +1,4 @@
-"""`replay baseline`: what cases come to now, written down to be compared with later."""
+"""`replay baseline`: measures cases and stores their figures for later comparisons."""
 
 from typing import Annotated
 

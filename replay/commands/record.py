@@ -1,4 +1,4 @@
-"""`replay record`: runs a program and writes down every call of its allocators."""
+"""`replay record`: runs a program and records every call of its allocators."""
 
 import re
 from contextlib import suppress
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.errors import OutputError, ReplayError
 from replay.support.names import printable, say
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from replay.recorder.writer import Written
 
 SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""What follows the program's name is the program's."""
+"""Arguments after the name of the program belong to the program."""
 
 
 def record(
@@ -82,18 +82,18 @@ def record(
     else:
         if python is not None and follow_fork:
             raise ReplayError(
-                "--follow-fork goes without --python: a child's writer is run by the program's interpreter"
+                "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
             )
         wishes: Wishes = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
         _record(program, output, wishes, clean=clean, follow_fork=follow_fork, python=python)
 
 
 def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
-    """1 for the site of every call, 0 for none, else of one call in so many bytes."""
+    """Returns the average number of bytes between recorded call sites: 1 for every call, 0 for no call."""
     if sites_every is None:
         return int(sites)
     if sites:
-        raise ReplayError("--sites is of every call, --sites-every of some; leave out one of them")
+        raise ReplayError("--sites and --sites-every exclude each other: --sites records every call")
     from replay.support.units import parse_size
 
     try:
@@ -101,7 +101,7 @@ def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
     except ValueError as error:
         raise ReplayError(f"--sites-every: {error}") from None
     if size_bytes < 1:
-        raise ReplayError("--sites-every: one call in 0 B is none; write it like 64KiB")
+        raise ReplayError("--sites-every: must be at least 1 B; write it like 64KiB")
     return size_bytes
 
 
@@ -120,7 +120,7 @@ def _record(
     from replay.recorder.signals import held_signals
 
     earlier = _child_files(output) if follow_fork else {}
-    with held_signals() as mask, told_compilation():  # before the imports below, which start threads
+    with held_signals() as mask, report_compilation():  # before the imports below, which start threads
         from replay.recorder.detach import make_memory_file
         from replay.recorder.launch import Child, Follow
         from replay.recorder.ring import Ring
@@ -128,56 +128,58 @@ def _record(
 
         file = make_memory_file(SHARED_BYTES)
         ring = Ring(file, wishes["sites_every"], interpreter.version)
-        command, said = [interpreter.path, *program], interpreter.description
-        writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"], interpreter=said)
+        writer = Writer(
+            ring, output, [interpreter.path, *program], addresses=wishes["addresses"], force=wishes["force"],
+            interpreter=interpreter.description,
+        )  # fmt: skip
         follow = Follow(str(output.absolute()), wishes) if follow_fork else None
         try:
             child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
-        except BaseException:  # such as a signal that was held back
+        except BaseException:  # e.g. a signal that was blocked until now
             writer.discard()
             raise
         writer.run(child.over)
         written = writer.finish()
     if not ring.program:
         say("replay: the program ended before it could be recorded", err=True)
-    _tell(written, output, _changed_files(output, earlier) if follow_fork else [])
+    _print_result(written, output, _changed_files(output, earlier) if follow_fork else [])
     child.end_alike()
 
 
 def _child_files(output: Path) -> dict[Path, tuple[int, int]]:
-    """The recordings of forked children beside `output`, complete or not, and what tells them from later ones."""
+    """Returns inode and modification time of the recordings of forked children beside `output`, complete or not."""
     name = re.compile(rf"{re.escape(output.stem)}\.\d+{re.escape(output.suffix)}(\.part)?")
     found = {}
     for path in output.absolute().parent.iterdir():
         if name.fullmatch(path.name):
-            with suppress(FileNotFoundError):  # a part that has become complete meanwhile
+            with suppress(FileNotFoundError):  # a partial file that was renamed because it is complete
                 found[path] = (path.stat().st_ino, path.stat().st_mtime_ns)
     return found
 
 
 def _changed_files(output: Path, earlier: dict[Path, tuple[int, int]]) -> list[str]:
-    """As the command line names them: the recordings of children that were begun since; each is complete soon."""
-    parts, complete = _child_files(output), _child_files(output)  # twice, for a part may get its name in between
+    """Returns the recordings of children that began since `earlier`, named like `output`. Some may still be written."""
+    parts, complete = _child_files(output), _child_files(output)  # twice: a partial file may be renamed in between
     names = {path.name.removesuffix(".part") for path, file in (parts | complete).items() if earlier.get(path) != file}
     return [str(output.with_name(name)) for name in sorted(names)]
 
 
 def _check(program: list[str]) -> None:
-    """Reports what Python would find wrong with the command line, before anything is written."""
+    """Raises ReplayError for a command line that Python would reject, before anything is written."""
     first = program[0]
     if first in ("-m", "-c"):
         if len(program) == 1:
-            raise ReplayError(f"{first} needs {'a module' if first == '-m' else 'code'} behind it")
+            raise ReplayError(f"{first} needs {'a module' if first == '-m' else 'code'} after it")
     elif first.startswith("-"):
-        raise ReplayError(f"there is no option {first}; `replay record --help` lists them")
+        raise ReplayError(f"unknown option {first}; `replay record --help` lists the options")
     elif not Path(first).exists():
-        raise ReplayError(f"{first}: there is no such script")
+        raise ReplayError(f"{first}: the script does not exist")
 
 
-def _tell(written: "Written", output: Path, children: list[str]) -> None:
+def _print_result(written: "Written", output: Path, children: list[str]) -> None:
     from replay.support.units import format_size, format_time
 
-    told = [
+    lines = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
         f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
         f"{output} takes {format_size(written.file_bytes)}",
@@ -185,8 +187,8 @@ def _tell(written: "Written", output: Path, children: list[str]) -> None:
         f"next: replay run {quote(str(output))}",
     ]
     if written.trouble:
-        told.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
-    say("\n".join(told), err=True)
+        lines.insert(0, f"replay: {written.trouble}; all events until then are saved")
+    say("\n".join(lines), err=True)
 
 
 def _rescue(path: Path, *, force: bool) -> None:
@@ -202,4 +204,4 @@ def _rescue(path: Path, *, force: bool) -> None:
             publish(part, target, force=force)
         except FileExistsError:
             raise OutputError(exists_already(path)) from None
-    say(f"{rows:,} events saved; {printable(str(path))} is whole\nnext: replay run {printable(quote(str(path)))}")
+    say(f"{rows:,} events saved; {printable(str(path))} is complete\nnext: replay run {printable(quote(str(path)))}")
