@@ -370,7 +370,7 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
     ("words", "message"),
     [
         (["cut", "FILE", "--from", "soon"], "--from: 'soon' is not a time; write it like 20 ms"),
-        (["cut", "nowhere.parquet"], "there is no such file"),
+        (["cut", "nowhere.parquet"], "the file does not exist"),
         (["filter", "FILE", "--domain", "row"], "--domain: unknown domain 'row'; did you mean 'raw'"),
         (["filter", "FILE", "--max-size", "x"], "--max-size: 'x' is not a size"),
         (

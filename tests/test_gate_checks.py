@@ -150,13 +150,13 @@ def test_cases_of_a_baseline_are_checked_where_there_is_no_suite(replay, tmp_pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda data: data.update(replay="0.0.1"), "was made by replay 0.0.1"),
-        (lambda data: data.update(format=99), "is of format 99"),
+        (lambda data: data.update(replay="0.0.1"), "was written by replay 0.0.1"),
+        (lambda data: data.update(format=99), "has format 99"),
         (lambda data: data.pop("cases"), "is not a baseline that replay wrote"),
         (lambda data: data["cases"]["two"].update(trace="0" * 64), "differs from the baseline's trace"),
         (lambda data: data["cases"]["two"].update(stack="0" * 64), "is of another configuration"),
         (lambda data: data["cases"]["two"]["metrics"].pop("arenas_live"), "the baseline has no arenas_live"),
-        (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "there is no metric 'arena_live'"),
+        (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "unknown metric 'arena_live'"),
     ],
 )
 def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_path, change, said):
@@ -176,11 +176,11 @@ def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_
         ("[cases.a]\nsourc = 'x'", "cases.a.sourc: unknown key; did you mean 'source'?"),
         ("[cases.a]\nallocator = 'ideal'", "say either a source or a program to record"),
         ("[cases.a]\nsource = 'x'\n[cases.a]\nsource = 'y'", "is not valid TOML"),
-        ("tolerances = ['blowup']", "'blowup' is not a tolerance"),
-        ("tolerances = ['blow:2%']", "there is no metric 'blow'"),
+        ("tolerances = ['blowup']", "'blowup' is not a rule"),
+        ("tolerances = ['blow:2%']", "unknown metric 'blow'"),
         ("[cases.a]\nsource = 'x'\ntolerances = ['syscalls:x']", "'x' is not a number"),
         ("[cases.a]\nsource = 'one.csv'\nallocator = 'cpyton-3.12'", "did you mean"),
-        ("[cases.a]\nsource = 'nowhere.csv'", "there is no such file"),
+        ("[cases.a]\nsource = 'nowhere.csv'", "the file does not exist"),
     ],
 )
 def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, said):
@@ -202,17 +202,17 @@ def test_a_suite_may_stand_in_pyproject(replay, tmp_path):
     ("words", "said"),
     [
         (["check"], "nothing to measure"),
-        (["check", "one.csv"], "there is no baseline"),
-        (["check", "one.csv", "-t", "x"], "is not a tolerance"),
+        (["check", "one.csv"], "the baseline does not exist"),
+        (["check", "one.csv", "-t", "x"], "is not a rule"),
         (["check", "one.csv", "--update", "--ratchet"], "choose one"),
         (["check", "one.csv", "--report", "junt"], "did you mean 'junit'?"),
         (["check", "--record"], "name the program behind --"),
         (["check", "--record", "--", "python"], "alone runs nothing"),
         (["check", "--name", "x", "one.csv"], "--name is for --record"),
-        (["check", "one.csv", "--against", "none.parquet"], "there is no such file"),
+        (["check", "one.csv", "--against", "none.parquet"], "the file does not exist"),
         (["baseline", "one.csv", "./one.csv"], "two cases would have this name"),
         (["check", "-a", "ideal"], "go with a source"),
-        (["history", "none.parquet"], "there is no history"),
+        (["history", "none.parquet"], "the history does not exist"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(replay, tmp_path, words, said):
@@ -226,7 +226,7 @@ def test_blocks_that_grew_over_a_size_class_are_named_with_their_phase(tmp_path)
     write_blocks(tmp_path / "old.csv", (500, 100), (2000, 48), (100, 700))
     write_blocks(tmp_path / "new.csv", (500, 100), (2000, 56), (100, 700))
     cause = explain(open_source("old.csv"), open_source("new.csv"), load_config("cpython-3.12"))
-    assert cause.moved == ("2,000 blocks of obj in phase phase 1 went from the class of 48 B to that of 64 B",)
+    assert cause.moved == ("2,000 blocks of obj in phase phase 1 moved from size class 48 B to 64 B",)
     by_class = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "size_class"}
     assert by_class == {"48 B": (-2000, -96000), "64 B": (2000, 112000)}
     by_phase = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "phase"}
@@ -370,7 +370,7 @@ def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_caus
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1
     site = " at <module> (job.py:5)" if sys.version_info < (3, 14) else ""
-    assert f"3,000 blocks of obj in phase start{site} went from the class of 48 B to that of 64 B" in out
+    assert f"3,000 blocks of obj in phase start{site} moved from size class 48 B to 64 B" in out
     program.write_text(PROGRAM.format(size=10, buffer=200_000))
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1

@@ -144,7 +144,7 @@ def test_a_pipe_is_not_a_history(tmp_path):
 
 
 def test_what_is_no_history_is_refused(tmp_path):
-    with pytest.raises(ReplayError, match="there is no history"):
+    with pytest.raises(ReplayError, match="the history does not exist"):
         read_history(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(ReplayError, match="is not a history"):

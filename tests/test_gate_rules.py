@@ -43,8 +43,8 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("resident_bytes_peak", "is not a tolerance; write it like"),
-        ("resident_bytes_peak:", "is not a tolerance"),
+        ("resident_bytes_peak", "is not a rule; write it like"),
+        ("resident_bytes_peak:", "is not a rule"),
         ("resident_bytes_peak:-5", "'-5' is not a size"),
         ("arenas_live:few", "'few' is not a number"),
         ("arenas_live:-1%", "'-1' is not a number of at least 0"),

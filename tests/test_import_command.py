@@ -82,7 +82,7 @@ def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):
         run(tmp_path / "log.csv", "--format", "rep", "-o", tmp_path / "u.parquet")
     with pytest.raises(ReplayError, match=r"unknown trace format 'mtrase'; did you mean 'mtrace'\?"):
         run(tmp_path / "log.csv", "--format", "mtrase", "-o", tmp_path / "u.parquet")
-    with pytest.raises(ReplayError, match="there is no such file"):
+    with pytest.raises(ReplayError, match="the file does not exist"):
         run("web-service", "--format", "yaml", "-o", tmp_path / "u.parquet")
 
 

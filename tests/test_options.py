@@ -53,7 +53,7 @@ def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(name):
 
 def test_flags_and_options_of_several_values_may_be_given_twice():
     words = ["run", "none.parquet", "--json", "--json", "--set", "glibc.top_pad=0", "--set", "glibc.top_pad=1"]
-    assert "there is no such file" in str(CliRunner().invoke(app, words).exception)
+    assert "the file does not exist" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_what_follows_the_program_of_record_belongs_to_the_program():

@@ -8,7 +8,7 @@ from replay.gates.baselines import Figure
 from replay.gates.judging import judge
 from replay.gates.tolerances import Limit
 from replay.pytest_plugin.explanations import Compared, causes
-from replay.pytest_plugin.measuring import look
+from replay.pytest_plugin.measuring import measure_recording
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
 from replay.simulation.run import run
 from replay.trace import Domain
@@ -22,7 +22,7 @@ def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkey
     history.free(*blocks)
     history.mark(2)
     trace, stack = history.trace(TEST, AFTER, OVER), load_config("cpython-3.12")
-    seen = look(trace, stack)
+    seen = measure_recording(trace, stack)
     figures = {name: Figure(value=value, low=value, high=value) for name, value in metrics_of(seen.summary).items()}
     findings = judge(figures, None, [Limit("resident_bytes_peak", "<=", 1024)])
     runs = []

@@ -19,7 +19,7 @@ from replay.allocators import LEVELS, TIMED
 from replay.analysis import metrics
 from replay.analysis.metrics import metrics_of, summarize
 from replay.config import load_config
-from replay.gates.causes import holders
+from replay.gates.causes import live_at_peak
 from replay.simulation import multi_process as host
 from replay.simulation.clock import Slice
 from replay.simulation.run import run
@@ -475,9 +475,7 @@ def test_addresses_and_reality_are_of_one_process(service, tmp_path):
     with pytest.raises(ReplayError, match=f"names processes .*each has addresses of its own: {advice}"):
         output_of("run", service, "--addresses", tmp_path / "a.parquet")
     for words in ([], ["--libc"], ["--sweep", "every-cpython"]):
-        with pytest.raises(
-            ReplayError, match=f"only one process at a time can be compared .*: {advice}"
-        ):
+        with pytest.raises(ReplayError, match=f"only one process at a time can be compared .*: {advice}"):
             output_of("verify", service, *words)
 
 
@@ -612,10 +610,11 @@ def test_causes_know_the_phase_of_each_process():
     a.at(2).malloc(30_000)
     b.at(3).malloc(20_000)
     trace = host_of([a, b])
-    found = {change.group: change.bytes for change in holders(trace, CONFIGS["3.12"]) if change.dimension == "phase"}
+    groups = live_at_peak(trace, CONFIGS["3.12"])
+    found = {change.group: change.bytes for change in groups if change.dimension == "phase"}
     assert found == {"a: work": 30_000, "start": 5000, "b: work": 20_000}
-    in_pieces = holders(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
-    assert in_pieces == holders(trace, CONFIGS["3.12"])
+    in_pieces = live_at_peak(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
+    assert in_pieces == groups
 
 
 def test_a_row_that_moves_no_block_names_none_in_a_trace_of_processes_either():

@@ -269,7 +269,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "there.parquet").write_text("mine")
     with pytest.raises(replay.ReplayError, match="exists already"):
         replay.record(tmp_path / "there.parquet").start()
-    with pytest.raises(replay.ReplayError, match="there is no folder"):
+    with pytest.raises(replay.ReplayError, match="does not exist; make it first"):
         replay.record(tmp_path / "no" / "trace.parquet").start()
     assert (tmp_path / "there.parquet").read_text() == "mine"
     assert not taps.tap.active

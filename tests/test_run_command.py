@@ -298,7 +298,7 @@ def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
         code, out, _ = replay("run", path, "--no-reference")
         text = " ".join(out.split())
         assert code == 0
-        assert ("6 calls of threads that were left out are not in it" in text) == told
+        assert ("6 calls of other threads were not recorded" in text) == told
         assert ("5 blocks older than the recording were freed while it ran" in text) == told
         assert ("35.0 MiB that the process mapped with mmap are not included" in text) == told
 
@@ -417,7 +417,7 @@ def test_existing_results_are_refused_without_force(replay, refused, workload, t
     replay("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.9")
     before = (out / "summary.json").read_text()
     message = refused("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.8")
-    assert message == f"replay: {out}: holds summary.json already; choose another folder or overwrite it with --force\n"
+    assert message == f"replay: {out}: already has summary.json; choose another folder, or overwrite it with --force\n"
     assert (out / "summary.json").read_text() == before
     assert replay("run", workload, "--out", out, "--force", "--no-reference", "-a", "cpython-3.8")[0] == 0
     assert json.loads((out / "summary.json").read_text())["allocator"] == "cpython-3.8"
@@ -435,7 +435,7 @@ def test_of_two_runs_into_one_empty_folder_the_later_one_is_refused(tmp_path):
             if text == "later":
                 write("first")
 
-    with pytest.raises(OutputError, match=r"results: holds summary\.json already"):
+    with pytest.raises(OutputError, match=r"results: already has summary\.json"):
         write("later")
     assert (folder / "summary.json").read_text() == "first"
     assert names(tmp_path) == {"results"}
@@ -465,7 +465,7 @@ def test_a_run_that_fails_leaves_nothing_behind(refused, tmp_path):
 @pytest.mark.parametrize("option", ["--out", "--addresses"])
 def test_an_output_that_cannot_be_written_is_refused_with_its_path(refused, workload, tmp_path, option):
     message = refused("run", workload, option, tmp_path / "missing" / "results")
-    assert message.startswith(f"replay: {tmp_path / 'missing' / 'results'}: there is no folder ")
+    assert message.startswith(f"replay: {tmp_path / 'missing' / 'results'}: the folder ")
     assert len(message.splitlines()) == 1
     assert "cannot" in refused("run", workload, option, "/proc/results")
 

@@ -198,7 +198,7 @@ def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(repla
     shown = json.loads(replay("sweep", "show", out, "--by", "syscalls", "--json")[1])
     assert list(shown["ranking"]) == ["syscalls"]
     assert pl.read_csv(out / "results.csv").height == 2
-    told = f"replay: {out}: holds a sweep already; go on with --resume, choose another folder, or overwrite it with"
+    told = f"replay: {out}: already has a sweep; continue it with --resume, choose another folder, or overwrite it with"
     assert refused("sweep", source, *TWO, "--out", out).startswith(told)
     assert replay("sweep", source, *TWO, "--out", out, "--resume")[0] == 0
     assert replay("sweep", source, *TWO, "--out", out, "--force")[0] == 0
@@ -293,7 +293,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N require each other"),
         ([*TWO, "--trials", "3"], "--optimise METRIC and --trials N require each other"),
         ([*TWO, "--optimise", "syscalls", "--by", "syscalls"], "--optimise and --by exclude each other"),
-        ([*TWO, "--by", "resident_bytes_peek"], "objectives: there is no metric 'resident_bytes_peek'; did you mean"),
+        ([*TWO, "--by", "resident_bytes_peek"], "objectives: unknown metric 'resident_bytes_peek'; did you mean"),
         ([*TWO, "--within", "0.01"], "--within: '0.01' is not a percentage of at most 100%; write it like 1%"),
         ([*TWO, "--within", "much"], "--within: 'much' is not a percentage"),
         ([*TWO, "--seeds", "3..1"], "--seeds 3..1: write it like 0,1,2 or 0..9"),
@@ -303,7 +303,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--charts"], "--charts requires --out DIR"),
         ([*TWO, "--heat", "a,b"], "--heat requires --charts"),
         ([*TWO, "--charts", "--out", "x", "--heat", "a,a"], "--heat a,a: name two parameters, like"),
-        ([*TWO, "--out", "no/such/place"], "no/such/place: there is no folder "),
+        ([*TWO, "--out", "no/such/place"], "no/such/place: the folder "),
         ([*TWO, "--cluster", "everywhere"], "--cluster everywhere: write it like local:4 or tcp://scheduler:8786"),
         ([*TWO, "--cluster", "local:2", "--jobs", "2"], "--jobs and --cluster exclude each other"),
         (["--plan", "evry-cpython"], "evry-cpython: no bundled sweep has this name; did you mean 'every-cpython'?"),

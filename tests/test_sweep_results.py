@@ -163,8 +163,8 @@ def test_urls_are_sources_and_each_is_fetched_once(source, workload, monkeypatch
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("memory://no/such.parquet", "there is no such file"),
-        ("file:///no/such.parquet", "there is no such file"),
+        ("memory://no/such.parquet", "the file does not exist"),
+        ("file:///no/such.parquet", "the file does not exist"),
         ("nothing://a/b", "cannot be read: Protocol not known: nothing"),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_description_that_is_none_is_told(source, tmp_path, about):
 def test_nothing_that_lies_in_the_folder_is_replaced_unasked(source, tmp_path, name):
     (tmp_path / name).write_text("mine")
     plan = {"sources": [source], "vary": VARY}
-    with pytest.raises(OutputError, match=f"holds {name} already; choose another folder, or overwrite it with --force"):
+    with pytest.raises(OutputError, match=f"already has {name}; choose another folder, or overwrite it with --force"):
         replay.sweep(plan, out=tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     replay.sweep(plan, out=tmp_path, force=True)

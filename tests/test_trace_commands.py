@@ -323,9 +323,9 @@ def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "REPLAY_CACHE_DIR": str(cache)}
     )
-    where = f"the result cannot be kept: {cache}/kernels: Not a directory"
+    where = f"because the result cannot be cached: {cache}/kernels: Not a directory"
     advice = "set REPLAY_CACHE_DIR to a writable folder"
-    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, for {where}; {advice}) …\n")
+    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, {where}; {advice}) …\n")
 
 
 def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):

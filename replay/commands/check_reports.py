@@ -26,7 +26,7 @@ def parse_reports(options: list[str] | None, as_json: bool) -> list[tuple[str, s
     for text in options:
         format_name, equals, file = text.partition("=")
         if format_name not in FORMATS:
-            raise ReplayError(f"--report {text}: is not a format; {nearest(format_name, FORMATS)}")
+            raise ReplayError(f"--report {text}: unknown format; {nearest(format_name, FORMATS)}")
         if equals and not file:
             raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))

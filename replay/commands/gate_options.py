@@ -66,7 +66,7 @@ def choose(
 ) -> Chosen:
     """Returns the cases of the command line; without any, those of the suite, else those of the baseline."""
     from replay.gates.baselines import read_baseline
-    from replay.gates.cases import BASELINE, Suite, find_suite, load_suite
+    from replay.gates.cases import Suite, find_suite, load_suite
 
     found = suite_file or find_suite(Path.cwd())
     suite = load_suite(found) if found else Suite()
@@ -88,9 +88,7 @@ def choose(
         raise ReplayError("-a, --set, --env and --seed require a SOURCE; cases of a suite have settings of their own")
     if not suite.cases:
         if not baseline.exists():
-            raise ReplayError(
-                f"nothing to measure: name a source, or write cases into replay.toml (existing is no {BASELINE} either)"
-            )
+            raise ReplayError("nothing to measure: name a source, or write cases into replay.toml")
         cases = {name: each.case for name, each in read_baseline(baseline).cases.items()}
         return Chosen(suite.model_copy(update={"cases": cases}), baseline.parent, baseline, is_whole=True)
     return Chosen(suite, folder, baseline, is_whole=True)

@@ -35,7 +35,7 @@ def open_source(
     path = Path(path_or_name)
     if not path.exists():
         if format_name is not None:
-            raise TraceError("there is no such file", path=path)
+            raise TraceError("the file does not exist", path=path)
         path = locate(path_or_name)
     if not path.is_file():
         raise TraceError("is a folder or a pipe; name a plain file, for it may be read more than once", path=path)
@@ -103,7 +103,7 @@ def locate(path_or_name: str | Path) -> Path:
         return path
     name, names = str(path_or_name), [*workload_names(), *recorded_names()]
     if name not in names:
-        what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
+        what = f"no file and no bundled workload has this name; {nearest(name, names)}"
         raise TraceError(what, path=name)
     return find_workload(name)
 

@@ -124,5 +124,5 @@ def new_target(path: str | Path, *, force: bool = False) -> Path:
     if target.exists() and not force:
         raise OutputError(exists_already(path))
     if not target.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+        raise OutputError(f"{path}: the folder {target.parent} does not exist; make it first")
     return target

@@ -101,17 +101,15 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
         raise OutputError(f"{folder}: is not a folder; choose another name")
     parent = resolve_output(folder).parent
     if not parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {parent}; make it first")
+        raise OutputError(f"{folder}: the folder {parent} does not exist; make it first")
     goes_on = path.exists() and resume
     if goes_on:
         _refuse_another(folder, about, force=force)
     there = [name for name in WRITTEN if (folder / name).exists()]
     if there and not goes_on and not force:
         held = "a sweep" if path.exists() else there[0]
-        advice = "go on with --resume, " if path.exists() else ""
-        raise OutputError(
-            f"{folder}: holds {held} already; {advice}choose another folder, or overwrite it with --force"
-        )
+        advice = "continue it with --resume, " if path.exists() else ""
+        raise OutputError(f"{folder}: already has {held}; {advice}choose another folder, or overwrite it with --force")
     try:
         folder.mkdir(exist_ok=True)
         if (folder / OUTCOMES).exists():

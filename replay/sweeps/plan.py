@@ -52,7 +52,7 @@ class Plan(BaseModel):
     def _known(cls, objectives: list[str]) -> list[str]:
         for name in objectives:
             if name not in metric_names():
-                raise ValueError(f"there is no metric {name!r}; {nearest(name, metric_names())}")
+                raise ValueError(f"unknown metric {name!r}; {nearest(name, metric_names())}")
         return objectives
 
     @model_validator(mode="after")

@@ -93,7 +93,7 @@ def _download(url: str) -> Path:
         if url.startswith(("file://", "local://")):
             local = Path(path)
             if not local.is_file():
-                raise TraceError("there is no such file", path=url)
+                raise TraceError("the file does not exist", path=url)
             return local
         # A name of its own for each URL, and the suffix, which may tell the format.
         local = (
@@ -106,7 +106,7 @@ def _download(url: str) -> Path:
     except ReplayError:
         raise
     except FileNotFoundError:
-        raise TraceError("there is no such file", path=url) from None
+        raise TraceError("the file does not exist", path=url) from None
     except Exception as error:  # each kind of storage fails in ways of its own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise TraceError(f"cannot be read: {reason}", path=url) from error
