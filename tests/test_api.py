@@ -100,5 +100,5 @@ def test_a_trace_is_made_written_and_read_by_the_public_names(tmp_path):
     assert replay.write_trace(replay.MemoryTrace([events]), path) == 3
     summary = replay.summarize(replay.run(replay.open_source(path), replay.load_config("cpython-3.9")))
     assert (summary.requested_bytes_peak, summary.requested_bytes_end, summary.block_bytes_end) == (120, 20, 32)
-    with pytest.raises(replay.ReplayError, match="exists already"):
+    with pytest.raises(replay.ReplayError, match="already exists"):
         replay.write_trace(replay.MemoryTrace([events]), path)

@@ -361,7 +361,7 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
     assert lines[-1] == f"next: replay run {out}"
     origin = open_source(out).metadata.origin.texts()
     assert (origin["edited"], origin["seed"]) == (edited, "1")
-    with pytest.raises(ReplayError, match="exists already"):
+    with pytest.raises(ReplayError, match="already exists"):
         run(*[file if word == "FILE" else word for word in words], "-o", out)
     run(*[file if word == "FILE" else word for word in words], "-o", out, "--force")
 

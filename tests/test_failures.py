@@ -62,10 +62,10 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         (pa.ArrowMemoryError("malloc of size 64 failed"), "not enough memory: malloc of size 64 failed"),
         (
             ImportError("libarrow.so: failed to map segment", name="pyarrow.lib"),
-            "a library cannot be loaded; install it again, or free memory: libarrow.so: failed to map segment",
+            "a library cannot be loaded; reinstall it, or free memory: libarrow.so: failed to map segment",
         ),
         (RecursionError("maximum recursion depth exceeded"), "the input is nested too deeply"),
-        (EOFError("Ran out of input"), "a file is cut off; copy or make it again (Ran out of input)"),
+        (EOFError("Ran out of input"), "a file is incomplete; copy it or create it again (Ran out of input)"),
         (pa.ArrowInvalid("no magic bytes\nmore"), "pyarrow cannot process the data: no magic bytes"),
         (pl.exceptions.ComputeError("invalid thrift"), "polars cannot process the data: invalid thrift"),
     ],

@@ -546,7 +546,7 @@ def test_generate_refuses_what_exists_and_leaves_nothing_of_what_fails(tmp_path)
     path = tmp_path / "t.parquet"
     path.write_text("precious")
     result = invoke("generate", "sawtooth", "-o", path)
-    assert "exists already" in str(result.exception)
+    assert "already exists" in str(result.exception)
     assert path.read_text() == "precious"
     assert invoke("generate", "sawtooth", "-o", path, "--force").exit_code == 0
     bad = tmp_path / "bad.yaml"

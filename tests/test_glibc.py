@@ -271,8 +271,8 @@ def test_settings_in_the_environments_spelling():
         ("MALLOC_TOP_PAD=1", "MALLOC_TOP_PAD is not modelled; did you mean 'MALLOC_TOP_PAD_'?"),
         ("MALLOC_TOP_PAD_", "write it like MALLOC_TOP_PAD_=0"),
         ("GLIBC_TUNABLES=glibc.malloc.mxfst=1", "mxfst is not modelled; did you mean 'glibc.malloc.mxfast'?"),
-        ("MALLOC_TOP_PAD_=-1", "'-1' is no whole number of at least 0"),
-        ("MALLOC_ARENA_MAX=0", "'0' is no whole number of at least 1"),
+        ("MALLOC_TOP_PAD_=-1", "'-1' is not an integer of at least 0"),
+        ("MALLOC_ARENA_MAX=0", "'0' is not an integer of at least 1"),
         ("PYTHONMALLOC=malloc", "choose a preset such as cpython-3.12-malloc"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_real_glibc_takes_minus_one_arenas_as_no_limit(assignment):
 
 def test_empty_tunables_are_noted_and_set_nothing():
     stack = load_config("cpython-3.12", (), ["GLIBC_TUNABLES="])
-    assert stack.notes == ["--env GLIBC_TUNABLES=: is empty, and glibc then sets no tunable"]
+    assert stack.notes == ["--env GLIBC_TUNABLES=: is empty, so glibc sets no tunable"]
     assert stack.model_dump() == load_config("cpython-3.12").model_dump()
 
 

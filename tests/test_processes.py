@@ -91,7 +91,7 @@ def host_of(parts, offset_ns=0):
     """All of them in one trace that is held in memory, as processes a, b, …"""
     traces = [MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)) for part in parts]
     trace = merged(
-        [Part(each, "abcdefghij"[index], index * offset_ns) for index, each in enumerate(traces)], "", apart=True
+        [Part(each, "abcdefghij"[index], index * offset_ns) for index, each in enumerate(traces)], "", as_processes=True
     )
     events = list(trace.batches())
     return MemoryTrace([joined(events)], trace.metadata)
@@ -433,7 +433,7 @@ def test_edits_of_processes_are_valid_and_keep_them_apart(parts, at_ns):
     edits = [
         repeated(trace, 2, "", keep_live=False),
         FilteredTrace(trace, Wanted(domain=Domain.OBJ), ""),
-        merged([Part(trace, "x"), Part(trace, "y", 5)], "", apart=True),
+        merged([Part(trace, "x"), Part(trace, "y", 5)], "", as_processes=True),
     ]
     if at_ns < int(trace.events[0].time_ns[-1]):
         edits.append(cut_trace(trace, Piece(at_ns), ""))

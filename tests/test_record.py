@@ -267,7 +267,7 @@ def test_a_clean_start_is_refused_where_pymalloc_is_not_plain(tmp_path, monkeypa
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "there.parquet").write_text("mine")
-    with pytest.raises(replay.ReplayError, match="exists already"):
+    with pytest.raises(replay.ReplayError, match="already exists"):
         replay.record(tmp_path / "there.parquet").start()
     with pytest.raises(replay.ReplayError, match="does not exist; make it first"):
         replay.record(tmp_path / "no" / "trace.parquet").start()
@@ -309,7 +309,7 @@ def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(
         "except replay.ReplayError as error: print(error)\n"
     )
     done = run_python("-c", script)
-    assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves what it wrote\n"
+    assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves the events that it wrote\n"
     assert "events saved" in record("--rescue", path).stdout
     events = events_in(path)
     assert np.count_nonzero((events.op <= Op.CALLOC) & (events.size == sys.getsizeof(bytes(77_777)))) == 3
@@ -374,7 +374,7 @@ def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_com
         "for file in files: os.fstat(file)\n"
     )
     done = run_to_the_last(sys.executable, "-c", script)
-    what = "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+    what = "the program closed the pipe on which the writer reports its end; the writer completes the file anyway"
     assert done.stdout == f"{path}: {what}\n"
     assert replay.open_source(path).metadata.phases == ("working",)
     assert events_in(path).rows > 0

@@ -227,7 +227,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "trace.parquet").write_text("mine")
     code, _, told = run("-c", "print(1)", cwd=tmp_path)
     assert code == 2
-    assert "exists already" in told
+    assert "already exists" in told
     assert (tmp_path / "trace.parquet").read_text() == "mine"
 
 
@@ -245,7 +245,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
     resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
     out, told = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
     assert (recorder.returncode, out) == (0, "done\n")
-    assert "cannot be written any further" in told
+    assert "can no longer be written" in told
     assert "Traceback" not in told
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 100_000
@@ -278,7 +278,7 @@ def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_
     """)
     code, out, told = run(path, cwd=small_disk)
     assert (code, out) == (3, "done\n")
-    what = "cannot be written any further: No space left on device; all events until then are saved"
+    what = "can no longer be written: No space left on device; all events until then are saved"
     sentences = [line for line in told.splitlines() if line.startswith("replay: ")]
     assert sentences == [f"replay: {small_disk}/trace.parquet: {what}"]
     assert "Traceback" not in told
@@ -396,7 +396,7 @@ def recording(tmp_path):
 def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
     code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: the recording is under way, and its writer completes the file\n"
+    assert told == "replay: trace.parquet: the recording is in progress, and its writer completes the file\n"
     recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
@@ -406,7 +406,7 @@ def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
 def test_a_second_recorder_without_force_says_that_a_recording_is_under_way(recording, tmp_path):
     code, out, told = run("-c", "print('ran')", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: a recording to this file is under way; choose another name\n"
+    assert told == "replay: trace.parquet: a recording to this file is in progress; choose another name\n"
 
 
 def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
@@ -440,7 +440,7 @@ def test_a_part_without_events_is_no_obstacle(tmp_path):
     (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
     code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 2
-    assert "holds no complete batch, so nothing can be rescued; delete it" in told
+    assert "has no complete batch, so nothing can be rescued; delete it" in told
     assert run("-c", "print('ran')", cwd=tmp_path)[:2] == (0, "ran\n")
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
 

@@ -148,8 +148,8 @@ def test_the_interpreter_may_be_a_name_in_path(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--python", "no-such-python"], "replay: --python: there is no program no-such-python\n"),
-        (["--python", "/bin/true"], "replay: --python: /bin/true does not answer as a Python interpreter does\n"),
+        (["--python", "no-such-python"], "replay: --python: the program no-such-python does not exist\n"),
+        (["--python", "/bin/true"], "replay: --python: /bin/true is not a working Python interpreter\n"),
         (["--python", sys.executable, "--follow-fork"], None),
     ],
 )

@@ -413,13 +413,13 @@ def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
 
 @pytest.mark.parametrize("sites", [-1, 1.5, "64 KiB"])
 def test_what_is_no_number_of_bytes_is_refused(tmp_path, sites):
-    with pytest.raises(replay.ReplayError, match="say True for every call"):
+    with pytest.raises(replay.ReplayError, match="write True for every call"):
         replay.record(tmp_path / "trace.parquet", sites=sites)
 
 
 def test_an_interpreter_whose_frames_are_not_known_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
-    with pytest.raises(replay.ReplayError, match=r"call sites are recorded of CPython 3\.11 to 3\.15"):
+    with pytest.raises(replay.ReplayError, match=r"call sites need CPython 3\.11 to 3\.15"):
         replay.record(tmp_path / "trace.parquet", sites=True).start()
     assert tap.obstacle() is None
 
@@ -427,7 +427,7 @@ def test_an_interpreter_whose_frames_are_not_known_is_refused(tmp_path, monkeypa
 def test_where_a_jit_runs_call_sites_are_not_told_and_nothing_else_is_refused(monkeypatch):
     """Neither by a check nor by the plugin for pytest, which ask the same."""
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: True), raising=False)
-    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
+    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
     assert tap.obstacle(sites=True) == tap.site_obstacle() == sentence
     assert tap.obstacle() is None
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: False), raising=False)
@@ -437,7 +437,7 @@ def test_where_a_jit_runs_call_sites_are_not_told_and_nothing_else_is_refused(mo
 def test_hooks_that_find_other_frames_than_there_are_say_so(tmp_path, monkeypatch):
     """What would happen in a build of CPython that keeps things elsewhere."""
     monkeypatch.setattr("replay.recorder.sites._is_noted", lambda *_: False)
-    with pytest.raises(replay.ReplayError, match=r"call sites cannot be told in this build of CPython 3\."):
+    with pytest.raises(replay.ReplayError, match=r"call sites cannot be recorded with this build of CPython 3\."):
         replay.record(tmp_path / "trace.parquet", sites=True).start()
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()

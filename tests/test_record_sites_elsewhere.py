@@ -148,7 +148,7 @@ def test_with_a_jit_that_is_on_call_sites_are_refused(tmp_path, version):
     if subprocess.check_output([AT_HAND[version], "-c", asked], text=True) != "True\n":
         pytest.skip("that one is built without a JIT")
     done, path = run(tmp_path, version, "spread.py", PYTHON_JIT="1")
-    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
+    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
     said = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
     assert not path.exists()

@@ -27,11 +27,11 @@ def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def translated(
-    *records: tuple[int, int, int, int], apart: tuple[int, ...] = ()
+    *records: tuple[int, int, int, int], excluded: tuple[int, ...] = ()
 ) -> tuple[list[tuple[str, int, int, int]], Translator]:
     """Op, thread, block and size of each row, which keep the contract of a trace."""
-    translator = Translator(Clock(False), 1 << 12, apart=apart)
-    assert translator.take(ring_of(*records), 0, len(records)) == len(records)
+    translator = Translator(Clock(False), 1 << 12, excluded=excluded)
+    assert translator.translate(ring_of(*records), 0, len(records)) == len(records)
     batch: Events = translator.batch()
     Validator().check(batch)
     columns = zip(batch.op, batch.thread, batch.block, batch.size, strict=True)
@@ -89,32 +89,32 @@ def test_a_foreign_realloc_that_stays_where_it_is_gives_its_place_back_before_it
     assert (translator.foreign_frees, translator.foreign_reallocs) == (0, 1)
 
 
-def test_blocks_of_a_thread_apart_are_left_out():
+def test_blocks_of_a_excluded_thread_are_left_out():
     rows, translator = translated(
         (MALLOC, A, 10, 8), (MALLOC, B, 11, 7), (FROM, A, 0, 8), (TO, C, 20, 8), (FREE, C, 0, 8), (MALLOC, A, 12, 8),
-        (MALLOC, C, 13, 7), apart=(9, 8),
+        (MALLOC, C, 13, 7), excluded=(9, 8),
     )  # fmt: skip
     assert rows == [("malloc", 1, 0, 11), ("malloc", 1, 1, 13)]
-    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
+    assert (translator.excluded_calls, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
 
 
-def test_what_a_thread_apart_does_to_blocks_of_others_is_not_left_out():
+def test_what_a_excluded_thread_does_to_blocks_of_others_is_not_left_out():
     rows, translator = translated(
         (MALLOC, A, 10, 7), (FROM, A, 0, 8), (TO, B, 20, 8), (FROM, B, 0, 8), (FAILED, B, 0, 8), (FREE, B, 0, 8),
-        (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), apart=(8,),
+        (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), excluded=(8,),
     )  # fmt: skip
     assert rows == [
         ("malloc", 0, 0, 10), ("realloc", 1, 0, 20), ("free", 1, 0, 0), ("malloc", 0, 0, 11), ("free", 1, 0, 0),
     ]  # fmt: skip
-    assert (translator.left_out, translator.unseen_frees) == (1, 1)
+    assert (translator.excluded_calls, translator.unseen_frees) == (1, 1)
 
 
-def test_a_block_of_a_thread_apart_that_another_one_takes_over_is_as_one_of_before():
+def test_a_block_of_a_excluded_thread_that_another_one_takes_over_is_as_one_of_before():
     rows, translator = translated(
-        (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), apart=(8,)
+        (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), excluded=(8,)
     )
     assert rows == [("foreign_free", 1, 0, 0), ("malloc", 1, 0, 30), ("foreign_free", 1, 0, 0)]
-    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (2, 1, 1)
+    assert (translator.excluded_calls, translator.foreign_frees, translator.foreign_reallocs) == (2, 1, 1)
 
 
 def test_tables_grow_with_threads_and_live_blocks():
@@ -122,7 +122,7 @@ def test_tables_grow_with_threads_and_live_blocks():
     translator, ring, done, rows = Translator(Clock(False), 1 << 12), ring_of(*records), 0, 0
     validator = Validator()
     while done < len(records):
-        done += translator.take(ring, done, len(records) - done)
+        done += translator.translate(ring, done, len(records) - done)
         batch = translator.batch()
         validator.check(batch)
         rows += batch.rows
@@ -138,7 +138,7 @@ def test_a_call_site_is_in_the_top_of_two_words():
         low, high = site & 0xFFFF, site >> 16
         ring.view(np.uint64)[row, 2:] |= np.array([low << 48, high << 48], np.uint64)
     translator = Translator(Clock(False), 1 << 12, sites=True)
-    assert translator.take(ring, 0, len(records)) == len(records)
+    assert translator.translate(ring, 0, len(records)) == len(records)
     batch = translator.batch()
     assert batch.site.tolist() == [0xFEDC_BA98, 0x1_0000, 0]
     for column, without in zip(batch[1:7], plain(records)[1:7], strict=True):
@@ -147,7 +147,7 @@ def test_a_call_site_is_in_the_top_of_two_words():
 
 def plain(records) -> Events:
     translator = Translator(Clock(False), 1 << 12)
-    translator.take(ring_of(*records), 0, len(records))
+    translator.translate(ring_of(*records), 0, len(records))
     batch = translator.batch()
     assert batch.site is None
     return batch
@@ -227,7 +227,7 @@ def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_p
             assert rescue(path) == 1000 * whole
             check_rescued(path, whole)
         else:
-            with pytest.raises(TraceError, match="holds no complete batch, so nothing can be rescued"):
+            with pytest.raises(TraceError, match="has no complete batch, so nothing can be rescued"):
                 rescue(path)
 
 
@@ -248,8 +248,8 @@ def test_damage_in_a_batch_leaves_those_before_it(tmp_path, at):
 def test_what_is_no_recording_is_not_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     for content, sentence in (
-        (b"", "is not a recording"),
-        (b"PAR0" + bytes(99), "is not a recording"),
+        (b"", "is not an interrupted recording"),
+        (b"PAR0" + bytes(99), "is not an interrupted recording"),
         (b"PAR1", "holds no complete"),
     ):
         path.write_bytes(content)

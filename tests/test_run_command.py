@@ -445,7 +445,7 @@ def test_an_existing_address_file_is_refused_and_nothing_else_written(refused, w
     there = tmp_path / "there.parquet"
     there.write_text("mine")
     message = refused("run", workload, "--addresses", there, "--out", tmp_path / "results")
-    assert "exists already" in message
+    assert "already exists" in message
     assert there.read_text() == "mine"
     assert names(tmp_path) == {"few.yaml", "there.parquet"}
 
@@ -564,7 +564,7 @@ def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, tex
 @pytest.mark.parametrize("preset", ["bump", "ideal"])
 def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, preset):
     said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
-    assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} has no glibc, which would read it\n"
+    assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} does not use glibc, so the variable has no effect\n"
 
 
 @pytest.mark.parametrize(

@@ -449,7 +449,7 @@ def test_lines_are_counted_across_pieces_of_a_csv(tmp_path, monkeypatch):
 def test_an_existing_output_is_kept_unless_forced(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(OutputError, match=r"out\.txt: exists already; .* --force"), new_file(path):
+    with pytest.raises(OutputError, match=r"out\.txt: already exists; .* --force"), new_file(path):
         pass
     assert path.read_text() == "old"
     with new_file(path, force=True) as temporary:
@@ -474,7 +474,7 @@ def test_of_two_that_write_one_new_file_the_later_one_is_refused(tmp_path, monke
             if text == "later":
                 write("first")
 
-    with pytest.raises(OutputError, match=r"out\.txt: exists already; .* --force"):
+    with pytest.raises(OutputError, match=r"out\.txt: already exists; .* --force"):
         write("later")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]

@@ -227,7 +227,7 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(replay, re
     code, _, err = replay("sweep", "show", out, "--charts")
     assert (code, err) == (
         2,
-        f"replay: {out}/sweep.html: exists already; choose another name or overwrite it with --force\n",
+        f"replay: {out}/sweep.html: already exists; choose another name or overwrite it with --force\n",
     )
     assert replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
     code, _, err = replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")

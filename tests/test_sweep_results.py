@@ -360,7 +360,7 @@ from contextlib import closing
 from replay.sweeps import outcomes, threads
 from replay.sweeps.traces import Input
 
-def do(task, get, given_up):
+def do(task, get, is_cancelled):
     end_ns = time.monotonic_ns() + 500_000
     while time.monotonic_ns() < end_ns:  # works
         pass

@@ -283,7 +283,7 @@ def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
 def test_import_keeps_an_existing_output_unless_forced(csv, tmp_path):
     out = tmp_path / "t.parquet"
     out.write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         output_of("import", csv, "-o", out)
     assert out.read_text() == "mine"
     output_of("import", csv, "-o", out, "--force")

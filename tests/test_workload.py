@@ -91,7 +91,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             "group: cache", "grow: {steps: 2, spacing: 1 ms}\n    group: cache",
             ":10: streams.requests.grow: a block grows by `factor` or by `increment`; give one of them",
         ),
-        ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: key 'duration' was given on line 1 already"),
+        ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: duplicate key 'duration', first on line 1"),
         ("streams:", "streams: [", ":4: is not valid YAML: expected ',' or ']', but got ':'"),
         (
             "size: 64}", "size: {kind: choice, weights: {64: .inf}}}",

@@ -79,7 +79,7 @@ def check(
         raise ReplayError("--against needs a source or --record; in a suite, set `against` in the case")
     wanted = parse_reports(reports, as_json)
     if update:
-        options.take(chosen, force=True)
+        options.measure_into_baseline(chosen, force=True)
         return
     plan = CheckPlan(chosen, rules, allow_changed_trace=allow_changed_trace, causes=not no_why)
     report = plan.measure()

@@ -94,7 +94,7 @@ def choose(
     return Chosen(suite, folder, baseline, is_whole=True)
 
 
-def take(chosen: Chosen, *, force: bool) -> None:
+def measure_into_baseline(chosen: Chosen, *, force: bool) -> None:
     """Measures the cases and writes them into the baseline. Replaces existing cases only with `force`."""
     from replay.commands.compilation import report_compilation
     from replay.gates.baselines import Baseline, read_baseline, write_baseline

@@ -13,7 +13,7 @@ from replay.support.errors import OutputError, ReplayError
 from replay.support.names import printable, say
 
 if TYPE_CHECKING:
-    from replay.recorder.detach import Wishes
+    from replay.recorder.detach import Options
     from replay.recorder.writer import Written
 
 SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -84,8 +84,8 @@ def record(
             raise ReplayError(
                 "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
             )
-        wishes: Wishes = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
-        _record(program, output, wishes, clean=clean, follow_fork=follow_fork, python=python)
+        options: Options = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
+        _record(program, output, options, clean=clean, follow_fork=follow_fork, python=python)
 
 
 def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
@@ -106,44 +106,44 @@ def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
 
 
 def _record(
-    program: list[str], output: Path, wishes: "Wishes", *, clean: bool, follow_fork: bool, python: str | None
+    program: list[str], output: Path, options: "Options", *, clean: bool, follow_fork: bool, python: str | None
 ) -> None:
     from replay.recorder.interpreter import other_interpreter, this_interpreter
     from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
-    with_sites = wishes["sites_every"] > 0
+    with_sites = options["sites_every"] > 0
     if python is None:
         interpreter = this_interpreter(clean, with_sites)
     else:
         interpreter = other_interpreter(python, clean, with_sites)
-    from replay.recorder.signals import held_signals
+    from replay.recorder.signals import blocked_signals
 
     earlier = _child_files(output) if follow_fork else {}
-    with held_signals() as mask, report_compilation():  # before the imports below, which start threads
+    with blocked_signals() as mask, report_compilation():  # before the imports below, which start threads
         from replay.recorder.detach import make_memory_file
         from replay.recorder.launch import Child, Follow
         from replay.recorder.ring import Ring
         from replay.recorder.writer import Writer
 
         file = make_memory_file(SHARED_BYTES)
-        ring = Ring(file, wishes["sites_every"], interpreter.version)
+        ring = Ring(file, options["sites_every"], interpreter.version)
         writer = Writer(
-            ring, output, [interpreter.path, *program], addresses=wishes["addresses"], force=wishes["force"],
+            ring, output, [interpreter.path, *program], addresses=options["addresses"], force=options["force"],
             interpreter=interpreter.description,
         )  # fmt: skip
-        follow = Follow(str(output.absolute()), wishes) if follow_fork else None
+        follow = Follow(str(output.absolute()), options) if follow_fork else None
         try:
             child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
         except BaseException:  # e.g. a signal that was blocked until now
             writer.discard()
             raise
-        writer.run(child.over)
+        writer.run(child.has_ended)
         written = writer.finish()
     if not ring.program:
         say("replay: the program ended before it could be recorded", err=True)
     _print_result(written, output, _changed_files(output, earlier) if follow_fork else [])
-    child.end_alike()
+    child.exit_like_program()
 
 
 def _child_files(output: Path) -> dict[Path, tuple[int, int]]:
@@ -193,11 +193,11 @@ def _print_result(written: "Written", output: Path, children: list[str]) -> None
 
 def _rescue(path: Path, *, force: bool) -> None:
     from replay.recorder.growing_file import rescue
-    from replay.recorder.part import cut_off_part
+    from replay.recorder.part import interrupted_part
     from replay.support.atomic_files import exists_already, new_target, publish
 
     target = new_target(path, force=force)
-    part, file = cut_off_part(target, name=path)
+    part, file = interrupted_part(target, name=path)
     with file:
         rows = rescue(file, part)
         try:

@@ -142,7 +142,7 @@ def merge(
     ]
     options = {"--offset": " --offset ".join(offset or []) or None}
     words = _words("merge", files, options, {"--processes": processes})
-    _save(merged(parts, words, apart=processes), output, force)
+    _save(merged(parts, words, as_processes=processes), output, force)
 
 
 def scale(
@@ -192,7 +192,7 @@ def scale(
     trace = opened()
     if copies > 1 or processes:
         shift_ns = span_ns(trace) // copies if shift is None else _time(shift, "--shift")
-        trace = copied([opened() for _ in range(copies)], shift_ns, "", apart=processes)
+        trace = copied([opened() for _ in range(copies)], shift_ns, "", as_processes=processes)
     _save(repeated(trace, repeat, words, keep_live=keep_live), output, force)
 
 

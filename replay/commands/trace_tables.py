@@ -116,9 +116,9 @@ def _process_table(processes: "list[ProcessCount]") -> Table:
     return table
 
 
-def _counts(what: str, counts: dict[str, int]) -> Table:
+def _counts(heading: str, counts: dict[str, int]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(what, min_width=16)
+    table.add_column(heading, min_width=16)
     table.add_column("events", justify="right")
     table.add_column("share", justify="right")
     total = sum(counts.values())

@@ -43,12 +43,12 @@ def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Prog
     notes: dict[str, tuple[str, ...]] = {}
     for name, case in cases.items():
         seeds = [] if case.seed is None else [case.seed]
-        inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
-        recordings, main = [what.recorded for what in inputs], name.removesuffix(BEFORE)
+        inputs = [trace for origin in origins[name] for trace in find_inputs([str(origin)], seeds)]
+        recordings, main = [trace.recorded for trace in inputs], name.removesuffix(BEFORE)
         stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
         differing = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
         notes[name] = (*stack.notes, *differing)
-        tasks[name] = [make_task(what, stack, stack_key(stack), None) for what in inputs]
+        tasks[name] = [make_task(trace, stack, stack_key(stack), None) for trace in inputs]
     outcomes = _simulate([task for each in tasks.values() for task in each], progress)
     found = {}
     for name, case in cases.items():

@@ -102,9 +102,9 @@ class Worker:
         baseline = read_baseline(path, BASELINE_ADVICE)
         return Judge(None, None) if self._updates else Judge(baseline, self._traces)
 
-    def _record(self, path: str, command: list[str], apart: list[int]) -> dict[str, Any]:
+    def _record(self, path: str, command: list[str], excluded: list[int]) -> dict[str, Any]:
         ring = Ring(self._ring_file, self._sites_every)
-        writer = Writer(ring, Path(path), command, addresses=False, force=True, apart=apart)
+        writer = Writer(ring, Path(path), command, addresses=False, force=True, excluded=excluded)
         self._send({"writer": os.getpid()})
         writer.run(lambda: ring.ended or bool(select.select([self._program], [], [], 0)[0]))
         return asdict(writer.finish())

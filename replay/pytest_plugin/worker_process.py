@@ -93,7 +93,7 @@ class Companion:
     def _start(self, path: str, name: str) -> None:
         now = thread_roots()
         self._excluded = {number: root for number, root in self._excluded.items() if now.get(number) is root}
-        writer = self.ask("record", path=path, command=["pytest", name], apart=list(self._excluded))["writer"]
+        writer = self.ask("record", path=path, command=["pytest", name], excluded=list(self._excluded))["writer"]
         self._ring.map()
         _reset_collector()
         tap.start(writer, taps.POOL_BYTES, sites_of_program if WITH_SITES else None)

@@ -145,8 +145,8 @@ def _disturbed(metadata: Metadata) -> Iterator[Reason]:
         yield _reason("older blocks", f"{older:,} blocks older than the recording were freed while it ran")
     elif origin.start not in (None, CLEAN_START):
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
-    for what, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
-        yield _reason("log", f"assumed {what}: {printable(text)}")
+    for assumed, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
+        yield _reason("log", f"assumed {assumed}: {printable(text)}")
     if origin.edited is not None:
         yield _reason("edited", "the trace was edited, so no process ran it")
 

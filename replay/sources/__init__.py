@@ -83,9 +83,9 @@ def _find_format(path: Path, head: bytes) -> str:
         if plain.suffix.lower() in known.SUFFIXES:
             return name
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in sorted(formats.items()))
-    what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
+    message = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
     compressed = "text may be compressed with gzip, zstd, xz or bzip2"
-    raise TraceError("; ".join([what, compressed, *refusals]), path=path)
+    raise TraceError("; ".join([message, compressed, *refusals]), path=path)
 
 
 def _recognizes(known: Format, head: bytes) -> bool:
@@ -103,8 +103,8 @@ def locate(path_or_name: str | Path) -> Path:
         return path
     name, names = str(path_or_name), [*workload_names(), *recorded_names()]
     if name not in names:
-        what = f"no file and no bundled workload has this name; {nearest(name, names)}"
-        raise TraceError(what, path=name)
+        message = f"no file and no bundled workload has this name; {nearest(name, names)}"
+        raise TraceError(message, path=name)
     return find_workload(name)
 
 

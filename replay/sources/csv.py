@@ -64,8 +64,8 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
     with open_text(path) as file:
         header = _split_header(file.read(_HEADER_BYTES))
     if missing := [name for name in _REQUIRED if name not in header]:
-        what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
-        raise _error(path, 1, what)
+        message = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
+        raise _error(path, 1, message)
     for name in header:
         if name not in _TYPES and not lenient:
             advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
@@ -208,8 +208,10 @@ class CsvTrace:
             if code is None:
                 row = words.indices.index(index).as_py()
                 names = ", ".join(f"{member.name.lower()} ({int(member)})" for member in known)
-                what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}; {_ADVICE}" if word else f"`{name}` is empty"
-                raise _error(self._path, line + row, what)
+                message = (
+                    f"`{name}` is {word[:_SHOWN]!r}; there are {names}; {_ADVICE}" if word else f"`{name}` is empty"
+                )
+                raise _error(self._path, line + row, message)
             numbers[index] = code
         return numbers[to_numpy(words.indices)]
 
@@ -221,8 +223,8 @@ class CsvTrace:
         for row in np.flatnonzero(events.op == Op.MARK):
             phase = int(events.size[row])
             if not 0 <= phase <= self._phases_total:
-                what = f"mark of phase {phase}, but only {self._phases_total} came before; count phases from 0"
-                raise _error(self._path, line + int(row), what)
+                message = f"mark of phase {phase}, but only {self._phases_total} came before; count phases from 0"
+                raise _error(self._path, line + int(row), message)
             self._phases_total = max(self._phases_total, phase + 1)
 
     def _explain(self, arrow_says: str) -> TraceError:
@@ -230,8 +232,8 @@ class CsvTrace:
         if match := _WRONG_VALUE.search(arrow_says):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
             shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-            what = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
-            return _error(self._path, line, f"{what}; {_ADVICE}")
+            message = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
+            return _error(self._path, line, f"{message}; {_ADVICE}")
         if match := _WRONG_TEXT.search(arrow_says):
             return _error(self._path, int(match[2]), f"`{self._header[int(match[1])]}` is not text in UTF-8")
         if match := _WRONG_COUNT.search(arrow_says):
@@ -275,5 +277,5 @@ def _is_empty(column: "pa.Array") -> np.ndarray:
     return to_numpy(column.is_null().cast("uint8")).view(np.bool_)
 
 
-def _error(path: Path, line: int, what: str) -> TraceError:
-    return TraceError(f"line {line}: {what}", path=path)
+def _error(path: Path, line: int, message: str) -> TraceError:
+    return TraceError(f"line {line}: {message}", path=path)

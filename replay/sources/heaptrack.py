@@ -84,8 +84,8 @@ def _open(path: Path, lenient: bool) -> LogTrace:
     program = int(versions[1], 16)
     format_ = int(versions[2], 16) if versions[2] else int(program == _FORMAT_1_CALLED_ITSELF)
     if format_ > _NEWEST_FORMAT:
-        what = f"is of heaptrack's file format {format_}; this replay reads up to {_NEWEST_FORMAT}: get a newer one"
-        raise TraceError(what, path=path)
+        message = f"is of heaptrack's file format {format_}; this replay reads up to {_NEWEST_FORMAT}: get a newer one"
+        raise TraceError(message, path=path)
     raw = b"\nx " in head
     read = partial(_read, sized=format_ >= _SIZED_STRINGS, raw=raw)
     return open_lines(path, "heaptrack", read, lenient=lenient, addresses=raw)

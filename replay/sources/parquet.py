@@ -80,8 +80,8 @@ def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
             del columns[name]
     for name, type_ in columns.items():
         if not pa.types.is_integer(type_):
-            what = f"column `{name}` is of type {type_}; it must hold integers ({COLUMNS[name].file_type})"
-            raise TraceError(what, path=path)
+            message = f"column `{name}` is of type {type_}; it must hold integers ({COLUMNS[name].file_type})"
+            raise TraceError(message, path=path)
     return tuple(name for name in COLUMNS if name in columns)
 
 
@@ -181,32 +181,32 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError(f"format_version is {version!r}")
         if version > FORMAT_VERSION:
-            what = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
-            raise TraceError(what, path=path)
+            message = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
+            raise TraceError(message, path=path)
         metadata: Metadata = TypeAdapter(Metadata).validate_python(content)
         if min(asdict(metadata.process).values()) < 0:
-            what = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
+            raise TraceError(message, path=path)
         resident = metadata.runtime and metadata.runtime.resident
         if resident and min(asdict(resident).values()) < 0:
-            what = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
+            raise TraceError(message, path=path)
         if metadata.processes and version < FORMAT_VERSION:
             mistake: str | None = f"format version {version} has none; such a trace is of version {FORMAT_VERSION}"
         else:
             mistake = mistake_in(metadata)
         if mistake:
-            what = f"the metadata under the key `replay` is wrong at `processes`: {mistake}; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `processes`: {mistake}; {advice}"
+            raise TraceError(message, path=path)
         return metadata
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
-        raise TraceError(what, path=path) from None
+        message = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
+        raise TraceError(message, path=path) from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        what = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
-        raise TraceError(what, path=path) from None
+        message = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
+        raise TraceError(message, path=path) from None
 
 
 def write_trace(

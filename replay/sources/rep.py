@@ -79,8 +79,8 @@ def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     if promised is None:
         raise TraceError(_NO_HEADER, path=path)
     if requests != promised and not lenient:
-        what = f"the header promises {promised} requests, but {requests} follow; is the file whole?"
-        raise TraceError(what, path=path)
+        message = f"the header promises {promised} requests, but {requests} follow; is the file whole?"
+        raise TraceError(message, path=path)
 
 
 def _read_header(path: Path, piece: Piece) -> tuple[int, int]:

@@ -24,8 +24,8 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
     )
 
 
-def _sentence(path: Path, location: "Location", what: str) -> str:
+def _sentence(path: Path, location: "Location", mistake: str) -> str:
     from replay.support.yaml_documents import Document
     from replay.workload import EXAMPLE
 
-    return Document(path, WorkloadError, EXAMPLE).sentence(location, what)
+    return Document(path, WorkloadError, EXAMPLE).sentence(location, mistake)

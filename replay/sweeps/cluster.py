@@ -79,7 +79,7 @@ def _within(timeout_s: float, what: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
+def _children_without_interrupts() -> Iterator[None]:
     """Processes started here do not hear Ctrl-C, which a terminal sends to all: the sweep ends them itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -107,7 +107,7 @@ class Cluster:
         kind, _, count = address.partition(":")
         try:
             if kind == LOCAL:
-                with _deaf_children():
+                with _children_without_interrupts():
                     self._own = distributed.LocalCluster(
                         n_workers=int(count), threads_per_worker=1, silence_logs=_SILENT,
                         dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
@@ -146,12 +146,12 @@ class Cluster:
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
         import distributed
 
-        left = iter(enumerate(tasks))
+        waiting = iter(enumerate(tasks))
         under_way: dict[Any, Task] = {}
         completed = distributed.as_completed(loop=self._client.loop)
 
         def hand_out(count: int) -> None:
-            for number, task in islice(left, count):
+            for number, task in islice(waiting, count):
                 future = self._client.submit(work, task, key=f"replay:{number}:{task.key}", pure=False)
                 under_way[future] = task
                 completed.add(future)
@@ -180,11 +180,11 @@ class Cluster:
         if error is None:
             outcome: Outcome = future.result()
             return outcome
-        said = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}"
         if type(error).__name__ == "KilledWorker":
             died = error.allowed_failures + 1
-            said = f"{died} worker{'s' * (died > 1)} died over it; perhaps it wants more memory than they have"
-        return Outcome(task.key, "failed", error=said, transient=True)
+            message = f"{died} worker{'s' * (died > 1)} died over it; perhaps it wants more memory than they have"
+        return Outcome(task.key, "failed", error=message, transient=True)
 
     def _lost(self) -> ReplayError:
         what = "the scheduler is lost; with --out, finished runs are kept, and --resume continues"

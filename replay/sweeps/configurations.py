@@ -169,14 +169,16 @@ def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configur
     resolved = [resolver.resolve(point) for point in [*chosen, *plan.configurations]]
     skipped = [each for each in resolved if isinstance(each, Skipped)]
     if strict and skipped:
-        raise ConfigError(f"{tell(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
+        raise ConfigError(f"{point_text(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
     if resolved and len(skipped) == len(resolved):
-        raise ConfigError(f"no combination can be run; the first, {tell(skipped[0].parameters)}: {skipped[0].reason}")
+        raise ConfigError(
+            f"no combination can be run; the first, {point_text(skipped[0].parameters)}: {skipped[0].reason}"
+        )
     if any(isinstance(each, Configuration) and each.is_default for each in resolved):
         return resolved
     return [resolver.default, *resolved]
 
 
-def tell(point: Point) -> str:
+def point_text(point: Point) -> str:
     """The parameters in a line."""
     return " ".join(f"{name}={value}" for name, value in point.items())

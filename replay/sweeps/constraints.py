@@ -67,8 +67,8 @@ class Constraint:
         except (TypeError, ZeroDivisionError, OverflowError) as mistake:
             raise Unanswerable(f"{self.text} cannot be evaluated: {mistake}") from None
 
-    def _refusal(self, what: str) -> ConfigError:
-        return ConfigError(f"constraint {self.text!r} {what}; write it like 'pymalloc.alignment <= 16'")
+    def _refusal(self, mistake: str) -> ConfigError:
+        return ConfigError(f"constraint {self.text!r} {mistake}; write it like 'pymalloc.alignment <= 16'")
 
     def _refuse_condition(self, node: ast.expr) -> None:
         """Raises what is wrong with a part that should be a condition, whatever the stack."""
@@ -140,10 +140,10 @@ class Constraint:
     def _section_and_key(self, node: ast.expr) -> tuple[str, str]:
         """Where the value is that a part of the condition names."""
         name = ast.unparse(node)
-        there = [key for key in self._keys if key == name or key.endswith(f".{name}")]
-        if not there:
+        sections = [key for key in self._keys if key == name or key.endswith(f".{name}")]
+        if not sections:
             raise self._refusal(f"names {name}, which no stack has; {nearest(name, sorted(self._keys))}")
-        if len(there) > 1:
-            raise self._refusal(f"names {name}, which is ambiguous ({', '.join(sorted(there))})")
-        section, _, key = there[0].partition(".")
+        if len(sections) > 1:
+            raise self._refusal(f"names {name}, which is ambiguous ({', '.join(sorted(sections))})")
+        section, _, key = sections[0].partition(".")
         return section, key

@@ -84,8 +84,8 @@ def _read(path: Path) -> Iterator[Outcome]:
         try:
             yield _OUTCOME.validate_json(line)
         except ValidationError:
-            what = "is damaged; delete that line, and --resume does its run again"
-            raise ReplayError(f"{path}:{number}: {what}") from None
+            message = "is damaged; delete that line, and --resume does its run again"
+            raise ReplayError(f"{path}:{number}: {message}") from None
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -102,20 +102,22 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
     parent = resolve_output(folder).parent
     if not parent.is_dir():
         raise OutputError(f"{folder}: the folder {parent} does not exist; make it first")
-    goes_on = path.exists() and resume
-    if goes_on:
+    continues = path.exists() and resume
+    if continues:
         _refuse_another(folder, about, force=force)
-    there = [name for name in WRITTEN if (folder / name).exists()]
-    if there and not goes_on and not force:
-        held = "a sweep" if path.exists() else there[0]
+    existing = [name for name in WRITTEN if (folder / name).exists()]
+    if existing and not continues and not force:
+        content = "a sweep" if path.exists() else existing[0]
         advice = "continue it with --resume, " if path.exists() else ""
-        raise OutputError(f"{folder}: already has {held}; {advice}choose another folder, or overwrite it with --force")
+        raise OutputError(
+            f"{folder}: already has {content}; {advice}choose another folder, or overwrite it with --force"
+        )
     try:
         folder.mkdir(exist_ok=True)
         if (folder / OUTCOMES).exists():
             _open_alone(folder / OUTCOMES).close()
         for name in WRITTEN:
-            if not (goes_on and name in (ABOUT, OUTCOMES)):
+            if not (continues and name in (ABOUT, OUTCOMES)):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -127,16 +129,16 @@ def _refuse_another(folder: Path, about: dict[str, Any], *, force: bool) -> None
     """Raises a ReplayError if the folder has another sweep, unless continuing with what fits is wanted."""
     old = read_about(folder)
     if old["replay_version"] != about["replay_version"]:
-        what = f"holds a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
-        raise ReplayError(f"{folder}: {what}; resume it with that one, or choose another folder")
+        message = f"holds a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
+        raise ReplayError(f"{folder}: {message}; resume it with that one, or choose another folder")
     differs = [key for key in about["plan"] if key not in _NO_RUNS and about["plan"][key] != old["plan"].get(key)]
     if not differs and [(each["digest"], each["seed"]) for each in about["inputs"]] != [
         (each["digest"], each["seed"]) for each in old["inputs"]
     ]:
         differs = ["the content of the traces"]
     if differs and not force:
-        what = f"holds another sweep, with other {', '.join(differs)}"
-        raise ReplayError(f"{folder}: {what}; add --force to go on with what fits, or choose another folder")
+        message = f"holds another sweep, with other {', '.join(differs)}"
+        raise ReplayError(f"{folder}: {message}; add --force to go on with what fits, or choose another folder")
 
 
 _NO_RUNS = ("description", "objectives")

@@ -53,23 +53,23 @@ class Outcome:
     python: str = platform.python_version()
 
 
-def make_task(what: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
-    key = f"{what.key}:{stack_key}:{trim_every_ns or 0}"
-    return Task(key, what, stack.model_dump(mode="json"), trim_every_ns, front)
+def make_task(trace: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
+    key = f"{trace.key}:{stack_key}:{trim_every_ns or 0}"
+    return Task(key, trace, stack.model_dump(mode="json"), trim_every_ns, front)
 
 
-def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool] = lambda: False) -> Outcome:
+def do(task: Task, get: Callable[[Input], Decoded], is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
     """Simulates the task's trace; an error of the trace or stack becomes a failed outcome with its message."""
     try:
         decoded = get(task.input)
     except (ReplayError, MemoryError, OSError) as error:  # what cannot be read now may be there the next time
-        return Outcome(task.key, "failed", error=_told(error), transient=True)
+        return Outcome(task.key, "failed", error=_message(error), transient=True)
     try:
-        result, stopped = _play(task, decoded, given_up)
-    except GivenUp:
+        result, stopped = _simulate(task, decoded, is_cancelled)
+    except Cancelled:
         raise
     except Exception as error:  # a model of another package may raise anything, and is one row of many
-        return Outcome(task.key, "failed", error=_told(error), transient=isinstance(error, MemoryError | OSError))
+        return Outcome(task.key, "failed", error=_message(error), transient=isinstance(error, MemoryError | OSError))
     if stopped:
         reached = {name: value for name in task.front[0] if (value := so_far(result.end, name)) is not None}
         metrics: dict[str, int | float] = dict(reached)
@@ -85,21 +85,21 @@ def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool]
     )
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-class GivenUp(Exception):
+class Cancelled(Exception):
     """The sweep was interrupted; the run's outcome is not known."""
 
 
-def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[RunResult, bool]:
+def _simulate(task: Task, decoded: Decoded, is_cancelled: Callable[[], bool]) -> tuple[RunResult, bool]:
     stopped = False
 
     def stop(tally: np.record) -> bool:
         nonlocal stopped
-        if given_up():
-            raise GivenUp
+        if is_cancelled():
+            raise Cancelled
         stopped = is_hopeless(task.front, tally)
         return stopped
 

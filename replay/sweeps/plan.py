@@ -41,7 +41,7 @@ class Plan(BaseModel):
 
     @field_validator("seeds", "sources", "objectives")
     @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
+    def _without_duplicates(cls, values: list[Any]) -> list[Any]:
         for index, value in enumerate(values):
             if value in values[:index]:
                 raise ValueError(f"{value!r} occurs twice")
@@ -56,7 +56,7 @@ class Plan(BaseModel):
         return objectives
 
     @model_validator(mode="after")
-    def _not_both(self) -> "Plan":
+    def _not_fixed_and_varied(self) -> "Plan":
         if both := sorted(self.fixed.keys() & self.vary.keys()):
             raise ValueError(f"{both[0]}: is both in fixed and in vary")
         return self
@@ -69,8 +69,8 @@ def make_plan(data: Mapping[str, Any]) -> Plan:
     except ValidationError as mistakes:
         first = mistakes.errors(include_url=False)[0]
         keys = ".".join(str(part) for part in first["loc"] if part not in FORMS)
-        what = explain(Plan.model_json_schema(), first)
-        raise ConfigError(f"{keys}: {what}" if keys else what) from None
+        message = explain(Plan.model_json_schema(), first)
+        raise ConfigError(f"{keys}: {message}" if keys else message) from None
 
 
 def load_plan(name: str) -> Plan:

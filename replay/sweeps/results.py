@@ -120,27 +120,34 @@ def _rows(
             yield {**about, "default": False, "status": "skipped", "error": each.reason}
             continue
         about |= {"default": each.is_default, "stack": json.dumps(each.stack.model_dump(mode="json"), sort_keys=True)}
-        for what in inputs:
-            task = make_task(what, each.stack, each.key, plan.trim_every)
-            told = outcomes.get(task.key)
-            row = {**about, "source": what.source, "seed": what.seed, "status": told.status if told else "missing"}
-            if told:
-                row |= {name: getattr(told, name) for name in ("error", "events", "wall_ns", "trace_digest", "python")}
-                row |= told.metrics
+        for trace in inputs:
+            task = make_task(trace, each.stack, each.key, plan.trim_every)
+            outcome = outcomes.get(task.key)
+            row = {
+                **about,
+                "source": trace.source,
+                "seed": trace.seed,
+                "status": outcome.status if outcome else "missing",
+            }
+            if outcome:
+                row |= {
+                    name: getattr(outcome, name) for name in ("error", "events", "wall_ns", "trace_digest", "python")
+                }
+                row |= outcome.metrics
             yield row
 
 
 def _value(each: Configuration | Skipped, name: str) -> Any:
     """Of a configuration's key, what the stack has, set or not; of a variable, what it was set to."""
-    said = each.parameters.get(name, DEFAULT)
+    setting = each.parameters.get(name, DEFAULT)
     if isinstance(each, Configuration):
         if name == ALLOCATOR:
-            return each.stack.name if said == DEFAULT else said
+            return each.stack.name if setting == DEFAULT else setting
         section, dot, key = name.partition(".")
         if dot:
             value = getattr(getattr(each.stack, section), key, None)
             return None if value == DEFAULT else value
-    return None if said == DEFAULT else said
+    return None if setting == DEFAULT else setting
 
 
 def _type_of(values: Sequence[Any]) -> Any:
@@ -167,8 +174,8 @@ def read_results(folder: Path) -> Results:
     plan = Plan.model_validate(read_about(folder)["plan"])
     path = folder / RESULTS
     if not path.exists():
-        held = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
-        raise ReplayError(f"{folder}: the sweep was cut off with {held} runs done; finish it with --resume")
+        saved = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
+        raise ReplayError(f"{folder}: the sweep was cut off with {saved} runs done; finish it with --resume")
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:

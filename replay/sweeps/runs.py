@@ -36,26 +36,28 @@ class Runs:
         self._engine, self._journal, self._progress = engine, journal, progress
         self._done = 0
 
-    def do(self, wanted: Iterable[Configuration | Skipped], front: Front = (), expected: int | None = None) -> None:
+    def do(
+        self, configurations: Iterable[Configuration | Skipped], front: Front = (), expected: int | None = None
+    ) -> None:
         """Does the runs of these that are not known yet. `expected`: how many runs there will be in all."""
-        wanted = list(wanted)
-        self.tried += wanted
+        configurations = list(configurations)
+        self.tried += configurations
         # Trace after trace, so that only few are in memory at a time.
         tasks = {
             task.key: task
-            for what in self.inputs
-            for each in wanted
+            for trace in self.inputs
+            for each in configurations
             if isinstance(each, Configuration)
-            for task in [make_task(what, each.stack, each.key, self.plan.trim_every, front)]
+            for task in [make_task(trace, each.stack, each.key, self.plan.trim_every, front)]
         }
         known = self._journal.outcomes
-        left = [task for key, task in tasks.items() if key not in known or not _serves(known[key], front)]
-        self._done += len(tasks) - len(left)
-        expected = expected or self._done + len(left)
+        missing = [task for key, task in tasks.items() if key not in known or not _is_reusable(known[key], front)]
+        self._done += len(tasks) - len(missing)
+        expected = expected or self._done + len(missing)
         self._progress(self._done, expected)
-        if not left:
+        if not missing:
             return
-        with closing(self._engine.outcomes(left)) as outcomes:  # whatever happens here, runs under way end
+        with closing(self._engine.outcomes(missing)) as outcomes:  # whatever happens here, runs under way end
             for outcome in outcomes:
                 self._journal.add(outcome)
                 self._done += 1
@@ -65,14 +67,14 @@ class Runs:
         """More than one call of `do` will want them."""
         self._engine.keep(self.inputs)
 
-    def outcome(self, each: Configuration, what: Input) -> Outcome | None:
-        return self._journal.outcomes.get(make_task(what, each.stack, each.key, self.plan.trim_every).key)
+    def outcome(self, each: Configuration, trace: Input) -> Outcome | None:
+        return self._journal.outcomes.get(make_task(trace, each.stack, each.key, self.plan.trim_every).key)
 
     def results(self) -> Results:
         return collect(self.plan, self.tried, self.inputs, self._journal.outcomes)
 
 
-def _serves(outcome: Outcome, front: Front) -> bool:
+def _is_reusable(outcome: Outcome, front: Front) -> bool:
     """Whether a known outcome will do: one that was ended early only where it still would be."""
     return outcome.status != "stopped" or any(
         all(name in outcome.metrics and outcome.metrics[name] >= value for name, value in known.items())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.support.errors import ConfigError, ReplayError
 from replay.sweeps.analysis import ratio, undominated
-from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
+from replay.sweeps.configurations import Configuration, Skipped, configurations, point_text
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
 from replay.sweeps.runs import Runs
@@ -47,7 +47,7 @@ class Search:
         if plan.configurations or plan.choose.kind != "grid":
             raise ConfigError("a search chooses its points; remove `configurations` and `choose`")
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Simulates the default, then one generation after the other; all points if there are not more than trials."""
         self._runs.keep_traces()
         size = grid_size(self._space)
@@ -56,28 +56,28 @@ class Search:
             self._do_all()
             return
         study = self._new_study()
-        seen: set[str] = set()
+        tried: set[str] = set()
         self._do([self._runs.resolver.default], inputs * self._trials)
-        seen.add(self._runs.resolver.default.key)
+        tried.add(self._runs.resolver.default.key)
         refused: set[str] = set()
         misses = 0
-        while len(seen) < self._trials and misses < _MISSES_MAX:
+        while len(tried) < self._trials and misses < _MISSES_MAX:
             study.sampler = self._sampler(misses)
-            asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
-            resolved = [self._runs.resolver.resolve(self._suggest(trial)) for trial in asked]
+            trials = [study.ask() for _ in range(min(GENERATION, self._trials - len(tried)))]
+            resolved = [self._runs.resolver.resolve(self._suggest(trial)) for trial in trials]
             fresh: dict[str, Configuration] = {}
             skipped: dict[str, Skipped] = {}
             for each in resolved:
                 if isinstance(each, Skipped):
                     self._refuse(each)
-                    skipped.setdefault(tell(each.parameters), each)
-                elif each.key not in seen:
+                    skipped.setdefault(point_text(each.parameters), each)
+                elif each.key not in tried:
                     fresh.setdefault(each.key, each)
-            seen |= fresh.keys()
-            told = [each for name, each in skipped.items() if name not in refused]
+            tried |= fresh.keys()
+            newly_skipped = [each for name, each in skipped.items() if name not in refused]
             refused |= skipped.keys()
-            self._do([*fresh.values(), *told], inputs * self._trials)
-            for trial, each in zip(asked, resolved, strict=True):
+            self._do([*fresh.values(), *newly_skipped], inputs * self._trials)
+            for trial, each in zip(trials, resolved, strict=True):
                 self._tell(study, trial, each)
             misses = 0 if fresh else misses + 1
 
@@ -89,7 +89,7 @@ class Search:
 
     def _refuse(self, skipped: Skipped) -> None:
         if self._strict:
-            raise ConfigError(f"{tell(skipped.parameters)} cannot be run: {skipped.reason}")
+            raise ConfigError(f"{point_text(skipped.parameters)} cannot be run: {skipped.reason}")
 
     def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
         self._runs.do(generation, self._front(), expected)
@@ -128,9 +128,9 @@ class Search:
     def _scores(self, each: Configuration) -> list[float] | None:
         """For each objective the mean ratio to the default; None if a run failed."""
         totals = [0.0] * len(self._objectives)
-        for what in self._runs.inputs:
-            outcome = self._runs.outcome(each, what)
-            default = self._runs.outcome(self._runs.resolver.default, what)
+        for trace in self._runs.inputs:
+            outcome = self._runs.outcome(each, trace)
+            default = self._runs.outcome(self._runs.resolver.default, trace)
             if outcome is None or default is None or "failed" in (outcome.status, default.status):
                 return None
             for index, name in enumerate(self._objectives):

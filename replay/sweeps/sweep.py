@@ -42,7 +42,7 @@ def sweep(
         plan = make_plan(plan)
     inputs = find_inputs(plan.sources, plan.seeds)
     folder = None if out is None else Path(out)
-    resolver = Resolver(plan, [what.recorded for what in inputs])
+    resolver = Resolver(plan, [trace.recorded for trace in inputs])
     wanted = configurations(resolver, strict=strict) if trials is None else []
     if trials is not None:
         Search.check(plan)
@@ -54,7 +54,7 @@ def sweep(
             if trials is None:
                 runs.do(wanted)
             else:
-                Search(runs, trials, strict=strict).go()
+                Search(runs, trials, strict=strict).run()
         finally:
             results = runs.results()
             if folder is not None:

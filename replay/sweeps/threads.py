@@ -35,18 +35,18 @@ class Threads:
         """
         traces = self._traces
         traces.expect(task.input for task in tasks)
-        left: SimpleQueue[Task] = SimpleQueue()
+        waiting: SimpleQueue[Task] = SimpleQueue()
         for task in tasks:
-            left.put(task)
-        come: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+            waiting.put(task)
+        finished: SimpleQueue[Outcome | BaseException] = SimpleQueue()
         ended: SimpleQueue[None] = SimpleQueue()
-        given_up: list[bool] = []
+        cancelled: list[bool] = []
         threads = 0
 
         def work() -> None:
             try:
-                while not given_up:
-                    do_next(left.get_nowait())
+                while not cancelled:
+                    do_next(waiting.get_nowait())
             except Empty:
                 pass
             finally:
@@ -54,9 +54,9 @@ class Threads:
 
         def do_next(task: Task) -> None:
             try:
-                come.put(do(task, traces.get, lambda: bool(given_up)))
+                finished.put(do(task, traces.get, lambda: bool(cancelled)))
             except BaseException as error:  # whatever it is, who waits for the outcome has it
-                come.put(error)
+                finished.put(error)
             finally:
                 traces.release(task.input)
 
@@ -65,11 +65,11 @@ class Threads:
                 start_new_thread(work, ())
                 threads += 1
             for _ in tasks:
-                outcome = come.get()
+                outcome = finished.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
         finally:
-            given_up.append(True)
+            cancelled.append(True)
             for _ in range(threads):
                 ended.get()

@@ -246,12 +246,12 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
         targets = [EVERYTHING, *sources, *groups]
         for name in phase.rates:
             if name not in targets:
-                what = f"is no stream, set or group; {nearest(name, targets)}"
-                yield Problem(("phases", index, "rates", name), what)
+                message = f"is no stream, set or group; {nearest(name, targets)}"
+                yield Problem(("phases", index, "rates", name), message)
         for place, group in enumerate(phase.free):
             if group not in groups:
-                what = f"there is no group {group!r}; {nearest(group, groups)}"
-                yield Problem(("phases", index, "free", place), what)
+                message = f"there is no group {group!r}; {nearest(group, groups)}"
+                yield Problem(("phases", index, "free", place), message)
         for place, thread in enumerate(phase.end_threads):
             reason = _why_no_end(workload, phase, place, thread)
             if reason:

@@ -66,7 +66,7 @@ def causes(case: CaseReport) -> list[str]:
 def _changes(cause: Cause) -> list[str]:
     """Returns a line for each dimension with the largest changes of live blocks at the peak. If these are the same, of
     all requests."""
-    changes, what = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
+    changes, label = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
     lines = []
     for dimension in DIMENSIONS:
         mine = [each for each in changes if each.dimension == dimension]
@@ -76,5 +76,5 @@ def _changes(cause: Cause) -> list[str]:
                 f"{format_metric('resident_bytes_peak', abs(each.bytes))}"
                 for each in mine[:3]
             )
-            lines.append(f"{what}, by {_WORDS.get(dimension, dimension)}: {text}")
+            lines.append(f"{label}, by {_WORDS.get(dimension, dimension)}: {text}")
     return lines

@@ -96,8 +96,8 @@ def read_pieces(path: Path) -> Iterator[Piece]:
             else:
                 text, rest = b"", rest + fresh
             if len(rest) > _LONGEST_LINE_BYTES:
-                what = f"line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this a text file?"
-                raise TraceError(what, path=path)
+                message = f"line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this a text file?"
+                raise TraceError(message, path=path)
             if text:
                 array = np.frombuffer(text, np.uint8).copy()
                 yield Piece(array, line)
@@ -120,11 +120,11 @@ def open_text(path: Path) -> Iterator[IO[bytes]]:
             yield stream
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        what = f"the {compression} data is damaged or incomplete ({reason}); copy or record the file again"
-        raise TraceError(what, path=path) from None
+        message = f"the {compression} data is damaged or incomplete ({reason}); copy or record the file again"
+        raise TraceError(message, path=path) from None
     except ModuleNotFoundError as error:
-        what = f"is compressed with {compression}, but this Python was built without the module {error.name!r}"
-        raise TraceError(f"{what}; decompress the file first", path=path) from None
+        message = f"is compressed with {compression}, but this Python was built without the module {error.name!r}"
+        raise TraceError(f"{message}; decompress the file first", path=path) from None
 
 
 def line_of(piece: Piece, position: int) -> int:
@@ -149,8 +149,8 @@ def check_lines(status: int, path: Path, piece: Piece, position: int, format_nam
     if status == UNKNOWN:
         raise unknown_line(path, piece, position, format_name)
     if status == TOO_LARGE:
-        what = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
-        raise TraceError(what, path=path)
+        message = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
+        raise TraceError(message, path=path)
 
 
 @leaf

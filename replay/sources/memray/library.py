@@ -76,10 +76,10 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except (OSError, RuntimeError) as error:
         reason = str(error).partition(": iostream")[0].rstrip(".")
         if "incompatible" in reason:
-            what = _refusal(read_format_version(path), _installed())
+            message = _refusal(read_format_version(path), _installed())
         else:
-            what = f"is not a complete capture of memray ({reason})"
-        raise TraceError(what, path=path) from None
+            message = f"is not a complete capture of memray ({reason})"
+        raise TraceError(message, path=path) from None
 
 
 def _ending(path: Path, metadata: "Metadata") -> tuple[float, int | None]:
@@ -179,8 +179,8 @@ class _Records:
         op = self._ops[allocator]
         if (op == UNKNOWN).any():
             number = allocator[np.argmax(op == UNKNOWN)]
-            what = f"has calls of memray's allocator {number}, which this version of replay does not know"
-            raise TraceError(what, path=self._path)
+            message = f"has calls of memray's allocator {number}, which this version of replay does not know"
+            raise TraceError(message, path=self._path)
         time_ns = self._begin_ns + (self._rows + np.arange(op.shape[0])) * self._span_ns // self._total
         self._rows += op.shape[0]
         calls = Calls(

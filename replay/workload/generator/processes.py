@@ -41,9 +41,9 @@ _WINDOW_NS_MOST = 1 << 40
 Process = Generator[simpy.Event, int, None]
 
 
-def told_by_key(location: Location, what: str) -> str:
+def key_and_mistake(location: Location, message: str) -> str:
     """What is wrong, behind its key."""
-    return f"{'.'.join(map(str, location))}: {what}"
+    return f"{'.'.join(map(str, location))}: {message}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class WorkloadTrace:
     name: str
     seed: int
     window_rows: int = WINDOW_ROWS
-    sentence: Callable[[Location, str], str] = told_by_key
+    sentence: Callable[[Location, str], str] = key_and_mistake
     """Puts what is wrong at a place of the workload into words."""
 
     @property
@@ -168,17 +168,17 @@ class _Generation:
         """What it made and left is the main thread's from now on."""
         if self._main is None or self._main == thread:
             first = "no block was made yet" if self._main is None else f"thread {thread} made the first block"
-            what = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
+            message = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
             advice = "the thread of the first block is the main one; let a source of thread 0 begin first"
             written = index - len(self._phases) + len(self._workload.phases)
-            raise WorkloadError(self._sentence(("phases", written, "end_threads", place), f"{what}, and {advice}"))
+            raise WorkloadError(self._sentence(("phases", written, "end_threads", place), f"{message}, and {advice}"))
         self._write_alone(Op.THREAD_END, thread)
         streams.pass_on(self._stage, thread, streams.MAIN_THREAD)
 
     def _write_alone(self, op: Op, value: int) -> None:
         """An event that is no block's."""
         now = int(self._env.now)
-        self._stage.rows[0] = now, streams.NOBODY, streams.NOBODY, op, value
+        self._stage.rows[0] = now, streams.NONE, streams.NONE, op, value
         self._stage.counts[streams.ROWS] = 1
         self._write(now, now + 1)
 

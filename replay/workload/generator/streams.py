@@ -25,7 +25,7 @@ from replay.workload.generator.distributions import NEVER, Law, draw, log, rando
 from replay.workload.generator.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
-NOBODY = -1
+NONE = -1
 MAIN_THREAD = 0
 
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
@@ -200,7 +200,7 @@ def _take_slot(idle: np.ndarray, counts: np.ndarray) -> int:
 
 @leaf
 def _take_place(members: np.ndarray, traits: np.ndarray, block: int, slot: int) -> tuple[int, int]:
-    """Which member of its set a block becomes, and the slot of the one it replaces, or NOBODY."""
+    """Which member of its set a block becomes, and the slot of the one it replaces, or NONE."""
     high, _low = random_words(traits[VICTIM_KEY], traits[VICTIM_STRIDE], block)
     member = block if block < traits[MEMBERS] else (high * traits[MEMBERS]) >> 32
     member += traits[FIRST_MEMBER]
@@ -260,13 +260,13 @@ def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
         size = draw(sizes, block, time_ns)
         end_ns = min(time_ns + draw(lifetimes, block, time_ns), NEVER)
         live = slots[slot]
-        live[KEY], live[SIZE], live[END_NS], live[STEPS], live[MEMBER] = key, size, end_ns, steps, NOBODY
+        live[KEY], live[SIZE], live[END_NS], live[STEPS], live[MEMBER] = key, size, end_ns, steps, NONE
         live[THREAD] = threads[(state[BURSTS] - 1) % threads.shape[0]]
         live[DUE_NS] = min(time_ns + spacing_ns, end_ns) if steps > 0 else end_ns
         _add_row(rows, counts, time_ns, key, slot, traits[OP], size)
         if traits[MEMBERS] > 0:
             live[MEMBER], replaced = _take_place(members, traits, block, slot)
-            if replaced != NOBODY:
+            if replaced != NONE:
                 _add_row(rows, counts, time_ns, key | 1, replaced, _FREE, 0)
         _follow(slots, heads, rows, counts, growth, factor, slot, until_ns)
 
@@ -283,9 +283,9 @@ def take_due(stage: Stage, from_ns: int, until_ns: int) -> int:
     for turn in range(first, min(last, first + buckets - 1) + 1):
         bucket = turn & (buckets - 1)
         slot = heads[bucket]
-        heads[bucket] = NOBODY
+        heads[bucket] = NONE
         full = False
-        while slot != NOBODY:
+        while slot != NONE:
             following = slots[slot, CHAIN]
             full = counts[ROWS] > room
             if full:
@@ -307,17 +307,17 @@ def free_groups(stage: Stage, fractions: np.ndarray, keys: np.ndarray, now_ns: i
     slots, rows, heads, counts, members = stage.slots, stage.rows, stage.heads, stage.counts, stage.members
     if rows.shape[0] < counts[ROWS] + counts[SLOTS_USED]:
         return FULL_WINDOW
-    heads[:] = NOBODY
+    heads[:] = NONE
     for slot in range(counts[SLOTS_USED]):
         key = slots[slot, KEY]
-        if key == NOBODY:
+        if key == NONE:
             continue
         source, block = key >> _SOURCE_SHIFT, (key & _BLOCK) >> 1
         if random_part(keys[source, 0], keys[source, 1], block) < fractions[source]:
             _add_row(rows, counts, now_ns, key | 1, slot, _FREE, 0)
             slots[slot, DUE_NS] = NEVER
-            if slots[slot, MEMBER] != NOBODY:
-                members[slots[slot, MEMBER]] = NOBODY
+            if slots[slot, MEMBER] != NONE:
+                members[slots[slot, MEMBER]] = NONE
         else:
             _wait(slots, heads, counts, slot, slots[slot, DUE_NS])
     return DONE
@@ -328,7 +328,7 @@ def pass_on(stage: Stage, thread: int, heir: int) -> None:
     """What a thread's live blocks do from now on, another one does: in place."""
     slots = stage.slots
     for slot in range(stage.counts[SLOTS_USED]):
-        if slots[slot, KEY] != NOBODY and slots[slot, THREAD] == thread:
+        if slots[slot, KEY] != NONE and slots[slot, THREAD] == thread:
             slots[slot, THREAD] = heir
 
 
@@ -368,7 +368,7 @@ def write_window(
         block[to] = slots[slot, BLOCK]
         if code == _FREE:
             release_number(numbers, number_counts, slots[slot, BLOCK])
-            slots[slot, KEY] = NOBODY
+            slots[slot, KEY] = NONE
             idle[counts[SLOTS_IDLE]] = slot
             counts[SLOTS_IDLE] += 1
     counts[ROWS] = 0

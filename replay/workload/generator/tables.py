@@ -6,7 +6,7 @@ from replay.trace import NUMBERS, Domain, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Source, Stream, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import NEVER, expected, make_key, make_law
-from replay.workload.generator.streams import NOBODY, SourceArrays, Stage
+from replay.workload.generator.streams import NONE, SourceArrays, Stage
 
 _BUCKETS = 1 << 14
 _BUCKETS_A_WINDOW = 64
@@ -90,12 +90,12 @@ def make_stage(workload: Workload, window_ns: int) -> Stage:
     counts[streams.END_OF_ALL_NS] = workload.duration
     counts[streams.STEPS_MOST] = growth[:, streams.GROW_STEPS].max()
     return Stage(
-        slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NOBODY, np.int64),
+        slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NONE, np.int64),
         idle=np.empty(_FIRST_ROOM, np.int64),
         numbers=np.empty(_FIRST_ROOM, np.int64),
         number_counts=np.zeros(1, NUMBERS),
-        members=np.full(sum(source.members for source in sources), NOBODY, np.int64),
-        heads=np.full(_BUCKETS, NOBODY, np.int64),
+        members=np.full(sum(source.members for source in sources), NONE, np.int64),
+        heads=np.full(_BUCKETS, NONE, np.int64),
         growth=growth,
         factor=factor,
         **_make_rows(_FIRST_ROOM),
@@ -124,7 +124,7 @@ def _make_rows(room: int) -> dict[str, np.ndarray]:
 def with_more_slots(stage: Stage) -> Stage:
     """The tables with twice the slots."""
     held = len(stage.idle)
-    slots = np.full((2 * held, streams.SLOT_COLUMNS), NOBODY, np.int64)
+    slots = np.full((2 * held, streams.SLOT_COLUMNS), NONE, np.int64)
     idle, numbers = np.empty(2 * held, np.int64), np.empty(2 * held, np.int64)
     slots[:held], idle[:held], numbers[:held] = stage.slots, stage.idle, stage.numbers
     return stage._replace(slots=slots, idle=idle, numbers=numbers)
