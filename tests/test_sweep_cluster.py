@@ -125,10 +125,10 @@ def test_a_task_of_another_replay_or_another_model_is_not_done(source, monkeypat
     (what,) = find_inputs([source], [])
     stack = Resolver(make_plan({"vary": VARY})).default
     task = make_task(what, stack.stack, stack.key, None)
-    with pytest.raises(ReplayError, match="a worker has another version of an allocator model of another package"):
+    with pytest.raises(ReplayError, match="a worker has another version of a third-party allocator model"):
         work(make_task(what, stack.stack, "0" * 64, None))
     monkeypatch.setattr(clusters, "identity", lambda: "0.0.1+abc")
-    with pytest.raises(ReplayError, match=r"a worker has replay 0\.0\.1\+abc, the sweep is by "):
+    with pytest.raises(ReplayError, match=r"a worker has replay 0\.0\.1\+abc, but the sweep was started by "):
         work(task)
 
 
@@ -179,7 +179,7 @@ def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(sc
             other,
             rf"has replay 0\.\d+\.\d+\+[0-9a-f]{{8}}, and this is {identity().replace('+', '[+]')}; install the same",
         ),
-        (none, r"a worker cannot say which replay it has \(.*No module named .*\); install "),
+        (none, r"a worker cannot report its version of replay \(.*No module named .*\); install "),
     ):
         worker = start_worker(scheduler, folder)
         try:
@@ -199,7 +199,7 @@ def test_a_run_that_kills_its_workers_is_a_row_with_its_error_and_tried_again_th
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Deadly("local:1") as engine:
         results = replay.sweep(plan, out=out, engine=engine)
-    told = "1 worker died over it; perhaps it wants more memory than they have"
+    told = "1 worker died during this run; it may need more memory than they have"
     assert results.frame.select("status", "error").rows() == [("failed", told)]
     assert replay.sweep(plan, out=out, resume=True).frame["status"].to_list() == ["done"]
 
@@ -241,7 +241,7 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
             process.kill()
             process.wait()
     assert told.splitlines()[-1].endswith(
-        "the scheduler is lost; with --out, finished runs are kept, and --resume continues"
+        "the connection to the scheduler is lost; with --out, finished runs are saved, and --resume continues"
     )
     kept = read_results(out)
     assert 0 < kept.count("done") < 62

@@ -330,10 +330,10 @@ def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_
 
 def test_a_source_that_is_none_and_a_folder_that_holds_no_sweep_are_refused(refused, tmp_path):
     assert refused("sweep", "web-servce", *TWO).startswith("replay: web-servce: ")
-    assert refused("sweep", *TWO).startswith("replay: no trace is given; name a trace, a workload or a bundled one")
+    assert refused("sweep", *TWO).startswith("replay: the trace is missing; name a trace, a workload or a bundled one")
     assert (
         refused("sweep", "show", tmp_path)
-        == f"replay: {tmp_path}: holds no sweep; name a folder that `replay sweep --out` wrote\n"
+        == f"replay: {tmp_path}: has no sweep; name a folder that `replay sweep --out` wrote\n"
     )
 
 

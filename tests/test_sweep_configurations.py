@@ -108,7 +108,7 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
         ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "choose a preset such as cpython-3.12-malloc with -a instead"),
         ({"vary": {"allocator": ["cpython-3.31"]}}, "did you mean 'cpython-3.1"),
         ({"vary": {"allocator": ["cpythn-*"]}}, "no preset matches 'cpythn-*'"),
-        ({"vary": {"allocator": [3.12]}}, "allocator: give a list of presets or files"),
+        ({"vary": {"allocator": [3.12]}}, "allocator: write a list of presets or files"),
         ({"fixed": {"allocator": 3.12}}, "allocator: 3.12 is not the name of a preset or file"),
         (
             {"fixed": {"glibc.top_pad": 0}, "vary": {"glibc.top_pad": [0]}},

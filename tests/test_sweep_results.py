@@ -141,7 +141,7 @@ def test_a_trace_that_is_changed_under_way_fails_and_is_not_mixed_with_the_first
 
     monkeypatch.setattr("replay.sweeps.traces.decode", change_and_decode)
     results = replay.sweep({"sources": [workload], "vary": VARY})
-    assert results.frame["error"].unique().to_list() == [f"{workload}: is another file than when the sweep began"]
+    assert results.frame["error"].unique().to_list() == [f"{workload}: has changed since the sweep began"]
 
 
 def test_urls_are_sources_and_each_is_fetched_once(source, workload, monkeypatch):
@@ -252,9 +252,9 @@ def test_another_sweep_is_not_gone_on_with_unless_forced(source, workload, tmp_p
     out = tmp_path / "out"
     replay.sweep({"sources": [source], "vary": VARY}, out=out)
     wider = {**VARY, "pymalloc.alignment": [8, 16, 32]}
-    with pytest.raises(ReplayError, match="holds another sweep, with other vary; add --force"):
+    with pytest.raises(ReplayError, match="has another sweep, with other vary; add --force"):
         replay.sweep({"sources": [source], "vary": wider}, out=out, resume=True)
-    with pytest.raises(ReplayError, match="holds another sweep, with other sources"):
+    with pytest.raises(ReplayError, match="has another sweep, with other sources"):
         replay.sweep({"sources": [workload], "vary": VARY}, out=out, resume=True)
     engine = Counting()
     results = replay.sweep({"sources": [source], "vary": wider}, out=out, resume=True, force=True, engine=engine)
@@ -278,14 +278,14 @@ def test_a_sweep_by_another_replay_is_not_gone_on_with(source, tmp_path):
     replay.sweep(plan, out=out)
     about = json.loads((out / "sweep.json").read_text())
     (out / "sweep.json").write_text(json.dumps({**about, "replay_version": "0.0.1+abc"}))
-    with pytest.raises(ReplayError, match=r"holds a sweep by replay 0\.0\.1\+abc, and this is "):
+    with pytest.raises(ReplayError, match=r"has a sweep by replay 0\.0\.1\+abc, and this is "):
         replay.sweep(plan, out=out, resume=True, force=True)
 
 
 @pytest.mark.parametrize("about", ["{}", "[]", '{"replay_version": 1}', "\xff"])
 def test_a_description_that_is_none_is_told(source, tmp_path, about):
     (tmp_path / "sweep.json").write_text(about, encoding="latin-1")
-    with pytest.raises(ReplayError, match="is not a description of a sweep that this replay reads"):
+    with pytest.raises(ReplayError, match="is not a sweep that this version of replay can read"):
         replay.sweep({"sources": [source], "vary": VARY}, out=tmp_path, resume=True)
 
 
@@ -344,7 +344,7 @@ def test_after_kill_9_in_the_middle_every_run_is_there_once(source, tmp_path):
     process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    with pytest.raises(ReplayError, match="the sweep was cut off with 2 runs done; finish it with --resume"):
+    with pytest.raises(ReplayError, match="the sweep was interrupted with 2 runs done; finish it with --resume"):
         read_results(Path(out))
     engine = Counting()
     results = replay.sweep(plan, out=out, resume=True, engine=engine)

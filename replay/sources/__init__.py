@@ -103,7 +103,7 @@ def locate(path_or_name: str | Path) -> Path:
         return path
     name, names = str(path_or_name), [*workload_names(), *recorded_names()]
     if name not in names:
-        message = f"no file and no bundled workload has this name; {nearest(name, names)}"
+        message = f"the file does not exist, and no bundled workload has this name; {nearest(name, names)}"
         raise TraceError(message, path=name)
     return find_workload(name)
 

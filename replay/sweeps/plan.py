@@ -1,6 +1,6 @@
-"""The schema of a sweep in YAML, in `configs/sweeps/` or in a file of the user.
+"""The schema of sweeps in YAML, for `configs/sweeps/` and files of the user.
 
-`docs/sweeps.md` explains every key. Options of the command line replace keys of the file.
+`docs/sweeps.md` explains every key. Options of the command line override keys of the file.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class Plan(BaseModel):
 
 
 def make_plan(data: Mapping[str, Any]) -> Plan:
-    """The plan in a mapping; ConfigError says in one sentence what is wrong with it."""
+    """Returns the plan of a mapping; raises ConfigError with one sentence for a mistake."""
     try:
         return Plan.model_validate(data)
     except ValidationError as mistakes:
@@ -74,6 +74,6 @@ def make_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def load_plan(name: str) -> Plan:
-    """The plan in a file, or the bundled plan of that name."""
+    """Returns the plan in a file, or the bundled plan with this name."""
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
     return Document(Path(name) if is_file else find_sweep(name), ConfigError, _EXAMPLE).parse(Plan)

@@ -31,10 +31,10 @@ def sweep(
     engine: Engine | None = None,
     progress: Progress = _ignore_progress,
 ) -> Results:
-    """Runs a plan: a Plan, a mapping with its keys, or the name of a file or bundled sweep.
+    """Runs a plan and returns the results. The plan is a Plan, a mapping with its keys, a file, or a bundled sweep.
 
-    `trials`: search for the best configurations instead of trying all. `out`: a folder for the results; each outcome
-    is saved there when its run ends, and `resume` continues with them. `strict`: an impossible combination is an error.
+    `trials`: search for the best configurations instead of trying all. `out`: a folder for the results; each outcome is
+    saved there when its run ends, and `resume` continues with them. `strict`: an impossible combination is an error.
     """
     if isinstance(plan, str):
         plan = load_plan(plan)
