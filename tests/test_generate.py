@@ -415,8 +415,8 @@ def test_a_block_of_an_ended_thread_grows_and_is_replaced_by_the_main_one():
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        ("1 ms", "thread 1 cannot end at 1.00 ms: no block was made yet"),
-        ("3 ms", "3.00 ms: thread 1 made the first block"),
+        ("1 ms", "thread 1 cannot end at 1.00 ms: no block was allocated yet"),
+        ("3 ms", "3.00 ms: thread 1 allocated the first block"),
     ],
 )
 def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path):

@@ -63,10 +63,10 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             ":12: sets.sessions.size.weights: one value has two weights, written in different units",
         ),
         ("size: 64}", "size: 10 ms}", ":12: sets.sessions.size: '10 ms' is not a size; write it like 256 KiB"),
-        ("free: [cache]", "free: [cahce]", ":14: phases.0.free.0: there is no group 'cahce'; did you mean 'cache'?"),
+        ("free: [cache]", "free: [cahce]", ":14: phases.0.free.0: unknown group 'cahce'; did you mean 'cache'?"),
         (
             "rates: {requests", "rates: {request",
-            ":14: phases.0.rates.request: is no stream, set or group; did you mean 'requests'?",
+            ":14: phases.0.rates.request: unknown stream, set or group; did you mean 'requests'?",
         ),
         (
             "free: [cache]", "end_threads: [0]",
@@ -74,14 +74,14 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ),
         (
             "free: [cache]", "end_threads: [2]",
-            ":14: phases.0.end_threads.0: there is no thread 2; the process has threads 0 to 0; raise `threads`",
+            ":14: phases.0.end_threads.0: unknown thread 2; the process has threads 0 to 0; raise `threads`",
         ),
         ("start: 500 ms", "start: 5 s", ":14: phases.0.start: is not before the workload's end"),
         ("requests: 2", "requests: {from: 0, to: 1}", ":14: phases.0: a ramp needs the phase's `duration`"),
-        ("sessions:", "requests:", ":12: sets.requests: a stream has this name already; rename one"),
+        ("sessions:", "requests:", ":12: sets.requests: a stream already has this name; rename one of them"),
         (
             "group: cache", "threads: [1]\n    group: cache",
-            ":10: streams.requests.threads.0: there is no thread 1; the process has threads 0 to 0; raise `threads`",
+            ":10: streams.requests.threads.0: unknown thread 1; the process has threads 0 to 0; raise `threads`",
         ),
         (
             "size: 64}", "size: 256 TiB}",
@@ -89,7 +89,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ),
         (
             "group: cache", "grow: {steps: 2, spacing: 1 ms}\n    group: cache",
-            ":10: streams.requests.grow: a block grows by `factor` or by `increment`; give one of them",
+            ":10: streams.requests.grow: a block grows by `factor` or by `increment`; set one of them",
         ),
         ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: duplicate key 'duration', first on line 1"),
         ("streams:", "streams: [", ":4: is not valid YAML: expected ',' or ']', but got ':'"),
@@ -115,7 +115,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             ":11: streams.requests.stop: is not after its start",
         ),
         ("blocks: 10,", "blocks: 10, start: 9 ms, stop: 1 ms,", ":12: sets.sessions.stop: is not after its start"),
-        ("sessions:", "all:", ":12: sets.all: phases mean every stream and set by this name; choose another"),
+        ("sessions:", "all:", ":12: sets.all: this name is reserved for all streams and sets; choose another"),
         (
             "100/s", "1e999999/s",
             ":4: streams.requests.arrivals.rate: '1e999999/s' is not a rate; write it like 200/s",
