@@ -68,7 +68,7 @@ def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):
     lines = run(tmp_path / "log", "-o", tmp_path / "t.parquet")
     assert lines[0].startswith("2 events over 1.00 µs, 0 blocks (0 B) live at the end; ")
     assert lines[1:] == [
-        "not known, so assumed: time: an event a microsecond, thread: 0, domain: libc; "
+        "unknown, so assumed: time: an event a microsecond, thread: 0, domain: libc; "
         "frees of blocks older than the log, left out: 1",
         f"next: replay run {tmp_path / 't.parquet'}",
     ]
@@ -78,7 +78,7 @@ def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):
 def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):
     (tmp_path / "log.csv").write_bytes(b"\n" + SAMPLES["mtrace"])
     assert run(tmp_path / "log.csv", "--format", "mtrace", "-o", tmp_path / "t.parquet")[0].startswith("1 events")
-    with pytest.raises(ReplayError, match=r"line 1: here must stand a header of four numbers"):
+    with pytest.raises(ReplayError, match=r"line 1: the header must have four numbers"):
         run(tmp_path / "log.csv", "--format", "rep", "-o", tmp_path / "u.parquet")
     with pytest.raises(ReplayError, match=r"unknown trace format 'mtrase'; did you mean 'mtrace'\?"):
         run(tmp_path / "log.csv", "--format", "mtrase", "-o", tmp_path / "u.parquet")

@@ -153,7 +153,7 @@ def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, brok
 def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, name, text):
     path = written(tmp_path, text, name)
     assert "--lenient" not in refusal(path)
-    with pytest.raises(TraceError, match="nothing is left to import: "):
+    with pytest.raises(TraceError, match="no event remains: "):
         rows(open_source(path, lenient=True))
 
 
@@ -246,7 +246,7 @@ def test_older_heaptrack_files_have_strings_without_their_length(tmp_path):
 def test_a_newer_heaptrack_format_is_refused(tmp_path):
     newer = INTERPRETED.replace("v 10400 3", "v 20000 4")
     assert refusal(written(tmp_path, newer)) == (
-        "is of heaptrack's file format 4; this replay reads up to 3: get a newer one"
+        "has heaptrack's file format 4; this version of replay reads up to 3: get a newer one"
     )
 
 

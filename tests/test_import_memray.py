@@ -236,7 +236,7 @@ def test_batches_do_not_change_what_is_read(record, monkeypatch, way):
 
 def test_an_aggregated_capture_is_refused(record, way):
     assert refusal(record("aggregated")) == (
-        "holds sums only, no single allocations; record it again without `memray run --aggregate`"
+        "has only sums, no single allocations; record it again without `memray run --aggregate`"
     )
 
 
@@ -245,7 +245,7 @@ def test_a_capture_that_is_cut_short_is_refused_but_for_lenient_reading(record, 
     path = tmp_path / "cut.bin"
     content = record("python" if kind == "plain" else "compressed threads").read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert refusal(path).startswith("is cut short: it promises ")
+    assert refusal(path).startswith("is incomplete: it should have ")
     trace = open_source(path, lenient=True)
     Validator().check(whole(trace))
     assert trace.metadata.origin.texts()["cut short"].startswith("after ")
@@ -288,7 +288,7 @@ def test_a_capture_of_version_12_is_one_of_13_without_paths(record, tmp_path, mo
 
 
 def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_reading(record):
-    assert refusal(record("killed")).startswith("is cut short: its program did not end it")
+    assert refusal(record("killed")).startswith("is incomplete: the program did not end it")
     events = whole(open_source(record("killed"), lenient=True))
     assert 777_400 in events.size.tolist()
 
@@ -372,7 +372,7 @@ def test_allocators_are_known_by_their_names_in_whatever_numbering():
 def test_a_call_of_an_unknown_allocator_is_refused(record, monkeypatch):
     by_library(monkeypatch)
     monkeypatch.delitem(allocator_types._CALLS, "POSIX_MEMALIGN")
-    assert refusal(record("plain")) == ("has calls of memray's allocator 9, which this version of replay does not know")
+    assert refusal(record("plain")) == ("has calls of memray's allocator 9, which is unknown to this version of replay")
 
 
 def test_the_screen_tells_how_much_memory_was_mapped_past_the_trace():

@@ -190,7 +190,7 @@ def killed(content):
     return content[:RECORDS_AT] + bytes(16) + content[RECORDS_AT + 16 : END_AT] + bytes(8) + content[END_AT + 8 :]
 
 
-@pytest.mark.parametrize(("damage", "expected"), [(torn, "it promises "), (killed, "its program did not end it")])
+@pytest.mark.parametrize(("damage", "expected"), [(torn, "it should have "), (killed, "the program did not end it")])
 def test_an_old_capture_that_is_cut_short_is_refused_but_for_lenient_reading(
     capture, run_with, tmp_path, damage, expected
 ):
@@ -198,7 +198,7 @@ def test_an_old_capture_that_is_cut_short_is_refused_but_for_lenient_reading(
     path.write_bytes(damage(capture("1.18.0")[0].read_bytes()))
     result = run_with("1.18.0", "replay", "import", path, "-o", output)
     assert (result.returncode, result.stdout) == (2, "")
-    assert f"is cut short: {expected}" in result.stderr
+    assert f"is incomplete: {expected}" in result.stderr
     result = run_with("1.18.0", "replay", "import", "--lenient", path, "-o", output)
     assert result.returncode == 0, result.stderr
     assert open_source(output).metadata.origin.texts()["cut short"].startswith("after ")

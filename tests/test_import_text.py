@@ -165,7 +165,7 @@ def test_a_damaged_compressed_log_is_refused(tmp_path, compression):
 def test_a_compressed_log_is_recognised_by_the_suffix_before_that_of_its_compression(tmp_path):
     path = tmp_path / "lab.rep.xz"
     path.write_bytes(lzma.compress(b"a 0 512\n"))
-    assert "line 1: here must stand a header" in refusal(path)
+    assert "line 1: the header must have four" in refusal(path)
 
 
 def test_a_file_of_no_known_format_names_the_compressions(tmp_path):
@@ -204,7 +204,7 @@ def test_a_broken_mtrace_line_is_refused_with_its_number(tmp_path, line, message
         ("a 1 5 7", "line 14: 'a 1 5 7' is not a line"),
         ("f", "line 14: 'f' is not a line"),
         ("a 1 140737488355329", "line 14: the size is out of range"),
-        ("f 1", "the header promises 9 requests, but 10 follow; is the file whole?"),
+        ("f 1", "the header has 9 requests, but 10 follow; is the file complete?"),
     ],
 )
 def test_a_broken_request_is_refused_with_its_line(tmp_path, line, message):
@@ -213,7 +213,7 @@ def test_a_broken_request_is_refused_with_its_line(tmp_path, line, message):
 
 @pytest.mark.parametrize("text", ["", "20000\n3\n", "a 0 512\n"])
 def test_a_malloc_lab_trace_without_its_header_is_refused(tmp_path, text):
-    assert "line 1: here must stand a header" in refusal(written(tmp_path, text, "t.rep"))
+    assert "line 1: the header must have four" in refusal(written(tmp_path, text, "t.rep"))
 
 
 def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
@@ -233,7 +233,7 @@ def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
 def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, text, lines):
     path = written(tmp_path, text, "log.mtrace")
     assert refusal(path, lenient=True) == (
-        f"nothing is left to import: {lines} left out, and no other line is an event of mtrace; "
+        f"no event remains: {lines} left out, and no other line is an event of mtrace; "
         "`--format NAME` names another format"
     )
     assert refusal(path).endswith(

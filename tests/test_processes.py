@@ -543,7 +543,7 @@ def test_a_wrong_table_is_refused_before_anything_is_played(tmp_path, processes,
 
 def test_a_table_in_an_older_version_or_beside_the_memory_of_one_process_is_refused(tmp_path):
     table = [{"name": "a", "threads": [1, 2]}]
-    with pytest.raises(TraceError, match="format version 1 has none; such a trace is of version 2"):
+    with pytest.raises(TraceError, match="format version 1 has no processes; write version 2"):
         open_source(written(tmp_path / "t.parquet", table, version=1))
     with pytest.raises(TraceError, match="`process` is of a trace of one process"):
         open_source(written(tmp_path / "t.parquet", table, process={"static_bytes": 1}))

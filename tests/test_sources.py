@@ -193,11 +193,14 @@ def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"size": [16.0, 0.0]}, "column `size` is of type double; it must hold integers (uint64)"),
-        ({"op": ["malloc", "free"]}, "column `op` is of type string"),
+        ({"size": [16.0, 0.0]}, "column `size` has type double; it must have integers (uint64)"),
+        ({"op": ["malloc", "free"]}, "column `op` has type string"),
         ({"thread": [0, None]}, "row 1: `thread` is null"),
         ({"op": [0, 300]}, "row 1: `op` is 300, out of the range of uint8"),
-        ({"size": pa.array([16, 2**64 - 1], pa.uint64())}, "row 1: `size` is 18446744073709551615, more than 63 bits"),
+        (
+            {"size": pa.array([16, 2**64 - 1], pa.uint64())},
+            "row 1: `size` is 18446744073709551615, which exceeds 63 bits",
+        ),
         ({"size": [-1, 0]}, "row 0: size -1 is out of range"),
         ({"op": [0, 0]}, "row 1: malloc of block 0, which is live"),
         ({"time_ns": [2, 1]}, "row 1: time runs back"),
@@ -220,13 +223,13 @@ def test_a_column_of_nothing_but_nulls_is_none(tmp_path):
 def test_missing_columns_are_named(tmp_path):
     columns = good_columns()
     del columns["op"], columns["size"]
-    assert "lacks the column `op` and `size`" in refusal(write_table(tmp_path / "t.parquet", columns))
+    assert "has no column `op` and `size`" in refusal(write_table(tmp_path / "t.parquet", columns))
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ('{"format_version": 3}', "is of format version 3; this replay reads up to 2"),
+        ('{"format_version": 3}', "has format version 3; this version of replay reads up to 2"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
         ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
         ('{"phases": []}', "not a JSON object with a format_version"),
@@ -338,7 +341,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("1,malloc,5,16\n2,fre,5,\n", "line 3: `op` is 'fre'; there are malloc (0), calloc (1)"),
+        ("1,malloc,5,16\n2,fre,5,\n", "line 3: `op` is 'fre', not one of malloc (0), calloc (1)"),
         ("1,malloc,5,16\n2,free,6,\n", "line 3: free of block 6, which is not live"),
         ("1,malloc,5,16\n2,calloc,5,1\n", "line 3: calloc of block 5, which is live"),
         ("1,malloc,5,16\n2,free,5\n", "line 3: expected 4 columns, got 3"),
@@ -349,7 +352,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
         ("3,malloc,5,4\n1,calloc,6,4\n", "line 3: time runs back from 3 ns to 1 ns"),
         ("1,malloc,5,-4\n", "line 2: size -4 is out of range"),
         ("1,malloc,5,140737488355329\n", "line 2: size 140737488355329 is out of range"),
-        ("1,mark,0,1\n", "line 2: mark of phase 1, but only 0 came before"),
+        ("1,mark,0,1\n", "line 2: mark of phase 1 after only 0 phases"),
     ],
 )
 def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
@@ -416,7 +419,7 @@ def test_a_lenient_csv_in_pieces_counts_each_line_once_whenever_it_is_read(tmp_p
 
 def test_a_lenient_csv_of_which_nothing_is_left_is_refused(tmp_path):
     path = csv_file(tmp_path, HEADER + "1,fre,5,\n")
-    with pytest.raises(TraceError, match="nothing is left to import: 1 unknown line was left out"):
+    with pytest.raises(TraceError, match="no event remains: 1 unknown line was left out"):
         list(open_source(path, lenient=True).batches())
 
 

@@ -108,7 +108,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("100/s", "100/", ":4: streams.requests.arrivals.rate: '100/' is not a rate; write it like 200/s"),
         (
             "start: 500 ms, free: [cache]", "start: 500 ms, fraction: 0.5",
-            ":14: phases.0.fraction: is of what the phase frees; give `free` too",
+            ":14: phases.0.fraction: requires the key `free`",
         ),
         (
             "    group: cache", "    start: 800 ms\n    stop: 800 ms\n    group: cache",
@@ -143,7 +143,7 @@ def test_several_mistakes_are_told_at_once_but_not_more_than_five(tmp_path):
         (b"", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
         (b"- a\n", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
         (b"\xff\xfe\x00", ": is not text in UTF-8; save it as UTF-8"),
-        (b"duration: 1 s\n", ":1: nothing is allocated; give at least one entry under `streams` or `sets`"),
+        (b"duration: 1 s\n", ":1: nothing is allocated; write at least one entry under `streams` or `sets`"),
         (b"streams: 3\nduration: 1 s", ":1: streams: 3 must be a mapping of keys to values"),
         (b"duration: &a [*a]\nsets: {a: {blocks: 1, size: 1}}", None),
         (b"duration: !!python/object:os.system 1\n", None),
