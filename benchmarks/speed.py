@@ -33,8 +33,8 @@ from replay.sources import open_source
 from replay.support.bundled_files import recorded_names, workload_names
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace, joined
 from replay.verification.compare import PLACE
-from replay.verification.harness import play
-from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
+from replay.verification.harness import run_trace
+from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES as LIBC_SHAPES
 from replay.verification.libc_shapes import build_shape as build_libc_shape
 from replay.verification.oracles import find_oracles
@@ -81,7 +81,7 @@ def pymalloc(events: int, version: str) -> None:
         run(trace, config)  # compiles
         real, model = medians(
             lambda trace=trace: (
-                play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True).play_ns
+                run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True).run_ns
             ),
             lambda trace=trace: run(trace, config).wall_ns,
         )
@@ -113,7 +113,7 @@ def glibc(events: int, version: str) -> None:
             continue  # handing on the turn would be most of what is measured
         run(trace, config)  # compiles
         real, model = medians(
-            lambda trace=trace: play_libc(trace, oracle, mode="time").play_ns,
+            lambda trace=trace: run_libc(trace, oracle, mode="time").run_ns,
             lambda trace=trace: run(trace, config).wall_ns,
         )
         times.append((real, model))
@@ -144,11 +144,11 @@ def live(events: int, version: str) -> None:
         filled, churned = steady(number, pairs)
         run(filled, config)
 
-        def difference(play_ns: Callable[[Trace], int], filled: Trace = filled, churned: Trace = churned) -> float:
-            return play_ns(churned) - play_ns(filled)
+        def difference(run_ns: Callable[[Trace], int], filled: Trace = filled, churned: Trace = churned) -> float:
+            return run_ns(churned) - run_ns(filled)
 
         real, model = medians(
-            lambda difference=difference: difference(lambda trace: play_libc(trace, oracle, mode="time").play_ns),
+            lambda difference=difference: difference(lambda trace: run_libc(trace, oracle, mode="time").run_ns),
             lambda difference=difference: difference(lambda trace: run(trace, config).wall_ns),
             rounds_wanted=3,
         )

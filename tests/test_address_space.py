@@ -41,7 +41,7 @@ def mapped_at(history: History, config=CONFIG) -> list[int]:
     return [address for kind, address, _ in system_calls(history, config)[0] if kind == MMAP]
 
 
-def test_mappings_lie_below_one_another_from_the_base_down():
+def test_each_mapping_is_below_the_previous_one_from_the_base_down():
     history = History()
     for pages in (1, 3, 10):
         map_bytes(history, pages * PAGE)
@@ -151,7 +151,7 @@ def test_the_heap_grows_upwards_and_shrinks():
     )
 
 
-def test_a_page_that_comes_back_faults_again():
+def test_a_page_that_is_mapped_again_faults_again():
     history = History()
     history.free(map_bytes(history, 8 * PAGE))
     map_bytes(history, 8 * PAGE)
@@ -191,7 +191,7 @@ def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
         run(history.trace(), load_config("cpython-3.11-32bit"))
 
 
-def test_a_large_block_may_come_again_where_it_was_freed():
+def test_a_large_block_can_reuse_the_address_of_a_freed_one():
     history, config = History(), load_config("cpython-3.11-32bit", ["domains.libc=glibc"])
     for _ in range(3):
         history.free(history.malloc(1230 * MIB, Domain.RAW))  # two would not fit
@@ -207,7 +207,7 @@ def faults(history: History, config=ALWAYS) -> tuple[int, int, int]:
     return tally.page_faults, tally.huge_pages, tally.resident_bytes
 
 
-def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
+def test_only_aligned_huge_pages_inside_a_mapping_are_mapped_as_one():
     history = History()
     map_bytes(history, 2 * HUGE)  # [BASE - 4 MiB, BASE)
     assert faults(history) == (2, 2, 2 * HUGE)
@@ -216,7 +216,7 @@ def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
     assert faults(history, CONFIG) == (7 * 256, 0, 7 * MIB)
 
 
-def test_a_huge_page_comes_whole_although_one_block_was_touched():
+def test_a_touched_block_makes_its_whole_huge_page_resident():
     history = History()
     history.malloc(100)
     overrides = ("glibc.version=2.43", "linux.transparent_huge_pages=always", f"linux.brk_base={BASE - (1 << 40)}")
@@ -225,14 +225,14 @@ def test_a_huge_page_comes_whole_although_one_block_was_touched():
     assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 1, HUGE)
 
 
-def test_a_mapping_that_completes_a_huge_page_comes_too_late():
+def test_a_mapping_that_completes_a_huge_page_later_does_not_make_it_huge():
     history = History()
     for _ in range(4):
         map_bytes(history, MIB)
     assert faults(history) == (4 * 256, 0, 4 * MIB)
 
 
-def test_nobody_asks_for_huge_pages_so_madvise_gives_none():
+def test_with_madvise_there_are_no_huge_pages_without_a_request():
     history = History()
     map_bytes(history, 2 * HUGE)
     config = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_pages=madvise"))
@@ -274,7 +274,7 @@ class Space:
         return int(self.stack.tally[0].resident_bytes) // PAGE
 
 
-def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_does_not():
+def test_a_huge_page_released_at_once_is_huge_again_and_one_released_in_parts_is_not():
     space = Space()
     start = space.do(linux.mmap, HUGE)
     assert space.touch(start) == 512
@@ -287,7 +287,7 @@ def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_do
     assert space.touch(start + 5 * PAGE) == 512
 
 
-def test_a_page_table_goes_with_the_last_mapping_in_its_range():
+def test_a_page_table_is_freed_with_the_last_mapping_in_its_range():
     space = Space()
     start = space.do(linux.mmap, HUGE - PAGE)
     assert space.touch(start) == 1
@@ -303,7 +303,7 @@ def test_a_page_table_goes_with_the_last_mapping_in_its_range():
     assert space.touch(start) == 1
 
 
-def test_mappings_that_were_touched_apart_do_not_become_one():
+def test_mappings_that_were_touched_separately_are_not_merged():
     space = Space()
     upper = space.do(linux.mmap, HUGE + MIB)
     between = space.do(linux.mmap, PAGE)
@@ -345,7 +345,7 @@ def test_a_heap_that_shrinks_into_a_huge_page_keeps_the_rest_of_it():
     assert space.touch(start + 2 * HUGE - 1) == 512
 
 
-def test_madvise_makes_areas_of_what_was_asked_for():
+def test_madvise_splits_mappings_at_the_requested_range():
     space = Space("madvise")
     start = space.do(linux.mmap, 3 * HUGE)
     assert space.touch(start) == 1
@@ -387,7 +387,7 @@ LENGTHS = st.sampled_from([PAGE, 2 * PAGE, 3 * PAGE, 500 * PAGE, HUGE, HUGE + PA
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(st.tuples(st.booleans(), LENGTHS, st.integers(0, 63)), max_size=50))
-def test_any_sequence_of_mappings_goes_where_a_list_of_holes_says(steps):
+def test_addresses_of_random_mappings_equal_those_of_a_list_of_holes(steps):
     history, holes = History(), Holes()
     live: list[tuple[int, int, int]] = []
     expected = []

@@ -133,7 +133,7 @@ class Witness:
 
 
 @each_stack
-def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invariants(stack):
+def test_a_long_history_preserves_layout_counters_and_the_models_invariants(stack):
     sizes = (0, 1, 16, 40, 100, 256, 400, 511, 512, 512, 513, 2000, 140_000)
     witness, events = Witness(load(stack)), seeded(7, 2000, sizes=sizes).events()
     for row in single_steps(witness.simulator, events):
@@ -148,7 +148,7 @@ def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invarian
 @each_stack
 @a_few
 @given(history=histories(40))
-def test_every_single_step_of_any_history_keeps_them(stack, history):
+def test_every_step_of_a_random_history_preserves_the_invariants(stack, history):
     witness, events = Witness(load(stack)), history.events()
     for row in single_steps(witness.simulator, events):
         witness.note(events, row)
@@ -174,7 +174,7 @@ def test_peaks_are_the_highest_of_all_moments(stack, history):
 @each_stack
 @a_few
 @given(history=histories())
-def test_what_was_asked_and_handed_out_peak_exactly_even_while_blocks_move(stack, history):
+def test_peaks_of_requested_and_allocated_bytes_are_exact_during_a_realloc(stack, history):
     simulator, events = Simulator(load(stack)), history.events()
     moments = [simulator.stack.tally.copy()[0] for _ in single_steps(simulator, events)]
     for level in ("requested_bytes", "block_bytes"):

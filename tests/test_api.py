@@ -44,7 +44,7 @@ def test_the_exported_names_are_those_of_the_manual():
 
 
 @pytest.mark.parametrize("name", replay.__all__)
-def test_every_exported_name_is_there_under_that_name(name):
+def test_every_exported_name_exists(name):
     value = getattr(replay, name)
     assert name == "__version__" or value.__name__ == name
 

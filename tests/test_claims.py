@@ -86,7 +86,7 @@ def test_each_thing_that_is_not_known_is_a_reason(metadata, preset, figures):
         ({"dropped mappings": "9", "dropped frees": "many"}, [], []),
     ],
 )
-def test_what_a_log_lacks_or_had_to_assume_is_a_reason(origin, requested, placement):
+def test_missing_and_assumed_data_of_a_log_are_reasons(origin, requested, placement):
     found = kinds(claimed(Metadata(Provenance.from_texts(origin))))
     assert (found.get("requested", []), found.get("pymalloc", [])) == (requested, placement)
 
@@ -115,7 +115,7 @@ def test_memory_that_is_explained_is_not_called_native():
     assert any(line.endswith("; the trace explains it.") for line in sentences(told))
 
 
-def test_what_another_stack_takes_explains_nothing_of_the_measured_memory():
+def test_another_stack_does_not_explain_the_measured_memory():
     told = claimed(recorded(ResidentMemory(MIB, 99 * MIB, MIB)), "cpython-3.8")
     assert [each.measured.unexplained_peak_bytes for each in told if each.measured] == [None]
 

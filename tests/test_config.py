@@ -103,7 +103,7 @@ def test_another_c_library_answers_the_raw_domain_too():
     assert config.libc.model_dump() == {"top_pad": 4 * KIB}
 
 
-def test_pymalloc_can_be_taken_away():
+def test_pymalloc_can_be_removed_from_a_stack():
     config = load_config("cpython-3.12", ["domains.mem=null", "domains.obj=glibc"])
     assert config.models == ("glibc",)
     assert config.effective_settings() == load_config("cpython-3.12-malloc").effective_settings()
@@ -180,7 +180,7 @@ def test_an_impossible_override_is_refused_with_the_reason(override):
     assert "validation error" not in str(refusal.value)
 
 
-def test_malloc_takes_huge_pages_that_are_reserved_in_64_bit_only():
+def test_malloc_uses_reserved_huge_pages_only_in_64_bit():
     with pytest.raises(ConfigError, match=r"hugetlb: 2 \(MAP_HUGETLB\) is not modelled in 32-bit; there are 0 and 1"):
         load_config("cpython-3.11-32bit", ["glibc.hugetlb=2"])
 
@@ -203,7 +203,7 @@ def test_a_pool_with_more_blocks_than_its_list_can_number_is_refused():
         load_config("cpython-3.12", overrides)
 
 
-def test_several_mistakes_are_all_told():
+def test_several_mistakes_are_all_reported():
     with pytest.raises(ConfigError) as refusal:
         load_config("cpython-3.12", ["pymalloc.alignmet=8", "linux.pages=3"])
     assert len(str(refusal.value).splitlines()) == 2
@@ -284,7 +284,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, text):
         load_config(written(tmp_path / "broken.yaml", text))
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")
 
@@ -299,7 +299,7 @@ def test_a_setting_of_the_environment_is_blamed_as_such_and_once():
         load_config("cpython-3.12-glibc-2.99")
 
 
-def test_of_several_wrong_overrides_each_is_told_by_its_own_mistake():
+def test_each_wrong_override_is_reported_with_its_own_mistake():
     with pytest.raises(ConfigError) as caught:
         load_config("cpython-3.12", ["linux.reserved_huge_pages=-1", "linux.transparent_huge_pages=maybe"])
     assert sorted(str(caught.value).splitlines()) == [
@@ -313,6 +313,6 @@ def test_of_several_overrides_the_one_with_the_wrong_key_is_blamed():
         load_config("cpython-3.12", ["pymalloc.arena_size=1GiB", "pymalloc.pool_size=32 KiB"])
 
 
-def test_huge_page_arenas_are_whole_huge_pages():
+def test_huge_page_arenas_are_multiples_of_huge_pages():
     with pytest.raises(ConfigError, match="arena_size: 1048576 is no whole number of huge pages, 2097152"):
         load_config("cpython-3.15-hugepages", ["pymalloc.arena_size=1 MiB"])

@@ -183,13 +183,13 @@ def test_commands_print_by_the_one_function_or_the_one_console():
         )
 
 
-def test_text_is_shown_as_it_is_but_for_what_it_would_do(capsys):
+def test_text_is_shown_unchanged_except_for_control_characters(capsys):
     say("é █ 漢\n\x1b[31m\u202e\x85\ud800")
     say("error", err=True)
     assert capsys.readouterr() == ("é █ 漢\n\\x1b[31m\\u202e\\x85\\ud800\n", "error\n")
 
 
-def test_the_console_shows_text_as_it_is_but_for_what_it_would_do(capsys):
+def test_the_console_shows_text_unchanged_except_for_control_characters(capsys):
     console = PlainConsole(width=80)
     console.print("[b]é[/b] :smile:\x1b[31m")
     console.print(Text("a\u202eb", style="bold"))

@@ -55,7 +55,7 @@ def suite(tmp_path):
     return write
 
 
-def test_a_baseline_has_a_line_a_metric_and_tells_of_what_it_is(suite, replay, tmp_path):
+def test_a_baseline_has_a_line_for_each_metric_and_its_origin(suite, replay, tmp_path):
     code, out, _ = replay("baseline")
     assert code == 0
     assert "measured: one, two" in out
@@ -69,7 +69,7 @@ def test_a_baseline_has_a_line_a_metric_and_tells_of_what_it_is(suite, replay, t
     assert len(content["cases"]["one"]["trace"]) == 64
 
 
-def test_what_is_unchanged_passes_and_a_baseline_is_not_overwritten(suite, replay):
+def test_an_unchanged_case_passes_and_a_baseline_is_not_overwritten(suite, replay):
     replay("baseline")
     assert replay("check")[:2] == (0, "passed  one\npassed  two\n2 cases, 2 passed\n")
     code, _, err = replay("baseline")
@@ -78,7 +78,7 @@ def test_what_is_unchanged_passes_and_a_baseline_is_not_overwritten(suite, repla
     assert replay("baseline", "--force")[0] == 0
 
 
-def test_what_got_worse_fails_and_says_by_how_much(suite, replay):
+def test_a_worse_case_fails_and_reports_the_difference(suite, replay):
     replay("baseline")
     suite((3000, 40))
     code, out, _ = replay("check")
@@ -91,7 +91,7 @@ def test_what_got_worse_fails_and_says_by_how_much(suite, replay):
     assert replay("check", "-t", "pool_bytes_peak:+48KiB")[0] == 0
 
 
-def test_what_got_better_passes_and_is_taken_over_by_ratchet_only(suite, replay, tmp_path):
+def test_a_better_case_passes_and_only_ratchet_stores_it(suite, replay, tmp_path):
     replay("baseline")
     before = (tmp_path / "replay-baseline.json").read_text()
     suite((2000, 32))
@@ -111,7 +111,7 @@ def test_what_got_better_passes_and_is_taken_over_by_ratchet_only(suite, replay,
     assert replay("check")[0] == 1
 
 
-def test_update_takes_what_there_is_and_drops_what_is_gone(suite, replay, tmp_path):
+def test_update_stores_current_cases_and_removes_missing_ones(suite, replay, tmp_path):
     replay("baseline")
     suite((3000, 40))
     (tmp_path / "replay.toml").write_text('[cases.one]\nsource = "one.csv"\nallocator = "cpython-3.12"\n')
@@ -120,7 +120,7 @@ def test_update_takes_what_there_is_and_drops_what_is_gone(suite, replay, tmp_pa
     assert replay("check")[0] == 0
 
 
-def test_new_and_missing_cases_are_said_and_fail(suite, replay, tmp_path):
+def test_new_and_missing_cases_are_reported_and_fail(suite, replay, tmp_path):
     replay("baseline")
     text = (tmp_path / "replay.toml").read_text()
     (tmp_path / "replay.toml").write_text(text.replace("[cases.two]", "[cases.three]"))
@@ -139,7 +139,7 @@ def test_a_limit_is_judged_without_a_baseline(replay, tmp_path):
     assert "over    arenas_live  1, and arenas_live<1 is the limit" in out
 
 
-def test_cases_of_a_baseline_are_checked_where_there_is_no_suite(replay, tmp_path):
+def test_cases_of_a_baseline_are_checked_without_a_suite(replay, tmp_path):
     write_blocks(tmp_path / "one.csv", (3000, 32))
     replay("baseline", "one.csv", "-a", "cpython-3.12,cpython-3.9")
     code, out, _ = replay("check")
@@ -191,7 +191,7 @@ def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, said):
     assert said in err
 
 
-def test_a_suite_may_stand_in_pyproject(replay, tmp_path):
+def test_a_suite_can_be_in_pyproject(replay, tmp_path):
     write_blocks(tmp_path / "one.csv", (10, 32))
     content = "[tool.replay.cases.a]\nsource = 'one.csv'\ntolerances = ['arenas_live<=1']\n"
     (tmp_path / "pyproject.toml").write_text(content)
@@ -233,7 +233,7 @@ def test_blocks_that_grew_over_a_size_class_are_named_with_their_phase(tmp_path)
     assert by_phase == {"phase 1": (0, 16000)}
 
 
-def test_blocks_that_are_kept_are_named_by_phase_domain_and_size(tmp_path, replay):
+def test_causes_name_live_blocks_by_phase_domain_and_size(tmp_path, replay):
     write_blocks(tmp_path / "old.csv", (500, 100), (20, 8192))
     write_blocks(tmp_path / "new.csv", (500, 100), (29, 8192))  # each touches new pages: the last makes the peak
     code, out, _ = replay("check", "new.csv", "--against", "old.csv", "-a", "cpython-3.12")
@@ -342,7 +342,7 @@ def test_checks_of_several_commits_make_a_history_with_its_step(suite, replay, m
     assert (code, "did you mean 'one'?" in err) == (2, True)
 
 
-def test_what_a_baseline_keeps_of_details_is_what_rules_are_about():
+def test_a_baseline_keeps_only_details_that_rules_name():
     assert "syscall_bytes.mmap" not in baselines.kept_metrics()
     assert "syscall_bytes.mmap" in baselines.kept_metrics(["syscall_bytes.mmap"])
     assert "resident_bytes_peak" in baselines.kept_metrics()

@@ -63,7 +63,7 @@ def checked(tmp_path, monkeypatch):
 
 
 @pytest.mark.system
-def test_the_commit_where_a_metric_stepped_is_found(checked):
+def test_the_commit_that_changed_the_level_of_a_metric_is_found(checked):
     commits = [checked(size) for size in (32, 32, 48, 48)]
     frame = read_history(checked.path)
     assert frame["commit"].to_list() == commits
@@ -111,7 +111,7 @@ for case in range(5):
     assert [path.name for path in tmp_path.iterdir()] == ["history.parquet"]
 
 
-def test_rows_are_added_once_another_process_lets_go_of_the_history(tmp_path):
+def test_rows_are_added_after_another_process_unlocks_the_history(tmp_path):
     path = tmp_path / "history.parquet"
     report = Named(cases=[Named(name="a", state="passed")], measured={"a": Named(figures={})})
     add_rows(path, report, tmp_path)
@@ -143,7 +143,7 @@ def test_a_pipe_is_not_a_history(tmp_path):
         read_history(tmp_path / "pipe")
 
 
-def test_what_is_no_history_is_refused(tmp_path):
+def test_a_file_that_is_not_a_history_is_refused(tmp_path):
     with pytest.raises(ReplayError, match="the history does not exist"):
         read_history(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no Parquet")

@@ -62,7 +62,7 @@ def test_2_43_makes_the_cache_when_something_is_freed():
 
 
 @every_version
-def test_the_cache_serves_what_was_freed_last(version):
+def test_the_tcache_returns_the_chunk_freed_last(version):
     history = History()
     blocks = history.mallocs(3, 100)
     history.free(*blocks)
@@ -72,7 +72,7 @@ def test_the_cache_serves_what_was_freed_last(version):
 
 
 @pytest.mark.parametrize(("version", "kept"), [("2.36", 7), ("2.41", 7), ("2.43", 16)])
-def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(version, kept):
+def test_the_tcache_has_a_limit_per_size_and_other_chunks_are_merged_into_top(version, kept):
     history = History()
     history.free(history.malloc(24))  # makes the cache
     blocks = history.mallocs(20, 1000)
@@ -106,7 +106,7 @@ def test_calloc_passes_the_cache_by_up_to_2_40(version, offset_of):
     assert (offsets[-1] == offsets[0]) == bool(offset_of)
 
 
-def test_the_smallest_chunk_that_fits_is_taken_and_what_is_left_serves_the_next():
+def test_the_smallest_fitting_chunk_is_used_and_its_remainder_serves_the_next_request():
     history = History()
     small, _, large, _ = (history.malloc(size) for size in (2000, 16, 4000, 16))
     history.free(large, small)
@@ -180,7 +180,7 @@ def test_the_pages_of_a_mapping_move_with_it():
     assert (tally.mremap, tally.munmap) == (1, 0)
 
 
-def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
+def test_a_free_end_of_128_kib_is_released_except_for_top_pad():
     history = History()
     blocks = history.mallocs(5, 100 * KIB)
     history.free(*blocks[::-1])
@@ -205,7 +205,7 @@ def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
     ]
 
 
-def test_32_bit_chunks_are_multiples_of_16_behind_headers_of_8():
+def test_32_bit_chunks_are_multiples_of_16_after_headers_of_8():
     history = History()
     for size in (1, 12, 13):
         history.malloc(size, Domain.RAW)
@@ -215,7 +215,7 @@ def test_32_bit_chunks_are_multiples_of_16_behind_headers_of_8():
     assert np.concatenate(told).tolist() == [first, first + 16, first + 32]
 
 
-def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_asks_for_it():
+def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_requests_it():
     history = History()
     history.mallocs(40, 1 << 30, Domain.RAW)
     with pytest.raises(TraceError, match="row 31: no address space"):
@@ -244,7 +244,7 @@ def test_many_chunks_find_room(live, monkeypatch):
 @pytest.mark.parametrize("version", RULES)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_short_history_keeps_every_invariant(version, data):
+def test_a_random_short_history_preserves_every_invariant(version, data):
     sizes = st.one_of(st.integers(0, 1_100), st.sampled_from([1_032, 1_033, 4_000, 60_000, 131_047, 131_049, 300_000]))
     history, live = History(), []
     for _ in range(data.draw(st.integers(1, 60))):
@@ -276,7 +276,7 @@ def test_settings_in_the_environments_spelling():
         ("PYTHONMALLOC=malloc", "choose a preset such as cpython-3.12-malloc"),
     ],
 )
-def test_what_glibc_would_ignore_in_silence_is_refused(assignment, sentence):
+def test_settings_that_glibc_would_ignore_silently_are_refused(assignment, sentence):
     with pytest.raises(ConfigError) as refusal:
         overrides_of([assignment])
     assert sentence in str(refusal.value)
@@ -290,7 +290,7 @@ def test_a_presets_name_may_end_in_a_version_of_glibc():
         load_config("cpython-3.9-glibc-2.9")
 
 
-def test_malloc_trim_gives_back_whole_pages_inside_free_chunks_and_the_end_of_the_heap():
+def test_malloc_trim_releases_whole_pages_inside_free_chunks_and_the_end_of_the_heap():
     history = History()
     hole = history.malloc(10 * PAGE)
     history.malloc(16)
@@ -316,7 +316,7 @@ def test_on_a_timer_malloc_trim_is_called_between_the_events_of_its_time_and_the
     assert ends == [1, 0, 1, 1]
 
 
-def test_a_timer_that_nobody_means_is_refused_before_it_fills_memory():
+def test_a_timer_with_a_tiny_interval_is_refused_before_it_fills_memory():
     history = History()
     history.at(0).malloc(1)
     history.at(3_000_000_003).malloc(1)
@@ -336,7 +336,7 @@ def test_where_batches_end_does_not_matter_to_the_timer(cuts):
     assert counters(run(MemoryTrace(cut(events, cuts)), config(), trim_every_ns=2).end) == counters(whole)
 
 
-def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
+def test_hugetlb_requests_huge_pages_and_moves_the_break_by_whole_huge_pages():
     history = History()
     history.mallocs(23, 100_000)
     block = history.malloc(5_000_000)
@@ -358,7 +358,7 @@ def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
 
 
 @pytest.mark.parametrize(("version", "step"), [("2.36", PAGE), ("2.41", PAGE), ("2.43", 2 * MIB)])
-def test_hugetlb_asks_for_nothing_where_huge_pages_come_unasked(version, step):
+def test_hugetlb_requests_nothing_if_huge_pages_are_always_on(version, step):
     history = History()
     history.mallocs(30, 100_000)
     for mode, unit in (("always", step), ("never", PAGE)):

@@ -84,7 +84,7 @@ def test_numbers_and_lists_are_read_as_the_loader_reads_them(assignments, overri
         ),
     ],
 )
-def test_what_a_glibc_would_ignore_or_read_in_part_is_refused(assignment, sentence):
+def test_settings_that_a_glibc_ignores_or_reads_in_part_are_refused(assignment, sentence):
     with pytest.raises(ConfigError) as refusal:
         overrides_of([assignment])
     assert str(refusal.value) == f"--env {assignment}: {sentence}"
@@ -102,7 +102,7 @@ def test_what_a_glibc_would_ignore_or_read_in_part_is_refused(assignment, senten
         ("2.36", "glibc.check=4", "should be less than or equal to 3"),
     ],
 )
-def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
+def test_settings_that_this_glibc_ignores_are_refused(version, override, sentence):
     with pytest.raises(ConfigError) as refusal:
         config(version, override)
     assert sentence in str(refusal.value)
@@ -119,11 +119,11 @@ def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
         ("2.43", "glibc.tcache_max=1033", []),
     ],
 )
-def test_what_does_nothing_or_less_than_it_says_is_noted(version, override, notes):
+def test_settings_with_no_or_less_effect_have_a_note(version, override, notes):
     assert config(version, override).libc.notes == notes
 
 
-def test_a_note_is_told_before_the_run():
+def test_a_note_is_printed_before_the_run():
     arguments = ["run", "startup-static", "-a", "cpython-3.12-glibc-2.36", "--env", "MALLOC_CHECK_=3", "--no-reference"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
@@ -131,7 +131,7 @@ def test_a_note_is_told_before_the_run():
 
 
 @pytest.mark.parametrize("version", RULES)
-def test_perturbing_what_a_realloc_leaves_over_makes_it_resident(version):
+def test_perturbing_the_remainder_of_a_realloc_makes_it_resident(version):
     history = History()
     grown = history.malloc(2000)
     hole = history.malloc(30 * PAGE)
@@ -151,7 +151,7 @@ def test_perturbing_what_a_realloc_leaves_over_makes_it_resident(version):
     assert ends[1].page_faults - ends[0].page_faults == 19
 
 
-def test_check_asks_for_a_byte_more_and_has_no_cache():
+def test_check_requests_one_byte_more_and_has_no_tcache():
     history = History()
     blocks = [history.malloc(size) for size in (23, 24, 8)]
     history.free(*blocks[:2])
@@ -184,7 +184,7 @@ def test_check_marks_the_last_page_of_a_mapping():
 
 
 @of_huge_pages
-def test_without_reserved_huge_pages_the_main_heap_is_mapped_all_the_same(version):
+def test_without_reserved_huge_pages_the_main_heap_is_still_mapped(version):
     history = History()
     history.mallocs(60, 30_000)
     least = MIB if version != "2.36" else 160 * KIB
@@ -200,7 +200,7 @@ def test_without_reserved_huge_pages_the_main_heap_is_mapped_all_the_same(versio
 
 
 @of_huge_pages
-def test_reserved_huge_pages_are_used_up_and_come_back(version):
+def test_reserved_huge_pages_are_used_up_and_returned(version):
     history = History()
     history.malloc(24)
     first = history.malloc(4 * MIB)

@@ -71,7 +71,7 @@ def test_an_umpire_log_is_read_operation_by_operation(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "umpire", "file": "log"} | known
 
 
-def test_an_older_umpire_log_is_read_where_it_tells_results(tmp_path):
+def test_an_older_umpire_log_is_read_from_the_lines_with_results(tmp_path):
     trace = open_source(written(tmp_path, OLDER))
     assert rows(trace) == [("malloc", 0, 134, 15), ("free", 0, 0, 16)]
     assert sites(trace) == [Site("pool", "", 0), None]
@@ -133,7 +133,7 @@ def test_brackets_nested_too_deeply_are_refused_in_one_sentence(tmp_path, name):
     ],
     ids=["nesting", "infinite time", "time past 63 bits", "time of 5000 digits", "infinite size"],
 )
-def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, broken):
+def test_json_values_that_a_trace_cannot_have_are_unknown_lines(tmp_path, broken):
     path = written(tmp_path, UMPIRE + broken + "\n")
     assert refusal(path).startswith("line 15: ")
     lenient = open_source(path, lenient=True)
@@ -271,7 +271,7 @@ def test_a_broken_line_of_heaptrack_is_refused_with_its_number(tmp_path, line, m
         assert lenient.metadata.origin.texts()["dropped lines"] == "1"
 
 
-def test_a_heaptrack_file_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
+def test_a_heaptrack_file_is_read_equally_in_pieces_of_any_size(tmp_path, monkeypatch):
     body = "".join(f"a {n + 1:x} 1\n+ {n:x}\n+ 0\n- 0\nc {n:x}\n- {n // 2:x}\n" for n in range(2000))
     path = written(tmp_path, f"v 10400 3\ns 4 main\ni 1 1 1\nt 1 0\n{body}")
     whole = rows(open_source(path))

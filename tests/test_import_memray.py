@@ -194,7 +194,7 @@ def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
         assert len(ours.metadata.sites) > 20
 
 
-def test_records_lie_between_the_snapshots_around_them(record):
+def test_times_of_records_are_between_the_snapshots_around_them(record):
     """What `memray parse` prints holds the order of snapshots and records."""
     path = record("threads")
     command = [sys.executable, "-m", "memray", "parse", str(path)]
@@ -216,7 +216,7 @@ def test_records_lie_between_the_snapshots_around_them(record):
         assert time_ns[start:end].tolist() == (from_ns + passed).tolist()
 
 
-def test_times_lie_between_the_first_snapshot_and_the_last(record, way):
+def test_times_are_between_the_first_and_the_last_snapshot(record, way):
     path = record("python")
     with memray.FileReader(path) as reader:
         times = [snapshot.time * 10**6 for snapshot in reader.get_memory_snapshots()]
@@ -264,7 +264,7 @@ def test_wherever_a_capture_is_cut_the_same_records_are_left_as_by_the_library(r
             assert trace.metadata.origin.texts()["cut short"] == f"after {total:,} records"
 
 
-def test_a_damaged_capture_gives_what_stands_before_the_damage_or_anything_but_never_a_crash(record, tmp_path):
+def test_a_damaged_capture_never_crashes_the_reader(record, tmp_path):
     content, path, random_ = plain(record("native")), tmp_path / "damaged.bin", random.Random(3)
     for _ in range(150):
         damaged = bytearray(content)
@@ -318,7 +318,7 @@ def test_a_capture_that_the_installed_memray_cannot_read_is_refused_with_the_ver
     assert told == f"is a memray capture in format version {version}{expected.format(installed)}"
 
 
-def test_a_capture_is_no_capture_without_its_header(record, tmp_path):
+def test_a_capture_without_its_header_is_refused(record, tmp_path):
     (tmp_path / "tiny.bin").write_bytes(record("plain").read_bytes()[:12])
     assert refusal(tmp_path / "tiny.bin").startswith("is not a complete capture of memray")
 
@@ -346,7 +346,7 @@ def test_known_versions_are_read_without_memray(record, without_memray):
         (99, "which only its library can read; memray is not installed: pip install 'alloc-replay[memray]'"),
     ],
 )
-def test_without_memray_a_sentence_tells_what_to_install_for_other_versions(
+def test_without_memray_the_error_names_what_to_install_for_other_versions(
     record, tmp_path, without_memray, version, expected
 ):
     assert refusal(of_format(version, record, tmp_path)).endswith(expected)
@@ -375,7 +375,7 @@ def test_a_call_of_an_unknown_allocator_is_refused(record, monkeypatch):
     assert refusal(record("plain")) == ("has calls of memray's allocator 9, which is unknown to this version of replay")
 
 
-def test_the_screen_tells_how_much_memory_was_mapped_past_the_trace():
+def test_the_output_has_the_memory_that_was_mapped_outside_the_trace():
     origin = Provenance(dropped_mappings=1400, dropped_mapping_bytes=35 << 20)
     assert limits(origin) == "mmap and munmap calls left out: 1,400; memory mapped by them, left out: 35.0 MiB"
 
@@ -408,7 +408,7 @@ def functions():
 
 
 @pytest.mark.parametrize("function", functions(), ids=lambda function: function.__name__)
-def test_line_tables_tell_the_lines_that_python_tells(function):
+def test_line_tables_have_the_same_lines_as_python(function):
     code = function.__code__
     table = LineTable(code.co_linetable, code.co_firstlineno, sys.hexversion)
     found = 0

@@ -58,7 +58,7 @@ def test_an_mtrace_log_is_read_call_by_call(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
 
 
-def test_the_offset_of_a_caller_is_no_part_of_its_function_with_or_without_0x(tmp_path):
+def test_the_offset_of_a_caller_does_not_belong_to_its_function(tmp_path):
     text = "@ /lib/a.so:(f+0x2f0)[0x1] + 0x10 0x1\n@ /lib/a.so:(f+2f0)[0x1] + 0x20 0x1\n@ b:(g)[0x1] + 0x30 0x1\n"
     trace = open_source(written(tmp_path, text, "log.mtrace"))
     rows(trace)
@@ -138,7 +138,7 @@ def test_a_compressed_log_is_recognised_by_its_content_and_read(tmp_path, compre
 
 
 @each_compression
-def test_a_log_compressed_in_two_parts_is_read_whole(tmp_path, compression):
+def test_a_log_compressed_in_two_parts_is_read_completely(tmp_path, compression):
     path = tmp_path / "log"
     cut = REP.index("f 1")
     path.write_bytes(b"".join(map(COMPRESS[compression], (REP[:cut].encode(), REP[cut:].encode()))))
@@ -246,7 +246,7 @@ def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tm
     assert rows(open_source(written(tmp_path, "= Start\n= End\n", "log.mtrace"), lenient=True)) == []
 
 
-def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
+def test_a_log_is_read_equally_in_pieces_of_any_size(tmp_path, monkeypatch):
     lines = [
         f"@ a:(f{n % 700}+0x1)[0x1] + {64 * n + 64:#x} {n:#x}\n@ b < {64 * n + 64:#x}\n@ b > 0x{n:x}8 0x5"
         for n in range(3000)
@@ -318,7 +318,7 @@ def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp
 
 
 @pytest.mark.system
-def test_a_real_log_holds_what_the_program_did(tmp_path):
+def test_a_real_log_has_the_calls_of_the_program(tmp_path):
     trace = open_source(record_or_skip(compile_or_skip(tmp_path, PROGRAM, "program")))
     assert rows(trace) == [
         ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),

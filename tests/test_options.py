@@ -96,7 +96,7 @@ def test_empty_tunables_are_noted_and_set_nothing():
     assert stack.model_dump() == load_config("cpython-3.12").model_dump()
 
 
-def test_a_report_without_a_name_behind_the_equals_sign_is_refused():
+def test_a_report_without_a_name_after_the_equals_sign_is_refused():
     result = CliRunner().invoke(app, ["check", "startup-static", "--report", "junit="])
     assert str(result.exception) == "--report junit=: the file's name is empty; leave out = to print the report"
 

@@ -14,7 +14,7 @@ from replay.simulation.run import run
 from replay.trace import Domain
 
 
-def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkeypatch):
+def test_live_blocks_at_the_peak_need_one_simulation_for_all_dimensions(monkeypatch):
     history = History()
     history.mark(0)
     blocks = [*history.mallocs(3, 100_000, Domain.RAW), history.malloc(64)]

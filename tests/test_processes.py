@@ -198,7 +198,7 @@ def without_row(record):
 @each_config
 @some
 @given(parts=PARTS, offset_ns=st.integers(0, 9))
-def test_each_process_gives_what_it_gives_by_itself(config, parts, offset_ns):
+def test_each_process_has_the_same_results_as_alone(config, parts, offset_ns):
     recording = run(host_of(parts, offset_ns), config)
     for index, (part, mine) in enumerate(zip(parts, recording.processes, strict=True)):
         alone = run(MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)), config)
@@ -234,9 +234,7 @@ def outcome(recording):
     parts=PARTS, cuts=st.lists(st.integers(0, 150), max_size=12), intervals=st.tuples(*[st.integers(1, 90)] * 2),
     stints=st.integers(1, 9),
 )  # fmt: skip
-def test_it_matters_neither_where_batches_and_pieces_end_nor_how_often_one_looks(
-    config, parts, cuts, intervals, stints
-):
+def test_results_depend_neither_on_batches_nor_on_the_sampling_interval(config, parts, cuts, intervals, stints):
     trace = host_of(parts)
     whole = run(trace, config, sample_every_ns=intervals[0])
     assert outcome(run(recut(trace, cuts), config, sample_every_ns=intervals[1])) == outcome(whole)
@@ -364,7 +362,7 @@ def test_a_file_of_processes_is_of_the_newer_version_and_others_of_the_older(ser
     assert (version(service), version(parts[0])) == (2, 1)
 
 
-def test_a_process_is_taken_out_as_the_trace_that_it_was(service, parts, tmp_path):
+def test_a_process_is_extracted_as_its_original_trace(service, parts, tmp_path):
     out = tmp_path / "out.parquet"
     output_of("trace", "filter", service, "-o", out, "--process", "web")
     found, was = open_source(out), open_source(parts[0])
@@ -388,7 +386,7 @@ def test_processes_merge_into_more_or_into_one(service, parts, tmp_path):
     assert json.loads(output_of("run", out, "--json"))["processes"] == []
 
 
-def test_copies_are_processes_if_asked_for(parts, tmp_path):
+def test_copies_can_be_processes(parts, tmp_path):
     out = tmp_path / "out.parquet"
     output_of("trace", "scale", parts[0], "-o", out, "--copies", 3, "--processes", "--repeat", 2)
     processes = open_source(out).metadata.processes
@@ -409,7 +407,7 @@ def test_a_piece_begins_with_the_phase_of_each_process(service, tmp_path):
     assert open_source(out).events_total == 6
 
 
-def test_what_an_ended_thread_left_is_its_process_main_threads():
+def test_blocks_of_an_ended_thread_belong_to_its_process_main_thread():
     """Blocks of process b's second thread, which ended, are brought to life and freed by b's first."""
     a, b = History(), History()
     a.at(0).malloc(1)
@@ -428,7 +426,7 @@ def test_what_an_ended_thread_left_is_its_process_main_threads():
 
 @some
 @given(parts=PARTS, at_ns=st.integers(0, 80))
-def test_edits_of_processes_are_valid_and_keep_them_apart(parts, at_ns):
+def test_edits_of_processes_are_valid_and_keep_them_separate(parts, at_ns):
     trace = host_of(parts, 3)
     edits = [
         repeated(trace, 2, "", keep_live=False),
@@ -479,14 +477,14 @@ def test_addresses_and_reality_are_of_one_process(service, tmp_path):
             output_of("verify", service, *words)
 
 
-def test_a_sweep_plays_processes_too(service):
+def test_a_sweep_simulates_processes_too(service):
     results = sweep({"sources": [str(service)], "vary": {"allocator": ["cpython-3.8", "cpython-3.12"]}})
     expected = [metrics_of(summarize(run(open_source(service), load_config(name))))["resident_bytes_peak"]
                 for name in ("cpython-3.8", "cpython-3.12")]  # fmt: skip
     assert sorted(results.frame["resident_bytes_peak"].to_list()) == sorted(expected)
 
 
-def test_a_gate_judges_all_processes_together_and_tells_which_grew(service, parts, tmp_path, monkeypatch):
+def test_a_gate_judges_all_processes_together_and_names_the_one_that_grew(service, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output_of("baseline", service, "-a", "cpython-3.12")
     assert "1 passed" in output_of("check", service, "-a", "cpython-3.12")
@@ -536,7 +534,7 @@ def written(path, processes, version=2, **fields):
         ([{"name": "a"}], "threads"),
     ],
 )
-def test_a_wrong_table_is_refused_before_anything_is_played(tmp_path, processes, message):
+def test_a_wrong_table_is_refused_before_the_simulation(tmp_path, processes, message):
     with pytest.raises(TraceError, match=f"the metadata under the key `replay` is wrong at `processes.*{message}"):
         open_source(written(tmp_path / "t.parquet", processes))
 
@@ -564,7 +562,7 @@ def test_a_row_of_no_process_or_with_anothers_block_is_refused(tmp_path, process
     assert caught.value.row == row
 
 
-def test_the_first_of_several_mistakes_is_told():
+def test_the_first_of_several_mistakes_is_reported():
     """A realloc by another process, and behind it a free of nothing."""
     history = History()
     number = history.by(1).malloc(10)
@@ -617,7 +615,7 @@ def test_causes_know_the_phase_of_each_process():
     assert in_pieces == groups
 
 
-def test_a_row_that_moves_no_block_names_none_in_a_trace_of_processes_either():
+def test_rows_without_a_block_are_ignored_in_traces_of_processes_too():
     events = two_workers().events[0]
     row = {"op": Op.GC_START, "domain": 0, "block": (1 << 32) - 1, "size": 0}
     row |= {"time_ns": events.time_ns[0], "thread": events.thread[0]}

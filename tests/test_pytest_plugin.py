@@ -296,7 +296,7 @@ def test_limits_of_all_tests_have_all_recorded(project):
         result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
 
 
-def test_limits_of_all_tests_can_be_about_what_they_leave_behind(project):
+def test_limits_of_all_tests_can_be_about_leaks(project):
     project.makeini("[pytest]\nreplay_limits = leaked_blocks <= 2")
     project.makepyfile(
         """
@@ -474,7 +474,7 @@ def test_a_test_that_closes_the_files_of_its_recording_fails_and_the_next_is_rec
     )
 
 
-def test_a_forked_child_that_leaves_a_recorded_block_asks_nothing(project):
+def test_a_forked_child_that_leaves_a_recorded_block_sends_no_request(project):
     project.makepyfile(
         test_it="""
         import os
@@ -562,7 +562,7 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     result.stdout.fnmatch_lines(["  test_it.py.test_changes-*.parquet is not the recording of the baseline, so *"])
 
 
-def test_baselines_that_cannot_be_compared_with_are_told(project):
+def test_baselines_that_cannot_be_compared_are_reported(project):
     project.makepyfile(test_it=CHANGING.replace("SIZE", "96"))
     file = project.path / "b.json"
     run(project, "--replay-baseline=b.json", "--replay-update").assert_outcomes(passed=2)
@@ -604,7 +604,7 @@ def test_baselines_that_cannot_be_compared_with_are_told(project):
         assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
-def test_options_that_make_no_sense_are_told(project):
+def test_options_that_make_no_sense_are_reported(project):
     project.makepyfile("def test_x(): pass")
     (project.path / "b.json").write_text('{"cases": {}, "format": 1, "replay": "0.1.0"}')
     for options, sentence in {
@@ -621,7 +621,7 @@ def test_options_that_make_no_sense_are_told(project):
     result.stdout.fnmatch_lines(["replay: no test was recorded, so none was compared with *b.json"])
 
 
-def test_what_cannot_be_recorded_is_told_and_fails_where_warnings_do(project, monkeypatch):
+def test_unrecordable_tests_have_a_warning_that_can_be_an_error(project, monkeypatch):
     project.makepyfile(
         """
         import pytest
@@ -782,7 +782,7 @@ def test_a_block_is_known_to_the_byte(allocations):
     assert len(held) == 1_000_000
 
 
-def test_a_block_can_be_played_through_another_allocator(allocations):
+def test_a_block_can_be_simulated_with_another_allocator(allocations):
     with allocations(allocator="cpython-3.8", set={"pymalloc.alignment": 8}) as small_arenas:
         blocks = [object() for _ in range(100_000)]
     with allocations(allocator="cpython-3.12") as large_arenas:
@@ -791,7 +791,7 @@ def test_a_block_can_be_played_through_another_allocator(allocations):
     assert (small_arenas.arenas_peak, large_arenas.arenas_peak) == (7, 2)
 
 
-def test_a_block_left_by_an_exception_tells_nothing_and_the_next_one_does(allocations):
+def test_a_block_ended_by_an_exception_has_no_results_and_the_next_one_has(allocations):
     with pytest.raises(KeyError, match="mine"), allocations() as seen:
         raise KeyError("mine")
     with pytest.raises(ReplayError, match="this block has no results"):
@@ -951,7 +951,7 @@ def without_site(cause):
 
 
 @pytest.mark.slow
-def test_planted_regressions_are_told_by_test_and_cause_and_unchanged_runs_raise_no_alarm(project, monkeypatch):
+def test_planted_regressions_are_reported_by_test_and_cause_and_unchanged_runs_pass(project, monkeypatch):
     monkeypatch.delenv("PYTHONHASHSEED")
     project.makepyfile(**SHOP)
     compare = ("--replay-baseline=b.json", "--replay-traces=kept")

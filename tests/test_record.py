@@ -82,7 +82,7 @@ def test_without_addresses_the_column_is_not_there(tmp_path):
     assert events_in(tmp_path / "trace.parquet").address is None
 
 
-def test_a_realloc_that_fails_leaves_the_block_alive(tmp_path):
+def test_a_realloc_that_fails_leaves_the_block_live(tmp_path):
     malloc, realloc, free = (python_api(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
     with replay.record(tmp_path / "trace.parquet"):
         block = malloc(55_551)
@@ -149,7 +149,7 @@ def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
     assert len({number for (number,) in numbers}) == len(sizes)
 
 
-def test_a_ring_that_goes_round_loses_nothing(tmp_path):
+def test_a_ring_that_wraps_around_loses_nothing(tmp_path):
     rounds = 2_500_000
     with replay.record(tmp_path / "trace.parquet") as recording:
         for _ in range(rounds):
@@ -193,7 +193,7 @@ def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
     assert len(kept) == 10_000
 
 
-def test_collections_and_marks_stand_among_the_events(tmp_path):
+def test_collections_and_marks_are_among_the_events(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
         replay.mark("first")
         gc.collect()
@@ -210,7 +210,7 @@ def test_collections_and_marks_stand_among_the_events(tmp_path):
     assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("first", "second")
 
 
-def test_a_recording_plays(tmp_path):
+def test_a_recording_is_simulated(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
         kept = [str(index) * 30 for index in range(5_000)]
     played = replay.run(replay.open_source(tmp_path / "trace.parquet"), replay.load_config("cpython-3.12"))
@@ -275,7 +275,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     assert not taps.tap.active
 
 
-def test_the_writer_is_no_child_of_the_program(tmp_path):
+def test_the_writer_is_not_a_child_of_the_program(tmp_path):
     with replay.record(tmp_path / "trace.parquet"), pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -295,7 +295,7 @@ def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
     assert (lives(events, {88_881}), lives(events, {88_883})) == ([], [("malloc", 2, 88_883)])
 
 
-def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(tmp_path):
+def test_a_program_whose_writer_dies_continues_unrecorded_and_the_file_is_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
         "import os, signal, replay\n"
@@ -344,7 +344,7 @@ def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
     assert (np.diff(events.address[events.size == 497].astype(np.int64)) == 512).all()
 
 
-def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
+def test_a_recording_survives_a_crash_of_the_program(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
         "import os, signal, replay\n"
@@ -358,7 +358,7 @@ def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_completed(tmp_path, reused):
+def test_a_program_that_closes_the_recorders_pipe_gets_an_error_and_its_file_is_completed(tmp_path, reused):
     """As daemons close all descriptors they have; another file may have the number then, which is left alone."""
     path = tmp_path / "trace.parquet"
     script = (

@@ -93,7 +93,7 @@ def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program,
     assert seen[1] == seen[0]
 
 
-def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
+def test_a_program_can_import_the_recorders_modules_again(program, tmp_path):
     path = program("""
         import _ctypes, atexit, ctypes, struct
         class Pair(ctypes.Structure):
@@ -140,7 +140,7 @@ def test_a_program_ends_as_without_us(program, tmp_path, source):
     list(replay.open_source(tmp_path / "trace.parquet").batches())
 
 
-def test_modules_and_code_run_as_behind_python(tmp_path):
+def test_modules_and_code_run_as_with_python(tmp_path):
     assert run("-m", "json.tool", "--compact", cwd=tmp_path, stdin='{"a": 1}')[:2] == (0, '{"a":1}\n')
     options = ["-o", tmp_path / "code.parquet"]
     code, out, told = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
@@ -182,7 +182,7 @@ main()
 """
 
 
-def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
+def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
     """It is killed right after it wrote a batch; the program goes on until its standard input ends."""
     path = program("""
         import sys
@@ -223,7 +223,7 @@ def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
+def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "trace.parquet").write_text("mine")
     code, _, told = run("-c", "print(1)", cwd=tmp_path)
     assert code == 2
@@ -231,7 +231,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "trace.parquet").read_text() == "mine"
 
 
-def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
+def test_a_full_disk_is_reported_and_saved_events_are_complete(tmp_path):
     """The limit of a file's size stands for a full disk: the write fails likewise."""
     script = (
         "print(input(), flush=True)\ninput()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
@@ -268,7 +268,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("filled_bytes", [0, 7 << 20, (8 << 20) - 20_000])
-def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_disk, filled_bytes):
+def test_a_disk_that_becomes_full_is_reported_and_saved_events_are_complete(program, small_disk, filled_bytes):
     (small_disk / "other").write_bytes(bytes(filled_bytes))
     path = program("""
         import sys
@@ -288,7 +288,7 @@ def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_
     assert saved > 500_000 or filled_bytes
 
 
-def test_a_disk_without_any_room_is_told_and_the_program_is_not_run(program, small_disk):
+def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program, small_disk):
     with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
         while True:
             other.write(bytes(1 << 16))
@@ -338,7 +338,7 @@ def test_a_clean_start_follows_the_model(tmp_path):
     assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left
 
 
-def test_forked_children_are_recorded_where_asked(tmp_path):
+def test_forked_children_are_recorded_on_request(tmp_path):
     code = """
 import os, replay
 children = []
@@ -403,7 +403,7 @@ def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
     assert replay.open_source(tmp_path / "trace.parquet").events_total > 0
 
 
-def test_a_second_recorder_without_force_says_that_a_recording_is_under_way(recording, tmp_path):
+def test_a_second_recorder_without_force_reports_the_recording_in_progress(recording, tmp_path):
     code, out, told = run("-c", "print('ran')", cwd=tmp_path)
     assert (code, out) == (2, "")
     assert told == "replay: trace.parquet: a recording to this file is in progress; choose another name\n"

@@ -39,7 +39,7 @@ class   size   num pools   blocks in use  avail blocks
 """
 
 
-def test_what_pymalloc_prints_is_read():
+def test_pymallocs_statistics_are_parsed():
     classes = (ClassCount(16, 1, 106, 915), ClassCount(64, 442, 112_600, 110))
     assert read_count(TEXT, 7) == PoolCount(7, 1010, 993, 20, 17, 1006, classes)
     assert read_count(TEXT[: TEXT.index("# arenas highwater")], 7) is None
@@ -60,7 +60,7 @@ def test_there_are_no_counts_without_an_end_or_a_clean_start(tmp_path, code, opt
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "1 / 0", "import atexit; atexit.register(print)"])
-def test_a_program_counts_at_its_end_however_it_comes_to_it(tmp_path, code):
+def test_a_program_counts_at_every_kind_of_end(tmp_path, code):
     trace = recorded(tmp_path, "--clean", "-c", code)
     first, last = trace.metadata.counts
     assert 0 < first.row < last.row < trace.events_total

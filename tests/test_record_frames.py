@@ -32,7 +32,7 @@ def include_folders():
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 @pytest.mark.parametrize("version", frames.LAYOUTS, ids=lambda version: f"3.{version[1]}")
-def test_every_number_is_what_the_compiler_says_of_cpythons_headers(tmp_path, version):
+def test_every_number_equals_that_of_cpythons_headers(tmp_path, version):
     folders = [folder for folder in include_folders() if folder.name == f"python3.{version[1]}"]
     if not folders:
         pytest.skip("no headers of that version at hand")
@@ -57,7 +57,7 @@ def codes_within(code):
             yield from codes_within(constant)
 
 
-def test_lines_of_the_standard_library_are_those_that_cpython_tells():
+def test_lines_of_the_standard_library_equal_those_of_cpython():
     checked = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::4]:
         if not path.exists():  # a link to a package that is not there

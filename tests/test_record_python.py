@@ -99,7 +99,7 @@ def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, versio
 
 
 @pytest.mark.parametrize("version", [version for version in AT_HAND if AT_HAND[version] != sys.executable][:3])
-def test_call_sites_are_told_of_the_version_that_runs_the_program(tmp_path, version):
+def test_call_sites_are_recorded_with_the_interpreter_of_the_program(tmp_path, version):
     """The lines are told in the way of that version, whatever runs replay."""
     path = tmp_path / "trace.parquet"
     (tmp_path / "keeping.py").write_text(
@@ -134,7 +134,7 @@ def test_only_a_subinterpreter_with_a_pymalloc_of_its_own_makes_heaps_separate(t
     separate = kind == "isolated" and not version.startswith("3.11.")
     assert trace.metadata.runtime.separate_heaps == separate
     if separate:
-        with pytest.raises(replay.ReplayError, match="which of them a block belongs to is not recorded"):
+        with pytest.raises(replay.ReplayError, match="the recording does not have the owner of a block"):
             verify_recording(trace)
 
 
@@ -153,7 +153,7 @@ def test_the_interpreter_may_be_a_name_in_path(tmp_path):
         (["--python", sys.executable, "--follow-fork"], None),
     ],
 )
-def test_what_cannot_run_the_program_is_told_in_a_sentence(tmp_path, options, sentence):
+def test_an_unusable_interpreter_is_reported_in_a_sentence(tmp_path, options, sentence):
     done = run(tmp_path / "t.parquet", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert sentence is None or done.stderr == sentence

@@ -281,7 +281,7 @@ def test_names_of_any_letters(tmp_path, name):
     assert sites_by_size(path, [50_021]) == {50_021: [Site(f"{identifier}.{identifier}", program, 6)]}
 
 
-def test_a_file_name_that_is_not_unicode_is_told_with_escapes(tmp_path):
+def test_a_file_name_that_is_not_unicode_has_escapes(tmp_path):
     code = compile("\nMALLOC(50_031)", b"/no\xff/where.py", "exec")
     with replay.record(tmp_path / "trace.parquet", sites=True):
         exec(code, {"MALLOC": MALLOC})
@@ -299,7 +299,7 @@ def test_file_names_of_a_subclass_of_str(tmp_path):
     assert found == {50_041: [Site("<module>", "plain.py", 1)], 50_043: [Site("<module>", "плато.py", 1)]}
 
 
-def test_codes_that_die_and_are_replaced_are_never_taken_for_each_other(tmp_path):
+def test_freed_codes_are_not_confused_with_later_ones_at_the_same_address(tmp_path):
     """All of a length, so that each lies where the one before it lay."""
     rounds, addresses = 3_000, set()
     with replay.record(tmp_path / "trace.parquet", sites=True):
@@ -332,7 +332,7 @@ def test_codes_are_not_kept_alive(tmp_path):
     assert sites_by_size(tmp_path / "trace.parquet", [50_051])[50_051] == [Site("<module>", "dies.py", 1)]
 
 
-def test_what_a_code_says_while_it_is_taken_apart_is_not_believed(tmp_path):
+def test_a_code_that_is_being_deallocated_has_no_note(tmp_path):
     """Its frame holds it last, and while both go a weak reference's callback allocates without a frame of its own."""
 
     class Watch(weakref.ref):
@@ -354,7 +354,7 @@ def test_what_a_code_says_while_it_is_taken_apart_is_not_believed(tmp_path):
     assert told == [line_of(call, "function()")]
 
 
-def test_more_notes_than_there_is_room_for_go_round(tmp_path):
+def test_notes_wrap_around_in_their_ring(tmp_path):
     """Each code brings a name of 100,000 letters, so that its note is as long."""
     rounds = 2 * tap.NOTES_BYTES // 100_000 + 20
     with replay.record(tmp_path / "trace.parquet", sites=True):
@@ -393,7 +393,7 @@ def test_sampled_calls_are_those_in_which_a_multiple_of_the_bytes_falls(tmp_path
     assert len(kept) == 20_000
 
 
-def test_what_was_asked_for_stands_in_the_origin(tmp_path):
+def test_the_origin_has_the_sampling_of_call_sites(tmp_path):
     for number, (sites, told) in enumerate([(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]):
         with replay.record(tmp_path / f"{number}.parquet", sites=sites):
             pass
@@ -412,7 +412,7 @@ def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("sites", [-1, 1.5, "64 KiB"])
-def test_what_is_no_number_of_bytes_is_refused(tmp_path, sites):
+def test_an_invalid_number_of_bytes_is_refused(tmp_path, sites):
     with pytest.raises(replay.ReplayError, match="write True for every call"):
         replay.record(tmp_path / "trace.parquet", sites=sites)
 
@@ -424,7 +424,7 @@ def test_an_interpreter_whose_frames_are_not_known_is_refused(tmp_path, monkeypa
     assert tap.obstacle() is None
 
 
-def test_where_a_jit_runs_call_sites_are_not_told_and_nothing_else_is_refused(monkeypatch):
+def test_with_a_jit_only_call_sites_are_refused(monkeypatch):
     """Neither by a check nor by the plugin for pytest, which ask the same."""
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: True), raising=False)
     sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
@@ -434,7 +434,7 @@ def test_where_a_jit_runs_call_sites_are_not_told_and_nothing_else_is_refused(mo
     assert tap.obstacle(sites=True) is None
 
 
-def test_hooks_that_find_other_frames_than_there_are_say_so(tmp_path, monkeypatch):
+def test_hooks_that_find_wrong_frames_are_detected(tmp_path, monkeypatch):
     """What would happen in a build of CPython that keeps things elsewhere."""
     monkeypatch.setattr("replay.recorder.sites._is_noted", lambda *_: False)
     with pytest.raises(replay.ReplayError, match=r"call sites cannot be recorded with this build of CPython 3\."):
@@ -504,7 +504,7 @@ def test_forked_children_tell_sites_where_they_are_followed(tmp_path):
     assert sites_by_size(child, [50_101, 50_103]) == {50_101: [], 50_103: where}
 
 
-def test_a_child_that_is_not_followed_goes_on(tmp_path):
+def test_a_child_that_is_not_recorded_continues(tmp_path):
     with replay.record(tmp_path / "trace.parquet", sites=True):
         child = os.fork()
         if child == 0:
@@ -532,7 +532,7 @@ for i in range(30000):
 
 
 @pytest.mark.parametrize("options", [["--sites"], ["--sites-every", "4KiB"], []])
-def test_a_clean_recording_is_where_the_model_has_it_with_sites_as_without(tmp_path, options):
+def test_a_clean_recording_with_sites_has_the_addresses_of_the_model(tmp_path, options):
     done = record("--clean", *options, "-c", PROGRAM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     agreement = verify_recording(replay.open_source(tmp_path / "trace.parquet"))
@@ -562,7 +562,7 @@ def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
         assert sum(told.values()) > 1_000_000
 
 
-def test_the_command_refuses_what_contradicts_itself(tmp_path):
+def test_the_command_refuses_contradictory_options(tmp_path):
     for arguments, sentence in [
         (
             ["--sites", "--sites-every", "64KiB"],
@@ -576,7 +576,7 @@ def test_the_command_refuses_what_contradicts_itself(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_writer_holds_nothing_of_an_earlier_recording():
+def test_the_writer_keeps_nothing_of_an_earlier_recording():
     file = os.memfd_create("ring")
     os.ftruncate(file, tap.SHARED_BYTES)
     ring = Ring(file, 1)

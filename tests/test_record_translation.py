@@ -70,7 +70,7 @@ def test_a_failed_realloc_leaves_the_block_where_it_was():
     assert rows == [("malloc", 0, 0, 10), ("free", 0, 0, 0)]
 
 
-def test_an_unseen_free_stands_right_before_the_address_is_handed_out_again():
+def test_an_unseen_free_is_right_before_the_address_is_allocated_again():
     rows, translator = translated((MALLOC, A, 10, 7), (MALLOC, B, 11, 7), (MALLOC, A, 12, 7))
     assert rows == [("malloc", 0, 0, 10), ("malloc", 0, 1, 11), ("free", 0, 0, 0), ("malloc", 0, 0, 12)]
     assert translator.unseen_frees == 1
@@ -83,13 +83,13 @@ def test_foreign_blocks_are_observed_and_a_foreign_realloc_becomes_a_malloc():
     assert (translator.foreign_frees, translator.foreign_reallocs) == (1, 1)
 
 
-def test_a_foreign_realloc_that_stays_where_it_is_gives_its_place_back_before_it_takes_it():
+def test_a_foreign_realloc_in_place_frees_its_address_before_it_allocates_it():
     rows, translator = translated((FROM, A, 0, 7), (TO, A, 30, 7))
     assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30)]
     assert (translator.foreign_frees, translator.foreign_reallocs) == (0, 1)
 
 
-def test_blocks_of_a_excluded_thread_are_left_out():
+def test_blocks_of_an_excluded_thread_are_left_out():
     rows, translator = translated(
         (MALLOC, A, 10, 8), (MALLOC, B, 11, 7), (FROM, A, 0, 8), (TO, C, 20, 8), (FREE, C, 0, 8), (MALLOC, A, 12, 8),
         (MALLOC, C, 13, 7), excluded=(9, 8),
@@ -98,7 +98,7 @@ def test_blocks_of_a_excluded_thread_are_left_out():
     assert (translator.excluded_calls, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
 
 
-def test_what_a_excluded_thread_does_to_blocks_of_others_is_not_left_out():
+def test_calls_of_an_excluded_thread_for_blocks_of_others_are_recorded():
     rows, translator = translated(
         (MALLOC, A, 10, 7), (FROM, A, 0, 8), (TO, B, 20, 8), (FROM, B, 0, 8), (FAILED, B, 0, 8), (FREE, B, 0, 8),
         (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), excluded=(8,),
@@ -109,7 +109,7 @@ def test_what_a_excluded_thread_does_to_blocks_of_others_is_not_left_out():
     assert (translator.excluded_calls, translator.unseen_frees) == (1, 1)
 
 
-def test_a_block_of_a_excluded_thread_that_another_one_takes_over_is_as_one_of_before():
+def test_a_block_of_an_excluded_thread_that_another_thread_reallocates_is_foreign():
     rows, translator = translated(
         (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), excluded=(8,)
     )
@@ -216,7 +216,7 @@ def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
     check_rescued(path, 2)
 
 
-def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_path):
+def test_a_file_truncated_anywhere_is_rescued_up_to_its_last_complete_batch(tmp_path):
     path = tmp_path / "trace.parquet"
     ends = cut_off(path)
     content = path.read_bytes()
@@ -245,7 +245,7 @@ def test_damage_in_a_batch_leaves_those_before_it(tmp_path, at):
     check_rescued(path, 1)
 
 
-def test_what_is_no_recording_is_not_rescued(tmp_path):
+def test_a_file_that_is_not_a_recording_is_not_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     for content, sentence in (
         (b"", "is not an interrupted recording"),

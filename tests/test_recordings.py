@@ -39,7 +39,7 @@ def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=
     return MemoryTrace([events], Metadata(Provenance(start=start, interpreter=interpreter), counts=counts))
 
 
-def test_the_first_block_lies_in_the_arena_that_was_recorded():
+def test_the_first_block_is_in_the_recorded_arena():
     agreement = verify_recording(
         recording((MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST), (Op.MALLOC, 1, 20, FIRST + 32))
     )
@@ -49,7 +49,7 @@ def test_the_first_block_lies_in_the_arena_that_was_recorded():
     assert (agreement.arena_events_compared, agreement.arena_events_equal, agreement.releases) == (1, 1, 0)
 
 
-def test_a_block_that_lies_elsewhere_is_told_with_its_row():
+def test_a_block_at_another_address_is_reported_with_its_row():
     agreement = verify_recording(
         recording((MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST), (Op.MALLOC, 1, 20, FIRST + 64))
     )
@@ -61,7 +61,7 @@ def test_a_block_that_lies_elsewhere_is_told_with_its_row():
     )
 
 
-def test_an_older_block_leaves_its_place_to_the_next_of_its_class():
+def test_the_address_of_an_older_block_is_reused_by_its_class():
     agreement = verify_recording(
         recording(
             (OLDER, 0, 0, OLD),
@@ -78,14 +78,14 @@ def test_an_older_block_leaves_its_place_to_the_next_of_its_class():
     assert (agreement.older_frees, agreement.older_frees_unseen) == (3, 0)
 
 
-def test_an_older_block_whose_place_nobody_takes_is_counted_and_changes_nothing():
+def test_an_older_block_whose_address_is_not_reused_is_only_counted():
     agreement = verify_recording(recording((OLDER, 0, 0, OLD), (MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST)))
     assert agreement.exact
     assert (agreement.older_frees, agreement.older_frees_unseen) == (0, 1)
 
 
 @pytest.mark.parametrize(("late", "exact"), [(0, False), (1, True)])
-def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
+def test_a_released_arena_is_compared_with_its_moment(late, exact):
     """Two arenas of blocks of 512 bytes are filled and emptied."""
     per_pool, pools = (POOL - 48) // 512, 64
     place = [
@@ -106,11 +106,11 @@ def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
     assert agreement.releases == 1
     assert agreement.addresses_equal == agreement.addresses_compared == 2 * half
     if not exact:
-        moment = f"arena {ARENA:#x} unmapped behind call {4 * half - 1}"
+        moment = f"arena {ARENA:#x} unmapped after call {4 * half - 1}"
         assert agreement.arena_difference == f"arena event 2: {moment} in the recording, {moment} in the model"
 
 
-def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
+def test_differences_after_a_pool_of_older_blocks_is_empty_are_no_failure():
     blocks = (POOL - 48) // 512
     places = [OLD_POOL + 48 + 512 * block for block in range(blocks)]
     rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), (Op.FREE, 0, 0, 0)]
@@ -118,22 +118,22 @@ def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
     elsewhere = (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)
     agreement = verify_recording(recording(*rows, elsewhere))
     assert not agreement.exact
-    assert agreement.foretold
-    assert agreement.foretold_events == len(rows) - 1
-    assert not verify_recording(recording(*rows[:-1], elsewhere)).foretold
+    assert agreement.prediction_agrees
+    assert agreement.predictable_events == len(rows) - 1
+    assert not verify_recording(recording(*rows[:-1], elsewhere)).prediction_agrees
 
 
-def test_a_pool_of_older_blocks_that_the_program_itself_empties_is_known_of_at_the_next_row_that_moves_none():
+def test_a_pool_of_older_blocks_emptied_by_the_program_is_found_at_the_next_row_without_a_block():
     places = [OLD_POOL + 48 + 512 * number for number in range((POOL - 48) // 512)]
     rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), *((OLDER, 0, 0, place) for place in places[1:])]
     rows += [(Op.FREE, 0, 0, 0), (Op.GC_START, 0, 0, 0), (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)]
     agreement = verify_recording(recording(*rows))
     assert agreement.difference
-    assert agreement.foretold
-    assert agreement.foretold_events == len(rows) - 2
+    assert agreement.prediction_agrees
+    assert agreement.predictable_events == len(rows) - 2
 
 
-def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
+def test_a_pool_of_older_blocks_can_be_reused_by_another_class():
     simulator = Simulator(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):
         simulator.adopt(OLD_POOL + 48 + 512 * block, 512, block, 0)
@@ -150,12 +150,12 @@ def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
         ({"interpreter": "pypy 7.3"}, "models of CPython only"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(changes, sentence):
+def test_recordings_that_cannot_be_compared_are_refused(changes, sentence):
     with pytest.raises(ReplayError, match=sentence):
         verify_recording(recording((Op.MALLOC, 0, 20, FIRST), **changes))
 
 
-def test_a_trace_of_another_source_is_no_recording():
+def test_a_trace_of_another_source_is_not_a_recording():
     assert not is_recording(MemoryTrace([]))
 
 
@@ -200,16 +200,16 @@ def test_pymallocs_own_counts_are_compared_by_what_changed():
         (None, {"arenas": 3}, "arenas: 3 in the program, 4 in the model"),
     ],
 )  # fmt: skip
-def test_a_count_that_differs_is_told_and_a_failure(classes, changes, difference):
+def test_a_different_count_is_reported_and_a_failure(classes, changes, difference):
     classes = classes or (ClassCount(32, 8, 3571, 509), ClassCount(64, 2, 509, 1))
     agreement = verify_recording(counted(classes, **changes))
     assert agreement.counts.difference.startswith(difference)
     assert agreement.counts.equal < agreement.counts.compared
     assert not agreement.exact
-    assert not agreement.foretold
+    assert not agreement.prediction_agrees
 
 
-def test_counts_of_rows_that_are_not_there_are_refused():
+def test_counts_of_missing_rows_are_refused():
     with pytest.raises(ReplayError, match="not of this recording"):
         verify_recording(counted((ClassCount(32, 8, 3571, 509),), row=99))
 
@@ -236,7 +236,7 @@ def recorded(tmp_path_factory):
 
 
 @pytest.mark.system
-def test_every_address_and_arena_of_a_recorded_program_is_where_the_model_has_it(recorded):
+def test_every_address_and_arena_of_a_recorded_program_equals_the_model(recorded):
     agreement = verify_recording(open_source(recorded))
     assert agreement.exact, (agreement.difference, agreement.arena_difference)
     assert agreement.addresses_compared > 200_000
@@ -255,7 +255,7 @@ def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
 
 
 @pytest.mark.system
-def test_the_command_tells_it(recorded):
+def test_the_command_prints_the_comparison(recorded):
     result = invoke("verify", recorded, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.output[result.output.index("{") :])

@@ -173,7 +173,7 @@ def test_no_figure_is_cut_off_in_a_terminal_of_60_columns(workload):
     assert "peak at " in out
 
 
-def test_empty_arenas_are_not_said_to_be_pinned(replay, tmp_path):
+def test_empty_arenas_are_not_reported_as_pinned(replay, tmp_path):
     history = History()
     history.free(*history.mallocs(5_000, 512)[1:])
     write_trace(history.trace(), tmp_path / "trace.parquet")
@@ -203,7 +203,7 @@ def test_all_tables_are_printed_on_request(replay, workload):
     assert max(map(len, out.splitlines()[1:-1])) <= 80
 
 
-def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, tmp_path, monkeypatch):
+def test_the_last_line_is_a_command_for_the_same_run(replay, workload, tmp_path, monkeypatch):
     stack = tmp_path / "my stack.yaml"
     stack.write_text(find_config("cpython-3.9").read_text())
     options = ("--set", "pymalloc.arena_size=1 MiB", "--env", "MALLOC_TOP_PAD_=0", "--trim-every", "2ms", "--seed", 5)
@@ -232,7 +232,7 @@ def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_p
 
 
 @pytest.mark.system
-def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(workload, tmp_path):
+def test_a_full_disk_is_reported_in_a_sentence_and_leaves_no_file(workload, tmp_path):
     """The limit of a file's size stands for a full disk: the write fails likewise."""
     command = [sys.executable, "-m", "replay", "run", str(workload), "--no-reference", "--out", "results"]
 
@@ -246,7 +246,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(workload, tmp_path
 
 
 @pytest.mark.parametrize("name", ["語" * 80, "x" * 248], ids=["of wide characters", "of narrow ones"])
-def test_names_of_results_may_be_as_long_as_the_system_takes_them(replay, workload, tmp_path, name):
+def test_names_of_results_can_have_the_maximum_length(replay, workload, tmp_path, name):
     out, addresses = tmp_path / name, tmp_path / f"{name}.parq"
     assert len(os.fsencode(addresses.name)) <= 255
     assert replay("run", workload, "--no-reference", "--out", out, "--addresses", addresses)[0] == 0
@@ -271,7 +271,7 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     assert "f\\x1b[2J (a.py:1)" in shown[2]
 
 
-def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
+def test_trace_cut_accepts_the_time_of_the_peak(replay, tmp_path):
     history = History()
     history.at(1_700_000_000_000_000_000).malloc(64)
     large = history.at(1_700_000_000_040_000_000).malloc(1_000_000, Domain.RAW)
@@ -288,7 +288,7 @@ def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
     assert json.loads(replay("trace", "info", piece, "--json")[1])["events"] == 2
 
 
-def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
+def test_an_invalid_number_in_an_origin_is_not_shown(replay, tmp_path):
     """Anybody may write there; a recorder writes how much it left out."""
     origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
@@ -303,7 +303,7 @@ def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
         assert ("35.0 MiB that the process mapped with mmap are not included" in text) == told
 
 
-def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):
+def test_the_last_lines_have_the_throughput_of_the_simulation(replay, workload):
     replay("run", workload, "-a", "cpython-3.9")  # whatever must be compiled is compiled
     _, out, err = replay("run", workload, "-a", "cpython-3.9")
     line = out.splitlines()[-2]
@@ -474,7 +474,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(refused, workload):
     assert "is not a folder" in refused("run", workload, "--out", workload)
 
 
-def test_a_source_that_is_not_there_is_refused_with_the_nearest_name(refused):
+def test_a_missing_source_is_refused_with_the_nearest_name(refused):
     message = refused("run", "web-servise")
     assert "web-servise" in message
     assert "did you mean 'web-service'?" in message
@@ -501,7 +501,7 @@ def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload,
 
 
 @pytest.mark.parametrize("interval", ["soon", "0", "0.5 ns"])
-def test_an_interval_that_is_none_is_refused(refused, workload, interval):
+def test_an_invalid_interval_is_refused(refused, workload, interval):
     message = refused("run", workload, "--sample", interval)
     assert message.startswith("replay: --sample: ")
     assert len(message.splitlines()) == 1
@@ -530,7 +530,7 @@ def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
     assert trace.read_bytes() == before
 
 
-def test_a_trace_that_the_ceiling_cannot_hold_is_played_all_the_same(replay, tmp_path):
+def test_a_trace_that_exceeds_the_ceiling_model_is_still_simulated(replay, tmp_path):
     sizes = ((time, 0, op, 2, 1, 2**43 if op == 0 else 0) for time in range(12) for op in (0, 3))
     rows_of(*sizes).write_parquet(tmp_path / "large.parquet")
     code, out, _ = replay("run", tmp_path / "large.parquet", "--json")
@@ -562,7 +562,7 @@ def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, tex
 
 
 @pytest.mark.parametrize("preset", ["bump", "ideal"])
-def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, preset):
+def test_settings_of_glibc_are_refused_without_glibc(refused, workload, preset):
     said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
     assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} does not use glibc, so the variable has no effect\n"
 
@@ -577,7 +577,7 @@ def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, pr
     ],
     ids=lambda words: words[0],
 )
-def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, workload, tmp_path, monkeypatch, command):
+def test_settings_without_effect_are_noted_once_by_every_command(replay, workload, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     name, *options = command
     code, _, told = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
@@ -587,7 +587,7 @@ def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, wo
 
 
 @pytest.mark.system
-def test_what_is_compiled_elsewhere_is_what_floor_and_ceiling_need(workload, tmp_path):
+def test_the_second_process_compiles_the_kernels_of_floor_and_ceiling(workload, tmp_path):
     def call(*words):
         command = [sys.executable, "-m", *map(str, words)]
         environment = os.environ | {"REPLAY_CACHE_DIR": str(tmp_path / "cache")}

@@ -82,7 +82,7 @@ def refusal(path):
     return str(caught.value)
 
 
-def test_what_is_written_is_read_back_with_types_and_metadata(tmp_path):
+def test_a_written_trace_is_read_back_with_types_and_metadata(tmp_path):
     address = np.array([0x7F00_0000_0010, 0xFFFF_FFFF_FFFF_FFF0, 0, 0], np.uint64)
     site = np.array([1, 0, NO_SITE, NO_SITE], np.uint32)
     written = small_events(address=address, site=site)
@@ -107,7 +107,7 @@ def test_an_empty_trace_is_written_and_read(tmp_path):
     assert (trace.events_total, trace.duration_ns, list(trace.batches())) == (0, 0, [])
 
 
-def test_the_same_trace_gives_the_same_bytes_wherever_it_is_cut(tmp_path, monkeypatch):
+def test_the_same_trace_has_the_same_bytes_for_any_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_source, "GROUP_ROWS", 1000)
     whole = sawtooth(3500)
     parts = [whole.where(slice(a, b)) for a, b in [(0, 1), (1, 1), (1, 2999), (2999, 3500)]]
@@ -120,7 +120,7 @@ def test_the_same_trace_gives_the_same_bytes_wherever_it_is_cut(tmp_path, monkey
     assert open_source(tmp_path / "a.parquet").duration_ns == 3499 * 25
 
 
-def test_metadata_are_asked_for_after_the_last_batch(tmp_path):
+def test_metadata_are_read_after_the_last_batch(tmp_path):
     class Growing:
         metadata = Metadata()
 
@@ -132,7 +132,7 @@ def test_metadata_are_asked_for_after_the_last_batch(tmp_path):
     assert open_source(tmp_path / "t.parquet").metadata.phases == ("met on the way",)
 
 
-def test_polars_reads_what_is_written_with_nulls_for_what_is_unknown(tmp_path):
+def test_polars_reads_a_written_trace_with_nulls_for_unknown_values(tmp_path):
     address = np.array([16, 32, 0, 0], np.uint64)
     write_trace(MemoryTrace([small_events(address=address)], METADATA), tmp_path / "t.parquet")
     frame = pl.read_parquet(tmp_path / "t.parquet")
@@ -183,7 +183,7 @@ def test_block_keys_that_are_not_uint32_are_renumbered(tmp_path):
     assert events.block.tolist() == [0, 0]
 
 
-def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
+def test_a_duplicate_column_is_refused_by_name(tmp_path):
     columns = good_columns()
     table = pa.table([*columns.values(), columns["op"]], names=[*columns, "op"])
     pq.write_table(table, tmp_path / "t.parquet")
@@ -213,7 +213,7 @@ def test_a_broken_column_is_refused_with_its_name_or_row(tmp_path, changed, mess
     assert message in error
 
 
-def test_a_column_of_nothing_but_nulls_is_none(tmp_path):
+def test_a_column_of_nulls_counts_as_missing(tmp_path):
     path = write_table(tmp_path / "t.parquet", good_columns(address=pa.nulls(2), site=pa.nulls(2)))
     (events,) = open_source(path).batches()
     assert events.address is None
@@ -275,7 +275,7 @@ def test_content_counts_more_than_the_suffix(tmp_path):
 def test_a_file_of_no_known_format_names_the_formats(tmp_path):
     (tmp_path / "t.xyz").write_text("hello")
     error = refusal(tmp_path / "t.xyz")
-    assert "no format that replay reads" in error
+    assert "no format that replay can read" in error
     assert all(name in error for name in format_names())
     assert {"csv", "parquet"} <= set(format_names())
 
@@ -286,7 +286,7 @@ def test_an_empty_parquet_file_is_refused(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "no such file and no bundled workload" in refusal("nowhere.parquet")
+    assert "the file does not exist, and no bundled workload" in refusal("nowhere.parquet")
     assert "is a folder" in refusal(tmp_path)
 
 
@@ -324,7 +324,7 @@ def test_a_csv_is_read_by_names_in_any_order_and_renumbered(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "csv", "file": "t.csv"}
 
 
-def test_columns_a_csv_lacks_are_assumed_and_the_origin_says_so(tmp_path):
+def test_missing_columns_of_a_csv_are_assumed_and_in_the_origin(tmp_path):
     trace = open_source(csv_file(tmp_path, HEADER + "5,malloc,7,16\n"))
     (events,) = trace.batches()
     assert (events.thread.tolist(), events.domain.tolist()) == ([0], [2])

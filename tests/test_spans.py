@@ -90,7 +90,7 @@ def test_spans_of_several_threads_add_up(version):
     assert len(np.unique(simulator.spans()["region"])) > 5
 
 
-def test_one_block_of_each_kind_is_where_it_was_put():
+def test_one_block_of_each_kind_has_its_span():
     history = History()
     history.malloc(100, Domain.OBJ)
     kept = history.malloc(2_000, Domain.RAW)
@@ -113,6 +113,6 @@ def test_one_block_of_each_kind_is_where_it_was_put():
     assert kept == 1
 
 
-def test_nothing_is_held_before_the_first_event():
+def test_there_are_no_spans_before_the_first_event():
     assert Simulator(load_config("cpython-3.12")).spans().dtype == SPAN
     assert len(Simulator(load_config("cpython-3.12")).spans()) == 0

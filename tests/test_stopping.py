@@ -51,7 +51,7 @@ pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **option
 
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
 @pytest.mark.parametrize("number", EXIT_CODES)
-def test_a_signal_that_an_import_loses_stops_the_command_all_the_same(tmp_path, number, lose):
+def test_a_signal_that_an_import_loses_still_stops_the_command(tmp_path, number, lose):
     """The finder below stands for code that runs in an import; the wait ends as soon as the signal comes again."""
     code = f"""
 import select, signal, sys
@@ -73,7 +73,7 @@ sys.meta_path.insert(0, Losing())
     assert "ignored" not in done.stderr
 
 
-def test_a_signal_does_not_come_again_while_the_command_cleans_up(tmp_path):
+def test_a_signal_is_not_raised_again_while_the_command_cleans_up(tmp_path):
     """The alarm at which a lost signal comes again goes off four times in the clean-up, and does not interrupt it."""
     code = """
 import signal
@@ -103,7 +103,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     assert run(code, cwd=tmp_path).returncode == 0
 
 
-def test_a_signal_that_comes_while_the_writing_thread_starts_closes_no_file_that_is_written(tmp_path):
+def test_a_signal_during_the_start_of_the_writing_thread_closes_no_open_file(tmp_path):
     """An executor does not know, and so does not wait for, a thread whose start was interrupted."""
     code = f"""
 import os, signal, threading

@@ -77,7 +77,7 @@ class Killing(Cluster):
         return sorted(self._client.run(os.getpid).values())
 
 
-def test_of_four_workers_one_is_killed_half_way_and_all_rows_are_there_once(source, tmp_path):
+def test_all_rows_occur_once_although_one_of_four_workers_is_killed(source, tmp_path):
     plan, out = {"sources": [source], "vary": VARY}, tmp_path / "out"
     expected = replay.sweep(plan, engine=Threads(2))  # first, so that only one compiles
     with Killing("local:4") as engine:
@@ -92,7 +92,7 @@ def test_of_four_workers_one_is_killed_half_way_and_all_rows_are_there_once(sour
     assert rows(results).equals(rows(expected))
 
 
-def test_a_cluster_gives_what_threads_give_from_files_urls_and_seeds(source, tmp_path):
+def test_a_cluster_has_the_same_results_as_threads_for_files_urls_and_seeds(source, tmp_path):
     workload = tmp_path / "w.yaml"
     workload.write_text(json.dumps(SMALL))
     vary = {"allocator": ["cpython-3.8", "cpython-3.12"], "MALLOC_ARENA_MAX": ["default", 1]}
@@ -133,13 +133,13 @@ def test_a_task_of_another_replay_or_another_model_is_not_done(source, monkeypat
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:", "local:4x", "local:1000", "nowhere", "tcp://", "tcp://host"])
-def test_what_is_no_address_is_refused_with_two_that_are(address):
+def test_an_invalid_address_is_refused_with_two_examples(address):
     with pytest.raises(ReplayError) as refusal:
         Cluster(address)
     assert str(refusal.value) == f"--cluster {address}: write it like local:4 or tcp://scheduler:8786"
 
 
-def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
+def test_the_wait_for_a_scheduler_has_a_timeout():
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
         begun = time.monotonic()

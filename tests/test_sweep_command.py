@@ -189,7 +189,7 @@ def test_points_by_latin_hypercube_are_those_of_the_seed(replay, source):
     assert sorted(pad * 5 // (1 << 20) for pad in pads[0][1:]) == [0, 1, 2, 3, 4]
 
 
-def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(replay, refused, source, tmp_path):
+def test_written_results_can_be_shown_again_and_are_not_overwritten(replay, refused, source, tmp_path):
     out = tmp_path / "out"
     code, first, _ = replay("sweep", source, *TWO, "--out", out, "--csv")
     assert code == 0
@@ -252,7 +252,7 @@ def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(replay, sou
     assert len(next(iter(few["heatmap"].to_dict()["datasets"].values()))) == 2
 
 
-def test_runs_that_failed_are_told_and_make_the_exit_code_2(replay, source, tmp_path):
+def test_failed_runs_are_reported_and_the_exit_code_is_2(replay, source, tmp_path):
     history = History()
     history.malloc(1 << 47)
     broken = tmp_path / "broken.parquet"
@@ -311,13 +311,13 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--where", "alignement < 9"], "constraint 'alignement < 9' names alignement, which no stack has"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_swept_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
+def test_an_impossible_sweep_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     assert refused("sweep", source, *arguments).startswith(f"replay: {told}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
 
 
-def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_path):
+def test_a_mistake_in_a_file_is_reported_with_its_line_and_key(refused, source, tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("description: wrong\nvary:\n  glibc.top_pad: {from: 0, to: 8, stpe: 4}\n")
     assert (
@@ -328,7 +328,7 @@ def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_
     assert refused("sweep", source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"
 
 
-def test_a_source_that_is_none_and_a_folder_that_holds_no_sweep_are_refused(refused, tmp_path):
+def test_a_missing_source_and_a_folder_without_a_sweep_are_refused(refused, tmp_path):
     assert refused("sweep", "web-servce", *TWO).startswith("replay: web-servce: ")
     assert refused("sweep", *TWO).startswith("replay: the trace is missing; name a trace, a workload or a bundled one")
     assert (
@@ -379,7 +379,7 @@ def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(ref
     path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {glibc.top_pad: 4096}\n")
     assert refused("verify", source, "--sweep", path) == (
         f"replay: --sweep {path}: no configuration can be compared with a real allocator: "
-        "what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc; "
-        f"no real CPython at hand is like {default_preset()}, or it is set to what nobody has built\n"
+        "settings of libc are compared only without pymalloc: -a cpython-3.12-malloc; "
+        f"no available CPython is like {default_preset()}, or a setting exists in no build\n"
     )
     assert "leave out --libc" in refused("verify", source, "--sweep", path, "--libc")

@@ -83,7 +83,7 @@ def test_a_grid_of_more_points_than_anybody_waits_for_is_refused():
 
 
 @given(st.integers(1, 30), st.integers(0, 100))
-def test_latin_takes_each_of_as_many_parts_of_every_parameter_once(runs, seed):
+def test_latin_uses_each_part_of_every_parameter_once(runs, seed):
     space = {"a": list(range(runs)), "b": Range.model_validate({"from": 0, "to": 1.0})}
     chosen = points(space, Choose(kind="latin", runs=runs, seed=seed))
     assert sorted(point["a"] for point in chosen) == list(range(runs))
@@ -124,12 +124,12 @@ def test_random_points_are_counted_and_grids_are_not():
         ("alignment != 16", False),
     ],
 )
-def test_a_condition_is_worked_out_over_the_whole_stack(text, verdict):
+def test_a_condition_uses_all_keys_of_the_stack(text, verdict):
     assert Constraint(text, KEYS).holds(load_config("cpython-3.12")) is verdict
 
 
 @pytest.mark.parametrize("text", ["small_threshold > 9999", "pymalloc.alignment == 3"])
-def test_a_condition_on_what_a_stack_has_not_holds(text):
+def test_a_condition_about_a_missing_key_holds(text):
     assert Constraint(text, KEYS).holds(load_config("cpython-3.12-malloc"))
 
 
@@ -155,7 +155,7 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
         ("alignment < 8 or alignement < 8", "names alignement, which no stack has"),
     ],
 )
-def test_what_is_no_condition_is_refused_before_anything_runs(text, told):
+def test_an_invalid_condition_is_refused_before_any_run(text, told):
     with pytest.raises(ConfigError) as refusal:
         Constraint(text, KEYS)
     assert told in str(refusal.value)

@@ -181,7 +181,7 @@ def play(site: Path, *names: str, roles: str = "libc small") -> dict:
 
 
 @pytest.mark.system
-def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
+def test_third_party_models_have_the_same_results_in_numba_and_in_plain_python(site):
     answer = play(site, "quick", "slow", "mixed")
     assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "mixed", "pymalloc", "quick", "slow"]
     assert answer["compiled"] == {"quick": True, "slow": False, "mixed": False}
@@ -197,7 +197,7 @@ def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_
     [name.removeprefix("default_") for name in dir(replay.allocators) if name.startswith("default_")]
     + ["malloc", "free", "block_size", "address"],
 )
-def test_a_model_of_which_one_function_is_not_compiled_is_played_in_plain_python(name):
+def test_a_model_with_an_uncompiled_function_runs_in_plain_python(name):
     functions = {each: getattr(bump, each) for each in ("malloc", "free", "block_size", "address")}
     assert is_compiled(SimpleNamespace(**functions))
     assert not is_compiled(SimpleNamespace(**functions | {name: lambda *arguments: 0}))
@@ -248,6 +248,6 @@ except ConfigError as refusal:
     assert sentence in done.stdout
 
 
-def test_models_of_replays_own_are_not_from_elsewhere_be_they_files_or_packages():
+def test_models_of_replay_itself_are_not_third_party():
     assert {"glibc", "pymalloc", "bump"} <= set(bundled_names())
     assert foreign_sources([find_model(name) for name in bundled_names()]) == ()

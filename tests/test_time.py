@@ -125,7 +125,7 @@ def purger(request, tmp_path_factory):
     del sys.modules["purger_model"]
 
 
-def test_a_model_is_woken_when_it_asked_for_it_though_no_event_comes(purger):
+def test_a_model_is_woken_at_its_time_without_an_event(purger):
     history = History()
     first, second = history.mallocs(2, 100)
     history.at(5).free(first)
@@ -165,7 +165,7 @@ def test_no_result_depends_on_batches_or_samples(purger, history, cuts, every_ns
         assert sample == seen[time_ns]
 
 
-def test_a_mark_comes_after_all_that_is_due_by_its_time(purger):
+def test_a_mark_is_after_all_wakes_up_to_its_time(purger):
     history = History()
     block = history.malloc(100)
     history.at(5).free(block)

@@ -172,7 +172,7 @@ def test_numbers_follow_the_rule_wherever_batches_are_cut(history, cuts):
     assert got == expected
 
 
-def test_the_number_released_last_is_given_first():
+def test_the_number_released_last_is_reused_first():
     ops = np.array([M, M, M, F, F, M, M, M], np.uint8)
     keys = np.array([160, 320, 480, 160, 480, 7, 8, 9], np.uint64)
     assert Numbering().number(ops, keys).tolist() == [0, 1, 2, 0, 2, 2, 0, 3]

@@ -155,7 +155,7 @@ def with_sites(tmp_path):
     return path
 
 
-def test_info_tells_the_call_sites_that_allocate_most(with_sites):
+def test_info_shows_the_call_sites_that_allocate_most(with_sites):
     info = json.loads(output_of("trace", "info", with_sites, "--json"))
     parse = {"function": "parse", "file": "json/decoder.py", "line": 337, "calls": 11, "bytes": 10_160}
     module = {"function": "<module>", "file": "main.py", "line": 3, "calls": 1, "bytes": 5_000}
@@ -269,7 +269,7 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
         assert lines[1].split() == ["0", "0", "0", "malloc", "raw", "0", "0"]
 
 
-def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
+def test_import_writes_parquet_and_prints_the_next_command(csv, tmp_path):
     out = tmp_path / "t.parquet"
     lines = output_of("import", csv, "-o", out).splitlines()
     assert lines[0].startswith("8 events over 1.50 ms, 3 blocks (1.50 KiB) live at the end; ")
@@ -303,7 +303,7 @@ def test_every_command_shows_an_example_in_its_help(command):
 
 
 @pytest.mark.system
-def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path):
+def test_compiling_is_announced_once_on_standard_error(csv, tmp_path):
     environment = {**os.environ, "REPLAY_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
     first, second = (
@@ -316,7 +316,7 @@ def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path
 
 
 @pytest.mark.system
-def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
+def test_an_unwritable_cache_is_announced_with_its_folder(csv, tmp_path):
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
     command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
@@ -328,7 +328,7 @@ def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
     assert (done.returncode, done.stderr) == (0, f"compiling (on every run, {where}; {advice}) …\n")
 
 
-def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):
+def test_an_import_validates_a_trace_once(csv, monkeypatch, tmp_path):
     checked = []
     check = Validator.check
 
@@ -345,7 +345,7 @@ def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monke
     assert lines[0].startswith(f"{sum(checked):,} events over ")
 
 
-def test_what_is_live_where_the_program_ends_is_told_apart_from_the_rest_after_teardown(tmp_path):
+def test_live_blocks_at_the_programs_end_differ_from_those_after_teardown(tmp_path):
     history = History()
     first, second = history.malloc(100), history.malloc(50)
     history.free(second)

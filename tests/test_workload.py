@@ -123,11 +123,11 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("median: 64", "median: 0", ":7: streams.requests.size.median: must be above zero"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_line_key_and_what_to_do(tmp_path, good, bad, said):
+def test_a_mistake_is_reported_with_line_key_and_advice(tmp_path, good, bad, said):
     assert refusal(tmp_path, GOOD.replace(good, bad, 1)) == [said]
 
 
-def test_several_mistakes_are_told_at_once_but_not_more_than_five(tmp_path):
+def test_up_to_five_mistakes_are_reported_together(tmp_path):
     lines = refusal(tmp_path, "duration: 1 s\n" + "".join(f"wrong{i}: 1\n" for i in range(7)))
     assert lines[0] == (
         ":2: wrong0: unknown key; known here: "
@@ -149,7 +149,7 @@ def test_several_mistakes_are_told_at_once_but_not_more_than_five(tmp_path):
         (b"duration: !!python/object:os.system 1\n", None),
     ],
 )
-def test_what_is_no_workload_is_refused_in_a_sentence(tmp_path, content, said):
+def test_an_invalid_workload_is_refused_in_a_sentence(tmp_path, content, said):
     path = tmp_path / "w.yaml"
     path.write_bytes(content)
     with pytest.raises(WorkloadError) as caught:
@@ -175,7 +175,7 @@ def test_warm_up_stands_for_two_phases(tmp_path):
 
 
 @pytest.mark.parametrize("name", workload_names())
-def test_a_bundled_workload_says_in_a_sentence_what_it_is_like(name):
+def test_a_bundled_workload_has_a_description_of_one_sentence(name):
     description = load_workload(find_workload(name)).description
     assert len(description) > 60
     assert description.endswith(".")

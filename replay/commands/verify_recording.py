@@ -40,13 +40,13 @@ def verify_recording(trace: "Trace", name: str, *, as_json: bool) -> None:
                 "blocks by size class, arenas;\n"
                 f"                {counts.blocks_unplaced:,} free blocks in older pools have an unknown size class"
             )
-        if not agreement.exact and agreement.foretold_events < agreement.events:
+        if not agreement.exact and agreement.predictable_events < agreement.events:
             say(
-                f"  predictable   up to row {agreement.foretold_events:,} of {agreement.events:,}: there a pool of "
+                f"  predictable   up to row {agreement.predictable_events:,} of {agreement.events:,}: there a pool of "
                 "older blocks\n                may have become empty, and its arena is unknown"
             )
         counted = agreement.counts.difference if agreement.counts else None
         for difference in filter(None, (agreement.difference, agreement.arena_difference, counted)):
             say(f"  {difference}")
-    if not agreement.foretold:
+    if not agreement.prediction_agrees:
         raise typer.Exit(1)
