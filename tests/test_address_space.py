@@ -1,4 +1,4 @@
-"""Linux' address space, told by the system calls of a libc that maps every block by itself."""
+"""Linux' address space, observed through the system calls of a libc that maps every block separately."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def map_bytes(history: History, length: int) -> int:
 
 
 def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, int]], Simulator]:
-    """(kind, address, bytes) of each system call, and the simulator at the end; checks after every event."""
+    """Returns (kind, address, bytes) of each system call, and the simulator at the end; checks after every event."""
     parts: list[np.ndarray] = []
     simulator = Simulator(config, log=parts.append)
     for _ in single_steps(simulator, history.events()):
@@ -37,7 +37,7 @@ def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, 
 
 
 def mapped_at(history: History, config=CONFIG) -> list[int]:
-    """Where each mapping went, in the order in which they were made."""
+    """Returns the addresses of mappings, in order."""
     return [address for kind, address, _ in system_calls(history, config)[0] if kind == MMAP]
 
 
@@ -170,7 +170,9 @@ def test_thousands_of_regions_and_more_than_a_gibibyte_find_room():
     play_rows(simulator, events, 0, events.rows)
     simulator.check()
     left_bytes = sum(2 + row % 3 for row in range(1, 6000, 2)) * PAGE
-    assert simulator.stack.linux.space[0].regions == 3000  # those left are apart; the large ones touch the last
+    assert (
+        simulator.stack.linux.space[0].regions == 3000
+    )  # the remaining ones are not adjacent; the large ones are adjacent to the last
     assert simulator.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
     assert simulator.tally.resident_bytes == simulator.tally.mapped_bytes
 
@@ -202,7 +204,7 @@ ALWAYS = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_p
 
 
 def faults(history: History, config=ALWAYS) -> tuple[int, int, int]:
-    """Page faults, those of them that got a huge page, and resident bytes at the end."""
+    """Returns page faults, page faults with a huge page, and resident bytes at the end."""
     tally = system_calls(history, config)[1].tally
     return tally.page_faults, tally.huge_pages, tally.resident_bytes
 
@@ -253,7 +255,7 @@ def test_invariants_hold_with_huge_pages_under_every_allocator(name):
 
 
 class Space:
-    """A kernel without allocators above it: what it made resident, in pages."""
+    """The address space without allocators; methods return the resident pages."""
 
     def __init__(self, transparent_huge_pages: str = "always") -> None:
         config = linux.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
@@ -312,7 +314,7 @@ def test_mappings_that_were_touched_separately_are_not_merged():
     assert space.touch(upper + MIB) == 512
     assert space.touch(lower + MIB - PAGE) == 1024
     assert space.do(linux.mmap, PAGE) == between
-    assert space.touch(between) == 1025  # the range it is in lies in two areas for good
+    assert space.touch(between) == 1025  # the range stays in two areas
 
 
 def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
@@ -326,7 +328,7 @@ def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
     odd = space.do(linux.mremap, moved, 2 * HUGE, 4 * HUGE + PAGE)
     assert odd % HUGE == HUGE - PAGE
     assert (space.resident, space.touch(odd + 3 * HUGE)) == (1024, 1536)
-    assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it came by the move, and brought a page table
+    assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it were moved, with their page table
     assert space.stack.tally[0].huge_pages == 3
 
 
@@ -357,7 +359,7 @@ def test_madvise_splits_mappings_at_the_requested_range():
 
 
 class Holes:
-    """A second opinion: the free ranges below the base, in one plain list."""
+    """A reference model: a list of the free ranges below the base."""
 
     def __init__(self) -> None:
         self.free = [(0, BASE)]

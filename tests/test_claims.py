@@ -1,4 +1,4 @@
-"""What a run claims of its figures follows from where the trace comes from and from the stack, not from the models."""
+"""The claims of a run depend on the origin of the trace and on the stack."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def claimed(metadata, preset="cpython-3.12"):
 
 
 def kinds(told):
-    """By the figures that are not exact, why."""
+    """Returns the kinds of reasons by figures that are not exact."""
     return {each.figures: [reason.kind for reason in each.reasons] for each in told if each.status != "exact"}
 
 
@@ -134,7 +134,7 @@ needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(tap
 @pytest.mark.system
 @needs_recording
 def test_a_recording_measures_the_peak_and_the_end_before_teardown(tmp_path):
-    """Memory past Python's API: 60 MiB for a moment, 20 MiB until the end."""
+    """Memory outside Python's API: 60 MiB for a moment, 20 MiB until the end."""
     code = (
         "import mmap\n"
         "for mib in (60, 20):\n"

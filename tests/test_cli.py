@@ -24,7 +24,7 @@ TOP = {name: load_command(name) for name in LINES}
 
 
 def _commands(commands, path=()):
-    """All that can be called, by the words that call it."""
+    """Returns all commands by their words."""
     for name, command in sorted(commands.items()):
         if hasattr(command, "commands"):
             yield from _commands(command.commands, (*path, name))

@@ -1,4 +1,4 @@
-"""What the clock makes of a trace, without any allocator: slices, ticks, boundaries."""
+"""The clock without any allocator: slices, samples, boundaries."""
 
 import numpy as np
 import pytest

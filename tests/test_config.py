@@ -1,4 +1,4 @@
-"""Allocator stacks: what the presets are, how files and overrides are read, what is refused in what words."""
+"""Allocator stacks: values of presets, files, overrides, and error messages."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`replay trace cut`, `filter`, `merge` and `scale`: small traces worked out by hand, and what holds for any."""
+"""`replay trace cut`, `filter`, `merge` and `scale`: small traces computed by hand, and properties of all traces."""
 
 from fractions import Fraction
 
@@ -269,7 +269,7 @@ def test_times_are_stretched_since_the_first_event():
 
 
 def live(trace):
-    """Sizes of what lives at the end."""
+    """Returns the sizes of live blocks at the end."""
     sizes = {}
     for _, op, block, size in rows(trace):
         if op == "free":

@@ -1,4 +1,4 @@
-"""Where trace, clock and models meet: what a run records does not depend on how it was cut or watched."""
+"""The simulation loop: results do not depend on batches, slices or samples."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFI
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 PHASES = tuple("abcdefgh")
 NO_BLOCK = (1 << 32) - 1
-"""No table has room for it: what moves no block names none, whatever its column holds."""
+"""A number outside all tables: the column `block` of rows without a block must be ignored."""
 
 
 def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
@@ -43,7 +43,7 @@ def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
 
 
 def record(batches: list[Events], config, sample_every_ns: int) -> tuple[RunResult, np.ndarray, np.ndarray]:
-    """The recording, the address of each event's block, and what happened below."""
+    """Returns the run result, the address of each event's block, and the system calls."""
     addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
     logged: list[np.ndarray] = [np.zeros(0, LOG)]
     trace = MemoryTrace(batches, Metadata(phases=PHASES))
@@ -58,7 +58,7 @@ def record(batches: list[Events], config, sample_every_ns: int) -> tuple[RunResu
 
 
 def outcome(recording: RunResult) -> tuple:
-    """What must not depend on sampling."""
+    """Returns the results that must not depend on sampling."""
     return (
         counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
         recording.events, recording.duration_ns,
@@ -153,7 +153,7 @@ IDLE = (Op.GC_START, Op.GC_END, Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.FOREIGN_F
 
 
 def with_idle_rows(events: Events, places: list[int]) -> Events:
-    """The same with a row that moves no block before each of those: another thread's, that names what cannot be."""
+    """The same with a row without a block before each row, of another thread and with an impossible block number."""
     places = sorted(places)
     op = np.array([IDLE[number % len(IDLE)] for number in range(len(places))], np.uint8)
     times_ns = events.time_ns[np.minimum(places, events.rows - 1)]
@@ -182,7 +182,7 @@ def test_rows_that_move_no_block_change_nothing_but_the_rows_numbers(config, his
 @pytest.mark.parametrize("compiled", [True, False])
 def test_rows_without_a_block_are_ignored_by_the_look_ahead(compiled):
     history = History()
-    numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # so many that their entries are fetched ahead
+    numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # enough that their entries are prefetched
     history.free(*numbers[::5])
     events = with_idle_rows(history.events(), list(range(0, len(history.rows), 7)))
     simulator = Simulator(load_config("cpython-3.12"))
@@ -300,7 +300,7 @@ def test_the_peak_is_kept_with_the_time_of_its_event(history):
 
 
 def test_a_peak_during_an_event_has_its_time_even_if_the_event_ends_at_an_older_peak():
-    """The block moves to libc, which takes a page more; then its arena goes, which had one."""
+    """The block moves to libc, which needs one more page; then its arena, which had one page, is unmapped."""
     history, page = History(), 4096
     number = history.malloc(100)
     history.at(2).realloc(number, 4000)
@@ -394,7 +394,7 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
     assert run(MemoryTrace([events]), CONFIGS["3.12"]).end.requested_bytes == 100
 
 
-# How often to look
+# Sampling intervals
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_the_interval_is_the_requested_one_or_makes_a_thousand_samples(duration_
 
 
 class Unending(MemoryTrace):
-    """Tells no duration, as sources that must be read to know it."""
+    """A trace without a duration, like formats that do not have it in a header."""
 
     duration_ns = None
 
@@ -445,7 +445,7 @@ def test_an_interval_of_nothing_is_refused(wanted_ns):
 
 
 def test_the_tables_of_a_run_are_freed_after_it(monkeypatch):
-    """Runs that follow each other would else take new memory, until garbage is collected."""
+    """Otherwise, consecutive runs would need new memory until a garbage collection."""
     simulators = []
     start = Simulator.__init__
 

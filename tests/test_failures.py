@@ -1,4 +1,4 @@
-"""What ends a command early: one sentence and exit code 2, and for a bug of replay a traceback and 3. Never 1."""
+"""Errors of commands: one sentence and exit code 2; a traceback and 3 for a bug of replay; never 1."""
 
 import errno
 import resource
@@ -26,7 +26,7 @@ TOO_MANY_LINKS = "cannot be written: Too many levels of symbolic links"
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The present folder, new and empty but for a loop of links."""
+    """The current folder, new, with only a loop of links."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / LOOP).symlink_to(LOOP)
     return tmp_path

@@ -32,7 +32,7 @@ def write_blocks(path, *groups):
 
 @pytest.fixture
 def suite(tmp_path):
-    """Two cases of one trace each; gives a function that writes the first one's trace anew."""
+    """Two cases with one trace each; returns a function that writes the first one's trace again."""
 
     def write(*groups):
         write_blocks(tmp_path / "one.csv", *groups)

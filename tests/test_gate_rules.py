@@ -1,4 +1,4 @@
-"""Tolerances and limits: how they are written, and what they let pass."""
+"""Tolerances and limits: their syntax, and the values that they accept."""
 
 import pytest
 from hypothesis import given

@@ -79,7 +79,7 @@ def test_even_arrivals_with_one_lifetime_are_as_by_hand():
 
 
 def test_a_block_grows_by_steps_and_is_freed_before_the_last():
-    """88 × 1.5 = 132, × 1.5 = 198; the third step would come with the end, 3 ms after the birth."""
+    """88 × 1.5 = 132, × 1.5 = 198; the third step would be at the end, 3 ms after the allocation."""
     text = """
     duration: 9 ms
     streams:
@@ -344,7 +344,7 @@ def test_windows_do_not_change_the_trace_and_every_trace_is_valid(form, window_r
 @pytest.mark.system
 @pytest.mark.parametrize(("name", "digest"), [("every-key", EVERY_KEY), ("ending-threads", ENDING_THREADS)])
 def test_plain_python_and_machine_code_agree(name, digest):
-    """Every kind of distribution, arrival and phase, played by an interpreter without numba's compiler."""
+    """Every kind of distribution, arrival and phase, generated in plain Python."""
     path = ROOT / "tests" / f"{name}.yaml"
     program = (
         "import sys, warnings; warnings.simplefilter('error'); from pathlib import Path; "
@@ -497,7 +497,7 @@ def test_memory_is_proportional_to_live_blocks_not_to_the_length():
         tracemalloc.stop()
         return count, peak
 
-    peak_bytes("300 ms")  # loads what is loaded but once
+    peak_bytes("300 ms")  # loads everything that is loaded once
     (short, peak_short), (long, peak_long) = peak_bytes("300 ms"), peak_bytes("1500 ms")
     assert long > 4.9 * short
     assert peak_long < 1.1 * peak_short

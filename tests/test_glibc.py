@@ -1,4 +1,4 @@
-"""glibc's malloc by hand: where blocks go in short histories, worked out from its rules."""
+"""glibc's malloc: addresses of blocks in short histories, computed by hand from its rules."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
 FIRST = 0x290 + 16
-"""Where the first block lies up to 2.41: behind the cache's own chunk of 656 bytes, and a header."""
+"""Offset of the first block up to 2.41: after the tcache's own chunk of 656 bytes, and a header."""
 every_version = pytest.mark.parametrize("version", RULES)
 
 
@@ -28,7 +28,7 @@ def config(version="2.36", *overrides):
 
 
 def play(history, version="2.36", *overrides):
-    """Offsets of the blocks from the start of the heap (0 for a free), and the simulator; checks after every event."""
+    """Returns offsets of blocks in the heap (0 for a free), and the simulator; checks after every event."""
     told: list[np.ndarray] = []
     simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
     for _ in single_steps(simulator, history.events()):
@@ -57,7 +57,7 @@ def test_2_43_makes_the_cache_when_something_is_freed():
     history.free(first)
     history.malloc(24)
     history.malloc(24)
-    # The cache's chunk, of 768 bytes, lies behind the first one.
+    # The tcache's chunk, of 768 bytes, is after the first one.
     assert play(history, "2.43")[0] == [16, 0, 16, 32 + 768 + 16]
 
 
@@ -74,7 +74,7 @@ def test_the_tcache_returns_the_chunk_freed_last(version):
 @pytest.mark.parametrize(("version", "kept"), [("2.36", 7), ("2.41", 7), ("2.43", 16)])
 def test_the_tcache_has_a_limit_per_size_and_other_chunks_are_merged_into_top(version, kept):
     history = History()
-    history.free(history.malloc(24))  # makes the cache
+    history.free(history.malloc(24))  # creates the tcache
     blocks = history.mallocs(20, 1000)
     history.free(*blocks)
     libc = play(history, version)[1].stack.libc
@@ -86,12 +86,12 @@ def test_the_tcache_has_a_limit_per_size_and_other_chunks_are_merged_into_top(ve
 def test_fastbins_are_not_merged_until_a_large_request_comes():
     history = History()
     blocks = history.mallocs(9, 24)
-    history.malloc(24)  # keeps top away
+    history.malloc(24)  # separates the chunk from top
     history.free(*blocks)
     history.malloc(2000)
     history.malloc(40)
     offsets = play(history)[0]
-    # Seven are in the cache; the last two, of 32 bytes, are now one chunk of 64, of which 48 and no rest are taken.
+    # Seven are in the tcache; the last two, of 32 bytes, are one chunk of 64, which is used for 48 without a remainder.
     assert offsets[-1] == offsets[7]
 
 
@@ -139,7 +139,7 @@ def test_from_128_kib_on_a_block_has_a_mapping_of_its_own_if_top_is_too_small(ve
     history.malloc(128 * KIB)
     offsets = play(history, version)[0]
     assert offsets[2] + HEAP == BASE - 33 * PAGE + 16
-    # Freeing it raised the threshold to its own size; the next of that size is the heap's.
+    # Freeing it raised the threshold to its size; the next block of that size is in the heap.
     assert 0 < offsets[4] < MIB
 
 
@@ -191,7 +191,7 @@ def test_a_free_end_of_128_kib_is_released_except_for_top_pad():
 
 
 def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
-    """glibc compares an area of -1 as unsigned with top_pad, and takes away as much less than nothing."""
+    """glibc compares an area of -1 as unsigned with top_pad, and trims by a negative number of bytes."""
     history = History()
     number = history.malloc(70_000)
     history.malloc(77_824 - 656 - 70_016 - 32 - 8)  # 19 pages in all: top has 32 bytes left
@@ -223,7 +223,7 @@ def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_requests_it():
 
 
 def test_small_mappings_are_no_chunks_of_the_cache():
-    """Pages of 1 KiB, which no x86-64 has, give mappings as small as what the cache keeps."""
+    """Pages of 1 KiB, which do not exist on x86-64, make mappings as small as chunks of the tcache."""
     history = History()
     history.free(*history.mallocs(3, 900))
     play(history, "2.43", "linux.page_size=1024", "glibc.mmap_threshold=0")

@@ -1,4 +1,4 @@
-"""glibc's settings: how the environment spells them, which are refused, and what some do, worked out by hand."""
+"""glibc's settings: environment variables, refused values, and effects that are computed by hand."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 HUGE = 2 * MIB
 HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
 BELOW = 0x7FFFF7C00000
-"""The highest place below BASE for a huge page, with the one below BASE's own left out, which it does not fill."""
+"""The highest address below BASE for a huge page, except the incomplete one directly below BASE."""
 of_huge_pages = pytest.mark.parametrize("version", [version for version in RULES if RULES[version].has_hugetlb])
 
 
@@ -28,7 +28,7 @@ def config(version, *overrides):
 
 
 def play(history, version, *overrides):
-    """Addresses of the blocks (0 for a free), and the simulator; checks after every event."""
+    """Returns addresses of blocks (0 for a free), and the simulator; checks after every event."""
     told: list[np.ndarray] = []
     simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
     for _ in single_steps(simulator, history.events()):
@@ -189,7 +189,7 @@ def test_without_reserved_huge_pages_the_main_heap_is_still_mapped(version):
     history.mallocs(60, 30_000)
     least = MIB if version != "2.36" else 160 * KIB
     made = calls(history, version, "glibc.hugetlb=2")
-    # Each time huge pages are asked for first; the first mapping has a MiB.
+    # Each time, huge pages are requested first; the first mapping has 1 MiB.
     assert made[:2] == [("mmap", -1, HUGE), ("mmap", BASE - MIB, MIB)]
     assert [name for name, _, _ in made] == ["mmap"] * len(made)
     assert {address for _, address, _ in made[::2]} == {-1}
@@ -215,7 +215,7 @@ def test_reserved_huge_pages_are_used_up_and_returned(version):
         ("mmap", -1, 3 * HUGE),
         ("mmap", BELOW - 3 * HUGE - small, small),
         ("munmap", BELOW - 3 * HUGE, 3 * HUGE),
-        # In 2.36 the threshold has risen, and the heap is not asked for by whole huge pages.
+        # In 2.36 the threshold is higher, and the heap is not requested in whole huge pages.
         ("mmap", BELOW - 2 * HUGE, 3 * MIB + 33 * PAGE if version == "2.36" else 2 * HUGE),
     ]
     end = play(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=4")[1].tally

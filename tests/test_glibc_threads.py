@@ -1,4 +1,4 @@
-"""glibc's arenas and caches of several threads, by hand; real ones are asked in test_verify_libc."""
+"""glibc's arenas and tcaches of several threads, computed by hand; test_verify_libc compares them with real ones."""
 
 import numpy as np
 import pytest
@@ -14,15 +14,15 @@ from replay.support.errors import ConfigError
 from replay.trace import Op
 
 SECOND_HEAP = 0x7FFFF0000000
-"""The highest multiple of 64 MiB that a mapping of 128 MiB beneath BASE covers."""
+"""The highest multiple of 64 MiB in a mapping of 128 MiB below BASE."""
 THIRD_HEAP = SECOND_HEAP - 128 * MIB
 """Where the second mapping of 128 MiB begins, which is such a multiple by itself."""
 FIRST = {"2.31": 0x8C0 + 0x290 + 16, "2.36": 0x8D0 + 0x290 + 16, "2.41": 0x8D0 + 0x290 + 16, "2.43": 0x870 + 16}
-"""Where an arena's first block lies: behind heap_info, malloc_state, up to 2.41 the cache, and a header."""
+"""Offset of an arena's first block: after heap_info, malloc_state, up to 2.41 the tcache, and a header."""
 
 
 def addresses(history, version="2.36", *overrides):
-    """Of each block, 0 for what is none, and the simulator; checks after every event."""
+    """Returns addresses of blocks (0 for other events), and the simulator; checks after every event."""
     told: list[np.ndarray] = []
     simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
     events = history.events()

@@ -1,4 +1,4 @@
-"""Summaries of the bundled workloads, number by number: nothing may change them unnoticed.
+"""Summaries of the bundled workloads, compared with stored ones, so that every change is noticed.
 
 After a change that is meant to change them, look at what it does to each file before it is committed:
 
@@ -30,7 +30,7 @@ PAIRS = (*((workload, preset) for workload in workload_names() for preset in PRE
 
 
 def play(workload, preset):
-    """The summary as JSON knows it, without the references: they have files of their own."""
+    """Returns the summary as JSON values, without the references, which have their own files."""
     recording = run(open_source(workload), load_config(preset), sample_every_ns=1 << 62)
     return json.loads(summarize(recording).model_dump_json())
 

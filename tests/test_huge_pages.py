@@ -1,4 +1,4 @@
-"""Comparisons of huge pages are repeated when Linux did something of its own meanwhile, and only then."""
+"""Comparisons of huge pages are repeated only if Linux changed huge pages in the background."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from replay.verification.huge_pages import without_surprises
 
 @pytest.fixture
 def happen(tmp_path, monkeypatch) -> Callable[[str], None]:
-    """Counts one more of something, in a /proc/vmstat of its own."""
+    """Returns a function that increments a counter in a simulated /proc/vmstat."""
     counts = dict.fromkeys(
         ("thp_fault_alloc", "thp_fault_fallback", "thp_collapse_alloc", "thp_collapse_alloc_failed"), 7
     )

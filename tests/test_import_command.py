@@ -1,4 +1,4 @@
-"""`replay import`: how formats are told apart, --format and --lenient, and what is said of the unknown."""
+"""`replay import`: detection of formats, --format and --lenient, and messages about unknown data."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def run(*arguments):
 
 
 def takers(head):
-    """The formats that take a file that begins so for theirs."""
+    """Returns the formats that recognize a file with this beginning."""
     formats = {name: find_format(name) for name in bundled_names()}
     return [name for name, known in formats.items() if hasattr(known, "sniff") and known.sniff(head)]
 

@@ -15,7 +15,7 @@ def rows(trace):
 
 
 def sites(trace):
-    """The site of each event, by name; None where it is not known."""
+    """Returns the name of the site of each event; None if it is unknown."""
     numbers = [site for events in trace.batches() for site in events.site.tolist()]
     return [None if number == NO_SITE else trace.metadata.sites[number] for number in numbers]
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.system
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
 VERSION_AT = 7
-"""Where a capture that is not compressed tells its version."""
+"""Offset of the version in an uncompressed capture."""
 MMAP = 14
 """From here on, allocators are those of mmap and munmap."""
 
@@ -78,7 +78,7 @@ with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit="compress
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """Records the program above in the way that is named, once."""
+    """Records the program above in the named way, once."""
     folder = tmp_path_factory.mktemp("captures")
     (folder / "program.py").write_text(PROGRAM)
 
@@ -93,7 +93,7 @@ def record(tmp_path_factory):
 
 @pytest.fixture(params=["replay", "library"])
 def way(request, monkeypatch):
-    """Who reads: to read by the library, replay knows no version."""
+    """The reader: replay itself, or memray's library, for which replay supports no version."""
     if request.param == "library":
         by_library(monkeypatch)
     return request.param
@@ -104,7 +104,7 @@ def by_library(monkeypatch):
 
 
 def plain(path):
-    """A capture's bytes, not compressed."""
+    """Returns the decompressed bytes of a capture."""
     content = path.read_bytes()
     return content if content.startswith(b"memray") else pa.input_stream(str(path), compression="lz4").read()
 
@@ -195,7 +195,7 @@ def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
 
 
 def test_times_of_records_are_between_the_snapshots_around_them(record):
-    """What `memray parse` prints holds the order of snapshots and records."""
+    """The output of `memray parse` has the order of snapshots and records."""
     path = record("threads")
     command = [sys.executable, "-m", "memray", "parse", str(path)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -294,7 +294,7 @@ def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_readi
 
 
 def of_format(version, record, tmp_path):
-    """A capture that says that it is in that version of the format."""
+    """Returns a capture with this format version."""
     content = bytearray(record("plain").read_bytes())
     content[VERSION_AT] = version
     path = tmp_path / f"format-{version}.bin"

@@ -1,4 +1,4 @@
-"""Captures of four releases of memray, each in its own numbering of allocators, against what that memray says of them.
+"""Captures of four releases of memray, each with its own numbers of allocators, compared with that memray's statistics.
 
 Each release is installed into a folder of its own under replay's cache, from which its Python modules take the place of
 the memray beside replay. Where the package index has no wheel for this Python or cannot be reached, tests are skipped.
@@ -29,7 +29,7 @@ memray = pytest.importorskip("memray", reason="the releases need what memray dep
 
 RELEASES = ("1.14.0", "1.18.0", "1.19.3", "1.20.0")
 RECORDS_AT, END_AT = 13, 37
-"""Where a capture of format version 11 has the numbers of its records and frames, and the time of its end."""
+"""Offset of the numbers of records and frames, and the time of the end, in a capture of format version 11."""
 
 PROGRAM = """
 from threading import Thread
@@ -62,7 +62,7 @@ for number in range(10_000):
 
 @pytest.fixture(scope="module")
 def install():
-    """Gives the folder with a release of memray, installed at most once."""
+    """Returns the folder with a release of memray, which is installed at most once."""
 
     def installed(release):
         folder = cache_root() / "memray" / f"{release}-{sys.implementation.cache_tag}"
@@ -88,7 +88,7 @@ def install():
 
 @pytest.fixture(scope="module")
 def run_with(install):
-    """Runs a Python module with a release of memray in place of the one beside replay."""
+    """Runs a Python module with a release of memray instead of the installed one."""
 
     def run(release, *arguments):
         command = [sys.executable, "-m", *map(str, arguments)]
@@ -100,7 +100,7 @@ def run_with(install):
 
 @pytest.fixture(scope="module")
 def capture(run_with, tmp_path_factory):
-    """Gives a capture of the program above by a release of memray, and that release's statistics of it."""
+    """Returns a capture of the program above by a release of memray, and that release's statistics."""
     folder = tmp_path_factory.mktemp("releases")
     (folder / "program.py").write_text(PROGRAM)
 
@@ -117,7 +117,7 @@ def capture(run_with, tmp_path_factory):
 
 
 def requests(trace):
-    """How many requests each call of each domain made, and the bytes of all."""
+    """Returns the number of requests and bytes by call and domain."""
     calls, requested_bytes = Counter(), 0
     for events in trace.batches():
         births = events.op != Op.FREE
@@ -186,7 +186,7 @@ def torn(content):
 
 
 def killed(content):
-    """As a program leaves it that is killed: the header has zeros for the numbers that are written at the end."""
+    """A capture of a killed program: the header has zeros for the numbers that are written at the end."""
     return content[:RECORDS_AT] + bytes(16) + content[RECORDS_AT + 16 : END_AT] + bytes(8) + content[END_AT + 8 :]
 
 

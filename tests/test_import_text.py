@@ -285,7 +285,7 @@ int main(void) {
 
 
 def compile_or_skip(folder, source, output, *flags):
-    """The program or library made of C source; the test is skipped where that cannot be done."""
+    """Compiles C source to a program or library; skips the test if that is not possible."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is not installed")
@@ -297,7 +297,7 @@ def compile_or_skip(folder, source, output, *flags):
 
 
 def record_or_skip(program, *preloaded):
-    """The log of a program that runs with these libraries; the test is skipped where the C library writes none."""
+    """Returns the log of a program that runs with these libraries; skips the test if the C library writes none."""
     log = program.parent / "log"
     preload = " ".join(["libc_malloc_debug.so.0", *map(str, preloaded)])
     environment = {**os.environ, "MALLOC_TRACE": str(log), "LD_PRELOAD": preload}

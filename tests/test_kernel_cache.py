@@ -55,7 +55,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def compilations() -> int:
-    """How many compilations a call takes, with nothing but the files to go by."""
+    """Returns the number of compilations of a call in a new process, with only the cache on disk."""
     kernel = entry(double)
     assert kernel(21) == 42
     return sum(kernel._compiled.stats.cache_misses.values())

@@ -1,4 +1,4 @@
-"""Metrics of runs that are short enough to work out by hand, on cpython-3.9: pools of 4 KiB, arenas of 256 KiB."""
+"""Metrics of short runs, computed by hand, with cpython-3.9: pools of 4 KiB, arenas of 256 KiB."""
 
 import json
 import math
@@ -325,7 +325,9 @@ def test_phases_have_the_levels_at_their_start():
 def test_size_classes_add_up_to_the_live_bytes(preset, overrides):
     random = np.random.default_rng(3)
     history = History()
-    least = int(load_config(preset, overrides).libc_model == "ideal")  # a block of 0 bytes takes one, which is not told
+    least = int(
+        load_config(preset, overrides).libc_model == "ideal"
+    )  # a block of 0 bytes takes one byte, which is not counted
     for number in history.mallocs(300, least)[::3]:
         history.free(number)
     for size in random.integers(least, 1000, 500).tolist():

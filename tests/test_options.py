@@ -1,4 +1,4 @@
-"""Options of several commands: given twice, with lists, and settings of glibc that are accepted but set nothing."""
+"""Options of several commands: repeated options, lists, and settings of glibc without an effect."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the pytest plugin says about a limit that was exceeded, from a recorded test alone."""
+"""The causes that the pytest plugin reports for an exceeded limit, from a recorded test alone."""
 
 from histories import History
 

@@ -1,4 +1,4 @@
-"""Traces of several processes: each gives what it gives by itself, and the sums are what plain single steps give."""
+"""Traces of several processes: each has the results that it has alone, and sums equal those of single steps."""
 
 import json
 from dataclasses import dataclass, replace
@@ -88,7 +88,7 @@ PARTS = st.lists(st.lists(STEPS, min_size=1, max_size=50).map(part_of), min_size
 
 
 def host_of(parts, offset_ns=0):
-    """All of them in one trace that is held in memory, as processes a, b, …"""
+    """Returns all of them as one trace in memory, with processes a, b, …"""
     traces = [MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)) for part in parts]
     trace = merged(
         [Part(each, "abcdefghij"[index], index * offset_ns) for index, each in enumerate(traces)], "", as_processes=True
@@ -103,19 +103,19 @@ def recut(trace, cuts):
 
 @dataclass
 class Brute:
-    """Sums worked out from one simulator a process, in steps of one row."""
+    """Sums from one simulator for each process, in steps of one row."""
 
     sums: list
     """Levels after each row."""
     peaks: list
-    """Of the sums until then, by level."""
+    """Peaks of the sums so far, by level."""
     best_row: int
     best: dict
     best_shares: list
 
 
 def brute(trace, config):
-    """The truth. Levels of all others rest while one is in an event, so its own peak in the event tells the sum's."""
+    """The reference. Other processes do not change during an event, so the peak of the sum follows from its own."""
     (events,), metadata = trace.events, trace.metadata
     owner_of = {thread: number for number, each in enumerate(metadata.processes) for thread in each.threads}
     begin_ns = int(events.time_ns[0])
@@ -218,7 +218,7 @@ def test_each_process_has_the_same_results_as_alone(config, parts, offset_ns):
 
 
 def outcome(recording):
-    """What must not depend on batches or ticks."""
+    """Returns the results that must not depend on batches or samples."""
     return (
         counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
         recording.events, recording.duration_ns, counters(recording.shares),
@@ -264,7 +264,7 @@ def test_one_process_with_a_table_is_the_same_as_without(config, part, every_ns)
 
 
 def two_workers():
-    """Process a frees its 600 bytes at 3, b asks for as many at 4: neither has anything while the other has."""
+    """Process a frees its 600 bytes at 3, b requests as many at 4: they never have blocks at the same time."""
     parts = []
     for at_ns in (0, 4):
         history = History()
@@ -288,7 +288,7 @@ def test_a_peak_of_the_sum_is_not_the_sum_of_peaks():
 
 
 def test_a_peak_within_a_realloc_counts_though_the_process_stood_higher_before():
-    """b once filled ten pools, which went back with their arena. Now its block moves to libc, which takes a page more,
+    """b once filled ten pools, which were released with their arena. Now its block moves to libc, which needs a page,
     and then the arena goes, which had one: for a moment, with what a has, more than ever between two events."""
     a, b, page, config = History(), History(), 4096, load_config("cpython-3.8")
     a.at(0).malloc(600)
@@ -307,7 +307,7 @@ def test_a_peak_within_a_realloc_counts_though_the_process_stood_higher_before()
 
 
 def test_trimming_by_the_clock_trims_all_processes():
-    """Both last as long, so that the alarms of both together are those of each by itself."""
+    """Both have the same duration, so that samples of both together are those of each alone."""
     parts = [seeded(seed, 300) for seed in (5, 6)]
     last_ns = max(part.now_ns for part in parts)
     for part in parts:
@@ -319,7 +319,7 @@ def test_trimming_by_the_clock_trims_all_processes():
         assert mine.end.madvise > 0
 
 
-# What is written and read
+# Writing and reading
 
 
 @pytest.fixture
@@ -408,7 +408,7 @@ def test_a_piece_begins_with_the_phase_of_each_process(service, tmp_path):
 
 
 def test_blocks_of_an_ended_thread_belong_to_its_process_main_thread():
-    """Blocks of process b's second thread, which ended, are brought to life and freed by b's first."""
+    """Blocks of process b's second thread, which ended, are allocated and freed by b's first."""
     a, b = History(), History()
     a.at(0).malloc(1)
     b.at(1).malloc(2)
@@ -510,7 +510,7 @@ def test_traces_that_differ_in_their_processes_have_other_digests():
     assert len(digests) == 4
 
 
-# What is refused
+# Errors
 
 
 def written(path, processes, version=2, **fields):
@@ -563,7 +563,7 @@ def test_a_row_of_no_process_or_with_anothers_block_is_refused(tmp_path, process
 
 
 def test_the_first_of_several_mistakes_is_reported():
-    """A realloc by another process, and behind it a free of nothing."""
+    """A realloc by another process, followed by a free of a missing block."""
     history = History()
     number = history.by(1).malloc(10)
     history.by(2).realloc(number, 20)
@@ -600,7 +600,7 @@ def test_blocks_are_numbered_for_each_process_as_if_it_were_alone(parts):
 
 
 def test_causes_know_the_phase_of_each_process():
-    """b's mark comes last, but what a allocates behind it is of a's phase."""
+    """b's mark is the last, but later allocations of a belong to a's phase."""
     a, b = History(), History()
     a.at(0).mark(0)
     b.at(0).malloc(5000)

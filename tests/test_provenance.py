@@ -1,4 +1,4 @@
-"""The record of where a trace comes from: its fields, their names in files, and what it does with texts of others."""
+"""Provenance: its fields, their names in files, and texts of other programs."""
 
 from dataclasses import fields, replace
 

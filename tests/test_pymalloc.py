@@ -1,4 +1,4 @@
-"""pymalloc's numbers, worked out from obmalloc.c, and a second opinion on any history."""
+"""pymalloc's addresses, computed by hand from obmalloc.c, and compared with a reference model for random histories."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ BASE, BRK_BASE = 0x7FFFF7FF1000, 0x555555560000
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 GLIBC = "domains.libc=glibc"
 TCACHE = 656
-"""The chunk of the thread's cache, the first in the heap: 2 and 8 bytes for each of 64 bins, and a word."""
+"""The chunk of the tcache, the first in the heap: 2 and 8 bytes for each of 64 bins, and a word."""
 POOL_OF_512 = 7
 """Blocks of 512 bytes in a pool of 4 KiB; 64 such pools make an arena of 256 KiB."""
 ARENA_OF_512 = 64 * POOL_OF_512
@@ -40,7 +40,7 @@ def arena_events(history: History, version: str, *overrides: str) -> list[tuple[
     return [(int(row), "map" if kind else "unmap", int(address)) for row, kind, address, _ in events.tolist()]
 
 
-# Where blocks go
+# Addresses of blocks
 
 
 def heap_in_use(simulator):
@@ -150,7 +150,7 @@ def test_freed_blocks_are_reused_last_first_and_before_new_ones():
     history.free(numbers[0], numbers[2], numbers[1])
     history.mallocs(4, 100)
     block = [BASE - 256 * KIB + 48 + 112 * index for index in range(6)]
-    # the fifth block was carved ahead when the fourth went out, so it comes behind the freed ones
+    # the fifth block was carved in advance with the fourth, so it is after the freed ones
     assert addresses_of(history, "3.9")[7:] == [block[1], block[2], block[0], block[4]]
 
 
@@ -307,7 +307,7 @@ def test_the_trees_nodes_come_from_libcs_heap_in_3_10():
 
 @pytest.mark.parametrize(("kept", "in_heap"), [(1, True), (2 * PAGE, False)])
 def test_the_trees_nodes_are_mapped_between_the_first_arena_and_the_second_in_3_11(kept, in_heap):
-    """The smaller one has 131,072 bytes, which a heap that is still nearly empty has room for."""
+    """The smaller one has 131,072 bytes, which fit into a nearly empty heap."""
     history = History()
     history.malloc(kept, Domain.RAW)
     history.mallocs(63 * 31 + 1, 512)
@@ -389,13 +389,13 @@ def test_observed_counts_of_size_classes():
     assert classes[["blocks", "pools_used", "pools_full"]].tolist().count((0, 0, 0)) == 30
 
 
-# A second opinion
+# The reference model
 
 
 def second_opinion(
     history: History, geometry: Geometry, base: int
 ) -> tuple[list[int], list[tuple[int, int, int, int]]]:
-    """What the reference makes of a history of small blocks, by the same rows."""
+    """Returns the addresses and arena events of the reference model for a history of small blocks."""
     reference, places, addresses = Reference(geometry, base), {}, []
     for row, (_, _, op, _, number, size) in enumerate(history.rows):
         if op == Op.FREE:
@@ -410,7 +410,7 @@ def second_opinion(
 
 
 def small_only(history: History) -> History:
-    """The same history with every block one of pymalloc's own."""
+    """Returns the same history with only blocks of pymalloc."""
     rows = [
         (time_ns, thread, op, Domain.OBJ, number, 0 if op == Op.FREE else max(1, size % 513))
         for time_ns, thread, op, _, number, size in history.rows

@@ -1,4 +1,4 @@
-"""The plugin for pytest: what markers, options and the fixture say is what comes of a run."""
+"""The plugin for pytest: markers, options and the fixture, in runs of pytest."""
 
 import json
 import os
@@ -28,7 +28,7 @@ HEAVY = ("numpy", "numba", "polars", "pyarrow", "pydantic", "yaml", "simpy", "ty
 
 @pytest.fixture(scope="session")
 def bytecode(tmp_path_factory):
-    """Has the bytecode of all that a run imports kept."""
+    """Makes a run write the bytecode of its imports."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "test_it.py").write_text("import pytest\n@pytest.mark.replay\ndef test_x(): pass\n")
     done = run_python("-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
@@ -37,7 +37,7 @@ def bytecode(tmp_path_factory):
 
 @pytest.fixture
 def project(pytester, monkeypatch, bytecode):
-    """Files of a project, whose tests run in a process of their own."""
+    """Files of a project whose tests run in another process."""
     monkeypatch.setenv("REPLAY_CACHE_DIR", KERNELS)  # pytester moves the home folder, where it would be
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a file changed within a second could be taken for the old one
     monkeypatch.setenv("PYTHONHASHSEED", "0")
@@ -50,7 +50,7 @@ def run(project, *options):
 
 
 def properties(path):
-    """Of each test in a JUnit file, its properties."""
+    """Returns the properties of each test in a JUnit file."""
     return {
         case.get("name"): {each.get("name"): each.get("value") for each in case.iter("property")}
         for case in ElementTree.parse(path).iter("testcase")
@@ -58,7 +58,7 @@ def properties(path):
 
 
 def metrics_in(path):
-    """By test, what a baseline holds."""
+    """Returns the metrics of a baseline by test."""
     return {name: case["metrics"] for name, case in json.loads(path.read_text())["cases"].items()}
 
 
@@ -346,7 +346,7 @@ ORDER = """
 
 
 def test_figures_do_not_depend_on_what_ran_before(project):
-    """All that a baseline keeps, to the byte: requested bytes, arenas, pools, system calls, pages."""
+    """All figures of a baseline are exact: requested bytes, arenas, pools, system calls, pages."""
     project.makepyfile(test_it=ORDER)
     write = ("--replay-update", "--replay-baseline")
     run(project, *write, "alone.json", "-k", "marked").assert_outcomes(passed=1, deselected=7)
@@ -389,7 +389,7 @@ WITH_THREADS = """
         native_id = beside.short.native_id
         beside.over.set()
         beside.short.join()
-        while os.path.exists(f"/proc/self/task/{native_id}"):  # until the kernel lets go, its number is not used again
+        while os.path.exists(f"/proc/self/task/{native_id}"):  # until then, the kernel does not reuse its number
             pass
         begin, kept = threading.Event(), []
         own = threading.Thread(target=lambda: begin.wait() and kept.append([bytes(2_000) for _ in range(1_000)]))
@@ -946,7 +946,7 @@ PLANTED = {
 
 
 def without_site(cause):
-    """The pattern of what is told where the recorder knows no call sites."""
+    """The pattern of the message without call sites."""
     return "" if "by call site" in cause else re.sub(r" at \S+ \(\S+\)", "", cause)
 
 

@@ -1,4 +1,4 @@
-"""A program that records itself: what is in the trace is what happened."""
+"""A program that records itself: the trace has exactly its events."""
 
 import ctypes
 import gc
@@ -26,7 +26,7 @@ if reason := taps.obstacle():
 
 
 def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
-    """Op, domain and size of all events of blocks that were born with one of these sizes."""
+    """Returns op, domain and size of all events of blocks that were allocated with one of these sizes."""
     followed, told = set(), []
     for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
         if op <= Op.CALLOC and int(size) in sizes:
@@ -127,7 +127,7 @@ def test_arenas_are_those_of_the_real_allocator(tmp_path):
 
 def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
     malloc, realloc, free = (python_api(Domain.RAW, verb, WITHOUT_GIL) for verb in ("Malloc", "Realloc", "Free"))
-    rounds, together = 3_000, threading.Barrier(4)  # one after the other, threads could be told by no identity
+    rounds, together = 3_000, threading.Barrier(4)  # consecutive threads could have the same identity
 
     def work(size):
         together.wait()
@@ -189,7 +189,7 @@ def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
     rows = slice(*np.flatnonzero(events.op == Op.MARK).tolist())
     op, pymalloc = events.op[rows], events.domain[rows] != Domain.RAW
     grown = (op[pymalloc] <= Op.CALLOC).sum() - np.isin(op[pymalloc], (Op.FREE, Op.FOREIGN_FREE)).sum()
-    assert abs(int(grown) - more) < 10  # the counts themselves, and what the marks take
+    assert abs(int(grown) - more) < 10  # allocations of the counts and of the marks
     assert len(kept) == 10_000
 
 
@@ -331,7 +331,7 @@ def test_after_a_flush_a_rescue_finds_all_that_was_recorded_before_it(tmp_path):
 
 
 def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
-    """Behind the drained pools, blocks of a class are carved out of fresh pools one after the other."""
+    """After the filled pools, blocks of a class come from new pools, one after the other."""
     script = (
         "import ctypes, sys, replay\n"
         "malloc = ctypes.pythonapi.PyObject_Malloc\n"
@@ -359,7 +359,7 @@ def test_a_recording_survives_a_crash_of_the_program(tmp_path):
 
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_program_that_closes_the_recorders_pipe_gets_an_error_and_its_file_is_completed(tmp_path, reused):
-    """As daemons close all descriptors they have; another file may have the number then, which is left alone."""
+    """Daemons close all descriptors. Another file with the same number must not be closed."""
     path = tmp_path / "trace.parquet"
     script = (
         "import os, replay\n"

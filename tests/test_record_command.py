@@ -1,4 +1,4 @@
-"""`replay record`: the program runs as it would by itself, whatever it does, and what it did is in the file."""
+"""`replay record`: the program runs as without the recorder, and its events are in the file."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ RECORD = [sys.executable, "-m", "replay", "record"]
 
 
 def run(*arguments, options=(), **more):
-    """The program recorded: exit code, standard output and standard error."""
+    """Records the program; returns exit code, standard output and standard error."""
     done = record(*options, *arguments, **more)
     return done.returncode, done.stdout, done.stderr
 
@@ -44,7 +44,7 @@ def program(tmp_path):
 
 
 def both(program, *arguments, cwd, env=None):
-    """By itself and recorded; the recorder's own lines are left out of standard error."""
+    """Runs the program alone and recorded, and compares; without the recorder's lines on standard error."""
     command = [sys.executable, str(program), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=PROGRAM_SECONDS)
     bare = done.returncode, done.stdout, done.stderr
@@ -183,7 +183,7 @@ main()
 
 
 def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
-    """It is killed right after it wrote a batch; the program goes on until its standard input ends."""
+    """The recorder is killed right after it wrote a batch; the program continues until its standard input ends."""
     path = program("""
         import sys
         kept = [str(index) for index in range(10_000)]
@@ -232,7 +232,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
 
 
 def test_a_full_disk_is_reported_and_saved_events_are_complete(tmp_path):
-    """The limit of a file's size stands for a full disk: the write fails likewise."""
+    """A limit of the file size has the same effect as a full disk: the write fails."""
     script = (
         "print(input(), flush=True)\ninput()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
     )
@@ -253,7 +253,7 @@ def test_a_full_disk_is_reported_and_saved_events_are_complete(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of eight MiB, which only root can make."""
+    """A separate file system of 8 MiB, which only root can create."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     folder = tmp_path / "disk"
@@ -298,7 +298,7 @@ def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program,
 
 
 def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
-    """A processor whose count of time is of no use: hooks then ask the kernel, and the writer reads nanoseconds."""
+    """Without a usable counter of the processor, hooks use the kernel's clock, and the writer reads nanoseconds."""
     code = (
         "import sys, replay.recorder.hooks as hooks\n"
         "hooks.has_steady_counter = lambda: False\n"
@@ -330,12 +330,12 @@ def test_marks_of_the_program_are_phases(tmp_path):
 
 
 def test_a_clean_start_follows_the_model(tmp_path):
-    """Every block of a class that sees no foreign frees lies where a fresh pymalloc of carved pools puts it."""
+    """Every block of a class without foreign frees has the address that new pools of pymalloc have."""
     code = "import ctypes; f = ctypes.pythonapi.PyObject_Malloc; [f(ctypes.c_size_t(497)) for _ in range(9)]"
     run("-c", code, cwd=tmp_path, options=["--clean"])
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     addresses = np.concatenate([batch.address[batch.size == 497] for batch in batches]).astype(np.int64)
-    assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left
+    assert (np.diff(addresses)[2:] == 512).all()  # the first two reuse addresses of older blocks
 
 
 def test_forked_children_are_recorded_on_request(tmp_path):
@@ -364,7 +364,7 @@ print(*children)
 
 
 def test_a_forked_child_that_cannot_start_its_writer_says_so_in_one_line(tmp_path):
-    """Here for want of descriptors; a program that has changed its user may lack permissions."""
+    """Here, descriptors are missing; a program that has changed its user may lack permissions."""
     code = """
 import os, resource
 free = os.dup(0)
@@ -385,7 +385,7 @@ print(child)
 
 @pytest.fixture
 def recording(tmp_path):
-    """A recording of trace.parquet under way, whose program waits for its standard input to end."""
+    """A recording of trace.parquet in progress; its program waits for the end of standard input."""
     code = "import sys; print('ready', flush=True); sys.stdin.read()"
     recorder = subprocess.Popen([*RECORD, "-c", code], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1)
     assert recorder.stdout.readline() == "ready\n"
@@ -410,7 +410,7 @@ def test_a_second_recorder_without_force_reports_the_recording_in_progress(recor
 
 
 def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
-    """Whoever ends first publishes its own; without --force the other one is then refused, and keeps its part."""
+    """The recording that ends first gets the name; without --force the other one is refused, and keeps its part."""
     code, _, told = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
     assert code == 0, told
     trace = replay.open_source(tmp_path / "trace.parquet")
@@ -426,7 +426,7 @@ def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(reco
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
-    """It comes once the recorder holds signals back, and is acted on right before the program would start."""
+    """The signal arrives when the recorder blocks signals, and is handled right before the program would start."""
     code = "import os, signal\nfrom replay.recorder import writer\nrun = writer.Writer._rehearse\n"
     code += f"writer.Writer._rehearse = lambda self: (run(self), signal.raise_signal({int(number)}))\n"
     code += "import sys; from replay.__main__ import main; sys.argv = ['replay', 'record', '-c', 'print(1)']; main()"
@@ -436,7 +436,7 @@ def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
 
 
 def test_a_part_without_events_is_no_obstacle(tmp_path):
-    """As it is left by a recorder that was killed before it wrote anything."""
+    """The part of a recorder that was killed before it wrote anything."""
     (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
     code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 2
@@ -447,7 +447,7 @@ def test_a_part_without_events_is_no_obstacle(tmp_path):
 
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])
 def test_other_allocators_are_recorded_as_they_are_called(tmp_path, allocator):
-    """Debug hooks put guards around each block; what was asked for is what counts."""
+    """Debug hooks add guards to each block; the recording has the requested sizes."""
     code = (
         "import ctypes; f, g = ctypes.pythonapi.PyObject_Malloc, ctypes.pythonapi.PyMem_RawMalloc\n"
         "[each(ctypes.c_size_t(size)) for each in (f, g) for size in (333, 33_333)]"

@@ -1,4 +1,4 @@
-"""What pymalloc says of itself in a clean recording: read, kept with its row, and not there where it cannot be."""
+"""pymalloc's statistics in a clean recording: parsed, stored with their row, and missing if they cannot be made."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def test_a_program_counts_at_every_kind_of_end(tmp_path, code):
 
 
 def test_a_program_has_nothing_to_show_of_the_count(tmp_path):
-    """What it writes is its own, to the descriptors it had."""
+    """The program's output goes to its own descriptors."""
     code = "import atexit, os; atexit.register(lambda: print(sorted(os.listdir('/proc/self/fd'))))"
     done = record("--clean", "-o", tmp_path / "trace.parquet", "-c", code)
     bare = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What is known of CPython's own structures: the frames of each version, and line tables."""
+"""CPython's own structures: frames of each version, and line tables."""
 
 import inspect
 import os
@@ -35,7 +35,7 @@ def include_folders():
 def test_every_number_equals_that_of_cpythons_headers(tmp_path, version):
     folders = [folder for folder in include_folders() if folder.name == f"python3.{version[1]}"]
     if not folders:
-        pytest.skip("no headers of that version at hand")
+        pytest.skip("no headers of that version")
     layout, source = frames.LAYOUTS[version], Path(__file__).parent / "frames.c"
     for folder in folders:
         includes = [f"-I{folder}", f"-I{folder}/internal", f"-I{folder.parent}"]  # Debian has one in another
@@ -60,7 +60,7 @@ def codes_within(code):
 def test_lines_of_the_standard_library_equal_those_of_cpython():
     checked = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::4]:
-        if not path.exists():  # a link to a package that is not there
+        if not path.exists():  # a link to a missing package
             continue
         for code in codes_within(compile(path.read_bytes(), str(path), "exec")):
             expected = [line or 0 for line, *_ in code.co_positions()]

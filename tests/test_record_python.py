@@ -1,6 +1,6 @@
-"""`replay record --python`: programs run by other interpreters, in which nothing of replay's is; the slow one verifies.
+"""`replay record --python`: programs in other interpreters without replay; the slow test verifies them.
 
-pytest -m slow tests/test_record_python.py      each interpreter at hand, by a recording made on the spot
+pytest -m slow tests/test_record_python.py      each available interpreter, with a new recording
 """
 
 import os
@@ -46,7 +46,7 @@ print(sys.version.split()[0], "numpy" in sys.modules)
 
 
 def interpreters():
-    """Every CPython that is recorded, fetched, of pyenv's or in PATH, by version; that of the tests is one of them."""
+    """Every supported CPython that is downloaded, of pyenv, or in PATH, by version; includes that of the tests."""
     root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     found = [
         *sorted(root.glob("versions/3.*/bin/python3")),
@@ -100,7 +100,7 @@ def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, versio
 
 @pytest.mark.parametrize("version", [version for version in AT_HAND if AT_HAND[version] != sys.executable][:3])
 def test_call_sites_are_recorded_with_the_interpreter_of_the_program(tmp_path, version):
-    """The lines are told in the way of that version, whatever runs replay."""
+    """Lines are decoded with the rules of the program's version, not of the one that runs replay."""
     path = tmp_path / "trace.parquet"
     (tmp_path / "keeping.py").write_text(
         "kept = []\ndef keep():\n    kept.append(\n        bytes(100_000)\n    )\nkeep()\n"

@@ -1,4 +1,4 @@
-"""Call sites of recorded calls: function, file and line are those that CPython would tell, in whatever program."""
+"""Call sites of recorded calls: function, file and line equal those of CPython, in all kinds of programs."""
 
 import ctypes
 import inspect
@@ -118,7 +118,7 @@ class Shop:
 
 
 def take_here(size):
-    """Of the C function that it calls last, this frame is the innermost."""
+    """This frame is the innermost one of the C function that it calls last."""
     MALLOC(size)
 
 
@@ -206,7 +206,7 @@ def test_each_thread_has_its_own_frames(tmp_path):
 
 
 def test_raw_calls_have_a_site_with_the_gil_and_none_without(tmp_path):
-    """One thread keeps the GIL busy, whose frames must not be taken for those of the others."""
+    """One thread keeps the GIL busy; its frames must not be taken for those of the others."""
     with_gil, without_gil = python_api(Domain.RAW, "Malloc"), python_api(Domain.RAW, "Malloc", ctypes.CDLL(None))
     done = threading.Event()
 
@@ -300,7 +300,7 @@ def test_file_names_of_a_subclass_of_str(tmp_path):
 
 
 def test_freed_codes_are_not_confused_with_later_ones_at_the_same_address(tmp_path):
-    """All of a length, so that each lies where the one before it lay."""
+    """All have the same length, so that each has the address of the previous one."""
     rounds, addresses = 3_000, set()
     with replay.record(tmp_path / "trace.parquet", sites=True):
         for number in range(rounds):
@@ -321,7 +321,7 @@ def test_freed_codes_are_not_confused_with_later_ones_at_the_same_address(tmp_pa
 
 
 def test_codes_are_not_kept_alive(tmp_path):
-    """A block of a code is free as soon as it would be without us."""
+    """The block of a code object is freed at the same moment as without the recorder."""
     with replay.record(tmp_path / "trace.parquet", sites=True):
         code, fresh = compile("MALLOC(50_051)", "dies.py", "exec"), compile("1", "never_run.py", "exec")
         exec(code, {"MALLOC": MALLOC})
@@ -333,7 +333,8 @@ def test_codes_are_not_kept_alive(tmp_path):
 
 
 def test_a_code_that_is_being_deallocated_has_no_note(tmp_path):
-    """Its frame holds it last, and while both go a weak reference's callback allocates without a frame of its own."""
+    """The frame has the last reference; during its deallocation, a callback of a weak reference allocates without a
+    frame."""
 
     class Watch(weakref.ref):
         __slots__ = ()
@@ -355,7 +356,7 @@ def test_a_code_that_is_being_deallocated_has_no_note(tmp_path):
 
 
 def test_notes_wrap_around_in_their_ring(tmp_path):
-    """Each code brings a name of 100,000 letters, so that its note is as long."""
+    """Each code has a name of 100,000 letters, so that its note is as long."""
     rounds = 2 * tap.NOTES_BYTES // 100_000 + 20
     with replay.record(tmp_path / "trace.parquet", sites=True):
         for number in range(rounds):
@@ -401,7 +402,7 @@ def test_the_origin_has_the_sampling_of_call_sites(tmp_path):
 
 
 def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
-    """Each kind has hooks of its own, which the next recording of that kind uses again."""
+    """Each kind has its own hooks, which the next recording of the same kind reuses."""
     for number in range(6):
         with replay.record(tmp_path / f"{number}.parquet", sites=number % 3 == 1 or number % 3 * 500):
             take(50_081)
@@ -425,7 +426,7 @@ def test_an_interpreter_whose_frames_are_not_known_is_refused(tmp_path, monkeypa
 
 
 def test_with_a_jit_only_call_sites_are_refused(monkeypatch):
-    """Neither by a check nor by the plugin for pytest, which ask the same."""
+    """Neither by a check nor by the plugin for pytest, which use the same function."""
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: True), raising=False)
     sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
     assert tap.obstacle(sites=True) == tap.site_obstacle() == sentence
@@ -435,7 +436,7 @@ def test_with_a_jit_only_call_sites_are_refused(monkeypatch):
 
 
 def test_hooks_that_find_wrong_frames_are_detected(tmp_path, monkeypatch):
-    """What would happen in a build of CPython that keeps things elsewhere."""
+    """What would happen in a build of CPython with other offsets."""
     monkeypatch.setattr("replay.recorder.sites._is_noted", lambda *_: False)
     with pytest.raises(replay.ReplayError, match=r"call sites cannot be recorded with this build of CPython 3\."):
         replay.record(tmp_path / "trace.parquet", sites=True).start()
@@ -461,7 +462,7 @@ def test_all_sites_are_known_however_the_program_dies(tmp_path, ending):
 
 
 def test_sites_are_rescued_with_the_batches(tmp_path):
-    """The writer is killed, and each batch has told only the sites that were new."""
+    """The writer is killed; each batch has only the new sites."""
     path = tmp_path / "trace.parquet"
     script = f"""
         import ctypes, os, signal, replay
@@ -541,7 +542,7 @@ def test_a_clean_recording_with_sites_has_the_addresses_of_the_model(tmp_path, o
 
 
 def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
-    """Between two marks; up to what CPython's free lists hold by then, which two runs never have quite alike.
+    """Between two marks; except for CPython's free lists, which are never exactly equal in two runs.
 
     The compiler has addresses as keys: ints of one digit or two, by where the kernel put the heap of that run.
     """

@@ -1,4 +1,4 @@
-"""Records of the ring into events, case by case: what happens seldom, or only between threads."""
+"""Translation of the ring's records to events: rare cases, and cases of several threads."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ MALLOC, FREE, FROM, TO, FAILED = tap.MALLOC, tap.FREE, tap.REALLOC_FROM, tap.REA
 
 
 def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
-    """A ring that begins with these: kind, address, size, thread."""
+    """Returns a ring that begins with these records: kind, address, size, thread."""
     ring = np.zeros((1 << tap.RING_BITS, 4), np.uint64)
     for number, (kind, address, size, thread) in enumerate(records):
         lap, domain = 1 << (64 - tap.LAP_BITS), tap.OBJ << (tap.SIZE_BITS + tap.OP_BITS)
@@ -78,7 +78,7 @@ def test_an_unseen_free_is_right_before_the_address_is_allocated_again():
 
 def test_foreign_blocks_are_observed_and_a_foreign_realloc_becomes_a_malloc():
     rows, translator = translated((FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), (FREE, C, 0, 7), (FROM, A, 0, 7))
-    # A realloc that moves allocates first and frees then.
+    # A realloc that moves a block allocates first and then frees.
     assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30), ("foreign_free", 0, 0, 0), ("free", 0, 0, 0)]
     assert (translator.foreign_frees, translator.foreign_reallocs) == (1, 1)
 
@@ -131,7 +131,7 @@ def test_tables_grow_with_threads_and_live_blocks():
 
 
 def test_a_call_site_is_in_the_top_of_two_words():
-    """And what is below it is what it is without."""
+    """The trace without these rows equals the one without the excluded thread."""
     records = [(MALLOC, A, 10, 7), (FROM, A, 0, 7), (TO, B, 20, 7), (FREE, B, 0, 7)]
     ring, sites = ring_of(*records), [0xFEDC_BA98, 0, 0x1_0000, 0]
     for row, site in enumerate(sites):
@@ -178,7 +178,7 @@ def test_only_complete_records_are_handed_out():
 
 
 def cut_off(path):
-    """A file of three batches of 1000 events, as it is while a program runs; gives where each batch ends."""
+    """Writes a file of three batches of 1000 events, as while a program runs; returns the end of each batch."""
     file, ends = GrowingFile(path.open("xb", buffering=0), addresses=True), []
     for first in (0, 1000, 2000):
         numbers = np.arange(first, first + 1000)
@@ -193,13 +193,13 @@ def cut_off(path):
 
 
 def rescue(path):
-    """Completes a file by its name; gives its rows."""
+    """Completes a file; returns the number of rows."""
     with path.open("r+b", buffering=0) as file:
         return rescue_open(file, path)
 
 
 def check_rescued(path, batches):
-    """What is there are the first of the batches, whole."""
+    """The file has the first batches, complete."""
     trace = open_source(path)
     sizes = np.concatenate([batch.size for batch in trace.batches()])
     assert (trace.metadata.origin.texts(), trace.events_total) == ({"first": str(1000 * (batches - 1))}, 1000 * batches)

@@ -1,4 +1,4 @@
-"""Where a recorded program ends: before CPython's finalisation, which is a phase of its own."""
+"""The end of a recorded program is before CPython's finalization, which is a separate phase."""
 
 import re
 

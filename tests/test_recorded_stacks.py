@@ -1,4 +1,4 @@
-"""Which stack a recording is simulated on: the one that it was recorded on, or what stands in for it, said so."""
+"""The stack of a recording: the recorded one, or a substitute, which is reported."""
 
 import json
 import os
@@ -149,7 +149,7 @@ needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(tap
 
 
 def runtime_of(folder, *options, **environment):
-    """What a recording of nothing in particular says was in force."""
+    """Returns the runtime of a recording of an arbitrary program."""
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONMALLOC"} | environment
     return recorded(folder, *options, "-c", "pass", env=environment).metadata.runtime
 

@@ -1,4 +1,4 @@
-"""The recordings that come with replay: small, said to be what they are, and exact to the last address."""
+"""The bundled recordings: small, described, and exact in every address."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ COMPARED = {
     "raytrace": (61_166, 1, 0),
     "sqlalchemy-orders": (109_353, 2, 0),
 }
-"""Addresses, arena events and releases: no later comparison may quietly look at less."""
+"""Numbers of compared addresses, arena events and releases: later comparisons must not compare less."""
 
 
 def test_there_are_at_least_six_and_a_program_of_each():

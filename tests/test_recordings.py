@@ -1,4 +1,4 @@
-"""Recordings held against the model: by hand, and of programs recorded on the spot."""
+"""Recordings compared with the model: hand-made ones, and new ones of programs."""
 
 import json
 
@@ -16,7 +16,7 @@ from replay.verification.recordings import LOW_ADDRESSES, is_recording, verify_r
 MIB, POOL = 1 << 20, 16 << 10
 ARENA = 0x7F0000000000
 FIRST = ARENA + 48
-"""The arena lies on a pool's boundary, so its first pool begins with it."""
+"""The arena is aligned to pools, so its first pool begins with it."""
 OLD_POOL = ARENA - 16 * MIB + 2 * POOL
 OLD = OLD_POOL + 48 + 3 * 32
 """The fourth block of 32 bytes in a pool that is older than the recording."""
@@ -65,7 +65,7 @@ def test_the_address_of_an_older_block_is_reused_by_its_class():
     agreement = verify_recording(
         recording(
             (OLDER, 0, 0, OLD),
-            (Op.MALLOC, 0, 20, OLD),  # which tells that the pool has blocks of 32 bytes
+            (Op.MALLOC, 0, 20, OLD),  # shows that the pool has blocks of 32 bytes
             (OLDER, 0, 0, OLD + 64),
             (OLDER, 0, 0, OLD + 32),
             (Op.MALLOC, 1, 17, OLD + 32),
@@ -97,7 +97,7 @@ def test_a_released_arena_is_compared_with_its_moment(late, exact):
     rows = [(Op.MALLOC, number, 512, address) for number, address in enumerate(place)]
     half = len(rows) // 2
     rows = [(MAP, 0, MIB, ARENA), *rows[:half], (MAP, 0, MIB, ARENA - MIB), *rows[half:]]
-    # The one that is empty first is kept, as the last of the usable ones; the other then goes.
+    # The first empty one is kept as the last usable arena; then the other one is unmapped.
     frees = [*range(half, 2 * half), *range(half)]
     rows += [(Op.FREE, number, 0, 0) for number in frees]
     rows.insert(len(rows) - 1 + late, (UNMAP, 0, MIB, ARENA))
@@ -160,12 +160,13 @@ def test_a_trace_of_another_source_is_not_a_recording():
 
 
 def counted(last_classes, **changes):
-    """A recording of five blocks of 32 bytes, two of them where older ones were, and its counts: 3 older arenas."""
+    """A recording of five blocks of 32 bytes, two of them at addresses of older ones, and its counts: 3 older
+    arenas."""
     first = PoolCount(0, 3, 0, 3, 3, 0, (ClassCount(32, 7, 3570, 0), ClassCount(64, 2, 510, 0)))
     last = {"row": 9, "arenas_mapped": 4, "arenas_unmapped": 0, "arenas_highest": 4, "arenas": 4, "pools_free": 63}
     return recording(
         (OLDER, 0, 0, OLD),
-        (OLDER, 0, 0, OLD_POOL + 8 * POOL + 48),  # in another pool, whose class never shows
+        (OLDER, 0, 0, OLD_POOL + 8 * POOL + 48),  # in another pool, whose class stays unknown
         (Op.MALLOC, 0, 20, OLD),
         (OLDER, 0, 0, OLD + 32),
         (Op.MALLOC, 1, 20, OLD + 32),

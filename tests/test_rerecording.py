@@ -1,4 +1,4 @@
-"""What is said where another CPython is simulated than the one that made the recording."""
+"""Notes about recordings that are simulated with another CPython."""
 
 import json
 
@@ -14,7 +14,7 @@ ORIGIN = Provenance(interpreter="cpython 3.11.7", command="python3 'my job.py' -
 
 @pytest.fixture
 def noted(replay):
-    """Calls `replay`, which must succeed: standard output, notes on standard error."""
+    """Calls `replay`, which must succeed; returns standard output, and notes on standard error."""
 
     def call(*arguments):
         code, out, err = replay(*arguments)

@@ -233,13 +233,13 @@ def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_p
 
 @pytest.mark.system
 def test_a_full_disk_is_reported_in_a_sentence_and_leaves_no_file(workload, tmp_path):
-    """The limit of a file's size stands for a full disk: the write fails likewise."""
+    """A limit of the file size has the same effect as a full disk: the write fails."""
     command = [sys.executable, "-m", "replay", "run", str(workload), "--no-reference", "--out", "results"]
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
 
-    subprocess.run([*command[:-2], "--json"], cwd=tmp_path, check=True, capture_output=True)  # compiles what must be
+    subprocess.run([*command[:-2], "--json"], cwd=tmp_path, check=True, capture_output=True)  # compiles kernels
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert (done.returncode, done.stderr) == (2, "replay: results: cannot be written: File too large\n")
     assert names(tmp_path) == {workload.name}
@@ -289,7 +289,7 @@ def test_trace_cut_accepts_the_time_of_the_peak(replay, tmp_path):
 
 
 def test_an_invalid_number_in_an_origin_is_not_shown(replay, tmp_path):
-    """Anybody may write there; a recorder writes how much it left out."""
+    """Metadata can have any text; a recorder writes the number of excluded calls."""
     origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
     numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
@@ -304,7 +304,7 @@ def test_an_invalid_number_in_an_origin_is_not_shown(replay, tmp_path):
 
 
 def test_the_last_lines_have_the_throughput_of_the_simulation(replay, workload):
-    replay("run", workload, "-a", "cpython-3.9")  # whatever must be compiled is compiled
+    replay("run", workload, "-a", "cpython-3.9")  # compiles kernels
     _, out, err = replay("run", workload, "-a", "cpython-3.9")
     line = out.splitlines()[-2]
     assert line.startswith("simulated in ")
@@ -371,7 +371,7 @@ def test_addresses_are_those_of_each_block_made_or_moved(replay, trace_file, tmp
         (2, arena + 4096 + 48),  # the second pool, of class 208
         (3, arena + 8192 + 48),  # the third, of class 304
         (5, arena + 48),  # what was freed last
-        (6, heap + 656 + 784 + 16),  # behind the cache and the arena table
+        (6, heap + 656 + 784 + 16),  # after the tcache and the arena table
     ]
 
 
@@ -593,7 +593,7 @@ def test_the_second_process_compiles_the_kernels_of_floor_and_ceiling(workload, 
         environment = os.environ | {"REPLAY_CACHE_DIR": str(tmp_path / "cache")}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
 
-    assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # has its own to compile
+    assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # compiles its own kernels
     assert call("replay.commands.parallel_compilation") == ""
     for preset in ("ideal", "bump"):
         assert call("replay", "run", workload, "-a", preset, "--no-reference") == ""

@@ -1,4 +1,4 @@
-"""Traces from files: what is read, what is written, and what is refused in which words."""
+"""Traces in files: reading, writing, and error messages."""
 
 import errno
 import json

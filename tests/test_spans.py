@@ -1,4 +1,4 @@
-"""Spans: what models hold at a moment accounts for every mapped byte, in either role, at any moment."""
+"""Spans account for every mapped byte, in either role, at any moment."""
 
 from random import Random
 

@@ -19,7 +19,7 @@ LOSE = {
     "destructor": "type('Gone', (), {'__del__': lambda self: signal.raise_signal(number)})()",
     "except clause": "try: signal.raise_signal(number)\n        except BaseException: pass",
 }
-"""Ways in which an exception that a signal handler raises gets lost, as they occur in imports."""
+"""Ways in which an exception of a signal handler is lost, as they occur in imports."""
 
 
 def run(code, *arguments, cwd):
@@ -52,7 +52,7 @@ pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **option
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
 @pytest.mark.parametrize("number", EXIT_CODES)
 def test_a_signal_that_an_import_loses_still_stops_the_command(tmp_path, number, lose):
-    """The finder below stands for code that runs in an import; the wait ends as soon as the signal comes again."""
+    """The finder below is code that runs in an import; the wait ends when the signal is raised again."""
     code = f"""
 import select, signal, sys
 number = {int(number)}
@@ -74,7 +74,7 @@ sys.meta_path.insert(0, Losing())
 
 
 def test_a_signal_is_not_raised_again_while_the_command_cleans_up(tmp_path):
-    """The alarm at which a lost signal comes again goes off four times in the clean-up, and does not interrupt it."""
+    """The alarm that raises a lost signal again occurs four times during the cleanup, and does not interrupt it."""
     code = """
 import signal
 import replay.__main__ as command
@@ -104,7 +104,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 
 
 def test_a_signal_during_the_start_of_the_writing_thread_closes_no_open_file(tmp_path):
-    """An executor does not know, and so does not wait for, a thread whose start was interrupted."""
+    """An executor does not wait for a thread whose start was interrupted."""
     code = f"""
 import os, signal, threading
 import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""What rows say, against figures worked out by hand."""
+"""The analysis of rows, compared with figures computed by hand."""
 
 import io
 import math

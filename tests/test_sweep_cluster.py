@@ -1,4 +1,4 @@
-"""Sweeps on a Dask cluster: the rows of threads, bit for bit, whatever dies; strangers and silence are refused."""
+"""Sweeps on a Dask cluster: the same rows as with threads, even if workers die; other versions are refused."""
 
 import json
 import os
@@ -55,14 +55,14 @@ def rows(results):
 
 
 class Poison:
-    """Kills whoever unpacks it and compares it with a version."""
+    """Kills the process that unpickles it and compares it with a version."""
 
     def __ne__(self, other):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Killing(Cluster):
-    """Kills a worker once half of the runs are done, and knows whom."""
+    """Kills a worker when half of the runs are done, and stores which one."""
 
     killed: int | None = None
 
@@ -151,7 +151,7 @@ def test_the_wait_for_a_scheduler_has_a_timeout():
 
 
 def start_worker(address, folder):
-    """A worker of a scheduler that takes `replay` from a folder."""
+    """A worker of a scheduler that imports `replay` from a folder."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     return subprocess.Popen(
         [*command, "--no-dashboard", "--local-directory", str(folder)],

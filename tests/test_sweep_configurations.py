@@ -1,4 +1,4 @@
-"""Points made into stacks: the default, what is set aside with its reason, and what is refused at once."""
+"""Points as stacks: the default, skipped points with reasons, and points that are refused at once."""
 
 import pytest
 

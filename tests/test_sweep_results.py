@@ -1,4 +1,4 @@
-"""A sweep from a plan to its rows: columns, outcomes on disk, going on after an interruption."""
+"""A sweep from its plan to its rows: columns, outcomes on disk, continuing after an interruption."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def workload(tmp_path):
 
 
 class Counting(Threads):
-    """Counts the runs that are asked for, and breaks off after some."""
+    """Counts the requested runs, and raises KeyboardInterrupt after some."""
 
     def __init__(self, breaks_after=None, error=KeyboardInterrupt):
         super().__init__(1)

@@ -1,4 +1,4 @@
-"""Searches: the same trials for the same seed, runs ended early only where that loses nothing, and going on."""
+"""Searches: the same trials for the same seed, runs ended early without loss, and continuing."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a sweep may vary, which points of that are chosen, and the conditions that they must meet."""
+"""Values of a sweep's parameters, the choice of points, and constraints."""
 
 import pytest
 from hypothesis import given

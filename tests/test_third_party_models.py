@@ -13,7 +13,7 @@ import replay
 from replay.allocators import bump, bundled_names, find_model, foreign_sources, is_compiled
 
 HEADER = '''
-"""A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
+"""A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones are in lists by size."""
 
 from typing import Literal, NamedTuple
 
@@ -148,14 +148,14 @@ print(json.dumps({"names": model_names(), "compiled": compiled, "results": resul
 
 
 def write_model(site: Path, name: str, kind: str, run_bytes: int = 1 << 16) -> None:
-    """Writes the toy's module; `run_bytes` at a time it asks the kernel for memory."""
+    """Writes the toy's module, which maps `run_bytes` bytes at a time."""
     text = (HEADER + kind + MODEL).replace("{run_bytes}", str(run_bytes)).replace("{name}", name)
     (site / f"toy_{name}.py").write_text(text)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder as a package installer leaves it: three models, one that lacks a function, one that is not imported."""
+    """A folder as after an install: three models, one without a required function, one that is not imported."""
     folder = tmp_path_factory.mktemp("site")
     write_model(folder, "quick", NUMBA)
     write_model(folder, "slow", PLAIN)

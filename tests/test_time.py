@@ -1,4 +1,4 @@
-"""Models that do something by the clock: they see the time of each event, and are woken when they asked for it."""
+"""Models with a clock: they get the time of each event, and are woken at the times that they request."""
 
 import sys
 

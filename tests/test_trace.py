@@ -1,4 +1,4 @@
-"""The contract of a trace: what validation refuses, how blocks are numbered, what the digest tells apart."""
+"""The contract of a trace: validation, numbers of blocks, and the digest."""
 
 from itertools import pairwise
 
@@ -132,7 +132,7 @@ def test_a_site_past_the_table_is_refused_and_an_unknown_one_is_not():
 
 @st.composite
 def histories(draw):
-    """Ops on keys in which no two live blocks have the same key and nothing dead is freed."""
+    """Ops on keys: live blocks have different keys, and only live blocks are freed."""
     live, rows = [], []
     for _ in range(draw(st.integers(0, 80))):
         kind = draw(st.sampled_from([M, C, R, F, MARK]))
@@ -222,7 +222,7 @@ def test_the_digest_sees_every_required_column_and_no_other():
 
 
 def first_broken_row(rows, domain):
-    """What the contract says, in plain words: the first row of (op, block, size, time) that breaks it, or None."""
+    """The contract in plain Python: returns the first row of (op, block, size, time) that breaks it, or None."""
     smallest_realloc = 1 if domain == Domain.LIBC else 0
     live, last = set(), 0
     for index, (op, block, size, time) in enumerate(rows):

@@ -138,7 +138,7 @@ SITES = (Site("parse", "json/decoder.py", 337), Site("<module>", "main.py", 3), 
 
 @pytest.fixture
 def with_sites(tmp_path):
-    """Ten small blocks of one site, a large one of another that is reallocated by the first, one of nobody."""
+    """Ten small blocks of one site, a large block of another that the first one reallocates, one without a site."""
     site = np.array([0] * 10 + [1, NO_SITE, 0] + [NO_SITE] * 12, np.uint32)
     rows = site.shape[0]
     events = Events(
@@ -234,7 +234,7 @@ def test_head_stops_where_the_trace_ends(csv):
 
 
 class Endless:
-    """A trace whose batches never end; `taken` counts those that were asked for."""
+    """A trace with endless batches; `taken` counts those that were read."""
 
     metadata, duration_ns, events_total, taken = Metadata(), None, None, 0
 
@@ -248,7 +248,7 @@ class Endless:
 
 @pytest.mark.parametrize("option", [(), ("--json",)])
 def test_head_prints_rows_while_it_reads(monkeypatch, option):
-    """No more is held than a batch: each piece is printed before the next batch is asked for."""
+    """At most one batch is in memory: each piece is printed before the next batch is read."""
     trace = Endless()
     taken = []
     monkeypatch.setattr("replay.sources.open_source", lambda _: trace)

@@ -1,4 +1,4 @@
-"""The model against every real pymalloc of this machine, and the means of that comparison against hand-made cases."""
+"""The model compared with every real pymalloc of this machine, and the comparison itself with hand-made cases."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from replay.verification.shrinking import describe, shrink
 
 ORACLES = find_oracles()
 TREE_LEAF_EDGES = (4 << 10, 3 << 20)
-"""Bases so far above a multiple of 16 GiB: the first or the third arena lies across two leaves of the arena tree."""
+"""Bases modulo 16 GiB for which the first or the third arena is in two leaves of the arena tree."""
 
 pytestmark = [
     pytest.mark.system,
@@ -60,7 +60,7 @@ def release_of(oracle: Oracle) -> tuple[int, int]:
 
 
 def geometry_of(oracle: Oracle) -> Geometry:
-    """What the reference model needs to know of a real pymalloc, from its version alone."""
+    """Returns the settings of the reference model for a real pymalloc, from its version alone."""
     if oracle.library.bits == 32:
         return GEOMETRIES[32, "keep-last"]
     release = release_of(oracle)
@@ -72,7 +72,7 @@ def geometry_of(oracle: Oracle) -> Geometry:
 
 
 def play_reference(trace: MemoryTrace, oracle: Oracle, base: int) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Addresses of small blocks (0 for the rest) and arena events."""
+    """Returns addresses of small blocks (0 for others) and arena events."""
     reference = Reference(geometry_of(oracle), base)
     served = {Domain.OBJ} if release_of(oracle) < (3, 6) else {Domain.OBJ, Domain.MEM}
     blocks: dict[int, int | None] = {}

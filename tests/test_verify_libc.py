@@ -1,4 +1,4 @@
-"""glibc's model against every real glibc of this machine."""
+"""glibc's model compared with every real glibc of this machine."""
 
 import json
 from collections.abc import Collection
@@ -30,7 +30,7 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.hugetlb=1048576", "MALLOC_TRIM_THRESHOLD_=-1",
     "MALLOC_PERTURB_=1", "MALLOC_CHECK_=3", "GLIBC_TUNABLES=glibc.malloc.check=1:glibc.malloc.perturb=255",
 )  # fmt: skip
-"""Those of reserved huge pages do without where the machine has none (vm.nr_hugepages)."""
+"""Settings with reserved huge pages use normal pages if the machine has none (vm.nr_hugepages)."""
 VALUES = {
     "mmap_threshold": ("0", "65536", "300000", "2097152", "33554432"),
     "trim_threshold": ("0", "-1", "65536", "1000000"),
@@ -46,7 +46,7 @@ VALUES = {
     "check": ("0", "1", "2", "3"),
     "hugetlb": ("0", "1", "2", "2097152", "1048576"),
 }
-"""Of each tunable some that glibc takes, to be combined at random."""
+"""Valid values of each tunable, for random combinations."""
 
 pytestmark = [
     pytest.mark.system,
@@ -274,7 +274,7 @@ def test_the_main_thread_is_that_of_the_first_block_though_another_trims_before(
     for thread in (9, 5, 9, 5):
         history.by(thread).malloc(1000, Domain.LIBC)
         history.free(history.malloc(200_000, Domain.LIBC))
-    history.by(5).end_thread()  # which the main one cannot
+    history.by(5).end_thread()  # which the main thread cannot
     agreement = verify_libc(history.trace(TRIM_MARK), oracle)
     assert agreement.exact, agreement.difference
     assert agreement.addresses_compared == 8

@@ -29,7 +29,7 @@ phases:
 
 
 def refusal(tmp_path, text):
-    """The refusal's lines, without the path."""
+    """Returns the lines of the error, without the path."""
     path = tmp_path / "w.yaml"
     path.write_text(text)
     with pytest.raises(WorkloadError) as caught:

@@ -1,4 +1,4 @@
-"""What a plain text in YAML stands for: the core schema of YAML 1.2, not the traps of 1.1."""
+"""Values of plain texts in YAML: the core schema of YAML 1.2, not that of 1.1."""
 
 import math
 
