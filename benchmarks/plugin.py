@@ -122,9 +122,9 @@ def recorded(rounds: int) -> None:
             (folder / f"test_{way.replace(' ', '_')}.py").write_text(f"{WORK}\nfirst()\n{TWICE}{test.lstrip()}")
         for turn in range(-1, rounds):
             for way in WAYS:
-                _, said = run(folder, f"test_{way.replace(' ', '_')}.py", way=way)
+                _, message = run(folder, f"test_{way.replace(' ', '_')}.py", way=way)
                 if turn >= 0:
-                    call = re.search(r"([\d.]+)s call .*\[1\]", said)
+                    call = re.search(r"([\d.]+)s call .*\[1\]", message)
                     whole[way].append(float(call[1]) if call else 0.0)
             if turn < 0:
                 (folder / "seconds").unlink()

@@ -187,9 +187,9 @@ def interrupted_sweep(*arguments: object) -> tuple[int, str]:
     with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as sweeping:
         assert sweeping.stdout.readline() == "one\n"
         os.killpg(sweeping.pid, signal.SIGINT)
-        out, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+        out, printed = sweeping.communicate(timeout=PROGRAM_SECONDS)
     assert set(out.splitlines()) <= {"one"}
-    return sweeping.returncode, told
+    return sweeping.returncode, printed
 
 
 # Real allocators and the kernel

@@ -374,10 +374,10 @@ def test_a_log_longer_than_its_table_is_complete():
 
 
 def test_progress_is_reported_in_rows():
-    told: list[int] = []
+    rows_reported: list[int] = []
     events = seeded(1, 100).events()
-    run(MemoryTrace(cut(events, [30, 60])), CONFIGS["3.12"], progress=told.append)
-    assert told == [30, 60, 100]
+    run(MemoryTrace(cut(events, [30, 60])), CONFIGS["3.12"], progress=rows_reported.append)
+    assert rows_reported == [30, 60, 100]
 
 
 def test_an_empty_trace_has_an_empty_result():

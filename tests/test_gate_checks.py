@@ -148,7 +148,7 @@ def test_cases_of_a_baseline_are_checked_without_a_suite(replay, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda data: data.update(replay="0.0.1"), "was written by replay 0.0.1"),
         (lambda data: data.update(format=99), "has format 99"),
@@ -159,7 +159,7 @@ def test_cases_of_a_baseline_are_checked_without_a_suite(replay, tmp_path):
         (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "unknown metric 'arena_live'"),
     ],
 )
-def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_path, change, said):
+def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_path, change, expected):
     replay("baseline")
     path = tmp_path / "replay-baseline.json"
     data = json.loads(path.read_text())
@@ -167,11 +167,11 @@ def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_
     path.write_text(json.dumps(data))
     code, out, err = replay("check")
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("[cases.a]\nsourc = 'x'", "cases.a.sourc: unknown key; did you mean 'source'?"),
         ("[cases.a]\nallocator = 'ideal'", "say either a source or a program to record"),
@@ -183,12 +183,12 @@ def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_
         ("[cases.a]\nsource = 'nowhere.csv'", "the file does not exist"),
     ],
 )
-def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, said):
+def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, expected):
     write_blocks(tmp_path / "one.csv", (10, 32))
     (tmp_path / "replay.toml").write_text(text)
     code, out, err = replay("check", "-t", "blowup<=9")
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
 def test_a_suite_can_be_in_pyproject(replay, tmp_path):
@@ -199,7 +199,7 @@ def test_a_suite_can_be_in_pyproject(replay, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["check"], "nothing to measure"),
         (["check", "one.csv"], "the baseline does not exist"),
@@ -215,11 +215,11 @@ def test_a_suite_can_be_in_pyproject(replay, tmp_path):
         (["history", "none.parquet"], "the history does not exist"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(replay, tmp_path, words, said):
+def test_wrong_input_is_one_sentence_and_exit_code_2(replay, tmp_path, words, expected):
     write_blocks(tmp_path / "one.csv", (10, 32))
     code, out, err = replay(*words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
 def test_blocks_that_grew_over_a_size_class_are_named_with_their_phase(tmp_path):
@@ -322,9 +322,9 @@ def test_json_has_every_finding(suite, replay):
     failing(suite, replay)
     code, out, _ = replay("check", "--json")
     assert code == 1
-    told = json.loads(out)
-    assert told["failed"] is True
-    finding = next(each for each in told["cases"][0]["findings"] if each["metric"] == "pool_bytes_peak")
+    printed = json.loads(out)
+    assert printed["failed"] is True
+    finding = next(each for each in printed["cases"][0]["findings"] if each["metric"] == "pool_bytes_peak")
     assert (finding["status"], finding["before"]["value"], finding["now"]["value"]) == ("worse", 98304, 147456)
 
 

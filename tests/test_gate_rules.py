@@ -41,7 +41,7 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("resident_bytes_peak", "is not a rule; write it like"),
         ("resident_bytes_peak:", "is not a rule"),
@@ -53,10 +53,10 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
         ("blowup<=nan", "'nan' is not a number"),
     ],
 )
-def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, said):
+def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, message):
     with pytest.raises(ReplayError, match=r".") as refused:
         parse_rule(text)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_two_tolerances_of_one_metric_are_refused():

@@ -413,20 +413,20 @@ def test_a_block_of_an_ended_thread_grows_and_is_replaced_by_the_main_one():
 
 
 @pytest.mark.parametrize(
-    ("start", "said"),
+    ("start", "message"),
     [
         ("1 ms", "thread 1 cannot end at 1.00 ms: no block was allocated yet"),
         ("3 ms", "3.00 ms: thread 1 allocated the first block"),
     ],
 )
-def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path):
+def test_the_thread_that_counts_as_the_main_one_cannot_end(start, message, tmp_path):
     text = f"""
     duration: 6 ms
     threads: 2
     streams: {{a: {{arrivals: {{kind: fixed, rate: 1/ms}}, size: 64, lifetime: 1 ms, threads: [1], start: 2 ms}}}}
     phases: [{{name: end, start: {start}, end_threads: [1]}}]
     """
-    with pytest.raises(WorkloadError, match=f"{said}, and the thread of the first block is the main one"):
+    with pytest.raises(WorkloadError, match=f"{message}, and the thread of the first block is the main one"):
         one_batch(trace_of(text))
     path = tmp_path / "w.yaml"
     path.write_text(textwrap.dedent(text).strip().replace("duration: 6 ms", "duration: 6 ms\nwarm_up: 100 us"))

@@ -29,11 +29,11 @@ def config(version="2.36", *overrides):
 
 def play(history, version="2.36", *overrides):
     """Returns offsets of blocks in the heap (0 for a free), and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     for _ in single_steps(simulator, history.events()):
         simulator.check()
-    return [int(address) - HEAP if address else 0 for address in np.concatenate(told)], simulator
+    return [int(address) - HEAP if address else 0 for address in np.concatenate(parts)], simulator
 
 
 def calls(history, version="2.36", *overrides):
@@ -209,10 +209,10 @@ def test_32_bit_chunks_are_multiples_of_16_after_headers_of_8():
     history = History()
     for size in (1, 12, 13):
         history.malloc(size, Domain.RAW)
-    told: list[np.ndarray] = []
-    run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: told.append(part))
+    parts: list[np.ndarray] = []
+    run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: parts.append(part))
     first = 0x56560000 + 8 + 400 + 8  # 64 counts of 2 bytes, 64 pointers of 4, a word: 400
-    assert np.concatenate(told).tolist() == [first, first + 16, first + 32]
+    assert np.concatenate(parts).tolist() == [first, first + 16, first + 32]
 
 
 def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_requests_it():
@@ -320,8 +320,8 @@ def test_a_timer_with_a_tiny_interval_is_refused_before_it_fills_memory():
     history = History()
     history.at(0).malloc(1)
     history.at(3_000_000_003).malloc(1)
-    told = "trimming every 3 ns is more than 1,000,000 times in this trace; choose a longer time"
-    with pytest.raises(ReplayError, match=told):
+    message = "trimming every 3 ns is more than 1,000,000 times in this trace; choose a longer time"
+    with pytest.raises(ReplayError, match=message):
         run(history.trace(), config(), trim_every_ns=3)
 
 

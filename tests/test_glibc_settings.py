@@ -29,11 +29,11 @@ def config(version, *overrides):
 
 def play(history, version, *overrides):
     """Returns addresses of blocks (0 for a free), and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     for _ in single_steps(simulator, history.events()):
         simulator.check()
-    return np.concatenate(told).tolist(), simulator
+    return np.concatenate(parts).tolist(), simulator
 
 
 def calls(history, version, *overrides):

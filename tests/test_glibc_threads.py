@@ -23,17 +23,17 @@ FIRST = {"2.31": 0x8C0 + 0x290 + 16, "2.36": 0x8D0 + 0x290 + 16, "2.41": 0x8D0 +
 
 def addresses(history, version="2.36", *overrides):
     """Returns addresses of blocks (0 for other events), and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     events = history.events()
     for row in range(events.rows):
         if events.op[row] == Op.THREAD_END:
             simulator.end_thread(int(events.thread[row]), row, int(events.time_ns[row]))
-            told.append(np.zeros(1, np.int64))
+            parts.append(np.zeros(1, np.int64))
         else:
             next(single_steps(simulator, events.where(slice(row, None))))
         simulator.check()
-    return np.concatenate(told).tolist(), simulator
+    return np.concatenate(parts).tolist(), simulator
 
 
 @every_version

@@ -187,8 +187,8 @@ def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
         assert getattr(events, name).tolist() == getattr(expected, name).tolist()
     assert sites(ours, events) == sites(theirs, expected)
     assert set(ours.metadata.sites) <= set(theirs.metadata.sites)  # the library's are also those of mappings
-    told = {"assumed time": ours.metadata.origin.texts()["assumed time"]}
-    assert ours.metadata.origin.texts() == theirs.metadata.origin.texts() | told
+    assumed = {"assumed time": ours.metadata.origin.texts()["assumed time"]}
+    assert ours.metadata.origin.texts() == theirs.metadata.origin.texts() | assumed
     if kind in ("threads", "native"):
         assert len(set(events.thread.tolist())) >= 4
         assert len(ours.metadata.sites) > 20
@@ -314,8 +314,8 @@ def test_a_capture_that_the_installed_memray_cannot_read_is_refused_with_the_ver
     record, tmp_path, version, expected
 ):
     installed = f"memray {importlib.metadata.version('memray')} is installed"
-    told = refusal(of_format(version, record, tmp_path))
-    assert told == f"is a memray capture in format version {version}{expected.format(installed)}"
+    message = refusal(of_format(version, record, tmp_path))
+    assert message == f"is a memray capture in format version {version}{expected.format(installed)}"
 
 
 def test_a_capture_without_its_header_is_refused(record, tmp_path):
@@ -443,8 +443,8 @@ def test_line_tables_of_older_pythons_tell_their_lines(version):
     python = next(iter(sorted(root.glob(f"versions/{version}.*/bin/python"))), None)
     if python is None:
         pytest.skip(f"no Python {version} among pyenv's")
-    told = subprocess.run([python, "-c", TELL], check=True, capture_output=True, text=True).stdout
-    table, first_line, lines = ast.literal_eval(told)
+    printed = subprocess.run([python, "-c", TELL], check=True, capture_output=True, text=True).stdout
+    table, first_line, lines = ast.literal_eval(printed)
     major, minor = map(int, version.split("."))
     found = LineTable(bytes.fromhex(table), first_line, major << 24 | minor << 16)
     unit = 2 if version == "3.10" else 1

@@ -31,9 +31,9 @@ def test_live_blocks_at_the_peak_need_one_simulation_for_all_dimensions(monkeypa
         "replay.gates.causes.run", lambda *arguments, **options: runs.append(1) or simulate(*arguments, **options)
     )
 
-    told = causes(findings, Compared(trace, seen, None, None, stack))
+    lines = causes(findings, Compared(trace, seen, None, None, stack))
 
-    assert told == [
+    assert lines == [
         "live at the peak, by size class: 128.0 KiB 3 blocks, 293.0 KiB",
         "live at the peak, by domain: raw 3 blocks, 293.0 KiB",
         f"live at the peak, by phase: {TEST} 4 blocks, 293.0 KiB",

@@ -186,12 +186,12 @@ def test_marked_tests_are_recorded_and_judged(project):
             "replay: 7 passed, 6 outside their limits",
         ]
     )
-    told = properties(project.path / "junit.xml")
-    assert told["test_plain"] == told["test_not_recorded"] == told["test_raises"] == {}
-    assert told["test_within"]["replay.verdict"] == "passed"
-    assert told["test_within"]["replay.arenas_live"] == "1"
-    assert 100 * 1_033 < int(told["test_within"]["replay.requested_bytes_peak"]) < 100 * 1_033 + 4_000
-    assert set(told["test_within"]) == {
+    by_test = properties(project.path / "junit.xml")
+    assert by_test["test_plain"] == by_test["test_not_recorded"] == by_test["test_raises"] == {}
+    assert by_test["test_within"]["replay.verdict"] == "passed"
+    assert by_test["test_within"]["replay.arenas_live"] == "1"
+    assert 100 * 1_033 < int(by_test["test_within"]["replay.requested_bytes_peak"]) < 100 * 1_033 + 4_000
+    assert set(by_test["test_within"]) == {
         f"replay.{name}"
         for name in ("verdict", "requested_bytes_peak", "resident_bytes_peak", "blowup", "arenas_peak", "arenas_live",
                      "syscalls.mmap", "requested_bytes_at_peak")
@@ -226,13 +226,13 @@ MISTAKES = {
 
 def test_mistakes_in_markers_end_the_run_before_it_begins(project):
     lines = ["import pytest"]
-    told = [mistake for mistake in MISTAKES if mistake not in ("max_blowup=object()", "3")]
-    for number, arguments in enumerate(told):
+    mistakes = [mistake for mistake in MISTAKES if mistake not in ("max_blowup=object()", "3")]
+    for number, arguments in enumerate(mistakes):
         lines += [f"@pytest.mark.replay({arguments})", f"def test_{number}(): print('ran')"]
     project.makepyfile(test_it="\n".join(lines))
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    for number, arguments in enumerate(told):
+    for number, arguments in enumerate(mistakes):
         sentence = MISTAKES[arguments].replace("[", "[[]")
         result.stderr.fnmatch_lines_random([f"*test_it.py::test_{number}: @pytest.mark.replay: {sentence}"])
     assert "Traceback" not in result.stderr.str()
@@ -536,7 +536,7 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     project.makepyfile(test_it=CHANGING.replace("SIZE", "104"))
     result = run(project, *with_traces)
     result.assert_outcomes(passed=1, failed=1)
-    told = [
+    lines = [
         "replay: test_it.py::test_changes is outside its memory limits, on cpython-3.*:",
         "  resident_bytes_peak: 5.* MiB -> 6.* MiB (+*, allowed +*)",
         "  50,000 blocks of obj in phase test*moved from size class 96 B to 112 B",
@@ -544,8 +544,8 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
         "replay: *::test_changes: resident_bytes_peak: *; 50,000 blocks of obj in phase test*moved from *",
         "replay: 1 passed, 1 outside their limits",
     ]
-    result.stdout.fnmatch_lines(told)
-    run(project, "-n", "2", *with_traces).stdout.fnmatch_lines(told)
+    result.stdout.fnmatch_lines(lines)
+    run(project, "-n", "2", *with_traces).stdout.fnmatch_lines(lines)
     result = run(project, "--replay-baseline=b.json", "-k", "changes")
     result.stdout.fnmatch_lines(
         [

@@ -27,15 +27,15 @@ if reason := taps.obstacle():
 
 def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
     """Returns op, domain and size of all events of blocks that were allocated with one of these sizes."""
-    followed, told = set(), []
+    followed, found = set(), []
     for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
         if op <= Op.CALLOC and int(size) in sizes:
             followed.add(block)
         if block in followed and op <= Op.FREE:
-            told.append((Op(op).name.lower(), int(domain), int(size)))
+            found.append((Op(op).name.lower(), int(domain), int(size)))
             if op == Op.FREE:
                 followed.discard(block)
-    return told
+    return found
 
 
 @pytest.mark.parametrize("domain", [Domain.RAW, Domain.MEM, Domain.OBJ])
@@ -52,8 +52,8 @@ def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
         free(from_nothing)
         free(None)
         free(block)
-    told = lives(events_in(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
-    assert told == [
+    found = lives(events_in(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
+    assert found == [
         ("malloc", domain, size),
         ("realloc", domain, 2 * size),
         ("calloc", domain, 7 * size),
@@ -89,8 +89,8 @@ def test_a_realloc_that_fails_leaves_the_block_live(tmp_path):
         assert realloc(block, 1 << 60) is None
         assert malloc(1 << 60) is None
         free(block)
-    told = lives(events_in(tmp_path / "trace.parquet"), {55_551, 1 << 60})
-    assert told == [("malloc", 0, 55_551), ("free", 0, 0)]
+    found = lives(events_in(tmp_path / "trace.parquet"), {55_551, 1 << 60})
+    assert found == [("malloc", 0, 55_551), ("free", 0, 0)]
 
 
 def test_blocks_of_before_are_foreign(tmp_path):
@@ -200,13 +200,13 @@ def test_collections_and_marks_are_among_the_events(tmp_path):
         replay.mark("second")
         replay.mark("first")
     events = events_in(tmp_path / "trace.parquet")
-    told = [
+    collections = [
         (Op(op).name, int(size))
         for op, size in zip(events.op, events.size, strict=True)
         if op in (Op.MARK, Op.GC_START, Op.GC_END)
     ]
     collected = [("MARK", 0), ("GC_START", 0), ("GC_END", 0), ("MARK", 1), ("MARK", 0)]
-    assert told == collected
+    assert collections == collected
     assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("first", "second")
 
 

@@ -48,9 +48,9 @@ def both(program, *arguments, cwd, env=None):
     command = [sys.executable, str(program), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=PROGRAM_SECONDS)
     bare = done.returncode, done.stdout, done.stderr
-    code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
-    told = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
-    return bare, (code, out, told)
+    code, out, printed = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
+    printed = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", printed, flags=re.M)
+    return bare, (code, out, printed)
 
 
 SURROUNDINGS = """
@@ -86,10 +86,10 @@ def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program,
     """)
     seen = []
     for number, command in enumerate(([sys.executable], [*RECORD, "--force"])):
-        told = tmp_path / f"{number}.txt"
-        line = f"{shlex.join([*command, str(path), str(told)])} {closed}"
+        printed = tmp_path / f"{number}.txt"
+        line = f"{shlex.join([*command, str(path), str(printed)])} {closed}"
         subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=PROGRAM_SECONDS)
-        seen.append(told.read_text())
+        seen.append(printed.read_text())
     assert seen[1] == seen[0]
 
 
@@ -134,7 +134,7 @@ def test_a_program_can_import_the_recorders_modules_again(program, tmp_path):
 def test_a_program_ends_as_without_us(program, tmp_path, source):
     bare, recorded = both(program(source), cwd=tmp_path)
     bare, recorded = (
-        (code, out, re.sub(r"0x[0-9a-f]+|\b1[0-9]{14}\b", "", told)) for code, out, told in (bare, recorded)
+        (code, out, re.sub(r"0x[0-9a-f]+|\b1[0-9]{14}\b", "", printed)) for code, out, printed in (bare, recorded)
     )
     assert recorded == bare
     list(replay.open_source(tmp_path / "trace.parquet").batches())
@@ -143,9 +143,9 @@ def test_a_program_ends_as_without_us(program, tmp_path, source):
 def test_modules_and_code_run_as_with_python(tmp_path):
     assert run("-m", "json.tool", "--compact", cwd=tmp_path, stdin='{"a": 1}')[:2] == (0, '{"a":1}\n')
     options = ["-o", tmp_path / "code.parquet"]
-    code, out, told = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
+    code, out, printed = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
     assert (code, out) == (0, "['-c', '-o', 'x']\n")
-    assert told.endswith(f"next: replay run {tmp_path / 'code.parquet'}\n")
+    assert printed.endswith(f"next: replay run {tmp_path / 'code.parquet'}\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -195,9 +195,9 @@ def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
         recorder.stdin.write("the program lives\n")
         recorder.stdin.close()
         assert recorder.stdout.read() == "the program lives\n"
-    code, _, told = run(path, cwd=tmp_path)
+    code, _, printed = run(path, cwd=tmp_path)
     assert code == 2
-    assert "replay record --rescue trace.parquet" in told
+    assert "replay record --rescue trace.parquet" in printed
     code, out, _ = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 0
     assert "events saved; trace.parquet is complete" in out
@@ -217,17 +217,17 @@ def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
-    code, out, told = run(*arguments, cwd=tmp_path)
-    assert (code, out, told.count("\n")) == (2, "", 1)
-    assert sentence is None or told == sentence
+    code, out, printed = run(*arguments, cwd=tmp_path)
+    assert (code, out, printed.count("\n")) == (2, "", 1)
+    assert sentence is None or printed == sentence
     assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "trace.parquet").write_text("mine")
-    code, _, told = run("-c", "print(1)", cwd=tmp_path)
+    code, _, printed = run("-c", "print(1)", cwd=tmp_path)
     assert code == 2
-    assert "already exists" in told
+    assert "already exists" in printed
     assert (tmp_path / "trace.parquet").read_text() == "mine"
 
 
@@ -243,10 +243,10 @@ def test_a_full_disk_is_reported_and_saved_events_are_complete(tmp_path):
     recorder.stdin.flush()
     assert recorder.stdout.readline() == "running\n"
     resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
-    out, told = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
+    out, printed = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
     assert (recorder.returncode, out) == (0, "done\n")
-    assert "can no longer be written" in told
-    assert "Traceback" not in told
+    assert "can no longer be written" in printed
+    assert "Traceback" not in printed
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 100_000
 
@@ -276,12 +276,12 @@ def test_a_disk_that_becomes_full_is_reported_and_saved_events_are_complete(prog
         print("done")
         sys.exit(3)
     """)
-    code, out, told = run(path, cwd=small_disk)
+    code, out, printed = run(path, cwd=small_disk)
     assert (code, out) == (3, "done\n")
     what = "can no longer be written: No space left on device; all events until then are saved"
-    sentences = [line for line in told.splitlines() if line.startswith("replay: ")]
+    sentences = [line for line in printed.splitlines() if line.startswith("replay: ")]
     assert sentences == [f"replay: {small_disk}/trace.parquet: {what}"]
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     trace = replay.open_source(small_disk / "trace.parquet")
     saved = sum(batch.rows for batch in trace.batches())
     assert saved == trace.events_total
@@ -292,9 +292,9 @@ def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program,
     with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
         while True:
             other.write(bytes(1 << 16))
-    code, out, told = run(program("print('done')"), cwd=small_disk)
+    code, out, printed = run(program("print('done')"), cwd=small_disk)
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: cannot be written: No space left on device\n"
+    assert printed == "replay: trace.parquet: cannot be written: No space left on device\n"
 
 
 def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
@@ -352,10 +352,10 @@ replay.mark("parent")
 print(*children)
 """
     done = run_to_the_last(*RECORD, "--follow-fork", "-o", "all.parquet", "-c", code, cwd=tmp_path)
-    out, told = done.stdout, done.stderr
-    assert (done.returncode, out.count(" ")) == (0, 1), told
+    out, printed = done.stdout, done.stderr
+    assert (done.returncode, out.count(" ")) == (0, 1), printed
     children = [f"all.{child}.parquet" for child in sorted(out.split(), key=str)]
-    assert told.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
+    assert printed.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     phases = [replay.open_source(path).metadata.phases for path in paths]
     assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
@@ -375,12 +375,12 @@ if (child := os.fork()) == 0:
 os.waitpid(child, 0)
 print(child)
 """
-    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
+    code, out, printed = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
     assert code == 0
     reason = "its writer cannot be started: [Errno 24] Too many open files"
-    assert told.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
-    assert "Traceback" not in told
-    assert "forked children" not in told
+    assert printed.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
+    assert "Traceback" not in printed
+    assert "forked children" not in printed
 
 
 @pytest.fixture
@@ -394,9 +394,9 @@ def recording(tmp_path):
 
 
 def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
-    code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    code, out, printed = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: the recording is in progress, and its writer completes the file\n"
+    assert printed == "replay: trace.parquet: the recording is in progress, and its writer completes the file\n"
     recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
@@ -404,22 +404,22 @@ def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
 
 
 def test_a_second_recorder_without_force_reports_the_recording_in_progress(recording, tmp_path):
-    code, out, told = run("-c", "print('ran')", cwd=tmp_path)
+    code, out, printed = run("-c", "print('ran')", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: a recording to this file is in progress; choose another name\n"
+    assert printed == "replay: trace.parquet: a recording to this file is in progress; choose another name\n"
 
 
 def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
     """The recording that ends first gets the name; without --force the other one is refused, and keeps its part."""
-    code, _, told = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
-    assert code == 0, told
+    code, _, printed = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
+    assert code == 0, printed
     trace = replay.open_source(tmp_path / "trace.parquet")
     assert trace.metadata.phases[0] == "second"
     assert sum(batch.rows for batch in trace.batches()) == trace.events_total
-    _, told = recording.communicate(timeout=PROGRAM_SECONDS)
+    _, printed = recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 2
     part = tmp_path / "trace.parquet.part"
-    assert told.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
+    assert printed.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
     assert replay.open_source(tmp_path / "trace.parquet").metadata.phases[0] == "second"
     assert replay.open_source(part).events_total > 0
 
@@ -438,9 +438,9 @@ def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
 def test_a_part_without_events_is_no_obstacle(tmp_path):
     """The part of a recorder that was killed before it wrote anything."""
     (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
-    code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    code, _, printed = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 2
-    assert "has no complete batch, so nothing can be rescued; delete it" in told
+    assert "has no complete batch, so nothing can be rescued; delete it" in printed
     assert run("-c", "print('ran')", cwd=tmp_path)[:2] == (0, "ran\n")
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
 

@@ -40,14 +40,14 @@ def test_every_number_equals_that_of_cpythons_headers(tmp_path, version):
     for folder in folders:
         includes = [f"-I{folder}", f"-I{folder}/internal", f"-I{folder.parent}"]  # Debian has one in another
         subprocess.run(["gcc", "-w", *includes, str(source), "-o", str(tmp_path / "frames")], check=True)
-        told = defaultdict(list)
+        values = defaultdict(list)
         for line in subprocess.check_output([tmp_path / "frames"], text=True).splitlines():
             name, _, value = line.rpartition(" ")
-            told[name].append(int(value))
-        assert told.pop("state_to_frame") == list(layout.state_to_frame)
-        assert told.pop("other_text of a subclass") == [layout.other_text]
-        assert told == {name: [getattr(layout, name, getattr(frames, name, None))] for name in told}, folder
-        assert set(told) >= set(layout._fields) - {"state_to_frame", "state_is_own"}
+            values[name].append(int(value))
+        assert values.pop("state_to_frame") == list(layout.state_to_frame)
+        assert values.pop("other_text of a subclass") == [layout.other_text]
+        assert values == {name: [getattr(layout, name, getattr(frames, name, None))] for name in values}, folder
+        assert set(values) >= set(layout._fields) - {"state_to_frame", "state_is_own"}
 
 
 def codes_within(code):
@@ -66,8 +66,8 @@ def test_lines_of_the_standard_library_equal_those_of_cpython():
             expected = [line or 0 for line, *_ in code.co_positions()]
             starts = list(line_starts(code.co_linetable, code.co_firstlineno))
             ends = [start for start, _ in starts[1:]] + [len(expected)]
-            told = [line for (start, line), end in zip(starts, ends, strict=True) for _ in range(end - start)]
-            assert told == expected, code
+            lines_by_unit = [line for (start, line), end in zip(starts, ends, strict=True) for _ in range(end - start)]
+            assert lines_by_unit == expected, code
             checked += len(expected)
     assert checked > 100_000
 

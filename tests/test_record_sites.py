@@ -351,8 +351,8 @@ def test_a_code_that_is_being_deallocated_has_no_note(tmp_path):
     with replay.record(tmp_path / "trace.parquet", sites=True):
         call()
     assert watch() is None
-    told = sites_by_size(tmp_path / "trace.parquet", [50_061])[50_061]
-    assert told == [line_of(call, "function()")]
+    found = sites_by_size(tmp_path / "trace.parquet", [50_061])[50_061]
+    assert found == [line_of(call, "function()")]
 
 
 def test_notes_wrap_around_in_their_ring(tmp_path):
@@ -362,8 +362,8 @@ def test_notes_wrap_around_in_their_ring(tmp_path):
         for number in range(rounds):
             exec(compile(f"MALLOC(300_000 + {number})", f"{number} " + "x" * 100_000, "exec"), {"MALLOC": MALLOC})
     found = sites_by_size(tmp_path / "trace.parquet", range(300_000, 300_000 + rounds))
-    told = {size: [(site.function, site.file[:5], len(site.file)) for site in where] for size, where in found.items()}
-    assert told == {
+    found = {size: [(site.function, site.file[:5], len(site.file)) for site in where] for size, where in found.items()}
+    assert found == {
         300_000 + number: [("<module>", f"{number} xxxxx"[:5], 100_001 + len(str(number)))] for number in range(rounds)
     }
 
@@ -395,10 +395,12 @@ def test_sampled_calls_are_those_in_which_a_multiple_of_the_bytes_falls(tmp_path
 
 
 def test_the_origin_has_the_sampling_of_call_sites(tmp_path):
-    for number, (sites, told) in enumerate([(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]):
+    for number, (sites, printed) in enumerate(
+        [(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]
+    ):
         with replay.record(tmp_path / f"{number}.parquet", sites=sites):
             pass
-        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.texts().get("sites") == told
+        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.texts().get("sites") == printed
 
 
 def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
@@ -558,9 +560,9 @@ def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
         sizes = np.where(events.size[begin:end] == ONE_DIGIT, TWO_DIGITS, events.size[begin:end])
         counts.append(np.unique(kinds | np.minimum(sizes, (1 << 24) - 1), return_counts=True))
     for kinds, count in counts[1:]:
-        told, other = (dict(zip(*each, strict=True)) for each in (counts[0], (kinds, count)))
-        assert sum(abs(told.get(kind, 0) - other.get(kind, 0)) for kind in told | other) < 50
-        assert sum(told.values()) > 1_000_000
+        one, other = (dict(zip(*each, strict=True)) for each in (counts[0], (kinds, count)))
+        assert sum(abs(one.get(kind, 0) - other.get(kind, 0)) for kind in one | other) < 50
+        assert sum(one.values()) > 1_000_000
 
 
 def test_the_command_refuses_contradictory_options(tmp_path):

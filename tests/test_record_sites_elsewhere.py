@@ -72,9 +72,9 @@ SETTINGS = {
 )
 @pytest.mark.parametrize("version", NEWEST.values())
 def test_sites_are_the_frames_that_the_program_itself_sees(tmp_path, version, variables):
-    told = tmp_path / "told.json"
-    trace = recorded(tmp_path, version, "saying.py", told, **variables)
-    expected = {int(size): [where] for size, where in json.loads(told.read_text()).items()}
+    printed = tmp_path / "told.json"
+    trace = recorded(tmp_path, version, "saying.py", printed, **variables)
+    expected = {int(size): [where] for size, where in json.loads(printed.read_text()).items()}
     assert sites_of_sizes(trace, expected) == expected
     assert len(expected) > 3_900
     assert len({tuple(where) for (where,) in expected.values()}) > 2_500
@@ -133,9 +133,9 @@ def live_blocks(trace):
 @pytest.mark.parametrize("version", WITH_JIT)
 def test_every_live_block_is_where_tracemalloc_saw_it_made(tmp_path, version):
     """From 3.14 on: before, this part of tracemalloc cannot be turned off, or it causes a deadlock."""
-    told = tmp_path / "told.json"
-    trace = recorded(tmp_path, version, "keeping.py", told, PYTHONTRACEMALLOC="1")
-    expected = Counter({(size, file, line): count for size, file, line, count in json.loads(told.read_text())})
+    printed = tmp_path / "told.json"
+    trace = recorded(tmp_path, version, "keeping.py", printed, PYTHONTRACEMALLOC="1")
+    expected = Counter({(size, file, line): count for size, file, line, count in json.loads(printed.read_text())})
     found = live_blocks(trace)
     assert (found - expected, expected - found) == (Counter(), Counter())
     assert expected.total() > 300_000
@@ -149,6 +149,6 @@ def test_with_a_jit_that_is_on_call_sites_are_refused(tmp_path, version):
         pytest.skip("that one is built without a JIT")
     done, path = run(tmp_path, version, "spread.py", PYTHON_JIT="1")
     sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
-    said = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    message = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert not path.exists()

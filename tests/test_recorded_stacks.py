@@ -28,7 +28,7 @@ GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
 
 
 @pytest.mark.parametrize(
-    ("metadata", "preset", "said"),
+    ("metadata", "preset", "message"),
     [
         (recording_of(), "cpython-3.12", []),
         (recording_of(allocator="pymalloc", **GLIBC), "cpython-3.12", []),
@@ -55,9 +55,9 @@ GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
          ["recorded with CPython 3.99, simulated with CPython 3.15"]),
     ],
 )  # fmt: skip
-def test_a_recording_has_the_matching_preset_and_differences_are_reported(metadata, preset, said):
+def test_a_recording_has_the_matching_preset_and_differences_are_reported(metadata, preset, message):
     assert default_preset(metadata) == preset
-    assert [str(each) for each in differences(metadata, load_config(preset))] == said
+    assert [str(each) for each in differences(metadata, load_config(preset))] == message
 
 
 def test_differences_from_a_named_stack_are_reported():
@@ -123,26 +123,26 @@ NOTE = "note: recorded with malloc_debug, simulated with malloc\n"
 
 
 def test_run_uses_the_stack_of_the_recording_and_reports_substitutes(succeeded, debug_recording):
-    out, told = succeeded("run", debug_recording, "--json", "--no-reference")
+    out, printed = succeeded("run", debug_recording, "--json", "--no-reference")
     assert json.loads(out)["allocator"] == "cpython-3.8-malloc"
-    assert NOTE in told
-    out, told = succeeded("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
+    assert NOTE in printed
+    out, printed = succeeded("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
     assert json.loads(out)["allocator"] == "cpython-3.12"
-    assert NOTE not in told
+    assert NOTE not in printed
 
 
 def test_baseline_and_check_take_the_stack_of_the_recording(succeeded, debug_recording):
-    _, told = succeeded("baseline", debug_recording)
-    assert NOTE in told
-    out, told = succeeded("check", debug_recording, "--json")
-    assert NOTE in told
+    _, printed = succeeded("baseline", debug_recording)
+    assert NOTE in printed
+    out, printed = succeeded("check", debug_recording, "--json")
+    assert NOTE in printed
     assert [case["allocator"] for case in json.loads(out)["cases"]] == ["cpython-3.8-malloc"]
 
 
 def test_a_sweep_compares_with_the_stack_of_the_recording(succeeded, debug_recording):
-    out, told = succeeded("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
+    out, printed = succeeded("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
     assert {row["allocator"] for row in json.loads(out)["runs"]} == {"cpython-3.8-malloc"}
-    assert NOTE in told
+    assert NOTE in printed
 
 
 needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))

@@ -259,10 +259,10 @@ def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
 def test_the_command_prints_the_comparison(recorded):
     result = invoke("verify", recorded, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output[result.output.index("{") :])
-    assert told["exact"]
-    assert told["addresses_compared"] == told["addresses_equal"]
-    assert told["counts"]["difference"] is None
+    document = json.loads(result.output[result.output.index("{") :])
+    assert document["exact"]
+    assert document["addresses_compared"] == document["addresses_equal"]
+    assert document["counts"]["difference"] is None
     output = invoke("verify", recorded).output
     assert "0 unequal" in output
     assert "counts        102 compared, 0 unequal: pools and blocks by size class, arenas;" in output
@@ -270,6 +270,6 @@ def test_the_command_prints_the_comparison(recorded):
 
 @pytest.mark.system
 def test_a_report_says_that_older_blocks_are_left_out(recorded):
-    told = output_of("run", recorded, "--no-reference")
+    printed = output_of("run", recorded, "--no-reference")
     older = int(open_source(recorded).metadata.origin.texts()["foreign_frees"])
-    assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(told.split())
+    assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(printed.split())

@@ -215,8 +215,8 @@ def test_the_last_line_is_a_command_for_the_same_run(replay, workload, tmp_path,
     assert code == 0
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert replay(*words[1:])[0] == 0
-    told = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
-    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
+    printed = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
+    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == printed
 
 
 def test_results_and_addresses_of_one_name_are_refused_and_nothing_is_left(refused, workload, tmp_path):
@@ -293,14 +293,14 @@ def test_an_invalid_number_in_an_origin_is_not_shown(replay, tmp_path):
     origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
     numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
-    for said, told in ((origin, False), (numbers, True)):
-        write_trace(MemoryTrace(trace.events, Metadata(Provenance.from_texts(said))), path, force=True)
+    for expected, printed in ((origin, False), (numbers, True)):
+        write_trace(MemoryTrace(trace.events, Metadata(Provenance.from_texts(expected))), path, force=True)
         code, out, _ = replay("run", path, "--no-reference")
         text = " ".join(out.split())
         assert code == 0
-        assert ("6 calls of other threads were not recorded" in text) == told
-        assert ("5 blocks older than the recording were freed while it ran" in text) == told
-        assert ("35.0 MiB that the process mapped with mmap are not included" in text) == told
+        assert ("6 calls of other threads were not recorded" in text) == printed
+        assert ("5 blocks older than the recording were freed while it ran" in text) == printed
+        assert ("35.0 MiB that the process mapped with mmap are not included" in text) == printed
 
 
 def test_the_last_lines_have_the_throughput_of_the_simulation(replay, workload):
@@ -487,7 +487,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "expected"),
     [
         ("pymalloc.alignement=8", "did you mean 'alignment'?"),
         ("pymalloc.pool_size=3 KiB", "no power of two"),
@@ -495,9 +495,9 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
         ("domains.libc=simpel", "unknown allocator model 'simpel'"),
     ],
 )
-def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, said):
+def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, expected):
     message = refused("run", workload, "--set", override)
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("interval", ["soon", "0", "0.5 ns"])
@@ -525,8 +525,8 @@ def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
     trace = tmp_path / "trace.parquet"
     rows_of((0, 0, 0, 2, 1, 24)).write_parquet(trace)
     before = trace.read_bytes()
-    code, _, told = replay("run", trace, "--addresses", trace, "--force")
-    assert (code, told) == (2, f"replay: --addresses {trace}: is the input file; choose another name\n")
+    code, _, printed = replay("run", trace, "--addresses", trace, "--force")
+    assert (code, printed) == (2, f"replay: --addresses {trace}: is the input file; choose another name\n")
     assert trace.read_bytes() == before
 
 
@@ -548,23 +548,23 @@ def test_brackets_in_names_are_shown_as_they_are(replay, tmp_path):
 
 
 def test_infinite_costs_are_refused(replay):
-    code, _, told = replay("run", "web-service", "--set", "costs.call=.inf")
-    assert (code, told) == (2, "replay: --set costs.call=.inf: inf should be a finite number\n")
+    code, _, printed = replay("run", "web-service", "--set", "costs.call=.inf")
+    assert (code, printed) == (2, "replay: --set costs.call=.inf: inf should be a finite number\n")
 
 
 @pytest.mark.parametrize("text", ["duration: \0", "[" * 3000])
 def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, text):
     (tmp_path / "odd.yaml").write_text(text)
-    code, _, told = replay("run", tmp_path / "odd.yaml")
+    code, _, printed = replay("run", tmp_path / "odd.yaml")
     assert code == 2
-    assert told.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
-    assert told.count("\n") == 1
+    assert printed.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("preset", ["bump", "ideal"])
 def test_settings_of_glibc_are_refused_without_glibc(refused, workload, preset):
-    said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
-    assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} does not use glibc, so the variable has no effect\n"
+    expected = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
+    assert expected == f"replay: --env MALLOC_TOP_PAD_=0: {preset} does not use glibc, so the variable has no effect\n"
 
 
 @pytest.mark.parametrize(
@@ -580,10 +580,10 @@ def test_settings_of_glibc_are_refused_without_glibc(refused, workload, preset):
 def test_settings_without_effect_are_noted_once_by_every_command(replay, workload, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     name, *options = command
-    code, _, told = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
-    assert code == 0, told
+    code, _, printed = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
+    assert code == 0, printed
     note = "note: check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"
-    assert [line for line in told.splitlines() if line.startswith("note")] == [note]
+    assert [line for line in printed.splitlines() if line.startswith("note")] == [note]
 
 
 @pytest.mark.system

@@ -43,10 +43,10 @@ pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **option
         assert process.stdout.readline() == "written\n"
         assert any(folder.iterdir())
         process.send_signal(number)
-        _, told = process.communicate(timeout=PROGRAM_SECONDS)
+        _, printed = process.communicate(timeout=PROGRAM_SECONDS)
     assert process.returncode == EXIT_CODES[number]
     assert list(folder.iterdir()) == []
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)

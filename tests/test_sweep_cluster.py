@@ -174,7 +174,7 @@ def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(sc
     )
     (none / "replay").mkdir(parents=True)
     (none / "replay" / "__init__.py").touch()
-    for folder, told in (
+    for folder, printed in (
         (
             other,
             rf"has replay 0\.\d+\.\d+\+[0-9a-f]{{8}}, and this is {identity().replace('+', '[+]')}; install the same",
@@ -183,7 +183,7 @@ def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(sc
     ):
         worker = start_worker(scheduler, folder)
         try:
-            with pytest.raises(ReplayError, match=told):
+            with pytest.raises(ReplayError, match=printed):
                 Cluster(scheduler)
         finally:
             worker.terminate()
@@ -199,8 +199,8 @@ def test_a_run_that_kills_its_workers_is_a_row_with_its_error_and_tried_again_th
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Deadly("local:1") as engine:
         results = replay.sweep(plan, out=out, engine=engine)
-    told = "1 worker died during this run; it may need more memory than they have"
-    assert results.frame.select("status", "error").rows() == [("failed", told)]
+    printed = "1 worker died during this run; it may need more memory than they have"
+    assert results.frame.select("status", "error").rows() == [("failed", printed)]
     assert replay.sweep(plan, out=out, resume=True).frame["status"].to_list() == ["done"]
 
 
@@ -235,12 +235,12 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
     try:
         sweeping.stdout.readline()
         scheduler.kill()
-        _, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+        _, printed = sweeping.communicate(timeout=PROGRAM_SECONDS)
     finally:
         for process in (sweeping, worker, scheduler):
             process.kill()
             process.wait()
-    assert told.splitlines()[-1].endswith(
+    assert printed.splitlines()[-1].endswith(
         "the connection to the scheduler is lost; with --out, finished runs are saved, and --resume continues"
     )
     kept = read_results(out)
@@ -253,11 +253,11 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
 def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     out = tmp_path / "out"
     grid = ("--grid", "glibc.top_pad=0..2000000:+1000")
-    code, told = interrupted_sweep(source, "-a", "cpython-3.8", "--cluster", "local:2", *grid, "--out", out)
+    code, printed = interrupted_sweep(source, "-a", "cpython-3.8", "--cluster", "local:2", *grid, "--out", out)
     assert code == 130
     assert (
-        told.splitlines()[-1]
+        printed.splitlines()[-1]
         == f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
     )
-    assert "distributed" not in told
+    assert "distributed" not in printed
     assert 0 < read_results(out).done.height < 2001

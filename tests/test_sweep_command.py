@@ -141,17 +141,17 @@ def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(repl
 
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(replay, source):
     code, out, _ = replay("sweep", source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert list(told) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
-    assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in told["runs"]] == [
+    assert list(printed) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
+    assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in printed["runs"]] == [
         (0, False, 8), (1, True, 16),
     ]  # fmt: skip
-    assert set(metric_names()) < set(told["runs"][0])
-    assert list(told["ranking"]) == list(told["main_effects"]) == ["syscalls", "blowup"]
-    assert {row["configuration"] for row in told["ranking"]["blowup"]} == {0, 1}
-    assert [row["value"] for row in told["main_effects"]["syscalls"]] == ["8", "16"]
-    assert told["pareto"][0]["syscalls"] == min(run["syscalls"] for run in told["runs"])
+    assert set(metric_names()) < set(printed["runs"][0])
+    assert list(printed["ranking"]) == list(printed["main_effects"]) == ["syscalls", "blowup"]
+    assert {row["configuration"] for row in printed["ranking"]["blowup"]} == {0, 1}
+    assert [row["value"] for row in printed["main_effects"]["syscalls"]] == ["8", "16"]
+    assert printed["pareto"][0]["syscalls"] == min(run["syscalls"] for run in printed["runs"])
 
 
 def test_ranges_of_the_command_line_are_those_of_a_file(replay, source, tmp_path):
@@ -198,8 +198,10 @@ def test_written_results_can_be_shown_again_and_are_not_overwritten(replay, refu
     shown = json.loads(replay("sweep", "show", out, "--by", "syscalls", "--json")[1])
     assert list(shown["ranking"]) == ["syscalls"]
     assert pl.read_csv(out / "results.csv").height == 2
-    told = f"replay: {out}: already has a sweep; continue it with --resume, choose another folder, or overwrite it with"
-    assert refused("sweep", source, *TWO, "--out", out).startswith(told)
+    printed = (
+        f"replay: {out}: already has a sweep; continue it with --resume, choose another folder, or overwrite it with"
+    )
+    assert refused("sweep", source, *TWO, "--out", out).startswith(printed)
     assert replay("sweep", source, *TWO, "--out", out, "--resume")[0] == 0
     assert replay("sweep", source, *TWO, "--out", out, "--force")[0] == 0
 
@@ -269,12 +271,12 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
     code, out, _ = replay("sweep", *grid)
     assert code == 0
     assert "Skipped: 1\n  1 × alignment: 3 is no power of two of at least 8\n" in out
-    told = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
-    assert refused("sweep", *grid, "--strict") == told
+    printed = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
+    assert refused("sweep", *grid, "--strict") == printed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         ([], "the grid is empty: add --grid, --env, -a or --plan"),
         (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: the values are missing; write it like 8,16"),
@@ -311,9 +313,9 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--where", "alignement < 9"], "constraint 'alignement < 9' names alignement, which no stack has"),
     ],
 )  # fmt: skip
-def test_an_impossible_sweep_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
+def test_an_impossible_sweep_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, printed):
     monkeypatch.chdir(tmp_path)
-    assert refused("sweep", source, *arguments).startswith(f"replay: {told}")
+    assert refused("sweep", source, *arguments).startswith(f"replay: {printed}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
 
 
@@ -349,13 +351,13 @@ needs_glibc = pytest.mark.skipif(
 @pytest.mark.system
 def test_real_pymallocs_rank_versions_as_the_sweep_does(replay, source):
     code, out, _ = replay("verify", source, "--sweep", "every-cpython", "--json")
-    told = json.loads(out)
-    assert (code, told["same"]) == (0, True)
-    assert {ranking["metric"] for ranking in told["rankings"]} == {"arena_bytes_peak", "arena_calls"}
-    for ranking in told["rankings"]:
+    printed = json.loads(out)
+    assert (code, printed["same"]) == (0, True)
+    assert {ranking["metric"] for ranking in printed["rankings"]} == {"arena_bytes_peak", "arena_calls"}
+    for ranking in printed["rankings"]:
         assert ranking["model"] == ranking["real"]
         assert ranking["figures_equal"] == len(ranking["real"]) >= 1
-    assert len(told["compared"]) + sum(told["left_out"].values()) == 11
+    assert len(printed["compared"]) + sum(printed["left_out"].values()) == 11
 
 
 @pytest.mark.system

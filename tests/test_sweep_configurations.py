@@ -99,7 +99,7 @@ def test_additional_points_are_after_the_grid_or_alone():
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "expected"),
     [
         ({"vary": {"pymalloc.alignement": [8]}}, "no allocator has this key; did you mean 'pymalloc.alignment'?"),
         ({"fixed": {"libc.toppad": 8}}, "no allocator has this key; did you mean 'glibc.top_pad'?"),
@@ -119,10 +119,10 @@ def test_additional_points_are_after_the_grid_or_alone():
         ({"seeds": [1, 1]}, "seeds: 1 occurs twice"),
     ],
 )
-def test_parameters_that_no_combination_can_have_are_refused_before_any_run(plan, told):
+def test_parameters_that_no_combination_can_have_are_refused_before_any_run(plan, expected):
     with pytest.raises(ConfigError) as refusal:
         tried(**plan)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
 def test_points_with_variables_of_glibc_are_skipped_without_glibc():

@@ -161,17 +161,17 @@ def test_urls_are_sources_and_each_is_fetched_once(source, workload, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "printed"),
     [
         ("memory://no/such.parquet", "the file does not exist"),
         ("file:///no/such.parquet", "the file does not exist"),
         ("nothing://a/b", "cannot be read: Protocol not known: nothing"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_refused_in_a_sentence(url, told):
+def test_a_url_that_cannot_be_read_is_refused_in_a_sentence(url, printed):
     with pytest.raises(TraceError) as refusal:
         find_inputs([url], [])
-    assert str(refusal.value) == f"{url}: {told}"
+    assert str(refusal.value) == f"{url}: {printed}"
 
 
 def test_the_folder_has_the_rows_and_they_are_read_back_equally(source, tmp_path):
@@ -400,8 +400,8 @@ def test_ctrl_c_ends_at_once_and_prints_how_to_continue(tmp_path):
     trace, out = tmp_path / "long.parquet", tmp_path / "out"
     write_trace(seeded(3, 60_000).trace(), trace)
     grid = ("--grid", "glibc.top_pad=0..2000000:+1000")
-    code, told = interrupted_sweep(trace, "-a", "cpython-3.8", *grid, "--out", out)
+    code, printed = interrupted_sweep(trace, "-a", "cpython-3.8", *grid, "--out", out)
     assert code == 130
     message = f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
-    assert told.splitlines()[-1] == message
+    assert printed.splitlines()[-1] == message
     assert 0 < read_results(out).done.height < 2001

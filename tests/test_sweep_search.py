@@ -144,13 +144,13 @@ def test_an_interrupted_search_finds_its_outcomes_again(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         ({"vary": {}}, "nothing to search: vary at least one parameter"),
         ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points; remove `configurations`"),
         ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points; remove `configurations`"),
     ],
 )
-def test_an_impossible_search_is_refused(source, more, told):
-    with pytest.raises(ConfigError, match=told):
+def test_an_impossible_search_is_refused(source, more, expected):
+    with pytest.raises(ConfigError, match=expected):
         replay.sweep(plan_of(source, **more), trials=5)

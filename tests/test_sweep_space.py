@@ -17,12 +17,12 @@ KEYS = {
 }  # fmt: skip
 
 
-def values_of(said):
-    return make_plan({"vary": {"glibc.top_pad": said}}).vary["glibc.top_pad"]
+def values_of(written):
+    return make_plan({"vary": {"glibc.top_pad": written}}).vary["glibc.top_pad"]
 
 
 @pytest.mark.parametrize(
-    ("said", "levels"),
+    ("written", "levels"),
     [
         ({"from": 64, "to": 512, "step": 64}, [64, 128, 192, 256, 320, 384, 448, 512]),
         ({"from": 1, "to": 6, "step": 2}, [1, 3, 5]),
@@ -33,12 +33,12 @@ def values_of(said):
         ({"from": 5, "to": 5, "step": 1}, [5]),
     ],
 )
-def test_a_range_with_a_step_or_a_factor_has_exact_values(said, levels):
-    assert values_of(said).levels() == levels
+def test_a_range_with_a_step_or_a_factor_has_exact_values(written, levels):
+    assert values_of(written).levels() == levels
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("written", "expected"),
     [
         (8, "vary.glibc.top_pad: 8 should be a valid list"),
         ([], "vary.glibc.top_pad: [] "),
@@ -61,10 +61,10 @@ def test_a_range_with_a_step_or_a_factor_has_exact_values(said, levels):
         ({"from": 1, "to": 8, "stpe": 1}, "vary.glibc.top_pad.stpe: unknown key"),
     ],
 )
-def test_values_that_cannot_be_are_refused_in_a_sentence(said, told):
+def test_values_that_cannot_be_are_refused_in_a_sentence(written, expected):
     with pytest.raises(ConfigError) as refusal:
-        values_of(said)
-    assert told in str(refusal.value)
+        values_of(written)
+    assert expected in str(refusal.value)
 
 
 def test_of_a_grid_the_last_parameter_varies_fastest():
@@ -138,7 +138,7 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("alignment = 8", "is not a condition"),
         ("", "is not a condition"),
@@ -155,10 +155,10 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
         ("alignment < 8 or alignement < 8", "names alignement, which no stack has"),
     ],
 )
-def test_an_invalid_condition_is_refused_before_any_run(text, told):
+def test_an_invalid_condition_is_refused_before_any_run(text, expected):
     with pytest.raises(ConfigError) as refusal:
         Constraint(text, KEYS)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
 @pytest.mark.parametrize("text", ["glibc.mmap_threshold <= 65536", "alignment / 0 < 1"])

@@ -192,8 +192,8 @@ def test_edits_keep_call_sites(with_sites, tmp_path, edit):
     output_of("trace", name, *inputs, "-o", out, *options)
     info = json.loads(output_of("trace", "info", out, "--json"))
     times = 2 if name in ("merge", "scale") else 1
-    told = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
-    assert told == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
+    printed_text = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
+    assert printed_text == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
 
 
 def test_head_shows_the_first_rows_by_name(csv):

@@ -50,7 +50,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "said"),
+    ("good", "bad", "message"),
     [
         ("sigma", "sigmaa", ":8: streams.requests.size.sigmaa: unknown key; did you mean 'sigma'?"),
         ("lognormal", "lognorm", ":6: streams.requests.size.kind: unknown kind 'lognorm'; did you mean 'lognormal'?"),
@@ -123,8 +123,8 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("median: 64", "median: 0", ":7: streams.requests.size.median: must be above zero"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_reported_with_line_key_and_advice(tmp_path, good, bad, said):
-    assert refusal(tmp_path, GOOD.replace(good, bad, 1)) == [said]
+def test_a_mistake_is_reported_with_line_key_and_advice(tmp_path, good, bad, message):
+    assert refusal(tmp_path, GOOD.replace(good, bad, 1)) == [message]
 
 
 def test_up_to_five_mistakes_are_reported_together(tmp_path):
@@ -138,7 +138,7 @@ def test_up_to_five_mistakes_are_reported_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
         (b"- a\n", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
@@ -149,14 +149,14 @@ def test_up_to_five_mistakes_are_reported_together(tmp_path):
         (b"duration: !!python/object:os.system 1\n", None),
     ],
 )
-def test_an_invalid_workload_is_refused_in_a_sentence(tmp_path, content, said):
+def test_an_invalid_workload_is_refused_in_a_sentence(tmp_path, content, message):
     path = tmp_path / "w.yaml"
     path.write_bytes(content)
     with pytest.raises(WorkloadError) as caught:
         load_workload(path)
     assert "\n" not in str(caught.value)
-    if said is not None:
-        assert str(caught.value) == f"{path}{said}"
+    if message is not None:
+        assert str(caught.value) == f"{path}{message}"
 
 
 def test_a_missing_file_is_refused(tmp_path):
