@@ -166,7 +166,7 @@ def test_marked_tests_are_recorded_and_judged(project):
             "  live at the peak, by size class: 128.0 KiB 50 blocks, 4.77 MiB*",
             "  live at the peak, by domain: obj *",
             "  live at the peak, by phase: test *",
-            "replay: test_it.py::test_leaves_one_block_behind is not *",
+            "replay: test_it.py::test_leaves_one_block_behind is outside its memory limits*",
             "  leaked_blocks is 1, and at most 0 is allowed",
             "  leaked, by size class: 8.00 KiB of obj 1 blocks, 4.25 KiB",
             "E * KeyError: 'mine'",
@@ -592,7 +592,7 @@ def test_baselines_that_cannot_be_compared_are_reported(project):
         "the baseline has another configuration; --replay-update replaces it": (
             lambda bad, case: case.update(stack="0")
         ),
-        "the baseline was measured with a trace; --replay-update": lambda bad, case: case.update(trace="0"),
+        "the baseline was measured with a trace; --replay-update replaces it": lambda bad, case: case.update(trace="0"),
         "the baseline has no page_faults; --replay-update adds it": (
             lambda bad, case: case["metrics"].pop("page_faults")
         ),

@@ -221,7 +221,7 @@ def test_the_last_line_is_a_command_for_the_same_run(replay, workload, tmp_path,
 
 def test_results_and_addresses_of_one_name_are_refused_and_nothing_is_left(refused, workload, tmp_path):
     both = tmp_path / "both"
-    assert "lies in the folder of --out" in refused("run", workload, "--out", both, "--addresses", both)
+    assert "is in the folder of --out" in refused("run", workload, "--out", both, "--addresses", both)
     assert names(tmp_path) == {workload.name}
 
 

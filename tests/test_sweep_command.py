@@ -384,4 +384,4 @@ def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(ref
         "settings of libc are compared only without pymalloc: -a cpython-3.12-malloc; "
         f"no available CPython is like {default_preset()}, or a setting exists in no build\n"
     )
-    assert "leave out --libc" in refused("verify", source, "--sweep", path, "--libc")
+    assert "--sweep and --libc exclude each other" in refused("verify", source, "--sweep", path, "--libc")
