@@ -225,9 +225,9 @@ def test_results_and_addresses_of_one_name_are_refused_and_nothing_is_left(refus
     assert names(tmp_path) == {workload.name}
 
 
-def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_path, monkeypatch):
+def test_an_empty_folder_name_is_refused(refused, workload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no folder is named" in refused("run", workload, "--out", "")
+    assert "the name of the folder is missing" in refused("run", workload, "--out", "")
     assert names(tmp_path) == {workload.name}
 
 
