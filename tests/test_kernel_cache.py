@@ -26,7 +26,7 @@ def test_code_of_the_simulation_depends_on_all_models_and_on_no_format_or_comman
     assert not [path for path in sources if path.startswith(("sources/", "commands/", "workload/", "recorder/"))]
 
 
-def test_what_the_imported_files_import_counts_too() -> None:
+def test_files_imported_by_imported_files_are_in_the_digest_too() -> None:
     sources = sources_of("sources/heaptrack.py")
     assert {"sources/heaptrack.py", "sources/_logs/calls.py", "sources/_logs/block_lifetimes.py"} <= sources
     assert "sources/mtrace.py" not in sources
@@ -55,7 +55,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def compilations() -> int:
-    """How many compilations a call takes, with nothing but the files to go by."""
+    """Returns the number of compilations of a call in a new process, with only the cache on disk."""
     kernel = entry(double)
     assert kernel(21) == 42
     return sum(kernel._compiled.stats.cache_misses.values())
@@ -68,7 +68,7 @@ def flip_a_bit(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], flip_a_bit])
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-def test_a_damaged_file_of_machine_code_is_made_anew(
+def test_a_damaged_file_of_machine_code_is_compiled_again(
     own_cache: Path, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
     assert (compilations(), compilations()) == (1, 0)

@@ -43,7 +43,7 @@ def test_means_are_those_of_single_steps(config, history, every_ns, begin_ns, st
 
 
 class Streamed:
-    """A trace that is read batch by batch, as from a file."""
+    """A trace that is read batch by batch, like a file."""
 
     duration_ns = events_total = None
 

@@ -1,4 +1,4 @@
-"""A module is held against the contract of models when it is registered: mistakes are named, with the nearest name."""
+"""A model is compared with the contract when it is registered: errors name the mistake and the nearest name."""
 
 from types import ModuleType
 
@@ -10,7 +10,7 @@ from replay.allocators._contract import PARAMETERS, find_mistakes
 
 
 def module_like_bump(**changes) -> ModuleType:
-    """A module with bump's functions and State, and others over them; None takes one away."""
+    """Returns a module with bump's functions and State, and replacements; None removes a function."""
     model = ModuleType(bump.__name__)
     for name in ("Config", "State", "new_state", "malloc", "free", "block_size", "address", "grow"):
         setattr(model, name, getattr(bump, name))

@@ -179,7 +179,7 @@ def test_a_rule_and_a_sweep_take_a_counter_by_name(tmp_path):
 
 
 def mistakes(*declared: str) -> list[str]:
-    """What the contract says about a model with these counters."""
+    """Returns the mistakes of a model with these counters."""
     source = (
         SHELF[: SHELF.index("COUNTERS")] + f"COUNTERS = ({', '.join(declared)},)\n" + SHELF[SHELF.index("BLOCK =") :]
     )

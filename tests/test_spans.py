@@ -1,4 +1,4 @@
-"""Spans: what models hold at a moment accounts for every mapped byte, in either role, at any moment."""
+"""Spans account for every mapped byte, in either role, at any moment."""
 
 from random import Random
 
@@ -92,7 +92,7 @@ def test_spans_of_several_threads_add_up(version):
     assert len(np.unique(simulator.spans()["region"])) > 5
 
 
-def test_one_block_of_each_kind_is_where_it_was_put():
+def test_one_block_of_each_kind_has_its_span():
     history = History()
     history.malloc(100, Domain.OBJ)
     kept = history.malloc(2_000, Domain.RAW)
@@ -115,6 +115,6 @@ def test_one_block_of_each_kind_is_where_it_was_put():
     assert kept == 1
 
 
-def test_nothing_is_held_before_the_first_event():
+def test_there_are_no_spans_before_the_first_event():
     assert Simulator(load_config("cpython-3.12")).spans().dtype == SPAN
     assert len(Simulator(load_config("cpython-3.12")).spans()) == 0

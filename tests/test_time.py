@@ -1,4 +1,4 @@
-"""Models that do something by the clock: they see the time of each event, and are woken when they asked for it."""
+"""Models with a clock: they get the time of each event, and are woken at the times that they request."""
 
 import sys
 
@@ -130,7 +130,7 @@ def purger(request, tmp_path_factory):
     del sys.modules["purger_model"]
 
 
-def test_a_model_is_woken_when_it_asked_for_it_though_no_event_comes(purger):
+def test_a_model_is_woken_at_its_time_without_an_event(purger):
     history = History()
     first, second = history.mallocs(2, 100)
     history.at(5).free(first)
@@ -195,7 +195,7 @@ def test_no_result_depends_on_snapshots_and_these_see_what_is_due(purger, histor
         assert counters(snapshot.counters) == [seen[snapshot.time_ns]]
 
 
-def test_a_mark_comes_after_all_that_is_due_by_its_time(purger):
+def test_a_mark_is_after_all_wakes_up_to_its_time(purger):
     history = History()
     block = history.malloc(100)
     history.at(5).free(block)

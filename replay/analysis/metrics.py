@@ -343,7 +343,7 @@ def metric_names() -> list[str]:
 def check_metric(name: str) -> str:
     """The name itself; ReplayError if it is not a metric."""
     if name not in metric_names():
-        raise ReplayError(f"there is no metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
+        raise ReplayError(f"unknown metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
     return name
 
 
