@@ -105,7 +105,7 @@ from replay.trace import Events, MemoryTrace, trace_digest
 from replay.trace.editing.cutting import Piece, cut
 from replay.trace.editing.merging import Part, merged
 from replay.trace.editing.scaling import repeated
-from replay.trace.editing.selecting import FilteredTrace, Wanted
+from replay.trace.editing.selecting import Conditions, FilteredTrace
 
 folder = Path(sys.argv[1])
 rows = {
@@ -131,7 +131,7 @@ assert Events._fields.index("type") == 6, Events._fields
 assert trace_digest(typed) == trace_digest(plain)
 assert types(typed) == types(open_source(folder / "typed.csv")) == [7, 8, 9, None, 10]
 assert types(cut(typed, Piece(from_ns=35), "")) == [7, 9, 10]
-assert types(FilteredTrace(typed, Wanted(min_size=30), "")) == [7, 9, 10]
+assert types(FilteredTrace(typed, Conditions(min_size=30), "")) == [7, 9, 10]
 assert types(merged([Part(plain, "a"), Part(typed, "b", 100)], "")) == [None] * 5 + [7, 8, 9, None, 10]
 assert types(repeated(typed, 2, "", keep_live=False)) == [7, 8, 9, None, 10, None, None, 7, 8, 9, None, 10]
 """

@@ -21,7 +21,7 @@ from replay.trace.editing.cutting import Piece
 from replay.trace.editing.cutting import cut as cut_trace
 from replay.trace.editing.merging import Part, merged
 from replay.trace.editing.scaling import copied, repeated, stretched
-from replay.trace.editing.selecting import FilteredTrace, Wanted
+from replay.trace.editing.selecting import Conditions, FilteredTrace
 
 
 def rows(trace):
@@ -33,7 +33,8 @@ def column(trace, name):
 
 
 def small():
-    """Phases load from 0 and serve from 30 on: 0 lives from 10 to 60, 1 from 20 to 40 and resized, 2 from 50 on."""
+    """Phases load from 0 and serve from 30 on: 0 is live from 10 to 60, 1 from 20 to 40 and reallocated, 2 from 50
+    on."""
     history = History()
     history.at(100).mark(0)
     first = history.at(110).malloc(100)
@@ -46,7 +47,7 @@ def small():
     return history.trace("load", "serve")
 
 
-def test_a_piece_brings_earlier_blocks_to_life_in_order_of_birth_with_their_size():
+def test_a_piece_allocates_earlier_blocks_in_order_of_allocation_with_their_size():
     piece = cut_trace(small(), Piece(26, 51), "")
     assert rows(piece) == [
         (130, "malloc", 0, 100),
@@ -93,10 +94,10 @@ def test_malloc_trim_ends_no_phase():
 @pytest.mark.parametrize(
     ("piece", "message"),
     [
-        (Piece(phase="sreve"), "no phase is called 'sreve'; did you mean 'serve'"),
-        (Piece(1000), "no event lies in that piece"),
-        (Piece(0, 10, phase="serve"), "no event lies in that piece"),
-        (Piece(20, 20), "no event lies in that piece"),
+        (Piece(phase="sreve"), "unknown phase 'sreve'; did you mean 'serve'"),
+        (Piece(1000), "this piece of the trace has no events"),
+        (Piece(0, 10, phase="serve"), "this piece of the trace has no events"),
+        (Piece(20, 20), "this piece of the trace has no events"),
     ],
 )
 def test_a_piece_without_events_is_refused(piece, message):
@@ -105,24 +106,24 @@ def test_a_piece_without_events_is_refused(piece, message):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sizes"),
+    ("conditions", "sizes"),
     [
-        (Wanted(), [100, 16, 48, 0, 7, 0]),
-        (Wanted(domain=Domain.RAW), [16, 48, 0]),
-        (Wanted(thread=1), []),
-        (Wanted(thread=0, min_size=16, max_size=99), [16, 48, 0]),
-        (Wanted(phase="serve"), [7]),
-        (Wanted(phase="load", max_size=16), [16, 48, 0]),
+        (Conditions(), [100, 16, 48, 0, 7, 0]),
+        (Conditions(domain=Domain.RAW), [16, 48, 0]),
+        (Conditions(thread=1), []),
+        (Conditions(thread=0, min_size=16, max_size=99), [16, 48, 0]),
+        (Conditions(phase="serve"), [7]),
+        (Conditions(phase="load", max_size=16), [16, 48, 0]),
     ],
 )
-def test_a_filter_keeps_all_events_of_matching_blocks_and_all_marks(wanted, sizes):
-    result = rows(FilteredTrace(small(), wanted, ""))
+def test_a_filter_keeps_all_events_of_matching_blocks_and_all_marks(conditions, sizes):
+    result = rows(FilteredTrace(small(), conditions, ""))
     assert [row[3] for row in result if row[1] != "mark"] == sizes
     assert [row for row in result if row[1] == "mark"] == [(100, "mark", 0, 0), (130, "mark", 0, 1)]
 
 
 def test_a_filter_counts_the_blocks_it_keeps():
-    kept = FilteredTrace(small(), Wanted(max_size=50), "")
+    kept = FilteredTrace(small(), Conditions(max_size=50), "")
     for _ in range(2):
         rows(kept)
         assert kept.blocks_kept == 2
@@ -140,8 +141,8 @@ def test_a_filter_without_matching_blocks_reports_it_and_writes_the_other_events
 
 
 def test_filtering_by_an_unknown_phase_is_refused():
-    with pytest.raises(ReplayError, match="no phase is called 'lod'; did you mean 'load'"):
-        rows(FilteredTrace(small(), Wanted(phase="lod"), ""))
+    with pytest.raises(ReplayError, match="unknown phase 'lod'; did you mean 'load'"):
+        rows(FilteredTrace(small(), Conditions(phase="lod"), ""))
 
 
 def two(thread, site):
@@ -264,7 +265,7 @@ def test_copies_begin_one_after_the_other_as_workers_of_their_own():
 def test_times_are_stretched_since_the_first_event():
     assert column(stretched(small(), Fraction(1, 2), ""), "time_ns") == [100, 105, 110, 112, 115, 120, 125, 130]
     assert column(stretched(small(), Fraction(3), ""), "time_ns")[-1] == 280
-    with pytest.raises(ReplayError, match="a time factor is above 0"):
+    with pytest.raises(ReplayError, match="it must be above 0"):
         stretched(small(), Fraction(0), "")
 
 
@@ -286,8 +287,8 @@ def test_pieces_before_and_after_a_time_fit_together(history, at_ns, earlier):
     if at_ns == 0 or at_ns > span_ns(trace):
         return
     before, after = cut_trace(trace, Piece(0, at_ns), ""), cut_trace(trace, Piece(at_ns, earlier=earlier), "")
-    births = [row[3] for row in rows(after)][: len(live(before))] if earlier else []
-    assert sorted(births) == (live(before) if earlier else [])
+    sizes = [row[3] for row in rows(after)][: len(live(before))] if earlier else []
+    assert sorted(sizes) == (live(before) if earlier else [])
     if earlier:
         assert live(after) == live(trace)
         assert len(rows(before)) + len(rows(after)) == len(rows(trace)) + len(live(before))
@@ -302,7 +303,7 @@ def test_every_edit_gives_a_valid_trace_wherever_batches_are_cut(history, cuts, 
             [
                 lambda trace: cut_trace(trace, Piece(span_ns(trace) // 3, MAX_SPAN), ""),
                 lambda trace: cut_trace(trace, Piece(span_ns(trace) // 3, MAX_SPAN, earlier=False), ""),
-                lambda trace: FilteredTrace(trace, Wanted(domain=Domain.OBJ, min_size=16), ""),
+                lambda trace: FilteredTrace(trace, Conditions(domain=Domain.OBJ, min_size=16), ""),
                 lambda trace: merged([Part(trace, "a"), Part(whole, "b", 3), Part(trace, "c")], ""),
                 lambda trace: repeated(trace, 3, "", keep_live=False),
                 lambda trace: repeated(stretched(trace, Fraction(2, 3), ""), 2, "", keep_live=True),

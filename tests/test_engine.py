@@ -19,7 +19,6 @@ from replay.simulation.run import run, sampling_interval_ns
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.trace import TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op
-from replay.trace.editing import rows_of
 
 CONFIGS = {"3.12": load_config("cpython-3.12"), "tiny arenas": load_config("cpython-3.9", TINY)}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
@@ -285,7 +284,7 @@ def test_the_main_thread_is_that_of_the_first_block_not_of_the_first_row(cuts):
     for thread in (3, 3, 0):
         history.by(thread).malloc(1000, Domain.RAW)
     _, addresses, _ = record(cut(history.events(), cuts), CONFIGS["3.12"], 10)
-    _, bare, _ = record([rows_of(history.events(), slice(1, None))], CONFIGS["3.12"], 10)
+    _, bare, _ = record([history.events().where(slice(1, None))], CONFIGS["3.12"], 10)
     assert addresses.tolist() == [0, *bare.tolist()]
 
 

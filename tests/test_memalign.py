@@ -24,7 +24,7 @@ from replay.trace.editing.cutting import Piece
 from replay.trace.editing.cutting import cut as cut_trace
 from replay.trace.editing.merging import Part, merged
 from replay.trace.editing.scaling import repeated
-from replay.trace.editing.selecting import FilteredTrace, Wanted
+from replay.trace.editing.selecting import Conditions, FilteredTrace
 from replay.trace.validation import validated
 from replay.verification.compare import verify
 from replay.verification.harness import HarnessError, Library
@@ -287,10 +287,10 @@ def test_the_summary_counts_them():
 @pytest.mark.parametrize(
     ("alignment", "domain", "message"),
     [
-        (0, Domain.LIBC, "memalign whose `alignment` is empty; write the alignment in bytes, or write a malloc"),
-        (48, Domain.LIBC, "memalign with an `alignment` of 48, which is not a power of two"),
-        (64, Domain.OBJ, "memalign in domain obj, which has no such call; write it in domain libc"),
-        (64, Domain.MEM, "memalign in domain mem, which has no such call; write it in domain libc"),
+        (0, Domain.LIBC, "`alignment` of a memalign is empty; write the alignment in bytes, or write a malloc"),
+        (48, Domain.LIBC, "`alignment` of a memalign is 48, must be a power of two"),
+        (64, Domain.OBJ, "domain obj has no memalign; write it in domain libc"),
+        (64, Domain.MEM, "domain mem has no memalign; write it in domain libc"),
     ],
 )
 def test_a_wrong_memalign_is_refused_with_its_row_and_advice(alignment, domain, message):
@@ -314,7 +314,7 @@ def test_an_alignment_of_another_operation_is_refused():
     history = History()
     history.memalign(64, 1)
     block = history.malloc(1)
-    with pytest.raises(TraceError, match=r"row 1: `alignment` is 32 at a malloc; only a memalign has one"):
+    with pytest.raises(TraceError, match=r"row 1: `alignment` of a malloc is 32; it must be empty"):
         [*validated(MemoryTrace([aligned(history, block, 32)]), None).batches()]
 
 
@@ -341,7 +341,7 @@ def test_a_csv_line_that_lacks_the_alignment_is_named(tmp_path):
     (tmp_path / "t.csv").write_text(
         "time_ns,op,domain,block,size,alignment\n0,malloc,libc,1,8,\n1,memalign,libc,2,8,\n"
     )
-    with pytest.raises(TraceError, match=r"line 3: memalign whose `alignment` is empty"):
+    with pytest.raises(TraceError, match=r"line 3: `alignment` of a memalign is empty"):
         [*open_source(tmp_path / "t.csv").batches()]
 
 
@@ -379,7 +379,7 @@ def test_edits_keep_memaligns_and_allocate_live_blocks_by_them_again():
     assert rows(cut_trace(trace, Piece(from_ns=10), "")) == [
         ("memalign", 10, 64), ("malloc", 25, 0), ("malloc", 30, 0), ("free", 0, 0), ("memalign", 40, 256),
     ]  # fmt: skip
-    assert rows(FilteredTrace(trace, Wanted(min_size=20, max_size=20), "")) == [
+    assert rows(FilteredTrace(trace, Conditions(min_size=20, max_size=20), "")) == [
         ("memalign", 20, 128),
         ("realloc", 25, 0),
     ]

@@ -42,12 +42,11 @@ from replay.trace import (
     trace_digest,
 )
 from replay.trace.block_numbering import NumberingApart
-from replay.trace.editing import rows_of
 from replay.trace.editing.cutting import Piece
 from replay.trace.editing.cutting import cut as cut_trace
 from replay.trace.editing.merging import Part, merged
 from replay.trace.editing.scaling import repeated
-from replay.trace.editing.selecting import FilteredTrace, Wanted
+from replay.trace.editing.selecting import Conditions, FilteredTrace
 from replay.trace.processes import Processes
 from replay.trace.validation import Validator
 
@@ -136,7 +135,7 @@ def brute(trace, config):
         elif op == Op.THREAD_END:
             simulator.end_thread(int(events.thread[row]), row, int(events.time_ns[row]))
         elif op <= Op.FREE:
-            simulator.simulate(Slice(rows_of(events, slice(row, row + 1)), row, 0, 1, none, none))
+            simulator.simulate(Slice(events.where(slice(row, row + 1)), row, 0, 1, none, none))
         within = {level: others[level] + int(simulator.tally[f"{level}_peak"]) for level in LEVELS}
         result.sums.append({level: others[level] + int(simulator.tally[level]) for level in LEVELS})
         if op <= Op.FREE and within["resident_bytes"] > peaks["resident_bytes"]:
@@ -370,9 +369,9 @@ def test_a_process_is_extracted_as_its_original_trace(service, parts, tmp_path):
     for config in CONFIGS.values():
         one, other = (metrics_of(summarize(run(trace, config))) for trace in (found, was))
         assert one == other
-    with pytest.raises(ReplayError, match="no process is called 'wbe'; did you mean 'web'"):
+    with pytest.raises(ReplayError, match="unknown process 'wbe'; did you mean 'web'"):
         output_of("trace", "filter", service, "-o", out, "--process", "wbe", "--force")
-    with pytest.raises(ReplayError, match="no process is called 'web'; the trace is of one, which has no name"):
+    with pytest.raises(ReplayError, match="unknown process 'web'; the trace has no table of processes"):
         output_of("trace", "filter", parts[0], "-o", out, "--process", "web", "--force")
 
 
@@ -430,7 +429,7 @@ def test_edits_of_processes_are_valid_and_keep_them_separate(parts, at_ns):
     trace = host_of(parts, 3)
     edits = [
         repeated(trace, 2, "", keep_live=False),
-        FilteredTrace(trace, Wanted(domain=Domain.OBJ), ""),
+        FilteredTrace(trace, Conditions(domain=Domain.OBJ), ""),
         merged([Part(trace, "x"), Part(trace, "y", 5)], "", as_processes=True),
     ]
     if at_ns < int(trace.events[0].time_ns[-1]):
@@ -469,8 +468,8 @@ def test_results_of_one_process_leave_no_table_of_processes_behind(service, part
 
 
 def test_addresses_and_reality_are_of_one_process(service, tmp_path):
-    advice = "take one out with `replay trace filter --process NAME`"
-    with pytest.raises(ReplayError, match=f"names processes .*each has addresses of its own: {advice}"):
+    advice = "select one with `replay trace filter --process NAME`"
+    with pytest.raises(ReplayError, match=f"has a table of processes .*each has addresses of its own: {advice}"):
         output_of("run", service, "--addresses", tmp_path / "a.parquet")
     for words in ([], ["--libc"], ["--sweep", "every-cpython"]):
         with pytest.raises(ReplayError, match=f"only one process at a time can be compared .*: {advice}"):
@@ -525,12 +524,12 @@ def written(path, processes, version=2, **fields):
 @pytest.mark.parametrize(
     ("processes", "message"),
     [
-        ([{"name": "a", "threads": [1]}, {"name": "a", "threads": [2]}], "2 processes are called 'a'"),
-        ([{"name": "a", "threads": [1, 2]}, {"name": "b", "threads": [2]}], "thread 2 stands there 2 times"),
-        ([{"name": "a", "threads": [1, 1, 2]}], "thread 1 stands there 2 times"),
+        ([{"name": "a", "threads": [1]}, {"name": "a", "threads": [2]}], "2 processes have the name 'a'"),
+        ([{"name": "a", "threads": [1, 2]}, {"name": "b", "threads": [2]}], "thread 2 is listed 2 times"),
+        ([{"name": "a", "threads": [1, 1, 2]}], "thread 1 is listed 2 times"),
         ([{"name": "", "threads": [1, 2]}], "a process has no name"),
         ([{"name": "a", "threads": [1, -2]}], "thread -2 of process 'a' is not a UInt32"),
-        ([{"name": "a", "threads": [1], "memory": {"static_bytes": -1}}], "bytes below 0, of process 'a'"),
+        ([{"name": "a", "threads": [1], "memory": {"static_bytes": -1}}], "negative bytes in process 'a'"),
         ([{"name": "a"}], "threads"),
     ],
 )
@@ -543,17 +542,17 @@ def test_a_table_in_an_older_version_or_beside_the_memory_of_one_process_is_refu
     table = [{"name": "a", "threads": [1, 2]}]
     with pytest.raises(TraceError, match="format version 1 has no processes; write version 2"):
         open_source(written(tmp_path / "t.parquet", table, version=1))
-    with pytest.raises(TraceError, match="`process` is of a trace of one process"):
+    with pytest.raises(TraceError, match="`process` and `processes` exclude each other"):
         open_source(written(tmp_path / "t.parquet", table, process={"static_bytes": 1}))
 
 
 @pytest.mark.parametrize(
     ("processes", "row", "message"),
     [
-        ([{"name": "a", "threads": [1]}], 1, "thread 2 is of none of the processes that the metadata names"),
-        ([{"name": "a", "threads": [2]}], 0, "thread 1 is of none of the processes"),
+        ([{"name": "a", "threads": [1]}], 1, "thread 2 belongs to none of the processes in the metadata"),
+        ([{"name": "a", "threads": [2]}], 0, "thread 1 belongs to none of the processes"),
         ([{"name": "a", "threads": [1]}, {"name": "b", "threads": [2, 1 << 31]}], 1,
-         "free of block 0 by process 'b', but 'a' allocated it; they share no blocks"),
+         "free of block 0 by process 'b', but 'a' allocated it; processes share no blocks"),
     ],
 )  # fmt: skip
 def test_a_row_of_no_process_or_with_anothers_block_is_refused(tmp_path, processes, row, message):

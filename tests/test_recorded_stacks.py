@@ -90,7 +90,7 @@ def test_the_runtime_is_read_back_from_a_file(tmp_path):
     assert open_source(tmp_path / "t.parquet").metadata.runtime == runtime
     wrong = replace(runtime, resident=ResidentMemory(1, -9, 3))
     write_trace(replace(trace, metadata=Metadata(runtime=wrong)), tmp_path / "wrong.parquet")
-    with pytest.raises(TraceError, match=r"wrong at `runtime\.resident`: bytes below 0"):
+    with pytest.raises(TraceError, match=r"wrong at `runtime\.resident`: negative bytes"):
         open_source(tmp_path / "wrong.parquet")
 
 

@@ -203,7 +203,7 @@ def test_a_duplicate_column_is_refused_by_name(tmp_path):
         ),
         ({"size": [-1, 0]}, "row 0: size -1 is out of range"),
         ({"op": [0, 0]}, "row 1: malloc of block 0, which is live"),
-        ({"time_ns": [2, 1]}, "row 1: time runs back"),
+        ({"time_ns": [2, 1]}, "row 1: time decreases"),
     ],
 )
 def test_a_broken_column_is_refused_with_its_name_or_row(tmp_path, changed, message):
@@ -231,7 +231,7 @@ def test_missing_columns_are_named(tmp_path):
     [
         ('{"format_version": 3}', "has format version 3; this version of replay reads up to 2"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
-        ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
+        ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: negative bytes"),
         ('{"phases": []}', "not a JSON object with a format_version"),
         ("[1]", "not a JSON object with a format_version"),
         ("{", "not a JSON object with a format_version"),
@@ -349,7 +349,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
         ("1,malloc,5,16\n\n2,free,5,\n", "line 3: `op` is empty"),
         ("1,malloc,5,\n", "line 2: `size` is empty"),
         (",malloc,5,1\n", "line 2: `time_ns` is empty"),
-        ("3,malloc,5,4\n1,calloc,6,4\n", "line 3: time runs back from 3 ns to 1 ns"),
+        ("3,malloc,5,4\n1,calloc,6,4\n", "line 3: time decreases from 3 ns to 1 ns"),
         ("1,malloc,5,-4\n", "line 2: size -4 is out of range"),
         ("1,malloc,5,140737488355329\n", "line 2: size 140737488355329 is out of range"),
         ("1,mark,0,1\n", "line 2: mark of phase 1 after only 0 phases"),
@@ -446,7 +446,7 @@ def test_lines_are_counted_across_pieces_of_a_csv(tmp_path, monkeypatch):
     rows = "".join(f"{n},malloc,{n},16\n" for n in range(2000))
     assert "line 2002: free of block 9999" in refusal(csv_file(tmp_path, HEADER + rows + "2000,free,9999,\n"))
     assert "line 2002: `block` is 'x'" in refusal(csv_file(tmp_path, HEADER + rows + "2000,free,x,\n"))
-    assert "line 2002: time runs back" in refusal(csv_file(tmp_path, HEADER + rows + "5,free,0,\n"))
+    assert "line 2002: time decreases" in refusal(csv_file(tmp_path, HEADER + rows + "5,free,0,\n"))
 
 
 def test_an_existing_output_is_kept_unless_forced(tmp_path):

@@ -104,8 +104,8 @@ def test_a_trace_of_another_package_is_validated(install, tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("events.op.astype(np.int64)", "has 4 values of type int64, not 4 of type uint8"),
-        ("events.op[:3]", "`time_ns` has 4 values of type int64, not 3 of type int64"),
+        ("events.op.astype(np.int64)", "has 4 values of type int64; expected 4 of type uint8"),
+        ("events.op[:3]", "`time_ns` has 4 values of type int64; expected 3 of type int64"),
     ],
 )
 def test_columns_of_a_wrong_type_or_length_are_refused_before_a_kernel_reads_them(

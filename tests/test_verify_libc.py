@@ -232,7 +232,7 @@ def test_requests_of_0_bytes_reach_libc_as_the_domain_makes_them(oracle: LibcOra
 def test_a_realloc_to_0_bytes_of_libc_is_refused_with_its_row() -> None:
     history = History()
     history.realloc(history.malloc(40, Domain.LIBC), 0)
-    with pytest.raises(TraceError, match=r"^row 1: realloc of block 0 to 0 bytes in domain libc frees it"):
+    with pytest.raises(TraceError, match=r"^row 1: realloc of block 0 to 0 bytes in domain libc frees the block"):
         verify_libc(history.trace(), ORACLES[0])
 
 

@@ -87,12 +87,12 @@ def filter_(
     from replay.support.limits import MAX_SIZE
     from replay.support.names import nearest
     from replay.trace import Domain
-    from replay.trace.editing.selecting import FilteredTrace, Wanted
+    from replay.trace.editing.selecting import Conditions, FilteredTrace
 
     names = {known.name.lower(): known for known in Domain}
     if domain is not None and domain not in names:
         raise ReplayError(f"--domain: unknown domain {domain!r}; {nearest(domain, names)}")
-    wanted = Wanted(
+    conditions = Conditions(
         thread,
         None if domain is None else names[domain],
         0 if min_size is None else _size(min_size, "--min-size"),
@@ -100,11 +100,11 @@ def filter_(
         phase,
         process,
     )
-    if wanted.min_size > wanted.max_size:
+    if conditions.min_size > conditions.max_size:
         raise ReplayError(f"--min-size {min_size} exceeds --max-size {max_size}")
     options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
     options["--process"] = process
-    kept = FilteredTrace(_open(file), wanted, _words("filter", [file], options))
+    kept = FilteredTrace(_open(file), conditions, _words("filter", [file], options))
     _save(kept, output, force)
     if not kept.blocks_kept:
         say(f"no block meets the conditions; {output} has only marks and garbage collections", err=True)

@@ -187,11 +187,11 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
             raise TraceError(message, path=path)
         metadata: Metadata = TypeAdapter(Metadata).validate_python(content)
         if min(asdict(metadata.process).values()) < 0:
-            message = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
+            message = f"the metadata under the key `replay` is wrong at `process`: negative bytes; {advice}"
             raise TraceError(message, path=path)
         resident = metadata.runtime and metadata.runtime.resident
         if resident and min(asdict(resident).values()) < 0:
-            message = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
+            message = f"the metadata under the key `replay` is wrong at `runtime.resident`: negative bytes; {advice}"
             raise TraceError(message, path=path)
         if metadata.processes and version < FORMAT_VERSION:
             mistake: str | None = f"format version {version} has no processes; write version {FORMAT_VERSION}"

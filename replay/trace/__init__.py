@@ -1,14 +1,14 @@
-"""The trace: what a program requested of its allocators, event by event, and nothing of what they returned.
+"""The trace: all requests of a program to its allocators, as events. Where the allocators put blocks is not part of it.
 
-A trace is read and written in batches; no function here needs the whole of it. One batch is an `Events`: columns of
-equal length, one row an event, in the order in which they happened. `columns` declares the columns.
+A trace is read and written in batches; no function here needs all of it in memory. One batch is an `Events`: columns of
+equal length, one row an event, in the order of execution. `columns` declares the columns.
 
-Block numbers. A malloc, calloc or memalign takes a number for its block, free releases it, realloc keeps it. Every
-writer numbers blocks by one rule, so that the same history always gives the same file: a new block takes the number
-that was released last, or the lowest one never used. Numbers therefore stay below the highest count of live blocks, and
-tables indexed by them are proportional to what is live. `block_numbering` does this for sources that know only
-addresses. A reader accepts any numbering that is dense and never gives two live blocks the same number: `validation`
-checks this, and kernels rely on it.
+Block numbers. A malloc, calloc or memalign takes a number for its block, free releases it, realloc keeps it. All
+writers number blocks by one rule, so that equal histories are equal files: a new block takes the number that was
+released last, or the lowest unused one. Numbers therefore stay below the peak of live blocks, and tables indexed by
+block are proportional to it. `block_numbering` does this for sources that know only
+addresses. Readers accept any dense numbering in which no two live blocks have the same number. `validation` checks
+this, and kernels rely on it.
 
 Modules of this package import these names from each other; all other code imports them from here.
 """

@@ -1,8 +1,8 @@
 """Dense numbers for blocks that are named by addresses or by numbers with gaps, and for threads.
 
-A hash table, kept in two arrays, leads from the key of every live block to its number: open addressing, a power of two
-of slots, at most half of them taken, and removal that moves later keys back, so that nothing but live blocks is in it.
-`numbers` holds -1 in a slot that is free. Blocks are numbered by the rule of `replay.trace`.
+A hash table in two arrays maps the key of each live block to its number. It has open addressing, a power of two of
+slots, and is at most half full. Removal moves later keys back, so the table contains live blocks only. `numbers` is -1
+in a free slot. Blocks are numbered by the rule of `replay.trace`.
 """
 
 import numpy as np
@@ -14,19 +14,19 @@ from replay.trace.block_ops import FREE, allocates, concerns_block
 from replay.trace.columns import Op
 from replay.trace.events import Events
 
-_LIVE, _DEAD = 2, 3
+_ALREADY_LIVE, _NOT_LIVE = 2, 3
 NUMBERS = record("used", "released")
-"""Of a numbering: how many numbers were ever used, and how many of them are on the stack of released ones."""
+"""State of a numbering: count of numbers ever used, and of those on the stack of released numbers."""
 _LINK = record("number", "next")
 _LINKS = record("used", "unused")
 
 
 @leaf
 def take_number(free_numbers: np.ndarray, counts: np.ndarray) -> int:
-    """The number of a new block; changes `counts`, one entry of NUMBERS, in place.
+    """Returns the number of a new block. Changes `counts`, one entry of NUMBERS, in place.
 
-    `free_numbers` (int64) is the stack of released numbers. The caller keeps it at least as long as all numbers used
-    plus the rows of a batch.
+    `free_numbers` (int64) is the stack of released numbers. The caller provides at least as many entries as numbers
+    were used, plus the rows of a batch.
     """
     count = counts[0]
     if count.released > 0:
@@ -38,7 +38,7 @@ def take_number(free_numbers: np.ndarray, counts: np.ndarray) -> int:
 
 @leaf
 def release_number(free_numbers: np.ndarray, counts: np.ndarray, number: int) -> None:
-    """Puts a dead block's number on top of the stack, in place; see `take_number`."""
+    """Pushes the number of a freed block onto the stack, in place; see `take_number`."""
     count = counts[0]
     free_numbers[count.released] = number
     count.released += 1
@@ -46,7 +46,7 @@ def release_number(free_numbers: np.ndarray, counts: np.ndarray, number: int) ->
 
 @inlined
 def _home(key: int, mask: int) -> int:
-    """The slot where a key belongs; products of 32 by 31 bits, so that no int64 overflows."""
+    """Returns the first slot to search for a key. It multiplies 32 by 31 bits, so that no int64 overflows."""
     low = ((key & 0xFFFFFFFF) * 0x5BD1E995) >> 16
     high = (((key >> 32) & 0xFFFFFFFF) * 0x5BD1E995) >> 16
     return (low ^ high) & mask
@@ -54,7 +54,7 @@ def _home(key: int, mask: int) -> int:
 
 @inlined
 def find_slot(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
-    """The slot that holds `key`, or the free one where it would go."""
+    """Returns the slot of `key`, or the free slot to insert it in."""
     mask = keys.shape[0] - 1
     slot = _home(key, mask)
     while numbers[slot] >= 0 and keys[slot] != key:
@@ -64,7 +64,7 @@ def find_slot(key: int, keys: np.ndarray, numbers: np.ndarray) -> int:
 
 @leaf
 def clear_slot(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
-    """Frees a slot in place, moving back every later key that would no longer be found."""
+    """Frees a slot, and moves back every later key that would no longer be found. Changes both arrays in place."""
     mask = keys.shape[0] - 1
     hole, probe = slot, (slot + 1) & mask
     while numbers[probe] >= 0:
@@ -77,7 +77,7 @@ def clear_slot(slot: int, keys: np.ndarray, numbers: np.ndarray) -> None:
 
 @entry
 def _move_all(keys: np.ndarray, numbers: np.ndarray, new_keys: np.ndarray, new_numbers: np.ndarray) -> None:
-    """Puts every live key into the new, empty table, in place."""
+    """Inserts all live keys into the new table, which is empty, in place."""
     for slot in range(keys.shape[0]):
         if numbers[slot] >= 0:
             new_slot = find_slot(keys[slot], new_keys, new_numbers)
@@ -85,7 +85,7 @@ def _move_all(keys: np.ndarray, numbers: np.ndarray, new_keys: np.ndarray, new_n
 
 
 def doubled(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same table in twice as many slots."""
+    """Returns a copy of the table with twice as many slots."""
     new_keys = np.zeros(2 * keys.shape[0], np.int64)
     new_numbers = np.full(new_keys.shape[0], -1, np.int64)
     _move_all(keys, numbers, new_keys, new_numbers)
@@ -94,7 +94,7 @@ def doubled(keys: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @inlined
 def is_half_full(counts: np.ndarray, keys: np.ndarray) -> bool:
-    """Whether the table of live blocks has no room for another one."""
+    """Returns whether the table is half full, so that it must be doubled before another key is inserted."""
     return 2 * (counts[0].used - counts[0].released) >= keys.shape[0]
 
 
@@ -109,7 +109,8 @@ def _number_events(
     free_numbers: np.ndarray,
     counts: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes `block` from row `start` on; returns a status and where it stopped. The rest changes in place too."""
+    """Writes `block` from row `start` on; returns a status and the row it stopped at. Changes all arrays that follow in
+    place."""
     for row in range(start, op.shape[0]):
         if not concerns_block(op[row]):
             block[row] = 0
@@ -117,13 +118,13 @@ def _number_events(
         slot = find_slot(key[row], keys, numbers)
         if allocates(op[row]):
             if numbers[slot] >= 0:
-                return _LIVE, row
+                return _ALREADY_LIVE, row
             if is_half_full(counts, keys):
                 return FULL, row
             keys[slot] = key[row]
             numbers[slot] = take_number(free_numbers, counts)
         elif numbers[slot] < 0:
-            return _DEAD, row
+            return _NOT_LIVE, row
         block[row] = numbers[slot]
         if op[row] == FREE:
             release_number(free_numbers, counts, numbers[slot])
@@ -143,7 +144,8 @@ class Numbering:
         self._counts = np.zeros(1, NUMBERS)
 
     def number(self, op: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Block numbers (uint32) for ops (uint8) on blocks named by keys (uint64); a realloc keeps its key."""
+        """Returns the block numbers (uint32) of the next rows: ops (uint8) and keys of their blocks (uint64). A realloc
+        keeps its key."""
         rows = op.shape[0]
         block = np.empty(rows, np.uint32)
         self._free_numbers = with_room(self._free_numbers, int(self._counts[0].used) + rows)
@@ -155,8 +157,8 @@ class Numbering:
             0,
         )
         if status != DONE:
-            say = allocated_twice if status == _LIVE else not_live
-            raise TraceError(say(int(op[row]), int(key[row])), path=self._path, row=self._rows + row)
+            message = allocated_twice if status == _ALREADY_LIVE else not_live
+            raise TraceError(message(int(op[row]), int(key[row])), path=self._path, row=self._rows + row)
         self._rows += rows
         return block
 
@@ -165,7 +167,7 @@ class Numbering:
 
 
 THREADS_KEPT = 1024
-"""Threads of lower numbers keep theirs."""
+"""Threads with lower numbers keep them."""
 
 
 class ThreadNumbering:
@@ -174,17 +176,17 @@ class ThreadNumbering:
     def __init__(self) -> None:
         self._others: dict[int, int] = {}
         self.count = 1
-        """All numbers so far are below."""
+        """One more than the highest number so far."""
 
     def number(self, thread: np.ndarray, highest: int) -> np.ndarray:
-        """The numbers (uint32) of these threads (uint32), row by row; none is above `highest`."""
+        """Returns the number (uint32) of each row's thread (uint32). `highest` is at least the highest thread."""
         if highest < THREADS_KEPT:
             self.count = max(self.count, highest + 1)
             return thread
-        distinct, places = np.unique(thread, return_inverse=True)
+        distinct, indexes = np.unique(thread, return_inverse=True)
         numbers = np.array([self._number(name) for name in distinct.tolist()], np.uint32)
         self.count = max(self.count, int(numbers.max()) + 1)
-        return numbers[places]
+        return numbers[indexes]
 
     def _number(self, name: int) -> int:
         return name if name < THREADS_KEPT else self._others.setdefault(name, THREADS_KEPT + len(self._others))
@@ -203,12 +205,12 @@ def _number_apart(
     links: np.ndarray,
     state: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes into `own` what each block is for its process; returns a status and the row it stopped at. The rest
-    changes in place too.
+    """Writes the number of each row's block within its process into `own`; returns a status and the row it stopped at.
+    Changes all arrays that follow in place.
 
-    `numbers`: of live blocks. Numbers that a process has released are a list of `links`, which begins at the process's
-    entry of `heads`. `state` has how many links were ever used, and the first of those that are in no list. Link 0 is
-    none.
+    `numbers` has the number of each live block, `counts` how many numbers each process has used. The numbers that a
+    process has released are a linked list in `links`, whose head is in `heads`. `state` has the count of links ever
+    used, and the head of the list of unused links. Link 0 ends a list.
     """
     pool = state[0]
     for row in range(start, op.shape[0]):
@@ -239,17 +241,17 @@ def _number_apart(
 
 
 class NumberingApart:
-    """Numbers the blocks of each process by themselves, where a trace has them in one numbering."""
+    """Numbers the blocks of each process from 0. In the trace, all processes share one numbering."""
 
     def __init__(self, processes: int) -> None:
         self.counts = np.zeros(processes, np.int64)
-        """All numbers so far of a process are below."""
+        """By process, one more than the highest number so far."""
         self._numbers = np.zeros(1024, np.int64)
         self._heads, self._links = np.zeros(processes, np.int64), np.zeros(1024, _LINK)
         self._state = np.zeros(1, _LINKS)
 
     def number(self, events: Events, owner: np.ndarray) -> np.ndarray:
-        """The numbers (uint32) of the next rows' blocks; `owner` is the process (int64) of each row."""
+        """Returns the numbers (uint32) of the next rows' blocks; `owner` is the process (int64) of each row."""
         self._numbers, op, block = with_room(self._numbers, events.highest_block + 1), events.op, events.block
         own = np.empty(op.shape[0], np.uint32)
         call_with_room(
@@ -266,13 +268,13 @@ class NumberingApart:
 
 
 def allocated_twice(op: int, block: int) -> str:
-    """The message for an allocation of a live block."""
+    """Returns the message for an allocation of a live block."""
     return f"{Op(op).name.lower()} of block {block}, which is live; free it first or give the new block another number"
 
 
 def not_live(op: int, block: int) -> str:
-    """The message for a free or realloc of a block that is not live."""
+    """Returns the message for a free or realloc of a block that is not live."""
     advice = "it was freed before or never allocated"
     return f"{Op(op).name.lower()} of block {block}, which is not live: {advice}" + (
-        "; write a realloc of nothing as a malloc" if op == Op.REALLOC else ""
+        "; write realloc(NULL, size) as a malloc" if op == Op.REALLOC else ""
     )

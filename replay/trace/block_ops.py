@@ -1,4 +1,4 @@
-"""What the ops of a trace do to blocks: for one op in a kernel, and for a column of them in NumPy."""
+"""Classes of ops by their effect on a block. The functions take one op in kernels, and a column of ops in NumPy."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from replay.jit.compiling import inlined
 from replay.trace.columns import Op
 
 MALLOC, CALLOC, REALLOC, FREE, MEMALIGN = (int(op) for op in (Op.MALLOC, Op.CALLOC, Op.REALLOC, Op.FREE, Op.MEMALIGN))
-"""As plain numbers: kernels and NumPy compare members of an enum far slower."""
+"""The ops as plain integers. Kernels and NumPy compare enum members much more slowly."""
 LAST_BLOCK_OP = MEMALIGN
-"""Ops up to this one concern a block; rows of all others have none."""
+"""Ops up to this one concern a block. Rows of all other ops have no block."""
 
 
 @inlined
 def concerns_block(op: Any) -> Any:
-    """Whether the event allocates, moves or frees a block."""
+    """Returns whether the op allocates, reallocates or frees a block."""
     return op <= LAST_BLOCK_OP
 
 
 @inlined
 def allocates(op: Any) -> Any:
-    """Whether a new block becomes live."""
+    """Returns whether the op makes a new block live."""
     return (op <= CALLOC) | (op == MEMALIGN)
 
 
 @inlined
 def requests(op: Any) -> Any:
-    """Whether the program requests a number of bytes: of all ops that concern a block, only a free does not."""
+    """Returns whether the op requests bytes: every op that concerns a block, except free."""
     return (op <= REALLOC) | (op == MEMALIGN)

@@ -14,13 +14,13 @@ import numpy as np
 NO_SITE = (1 << 32) - 1
 """In `Events.site`: the call site is unknown (null in a file)."""
 NO_ALIGNMENT = 0
-"""In `Events.alignment`: the event is no memalign (null in a file)."""
+"""In `Events.alignment`: the event is not a memalign (null in a file)."""
 
 
 class Op(IntEnum):
-    """What happened. From GC_START on, events allocate and free nothing of the program's (see `block_ops`).
+    """The operation of an event. Ops from GC_START on concern no block (see `block_ops`).
 
-    From ARENA_MAPPED on they are observations of the real allocator, for comparisons; they are not simulated.
+    Ops from ARENA_MAPPED on are observations of the real allocator, for comparisons; they are not simulated.
     """
 
     MALLOC = 0
@@ -28,17 +28,18 @@ class Op(IntEnum):
     REALLOC = 2
     FREE = 3
     MEMALIGN = 4
-    """Allocates at a multiple of `alignment`: memalign, posix_memalign, aligned_alloc, valloc of the C library."""
+    """An allocation at a multiple of `alignment`: memalign, posix_memalign, aligned_alloc or valloc of the C
+    library."""
     GC_START = 16
     GC_END = 17
     THREAD_END = 18
     MARK = 32
     ARENA_MAPPED = 48
-    """pymalloc mapped an arena: its bytes in `size`, its start in `address`."""
+    """pymalloc mapped an arena. `size` is its bytes, `address` its start."""
     ARENA_UNMAPPED = 49
     FOREIGN_FREE = 50
-    """A block was freed that was allocated before the recording, or by a thread that was left out. Its size is unknown,
-    so `size` is 0."""
+    """A free of a block that was allocated before the recording, or by an excluded thread. Its size is unknown, so
+    `size` is 0."""
 
 
 class Domain(IntEnum):
@@ -52,19 +53,19 @@ class Domain(IntEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """Declares one column. `file_type` and `memory_type` are integer types, by the names that NumPy and Arrow share."""
+    """Declares one column. `file_type` and `memory_type` are integer types, by their names in NumPy and Arrow."""
 
     file_type: str
     memory_type: str
     meaning: str
-    """As `docs/trace-format.md` has it, in Markdown."""
+    """The text in `docs/trace-format.md`, in Markdown."""
     written_by: str = "all"
     null: int | None = None
-    """In memory, the value that stands for a null. Required columns have no nulls."""
+    """The value in memory that represents a null. Required columns have no nulls."""
     table: str | None = None
     """The field of `Metadata` that the values are indexes of, if any. Merging traces renumbers them."""
     kept_by_edits: bool = True
-    """Whether a value still holds after events around it were removed or added."""
+    """Whether a value stays valid when other events are removed or added."""
 
 
 class Columns(NamedTuple):

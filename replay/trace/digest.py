@@ -1,6 +1,6 @@
-"""The digest of a trace: equal for equal events, however they are stored or divided into batches.
+"""The digest of a trace. It depends on the events only, not on their storage or division into batches.
 
-Of the optional columns only alignments count, because no other changes what is simulated.
+Of the optional columns, only alignments are part of it, because the others do not change a simulation.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from replay.trace.traces import Trace
 
 
 class Digest:
-    """SHA-256 over the SHA-256 of each required column, of the alignments of memaligns, and of the table of processes.
-    The last two only where there are any."""
+    """SHA-256 over the SHA-256 of each required column. The alignments of memaligns and the table of processes follow,
+    if the trace has them."""
 
     def __init__(self) -> None:
         self._columns = {name: hashlib.sha256() for name in REQUIRED}
@@ -30,7 +30,8 @@ class Digest:
             self._has_memaligns = True
 
     def hexdigest(self, processes: tuple[Process, ...] = ()) -> str:
-        """The digest of all batches so far, in hexadecimal. A process counts as the number of its threads and these."""
+        """Returns the digest of all batches so far, in hexadecimal. A process is included as the count of its threads
+        and their numbers."""
         digests = [*self._columns.values()]
         if self._has_memaligns:
             digests.append(self._alignments)
@@ -41,7 +42,7 @@ class Digest:
 
 
 def trace_digest(trace: Trace) -> str:
-    """The digest of a whole trace, in hexadecimal."""
+    """Returns the digest of a whole trace, in hexadecimal."""
     digest = Digest()
     for events in trace.batches():
         digest.update(events)

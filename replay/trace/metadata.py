@@ -6,11 +6,11 @@ from typing import NamedTuple
 from replay.trace.provenance import Provenance
 
 FORMAT_VERSION = 2
-"""Of traces of several processes; others are of version 1, which has no table of them."""
+"""Version of files with a table of processes. Files without it have version 1."""
 
 
 class Site(NamedTuple):
-    """A place in the program that allocates."""
+    """A call site: a place in the program that allocates."""
 
     function: str
     file: str
@@ -20,7 +20,7 @@ class Site(NamedTuple):
 TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
 TEARDOWN_MARK = "interpreter teardown"
-"""A mark of this name ends what the program itself does; CPython's finalisation follows."""
+"""A mark of this name is the end of the program itself; CPython's finalisation follows."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ClassCount:
     block_bytes: int
     pools: int
     blocks: int
-    """Live ones."""
+    """Live blocks."""
     blocks_free: int
 
 
@@ -39,9 +39,9 @@ class PoolCount:
     """The real pymalloc's own statistics at a moment without a call in progress."""
 
     row: int
-    """The event before which they were taken."""
+    """They were read before this event."""
     arenas_mapped: int
-    """Since the process started, as is the next."""
+    """Since the process started; the same for `arenas_unmapped`."""
     arenas_unmapped: int
     arenas_highest: int
     arenas: int
@@ -52,14 +52,14 @@ class PoolCount:
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """What the process has in memory besides its allocators: static storage and stacks."""
+    """Memory of a process besides its allocators: static storage and stacks."""
 
     static_bytes: int = 0
-    """Program, libraries and their data, from start to end."""
+    """Program, libraries and their data. Resident during the whole run."""
     stack_bytes: int = 0
     """Reserved for the stacks of all threads."""
     stack_resident_bytes: int = 0
-    """The part of the stacks that is ever written to."""
+    """The part of the stacks that is written to at any time."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,25 @@ class Process:
 
 @dataclass(frozen=True)
 class ResidentMemory:
-    """Resident memory of a recorded process as the kernel counts it, without shared memory."""
+    """Resident memory of a recorded process as Linux counts it, without shared memory."""
 
     start_bytes: int
-    """When the recording began: the interpreter itself."""
+    """At the start of the recording: the interpreter itself."""
     peak_bytes: int
     end_bytes: int
-    """Before finalisation, or the last value that was read."""
+    """Before CPython's finalisation, or the last value that was read."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was in force in a recorded process. An empty text is unknown."""
+    """Allocators of a recorded process, and its resident memory. An empty text is unknown."""
 
     allocator: str = ""
-    """CPython's own name for it: pymalloc, malloc, mimalloc; with `_debug` behind it where debug hooks are on."""
+    """CPython's name of its allocator: pymalloc, malloc or mimalloc; with the suffix `_debug` if debug hooks are on."""
     libc: str = ""
     """Name and version, as in `glibc 2.36`."""
     malloc: str = ""
-    """File name of the library or program that `malloc` belongs to."""
+    """File name of the library or program that defines `malloc`."""
     separate_heaps: bool = False
     """Whether a subinterpreter had a pymalloc of its own."""
     resident: ResidentMemory | None = None
@@ -105,15 +105,15 @@ class Metadata:
     origin: Provenance = field(default_factory=Provenance)
     sites: tuple[Site, ...] = ()
     phases: tuple[str, ...] = ()
-    """Names of the phases that marks begin."""
+    """Names of the phases that marks start."""
     process: ProcessMemory = ProcessMemory()
-    """Empty if there are `processes`, each of which has its own `memory`."""
+    """Empty if there are `processes`: each of them has its own `memory`."""
     counts: tuple[PoolCount, ...] = ()
-    """Of a recording with a clean start: at its beginning and at its end."""
+    """Of a recording with a clean start: statistics at its start and at its end."""
     processes: tuple[Process, ...] = ()
     """Empty for a trace of one process."""
     runtime: Runtime | None = None
-    """Of a recording; older ones have none."""
+    """Of a recording; None in older recordings."""
 
     @property
     def memory(self) -> ProcessMemory:

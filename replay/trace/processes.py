@@ -1,4 +1,4 @@
-"""Which process each event of a trace is of: the table in its metadata, looked up by thread.
+"""Finds the process of each event by its thread, in the table of processes of the metadata.
 
 Processes are numbered in the order of the table, and the threads of each from 0.
 """
@@ -15,30 +15,30 @@ from replay.trace.traces import Trace
 
 _THREAD_LAST = (1 << 32) - 1
 _INDEXED = 1 << 22
-"""Linux numbers threads below this."""
-_NOBODY = (-1, -1, 0)
-"""The thread, process and place that begin the table."""
+"""Threads are found by index if all their numbers are lower, else by binary search. Thread ids of Linux are lower."""
+_NO_PROCESS = (-1, -1, 0)
+"""First row of the lookup table: thread, process and number within the process of a thread that is not found."""
 
 
 def mistake_in(metadata: Metadata) -> str | None:
-    """What is wrong with the table of processes, if anything."""
+    """Returns a message about the first mistake in the table of processes, or None."""
     processes = metadata.processes
     if processes and metadata.process != ProcessMemory():
-        return "`process` is of a trace of one process; with several, each has a `memory` of its own"
+        return "`process` and `processes` exclude each other; write the memory of each process as its `memory`"
     names = Counter(process.name for process in processes)
     threads = Counter(chain.from_iterable(process.threads for process in processes))
     for name, count in names.items():
         if count > 1:
-            return f"{count} processes are called {name!r}"
+            return f"{count} processes have the name {name!r}"
     for thread, count in threads.items():
         if count > 1:
-            return f"thread {thread} stands there {count} times"
+            return f"thread {thread} is listed {count} times"
     for process in processes:
         memory = process.memory
         if not process.name:
             return "a process has no name"
         if min(memory.static_bytes, memory.stack_bytes, memory.stack_resident_bytes) < 0:
-            return f"bytes below 0, of process {process.name!r}"
+            return f"negative bytes in process {process.name!r}"
         for thread in process.threads:
             if not 0 <= thread <= _THREAD_LAST:
                 return f"thread {thread} of process {process.name!r} is not a UInt32"
@@ -46,65 +46,70 @@ def mistake_in(metadata: Metadata) -> str | None:
 
 
 def refuse_processes(trace: Trace, path: object, reason: str) -> None:
-    """Raises a TraceError with the reason given if the trace has several processes."""
+    """Raises a TraceError with this reason if the trace has a table of processes."""
     if processes := trace.metadata.processes:
         named = f"{processes[0].name!r}{' and others' if processes[1:] else ''}"
-        message = f"names processes ({named}), and {reason}: take one out with `replay trace filter --process NAME`"
+        message = (
+            f"has a table of processes ({named}), and {reason}: select one with `replay trace filter --process NAME`"
+        )
         raise TraceError(message, path=path)
 
 
 class Processes:
-    """Finds processes by thread. `read` returns the table; it is called again where the table may have grown."""
+    """Finds processes by thread. `read` returns the table. It is called again if a thread is not found, because the
+    table of a trace may grow while it is read."""
 
     def __init__(self, read: Callable[[], tuple[Process, ...]]) -> None:
         self._read = read
-        self._look()
+        self._read_table()
 
-    def _look(self) -> None:
+    def _read_table(self) -> None:
         self.table = self._read()
         rows = [
-            (thread, number, place)
+            (thread, number, own_number)
             for number, process in enumerate(self.table)
-            for place, thread in enumerate(process.threads)
+            for own_number, thread in enumerate(process.threads)
         ]
-        self._threads, self._numbers, self._places = np.array([_NOBODY, *sorted(rows)], np.int64).T.copy()
+        self._threads, self._processes, self._own_numbers = np.array([_NO_PROCESS, *sorted(rows)], np.int64).T.copy()
         highest = int(self._threads[-1])
         self._index = np.zeros(highest + 2 if highest < _INDEXED else 0, np.uint32)
-        """The row of the table for each low thread number; the last entry is of no process."""
+        """The row of the lookup table for each thread number; the last entry is for all numbers that are not in it."""
         if self._index.shape[0]:
             self._index[self._threads[1:]] = np.arange(1, self._threads.shape[0])
 
     def find(self, thread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each row (uint32) the number of its process, -1 for none, and that of the thread in it (int64)."""
+        """Returns for each thread (uint32) the number of its process, -1 if unknown, and the thread's number in it
+        (int64)."""
         at: np.ndarray
         if self._index.shape[0]:
             at = self._index.take(thread, mode="clip")
         else:
             last = np.searchsorted(self._threads, thread, side="right") - 1
             at = np.where(self._threads[last] == thread, last, 0)
-        return self._numbers[at], self._places[at]
+        return self._processes[at], self._own_numbers[at]
 
     def of(self, thread: np.ndarray, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The same, but every thread must be known; `first_row` is that of the first in the trace."""
-        numbers, places = self.find(thread)
-        if (numbers < 0).any():
-            self._look()
-            numbers, places = self.find(thread)
-        if (numbers < 0).any():
-            row = int((numbers < 0).argmax())
+        """Does the same as `find`, but raises a TraceError for an unknown thread; `first_row` is the row of the first
+        one."""
+        processes, own_numbers = self.find(thread)
+        if (processes < 0).any():
+            self._read_table()
+            processes, own_numbers = self.find(thread)
+        if (processes < 0).any():
+            row = int((processes < 0).argmax())
             raise TraceError(unknown_thread(int(thread[row])), row=first_row + row)
-        return numbers, places
+        return processes, own_numbers
 
     def owners(self, thread: np.ndarray) -> np.ndarray:
-        """Of each row the number of its process; 0 where there is no table."""
+        """Returns the number of each row's process, 0 if the trace has no table of processes."""
         return self.of(thread)[0] if self.table else np.zeros(thread.shape[0], np.int64)
 
 
 def processes_of(trace: Trace) -> Processes:
-    """Those of a trace, as far as it is read."""
+    """Returns the processes of a trace, as far as it was read."""
     return Processes(lambda: trace.metadata.processes)
 
 
 def unknown_thread(thread: int) -> str:
-    """What to say of an event by it."""
-    return f"thread {thread} is of none of the processes that the metadata names"
+    """Returns the message for an event of a thread that no process has."""
+    return f"thread {thread} belongs to none of the processes in the metadata"

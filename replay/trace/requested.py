@@ -1,4 +1,4 @@
-"""Requested bytes over time: what their mean is computed from. It depends on the trace alone, whatever simulates it."""
+"""Integrals of requested bytes over time, for their mean. They depend on the trace alone, not on a model."""
 
 import numpy as np
 
@@ -27,17 +27,19 @@ def _add_changes(
     sums: np.ndarray,
     seen: np.ndarray,
 ) -> None:
-    """Adds to the total the change of requested bytes of each row, multiplied by its time since `begin_ns`.
+    """Adds each row's change of requested bytes, multiplied by its time since `begin_ns`, to `total`.
 
-    Goes from `row` to the last of the rising `stops`; before each of them, `seen` gets the total. If there are an
-    `owner` of each row, it also goes to the owner's sum. `sizes` holds the bytes of each block, 0 where none is live.
+    Reads the rows from `row` to the last of the ascending `stops`, and writes the total before each stop into `seen`.
+    `owner` is the process of each row, or empty; if it is not, the change is also added to the process's entry of
+    `sums`. `sizes` has the requested bytes of each block, 0 for blocks that are not live. Changes `sizes`, `total`,
+    `sums` and `seen` in place.
     """
     low, high = total[0].low, total[0].high
     for index in range(stops.shape[0]):
         for at in range(row, stops[index]):
             if op[at] > LAST_BLOCK_OP:
                 continue
-            number = np.uint64(block[at])  # an unsigned index is not looked at for being negative
+            number = np.uint64(block[at])  # numba tests only signed indexes for being negative
             change = size[at] - sizes[number]
             sizes[number] = size[at]
             low, high = add_product(low, high, change, time_ns[at] - begin_ns)
@@ -50,23 +52,23 @@ def _add_changes(
 
 
 class RequestedChanges:
-    """The sum of all changes of requested bytes, each multiplied by its time since `begin_ns`, of all and by process.
+    """Sums the changes of requested bytes, each multiplied by its time since `begin_ns`, in total and by process.
 
-    The integral of requested bytes from `begin_ns` to t is t times the bytes that are live then, less this sum.
+    With `begin_ns` as time 0, the integral of requested bytes until t is t times the live bytes at t, minus this sum.
     """
 
     def __init__(self, begin_ns: int, processes: int = 0) -> None:
         self._begin_ns = begin_ns
         self._sizes = np.zeros(1024, np.int64)
         self.total = np.zeros(1, SUM)
-        """Of all rows so far."""
+        """The sum over all rows so far."""
         self.sums = np.zeros(processes, SUM)
-        """The same by process, if there are several."""
+        """The sums by process; empty for a trace of one process."""
 
     def feed(self, events: Events, start: int, stops: np.ndarray, owner: np.ndarray | None = None) -> np.ndarray:
-        """Adds the rows from `start` to the last of the rising `stops`; returns the total before each.
+        """Adds the rows from `start` to the last of the ascending `stops`; returns the total before each stop.
 
-        `owner` is the number of each row's process.
+        `owner` is the number of each row's process, or None for a trace of one process.
         """
         self._sizes = extend(self._sizes, (events.highest_block + 1) * 5 // 4)
         seen = np.zeros(len(stops), SUM)
@@ -78,5 +80,5 @@ class RequestedChanges:
 
 
 def fill_in(counters: np.ndarray | np.record, sums: np.ndarray) -> None:
-    """Writes the sums into records of counters, in place."""
+    """Writes `sums` into the fields of `counters`, in place."""
     counters["requested_bytes_timed"], counters["requested_bytes_timed_high"] = sums["low"], sums["high"]

@@ -19,14 +19,14 @@ class Trace(Protocol):
 
     @property
     def duration_ns(self) -> int | None:
-        """Time of the last event, if known before it is read."""
+        """Time of the last event, or None if it is unknown before all events are read."""
 
     @property
     def events_total(self) -> int | None:
-        """Number of rows, if known before they are read."""
+        """Number of rows, or None if it is unknown before they are read."""
 
     def batches(self) -> Iterator[Events]:
-        """The events in batches of any size; each call starts at the first."""
+        """Yields the events in batches of any size. Each call starts at the first event."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class MemoryTrace:
         return iter(self.events)
 
     def requested_changes(self, times_ns: np.ndarray, rows: int) -> np.ndarray:
-        """The total of `RequestedChanges` after all events of each of the rising times, and behind the first `rows`.
+        """Returns the total of `RequestedChanges` after all events up to each of the ascending times, and one more
+        after the first `rows` events.
 
-        Computed once, however many runs ask.
+        Results are cached, because many runs of a sweep need the same.
         """
-        known: dict[tuple[bytes, int], np.ndarray] = self.__dict__.setdefault("_requested_changes", {})
+        cache: dict[tuple[bytes, int], np.ndarray] = self.__dict__.setdefault("_requested_changes", {})
         key = times_ns.tobytes(), rows
-        if key not in known:
-            known[key] = self._find_requested_changes(times_ns, rows)
-        return known[key]
+        if key not in cache:
+            cache[key] = self._find_requested_changes(times_ns, rows)
+        return cache[key]
 
     def _find_requested_changes(self, times_ns: np.ndarray, rows: int) -> np.ndarray:
         batches = [batch for batch in self.events if batch.rows]

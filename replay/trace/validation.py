@@ -21,22 +21,23 @@ _MARK = int(Op.MARK)
 _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
 _DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
 _LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
-"""A realloc in domain libc, where 0 bytes are a free: op and domain in one number, for one comparison."""
+"""Op and domain of a realloc in domain libc as one number. There, a realloc to 0 bytes is a free."""
 _OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
 _MEMALIGN_DOMAINS = (int(Domain.RAW), int(Domain.LIBC))
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
-"""A block's number may reach four times the rows read so far plus a million: room for any dense numbering, while a
-table indexed by it stays in proportion to the trace."""
+"""A block's number is at most four times the rows read so far plus a million. Any dense numbering stays below this, and
+tables indexed by block stay proportional to the trace."""
 
-_TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _LIVE, _DEAD, _SPARSE, _PHASE, _SITE, _EMPTIED = range(2, 13)
-"""Statuses besides DONE and FULL: what is wrong with an event."""
+_TIME, _OP, _DOMAIN, _SIZE, _FREE_SIZE, _ALREADY_LIVE, _NOT_LIVE, _SPARSE, _PHASE, _SITE, _REALLOC_TO_0 = range(2, 13)
+"""Statuses besides DONE and FULL: the mistake in an event."""
 _STATE = record("last_ns", "blocks", "live_bytes", "blocks_peak", "bytes_peak", "rows", "phases", "sites")
-"""`phases` is -1 where their number is not known."""
+"""`phases` and `sites` are the lengths of the metadata's tables. `phases` is -1 and `sites` 0 if not known."""
 
 
 @leaf
-def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.ndarray, phases: int) -> int:
-    """What is wrong with an event that is not plainly good; `row` counts from the trace's first."""
+def _find_mistake(code: int, domain: int, number: int, size: int, row: int, sizes: np.ndarray, phases: int) -> int:
+    """Returns the status of an event that failed the quick checks, FULL if `sizes` is too short; `row` counts from the
+    start of the trace."""
     if domain > _DOMAIN_LAST:
         return _DOMAIN
     if not concerns_block(code):
@@ -47,10 +48,10 @@ def _judge(code: int, domain: int, number: int, size: int, row: int, sizes: np.n
         return _SIZE
     if not allocates(code):
         if number >= sizes.shape[0] or sizes[number] < 0:
-            return _DEAD
-        return _FREE_SIZE if code == FREE else _EMPTIED
+            return _NOT_LIVE
+        return _FREE_SIZE if code == FREE else _REALLOC_TO_0
     if number < sizes.shape[0]:
-        return _LIVE
+        return _ALREADY_LIVE
     return _SPARSE if number >= _SPARSE_ROW * row + _SPARSE_START else FULL
 
 
@@ -66,19 +67,19 @@ def _check_events(
     sizes: np.ndarray,
     state: np.ndarray,
 ) -> tuple[int, int]:
-    """Checks rows from `start` on; returns a status and where it stopped. Changes `sizes` and `state` in place.
+    """Checks rows from `start` on; returns a status and the row it stopped at. Changes `sizes` and `state` in place.
 
-    `sizes` holds the bytes of every live block, -1 where none lives. Conditions are joined by `|` and what an op
-    does is computed, not branched on: the order of mallocs and frees is noise to a branch predictor, and a miss
-    costs as much as the whole row.
+    `sizes` holds the requested bytes of each live block and -1 for all others. Conditions are joined by `|`, and the
+    effect of an op is computed without branches: a branch predictor cannot predict the order of mallocs and frees, and
+    a misprediction costs as much as the whole row.
     """
-    so_far = state[0]
-    last_ns, blocks, live = so_far.last_ns, so_far.blocks, so_far.live_bytes
-    blocks_peak, live_peak = so_far.blocks_peak, so_far.bytes_peak
-    sites, sites_known, length = so_far.sites, site.shape[0] > 0 and so_far.sites > 0, sizes.shape[0]
+    totals = state[0]
+    last_ns, blocks, live = totals.last_ns, totals.blocks, totals.live_bytes
+    blocks_peak, live_peak = totals.blocks_peak, totals.bytes_peak
+    sites, sites_known, length = totals.sites, site.shape[0] > 0 and totals.sites > 0, sizes.shape[0]
     status, row = DONE, start
     while row < op.shape[0]:
-        code, number, asked = op[row], block[row], size[row]
+        code, number, requested = op[row], block[row], size[row]
         begins, ends = allocates(code), code == FREE
         status = DONE
         if time_ns[row] < last_ns:
@@ -86,32 +87,32 @@ def _check_events(
         elif sites_known and site[row] != NO_SITE and site[row] >= sites:
             status = _SITE
         elif (
-            (code > LAST_BLOCK_OP) | (domain[row] > _DOMAIN_LAST) | (asked > MAX_SIZE) | (number >= length)
-            | (asked < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
-            or ((sizes[number] < 0) != begins) | (ends & (asked != 0))
+            (code > LAST_BLOCK_OP) | (domain[row] > _DOMAIN_LAST) | (requested > MAX_SIZE) | (number >= length)
+            | (requested < np.int64(_DOMAINS * code + domain[row] == _LIBC_REALLOC))
+            or ((sizes[number] < 0) != begins) | (ends & (requested != 0))
         ):  # fmt: skip
-            status = _judge(code, domain[row], number, asked, so_far.rows + row, sizes, so_far.phases)
+            status = _find_mistake(code, domain[row], number, requested, totals.rows + row, sizes, totals.phases)
         else:
             before = sizes[number]
-            sizes[number] = -1 if ends else asked
+            sizes[number] = -1 if ends else requested
             blocks += np.int64(begins) - np.int64(ends)
-            live += asked - max(before, 0)
+            live += requested - max(before, 0)
             blocks_peak = max(blocks_peak, blocks)
             live_peak = max(live_peak, live)
         if status != DONE:
             break
         last_ns = time_ns[row]
         row += 1
-    so_far.last_ns, so_far.blocks, so_far.live_bytes = last_ns, blocks, live
-    so_far.blocks_peak, so_far.bytes_peak = blocks_peak, live_peak
+    totals.last_ns, totals.blocks, totals.live_bytes = last_ns, blocks, live
+    totals.blocks_peak, totals.bytes_peak = blocks_peak, live_peak
     return status, row
 
 
 @entry
 def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: int, owners: np.ndarray) -> int:
-    """The first of so many rows that is of no process, or moves a block of another one; -1 if there is none.
+    """Returns the first of `rows` rows that has no process or concerns a block of another process; -1 if none.
 
-    `owner` is the process of each row; `owners`, which changes in place, the one that allocated each block.
+    `owner` is the process of each row. `owners` is the process that allocated each block; it changes in place.
     """
     for row in range(rows):
         if owner[row] < 0:
@@ -127,8 +128,7 @@ def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: in
 class Validator:
     """Checks the batches of one trace against the contract, and counts live blocks and bytes.
 
-    `metadata` bounds the phases and sites that events point to, and says of which process each thread is; without it
-    they are not checked.
+    Phases, sites and processes of events are checked against the tables of `metadata`, if it is passed.
     """
 
     def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
@@ -142,7 +142,8 @@ class Validator:
         self._owners = np.zeros(1024 if self._processes else 0, np.int64)
 
     def check(self, events: Events) -> None:
-        """Raises a TraceError for the first event that breaks the contract; `events` follow those checked before."""
+        """Raises a TraceError for the first event that breaks the contract. `events` continue those of the last
+        call."""
         site = events.site if events.site is not None else np.empty(0, np.uint32)
         if self.rows == 0 and events.rows:
             self._first_ns = int(events.time_ns[0])
@@ -152,14 +153,15 @@ class Validator:
             lambda row: self._grow(int(block[row]) + 1),
             0,
         )
-        self._check_processes(events, row)  # where an event is wrong, an earlier row may be worse
+        self._check_processes(events, row)  # reports an earlier row first
         self._check_alignments(events, row)
         if status != DONE:
-            raise TraceError(self._refusal(status, events, row), path=self._path, row=self.rows + row)
+            raise TraceError(self._message(status, events, row), path=self._path, row=self.rows + row)
         self._state[0].rows += events.rows
 
     def _check_processes(self, events: Events, rows: int) -> None:
-        """Raises a TraceError for the first of so many rows whose thread or block is none of its process."""
+        """Raises a TraceError for the first of `rows` rows whose thread has no process or whose block is of another
+        one."""
         if self._processes is None:
             return
         owner, _ = self._processes.find(events.thread)
@@ -169,61 +171,64 @@ class Validator:
             if owner[row] >= 0:
                 op, block = Op(events.op[row]).name.lower(), int(events.block[row])
                 mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
-                message = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
+                message = (
+                    f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; processes share no blocks"
+                )
             raise TraceError(message, path=self._path, row=self.rows + row)
 
     def _check_alignments(self, events: Events, rows: int) -> None:
-        """Raises a TraceError for the first of so many rows that is a memalign without what it needs, or has an
-        alignment without being one."""
+        """Raises a TraceError for the first of `rows` rows that is an invalid memalign, or has an alignment but is not
+        a memalign."""
         memaligns = events.memalign_rows
         if events.alignment is None:
             wrong = memaligns
         else:
             alignment, domain = events.alignment[memaligns], events.domain[memaligns]
             is_power = (alignment != NO_ALIGNMENT) & (alignment & (alignment - 1) == 0)
-            strays = np.flatnonzero((events.alignment != NO_ALIGNMENT) & (events.op != MEMALIGN))
-            wrong = np.union1d(strays, memaligns[~is_power | ~np.isin(domain, _MEMALIGN_DOMAINS)])
+            others = np.flatnonzero((events.alignment != NO_ALIGNMENT) & (events.op != MEMALIGN))
+            wrong = np.union1d(others, memaligns[~is_power | ~np.isin(domain, _MEMALIGN_DOMAINS)])
         if wrong.size and wrong[0] < rows:
-            what = _mistake_of_memalign(events, int(wrong[0]))
-            raise TraceError(what, path=self._path, row=self.rows + int(wrong[0]))
+            message = _alignment_message(events, int(wrong[0]))
+            raise TraceError(message, path=self._path, row=self.rows + int(wrong[0]))
 
     def _grow(self, blocks: int) -> None:
         self._sizes = extend(self._sizes, max(2 * self._sizes.shape[0], blocks), fill=-1)
         if self._processes:
             self._owners = extend(self._owners, self._sizes.shape[0])
 
-    def _refusal(self, status: int, events: Events, row: int) -> str:
+    def _message(self, status: int, events: Events, row: int) -> str:
+        """Returns the message for an event with this status."""
         op, block, size = int(events.op[row]), int(events.block[row]), int(events.size[row])
         if status == _TIME:
-            return f"time runs back from {self._state[0].last_ns} ns to {events.time_ns[row]} ns"
+            return f"time decreases from {self._state[0].last_ns} ns to {events.time_ns[row]} ns"
         if status == _OP:
-            return f"op {op} is unknown; there are {', '.join(f'{known} {known.name.lower()}' for known in Op)}"
+            return f"op {op} is unknown; known are {', '.join(f'{known} {known.name.lower()}' for known in Op)}"
         if status == _DOMAIN:
             known_domains = ", ".join(f"{known} {known.name.lower()}" for known in Domain)
-            return f"domain {events.domain[row]} is unknown; there are {known_domains}"
+            return f"domain {events.domain[row]} is unknown; known are {known_domains}"
         if status == _SIZE:
             return f"size {size} is out of range; a block has 0 to 2^47 bytes"
         if status == _FREE_SIZE:
-            return f"a free has size 0, not {size}"
-        if status == _EMPTIED:
-            return f"realloc of block {block} to 0 bytes in domain libc frees it; write a free"
-        if status == _LIVE:
+            return f"size of a free is {size}, must be 0"
+        if status == _REALLOC_TO_0:
+            return f"realloc of block {block} to 0 bytes in domain libc frees the block; write it as a free"
+        if status == _ALREADY_LIVE:
             return allocated_twice(op, block)
-        if status == _DEAD:
+        if status == _NOT_LIVE:
             return not_live(op, block)
         if status == _PHASE:
-            return f"mark points to phase {size}, but the metadata names {self._state[0].phases} phases"
+            return f"phase {size} of a mark is out of range; the metadata has {self._state[0].phases} phases"
         if status == _SITE:
             sites = self._state[0].sites
-            return f"site {cast(np.ndarray, events.site)[row]} is past the metadata's table of {sites} sites"
+            return f"site {cast(np.ndarray, events.site)[row]} is out of range; the metadata has {sites} sites"
         return (
-            f"block {block} is far beyond what {self.rows + row} rows can have numbered; "
+            f"block number {block} is too large after {self.rows + row} rows; "
             "number blocks densely from 0, or write the column as UInt64 and let `replay import` renumber it"
         )
 
     @property
     def rows(self) -> int:
-        """Events that were checked and are valid."""
+        """Number of events that were checked and are valid."""
         return int(self._state[0].rows)
 
     @property
@@ -248,20 +253,20 @@ class Validator:
         return int(self._state[0].bytes_peak)
 
 
-def _mistake_of_memalign(events: Events, row: int) -> str:
-    """What is wrong with a memalign or an alignment in this row."""
+def _alignment_message(events: Events, row: int) -> str:
+    """Returns the message for an invalid memalign, or for an alignment of another op, in this row."""
     alignment = NO_ALIGNMENT if events.alignment is None else int(events.alignment[row])
     if events.op[row] != MEMALIGN:
         op = Op(events.op[row]).name.lower()
-        return f"`alignment` is {alignment} at a {op}; only a memalign has one, so leave it empty"
+        return f"`alignment` of a {op} is {alignment}; it must be empty, only memaligns have one"
     if events.domain[row] not in _MEMALIGN_DOMAINS:
         domain = Domain(events.domain[row]).name.lower()
-        return f"memalign in domain {domain}, which has no such call; write it in domain libc"
+        return f"domain {domain} has no memalign; write it in domain libc"
     if events.alignment is None:
         return "memalign without the column `alignment`; add the column, or write a malloc"
     if alignment == NO_ALIGNMENT:
-        return "memalign whose `alignment` is empty; write the alignment in bytes, or write a malloc"
-    return f"memalign with an `alignment` of {alignment}, which is not a power of two"
+        return "`alignment` of a memalign is empty; write the alignment in bytes, or write a malloc"
+    return f"`alignment` of a memalign is {alignment}, must be a power of two"
 
 
 @runtime_checkable
@@ -269,11 +274,12 @@ class ValidatedTrace(Trace, Protocol):
     """A trace that validates what it yields."""
 
     validator: Validator
-    """Of the latest reading, as far as it got."""
+    """That of the latest call of `batches`, for the batches read so far."""
 
 
 class _Checked:
-    """Another trace, checked while it is read, types and lengths of its columns included: kernels rely on both."""
+    """A trace that validates another one while it is read. It checks types and lengths of columns, too: kernels rely on
+    both."""
 
     def __init__(self, trace: Trace, path: object) -> None:
         self._trace, self._path = trace, path
@@ -296,10 +302,10 @@ class _Checked:
             type_ = COLUMNS[name].memory_type
             if column.shape != (events.rows,) or column.dtype != type_:
                 found = f"{column.shape[0]} values of type {column.dtype}"
-                message = f"column `{name}` has {found}, not {events.rows} of type {type_}"
+                message = f"column `{name}` has {found}; expected {events.rows} of type {type_}"
                 raise TraceError(message, path=self._path, row=first_row)
 
 
 def validated(trace: Trace, path: object) -> ValidatedTrace:
-    """The trace itself if it validates what it yields, else the same trace, checked while it is read."""
+    """Returns the trace itself if it validates what it yields, else a trace that validates it while it is read."""
     return trace if isinstance(trace, ValidatedTrace) else _Checked(trace, path)

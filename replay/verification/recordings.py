@@ -23,7 +23,6 @@ from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.trace import CLEAN_START, Domain, Events, Op, PoolCount, Trace
 from replay.trace.block_ops import concerns_block, requests
-from replay.trace.editing import rows_of
 from replay.verification.counts import CountAgreement, Counting
 
 LOW_ADDRESSES = ("linux.brk_base=0x10000000", "linux.mmap_base=0x1000000000")
@@ -214,7 +213,7 @@ def _in_libc(address: np.ndarray, libc: np.ndarray, places: np.ndarray, pool_byt
 
 def _realloc_follows(events: Events, row: int) -> bool:
     """Whether the next call of pymalloc in this batch is a realloc."""
-    later = np.flatnonzero(_is_call(rows_of(events, slice(row, row + FAR))))
+    later = np.flatnonzero(_is_call(events.where(slice(row, row + FAR))))
     return not later.size or bool(events.op[row + later[0]] == Op.REALLOC)
 
 
@@ -321,7 +320,7 @@ class _Comparison:
 
     def _calls_until(self, events: Events, row: int) -> int:
         """Returns the number of calls for blocks of pymalloc before a row of the current batch."""
-        return self._calls + int(np.count_nonzero(_is_call(rows_of(events, slice(0, row)))))
+        return self._calls + int(np.count_nonzero(_is_call(events.where(slice(0, row)))))
 
     def _compare(self, events: Events, start: int, address: np.ndarray, owner: np.ndarray) -> None:
         assert events.address is not None

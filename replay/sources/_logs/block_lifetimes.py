@@ -24,7 +24,7 @@ _FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
 _LIBC = int(Domain.LIBC)
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
-_REPAIRS = record("dropped_frees", "born_by_realloc", "missing_frees")
+_REPAIRS = record("dropped_frees", "converted_reallocs", "missing_frees")
 """Counts of the first three rules above."""
 
 
@@ -87,7 +87,7 @@ def _follow_calls(
         life = moved
         if life < 0:
             if code == _REALLOC:
-                repairs[0].born_by_realloc += partner[row] >= 0
+                repairs[0].converted_reallocs += partner[row] >= 0
                 code = _MALLOC
             life = take_number(free_numbers, counts) | np.int64(domain[row]) << _NUMBER_BITS
         slot = find_slot(key[row], keys, numbers)
@@ -119,8 +119,8 @@ class BlockLifetimes:
         return int(self._repairs[0].dropped_frees)
 
     @property
-    def born_by_realloc(self) -> int:
-        return int(self._repairs[0].born_by_realloc)
+    def converted_reallocs(self) -> int:
+        return int(self._repairs[0].converted_reallocs)
 
     @property
     def missing_frees(self) -> int:

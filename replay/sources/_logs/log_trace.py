@@ -74,7 +74,7 @@ class LogTrace:
             source=self._source,
             file=self._path.name,
             dropped_frees=lifetimes.dropped_frees or None,
-            born_by_realloc=lifetimes.born_by_realloc or None,
+            converted_reallocs=lifetimes.converted_reallocs or None,
             missing_frees=lifetimes.missing_frees or None,
             dropped_mappings=found.dropped_mappings or None,
             dropped_mapping_bytes=found.dropped_mapping_bytes or None,
@@ -146,7 +146,7 @@ def omissions(origin: Provenance) -> list[str]:
     """Returns the counts of events that are missing or different in the trace."""
     counted = [
         ("frees of blocks older than the log, left out", origin.dropped_frees),
-        ("reallocs of blocks older than the log, converted to mallocs", origin.born_by_realloc),
+        ("reallocs of blocks older than the log, converted to mallocs", origin.converted_reallocs),
         ("missing frees, inserted", origin.missing_frees),
         ("mmap and munmap calls left out", origin.dropped_mappings),
         ("memory mapped by them, left out", origin.dropped_mapping_bytes and format_size(origin.dropped_mapping_bytes)),

@@ -1,8 +1,8 @@
-"""Traces made from traces: cut, filtered, merged, scaled. Batch by batch; memory grows with the blocks that are live.
+"""Edits of traces: cut, filter, merge and scale. They work batch by batch; memory is proportional to live blocks.
 
-An edit yields events whose blocks are named by keys; `EditedTrace` numbers them by the rule of `replay.trace` and
-checks the result. Optional columns stay if their declaration allows it: addresses are left out, because where blocks
-lie depends on the whole history, which changed.
+An edit yields events with keys instead of block numbers. `EditedTrace` numbers the blocks by the rule of `replay.trace`
+and validates the result. Optional columns are kept if their declaration allows it. Addresses are dropped, because they
+depend on the whole history, which the edit changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,19 @@ from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
 KEPT = tuple(name for name in OPTIONAL if COLUMNS[name].kept_by_edits)
-"""Optional columns that an edited trace has, if its sources have them."""
+"""Optional columns that an edited trace takes over from its sources."""
 
 
 class KeyedEvents(NamedTuple):
-    """Events, and keys (uint64) in place of their blocks, unique among live blocks."""
+    """Events, and a key (uint64) for the block of each row. Keys are unique among live blocks."""
 
     events: Events
     key: np.ndarray
 
 
 class EditedTrace:
-    """The trace that an edit makes of others. `metadata` is called each time, because that of its sources may grow."""
+    """The trace that an edit returns. `metadata` is a function, because the metadata of the sources may grow while they
+    are read."""
 
     events_total = None
     duration_ns = None
@@ -38,7 +39,7 @@ class EditedTrace:
 
     @property
     def metadata(self) -> Metadata:
-        """Whole once the last batch was read."""
+        """Complete after the last batch was read."""
         return self._metadata()
 
     def batches(self) -> Iterator[Events]:
@@ -51,28 +52,23 @@ class EditedTrace:
 
 
 def keyed(events: Events) -> KeyedEvents:
-    """The events with the numbers of their blocks as keys."""
+    """Returns the events with their block numbers as keys."""
     return KeyedEvents(events, events.block.astype(np.uint64))
 
 
-def rows_of(events: Events, rows: np.ndarray | slice) -> Events:
-    """Some of the rows: a mask, indexes or a slice."""
-    return events.where(rows)
+def edited(metadata: Metadata, command: str) -> Metadata:
+    """Returns the metadata of a trace after an edit by this command line, or unchanged if it is empty.
 
-
-def edited(metadata: Metadata, words: str) -> Metadata:
-    """The metadata after the edit by the command `words`; unchanged if that is empty.
-
-    What is true of the whole recording only is dropped.
+    Fields that describe the unedited recording only are dropped.
     """
-    if not words:
+    if not command:
         return metadata
     runtime = metadata.runtime and replace(metadata.runtime, resident=None)
-    return replace(metadata, origin=metadata.origin.edited_by(words), counts=(), runtime=runtime)
+    return replace(metadata, origin=metadata.origin.edited_by(command), counts=(), runtime=runtime)
 
 
 def span_ns(trace: Trace) -> int:
-    """Time from the first event to the last, found by reading all of them."""
+    """Returns the time from the first event to the last. Reads the whole trace."""
     first = last = None
     for events in trace.batches():
         if events.rows:

@@ -1,8 +1,7 @@
-"""A piece of a trace: from one time to another, or one phase, or where both overlap.
+"""Cuts a piece out of a trace: a time range, a phase, or the intersection of both.
 
-What was born earlier and lives at the piece's start is brought to life there, in the order of birth, as mallocs of the
-size it has by then; or it is left out, with all that happens to it later. The phase in force there is marked again, in
-each process.
+The piece starts with a malloc of each block that is live at its start, with its size at that moment, in the order of
+allocation; or all events of these blocks are dropped. Marks of the phases at that moment follow, one for each process.
 """
 
 from collections.abc import Iterator
@@ -13,58 +12,59 @@ import numpy as np
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
 from replay.trace import Events, Op, Trace, joined
-from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed, rows_of
-from replay.trace.editing.live_blocks import Living
+from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed
+from replay.trace.editing.live_blocks import LiveBlocks
 from replay.trace.editing.phases import NO_PHASE, Phases
 from replay.trace.editing.selecting import Selection
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Which part of a trace; times count from its first event."""
+    """The part of a trace to keep. Times count from the first event of the trace."""
 
     from_ns: int = 0
     to_ns: int = MAX_SPAN
-    """No longer part of it."""
+    """End of the piece, exclusive."""
     phase: str | None = None
-    """From its first mark to the next mark of another phase, in the same process."""
+    """Name of a phase: from its first mark to the next mark of another phase in the same process."""
     earlier: bool = True
-    """Whether what was born before the piece is brought to life at its start."""
+    """Whether blocks that are live at the start of the piece are allocated there; else they are dropped."""
 
 
-def cut(trace: Trace, piece: Piece, words: str) -> EditedTrace:
-    """A piece of a trace, with the times that the events had."""
-    return EditedTrace(lambda: _cut(trace, piece), lambda: edited(trace.metadata, words))
+def cut(trace: Trace, piece: Piece, command: str) -> EditedTrace:
+    """Returns a piece of a trace. Times of events do not change."""
+    return EditedTrace(lambda: _cut(trace, piece), lambda: edited(trace.metadata, command))
 
 
 def _cut(trace: Trace, piece: Piece) -> Iterator[KeyedEvents]:
-    window, living, selection = _Window(trace, piece), Living(trace), Selection()
+    window, live_blocks, selection = _Window(trace, piece), LiveBlocks(trace), Selection()
     started = False
     for events in trace.batches():
         start, end = window.within(events)
         if not started:
-            living.follow(rows_of(events, slice(0, start)))
+            live_blocks.follow(events.where(slice(0, start)))
         if start < end and not started:
             started = True
-            opening = living if piece.earlier else Living(trace)
-            yield keyed(_opening(opening, events, start, window.phases_before))
+            earlier = live_blocks if piece.earlier else LiveBlocks(trace)
+            yield keyed(_opening(earlier, events, start, window.phases_before))
         if start < end:
-            inside = rows_of(events, slice(start, end))
+            inside = events.where(slice(start, end))
             if not piece.earlier:
-                inside = rows_of(inside, selection.keep(inside, np.ones(inside.rows, bool)))
+                inside = inside.where(selection.keep(inside, np.ones(inside.rows, bool)))
             yield keyed(inside)
         if window.over:
             break
     if not started:
-        if piece.phase is not None and not window.met:
-            raise window.phases.refuse(piece.phase)
-        raise ReplayError("no event lies in that piece of the trace; `replay trace info` says how long it is")
+        if piece.phase is not None and not window.has_begun:
+            raise window.phases.unknown_phase(piece.phase)
+        raise ReplayError("this piece of the trace has no events; `replay trace info` shows the duration of the trace")
 
 
-def _opening(living: Living, events: Events, row: int, phases: dict[int, int]) -> Events:
-    """Lives begin anew, and so do the phases, by thread, where the piece begins without their marks."""
+def _opening(live_blocks: LiveBlocks, events: Events, row: int, phases: dict[int, int]) -> Events:
+    """Returns the events before the first row of the piece: allocations of live blocks, and a mark for each of the
+    `phases`, which are by thread."""
     time_ns = int(events.time_ns[row])
-    opening = living.events(Op.MALLOC, time_ns)
+    allocations = live_blocks.events(Op.MALLOC, time_ns)
     count = len(phases)
     marks = Events(
         time_ns=np.full(count, time_ns, np.int64),
@@ -74,7 +74,7 @@ def _opening(living: Living, events: Events, row: int, phases: dict[int, int]) -
         block=np.zeros(count, np.uint32),
         size=np.array([*phases.values()], np.int64),
     )
-    return joined([opening, marks, events.where(slice(0, 0))])  # the last for its optional columns
+    return joined([allocations, marks, events.where(slice(0, 0))])  # the last one adds optional columns
 
 
 class _Window:
@@ -84,18 +84,19 @@ class _Window:
         self._piece = piece
         self._begin_ns: int | None = None
         self.phases = Phases(trace)
-        self.met = piece.phase is None
-        """Whether the phase has begun."""
+        self.has_begun = piece.phase is None
+        """Whether the phase of the piece has begun."""
         self.over = False
-        """Whether no later row can be in the piece."""
+        """Whether all rows of the piece were found."""
         self.phases_before: dict[int, int] = {}
-        """In force where the piece begins, by a thread of each process, unless it begins with the mark of a phase."""
+        """The phase of each process before the first row of the piece, by a thread of the process. A process whose mark
+        is the first row of the piece is left out."""
         self._threads = [process.threads for process in trace.metadata.processes]
         self._owner = -1
-        """The process whose phase the piece is."""
+        """The process whose phase the piece is; -1 before the phase has begun."""
 
     def within(self, events: Events) -> tuple[int, int]:
-        """The rows of the piece in these events: from, up to."""
+        """Returns the rows of these events that are in the piece: the first one, and the end (exclusive)."""
         if not events.rows:
             return 0, 0
         if self._begin_ns is None:
@@ -114,21 +115,21 @@ class _Window:
     def _note_phases(
         self, events: Events, in_force: np.ndarray, owner: np.ndarray, start: int, before: np.ndarray
     ) -> None:
-        begins = events.op[start] == Op.MARK and events.size[start] == in_force[start]
-        before[owner[:start]] = in_force[:start]  # of several the last one stays
+        starts_with_mark = events.op[start] == Op.MARK and events.size[start] == in_force[start]
+        before[owner[:start]] = in_force[:start]  # of several rows of a process, the last one is stored
         self.phases_before = {}
         for process, phase in enumerate(before.tolist()):
-            if phase != NO_PHASE and not (begins and process == owner[start]):
+            if phase != NO_PHASE and not (starts_with_mark and process == owner[start]):
                 thread = events.thread[start] if process == owner[start] else self._threads[process][0]
                 self.phases_before[int(thread)] = phase
 
     def _within_phase(self, in_force: np.ndarray, owner: np.ndarray, start: int, end: int) -> tuple[int, int]:
         assert self._piece.phase is not None
-        wanted = in_force == self.phases.index(self._piece.phase)
-        first = 0 if self.met else int(wanted.argmax()) if wanted.any() else wanted.shape[0]
-        if wanted.any() and not self.met:
-            self.met, self._owner = True, int(owner[first])
-        rest = ~wanted[first:] & (owner[first:] == self._owner)
-        last = first + int(rest.argmax()) if rest.any() else wanted.shape[0]
-        self.over = self.over or (self.met and last < wanted.shape[0])
-        return max(start, first), min(end, last)
+        in_phase = in_force == self.phases.index(self._piece.phase)
+        first = 0 if self.has_begun else int(in_phase.argmax()) if in_phase.any() else in_phase.shape[0]
+        if in_phase.any() and not self.has_begun:
+            self.has_begun, self._owner = True, int(owner[first])
+        after = ~in_phase[first:] & (owner[first:] == self._owner)
+        phase_end = first + int(after.argmax()) if after.any() else in_phase.shape[0]
+        self.over = self.over or (self.has_begun and phase_end < in_phase.shape[0])
+        return max(start, first), min(end, phase_end)

@@ -1,4 +1,4 @@
-"""The live blocks at a point of a trace, with all that allocating them again takes: tables by block number."""
+"""The live blocks at a point of a trace, with the data to allocate or free them there. Tables are by block number."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from replay.trace.events import nulls
 from replay.trace.processes import processes_of
 
 _BLOCK = record("bytes", "domain", "thread")
-"""Of a live block: its size now; domain and thread of its allocation."""
+"""A live block: its current size; domain and thread of its allocation."""
 
 
 @entry
@@ -22,42 +22,46 @@ def _follow(
     domain: np.ndarray,
     thread: np.ndarray,
     first_row: int,
-    born: np.ndarray,
-    now: np.ndarray,
+    allocation_rows: np.ndarray,
+    blocks: np.ndarray,
 ) -> None:
-    """Follows events. Changes in place `born`, the row of a live block's allocation or -1, and `now` (_BLOCK)."""
+    """Applies events to `allocation_rows`, the row of each live block's allocation or -1, and `blocks` (_BLOCK); both
+    change in place."""
     for row in range(op.shape[0]):
         if not concerns_block(op[row]):
             continue
         number = block[row]
         if op[row] == FREE:
-            born[number] = -1
+            allocation_rows[number] = -1
             continue
-        now[number].bytes = size[row]
+        blocks[number].bytes = size[row]
         if allocates(op[row]):
-            born[number] = first_row + row
-            now[number].domain, now[number].thread = domain[row], thread[row]
+            allocation_rows[number] = first_row + row
+            blocks[number].domain, blocks[number].thread = domain[row], thread[row]
 
 
-class Living:
-    """Follows the lives of one trace's blocks, batch by batch."""
+class LiveBlocks:
+    """Follows the live blocks of one trace, batch by batch."""
 
     def __init__(self, trace: Trace) -> None:
         self._processes = processes_of(trace)
         self._rows = 0
-        self._born = np.full(1024, -1, np.int64)
-        self._now = np.zeros(1024, _BLOCK)
+        self._allocation_rows = np.full(1024, -1, np.int64)
+        self._blocks = np.zeros(1024, _BLOCK)
         self._optional: dict[str, np.ndarray] = {}
-        """Columns that the events have, by block number: values of its latest allocation or realloc."""
-        self._main: dict[int, int] = {}
-        """The main thread of each process: that of its first block."""
+        """Optional columns by block number: the values of the block's latest allocation or realloc."""
+        self._main_threads: dict[int, int] = {}
+        """By process, the thread of its first event with a block."""
         self._ended: set[int] = set()
-        """Threads that were at their end last."""
+        """Threads whose last event so far is a thread end."""
 
     def follow(self, events: Events) -> None:
-        """Takes in events that follow those before."""
+        """Applies the next batch of events."""
         self._reserve(events.highest_block + 1)
-        _follow(events.op, events.block, events.size, events.domain, events.thread, self._rows, self._born, self._now)
+        _follow(
+            events.op, events.block, events.size, events.domain, events.thread,
+            self._rows, self._allocation_rows, self._blocks,
+        )  # fmt: skip
         self._rows += events.rows
         self._follow_optional(events)
         self._follow_threads(events)
@@ -66,34 +70,38 @@ class Living:
         rows = requests(events.op)
         for name, column in events.keep_optional(*KEPT).optional().items():
             if name not in self._optional:
-                self._optional[name] = nulls(name, self._born.shape[0])
-            self._optional[name][events.block[rows]] = column[rows]  # of several rows of a block, the last one counts
+                self._optional[name] = nulls(name, self._allocation_rows.shape[0])
+            self._optional[name][events.block[rows]] = column[
+                rows
+            ]  # of several rows of a block, the last one is stored
 
     def _follow_threads(self, events: Events) -> None:
-        missing = set(range(max(1, len(self._processes.table)))) - set(self._main)
-        at_work = events.thread[concerns_block(events.op)] if missing else events.thread[:0]
-        owner = self._processes.owners(at_work)
+        missing = set(range(max(1, len(self._processes.table)))) - set(self._main_threads)
+        threads = events.thread[concerns_block(events.op)] if missing else events.thread[:0]
+        owner = self._processes.owners(threads)
         for process in missing & set(owner.tolist()):
-            self._main[process] = int(at_work[(owner == process).argmax()])
+            self._main_threads[process] = int(threads[(owner == process).argmax()])
         self._ended -= set(events.thread[np.isin(events.thread, list(self._ended))].tolist())
         for row in np.flatnonzero(events.op == Op.THREAD_END).tolist():
             if not (events.thread[row + 1 :] == events.thread[row]).any():
                 self._ended.add(int(events.thread[row]))
 
     def events(self, op: Op, time_ns: int) -> Events:
-        """An allocation or a free of every live block, in the order of birth, at one time, by the threads of birth;
-        where such a thread has ended, by the main one of its process. Frees have nulls in the optional columns.
+        """Returns an allocation or a free of each live block at this time, in the order of their allocation.
 
-        A block is allocated by a memalign if its latest allocation or realloc was one, else by a malloc."""
-        block = np.flatnonzero(self._born >= 0)
-        block = block[np.argsort(self._born[block])]
-        now = self._now[block]
-        size, domain, thread = now["bytes"], now["domain"], now["thread"]
+        The events are of the thread that allocated the block or, if it has ended, of the main thread of its process. A
+        block is allocated with a memalign if its latest allocation or realloc was one, else with a malloc. Frees have
+        nulls in the optional columns.
+        """
+        block = np.flatnonzero(self._allocation_rows >= 0)
+        block = block[np.argsort(self._allocation_rows[block])]
+        blocks = self._blocks[block]
+        size, domain, thread = blocks["bytes"], blocks["domain"], blocks["thread"]
         for ended in self._ended & set(thread.tolist()):
-            thread[thread == ended] = self._main[int(self._processes.owners(np.array([ended], np.uint32))[0])]
-        begins = op == Op.MALLOC
+            thread[thread == ended] = self._main_threads[int(self._processes.owners(np.array([ended], np.uint32))[0])]
+        allocate = op == Op.MALLOC
         rows = block.shape[0]
-        optional = {name: column[block] if begins else nulls(name, rows) for name, column in self._optional.items()}
+        optional = {name: column[block] if allocate else nulls(name, rows) for name, column in self._optional.items()}
         ops = np.full(rows, int(op), np.uint8)
         if "alignment" in optional:
             ops[optional["alignment"] != NO_ALIGNMENT] = MEMALIGN
@@ -103,11 +111,12 @@ class Living:
             op=ops,
             domain=domain.astype(np.uint8),
             block=block.astype(np.uint32),
-            size=size.copy() if begins else np.zeros(rows, np.int64),
+            size=size.copy() if allocate else np.zeros(rows, np.int64),
             **optional,
         )
 
     def _reserve(self, blocks: int) -> None:
-        self._born, self._now = with_room(self._born, blocks, fill=-1), with_room(self._now, blocks)
+        self._allocation_rows = with_room(self._allocation_rows, blocks, fill=-1)
+        self._blocks = with_room(self._blocks, blocks)
         for name, column in self._optional.items():
-            self._optional[name] = extend(column, self._born.shape[0], fill=int(nulls(name, 1)[0]))
+            self._optional[name] = extend(column, self._allocation_rows.shape[0], fill=int(nulls(name, 1)[0]))

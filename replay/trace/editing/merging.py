@@ -1,10 +1,10 @@
-"""Merges traces: interleaves them by time. Threads, blocks, phases and call sites stay separate.
+"""Merges traces: interleaves their events by time. Threads, blocks and phases of the traces stay separate.
 
-The result is one process with the threads of all, or each trace stays a process of its own, or as many as it has.
+The result is one process with the threads of all traces, or it keeps the processes of each trace.
 
-Each trace begins at its offset from time 0. Events of one time stand in the order of the traces. Threads get new
-numbers in the order in which they are met. A phase gets its trace's name before its own, except malloc_trim, which is a
-call. Call sites that are alike become one.
+Each trace starts at its offset from time 0. Events at the same time are in the order of the traces. Threads get new
+numbers in the order of their first events. The name of a phase is prefixed with the name of its trace, except
+malloc_trim, which is a call. Equal call sites are merged.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ import numpy as np
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Trace, joined
-from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited, rows_of
+from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited
 from replay.trace.processes import processes_of
 from replay.trace.provenance import common_provenance
 
 _NUMBER_BITS = 32
-"""Of a block, a thread or a call site; above them a key holds the part."""
+"""The low bits of a key: the number of a block, a thread or a call site. The high bits are the index of its part."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,34 @@ class Part:
 
     trace: Trace
     name: str
-    """Stands before the names of its phases and processes; none where that is empty."""
+    """Prefix for the names of its phases and processes; empty for no prefix."""
     offset_ns: int = 0
 
 
-def merged(parts: list[Part], words: str, *, as_processes: bool = False) -> EditedTrace:
-    """Returns the traces merged into one process, or into a trace with a process for each."""
-    names = _Names(parts)
-    processes = names.processes if as_processes else tuple
-    return EditedTrace(lambda: _merge(parts, names), lambda: names.metadata(words, processes()))
+def merged(parts: list[Part], command: str, *, as_processes: bool = False) -> EditedTrace:
+    """Returns the traces merged into one process, or with their processes kept apart."""
+    numbering = _Numbering(parts)
+    processes = numbering.processes if as_processes else tuple
+    return EditedTrace(lambda: _merge(parts, numbering), lambda: numbering.metadata(command, processes()))
 
 
-class _Names:
-    """Threads, phases and call sites of all parts in one numbering, each by where it is met first."""
+class _Numbering:
+    """Numbers threads, phases and call sites of all parts together, in the order of their first events."""
 
     def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
         self.start()
 
     def start(self) -> None:
-        """Forgets all that was met."""
+        """Removes all numbers."""
         self._threads: dict[int, int] = {}
         self._phases: dict[str, int] = {}
         self._tables: dict[str, dict[object, int]] = {name: {} for name in KEPT if COLUMNS[name].table}
-        """By column: number of each entry of the metadata's table that the column's values are indexes of."""
+        """By column that has indexes of a table of the metadata: the new number of each entry."""
 
     def joined(self, events: Events, part: np.ndarray) -> Events:
-        """Returns the events in the common numbering; `part` is the part of each row. Changes `events` in place."""
+        """Returns the events with the common numbers; `part` is the index of each row's part. Changes `events` in
+        place."""
         for row in np.flatnonzero(events.op == Op.MARK):
             events.size[row] = self._phase(self._parts[part[row]], int(events.size[row]))
         own = part << _NUMBER_BITS
@@ -80,22 +81,22 @@ class _Names:
         return numbers.setdefault(table[number], len(numbers)) if number < len(table) else cast(int, declared.null)
 
     def processes(self) -> tuple[Process, ...]:
-        """The processes of all parts, with the threads that occurred."""
+        """Returns the processes of all parts, with those threads that have events."""
         threads: dict[tuple[int, int], list[int]] = {}
         tables = [processes_of(part.trace) for part in self._parts]
         for key, number in self._threads.items():
             part, own = key >> _NUMBER_BITS, key & ((1 << _NUMBER_BITS) - 1)
-            place = int(tables[part].find(np.array([own]))[0][0])
-            threads.setdefault((part, max(place, 0)), []).append(number)
+            process = int(tables[part].find(np.array([own]))[0][0])
+            threads.setdefault((part, max(process, 0)), []).append(number)
         return tuple(
-            replace(process, name=_joined(part.name, process.name), threads=tuple(threads.get((index, place), ())))
+            replace(process, name=_joined(part.name, process.name), threads=tuple(threads.get((index, number), ())))
             for index, part in enumerate(self._parts)
-            for place, process in enumerate(_own_processes(part))
+            for number, process in enumerate(_own_processes(part))
         )
 
-    def metadata(self, words: str, processes: tuple[Process, ...]) -> Metadata:
-        """Returns the metadata of the whole. Its origin is what all parts agree on. One process has the static storage
-        of the largest part and the stacks of all."""
+    def metadata(self, command: str, processes: tuple[Process, ...]) -> Metadata:
+        """Returns the metadata of the merged trace. Its origin has what is equal in all parts. If the result is one
+        process, it has the static storage of the largest part and the stacks of all parts."""
         each = [part.trace.metadata for part in self._parts]
         memory = [process.memory for part in self._parts for process in _own_processes(part)]
         together = ProcessMemory(
@@ -110,11 +111,11 @@ class _Names:
         phases = tuple(self._phases)
         metadata = Metadata(origin, phases=phases, process=process, processes=processes, runtime=runtime)
         tables = {cast(str, COLUMNS[name].table): tuple(table) for name, table in self._tables.items()}
-        return edited(replace(metadata, **tables), words)  # type: ignore[arg-type]
+        return edited(replace(metadata, **tables), command)  # type: ignore[arg-type]
 
 
 def _own_processes(part: Part) -> tuple[Process, ...]:
-    """The processes of its table, or the one process that it is."""
+    """Returns the table of processes of a part, or one unnamed process if it has none."""
     metadata = part.trace.metadata
     return metadata.processes or (Process("", (), metadata.process),)
 
@@ -124,7 +125,7 @@ def _joined(*names: str) -> str:
 
 
 def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:
-    """Returns `number(key)` of each key (uint32), called once per key, in the order of their first rows."""
+    """Returns `number(key)` (uint32) of each key. It is called once per distinct key, in the order of first rows."""
     unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     numbers = np.empty(unique.shape[0], np.uint32)
     for index in np.argsort(first):
@@ -132,21 +133,21 @@ def _mapped(keys: np.ndarray, number: Callable[[int], int]) -> np.ndarray:
     return numbers[inverse]
 
 
-def _merge(parts: list[Part], names: _Names) -> Iterator[KeyedEvents]:
-    names.start()
+def _merge(parts: list[Part], numbering: _Numbering) -> Iterator[KeyedEvents]:
+    numbering.start()
     feeds = [_Feed(part) for part in parts]
     no_rows: Events | None = None
     while any([feed.fetch() for feed in feeds]):  # noqa: C419 - every feed must fetch
         frontier_ns = min(feed.last_ns for feed in feeds if not feed.ended)
         limiting = next(i for i, feed in enumerate(feeds) if not feed.ended and feed.last_ns == frontier_ns)
         taken = [feed.take(frontier_ns, including=index <= limiting) for index, feed in enumerate(feeds)]
-        if no_rows is None:  # the first time, each trace with events is among `taken`: every batch gets its columns
+        if no_rows is None:  # only now, all traces with events are among `taken`; every batch gets their columns
             no_rows = joined([events.where(slice(0, 0)) for events in taken if events is not None])
-        yield _interleaved(taken, no_rows, names)
+        yield _interleaved(taken, no_rows, numbering)
 
 
 class _Feed:
-    """One trace's events, of which some wait until no other trace can have earlier ones."""
+    """The events of one trace. They wait until no other trace can have earlier ones."""
 
     def __init__(self, part: Part) -> None:
         self._batches = iter(part.trace.batches())
@@ -157,12 +158,12 @@ class _Feed:
 
     @property
     def last_ns(self) -> int:
-        """The time of the last event that waits."""
+        """The time of the last waiting event."""
         assert self._waiting is not None
         return int(self._waiting.time_ns[-1])
 
     def fetch(self) -> bool:
-        """Whether an event waits; reads on if none does and there is more."""
+        """Returns whether an event waits. Reads the next batch if none does."""
         while self._waiting is None and not self.ended:
             events = next(self._batches, None)
             if events is None:
@@ -176,21 +177,21 @@ class _Feed:
         return self._waiting is not None
 
     def take(self, until_ns: int, *, including: bool) -> Events | None:
-        """The events before a time, or at it as well."""
+        """Removes and returns the waiting events before this time, or up to it if `including`; None if none waits."""
         events = self._waiting
         if events is None:
             return None
         rows = int(np.searchsorted(events.time_ns, until_ns, side="right" if including else "left"))
-        self._waiting = rows_of(events, slice(rows, events.rows)) if rows < events.rows else None
-        return rows_of(events, slice(0, rows))
+        self._waiting = events.where(slice(rows, events.rows)) if rows < events.rows else None
+        return events.where(slice(0, rows))
 
 
-def _interleaved(taken: list[Events | None], no_rows: Events, names: _Names) -> KeyedEvents:
-    """One batch of what was taken, by time, with at least the columns of `no_rows`. The sort is stable, so traces keep
-    their order within one time."""
+def _interleaved(taken: list[Events | None], no_rows: Events, numbering: _Numbering) -> KeyedEvents:
+    """Returns the taken events as one batch, sorted by time, with at least the columns of `no_rows`. The sort is
+    stable, so events at the same time are in the order of the traces."""
     parts = [(index, events) for index, events in enumerate(taken) if events is not None and events.rows]
     order = np.argsort(np.concatenate([events.time_ns for _, events in parts]), kind="stable")
     part = np.concatenate([np.full(events.rows, index, np.int64) for index, events in parts])[order]
     events = joined([no_rows, *(events for _, events in parts)]).keep_optional(*KEPT).where(order)
     key = (part << _NUMBER_BITS | events.block).view(np.uint64)
-    return KeyedEvents(names.joined(events, part), key)
+    return KeyedEvents(numbering.joined(events, part), key)

@@ -1,7 +1,4 @@
-"""Which phase is in force at an event: that of the latest mark, but for marks that are calls of malloc_trim.
-
-Each process of a trace is in phases of its own.
-"""
+"""The current phase at each event: that of the latest mark of its process. Marks of malloc_trim are ignored."""
 
 import numpy as np
 
@@ -20,14 +17,15 @@ class Phases:
         self._trace = trace
         self._processes = processes_of(trace)
         self.current = np.full(max(1, len(self._processes.table)), NO_PHASE)
-        """By process: in force after the rows so far."""
+        """By process, the phase after the rows so far."""
 
     def owners(self, events: Events) -> np.ndarray:
-        """For each row the number of its process."""
+        """Returns the number of each row's process."""
         return self._processes.owners(events.thread)
 
     def in_force(self, events: Events) -> np.ndarray:
-        """For each row the index of the phase (int64), `NO_PHASE` before the first; a mark is in its own phase."""
+        """Returns the index of each row's phase (int64), `NO_PHASE` before the first mark. A mark is in its own
+        phase."""
         is_mark = events.op == Op.MARK
         if TRIM_MARK in self._trace.metadata.phases:
             is_mark &= events.size != self._trace.metadata.phases.index(TRIM_MARK)
@@ -41,11 +39,12 @@ class Phases:
         return result
 
     def index(self, name: str) -> int:
-        """The phase of that name, or another number than any phase has while it was not met."""
+        """Returns the index of a phase, or a number that no row has while its name is unknown. Names may be added while
+        the trace is read."""
         phases = self._trace.metadata.phases
         return phases.index(name) if name in phases and name != TRIM_MARK else NO_PHASE - 1
 
-    def refuse(self, name: str) -> ReplayError:
-        """What to say of a phase that never came."""
+    def unknown_phase(self, name: str) -> ReplayError:
+        """Returns the error for a phase that the trace does not have."""
         known = [phase for phase in self._trace.metadata.phases if phase != TRIM_MARK]
-        return ReplayError(f"no phase is called {name!r}; {nearest(name, known)}")
+        return ReplayError(f"unknown phase {name!r}; {nearest(name, known)}")
