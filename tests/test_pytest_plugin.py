@@ -216,7 +216,7 @@ MISTAKES = {
     "tolerances=['blowup:much']": "'blowup:much': 'much' is not a number of at least 0",
     "tolerances='blowup:2%'": "tolerances: write a list of strings, like ['resident_bytes_peak:2%']",
     "tolerances=['blowup:2%', 'blowup:3%']": "blowup: has two tolerances; keep one",
-    "set={'pymalloc.alignment': 3}": "*alignment: 3 is no power of two of at least 8",
+    "set={'pymalloc.alignment': 3}": "*alignment: 3 is not a power of two of at least 8",
     "set='pymalloc.alignment=8'": "set: write a dictionary, like {'pymalloc.arena_size': '256 KiB'}",
     "env={'MALLOC_ARENA_MAXX': 3}": "*MALLOC_ARENA_MAX*",
     "max_blowup=object()": "arguments must be strings, numbers, lists or dictionaries",

@@ -582,7 +582,7 @@ def test_settings_without_effect_are_noted_once_by_every_command(replay, workloa
     name, *options = command
     code, _, printed = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
     assert code == 0, printed
-    note = "note: check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"
+    note = "note: check: no effect in glibc 2.36 unless libc_malloc_debug.so is preloaded"
     assert [line for line in printed.splitlines() if line.startswith("note")] == [note]
 
 

@@ -270,8 +270,8 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
     grid = (source, "--grid", "pymalloc.alignment=8,3")
     code, out, _ = replay("sweep", *grid)
     assert code == 0
-    assert "Skipped: 1\n  1 × alignment: 3 is no power of two of at least 8\n" in out
-    printed = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
+    assert "Skipped: 1\n  1 × alignment: 3 is not a power of two of at least 8\n" in out
+    printed = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is not a power of two of at least 8\n"
     assert refused("sweep", *grid, "--strict") == printed
 
 

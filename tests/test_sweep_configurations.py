@@ -64,14 +64,14 @@ def test_an_impossible_combination_is_set_aside_with_its_reason():
     found = tried(vary={"allocator": ["cpython-3.12"], "pymalloc.alignment": [8, 3]})
     assert isinstance(found[1], Configuration)
     assert found[2] == Skipped(
-        {"allocator": "cpython-3.12", "pymalloc.alignment": 3}, "alignment: 3 is no power of two of at least 8"
+        {"allocator": "cpython-3.12", "pymalloc.alignment": 3}, "alignment: 3 is not a power of two of at least 8"
     )
 
 
 def test_strict_refuses_an_impossible_combination():
     with pytest.raises(ConfigError) as refusal:
         tried(strict=True, fixed={"allocator": "cpython-3.12"}, vary={"pymalloc.alignment": [8, 3]})
-    assert str(refusal.value) == "pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8"
+    assert str(refusal.value) == "pymalloc.alignment=3 cannot be run: alignment: 3 is not a power of two of at least 8"
 
 
 def test_a_sweep_of_impossible_combinations_only_is_refused():

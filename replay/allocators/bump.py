@@ -1,10 +1,10 @@
 """The upper bound: an allocator that never reuses memory.
 
-    end     where the next block goes; blocks lie one behind the other, at multiples of 16, in the order of their births
+    end     address of the next block; blocks follow each other in the order of allocation, at multiples of 16
 
-A block that shrinks stays; one that grows is copied to the end.
+A block that shrinks keeps its address. A block that grows is copied to the end.
 
-Invariant (`check`): every block that ever was lies below `end`, and `end` never falls
+Invariant (`check`): all blocks that were ever allocated are below `end`, which never decreases
 """
 
 from typing import NamedTuple
@@ -37,14 +37,14 @@ BLOCK = record("address", "size_bytes", "next")
 
 @by_reference
 class State(NamedTuple):
-    """One HEAP record; BLOCK by place: of freed blocks only the memory is lost, `next` chains their records."""
+    """One HEAP record; BLOCK records by place. Records of freed blocks are reused, linked by `next`; memory is not."""
 
     heap: np.ndarray
     blocks: np.ndarray
 
 
 def new_state(config: Config) -> State:
-    """Nothing was ever allocated."""
+    """Returns the state before the first allocation."""
     state = State(np.zeros(1, HEAP), np.zeros(1024, BLOCK))
     state.heap[0].top_pad, state.heap[0].unused = config.top_pad, -1
     return state
@@ -67,13 +67,13 @@ def _place_at_end(state, stack, block, alignment, size):
 
 @leaf
 def malloc(state, stack, size):
-    """The next bytes."""
+    """Allocates at the end."""
     return memalign(state, stack, ALIGNMENT, size)
 
 
 @leaf
 def memalign(state, stack, alignment, size):
-    """The same at the next multiple of `alignment`; what lies before is lost."""
+    """Allocates at the next multiple of `alignment`. Bytes before it stay unused."""
     place = take_record(stack, state.heap[0], state.blocks)
     _place_at_end(state, stack, state.blocks[place], max(alignment, ALIGNMENT), size)
     return place
@@ -81,13 +81,13 @@ def memalign(state, stack, alignment, size):
 
 @leaf
 def free(state, stack, place):
-    """Its record is used again, its memory never."""
+    """Frees the record of a block. Its memory is never reused."""
     give_record_back(state.heap[0], state.blocks, place)
 
 
 @leaf
 def realloc(state, stack, place, size):
-    """Stays where it fits, else is copied to the end."""
+    """Keeps a block that fits into its bytes, else copies it to the end. The place does not change."""
     block = state.blocks[place]
     if size > block.size_bytes:
         _place_at_end(state, stack, block, ALIGNMENT, size)
@@ -96,23 +96,23 @@ def realloc(state, stack, place, size):
 
 @leaf
 def block_size(state, stack, place):
-    """What was asked for when it was placed, in whole 16 bytes."""
+    """Returns the bytes of a block: the request when it was last placed, rounded up to 16."""
     return state.blocks[place].size_bytes
 
 
 @leaf
 def address(state, stack, place):
-    """Where it was placed."""
+    """Returns the address of a block."""
     return state.blocks[place].address
 
 
 def grow(state: State) -> State:
-    """The same heap with room for twice the blocks."""
+    """Returns the state with room for twice the blocks."""
     return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
 
 
 def spans(state: State, stack: NamedTuple) -> np.ndarray:
-    """One row of SPAN: the heap, of which freed blocks stay part."""
+    """Returns one row of SPAN: the heap, freed blocks included."""
     heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
     blocks = _live_blocks(state)
     live_bytes = int(blocks["size_bytes"].sum())
@@ -124,7 +124,7 @@ def spans(state: State, stack: NamedTuple) -> np.ndarray:
 
 
 def _live_blocks(state: State) -> np.ndarray:
-    """Records in use: all that ever were, without those on the chain of unused ones."""
+    """Returns the records in use: all used so far, without those in the list of unused ones."""
     unused, number = set(), int(state.heap[0].unused)
     while number >= 0:
         unused.add(number)
@@ -133,7 +133,7 @@ def _live_blocks(state: State) -> np.ndarray:
 
 
 def check(state: State, stack: NamedTuple) -> None:
-    """Raises AssertionError where an invariant of this file does not hold."""
+    """Raises AssertionError if an invariant of this file does not hold."""
     heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
     blocks = state.blocks[: heap.used]
     assert (blocks["address"] + blocks["size_bytes"] <= heap.end).all()

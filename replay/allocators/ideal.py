@@ -1,12 +1,12 @@
 """The lower bound: an allocator that holds exactly the requested bytes, in whole pages.
 
-    live    the bytes asked for and not freed
+    live    the requested bytes that are not freed
 
-Blocks have no header and no rounding, and close up when one goes, so the heap is exactly the live bytes in whole
-pages. Addresses mean little where blocks move: each block is given one behind all others that ever were, below the
-heap, where no page is.
+Blocks have no header and are not rounded up. The heap is compacted after each free, so it is the live bytes, rounded up
+to whole pages. Since blocks would move, addresses have no meaning: each block gets one above those of all earlier
+blocks, below the heap, where no memory is mapped.
 
-Invariant (`check`): heap_bytes == live bytes rounded up to pages
+Invariant (`check`): heap_bytes == live bytes, rounded up to pages
 """
 
 from typing import NamedTuple
@@ -36,14 +36,14 @@ FIRST_ADDRESS = 1 << 16
 
 @by_reference
 class State(NamedTuple):
-    """One HEAP record; BLOCK by place, `next` chains the unused ones."""
+    """One HEAP record; BLOCK records by place, where `next` links the unused ones."""
 
     heap: np.ndarray
     blocks: np.ndarray
 
 
 def new_state(config: Config) -> State:
-    """Nothing is live."""
+    """Returns the state without live blocks."""
     state = State(np.zeros(1, HEAP), np.zeros(1024, BLOCK))
     state.heap[0].unused = -1
     state.heap[0].end = FIRST_ADDRESS
@@ -52,7 +52,7 @@ def new_state(config: Config) -> State:
 
 @cold
 def _fit(state, stack):
-    """The heap ends with the page that holds the last live byte."""
+    """Sets the break to the end of the last page that the live bytes need."""
     space, tally = stack.linux.space[0], stack.tally[0]
     old_end = space.brk
     end = space.brk_base + ((state.heap[0].live_bytes + space.page_size - 1) & -space.page_size)
@@ -66,7 +66,7 @@ def _fit(state, stack):
 
 @leaf
 def malloc(state, stack, size):
-    """Exactly `size` bytes more are live."""
+    """Allocates exactly `size` bytes."""
     heap = state.heap[0]
     place = take_record(stack, heap, state.blocks)
     block = state.blocks[place]
@@ -79,7 +79,7 @@ def malloc(state, stack, size):
 
 @leaf
 def memalign(state, stack, alignment, size):
-    """The same at a multiple of `alignment`; addresses take no memory."""
+    """Allocates at a multiple of `alignment`. The gap before it needs no memory."""
     heap = state.heap[0]
     heap.end = (heap.end + alignment - 1) & -alignment
     return malloc(state, stack, size)
@@ -87,7 +87,7 @@ def memalign(state, stack, alignment, size):
 
 @leaf
 def free(state, stack, place):
-    """Its bytes are gone at once."""
+    """Frees a block and shrinks the heap."""
     heap, block = state.heap[0], state.blocks[place]
     heap.live_bytes -= block.size_bytes
     give_record_back(heap, state.blocks, place)
@@ -96,7 +96,7 @@ def free(state, stack, place):
 
 @leaf
 def realloc(state, stack, place, size):
-    """Its bytes alone change in number; as it may have grown, it gets another address."""
+    """Changes the size of a block. It gets a new address, because it may have grown."""
     block = state.blocks[place]
     block.address = state.heap[0].end
     state.heap[0].end += (size + 15) & -16
@@ -108,23 +108,23 @@ def realloc(state, stack, place, size):
 
 @leaf
 def block_size(state, stack, place):
-    """What was asked for."""
+    """Returns the requested bytes of a block."""
     return state.blocks[place].size_bytes
 
 
 @leaf
 def address(state, stack, place):
-    """Behind all blocks before it."""
+    """Returns the address of a block."""
     return state.blocks[place].address
 
 
 def grow(state: State) -> State:
-    """The same heap with room for twice the blocks."""
+    """Returns the state with room for twice the blocks."""
     return state._replace(blocks=extend(state.blocks, 2 * max(int(state.heap[0].used), 512)))
 
 
 def spans(state: State, stack: NamedTuple) -> np.ndarray:
-    """One row of SPAN: the heap, all of it live but the rest of the last page."""
+    """Returns one row of SPAN: the heap. All of it is live, except the rest of the last page."""
     heap, space = state.heap[0], stack.linux.space[0]  # type: ignore[attr-defined]
     start, length = np.array([space.brk_base]), np.array([space.brk - space.brk_base])
     live_bytes = int(heap.live_bytes)
@@ -132,6 +132,6 @@ def spans(state: State, stack: NamedTuple) -> np.ndarray:
 
 
 def check(state: State, stack: NamedTuple) -> None:
-    """Raises AssertionError where an invariant of this file does not hold."""
+    """Raises AssertionError if an invariant of this file does not hold."""
     tally, page = stack.tally[0], stack.linux.space[0].page_size  # type: ignore[attr-defined]
     assert tally.heap_bytes == -(-state.heap[0].live_bytes // page) * page

@@ -1,26 +1,26 @@
-"""glibc's malloc, with every chunk at the address that the real one gives it.
+"""glibc's malloc. Every chunk is at the address at which the real malloc places it.
 
-Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386. What differs between versions is a
-field of `Rules`. The words are glibc's own and are explained where they are at home:
+Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386. Differences between versions are
+fields of `Rules`. The terms are those of glibc; each module explains its own:
 
-    memory    chunks, their neighbours, bins' lists
-    arena     fastbins, unsorted list, bins, top; malloc, free and realloc over them
-    tcache    what a thread keeps before its arena is asked; large_cache: of larger sizes
-    threads   whose arena and whose cache
-    heaps     where arenas besides the main one lie
-    hugetlb   the main heap, and what it is made of, where reserved huge pages are to be used
-    aligned   memalign: chunks whose block lies at a multiple of more than 16 bytes
-    checks    what MALLOC_CHECK_ makes of malloc in 2.31
-    system    the main heap's end, mapped chunks, dynamic thresholds, trimming
+    memory    chunks, their neighbours, the linked lists of bins
+    arena     fastbins, unsorted list, bins, top; _int_malloc, _int_free and _int_realloc
+    tcache    the cache of a thread; large_cache: its bins for larger sizes, from 2.42 on
+    threads   which arena and which cache a thread uses
+    heaps     the heaps of all arenas but the main one
+    hugetlb   the main heap if malloc uses reserved huge pages
+    aligned   memalign: blocks aligned to more than 16 bytes
+    checks    malloc under MALLOC_CHECK_ in 2.31
+    system    the end of the main heap, mapped chunks, dynamic thresholds, trimming
 
-A place is the number of a chunk's record, or, from MAPPED_PLACE on, of a mapped chunk.
+A place is the index of a chunk's record. From MAPPED_PLACE on, it is that of a mapped chunk.
 
 Invariants (`check`):
-    chunks lie end to end from the start of a heap to top or to a fence, which ends where the heap does
-    of two neighbours at most one is free, and each knows the other
+    chunks are contiguous from the start of a heap to top, or to the fencepost at the end of a full heap
+    of two neighbours, at most one is free; each links to the other
     every free chunk is in the bin of its size, or in the unsorted list; large bins are sorted
-    heap_bytes == heaps + mappings
-    an arena is attached to as many threads as it says; if to none, it is in the list of free ones
+    heap_bytes == bytes of all heaps and mapped chunks
+    `attached` of an arena is its number of threads; arenas without threads are in the free list
 """
 
 from functools import cache
@@ -35,11 +35,11 @@ from replay.allocators.glibc import threads
 from replay.allocators.glibc.aligned import get_aligned, int_memalign
 from replay.allocators.glibc.arena import (
     FASTBINS,
-    call_free_chunk,
+    call_int_free_chunk,
     call_int_malloc,
     consolidate,
-    free_chunk,
-    give_back,
+    int_free,
+    int_free_chunk,
     int_malloc,
     int_realloc,
 )
@@ -79,12 +79,12 @@ from replay.allocators.glibc.system import (
 )
 from replay.allocators.glibc.tcache import INACTIVE, TCACHE_BINS, tcache_get, tcache_put, tcache_room
 from replay.allocators.glibc.threads import (
-    CACHE_ROW,
-    KEPT,
+    BINS_A_THREAD,
+    TCACHE_BIN,
     THREAD,
+    arena_get,
     end_thread,
-    open_tcache,
-    own_arena,
+    maybe_init_tcache,
     switch_thread,
 )
 from replay.jit.arrays import extend
@@ -111,15 +111,15 @@ COUNTERS = (
     Counter("mapped_chunks", CounterKind.LEVEL, "chunks with a mapping of their own", more_is_worse=False),
 )
 CHUNKS_AT_FIRST = 1 << 20
-"""Records that a run starts with room for; they take memory only once they are used."""
+"""Initial size of the table of chunks. Unused records do not become resident."""
 ARENA_SHIFT = 40
-"""Where trim stopped: arena << ARENA_SHIFT | what trim_bins says."""
+"""The state of an interrupted trim: arena << ARENA_SHIFT | result of trim_bins."""
 
 
 @by_reference
 class State(NamedTuple):
-    """One PAR record; ARENA, HEAP and THREAD records by number; CHUNK records; of each arena, the bins that may hold
-    something, 32 a word, and fastbins by size; of each thread, KEPT by size; MAPPED records."""
+    """One PAR record; ARENA, HEAP and THREAD records by number; CHUNK records; by arena, the bitmap of bins that may
+    have chunks, 32 a word, and the fastbins by size; by thread, its TCACHE_BIN records by size; MAPPED records."""
 
     par: np.ndarray
     arenas: np.ndarray
@@ -134,14 +134,15 @@ class State(NamedTuple):
 
 @cache
 def _main_bins() -> np.ndarray:
-    """The main arena's, empty: in plain Python they take as long as a short trace, so they are made once."""
+    """Returns the empty bins of the main arena. They are cached, because in plain Python they take as long as a short
+    trace."""
     bins = np.zeros(NBINS, CHUNK)
     empty_bins(bins, 0)
     return bins
 
 
 def new_state(config: Config) -> State:
-    """A process that has not called malloc yet."""
+    """Returns the state of a process that has not called malloc."""
     state = State(
         par=new_par(config),
         arenas=np.zeros(HEAPS_MAX, ARENA),
@@ -150,7 +151,7 @@ def new_state(config: Config) -> State:
         memory=np.zeros(CHUNKS_AT_FIRST, CHUNK),
         binmap=np.zeros(HEAPS_MAX * NBINS // BITS_A_WORD, np.int64),
         fastbins=np.zeros(HEAPS_MAX * FASTBINS, np.int64),
-        cache=np.zeros(0, KEPT),
+        cache=np.zeros(0, TCACHE_BIN),
         mapped=np.zeros(4 * MARGIN, MAPPED),
     )
     state.memory[:NBINS] = _main_bins()
@@ -162,98 +163,98 @@ def new_state(config: Config) -> State:
 
 
 def with_threads(state: State, count: int) -> State:
-    """The same malloc with room for so many threads."""
+    """Returns the state with tables for at least `count` threads."""
     if count <= state.threads.shape[0]:
         return state
     return state._replace(
         threads=extend(state.threads, count),
-        cache=extend(state.cache, count * CACHE_ROW),
+        cache=extend(state.cache, count * BINS_A_THREAD),
     )
 
 
 @inlined
 def _units(par, size):
-    """request2size."""
+    """request2size, in units of 16 bytes."""
     return max((size + par.word_size + UNIT - 1) >> UNIT_SHIFT, par.min_units)
 
 
 @inlined
 def malloc(state, stack, size):
-    """From the cache, or from the arena."""
+    """Allocates from the tcache, or from the arena."""
     par = state.par[0]
-    wanted = _units(par, size)
-    index = wanted - par.min_units
+    nb = _units(par, size)
+    index = nb - par.min_units
     if index < par.tcache_bins and state.cache[np.uint64(par.cache + index)].first:
         return tcache_get(state, index)
     if par.is_ready:
-        place = int_malloc(state, stack, state.arenas[np.uint64(par.arena)], wanted)
-        return place if place else _malloc_from_main(state, stack, wanted)
-    return _malloc_uncached(state, stack, wanted, size)
+        place = int_malloc(state, stack, state.arenas[np.uint64(par.arena)], nb)
+        return place if place else _arena_get_retry(state, stack, nb)
+    return _malloc_uncached(state, stack, nb, size)
 
 
 @cold
-def _malloc_from_main(state, stack, wanted):
-    """arena_get_retry: the thread's arena had no room."""
-    return call_int_malloc(state, stack, state.arenas[MAIN_ARENA], wanted)
+def _arena_get_retry(state, stack, nb):
+    """arena_get_retry: allocates from the main arena after the thread's arena failed."""
+    return call_int_malloc(state, stack, state.arenas[MAIN_ARENA], nb)
 
 
 @cold
-def _malloc_uncached(state, stack, wanted, size):
+def _malloc_uncached(state, stack, nb, size):
     par = state.par[0]
-    if wanted - par.min_units >= TCACHE_BINS and wanted <= par.tcache_large:
-        place = get_large(state, wanted)
+    if nb - par.min_units >= TCACHE_BINS and nb <= par.tcache_large:
+        place = get_large(state, nb)
         if place:
             return place
-    return _malloc_past_cache(state, stack, wanted, size)
+    return _malloc_from_arena(state, stack, nb, size)
 
 
 @leaf
-def _malloc_past_cache(state, stack, wanted, size):
-    """From the thread's arena; if that has no room, from the main one."""
+def _malloc_from_arena(state, stack, nb, size):
+    """Allocates from the thread's arena without the tcache; from the main arena if that fails."""
     par = state.par[0]
     if par.check:
         return malloc_check(state, stack, size)
     if par.tcache == INACTIVE and not par.lazy_tcache:
-        open_tcache(state, stack)
-    place = call_int_malloc(state, stack, own_arena(state, stack, size), wanted)
-    return place if place else _malloc_from_main(state, stack, wanted)
+        maybe_init_tcache(state, stack)
+    place = call_int_malloc(state, stack, arena_get(state, stack, size), nb)
+    return place if place else _arena_get_retry(state, stack, nb)
 
 
 @cold
 def _call_malloc(state, stack, size):
-    """The same for all but the most frequent caller."""
+    """`malloc` as a call that is not inlined."""
     return malloc(state, stack, size)
 
 
 @leaf
 def calloc(state, stack, size):
-    """As malloc; up to 2.40 past the cache."""
+    """Allocates as malloc does; up to 2.40, without the tcache."""
     if state.par[0].calloc_uses_tcache:
         return _call_malloc(state, stack, size)
-    return _malloc_past_cache(state, stack, _units(state.par[0], size), size)
+    return _malloc_from_arena(state, stack, _units(state.par[0], size), size)
 
 
 @cold
 def memalign(state, stack, alignment, size):
-    """From the cache in later versions, or from the arena."""
+    """Allocates an aligned block from the tcache (from 2.38 on), or from the arena."""
     par = state.par[0]
     if alignment <= UNIT:
         return _call_malloc(state, stack, size)
     if par.check:
         return memalign_check(state, stack, alignment, size)
-    wanted = _units(par, size)
+    nb = _units(par, size)
     if par.aligned_in_tcache:
-        place = get_aligned(state, wanted, alignment)
+        place = get_aligned(state, nb, alignment)
         if place:
             return place
-    arena = own_arena(state, stack, size + alignment + (par.min_units << UNIT_SHIFT))
-    place = int_memalign(state, stack, arena, alignment, wanted)
-    return place if place else int_memalign(state, stack, state.arenas[MAIN_ARENA], alignment, wanted)
+    arena = arena_get(state, stack, size + alignment + (par.min_units << UNIT_SHIFT))
+    place = int_memalign(state, stack, arena, alignment, nb)
+    return place if place else int_memalign(state, stack, state.arenas[MAIN_ARENA], alignment, nb)
 
 
 @inlined
 def free(state, stack, place):
-    """Into the cache, or back to the arena or the kernel."""
+    """Frees a chunk into the tcache or its arena; unmaps a mapped chunk."""
     par = state.par[0]
     if place >= MAPPED_PLACE:
         _free_uncached(state, stack, place, mapped_size(par, state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT)
@@ -263,7 +264,7 @@ def free(state, stack, place):
     if tcache_room(state, index):
         tcache_put(state, place, index)
     elif par.is_ready:
-        free_chunk(state, stack, arena_of(state, place), place, size)
+        int_free_chunk(state, stack, arena_of(state, place), place, size)
     else:
         _free_uncached(state, stack, place, size)
 
@@ -277,7 +278,7 @@ def _free_uncached(state, stack, place, size):
     is_large = index >= TCACHE_BINS and size <= par.tcache_large
     cacheable = index < par.tcache_bins or is_large
     if par.tcache == INACTIVE and (cacheable if par.lazy_tcache else place < MAPPED_PLACE):
-        open_tcache(state, stack)
+        maybe_init_tcache(state, stack)
         if place < MAPPED_PLACE and tcache_room(state, index):
             tcache_put(state, place, index)
             return
@@ -286,46 +287,46 @@ def _free_uncached(state, stack, place, size):
     if place >= MAPPED_PLACE:
         free_mapped(state, stack, place)
     else:
-        call_free_chunk(state, stack, arena_of(state, place), place, size)
+        call_int_free_chunk(state, stack, arena_of(state, place), place, size)
 
 
 @inlined
 def realloc(state, stack, place, size):
-    """In place, if there is room; the mapping of a mapped chunk is resized."""
+    """Resizes in place if possible, also mapped chunks; else allocates, copies and frees. Returns the place."""
     par = state.par[0]
     if place < MAPPED_PLACE and par.is_ready:
-        have, wanted = size_of(state.memory, place), _units(par, size)
-        if 0 <= have - wanted < par.min_units:
+        old_size, nb = size_of(state.memory, place), _units(par, size)
+        if 0 <= old_size - nb < par.min_units:
             return place
         if par.keeps_slack_bytes == 0:
             arena = arena_of(state, place)
-            moved = int_realloc(state, stack, arena, place, have, wanted)
+            moved = int_realloc(state, stack, arena, place, old_size, nb)
             return moved if moved else _realloc_by_copy(state, stack, arena, place, size)
-    return _realloc_elsewhere(state, stack, place, size)
+    return _realloc_uncommon(state, stack, place, size)
 
 
 @cold
 def _realloc_by_copy(state, stack, arena, place, size):
-    """The block's arena has no room for it."""
+    """Allocates a new block and frees the old one, because the block's arena has no room."""
     moved = _call_malloc(state, stack, size)
-    give_back(state, stack, arena, place, size_of(state.memory, place))
+    int_free(state, stack, arena, place, size_of(state.memory, place))
     return moved
 
 
 @cold
-def _realloc_elsewhere(state, stack, place, size):
-    """What changes the chunk, or may do so."""
+def _realloc_uncommon(state, stack, place, size):
+    """`realloc` for all cases that `realloc` does not handle itself."""
     par, is_mapped = state.par[0], place >= MAPPED_PLACE
     if par.check:
         return realloc_check(state, stack, place, size)
-    wanted = _units(par, size)
+    nb = _units(par, size)
     usable = 0
     if is_mapped:
-        have = mapped_size(par, state.mapped[place & (MAPPED_PLACE - 1)])
-        usable = have - (par.header if par.keeps_mapped_page else par.word_size)
+        old_bytes = mapped_size(par, state.mapped[place & (MAPPED_PLACE - 1)])
+        usable = old_bytes - (par.header if par.keeps_mapped_page else par.word_size)
     else:
-        have = size_of(state.memory, place) << UNIT_SHIFT
-        usable = have - par.word_size
+        old_bytes = size_of(state.memory, place) << UNIT_SHIFT
+        usable = old_bytes - par.word_size
     if par.keeps_slack_bytes and size <= usable:
         spare = usable - size
         if spare < par.keeps_slack_bytes or (
@@ -333,21 +334,21 @@ def _realloc_elsewhere(state, stack, place, size):
         ):
             return place
     if is_mapped:
-        if realloc_mapped(state, stack, place, wanted):
+        if realloc_mapped(state, stack, place, nb):
             return place
         moved = _call_malloc(state, stack, size)
         unmap_chunk(state, stack, place)
         return moved
     if par.tcache == INACTIVE and not par.lazy_tcache:
-        open_tcache(state, stack)
+        maybe_init_tcache(state, stack)
     arena = arena_of(state, place)
-    moved = int_realloc(state, stack, arena, place, have >> UNIT_SHIFT, wanted)
+    moved = int_realloc(state, stack, arena, place, old_bytes >> UNIT_SHIFT, nb)
     return moved if moved else _realloc_by_copy(state, stack, arena, place, size)
 
 
 @inlined
 def block_size(state, stack, place):
-    """Bytes of the chunk, or of the mapping."""
+    """Returns the bytes of a chunk, or of the mapping of a mapped chunk."""
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].size_bytes
     return size_of(state.memory, place) << UNIT_SHIFT
@@ -355,19 +356,19 @@ def block_size(state, stack, place):
 
 @leaf
 def address(state, stack, place):
-    """Behind the chunk's header."""
+    """Returns the address of the block, which follows the header of its chunk."""
     return block_address(state, place)
 
 
 @inlined
 def expect(state, place):
-    """Its chunk's record, unless it is a mapping."""
+    """Prefetches the record of a chunk that will be freed."""
     prefetch(state.memory, place & (MAPPED_PLACE - 1))
 
 
 @inlined
 def fill(state, stack, place, size):
-    """The program writes to its block: only in mappings, and in holes, is that news (`system`)."""
+    """Touches a block that the program writes to. In a heap without holes, this was done before (see `system`)."""
     if (place >= MAPPED_PLACE or state.par[0].holes) and size > 0:
         begin = address(state, stack, place)
         linux.touch(stack, begin, begin + size)
@@ -375,8 +376,8 @@ def fill(state, stack, place, size):
 
 @cold
 def trim(state, stack, resume):
-    """malloc_trim(0): of each arena, fastbins are merged and pages inside free chunks go back; of the main one, its
-    heap's end too."""
+    """malloc_trim(0): consolidates the fastbins of each arena and releases whole pages inside free chunks, then the
+    free end of the main heap. Returns 0, or a value to pass as `resume` if it must be called again."""
     number, inside = resume >> ARENA_SHIFT, resume & ((1 << ARENA_SHIFT) - 1)
     if number == 0:
         number = np.int64(MAIN_ARENA)
@@ -395,7 +396,7 @@ def trim(state, stack, resume):
 
 
 def grow(state: State) -> State:
-    """The same malloc with room for twice the chunks and mappings."""
+    """Returns the state with tables for twice the chunks and mappings."""
     par = state.par[0]
     return state._replace(
         memory=extend(state.memory, 2 * int(par.chunks) + 2 * NBINS, int(par.chunks)),
@@ -404,7 +405,7 @@ def grow(state: State) -> State:
 
 
 def check(state: State, stack: NamedTuple) -> None:
-    """Raises AssertionError where an invariant of this file does not hold."""
+    """Raises AssertionError if an invariant of this package does not hold."""
     par, space, tally = state.par[0], stack.linux.space[0], stack.tally[0]  # type: ignore[attr-defined]
     unused, index = set(), int(par.unused)
     while index >= 0:
@@ -422,13 +423,13 @@ def check(state: State, stack: NamedTuple) -> None:
     assert tally.heap_bytes == mapped_bytes + heap_bytes
     if state.arenas[MAIN_ARENA].top != UNSORTED and not par.hp_bytes:
         assert state.heaps[MAIN_HEAP].end == space.brk
-    attached = [par.arena, *(it.arena for number, it in enumerate(state.threads) if number != par.thread)]
+    attached = [par.arena, *(thread.arena for number, thread in enumerate(state.threads) if number != par.thread)]
     for number in range(MAIN_ARENA, int(par.arenas) + 1):
-        assert state.arenas[number].attached == attached.count(number) + (par.thread == threads.NOBODY)
+        assert state.arenas[number].attached == attached.count(number) + (par.thread == threads.NO_THREAD)
 
 
 def _check_arena(state: State, arena: np.record) -> int:
-    """Checks one arena; gives what its heaps take."""
+    """Checks one arena; returns the bytes of its heaps."""
     memory, heap_bytes = state.memory, 0
     if arena.top == UNSORTED:
         return 0
@@ -446,18 +447,18 @@ def _check_arena(state: State, arena: np.record) -> int:
             assert entry.behind == behind
             assert bool(is_free(memory, chunk)) == (chunk in binned)
             assert not (is_free(memory, chunk) and is_free(memory, before)), "two free chunks are neighbours"
-            if before and not state.par[0].hp_bytes:  # or it may be the fence of another mapping
+            if before and not state.par[0].hp_bytes:  # else `before` may be the fencepost of another mapping
                 assert memory[before].start + size_of(memory, before) == entry.start
             binned.discard(chunk)
             behind, chunk = chunk, before
         number = int(heap.previous)
         chunk = int(state.heaps[number].fence) if number else 0
-    assert not binned, "a bin holds what is no chunk"
+    assert not binned, "a bin contains an unused record"
     return heap_bytes
 
 
 def _binned(state: State, arena: np.record) -> set[int]:
-    """All chunks in the unsorted list and the bins."""
+    """Returns all chunks in the unsorted list and the bins."""
     memory, par, found = state.memory, state.par[0], set()
     for index in range(UNSORTED, NBINS):
         head = int(arena.bins) + index

@@ -1,83 +1,83 @@
-"""glibc's `_int_memalign`: blocks at a multiple of more than 16 bytes.
+"""glibc's `_int_memalign`: blocks with an alignment of more than 16 bytes.
 
-    padded   a chunk so large that an aligned one lies in it, wherever it is
-    lead     what is cut off before the aligned chunk, and freed; of a mapped chunk it stays part of the mapping
-    tail     what is cut off behind it, and freed
+    padded   size of a chunk that contains an aligned chunk at any address
+    lead     the part before the aligned chunk. It is split off and freed; in a mapped chunk, it stays
+    tail     the part after the aligned chunk. It is split off and freed
 
-Up to 2.36 lead and tail go through the cache and the fastbins. Later versions merge them at once; they also look for an
-aligned chunk in the cache first.
+Up to 2.36, lead and tail are freed into the tcache and fastbins. Later versions merge them at once. They also search
+the tcache for an aligned chunk first.
 """
 
 import numpy as np
 
-from replay.allocators.glibc.arena import call_int_malloc, give_back, merge_chunk, perturb
+from replay.allocators.glibc.arena import call_int_malloc, int_free, int_free_merge_chunk, perturb
 from replay.allocators.glibc.large_cache import bin_of, following, set_following, size_in_cache
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, is_free, size_of, split
-from replay.allocators.glibc.system import MAPPED_PLACE, address_of, block_address, raise_top
+from replay.allocators.glibc.system import MAPPED_PLACE, address_of, block_address, touch_to_top
 from replay.allocators.glibc.tcache import TCACHE_BINS
 from replay.allocators.linux import touch
 from replay.jit.compiling import cold, leaf
 
 
 @cold
-def get_aligned(state, wanted, alignment):
-    """The first chunk in the cache of just this size whose block is aligned, or 0."""
-    par, index = state.par[0], wanted - state.par[0].min_units
+def get_aligned(state, nb, alignment):
+    """tcache_get_align: takes the first chunk of this size with an aligned block from the tcache; 0 if none."""
+    par, index = state.par[0], nb - state.par[0].min_units
     if index >= par.tcache_bins:
-        if index < TCACHE_BINS or wanted > par.tcache_large:
+        if index < TCACHE_BINS or nb > par.tcache_large:
             return np.int64(0)
-        index = np.int64(bin_of(wanted))
-    kept = state.cache[par.cache + index]
-    before, place = np.int64(0), kept.first
+        index = np.int64(bin_of(nb))
+    tcache_bin = state.cache[par.cache + index]
+    before, place = np.int64(0), tcache_bin.first
     while place:
         size = size_in_cache(state, place)
-        if size > wanted:
+        if size > nb:
             return np.int64(0)
-        if size == wanted and block_address(state, place) & (alignment - 1) == 0:
+        if size == nb and block_address(state, place) & (alignment - 1) == 0:
             if before:
                 set_following(state, before, following(state, place))
             else:
-                kept.first = following(state, place)
-            kept.count -= 1
+                tcache_bin.first = following(state, place)
+            tcache_bin.count -= 1
             return place
         before, place = place, following(state, place)
     return np.int64(0)
 
 
 @cold
-def int_memalign(state, stack, arena, alignment, wanted):
-    """A chunk of `wanted` units whose block is aligned, or 0 if this arena has none."""
+def int_memalign(state, stack, arena, alignment, nb):
+    """_int_memalign: returns a chunk of `nb` units whose block is aligned, or 0 if it fails."""
     par = state.par[0]
-    padded = ((wanted + par.min_units) << UNIT_SHIFT) + alignment
-    par.raised_by_caller = 1
+    padded = ((nb + par.min_units) << UNIT_SHIFT) + alignment
+    par.touched_by_caller = 1
     chunk = call_int_malloc(state, stack, arena, (padded + par.word_size + UNIT - 1) >> UNIT_SHIFT)
-    par.raised_by_caller = 0
+    par.touched_by_caller = 0
     if chunk == 0:
         return chunk
     if chunk >= MAPPED_PLACE:
         return _align_mapped(state, stack, chunk, alignment, padded)
     lead = _lead(block_address(state, chunk), alignment, par.min_units << UNIT_SHIFT)
-    _note_writes(state, stack, arena, chunk, lead)
+    _touch_padded(state, stack, arena, chunk, lead)
     if lead:
         aligned = split(state, stack, chunk, lead >> UNIT_SHIFT)
         start = address_of(state, aligned)
         touch(stack, start, start + par.header)
-        _free_cutting(state, stack, arena, chunk, lead >> UNIT_SHIFT)
+        _free_part(state, stack, arena, chunk, lead >> UNIT_SHIFT)
         chunk = aligned
-    _cut_tail(state, stack, arena, chunk, wanted)
+    _cut_tail(state, stack, arena, chunk, nb)
     return chunk
 
 
 @leaf
 def _lead(block, alignment, least):
-    """Bytes from a block to the next aligned one, at least so many unless it is aligned itself."""
+    """Returns the bytes from a block to the next aligned address: 0, or at least `least`."""
     lead = -block & (alignment - 1)
     return lead + alignment if 0 < lead < least else lead
 
 
 @leaf
 def _align_mapped(state, stack, place, alignment, padded):
-    """The block moves to the first aligned place in its mapping."""
+    """Moves the block to the first aligned address in its mapping. Returns the place."""
     par, chunk = state.par[0], state.mapped[place & (MAPPED_PLACE - 1)]
     block = block_address(state, place)
     if par.perturb:
@@ -88,19 +88,18 @@ def _align_mapped(state, stack, place, alignment, padded):
 
 
 @leaf
-def _note_writes(state, stack, arena, chunk, lead):
-    """Writes to what was cut off top: all of it but whole pages of the lead and of the tail, which is top again soon.
-
-    The heap has holes then.
+def _touch_padded(state, stack, arena, chunk, lead):
+    """Touches the padded chunk. If it was split off top, whole pages of lead and tail are not written to: the tail is
+    merged with top again. If the lead has such pages, the heap has holes from now on.
     """
     par, heap, page = state.par[0], state.heaps[np.uint64(arena.heap)], stack.linux.space[0].page_size
     if par.perturb:
-        raise_top(state, stack, arena)
+        touch_to_top(state, stack, arena)
         perturb(state, stack, chunk, size_of(state.memory, chunk) << UNIT_SHIFT)
         return
     top = address_of(state, arena.top)
     if np.int64(state.memory[np.uint64(chunk)].behind) != arena.top or top + par.header <= heap.touched:
-        raise_top(state, stack, arena)
+        touch_to_top(state, stack, arena)
         return
     touch(stack, top, top + par.header)
     fields = address_of(state, chunk) + 6 * par.word_size
@@ -114,26 +113,26 @@ def _note_writes(state, stack, arena, chunk, lead):
 
 
 @leaf
-def _cut_tail(state, stack, arena, chunk, wanted):
-    """Frees what the chunk has behind `wanted` units, if that is enough for a chunk."""
+def _cut_tail(state, stack, arena, chunk, nb):
+    """Splits off and frees the part after `nb` units, if it is large enough."""
     par, memory = state.par[0], state.memory
-    rest = size_of(memory, chunk) - wanted
+    rest = size_of(memory, chunk) - nb
     behind = np.int64(memory[np.uint64(chunk)].behind)
     least = par.tail_units_least
     if par.merges_any_tail and (behind == arena.top or is_free(memory, behind)):
         least = np.int64(1)
     if rest >= least:
-        tail = split(state, stack, chunk, wanted)
+        tail = split(state, stack, chunk, nb)
         if par.holes:
             start = address_of(state, tail)
             touch(stack, start, start + 6 * par.word_size)
-        _free_cutting(state, stack, arena, tail, rest)
-    raise_top(state, stack, arena)
+        _free_part(state, stack, arena, tail, rest)
+    touch_to_top(state, stack, arena)
 
 
 @leaf
-def _free_cutting(state, stack, arena, chunk, size):
+def _free_part(state, stack, arena, chunk, size):
     if state.par[0].aligned_in_tcache:
-        merge_chunk(state, stack, arena, chunk)
+        int_free_merge_chunk(state, stack, arena, chunk)
     else:
-        give_back(state, stack, arena, chunk, size)
+        int_free(state, stack, arena, chunk, size)

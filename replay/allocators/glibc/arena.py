@@ -1,29 +1,28 @@
 """glibc's `_int_malloc`, `_int_free` and `_int_realloc` over one arena.
 
-    fastbins      small chunks that are not merged with their neighbours until malloc_consolidate (none from 2.42 on)
-    unsorted      what was freed or left over; a malloc that passes by takes what fits, and puts the rest into its bin
-    small bins    one size each, oldest first; large bins sorted by size
-    remainder     what is left of a chunk that was cut; `last_remainder` serves small requests one after another
-    top           the chunk at the heap's end, which grows
+fastbins      small chunks that are not merged with their neighbours before malloc_consolidate (until 2.41) unsorted
+freed chunks and remainders. malloc searches this list; it moves chunks that do not fit into their bins small bins
+chunks of one size each; the oldest is used first. Large bins are sorted by size remainder     the rest of a chunk that
+was split; small requests in sequence are split from `last_remainder` top           the chunk at the end of the heap
 
-Sizes are in units of 16 bytes throughout. Functions give chunk numbers, or a place of a mapped chunk.
+All sizes are in units of 16 bytes. Functions return the index of a chunk, or the place of a mapped chunk.
 """
 
 import numpy as np
 
-from replay.allocators.glibc.heaps import extend_heap, heap_trim, new_heap, open_heap
+from replay.allocators.glibc.heaps import grow_heap, heap_trim, new_heap, open_heap
 from replay.allocators.glibc.hugetlb import open_region
 from replay.allocators.glibc.memory import (
     NBINS,
     UNIT_SHIFT,
     UNSORTED,
-    absorb_behind,
     bin_index,
     is_free,
     link,
+    link_at_front,
     link_by_size,
-    link_in_front,
     mark_bin,
+    merge_next,
     next_bin,
     set_free,
     set_used,
@@ -37,29 +36,29 @@ from replay.allocators.glibc.system import (
     address_of,
     extend_main,
     map_chunk,
-    raise_top,
     systrim,
     top_bytes,
     touch_header,
+    touch_to_top,
 )
-from replay.allocators.glibc.tcache import INACTIVE, LIVE, note_readiness, tcache_get, tcache_put, tcache_room
+from replay.allocators.glibc.tcache import INACTIVE, LIVE, tcache_get, tcache_put, tcache_room, update_is_ready
 from replay.allocators.linux import touch
 from replay.jit.compiling import cold, inlined, leaf
 
 FASTBINS = 11
-"""One a size in units; the largest that `mxfast` allows are 10."""
+"""One fastbin for each size in units. The largest size that `mxfast` allows is 10."""
 MAX_ITERATIONS = 10_000
-"""MAX_ITERS: chunks that one malloc takes from the unsorted list."""
+"""MAX_ITERS: the number of chunks that one malloc takes from the unsorted list."""
 TRIM_BYTES = 65_536
-"""FASTBIN_CONSOLIDATION_THRESHOLD, ATTEMPT_TRIMMING_THRESHOLD."""
+"""FASTBIN_CONSOLIDATION_THRESHOLD; ATTEMPT_TRIMMING_THRESHOLD in later versions."""
 NEEDS_TCACHE = -1
-"""What `_search` gives where the cache must be made before it can go on, with `found` the chunk in hand."""
+"""Result of `_search` if the tcache must be created before it can continue. `par.found` is then the chunk it found."""
 
 
 @inlined
-def _split(state, stack, chunk, wanted):
-    """Cuts a chunk; its tail's header is written, which matters where that falls into a hole."""
-    tail = split(state, stack, chunk, wanted)
+def _split(state, stack, chunk, nb):
+    """Splits a chunk and returns the tail. Touches the tail's header if the heap has holes."""
+    tail = split(state, stack, chunk, nb)
     par = state.par[0]
     if par.holes:
         start = address_of(state, tail)
@@ -69,74 +68,79 @@ def _split(state, stack, chunk, wanted):
 
 
 @inlined
-def _keep_remainder(state, arena, remainder, wanted, before, behind):
-    """What is left of a chunk that was cut for `wanted` units goes into the unsorted list."""
+def _keep_remainder(state, arena, remainder, nb, before, behind):
+    """Puts the remainder of a chunk that was split for `nb` units into the unsorted list, between two entries."""
     memory, par = state.memory, state.par[0]
     entry = memory[np.uint64(remainder)]
     entry.smaller = 0
     set_free(memory, remainder, size_of(memory, remainder))
     link(memory, remainder, before, behind)
-    if wanted < par.small_units:
+    if nb < par.small_units:
         arena.last_remainder = entry.start
 
 
 @inlined
-def _cut(state, stack, arena, chunk, size, wanted):
-    """Takes `wanted` units of a chunk that is in no list; what remains goes to the front of the unsorted list."""
+def _cut(state, stack, arena, chunk, size, nb):
+    """Splits `nb` units from a chunk that is in no list, and puts the remainder at the front of the unsorted list."""
     memory = state.memory
-    if size - wanted < state.par[0].min_units:
+    if size - nb < state.par[0].min_units:
         set_used(memory, chunk, size)
     else:
-        remainder = _split(state, stack, chunk, wanted)
+        remainder = _split(state, stack, chunk, nb)
         unsorted = arena.bins + UNSORTED
-        _keep_remainder(state, arena, remainder, wanted, unsorted, np.int64(memory[np.uint64(unsorted)].fd))
+        _keep_remainder(state, arena, remainder, nb, unsorted, np.int64(memory[np.uint64(unsorted)].fd))
 
 
 @inlined
-def _from_remainder(state, stack, arena, wanted):
-    """What was left over last is cut again, if it is all that is in the unsorted list; or 0."""
+def _from_remainder(state, stack, arena, nb):
+    """Splits the last remainder if it is the only chunk in the unsorted list and large enough. Returns the chunk, or
+    0."""
     memory, par = state.memory, state.par[0]
     unsorted = arena.bins + UNSORTED
     chunk = np.int64(memory[np.uint64(unsorted)].bk)
     if (
         memory[np.uint64(chunk)].start == arena.last_remainder
         and np.int64(memory[np.uint64(chunk)].bk) == unsorted
-        and size_of(memory, chunk) > wanted + par.min_units  # a bin's own record has no size
+        and size_of(memory, chunk) > nb + par.min_units  # the record of an empty bin has size 0
     ):
-        remainder = _split(state, stack, chunk, wanted)
-        _keep_remainder(state, arena, remainder, wanted, unsorted, unsorted)
+        remainder = _split(state, stack, chunk, nb)
+        _keep_remainder(state, arena, remainder, nb, unsorted, unsorted)
         return chunk
     return np.int64(0)
 
 
 @inlined
-def _sort(state, arena, chunk, size):
-    """Puts a chunk from the unsorted list into its bin."""
+def _place_in_bin(state, arena, chunk, size):
+    """Puts a chunk of the unsorted list into its bin."""
     par = state.par[0]
     if size < par.small_units:
         index = size + par.small_shift
-        link_in_front(state.memory, chunk, arena.bins + index)
+        link_at_front(state.memory, chunk, arena.bins + index)
         mark_bin(state, arena, index)
     else:
-        _sort_large(state, arena, chunk, size)
+        _place_in_large_bin(state, arena, chunk, size)
 
 
 @cold
-def _sort_large(state, arena, chunk, size):
+def _place_in_large_bin(state, arena, chunk, size):
     index = bin_index(size, state.par[0])
     link_by_size(state.memory, chunk, size, arena.bins + index)
     mark_bin(state, arena, index)
 
 
 @inlined
-def _search(state, stack, arena, wanted, cached, resumed):
-    """The loop of _int_malloc. `cached`: whether a chunk that fits was put into the cache already."""
+def _search(state, stack, arena, nb, cached, resumed):
+    """The main loop of _int_malloc. Returns a chunk of `nb` units, 0 or NEEDS_TCACHE.
+
+    `cached`: whether a chunk of this size was put into the tcache. `resumed`: whether the tcache exists, or is being
+    created.
+    """
     memory, par = state.memory, state.par[0]
-    is_small = wanted < par.small_units
-    cache_index = wanted - par.min_units
+    is_small = nb < par.small_units
+    cache_index = nb - par.min_units
     unsorted = arena.bins + UNSORTED
     unsorted_seen = 0
-    has_changed = resumed  # else `_from_remainder` was tried before
+    has_changed = resumed  # if False, the caller has tried `_from_remainder`
     while True:
         iterations = 0
         while True:
@@ -145,14 +149,14 @@ def _search(state, stack, arena, wanted, cached, resumed):
                 break
             before = np.int64(memory[np.uint64(chunk)].bk)
             if has_changed and before == unsorted and is_small:
-                last = _from_remainder(state, stack, arena, wanted)
-                if last:
-                    return last
+                remainder = _from_remainder(state, stack, arena, nb)
+                if remainder:
+                    return remainder
             has_changed = True
             size = size_of(memory, chunk)
             memory[np.uint64(unsorted)].bk = before
             memory[np.uint64(before)].fd = unsorted
-            if size == wanted:
+            if size == nb:
                 set_used(memory, chunk, size)
                 if par.lazy_tcache and par.tcache == INACTIVE and not resumed:
                     par.found = chunk
@@ -162,7 +166,7 @@ def _search(state, stack, arena, wanted, cached, resumed):
                 tcache_put(state, chunk, cache_index)
                 cached = True
                 continue
-            _sort(state, arena, chunk, size)
+            _place_in_bin(state, arena, chunk, size)
             unsorted_seen += 1
             if cached and 0 < par.unsorted_limit < unsorted_seen:
                 return tcache_get(state, cache_index)
@@ -171,88 +175,89 @@ def _search(state, stack, arena, wanted, cached, resumed):
                 break
         if cached:
             return tcache_get(state, cache_index)
-        index = bin_index(wanted, par)
+        index = bin_index(nb, par)
         if not is_small:
             head = arena.bins + index
             chunk = np.int64(memory[np.uint64(head)].fd)
-            if chunk != head and size_of(memory, chunk) >= wanted:
+            if chunk != head and size_of(memory, chunk) >= nb:
                 chunk = np.int64(memory[np.uint64(chunk)].larger)
                 size = size_of(memory, chunk)
-                while size < wanted:
+                while size < nb:
                     chunk = np.int64(memory[np.uint64(chunk)].larger)
                     size = size_of(memory, chunk)
-                # The first of a size is in the skip list; the second is cheaper to take.
+                # The first chunk of a size is in the skip list. Unlinking the second one is cheaper.
                 second = np.int64(memory[np.uint64(chunk)].fd)
                 if chunk != np.int64(memory[np.uint64(head)].bk) and size_of(memory, second) == size:
                     chunk = second
                 unlink_chunk(memory, chunk, par)
-                _cut(state, stack, arena, chunk, size, wanted)
+                _cut(state, stack, arena, chunk, size, nb)
                 return chunk
         index = next_bin(state, arena, index + 1)
         if index < NBINS:
             chunk = np.int64(memory[np.uint64(arena.bins + index)].bk)
             size = size_of(memory, chunk)
             unlink_chunk(memory, chunk, par)
-            _cut(state, stack, arena, chunk, size, wanted)
+            _cut(state, stack, arena, chunk, size, nb)
             return chunk
         size = size_of(memory, arena.top)
-        if size < wanted + par.min_units:
+        if size < nb + par.min_units:
             if arena.have_fast:
                 consolidate(state, stack, arena)
                 has_changed = True
                 continue
-            return _sysmalloc(state, stack, arena, wanted)
-        return _from_top(state, stack, arena, wanted)
+            return _sysmalloc(state, stack, arena, nb)
+        return _use_top(state, stack, arena, nb)
 
 
 @cold
-def _sysmalloc(state, stack, arena, wanted):
-    """Top is too small: a mapping of its own, or a longer heap, or another one. Gives 0 where that was in vain."""
+def _sysmalloc(state, stack, arena, nb):
+    """sysmalloc, if top is too small: maps the chunk, extends the heap, or adds a heap. Returns 0 if all of them
+    fail."""
     par = state.par[0]
-    if (wanted << UNIT_SHIFT) >= par.mmap_threshold and par.mmaps < par.mmap_max:
-        return map_chunk(state, stack, wanted, par.hp_bytes)
+    if (nb << UNIT_SHIFT) >= par.mmap_threshold and par.mmaps < par.mmap_max:
+        return map_chunk(state, stack, nb, par.hp_bytes)
     if arena.heap == MAIN_HEAP:
         if par.hp_bytes:
-            _add_region(state, stack, arena, wanted)
+            _add_region(state, stack, arena, nb)
         else:
-            extend_main(state, stack, arena, wanted)
-    elif not extend_heap(state, stack, arena, wanted):
-        number = new_heap(state, stack, ((wanted + par.min_units) << UNIT_SHIFT) + par.heap_header)
+            extend_main(state, stack, arena, nb)
+    elif not grow_heap(state, stack, arena, nb):
+        number = new_heap(state, stack, ((nb + par.min_units) << UNIT_SHIFT) + par.heap_header)
         if number == 0:
-            return map_chunk(state, stack, wanted, 0)
+            return map_chunk(state, stack, nb, 0)
         _add_heap(state, stack, arena, number)
-        # What was left of the old one was freed, and that may have brought trimming, of the new one first of all.
-        if size_of(state.memory, arena.top) < wanted + par.min_units:
+        # The rest of the old heap was freed. This may have trimmed the new heap.
+        if size_of(state.memory, arena.top) < nb + par.min_units:
             return np.int64(0)
-    return _from_top(state, stack, arena, wanted)
+    return _use_top(state, stack, arena, nb)
 
 
 @leaf
 def _add_heap(state, stack, arena, number):
-    """The arena goes on in another heap. What is left of the last one is freed, but for a fence at its end."""
+    """Makes another heap the arena's last one. Frees the old top, except for a fencepost at its end."""
     rest, full = arena.top, state.heaps[np.uint64(arena.heap)]
     open_heap(state, stack, arena, number, state.par[0].heap_header)
     touch(stack, state.heaps[number].address, state.heaps[number].address + state.par[0].heap_header)
-    full.fence = _fence(state, stack, rest, full.end)
+    full.fence = _make_fencepost(state, stack, rest, full.end)
     if full.fence != rest:
-        _free_rest(state, stack, arena, rest)
+        _free_old_top(state, stack, arena, rest)
 
 
 @cold
-def _add_region(state, stack, arena, wanted):
-    """The same for the main arena, which goes on in another mapping."""
+def _add_region(state, stack, arena, nb):
+    """Continues the main arena in a new mapping. Frees the old top, except for a fencepost at its end."""
     memory, rest, end = state.memory, arena.top, state.heaps[MAIN_HEAP].end
-    open_region(state, stack, arena, wanted)
+    open_region(state, stack, arena, nb)
     if rest != UNSORTED:
-        fence = _fence(state, stack, rest, end)
+        fence = _make_fencepost(state, stack, rest, end)
         memory[np.uint64(fence)].behind, memory[np.uint64(arena.top)].before = arena.top, fence
         if fence != rest:
-            _free_rest(state, stack, arena, rest)
+            _free_old_top(state, stack, arena, rest)
 
 
 @leaf
-def _fence(state, stack, rest, end):
-    """The chunk that keeps the end of a full heap from what follows: cut off what is left of top, or all of that."""
+def _make_fencepost(state, stack, rest, end):
+    """Returns the fencepost of a full heap: the end of the old top `rest`, or all of it if it is too small to split."""
     par = state.par[0]
     units = size_of(state.memory, rest) - par.min_units
     touch(stack, end - (par.min_units << UNIT_SHIFT), end)
@@ -260,27 +265,27 @@ def _fence(state, stack, rest, end):
 
 
 @leaf
-def _free_rest(state, stack, arena, rest):
+def _free_old_top(state, stack, arena, rest):
     start = address_of(state, rest)
     touch(stack, start, start + 6 * state.par[0].word_size)
     state.par[0].holes = 1
-    give_back(state, stack, arena, rest, size_of(state.memory, rest))
+    int_free(state, stack, arena, rest, size_of(state.memory, rest))
 
 
 @inlined
-def _from_top(state, stack, arena, wanted):
+def _use_top(state, stack, arena, nb):
     par = state.par[0]
     chunk = arena.top
-    arena.top = split(state, stack, chunk, wanted)
-    if not par.raised_by_caller:
-        raise_top(state, stack, arena)
+    arena.top = split(state, stack, chunk, nb)
+    if not par.touched_by_caller:
+        touch_to_top(state, stack, arena)
     return chunk
 
 
 @inlined
-def _from_fastbin(state, arena, wanted):
-    """The first chunk of the fastbin of just this size, or 0."""
-    slot = np.uint64(arena.fastbins + wanted)
+def _from_fastbin(state, arena, nb):
+    """Takes the first chunk of the fastbin of this size; returns 0 if it is empty."""
+    slot = np.uint64(arena.fastbins + nb)
     chunk = state.fastbins[slot]
     if chunk:
         state.fastbins[slot] = state.memory[np.uint64(chunk)].fd
@@ -288,92 +293,92 @@ def _from_fastbin(state, arena, wanted):
 
 
 @inlined
-def _from_small_bin(state, arena, wanted):
-    """The last chunk of the small bin of just this size, or 0."""
-    memory, head = state.memory, arena.bins + wanted + state.par[0].small_shift
+def _from_small_bin(state, arena, nb):
+    """Takes the last chunk of the small bin of this size; returns 0 if it is empty."""
+    memory, head = state.memory, arena.bins + nb + state.par[0].small_shift
     if np.int64(memory[np.uint64(head)].bk) == head:
         return np.int64(0)
     chunk = unlink_last(memory, head)
-    set_used(memory, chunk, wanted)
+    set_used(memory, chunk, nb)
     return chunk
 
 
 @cold
-def _stash_fast(state, arena, wanted):
-    """More chunks of the fastbin's size go into the cache."""
-    index = wanted - state.par[0].min_units
-    while state.fastbins[np.uint64(arena.fastbins + wanted)] and tcache_room(state, index):
-        tcache_put(state, _from_fastbin(state, arena, wanted), index)
+def _stash_fast(state, arena, nb):
+    """Moves further chunks of the fastbin into the tcache."""
+    index = nb - state.par[0].min_units
+    while state.fastbins[np.uint64(arena.fastbins + nb)] and tcache_room(state, index):
+        tcache_put(state, _from_fastbin(state, arena, nb), index)
 
 
 @cold
-def _stash_small(state, stack, arena, wanted):
-    """More chunks of the small bin go into the cache."""
+def _stash_small(state, stack, arena, nb):
+    """Moves further chunks of the small bin into the tcache."""
     memory, par = state.memory, state.par[0]
     if par.lazy_tcache and par.tcache == INACTIVE:
-        make_tcache(state, stack, arena, par.tcache_units_inside)
-    index, head = wanted - par.min_units, arena.bins + wanted + par.small_shift
+        tcache_init(state, stack, arena, par.tcache_units_inside)
+    index, head = nb - par.min_units, arena.bins + nb + par.small_shift
     while np.int64(memory[np.uint64(head)].bk) != head and tcache_room(state, index):
-        tcache_put(state, _from_small_bin(state, arena, wanted), index)
+        tcache_put(state, _from_small_bin(state, arena, nb), index)
 
 
 @cold
-def make_tcache(state, stack, arena, wanted):
-    """tcache_init: the cache's own chunk; while it is allocated, nothing is cached."""
+def tcache_init(state, stack, arena, nb):
+    """tcache_init: allocates the chunk of the tcache itself. The tcache is not used during this allocation."""
     par = state.par[0]
     if not par.lazy_tcache or par.tcache_count:
-        chunk = _from_fastbin(state, arena, wanted) if wanted <= par.max_fast else np.int64(0)
-        if chunk == 0 and wanted < par.small_units:
-            chunk = _from_small_bin(state, arena, wanted)
+        chunk = _from_fastbin(state, arena, nb) if nb <= par.max_fast else np.int64(0)
+        if chunk == 0 and nb < par.small_units:
+            chunk = _from_small_bin(state, arena, nb)
         if chunk == 0:
-            chunk = _search(state, stack, arena, wanted, False, True)
+            chunk = _search(state, stack, arena, nb, False, True)
         state.threads[par.thread].cache_chunk = chunk
     par.tcache = LIVE
-    note_readiness(par)
+    update_is_ready(par)
 
 
 @inlined
-def int_malloc(state, stack, arena, wanted):
-    """_int_malloc: a chunk of `wanted` units, or 0 if this arena has none."""
+def int_malloc(state, stack, arena, nb):
+    """_int_malloc: returns a chunk of `nb` units, or 0 if it fails."""
     par = state.par[0]
-    if wanted <= par.max_fast:
-        chunk = _from_fastbin(state, arena, wanted)
+    if nb <= par.max_fast:
+        chunk = _from_fastbin(state, arena, nb)
         if chunk:
-            if state.fastbins[np.uint64(arena.fastbins + wanted)]:
-                _stash_fast(state, arena, wanted)
+            if state.fastbins[np.uint64(arena.fastbins + nb)]:
+                _stash_fast(state, arena, nb)
             return chunk
-    if wanted < par.small_units:
-        chunk = _from_small_bin(state, arena, wanted)
+    if nb < par.small_units:
+        chunk = _from_small_bin(state, arena, nb)
         if chunk:
-            if wanted - par.min_units < par.tcache_bins:
-                _stash_small(state, stack, arena, wanted)
+            if nb - par.min_units < par.tcache_bins:
+                _stash_small(state, stack, arena, nb)
             return chunk
-        chunk = _from_remainder(state, stack, arena, wanted)
+        chunk = _from_remainder(state, stack, arena, nb)
         if chunk:
             return chunk
     elif arena.have_fast:
         consolidate(state, stack, arena)
-    return _search_all(state, stack, arena, wanted)
+    return _search_all(state, stack, arena, nb)
 
 
 @cold
-def call_int_malloc(state, stack, arena, wanted):
-    """The same for all but the most frequent caller: a copy in each would be too much."""
-    return int_malloc(state, stack, arena, wanted)
+def call_int_malloc(state, stack, arena, nb):
+    """`int_malloc` as a call. Only the most frequent caller inlines it, because it is large."""
+    return int_malloc(state, stack, arena, nb)
 
 
 @cold
-def _search_all(state, stack, arena, wanted):
-    """The rest of _int_malloc. Where it frees what fits, the cache may have to be made first."""
+def _search_all(state, stack, arena, nb):
+    """The rest of _int_malloc. Creates the tcache if the search finds a chunk that may go into it."""
     par = state.par[0]
     resumed = False
     while True:
-        chunk = _search(state, stack, arena, wanted, resumed, resumed)
+        chunk = _search(state, stack, arena, nb, resumed, resumed)
         if chunk != NEEDS_TCACHE:
             return chunk
         found = par.found
-        make_tcache(state, stack, arena, par.tcache_units_inside)
-        index = wanted - par.min_units
+        tcache_init(state, stack, arena, par.tcache_units_inside)
+        index = nb - par.min_units
         if not tcache_room(state, index):
             return found
         tcache_put(state, found, index)
@@ -382,52 +387,53 @@ def _search_all(state, stack, arena, wanted):
 
 @leaf
 def consolidate(state, stack, arena):
-    """malloc_consolidate: the fastbins' chunks are merged with their neighbours, into the unsorted list or top."""
+    """malloc_consolidate: merges the chunks of all fastbins with free neighbours, into the unsorted list or top."""
     memory = state.memory
     arena.have_fast = 0
     for slot in range(arena.fastbins, arena.fastbins + FASTBINS):
         chunk = state.fastbins[slot]
         state.fastbins[slot] = 0
         while chunk:
-            following = np.int64(memory[np.uint64(chunk)].fd)
+            next_chunk = np.int64(memory[np.uint64(chunk)].fd)
             _merge(state, arena, chunk, False)
-            chunk = following
+            chunk = next_chunk
 
 
 @inlined
 def _merge(state, arena, chunk, sorts_small):
-    """Merges a chunk with free neighbours and puts it into the unsorted list, its small bin, or top; gives its size."""
+    """Merges a chunk with free neighbours and puts it into the unsorted list, its small bin, or top. Returns its
+    size."""
     memory, par = state.memory, state.par[0]
     before = np.int64(memory[np.uint64(chunk)].before)
     if is_free(memory, before):
         unlink_chunk(memory, before, par)
-        absorb_behind(state, before)
+        merge_next(state, before)
         chunk = before
     behind = np.int64(memory[np.uint64(chunk)].behind)
     if behind == arena.top:
-        absorb_behind(state, chunk)
+        merge_next(state, chunk)
         size = size_of(memory, chunk)
         set_used(memory, chunk, size)
         arena.top = chunk
         return size
     if is_free(memory, behind):
         unlink_chunk(memory, behind, par)
-        absorb_behind(state, chunk)
+        merge_next(state, chunk)
     size = size_of(memory, chunk)
     set_free(memory, chunk, size)
     memory[np.uint64(chunk)].smaller = 0
     if sorts_small and size < par.small_units:
         index = size + par.small_shift
-        link_in_front(memory, chunk, arena.bins + index)
+        link_at_front(memory, chunk, arena.bins + index)
         mark_bin(state, arena, index)
     else:
-        link_in_front(memory, chunk, arena.bins + UNSORTED)
+        link_at_front(memory, chunk, arena.bins + UNSORTED)
     return size
 
 
 @inlined
-def free_chunk(state, stack, arena, chunk, size):
-    """_int_free behind the cache: to a fastbin, or merged; a large gap at the end goes back to the kernel."""
+def int_free_chunk(state, stack, arena, chunk, size):
+    """_int_free_chunk: puts a chunk into its fastbin, or merges it, which may trim the heap."""
     par = state.par[0]
     if size <= par.max_fast:
         slot = np.uint64(arena.fastbins + size)
@@ -446,14 +452,14 @@ def _merge_and_trim(state, stack, arena, chunk):
 
 
 @cold
-def merge_chunk(state, stack, arena, chunk):
-    """_int_free_merge_chunk: past cache and fastbins."""
+def int_free_merge_chunk(state, stack, arena, chunk):
+    """_int_free_merge_chunk: frees a chunk without tcache and fastbins."""
     _merge_and_trim(state, stack, arena, chunk)
 
 
 @cold
 def _trim(state, stack, arena):
-    """Much is free in one piece: the fastbins are merged, and what is free at the heap's end may go back."""
+    """Consolidates fastbins and trims the heap, after a large chunk was merged (_int_free_maybe_trim)."""
     if arena.have_fast:
         consolidate(state, stack, arena)
     if arena.heap != MAIN_HEAP:
@@ -463,76 +469,78 @@ def _trim(state, stack, arena):
 
 
 @cold
-def call_free_chunk(state, stack, arena, chunk, size):
-    """The same for all but the most frequent caller."""
-    free_chunk(state, stack, arena, chunk, size)
+def call_int_free_chunk(state, stack, arena, chunk, size):
+    """`int_free_chunk` as a call that is not inlined."""
+    int_free_chunk(state, stack, arena, chunk, size)
 
 
 @inlined
-def _give_back(state, stack, arena, chunk, size):
-    """What malloc itself has left over: through the cache up to 2.41, past it from then on."""
+def _int_free(state, stack, arena, chunk, size):
+    """_int_free, called by malloc itself: into the tcache up to 2.41, without it later."""
     index = size - state.par[0].min_units
     if not state.par[0].lazy_tcache and tcache_room(state, index):
         tcache_put(state, chunk, index)
     else:
         if state.par[0].perturb:
             perturb(state, stack, chunk, size << UNIT_SHIFT)
-        free_chunk(state, stack, arena, chunk, size)
+        int_free_chunk(state, stack, arena, chunk, size)
 
 
 @cold
-def give_back(state, stack, arena, chunk, size):
-    """The same for all but the most frequent caller."""
-    _give_back(state, stack, arena, chunk, size)
+def int_free(state, stack, arena, chunk, size):
+    """`_int_free` as a call that is not inlined."""
+    _int_free(state, stack, arena, chunk, size)
 
 
 @cold
 def perturb(state, stack, chunk, length):
-    """alloc_perturb, free_perturb: all of the chunk is written to. What programs ask for and free is so in any case."""
+    """alloc_perturb, free_perturb: touches all of a chunk. For blocks of the program this is not needed, because it
+    writes to them anyway."""
     start, header = address_of(state, chunk), state.par[0].header
     if length > header:
         touch(stack, start + header, start + length)
 
 
 @cold
-def int_realloc(state, stack, arena, chunk, old_size, wanted):
-    """_int_realloc: where it is, into top, into the free chunk behind, or elsewhere; 0 if there is no room for it."""
+def int_realloc(state, stack, arena, chunk, old_size, nb):
+    """_int_realloc: keeps the chunk, extends it into top or the next free chunk, or allocates another chunk and frees
+    it. Returns the chunk, or 0 if there is no room."""
     memory, par = state.memory, state.par[0]
-    result, left, left_size = chunk, np.int64(0), np.int64(0)
+    result, remainder, remainder_size = chunk, np.int64(0), np.int64(0)
     behind = np.int64(memory[np.uint64(chunk)].behind)
-    if old_size < wanted:
+    if old_size < nb:
         both = old_size + size_of(memory, behind)
-        if behind == arena.top and both >= wanted + par.min_units:
-            absorb_behind(state, chunk)
-            arena.top = split(state, stack, chunk, wanted)
-            raise_top(state, stack, arena)
+        if behind == arena.top and both >= nb + par.min_units:
+            merge_next(state, chunk)
+            arena.top = split(state, stack, chunk, nb)
+            touch_to_top(state, stack, arena)
             return chunk
-        if behind != arena.top and is_free(memory, behind) and both >= wanted:
+        if behind != arena.top and is_free(memory, behind) and both >= nb:
             unlink_chunk(memory, behind, par)
         else:
-            par.raised_by_caller = 1
-            other = call_int_malloc(state, stack, arena, wanted)
-            par.raised_by_caller = 0
+            par.touched_by_caller = 1
+            other = call_int_malloc(state, stack, arena, nb)
+            par.touched_by_caller = 0
             if other == 0:
                 return other
             if other != np.int64(memory[np.uint64(chunk)].behind):
-                raise_top(state, stack, arena)
-                result, left, left_size = other, chunk, old_size
+                touch_to_top(state, stack, arena)
+                result, remainder, remainder_size = other, chunk, old_size
             else:
-                # It lies right behind: both are one block now, and what is too much of it is never written to, though
-                # the header of top behind all that was.
+                # The new chunk follows the old one, and both are merged. The program does not write to the part that is
+                # split off again, but the header of top after it was written.
                 touch_header(state, stack, arena)
                 if par.perturb:
-                    perturb(state, stack, other, wanted << UNIT_SHIFT)
+                    perturb(state, stack, other, nb << UNIT_SHIFT)
         if result == chunk:
-            absorb_behind(state, chunk)
+            merge_next(state, chunk)
     if result == chunk:
         size = size_of(memory, chunk)
         set_used(memory, chunk, size)
-        if size - wanted >= par.min_units:
-            left, left_size = _split(state, stack, chunk, wanted), size - wanted
-    if left:
-        _give_back(state, stack, arena, left, left_size)
-    if old_size < wanted and result == chunk:
-        raise_top(state, stack, arena)
+        if size - nb >= par.min_units:
+            remainder, remainder_size = _split(state, stack, chunk, nb), size - nb
+    if remainder:
+        _int_free(state, stack, arena, remainder, remainder_size)
+    if old_size < nb and result == chunk:
+        touch_to_top(state, stack, arena)
     return result

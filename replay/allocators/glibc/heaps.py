@@ -1,12 +1,13 @@
-"""Heaps of an arena that is not the main one: 64 MiB of addresses each, of which what is needed is memory.
+"""Heaps of thread arenas: each reserves 64 MiB of addresses, and makes the start of it accessible.
 
-    new_heap      mmap of twice the size, so that an aligned half is in it; munmap of the rest; mprotect of the start
-    extend_heap   mprotect of some more
-    heap_trim     a heap that is free altogether goes back; else the end of the last one, by madvise: it stays writable
+    new_heap      reserves twice the size with mmap, unmaps all but an aligned half, and makes its start accessible
+    grow_heap   makes more of a heap accessible with mprotect
+    heap_trim     unmaps heaps that are free as a whole; releases the free end of the last one with madvise, which
+                  leaves it accessible
 
-A heap begins with heap_info; the arena's first one holds the arena's own malloc_state behind it. Heaps of one arena are
-chained by `previous`; a full one ends in a fence, a chunk that is never free, so that nothing is merged with what
-follows.
+A heap starts with heap_info. In the first heap of an arena, the arena's malloc_state follows. Heaps of one arena are
+linked by `previous`. A full heap ends with a fencepost (`fence`), a chunk that is never free, so that no chunk is
+merged with the memory that follows.
 """
 
 import numpy as np
@@ -19,14 +20,14 @@ from replay.allocators.glibc.memory import (
     IN_HEAP,
     UNIT,
     UNIT_SHIFT,
-    absorb_behind,
-    drop_chunk,
     is_free,
+    merge_next,
     new_chunk,
+    release_record,
     set_used,
     unlink_chunk,
 )
-from replay.allocators.glibc.system import address_of, ask_for_huge_pages, heap_step, move_end, top_bytes
+from replay.allocators.glibc.system import address_of, heap_step, madvise_thp, move_end, top_bytes
 from replay.allocators.linux import dontneed, mmap_hugetlb, munmap_reserve, protect, reserve
 from replay.jit.compiling import cold, leaf
 
@@ -36,7 +37,7 @@ HEAP_MIN_BYTES = 32 << 10
 
 @leaf
 def new_heap(state, stack, need_bytes):
-    """The number of a heap that can hold so much, headers included; 0 if none can."""
+    """Creates a heap for at least `need_bytes`, headers included. Returns its number, or 0 if it fails."""
     page = state.par[0].hp_bytes
     if page:
         number = _alloc_new_heap(state, stack, need_bytes, page, True)
@@ -60,7 +61,7 @@ def _alloc_new_heap(state, stack, need_bytes, page, is_hugetlb):
     if start < 0:
         return np.int64(0)
     protect(stack, start, length)
-    ask_for_huge_pages(state, stack, start, length)
+    madvise_thp(state, stack, start, length)
     number = par.unused_heap
     if number:
         par.unused_heap = state.heaps[number].previous
@@ -83,17 +84,17 @@ def _reserve(stack, length, hint, is_hugetlb):
 
 @leaf
 def _aligned_reserve(state, stack, length, is_hugetlb):
-    """Addresses at a multiple of `length`: what the last search for some left over, or out of twice as many; -1 where
-    too few huge pages are reserved for that."""
+    """Reserves addresses at a multiple of `length`: at the hint that the last call left, or inside twice the length.
+    Returns the start, or -1 if too few huge pages are reserved."""
     par, start = state.par[0], np.int64(-1)
     if par.aligned_area:
-        start = _kept_if_aligned(stack, _reserve(stack, length, par.aligned_area, is_hugetlb), length)
+        start = _unmap_if_unaligned(stack, _reserve(stack, length, par.aligned_area, is_hugetlb), length)
         par.aligned_area = 0
     if start >= 0:
         return start
     begin = _reserve(stack, 2 * length, np.int64(0), is_hugetlb)
     if begin < 0:
-        return _kept_if_aligned(stack, _reserve(stack, length, np.int64(0), is_hugetlb), length)
+        return _unmap_if_unaligned(stack, _reserve(stack, length, np.int64(0), is_hugetlb), length)
     start = (begin + length - 1) & -length
     if start > begin:
         munmap_reserve(stack, begin, start - begin, start - begin)
@@ -105,8 +106,8 @@ def _aligned_reserve(state, stack, length, is_hugetlb):
 
 
 @leaf
-def _kept_if_aligned(stack, start, length):
-    """Gives a stretch back that does not lie at a multiple of its length, and then -1."""
+def _unmap_if_unaligned(stack, start, length):
+    """Returns `start`; if it is not a multiple of `length`, unmaps the range and returns -1."""
     if start >= 0 and start & (length - 1):
         munmap_reserve(stack, start, length, length)
         return np.int64(-1)
@@ -115,7 +116,7 @@ def _kept_if_aligned(stack, start, length):
 
 @leaf
 def open_heap(state, stack, arena, number, header_bytes):
-    """The heap becomes the arena's last: all of it behind so many bytes of headers is top."""
+    """Makes a heap the last one of an arena. All of it after `header_bytes` becomes top."""
     par, heap = state.par[0], state.heaps[number]
     heap.arena, heap.previous = arena.number, arena.heap
     top = new_chunk(state, stack)
@@ -128,11 +129,12 @@ def open_heap(state, stack, arena, number, header_bytes):
 
 
 @leaf
-def extend_heap(state, stack, arena, wanted):
-    """Whether the arena's last heap could be made to hold `wanted` units more than a smallest chunk in top."""
+def grow_heap(state, stack, arena, nb):
+    """grow_heap: extends the arena's last heap until top has `nb` units plus a smallest chunk. Returns whether it
+    could."""
     par, heap = state.par[0], state.heaps[np.uint64(arena.heap)]
     page = heap.page
-    need = ((wanted + par.min_units) << UNIT_SHIFT) - top_bytes(state, arena)
+    need = ((nb + par.min_units) << UNIT_SHIFT) - top_bytes(state, arena)
     end = heap.end + ((need + page - 1) & -page)
     if end - heap.address > par.heap_bytes_max:
         return False
@@ -146,7 +148,7 @@ def extend_heap(state, stack, arena, wanted):
 
 @cold
 def heap_trim(state, stack, arena):
-    """Heaps that are free altogether go back, and then the end of the last one if it is large."""
+    """heap_trim: unmaps last heaps that are free as a whole, then releases the end of the last heap if it is large."""
     par, memory = state.par[0], state.memory
     least = par.min_units << UNIT_SHIFT
     heap = state.heaps[np.uint64(arena.heap)]
@@ -158,10 +160,10 @@ def heap_trim(state, stack, arena):
         free_bytes = previous.end - address_of(state, first)
         if free_bytes + par.heap_bytes_max - (previous.end - previous.address) < par.top_pad + least + heap.page:
             break
-        _close_heap(state, stack, arena)
+        _delete_heap(state, stack, arena)
         if first == before:
             unlink_chunk(memory, before, par)
-            absorb_behind(state, before)
+            merge_next(state, before)
         arena.top = first
         set_used(memory, first, free_bytes >> UNIT_SHIFT)
         heap = previous
@@ -175,8 +177,8 @@ def heap_trim(state, stack, arena):
 
 
 @leaf
-def _close_heap(state, stack, arena):
-    """The arena's last heap, which is all top, goes back."""
+def _delete_heap(state, stack, arena):
+    """delete_heap: unmaps the arena's last heap, which consists of top only."""
     par, number = state.par[0], arena.heap
     heap = state.heaps[number]
     stack.tally[0].glibc_heaps_released += 1
@@ -185,7 +187,7 @@ def _close_heap(state, stack, arena):
     limit = heap.limit
     move_end(state, stack, heap, heap.address)
     munmap_reserve(stack, heap.address, par.heap_bytes_max, heap.address + par.heap_bytes_max - limit)
-    drop_chunk(state, arena.top)
+    release_record(state, arena.top)
     arena.heap = heap.previous
     heap.previous = par.unused_heap
     par.unused_heap = number

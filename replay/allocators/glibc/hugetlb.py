@@ -1,9 +1,10 @@
-"""glibc.malloc.hugetlb from 2 on: memory made of the kernel's reserved huge pages, as far as there are any.
+"""glibc.malloc.hugetlb from 2 on: malloc maps reserved huge pages, as long as the kernel has enough of them.
 
-    hp_bytes     size of such a page (`hp_pagesize`); 0: the tunable is not set, or names a size that there is not
-    open_region  the main heap grows by mappings, never by the break: of huge pages, or if these are refused, of others
+    hp_bytes     size of these pages (`hp_pagesize`); 0 if the tunable is not set, or if the kernel lacks this size
+    open_region  extends the main heap by a mapping, never by brk: of huge pages, or of normal pages if that fails
 
-Chunks of all these mappings are counted from 32 GiB below the first. The end of one that is not the last is a fence.
+Starts of chunks in all these mappings count from 32 GiB below `mmap_base`. Each mapping but the last ends with a
+fencepost.
 """
 
 from replay.allocators._stack import NO_MEMORY, attend
@@ -13,15 +14,15 @@ from replay.allocators.linux import mmap, mmap_hugetlb
 from replay.jit.compiling import cold, leaf
 
 DEFAULT_PAGE = 2
-"""The tunable's value for the size that the kernel calls the default one."""
+"""The value of the tunable for the kernel's default huge page size."""
 MMAP_AS_MORECORE_SIZE = 1 << 20
 HEAPS_PAGES = 4
-"""Huge pages that a heap of a thread may take, where it goes by them."""
+"""Number of huge pages in a heap of a thread arena, if `hp_heaps`."""
 
 
 @cold
-def settle_page_size(state, stack):
-    """What ptmalloc_init makes of the tunable."""
+def set_hp_pagesize(state, stack):
+    """Evaluates the tunable, as ptmalloc_init does. Sets fields of `par` in place."""
     par, space = state.par[0], stack.linux.space[0]
     page = space.huge_page_size
     if page <= space.page_size or par.hp_bytes not in (DEFAULT_PAGE, page):
@@ -37,7 +38,7 @@ def settle_page_size(state, stack):
 
 @leaf
 def _huge_length(par, need, is_first):
-    """What is asked for in huge pages; but 2.43 asks for parts of such."""
+    """Returns the length to map with huge pages. 2.43 does not round it up to whole ones."""
     if par.huge_heaps or is_first:
         return (need + par.hp_bytes - 1) & -par.hp_bytes
     return max(need, par.hp_bytes)
@@ -45,17 +46,17 @@ def _huge_length(par, need, is_first):
 
 @leaf
 def _length(par, need, is_first):
-    """What is asked for where there are no huge pages. In 2.36 unit and least size have changed places."""
+    """Returns the length to map with normal pages. In 2.36, two arguments of the call are swapped."""
     if not par.hp_swapped:
         return max(need, MMAP_AS_MORECORE_SIZE)
     return (need + MMAP_AS_MORECORE_SIZE - 1) & -MMAP_AS_MORECORE_SIZE if is_first else need
 
 
 @leaf
-def open_region(state, stack, arena, wanted):
-    """sysmalloc_mmap_fallback: top of the main arena is in a new mapping, with room for so many units."""
+def open_region(state, stack, arena, nb):
+    """sysmalloc_mmap_fallback: maps memory for `nb` units, and makes it the top of the main arena."""
     par, page, heap = state.par[0], stack.linux.space[0].page_size, state.heaps[MAIN_HEAP]
-    need = (((wanted + par.min_units) << UNIT_SHIFT) + par.top_pad + page - 1) & -page
+    need = (((nb + par.min_units) << UNIT_SHIFT) + par.top_pad + page - 1) & -page
     is_first = arena.top == UNSORTED
     length = _huge_length(par, need, is_first)
     start = mmap_hugetlb(stack, length, False, 0)

@@ -1,7 +1,7 @@
-"""The cache's bins above those of one size each: from 2.42 on, for what `tcache_max` lets in, mapped chunks too.
+"""The large bins of the tcache, from 2.42 on. They take chunks up to `tcache_max`, mapped chunks included.
 
-A bin holds sizes from one power of two to the next, in a list that rises by size; only an equal size is served. Entries
-are places: chunk numbers, or those of mapped chunks.
+A bin has the sizes from one power of two to the next, as a list in ascending order. Only chunks of exactly the size are
+used. Entries are places of chunks or mapped chunks.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ from replay.jit.cpu_intrinsics import bit_length
 LARGE_BINS = 12
 FIRST_BIN = 64
 _LEAST_BITS = 6
-"""2^6 units, 1,024 bytes: the first of these bins."""
+"""The first of these bins starts at 2^6 units (1,024 bytes)."""
 
 
 @leaf
 def bin_of(size):
-    """The bin for chunks of so many units."""
+    """Returns the bin for chunks of `size` units."""
     return FIRST_BIN - 1 - _LEAST_BITS + bit_length(size)
 
 
 @leaf
 def size_in_cache(state, place):
-    """Units of a chunk, mapped or not."""
+    """Returns the size in units of a chunk or a mapped chunk."""
     if place >= MAPPED_PLACE:
         return mapped_size(state.par[0], state.mapped[place & (MAPPED_PLACE - 1)]) >> UNIT_SHIFT
     return size_of(state.memory, place)
@@ -33,7 +33,7 @@ def size_in_cache(state, place):
 
 @leaf
 def following(state, place):
-    """The next in the list, or 0."""
+    """Returns the entry after `place` in its list, or 0."""
     if place >= MAPPED_PLACE:
         return state.mapped[place & (MAPPED_PLACE - 1)].next
     return np.int64(state.memory[np.uint64(place)].fd)
@@ -41,7 +41,7 @@ def following(state, place):
 
 @leaf
 def set_following(state, place, following):
-    """Links one entry of a list to the next."""
+    """Makes `following` the entry after `place`."""
     if place >= MAPPED_PLACE:
         state.mapped[place & (MAPPED_PLACE - 1)].next = following
     else:
@@ -50,7 +50,7 @@ def set_following(state, place, following):
 
 @leaf
 def _find(state, index, size):
-    """The first entry of at least this size, or 0, and the one before it, or 0."""
+    """Finds the first entry of at least this size. Returns the entry before it and the entry; 0 stands for none."""
     before, place = np.int64(0), state.cache[state.par[0].cache + index].first
     while place and size_in_cache(state, place) < size:
         before, place = place, following(state, place)
@@ -59,7 +59,7 @@ def _find(state, index, size):
 
 @cold
 def put_large(state, place):
-    """Whether the cache took the chunk."""
+    """Puts a chunk into the tcache if there is room; returns whether it did."""
     par, size = state.par[0], size_in_cache(state, place)
     index = bin_of(size)
     if size > par.tcache_large or index < FIRST_BIN or state.cache[par.cache + index].count >= par.tcache_count:
@@ -75,11 +75,11 @@ def put_large(state, place):
 
 
 @cold
-def get_large(state, wanted):
-    """A chunk of just this size, or 0."""
-    index, cache = bin_of(wanted), state.par[0].cache
-    before, place = _find(state, index, wanted)
-    if place == 0 or size_in_cache(state, place) != wanted:
+def get_large(state, nb):
+    """Takes a chunk of exactly this size; returns 0 if there is none."""
+    index, cache = bin_of(nb), state.par[0].cache
+    before, place = _find(state, index, nb)
+    if place == 0 or size_in_cache(state, place) != nb:
         return np.int64(0)
     if before:
         set_following(state, before, following(state, place))

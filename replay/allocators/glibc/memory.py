@@ -1,12 +1,12 @@
-"""Chunks of the heap, their neighbours, and the bins' lists through them.
+"""Chunks of the heap, tsuccessor neighbours, and the linked lists of bins.
 
-glibc keeps all this in the heap itself: a header before each block, links inside the free ones. Here each chunk has a
-record in one dense table, and is named by its number: the table stays small where blocks are large. Neighbours in the
-heap are linked both ways, which stands for glibc's sizes and `prev_size`; one bit of the chunk's own record stands for
-the PREV_INUSE of the next one's header.
+glibc stores all this in the heap itself: a header before each block, links inside free blocks. Here, each chunk is a
+record in one dense table, identified by its index. The table is small if blocks are large. Neighbours in the heap are
+linked in both directions, in place of glibc's sizes and `prev_size`. One bit of a chunk's own record represents
+PREV_INUSE in the header of the next chunk.
 
-Each arena has a record for each bin, linked to itself while the bin is empty, as in glibc; the first ones are those of
-the main arena. 0 is no chunk. Sizes and starts are in units of 16 bytes.
+Each arena has a record for each bin. As in glibc, it links to itself if the bin is empty. The table starts with the
+bins of the main arena. Index 0 means "no chunk". Sizes and starts are in units of 16 bytes.
 """
 
 import numpy as np
@@ -18,15 +18,15 @@ from replay.jit.cpu_intrinsics import bit_length
 
 UNIT_SHIFT = 4
 UNIT = 1 << UNIT_SHIFT
-"""MALLOC_ALIGNMENT, on i386 too since 2.26."""
+"""MALLOC_ALIGNMENT; since 2.26 also on i386."""
 
 NBINS = 128
 UNSORTED = 1
 SMALL_UNITS_64, SMALL_UNITS_32 = 64, 63
-"""MIN_LARGE_SIZE: larger chunks go to large bins."""
+"""MIN_LARGE_SIZE: chunks of at least this size are in large bins."""
 BITS_A_WORD = 32
 IN_HEAP = 1 << 31
-"""In a chunk's `start`: it lies in a heap of its arena's own."""
+"""Flag in a chunk's `start`: the chunk is not in the main heap."""
 HEAP_SHIFT = 22
 HEAP_UNITS = 1 << HEAP_SHIFT
 """HEAP_MAX_SIZE, 64 MiB."""
@@ -35,48 +35,48 @@ HEAPS_MAX = 1 << 9
 CHUNK = record(**dict.fromkeys(("start", "head", "before", "behind", "fd", "bk", "smaller", "larger"), np.uint32))
 """32 bytes, two to a cache line.
 
-    start            from the start of the main heap; IN_HEAP and the number of another heap above its HEAP_SHIFT bits
-    head             size << 1 | whether it is free and may be merged with its neighbours
-    before, behind   neighbours in the heap
-    fd, bk           in a bin, from its header on; `fd` also in fastbins, the cache, and the list of unused records
-    smaller, larger  of the first of each size in a large bin (fd_nextsize, bk_nextsize), or 0
+    start            offset in the main heap; for another heap IN_HEAP, its number, and the offset in HEAP_SHIFT bits
+    head             size << 1 | 1 if the chunk is free and may be merged with its neighbours
+    before, behind   the previous and the next chunk in the heap
+    fd, bk           links in a bin; `fd` also in fastbins, the tcache, and the list of unused records
+    smaller, larger  skip list of a large bin (fd_nextsize, bk_nextsize): the first chunk of each size is in it; else 0
 """
 
 
 @leaf
 def empty_bins(memory, first):
-    """Makes the records from `first` on an arena's bins."""
+    """Initializes the records from `first` on as the empty bins of an arena, in place."""
     for index in range(first, first + NBINS):
         memory[index].fd = memory[index].bk = memory[index].smaller = index
 
 
 @inlined
 def size_of(memory, chunk):
-    """In units."""
+    """Returns the size of a chunk in units."""
     return np.int64(memory[np.uint64(chunk)].head >> 1)
 
 
 @inlined
 def is_free(memory, chunk):
-    """Whether it can be merged with a neighbour; what waits in fastbins or the cache cannot."""
+    """Returns whether a chunk may be merged with a neighbour. Chunks in fastbins or a tcache may not."""
     return memory[np.uint64(chunk)].head & 1
 
 
 @inlined
 def set_used(memory, chunk, size):
-    """The chunk is in use, and of this size."""
+    """Marks a chunk as in use and sets its size."""
     memory[np.uint64(chunk)].head = size << 1
 
 
 @inlined
 def set_free(memory, chunk, size):
-    """The chunk is free, and of this size."""
+    """Marks a chunk as free and sets its size."""
     memory[np.uint64(chunk)].head = size << 1 | 1
 
 
 @inlined
 def new_chunk(state, stack):
-    """The number of an unused record."""
+    """Returns the index of an unused record."""
     par = state.par[0]
     chunk = par.spare
     if chunk:
@@ -84,36 +84,36 @@ def new_chunk(state, stack):
         return chunk
     chunk = par.chunks
     par.chunks = chunk + 1
-    if chunk + NBINS + 2 * MARGIN > state.memory.shape[0]:  # an event may bring a new arena
+    if chunk + NBINS + 2 * MARGIN > state.memory.shape[0]:  # one event may create an arena
         ask_for_room(stack)
     return chunk
 
 
 @leaf
-def drop_chunk(state, chunk):
-    """The record is unused from now on: its `head` is 0."""
+def release_record(state, chunk):
+    """Puts a record into the list of unused ones; its `head` becomes 0."""
     par, entry = state.par[0], state.memory[np.uint64(chunk)]
     entry.head, entry.fd = 0, par.spare
     par.spare = chunk
 
 
 @inlined
-def split(state, stack, chunk, wanted):
-    """Cuts a chunk; gives the one behind the cut. Both are in use."""
+def split(state, stack, chunk, nb):
+    """Splits a chunk after `nb` units and returns the second part. Both parts are marked as in use."""
     memory = state.memory
     rest = new_chunk(state, stack)
     entry, tail = memory[np.uint64(chunk)], memory[np.uint64(rest)]
     behind = entry.behind
-    tail.start, tail.head = entry.start + wanted, (np.int64(entry.head >> 1) - wanted) << 1
+    tail.start, tail.head = entry.start + nb, (np.int64(entry.head >> 1) - nb) << 1
     tail.before, tail.behind = chunk, behind
     memory[np.uint64(behind)].before = rest
-    entry.head, entry.behind = wanted << 1, rest
+    entry.head, entry.behind = nb << 1, rest
     return rest
 
 
 @inlined
-def absorb_behind(state, chunk):
-    """The chunk takes in the one behind it, whose record is unused from then on."""
+def merge_next(state, chunk):
+    """Merges a chunk with the next one, whose record becomes unused."""
     memory = state.memory
     entry = memory[np.uint64(chunk)]
     gone = np.int64(entry.behind)
@@ -121,18 +121,18 @@ def absorb_behind(state, chunk):
     entry.head = entry.head + ((tail.head >> 1) << 1)
     entry.behind = tail.behind
     memory[np.uint64(entry.behind)].before = chunk
-    drop_chunk(state, gone)
+    release_record(state, gone)
 
 
 @inlined
 def bin_index(size, par):
-    """The bin for chunks of `size` units."""
+    """Returns the bin for chunks of `size` units."""
     return size + par.small_shift if size < par.small_units else _large_bin_index(size, par)
 
 
 @cold
 def _large_bin_index(size, par):
-    """Not inlined, or every malloc would come to know the large bin of its size, should it need that."""
+    """largebin_index. Not inlined, because else the compiler would compute it in every malloc."""
     if par.word_size == 8:
         if size >> 2 <= 48:
             return 48 + (size >> 2)
@@ -151,7 +151,7 @@ def _large_bin_index(size, par):
 
 @inlined
 def link(memory, chunk, before, behind):
-    """Puts the chunk between two that are neighbours in a list."""
+    """Inserts a chunk into a list, between two neighbours."""
     entry = memory[np.uint64(chunk)]
     entry.bk, entry.fd = before, behind
     memory[np.uint64(before)].fd = chunk
@@ -159,14 +159,14 @@ def link(memory, chunk, before, behind):
 
 
 @inlined
-def link_in_front(memory, chunk, head):
-    """Puts the chunk at the front of a bin's list."""
+def link_at_front(memory, chunk, head):
+    """Inserts a chunk at the front of a bin."""
     link(memory, chunk, head, np.int64(memory[np.uint64(head)].fd))
 
 
 @inlined
 def unlink_last(memory, head):
-    """Takes the last chunk off a list that is not empty, and gives it; skip lists are not looked at."""
+    """Removes and returns the last chunk of a bin that is not empty. Does not update skip lists."""
     chunk = np.int64(memory[np.uint64(head)].bk)
     before = np.int64(memory[np.uint64(chunk)].bk)
     memory[np.uint64(head)].bk = before
@@ -176,7 +176,7 @@ def unlink_last(memory, head):
 
 @inlined
 def unlink_chunk(memory, chunk, par):
-    """Takes a chunk off whatever bin it is in."""
+    """unlink_chunk: removes a chunk from its bin."""
     entry = memory[np.uint64(chunk)]
     behind, before = np.int64(entry.fd), np.int64(entry.bk)
     memory[np.uint64(behind)].bk = before
@@ -187,25 +187,26 @@ def unlink_chunk(memory, chunk, par):
 
 @leaf
 def _leave_skip_list(memory, chunk, behind):
-    """The first of each size in a large bin is in a second list; if it goes, the next of its size takes its place."""
-    entry, heir = memory[np.uint64(chunk)], memory[np.uint64(behind)]
+    """Removes a chunk from the skip list, which has the first chunk of each size in a large bin. The next chunk of its
+    size replaces it."""
+    entry, successor = memory[np.uint64(chunk)], memory[np.uint64(behind)]
     smaller, larger = np.int64(entry.smaller), np.int64(entry.larger)
     if smaller == 0:
         return
-    if heir.smaller:
+    if successor.smaller:
         memory[np.uint64(smaller)].larger = larger
         memory[np.uint64(larger)].smaller = smaller
     elif smaller == chunk:
-        heir.smaller = heir.larger = behind
+        successor.smaller = successor.larger = behind
     else:
-        heir.smaller, heir.larger = smaller, larger
+        successor.smaller, successor.larger = smaller, larger
         memory[np.uint64(smaller)].larger = behind
         memory[np.uint64(larger)].smaller = behind
 
 
 @leaf
 def link_by_size(memory, chunk, size, head):
-    """Puts a chunk into a large bin: sorted by falling size, behind the first of its own size."""
+    """Inserts a chunk into a large bin, which is sorted by descending size, after the first chunk of its size."""
     entry = memory[np.uint64(chunk)]
     behind = np.int64(memory[np.uint64(head)].fd)
     if behind == head:
@@ -228,7 +229,7 @@ def link_by_size(memory, chunk, size, head):
 
 @inlined
 def _enter_skip_list(memory, chunk, smaller):
-    """The chunk stands for its size from now on, before the one that stands for `smaller`; the list is a ring."""
+    """Inserts a chunk into the skip list, which is circular, before the chunk `smaller`."""
     entry, found = memory[np.uint64(chunk)], memory[np.uint64(smaller)]
     larger = np.int64(found.larger)
     entry.smaller, entry.larger = smaller, larger
@@ -238,13 +239,13 @@ def _enter_skip_list(memory, chunk, smaller):
 
 @inlined
 def mark_bin(state, arena, index):
-    """The bin may hold something."""
+    """mark_bin: sets the bin's bit in the binmap."""
     state.binmap[np.uint64(arena.binmap + (index >> 5))] |= np.int64(1) << (index & 31)
 
 
 @leaf
 def next_bin(state, arena, index):
-    """The first bin from `index` on that is not empty, or NBINS; those found empty are unmarked."""
+    """Returns the first bin from `index` on that is not empty, or NBINS. Clears the bits of empty bins."""
     memory, binmap, first, word = state.memory, state.binmap, arena.binmap, index >> 5
     bits = binmap[np.uint64(first + word)] >> (index & 31) << (index & 31)
     while True:

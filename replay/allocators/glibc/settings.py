@@ -1,4 +1,4 @@
-"""glibc's settings, what its versions do differently, and the record that holds both (`malloc_par` and more)."""
+"""Settings of glibc's malloc, differences between versions, and the record with both (`malloc_par` and more)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,69 +10,70 @@ from replay.allocators.glibc.large_cache import LARGE_BINS
 from replay.allocators.glibc.memory import HEAP_SHIFT, NBINS, SMALL_UNITS_32, SMALL_UNITS_64, UNIT, UNIT_SHIFT
 from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP
 from replay.allocators.glibc.tcache import TCACHE_BINS
-from replay.allocators.glibc.threads import NOBODY
+from replay.allocators.glibc.threads import NO_THREAD
 from replay.jit.arrays import record
 from replay.support.units import Size
 
 MMAP_THRESHOLD = 128 << 10
-"""DEFAULT_MMAP_THRESHOLD_MIN: where the dynamic threshold starts."""
+"""DEFAULT_MMAP_THRESHOLD_MIN: the first value of the dynamic threshold."""
 MMAP_THRESHOLD_MAX = {8: 32 << 20, 4: 512 << 10}
-"""DEFAULT_MMAP_THRESHOLD_MAX by word size: where it stops."""
+"""DEFAULT_MMAP_THRESHOLD_MAX by word size: the last value of the dynamic threshold."""
 ARENAS_A_PROCESSOR = {8: 8, 4: 2}
-"""NARENAS_FROM_NCORES by word size; as many may be made before somebody asks how many processors there are."""
+"""NARENAS_FROM_NCORES by word size. Up to this number of arenas, glibc does not count processors."""
 HEAP_BYTES_MAX = {8: UNIT << HEAP_SHIFT, 4: 1 << 20}
 """HEAP_MAX_SIZE by word size."""
 UNLIMITED_ARENAS = 2**31 - 1
-"""More than there can be threads; glibc takes more, up to the -1 of 64 bits."""
+"""A limit above any number of threads. glibc accepts larger values, up to 64 bits of ones (-1)."""
 TCACHE_BYTES_MAX = {8: UNIT * (TCACHE_BINS + 1) - 8, 4: UNIT * TCACHE_BINS - 4}
-"""MAX_TCACHE_SIZE by word size, but for later versions' large bins: of the smallest chunk and 63 larger ones."""
+"""MAX_TCACHE_SIZE by word size: the largest request of the 64 small bins."""
 
 Version = Annotated[Literal["2.31", "2.36", "2.41", "2.43"], BeforeValidator(str)]
-"""YAML reads an unquoted one as a number."""
+"""A number is converted to a string, because YAML reads an unquoted version as a number."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What one version does."""
+    """Behaviour of one version of glibc."""
 
     tcache_count: int = 7
     tcache_bytes: int = 2 * TCACHE_BINS
-    """Of tcache_perthread_struct, besides a pointer a bin."""
+    """Size of tcache_perthread_struct without its pointers to bins."""
     tcache_bins: int = TCACHE_BINS
     has_fastbins: bool = True
     calloc_uses_tcache: bool = False
-    """From 2.41 on."""
+    """calloc allocates from the tcache: from 2.41 on."""
     sorts_small: bool = False
-    """A small chunk that is freed goes to its bin at once, not to the unsorted list: from 2.41 on."""
+    """A freed small chunk is put into its bin, not into the unsorted list: from 2.41 on."""
     keeps_slack: bool = False
-    """A realloc that would give back less than two words does nothing: from 2.41 on."""
+    """A realloc that would free less than two words does nothing: from 2.41 on."""
     keeps_mapped_page: bool = False
-    """... and one of a mapped chunk neither where that is no more than a page: 2.41 alone."""
+    """A realloc of a mapped chunk that would free at most a page does nothing: only 2.41."""
     heap_info_words: int = 5
-    """Fields of heap_info."""
+    """Number of fields of heap_info, in words."""
     lazy_tcache: bool = False
-    """The cache is made with the first free that could use it, not with the first malloc; realloc passes it by."""
+    """The tcache is created by the first free that can use it, not by the first malloc. realloc does not use it."""
     full_mapped_header: bool = False
-    """A mapped chunk counts without its header, and takes two words more than was asked, not one."""
+    """The size of a mapped chunk excludes its header, and it has an overhead of two words instead of one."""
     aligned_in_tcache: bool = False
-    """memalign is served from the cache, and frees what it cuts off past it: from 2.38 on."""
+    """memalign allocates from the tcache, and frees lead and tail without it: from 2.38 on."""
     merges_any_tail: bool = False
-    """... even less than a chunk, if what follows is free: 2.41 alone."""
+    """memalign also frees a tail smaller than a chunk if the next chunk is free: only 2.41."""
     has_hugetlb: bool = True
-    """glibc.malloc.hugetlb: from 2.35 on."""
+    """The tunable glibc.malloc.hugetlb exists: from 2.35 on."""
     has_check: bool = False
-    """MALLOC_CHECK_ has hooks in malloc itself: up to 2.33. Later they are in a library of their own."""
+    """malloc itself has the hooks of MALLOC_CHECK_: up to 2.33. Later, a separate library has them."""
     mmap_threshold_limited: bool = False
-    """To half of what a thread's heap may take: up to 2.34."""
+    """mmap_threshold is at most half of HEAP_MAX_SIZE: up to 2.34."""
     hp_threshold: bool = False
-    """With huge pages of its own, malloc takes their size for mmap_threshold, if that is not set: 2.41 and 2.43."""
+    """With reserved huge pages, their size is the default of mmap_threshold: 2.41 and 2.43."""
     hp_heaps: bool = False
-    """... and threads' heaps are of four of them: 2.36 and 2.41."""
+    """With reserved huge pages, heaps of thread arenas have four of them: 2.36 and 2.41."""
     hp_swapped: bool = False
-    """... and where there are none, arguments are passed in the wrong order: 2.36."""
+    """If reserved huge pages are missing, two arguments of the fallback are swapped, a bug: 2.36."""
     huge_heaps: bool = False
-    """Under it threads' heaps grow by huge pages too, the main one also where the kernel gives them unasked, and what
-    mremap resizes is not asked for again: 2.43. Others take the first break, which they do not know, for 0."""
+    """With transparent huge pages, heaps of thread arenas grow by huge pages, too; the main heap also if the kernel
+    uses them always; madvise is not repeated after mremap: 2.43. Other versions assume address 0 as the first break
+    when they round the end of the main heap."""
 
 
 _2_41 = Rules(
@@ -150,21 +151,21 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        rules, most = RULES[self.version], self._ignored_from()
-        for key, limit in most.items():
+        rules = RULES[self.version]
+        for key, limit in self._limits().items():
             value = getattr(self, key)
             if isinstance(value, int) and value > limit:
-                raise ValueError(f"{key}: {value} is more than {limit}, and glibc {self.version} ignores that")
+                raise ValueError(f"{key}: {value} exceeds {limit}; glibc {self.version} ignores it")
         if self.hugetlb and not rules.has_hugetlb:
-            raise ValueError(f"hugetlb: glibc {self.version} has no such tunable; it came with 2.35")
+            raise ValueError(f"hugetlb: not supported by glibc {self.version}, only from 2.35 on")
         if self.hugetlb > 1 and self.word_size == 4:
-            raise ValueError(f"hugetlb: {self.hugetlb} (MAP_HUGETLB) is not modelled in 32-bit; there are 0 and 1")
+            raise ValueError(f"hugetlb: {self.hugetlb} (MAP_HUGETLB) is not supported for 32-bit; use 0 or 1")
         if self.check and rules.has_check and self.word_size == 4:
-            raise ValueError("check: is not modelled in 32-bit")
+            raise ValueError("check: not supported for 32-bit")
         return self
 
-    def _ignored_from(self) -> dict[str, int]:
-        """The largest values that this glibc takes."""
+    def _limits(self) -> dict[str, int]:
+        """Returns the largest value of each setting that this version does not ignore."""
         rules, limits = RULES[self.version], {}
         if rules.has_fastbins:
             limits["mxfast"] = 20 * self.word_size  # MAX_FAST_SIZE
@@ -176,18 +177,18 @@ class Config(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """What is set but does nothing, or less than it says."""
+        """Messages about settings that have no effect, or less than expected."""
         rules, found = RULES[self.version], []
         if self.check and not rules.has_check:
-            found.append(f"check: glibc {self.version} checks nothing unless libc_malloc_debug.so is preloaded")
+            found.append(f"check: no effect in glibc {self.version} unless libc_malloc_debug.so is preloaded")
         if self.mxfast != "default" and not rules.has_fastbins:
             found.append(f"mxfast: glibc {self.version} has no fastbins")
         most = TCACHE_BYTES_MAX[self.word_size]
         if rules.tcache_bins == TCACHE_BINS and self.tcache_max != "default" and self.tcache_max > most:
-            found.append(f"tcache_max: the cache of glibc {self.version} serves up to {most} bytes")
+            found.append(f"tcache_max: the tcache of glibc {self.version} serves at most {most} bytes")
         for key in ("arena_max", "arena_test"):
             if getattr(self, key) == UNLIMITED_ARENAS:
-                found.append(f"{key}: so large a number, or -1, is no limit to glibc: each thread gets its own arena")
+                found.append(f"{key}: this value is no limit; each thread gets its own arena")
         return found
 
 
@@ -202,26 +203,35 @@ PAR = record(
     "perturb", "check", "hugetlb", "huge_heaps",
     "heap_bytes_max", "heap_header", "arena_header", "arena_test", "arena_limit_later",
     "hp_bytes", "hp_threshold", "hp_heaps", "hp_swapped", "mapped_heap_bytes",
-    "thread", "arena", "tcache", "cache", "is_ready", "found", "raised_by_caller", "holes",
+    "thread", "arena", "tcache", "cache", "is_ready", "found", "touched_by_caller", "holes",
     "chunks", "spare", "mmaps", "used", "unused", "heaps", "unused_heap", "aligned_area",
     "arenas", "arena_limit", "free_arenas", "next_to_use",
 )  # fmt: skip
-"""Settings and rules; from `thread` on what changes: the thread at work, its arena, the state of its cache and where
-that begins; whether both are there, and nothing but small chunks is cached; a chunk in hand; whether the caller of
-_int_malloc raises `touched`; whether the heap has holes; records of chunks ever used, head of the list of unused ones;
-`n_mmaps`, and the same two for mapped chunks and for heaps; `aligned_heap_area`; `narenas`, its limit once it is known,
-`free_list`, `next_to_use`."""
+"""Settings and rules, then, from `thread` on, variables:
+
+    thread, arena, tcache, cache    the current thread, its arena, the state and the first bin of its tcache
+    is_ready                        whether it has both, and its tcache has small bins only
+    found                           a chunk that `_search` found before the tcache was created
+    touched_by_caller                whether the caller of _int_malloc raises `touched` of the heap
+    holes                           whether heaps have holes (`system`)
+    chunks, spare                   number of CHUNK records ever used; head of the list of unused ones
+    mmaps, used, unused             `n_mmaps`; the same two for MAPPED records
+    heaps, unused_heap              the same two for HEAP records
+    aligned_area                    `aligned_heap_area`
+    arenas, arena_limit             `narenas`; `narenas_limit`, 0 before it is computed
+    free_arenas, next_to_use        `free_list`; `next_to_use`
+"""
 
 
 def request_units(word_size: int, size: int) -> int:
-    """request2size, in units."""
+    """request2size, in units of 16 bytes."""
     return max((size + word_size + UNIT - 1) >> UNIT_SHIFT, 4 * word_size >> UNIT_SHIFT)
 
 
 def new_par(config: Config) -> np.ndarray:
-    """One PAR record, before the first call."""
-    settled = np.zeros(1, PAR)
-    par, rules, word = settled[0], RULES[config.version], config.word_size
+    """Returns an array with one PAR record: the state before the first call."""
+    records = np.zeros(1, PAR)
+    par, rules, word = records[0], RULES[config.version], config.word_size
     par.word_size, par.header, par.min_units = word, 2 * word, 4 * word >> UNIT_SHIFT
     par.small_units = SMALL_UNITS_64 if word == 8 else SMALL_UNITS_32
     par.small_shift = 0 if word == 8 else 1  # SMALLBIN_CORRECTION
@@ -242,7 +252,7 @@ def new_par(config: Config) -> np.ndarray:
     par.aligned_in_tcache, par.merges_any_tail = rules.aligned_in_tcache, rules.merges_any_tail
     par.tail_units_least = par.min_units if rules.aligned_in_tcache else par.min_units + 1
     par.mapped_lead_least = 0 if rules.full_mapped_header else par.min_units << UNIT_SHIFT
-    par.map_offset = UNIT - 2 * word  # so that a mapped block lies on a unit too
+    par.map_offset = UNIT - 2 * word  # aligns blocks of mapped chunks
     if rules.full_mapped_header:
         par.map_overhead, par.map_size_less = par.map_offset + 2 * word, par.map_offset + 2 * word
         par.remap_overhead = par.map_overhead
@@ -251,18 +261,18 @@ def new_par(config: Config) -> np.ndarray:
         par.remap_overhead = par.map_offset + word
     cache_bytes = rules.tcache_bytes + rules.tcache_bins * word
     par.tcache_units = request_units(word, cache_bytes)
-    # Where _int_malloc itself makes the cache, it pads the size twice.
+    # If _int_malloc creates the tcache, it pads the size twice.
     par.tcache_units_inside = request_units(word, int(par.tcache_units) << UNIT_SHIFT)
     par.tcache_bytes = cache_bytes
     par.perturb, par.check = config.perturb, config.check if rules.has_check else 0
-    par.dynamic &= par.check == 0  # its free knows of no thresholds
+    par.dynamic &= par.check == 0  # free_check does not change thresholds
     par.hugetlb, par.huge_heaps = config.hugetlb == 1, rules.huge_heaps
     par.hp_bytes = config.hugetlb if config.hugetlb > 1 else 0
     par.hp_threshold = rules.hp_threshold and config.mmap_threshold == "dynamic"
     par.hp_heaps, par.hp_swapped = rules.hp_heaps, rules.hp_swapped
     _set_arenas(par, config, rules)
-    par.thread, par.chunks, par.unused, par.heaps = NOBODY, NBINS, -1, MAIN_HEAP + 1
-    return settled
+    par.thread, par.chunks, par.unused, par.heaps = NO_THREAD, NBINS, -1, MAIN_HEAP + 1
+    return records
 
 
 def _set_thresholds(par: np.record, config: Config) -> None:

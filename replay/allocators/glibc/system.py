@@ -1,14 +1,14 @@
-"""Memory from the kernel and back: the heap's end, chunks in mappings of their own, trimming.
+"""Memory from the kernel: the end of the main heap, mapped chunks, dynamic thresholds, trimming.
 
-    sysmalloc   a request that top cannot serve: a mapping of its own from `mmap_threshold` on, else a longer heap
-    systrim     gives whole pages at the heap's end back, all but `top_pad`
-    mapped      a chunk in a mapping of its own; freeing one raises the dynamic thresholds to its size
-    hugetlb     with this tunable, and transparent huge pages on request, malloc requests them for all that it takes of
-                at least one, and moves the heap's end by whole ones (`thp_pagesize`). With 2 or more: see `hugetlb`
+    sysmalloc   serves a request that top cannot: maps a chunk from `mmap_threshold` on, else extends the heap
+    systrim     releases whole pages at the end of the main heap, except `top_pad`
+    mapped      a chunk with a mapping of its own; freeing one raises the dynamic thresholds to its size
+    hugetlb     if this tunable is 1 and transparent huge pages are `madvise`, malloc requests huge pages for memory of
+                at least one, and moves the heap's end by whole ones (`thp_pagesize`). From 2 on: see module `hugetlb`
 
-Everything below a heap's `touched` counts as resident: it is written to without a gap, from its start to the header of
-top, because programs fill what they ask for. Once there are `holes`, where malloc_trim was or a full heap ends, writes
-are told to the kernel one by one.
+All of a heap below `touched` counts as resident. Programs write to their blocks, so a heap is written to without gaps,
+from its start to the header of top. If a heap has `holes`, at trimmed pages or at the end of a full heap, every write
+is passed to the kernel model.
 """
 
 import numpy as np
@@ -34,37 +34,37 @@ from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 
 MAPPED_PLACE = 1 << 31
-"""Places from here on number records of MAPPED; those below are chunks of the heap. All fit into a chunk's links."""
+"""Places from here on are indexes of MAPPED records; lower ones are chunks. All of them fit into a chunk's links."""
 BIN_SHIFT = 32
-"""Where trim_bins stopped: bin << BIN_SHIFT | chunk."""
+"""The state of an interrupted trim_bins: bin << BIN_SHIFT | chunk."""
 HEAP_BYTES_MAX = 32 << 30
-"""What sizes of 31 bits in units can tell; a heap that would grow further has no memory."""
+"""Limit of a heap: sizes have 31 bits, in units. A larger heap is out of memory."""
 IS_MMAPPED = 2
-"""A flag in the real header that one comparison forgets to mask."""
+"""A flag in the real header. One comparison of glibc does not mask it."""
 
 HEAP = record("arena", "address", "origin", "end", "limit", "page", "touched", "previous", "fence")
-"""A heap: whose it is; where it starts, and its first unit that can hold a chunk; where it ends; up to where it may be
-written to (`mprotect_size`; not of the main one); what it grows by; what is resident ends at `touched`. `previous`: of
-the same arena, or of unused records; `fence`: the chunk that keeps the end of a full heap from what follows."""
+"""A heap: its arena; its start; the address of unit 0 of its chunks; its end; the end of its accessible part
+(`mprotect_size`; not for the main heap); the step by which it grows; the end of its resident part. `previous`: the
+previous heap of the arena, or in the list of unused records; `fence`: the fencepost of a full heap."""
 MAIN_HEAP = 1
-"""0 is no heap."""
+"""Heap 0 means "no heap"."""
 ARENA = record(
     "number", "bins", "fastbins", "binmap", "heap", "top", "last_remainder", "have_fast",
     "next", "next_free", "attached",
 )  # fmt: skip
-"""malloc_state: its number; where in `memory`, `fastbins` and `binmap` its own begin; the heap that top is in; top;
-where `last_remainder` starts; have_fastchunks; the ring of all arenas; the list of those without a thread; how many
-threads have it."""
+"""malloc_state: its number; the first index of its bins in `memory`, and in `fastbins` and `binmap`; the heap of top;
+top; start of the last remainder; have_fastchunks; links of the circular list of all arenas and of the free list;
+number of attached threads."""
 MAIN_ARENA = 1
-"""0 is no arena."""
+"""Arena 0 means "no arena"."""
 MAPPED = record("address", "size_bytes", "page", "lead", "next")
-"""A mapping with one chunk in it; what it was rounded up to; how far the chunk was moved in it so that its block is
-aligned; `next` chains the unused records."""
+"""A mapping with one chunk; `page`: the page size it was rounded up to; `lead`: the offset of the chunk, for an aligned
+block; `next` links unused records."""
 
 
 @inlined
 def address_of(state, chunk):
-    """Where a chunk starts."""
+    """Returns the address of a chunk."""
     start = np.int64(state.memory[np.uint64(chunk)].start)
     if start < IN_HEAP:
         return state.heaps[MAIN_HEAP].origin + (start << UNIT_SHIFT)
@@ -74,7 +74,7 @@ def address_of(state, chunk):
 
 @leaf
 def block_address(state, place):
-    """Where the block of a chunk or of a mapped chunk starts."""
+    """Returns the address of the block of a chunk or a mapped chunk."""
     par = state.par[0]
     if place >= MAPPED_PLACE:
         chunk = state.mapped[place & (MAPPED_PLACE - 1)]
@@ -84,7 +84,7 @@ def block_address(state, place):
 
 @inlined
 def arena_of(state, chunk):
-    """The arena that a chunk belongs to."""
+    """Returns the arena of a chunk."""
     start = np.int64(state.memory[np.uint64(chunk)].start)
     if start < IN_HEAP:
         return state.arenas[MAIN_ARENA]
@@ -94,13 +94,13 @@ def arena_of(state, chunk):
 
 @inlined
 def top_bytes(state, arena):
-    """Size of top; where headers have 8 bytes it is no whole number of units."""
+    """Returns the size of top. With headers of 8 bytes, it is not a multiple of 16."""
     return state.heaps[np.uint64(arena.heap)].end - address_of(state, arena.top)
 
 
 @inlined
-def raise_top(state, stack, arena):
-    """Top's header is written, and everything before it will be."""
+def touch_to_top(state, stack, arena):
+    """Touches the heap up to and including the header of top: the program writes to all blocks before it."""
     end = address_of(state, arena.top) + state.par[0].header
     if end > state.heaps[np.uint64(arena.heap)].touched:
         _touch_heap(state, stack, arena, end)
@@ -108,7 +108,7 @@ def raise_top(state, stack, arena):
 
 @leaf
 def touch_header(state, stack, arena):
-    """Top's header is written, but not all before it."""
+    """Touches the header of top, but not the memory before it."""
     start, header = address_of(state, arena.top), state.par[0].header
     if start + header > state.heaps[np.uint64(arena.heap)].touched:
         touch(stack, start, start + header)
@@ -124,7 +124,7 @@ def _touch_heap(state, stack, arena, end):
 
 @leaf
 def move_end(state, stack, heap, end):
-    """A heap ends elsewhere: what is counted follows."""
+    """Sets the end of a heap and updates the counters."""
     tally = stack.tally[0]
     tally.heap_bytes += end - heap.end
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
@@ -134,7 +134,7 @@ def move_end(state, stack, heap, end):
 
 @leaf
 def heap_step(state, stack, is_main):
-    """What a heap's end moves by: a page, or a huge page (`thp_pagesize`)."""
+    """Returns the step by which a heap's end moves: a page, or a huge page (`thp_pagesize`)."""
     par, space = state.par[0], stack.linux.space[0]
     is_huge = space.transparent == MADVISE_ONLY or (space.transparent == ALWAYS and par.huge_heaps)
     if par.hugetlb and is_huge and (is_main or par.huge_heaps):
@@ -143,8 +143,8 @@ def heap_step(state, stack, is_main):
 
 
 @leaf
-def ask_for_huge_pages(state, stack, start, length):
-    """madvise_thp"""
+def madvise_thp(state, stack, start, length):
+    """madvise_thp: requests transparent huge pages for a range, if the tunable is set and the range is large enough."""
     space = stack.linux.space[0]
     if state.par[0].hugetlb and space.transparent == MADVISE_ONLY and length >= space.huge_page_size:
         advise_huge_pages(stack, start, length)
@@ -157,14 +157,14 @@ def _move_brk(state, stack, end):
 
 
 @cold
-def extend_main(state, stack, arena, wanted):
-    """The rest of sysmalloc: the heap grows until top holds `wanted` units and a smallest chunk."""
+def extend_main(state, stack, arena, nb):
+    """The brk part of sysmalloc: extends the main heap until top has `nb` units plus a smallest chunk."""
     par, memory, space = state.par[0], state.memory, stack.linux.space[0]
     old_size = size_of(memory, arena.top)
-    size = ((wanted + par.min_units - old_size) << UNIT_SHIFT) + par.top_pad
+    size = ((nb + par.min_units - old_size) << UNIT_SHIFT) + par.top_pad
     start, step = space.brk, heap_step(state, stack, True)
-    known = 0 if old_size == 0 and not par.huge_heaps else start
-    end = start - known + ((known + size + step - 1) & -step)
+    assumed_start = 0 if old_size == 0 and not par.huge_heaps else start  # `huge_heaps` explains this
+    end = start - assumed_start + ((assumed_start + size + step - 1) & -step)
     if end - space.brk_base > HEAP_BYTES_MAX:
         attend(stack, NO_MEMORY)
         return
@@ -172,9 +172,9 @@ def extend_main(state, stack, arena, wanted):
         heap = state.heaps[MAIN_HEAP]
         heap.address = heap.origin = heap.touched = heap.end = start
     _move_brk(state, stack, end)
-    ask_for_huge_pages(state, stack, start, end - start)
+    madvise_thp(state, stack, start, end - start)
     if old_size == 0:
-        # The first chunk's block must lie on a unit: where headers have 8 bytes, it starts 8 behind the break.
+        # The first block must be aligned. With headers of 8 bytes, the chunk starts 8 bytes after the break.
         misaligned = (start + par.header) & (UNIT - 1)
         if misaligned:
             _move_brk(state, stack, end + space.page_size)
@@ -187,12 +187,12 @@ def extend_main(state, stack, arena, wanted):
 
 @cold
 def systrim(state, stack, arena, pad):
-    """The main heap's end goes back, as far as it is free, but for `pad` bytes."""
+    """systrim: releases the free end of the main heap, except `pad` bytes."""
     if state.par[0].hp_bytes:
         return
     par, space, step = state.par[0], stack.linux.space[0], heap_step(state, stack, True)
     area = top_bytes(state, arena) - (par.min_units << UNIT_SHIFT) - 1
-    # glibc compares as unsigned: a top of the least size has an area of -1, and the heap grows by what was to be kept.
+    # glibc compares unsigned values. If top has the minimum size, the area is -1, and the heap grows by `pad`.
     if 0 <= area <= pad:
         return
     extra = (area - pad) & -step
@@ -203,16 +203,16 @@ def systrim(state, stack, arena, pad):
 
 
 @cold
-def map_chunk(state, stack, wanted, page):
-    """sysmalloc_mmap: a place of its own, of huge pages of this size if it is not 0 and there are enough."""
+def map_chunk(state, stack, nb, page):
+    """sysmalloc_mmap: maps a chunk and returns its place. `page` is a huge page size to try first, or 0."""
     par, tally = state.par[0], stack.tally[0]
-    start, need = np.int64(-1), (wanted << UNIT_SHIFT) + par.map_overhead
-    if page and wanted << UNIT_SHIFT >= page:
+    start, need = np.int64(-1), (nb << UNIT_SHIFT) + par.map_overhead
+    if page and nb << UNIT_SHIFT >= page:
         start = mmap_hugetlb(stack, (need + page - 1) & -page, False, np.int64(0))
     if start < 0:
         page = stack.linux.space[0].page_size
         start = mmap(stack, (need + page - 1) & -page)
-        ask_for_huge_pages(state, stack, start, (need + page - 1) & -page)
+        madvise_thp(state, stack, start, (need + page - 1) & -page)
     length = (need + page - 1) & -page
     tally.heap_bytes += length
     tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
@@ -228,13 +228,13 @@ def map_chunk(state, stack, wanted, page):
 
 @inlined
 def mapped_size(par, mapped):
-    """chunksize of a mapped chunk."""
+    """Returns chunksize of a mapped chunk, in bytes."""
     return mapped.size_bytes - par.map_size_less - mapped.lead
 
 
 @cold
 def free_mapped(state, stack, place):
-    """munmap_chunk, and the dynamic thresholds before it."""
+    """Frees a mapped chunk: raises the dynamic thresholds, then unmaps it."""
     par = state.par[0]
     size = mapped_size(par, state.mapped[place & (MAPPED_PLACE - 1)])
     if par.dynamic and par.mmap_threshold < size + IS_MMAPPED <= par.threshold_max:
@@ -245,7 +245,7 @@ def free_mapped(state, stack, place):
 
 @cold
 def unmap_chunk(state, stack, place):
-    """munmap_chunk"""
+    """munmap_chunk: unmaps a chunk and releases its record."""
     par, index = state.par[0], place & (MAPPED_PLACE - 1)
     chunk = state.mapped[index]
     stack.tally[0].heap_bytes -= chunk.size_bytes
@@ -256,18 +256,18 @@ def unmap_chunk(state, stack, place):
 
 
 @cold
-def realloc_mapped(state, stack, place, wanted):
-    """mremap_chunk: whether the mapping could shrink, grow or move; its place stays."""
+def realloc_mapped(state, stack, place, nb):
+    """mremap_chunk: resizes a mapped chunk, and moves it if needed; returns whether it could. The place stays valid."""
     par, tally, chunk = state.par[0], stack.tally[0], state.mapped[place & (MAPPED_PLACE - 1)]
     page = chunk.page if par.huge_heaps else stack.linux.space[0].page_size
-    length = ((wanted << UNIT_SHIFT) + par.remap_overhead + chunk.lead + page - 1) & -page
+    length = ((nb << UNIT_SHIFT) + par.remap_overhead + chunk.lead + page - 1) & -page
     if length != chunk.size_bytes:
         moved = mremap(stack, chunk.address, chunk.size_bytes, length)
         if moved < 0:
             return False
         chunk.address = moved
         if not par.huge_heaps or chunk.size_bytes < stack.linux.space[0].huge_page_size:
-            ask_for_huge_pages(state, stack, chunk.address, length)
+            madvise_thp(state, stack, chunk.address, length)
         tally.heap_bytes += length - chunk.size_bytes
         tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
         chunk.size_bytes = length
@@ -276,9 +276,9 @@ def realloc_mapped(state, stack, place, wanted):
 
 @cold
 def trim_bins(state, stack, arena, resume):
-    """mtrim: whole pages inside free chunks go back, though not their addresses.
+    """mtrim: releases whole pages inside free chunks; their addresses stay mapped.
 
-    Gives 0, or where to go on: each page given back is logged, and the log may be full.
+    Returns 0 if done. If the log of system calls is full, returns a value to pass as `resume` in the next call.
     """
     par, memory = state.par[0], state.memory
     page = stack.linux.space[0].page_size

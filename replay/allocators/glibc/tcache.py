@@ -1,18 +1,18 @@
-"""The cache of the thread at work: of each size a few chunks, freed last, for which the arena need not be asked."""
+"""The tcache of the current thread: for each size a list of the chunks freed last, used before the arena."""
 
 import numpy as np
 
 from replay.jit.compiling import inlined
 
 TCACHE_BINS = 64
-"""Of one size each."""
+"""Number of bins for one size each."""
 INACTIVE, LIVE = 0, 1
-"""`par.tcache`: not made yet; made."""
+"""Values of `par.tcache`: not created yet; in use."""
 
 
 @inlined
 def tcache_room(state, index):
-    """Whether the cache takes another chunk of this size."""
+    """Returns whether the bin of this index takes another chunk."""
     par = state.par[0]
     return (
         par.tcache == LIVE
@@ -23,24 +23,24 @@ def tcache_room(state, index):
 
 @inlined
 def tcache_put(state, chunk, index):
-    """The chunk becomes the first of its size."""
-    kept = state.cache[np.uint64(state.par[0].cache + index)]
-    state.memory[np.uint64(chunk)].fd = kept.first
-    kept.first = chunk
-    kept.count += 1
+    """Puts a chunk at the front of its bin."""
+    tcache_bin = state.cache[np.uint64(state.par[0].cache + index)]
+    state.memory[np.uint64(chunk)].fd = tcache_bin.first
+    tcache_bin.first = chunk
+    tcache_bin.count += 1
 
 
 @inlined
 def tcache_get(state, index):
-    """The first of its size, of which there is one."""
-    kept = state.cache[np.uint64(state.par[0].cache + index)]
-    chunk = kept.first
-    kept.first = state.memory[np.uint64(chunk)].fd
-    kept.count -= 1
+    """Takes the first chunk of a bin that is not empty."""
+    tcache_bin = state.cache[np.uint64(state.par[0].cache + index)]
+    chunk = tcache_bin.first
+    tcache_bin.first = state.memory[np.uint64(chunk)].fd
+    tcache_bin.count -= 1
     return chunk
 
 
 @inlined
-def note_readiness(par):
-    """Keeps `is_ready` true to what it says."""
+def update_is_ready(par):
+    """Updates `par.is_ready`: whether the thread has an arena and a tcache, and the tcache has small bins only."""
     par.is_ready = par.arena != 0 and par.tcache == LIVE and par.tcache_large == 0

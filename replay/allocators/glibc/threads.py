@@ -1,59 +1,59 @@
-"""Threads: each with a cache of its own, and attached to an arena that it may share with others.
+"""Threads. Each has its own tcache, and is attached to an arena, which it may share with other threads.
 
-    main arena   of the thread that comes first
-    new arenas   for each further thread with its first malloc, until there are `arena_max`; from then on the threads go
-                 round the ring of arenas: main, then from the newest to the oldest
-    free list    arenas whose last thread has ended; the next new thread takes the one that was left last
+    main arena   the arena of the first thread
+    new arenas   each further thread creates one with its first malloc, until there are `arena_max`. From then on, new
+                 threads use the arenas in turn: the main one, then from the newest to the oldest
+    free list    arenas without a thread; a new thread takes the one whose last thread ended last
 
-A thread's end empties its cache into the arenas that the chunks came from.
+At the end of a thread, the chunks in its tcache are freed into their arenas.
 """
 
 import numpy as np
 
 from replay.allocators._stack import NO_MEMORY, attend
-from replay.allocators.glibc.arena import FASTBINS, call_free_chunk, make_tcache
+from replay.allocators.glibc.arena import FASTBINS, call_int_free_chunk, tcache_init
 from replay.allocators.glibc.heaps import new_heap, open_heap
-from replay.allocators.glibc.hugetlb import settle_page_size
+from replay.allocators.glibc.hugetlb import set_hp_pagesize
 from replay.allocators.glibc.large_cache import LARGE_BINS, following
 from replay.allocators.glibc.memory import BITS_A_WORD, NBINS, UNIT, empty_bins, size_of
-from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, raise_top
-from replay.allocators.glibc.tcache import INACTIVE, LIVE, TCACHE_BINS, note_readiness
+from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, arena_of, free_mapped, touch_to_top
+from replay.allocators.glibc.tcache import INACTIVE, LIVE, TCACHE_BINS, update_is_ready
 from replay.jit.arrays import record
 from replay.jit.compiling import cold, inlined, leaf
 
 THREAD = record("arena", "tcache", "cache_chunk")
-"""Its arena, or 0; INACTIVE or LIVE; the chunk that the cache itself takes. Of the thread at work, the first two are in
-`par`."""
-NOBODY = -1
-KEPT = record("first", "count")
-"""Of one size (or in a large bin, of several), in a thread's cache."""
-CACHE_ROW = TCACHE_BINS + LARGE_BINS
-"""KEPT records of a thread."""
+"""The thread's arena, or 0; state of its tcache, INACTIVE or LIVE; the chunk of its tcache_perthread_struct. For the
+current thread, `par` has the current values of `arena` and `tcache`."""
+NO_THREAD = -1
+TCACHE_BIN = record("first", "count")
+"""A bin of a thread's tcache: head of the list, and number of chunks."""
+BINS_A_THREAD = TCACHE_BINS + LARGE_BINS
+"""Number of TCACHE_BIN records of a thread."""
 
 
 @cold
 def switch_thread(state, stack, thread):
-    """What follows is another thread's; the first one of all is the main thread."""
+    """Makes `thread` the current thread. The first thread of a run is the main thread."""
     par = state.par[0]
-    if par.thread == NOBODY:
+    if par.thread == NO_THREAD:
         par.arena = MAIN_ARENA
         if par.hp_bytes:
-            settle_page_size(state, stack)
+            set_hp_pagesize(state, stack)
     else:
         left, entered = state.threads[par.thread], state.threads[thread]
         left.arena, left.tcache = par.arena, par.tcache
         par.arena, par.tcache = entered.arena, entered.tcache
-    par.thread, par.cache = thread, thread * CACHE_ROW
-    note_readiness(par)
+    par.thread, par.cache = thread, thread * BINS_A_THREAD
+    update_is_ready(par)
 
 
 @cold
 def end_thread(state, stack):
-    """The thread at work ends: what its cache holds is freed, then the cache; the arena may have no thread then."""
+    """Ends the current thread: frees the chunks in its tcache, then the tcache, and detaches it from its arena."""
     par = state.par[0]
     if par.tcache == LIVE:
         par.tcache = INACTIVE
-        for slot in range(par.cache, par.cache + CACHE_ROW):
+        for slot in range(par.cache, par.cache + BINS_A_THREAD):
             state.cache[slot].count = 0
             while state.cache[slot].first:
                 place = state.cache[slot].first
@@ -70,7 +70,7 @@ def end_thread(state, stack):
             arena.next_free = par.free_arenas
             par.free_arenas = par.arena
         par.arena = 0
-    note_readiness(par)
+    update_is_ready(par)
 
 
 @leaf
@@ -78,30 +78,32 @@ def _release(state, stack, place):
     if place >= MAPPED_PLACE:
         free_mapped(state, stack, place)
     else:
-        call_free_chunk(state, stack, arena_of(state, place), place, size_of(state.memory, place))
+        call_int_free_chunk(state, stack, arena_of(state, place), place, size_of(state.memory, place))
 
 
 @inlined
-def own_arena(state, stack, size):
-    """The arena of the thread at work, which wants `size` bytes of it."""
+def arena_get(state, stack, size):
+    """arena_get: returns the arena of the current thread. `size` is the number of bytes to allocate, for a new
+    arena."""
     if state.par[0].arena == 0:
-        _find_arena(state, stack, size)
+        _arena_get2(state, stack, size)
     return state.arenas[np.uint64(state.par[0].arena)]
 
 
 @cold
-def open_tcache(state, stack):
-    """tcache_init outside of _int_malloc: the thread's cache, in its arena."""
+def maybe_init_tcache(state, stack):
+    """tcache_init outside of _int_malloc: creates the thread's tcache in its arena."""
     par = state.par[0]
     if par.lazy_tcache and par.tcache_count == 0:
         par.tcache = LIVE
     else:
-        make_tcache(state, stack, own_arena(state, stack, par.tcache_bytes), par.tcache_units)
+        tcache_init(state, stack, arena_get(state, stack, par.tcache_bytes), par.tcache_units)
 
 
 @cold
-def _find_arena(state, stack, size):
-    """arena_get2: one that no thread has, or a new one, or the next of all."""
+def _arena_get2(state, stack, size):
+    """arena_get2: attaches the thread to an arena of the free list, a new one, or the next one in turn
+    (reused_arena)."""
     par, number = state.par[0], state.par[0].free_arenas
     if number:
         par.free_arenas = state.arenas[number].next_free
@@ -115,12 +117,12 @@ def _find_arena(state, stack, size):
             par.next_to_use = state.arenas[number].next
     state.arenas[number].attached += 1
     par.arena = number
-    note_readiness(par)
+    update_is_ready(par)
 
 
 @leaf
 def _new_arena(state, stack, size):
-    """_int_new_arena: its number."""
+    """_int_new_arena: creates an arena and returns its number."""
     par, header = state.par[0], state.par[0].heap_header + state.par[0].arena_header
     heap = new_heap(state, stack, size + header + UNIT)
     if heap == 0:
@@ -137,6 +139,6 @@ def _new_arena(state, stack, size):
     par.chunks += NBINS
     empty_bins(state.memory, arena.bins)
     open_heap(state, stack, arena, heap, header)
-    raise_top(state, stack, arena)
+    touch_to_top(state, stack, arena)
     arena.next, main.next = main.next, number
     return number

@@ -1,36 +1,38 @@
-"""CPython's allocator for small objects, with every block at the address that the real one gives it.
+"""CPython's allocator for small objects. Every block is at the address at which the real pymalloc places it.
 
-Follows `Objects/obmalloc.c`: 2.7, and 3.6 to 3.15 with the GIL. What differs between versions and builds is a key of
+Follows `Objects/obmalloc.c`: 2.7, and 3.6 to 3.15 with the GIL. Differences between versions and builds are keys of
 `Config`.
 
-    block   what one request gets: its size rounded up to a multiple of `alignment`, the *size class*
-    pool    `pool_size` bytes, aligned to that, cut into blocks of one class behind a header of `pool_header` bytes.
-            Freed blocks form a list, last freed first; blocks never handed out are *carved* one at a time, one ahead
-            of need. A pool is *used* (some blocks live, some not), *full*, or *free* (none live)
-    used    per class, the list of used pools; the first one serves. A full pool leaves it, and enters at the front
-            when a block of it is freed
-    arena   `arena_size` bytes from mmap, page-aligned only: the pools start at the first multiple of `pool_size`, and
-            one fewer fits if that is not the start. Pools are carved too; free ones wait last freed first, and keep
-            their class: taken again for it, a pool goes on with its old list
-    usable  the list of arenas that have a free pool, fullest first; the first one serves. An arena that gains its
-            first free pool enters at the front; one that gains another moves behind the last arena with as many free
-            pools as it had
-    release an arena whose pools are all free goes back to the kernel: always (`immediate`, to 3.8), or unless it is
-            the last of the usable ones (`keep-last`, from 3.9)
-    tree    from 3.10 a radix tree finds arenas by address; its nodes come from libc and are never freed. Before, and
-            without it, the pool's header points into the arena table, which doubles from 16 by raw realloc
+    block   the memory for one request: its size is rounded up to a multiple of `alignment`, the *size class*
+    pool    `pool_size` bytes, aligned to `pool_size`: a header of `pool_header` bytes, then blocks of one size class.
+            Freed blocks form a list, last freed first. Blocks never allocated are *carved*: added to the list one at a
+            time, one in advance. A pool is *used* (some blocks are live), *full* (all are) or *free* (none is)
+    used    by class, the list of used pools; blocks come from the first one. A full pool leaves the list, and enters it
+            at the front when one of its blocks is freed
+    arena   `arena_size` bytes from mmap, aligned to pages only: pools start at the first multiple of `pool_size`; if
+            that is not the start, the arena has one pool less. Pools are carved, too. Free pools form a list, last
+            freed first. They keep their class: if a pool is reused for it, its list of blocks is kept
+    usable  the list of arenas with a free pool, fullest first; pools come from the first one. An arena that gets its
+            first free pool enters at the front. One that gets another moves after the last arena that has as many free
+            pools as it had before
+    release an arena whose pools are all free is unmapped: always (`immediate`, up to 3.8), or unless it is the last one
+            in the list of usable arenas (`keep-last`, from 3.9)
+    tree    from 3.10, a radix tree finds arenas by address; its nodes are allocated by libc and never freed. Before,
+            and without it, a pool's header has an index into the arena table, which starts with 16 entries and is
+            doubled with raw realloc
 
 Invariants (`check`):
-    a used pool: 0 < live < capacity; a full one: live == capacity == carved, nothing on its list
-    live + free list == carved, for every pool that was ever made
-    pools_used + pools_full + free ones == pools of all mapped arenas
-    usable arenas are sorted by rising number of free pools, and hold all arenas with at least one
+    used pool: 0 < live < capacity; full pool: live == capacity == carved, and its list is empty
+    live + length of the list == carved, for each pool that was ever used
+    pools_used + pools_full + free pools == pools of all mapped arenas
+    usable arenas are sorted by ascending number of free pools; all arenas with a free pool are among them
     pool_bytes == pool_size * (pools_used + pools_full); arena_bytes == arena_size * arenas
 
-On the path of every event arrays are indexed by np.uint64, because numba looks at signed ones for being negative.
+Code that runs for each event indexes arrays by np.uint64, because numba tests signed indexes for being negative.
 
-Pages: handing a block out touches it to its last byte (its user fills it) and the link in the block carved ahead.
-Both rise within a pool, so a pool's resident part is one stretch from its start; `touched` remembers where it ends.
+Pages: allocation of a block touches all of it, because the program writes to it, and the link in the block carved in
+advance. Both are in ascending order within a pool, so the resident part of a pool starts at its start and is
+contiguous; `touched` is its end.
 """
 
 from typing import NamedTuple
@@ -66,14 +68,15 @@ __all__ = ["Config", "State", "check", "new_state", "observe", "span_changes", "
 
 ROLES = ("small",)
 LINKS_AT_FIRST = (2 << 20) - 1
-"""Room for links that a run starts with. From 4 MiB on NumPy asks for huge pages, and to clear one takes longer than to
-play a short trace."""
+"""Initial size of `links`. From 4 MiB on, NumPy requests huge pages; clearing one takes longer than a short
+simulation."""
 
 
 @by_reference
 class State(NamedTuple):
-    """`pools[arena * pools_per_arena + i]`; `links[place]`, a place being pool << pool_shift | block; `last_with[n]`:
-    the last usable arena with n free pools; `nodes`: those of the radix tree."""
+    """`used`: first used pool by class; `sizes`: bytes by class; `pools[arena * pools_per_arena + i]`; `links[place]`:
+    next block in the list of its pool, where place is pool << pool_shift | block; `last_with[n]`: the last usable arena
+    with n free pools; `nodes`: nodes of the radix tree."""
 
     alignment_shift: int
     pool_shift: int
@@ -88,7 +91,8 @@ class State(NamedTuple):
 
 
 def _lay_out_tree(geometry: np.record, config: Config) -> None:
-    """Sizes of the tree's nodes: three levels share the address bits above an arena, the lowest gets the rest."""
+    """Computes shifts and node sizes of the radix tree, in place. Three levels share the address bits above an arena;
+    the lowest gets the remainder."""
     arena_bits = config.arena_size.bit_length() - 1
     interior = (config.address_bits - arena_bits + 2) // 3
     bottom = config.address_bits - arena_bits - 2 * interior
@@ -99,7 +103,7 @@ def _lay_out_tree(geometry: np.record, config: Config) -> None:
 
 
 def new_state(config: Config) -> State:
-    """A process that has not allocated yet: no arena, no table."""
+    """Returns the state before the first allocation, without arenas and without arena table."""
     pool_shift = (config.pool_size // config.alignment).bit_length() - 1
     pools_per_arena = config.arena_size // config.pool_size
     classes = config.small_threshold // config.alignment
@@ -122,7 +126,7 @@ def new_state(config: Config) -> State:
     geometry.pools_per_arena = pools_per_arena
     geometry.keep_last = config.release == "keep-last"
     geometry.huge, geometry.word_size = config.huge_pages, config.word_size
-    # Where pointers have 32 bits the root is the only node, and static.
+    # With pointers of 32 bits, the root is the only node, and static.
     geometry.radix = config.radix_tree and config.word_size == 8
     _lay_out_tree(geometry, config)
     geometry.usable = geometry.unused = NONE
@@ -131,7 +135,7 @@ def new_state(config: Config) -> State:
 
 @cold
 def _touch_to(state, stack, number, end):
-    """The pool is resident up to offset `end` at least."""
+    """Touches a pool up to offset `end`."""
     geometry, pool = state.geometry[0], state.pools[number]
     end = min(end, geometry.pool_size)
     if end > pool.touched:
@@ -149,7 +153,7 @@ def _pool_address(state, number):
 
 @inlined
 def _link_in_front(state, number, index):
-    """The pool becomes the first of its class's used pools."""
+    """Inserts a pool at the front of the used list of a class."""
     pools, head = state.pools, state.used[np.uint64(index)]
     pools[np.uint64(number)].next = head
     pools[np.uint64(number)].prev = NONE
@@ -186,7 +190,7 @@ def _open_pool(state, stack, index):
 
 @leaf
 def _touch_carved(state, stack, number):
-    """The block carved last is resident up to its link; how many more are is noted."""
+    """Touches the link of the block carved last, and sets `ready` to the blocks whose links are resident."""
     geometry, pool = state.geometry[0], state.pools[number]
     first_link_end, size = geometry.header + geometry.word_size, np.int64(pool.size_bytes)
     _touch_to(state, stack, number, first_link_end + (np.int64(pool.carved) - 1) * size)
@@ -195,7 +199,7 @@ def _touch_carved(state, stack, number):
 
 @cold
 def _carve(state, stack, number):
-    """Carves the next block ahead in another page; or the pool is full."""
+    """Carves a block in the next page, or closes the pool if all blocks are carved."""
     pool = state.pools[number]
     carved = pool.carved
     if carved == pool.capacity:
@@ -209,7 +213,7 @@ def _carve(state, stack, number):
 
 @leaf
 def _close_pool(state, stack, number):
-    """The pool, first of its class's used ones, is full and leaves them."""
+    """Removes a full pool, which is the first one, from the used list of its class."""
     tally, pool = stack.tally[0], state.pools[number]
     end = state.geometry[0].header + np.int64(pool.carved) * pool.size_bytes
     if end > pool.touched:
@@ -223,18 +227,19 @@ def _close_pool(state, stack, number):
 
 
 @cold
-def _pass_on(stack, size):
-    """The block is libc's; from the simulator itself its malloc is near, from here it is a call."""
+def _malloc_from_libc(stack, size):
+    """Allocates from libc and returns the complement of its place."""
     return ~lower.malloc(stack.libc, stack, max(size, 1))
 
 
 @inlined
 def malloc(state, stack, size):
-    """From the first used pool of the class, or from a free pool; libc's block where it is none of pymalloc's."""
-    # Of no bytes at all it would be the highest.
+    """Allocates from the first used pool of the class, or from a free pool; from libc if pymalloc does not serve the
+    size."""
+    # For size 0, the index is the highest uint64.
     index = np.uint64(size - 1) >> np.uint64(state.alignment_shift)
     if index >= np.uint64(state.used.shape[0]):
-        return _pass_on(stack, size)
+        return _malloc_from_libc(stack, size)
     number = state.used[index]
     if number == NONE:
         return _open_pool(state, stack, np.int64(index))
@@ -245,7 +250,7 @@ def malloc(state, stack, size):
     following = state.links[np.uint64(place)]
     pool.list = following
     if following == NO_LINK:
-        # The list ran dry with this block: carve the next one ahead, or the pool is full.
+        # The list is empty now: carve the next block in advance, or the pool is full.
         carved = np.int64(pool.carved)
         if carved < pool.ready:
             state.links[np.uint64(first + carved)] = NO_LINK
@@ -258,7 +263,7 @@ def malloc(state, stack, size):
 
 @leaf
 def calloc(state, stack, size):
-    """Malloc and a memset; libc's own calloc where the block is libc's."""
+    """Allocates as `malloc` does. If pymalloc does not serve the size, calls calloc of libc."""
     if np.uint64(size - 1) >> np.uint64(state.alignment_shift) >= np.uint64(state.used.shape[0]):
         return ~lower.calloc(stack.libc, stack, max(size, 1))
     return malloc(state, stack, size)
@@ -266,13 +271,14 @@ def calloc(state, stack, size):
 
 @inlined
 def free(state, stack, place):
-    """To the front of its pool's list; the pool may become used again, or free."""
+    """Puts a block at the front of its pool's list. A full pool becomes used; a pool without live blocks becomes
+    free."""
     number = place >> state.pool_shift
     pool = state.pools[np.uint64(number)]
     following = pool.list
     state.links[np.uint64(place)] = following
     pool.list = place - (number << state.pool_shift)
-    pool.live -= 1  # a pool has two blocks at least: one that was full is not free now
+    pool.live -= 1  # a pool has at least two blocks, so a full pool does not become free
     if pool.live == 0:
         _free_pool(state, stack, number)
     elif following == NO_LINK:
@@ -284,7 +290,8 @@ def free(state, stack, place):
 
 @cold
 def _free_pool(state, stack, number):
-    """The pool leaves its class and goes to the front of its arena's free pools; the arena may move or go back."""
+    """Moves a pool from its used list to its arena's list of free pools. Moves the arena in the usable list, or unmaps
+    it."""
     geometry, tally = state.geometry[0], stack.tally[0]
     pools, pool = state.pools, state.pools[number]
     if pool.prev == NONE:
@@ -302,7 +309,7 @@ def _free_pool(state, stack, number):
     tally.pool_bytes -= geometry.pool_size
     had = arena.free
     arena.free = had + 1
-    last = state.last_with[had]  # of the arenas with as many free pools as this one had; itself or one behind it
+    last = state.last_with[had]  # the last arena with as many free pools as this one had; it may be this one
     if last == index:
         before = arena.prev
         state.last_with[had] = before if before != NONE and state.arenas[before].free == had else NONE
@@ -321,9 +328,9 @@ def _free_pool(state, stack, number):
 
 @cold
 def realloc(state, stack, place, size):
-    """In place unless the block grows or loses a quarter or more; then malloc, copy, free."""
-    have = block_size(state, stack, place)
-    if size <= have and 4 * size > 3 * have:
+    """Keeps a block that shrinks by less than a quarter, else allocates, copies and frees."""
+    old_size = block_size(state, stack, place)
+    if size <= old_size and 4 * size > 3 * old_size:
         return place
     new_place = malloc(state, stack, size)
     free(state, stack, place)
@@ -332,9 +339,9 @@ def realloc(state, stack, place, size):
 
 @cold
 def adopt(state, stack, address, size):
-    """A block of `size` bytes is freed that is older than all here, in a pool that was full.
+    """Frees a block of `size` bytes that was allocated before the recording, in a pool that was full then.
 
-    Such pools are kept together by windows of an arena's size, as if each were an arena full of unknown blocks.
+    Such pools are grouped by windows of an arena's size. Each window is treated as an arena that was full.
     """
     geometry = state.geometry[0]
     window = address & -geometry.arena_size
@@ -354,34 +361,34 @@ def adopt(state, stack, address, size):
 
 @inlined
 def expect(state, place):
-    """Its pool, and its own link."""
+    """Prefetches the pool and the link of a block that will be freed."""
     prefetch(state.pools, place >> state.pool_shift)
     prefetch(state.links, place)
 
 
 @inlined
 def block_size(state, stack, place):
-    """Bytes of the size class."""
+    """Returns the bytes of a block: its size class."""
     return np.int64(state.pools[np.uint64(place >> state.pool_shift)].size_bytes)
 
 
 @inlined
 def made_size(state, stack, place, size):
-    """The same, without a look at the pool."""
+    """Returns the bytes of a block of `size` requested bytes, without reading its pool."""
     shift = np.uint64(state.alignment_shift)
     return np.int64(((np.uint64(size - 1) >> shift) + np.uint64(1)) << shift)
 
 
 @leaf
 def address(state, stack, place):
-    """Where the block starts."""
+    """Returns the address of a block."""
     number = place >> state.pool_shift
     block = place - (number << state.pool_shift)
     return _pool_address(state, number) + state.geometry[0].header + block * state.pools[number].size_bytes
 
 
 def grow(state: State) -> State:
-    """The same pymalloc with room for four times the arenas, and twice the tree nodes."""
+    """Returns the state with room for four times the arenas, and twice the tree nodes."""
     geometry = state.geometry[0]
     room = 4 * max(int(geometry.arenas), MARGIN)
     pools, used = room * int(geometry.pools_per_arena), int(geometry.arenas * geometry.pools_per_arena)

@@ -1,7 +1,6 @@
-"""Arenas: mapped and given back, entered into the arena table or the radix tree, and kept in order of their free pools.
+"""Arenas: maps and unmaps them, updates arena table and radix tree, and keeps usable arenas sorted by free pools.
 
-Records of arenas and pools are here too, as everything in pymalloc is one of theirs; the words are explained in the
-package.
+This module also declares the records of arenas and pools. The package explains the terms.
 """
 
 import numpy as np
@@ -14,10 +13,10 @@ from replay.jit.compiling import cold, leaf
 
 NONE = -1
 NO_LINK = 0xFFFF
-"""End of a pool's list of free blocks; also why a pool may hold no more blocks than that."""
+"""End of a pool's list of free blocks. A pool has fewer blocks than this."""
 NO_CLASS = 0xFFFF
 INITIAL_ARENA_OBJECTS = 16
-"""Entries of the arena table when it is first made (obmalloc.c)."""
+"""Initial number of entries of the arena table (obmalloc.c)."""
 
 
 GEOMETRY = record(
@@ -25,8 +24,8 @@ GEOMETRY = record(
     "middle_bytes", "bottom_bytes", "word_size",
     "usable", "unused", "arenas", "arena_table", "arena_table_place", "nodes",
 )  # fmt: skip
-"""Settings, and the scalars: heads of the lists of usable and of unused arenas, arena records ever used, size and place
-of libc's arena table, nodes of the radix tree."""
+"""Settings, then variables: heads of the lists of usable and of unused arenas, number of arena records ever used,
+entries and place (in libc) of the arena table, number of nodes of the radix tree."""
 
 POOL = record(
     list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16, ready=np.uint16,
@@ -35,22 +34,23 @@ POOL = record(
 """A pool: 32 bytes, two to a cache line.
 
     list         first free block, or NO_LINK
-    carved       blocks ever made available
-    index        size class, NO_CLASS before the first; `size_bytes` of its blocks
-    ready        blocks that can be carved before the pool is full or another page of it is touched
+    carved       number of blocks carved so far
+    index        size class, NO_CLASS before the first use; `size_bytes`: bytes of its blocks
+    ready        blocks can be carved up to this number before the pool is full or its next page is touched
     next, prev   in the class's used list; `next` also in its arena's free list
-    touched      end of its resident part, from its start
+    touched      offset of the end of its resident part
 """
 
 ARENA = record("address", "first_pool", "carved", "free_list", "free", "pools", "next", "prev")
-"""`first_pool`: address of the first pool; `carved`: pools ever made available; `free`: pools free or not carved."""
+"""`first_pool`: address of the first pool; `carved`: number of pools carved so far; `free`: pools free or not
+carved."""
 
 NODE = record("key", "address")
 
 
 @cold
 def _grow_arena_table(state, stack):
-    """The table of arena objects, in libc's memory, is made or doubled."""
+    """Allocates the table of arena objects from libc, or doubles it."""
     geometry = state.geometry[0]
     entry_bytes = 48 if geometry.word_size == 8 else 28  # sizeof(struct arena_object)
     old_bytes = geometry.arena_table * entry_bytes
@@ -67,7 +67,7 @@ def _grow_arena_table(state, stack):
 
 @cold
 def _write_node(state, stack, key, node_bytes, offset):
-    """Writes an entry of the radix tree's node with this key, which is made if it is not there."""
+    """Touches an entry of the radix tree's node with this key. Allocates the node if it is missing."""
     geometry, nodes = state.geometry[0], state.nodes
     index = 0
     while index < geometry.nodes and nodes[index].key != key:
@@ -85,7 +85,7 @@ def _write_node(state, stack, key, node_bytes, offset):
 
 @leaf
 def _cover(state, stack, address):
-    """Enters `address` into the tree. Keys of the two levels differ in their lowest bit."""
+    """Adds `address` to the radix tree. Keys of the two allocated levels differ in their lowest bit."""
     geometry = state.geometry[0]
     middle, bottom = address >> geometry.bottom_shift, address // geometry.arena_size
     offset = 8 * middle & (geometry.middle_bytes - 1)
@@ -96,7 +96,7 @@ def _cover(state, stack, address):
 
 @cold
 def _new_arena(state, stack):
-    """Maps an arena; it becomes the only usable one."""
+    """Maps an arena, which becomes the only usable one."""
     geometry, tally = state.geometry[0], stack.tally[0]
     index = geometry.unused
     if index >= 0:
@@ -141,13 +141,13 @@ def _count_arena(state, stack):
 
 @leaf
 def take_pool(state, stack):
-    """A free pool of the fullest usable arena: the one freed last, or one never used (its class is then NO_CLASS)."""
+    """Takes a free pool of the fullest usable arena: the one freed last, or a new one, whose class is NO_CLASS."""
     geometry, tally = state.geometry[0], stack.tally[0]
     if geometry.usable == NONE:
         _new_arena(state, stack)
     index = geometry.usable
     arena = state.arenas[index]
-    # The arena is the first with its count; it may be the last with it too, and will be the last with one fewer.
+    # The arena is the first one with its count. It may also be the last one; with one pool less, it is the last one.
     if state.last_with[arena.free] == index:
         state.last_with[arena.free] = NONE
     if arena.free > 1:
@@ -205,7 +205,7 @@ def unlink_arena(state, index):
 
 @cold
 def release_arena(state, stack, index):
-    """Unmaps the arena; its record is the next to be used."""
+    """Unmaps an arena. Its record is the next to be reused."""
     geometry, tally, arena = state.geometry[0], stack.tally[0], state.arenas[index]
     log(stack, ARENA_UNMAPPED, arena.address, geometry.arena_size)
     munmap(stack, arena.address, geometry.arena_size)
@@ -220,7 +220,7 @@ def release_arena(state, stack, index):
 
 @leaf
 def open_window(state, stack, window):
-    """The record of an arena at `window` that is full of blocks which nothing is known of."""
+    """Adds an arena at address `window` whose pools are full of unknown blocks. Returns its number."""
     geometry, tally, index = state.geometry[0], stack.tally[0], state.geometry[0].arenas
     geometry.arenas += 1
     if geometry.arenas + MARGIN > state.arenas.shape[0]:

@@ -1,4 +1,4 @@
-"""What pymalloc's versions and builds differ in, and what no build can be."""
+"""Settings of pymalloc, in which versions and builds differ, and their validation."""
 
 from typing import Literal
 
@@ -8,9 +8,9 @@ from replay.allocators.pymalloc.arenas import NO_LINK
 from replay.support.units import Size
 
 ARENA_BYTES_MAX = 64 << 20
-"""Far above any build's, and within what the kernel keeps free for one event (`linux.SLACK_BYTES`)."""
+"""Far larger than in any build, and within the reserve of addresses for one event (`linux.SLACK_BYTES`)."""
 HUGE_PAGE_BYTES = 2 << 20
-"""Of x86-64."""
+"""Huge page size of x86-64."""
 
 
 class Config(BaseModel):
@@ -37,34 +37,34 @@ class Config(BaseModel):
 
     @property
     def pool_overhead(self) -> int:
-        """Where a pool's first block starts: the header, rounded up to `alignment`."""
+        """Offset of a pool's first block: the header, rounded up to `alignment`."""
         return -(-self.pool_header // self.alignment) * self.alignment
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         if self.alignment < self.word_size or self.alignment & (self.alignment - 1):
-            raise ValueError(f"alignment: {self.alignment} is no power of two of at least {self.word_size}")
+            raise ValueError(f"alignment: {self.alignment} is not a power of two of at least {self.word_size}")
         if self.pool_size < 256 or self.pool_size & (self.pool_size - 1):
-            raise ValueError(f"pool_size: {self.pool_size} is no power of two of at least 256")
+            raise ValueError(f"pool_size: {self.pool_size} is not a power of two of at least 256")
         if self.arena_size > ARENA_BYTES_MAX:
-            raise ValueError(
-                f"arena_size: {self.arena_size} is more than {ARENA_BYTES_MAX}, the largest that is modelled"
-            )
+            raise ValueError(f"arena_size: {self.arena_size} exceeds {ARENA_BYTES_MAX}, the largest supported size")
         if self.huge_pages and self.arena_size % HUGE_PAGE_BYTES:
-            raise ValueError(f"arena_size: {self.arena_size} is no whole number of huge pages, {HUGE_PAGE_BYTES}")
+            raise ValueError(
+                f"arena_size: {self.arena_size} is not a multiple of the huge page size, {HUGE_PAGE_BYTES}"
+            )
         if self.arena_size % self.pool_size:
             raise ValueError(f"arena_size: {self.arena_size} is not a multiple of pool_size, {self.pool_size}")
         if self.arena_size < 4 * self.pool_size:
             raise ValueError(f"arena_size: {self.arena_size} is less than four pools of {self.pool_size}")
         if self.radix_tree and self.arena_size & (self.arena_size - 1):
-            raise ValueError(f"arena_size: {self.arena_size} is no power of two, which a radix tree needs")
+            raise ValueError(f"arena_size: {self.arena_size} is not a power of two; a radix tree requires one")
         if self.small_threshold < self.alignment or self.small_threshold % self.alignment:
             raise ValueError(
                 f"small_threshold: {self.small_threshold} is not a multiple of alignment, {self.alignment}"
             )
         header = 4 * self.word_size + 4 * 4  # struct pool_header: four pointers, four unsigned ints
         if self.pool_header < header:
-            raise ValueError(f"pool_header: {self.pool_header} is less than the {header} of struct pool_header")
+            raise ValueError(f"pool_header: {self.pool_header} is less than the size of struct pool_header, {header}")
         blocks = (self.pool_size - self.pool_overhead) // self.small_threshold
         if blocks < 2:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""pymalloc's state as reports see it, and held against its invariants. All of it is plain Python."""
+"""Tables of pymalloc's state for reports, and the check of its invariants. All of it is plain Python."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 def live_arenas(state: "State") -> np.ndarray:
+    """Returns the numbers of mapped arenas."""
     arenas = state.arenas[: state.geometry[0].arenas]
     return np.flatnonzero(arenas["address"])
 
 
 def made_pools(state: "State") -> np.ndarray:
-    """Numbers of the pools of mapped arenas that were ever used."""
+    """Returns the numbers of the pools in mapped arenas that were ever used."""
     per_arena, arenas = int(state.geometry[0].pools_per_arena), live_arenas(state)
     offsets = np.arange(per_arena)
     numbers = arenas[:, None] * per_arena + offsets
@@ -25,7 +26,7 @@ def made_pools(state: "State") -> np.ndarray:
 
 
 def observe(state: "State") -> dict[str, np.ndarray]:
-    """`classes`: a row a size class. `arenas`: a row a mapped arena, by address."""
+    """Returns two tables: `classes` has a row for each size class, `arenas` one for each mapped arena, by address."""
     per_arena = int(state.geometry[0].pools_per_arena)
     numbers = made_pools(state)
     pools = state.pools[numbers]
@@ -49,17 +50,17 @@ def observe(state: "State") -> dict[str, np.ndarray]:
 
 
 def _chain(first: int, following: np.ndarray, end: int) -> list[int]:
-    """The list that starts at `first`; AssertionError if it runs in a circle."""
+    """Returns the linked list that starts at `first`. Raises AssertionError if it has a cycle."""
     found: list[int] = []
     while first != end:
         found.append(int(first))
-        assert len(found) <= following.shape[0], "a list runs in a circle"
+        assert len(found) <= following.shape[0], "a list has a cycle"
         first = following[first]
     return found
 
 
 def check(state: "State", stack: NamedTuple) -> None:
-    """Raises AssertionError where an invariant of this file does not hold."""
+    """Raises AssertionError if an invariant of the package does not hold."""
     geometry, tally = state.geometry[0], stack.tally[0]  # type: ignore[attr-defined]
     stride, used, full, free = 1 << state.pool_shift, 0, 0, 0
     for number in made_pools(state):
