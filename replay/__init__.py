@@ -1,7 +1,7 @@
-"""Replays allocation traces through an exact model of pymalloc and models of malloc and the kernel.
+"""Simulates allocation traces with exact models of pymalloc, the C library's malloc and Linux.
 
-The names of `__all__` are the public ones; `docs/api.md` tells what they are. Each is imported when it is first asked
-for, so that importing `replay` costs nothing.
+The names in `__all__` are public; `docs/api.md` describes them. Each is imported on first access, so that `import
+replay` is fast.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ __all__ = [
     "write_trace",
 ]
 
-_HOMES = {
+_MODULES = {
     "Domain": "trace",
     "Events": "trace",
     "MemoryTrace": "trace",
@@ -64,9 +64,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value
 
 

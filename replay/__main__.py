@@ -1,7 +1,7 @@
-"""The command `replay`: gathers the subcommands, and turns mistakes into sentences and exit codes.
+"""The command `replay`: loads subcommands, and converts exceptions to messages and exit codes.
 
 Exit codes: 0 success; 1 a comparison or gate failed; 2 an error of the user, the data or the machine; 3 a bug of
-replay; 130 and 143 an interruption by SIGINT and SIGTERM. `replay record` passes on the exit code of the program.
+replay; 130 and 143 interrupted by SIGINT and SIGTERM. `replay record` exits with the exit code of the program.
 """
 
 import codecs
@@ -68,12 +68,12 @@ ERROR, BUG = 2, 3
 
 
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-"""Which Typer takes from Click or, in later versions, from a copy of its own."""
+"""The exception class for usage errors. Typer imports it from Click or, in later versions, from its own copy."""
 
 
 @contextmanager
 def _printable_usage_errors() -> Iterator[None]:
-    """Typer shows what is wrong with a command line, and with it words of that line."""
+    """Makes messages of usage errors printable, because they contain parts of the command line."""
     try:
         yield
     except _ClickException as error:
@@ -82,7 +82,7 @@ def _printable_usage_errors() -> Iterator[None]:
 
 
 class _OnDemand(TyperGroup):
-    """Imports the one command that is called; for the list of all, a line of each is enough."""
+    """Imports only the command that is called. The list of commands uses the lines in COMMANDS."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -105,7 +105,7 @@ class _OnDemand(TyperGroup):
 
 
 class _OncePerOption(TyperCommand):
-    """Refuses an option that is given twice but has one value, of which the parser would drop the first."""
+    """Rejects an option that is given twice but has one value. The parser would ignore the first one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
@@ -118,20 +118,20 @@ class _OncePerOption(TyperCommand):
 
 
 def load_command(name: str) -> Any:
-    """The command itself, with its options or the commands below it; lines of a docstring are no lines of help."""
+    """Imports a command and returns it with its options or subcommands. Joins the lines of each paragraph of its
+    help."""
     module_name, _, attribute = COMMANDS[name][0].partition(":")
     module = import_module(f"replay.commands.{module_name}")
-    found = getattr(module, attribute)
-    if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False)
-        alone.command(name, context_settings=getattr(module, "SETTINGS", None))(found)
-        found = alone
-    for each in found.registered_commands:
+    typer_app = getattr(module, attribute)
+    if not isinstance(typer_app, typer.Typer):
+        function, typer_app = typer_app, typer.Typer(add_completion=False)
+        typer_app.command(name, context_settings=getattr(module, "SETTINGS", None))(function)
+    for each in typer_app.registered_commands:
         each.cls = _OncePerOption
-    command: Any = typer.main.get_command(found)
+    command: Any = typer.main.get_command(typer_app)
     command.name = name
     for each in getattr(command, "commands", {"": command}).values():
-        paragraphs = (each.help or "").split("\n\n")  # none under python -OO
+        paragraphs = (each.help or "").split("\n\n")  # python -OO removes docstrings
         each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return command
 
@@ -141,12 +141,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
+    context_settings={"help_option_names": ["-h", "--help"]},  # also for all subcommands
 )
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         say(f"replay {__version__}")
         raise typer.Exit
 
@@ -154,31 +154,31 @@ def _tell_version(asked: bool) -> None:
 @app.callback(epilog="Example: replay run web-service")
 def replay(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Simulate the memory allocators below a Python program: pymalloc, the C library's malloc and Linux."""
 
 
 def main() -> None:
-    """Runs the command line and exits; every exception ends in a message and an exit code here."""
+    """Runs the command line and exits. Converts every exception to a message and an exit code."""
     _prepare_streams()
     try:
         try:
             with stopped_by_signals():
                 app()
         finally:
-            sys.stdout.flush()  # a full disk may show itself only now
+            sys.stdout.flush()  # raises the error of a full disk, if any
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit:
         raise
-    except BaseException as error:  # a library written in Rust may panic, which is no Exception
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         sys.exit(_report(error))
 
 
 def _report(error: BaseException) -> int:
-    """Prints what is to be said of an exception, and returns the exit code, never 1: that means worse memory to CI."""
+    """Prints the message for an exception and returns the exit code. It is never 1, which means a failed gate in CI."""
     message, status = explain_failure(error), ERROR
     if message is None:
         import traceback
@@ -191,38 +191,38 @@ def _report(error: BaseException) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # else the interpreter tries again as it ends, and exits with 120
+        except OSError:  # else the interpreter flushes again at exit, and exits with 120
             _discard(stream)
     return status
 
 
 def _prepare_streams() -> None:
-    """Output that has no reader is dropped; characters that the stream's encoding lacks are replaced, not refused."""
+    """Makes stdout and stderr drop output to a closed pipe, and replace characters that their encoding lacks."""
     codecs.register_error(in_ascii.__name__, in_ascii)
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None where it was closed
+        stream = getattr(sys, name) or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None if it is closed
         stream.reconfigure(errors=in_ascii.__name__)
         setattr(sys, name, stream)
         for call in ("write", "flush"):
-            setattr(stream, call, _outliving(getattr(stream, call), stream))
+            setattr(stream, call, _ignoring_broken_pipe(getattr(stream, call), stream))
 
 
-def _outliving(call: Callable[..., Any], stream: Any) -> Callable[..., Any]:
-    def outlive(*arguments: Any) -> Any:
+def _ignoring_broken_pipe(call: Callable[..., Any], stream: Any) -> Callable[..., Any]:
+    def ignore_broken_pipe(*arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except BrokenPipeError:  # what waits in the buffer is tried again later
+        except BrokenPipeError:  # the buffer would be flushed again later
             _discard(stream)
             return len(arguments[0]) if arguments else None
 
-    return outlive
+    return ignore_broken_pipe
 
 
 def _discard(stream: Any) -> None:
-    """Sends to nowhere what the stream's buffer holds and all that follows."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Redirects a stream to /dev/null, the content of its buffer included."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 if __name__ == "__main__":

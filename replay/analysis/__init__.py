@@ -1,1 +1,1 @@
-"""Summaries and frames of run results. Pure functions."""
+"""Summaries and polars frames of run results. Pure functions."""

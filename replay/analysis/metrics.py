@@ -1,13 +1,13 @@
 """Summaries and polars frames of a RunResult. Pure functions.
 
-`docs/metrics.md` describes every name; a test requires that. Sizes are bytes, times nanoseconds of the trace.
+`docs/metrics.md` describes every name; a test checks this. Sizes are in bytes, times in nanoseconds of the trace.
 
     level      a quantity with a value at every moment: requested, mapped, resident bytes …
-    _peak      the highest value of a level, each at its own moment; of requested and block bytes between events, of
-               the others within events too
-    _at_peak   all levels at one moment: after the event that took resident memory to its highest
-    _end       after the last event
-    _mean      over the trace's time, exact
+    _peak      the highest value of a level; each level has its own moment. For requested and block bytes the highest
+               value between events; for other levels, values during an event count, too
+    _at_peak   the values of all levels at one moment: after the event at which resident memory peaked
+    _end       the value after the last event
+    _mean      the exact mean over the time of the trace
 
 A model's own counters are called `<model>.<counter>`; a level has `_peak`, `_at_peak` and `_end` as well.
 """
@@ -46,7 +46,7 @@ _COUNTS = (
     "mallocs", "callocs", "reallocs", "memaligns", "frees", "page_faults", "huge_pages",
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_used", "pools_full", "pools_free", "pools_made",
 )  # fmt: skip
-"""Fields of the last sample that a Summary has under the same name."""
+"""Fields of the last sample that have the same name in a Summary."""
 
 
 class _Result(BaseModel):
@@ -54,7 +54,7 @@ class _Result(BaseModel):
 
 
 class Bound(_Result):
-    """Memory that a reference allocator takes for the same trace."""
+    """Memory of a reference allocator for the same trace."""
 
     allocator: str
     requested_bytes_peak: int
@@ -65,7 +65,7 @@ class Bound(_Result):
 
 
 class SimulatedTime(_Result):
-    """Nanoseconds by cause, from the counts and the configuration's `costs`: an estimate."""
+    """Estimated nanoseconds by cause: counts multiplied by the `costs` of the configuration."""
 
     calls: int
     pools: int
@@ -74,7 +74,7 @@ class SimulatedTime(_Result):
 
 
 def _figure(meaning: str) -> Any:
-    """Describes a field; `docs/metrics.md` has these descriptions, one row for neighbours with the same."""
+    """Returns a field with a description. `docs/metrics.md` has these, in one row for neighbours with equal ones."""
     return Field(description=meaning)
 
 
@@ -91,7 +91,7 @@ _REFERENCES = (
 
 
 class _Run(_Result):
-    """Stack and trace of a run."""
+    """Allocator stack and trace of a run."""
 
     allocator: str = _figure("the configuration's name; overrides by `--set` do not change it")
     libc_model: str = _figure("the models in these roles; `small_model` is null if libc serves all requests")
@@ -202,18 +202,19 @@ class _Figures(_Result):
 
 
 class _Share(_Result):
-    """The name of a process, and its part of the levels `_at_peak` of all processes, which the parts add up to."""
+    """The name of a process, and its share of the levels `_at_peak` of all processes. The sum of all shares is the
+    level."""
 
     name: str
     at_peak_of_all: dict[str, int]
 
 
 class ProcessSummary(_Figures, _Share):
-    """One process of several: its figures are those of a simulation of its part of the trace."""
+    """One of several processes. Its figures equal those of a simulation of its part of the trace alone."""
 
 
 class Summary(_Figures, _Run):
-    """All figures of a run. The same trace and configuration always have the same Summary."""
+    """All figures of a run. They depend on trace and configuration only."""
 
     floor: Bound | None = _figure(_REFERENCES)
     ceiling: Bound | None = _figure(_REFERENCES)
@@ -223,21 +224,21 @@ class Summary(_Figures, _Run):
 
 
 _OF_THE_TRACE = {"events", "duration_ns", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes"}
-"""Figures that no setting can change."""
+"""Figures that depend on the trace only."""
 _KINDS: dict[str, tuple[str, ...]] = {
     "syscalls": SYSCALLS,
     "syscall_bytes": SYSCALLS,
     "simulated_ns": tuple(SimulatedTime.model_fields),
 }
-_RISING = {
+_NEVER_DECREASING = {
     *(f"{name}_peak" for name in BYTE_LEVELS),
     "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_made", "page_faults",
 }  # fmt: skip
-"""Fields of TALLY that never fall."""
+"""Fields of TALLY that never decrease."""
 
 
 def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: RunResult | None = None) -> Summary:
-    """The Summary of a run; `floor` and `ceiling` are runs of the same trace through reference allocators."""
+    """Returns the Summary of a run. `floor` and `ceiling` are runs of the same trace with reference allocators."""
     config = result.config
     return Summary.model_validate(
         {
@@ -250,20 +251,18 @@ def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: Run
             "ceiling": _bound(ceiling) if ceiling else None,
             "processes": [
                 {
-                    **_figures(of_it),
+                    **_figures(part),
                     "name": process.name,
                     "at_peak_of_all": {name: int(share[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
                 }
-                for process, of_it, share in zip(
-                    result.metadata.processes, result.processes, result.shares, strict=True
-                )
+                for process, part, share in zip(result.metadata.processes, result.processes, result.shares, strict=True)
             ],
         }
     )
 
 
 def _figures(result: RunResult) -> dict[str, Any]:
-    """The fields of _Figures."""
+    """Returns the fields of _Figures by name."""
     end, at_peak, process = result.end, result.at_peak, result.metadata.memory
     return {
         **{name: int(end[name]) for name in _COUNTS},
@@ -273,17 +272,17 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "events": result.events,
         "duration_ns": result.duration_ns,
         "peak_time_ns": result.at_peak_time_ns,
-        "internal_fragmentation": _lost(at_peak.requested_bytes, at_peak.block_bytes),
-        "external_fragmentation": _lost(at_peak.block_bytes, at_peak.mapped_bytes),
-        "internal_fragmentation_end": _lost(end.requested_bytes, end.block_bytes),
-        "external_fragmentation_end": _lost(end.block_bytes, end.mapped_bytes),
+        "internal_fragmentation": _unused_share(at_peak.requested_bytes, at_peak.block_bytes),
+        "external_fragmentation": _unused_share(at_peak.block_bytes, at_peak.mapped_bytes),
+        "internal_fragmentation_end": _unused_share(end.requested_bytes, end.block_bytes),
+        "external_fragmentation_end": _unused_share(end.block_bytes, end.mapped_bytes),
         "blowup": float(end.resident_bytes_peak / end.requested_bytes_peak) if end.requested_bytes_peak else 0.0,
         **{f"{name}_at_peak": size_bytes for name, size_bytes in _split_retained(at_peak).items()},
         **{f"{name}_end": size_bytes for name, size_bytes in _split_retained(end).items()},
         "arenas_live": int(end.arenas),
         "syscalls": {kind: int(end[kind]) for kind in SYSCALLS},
         "syscall_bytes": {kind: int(end[f"{kind}_bytes"]) for kind in SYSCALLS},
-        "simulated_ns": _simulate_time(result),
+        "simulated_ns": _simulated_time(result),
         "static_bytes": process.static_bytes,
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
@@ -298,7 +297,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
 
 
 def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
-    """For each metric of the model's counters: its name, the field of the tally, its suffix, the counter."""
+    """Yields the metrics of a model's own counters: name, field of the tally, suffix of the name, counter."""
     prefix = field_prefix(model)
     for counter in counters_of(model):
         for where in ("_peak", "_at_peak", "_end") if counter.kind is CounterKind.LEVEL else ("",):
@@ -307,12 +306,12 @@ def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
 
 @cache
 def own_metrics() -> dict[str, Counter]:
-    """The counters of all models, used or not, by the names of their metrics."""
+    """Returns the own counters of all usable models, by the names of their metrics."""
     return {metric: counter for model in usable_models() for metric, _, _, counter in _own_metrics(model)}
 
 
 def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
-    """The figures of a Summary that a setting can change, by name: `syscalls` in all, `syscalls.mmap` by kind.
+    """Returns the figures that settings can change, by name: `syscalls` is the total, `syscalls.mmap` one kind.
 
     Counters of models that are not in the stack are 0.
     """
@@ -328,7 +327,7 @@ def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
 
 
 def metric_names() -> list[str]:
-    """The names that `metrics_of` returns, in its order."""
+    """Returns the names of the result of `metrics_of`, in its order."""
     names: list[str] = []
     for name, field in _Figures.model_fields.items():
         if name == "counters":
@@ -341,15 +340,15 @@ def metric_names() -> list[str]:
 
 
 def check_metric(name: str) -> str:
-    """The name itself; ReplayError if it is not a metric."""
+    """Returns the name; raises a ReplayError if it is not a metric."""
     if name not in metric_names():
         raise ReplayError(f"unknown metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
     return name
 
 
 def so_far(tally: np.record, name: str) -> int | None:
-    """The value of a metric in the middle of a run, if it can only rise from there; else None."""
-    if name in _RISING:
+    """Returns the value of a metric so far in a run, if it never decreases; else None."""
+    if name in _NEVER_DECREASING:
         return int(tally[name])
     if name == "syscalls":
         return sum(int(tally[kind]) for kind in SYSCALLS)
@@ -357,15 +356,16 @@ def so_far(tally: np.record, name: str) -> int | None:
     return int(tally[kind]) if kind in SYSCALLS and kind != name else None
 
 
-def _lost(used: int, whole: int) -> float:
-    """The part of `whole` that is not used; 0 if `whole` is 0."""
+def _unused_share(used: int, whole: int) -> float:
+    """Returns the share of `whole` that is not used; 0 if `whole` is 0."""
     return float(1 - used / whole) if whole else 0.0
 
 
 def _split_retained(tally: np.record) -> dict[str, int]:
-    """Retained bytes, and their parts by layer, which add up to them exactly; the last part is subtracted.
+    """Returns retained bytes and their parts by layer. Retained bytes are the sum of the parts, minus
+    not_resident_bytes.
 
-    A model of the small role need not count pools and arenas. Then these have no part of their own.
+    If a model of the small role does not count pools or arenas, their parts are 0.
     """
     requested, block, small_block, mapped, resident = (
         int(tally[name])
@@ -384,12 +384,12 @@ def _split_retained(tally: np.record) -> dict[str, int]:
 
 
 def requested_peak_ns(result: RunResult) -> tuple[int, int]:
-    """The times between which requested bytes peaked: the last sample before the peak, and the first after it."""
+    """Returns the times of the last sample before the peak of requested bytes, and of the first one after it."""
     row = int(np.argmax(result.samples["requested_bytes_peak"] == result.end.requested_bytes_peak))
     return int(result.sample_times_ns[row - 1]) if row else 0, int(result.sample_times_ns[row])
 
 
-def _simulate_time(result: RunResult) -> SimulatedTime:
+def _simulated_time(result: RunResult) -> SimulatedTime:
     costs, end = result.config.costs, result.end
     return SimulatedTime(
         calls=round(costs.call * int(end.mallocs + end.callocs + end.reallocs + end.memaligns + end.frees)),
@@ -412,25 +412,25 @@ def _bound(result: RunResult) -> Bound:
 
 
 def timeline(result: RunResult) -> pl.DataFrame:
-    """A row for each sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
-    samples = {name: result.samples[name] for name in _shown(result)}
+    """Returns a row for each sample: `time_ns`, all levels, counters so far, and fragmentation at that moment."""
+    samples = {name: result.samples[name] for name in _sample_fields(result)}
     means = {f"{name}_mean": _mean_so_far(result, name) for name in TIMED}
     return pl.DataFrame({"time_ns": result.sample_times_ns, **samples, **means}).with_columns(
-        internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
-        external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
+        internal_fragmentation=_unused_share_column("requested_bytes", "block_bytes"),
+        external_fragmentation=_unused_share_column("block_bytes", "mapped_bytes"),
     )
 
 
-def _shown(result: RunResult) -> list[str]:
-    """The fields of a sample that count something."""
+def _sample_fields(result: RunResult) -> list[str]:
+    """Returns the names of the fields of a sample that are levels or counters."""
     hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
     return [name for name in result.samples.dtype.names or () if name not in hidden]
 
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
-    """The mean of a level from the first event until each sample."""
+    """Returns the mean of a level from the first event to each sample."""
     low, high = result.samples[f"{level}_timed"], result.samples[f"{level}_timed_high"]
-    # The low word as a signed one: a small negative sum would vanish beside 2^64.
+    # The low word is used as a signed integer: a small negative sum would be lost in the rounding of 2^64.
     changes = (high + (low < 0)).astype(np.float64) * 2.0**64 + low
     times_ns = result.sample_times_ns.astype(np.float64)
     mean: np.ndarray = result.samples[level] - np.divide(
@@ -440,34 +440,37 @@ def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
 
 
 def phases(result: RunResult) -> pl.DataFrame:
-    """A row for each mark: `phase`, and the columns of the timeline at its beginning."""
+    """Returns a row for each mark: `phase`, and levels and counters at its start."""
     marks = result.phases
     return pl.DataFrame(
         {
             "phase": pl.Series([name for name, _, _ in marks], dtype=pl.String),
             "time_ns": np.array([time_ns for _, time_ns, _ in marks], np.int64),
-            **{name: np.array([tally[name] for _, _, tally in marks], np.int64) for name in _shown(result)},
+            **{name: np.array([tally[name] for _, _, tally in marks], np.int64) for name in _sample_fields(result)},
         }
     )
 
 
-def _lost_column(used: str, whole: str) -> pl.Expr:
+def _unused_share_column(used: str, whole: str) -> pl.Expr:
     return pl.when(pl.col(whole) > 0).then(1 - pl.col(used) / pl.col(whole)).otherwise(0.0)
 
 
 def size_classes(result: RunResult) -> pl.DataFrame:
-    """A row for each domain, role and class of block sizes that was ever allocated.
+    """Returns a row for each domain, role and class of block sizes with allocations.
 
-    `block_size` is the largest block of the class. Up to 1,024 bytes it is the only one, so that the waste is known;
-    above, classes are powers of two and `block_bytes` and `waste_bytes` are null. For a model that rounds nothing up
-    they are the requested bytes, and 0. A realloc counts as a free and an allocation.
+    `block_size` is the largest size in the class. Up to 1,024 bytes, a class has one size, so the waste is known.
+    Above, classes end at powers of two, and `block_bytes` and `waste_bytes` are null. For a model that does not round
+    sizes up, `block_bytes` is the requested bytes, and `waste_bytes` is 0. A realloc counts as a free and an
+    allocation.
     """
     rows = np.flatnonzero(result.classes["blocks"])
     counted = result.classes[rows]
     config = result.config
     stack = {"libc": config.libc_model, "small": config.small_model}
     unrounded = [role for role, model in stack.items() if model == "ideal"]
-    if result.end.block_bytes_peak == result.end.requested_bytes_peak:  # models of others that round nothing up
+    if (
+        result.end.block_bytes_peak == result.end.requested_bytes_peak
+    ):  # models of other packages that do not round sizes up
         unrounded = list(stack)
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
@@ -491,7 +494,7 @@ def size_classes(result: RunResult) -> pl.DataFrame:
 
 
 def pools(result: RunResult) -> pl.DataFrame:
-    """A row for each of pymalloc's size classes that has a pool at the end."""
+    """Returns a row for each size class of pymalloc that has a pool at the end."""
     classes = result.observed.get("classes", np.zeros(0, CLASS_VIEW))
     frame = _to_frame(classes)
     if result.processes:
@@ -500,22 +503,24 @@ def pools(result: RunResult) -> pl.DataFrame:
 
 
 def arenas(result: RunResult) -> pl.DataFrame:
-    """A row for each arena that is mapped at the end, by address; `occupancy` is the part of it in live blocks.
+    """Returns a row for each arena that is mapped at the end, by address. `occupancy` is the share of it in live
+    blocks.
 
-    Rows of several processes are grouped by process, with its name as `process`: each has its own addresses.
+    Rows of several processes are grouped by process, with its name as `process`; each process has its own addresses.
     """
     frame = _to_frame(result.observed.get("arenas", np.zeros(0, ARENA_VIEW)))
     arena_bytes = int(result.end.arena_bytes) // max(int(result.end.arenas), 1)
     frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
     if not result.processes:
         return frame
-    arenas_of = [len(of_it.observed.get("arenas", ())) for of_it in result.processes]
+    arenas_of = [len(part.observed.get("arenas", ())) for part in result.processes]
     names = np.repeat([process.name for process in result.metadata.processes], arenas_of)
     return frame.with_columns(pl.Series("process", names, dtype=pl.String))
 
 
 def processes(result: RunResult) -> pl.DataFrame:
-    """A row for each process of several: its `name` and metrics, and as `…_at_peak_of_all` its part of these levels."""
+    """Returns a row for each of several processes: its `name`, its metrics, and its share of each level at the peak of
+    all processes as `…_at_peak_of_all`."""
     rows = [
         {
             "name": each.name,
