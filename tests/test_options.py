@@ -78,7 +78,7 @@ def test_a_list_of_nothing_is_refused():
 def test_minus_one_arenas_are_noted_as_no_limit():
     for key in ("arena_max", "arena_test"):
         stack = load_config("cpython-3.12", (), [f"MALLOC_{key.upper()}=-1"])
-        assert stack.notes == [f"{key}: this value is no limit; each thread gets its own arena"]
+        assert stack.notes == [f"{key}: this value means no limit; each thread gets its own arena"]
     assert load_config("cpython-3.12", (), ["MALLOC_ARENA_MAX=64"]).notes == []
 
 

@@ -1,6 +1,6 @@
 """The digest of a trace. It depends on the events only, not on their storage or division into batches.
 
-Of the optional columns, only alignments are part of it, because the others do not change a simulation.
+Of the optional columns, only alignments are included, because the others do not change a simulation.
 """
 
 import hashlib

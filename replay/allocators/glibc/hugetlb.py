@@ -38,7 +38,7 @@ def set_hp_pagesize(state, stack):
 
 @leaf
 def _huge_length(par, need, is_first):
-    """Returns the length to map with huge pages. 2.43 does not round it up to whole ones."""
+    """Returns the length to map with huge pages. Before 2.43, only that of the first mapping is in whole huge pages."""
     if par.huge_heaps or is_first:
         return (need + par.hp_bytes - 1) & -par.hp_bytes
     return max(need, par.hp_bytes)

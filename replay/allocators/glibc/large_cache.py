@@ -50,7 +50,7 @@ def set_following(state, place, following):
 
 @leaf
 def _find(state, index, size):
-    """Finds the first entry of at least this size. Returns the entry before it and the entry; 0 stands for none."""
+    """Finds the first entry of at least this size. Returns the entry before it, and the entry; 0 if there is none."""
     before, place = np.int64(0), state.cache[state.par[0].cache + index].first
     while place and size_in_cache(state, place) < size:
         before, place = place, following(state, place)

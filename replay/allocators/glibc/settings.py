@@ -188,7 +188,7 @@ class Config(BaseModel):
             found.append(f"tcache_max: the tcache of glibc {self.version} serves at most {most} bytes")
         for key in ("arena_max", "arena_test"):
             if getattr(self, key) == UNLIMITED_ARENAS:
-                found.append(f"{key}: this value is no limit; each thread gets its own arena")
+                found.append(f"{key}: this value means no limit; each thread gets its own arena")
         return found
 
 
