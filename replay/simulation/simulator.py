@@ -10,6 +10,7 @@ import numpy as np
 from replay.allocators import (
     LARGE,
     LOG,
+    MARGIN,
     NEVER,
     NO_MEMORY,
     RESIDENT_PEAK,
@@ -295,6 +296,8 @@ class Simulator:
 
     def drain_log(self) -> None:
         """Passes the log to the caller's function, and empties it."""
+        if self._rows_logged[0] > len(self.stack.log):
+            raise RuntimeError(f"a model made more than {MARGIN} system calls in one function call")
         if self._log and self._rows_logged[0]:
             self._log(self.stack.log[: self._rows_logged[0]].copy())
         self._rows_logged[0] = 0
