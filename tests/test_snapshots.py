@@ -171,7 +171,7 @@ def test_the_end_is_before_the_interpreter_is_finalized():
 
 def test_each_process_has_its_own_snapshots():
     parts = [Part(three_times().trace(), name) for name in ("web", "worker")]
-    together = merged(parts, "", apart=True)
+    together = merged(parts, "", as_processes=True)
     trace = MemoryTrace(list(together.batches()), together.metadata)
     kept = Kept()
     plain = outcome(trace, CONFIG)

@@ -75,8 +75,3 @@ class RequestedChanges:
             self._begin_ns, start, stops, self._sizes, self.total, self.sums, seen,
         )  # fmt: skip
         return seen
-
-
-def fill_in(counters: np.ndarray | np.record, sums: np.ndarray) -> None:
-    """Writes the sums into records of counters, in place."""
-    counters["requested_bytes_timed"], counters["requested_bytes_timed_high"] = sums["low"], sums["high"]
