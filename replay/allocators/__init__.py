@@ -74,7 +74,19 @@ from replay.allocators._registry import (
     roles,
     usable_models,
 )
-from replay.allocators._spans import SPAN, SpanChanges, SpanKind, differing
+from replay.allocators._spans import (
+    SPAN,
+    Reported,
+    SpanChanges,
+    SpanKind,
+    differing,
+    report,
+    report_simple,
+    retract,
+    span_rows,
+    with_items,
+    written,
+)
 from replay.allocators._stack import (
     ARENA_MAPPED,
     ARENA_UNMAPPED,
@@ -133,6 +145,7 @@ __all__ = [
     "Counter",
     "CounterKind",
     "Layout",
+    "Reported",
     "SpanChanges",
     "SpanKind",
     "Stack",
@@ -164,8 +177,12 @@ __all__ = [
     "now_ns",
     "realloc",
     "record",
+    "report",
+    "report_simple",
+    "retract",
     "roles",
     "sees_time",
+    "span_rows",
     "switch_thread",
     "take_record",
     "tally_layout",
@@ -173,6 +190,8 @@ __all__ = [
     "trim",
     "usable_models",
     "wake_at",
+    "with_items",
+    "written",
 ]
 
 

@@ -107,7 +107,7 @@ from replay.allocators.linux.mappings import (
 )
 from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole
-from replay.allocators.linux.residency import lazy_pages, resident_bytes, resident_pages, toggled_pages
+from replay.allocators.linux.residency import lazy_pages, resident_bytes, resident_pages, toggled_pages, uncovered
 from replay.allocators.linux.settings import (
     ADDRESS_MAX,
     ADDRESS_MIN,
@@ -126,7 +126,7 @@ __all__ = [
     "FIXED", "NOT_RESERVED", "NO_ACCESS", "NO_REPLACE", "Config", "State", "advise_huge_pages", "advise_small_pages",
     "brk", "check", "dontneed", "free_lazily", "grow", "has_room", "mmap", "mmap_aligned", "mmap_arena", "mmap_at",
     "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state", "protect", "reserve",
-    "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "unprotect", "with_given",
+    "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "uncovered", "unprotect", "with_given",
 ]  # fmt: skip
 
 SPACE = record(
