@@ -1,4 +1,4 @@
-"""How long a suite of twenty bundled cases takes to check, by the installed command.
+"""Measures the time to check a suite of twenty bundled cases with the installed command.
 
     python benchmarks/check.py --rounds 3
 
@@ -20,7 +20,7 @@ ALLOCATORS = ("cpython-3.12", "cpython-3.9")
 
 
 def suite() -> str:
-    """Every bundled workload and recording on one CPython, and some on another."""
+    """Returns a suite of all bundled workloads and recordings with one CPython, and some with another."""
     names = [*workload_names(), *recorded_names()]
     pairs = [(name, allocator) for allocator in ALLOCATORS for name in names][:CASES]
     return "\n".join(

@@ -1,7 +1,7 @@
-"""Measures the import of a memray capture against a bare loop over the records that memray's own reader yields.
+"""Compares the import of a memray capture with a loop over the records of memray's own reader.
 
-    python benchmarks/import_memray.py                   a program of about two million records, recorded on the spot
-    python benchmarks/import_memray.py --capture FILE    a capture of yours
+    python benchmarks/import_memray.py                   records a program with about two million records
+    python benchmarks/import_memray.py --capture FILE    an existing capture
     python benchmarks/import_memray.py --events 20000000
 
 Both sides are measured in turn, several times, each from opening the file; medians are quoted, and the ratio of each

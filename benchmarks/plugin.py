@@ -1,15 +1,15 @@
-"""Measures what the plugin for pytest costs: tests that do not use it, and tests that are recorded.
+"""Measures the cost of the plugin for pytest, for tests without the marker and for recorded tests.
 
     python benchmarks/plugin.py                         10,000 empty tests, 9 pairs of runs; 7 rounds of recorded work
     python benchmarks/plugin.py --tests 1000 --pairs 3 --rounds 3
 
-Unmarked tests: processor time of whole runs of pytest with the plugin and without it (`-p no:replay`), in turn; one
-pair of runs has many tests and one has a single one, so that what starting costs is told apart from what a test costs.
-Medians of the paired differences are quoted with their quartiles; and the time that the plugin's own code takes.
+Unmarked tests: processor time of whole runs of pytest with the plugin and without it (`-p no:replay`), in turn. One
+pair of runs has many tests and one has a single test, which separates the cost of starting from the cost of a test.
+Prints medians of the paired differences with their quartiles, and the time of the plugin's own code.
 
-Recorded tests: seconds of one piece of work within a test by itself, in a block of `replay.record` (clean, without
-addresses: the recorder alone) and in a marked test, in turn; and how long all of a test takes in each way, with the
-recording begun, ended and judged.
+Recorded tests: seconds of some work in a plain test, in a block of `replay.record` (clean, without
+addresses: the recorder alone) and in a marked test, in turn; and the duration of the whole test in each way,
+including start, end and verdict of the recording.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def work():
         told.write(f"{os.environ['WAY']} {time.perf_counter() - begun}\\n")
 
 def first():
-    '''What is done for the first time, outside of what is measured.'''
+    '''Does the work that is done only once, before the measurement.'''
     json.loads(json.dumps(DOCUMENTS[0]))
 """
 WAYS = {
@@ -49,12 +49,12 @@ def test_work(turn, tmp_path):
     "plugin": "@pytest.mark.replay(max_resident_bytes_peak='1 GiB')\ndef test_work(turn): work()",
 }
 TWICE = "@pytest.mark.parametrize('turn', range(2))\n"
-"""The second one tells what a test takes where others were before it."""
+"""Runs each test twice: the second run is a test after other tests."""
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
 
 
 def run(folder: Path, *options: str, way: str = "") -> tuple[float, str]:
-    """Processor seconds of a whole run, and what it said."""
+    """Returns the processor seconds of a whole run, and its output."""
     before = os.times()
     command = [*PYTEST, "--durations=0", "-vv", *options] if way else [*PYTEST, *options]
     done = subprocess.run(
@@ -89,7 +89,7 @@ def unmarked(tests: int, pairs: int) -> None:
 
 
 def collected(tests: int) -> None:
-    """The plugin's only code that runs for each test, by itself."""
+    """Measures the plugin's only code that runs for each test."""
     code = """
 import time, types, pytest
 from replay.pytest_plugin import pytest_collection_modifyitems as hook
@@ -122,9 +122,9 @@ def recorded(rounds: int) -> None:
             (folder / f"test_{way.replace(' ', '_')}.py").write_text(f"{WORK}\nfirst()\n{TWICE}{test.lstrip()}")
         for turn in range(-1, rounds):
             for way in WAYS:
-                _, said = run(folder, f"test_{way.replace(' ', '_')}.py", way=way)
+                _, message = run(folder, f"test_{way.replace(' ', '_')}.py", way=way)
                 if turn >= 0:
-                    call = re.search(r"([\d.]+)s call .*\[1\]", said)
+                    call = re.search(r"([\d.]+)s call .*\[1\]", message)
                     whole[way].append(float(call[1]) if call else 0.0)
             if turn < 0:
                 (folder / "seconds").unlink()
@@ -139,7 +139,7 @@ def recorded(rounds: int) -> None:
             f"the whole test {statistics.median(whole[way]):.2f} s"
         )
     paired = [a / b for a, b in zip(inside["plugin"], inside["recorder"], strict=True)]
-    print(f"in a marked test the work takes {statistics.median(paired):.3f} of what it takes in the recorder alone")
+    print(f"in a marked test the work takes {statistics.median(paired):.3f} times as long as with the recorder alone")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Compares the memory of a real process with what replay predicts from one recording of it, for several settings.
+"""Compares the memory of a real process with replay's prediction from one recording, for several settings.
 
     python benchmarks/prediction.py [RUNS]
 
@@ -33,7 +33,7 @@ SETTINGS = {
 
 
 def measured_peak(program: Path, setting: str) -> float:
-    """The peak of resident memory of one run of the program, in MiB."""
+    """Returns the peak of resident memory of one run of the program, in MiB."""
     given = [] if setting == "default" else [setting]
     printed = subprocess.run(
         ["env", *given, sys.executable, program], check=True, capture_output=True, text=True
@@ -44,7 +44,7 @@ def measured_peak(program: Path, setting: str) -> float:
 
 
 def simulated_peak(recording: Path, arguments: list[str]) -> float:
-    """The simulated peak of resident memory, in MiB."""
+    """Returns the simulated peak of resident memory, in MiB."""
     command = [REPLAY, "run", recording, "--json", "--no-reference", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["resident_bytes_peak"] / MEBIBYTE
 

@@ -1,4 +1,4 @@
-"""What it costs to play a trace as several processes, beside the same events as one process.
+"""Measures the cost of simulating a trace as several processes, compared with the same events as one process.
 
     python benchmarks/processes.py --preset cpython-3.12 --copies 2 8
 
@@ -18,7 +18,7 @@ from replay.trace.editing.merging import Part, merged
 
 NO_SAMPLES_NS = 1 << 62
 TURNS = (1, 1000)
-"""Events between which a copy does not let the others go on."""
+"""Numbers of consecutive events of one copy."""
 
 
 def held(trace: Trace) -> MemoryTrace:
@@ -26,7 +26,7 @@ def held(trace: Trace) -> MemoryTrace:
 
 
 def in_turns(trace: MemoryTrace, rows: int) -> MemoryTrace:
-    """The same with so many events at one time each, so that copies are interleaved by as many."""
+    """Returns the trace with this number of events at each time, so that copies alternate after as many events."""
     seen, parts = 0, []
     for events in trace.events:
         parts.append(events._replace(time_ns=(seen + np.arange(events.rows)) // rows))
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     base = held(open_source("web-service"))
-    print(f"{'copies':>6} {'events a turn':>14} {'as one':>8} {'apart':>8}  ns an event")
+    print(f"{'copies':>6} {'events a turn':>14} {'as one':>8} {'several':>8}  ns per event")
     for copies in options.copies:
         for turn in TURNS:
             parts = [Part(in_turns(base, turn), f"copy {number}") for number in range(copies)]

@@ -1,12 +1,12 @@
-"""Measures what recording costs: a program that makes and parses JSON, alone, recorded, and under memray if at hand.
+"""Measures the cost of recording: a program that makes and parses JSON, alone, recorded, and under memray if installed.
 
     python benchmarks/record.py                  20,000 documents, several times
-    python benchmarks/record.py --fields 6       smaller documents: more calls a second
+    python benchmarks/record.py --fields 6       smaller documents: more calls per second
 
-Prints the calls the program makes a second by itself, the time of its work in each way, and what the file takes. The
-program measures its own work, and the processor time of its thread, in which it does not wait for the writer; starting
-up and completing the file come on top and are quoted as whole commands. All ways are measured in turn, several times,
-and medians are quoted. Needs one idle processor besides the program's.
+Prints the calls per second of the program alone, the time of its work in each way, and the size of the file. The
+program measures its own work, and the processor time of its thread, which excludes waiting for the writer. Starting
+and completing the file are included in the times of whole commands. All ways are measured in turn, several times,
+and medians are printed. Needs one more idle processor than the program.
 """
 
 import argparse
@@ -45,7 +45,7 @@ WAYS = {
 
 
 def measure(way: list[str], arguments: list[str], folder: Path) -> tuple[float, float, float]:
-    """Seconds of the program's work, of its thread's processor time, and of the whole command."""
+    """Returns seconds of the program's work, of its thread's processor time, and of the whole command."""
     started = time.perf_counter()
     command = [sys.executable, *way, "program.py", *arguments, "seconds"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -86,7 +86,7 @@ def size_of(path: Path) -> str:
 def report(medians: dict[str, list[float]], notes: dict[str, str]) -> None:
     bare, bare_busy, _ = medians["by itself"]
     events = int(notes["recorded"].split()[1].replace(",", ""))
-    print(f"about {events / bare / 1e6:.1f} M calls a second by itself")
+    print(f"about {events / bare / 1e6:.1f} M calls per second alone")
     for way, (work, busy, command) in medians.items():
         note = notes.get(way, "")
         ratios = f"{work / bare:.2f} x, of processor time {busy / bare_busy:.2f} x"

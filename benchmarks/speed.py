@@ -1,15 +1,15 @@
-"""Measures what replay promises about its speed, each figure as a ratio or rate of one run on this machine.
+"""Measures the speed of replay on this machine, as ratios and rates.
 
-    python benchmarks/speed.py pymalloc    the model, all accounting and 1,000 samples, against the real pymalloc in C
+    python benchmarks/speed.py pymalloc    the model with 1,000 samples, compared with the real pymalloc in C
     python benchmarks/speed.py glibc       the same for glibc, one thread
     python benchmarks/speed.py live        glibc's model and glibc with 10,000 to 10 million live blocks
-    python benchmarks/speed.py sampling    SimPy and 1,000 samples against the bare loop
-    python benchmarks/speed.py workload    events generated and played a second
-    python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times as much of it
-    python benchmarks/speed.py import      lines of text formats a second
-    python benchmarks/speed.py start       `replay --help` against `import typer`; a small workload; the first compile
+    python benchmarks/speed.py sampling    SimPy and 1,000 samples, compared with the loop alone
+    python benchmarks/speed.py workload    events generated and simulated per second
+    python benchmarks/speed.py memory      process peak of a workload, and of 20 and 100 times its length
+    python benchmarks/speed.py import      lines of text formats per second
+    python benchmarks/speed.py start       `replay --help` and `import typer`; a small workload; first compilation
 
-Machines are shared and drift: both sides of a ratio are measured in turn, several times, and medians are quoted.
+The load of a shared machine varies: both sides of a ratio are measured in turn, several times; medians are printed.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from replay.sources import open_source
 from replay.support.bundled_files import recorded_names, workload_names
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace, joined
 from replay.verification.compare import PLACE
-from replay.verification.harness import play
-from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
+from replay.verification.harness import run_trace
+from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES as LIBC_SHAPES
 from replay.verification.libc_shapes import build_shape as build_libc_shape
 from replay.verification.oracles import find_oracles
@@ -44,7 +44,7 @@ ROUNDS = 5
 
 
 def medians(*sides: Callable[[], float], rounds_wanted: int = ROUNDS) -> list[float]:
-    """The median of each side, measured in turn."""
+    """Returns the median of each side, measured in turn."""
     rounds = [[side() for side in sides] for _ in range(rounds_wanted)]
     return [statistics.median(side) for side in zip(*rounds, strict=True)]
 
@@ -55,7 +55,7 @@ def in_memory(name: str) -> MemoryTrace:
 
 
 def traces(events: int) -> Iterator[tuple[str, MemoryTrace]]:
-    """Bundled workloads, written and recorded, and the shapes that verification uses."""
+    """Returns bundled workloads and recordings, and the shapes of `replay verify`."""
     for name in (*workload_names(), *recorded_names()):
         yield name, in_memory(name)
     for name in SHAPES:
@@ -63,7 +63,7 @@ def traces(events: int) -> Iterator[tuple[str, MemoryTrace]]:
 
 
 def tell_ratios(times: list[tuple[float, float]]) -> None:
-    """Of all traces together, given what each took, real and model."""
+    """Prints the ratio over all traces, from the times of real allocator and model."""
     ratios = [model / real for real, model in times]
     real, model = map(sum, zip(*times, strict=True))
     print(f"together {model / real:.2f}; median ratio {statistics.median(ratios):.2f}, highest {max(ratios):.2f}")
@@ -72,7 +72,7 @@ def tell_ratios(times: list[tuple[float, float]]) -> None:
 def pymalloc(events: int, version: str) -> None:
     oracle = next((each for each in reversed(find_oracles()) if each.preset == version), None)
     if oracle is None:
-        sys.exit(f"no real {version} at hand; `replay verify --list` says what is")
+        sys.exit(f"no real {version} is available; see `replay verify --list`")
     config = load_config(oracle.preset, oracle.overrides)
     print(f"{oracle.name}, ns an event: real pymalloc in C, model with 1,000 samples, model / real")
     times = []
@@ -81,7 +81,7 @@ def pymalloc(events: int, version: str) -> None:
         run(trace, config)  # compiles
         real, model = medians(
             lambda trace=trace: (
-                play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True).play_ns
+                run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True).run_ns
             ),
             lambda trace=trace: run(trace, config).wall_ns,
         )
@@ -93,12 +93,12 @@ def pymalloc(events: int, version: str) -> None:
 
 
 def glibc_oracle(version: str) -> LibcOracle:
-    """The real one at hand; the system's where `version` names a CPython."""
+    """Returns the real glibc of a version; the system's if `version` is that of a CPython."""
     oracles = survey_libcs()[0]
     named = [oracle for oracle in oracles if oracle.version == version]
     own = [oracle for oracle in oracles if not oracle.loader]
     if not named + own:
-        sys.exit("no real glibc at hand; `replay verify --libc --list` says what is")
+        sys.exit("no real glibc is available; see `replay verify --libc --list`")
     return (named + own)[0]
 
 
@@ -110,10 +110,10 @@ def glibc(events: int, version: str) -> None:
     for name in LIBC_SHAPES:
         trace = build_libc_shape(name, events)
         if any(batch.thread.any() for batch in trace.events):
-            continue  # handing on the turn would be most of what is measured
+            continue  # switching threads would be most of the measured time
         run(trace, config)  # compiles
         real, model = medians(
-            lambda trace=trace: play_libc(trace, oracle, mode="time").play_ns,
+            lambda trace=trace: run_libc(trace, oracle, mode="time").run_ns,
             lambda trace=trace: run(trace, config).wall_ns,
         )
         times.append((real, model))
@@ -122,7 +122,8 @@ def glibc(events: int, version: str) -> None:
 
 
 def steady(live: int, pairs: int) -> tuple[MemoryTrace, MemoryTrace]:
-    """`live` blocks of 1 to 2,000 bytes; the same, and then `pairs` of a free and a malloc at random."""
+    """Returns a trace with `live` blocks of 1 to 2,000 bytes, and one with additional random `pairs` of free and
+    malloc."""
     random = np.random.default_rng(0)
     rows = live + 2 * pairs
     op, block, size = np.zeros(rows, np.uint8), np.zeros(rows, np.uint32), random.integers(1, 2_000, rows)
@@ -139,16 +140,16 @@ def live(events: int, version: str) -> None:
     oracle = glibc_oracle(version)
     config = load_config(f"cpython-3.12-malloc-{oracle.name}")
     pairs = max(events, 2_000_000)
-    print(f"{oracle.name}, ns an event with so many live blocks: real malloc in C, model")
+    print(f"{oracle.name}, ns per event by number of live blocks: real malloc in C, model")
     for number in (10_000, 100_000, 1_000_000, 10_000_000):
         filled, churned = steady(number, pairs)
         run(filled, config)
 
-        def difference(play_ns: Callable[[Trace], int], filled: Trace = filled, churned: Trace = churned) -> float:
-            return play_ns(churned) - play_ns(filled)
+        def difference(run_ns: Callable[[Trace], int], filled: Trace = filled, churned: Trace = churned) -> float:
+            return run_ns(churned) - run_ns(filled)
 
         real, model = medians(
-            lambda difference=difference: difference(lambda trace: play_libc(trace, oracle, mode="time").play_ns),
+            lambda difference=difference: difference(lambda trace: run_libc(trace, oracle, mode="time").run_ns),
             lambda difference=difference: difference(lambda trace: run(trace, config).wall_ns),
             rounds_wanted=3,
         )
@@ -156,7 +157,7 @@ def live(events: int, version: str) -> None:
 
 
 def sampling(events: int, version: str) -> None:
-    """The clock with 1,000 samples against one bare call of the loop over the same rows."""
+    """Compares the clock with 1,000 samples with one call of the loop over the same rows."""
     rows = build_shape("release", events).events
     batch = joined([part.keep_optional() for part in rows])
     trace, config = MemoryTrace([batch]), load_config(version)
@@ -177,7 +178,7 @@ def sampling(events: int, version: str) -> None:
 
 
 def memory(events: int, version: str) -> None:
-    """Peak memory of whole processes that play a workload, and twenty times as much of the same."""
+    """Prints the peak memory of processes that simulate a workload, and multiples of its length."""
     script = (
         "import resource, sys; from dataclasses import replace; from replay.config import load_config;"
         "from replay.simulation.run import run; from replay.sources import open_source;"
@@ -193,7 +194,7 @@ def memory(events: int, version: str) -> None:
 
 
 def workload(events: int, version: str) -> None:
-    """Bundled workloads, made to last until they have about as many events as wanted."""
+    """Prints the speed of bundled workloads, lengthened to about the wanted number of events."""
     config = load_config(version)
     for name in workload_names():
         short = open_source(name)
@@ -205,11 +206,11 @@ def workload(events: int, version: str) -> None:
             started = time.perf_counter()
             return run(trace, config).events / (time.perf_counter() - started)
 
-        print(f"  {name:22} generated and played: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
+        print(f"  {name:22} generated and simulated: {medians(rate)[0] / 1e6:5.1f} M events/s", flush=True)
 
 
 def import_(events: int, version: str) -> None:
-    """Text formats; `benchmarks/import_memray.py` measures captures of memray."""
+    """Prints the speed of text formats. `benchmarks/import_memray.py` measures captures of memray."""
     with tempfile.TemporaryDirectory() as folder:
         for name, lines in text_logs(events):
             path = Path(folder) / name
@@ -225,7 +226,7 @@ def import_(events: int, version: str) -> None:
 
 
 def text_logs(events: int) -> Iterator[tuple[str, str]]:
-    """Waves of a thousand blocks, as lines of the text formats."""
+    """Returns lines of the text formats, with waves of a thousand blocks."""
     waves = [(number % 2000 < 1000, number % 1000) for number in range(events)]
     yield (
         "mtrace",

@@ -1,9 +1,9 @@
-"""How fast a sweep is: 64 configurations of one trace, on one processor and on all; and what it takes of memory.
+"""Measures the speed and memory of a sweep: 64 configurations of one trace, on one processor and on all.
 
     python benchmarks/sweep.py --events 5000000 --rounds 3
 
-Prints the speed-up, the time of a configuration against that of a lone warm run of the same configuration in a process
-of its own, and the peak of memory against that process's. Each side is a process of its own, in turns; medians.
+Prints the speed-up, the time per configuration compared with a single warm run of the same configuration in another
+process, and the peak of memory compared with that process. Each side is a separate process, in turn; medians.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def sweep_once(trace: str, jobs: int) -> dict[str, float]:
 
 
 def run_alone(trace: str) -> dict[str, float]:
-    """The mean of the same 64 configurations, one after the other, each warm and with nobody beside it."""
+    """Measures the mean time of the same 64 configurations, one after the other, each warm and alone."""
     held = decode(find_inputs([trace], [])[0]).trace
     config = load_config("cpython-3.11")
     run(held, config, sample_every_ns=NO_SAMPLES_NS)
@@ -54,7 +54,7 @@ def run_alone(trace: str) -> dict[str, float]:
 
 
 def run_one(trace: str) -> dict[str, float]:
-    """One run with the trace in memory: what the memory of a sweep is compared with."""
+    """Measures one run with the trace in memory, whose memory is compared with that of a sweep."""
     held = decode(find_inputs([trace], [])[0]).trace
     return {"run_seconds": run(held, load_config("cpython-3.11"), sample_every_ns=NO_SAMPLES_NS).wall_ns / 1e9}
 

@@ -1,4 +1,4 @@
-"""Writes the output of today's commands into README.md and docs/*.md, and draws the README's picture again.
+"""Writes tables and the output of today's commands into README.md and docs/*.md, and draws the README's picture again.
 
     .venv/bin/python docs/refresh.py               # all pages
     .venv/bin/python docs/refresh.py README.md     # one page
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pages import PAGES, ROOT, comparable, run_page
 from pictures import terminal
+from tables import with_tables
 
 
 def refreshed(text: str, folder: Path) -> str:
@@ -34,5 +35,6 @@ def refreshed(text: str, folder: Path) -> str:
 if __name__ == "__main__":
     for page in [ROOT / name for name in sys.argv[1:]] or PAGES:
         with tempfile.TemporaryDirectory() as folder:
-            page.write_text(refreshed(page.read_text(encoding="utf-8"), Path(folder)), encoding="utf-8")
+            text = with_tables(page.name, page.read_text(encoding="utf-8"))
+            page.write_text(refreshed(text, Path(folder)), encoding="utf-8")
     terminal.PICTURE.write_text(terminal.picture(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What several test files share: fixtures, and helpers that they import from here."""
+"""Fixtures, and helpers that several test files import."""
 
 import atexit
 import ctypes
@@ -28,15 +28,15 @@ from replay.support.errors import ReplayError, TraceError
 from replay.trace import Domain, Events, Op, Trace, joined
 from replay.verification.harness import HarnessError
 
-# A shell ignores them for what it starts in the background, and every program started from there would do so too.
+# A shell starts background jobs with these signals ignored, and all their children inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
-# Programs that tests start keep their bytecode: a child pytest spends half of its time on rewriting its plugins anew.
+# Programs that tests start write bytecode: otherwise, a child pytest spends half of its time on rewriting its plugins.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# How long an example takes says how busy the machine is.
+# The time of an example depends on the load of the machine.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 
@@ -47,10 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 CI_VARIABLES = ("GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY")
-"""By which a command recognizes a CI service, in whose format it then reports."""
+"""Environment variables by which a command recognizes a CI service, whose report format it then uses."""
 PYTHON_APIS = {Domain.RAW: "PyMem_Raw", Domain.MEM: "PyMem_", Domain.OBJ: "PyObject_"}
 PROGRAM_SECONDS = 300
-"""After which a program that a test runs is taken to hang; a busy machine needs a hundredth of it."""
+"""Timeout of programs that tests run; even a busy machine needs only a hundredth of it."""
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -60,7 +60,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Calls the entry point of the installed script: exit code, standard output, standard error."""
+    """Calls the entry point of the installed script; returns exit code, standard output and standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
@@ -75,7 +75,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def refused(replay: Command) -> Callable[..., str]:
-    """Calls `replay` with arguments that it must refuse: standard error."""
+    """Calls `replay` with arguments that it must refuse; returns standard error."""
 
     def call(*arguments: object) -> str:
         code, out, err = replay(*arguments)
@@ -87,7 +87,7 @@ def refused(replay: Command) -> Callable[..., str]:
 
 @pytest.fixture
 def outside_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, which is new and empty; no CI service is recognized."""
+    """The current folder, new and empty; without variables of CI services."""
     monkeypatch.chdir(tmp_path)
     for name in CI_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -95,12 +95,12 @@ def outside_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def invoke(*arguments: object, width: int = 120) -> testing.Result:
-    """The result of a command that Typer calls, without the messages of the installed script."""
+    """Returns the result of a command that Typer calls, without the error messages of the installed script."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=width)
 
 
 def output_of(*arguments: object) -> str:
-    """The standard output of a command that must succeed; raises the error of replay by which it ends."""
+    """Returns the standard output of a command; raises the error of replay if it fails."""
     result = invoke(*arguments)
     if isinstance(result.exception, ReplayError):
         raise result.exception
@@ -108,13 +108,13 @@ def output_of(*arguments: object) -> str:
     return result.stdout
 
 
-# Programs in processes of their own
+# Programs in other processes
 
 
 def run_python(
     *arguments: object, paths: tuple[Path, ...] = (), **options: object
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs this interpreter with replay and these folders among the places of modules; `options` of subprocess.run."""
+    """Runs this interpreter with replay and these folders in sys.path; `options` are those of subprocess.run."""
     folders = [*paths, Path(replay_package.__file__).parents[1], Path(__file__).parent]
     environment = {**os.environ, **options.pop("env", {}), "PYTHONPATH": os.pathsep.join(map(str, folders))}
     command = [sys.executable, *map(str, arguments)]
@@ -124,7 +124,7 @@ def run_python(
 
 @cache
 def server() -> RecordServer:
-    """The one server of this process, started when it is first needed."""
+    """Returns the server of this process; starts it at the first call."""
     started = RecordServer()
     atexit.register(started.close)
     return started
@@ -145,14 +145,14 @@ def record(
 
 
 def recorded(folder: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Trace:
-    """The recording of a program, whatever its exit code."""
+    """Returns the recording of a program, with any exit code."""
     path = folder / "trace.parquet"
     record("--force", "-o", path, *arguments, env=env)
     return open_source(path)
 
 
 def run_to_the_last(*command: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Runs a program and waits until all processes that came of it have ended, writers of recordings too.
+    """Runs a program and waits until all its descendants have ended, including writers of recordings.
 
     They inherit one end of a pipe; the other end reads the end of the file when the last of them has ended.
     """
@@ -181,15 +181,15 @@ main()
 
 
 def interrupted_sweep(*arguments: object) -> tuple[int, str]:
-    """Exit code and standard error of a sweep that gets Ctrl-C, as all its processes do, after its first run."""
+    """Returns exit code and standard error of a sweep whose processes get SIGINT after the first run."""
     command = [sys.executable, "-c", ANNOUNCED, *map(str, arguments)]
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as sweeping:
         assert sweeping.stdout.readline() == "one\n"
         os.killpg(sweeping.pid, signal.SIGINT)
-        out, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+        out, printed = sweeping.communicate(timeout=PROGRAM_SECONDS)
     assert set(out.splitlines()) <= {"one"}
-    return sweeping.returncode, told
+    return sweeping.returncode, printed
 
 
 # Real allocators and the kernel
@@ -197,7 +197,7 @@ def interrupted_sweep(*arguments: object) -> tuple[int, str]:
 
 @contextmanager
 def skipped_where_disturbed() -> Iterator[None]:
-    """Skips the test if Linux never leaves huge pages alone for as long as a comparison takes."""
+    """Skips the test if Linux changes huge pages in the background during every comparison."""
     try:
         yield
     except HarnessError as error:
@@ -208,7 +208,7 @@ def skipped_where_disturbed() -> Iterator[None]:
 
 @contextmanager
 def reserved_pages_alone() -> Iterator[None]:
-    """Keeps tests that use the machine's reserved huge pages from running at the same time in several workers."""
+    """Prevents that several workers run tests with the machine's reserved huge pages at the same time."""
     with (Path(tempfile.gettempdir()) / "replay-tests-reserved-pages").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -238,7 +238,7 @@ def events_in(path: Path) -> Events:
 
 
 def python_api(domain: Domain, verb: str, library: ctypes.CDLL = ctypes.pythonapi) -> Callable[..., int | None]:
-    """CPython's function to allocate in a domain; of `pythonapi` with the GIL, of another library without."""
+    """Returns CPython's function `verb` of a domain; functions of `pythonapi` are called with the GIL."""
     function = library[PYTHON_APIS[domain] + verb]  # a new object, unlike an attribute
     function.restype = ctypes.c_void_p
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
@@ -247,7 +247,7 @@ def python_api(domain: Domain, verb: str, library: ctypes.CDLL = ctypes.pythonap
 
 
 def event_rows(trace: Trace, *columns: str) -> list[tuple[object, ...]]:
-    """The events as tuples of these columns; operations by their names."""
+    """Returns the events as tuples of these columns; ops as names."""
     return [
         tuple(Op(value).name.lower() if name == "op" else value for name, value in zip(columns, row, strict=True))
         for events in trace.batches()
@@ -256,7 +256,7 @@ def event_rows(trace: Trace, *columns: str) -> list[tuple[object, ...]]:
 
 
 def refusal(path: Path, **options: object) -> str:
-    """Why a file is refused when it is read, without its name, with which the message begins."""
+    """Returns the error message when a file is read, without the name of the file at its beginning."""
     with pytest.raises(TraceError) as caught:
         for _ in open_source(path, **options).batches():
             pass

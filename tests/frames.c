@@ -1,4 +1,4 @@
-/* What the compiler says, of one CPython's headers, of the numbers in replay.recorder.frames: name and value, line by line. */
+/* Prints the numbers of replay.recorder.frames as the compiler computes them from CPython's headers: name and value. */
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #include <stddef.h>
@@ -40,7 +40,7 @@ int main(void)
     TELL("OWNED_BY_GENERATOR", FRAME_OWNED_BY_GENERATOR);
 #if PY_VERSION_HEX >= 0x030e0000
     TELL("OWNED_BY_C", FRAME_OWNED_BY_INTERPRETER);
-#elif PY_VERSION_HEX >= 0x030c0000 /* there are none before */
+#elif PY_VERSION_HEX >= 0x030c0000 /* does not exist in older versions */
     TELL("OWNED_BY_C", FRAME_OWNED_BY_CSTACK);
 #endif
 #if PY_VERSION_HEX >= 0x030d0000

@@ -29,8 +29,8 @@ TINY = (
 )
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
-BOOKKEEPING = tuple(name for name in OWN if name != "row")
 WORDS = tuple(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))
+BOOKKEEPING = tuple(name for name in OWN if name != "row")
 """Fields that the simulator keeps for itself: they count nothing."""
 
 

@@ -1,4 +1,4 @@
-"""`replay record` in forks of one process that has imported and loaded what it needs: a second less for each recording.
+"""Runs `replay record` in forks of a process with all imports done, which saves a second for each recording.
 
 The process reads orders from the socket whose descriptor is its argument: JSON, with the descriptors that the command
 gets as its standard streams. It answers with the command's wait status, and ends when the other side is closed.
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ORDER_BYTES = 1 << 17
-"""At most; the environment takes most of them."""
+"""Maximum bytes of a request; most are the environment."""
 
 
 class RecordServer:
-    """The process, from the side of the tests."""
+    """The server process, for tests."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -30,7 +30,7 @@ class RecordServer:
     def record(
         self, arguments: list[str], cwd: Path, env: Mapping[str, str], stdin: str
     ) -> "subprocess.CompletedProcess[str]":
-        """What `subprocess.run` would return of `replay record`."""
+        """Runs `replay record`; returns the same as `subprocess.run`."""
         order = {"arguments": arguments, "cwd": str(cwd), "env": dict(env)}
         with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin)
@@ -49,7 +49,7 @@ class RecordServer:
 
 
 def load() -> None:
-    """Makes and drops the file of a recording, for which everything is needed."""
+    """Writes and removes a recording, so that everything is imported and loaded."""
     from replay.commands import record  # noqa: F401 — what is imported here, no fork imports
     from replay.recorder import detach, frames, launch, tap  # noqa: F401
     from replay.recorder.ring import Ring
@@ -65,7 +65,7 @@ def load() -> None:
 
 
 def serve(orders: socket.socket) -> None:
-    """Answers orders until the other side closes the socket; returns in each fork, as the process of a command."""
+    """Serves requests until the other side closes the socket; returns in each fork, which runs the command."""
     while True:
         text, files, _, _ = socket.recv_fds(orders, ORDER_BYTES, 3)
         if not text:
@@ -80,7 +80,7 @@ def serve(orders: socket.socket) -> None:
 
 
 def begin(order: dict, files: list[int]) -> None:
-    """Takes on streams, folder, environment and arguments."""
+    """Sets streams, folder, environment and arguments of the process."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)

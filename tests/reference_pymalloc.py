@@ -1,4 +1,4 @@
-"""A second opinion: pymalloc in plain Python objects, written for reading and from the real thing's behaviour alone.
+"""A reference model: pymalloc in plain Python objects, written to be readable, from the behaviour of real ones alone.
 
 It shares no code and no data structure with the model of this package, so both are unlikely to err alike.
 """
@@ -51,7 +51,7 @@ class Arena:
 
 
 class Reference:
-    """Addresses of small blocks; `None` where libc is asked."""
+    """Returns the addresses of small blocks; `None` for blocks of libc."""
 
     def __init__(self, geometry: Geometry, base: int) -> None:
         self.geometry, self.base = geometry, base

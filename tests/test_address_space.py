@@ -1,4 +1,4 @@
-"""Linux' address space, told by the system calls of a libc that maps every block by itself."""
+"""Linux' address space, observed through the system calls of a libc that maps every block separately."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def map_bytes(history: History, length: int) -> int:
 
 
 def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, int]], Simulator]:
-    """(kind, address, bytes) of each system call, and the simulator at the end; checks after every event."""
+    """Returns (kind, address, bytes) of each system call, and the simulator at the end; checks after every event."""
     parts: list[np.ndarray] = []
     simulator = Simulator(config, log=parts.append)
     for _ in single_steps(simulator, history.events()):
@@ -37,11 +37,11 @@ def system_calls(history: History, config=CONFIG) -> tuple[list[tuple[int, int, 
 
 
 def mapped_at(history: History, config=CONFIG) -> list[int]:
-    """Where each mapping went, in the order in which they were made."""
+    """Returns the addresses of mappings, in order."""
     return [address for kind, address, _ in system_calls(history, config)[0] if kind == MMAP]
 
 
-def test_mappings_lie_below_one_another_from_the_base_down():
+def test_each_mapping_is_below_the_previous_one_from_the_base_down():
     history = History()
     for pages in (1, 3, 10):
         map_bytes(history, pages * PAGE)
@@ -151,7 +151,7 @@ def test_the_heap_grows_upwards_and_shrinks():
     )
 
 
-def test_a_page_that_comes_back_faults_again():
+def test_a_page_that_is_mapped_again_faults_again():
     history = History()
     history.free(map_bytes(history, 8 * PAGE))
     map_bytes(history, 8 * PAGE)
@@ -170,7 +170,9 @@ def test_thousands_of_regions_and_more_than_a_gibibyte_find_room():
     play_rows(simulator, events, 0, events.rows)
     simulator.check()
     left_bytes = sum(2 + row % 3 for row in range(1, 6000, 2)) * PAGE
-    assert simulator.stack.linux.space[0].regions == 3000  # those left are apart; the large ones touch the last
+    assert (
+        simulator.stack.linux.space[0].regions == 3000
+    )  # the remaining ones are not adjacent; the large ones are adjacent to the last
     assert simulator.tally.mapped_bytes == left_bytes + len(large) * (600 * MIB + PAGE)
     assert simulator.tally.resident_bytes == simulator.tally.mapped_bytes
 
@@ -191,7 +193,7 @@ def test_a_full_32_bit_address_space_is_refused_with_the_row_that_fills_it():
         run(history.trace(), load_config("cpython-3.11-32bit"))
 
 
-def test_a_large_block_may_come_again_where_it_was_freed():
+def test_a_large_block_can_reuse_the_address_of_a_freed_one():
     history, config = History(), load_config("cpython-3.11-32bit", ["domains.libc=glibc"])
     for _ in range(3):
         history.free(history.malloc(1230 * MIB, Domain.RAW))  # two would not fit
@@ -202,12 +204,12 @@ ALWAYS = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_p
 
 
 def faults(history: History, config=ALWAYS) -> tuple[int, int, int]:
-    """Page faults, those of them that got a huge page, and resident bytes at the end."""
+    """Returns page faults, page faults with a huge page, and resident bytes at the end."""
     tally = system_calls(history, config)[1].tally
     return tally.page_faults, tally.huge_pages, tally.resident_bytes
 
 
-def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
+def test_only_aligned_huge_pages_inside_a_mapping_are_mapped_as_one():
     history = History()
     map_bytes(history, 2 * HUGE)  # [BASE - 4 MiB, BASE)
     assert faults(history) == (2, 2, 2 * HUGE)
@@ -216,7 +218,7 @@ def test_only_aligned_huge_pages_inside_a_mapping_come_whole():
     assert faults(history, CONFIG) == (7 * 256, 0, 7 * MIB)
 
 
-def test_a_huge_page_comes_whole_although_one_block_was_touched():
+def test_a_touched_block_makes_its_whole_huge_page_resident():
     history = History()
     history.malloc(100)
     overrides = ("glibc.version=2.43", "linux.transparent_huge_pages=always", f"linux.brk_base={BASE - (1 << 40)}")
@@ -225,14 +227,14 @@ def test_a_huge_page_comes_whole_although_one_block_was_touched():
     assert faults(history, load_config("cpython-3.12-malloc", overrides)) == (1, 1, HUGE)
 
 
-def test_a_mapping_that_completes_a_huge_page_comes_too_late():
+def test_a_mapping_that_completes_a_huge_page_later_does_not_make_it_huge():
     history = History()
     for _ in range(4):
         map_bytes(history, MIB)
     assert faults(history) == (4 * 256, 0, 4 * MIB)
 
 
-def test_nobody_asks_for_huge_pages_so_madvise_gives_none():
+def test_with_madvise_there_are_no_huge_pages_without_a_request():
     history = History()
     map_bytes(history, 2 * HUGE)
     config = load_config("cpython-3.12-malloc", (*MAPPING, "linux.transparent_huge_pages=madvise"))
@@ -253,7 +255,7 @@ def test_invariants_hold_with_huge_pages_under_every_allocator(name):
 
 
 class Space:
-    """A kernel without allocators above it: what it made resident, in pages."""
+    """The address space without allocators; methods return the resident pages."""
 
     def __init__(self, transparent_huge_pages: str = "always") -> None:
         config = linux.Config(mmap_base=BASE, transparent_huge_pages=transparent_huge_pages)
@@ -274,7 +276,7 @@ class Space:
         return int(self.stack.tally[0].resident_bytes) // PAGE
 
 
-def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_does_not():
+def test_a_huge_page_released_at_once_is_huge_again_and_one_released_in_parts_is_not():
     space = Space()
     start = space.do(linux.mmap, HUGE)
     assert space.touch(start) == 512
@@ -287,7 +289,7 @@ def test_what_is_given_back_at_once_comes_back_whole_and_what_goes_bit_by_bit_do
     assert space.touch(start + 5 * PAGE) == 512
 
 
-def test_a_page_table_goes_with_the_last_mapping_in_its_range():
+def test_a_page_table_is_freed_with_the_last_mapping_in_its_range():
     space = Space()
     start = space.do(linux.mmap, HUGE - PAGE)
     assert space.touch(start) == 1
@@ -303,7 +305,7 @@ def test_a_page_table_goes_with_the_last_mapping_in_its_range():
     assert space.touch(start) == 1
 
 
-def test_mappings_that_were_touched_apart_do_not_become_one():
+def test_mappings_that_were_touched_separately_are_not_merged():
     space = Space()
     upper = space.do(linux.mmap, HUGE + MIB)
     between = space.do(linux.mmap, PAGE)
@@ -312,7 +314,7 @@ def test_mappings_that_were_touched_apart_do_not_become_one():
     assert space.touch(upper + MIB) == 512
     assert space.touch(lower + MIB - PAGE) == 1024
     assert space.do(linux.mmap, PAGE) == between
-    assert space.touch(between) == 1025  # the range it is in lies in two areas for good
+    assert space.touch(between) == 1025  # the range stays in two areas
 
 
 def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
@@ -326,7 +328,7 @@ def test_moving_by_whole_huge_pages_keeps_them_and_other_moves_do_not():
     odd = space.do(linux.mremap, moved, 2 * HUGE, 4 * HUGE + PAGE)
     assert odd % HUGE == HUGE - PAGE
     assert (space.resident, space.touch(odd + 3 * HUGE)) == (1024, 1536)
-    assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it came by the move, and brought a page table
+    assert space.touch(odd + 2 * HUGE) == 1537  # the pages before it were moved, with their page table
     assert space.stack.tally[0].huge_pages == 3
 
 
@@ -345,7 +347,7 @@ def test_a_heap_that_shrinks_into_a_huge_page_keeps_the_rest_of_it():
     assert space.touch(start + 2 * HUGE - 1) == 512
 
 
-def test_madvise_makes_areas_of_what_was_asked_for():
+def test_madvise_splits_mappings_at_the_requested_range():
     space = Space("madvise")
     start = space.do(linux.mmap, 3 * HUGE)
     assert space.touch(start) == 1
@@ -357,7 +359,7 @@ def test_madvise_makes_areas_of_what_was_asked_for():
 
 
 class Holes:
-    """A second opinion: the free ranges below the base, in one plain list."""
+    """A reference model: a list of the free ranges below the base."""
 
     def __init__(self) -> None:
         self.free = [(0, BASE)]
@@ -387,7 +389,7 @@ LENGTHS = st.sampled_from([PAGE, 2 * PAGE, 3 * PAGE, 500 * PAGE, HUGE, HUGE + PA
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(st.tuples(st.booleans(), LENGTHS, st.integers(0, 63)), max_size=50))
-def test_any_sequence_of_mappings_goes_where_a_list_of_holes_says(steps):
+def test_addresses_of_random_mappings_equal_those_of_a_list_of_holes(steps):
     history, holes = History(), Holes()
     live: list[tuple[int, int, int]] = []
     expected = []

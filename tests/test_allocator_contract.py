@@ -1,4 +1,4 @@
-"""What every allocator model owes, whoever wrote it: in each role, and every preset.
+"""The contract of every allocator model, in each role, and of every preset.
 
 Models of other packages are picked up here by themselves once they are installed.
 """
@@ -25,7 +25,7 @@ from replay.simulation.simulator import Simulator
 from replay.support.bundled_files import config_names
 from replay.trace import Op
 
-# In the libc role a model stands alone; in the other it stands on the default libc.
+# In the libc role, a model is alone; in the small role, it is on top of the default libc.
 BASES = {"libc": ("cpython-3.12-malloc", ("libc",)), "small": ("cpython-3.12", ("mem", "obj"))}
 
 # Presets that differ in nothing but their name are one stack.
@@ -47,12 +47,12 @@ a_few = settings(max_examples=12, deadline=None, suppress_health_check=list(Heal
 
 
 def plain(function):
-    """A kernel as the Python that it was written in; nothing is compiled for one call."""
+    """Returns a kernel as its plain Python function, so that nothing is compiled for one call."""
     return getattr(function, "py_func", function)
 
 
 class Witness:
-    """Plays single events and keeps its own account of what is live."""
+    """Simulates single events and counts live blocks itself."""
 
     def __init__(self, config: StackConfig) -> None:
         self._parts: list[np.ndarray] = []
@@ -70,7 +70,7 @@ class Witness:
         self.live[number] = int(self._parts[-1][0]), int(events.size[row]), domain
 
     def block_bytes(self) -> tuple[dict[int, int], set[int]]:
-        """Bytes handed out by number, and which numbers are blocks of the small role."""
+        """Allocated bytes by block number, and the numbers of blocks of the small role."""
         handed_out, small = {}, set()
         for number in self.live:
             place = int(self.simulator.blocks[number].place)
@@ -83,7 +83,7 @@ class Witness:
         return handed_out, small
 
     def check_layout(self) -> None:
-        """Live blocks neither overlap nor stand crooked."""
+        """Live blocks do not overlap and are aligned."""
         handed_out, small = self.block_bytes()
         spans = []
         for number, (address, size, _) in self.live.items():
@@ -99,7 +99,7 @@ class Witness:
             assert end <= start, "two live blocks overlap"
 
     def check_account(self) -> None:
-        """The counters say what is live, and the layers hold one another."""
+        """Counters equal the live blocks, and each layer contains the one above."""
         tally, (handed_out, small) = self.simulator.tally, self.block_bytes()
         sizes = {number: size for number, (_, size, _) in self.live.items()}
         assert tally.requested_bytes == sum(sizes.values())
@@ -116,7 +116,7 @@ class Witness:
             assert 0 <= tally[level] <= tally[f"{level}_peak"]
 
     def check_classes(self) -> None:
-        """What is told to be live is, in each domain and role, and came at some time."""
+        """Size classes have the live blocks of each domain and role, and at least as many allocations."""
         table = self.simulator.classes.reshape(4, 2, -1)
         _, small = self.block_bytes()
         blocks: Counter[tuple[int, int]] = Counter()
@@ -133,7 +133,7 @@ class Witness:
 
 
 @each_stack
-def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invariants(stack):
+def test_a_long_history_preserves_layout_counters_and_the_models_invariants(stack):
     sizes = (0, 1, 16, 40, 100, 256, 400, 511, 512, 512, 513, 2000, 140_000)
     witness, events = Witness(load(stack)), seeded(7, 2000, sizes=sizes).events()
     for row in single_steps(witness.simulator, events):
@@ -148,7 +148,7 @@ def test_a_long_history_keeps_the_layout_the_account_and_the_models_own_invarian
 @each_stack
 @a_few
 @given(history=histories(40))
-def test_every_single_step_of_any_history_keeps_them(stack, history):
+def test_every_step_of_a_random_history_preserves_the_invariants(stack, history):
     witness, events = Witness(load(stack)), history.events()
     for row in single_steps(witness.simulator, events):
         witness.note(events, row)
@@ -174,7 +174,7 @@ def test_peaks_are_the_highest_of_all_moments(stack, history):
 @each_stack
 @a_few
 @given(history=histories())
-def test_what_was_asked_and_handed_out_peak_exactly_even_while_blocks_move(stack, history):
+def test_peaks_of_requested_and_allocated_bytes_are_exact_during_a_realloc(stack, history):
     simulator, events = Simulator(load(stack)), history.events()
     moments = [simulator.stack.tally.copy()[0] for _ in single_steps(simulator, events)]
     for level in ("requested_bytes", "block_bytes"):
@@ -193,7 +193,7 @@ def test_when_everything_was_freed_nothing_is_live(stack):
 
 
 def digests() -> dict[str, list[str]]:
-    """Of every stack, what it makes of three traces."""
+    """Returns the results of every stack for three traces."""
     small = seeded(1, 1200, sizes=(1, 16, 40, 100, 256, 384, 385, 512))
     traces = [
         seeded(0, 500).trace(),

@@ -46,7 +46,7 @@ def test_the_exported_names_are_those_of_the_manual():
 
 
 @pytest.mark.parametrize("name", replay.__all__)
-def test_every_exported_name_is_there_under_that_name(name):
+def test_every_exported_name_exists(name):
     value = getattr(replay, name)
     assert name == "__version__" or value.__name__ == name
 
@@ -100,5 +100,5 @@ def test_a_trace_is_made_written_and_read_by_the_public_names(tmp_path):
     assert replay.write_trace(replay.MemoryTrace([events]), path) == 3
     summary = replay.summarize(replay.run(replay.open_source(path), replay.load_config("cpython-3.9")))
     assert (summary.requested_bytes_peak, summary.requested_bytes_end, summary.block_bytes_end) == (120, 20, 32)
-    with pytest.raises(replay.ReplayError, match="exists already"):
+    with pytest.raises(replay.ReplayError, match="already exists"):
         replay.write_trace(replay.MemoryTrace([events]), path)

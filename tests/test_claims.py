@@ -1,4 +1,4 @@
-"""What a run claims of its figures follows from where the trace comes from and from the stack, not from the models."""
+"""The claims of a run depend on the origin of the trace and on the stack."""
 
 import json
 import subprocess
@@ -27,9 +27,9 @@ def claimed(metadata, preset="cpython-3.12"):
     return claims(metadata, config, summarize(recording))
 
 
-def kinds(told):
-    """By the figures that are not exact, why."""
-    return {each.figures: [reason.kind for reason in each.reasons] for each in told if each.status != "exact"}
+def kinds(found_claims):
+    """Returns the kinds of reasons by figures that are not exact."""
+    return {each.figures: [reason.kind for reason in each.reasons] for each in found_claims if each.status != "exact"}
 
 
 def recorded(resident=None, separate_heaps=False, allocator="pymalloc", interpreter="cpython 3.12.1", **origin):
@@ -38,10 +38,12 @@ def recorded(resident=None, separate_heaps=False, allocator="pymalloc", interpre
 
 
 def test_of_a_generated_workload_all_but_the_time_is_exact():
-    told = claimed(Metadata(Provenance(workload="web-service", seed=4)))
-    assert kinds(told) == {"time": ["costs"]}
-    assert [each.figures for each in told] == ["requested", "pymalloc", "libc", "time"]
-    assert sentences(told)[0].startswith("Exact: requested bytes, pymalloc's blocks, pools and arenas, glibc's blocks")
+    found_claims = claimed(Metadata(Provenance(workload="web-service", seed=4)))
+    assert kinds(found_claims) == {"time": ["costs"]}
+    assert [each.figures for each in found_claims] == ["requested", "pymalloc", "libc", "time"]
+    assert sentences(found_claims)[0].startswith(
+        "Exact: requested bytes, pymalloc's blocks, pools and arenas, glibc's blocks"
+    )
 
 
 def test_of_models_that_no_process_uses_nothing_but_the_requests_is_claimed():
@@ -50,10 +52,10 @@ def test_of_models_that_no_process_uses_nothing_but_the_requests_is_claimed():
 
 def test_a_recording_without_native_memory_leaves_the_c_library_open():
     native = ["native memory"]
-    told = claimed(recorded())
-    assert kinds(told) == {"libc": native, "resident": native, "time": ["costs"]}
+    found_claims = claimed(recorded())
+    assert kinds(found_claims) == {"libc": native, "resident": native, "time": ["costs"]}
     exact = "Exact: requested bytes of Python's allocators, pymalloc's blocks, pools and arenas."
-    assert sentences(told)[0].startswith(exact)
+    assert sentences(found_claims)[0].startswith(exact)
 
 
 @pytest.mark.parametrize(
@@ -86,38 +88,40 @@ def test_each_thing_that_is_not_known_is_a_reason(metadata, preset, figures):
         ({"dropped mappings": "9", "dropped frees": "many"}, [], []),
     ],
 )
-def test_what_a_log_lacks_or_had_to_assume_is_a_reason(origin, requested, placement):
+def test_missing_and_assumed_data_of_a_log_are_reasons(origin, requested, placement):
     found = kinds(claimed(Metadata(Provenance.from_texts(origin))))
     assert (found.get("requested", []), found.get("pymalloc", [])) == (requested, placement)
 
 
 def test_text_from_a_trace_cannot_steer_the_terminal():
-    told = claimed(Metadata(Provenance(assumed_domain="\x1b[31m", cut_short="\x07", interpreter="cpython 3.\x1b.1")))
-    assert not any(each in " ".join(sentences(told)) for each in "\x1b\x07")
+    found_claims = claimed(
+        Metadata(Provenance(assumed_domain="\x1b[31m", cut_short="\x07", interpreter="cpython 3.\x1b.1"))
+    )
+    assert not any(each in " ".join(sentences(found_claims)) for each in "\x1b\x07")
 
 
 def test_the_report_says_how_much_resident_memory_the_trace_does_not_explain():
-    told = claimed(recorded(ResidentMemory(10 * MIB, 172 * MIB, 90 * MIB)))
-    (measured,) = [each.measured for each in told if each.measured]
+    found_claims = claimed(recorded(ResidentMemory(10 * MIB, 172 * MIB, 90 * MIB)))
+    (measured,) = [each.measured for each in found_claims if each.measured]
     peak_bytes = summarize(run(TRACE, load_config("cpython-3.12"))).resident_bytes_peak
     assert (measured.start_bytes, measured.growth_peak_bytes, measured.growth_end_bytes) == tuple(
         size * MIB for size in (10, 162, 80)
     )
     assert measured.unexplained_peak_bytes == 162 * MIB - peak_bytes
-    (line,) = [each for each in sentences(told) if each.startswith("Measured: ")]
+    (line,) = [each for each in sentences(found_claims) if each.startswith("Measured: ")]
     assert "grew by 162.0 MiB to its peak, from 10.0 MiB when the recording began; the trace does not explain" in line
     assert "`memray run --trace-python-allocators`" in line
 
 
 def test_memory_that_is_explained_is_not_called_native():
     peak_bytes = summarize(run(TRACE, load_config("cpython-3.12"))).resident_bytes_peak
-    told = claimed(recorded(ResidentMemory(MIB, 2 * MIB + peak_bytes - 1, MIB)))
-    assert any(line.endswith("; the trace explains it.") for line in sentences(told))
+    found_claims = claimed(recorded(ResidentMemory(MIB, 2 * MIB + peak_bytes - 1, MIB)))
+    assert any(line.endswith("; the trace explains it.") for line in sentences(found_claims))
 
 
-def test_what_another_stack_takes_explains_nothing_of_the_measured_memory():
-    told = claimed(recorded(ResidentMemory(MIB, 99 * MIB, MIB)), "cpython-3.8")
-    assert [each.measured.unexplained_peak_bytes for each in told if each.measured] == [None]
+def test_another_stack_does_not_explain_the_measured_memory():
+    found_claims = claimed(recorded(ResidentMemory(MIB, 99 * MIB, MIB)), "cpython-3.8")
+    assert [each.measured.unexplained_peak_bytes for each in found_claims if each.measured] == [None]
 
 
 def test_the_kernels_words_on_memory_are_read_or_nothing_is_known():
@@ -134,7 +138,7 @@ needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(tap
 @pytest.mark.system
 @needs_recording
 def test_a_recording_measures_the_peak_and_the_end_before_teardown(tmp_path):
-    """Memory past Python's API: 60 MiB for a moment, 20 MiB until the end."""
+    """Memory outside Python's API: 60 MiB for a moment, 20 MiB until the end."""
     code = (
         "import mmap\n"
         "for mib in (60, 20):\n"

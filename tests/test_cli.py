@@ -24,7 +24,7 @@ TOP = {name: load_command(name) for name in LINES}
 
 
 def _commands(commands, path=()):
-    """All that can be called, by the words that call it."""
+    """Returns all commands by their words."""
     for name, command in sorted(commands.items()):
         if hasattr(command, "commands"):
             yield from _commands(command.commands, (*path, name))
@@ -73,13 +73,13 @@ def test_a_command_imports_no_other():
     assert run_python("-c", code).stdout.splitlines()[-1] == "['replay.commands.stopping', 'replay.commands.schema']"
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"replay {__version__}\n")
 
 
 @pytest.mark.system
-def test_without_docstrings_commands_run_all_the_same():
+def test_commands_run_without_docstrings():
     assert run_python("-OO", "-m", "replay", "schema", "workload").returncode == 0
 
 
@@ -118,7 +118,7 @@ def test_the_module_runs_as_the_script_does():
 
 @pytest.mark.system
 @pytest.mark.parametrize("command", ["--help", "allocators", "schema config", "run startup-static --no-reference"])
-def test_a_reader_that_goes_away_or_never_was_there_is_no_error(command):
+def test_a_closed_or_missing_standard_output_is_not_an_error(command):
     for shell in (
         f"{sys.executable} -m replay {command} | true; exit ${{PIPESTATUS[0]}}",
         f"{sys.executable} -m replay {command} >&-",
@@ -130,7 +130,7 @@ def test_a_reader_that_goes_away_or_never_was_there_is_no_error(command):
 
 @pytest.mark.system
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_what_a_command_found_does_not_depend_on_who_reads_it(code):
+def test_the_exit_code_does_not_depend_on_a_closed_output(code):
     program = (
         "import sys; from replay import __main__ as command\n"
         f"command.app = lambda: (print('x' * 10**6), print('y' * 10**6, flush=True), sys.exit({code}))\n"
@@ -148,7 +148,7 @@ def test_the_script_is_declared():
 
 @pytest.mark.system
 @pytest.mark.skipif(not SCRIPT.exists(), reason=f"alloc-replay is not installed beside {sys.executable}")
-def test_the_installed_script_helps_and_plays_a_workload(tmp_path):
+def test_the_installed_script_prints_help_and_simulates_a_workload(tmp_path):
     helped = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "Example: replay run web-service" in helped.stdout
     command = [SCRIPT, "run", "startup-static", "--json", "--no-reference"]
@@ -166,7 +166,7 @@ def test_the_presets_are_listed_with_a_sentence_each_older_versions_first():
     assert names.index("cpython-3.9") < names.index("cpython-3.10") < names.index("cpython-3.11-32bit")
 
 
-def test_the_models_are_listed_with_the_roles_that_they_can_play():
+def test_the_models_are_listed_with_their_roles():
     result = CliRunner().invoke(app, ["allocators", "--json"])
     roles = {model["name"]: model["roles"] for model in json.loads(result.stdout)["models"]}
     assert {name: roles[name] for name in ("glibc", "ideal", "bump", "pymalloc")} == {

@@ -1,4 +1,4 @@
-"""What the clock makes of a trace, without any allocator: slices, ticks, boundaries."""
+"""The clock without any allocator: slices, samples, boundaries."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def history_at(*times_ns: int) -> History:
     return history
 
 
-def test_one_slice_holds_everything_between_two_boundaries():
+def test_one_slice_has_all_rows_between_two_boundaries():
     history = history_at(5, 6)
     history.at(7).mark()
     history.malloc(1)
@@ -50,12 +50,12 @@ def test_one_slice_holds_everything_between_two_boundaries():
     assert (clock.rows, clock.now_ns) == (6, 9)
 
 
-def test_a_tick_comes_after_all_events_of_its_moment():
+def test_a_sample_is_after_all_events_of_its_time():
     seen, _ = walk([history_at(0, 10, 10, 10, 11, 20, 21).events()], 10)
     assert seen == [(0, 7, [4, 6], [10, 20])]
 
 
-def test_ticks_come_where_nothing_happens_too():
+def test_samples_are_taken_without_events_too():
     seen, _ = walk([history_at(1, 35).events()], 10)
     assert seen == [(0, 2, [1, 1, 1], [10, 20, 30])]
 
@@ -76,7 +76,7 @@ def test_a_tick_at_the_last_moment_of_a_batch_waits_for_the_next_one():
     assert walk(cut(events, [2]), 10)[0] == [(0, 2, [], []), (2, 4, [3], [10])]
 
 
-def test_a_mark_in_the_middle_of_a_moment_does_not_make_a_tick_come_early():
+def test_a_mark_between_events_of_one_time_does_not_move_the_sample():
     history = history_at(3, 10)
     history.mark()
     history.malloc(1)
@@ -108,6 +108,6 @@ def test_a_tick_at_every_nanosecond_costs_no_event():
     assert np.array(seen[0][3]).tolist() == list(range(1, 5000))
 
 
-def test_more_samples_than_anybody_looks_at_are_refused_on_the_way():
+def test_too_many_samples_are_refused_during_the_run():
     with pytest.raises(ReplayError, match="sampling every 1 ns gives more than 1000000 samples"):
         walk([history_at(0, 10**12).events()], 1)

@@ -1,8 +1,7 @@
-"""The registry of columns: the format page has the same table, unknown columns are refused, one entry is a column."""
+"""The registry of columns: unknown columns are refused, one entry is a column."""
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -26,17 +25,6 @@ def write(path, **more):
     metadata = {"replay": json.dumps({"format_version": 1, "origin": {"seed": "7"}})}
     pl.DataFrame(ROWS | more).write_parquet(path, metadata=metadata)
     return path
-
-
-def test_the_table_of_the_format_page_is_the_registry():
-    page = (Path(replay.__file__).parents[1] / "docs" / "trace-format.md").read_text()
-    (table,) = re.findall(r"\| column \| type \| meaning \| written by \|\n\|[-|]+\n((?:\|.*\n)+)", page)
-    types = {"int64": "Int64", "uint8": "UInt8", "uint32": "UInt32", "uint64": "UInt64"}  # names of polars
-    assert table.splitlines() == [
-        f"| `{name}` | {types[column.file_type]}{', optional' if name in OPTIONAL else ''} | {column.meaning}"
-        f" | {column.written_by} |"
-        for name, column in COLUMNS.items()
-    ]
 
 
 def test_required_columns_come_first_and_have_no_null_while_optional_ones_do():

@@ -190,7 +190,7 @@ def test_tails_are_pulled_back_onto_the_bounds(middle, sigma, low, width):
     assert all(low <= value <= low + width for value in draws(form, 5))
 
 
-def test_what_one_stream_draws_is_none_of_anothers_business():
+def test_draws_of_one_stream_do_not_change_those_of_another():
     laws = [make_law(LOGNORMAL, seed, name, least=0) for seed, name in ((1, "a"), (1, "b"), (2, "a"))]
     assert len({tuple(int(draw(law, counter, 0)) for counter in range(4)) for law in laws}) == 3
 

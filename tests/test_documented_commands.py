@@ -1,4 +1,4 @@
-"""README.md and docs/*.md as a newcomer reads them: each page's commands, in order, in one empty folder."""
+"""The commands of README.md and docs/*.md work in the order of their page, in one empty folder."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ NOT_RUN = Counter(
         ("verification.md", "needs root, and takes 1.4 GiB from other programs"): 3,
     }
 )
-"""How many commands of which page are not run, and why. Add a line only if a test could not run the command."""
+"""Number of commands by page that are not run, with the reasons. Add a line only if a test cannot run the command."""
 
 
 @pytest.mark.slow

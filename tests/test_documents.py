@@ -1,4 +1,4 @@
-"""Documents of every kind are regular files of limited size; whatever else is named is refused at once."""
+"""Documents of every kind must be regular files of limited size; anything else is refused at once."""
 
 import os
 

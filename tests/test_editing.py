@@ -1,4 +1,4 @@
-"""`replay trace cut`, `filter`, `merge` and `scale`: small traces worked out by hand, and what holds for any."""
+"""`replay trace cut`, `filter`, `merge` and `scale`: small traces computed by hand, and properties of all traces."""
 
 from fractions import Fraction
 
@@ -115,7 +115,7 @@ def test_a_piece_without_events_is_refused(piece, message):
         (Wanted(phase="load", max_size=16), [16, 48, 0]),
     ],
 )
-def test_filtering_keeps_whole_lives_of_blocks_born_as_wanted_and_all_marks(wanted, sizes):
+def test_a_filter_keeps_all_events_of_matching_blocks_and_all_marks(wanted, sizes):
     result = rows(FilteredTrace(small(), wanted, ""))
     assert [row[3] for row in result if row[1] != "mark"] == sizes
     assert [row for row in result if row[1] == "mark"] == [(100, "mark", 0, 0), (130, "mark", 0, 1)]
@@ -128,11 +128,11 @@ def test_a_filter_counts_the_blocks_it_keeps():
         assert kept.blocks_kept == 2
 
 
-def test_a_filter_that_keeps_no_block_says_so_and_writes_what_else_happened(file, tmp_path):
+def test_a_filter_without_matching_blocks_reports_it_and_writes_the_other_events(file, tmp_path):
     out = tmp_path / "out.parquet"
     result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--thread", "9"])
     assert result.exit_code == 0
-    assert result.stderr.endswith(f"no block was born as wanted; {out} has none, only what else happened\n")
+    assert result.stderr.endswith(f"no block meets the conditions; {out} has only marks and garbage collections\n")
     assert result.stdout.startswith("2 events over 30 ns, 0 blocks")
     assert [row[1] for row in rows(open_source(out))] == ["mark", "mark"]
     result = CliRunner().invoke(app, ["trace", "filter", str(file), "-o", str(out), "--force", "--thread", "0"])
@@ -159,7 +159,7 @@ def two(thread, site):
     return MemoryTrace([events], metadata)
 
 
-def test_traces_are_merged_by_time_with_threads_blocks_and_sites_apart():
+def test_traces_are_merged_by_time_with_separate_threads_blocks_and_sites():
     both = merged([Part(two(3, 1), "a"), Part(two(3, 0), "b", 4)], "merge a b")
     assert rows(both) == [
         (0, "malloc", 0, 10),
@@ -183,7 +183,7 @@ def test_merged_phases_bear_the_names_of_their_traces():
     assert both.metadata.phases == ("a: load", "b: load", "a: serve", "b: serve")
 
 
-def test_a_repetition_frees_what_lives_before_the_next_begins():
+def test_a_repetition_frees_live_blocks_before_the_next_begins():
     history = History()
     history.at(100).malloc(5)
     history.at(103).malloc(6)
@@ -196,7 +196,7 @@ def test_a_repetition_frees_what_lives_before_the_next_begins():
     assert rows(repeated(trace, 2, "", keep_live=True))[2:] == [(103, "malloc", 2, 5), (106, "malloc", 3, 6)]
 
 
-def test_what_an_ended_thread_left_is_brought_to_life_and_freed_by_the_main_one():
+def test_blocks_of_an_ended_thread_are_allocated_and_freed_by_the_main_thread():
     history = History()
     history.at(100).malloc(1)
     history.by(5).malloc(2)
@@ -217,7 +217,7 @@ def test_what_an_ended_thread_left_is_brought_to_life_and_freed_by_the_main_one(
     assert freed == [0, 0, 6, 6, 0]
 
 
-def test_the_main_thread_is_that_of_the_first_block_whatever_row_comes_before():
+def test_the_main_thread_is_that_of_the_first_block_not_of_the_first_row():
     history = History()
     history.by(9).mark(op=Op.GC_START)
     history.by(8).end_thread()
@@ -230,7 +230,7 @@ def test_the_main_thread_is_that_of_the_first_block_whatever_row_comes_before():
         assert list(zip(column(piece, "size"), column(piece, "thread"), strict=True)) == [(1, 7), (2, 7), (3, 9)]
 
 
-def test_a_thread_that_ends_and_comes_again_is_followed_across_batches():
+def test_a_thread_number_that_is_reused_is_followed_across_batches():
     history = History()
     history.malloc(1)
     history.by(5).malloc(2)
@@ -269,7 +269,7 @@ def test_times_are_stretched_since_the_first_event():
 
 
 def live(trace):
-    """Sizes of what lives at the end."""
+    """Returns the sizes of live blocks at the end."""
     sizes = {}
     for _, op, block, size in rows(trace):
         if op == "free":
@@ -354,14 +354,14 @@ def run(*arguments):
         ),
     ],
 )
-def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tmp_path, words, events, edited):
+def test_the_commands_write_the_edited_trace_and_its_origin(file, tmp_path, words, events, edited):
     out = tmp_path / "out.parquet"
     lines = run(*[file if word == "FILE" else word for word in words], "-o", out)
     assert lines[0].startswith(f"{events} events over ")
     assert lines[-1] == f"next: replay run {out}"
     origin = open_source(out).metadata.origin.texts()
     assert (origin["edited"], origin["seed"]) == (edited, "1")
-    with pytest.raises(ReplayError, match="exists already"):
+    with pytest.raises(ReplayError, match="already exists"):
         run(*[file if word == "FILE" else word for word in words], "-o", out)
     run(*[file if word == "FILE" else word for word in words], "-o", out, "--force")
 
@@ -370,16 +370,19 @@ def test_the_commands_write_what_was_asked_for_and_say_so_in_the_origin(file, tm
     ("words", "message"),
     [
         (["cut", "FILE", "--from", "soon"], "--from: 'soon' is not a time; write it like 20 ms"),
-        (["cut", "nowhere.parquet"], "there is no such file"),
-        (["filter", "FILE", "--domain", "row"], "--domain: 'row' is none; did you mean 'raw'"),
+        (["cut", "nowhere.parquet"], "the file does not exist"),
+        (["filter", "FILE", "--domain", "row"], "--domain: unknown domain 'row'; did you mean 'raw'"),
         (["filter", "FILE", "--max-size", "x"], "--max-size: 'x' is not a size"),
-        (["merge", "FILE", "--offset", "1", "--offset", "2"], "--offset: there are 2 for 1 traces"),
+        (
+            ["merge", "FILE", "--offset", "1", "--offset", "2"],
+            "--offset: 2 start times for 1 traces",
+        ),
         (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is not a number; write it like 0.5"),
         (["scale", "FILE", "--time-factor", "nan"], "--time-factor: 'nan' is not a number"),
         (["scale", "FILE", "--time-factor", "1e30"], "is not between 0.000000001 and 1000000000"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(file, tmp_path, words, message):
+def test_a_mistake_is_reported_in_one_sentence_and_nothing_is_written(file, tmp_path, words, message):
     with pytest.raises(ReplayError, match=message) as caught:
         run(*[file if word == "FILE" else word for word in words], "-o", tmp_path / "out.parquet")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Where trace, clock and models meet: what a run records does not depend on how it was cut or watched."""
+"""The simulation loop: results do not depend on batches, slices or samples."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFI
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 PHASES = tuple("abcdefgh")
 NO_BLOCK = (1 << 32) - 1
-"""No table has room for it: what moves no block names none, whatever its column holds."""
+"""A number outside all tables: the column `block` of rows without a block must be ignored."""
 
 
 def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
@@ -43,7 +43,7 @@ def with_marks(history: History, marks: list[tuple[int, int]]) -> Events:
 
 
 def record(batches: list[Events], config, sample_every_ns: int) -> tuple[RunResult, np.ndarray, np.ndarray]:
-    """The recording, the address of each event's block, and what happened below."""
+    """Returns the run result, the address of each event's block, and the system calls."""
     addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
     logged: list[np.ndarray] = [np.zeros(0, LOG)]
     trace = MemoryTrace(batches, Metadata(phases=PHASES))
@@ -58,7 +58,7 @@ def record(batches: list[Events], config, sample_every_ns: int) -> tuple[RunResu
 
 
 def outcome(recording: RunResult) -> tuple:
-    """What must not depend on sampling."""
+    """Returns the results that must not depend on sampling."""
     return (
         counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
         recording.events, recording.duration_ns,
@@ -104,7 +104,7 @@ def test_it_does_not_matter_in_a_long_trace_either(config):
 @each_config
 @some
 @given(history=histories(), marks=MARKS, intervals=st.tuples(st.integers(1, 50), st.integers(1, 500)))
-def test_how_often_one_looks_changes_neither_end_nor_peaks(config, history, marks, intervals):
+def test_the_sampling_interval_changes_neither_end_nor_peaks(config, history, marks, intervals):
     events = with_marks(history, marks)
     first, second = (record([events], config, every_ns) for every_ns in intervals)
     assert outcome(first[0]) == outcome(second[0])
@@ -153,7 +153,7 @@ IDLE = (Op.GC_START, Op.GC_END, Op.ARENA_MAPPED, Op.ARENA_UNMAPPED, Op.FOREIGN_F
 
 
 def with_idle_rows(events: Events, places: list[int]) -> Events:
-    """The same with a row that moves no block before each of those: another thread's, that names what cannot be."""
+    """The same with a row without a block before each row, of another thread and with an impossible block number."""
     places = sorted(places)
     op = np.array([IDLE[number % len(IDLE)] for number in range(len(places))], np.uint8)
     times_ns = events.time_ns[np.minimum(places, events.rows - 1)]
@@ -180,9 +180,9 @@ def test_rows_that_move_no_block_change_nothing_but_the_rows_numbers(config, his
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
+def test_rows_without_a_block_are_ignored_by_the_look_ahead(compiled):
     history = History()
-    numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # so many that their entries are fetched ahead
+    numbers = history.mallocs(BLOCKS_IN_CACHE + 1, 16)  # enough that their entries are prefetched
     history.free(*numbers[::5])
     events = with_idle_rows(history.events(), list(range(0, len(history.rows), 7)))
     simulator = Simulator(load_config("cpython-3.12"))
@@ -194,7 +194,7 @@ def test_rows_that_move_no_block_name_none_where_the_loop_looks_ahead(compiled):
     simulator.check()
 
 
-def test_neither_marks_nor_collections_cut_what_is_played_at_once(monkeypatch):
+def test_neither_marks_nor_collections_end_a_slice(monkeypatch):
     slices: list[tuple[int, int]] = []
     simulate = Simulator.simulate
 
@@ -216,7 +216,7 @@ def test_neither_marks_nor_collections_cut_what_is_played_at_once(monkeypatch):
     assert [int(tally.row) for _, _, tally in recording.phases] == [0, 4, 8]
 
 
-def test_a_sample_between_an_event_and_a_trim_shows_what_was_there_before_it():
+def test_a_sample_between_an_event_and_a_trim_shows_the_state_before_the_trim():
     history = History()
     history.at(0).free(history.malloc(100_000, Domain.RAW))
     history.at(50).mark()
@@ -268,7 +268,7 @@ def test_samples_and_phases_are_those_of_single_steps_whatever_trims_between(
 
 
 @pytest.mark.parametrize("op", [Op.GC_START, Op.THREAD_END, Op.MARK])
-def test_what_the_timer_trims_before_a_row_is_gone_by_then(op):
+def test_a_timed_trim_before_a_row_is_done_before_the_row(op):
     history = History()
     history.at(0).free(history.malloc(100_000, Domain.RAW))
     history.at(60).mark(op=op)
@@ -299,8 +299,8 @@ def test_the_peak_is_kept_with_the_time_of_its_event(history):
     assert recording.at_peak.resident_bytes_peak == recording.end.resident_bytes_peak
 
 
-def test_a_peak_in_the_middle_of_an_event_is_timed_though_the_event_ends_where_an_older_peak_was():
-    """The block moves to libc, which takes a page more; then its arena goes, which had one."""
+def test_a_peak_during_an_event_has_its_time_even_if_the_event_ends_at_an_older_peak():
+    """The block moves to libc, which needs one more page; then its arena, which had one page, is unmapped."""
     history, page = History(), 4096
     number = history.malloc(100)
     history.at(2).realloc(number, 4000)
@@ -333,7 +333,7 @@ def test_counts_of_a_small_history():
     assert (end.requested_bytes_peak, end.requested_bytes, end.block_bytes) == (700, 600, 608)
 
 
-def test_classes_count_what_came_and_what_is_there_by_domain_role_and_size():
+def test_classes_count_allocated_and_live_blocks_by_domain_role_and_size():
     history = History()
     number = history.malloc(100)
     history.realloc(number, 30)
@@ -373,14 +373,14 @@ def test_a_log_longer_than_its_table_is_complete():
     assert log["row"].tolist() == list(range(12_000))
 
 
-def test_progress_is_told_in_rows():
-    told: list[int] = []
+def test_progress_is_reported_in_rows():
+    rows_reported: list[int] = []
     events = seeded(1, 100).events()
-    run(MemoryTrace(cut(events, [30, 60])), CONFIGS["3.12"], progress=told.append)
-    assert told == [30, 60, 100]
+    run(MemoryTrace(cut(events, [30, 60])), CONFIGS["3.12"], progress=rows_reported.append)
+    assert rows_reported == [30, 60, 100]
 
 
-def test_an_empty_trace_gives_an_empty_recording():
+def test_an_empty_trace_has_an_empty_result():
     recording = run(MemoryTrace([]), CONFIGS["3.12"])
     assert (recording.events, recording.duration_ns, recording.samples.shape) == (0, 0, (1,))
     assert counters(recording.end) == [(0,) * (len(recording.end.dtype.names) - len(BOOKKEEPING))]
@@ -394,7 +394,7 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
     assert run(MemoryTrace([events]), CONFIGS["3.12"]).end.requested_bytes == 100
 
 
-# How often to look
+# Sampling intervals
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_a_block_number_far_beyond_the_first_table_finds_room():
         (10**9, 1000, 1000),
     ],
 )
-def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
+def test_the_interval_is_the_requested_one_or_makes_a_thousand_samples(duration_ns, wanted_ns, interval_ns):
     if interval_ns is None:
         with pytest.raises(ReplayError, match=r"5 ns gives 200000000 samples .* choose a longer one"):
             sampling_interval_ns(duration_ns, wanted_ns)
@@ -417,7 +417,7 @@ def test_the_interval_is_the_one_asked_for_or_gives_a_thousand_samples(duration_
 
 
 class Unending(MemoryTrace):
-    """Tells no duration, as sources that must be read to know it."""
+    """A trace without a duration, like formats that do not have it in a header."""
 
     duration_ns = None
 
@@ -444,8 +444,8 @@ def test_an_interval_of_nothing_is_refused(wanted_ns):
         sampling_interval_ns(10, wanted_ns)
 
 
-def test_the_tables_of_a_run_go_when_it_is_over(monkeypatch):
-    """Runs that follow each other would else take new memory, until garbage is collected."""
+def test_the_tables_of_a_run_are_freed_after_it(monkeypatch):
+    """Otherwise, consecutive runs would need new memory until a garbage collection."""
     simulators = []
     start = Simulator.__init__
 
@@ -475,7 +475,7 @@ def test_a_recording_cannot_be_changed_by_accident():
 
 
 @pytest.mark.parametrize("libc", ["glibc", "ideal", "bump"])
-def test_pymalloc_stands_on_every_libc_model(libc):
+def test_pymalloc_works_on_top_of_every_libc_model(libc):
     history = History()
     history.mallocs(17 * 2000, 512)  # more arenas than the first arena table holds
     simulator = Simulator(load_config("cpython-3.8", [f"domains.libc={libc}"]))

@@ -1,4 +1,4 @@
-"""What ends a command early: one sentence and exit code 2, and for a bug of replay a traceback and 3. Never 1."""
+"""Errors of commands: one sentence and exit code 2; a traceback and 3 for a bug of replay; never 1."""
 
 import errno
 import resource
@@ -26,7 +26,7 @@ TOO_MANY_LINKS = "cannot be written: Too many levels of symbolic links"
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The present folder, new and empty but for a loop of links."""
+    """The current folder, new, with only a loop of links."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / LOOP).symlink_to(LOOP)
     return tmp_path
@@ -62,22 +62,22 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         (pa.ArrowMemoryError("malloc of size 64 failed"), "not enough memory: malloc of size 64 failed"),
         (
             ImportError("libarrow.so: failed to map segment", name="pyarrow.lib"),
-            "a library cannot be loaded; install it again, or free memory: libarrow.so: failed to map segment",
+            "a library cannot be loaded; reinstall it, or free memory: libarrow.so: failed to map segment",
         ),
         (RecursionError("maximum recursion depth exceeded"), "the input is nested too deeply"),
-        (EOFError("Ran out of input"), "a file is cut off; copy or make it again (Ran out of input)"),
+        (EOFError("Ran out of input"), "a file is incomplete; copy it or create it again (Ran out of input)"),
         (pa.ArrowInvalid("no magic bytes\nmore"), "pyarrow cannot process the data: no magic bytes"),
         (pl.exceptions.ComputeError("invalid thrift"), "polars cannot process the data: invalid thrift"),
     ],
 )
-def test_what_data_and_machine_can_cause_is_one_sentence_and_exit_code_2(
+def test_errors_of_data_and_machine_are_one_sentence_and_exit_code_2(
     error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command._report(error) == 2
     assert capsys.readouterr().err == f"replay: {sentence}\n"
 
 
-def test_an_undecodable_text_is_told_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undecodable_text_is_reported_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UnicodeDecodeError) as caught:
         b"\xff".decode()
     assert command._report(caught.value) == 2
@@ -123,7 +123,7 @@ def test_no_exception_in_a_command_exits_with_1(error: str) -> None:
     ],
     ids=" ".join,
 )
-def test_a_loop_of_links_as_output_is_told(here: Path, words: list[str]) -> None:
+def test_a_loop_of_links_as_output_is_reported(here: Path, words: list[str]) -> None:
     result = CliRunner().invoke(app, words)
     assert str(result.exception).endswith(TOO_MANY_LINKS)
     assert isinstance(result.exception, ReplayError)
@@ -147,7 +147,7 @@ def test_a_loop_of_links_as_output_is_told(here: Path, words: list[str]) -> None
         ("deep.yaml", 100_000 * "[", "is not valid YAML: nested too deeply"),
     ],
 )
-def test_long_numbers_and_deep_nesting_in_a_document_are_told(
+def test_long_numbers_and_deep_nesting_in_a_document_are_reported(
     here: Path, name: str, content: str, sentence: str
 ) -> None:
     (here / name).write_text(content)
@@ -158,7 +158,7 @@ def test_long_numbers_and_deep_nesting_in_a_document_are_told(
     assert sentence in str(result.exception)
 
 
-def test_a_history_that_finds_the_disk_full_is_told_and_stays_as_it_was(here: Path) -> None:
+def test_a_full_disk_is_reported_and_the_history_is_unchanged(here: Path) -> None:
     words = ["check", *QUICK, "-t", "resident_bytes_peak<=1GiB", "--history", "h.parquet"]
     assert CliRunner().invoke(app, words).exit_code == 0
     before = Path("h.parquet").read_bytes()
@@ -180,7 +180,7 @@ def test_a_frame_that_finds_the_disk_full_names_the_error_of_the_system(here: Pa
     assert [path.name for path in here.iterdir()] == [LOOP]
 
 
-def test_an_error_about_an_input_or_memory_is_not_said_of_the_output(here: Path) -> None:
+def test_an_error_about_an_input_or_memory_is_not_reported_for_the_output(here: Path) -> None:
     for error in (PermissionError(errno.EACCES, "Permission denied", "input"), OSError(errno.ENOMEM, "no memory")):
         with pytest.raises(OSError, match=str(error.strerror)) as caught, new_file("out"):
             raise error
@@ -199,7 +199,7 @@ def test_a_full_device_as_standard_output_is_exit_code_2(words: list[str]) -> No
 
 
 @pytest.mark.system
-def test_what_the_encoding_of_the_output_lacks_is_replaced() -> None:
+def test_characters_that_the_output_encoding_lacks_are_replaced() -> None:
     code = "command.app = lambda: print('12 µs █ …', '\\udcff', 'é'); command.main()"
     done = run_program(code, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "12 us # ... \\udcff \\xe9\n")

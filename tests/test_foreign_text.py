@@ -1,4 +1,4 @@
-"""Names that anybody may have written never steer the terminal: C0, C1 and bidi controls through every command."""
+"""Control characters in names (C0, C1, bidi) never reach the terminal, through any command."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from replay.support.names import printable, say
 from replay.trace import Domain, Events, MemoryTrace, Metadata, Op, Process, Provenance, Site
 
 C0 = "".join(map(chr, [*range(1, 10), *range(11, 32), 127]))
-"""But for NUL, which no file name or argument can hold, and the end of a line."""
+"""Control characters except NUL, which file names and arguments cannot have, and the end of a line."""
 C1 = "".join(map(chr, range(128, 160)))
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
 HOSTILE = f"a{C0}{C1}{BIDI}[b]:smile:"
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def shown(folder, tmp_path, monkeypatch):
-    """A function that runs a command and returns all that would be on the screen."""
+    """Returns a function that runs a command and returns all its output."""
     monkeypatch.chdir(folder)
 
     def run(*words):
@@ -183,13 +183,13 @@ def test_commands_print_by_the_one_function_or_the_one_console():
         )
 
 
-def test_text_is_shown_as_it_is_but_for_what_it_would_do(capsys):
+def test_text_is_shown_unchanged_except_for_control_characters(capsys):
     say("é █ 漢\n\x1b[31m\u202e\x85\ud800")
     say("error", err=True)
     assert capsys.readouterr() == ("é █ 漢\n\\x1b[31m\\u202e\\x85\\ud800\n", "error\n")
 
 
-def test_the_console_shows_text_as_it_is_but_for_what_it_would_do(capsys):
+def test_the_console_shows_text_unchanged_except_for_control_characters(capsys):
     console = PlainConsole(width=80)
     console.print("[b]é[/b] :smile:\x1b[31m")
     console.print(Text("a\u202eb", style="bold"))

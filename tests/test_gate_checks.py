@@ -32,7 +32,7 @@ def write_blocks(path, *groups):
 
 @pytest.fixture
 def suite(tmp_path):
-    """Two cases of one trace each; gives a function that writes the first one's trace anew."""
+    """Two cases with one trace each; returns a function that writes the first one's trace again."""
 
     def write(*groups):
         write_blocks(tmp_path / "one.csv", *groups)
@@ -55,7 +55,7 @@ def suite(tmp_path):
     return write
 
 
-def test_a_baseline_has_a_line_a_metric_and_tells_of_what_it_is(suite, replay, tmp_path):
+def test_a_baseline_has_a_line_for_each_metric_and_its_origin(suite, replay, tmp_path):
     code, out, _ = replay("baseline")
     assert code == 0
     assert "measured: one, two" in out
@@ -69,7 +69,7 @@ def test_a_baseline_has_a_line_a_metric_and_tells_of_what_it_is(suite, replay, t
     assert len(content["cases"]["one"]["trace"]) == 64
 
 
-def test_what_is_unchanged_passes_and_a_baseline_is_not_overwritten(suite, replay):
+def test_an_unchanged_case_passes_and_a_baseline_is_not_overwritten(suite, replay):
     replay("baseline")
     assert replay("check")[:2] == (0, "passed  one\npassed  two\n2 cases, 2 passed\n")
     code, _, err = replay("baseline")
@@ -78,7 +78,7 @@ def test_what_is_unchanged_passes_and_a_baseline_is_not_overwritten(suite, repla
     assert replay("baseline", "--force")[0] == 0
 
 
-def test_what_got_worse_fails_and_says_by_how_much(suite, replay):
+def test_a_worse_case_fails_and_reports_the_difference(suite, replay):
     replay("baseline")
     suite((3000, 40))
     code, out, _ = replay("check")
@@ -91,7 +91,7 @@ def test_what_got_worse_fails_and_says_by_how_much(suite, replay):
     assert replay("check", "-t", "pool_bytes_peak:+48KiB")[0] == 0
 
 
-def test_what_got_better_passes_and_is_taken_over_by_ratchet_only(suite, replay, tmp_path):
+def test_a_better_case_passes_and_only_ratchet_stores_it(suite, replay, tmp_path):
     replay("baseline")
     before = (tmp_path / "replay-baseline.json").read_text()
     suite((2000, 32))
@@ -111,7 +111,7 @@ def test_what_got_better_passes_and_is_taken_over_by_ratchet_only(suite, replay,
     assert replay("check")[0] == 1
 
 
-def test_update_takes_what_there_is_and_drops_what_is_gone(suite, replay, tmp_path):
+def test_update_stores_current_cases_and_removes_missing_ones(suite, replay, tmp_path):
     replay("baseline")
     suite((3000, 40))
     (tmp_path / "replay.toml").write_text('[cases.one]\nsource = "one.csv"\nallocator = "cpython-3.12"\n')
@@ -120,7 +120,7 @@ def test_update_takes_what_there_is_and_drops_what_is_gone(suite, replay, tmp_pa
     assert replay("check")[0] == 0
 
 
-def test_new_and_missing_cases_are_said_and_fail(suite, replay, tmp_path):
+def test_new_and_missing_cases_are_reported_and_fail(suite, replay, tmp_path):
     replay("baseline")
     text = (tmp_path / "replay.toml").read_text()
     (tmp_path / "replay.toml").write_text(text.replace("[cases.two]", "[cases.three]"))
@@ -139,7 +139,7 @@ def test_a_limit_is_judged_without_a_baseline(replay, tmp_path):
     assert "over    arenas_live  1, and arenas_live<1 is the limit" in out
 
 
-def test_cases_of_a_baseline_are_checked_where_there_is_no_suite(replay, tmp_path):
+def test_cases_of_a_baseline_are_checked_without_a_suite(replay, tmp_path):
     write_blocks(tmp_path / "one.csv", (3000, 32))
     replay("baseline", "one.csv", "-a", "cpython-3.12,cpython-3.9")
     code, out, _ = replay("check")
@@ -148,18 +148,18 @@ def test_cases_of_a_baseline_are_checked_where_there_is_no_suite(replay, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
-        (lambda data: data.update(replay="0.0.1"), "was made by replay 0.0.1"),
-        (lambda data: data.update(format=99), "is of format 99"),
+        (lambda data: data.update(replay="0.0.1"), "was written by replay 0.0.1"),
+        (lambda data: data.update(format=99), "has format 99"),
         (lambda data: data.pop("cases"), "is not a baseline that replay wrote"),
         (lambda data: data["cases"]["two"].update(trace="0" * 64), "differs from the baseline's trace"),
         (lambda data: data["cases"]["two"].update(stack="0" * 64), "is of another configuration"),
         (lambda data: data["cases"]["two"]["metrics"].pop("arenas_live"), "the baseline has no arenas_live"),
-        (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "there is no metric 'arena_live'"),
+        (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "unknown metric 'arena_live'"),
     ],
 )
-def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_path, change, said):
+def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_path, change, expected):
     replay("baseline")
     path = tmp_path / "replay-baseline.json"
     data = json.loads(path.read_text())
@@ -167,31 +167,31 @@ def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_
     path.write_text(json.dumps(data))
     code, out, err = replay("check")
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("[cases.a]\nsourc = 'x'", "cases.a.sourc: unknown key; did you mean 'source'?"),
         ("[cases.a]\nallocator = 'ideal'", "say either a source or a program to record"),
         ("[cases.a]\nsource = 'x'\n[cases.a]\nsource = 'y'", "is not valid TOML"),
-        ("tolerances = ['blowup']", "'blowup' is not a tolerance"),
-        ("tolerances = ['blow:2%']", "there is no metric 'blow'"),
+        ("tolerances = ['blowup']", "'blowup' is not a rule"),
+        ("tolerances = ['blow:2%']", "unknown metric 'blow'"),
         ("[cases.a]\nsource = 'x'\ntolerances = ['syscalls:x']", "'x' is not a number"),
         ("[cases.a]\nsource = 'one.csv'\nallocator = 'cpyton-3.12'", "did you mean"),
-        ("[cases.a]\nsource = 'nowhere.csv'", "there is no such file"),
+        ("[cases.a]\nsource = 'nowhere.csv'", "the file does not exist"),
     ],
 )
-def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, said):
+def test_a_suite_with_a_mistake_is_an_error(replay, tmp_path, text, expected):
     write_blocks(tmp_path / "one.csv", (10, 32))
     (tmp_path / "replay.toml").write_text(text)
     code, out, err = replay("check", "-t", "blowup<=9")
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
-def test_a_suite_may_stand_in_pyproject(replay, tmp_path):
+def test_a_suite_can_be_in_pyproject(replay, tmp_path):
     write_blocks(tmp_path / "one.csv", (10, 32))
     content = "[tool.replay.cases.a]\nsource = 'one.csv'\ntolerances = ['arenas_live<=1']\n"
     (tmp_path / "pyproject.toml").write_text(content)
@@ -199,41 +199,41 @@ def test_a_suite_may_stand_in_pyproject(replay, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["check"], "nothing to measure"),
-        (["check", "one.csv"], "there is no baseline"),
-        (["check", "one.csv", "-t", "x"], "is not a tolerance"),
+        (["check", "one.csv"], "the baseline does not exist"),
+        (["check", "one.csv", "-t", "x"], "is not a rule"),
         (["check", "one.csv", "--update", "--ratchet"], "choose one"),
         (["check", "one.csv", "--report", "junt"], "did you mean 'junit'?"),
         (["check", "--record"], "name the program behind --"),
         (["check", "--record", "--", "python"], "alone runs nothing"),
         (["check", "--name", "x", "one.csv"], "--name is for --record"),
-        (["check", "one.csv", "--against", "none.parquet"], "there is no such file"),
+        (["check", "one.csv", "--against", "none.parquet"], "the file does not exist"),
         (["baseline", "one.csv", "./one.csv"], "two cases would have this name"),
         (["check", "-a", "ideal"], "go with a source"),
-        (["history", "none.parquet"], "there is no history"),
+        (["history", "none.parquet"], "the history does not exist"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(replay, tmp_path, words, said):
+def test_wrong_input_is_one_sentence_and_exit_code_2(replay, tmp_path, words, expected):
     write_blocks(tmp_path / "one.csv", (10, 32))
     code, out, err = replay(*words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert expected in err
 
 
 def test_blocks_that_grew_over_a_size_class_are_named_with_their_phase(tmp_path):
     write_blocks(tmp_path / "old.csv", (500, 100), (2000, 48), (100, 700))
     write_blocks(tmp_path / "new.csv", (500, 100), (2000, 56), (100, 700))
     cause = explain(open_source("old.csv"), open_source("new.csv"), load_config("cpython-3.12"))
-    assert cause.moved == ("2,000 blocks of obj in phase phase 1 went from the class of 48 B to that of 64 B",)
+    assert cause.moved == ("2,000 blocks of obj in phase phase 1 moved from size class 48 B to 64 B",)
     by_class = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "size_class"}
     assert by_class == {"48 B": (-2000, -96000), "64 B": (2000, 112000)}
     by_phase = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "phase"}
     assert by_phase == {"phase 1": (0, 16000)}
 
 
-def test_blocks_that_are_kept_are_named_by_phase_domain_and_size(tmp_path, replay):
+def test_causes_name_live_blocks_by_phase_domain_and_size(tmp_path, replay):
     write_blocks(tmp_path / "old.csv", (500, 100), (20, 8192))
     write_blocks(tmp_path / "new.csv", (500, 100), (29, 8192))  # each touches new pages: the last makes the peak
     code, out, _ = replay("check", "new.csv", "--against", "old.csv", "-a", "cpython-3.12")
@@ -322,9 +322,9 @@ def test_json_has_every_finding(suite, replay):
     failing(suite, replay)
     code, out, _ = replay("check", "--json")
     assert code == 1
-    told = json.loads(out)
-    assert told["failed"] is True
-    finding = next(each for each in told["cases"][0]["findings"] if each["metric"] == "pool_bytes_peak")
+    printed = json.loads(out)
+    assert printed["failed"] is True
+    finding = next(each for each in printed["cases"][0]["findings"] if each["metric"] == "pool_bytes_peak")
     assert (finding["status"], finding["before"]["value"], finding["now"]["value"]) == ("worse", 98304, 147456)
 
 
@@ -342,7 +342,7 @@ def test_checks_of_several_commits_make_a_history_with_its_step(suite, replay, m
     assert (code, "did you mean 'one'?" in err) == (2, True)
 
 
-def test_what_a_baseline_keeps_of_details_is_what_rules_are_about():
+def test_a_baseline_keeps_only_details_that_rules_name():
     assert "syscall_bytes.mmap" not in baselines.kept_metrics()
     assert "syscall_bytes.mmap" in baselines.kept_metrics(["syscall_bytes.mmap"])
     assert "resident_bytes_peak" in baselines.kept_metrics()
@@ -370,7 +370,7 @@ def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_caus
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1
     site = " at <module> (job.py:5)" if sys.version_info < (3, 14) else ""
-    assert f"3,000 blocks of obj in phase start{site} went from the class of 48 B to that of 64 B" in out
+    assert f"3,000 blocks of obj in phase start{site} moved from size class 48 B to 64 B" in out
     program.write_text(PROGRAM.format(size=10, buffer=200_000))
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1

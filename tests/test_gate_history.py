@@ -1,4 +1,4 @@
-"""The history of checks: rows a commit, and where a metric stepped."""
+"""The history of checks: rows for each commit, and changes of the level of a metric."""
 
 import os
 import resource
@@ -36,7 +36,7 @@ def test_a_step_is_where_the_level_changes_by_more_than_neighbours_differ(values
 
 @pytest.fixture
 def checked(tmp_path, monkeypatch):
-    """A function that checks a case in a folder under git whose trace takes so many blocks."""
+    """Returns a function that commits and checks a case whose trace has the given number of blocks."""
     from replay.gates.cases import Suite
     from replay.gates.checking import check
     from replay.gates.tolerances import parse_rules
@@ -63,7 +63,7 @@ def checked(tmp_path, monkeypatch):
 
 
 @pytest.mark.system
-def test_the_commit_where_a_metric_stepped_is_found(checked):
+def test_the_commit_that_changed_the_level_of_a_metric_is_found(checked):
     commits = [checked(size) for size in (32, 32, 48, 48)]
     frame = read_history(checked.path)
     assert frame["commit"].to_list() == commits
@@ -87,7 +87,7 @@ def test_a_commit_that_is_checked_again_takes_the_place_of_its_row(checked, tmp_
 
 @pytest.mark.system
 def test_checks_that_end_at_once_all_add_their_rows(tmp_path):
-    """Four processes that are let go together; each waits for the lock of the one before."""
+    """Four processes that start together; each waits for the lock of the previous one."""
     code = """
 import sys
 from pathlib import Path
@@ -111,12 +111,12 @@ for case in range(5):
     assert [path.name for path in tmp_path.iterdir()] == ["history.parquet"]
 
 
-def test_rows_are_added_once_another_process_lets_go_of_the_history(tmp_path):
+def test_rows_are_added_after_another_process_unlocks_the_history(tmp_path):
     path = tmp_path / "history.parquet"
     report = Named(cases=[Named(name="a", state="passed")], measured={"a": Named(figures={})})
     add_rows(path, report, tmp_path)
     with ThreadPoolExecutor(1) as thread:
-        with open_locked(path, wait=True):  # left before the executor, which waits for the thread
+        with open_locked(path, wait=True):  # ends before the executor, which waits for the thread
             adding = thread.submit(add_rows, path, report, tmp_path)
             while f"-> FLOCK  ADVISORY  WRITE {os.getpid()}" not in Path("/proc/locks").read_text():
                 assert not adding.done()
@@ -143,8 +143,8 @@ def test_a_pipe_is_not_a_history(tmp_path):
         read_history(tmp_path / "pipe")
 
 
-def test_what_is_no_history_is_refused(tmp_path):
-    with pytest.raises(ReplayError, match="there is no history"):
+def test_a_file_that_is_not_a_history_is_refused(tmp_path):
+    with pytest.raises(ReplayError, match="the history does not exist"):
         read_history(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(ReplayError, match="is not a history"):

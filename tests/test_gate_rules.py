@@ -1,4 +1,4 @@
-"""Tolerances and limits: how they are written, and what they let pass."""
+"""Tolerances and limits: their syntax, and the values that they accept."""
 
 import pytest
 from hypothesis import given
@@ -41,10 +41,10 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("resident_bytes_peak", "is not a tolerance; write it like"),
-        ("resident_bytes_peak:", "is not a tolerance"),
+        ("resident_bytes_peak", "is not a rule; write it like"),
+        ("resident_bytes_peak:", "is not a rule"),
         ("resident_bytes_peak:-5", "'-5' is not a size"),
         ("arenas_live:few", "'few' is not a number"),
         ("arenas_live:-1%", "'-1' is not a number of at least 0"),
@@ -53,10 +53,10 @@ def test_a_rule_is_read_with_the_units_of_its_metric(text, rule):
         ("blowup<=nan", "'nan' is not a number"),
     ],
 )
-def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, said):
+def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, message):
     with pytest.raises(ReplayError, match=r".") as refused:
         parse_rule(text)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_two_tolerances_of_one_metric_are_refused():
@@ -73,7 +73,7 @@ def test_later_layers_count_before_earlier_ones_and_limits_add_up():
     ]
 
 
-def test_defaults_hold_where_nothing_is_said_and_not_where_only_limits_are():
+def test_defaults_apply_without_rules_but_not_with_limits_only():
     assert with_defaults([]) == list(DEFAULTS)
     assert with_defaults(parse_rules(["blowup<=2"])) == [Limit("blowup", "<=", 2)]
 
@@ -97,7 +97,7 @@ def test_exact_figures_are_judged_exactly(rule, before, now, status):
     assert verdict(rule, figure(before), figure(now)) == status
 
 
-def test_what_recordings_vary_by_is_allowed_besides_the_tolerance():
+def test_the_spread_of_recordings_is_allowed_in_addition_to_the_tolerance():
     before = figure(100, 98, 103)
     assert verdict("page_faults:+2", before, figure(107)) == "within"
     assert verdict("page_faults:+2", before, figure(108)) == "worse"
@@ -106,7 +106,7 @@ def test_what_recordings_vary_by_is_allowed_besides_the_tolerance():
     assert verdict("page_faults:+2", before, figure(94)) == "better"
 
 
-def test_a_limit_needs_no_baseline_and_holds_at_its_very_value():
+def test_a_limit_needs_no_baseline_and_includes_its_value():
     assert verdict("blowup<=1.4", None, figure(1.4)) == "within"
     assert verdict("blowup<1.4", None, figure(1.4)) == "over"
     assert verdict("arenas_unmapped>=2", None, figure(1)) == "over"

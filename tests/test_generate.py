@@ -79,7 +79,7 @@ def test_even_arrivals_with_one_lifetime_are_as_by_hand():
 
 
 def test_a_block_grows_by_steps_and_is_freed_before_the_last():
-    """88 × 1.5 = 132, × 1.5 = 198; the third step would come with the end, 3 ms after the birth."""
+    """88 × 1.5 = 132, × 1.5 = 198; the third step would be at the end, 3 ms after the allocation."""
     text = """
     duration: 9 ms
     streams:
@@ -111,7 +111,7 @@ def test_increments_stop_after_their_steps():
     assert rows(text, "time_ns", "op", "size") == [(0, MALLOC, 10), (MS, REALLOC, 16), (2 * MS, REALLOC, 22)]
 
 
-def test_bursts_are_spaced_and_go_to_one_thread_each():
+def test_bursts_are_spaced_and_each_has_one_thread():
     text = """
     duration: 12 ms
     threads: 2
@@ -225,7 +225,7 @@ def test_an_emptied_set_fills_up_again_by_its_churn():
     assert ops.count(MALLOC) - ops.count(FREE) == 10
 
 
-def test_a_phase_multiplies_a_rate_and_gives_it_back():
+def test_a_phase_multiplies_a_rate_and_restores_it():
     """1 a ms, from 10 ms on 4 a ms, from 20 ms on 1 a ms again: 10 + 40 + 10."""
     text = """
     duration: 30 ms
@@ -238,7 +238,7 @@ def test_a_phase_multiplies_a_rate_and_gives_it_back():
     assert times[-11:-8] == [19_750_000, 20 * MS, 21 * MS]
 
 
-def test_overlapping_phases_multiply_and_groups_and_all_are_meant():
+def test_overlapping_phases_multiply_for_groups_and_all():
     """For 10 ms: 1 a ms times 2 (its group) times 3 (all)."""
     text = """
     duration: 10 ms
@@ -284,7 +284,7 @@ def test_another_stream_leaves_the_others_as_they_were():
     ]
 
 
-def test_seeds_differ_and_playing_twice_does_not():
+def test_seeds_change_the_trace_and_repeated_generation_does_not():
     text = (ROOT / "workloads" / "leaky-worker.yaml").read_text().replace("duration: 20 s", "duration: 1 s")
     trace = trace_of(text)
     assert trace_digest(trace) == trace_digest(trace)
@@ -332,7 +332,7 @@ WORKLOADS = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(WORKLOADS, st.sampled_from([3, 20, 150]))
-def test_where_windows_are_cut_changes_nothing_and_every_trace_is_valid(form, window_rows):
+def test_windows_do_not_change_the_trace_and_every_trace_is_valid(form, window_rows):
     workload = Workload.model_validate(form)
     whole = WorkloadTrace(workload, "w", 5)
     validator = Validator("w", whole.metadata)
@@ -344,7 +344,7 @@ def test_where_windows_are_cut_changes_nothing_and_every_trace_is_valid(form, wi
 @pytest.mark.system
 @pytest.mark.parametrize(("name", "digest"), [("every-key", EVERY_KEY), ("ending-threads", ENDING_THREADS)])
 def test_plain_python_and_machine_code_agree(name, digest):
-    """Every kind of distribution, arrival and phase, played by an interpreter without numba's compiler."""
+    """Every kind of distribution, arrival and phase, generated in plain Python."""
     path = ROOT / "tests" / f"{name}.yaml"
     program = (
         "import sys, warnings; warnings.simplefilter('error'); from pathlib import Path; "
@@ -359,7 +359,7 @@ def test_plain_python_and_machine_code_agree(name, digest):
     assert plain.stdout.strip() == trace_digest(open_trace(path)) == digest
 
 
-def test_a_thread_ends_behind_the_mark_and_what_it_left_is_the_main_threads():
+def test_a_thread_ends_after_the_mark_and_its_blocks_belong_to_the_main_thread():
     """A block each ms by the threads in turns, for 2.5 ms; from the end at 3 ms on, 1 is another thread."""
     text = """
     duration: 6 ms
@@ -413,20 +413,20 @@ def test_a_block_of_an_ended_thread_grows_and_is_replaced_by_the_main_one():
 
 
 @pytest.mark.parametrize(
-    ("start", "said"),
+    ("start", "message"),
     [
-        ("1 ms", "thread 1 cannot end at 1.00 ms: no block was made yet"),
-        ("3 ms", "3.00 ms: thread 1 made the first block"),
+        ("1 ms", "thread 1 cannot end at 1.00 ms: no block was allocated yet"),
+        ("3 ms", "3.00 ms: thread 1 allocated the first block"),
     ],
 )
-def test_the_thread_that_counts_as_the_main_one_cannot_end(start, said, tmp_path):
+def test_the_thread_that_counts_as_the_main_one_cannot_end(start, message, tmp_path):
     text = f"""
     duration: 6 ms
     threads: 2
     streams: {{a: {{arrivals: {{kind: fixed, rate: 1/ms}}, size: 64, lifetime: 1 ms, threads: [1], start: 2 ms}}}}
     phases: [{{name: end, start: {start}, end_threads: [1]}}]
     """
-    with pytest.raises(WorkloadError, match=f"{said}, and the thread of the first block is the main one"):
+    with pytest.raises(WorkloadError, match=f"{message}, and the thread of the first block is the main one"):
         one_batch(trace_of(text))
     path = tmp_path / "w.yaml"
     path.write_text(textwrap.dedent(text).strip().replace("duration: 6 ms", "duration: 6 ms\nwarm_up: 100 us"))
@@ -442,7 +442,7 @@ def test_a_workload_is_not_written_over_by_its_own_trace(tmp_path):
     app = typer.Typer()
     app.command()(generate)
     result = CliRunner().invoke(app, [str(path), "-o", str(path), "--force"])
-    assert (str(result.exception), path.read_text()) == (f"-o {path}: is what is read; choose another name", text)
+    assert (str(result.exception), path.read_text()) == (f"-o {path}: is the input file; choose another name", text)
 
 
 def test_ends_of_threads_change_no_time_and_no_size():
@@ -460,7 +460,7 @@ def test_ends_of_threads_change_no_time_and_no_size():
     assert not whole.thread[~ends][changed].any()
 
 
-def test_an_ended_threads_arena_is_there_for_others():
+def test_the_arena_of_an_ended_thread_is_reused_by_others():
     """With ends, glibc's next thread takes the arena of the last one; without them it makes one for each."""
     text = """
     duration: 9 ms
@@ -484,7 +484,7 @@ def test_an_ended_threads_arena_is_there_for_others():
     assert calls[1] - calls[0] == 7
 
 
-def test_memory_is_proportional_to_what_is_live_not_to_the_length():
+def test_memory_is_proportional_to_live_blocks_not_to_the_length():
     def peak_bytes(duration):
         text = f"""
         duration: {duration}
@@ -497,7 +497,7 @@ def test_memory_is_proportional_to_what_is_live_not_to_the_length():
         tracemalloc.stop()
         return count, peak
 
-    peak_bytes("300 ms")  # loads what is loaded but once
+    peak_bytes("300 ms")  # loads everything that is loaded once
     (short, peak_short), (long, peak_long) = peak_bytes("300 ms"), peak_bytes("1500 ms")
     assert long > 4.9 * short
     assert peak_long < 1.1 * peak_short
@@ -510,7 +510,7 @@ def test_batches_hold_about_a_quarter_of_a_million_events():
 
 
 @pytest.mark.parametrize("name", workload_names())
-def test_a_bundled_workload_is_bit_for_bit_what_it_was(name):
+def test_a_bundled_workload_generates_the_same_bits_as_before(name):
     trace = open_trace(find_workload(name))
     validator = Validator(name, trace.metadata)
     for events in trace.batches():
@@ -532,7 +532,7 @@ def test_a_seed_takes_the_place_of_the_files():
     assert open_trace(find_workload("sawtooth"), 99).metadata.origin.texts() == {"workload": "sawtooth", "seed": "99"}
 
 
-def test_generate_writes_what_is_generated(tmp_path):
+def test_generate_writes_the_generated_trace(tmp_path):
     path = tmp_path / "t.parquet"
     result = invoke("generate", "sawtooth", "-o", path)
     assert result.exit_code == 0
@@ -542,11 +542,11 @@ def test_generate_writes_what_is_generated(tmp_path):
     assert trace_digest(open_source(path)) == trace_digest(open_trace(find_workload("sawtooth")))
 
 
-def test_generate_refuses_what_exists_and_leaves_nothing_of_what_fails(tmp_path):
+def test_generate_refuses_existing_files_and_removes_incomplete_ones(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_text("precious")
     result = invoke("generate", "sawtooth", "-o", path)
-    assert "exists already" in str(result.exception)
+    assert "already exists" in str(result.exception)
     assert path.read_text() == "precious"
     assert invoke("generate", "sawtooth", "-o", path, "--force").exit_code == 0
     bad = tmp_path / "bad.yaml"

@@ -1,4 +1,4 @@
-"""glibc's malloc by hand: where blocks go in short histories, worked out from its rules."""
+"""glibc's malloc: addresses of blocks in short histories, computed by hand from its rules."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from replay.trace import TRIM_MARK, Domain, MemoryTrace, Metadata, Op
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
 FIRST = 0x290 + 16
-"""Where the first block lies up to 2.41: behind the cache's own chunk of 656 bytes, and a header."""
+"""Offset of the first block up to 2.41: after the tcache's own chunk of 656 bytes, and a header."""
 every_version = pytest.mark.parametrize("version", RULES)
 
 
@@ -28,12 +28,12 @@ def config(version="2.36", *overrides):
 
 
 def play(history, version="2.36", *overrides):
-    """Offsets of the blocks from the start of the heap (0 for a free), and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    """Returns offsets of blocks in the heap (0 for a free), and the simulator; checks after every event."""
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     for _ in single_steps(simulator, history.events()):
         simulator.check()
-    return [int(address) - HEAP if address else 0 for address in np.concatenate(told)], simulator
+    return [int(address) - HEAP if address else 0 for address in np.concatenate(parts)], simulator
 
 
 def calls(history, version="2.36", *overrides):
@@ -57,12 +57,12 @@ def test_2_43_makes_the_cache_when_something_is_freed():
     history.free(first)
     history.malloc(24)
     history.malloc(24)
-    # The cache's chunk, of 768 bytes, lies behind the first one.
+    # The tcache's chunk, of 768 bytes, is after the first one.
     assert play(history, "2.43")[0] == [16, 0, 16, 32 + 768 + 16]
 
 
 @every_version
-def test_the_cache_serves_what_was_freed_last(version):
+def test_the_tcache_returns_the_chunk_freed_last(version):
     history = History()
     blocks = history.mallocs(3, 100)
     history.free(*blocks)
@@ -72,9 +72,9 @@ def test_the_cache_serves_what_was_freed_last(version):
 
 
 @pytest.mark.parametrize(("version", "kept"), [("2.36", 7), ("2.41", 7), ("2.43", 16)])
-def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(version, kept):
+def test_the_tcache_has_a_limit_per_size_and_other_chunks_are_merged_into_top(version, kept):
     history = History()
-    history.free(history.malloc(24))  # makes the cache
+    history.free(history.malloc(24))  # creates the tcache
     blocks = history.mallocs(20, 1000)
     history.free(*blocks)
     libc = play(history, version)[1].stack.libc
@@ -86,12 +86,12 @@ def test_the_cache_keeps_so_many_of_a_size_and_the_rest_is_merged_into_top(versi
 def test_fastbins_are_not_merged_until_a_large_request_comes():
     history = History()
     blocks = history.mallocs(9, 24)
-    history.malloc(24)  # keeps top away
+    history.malloc(24)  # separates the chunk from top
     history.free(*blocks)
     history.malloc(2000)
     history.malloc(40)
     offsets = play(history)[0]
-    # Seven are in the cache; the last two, of 32 bytes, are now one chunk of 64, of which 48 and no rest are taken.
+    # Seven are in the tcache; the last two, of 32 bytes, are one chunk of 64, which is used for 48 without a remainder.
     assert offsets[-1] == offsets[7]
 
 
@@ -106,7 +106,7 @@ def test_calloc_passes_the_cache_by_up_to_2_40(version, offset_of):
     assert (offsets[-1] == offsets[0]) == bool(offset_of)
 
 
-def test_the_smallest_chunk_that_fits_is_taken_and_what_is_left_serves_the_next():
+def test_the_smallest_fitting_chunk_is_used_and_its_remainder_serves_the_next_request():
     history = History()
     small, _, large, _ = (history.malloc(size) for size in (2000, 16, 4000, 16))
     history.free(large, small)
@@ -139,7 +139,7 @@ def test_from_128_kib_on_a_block_has_a_mapping_of_its_own_if_top_is_too_small(ve
     history.malloc(128 * KIB)
     offsets = play(history, version)[0]
     assert offsets[2] + HEAP == BASE - 33 * PAGE + 16
-    # Freeing it raised the threshold to its own size; the next of that size is the heap's.
+    # Freeing it raised the threshold to its size; the next block of that size is in the heap.
     assert 0 < offsets[4] < MIB
 
 
@@ -180,7 +180,7 @@ def test_the_pages_of_a_mapping_move_with_it():
     assert (tally.mremap, tally.munmap) == (1, 0)
 
 
-def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
+def test_a_free_end_of_128_kib_is_released_except_for_top_pad():
     history = History()
     blocks = history.mallocs(5, 100 * KIB)
     history.free(*blocks[::-1])
@@ -191,7 +191,7 @@ def test_a_free_end_of_128_kib_goes_back_but_for_top_pad():
 
 
 def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
-    """glibc compares an area of -1 as unsigned with top_pad, and takes away as much less than nothing."""
+    """glibc compares an area of -1 as unsigned with top_pad, and trims by a negative number of bytes."""
     history = History()
     number = history.malloc(70_000)
     history.malloc(77_824 - 656 - 70_016 - 32 - 8)  # 19 pages in all: top has 32 bytes left
@@ -205,17 +205,17 @@ def test_a_top_of_the_least_size_grows_where_it_should_be_trimmed():
     ]
 
 
-def test_32_bit_chunks_are_multiples_of_16_behind_headers_of_8():
+def test_32_bit_chunks_are_multiples_of_16_after_headers_of_8():
     history = History()
     for size in (1, 12, 13):
         history.malloc(size, Domain.RAW)
-    told: list[np.ndarray] = []
-    run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: told.append(part))
+    parts: list[np.ndarray] = []
+    run(history.trace(), load_config("cpython-3.11-32bit"), addresses=lambda part, owners: parts.append(part))
     first = 0x56560000 + 8 + 400 + 8  # 64 counts of 2 bytes, 64 pointers of 4, a word: 400
-    assert np.concatenate(told).tolist() == [first, first + 16, first + 32]
+    assert np.concatenate(parts).tolist() == [first, first + 16, first + 32]
 
 
-def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_asks_for_it():
+def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_requests_it():
     history = History()
     history.mallocs(40, 1 << 30, Domain.RAW)
     with pytest.raises(TraceError, match="row 31: no address space"):
@@ -223,7 +223,7 @@ def test_a_heap_beyond_32_gib_is_refused_with_the_row_that_asks_for_it():
 
 
 def test_small_mappings_are_no_chunks_of_the_cache():
-    """Pages of 1 KiB, which no x86-64 has, give mappings as small as what the cache keeps."""
+    """Pages of 1 KiB, which do not exist on x86-64, make mappings as small as chunks of the tcache."""
     history = History()
     history.free(*history.mallocs(3, 900))
     play(history, "2.43", "linux.page_size=1024", "glibc.mmap_threshold=0")
@@ -244,7 +244,7 @@ def test_many_chunks_find_room(live, monkeypatch):
 @pytest.mark.parametrize("version", RULES)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_short_history_keeps_every_invariant(version, data):
+def test_a_random_short_history_preserves_every_invariant(version, data):
     sizes = st.one_of(st.integers(0, 1_100), st.sampled_from([1_032, 1_033, 4_000, 60_000, 131_047, 131_049, 300_000]))
     history, live = History(), []
     for _ in range(data.draw(st.integers(1, 60))):
@@ -271,12 +271,12 @@ def test_settings_in_the_environments_spelling():
         ("MALLOC_TOP_PAD=1", "MALLOC_TOP_PAD is not modelled; did you mean 'MALLOC_TOP_PAD_'?"),
         ("MALLOC_TOP_PAD_", "write it like MALLOC_TOP_PAD_=0"),
         ("GLIBC_TUNABLES=glibc.malloc.mxfst=1", "mxfst is not modelled; did you mean 'glibc.malloc.mxfast'?"),
-        ("MALLOC_TOP_PAD_=-1", "'-1' is no whole number of at least 0"),
-        ("MALLOC_ARENA_MAX=0", "'0' is no whole number of at least 1"),
+        ("MALLOC_TOP_PAD_=-1", "'-1' is not an integer of at least 0"),
+        ("MALLOC_ARENA_MAX=0", "'0' is not an integer of at least 1"),
         ("PYTHONMALLOC=malloc", "choose a preset such as cpython-3.12-malloc"),
     ],
 )
-def test_what_glibc_would_ignore_in_silence_is_refused(assignment, sentence):
+def test_settings_that_glibc_would_ignore_silently_are_refused(assignment, sentence):
     with pytest.raises(ConfigError) as refusal:
         overrides_of([assignment])
     assert sentence in str(refusal.value)
@@ -290,7 +290,7 @@ def test_a_presets_name_may_end_in_a_version_of_glibc():
         load_config("cpython-3.9-glibc-2.9")
 
 
-def test_malloc_trim_gives_back_whole_pages_inside_free_chunks_and_the_end_of_the_heap():
+def test_malloc_trim_releases_whole_pages_inside_free_chunks_and_the_end_of_the_heap():
     history = History()
     hole = history.malloc(10 * PAGE)
     history.malloc(16)
@@ -316,12 +316,12 @@ def test_on_a_timer_malloc_trim_is_called_between_the_events_of_its_time_and_the
     assert ends == [1, 0, 1, 1]
 
 
-def test_a_timer_that_nobody_means_is_refused_before_it_fills_memory():
+def test_a_timer_with_a_tiny_interval_is_refused_before_it_fills_memory():
     history = History()
     history.at(0).malloc(1)
     history.at(3_000_000_003).malloc(1)
-    told = "trimming every 3 ns is more than 1,000,000 times in this trace; choose a longer time"
-    with pytest.raises(ReplayError, match=told):
+    message = "trimming every 3 ns is more than 1,000,000 times in this trace; choose a longer time"
+    with pytest.raises(ReplayError, match=message):
         run(history.trace(), config(), trim_every_ns=3)
 
 
@@ -336,7 +336,7 @@ def test_where_batches_end_does_not_matter_to_the_timer(cuts):
     assert counters(run(MemoryTrace(cut(events, cuts)), config(), trim_every_ns=2).end) == counters(whole)
 
 
-def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
+def test_hugetlb_requests_huge_pages_and_moves_the_break_by_whole_huge_pages():
     history = History()
     history.mallocs(23, 100_000)
     block = history.malloc(5_000_000)
@@ -358,7 +358,7 @@ def test_hugetlb_asks_for_huge_pages_and_moves_the_break_by_whole_ones():
 
 
 @pytest.mark.parametrize(("version", "step"), [("2.36", PAGE), ("2.41", PAGE), ("2.43", 2 * MIB)])
-def test_hugetlb_asks_for_nothing_where_huge_pages_come_unasked(version, step):
+def test_hugetlb_requests_nothing_if_huge_pages_are_always_on(version, step):
     history = History()
     history.mallocs(30, 100_000)
     for mode, unit in (("always", step), ("never", PAGE)):

@@ -1,4 +1,4 @@
-"""glibc's settings: how the environment spells them, which are refused, and what some do, worked out by hand."""
+"""glibc's settings: environment variables, refused values, and effects that are computed by hand."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 HUGE = 2 * MIB
 HEAP, BASE = 0x555555560000, 0x7FFFF7FF1000
 BELOW = 0x7FFFF7C00000
-"""The highest place below BASE for a huge page, with the one below BASE's own left out, which it does not fill."""
+"""The highest address below BASE for a huge page, except the incomplete one directly below BASE."""
 of_huge_pages = pytest.mark.parametrize("version", [version for version in RULES if RULES[version].has_hugetlb])
 
 
@@ -28,12 +28,12 @@ def config(version, *overrides):
 
 
 def play(history, version, *overrides):
-    """Addresses of the blocks (0 for a free), and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    """Returns addresses of blocks (0 for a free), and the simulator; checks after every event."""
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     for _ in single_steps(simulator, history.events()):
         simulator.check()
-    return np.concatenate(told).tolist(), simulator
+    return np.concatenate(parts).tolist(), simulator
 
 
 def calls(history, version, *overrides):
@@ -66,22 +66,25 @@ def test_numbers_and_lists_are_read_as_the_loader_reads_them(assignments, overri
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("MALLOC_PERTURB_=256", "'256' is no whole number from 0 to 255"),
-        ("MALLOC_CHECK_=-1", "'-1' is no whole number from 0 to 3"),
-        ("MALLOC_MMAP_MAX_=2147483648", "'2147483648' is no whole number from 0 to 2147483647"),
-        ("MALLOC_TOP_PAD_=64k", "'64k' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=08", "'08' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=1_000", "'1_000' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=0b1", "'0b1' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=1 ", "'1 ' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=18446744073709551616", "'18446744073709551616' is no whole number of at least 0"),
-        ("MALLOC_TOP_PAD_=", "'' is no whole number of at least 0"),
-        ("GLIBC_TUNABLES=glibc.malloc.top_pad=1=2", "'1=2' is no whole number of at least 0"),
-        ("GLIBC_TUNABLES=glibc.malloc.top_pad", "'' is no whole number of at least 0"),
-        ("GLIBC_TUNABLES=glibc.malloc.top_pad=1:", "ends in a colon, for which glibc 2.39 and later ignore all of it"),
+        ("MALLOC_PERTURB_=256", "'256' is not an integer from 0 to 255"),
+        ("MALLOC_CHECK_=-1", "'-1' is not an integer from 0 to 3"),
+        ("MALLOC_MMAP_MAX_=2147483648", "'2147483648' is not an integer from 0 to 2147483647"),
+        ("MALLOC_TOP_PAD_=64k", "'64k' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=08", "'08' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=1_000", "'1_000' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=0b1", "'0b1' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=1 ", "'1 ' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=18446744073709551616", "'18446744073709551616' is not an integer of at least 0"),
+        ("MALLOC_TOP_PAD_=", "'' is not an integer of at least 0"),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad=1=2", "'1=2' is not an integer of at least 0"),
+        ("GLIBC_TUNABLES=glibc.malloc.top_pad", "'' is not an integer of at least 0"),
+        (
+            "GLIBC_TUNABLES=glibc.malloc.top_pad=1:",
+            "ends with a colon; glibc 2.39 and later then ignore the whole variable",
+        ),
     ],
 )
-def test_what_a_glibc_would_ignore_or_read_in_part_is_refused(assignment, sentence):
+def test_settings_that_a_glibc_ignores_or_reads_in_part_are_refused(assignment, sentence):
     with pytest.raises(ConfigError) as refusal:
         overrides_of([assignment])
     assert str(refusal.value) == f"--env {assignment}: {sentence}"
@@ -99,7 +102,7 @@ def test_what_a_glibc_would_ignore_or_read_in_part_is_refused(assignment, senten
         ("2.36", "glibc.check=4", "should be less than or equal to 3"),
     ],
 )
-def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
+def test_settings_that_this_glibc_ignores_are_refused(version, override, sentence):
     with pytest.raises(ConfigError) as refusal:
         config(version, override)
     assert sentence in str(refusal.value)
@@ -116,11 +119,11 @@ def test_what_this_glibc_would_ignore_is_refused(version, override, sentence):
         ("2.43", "glibc.tcache_max=1033", []),
     ],
 )
-def test_what_does_nothing_or_less_than_it_says_is_noted(version, override, notes):
+def test_settings_with_no_or_less_effect_have_a_note(version, override, notes):
     assert config(version, override).libc.notes == notes
 
 
-def test_a_note_is_told_before_the_run():
+def test_a_note_is_printed_before_the_run():
     arguments = ["run", "startup-static", "-a", "cpython-3.12-glibc-2.36", "--env", "MALLOC_CHECK_=3", "--no-reference"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
@@ -128,7 +131,7 @@ def test_a_note_is_told_before_the_run():
 
 
 @pytest.mark.parametrize("version", RULES)
-def test_perturbing_what_a_realloc_leaves_over_makes_it_resident(version):
+def test_perturbing_the_remainder_of_a_realloc_makes_it_resident(version):
     history = History()
     grown = history.malloc(2000)
     hole = history.malloc(30 * PAGE)
@@ -148,7 +151,7 @@ def test_perturbing_what_a_realloc_leaves_over_makes_it_resident(version):
     assert ends[1].page_faults - ends[0].page_faults == 19
 
 
-def test_check_asks_for_a_byte_more_and_has_no_cache():
+def test_check_requests_one_byte_more_and_has_no_tcache():
     history = History()
     blocks = [history.malloc(size) for size in (23, 24, 8)]
     history.free(*blocks[:2])
@@ -181,12 +184,12 @@ def test_check_marks_the_last_page_of_a_mapping():
 
 
 @of_huge_pages
-def test_without_reserved_huge_pages_the_main_heap_is_mapped_all_the_same(version):
+def test_without_reserved_huge_pages_the_main_heap_is_still_mapped(version):
     history = History()
     history.mallocs(60, 30_000)
     least = MIB if version != "2.36" else 160 * KIB
     made = calls(history, version, "glibc.hugetlb=2")
-    # Each time huge pages are asked for first; the first mapping has a MiB.
+    # Each time, huge pages are requested first; the first mapping has 1 MiB.
     assert made[:2] == [("mmap", -1, HUGE), ("mmap", BASE - MIB, MIB)]
     assert [name for name, _, _ in made] == ["mmap"] * len(made)
     assert {address for _, address, _ in made[::2]} == {-1}
@@ -197,7 +200,7 @@ def test_without_reserved_huge_pages_the_main_heap_is_mapped_all_the_same(versio
 
 
 @of_huge_pages
-def test_reserved_huge_pages_are_used_up_and_come_back(version):
+def test_reserved_huge_pages_are_used_up_and_returned(version):
     history = History()
     history.malloc(24)
     first = history.malloc(4 * MIB)
@@ -212,7 +215,7 @@ def test_reserved_huge_pages_are_used_up_and_come_back(version):
         ("mmap", -1, 3 * HUGE),
         ("mmap", BELOW - 3 * HUGE - small, small),
         ("munmap", BELOW - 3 * HUGE, 3 * HUGE),
-        # In 2.36 the threshold has risen, and the heap is not asked for by whole huge pages.
+        # In 2.36 the threshold is higher, and the heap is not requested in whole huge pages.
         ("mmap", BELOW - 2 * HUGE, 3 * MIB + 33 * PAGE if version == "2.36" else 2 * HUGE),
     ]
     end = play(history, version, "glibc.hugetlb=2", "linux.reserved_huge_pages=4")[1].tally

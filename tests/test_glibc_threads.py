@@ -1,4 +1,4 @@
-"""glibc's arenas and caches of several threads, by hand; real ones are asked in test_verify_libc."""
+"""glibc's arenas and tcaches of several threads, computed by hand; test_verify_libc compares them with real ones."""
 
 import numpy as np
 import pytest
@@ -14,26 +14,26 @@ from replay.support.errors import ConfigError
 from replay.trace import Op
 
 SECOND_HEAP = 0x7FFFF0000000
-"""The highest multiple of 64 MiB that a mapping of 128 MiB beneath BASE covers."""
+"""The highest multiple of 64 MiB in a mapping of 128 MiB below BASE."""
 THIRD_HEAP = SECOND_HEAP - 128 * MIB
 """Where the second mapping of 128 MiB begins, which is such a multiple by itself."""
 FIRST = {"2.31": 0x8C0 + 0x290 + 16, "2.36": 0x8D0 + 0x290 + 16, "2.41": 0x8D0 + 0x290 + 16, "2.43": 0x870 + 16}
-"""Where an arena's first block lies: behind heap_info, malloc_state, up to 2.41 the cache, and a header."""
+"""Offset of an arena's first block: after heap_info, malloc_state, up to 2.41 the tcache, and a header."""
 
 
 def addresses(history, version="2.36", *overrides):
-    """Of each block, 0 for what is none, and the simulator; checks after every event."""
-    told: list[np.ndarray] = []
-    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: told.append(part))
+    """Returns addresses of blocks (0 for other events), and the simulator; checks after every event."""
+    parts: list[np.ndarray] = []
+    simulator = Simulator(config(version, *overrides), addresses=lambda part, owners: parts.append(part))
     events = history.events()
     for row in range(events.rows):
         if events.op[row] == Op.THREAD_END:
             simulator.end_thread(int(events.thread[row]), row, int(events.time_ns[row]))
-            told.append(np.zeros(1, np.int64))
+            parts.append(np.zeros(1, np.int64))
         else:
             next(single_steps(simulator, events.where(slice(row, None))))
         simulator.check()
-    return np.concatenate(told).tolist(), simulator
+    return np.concatenate(parts).tolist(), simulator
 
 
 @every_version
@@ -64,7 +64,7 @@ def test_a_heap_is_cut_out_of_128_mib_and_made_writable_as_far_as_needed():
     assert end.resident_bytes == 2 * PAGE
 
 
-def test_what_another_thread_frees_goes_into_that_threads_cache():
+def test_a_block_goes_into_the_tcache_of_the_thread_that_frees_it():
     history = History()
     block = history.malloc(100)
     history.by(1).malloc(24)
@@ -76,7 +76,7 @@ def test_what_another_thread_frees_goes_into_that_threads_cache():
     assert other == first + 112
 
 
-def test_what_no_cache_takes_goes_back_to_the_arena_it_came_from():
+def test_a_block_that_no_tcache_takes_returns_to_its_arena():
     history = History()
     blocks = history.mallocs(3, 2_000)
     history.by(1).malloc(24)
@@ -94,7 +94,7 @@ def test_no_more_arenas_than_arena_max_are_made(most, arenas):
     assert addresses(history, "2.36", f"glibc.arena_max={most}")[1].stack.libc.par[0].arenas == arenas
 
 
-def test_threads_beyond_the_limit_go_round_from_main_to_the_newest_to_the_oldest():
+def test_threads_beyond_the_limit_cycle_through_arenas_from_main_to_newest_to_oldest():
     history = History()
     for thread in range(7):
         history.by(thread).malloc(24)
@@ -104,7 +104,7 @@ def test_threads_beyond_the_limit_go_round_from_main_to_the_newest_to_the_oldest
     assert libc.par[0].arena == MAIN_ARENA
 
 
-def test_by_itself_the_limit_is_8_a_processor_once_there_are_more_than_8():
+def test_the_default_limit_is_8_arenas_per_processor_for_more_than_8_threads():
     history = History()
     for thread in range(40):
         history.by(thread).malloc(24)
@@ -127,7 +127,7 @@ def test_a_thread_that_ends_leaves_its_arena_to_the_next(version):
     assert libc.par[0].arena == 4
 
 
-def test_a_thread_that_ends_gives_back_what_its_cache_holds():
+def test_a_thread_that_ends_frees_its_tcache():
     history = History()
     history.malloc(24)
     history.by(1)
@@ -152,7 +152,7 @@ def test_the_same_number_is_a_new_thread_after_its_end():
     assert rows[4] == THIRD_HEAP + FIRST["2.36"]
 
 
-def test_an_arena_goes_on_in_another_heap_and_gives_it_back_when_it_is_empty():
+def test_an_arena_continues_in_another_heap_and_releases_it_when_empty():
     history = History()
     history.malloc(24)
     history.by(1)
@@ -193,7 +193,7 @@ def test_an_impossible_number_of_arenas_is_refused(value):
 @every_version
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_short_history_of_threads_keeps_every_invariant(version, data):
+def test_a_random_short_history_of_threads_preserves_every_invariant(version, data):
     sizes = st.one_of(st.integers(0, 1_100), st.sampled_from([1_033, 4_000, 60_000, 131_047, 300_000, 30 * MIB]))
     history, live = History(), []
     for _ in range(data.draw(st.integers(1, 60))):

@@ -1,4 +1,4 @@
-"""Summaries of the bundled workloads, number by number: nothing may change them unnoticed.
+"""Summaries of the bundled workloads, compared with stored ones, so that every change is noticed.
 
 After a change that is meant to change them, look at what it does to each file before it is committed:
 
@@ -30,13 +30,13 @@ PAIRS = (*((workload, preset) for workload in workload_names() for preset in PRE
 
 
 def play(workload, preset):
-    """The summary as JSON knows it, without the references: they have files of their own."""
+    """Returns the summary as JSON values, without the references, which have their own files."""
     recording = run(open_source(workload), load_config(preset), sample_every_ns=1 << 62)
     return json.loads(summarize(recording).model_dump_json())
 
 
 @pytest.mark.parametrize(("workload", "preset"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
-def test_a_bundled_workload_gives_the_same_numbers_as_ever(workload, preset):
+def test_a_bundled_workload_has_the_stored_results(workload, preset):
     assert play(workload, preset) == json.loads((GOLDEN / f"{workload}-{preset}.json").read_text())
 
 

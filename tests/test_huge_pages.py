@@ -1,4 +1,4 @@
-"""Comparisons of huge pages are repeated when Linux did something of its own meanwhile, and only then."""
+"""Comparisons of huge pages are repeated only if Linux changed huge pages in the background."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from replay.verification.huge_pages import without_surprises
 
 @pytest.fixture
 def happen(tmp_path, monkeypatch) -> Callable[[str], None]:
-    """Counts one more of something, in a /proc/vmstat of its own."""
+    """Returns a function that increments a counter in a simulated /proc/vmstat."""
     counts = dict.fromkeys(
         ("thp_fault_alloc", "thp_fault_fallback", "thp_collapse_alloc", "thp_collapse_alloc_failed"), 7
     )
@@ -27,7 +27,7 @@ def happen(tmp_path, monkeypatch) -> Callable[[str], None]:
 
 
 @pytest.mark.parametrize("surprise", ["thp_collapse_alloc", "thp_fault_fallback"])
-def test_a_play_is_repeated_until_nothing_happened_meanwhile(happen, surprise):
+def test_a_measurement_is_repeated_until_the_counters_do_not_change(happen, surprise):
     plays = []
 
     def play() -> int:
@@ -39,7 +39,7 @@ def test_a_play_is_repeated_until_nothing_happened_meanwhile(happen, surprise):
     assert without_surprises(play) == 3
 
 
-def test_huge_pages_that_malloc_is_given_are_no_reason_to_repeat(happen):
+def test_huge_pages_of_malloc_itself_are_no_reason_to_repeat(happen):
     plays = []
 
     def play() -> None:
@@ -70,6 +70,6 @@ def test_a_kernel_that_never_rests_is_named_as_the_reason(happen):
     assert len(plays) == 10
 
 
-def test_without_counters_a_play_is_played_once(tmp_path, monkeypatch):
+def test_without_counters_a_measurement_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(huge_pages, "_COUNTERS", tmp_path / "missing")
     assert without_surprises(lambda: 5) == 5

@@ -1,4 +1,4 @@
-"""`replay import`: how formats are told apart, --format and --lenient, and what is said of the unknown."""
+"""`replay import`: detection of formats, --format and --lenient, and messages about unknown data."""
 
 import gzip
 import json
@@ -37,13 +37,13 @@ def run(*arguments):
 
 
 def takers(head):
-    """The formats that take a file that begins so for theirs."""
+    """Returns the formats that recognize a file with this beginning."""
     formats = {name: find_format(name) for name in bundled_names()}
     return [name for name, known in formats.items() if hasattr(known, "sniff") and known.sniff(head)]
 
 
 @pytest.mark.parametrize(("name", "head"), [*SAMPLES.items(), *VARIANTS])
-def test_each_sample_is_taken_by_exactly_one_format(name, head):
+def test_each_sample_is_recognized_by_exactly_one_format(name, head):
     assert takers(head) == [name]
 
 
@@ -54,7 +54,7 @@ def test_every_format_that_looks_at_content_has_a_sample():
 @pytest.mark.parametrize(
     "head", [b"", b"\n", b"hello\n", b"1,2\n", b"v\n", b"{}\n", b"+ 1\n", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"]
 )
-def test_what_is_of_no_format_is_taken_by_none(head):
+def test_content_of_no_format_is_recognized_by_none(head):
     assert takers(head) == []
 
 
@@ -63,26 +63,26 @@ def test_the_help_lists_every_bundled_format():
     assert set(bundled_names()) <= set(re.findall(r"\w+", help_text))
 
 
-def test_what_a_log_does_not_know_is_said_on_one_line(tmp_path):
+def test_assumptions_about_a_log_are_printed_on_one_line(tmp_path):
     (tmp_path / "log").write_bytes(SAMPLES["mtrace"] + b"@ a:[0x2] - 0x99\n- 0x10\n")
     lines = run(tmp_path / "log", "-o", tmp_path / "t.parquet")
     assert lines[0].startswith("2 events over 1.00 µs, 0 blocks (0 B) live at the end; ")
     assert lines[1:] == [
-        "not known, so assumed: time: an event a microsecond, thread: 0, domain: libc; "
+        "unknown, so assumed: time: an event a microsecond, thread: 0, domain: libc; "
         "frees of blocks older than the log, left out: 1",
         f"next: replay run {tmp_path / 't.parquet'}",
     ]
     assert open_source(tmp_path / "t.parquet").metadata.origin.texts()["dropped frees"] == "1"
 
 
-def test_a_format_that_is_named_is_taken_whatever_the_file_looks_like(tmp_path):
+def test_a_named_format_is_used_for_any_content(tmp_path):
     (tmp_path / "log.csv").write_bytes(b"\n" + SAMPLES["mtrace"])
     assert run(tmp_path / "log.csv", "--format", "mtrace", "-o", tmp_path / "t.parquet")[0].startswith("1 events")
-    with pytest.raises(ReplayError, match=r"line 1: here must stand a header of four numbers"):
+    with pytest.raises(ReplayError, match=r"line 1: the header must have four numbers"):
         run(tmp_path / "log.csv", "--format", "rep", "-o", tmp_path / "u.parquet")
     with pytest.raises(ReplayError, match=r"unknown trace format 'mtrase'; did you mean 'mtrace'\?"):
         run(tmp_path / "log.csv", "--format", "mtrase", "-o", tmp_path / "u.parquet")
-    with pytest.raises(ReplayError, match="there is no such file"):
+    with pytest.raises(ReplayError, match="the file does not exist"):
         run("web-service", "--format", "yaml", "-o", tmp_path / "u.parquet")
 
 
@@ -96,19 +96,19 @@ def test_unknown_lines_are_refused_unless_reading_is_lenient(tmp_path):
 
 def test_formats_that_cannot_be_read_leniently_say_so(tmp_path):
     able = "csv, heaptrack, memray, mtrace, parquet, rep, umpire$"
-    with pytest.raises(ReplayError, match=f"is read as yaml, .*; these can: {able}"):
+    with pytest.raises(ReplayError, match=f"has the format yaml, .*; formats with --lenient: {able}"):
         run("web-service", "--lenient", "-o", tmp_path / "t.parquet")
 
 
-def test_a_source_is_not_written_over_by_what_is_made_of_it(tmp_path):
+def test_a_source_is_not_overwritten_by_its_import(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(SAMPLES["csv"])
-    with pytest.raises(ReplayError, match=r"t\.csv: is what is read; choose another name"):
+    with pytest.raises(ReplayError, match=r"t\.csv: is the input file; choose another name"):
         run(path, "-o", path, "--force")
     assert path.read_bytes() == SAMPLES["csv"]
 
 
-def test_what_was_imported_is_played(tmp_path):
+def test_an_imported_trace_is_simulated(tmp_path):
     (tmp_path / "t.rep").write_bytes(SAMPLES["rep"])
     run(tmp_path / "t.rep", "-o", tmp_path / "t.parquet")
     played = CliRunner().invoke(app, ["run", str(tmp_path / "t.parquet"), "--json", "--no-reference"])

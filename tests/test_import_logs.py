@@ -15,7 +15,7 @@ def rows(trace):
 
 
 def sites(trace):
-    """The site of each event, by name; None where it is not known."""
+    """Returns the name of the site of each event; None if it is unknown."""
     numbers = [site for events in trace.batches() for site in events.site.tolist()]
     return [None if number == NO_SITE else trace.metadata.sites[number] for number in numbers]
 
@@ -71,7 +71,7 @@ def test_an_umpire_log_is_read_operation_by_operation(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "umpire", "file": "log"} | known
 
 
-def test_an_older_umpire_log_is_read_where_it_tells_results(tmp_path):
+def test_an_older_umpire_log_is_read_from_the_lines_with_results(tmp_path):
     trace = open_source(written(tmp_path, OLDER))
     assert rows(trace) == [("malloc", 0, 134, 15), ("free", 0, 0, 16)]
     assert sites(trace) == [Site("pool", "", 0), None]
@@ -133,7 +133,7 @@ def test_brackets_nested_too_deeply_are_refused_in_one_sentence(tmp_path, name):
     ],
     ids=["nesting", "infinite time", "time past 63 bits", "time of 5000 digits", "infinite size"],
 )
-def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, broken):
+def test_json_values_that_a_trace_cannot_have_are_unknown_lines(tmp_path, broken):
     path = written(tmp_path, UMPIRE + broken + "\n")
     assert refusal(path).startswith("line 15: ")
     lenient = open_source(path, lenient=True)
@@ -153,7 +153,7 @@ def test_what_json_can_hold_and_a_trace_cannot_is_an_unknown_line(tmp_path, brok
 def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, name, text):
     path = written(tmp_path, text, name)
     assert "--lenient" not in refusal(path)
-    with pytest.raises(TraceError, match="nothing is left to import: "):
+    with pytest.raises(TraceError, match="no event remains: "):
         rows(open_source(path, lenient=True))
 
 
@@ -246,7 +246,7 @@ def test_older_heaptrack_files_have_strings_without_their_length(tmp_path):
 def test_a_newer_heaptrack_format_is_refused(tmp_path):
     newer = INTERPRETED.replace("v 10400 3", "v 20000 4")
     assert refusal(written(tmp_path, newer)) == (
-        "is of heaptrack's file format 4; this replay reads up to 3: get a newer one"
+        "has heaptrack's file format 4; this version of replay reads up to 3: get a newer one"
     )
 
 
@@ -271,7 +271,7 @@ def test_a_broken_line_of_heaptrack_is_refused_with_its_number(tmp_path, line, m
         assert lenient.metadata.origin.texts()["dropped lines"] == "1"
 
 
-def test_a_heaptrack_file_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
+def test_a_heaptrack_file_is_read_equally_in_pieces_of_any_size(tmp_path, monkeypatch):
     body = "".join(f"a {n + 1:x} 1\n+ {n:x}\n+ 0\n- 0\nc {n:x}\n- {n // 2:x}\n" for n in range(2000))
     path = written(tmp_path, f"v 10400 3\ns 4 main\ni 1 1 1\nt 1 0\n{body}")
     whole = rows(open_source(path))

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.system
 
 memray = pytest.importorskip("memray", reason="memray is not installed: pip install 'alloc-replay[memray]'")
 VERSION_AT = 7
-"""Where a capture that is not compressed tells its version."""
+"""Offset of the version in an uncompressed capture."""
 MMAP = 14
 """From here on, allocators are those of mmap and munmap."""
 
@@ -78,7 +78,7 @@ with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit="compress
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """Records the program above in the way that is named, once."""
+    """Records the program above in the named way, once."""
     folder = tmp_path_factory.mktemp("captures")
     (folder / "program.py").write_text(PROGRAM)
 
@@ -93,7 +93,7 @@ def record(tmp_path_factory):
 
 @pytest.fixture(params=["replay", "library"])
 def way(request, monkeypatch):
-    """Who reads: to read by the library, replay knows no version."""
+    """The reader: replay itself, or memray's library, for which replay supports no version."""
     if request.param == "library":
         by_library(monkeypatch)
     return request.param
@@ -104,7 +104,7 @@ def by_library(monkeypatch):
 
 
 def plain(path):
-    """A capture's bytes, not compressed."""
+    """Returns the decompressed bytes of a capture."""
     content = path.read_bytes()
     return content if content.startswith(b"memray") else pa.input_stream(str(path), compression="lz4").read()
 
@@ -187,15 +187,15 @@ def test_replay_and_the_library_read_the_same(record, kind, monkeypatch):
         assert getattr(events, name).tolist() == getattr(expected, name).tolist()
     assert sites(ours, events) == sites(theirs, expected)
     assert set(ours.metadata.sites) <= set(theirs.metadata.sites)  # the library's are also those of mappings
-    told = {"assumed time": ours.metadata.origin.texts()["assumed time"]}
-    assert ours.metadata.origin.texts() == theirs.metadata.origin.texts() | told
+    assumed = {"assumed time": ours.metadata.origin.texts()["assumed time"]}
+    assert ours.metadata.origin.texts() == theirs.metadata.origin.texts() | assumed
     if kind in ("threads", "native"):
         assert len(set(events.thread.tolist())) >= 4
         assert len(ours.metadata.sites) > 20
 
 
-def test_records_lie_between_the_snapshots_around_them(record):
-    """What `memray parse` prints holds the order of snapshots and records."""
+def test_times_of_records_are_between_the_snapshots_around_them(record):
+    """The output of `memray parse` has the order of snapshots and records."""
     path = record("threads")
     command = [sys.executable, "-m", "memray", "parse", str(path)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -216,7 +216,7 @@ def test_records_lie_between_the_snapshots_around_them(record):
         assert time_ns[start:end].tolist() == (from_ns + passed).tolist()
 
 
-def test_times_lie_between_the_first_snapshot_and_the_last(record, way):
+def test_times_are_between_the_first_and_the_last_snapshot(record, way):
     path = record("python")
     with memray.FileReader(path) as reader:
         times = [snapshot.time * 10**6 for snapshot in reader.get_memory_snapshots()]
@@ -236,7 +236,7 @@ def test_batches_do_not_change_what_is_read(record, monkeypatch, way):
 
 def test_an_aggregated_capture_is_refused(record, way):
     assert refusal(record("aggregated")) == (
-        "holds sums only, no single allocations; record it again without `memray run --aggregate`"
+        "has only sums, no single allocations; record it again without `memray run --aggregate`"
     )
 
 
@@ -245,7 +245,7 @@ def test_a_capture_that_is_cut_short_is_refused_but_for_lenient_reading(record, 
     path = tmp_path / "cut.bin"
     content = record("python" if kind == "plain" else "compressed threads").read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert refusal(path).startswith("is cut short: it promises ")
+    assert refusal(path).startswith("is incomplete: it should have ")
     trace = open_source(path, lenient=True)
     Validator().check(whole(trace))
     assert trace.metadata.origin.texts()["cut short"].startswith("after ")
@@ -264,7 +264,7 @@ def test_wherever_a_capture_is_cut_the_same_records_are_left_as_by_the_library(r
             assert trace.metadata.origin.texts()["cut short"] == f"after {total:,} records"
 
 
-def test_a_damaged_capture_gives_what_stands_before_the_damage_or_anything_but_never_a_crash(record, tmp_path):
+def test_a_damaged_capture_never_crashes_the_reader(record, tmp_path):
     content, path, random_ = plain(record("native")), tmp_path / "damaged.bin", random.Random(3)
     for _ in range(150):
         damaged = bytearray(content)
@@ -288,13 +288,13 @@ def test_a_capture_of_version_12_is_one_of_13_without_paths(record, tmp_path, mo
 
 
 def test_a_capture_of_a_program_that_was_killed_is_refused_but_for_lenient_reading(record):
-    assert refusal(record("killed")).startswith("is cut short: its program did not end it")
+    assert refusal(record("killed")).startswith("is incomplete: the program did not end it")
     events = whole(open_source(record("killed"), lenient=True))
     assert 777_400 in events.size.tolist()
 
 
 def of_format(version, record, tmp_path):
-    """A capture that says that it is in that version of the format."""
+    """Returns a capture with this format version."""
     content = bytearray(record("plain").read_bytes())
     content[VERSION_AT] = version
     path = tmp_path / f"format-{version}.bin"
@@ -314,11 +314,11 @@ def test_a_capture_that_the_installed_memray_cannot_read_is_refused_with_the_ver
     record, tmp_path, version, expected
 ):
     installed = f"memray {importlib.metadata.version('memray')} is installed"
-    told = refusal(of_format(version, record, tmp_path))
-    assert told == f"is a memray capture in format version {version}{expected.format(installed)}"
+    message = refusal(of_format(version, record, tmp_path))
+    assert message == f"is a memray capture in format version {version}{expected.format(installed)}"
 
 
-def test_a_capture_is_no_capture_without_its_header(record, tmp_path):
+def test_a_capture_without_its_header_is_refused(record, tmp_path):
     (tmp_path / "tiny.bin").write_bytes(record("plain").read_bytes()[:12])
     assert refusal(tmp_path / "tiny.bin").startswith("is not a complete capture of memray")
 
@@ -346,7 +346,7 @@ def test_known_versions_are_read_without_memray(record, without_memray):
         (99, "which only its library can read; memray is not installed: pip install 'alloc-replay[memray]'"),
     ],
 )
-def test_without_memray_a_sentence_tells_what_to_install_for_other_versions(
+def test_without_memray_the_error_names_what_to_install_for_other_versions(
     record, tmp_path, without_memray, version, expected
 ):
     assert refusal(of_format(version, record, tmp_path)).endswith(expected)
@@ -372,10 +372,10 @@ def test_allocators_are_known_by_their_names_in_whatever_numbering():
 def test_a_call_of_an_unknown_allocator_is_refused(record, monkeypatch):
     by_library(monkeypatch)
     monkeypatch.delitem(allocator_types._CALLS, "POSIX_MEMALIGN")
-    assert refusal(record("plain")) == ("has calls of memray's allocator 9, which this version of replay does not know")
+    assert refusal(record("plain")) == ("has calls of memray's allocator 9, which is unknown to this version of replay")
 
 
-def test_the_screen_tells_how_much_memory_was_mapped_past_the_trace():
+def test_the_output_has_the_memory_that_was_mapped_outside_the_trace():
     origin = Provenance(dropped_mappings=1400, dropped_mapping_bytes=35 << 20)
     assert limits(origin) == "mmap and munmap calls left out: 1,400; memory mapped by them, left out: 35.0 MiB"
 
@@ -408,7 +408,7 @@ def functions():
 
 
 @pytest.mark.parametrize("function", functions(), ids=lambda function: function.__name__)
-def test_line_tables_tell_the_lines_that_python_tells(function):
+def test_line_tables_have_the_same_lines_as_python(function):
     code = function.__code__
     table = LineTable(code.co_linetable, code.co_firstlineno, sys.hexversion)
     found = 0
@@ -443,8 +443,8 @@ def test_line_tables_of_older_pythons_tell_their_lines(version):
     python = next(iter(sorted(root.glob(f"versions/{version}.*/bin/python"))), None)
     if python is None:
         pytest.skip(f"no Python {version} among pyenv's")
-    told = subprocess.run([python, "-c", TELL], check=True, capture_output=True, text=True).stdout
-    table, first_line, lines = ast.literal_eval(told)
+    printed = subprocess.run([python, "-c", TELL], check=True, capture_output=True, text=True).stdout
+    table, first_line, lines = ast.literal_eval(printed)
     major, minor = map(int, version.split("."))
     found = LineTable(bytes.fromhex(table), first_line, major << 24 | minor << 16)
     unit = 2 if version == "3.10" else 1

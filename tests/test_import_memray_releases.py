@@ -1,4 +1,4 @@
-"""Captures of four releases of memray, each in its own numbering of allocators, against what that memray says of them.
+"""Captures of four releases of memray, each with its own numbers of allocators, compared with that memray's statistics.
 
 Each release is installed into a folder of its own under replay's cache, from which its Python modules take the place of
 the memray beside replay. Where the package index has no wheel for this Python or cannot be reached, tests are skipped.
@@ -29,7 +29,7 @@ memray = pytest.importorskip("memray", reason="the releases need what memray dep
 
 RELEASES = ("1.14.0", "1.18.0", "1.19.3", "1.20.0")
 RECORDS_AT, END_AT = 13, 37
-"""Where a capture of format version 11 has the numbers of its records and frames, and the time of its end."""
+"""Offset of the numbers of records and frames, and the time of the end, in a capture of format version 11."""
 
 PROGRAM = """
 from threading import Thread
@@ -62,7 +62,7 @@ for number in range(10_000):
 
 @pytest.fixture(scope="module")
 def install():
-    """Gives the folder with a release of memray, installed at most once."""
+    """Returns the folder with a release of memray, which is installed at most once."""
 
     def installed(release):
         folder = cache_root() / "memray" / f"{release}-{sys.implementation.cache_tag}"
@@ -88,7 +88,7 @@ def install():
 
 @pytest.fixture(scope="module")
 def run_with(install):
-    """Runs a Python module with a release of memray in place of the one beside replay."""
+    """Runs a Python module with a release of memray instead of the installed one."""
 
     def run(release, *arguments):
         command = [sys.executable, "-m", *map(str, arguments)]
@@ -100,7 +100,7 @@ def run_with(install):
 
 @pytest.fixture(scope="module")
 def capture(run_with, tmp_path_factory):
-    """Gives a capture of the program above by a release of memray, and that release's statistics of it."""
+    """Returns a capture of the program above by a release of memray, and that release's statistics."""
     folder = tmp_path_factory.mktemp("releases")
     (folder / "program.py").write_text(PROGRAM)
 
@@ -117,7 +117,7 @@ def capture(run_with, tmp_path_factory):
 
 
 def requests(trace):
-    """How many requests each call of each domain made, and the bytes of all."""
+    """Returns the number of requests and bytes by call and domain."""
     calls, requested_bytes = Counter(), 0
     for events in trace.batches():
         births = events.op != Op.FREE
@@ -186,11 +186,11 @@ def torn(content):
 
 
 def killed(content):
-    """As a program leaves it that is killed: the header has zeros for the numbers that are written at the end."""
+    """A capture of a killed program: the header has zeros for the numbers that are written at the end."""
     return content[:RECORDS_AT] + bytes(16) + content[RECORDS_AT + 16 : END_AT] + bytes(8) + content[END_AT + 8 :]
 
 
-@pytest.mark.parametrize(("damage", "expected"), [(torn, "it promises "), (killed, "its program did not end it")])
+@pytest.mark.parametrize(("damage", "expected"), [(torn, "it should have "), (killed, "the program did not end it")])
 def test_an_old_capture_that_is_cut_short_is_refused_but_for_lenient_reading(
     capture, run_with, tmp_path, damage, expected
 ):
@@ -198,7 +198,7 @@ def test_an_old_capture_that_is_cut_short_is_refused_but_for_lenient_reading(
     path.write_bytes(damage(capture("1.18.0")[0].read_bytes()))
     result = run_with("1.18.0", "replay", "import", path, "-o", output)
     assert (result.returncode, result.stdout) == (2, "")
-    assert f"is cut short: {expected}" in result.stderr
+    assert f"is incomplete: {expected}" in result.stderr
     result = run_with("1.18.0", "replay", "import", "--lenient", path, "-o", output)
     assert result.returncode == 0, result.stderr
     assert open_source(output).metadata.origin.texts()["cut short"].startswith("after ")

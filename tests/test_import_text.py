@@ -58,7 +58,7 @@ def test_an_mtrace_log_is_read_call_by_call(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "mtrace", "file": "log.mtrace"} | ORIGIN | counted
 
 
-def test_the_offset_of_a_caller_is_no_part_of_its_function_with_or_without_0x(tmp_path):
+def test_the_offset_of_a_caller_does_not_belong_to_its_function(tmp_path):
     text = "@ /lib/a.so:(f+0x2f0)[0x1] + 0x10 0x1\n@ /lib/a.so:(f+2f0)[0x1] + 0x20 0x1\n@ b:(g)[0x1] + 0x30 0x1\n"
     trace = open_source(written(tmp_path, text, "log.mtrace"))
     rows(trace)
@@ -138,7 +138,7 @@ def test_a_compressed_log_is_recognised_by_its_content_and_read(tmp_path, compre
 
 
 @each_compression
-def test_a_log_compressed_in_two_parts_is_read_whole(tmp_path, compression):
+def test_a_log_compressed_in_two_parts_is_read_completely(tmp_path, compression):
     path = tmp_path / "log"
     cut = REP.index("f 1")
     path.write_bytes(b"".join(map(COMPRESS[compression], (REP[:cut].encode(), REP[cut:].encode()))))
@@ -165,7 +165,7 @@ def test_a_damaged_compressed_log_is_refused(tmp_path, compression):
 def test_a_compressed_log_is_recognised_by_the_suffix_before_that_of_its_compression(tmp_path):
     path = tmp_path / "lab.rep.xz"
     path.write_bytes(lzma.compress(b"a 0 512\n"))
-    assert "line 1: here must stand a header" in refusal(path)
+    assert "line 1: the header must have four" in refusal(path)
 
 
 def test_a_file_of_no_known_format_names_the_compressions(tmp_path):
@@ -204,7 +204,7 @@ def test_a_broken_mtrace_line_is_refused_with_its_number(tmp_path, line, message
         ("a 1 5 7", "line 14: 'a 1 5 7' is not a line"),
         ("f", "line 14: 'f' is not a line"),
         ("a 1 140737488355329", "line 14: the size is out of range"),
-        ("f 1", "the header promises 9 requests, but 10 follow; is the file whole?"),
+        ("f 1", "the header has 9 requests, but 10 follow; is the file complete?"),
     ],
 )
 def test_a_broken_request_is_refused_with_its_line(tmp_path, line, message):
@@ -213,7 +213,7 @@ def test_a_broken_request_is_refused_with_its_line(tmp_path, line, message):
 
 @pytest.mark.parametrize("text", ["", "20000\n3\n", "a 0 512\n"])
 def test_a_malloc_lab_trace_without_its_header_is_refused(tmp_path, text):
-    assert "line 1: here must stand a header" in refusal(written(tmp_path, text, "t.rep"))
+    assert "line 1: the header must have four" in refusal(written(tmp_path, text, "t.rep"))
 
 
 def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
@@ -233,7 +233,7 @@ def test_lenient_reading_leaves_unknown_lines_out_and_counts_them(tmp_path):
 def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_path, text, lines):
     path = written(tmp_path, text, "log.mtrace")
     assert refusal(path, lenient=True) == (
-        f"nothing is left to import: {lines} left out, and no other line is an event of mtrace; "
+        f"no event remains: {lines} left out, and no other line is an event of mtrace; "
         "`--format NAME` names another format"
     )
     assert refusal(path).endswith(
@@ -246,7 +246,7 @@ def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tm
     assert rows(open_source(written(tmp_path, "= Start\n= End\n", "log.mtrace"), lenient=True)) == []
 
 
-def test_a_log_reads_alike_wherever_it_is_cut_into_pieces(tmp_path, monkeypatch):
+def test_a_log_is_read_equally_in_pieces_of_any_size(tmp_path, monkeypatch):
     lines = [
         f"@ a:(f{n % 700}+0x1)[0x1] + {64 * n + 64:#x} {n:#x}\n@ b < {64 * n + 64:#x}\n@ b > 0x{n:x}8 0x5"
         for n in range(3000)
@@ -285,7 +285,7 @@ int main(void) {
 
 
 def compile_or_skip(folder, source, output, *flags):
-    """The program or library made of C source; the test is skipped where that cannot be done."""
+    """Compiles C source to a program or library; skips the test if that is not possible."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is not installed")
@@ -297,7 +297,7 @@ def compile_or_skip(folder, source, output, *flags):
 
 
 def record_or_skip(program, *preloaded):
-    """The log of a program that runs with these libraries; the test is skipped where the C library writes none."""
+    """Returns the log of a program that runs with these libraries; skips the test if the C library writes none."""
     log = program.parent / "log"
     preload = " ".join(["libc_malloc_debug.so.0", *map(str, preloaded)])
     environment = {**os.environ, "MALLOC_TRACE": str(log), "LD_PRELOAD": preload}
@@ -318,7 +318,7 @@ def test_a_program_that_does_not_call_mtrace_is_recorded_by_a_second_library(tmp
 
 
 @pytest.mark.system
-def test_a_real_log_holds_what_the_program_did(tmp_path):
+def test_a_real_log_has_the_calls_of_the_program(tmp_path):
     trace = open_source(record_or_skip(compile_or_skip(tmp_path, PROGRAM, "program")))
     assert rows(trace) == [
         ("malloc", 0, 100), ("malloc", 1, 21), ("realloc", 0, 5000), ("free", 1, 0),

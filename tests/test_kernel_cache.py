@@ -26,7 +26,7 @@ def test_code_of_the_simulation_depends_on_all_models_and_on_no_format_or_comman
     assert not [path for path in sources if path.startswith(("sources/", "commands/", "workload/", "recorder/"))]
 
 
-def test_what_the_imported_files_import_counts_too() -> None:
+def test_files_imported_by_imported_files_are_in_the_digest_too() -> None:
     sources = sources_of("sources/heaptrack.py")
     assert {"sources/heaptrack.py", "sources/_logs/calls.py", "sources/_logs/block_lifetimes.py"} <= sources
     assert "sources/mtrace.py" not in sources
@@ -42,6 +42,22 @@ def test_the_folder_changes_with_the_source_of_an_imported_file(tmp_path: Path) 
     assert kernel_cache.cache_folder((str(model),)) != before
 
 
+def test_the_folder_changes_with_any_file_of_the_package_of_a_third_party_model(tmp_path: Path) -> None:
+    package = tmp_path / "their_models"
+    (package / "parts").mkdir(parents=True)
+    for name in ("__init__.py", "parts/__init__.py", "parts/helper.py", "model.py"):
+        (package / name).write_text("")
+    before = kernel_cache.cache_folder((str(package / "model.py"),))
+    (package / "parts/helper.py").write_text("SIZE = 2\n")
+    kernel_cache.cache_folder.cache_clear()
+    assert kernel_cache.cache_folder((str(package / "model.py"),)) != before
+
+
+def test_a_member_that_is_imported_from_the_package_itself_is_in_the_digest() -> None:
+    assert "allocators/_stack.py" in sources_of("allocators/pymalloc/__init__.py")
+    assert "allocators/bump.py" in sources_of("allocators/pymalloc/__init__.py")
+
+
 def double(number: int) -> int:
     return 2 * number
 
@@ -55,7 +71,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def compilations() -> int:
-    """How many compilations a call takes, with nothing but the files to go by."""
+    """Returns the number of compilations of a call in a new process, with only the cache on disk."""
     kernel = entry(double)
     assert kernel(21) == 42
     return sum(kernel._compiled.stats.cache_misses.values())
@@ -68,7 +84,7 @@ def flip_a_bit(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], flip_a_bit])
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-def test_a_damaged_file_of_machine_code_is_made_anew(
+def test_a_damaged_file_of_machine_code_is_compiled_again(
     own_cache: Path, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
     assert (compilations(), compilations()) == (1, 0)

@@ -1,234 +1,49 @@
 """The kernel model beside the Linux that runs the tests: the same calls, every address and every page compared."""
 
 import errno
-import platform
 import random
-import re
-import shutil
-import struct
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from address_spaces import (
+    ARENAS,
+    GIVE,
+    HUGE,
+    HUGE_PAGES,
+    LENGTHS,
+    MIB,
+    NEEDS_LINUX,
+    PAGE,
+    PLACES,
+    RESIZE,
+    SMALL,
+    UNMAP,
+    Both,
+    beside_each_other,
+    compiled,
+    needs_alignment,
+    needs_huge_pages,
+)
 from conftest import reserved_pages_alone, skipped_where_disturbed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import LOG, NO_MEMORY, ROOM, TALLY, Stack, linux
+from replay.allocators import linux
 from replay.allocators.linux.areas import NO_RESERVE, WRITABLE
 from replay.verification.huge_pages import free_huge_pages, without_surprises
 
-PAGE, KIB, MIB = 4096, 1 << 10, 1 << 20
-HUGE = 2 * MIB
-NOT_MAPPED, MAPPED, RESIDENT = range(3)
-MAP, UNMAP, TOUCH, BREAK, SURVEY, MAP_HUGETLB, ADVISE, GIVE, RESIZE, RESERVE, PROTECT, MAP_RESERVED = range(12)
-PLACES = (0, PAGE, MIB, HUGE - PAGE)
-"""Where the first mapping ends, modulo 2 MiB: what is aligned to huge pages lands differently with each."""
-
-RELEASE = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
-ALIGNS = RELEASE >= (6, 12)
-needs_alignment = pytest.mark.skipif(not ALIGNS, reason="Linux before 6.12 aligns other lengths to huge pages, or none")
-SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-HUGE_PAGES = SWITCH.read_text().partition("[")[2].partition("]")[0] if SWITCH.exists() else "never"
-needs_huge_pages = pytest.mark.skipif(
-    HUGE_PAGES == "never" or RELEASE < (6, 18),
-    reason="no transparent huge pages, or a Linux that merges areas and frees page tables by other rules",
-)
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(
-        sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize < 2**32,
-        reason="the model is that of Linux on x86-64",
-    ),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
-]
-
-ARENAS = (256 * KIB, MIB)
-SMALL = (PAGE, 2 * PAGE, 3 * PAGE, 33 * PAGE, 132 * KIB, *ARENAS, MIB + PAGE, 511 * PAGE)
-LARGE = (HUGE, HUGE + PAGE, 2 * HUGE - PAGE, 2 * HUGE, 5 * MIB, 5 * HUGE, 10 * MIB + PAGE, 16 * HUGE, 37 * MIB)
-LENGTHS = SMALL + LARGE if ALIGNS else SMALL
+pytestmark = NEEDS_LINUX
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("linux") / "mappings"
-    source = Path(__file__).with_name("mappings.c")
-    subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", source, "-o", path], check=True)
-    return path
-
-
-class Linux:
-    """A process that does what it is told; `base` and `heap` are what the model calls mmap_base and brk_base."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        start = process.stdout.read(16)
-        if len(start) < 16 and process.wait() == 2:
-            pytest.skip(process.stderr.read().decode())
-        self.base, self.heap = struct.unpack("2q", start)
-
-    def order(self, operation: int, address: int, length: int) -> int:
-        self._process.stdin.write(struct.pack("3q", operation, address, length))
-        self._process.stdin.flush()
-        return struct.unpack("q", self._process.stdout.read(8))[0]
-
-    def resize(self, address: int, length: int, new_length: int) -> int:
-        self._process.stdin.write(struct.pack("4q", RESIZE, address, length, new_length))
-        self._process.stdin.flush()
-        return struct.unpack("q", self._process.stdout.read(8))[0]
-
-    def survey(self, start: int, end: int) -> np.ndarray:
-        """The state of each page of [start, end)."""
-        self.order(SURVEY, start, end - start)
-        return np.frombuffer(self._process.stdout.read((end - start) // PAGE), np.uint8)
-
-
-class Both:
-    """Does everything twice, in the model first, and compares what comes of it."""
-
-    def __init__(self, real: Linux, huge_pages: str, reserved: int) -> None:
-        self.linux, self.base, self.heap = real, real.base, real.heap
-        state = linux.new_state(
-            linux.Config(
-                mmap_base=real.base,
-                brk_base=real.heap,
-                transparent_huge_pages=huge_pages,
-                reserved_huge_pages=reserved,
-            )
-        )
-        self.stack = Stack(np.zeros(1, TALLY), np.zeros(64, LOG), np.zeros(1, np.int64), state, state, state)
-
-    @property
-    def regions(self) -> np.ndarray:
-        return self.stack.linux.regions[: self.stack.linux.space[0].regions]
-
-    @property
-    def brk(self) -> int:
-        return int(self.stack.linux.space[0].brk)
-
-    def _model(self, operation, *arguments: int) -> int | None:
-        answer = operation(self.stack, *arguments)
-        tally = self.stack.tally[0]
-        assert not tally.attention & NO_MEMORY
-        if tally.attention & ROOM:
-            self.stack = self.stack._replace(linux=linux.grow(self.stack.linux))
-        tally.attention = tally.rows_logged = 0
-        return answer
-
-    def map(self, length: int) -> int:
-        address = int(self._model(linux.mmap, length))
-        self._same_place(address, self.linux.order(MAP, 0, length), length)
-        return address
-
-    def map_hugetlb(self, length: int) -> int:
-        address = int(self._model(linux.mmap_huge_pages, length))
-        found = self.linux.order(MAP_HUGETLB, 0, length)
-        if found < 0:
-            pytest.skip("this Linux has no huge pages of 2 MiB to map")
-        self._same_place(address, found, length)
-        return address
-
-    def map_reserved(self, length: int) -> int:
-        address, found = int(self._model(linux.mmap_hugetlb, length, 0, 0)), self.linux.order(MAP_RESERVED, 0, length)
-        if address < 0:
-            assert found == -errno.ENOMEM
-        else:
-            self._same_place(address, found, length)
-        return address
-
-    def _same_place(self, address: int, found: int, length: int) -> None:
-        pages = [(self.base - place) // PAGE for place in (address, found)]
-        assert address == found, f"{length} bytes start {pages[0]} pages below the base, in Linux {pages[1]}"
-
-    def unmap(self, start: int, length: int) -> None:
-        self._model(linux.munmap, start, length)
-        assert self.linux.order(UNMAP, start, length) == 0
-
-    def touch(self, start: int, length: int) -> None:
-        self._model(linux.touch, start, start + length)
-        assert self.linux.order(TOUCH, start, length) == 0
-
-    def advise(self, start: int, length: int) -> None:
-        self._model(linux.advise_huge_pages, start, length)
-        assert self.linux.order(ADVISE, start, length) == 0
-
-    def give(self, start: int, length: int) -> None:
-        self._model(linux.dontneed, start, length)
-        assert self.linux.order(GIVE, start, length) == 0
-
-    def resize(self, start: int, length: int, new_length: int) -> int:
-        address = int(self._model(linux.mremap, start, length, new_length))
-        self._same_place(address, self.linux.resize(start, length, new_length), new_length)
-        return address
-
-    def reserve(self, length: int) -> int:
-        address = int(self._model(linux.reserve, length, 0))
-        self._same_place(address, self.linux.order(RESERVE, 0, length), length)
-        return address
-
-    def protect(self, start: int, length: int) -> None:
-        self._model(linux.protect, start, length)
-        assert self.linux.order(PROTECT, start, length) == 0
-
-    def unmap_reserve(self, start: int, length: int, reserved: int) -> None:
-        self._model(linux.munmap_reserve, start, length, reserved)
-        assert self.linux.order(UNMAP, start, length) == 0
-
-    def runs(self, kind: int = WRITABLE) -> list[tuple[int, int]]:
-        """Stretches without a gap of areas that are writable, and of this kind."""
-        found: list[tuple[int, int]] = []
-        state = self.stack.linux
-        for area in state.areas[: state.space[0].areas]:
-            if area.kind & (WRITABLE | NO_RESERVE) == kind:
-                start, end = int(area.start), int(area.end)
-                found[-1:] = [(start, found[-1][1])] if found and found[-1][0] == end else [*found[-1:], (start, end)]
-        return found
-
-    def move_brk(self, new_brk: int) -> None:
-        self._model(linux.brk, new_brk)
-        assert self.linux.order(BREAK, new_brk, 0) == new_brk == self.brk
-
-    def is_mapped(self, start: int, length: int) -> bool:
-        return bool(((self.regions["start"] <= start) & (start + length <= self.regions["end"])).any())
-
-    def compare_pages(self) -> None:
-        """Page by page: what is mapped and what is resident, some pages beyond either end included."""
-        state, tally = self.stack.linux, self.stack.tally[0]
-        low, high = int(state.space[0].lowest) - 64 * PAGE, self.brk + 4 * PAGE
-        mappings, heap = np.zeros((self.base - low) // PAGE, np.uint8), np.zeros((high - self.heap) // PAGE, np.uint8)
-        for start, end in self.regions.tolist():
-            mappings[(start - low) // PAGE : (end - low) // PAGE] = MAPPED
-        heap[:-4] = MAPPED
-        for pages, bits in ((mappings[::-1], state.mmap_pages), (heap, state.heap_pages)):
-            pages[np.unpackbits(bits.view(np.uint8), bitorder="little")[: pages.shape[0]] == 1] = RESIDENT
-        real_mappings, real_heap = self.linux.survey(low, self.base), self.linux.survey(self.heap, high)
-        np.testing.assert_array_equal(mappings, real_mappings)
-        np.testing.assert_array_equal(heap, real_heap)
-        real = np.concatenate([real_mappings, real_heap])
-        linux.check(state, self.stack)
-        assert tally.mapped_bytes + state.space[0].reserved_bytes == np.count_nonzero(real != NOT_MAPPED) * PAGE
-        assert tally.resident_bytes == np.count_nonzero(real == RESIDENT) * PAGE
+    return compiled(tmp_path_factory.mktemp("linux"))
 
 
 @pytest.fixture
 def start(program):
-    """Starts both beside each other, the first mapping ending at a given place modulo 2 MiB."""
-
-    @contextmanager
-    def beside_each_other(place: int, huge_pages: str = "never", reserved: int = 0) -> Iterator[Both]:
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        pages = "single" if huge_pages == "never" else "huge"
-        with subprocess.Popen([program, str(place), pages], **pipes) as process:
-            both = Both(Linux(process), huge_pages, reserved)
-            assert both.base % HUGE == place
-            yield both
-            both.compare_pages()
-
-    return beside_each_other
+    return partial(beside_each_other, program)
 
 
 def unmap_some(both: Both, blocks: list[tuple[int, int]], choice: random.Random) -> None:
@@ -539,7 +354,7 @@ def do_something_reserved(both: Both, blocks: list[tuple[int, int]], choice: ran
     else:
         new_length = pages * PAGE
         moved = int(both._model(linux.mremap, address, length, new_length))
-        assert both.linux.resize(address, length, new_length) == (moved if moved >= 0 else -errno.EINVAL)
+        assert both.linux.order_with(RESIZE, address, length, new_length) == (moved if moved >= 0 else -errno.EINVAL)
         assert (moved < 0) == (whole(new_length) > length)
         length = min(length, whole(new_length))
     if length:

@@ -7,11 +7,11 @@ from histories import TINY, History, cut, histories, single_steps
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import TIMED
 from replay.analysis.metrics import arenas, summarize, timeline
 from replay.config import load_config
 from replay.jit.cpu_intrinsics import add_product
 from replay.reports.overview import overview
+from replay.simulation.result import MEANS
 from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Events, MemoryTrace, Metadata
@@ -37,13 +37,13 @@ def test_means_are_those_of_single_steps(config, history, every_ns, begin_ns, st
     events = history.events()
     events = events._replace(time_ns=begin_ns + stretch * events.time_ns)
     result = run(MemoryTrace([events]), config, sample_every_ns=stretch * every_ns)
-    for level in ("requested_bytes", *TIMED):
+    for level in MEANS:
         exact = Fraction(integral(events, config, level), result.duration_ns) if result.duration_ns else None
         assert result.mean(level) == (result.end[level] if exact is None else round(exact))
 
 
 class Streamed:
-    """A trace that is read batch by batch, as from a file."""
+    """A trace that is read batch by batch, like a file."""
 
     duration_ns = events_total = None
 
@@ -59,7 +59,7 @@ class Streamed:
 def test_a_trace_that_is_streamed_has_the_means_of_one_in_memory(history):
     events, config = history.events(), CONFIGS["3.12"]
     streamed, whole = run(Streamed(events), config), run(MemoryTrace([events]), config)
-    assert streamed.requested_changes == whole.requested_changes
+    assert streamed.requested_changes.tolist() == whole.requested_changes.tolist()
     assert streamed.mean("requested_bytes") == whole.mean("requested_bytes")
 
 
@@ -98,7 +98,26 @@ def test_the_timeline_has_the_mean_until_each_sample():
     frame = timeline(result)
     assert frame["time_ns"].to_list() == [100, 200, 300, 400]
     assert frame["resident_bytes_mean"].to_list() == pytest.approx([4096, 4096, 4096, 4096])
+    assert frame["requested_bytes_mean"].to_list() == pytest.approx([1000, 2500, 3000, 3000])
     assert summarize(result).requested_bytes_mean == (100 * 1000 + 200 * 4000 + 100 * 3000) / 400
+
+
+@some
+@given(history=histories(), every_ns=st.integers(1, 9), cuts=st.lists(st.integers(0, 60), max_size=4))
+def test_the_means_of_samples_are_those_of_runs_that_end_there(history, every_ns, cuts):
+    events, config = history.events(), CONFIGS["3.12"]
+    frame = timeline(run(Streamed(events), config, sample_every_ns=every_ns))
+    in_memory = timeline(run(MemoryTrace(cut(events, cuts)), config, sample_every_ns=every_ns))
+    for time_ns, of_file, of_memory in zip(
+        frame["time_ns"], frame["requested_bytes_mean"], in_memory["requested_bytes_mean"], strict=True
+    ):
+        rows = int((events.time_ns - events.time_ns[0] <= time_ns).sum())
+        last = events.where(slice(rows - 1, rows))
+        until = events.where(slice(rows))._replace(time_ns=events.time_ns[:rows])
+        held = integral(until, config, "requested_bytes")
+        after = run(MemoryTrace([until]), config).end["requested_bytes"]
+        held += int(after) * (int(events.time_ns[0]) + time_ns - int(last.time_ns[0]))
+        assert of_file == of_memory == pytest.approx(held / time_ns if time_ns else after)
 
 
 def test_the_report_shows_the_means():

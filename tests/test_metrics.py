@@ -1,4 +1,4 @@
-"""Metrics of runs that are short enough to work out by hand, on cpython-3.9: pools of 4 KiB, arenas of 256 KiB."""
+"""Metrics of short runs, computed by hand, with cpython-3.9: pools of 4 KiB, arenas of 256 KiB."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def test_events_and_calls_are_those_of_the_trace(summary):
     assert (summary.allocator, summary.libc_model, summary.small_model) == ("cpython-3.9", "glibc", "pymalloc")
 
 
-def test_a_pymalloc_that_nothing_goes_to_is_not_told():
+def test_a_pymalloc_without_domains_is_not_in_the_summary():
     summary = summarize(four_events(), "cpython-3.12-malloc")
     assert (summary.libc_model, summary.small_model, summary.arenas_peak) == ("glibc", None, 0)
 
@@ -88,7 +88,7 @@ def test_the_end_is_after_the_last_event(summary):
     assert summary.resident_bytes_end == 3 * 4096
 
 
-def test_fragmentation_is_what_is_lost_in_blocks_and_between_them(summary):
+def test_fragmentation_is_the_share_lost_in_blocks_and_between_them(summary):
     assert summary.internal_fragmentation == 1 - 724 / 752
     assert summary.external_fragmentation == 1 - 752 / (ARENA_BYTES + HEAP_BYTES)
     assert summary.internal_fragmentation_end == 1 - 624 / 640
@@ -152,7 +152,7 @@ def test_a_small_model_without_pools_and_arenas_leaves_its_free_memory_to_the_re
     assert retained(summary, "end") == (3 * 4096 - 624, 640 - 624, 0, 0, mapped - 608 - 32, mapped - 3 * 4096)
 
 
-def test_the_peak_of_requested_bytes_lies_between_two_samples():
+def test_the_peak_of_requested_bytes_is_between_two_samples():
     history = History()
     kept = history.at(0).malloc(100)
     more = history.at(34).malloc(1_000)
@@ -184,7 +184,7 @@ def test_simulated_time_is_counts_times_costs():
     assert times.model_dump() == {"calls": 4 * 10, "pools": 2 * 100, "syscalls": 2 * 1000, "page_faults": 2}
 
 
-def test_floor_and_ceiling_stand_beside(summary):
+def test_floor_and_ceiling_are_in_the_summary(summary):
     assert summary.floor.model_dump() == {
         "allocator": "ideal",
         "requested_bytes_peak": 724,
@@ -206,7 +206,7 @@ def test_the_process_is_mapped_memory_with_static_and_stacks():
     assert (summary.static_bytes, summary.stack_bytes, summary.stack_resident_bytes) == (5000, 70_000, 8192)
 
 
-def test_a_trace_without_events_gives_zeros_and_no_nan():
+def test_a_trace_without_events_has_zeros_and_no_nan():
     summary = summarize(MemoryTrace([]), "cpython-3.12")
     numbers = [value for value in summary.model_dump().values() if isinstance(value, (int, float))]
     assert len(numbers) > 40
@@ -236,7 +236,7 @@ def test_a_timeline_of_nothing_has_no_nan():
     assert frame["internal_fragmentation"].to_list() == [0.0]
 
 
-def test_size_classes_tell_what_was_asked_and_wasted(recording):
+def test_size_classes_have_requested_and_wasted_bytes(recording):
     frame = metrics.size_classes(recording).sort("block_size")
     columns = ("domain", "role", "block_size", "blocks", "requested_bytes", "block_bytes", "waste_bytes", "live_blocks")
     assert frame.select(columns).rows() == [
@@ -249,7 +249,7 @@ def test_size_classes_tell_what_was_asked_and_wasted(recording):
     assert frame["live_waste_share"].to_list() == [0.5, 0.0, 0.5]
 
 
-def test_a_realloc_is_a_block_that_goes_and_one_that_comes():
+def test_a_realloc_counts_as_a_freed_and_an_allocated_block():
     history = History()
     history.realloc(history.malloc(100), 300)
     frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9"))).sort("block_size")
@@ -301,7 +301,7 @@ def test_without_pymalloc_its_frames_are_empty_but_have_their_columns(recording)
         assert frame(bare).schema == frame(recording).schema
 
 
-def test_phases_tell_what_was_there_when_they_began():
+def test_phases_have_the_levels_at_their_start():
     history = History()
     history.at(5).malloc(100)
     history.at(7).mark(0)
@@ -322,10 +322,12 @@ def test_phases_tell_what_was_there_when_they_began():
         ("bump", ()), ("ideal", ()), ("cpython-3.12", ("domains.libc=ideal",)),
     ],
 )  # fmt: skip
-def test_size_classes_add_up_to_what_is_live(preset, overrides):
+def test_size_classes_add_up_to_the_live_bytes(preset, overrides):
     random = np.random.default_rng(3)
     history = History()
-    least = int(load_config(preset, overrides).libc_model == "ideal")  # a block of 0 bytes takes one, which is not told
+    least = int(
+        load_config(preset, overrides).libc_model == "ideal"
+    )  # a block of 0 bytes takes one byte, which is not counted
     for number in history.mallocs(300, least)[::3]:
         history.free(number)
     for size in random.integers(least, 1000, 500).tolist():

@@ -1,4 +1,4 @@
-"""Options of several commands: given twice, with lists, and settings of glibc that are accepted but set nothing."""
+"""Options of several commands: repeated options, lists, and settings of glibc without an effect."""
 
 import subprocess
 import sys
@@ -53,12 +53,12 @@ def test_every_command_refuses_an_option_of_one_value_that_is_given_twice(name):
 
 def test_flags_and_options_of_several_values_may_be_given_twice():
     words = ["run", "none.parquet", "--json", "--json", "--set", "glibc.top_pad=0", "--set", "glibc.top_pad=1"]
-    assert "there is no such file" in str(CliRunner().invoke(app, words).exception)
+    assert "the file does not exist" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_what_follows_the_program_of_record_belongs_to_the_program():
     words = ["record", "-o", "none/x.parquet", "none.py", "-o", "1", "-o", "2"]
-    assert "there is no such script" in str(CliRunner().invoke(app, words).exception)
+    assert "the script does not exist" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_metrics_are_listed_with_commas_or_one_by_one():
@@ -92,11 +92,11 @@ def test_the_real_glibc_takes_minus_one_arenas_as_no_limit(assignment):
 
 def test_empty_tunables_are_noted_and_set_nothing():
     stack = load_config("cpython-3.12", (), ["GLIBC_TUNABLES="])
-    assert stack.notes == ["--env GLIBC_TUNABLES=: is empty, and glibc then sets no tunable"]
+    assert stack.notes == ["--env GLIBC_TUNABLES=: is empty, so glibc sets no tunable"]
     assert stack.model_dump() == load_config("cpython-3.12").model_dump()
 
 
-def test_a_report_without_a_name_behind_the_equals_sign_is_refused():
+def test_a_report_without_a_name_after_the_equals_sign_is_refused():
     result = CliRunner().invoke(app, ["check", "startup-static", "--report", "junit="])
     assert str(result.exception) == "--report junit=: the file's name is empty; leave out = to print the report"
 

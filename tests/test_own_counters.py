@@ -1,9 +1,7 @@
 """Counters that models declare: summary, timeline, metrics and sums of processes have them without listing them."""
 
 import json
-import re
 import sys
-from pathlib import Path
 
 import pytest
 from dist_info import write_dist_info
@@ -11,7 +9,7 @@ from histories import History
 from typer.testing import CliRunner
 
 from replay.__main__ import app
-from replay.allocators import _registry, bundled_names, counters_of, find_model, layout_of
+from replay.allocators import _registry, find_model, layout_of
 from replay.allocators._contract import find_mistakes
 from replay.analysis import metrics
 from replay.config import load_config
@@ -19,7 +17,6 @@ from replay.gates.tolerances import is_neutral
 from replay.simulation.run import run
 from replay.trace import MemoryTrace, Metadata, Process, ProcessMemory
 
-DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
 SHELF = '''
 """A model in plain Python: each block has a mapping of its own."""
 
@@ -167,12 +164,6 @@ def test_glibc_counts_what_it_releases_from_the_end_of_its_heap():
     assert summary.counters["glibc.top_trims"] == summary.syscalls["brk"] - 2
 
 
-@pytest.mark.parametrize("name", bundled_names())
-def test_the_page_of_metrics_has_the_counters_of_each_model(name):
-    rows = re.findall(rf"^\| `{name}\.(\w+)` \| (\w+) \| (.+) \|$", DOCS.read_text(), re.MULTILINE)
-    assert rows == [(each.name, each.kind, each.meaning) for each in counters_of(name)]
-
-
 def test_a_rule_and_a_sweep_take_a_counter_by_name(tmp_path):
     arguments = [
         "sweep",
@@ -188,7 +179,7 @@ def test_a_rule_and_a_sweep_take_a_counter_by_name(tmp_path):
 
 
 def mistakes(*declared: str) -> list[str]:
-    """What the contract says about a model with these counters."""
+    """Returns the mistakes of a model with these counters."""
     source = (
         SHELF[: SHELF.index("COUNTERS")] + f"COUNTERS = ({', '.join(declared)},)\n" + SHELF[SHELF.index("BLOCK =") :]
     )

@@ -1,4 +1,4 @@
-"""What the pytest plugin says about a limit that was exceeded, from a recorded test alone."""
+"""The causes that the pytest plugin reports for an exceeded limit, from a recorded test alone."""
 
 from histories import History
 
@@ -8,13 +8,13 @@ from replay.gates.baselines import Figure
 from replay.gates.judging import judge
 from replay.gates.tolerances import Limit
 from replay.pytest_plugin.explanations import Compared, causes
-from replay.pytest_plugin.measuring import look
+from replay.pytest_plugin.measuring import measure_recording
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
 from replay.simulation.run import run
 from replay.trace import Domain
 
 
-def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkeypatch):
+def test_live_blocks_at_the_peak_need_one_simulation_for_all_dimensions(monkeypatch):
     history = History()
     history.mark(0)
     blocks = [*history.mallocs(3, 100_000, Domain.RAW), history.malloc(64)]
@@ -22,7 +22,7 @@ def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkey
     history.free(*blocks)
     history.mark(2)
     trace, stack = history.trace(TEST, AFTER, OVER), load_config("cpython-3.12")
-    seen = look(trace, stack)
+    seen = measure_recording(trace, stack)
     figures = {name: Figure(value=value, low=value, high=value) for name, value in metrics_of(seen.summary).items()}
     findings = judge(figures, None, [Limit("resident_bytes_peak", "<=", 1024)])
     runs = []
@@ -31,9 +31,9 @@ def test_what_is_live_at_the_peak_takes_one_simulation_for_all_dimensions(monkey
         "replay.gates.causes.run", lambda *arguments, **options: runs.append(1) or simulate(*arguments, **options)
     )
 
-    told = causes(findings, Compared(trace, seen, None, None, stack))
+    lines = causes(findings, Compared(trace, seen, None, None, stack))
 
-    assert told == [
+    assert lines == [
         "live at the peak, by size class: 128.0 KiB 3 blocks, 293.0 KiB",
         "live at the peak, by domain: raw 3 blocks, 293.0 KiB",
         f"live at the peak, by phase: {TEST} 4 blocks, 293.0 KiB",

@@ -1,4 +1,4 @@
-"""Traces of several processes: each gives what it gives by itself, and the sums are what plain single steps give."""
+"""Traces of several processes: each has the results that it has alone, and sums equal those of single steps."""
 
 import json
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from replay.allocators import LEVELS, TIMED
 from replay.analysis import metrics
 from replay.analysis.metrics import metrics_of, summarize
 from replay.config import load_config
-from replay.gates.causes import holders
+from replay.gates.causes import live_at_peak
 from replay.simulation import multi_process as host
 from replay.simulation.clock import Slice
 from replay.simulation.run import run
@@ -88,10 +88,10 @@ PARTS = st.lists(st.lists(STEPS, min_size=1, max_size=50).map(part_of), min_size
 
 
 def host_of(parts, offset_ns=0):
-    """All of them in one trace that is held in memory, as processes a, b, …"""
+    """Returns all of them as one trace in memory, with processes a, b, …"""
     traces = [MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)) for part in parts]
     trace = merged(
-        [Part(each, "abcdefghij"[index], index * offset_ns) for index, each in enumerate(traces)], "", apart=True
+        [Part(each, "abcdefghij"[index], index * offset_ns) for index, each in enumerate(traces)], "", as_processes=True
     )
     events = list(trace.batches())
     return MemoryTrace([joined(events)], trace.metadata)
@@ -103,19 +103,19 @@ def recut(trace, cuts):
 
 @dataclass
 class Brute:
-    """Sums worked out from one simulator a process, in steps of one row."""
+    """Sums from one simulator for each process, in steps of one row."""
 
     sums: list
     """Levels after each row."""
     peaks: list
-    """Of the sums until then, by level."""
+    """Peaks of the sums so far, by level."""
     best_row: int
     best: dict
     best_shares: list
 
 
 def brute(trace, config):
-    """The truth. Levels of all others rest while one is in an event, so its own peak in the event tells the sum's."""
+    """The reference. Other processes do not change during an event, so the peak of the sum follows from its own."""
     (events,), metadata = trace.events, trace.metadata
     owner_of = {thread: number for number, each in enumerate(metadata.processes) for thread in each.threads}
     begin_ns = int(events.time_ns[0])
@@ -198,7 +198,7 @@ def without_row(record):
 @each_config
 @some
 @given(parts=PARTS, offset_ns=st.integers(0, 9))
-def test_each_process_gives_what_it_gives_by_itself(config, parts, offset_ns):
+def test_each_process_has_the_same_results_as_alone(config, parts, offset_ns):
     recording = run(host_of(parts, offset_ns), config)
     for index, (part, mine) in enumerate(zip(parts, recording.processes, strict=True)):
         alone = run(MemoryTrace([part.events()], Metadata(phases=PHASES, process=MEMORY)), config)
@@ -218,7 +218,7 @@ def test_each_process_gives_what_it_gives_by_itself(config, parts, offset_ns):
 
 
 def outcome(recording):
-    """What must not depend on batches or ticks."""
+    """Returns the results that must not depend on batches or samples."""
     return (
         counters(recording.end), counters(recording.at_peak), recording.at_peak_time_ns, recording.classes.tolist(),
         recording.events, recording.duration_ns, counters(recording.shares),
@@ -234,9 +234,7 @@ def outcome(recording):
     parts=PARTS, cuts=st.lists(st.integers(0, 150), max_size=12), intervals=st.tuples(*[st.integers(1, 90)] * 2),
     stints=st.integers(1, 9),
 )  # fmt: skip
-def test_it_matters_neither_where_batches_and_pieces_end_nor_how_often_one_looks(
-    config, parts, cuts, intervals, stints
-):
+def test_results_depend_neither_on_batches_nor_on_the_sampling_interval(config, parts, cuts, intervals, stints):
     trace = host_of(parts)
     whole = run(trace, config, sample_every_ns=intervals[0])
     assert outcome(run(recut(trace, cuts), config, sample_every_ns=intervals[1])) == outcome(whole)
@@ -266,7 +264,7 @@ def test_one_process_with_a_table_is_the_same_as_without(config, part, every_ns)
 
 
 def two_workers():
-    """Process a frees its 600 bytes at 3, b asks for as many at 4: neither has anything while the other has."""
+    """Process a frees its 600 bytes at 3, b requests as many at 4: they never have blocks at the same time."""
     parts = []
     for at_ns in (0, 4):
         history = History()
@@ -290,7 +288,7 @@ def test_a_peak_of_the_sum_is_not_the_sum_of_peaks():
 
 
 def test_a_peak_within_a_realloc_counts_though_the_process_stood_higher_before():
-    """b once filled ten pools, which went back with their arena. Now its block moves to libc, which takes a page more,
+    """b once filled ten pools, which were released with their arena. Now its block moves to libc, which needs a page,
     and then the arena goes, which had one: for a moment, with what a has, more than ever between two events."""
     a, b, page, config = History(), History(), 4096, load_config("cpython-3.8")
     a.at(0).malloc(600)
@@ -309,7 +307,7 @@ def test_a_peak_within_a_realloc_counts_though_the_process_stood_higher_before()
 
 
 def test_trimming_by_the_clock_trims_all_processes():
-    """Both last as long, so that the alarms of both together are those of each by itself."""
+    """Both have the same duration, so that samples of both together are those of each alone."""
     parts = [seeded(seed, 300) for seed in (5, 6)]
     last_ns = max(part.now_ns for part in parts)
     for part in parts:
@@ -321,7 +319,7 @@ def test_trimming_by_the_clock_trims_all_processes():
         assert mine.end.madvise > 0
 
 
-# What is written and read
+# Writing and reading
 
 
 @pytest.fixture
@@ -364,7 +362,7 @@ def test_a_file_of_processes_is_of_the_newer_version_and_others_of_the_older(ser
     assert (version(service), version(parts[0])) == (2, 1)
 
 
-def test_a_process_is_taken_out_as_the_trace_that_it_was(service, parts, tmp_path):
+def test_a_process_is_extracted_as_its_original_trace(service, parts, tmp_path):
     out = tmp_path / "out.parquet"
     output_of("trace", "filter", service, "-o", out, "--process", "web")
     found, was = open_source(out), open_source(parts[0])
@@ -388,7 +386,7 @@ def test_processes_merge_into_more_or_into_one(service, parts, tmp_path):
     assert json.loads(output_of("run", out, "--json"))["processes"] == []
 
 
-def test_copies_are_processes_if_asked_for(parts, tmp_path):
+def test_copies_can_be_processes(parts, tmp_path):
     out = tmp_path / "out.parquet"
     output_of("trace", "scale", parts[0], "-o", out, "--copies", 3, "--processes", "--repeat", 2)
     processes = open_source(out).metadata.processes
@@ -409,8 +407,8 @@ def test_a_piece_begins_with_the_phase_of_each_process(service, tmp_path):
     assert open_source(out).events_total == 6
 
 
-def test_what_an_ended_thread_left_is_its_process_main_threads():
-    """Blocks of process b's second thread, which ended, are brought to life and freed by b's first."""
+def test_blocks_of_an_ended_thread_belong_to_its_process_main_thread():
+    """Blocks of process b's second thread, which ended, are allocated and freed by b's first."""
     a, b = History(), History()
     a.at(0).malloc(1)
     b.at(1).malloc(2)
@@ -428,12 +426,12 @@ def test_what_an_ended_thread_left_is_its_process_main_threads():
 
 @some
 @given(parts=PARTS, at_ns=st.integers(0, 80))
-def test_edits_of_processes_are_valid_and_keep_them_apart(parts, at_ns):
+def test_edits_of_processes_are_valid_and_keep_them_separate(parts, at_ns):
     trace = host_of(parts, 3)
     edits = [
         repeated(trace, 2, "", keep_live=False),
         FilteredTrace(trace, Wanted(domain=Domain.OBJ), ""),
-        merged([Part(trace, "x"), Part(trace, "y", 5)], "", apart=True),
+        merged([Part(trace, "x"), Part(trace, "y", 5)], "", as_processes=True),
     ]
     if at_ns < int(trace.events[0].time_ns[-1]):
         edits.append(cut_trace(trace, Piece(at_ns), ""))
@@ -475,18 +473,18 @@ def test_addresses_and_reality_are_of_one_process(service, tmp_path):
     with pytest.raises(ReplayError, match=f"names processes .*each has addresses of its own: {advice}"):
         output_of("run", service, "--addresses", tmp_path / "a.parquet")
     for words in ([], ["--libc"], ["--sweep", "every-cpython"]):
-        with pytest.raises(ReplayError, match=f"reality is compared process by process: {advice}"):
+        with pytest.raises(ReplayError, match=f"only one process at a time can be compared .*: {advice}"):
             output_of("verify", service, *words)
 
 
-def test_a_sweep_plays_processes_too(service):
+def test_a_sweep_simulates_processes_too(service):
     results = sweep({"sources": [str(service)], "vary": {"allocator": ["cpython-3.8", "cpython-3.12"]}})
     expected = [metrics_of(summarize(run(open_source(service), load_config(name))))["resident_bytes_peak"]
                 for name in ("cpython-3.8", "cpython-3.12")]  # fmt: skip
     assert sorted(results.frame["resident_bytes_peak"].to_list()) == sorted(expected)
 
 
-def test_a_gate_judges_all_processes_together_and_tells_which_grew(service, parts, tmp_path, monkeypatch):
+def test_a_gate_judges_all_processes_together_and_names_the_one_that_grew(service, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output_of("baseline", service, "-a", "cpython-3.12")
     assert "1 passed" in output_of("check", service, "-a", "cpython-3.12")
@@ -512,7 +510,7 @@ def test_traces_that_differ_in_their_processes_have_other_digests():
     assert len(digests) == 4
 
 
-# What is refused
+# Errors
 
 
 def written(path, processes, version=2, **fields):
@@ -536,14 +534,14 @@ def written(path, processes, version=2, **fields):
         ([{"name": "a"}], "threads"),
     ],
 )
-def test_a_wrong_table_is_refused_before_anything_is_played(tmp_path, processes, message):
+def test_a_wrong_table_is_refused_before_the_simulation(tmp_path, processes, message):
     with pytest.raises(TraceError, match=f"the metadata under the key `replay` is wrong at `processes.*{message}"):
         open_source(written(tmp_path / "t.parquet", processes))
 
 
 def test_a_table_in_an_older_version_or_beside_the_memory_of_one_process_is_refused(tmp_path):
     table = [{"name": "a", "threads": [1, 2]}]
-    with pytest.raises(TraceError, match="format version 1 has none; such a trace is of version 2"):
+    with pytest.raises(TraceError, match="format version 1 has no processes; write version 2"):
         open_source(written(tmp_path / "t.parquet", table, version=1))
     with pytest.raises(TraceError, match="`process` is of a trace of one process"):
         open_source(written(tmp_path / "t.parquet", table, process={"static_bytes": 1}))
@@ -564,8 +562,8 @@ def test_a_row_of_no_process_or_with_anothers_block_is_refused(tmp_path, process
     assert caught.value.row == row
 
 
-def test_the_first_of_several_mistakes_is_told():
-    """A realloc by another process, and behind it a free of nothing."""
+def test_the_first_of_several_mistakes_is_reported():
+    """A realloc by another process, followed by a free of a missing block."""
     history = History()
     number = history.by(1).malloc(10)
     history.by(2).realloc(number, 20)
@@ -602,7 +600,7 @@ def test_blocks_are_numbered_for_each_process_as_if_it_were_alone(parts):
 
 
 def test_causes_know_the_phase_of_each_process():
-    """b's mark comes last, but what a allocates behind it is of a's phase."""
+    """b's mark is the last, but later allocations of a belong to a's phase."""
     a, b = History(), History()
     a.at(0).mark(0)
     b.at(0).malloc(5000)
@@ -610,13 +608,14 @@ def test_causes_know_the_phase_of_each_process():
     a.at(2).malloc(30_000)
     b.at(3).malloc(20_000)
     trace = host_of([a, b])
-    found = {change.group: change.bytes for change in holders(trace, CONFIGS["3.12"]) if change.dimension == "phase"}
+    groups = live_at_peak(trace, CONFIGS["3.12"])
+    found = {change.group: change.bytes for change in groups if change.dimension == "phase"}
     assert found == {"a: work": 30_000, "start": 5000, "b: work": 20_000}
-    in_pieces = holders(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
-    assert in_pieces == holders(trace, CONFIGS["3.12"])
+    in_pieces = live_at_peak(recut(trace, [1, 2, 3, 4]), CONFIGS["3.12"])
+    assert in_pieces == groups
 
 
-def test_a_row_that_moves_no_block_names_none_in_a_trace_of_processes_either():
+def test_rows_without_a_block_are_ignored_in_traces_of_processes_too():
     events = two_workers().events[0]
     row = {"op": Op.GC_START, "domain": 0, "block": (1 << 32) - 1, "size": 0}
     row |= {"time_ns": events.time_ns[0], "thread": events.thread[0]}

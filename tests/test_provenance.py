@@ -1,4 +1,4 @@
-"""The record of where a trace comes from: its fields, their names in files, and what it does with texts of others."""
+"""Provenance: its fields, their names in files, and texts of other programs."""
 
 from dataclasses import fields, replace
 
@@ -52,7 +52,7 @@ def test_a_note_does_not_replace_a_field():
     assert Provenance(seed=3, notes={"seed": "x", "by": "me"}).texts() == {"seed": "3", "by": "me"}
 
 
-def test_an_edit_is_noted_behind_earlier_ones_and_drops_what_is_true_of_the_whole_recording():
+def test_an_edit_is_noted_after_earlier_ones_and_drops_facts_about_the_whole_recording():
     edited = Provenance.from_texts(RECORDED).edited_by("cut --to 1s").edited_by("scale --repeat 2")
     assert edited.texts() == {
         "interpreter": "cpython 3.12.1",
@@ -68,7 +68,7 @@ def test_traces_have_in_common_what_all_agree_on():
     assert common_provenance([first, second]) == Provenance(interpreter="cpython 3.12.1", notes={"host": "h"})
 
 
-def test_a_parquet_file_keeps_the_record(tmp_path):
+def test_a_parquet_file_preserves_the_provenance(tmp_path):
     origin = Provenance(source="csv", dropped_lines=3, notes={"host": "h"})
     write_trace(MemoryTrace([], Metadata(origin)), tmp_path / "t.parquet")
     assert open_source(tmp_path / "t.parquet").metadata.origin == origin

@@ -1,4 +1,4 @@
-"""pymalloc's numbers, worked out from obmalloc.c, and a second opinion on any history."""
+"""pymalloc's addresses, computed by hand from obmalloc.c, and compared with a reference model for random histories."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ BASE, BRK_BASE = 0x7FFFF7FF1000, 0x555555560000
 KIB, MIB, PAGE = 1 << 10, 1 << 20, 4096
 GLIBC = "domains.libc=glibc"
 TCACHE = 656
-"""The chunk of the thread's cache, the first in the heap: 2 and 8 bytes for each of 64 bins, and a word."""
+"""The chunk of the tcache, the first in the heap: 2 and 8 bytes for each of 64 bins, and a word."""
 POOL_OF_512 = 7
 """Blocks of 512 bytes in a pool of 4 KiB; 64 such pools make an arena of 256 KiB."""
 ARENA_OF_512 = 64 * POOL_OF_512
@@ -40,7 +40,7 @@ def arena_events(history: History, version: str, *overrides: str) -> list[tuple[
     return [(int(row), "map" if kind else "unmap", int(address)) for row, kind, address, _ in events.tolist()]
 
 
-# Where blocks go
+# Addresses of blocks
 
 
 def heap_in_use(simulator):
@@ -49,7 +49,7 @@ def heap_in_use(simulator):
     return 16 * int(libc.memory[libc.arenas[MAIN_ARENA].top].start)
 
 
-def test_the_first_block_lies_behind_the_header_of_the_first_aligned_pool():
+def test_the_first_block_is_after_the_header_of_the_first_aligned_pool():
     history = History()
     history.mallocs(3, 20)
     # 1 MiB below the base, then up to a multiple of 16 KiB, then 48 bytes of header; blocks of 32
@@ -58,7 +58,7 @@ def test_the_first_block_lies_behind_the_header_of_the_first_aligned_pool():
     assert addresses_of(history, "3.11") == [first, first + 32, first + 64]
 
 
-def test_an_arena_that_is_no_multiple_of_a_pool_holds_one_pool_fewer():
+def test_an_arena_that_is_not_aligned_to_pools_has_one_pool_fewer():
     history = History()
     history.malloc(20)
     simulator = played(history, config("3.11"))[0]
@@ -144,17 +144,17 @@ def test_a_pool_that_was_full_serves_first_once_a_block_of_it_is_free():
     assert addresses[9:] == [pool + 48 + 512 * 3, pool + PAGE + 48 + 512]
 
 
-def test_freed_blocks_come_back_last_first_and_before_virgin_ones():
+def test_freed_blocks_are_reused_last_first_and_before_new_ones():
     history = History()
     numbers = history.mallocs(4, 100)
     history.free(numbers[0], numbers[2], numbers[1])
     history.mallocs(4, 100)
     block = [BASE - 256 * KIB + 48 + 112 * index for index in range(6)]
-    # the fifth block was carved ahead when the fourth went out, so it comes behind the freed ones
+    # the fifth block was carved in advance with the fourth, so it is after the freed ones
     assert addresses_of(history, "3.9")[7:] == [block[1], block[2], block[0], block[4]]
 
 
-def test_an_empty_pool_taken_for_the_same_class_keeps_its_list():
+def test_an_empty_pool_reused_by_the_same_class_keeps_its_free_list():
     history = History()
     history.free(*history.mallocs(3, 512))
     history.mallocs(3, 512)
@@ -162,7 +162,7 @@ def test_an_empty_pool_taken_for_the_same_class_keeps_its_list():
     assert addresses_of(history, "3.9")[6:] == [block[2], block[1], block[0]]
 
 
-def test_an_empty_pool_taken_for_another_class_starts_afresh():
+def test_an_empty_pool_reused_by_another_class_has_a_new_free_list():
     history = History()
     history.free(*history.mallocs(3, 512))
     history.mallocs(2, 256)
@@ -171,7 +171,7 @@ def test_an_empty_pool_taken_for_another_class_starts_afresh():
     assert tally_of(history, "3.9").pools_made == 2
 
 
-def test_the_pool_freed_last_is_taken_first_and_before_virgin_ones():
+def test_the_pool_freed_last_is_reused_first_and_before_new_ones():
     history = History()
     one, two, three, *_ = (history.malloc(16 * (index + 1)) for index in range(4))
     history.free(two, three, one)
@@ -230,14 +230,14 @@ def test_realloc_to_nothing_moves_a_block_to_libc():
     [(version, 1) for version in ("2.7", "3.6", "3.7", "3.8")]
     + [(version, 0) for version in ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15", "3.11-32bit")],
 )
-def test_the_only_arena_goes_back_at_once_up_to_3_8_and_never_since(version, unmapped):
+def test_the_only_arena_is_released_at_once_up_to_3_8_and_never_since(version, unmapped):
     history = History()
     history.free(history.malloc(100))
     tally = tally_of(history, version)
     assert (tally.arenas_mapped, tally.arenas_unmapped, tally.arenas_peak) == (1, unmapped, 1)
 
 
-def test_an_arena_that_is_not_the_last_usable_one_goes_back_with_its_last_block():
+def test_an_arena_that_is_not_the_last_usable_one_is_released_with_its_last_block():
     history = History()
     numbers = history.mallocs(ARENA_OF_512 + 1, 512)
     history.free(*numbers)
@@ -262,7 +262,7 @@ def test_a_new_pool_comes_from_the_fullest_arena_that_has_one():
     assert addresses == [bases[1] + 48, bases[2] + PAGE + 48, bases[2] + 48]
 
 
-def test_a_mapping_that_went_back_is_where_the_next_arena_goes():
+def test_the_next_arena_reuses_the_address_of_a_released_one():
     history = History()
     numbers = history.mallocs(2 * ARENA_OF_512 + 1, 512)
     history.free(*numbers[:ARENA_OF_512])
@@ -307,7 +307,7 @@ def test_the_trees_nodes_come_from_libcs_heap_in_3_10():
 
 @pytest.mark.parametrize(("kept", "in_heap"), [(1, True), (2 * PAGE, False)])
 def test_the_trees_nodes_are_mapped_between_the_first_arena_and_the_second_in_3_11(kept, in_heap):
-    """The smaller one has 131,072 bytes, which a heap that is still nearly empty has room for."""
+    """The smaller one has 131,072 bytes, which fit into a nearly empty heap."""
     history = History()
     history.malloc(kept, Domain.RAW)
     history.mallocs(63 * 31 + 1, 512)
@@ -340,7 +340,7 @@ def test_a_pool_is_resident_as_far_as_it_was_carved(blocks, pages):
     assert tally_of(history, "3.11").resident_bytes - before == pages * PAGE
 
 
-def test_freed_blocks_and_pools_stay_resident_until_their_arena_goes_back():
+def test_freed_blocks_and_pools_stay_resident_until_their_arena_is_released():
     history = History()
     numbers = history.mallocs(ARENA_OF_512 + 1, 512)
     grown = tally_of(history, "3.9").resident_bytes
@@ -376,7 +376,7 @@ def test_counters_of_pools_and_arenas():
     assert (tally.requested_bytes, tally.block_bytes) == (6 * 512 + 200, 6 * 512 + 2 * 112)
 
 
-def test_what_it_tells_of_its_classes():
+def test_observed_counts_of_size_classes():
     history = History()
     numbers = history.mallocs(POOL_OF_512 + 1, 512)
     history.free(numbers[7])
@@ -389,13 +389,13 @@ def test_what_it_tells_of_its_classes():
     assert classes[["blocks", "pools_used", "pools_full"]].tolist().count((0, 0, 0)) == 30
 
 
-# A second opinion
+# The reference model
 
 
 def second_opinion(
     history: History, geometry: Geometry, base: int
 ) -> tuple[list[int], list[tuple[int, int, int, int]]]:
-    """What the reference makes of a history of small blocks, by the same rows."""
+    """Returns the addresses and arena events of the reference model for a history of small blocks."""
     reference, places, addresses = Reference(geometry, base), {}, []
     for row, (_, _, op, _, number, size) in enumerate(history.rows):
         if op == Op.FREE:
@@ -410,7 +410,7 @@ def second_opinion(
 
 
 def small_only(history: History) -> History:
-    """The same history with every block one of pymalloc's own."""
+    """Returns the same history with only blocks of pymalloc."""
     rows = [
         (time_ns, thread, op, Domain.OBJ, number, 0 if op == Op.FREE else max(1, size % 513))
         for time_ns, thread, op, _, number, size in history.rows
@@ -429,7 +429,7 @@ TINY_GEOMETRIES = {
 @pytest.mark.parametrize("version", TINY_GEOMETRIES)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(history=histories(200).map(small_only))
-def test_any_history_of_small_blocks_goes_where_the_second_opinion_says(version, history):
+def test_random_small_blocks_have_the_addresses_of_the_reference_model(version, history):
     addresses, _, events = run_addresses(history.trace(), config(version, *TINY))
     expected, expected_events = second_opinion(history, TINY_GEOMETRIES[version], BASE)
     assert addresses.tolist() == expected
@@ -437,7 +437,7 @@ def test_any_history_of_small_blocks_goes_where_the_second_opinion_says(version,
 
 
 @pytest.mark.parametrize("version", TINY_GEOMETRIES)
-def test_a_long_history_of_releases_goes_where_the_second_opinion_says(version):
+def test_a_long_history_of_releases_has_the_addresses_of_the_reference_model(version):
     history = small_only(seeded(11, 40_000, sizes=(1, 30, 64, 100, 170, 256, 300, 385, 400, 512), wave=1200))
     addresses, _, events = run_addresses(history.trace(), config(version, *TINY))
     expected, expected_events = second_opinion(history, TINY_GEOMETRIES[version], BASE)

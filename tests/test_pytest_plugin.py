@@ -1,4 +1,4 @@
-"""The plugin for pytest: what markers, options and the fixture say is what comes of a run."""
+"""The plugin for pytest: markers, options and the fixture, in runs of pytest."""
 
 import json
 import os
@@ -28,7 +28,7 @@ HEAVY = ("numpy", "numba", "polars", "pyarrow", "pydantic", "yaml", "simpy", "ty
 
 @pytest.fixture(scope="session")
 def bytecode(tmp_path_factory):
-    """Has the bytecode of all that a run imports kept."""
+    """Makes a run write the bytecode of its imports."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "test_it.py").write_text("import pytest\n@pytest.mark.replay\ndef test_x(): pass\n")
     done = run_python("-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
@@ -37,7 +37,7 @@ def bytecode(tmp_path_factory):
 
 @pytest.fixture
 def project(pytester, monkeypatch, bytecode):
-    """Files of a project, whose tests run in a process of their own."""
+    """Files of a project whose tests run in another process."""
     monkeypatch.setenv("REPLAY_CACHE_DIR", KERNELS)  # pytester moves the home folder, where it would be
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a file changed within a second could be taken for the old one
     monkeypatch.setenv("PYTHONHASHSEED", "0")
@@ -50,7 +50,7 @@ def run(project, *options):
 
 
 def properties(path):
-    """Of each test in a JUnit file, its properties."""
+    """Returns the properties of each test in a JUnit file."""
     return {
         case.get("name"): {each.get("name"): each.get("value") for each in case.iter("property")}
         for case in ElementTree.parse(path).iter("testcase")
@@ -58,7 +58,7 @@ def properties(path):
 
 
 def metrics_in(path):
-    """By test, what a baseline holds."""
+    """Returns the metrics of a baseline by test."""
     return {name: case["metrics"] for name, case in json.loads(path.read_text())["cases"].items()}
 
 
@@ -161,14 +161,14 @@ def test_marked_tests_are_recorded_and_judged(project):
     text = result.stdout.str()
     result.stdout.fnmatch_lines(
         [
-            "replay: test_it.py::test_over is not within what it may take, on cpython-3.*:",
+            "replay: test_it.py::test_over is outside its memory limits, on cpython-3.*:",
             "  resident_bytes_peak is 4.9* MiB, and at most 1.00 MiB is allowed",
             "  live at the peak, by size class: 128.0 KiB 50 blocks, 4.77 MiB*",
             "  live at the peak, by domain: obj *",
             "  live at the peak, by phase: test *",
-            "replay: test_it.py::test_leaves_one_block_behind is not *",
+            "replay: test_it.py::test_leaves_one_block_behind is outside its memory limits*",
             "  leaked_blocks is 1, and at most 0 is allowed",
-            "  left behind, by size class: 8.00 KiB of obj 1 blocks, 4.25 KiB",
+            "  leaked, by size class: 8.00 KiB of obj 1 blocks, 4.25 KiB",
             "E * KeyError: 'mine'",
             "E * AssertionError: 1 != 2",
         ]
@@ -181,17 +181,17 @@ def test_marked_tests_are_recorded_and_judged(project):
             "*= memory of recorded tests =*",
             "test *requested *resident *blowup *arenas*",
             "test_it.py::test_over *4.77 MiB *4.9* MiB * 1.0* *1 *failed",
-            "replay: test_it.py::test_leaves_one_block_behind: leaked_blocks is 1, and *; left behind, *",
+            "replay: test_it.py::test_leaves_one_block_behind: leaked_blocks is 1, and *; leaked, *",
             "replay: test_it.py::test_over: resident_bytes_peak is 4.9* MiB, *; live at the peak, by *: *",
-            "replay: 7 passed, 6 not within what they may take",
+            "replay: 7 passed, 6 outside their limits",
         ]
     )
-    told = properties(project.path / "junit.xml")
-    assert told["test_plain"] == told["test_not_recorded"] == told["test_raises"] == {}
-    assert told["test_within"]["replay.verdict"] == "passed"
-    assert told["test_within"]["replay.arenas_live"] == "1"
-    assert 100 * 1_033 < int(told["test_within"]["replay.requested_bytes_peak"]) < 100 * 1_033 + 4_000
-    assert set(told["test_within"]) == {
+    by_test = properties(project.path / "junit.xml")
+    assert by_test["test_plain"] == by_test["test_not_recorded"] == by_test["test_raises"] == {}
+    assert by_test["test_within"]["replay.verdict"] == "passed"
+    assert by_test["test_within"]["replay.arenas_live"] == "1"
+    assert 100 * 1_033 < int(by_test["test_within"]["replay.requested_bytes_peak"]) < 100 * 1_033 + 4_000
+    assert set(by_test["test_within"]) == {
         f"replay.{name}"
         for name in ("verdict", "requested_bytes_peak", "resident_bytes_peak", "blowup", "arenas_peak", "arenas_live",
                      "syscalls.mmap", "requested_bytes_at_peak")
@@ -199,12 +199,12 @@ def test_marked_tests_are_recorded_and_judged(project):
 
 
 MISTAKES = {
-    "max_blowupp=3": "max_blowupp: there is no metric 'blowupp'; did you mean 'max_blowup'?",
-    "min_arena_live=3": "min_arena_live: there is no metric 'arena_live'; did you mean 'min_arenas_live'?",
-    "max_syscalls__mmapp=3": "*: there is no metric 'syscalls.mmapp'; did you mean 'max_syscalls__mmap'?",
-    "leaked_blocks=0": "leaked_blocks: is not an argument; write max_leaked_blocks",
-    "syscalls__mmap=0": "syscalls__mmap: is not an argument; write max_syscalls__mmap",
-    "alocator='x'": "alocator: is not an argument; did you mean 'allocator'?",
+    "max_blowupp=3": "max_blowupp: unknown metric 'blowupp'; did you mean 'max_blowup'?",
+    "min_arena_live=3": "min_arena_live: unknown metric 'arena_live'; did you mean 'min_arenas_live'?",
+    "max_syscalls__mmapp=3": "*: unknown metric 'syscalls.mmapp'; did you mean 'max_syscalls__mmap'?",
+    "leaked_blocks=0": "leaked_blocks: unknown argument; write max_leaked_blocks",
+    "syscalls__mmap=0": "syscalls__mmap: unknown argument; write max_syscalls__mmap",
+    "alocator='x'": "alocator: unknown argument; did you mean 'allocator'?",
     "allocator='cpython-9.9'": "cpython-9.9: no bundled config has this name; did you mean 'cpython-3.9'? (*",
     "max_blowup='much'": "max_blowup: 'blowup<=much': 'much' is not a number of at least 0",
     "max_blowup=-1": "max_blowup: 'blowup<=-1': '-1' is not a number of at least 0",
@@ -214,32 +214,32 @@ MISTAKES = {
     "max_resident_bytes_peak='4 miles'": "max_resident_bytes_peak: *'4 miles' is not a size; write it like 256 KiB",
     "tolerances=['blowup<=2']": "tolerances: 'blowup<=2' is a limit; write it like max_blowup=1.4",
     "tolerances=['blowup:much']": "'blowup:much': 'much' is not a number of at least 0",
-    "tolerances='blowup:2%'": "tolerances: give a list of texts, like ['resident_bytes_peak:2%']",
-    "tolerances=['blowup:2%', 'blowup:3%']": "blowup: two tolerances are given; keep one",
+    "tolerances='blowup:2%'": "tolerances: write a list of strings, like ['resident_bytes_peak:2%']",
+    "tolerances=['blowup:2%', 'blowup:3%']": "blowup: has two tolerances; keep one",
     "set={'pymalloc.alignment': 3}": "*alignment: 3 is no power of two of at least 8",
-    "set='pymalloc.alignment=8'": "set: give a dictionary, like {'pymalloc.arena_size': '256 KiB'}",
+    "set='pymalloc.alignment=8'": "set: write a dictionary, like {'pymalloc.arena_size': '256 KiB'}",
     "env={'MALLOC_ARENA_MAXX': 3}": "*MALLOC_ARENA_MAX*",
-    "max_blowup=object()": "arguments are text, numbers, lists and dictionaries",
+    "max_blowup=object()": "arguments must be strings, numbers, lists or dictionaries",
     "3": "write arguments with their names, like max_blowup=1.4",
 }
 
 
 def test_mistakes_in_markers_end_the_run_before_it_begins(project):
     lines = ["import pytest"]
-    told = [mistake for mistake in MISTAKES if mistake not in ("max_blowup=object()", "3")]
-    for number, arguments in enumerate(told):
+    mistakes = [mistake for mistake in MISTAKES if mistake not in ("max_blowup=object()", "3")]
+    for number, arguments in enumerate(mistakes):
         lines += [f"@pytest.mark.replay({arguments})", f"def test_{number}(): print('ran')"]
     project.makepyfile(test_it="\n".join(lines))
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    for number, arguments in enumerate(told):
+    for number, arguments in enumerate(mistakes):
         sentence = MISTAKES[arguments].replace("[", "[[]")
         result.stderr.fnmatch_lines_random([f"*test_it.py::test_{number}: @pytest.mark.replay: {sentence}"])
     assert "Traceback" not in result.stderr.str()
     result = run(project, "-n", "2")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["test_it.py::test_0: @pytest.mark.replay: max_blowupp: there is no metric *"])
+    result.stdout.fnmatch_lines(["test_it.py::test_0: @pytest.mark.replay: max_blowupp: unknown metric *"])
 
 
 @pytest.mark.parametrize("arguments", ["max_blowup=object()", "3"])
@@ -254,7 +254,7 @@ def test_a_test_records_itself_or_is_recorded_but_not_both(project):
     project.makepyfile("import pytest\n@pytest.mark.replay\ndef test_x(allocations): pass")
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*the test records blocks by the fixture allocations, so it cannot be *"])
+    result.stderr.fnmatch_lines(["*the test records blocks with the fixture allocations, so it cannot be *"])
 
 
 def test_limits_of_all_tests_have_all_recorded(project):
@@ -282,12 +282,12 @@ def test_limits_of_all_tests_have_all_recorded(project):
     result = run(project)
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(
-        ["replay: *::test_over is not within what it may take, on cpython-3.8:", "replay: 2 passed, 1 *"]
+        ["replay: *::test_over is outside its memory limits, on cpython-3.8:", "replay: 2 passed, 1 *"]
     )
     for limit, sentence in {
-        "resident_bytes_peek<=1MiB": "there is no metric 'resident_bytes_peek'; did you mean 'resident_bytes_peak'? *",
+        "resident_bytes_peek<=1MiB": "unknown metric 'resident_bytes_peek'; did you mean 'resident_bytes_peak'? *",
         "blowup:2%": "replay_limits: 'blowup:2%' is a tolerance, which belongs to replay_tolerances",
-        "much": "'much' is not a tolerance; write it like *",
+        "much": "'much' is not a rule; write it like *",
         "leaked_bytes<=much": "replay_limits: leaked_bytes<=much: 'much' is not a size; write it like 256 KiB",
     }.items():
         project.makeini(f"[pytest]\nreplay_limits = {limit}")
@@ -296,7 +296,7 @@ def test_limits_of_all_tests_have_all_recorded(project):
         result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
 
 
-def test_limits_of_all_tests_can_be_about_what_they_leave_behind(project):
+def test_limits_of_all_tests_can_be_about_leaks(project):
     project.makeini("[pytest]\nreplay_limits = leaked_blocks <= 2")
     project.makepyfile(
         """
@@ -311,7 +311,7 @@ def test_limits_of_all_tests_can_be_about_what_they_leave_behind(project):
     result.stdout.fnmatch_lines(
         [
             "  leaked_blocks is 3, and at most 2 is allowed",
-            "  left behind, by size class: 4.00 KiB of obj 2 blocks, 6.90 KiB; 2.00 KiB of obj 1 blocks, *",
+            "  leaked, by size class: 4.00 KiB of obj 2 blocks, 6.90 KiB; 2.00 KiB of obj 1 blocks, *",
         ]
     )
 
@@ -346,7 +346,7 @@ ORDER = """
 
 
 def test_figures_do_not_depend_on_what_ran_before(project):
-    """All that a baseline keeps, to the byte: requested bytes, arenas, pools, system calls, pages."""
+    """All figures of a baseline are exact: requested bytes, arenas, pools, system calls, pages."""
     project.makepyfile(test_it=ORDER)
     write = ("--replay-update", "--replay-baseline")
     run(project, *write, "alone.json", "-k", "marked").assert_outcomes(passed=1, deselected=7)
@@ -389,7 +389,7 @@ WITH_THREADS = """
         native_id = beside.short.native_id
         beside.over.set()
         beside.short.join()
-        while os.path.exists(f"/proc/self/task/{native_id}"):  # until the kernel lets go, its number is not used again
+        while os.path.exists(f"/proc/self/task/{native_id}"):  # until then, the kernel does not reuse its number
             pass
         begin, kept = threading.Event(), []
         own = threading.Thread(target=lambda: begin.wait() and kept.append([bytes(2_000) for _ in range(1_000)]))
@@ -468,13 +468,13 @@ def test_a_test_that_closes_the_files_of_its_recording_fails_and_the_next_is_rec
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "*replay: test_it.py::test_closes: it closed the files by which it is recorded",
-            "*replay: test_it.py::test_is_large is not within what it may take*",
+            "*replay: test_it.py::test_closes: it closed the files of the recording",
+            "*replay: test_it.py::test_is_large is outside its memory limits*",
         ]
     )
 
 
-def test_a_forked_child_that_leaves_a_recorded_block_asks_nothing(project):
+def test_a_forked_child_that_leaves_a_recorded_block_sends_no_request(project):
     project.makepyfile(
         test_it="""
         import os
@@ -510,7 +510,7 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     project.makepyfile(test_it=CHANGING.replace("SIZE", "96"))
     result = run(project, "--replay-baseline", "b.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *b.json: there is no baseline; --replay-update writes one"])
+    result.stderr.fnmatch_lines(["ERROR: *b.json: the baseline does not exist; --replay-update writes it"])
     with_traces = ("--replay-baseline=b.json", "--replay-traces=kept")
     result = run(project, *with_traces, "--replay-update", "-k", "changes")
     result.stdout.fnmatch_lines(["replay: *b.json: 1 new"])
@@ -524,7 +524,7 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "replay: test_it.py::test_steady has no baseline yet; --replay-update takes it in",
+            "replay: test_it.py::test_steady is not in the baseline; --replay-update adds it",
             "replay: 1 passed, 1 new",
             "replay: 1 without baseline, so not compared; *",
         ]
@@ -536,21 +536,21 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
     project.makepyfile(test_it=CHANGING.replace("SIZE", "104"))
     result = run(project, *with_traces)
     result.assert_outcomes(passed=1, failed=1)
-    told = [
-        "replay: test_it.py::test_changes is not within what it may take, on cpython-3.*:",
+    lines = [
+        "replay: test_it.py::test_changes is outside its memory limits, on cpython-3.*:",
         "  resident_bytes_peak: 5.* MiB -> 6.* MiB (+*, allowed +*)",
-        "  50,000 blocks of obj in phase test*went from the class of 96 B to that of 112 B",
+        "  50,000 blocks of obj in phase test*moved from size class 96 B to 112 B",
         "  live at the peak, by size class: 112 B +*; 96 B -*",
-        "replay: *::test_changes: resident_bytes_peak: *; 50,000 blocks of obj in phase test*went from *",
-        "replay: 1 passed, 1 not within what they may take",
+        "replay: *::test_changes: resident_bytes_peak: *; 50,000 blocks of obj in phase test*moved from *",
+        "replay: 1 passed, 1 outside their limits",
     ]
-    result.stdout.fnmatch_lines(told)
-    run(project, "-n", "2", *with_traces).stdout.fnmatch_lines(told)
+    result.stdout.fnmatch_lines(lines)
+    run(project, "-n", "2", *with_traces).stdout.fnmatch_lines(lines)
     result = run(project, "--replay-baseline=b.json", "-k", "changes")
     result.stdout.fnmatch_lines(
         [
             "  live at the peak, by size class: 112 B 49,9?? blocks, *",
-            "  for what changed, recordings of before are needed: *",
+            "  to see what changed, use --replay-traces DIR *",
             "replay: *::test_changes: resident_bytes_peak: *; live at the peak, by *: *",
         ]
     )
@@ -559,12 +559,10 @@ def test_a_baseline_is_written_compared_and_kept_up(project):
 
     project.makepyfile(test_it=CHANGING.replace("SIZE", "128"))
     result = run(project, *with_traces, "-k", "changes")
-    result.stdout.fnmatch_lines(
-        ["  test_it.py.test_changes-*.parquet is not the recording that the baseline is of, so *"]
-    )
+    result.stdout.fnmatch_lines(["  test_it.py.test_changes-*.parquet is not the recording of the baseline, so *"])
 
 
-def test_baselines_that_cannot_be_compared_with_are_told(project):
+def test_baselines_that_cannot_be_compared_are_reported(project):
     project.makepyfile(test_it=CHANGING.replace("SIZE", "96"))
     file = project.path / "b.json"
     run(project, "--replay-baseline=b.json", "--replay-update").assert_outcomes(passed=2)
@@ -578,11 +576,11 @@ def test_baselines_that_cannot_be_compared_with_are_told(project):
         return run(project, "--replay-baseline=b.json", *options)
 
     whole_file = {
-        "*b.json: was made by replay 0.0.1, and this is *; check the old commit with this one, or remove it, and *": (
+        "*b.json: was written by replay 0.0.1; *; check the old commit with this version, or remove it, *": (
             lambda bad, case: bad.update(replay="0.0.1")
         ),
-        "*b.json: is of format 99; this replay reads 1": lambda bad, case: bad.update(format=99),
-        "there is no metric 'blowupp'; did you mean 'blowup'? *": lambda bad, case: case["metrics"].update(blowupp=1),
+        "*b.json: has format 99; this version of replay reads 1": lambda bad, case: bad.update(format=99),
+        "unknown metric 'blowupp'; did you mean 'blowup'? *": lambda bad, case: case["metrics"].update(blowupp=1),
         "*b.json: is not a baseline that replay wrote (*": lambda bad, case: bad.pop("cases"),
     }
     for sentence, change in whole_file.items():
@@ -591,11 +589,11 @@ def test_baselines_that_cannot_be_compared_with_are_told(project):
             assert result.ret == pytest.ExitCode.USAGE_ERROR, sentence
             result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
     one_test = {
-        "the baseline is of another configuration; --replay-update takes the present one": (
+        "the baseline has another configuration; --replay-update replaces it": (
             lambda bad, case: case.update(stack="0")
         ),
-        "the baseline is of a trace; --replay-update": lambda bad, case: case.update(trace="0"),
-        "the baseline has no page_faults; --replay-update takes it in": (
+        "the baseline was measured with a trace; --replay-update replaces it": lambda bad, case: case.update(trace="0"),
+        "the baseline has no page_faults; --replay-update adds it": (
             lambda bad, case: case["metrics"].pop("page_faults")
         ),
     }
@@ -606,14 +604,14 @@ def test_baselines_that_cannot_be_compared_with_are_told(project):
         assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
-def test_options_that_make_no_sense_are_told(project):
+def test_options_that_make_no_sense_are_reported(project):
     project.makepyfile("def test_x(): pass")
     (project.path / "b.json").write_text('{"cases": {}, "format": 1, "replay": "0.1.0"}')
     for options, sentence in {
-        ("--replay-update",): "--replay-update and --replay-traces go with --replay-baseline FILE",
-        ("--replay-traces=x",): "--replay-update and --replay-traces go with --replay-baseline FILE",
+        ("--replay-update",): "--replay-update and --replay-traces require --replay-baseline FILE",
+        ("--replay-traces=x",): "--replay-update and --replay-traces require --replay-baseline FILE",
         ("--replay-baseline=b.json", "--replay-traces=nowhere"): (
-            "*nowhere: there is no such folder; with --replay-update it is filled"
+            "*nowhere: the folder does not exist; --replay-update writes it"
         ),
     }.items():
         result = run(project, *options)
@@ -623,7 +621,7 @@ def test_options_that_make_no_sense_are_told(project):
     result.stdout.fnmatch_lines(["replay: no test was recorded, so none was compared with *b.json"])
 
 
-def test_what_cannot_be_recorded_is_told_and_fails_where_warnings_do(project, monkeypatch):
+def test_unrecordable_tests_have_a_warning_that_can_be_an_error(project, monkeypatch):
     project.makepyfile(
         """
         import pytest
@@ -784,7 +782,7 @@ def test_a_block_is_known_to_the_byte(allocations):
     assert len(held) == 1_000_000
 
 
-def test_a_block_can_be_played_through_another_allocator(allocations):
+def test_a_block_can_be_simulated_with_another_allocator(allocations):
     with allocations(allocator="cpython-3.8", set={"pymalloc.alignment": 8}) as small_arenas:
         blocks = [object() for _ in range(100_000)]
     with allocations(allocator="cpython-3.12") as large_arenas:
@@ -793,10 +791,10 @@ def test_a_block_can_be_played_through_another_allocator(allocations):
     assert (small_arenas.arenas_peak, large_arenas.arenas_peak) == (7, 2)
 
 
-def test_a_block_left_by_an_exception_tells_nothing_and_the_next_one_does(allocations):
+def test_a_block_ended_by_an_exception_has_no_results_and_the_next_one_has(allocations):
     with pytest.raises(KeyError, match="mine"), allocations() as seen:
         raise KeyError("mine")
-    with pytest.raises(ReplayError, match="nothing is known of this block"):
+    with pytest.raises(ReplayError, match="this block has no results"):
         _ = seen.peak
     with allocations() as seen, pytest.raises(ReplayError, match="records one block at a time"), allocations():
         pass
@@ -925,35 +923,35 @@ SHOP = {
 PLANTED = {
     "test_prices": (
         "catalog", ">= 100:", ">= 10**9:",
-        "left behind, by call site: Prices.of (catalog.py:21) +1?,??? blocks, +1.0? MiB; *",
-        "left behind, by size class: 64 B of obj +2?,??? blocks, +1.1? MiB; *",
+        "leaked, by call site: Prices.of (catalog.py:21) +1?,??? blocks, +1.0? MiB; *",
+        "leaked, by size class: 64 B of obj +2?,??? blocks, +1.1? MiB; *",
         "live at the peak, by call site: Prices.of (catalog.py:21) +1?,??? blocks, +1.0? MiB; *",
     ),
     "test_notes": (
         "log", "del HISTORY[:-50]", "pass",
-        "left behind, by call site: note (log.py:4) +9,[89]?? blocks, +9??.? KiB; *",
-        "left behind, by size class: 64 B of obj +9,8?? blocks, *; 128 B of obj +4,9?? blocks, *",
+        "leaked, by call site: note (log.py:4) +9,[89]?? blocks, +9??.? KiB; *",
+        "leaked, by size class: 64 B of obj +9,8?? blocks, *; 128 B of obj +4,9?? blocks, *",
         "live at the peak, by call site: note (log.py:4) +9,9?? blocks, +93?.? KiB; *",
     ),
     "test_sending": (
         "sending", "100_000", "140_000",
-        "20 blocks of obj in phase test at send.* (sending.py:4) went from the class of 128.0 KiB to that of 256.0 KiB",
+        "20 blocks of obj in phase test at send.* (sending.py:4) moved from size class 128.0 KiB to 256.0 KiB",
         "system calls: mmap [0-9] -> 2[0-9]; munmap *",
     ),
     "test_records": (
         "records", "56", "64",
-        "30,000 blocks of obj in phase test at pack.* (records.py:4) went from the class of 96 B to that of 112 B",
+        "30,000 blocks of obj in phase test at pack.* (records.py:4) moved from size class 96 B to 112 B",
     ),
 }  # fmt: skip
 
 
 def without_site(cause):
-    """The pattern of what is told where the recorder knows no call sites."""
+    """The pattern of the message without call sites."""
     return "" if "by call site" in cause else re.sub(r" at \S+ \(\S+\)", "", cause)
 
 
 @pytest.mark.slow
-def test_planted_regressions_are_told_by_test_and_cause_and_unchanged_runs_raise_no_alarm(project, monkeypatch):
+def test_planted_regressions_are_reported_by_test_and_cause_and_unchanged_runs_pass(project, monkeypatch):
     monkeypatch.delenv("PYTHONHASHSEED")
     project.makepyfile(**SHOP)
     compare = ("--replay-baseline=b.json", "--replay-traces=kept")
@@ -968,7 +966,7 @@ def test_planted_regressions_are_told_by_test_and_cause_and_unchanged_runs_raise
         project.makepyfile(**{module: SHOP[module].replace(good, bad)})
         result = run(project, *compare)
         result.assert_outcomes(passed=7, failed=1)
-        result.stdout.fnmatch_lines([f"replay: test_shop.py::{test} is not within what it may take, on *:"])
+        result.stdout.fnmatch_lines([f"replay: test_shop.py::{test} is outside its memory limits, on *:"])
         causes = [cause if WITH_SITES else without_site(cause) for cause in causes]
         causes = [cause for cause in causes if cause]
         result.stdout.fnmatch_lines([f"  {cause}" for cause in causes])

@@ -1,4 +1,4 @@
-"""A program that records itself: what is in the trace is what happened."""
+"""A program that records itself: the trace has exactly its events."""
 
 import ctypes
 import gc
@@ -26,16 +26,16 @@ if reason := taps.obstacle():
 
 
 def lives(events: Events, sizes: set[int]) -> list[tuple[str, int, int]]:
-    """Op, domain and size of all events of blocks that were born with one of these sizes."""
-    followed, told = set(), []
+    """Returns op, domain and size of all events of blocks that were allocated with one of these sizes."""
+    followed, found = set(), []
     for op, domain, block, size in zip(events.op, events.domain, events.block, events.size, strict=True):
         if op <= Op.CALLOC and int(size) in sizes:
             followed.add(block)
         if block in followed and op <= Op.FREE:
-            told.append((Op(op).name.lower(), int(domain), int(size)))
+            found.append((Op(op).name.lower(), int(domain), int(size)))
             if op == Op.FREE:
                 followed.discard(block)
-    return told
+    return found
 
 
 @pytest.mark.parametrize("domain", [Domain.RAW, Domain.MEM, Domain.OBJ])
@@ -52,8 +52,8 @@ def test_known_calls_are_exactly_the_events(tmp_path, domain, size):
         free(from_nothing)
         free(None)
         free(block)
-    told = lives(events_in(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
-    assert told == [
+    found = lives(events_in(tmp_path / "trace.parquet"), {size, 7 * size, size + 2})
+    assert found == [
         ("malloc", domain, size),
         ("realloc", domain, 2 * size),
         ("calloc", domain, 7 * size),
@@ -82,15 +82,15 @@ def test_without_addresses_the_column_is_not_there(tmp_path):
     assert events_in(tmp_path / "trace.parquet").address is None
 
 
-def test_a_realloc_that_fails_leaves_the_block_alive(tmp_path):
+def test_a_realloc_that_fails_leaves_the_block_live(tmp_path):
     malloc, realloc, free = (python_api(Domain.RAW, verb) for verb in ("Malloc", "Realloc", "Free"))
     with replay.record(tmp_path / "trace.parquet"):
         block = malloc(55_551)
         assert realloc(block, 1 << 60) is None
         assert malloc(1 << 60) is None
         free(block)
-    told = lives(events_in(tmp_path / "trace.parquet"), {55_551, 1 << 60})
-    assert told == [("malloc", 0, 55_551), ("free", 0, 0)]
+    found = lives(events_in(tmp_path / "trace.parquet"), {55_551, 1 << 60})
+    assert found == [("malloc", 0, 55_551), ("free", 0, 0)]
 
 
 def test_blocks_of_before_are_foreign(tmp_path):
@@ -127,7 +127,7 @@ def test_arenas_are_those_of_the_real_allocator(tmp_path):
 
 def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
     malloc, realloc, free = (python_api(Domain.RAW, verb, WITHOUT_GIL) for verb in ("Malloc", "Realloc", "Free"))
-    rounds, together = 3_000, threading.Barrier(4)  # one after the other, threads could be told by no identity
+    rounds, together = 3_000, threading.Barrier(4)  # consecutive threads could have the same identity
 
     def work(size):
         together.wait()
@@ -149,7 +149,7 @@ def test_raw_calls_from_threads_without_the_gil_are_all_there(tmp_path):
     assert len({number for (number,) in numbers}) == len(sizes)
 
 
-def test_a_ring_that_goes_round_loses_nothing(tmp_path):
+def test_a_ring_that_wraps_around_loses_nothing(tmp_path):
     rounds = 2_500_000
     with replay.record(tmp_path / "trace.parquet") as recording:
         for _ in range(rounds):
@@ -189,28 +189,28 @@ def test_live_blocks_agree_with_what_pymalloc_counts(tmp_path):
     rows = slice(*np.flatnonzero(events.op == Op.MARK).tolist())
     op, pymalloc = events.op[rows], events.domain[rows] != Domain.RAW
     grown = (op[pymalloc] <= Op.CALLOC).sum() - np.isin(op[pymalloc], (Op.FREE, Op.FOREIGN_FREE)).sum()
-    assert abs(int(grown) - more) < 10  # the counts themselves, and what the marks take
+    assert abs(int(grown) - more) < 10  # allocations of the counts and of the marks
     assert len(kept) == 10_000
 
 
-def test_collections_and_marks_stand_among_the_events(tmp_path):
+def test_collections_and_marks_are_among_the_events(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
         replay.mark("first")
         gc.collect()
         replay.mark("second")
         replay.mark("first")
     events = events_in(tmp_path / "trace.parquet")
-    told = [
+    collections = [
         (Op(op).name, int(size))
         for op, size in zip(events.op, events.size, strict=True)
         if op in (Op.MARK, Op.GC_START, Op.GC_END)
     ]
     collected = [("MARK", 0), ("GC_START", 0), ("GC_END", 0), ("MARK", 1), ("MARK", 0)]
-    assert told == collected
+    assert collections == collected
     assert replay.open_source(tmp_path / "trace.parquet").metadata.phases == ("first", "second")
 
 
-def test_a_recording_plays(tmp_path):
+def test_a_recording_is_simulated(tmp_path):
     with replay.record(tmp_path / "trace.parquet"):
         kept = [str(index) * 30 for index in range(5_000)]
     played = replay.run(replay.open_source(tmp_path / "trace.parquet"), replay.load_config("cpython-3.12"))
@@ -267,15 +267,15 @@ def test_a_clean_start_is_refused_where_pymalloc_is_not_plain(tmp_path, monkeypa
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "there.parquet").write_text("mine")
-    with pytest.raises(replay.ReplayError, match="exists already"):
+    with pytest.raises(replay.ReplayError, match="already exists"):
         replay.record(tmp_path / "there.parquet").start()
-    with pytest.raises(replay.ReplayError, match="there is no folder"):
+    with pytest.raises(replay.ReplayError, match="does not exist; make it first"):
         replay.record(tmp_path / "no" / "trace.parquet").start()
     assert (tmp_path / "there.parquet").read_text() == "mine"
     assert not taps.tap.active
 
 
-def test_the_writer_is_no_child_of_the_program(tmp_path):
+def test_the_writer_is_not_a_child_of_the_program(tmp_path):
     with replay.record(tmp_path / "trace.parquet"), pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -295,7 +295,7 @@ def test_a_forked_child_is_not_recorded_and_may_leave_the_block(tmp_path):
     assert (lives(events, {88_881}), lives(events, {88_883})) == ([], [("malloc", 2, 88_883)])
 
 
-def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(tmp_path):
+def test_a_program_whose_writer_dies_continues_unrecorded_and_the_file_is_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
         "import os, signal, replay\n"
@@ -309,7 +309,7 @@ def test_a_program_whose_writer_dies_goes_on_unrecorded_and_the_file_is_rescued(
         "except replay.ReplayError as error: print(error)\n"
     )
     done = run_python("-c", script)
-    assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves what it wrote\n"
+    assert done.stdout == f"{path}: the writer died; `replay record --rescue {path}` saves the events that it wrote\n"
     assert "events saved" in record("--rescue", path).stdout
     events = events_in(path)
     assert np.count_nonzero((events.op <= Op.CALLOC) & (events.size == sys.getsizeof(bytes(77_777)))) == 3
@@ -331,7 +331,7 @@ def test_after_a_flush_a_rescue_finds_all_that_was_recorded_before_it(tmp_path):
 
 
 def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
-    """Behind the drained pools, blocks of a class are carved out of fresh pools one after the other."""
+    """After the filled pools, blocks of a class come from new pools, one after the other."""
     script = (
         "import ctypes, sys, replay\n"
         "malloc = ctypes.pythonapi.PyObject_Malloc\n"
@@ -344,7 +344,7 @@ def test_a_clean_start_makes_addresses_follow_one_another(tmp_path):
     assert (np.diff(events.address[events.size == 497].astype(np.int64)) == 512).all()
 
 
-def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
+def test_a_recording_survives_a_crash_of_the_program(tmp_path):
     path = tmp_path / "trace.parquet"
     script = (
         "import os, signal, replay\n"
@@ -358,8 +358,8 @@ def test_what_is_recorded_after_the_program_dies_in_the_block_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_completed(tmp_path, reused):
-    """As daemons close all descriptors they have; another file may have the number then, which is left alone."""
+def test_a_program_that_closes_the_recorders_pipe_gets_an_error_and_its_file_is_completed(tmp_path, reused):
+    """Daemons close all descriptors. Another file with the same number must not be closed."""
     path = tmp_path / "trace.parquet"
     script = (
         "import os, replay\n"
@@ -374,7 +374,7 @@ def test_a_program_that_closes_the_recorders_pipe_is_told_so_and_its_file_is_com
         "for file in files: os.fstat(file)\n"
     )
     done = run_to_the_last(sys.executable, "-c", script)
-    what = "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+    what = "the program closed the pipe on which the writer reports its end; the writer completes the file anyway"
     assert done.stdout == f"{path}: {what}\n"
     assert replay.open_source(path).metadata.phases == ("working",)
     assert events_in(path).rows > 0

@@ -1,4 +1,4 @@
-"""`replay record`: the program runs as it would by itself, whatever it does, and what it did is in the file."""
+"""`replay record`: the program runs as without the recorder, and its events are in the file."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ RECORD = [sys.executable, "-m", "replay", "record"]
 
 
 def run(*arguments, options=(), **more):
-    """The program recorded: exit code, standard output and standard error."""
+    """Records the program; returns exit code, standard output and standard error."""
     done = record(*options, *arguments, **more)
     return done.returncode, done.stdout, done.stderr
 
@@ -44,13 +44,13 @@ def program(tmp_path):
 
 
 def both(program, *arguments, cwd, env=None):
-    """By itself and recorded; the recorder's own lines are left out of standard error."""
+    """Runs the program alone and recorded, and compares; without the recorder's lines on standard error."""
     command = [sys.executable, str(program), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=PROGRAM_SECONDS)
     bare = done.returncode, done.stdout, done.stderr
-    code, out, told = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
-    told = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", told, flags=re.M)
-    return bare, (code, out, told)
+    code, out, printed = run(program, *arguments, cwd=cwd, options=["--force"], env=env)
+    printed = re.sub(r"^(compiling \(|[\d,]+ events over|next: replay run).*\n", "", printed, flags=re.M)
+    return bare, (code, out, printed)
 
 
 SURROUNDINGS = """
@@ -86,14 +86,14 @@ def test_a_program_has_the_standard_streams_that_are_open_and_no_others(program,
     """)
     seen = []
     for number, command in enumerate(([sys.executable], [*RECORD, "--force"])):
-        told = tmp_path / f"{number}.txt"
-        line = f"{shlex.join([*command, str(path), str(told)])} {closed}"
+        printed = tmp_path / f"{number}.txt"
+        line = f"{shlex.join([*command, str(path), str(printed)])} {closed}"
         subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path, stdin=0, timeout=PROGRAM_SECONDS)
-        seen.append(told.read_text())
+        seen.append(printed.read_text())
     assert seen[1] == seen[0]
 
 
-def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
+def test_a_program_can_import_the_recorders_modules_again(program, tmp_path):
     path = program("""
         import _ctypes, atexit, ctypes, struct
         class Pair(ctypes.Structure):
@@ -134,18 +134,18 @@ def test_a_program_can_import_again_what_the_recorder_uses(program, tmp_path):
 def test_a_program_ends_as_without_us(program, tmp_path, source):
     bare, recorded = both(program(source), cwd=tmp_path)
     bare, recorded = (
-        (code, out, re.sub(r"0x[0-9a-f]+|\b1[0-9]{14}\b", "", told)) for code, out, told in (bare, recorded)
+        (code, out, re.sub(r"0x[0-9a-f]+|\b1[0-9]{14}\b", "", printed)) for code, out, printed in (bare, recorded)
     )
     assert recorded == bare
     list(replay.open_source(tmp_path / "trace.parquet").batches())
 
 
-def test_modules_and_code_run_as_behind_python(tmp_path):
+def test_modules_and_code_run_as_with_python(tmp_path):
     assert run("-m", "json.tool", "--compact", cwd=tmp_path, stdin='{"a": 1}')[:2] == (0, '{"a":1}\n')
     options = ["-o", tmp_path / "code.parquet"]
-    code, out, told = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
+    code, out, printed = run("-c", "import sys; print(sys.argv)", "-o", "x", options=options)
     assert (code, out) == (0, "['-c', '-o', 'x']\n")
-    assert told.endswith(f"next: replay run {tmp_path / 'code.parquet'}\n")
+    assert printed.endswith(f"next: replay run {tmp_path / 'code.parquet'}\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -182,8 +182,8 @@ main()
 """
 
 
-def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
-    """It is killed right after it wrote a batch; the program goes on until its standard input ends."""
+def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
+    """The recorder is killed right after it wrote a batch; the program continues until its standard input ends."""
     path = program("""
         import sys
         kept = [str(index) for index in range(10_000)]
@@ -195,12 +195,12 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
         recorder.stdin.write("the program lives\n")
         recorder.stdin.close()
         assert recorder.stdout.read() == "the program lives\n"
-    code, _, told = run(path, cwd=tmp_path)
+    code, _, printed = run(path, cwd=tmp_path)
     assert code == 2
-    assert "replay record --rescue trace.parquet" in told
+    assert "replay record --rescue trace.parquet" in printed
     code, out, _ = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 0
-    assert "events saved; trace.parquet is whole" in out
+    assert "events saved; trace.parquet is complete" in out
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 1000
 
@@ -208,31 +208,31 @@ def test_a_killed_recorder_leaves_what_can_be_rescued(program, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere.py"], "replay: nowhere.py: there is no such script\n"),
-        (["-m"], "replay: -m needs a module behind it\n"),
-        (["--frob", "x.py"], "replay: there is no option --frob; `replay record --help` lists them\n"),
+        (["nowhere.py"], "replay: nowhere.py: the script does not exist\n"),
+        (["-m"], "replay: -m needs a module after it\n"),
+        (["--frob", "x.py"], "replay: unknown option --frob; `replay record --help` lists the options\n"),
         ([], "replay: nothing to record; name a script, -m and a module, or -c and code\n"),
         (["--rescue", "nowhere.parquet"], None),
         (["-o", "/no/folder/x.parquet", "-c", "1"], None),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, arguments, sentence):
-    code, out, told = run(*arguments, cwd=tmp_path)
-    assert (code, out, told.count("\n")) == (2, "", 1)
-    assert sentence is None or told == sentence
+    code, out, printed = run(*arguments, cwd=tmp_path)
+    assert (code, out, printed.count("\n")) == (2, "", 1)
+    assert sentence is None or printed == sentence
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
+def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "trace.parquet").write_text("mine")
-    code, _, told = run("-c", "print(1)", cwd=tmp_path)
+    code, _, printed = run("-c", "print(1)", cwd=tmp_path)
     assert code == 2
-    assert "exists already" in told
+    assert "already exists" in printed
     assert (tmp_path / "trace.parquet").read_text() == "mine"
 
 
-def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
-    """The limit of a file's size stands for a full disk: the write fails likewise."""
+def test_a_full_disk_is_reported_and_saved_events_are_complete(tmp_path):
+    """A limit of the file size has the same effect as a full disk: the write fails."""
     script = (
         "print(input(), flush=True)\ninput()\nfor _ in range(300): [str(i) * 9 for i in range(5000)]\nprint('done')"
     )
@@ -243,17 +243,17 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path):
     recorder.stdin.flush()
     assert recorder.stdout.readline() == "running\n"
     resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
-    out, told = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
+    out, printed = recorder.communicate("\n", timeout=PROGRAM_SECONDS)
     assert (recorder.returncode, out) == (0, "done\n")
-    assert "cannot be written any further" in told
-    assert "Traceback" not in told
+    assert "can no longer be written" in printed
+    assert "Traceback" not in printed
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())
     assert sum(batch.rows for batch in events) > 100_000
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of eight MiB, which only root can make."""
+    """A separate file system of 8 MiB, which only root can create."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     folder = tmp_path / "disk"
@@ -268,7 +268,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("filled_bytes", [0, 7 << 20, (8 << 20) - 20_000])
-def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_disk, filled_bytes):
+def test_a_disk_that_becomes_full_is_reported_and_saved_events_are_complete(program, small_disk, filled_bytes):
     (small_disk / "other").write_bytes(bytes(filled_bytes))
     path = program("""
         import sys
@@ -276,29 +276,29 @@ def test_a_disk_that_is_full_is_told_and_what_was_saved_is_whole(program, small_
         print("done")
         sys.exit(3)
     """)
-    code, out, told = run(path, cwd=small_disk)
+    code, out, printed = run(path, cwd=small_disk)
     assert (code, out) == (3, "done\n")
-    what = "cannot be written any further: No space left on device; what was saved until then is whole"
-    sentences = [line for line in told.splitlines() if line.startswith("replay: ")]
+    what = "can no longer be written: No space left on device; all events until then are saved"
+    sentences = [line for line in printed.splitlines() if line.startswith("replay: ")]
     assert sentences == [f"replay: {small_disk}/trace.parquet: {what}"]
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     trace = replay.open_source(small_disk / "trace.parquet")
     saved = sum(batch.rows for batch in trace.batches())
     assert saved == trace.events_total
     assert saved > 500_000 or filled_bytes
 
 
-def test_a_disk_without_any_room_is_told_and_the_program_is_not_run(program, small_disk):
+def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program, small_disk):
     with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
         while True:
             other.write(bytes(1 << 16))
-    code, out, told = run(program("print('done')"), cwd=small_disk)
+    code, out, printed = run(program("print('done')"), cwd=small_disk)
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: cannot be written: No space left on device\n"
+    assert printed == "replay: trace.parquet: cannot be written: No space left on device\n"
 
 
 def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
-    """A processor whose count of time is of no use: hooks then ask the kernel, and the writer reads nanoseconds."""
+    """Without a usable counter of the processor, hooks use the kernel's clock, and the writer reads nanoseconds."""
     code = (
         "import sys, replay.recorder.hooks as hooks\n"
         "hooks.has_steady_counter = lambda: False\n"
@@ -330,15 +330,15 @@ def test_marks_of_the_program_are_phases(tmp_path):
 
 
 def test_a_clean_start_follows_the_model(tmp_path):
-    """Every block of a class that sees no foreign frees lies where a fresh pymalloc of carved pools puts it."""
+    """Every block of a class without foreign frees has the address that new pools of pymalloc have."""
     code = "import ctypes; f = ctypes.pythonapi.PyObject_Malloc; [f(ctypes.c_size_t(497)) for _ in range(9)]"
     run("-c", code, cwd=tmp_path, options=["--clean"])
     batches = list(replay.open_source(tmp_path / "trace.parquet").batches())
     addresses = np.concatenate([batch.address[batch.size == 497] for batch in batches]).astype(np.int64)
-    assert (np.diff(addresses)[2:] == 512).all()  # the first two fill what older blocks left
+    assert (np.diff(addresses)[2:] == 512).all()  # the first two reuse addresses of older blocks
 
 
-def test_forked_children_are_recorded_where_asked(tmp_path):
+def test_forked_children_are_recorded_on_request(tmp_path):
     code = """
 import os, replay
 children = []
@@ -352,10 +352,10 @@ replay.mark("parent")
 print(*children)
 """
     done = run_to_the_last(*RECORD, "--follow-fork", "-o", "all.parquet", "-c", code, cwd=tmp_path)
-    out, told = done.stdout, done.stderr
-    assert (done.returncode, out.count(" ")) == (0, 1), told
+    out, printed = done.stdout, done.stderr
+    assert (done.returncode, out.count(" ")) == (0, 1), printed
     children = [f"all.{child}.parquet" for child in sorted(out.split(), key=str)]
-    assert told.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
+    assert printed.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     phases = [replay.open_source(path).metadata.phases for path in paths]
     assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
@@ -364,7 +364,7 @@ print(*children)
 
 
 def test_a_forked_child_that_cannot_start_its_writer_says_so_in_one_line(tmp_path):
-    """Here for want of descriptors; a program that has changed its user may lack permissions."""
+    """Here, descriptors are missing; a program that has changed its user may lack permissions."""
     code = """
 import os, resource
 free = os.dup(0)
@@ -375,17 +375,17 @@ if (child := os.fork()) == 0:
 os.waitpid(child, 0)
 print(child)
 """
-    code, out, told = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
+    code, out, printed = run("-c", code, cwd=tmp_path, options=["--follow-fork"])
     assert code == 0
     reason = "its writer cannot be started: [Errno 24] Too many open files"
-    assert told.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
-    assert "Traceback" not in told
-    assert "forked children" not in told
+    assert printed.splitlines()[0] == f"replay: process {out.strip()} is not recorded: {reason}"
+    assert "Traceback" not in printed
+    assert "forked children" not in printed
 
 
 @pytest.fixture
 def recording(tmp_path):
-    """A recording of trace.parquet under way, whose program waits for its standard input to end."""
+    """A recording of trace.parquet in progress; its program waits for the end of standard input."""
     code = "import sys; print('ready', flush=True); sys.stdin.read()"
     recorder = subprocess.Popen([*RECORD, "-c", code], cwd=tmp_path, text=True, stdin=-1, stdout=-1, stderr=-1)
     assert recorder.stdout.readline() == "ready\n"
@@ -394,39 +394,39 @@ def recording(tmp_path):
 
 
 def test_a_recording_under_way_is_not_rescued(recording, tmp_path):
-    code, out, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    code, out, printed = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: the recording is under way, and its writer completes the file\n"
+    assert printed == "replay: trace.parquet: the recording is in progress, and its writer completes the file\n"
     recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
     assert replay.open_source(tmp_path / "trace.parquet").events_total > 0
 
 
-def test_a_second_recorder_without_force_says_that_a_recording_is_under_way(recording, tmp_path):
-    code, out, told = run("-c", "print('ran')", cwd=tmp_path)
+def test_a_second_recorder_without_force_reports_the_recording_in_progress(recording, tmp_path):
+    code, out, printed = run("-c", "print('ran')", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert told == "replay: trace.parquet: a recording to this file is under way; choose another name\n"
+    assert printed == "replay: trace.parquet: a recording to this file is in progress; choose another name\n"
 
 
 def test_a_second_recorder_with_force_never_publishes_the_file_of_the_first(recording, tmp_path):
-    """Whoever ends first publishes its own; without --force the other one is then refused, and keeps its part."""
-    code, _, told = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
-    assert code == 0, told
+    """The recording that ends first gets the name; without --force the other one is refused, and keeps its part."""
+    code, _, printed = run("-c", "import replay; replay.mark('second')", cwd=tmp_path, options=["--force"])
+    assert code == 0, printed
     trace = replay.open_source(tmp_path / "trace.parquet")
     assert trace.metadata.phases[0] == "second"
     assert sum(batch.rows for batch in trace.batches()) == trace.events_total
-    _, told = recording.communicate(timeout=PROGRAM_SECONDS)
+    _, printed = recording.communicate(timeout=PROGRAM_SECONDS)
     assert recording.returncode == 2
     part = tmp_path / "trace.parquet.part"
-    assert told.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
+    assert printed.splitlines()[-1].endswith(f"--force; the recording is complete in {part}")
     assert replay.open_source(tmp_path / "trace.parquet").metadata.phases[0] == "second"
     assert replay.open_source(part).events_total > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
-    """It comes once the recorder holds signals back, and is acted on right before the program would start."""
+    """The signal arrives when the recorder blocks signals, and is handled right before the program would start."""
     code = "import os, signal\nfrom replay.recorder import writer\nrun = writer.Writer._rehearse\n"
     code += f"writer.Writer._rehearse = lambda self: (run(self), signal.raise_signal({int(number)}))\n"
     code += "import sys; from replay.__main__ import main; sys.argv = ['replay', 'record', '-c', 'print(1)']; main()"
@@ -436,18 +436,18 @@ def test_a_signal_before_the_program_starts_leaves_no_file(tmp_path, number):
 
 
 def test_a_part_without_events_is_no_obstacle(tmp_path):
-    """As it is left by a recorder that was killed before it wrote anything."""
+    """The part of a recorder that was killed before it wrote anything."""
     (tmp_path / "trace.parquet.part").write_bytes(b"PAR1")
-    code, _, told = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    code, _, printed = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
     assert code == 2
-    assert "holds no complete batch, so nothing can be rescued; delete it" in told
+    assert "has no complete batch, so nothing can be rescued; delete it" in printed
     assert run("-c", "print('ran')", cwd=tmp_path)[:2] == (0, "ran\n")
     assert [path.name for path in tmp_path.iterdir()] == ["trace.parquet"]
 
 
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc_debug", "malloc_debug"])
 def test_other_allocators_are_recorded_as_they_are_called(tmp_path, allocator):
-    """Debug hooks put guards around each block; what was asked for is what counts."""
+    """Debug hooks add guards to each block; the recording has the requested sizes."""
     code = (
         "import ctypes; f, g = ctypes.pythonapi.PyObject_Malloc, ctypes.pythonapi.PyMem_RawMalloc\n"
         "[each(ctypes.c_size_t(size)) for each in (f, g) for size in (333, 33_333)]"

@@ -1,4 +1,4 @@
-"""What pymalloc says of itself in a clean recording: read, kept with its row, and not there where it cannot be."""
+"""pymalloc's statistics in a clean recording: parsed, stored with their row, and missing if they cannot be made."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ class   size   num pools   blocks in use  avail blocks
 """
 
 
-def test_what_pymalloc_prints_is_read():
+def test_pymallocs_statistics_are_parsed():
     classes = (ClassCount(16, 1, 106, 915), ClassCount(64, 442, 112_600, 110))
     assert read_count(TEXT, 7) == PoolCount(7, 1010, 993, 20, 17, 1006, classes)
     assert read_count(TEXT[: TEXT.index("# arenas highwater")], 7) is None
@@ -60,7 +60,7 @@ def test_there_are_no_counts_without_an_end_or_a_clean_start(tmp_path, code, opt
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "1 / 0", "import atexit; atexit.register(print)"])
-def test_a_program_counts_at_its_end_however_it_comes_to_it(tmp_path, code):
+def test_a_program_counts_at_every_kind_of_end(tmp_path, code):
     trace = recorded(tmp_path, "--clean", "-c", code)
     first, last = trace.metadata.counts
     assert 0 < first.row < last.row < trace.events_total
@@ -68,7 +68,7 @@ def test_a_program_counts_at_its_end_however_it_comes_to_it(tmp_path, code):
 
 
 def test_a_program_has_nothing_to_show_of_the_count(tmp_path):
-    """What it writes is its own, to the descriptors it had."""
+    """The program's output goes to its own descriptors."""
     code = "import atexit, os; atexit.register(lambda: print(sorted(os.listdir('/proc/self/fd'))))"
     done = record("--clean", "-o", tmp_path / "trace.parquet", "-c", code)
     bare = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

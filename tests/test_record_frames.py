@@ -1,4 +1,4 @@
-"""What is known of CPython's own structures: the frames of each version, and line tables."""
+"""CPython's own structures: frames of each version, and line tables."""
 
 import inspect
 import os
@@ -32,22 +32,22 @@ def include_folders():
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 @pytest.mark.parametrize("version", frames.LAYOUTS, ids=lambda version: f"3.{version[1]}")
-def test_every_number_is_what_the_compiler_says_of_cpythons_headers(tmp_path, version):
+def test_every_number_equals_that_of_cpythons_headers(tmp_path, version):
     folders = [folder for folder in include_folders() if folder.name == f"python3.{version[1]}"]
     if not folders:
-        pytest.skip("no headers of that version at hand")
+        pytest.skip("no headers of that version")
     layout, source = frames.LAYOUTS[version], Path(__file__).parent / "frames.c"
     for folder in folders:
         includes = [f"-I{folder}", f"-I{folder}/internal", f"-I{folder.parent}"]  # Debian has one in another
         subprocess.run(["gcc", "-w", *includes, str(source), "-o", str(tmp_path / "frames")], check=True)
-        told = defaultdict(list)
+        values = defaultdict(list)
         for line in subprocess.check_output([tmp_path / "frames"], text=True).splitlines():
             name, _, value = line.rpartition(" ")
-            told[name].append(int(value))
-        assert told.pop("state_to_frame") == list(layout.state_to_frame)
-        assert told.pop("other_text of a subclass") == [layout.other_text]
-        assert told == {name: [getattr(layout, name, getattr(frames, name, None))] for name in told}, folder
-        assert set(told) >= set(layout._fields) - {"state_to_frame", "state_is_own"}
+            values[name].append(int(value))
+        assert values.pop("state_to_frame") == list(layout.state_to_frame)
+        assert values.pop("other_text of a subclass") == [layout.other_text]
+        assert values == {name: [getattr(layout, name, getattr(frames, name, None))] for name in values}, folder
+        assert set(values) >= set(layout._fields) - {"state_to_frame", "state_is_own"}
 
 
 def codes_within(code):
@@ -57,17 +57,17 @@ def codes_within(code):
             yield from codes_within(constant)
 
 
-def test_lines_of_the_standard_library_are_those_that_cpython_tells():
+def test_lines_of_the_standard_library_equal_those_of_cpython():
     checked = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::4]:
-        if not path.exists():  # a link to a package that is not there
+        if not path.exists():  # a link to a missing package
             continue
         for code in codes_within(compile(path.read_bytes(), str(path), "exec")):
             expected = [line or 0 for line, *_ in code.co_positions()]
             starts = list(line_starts(code.co_linetable, code.co_firstlineno))
             ends = [start for start, _ in starts[1:]] + [len(expected)]
-            told = [line for (start, line), end in zip(starts, ends, strict=True) for _ in range(end - start)]
-            assert told == expected, code
+            lines_by_unit = [line for (start, line), end in zip(starts, ends, strict=True) for _ in range(end - start)]
+            assert lines_by_unit == expected, code
             checked += len(expected)
     assert checked > 100_000
 

@@ -1,6 +1,6 @@
-"""`replay record --python`: programs run by other interpreters, in which nothing of replay's is; the slow one verifies.
+"""`replay record --python`: programs in other interpreters without replay; the slow test verifies them.
 
-pytest -m slow tests/test_record_python.py      each interpreter at hand, by a recording made on the spot
+pytest -m slow tests/test_record_python.py      each available interpreter, with a new recording
 """
 
 import os
@@ -46,7 +46,7 @@ print(sys.version.split()[0], "numpy" in sys.modules)
 
 
 def interpreters():
-    """Every CPython that is recorded, fetched, of pyenv's or in PATH, by version; that of the tests is one of them."""
+    """Every supported CPython that is downloaded, of pyenv, or in PATH, by version; includes that of the tests."""
     root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     found = [
         *sorted(root.glob("versions/3.*/bin/python3")),
@@ -99,8 +99,8 @@ def test_a_program_is_recorded_by_an_interpreter_without_replay(tmp_path, versio
 
 
 @pytest.mark.parametrize("version", [version for version in AT_HAND if AT_HAND[version] != sys.executable][:3])
-def test_call_sites_are_told_of_the_version_that_runs_the_program(tmp_path, version):
-    """The lines are told in the way of that version, whatever runs replay."""
+def test_call_sites_are_recorded_with_the_interpreter_of_the_program(tmp_path, version):
+    """Lines are decoded with the rules of the program's version, not of the one that runs replay."""
     path = tmp_path / "trace.parquet"
     (tmp_path / "keeping.py").write_text(
         "kept = []\ndef keep():\n    kept.append(\n        bytes(100_000)\n    )\nkeep()\n"
@@ -134,7 +134,7 @@ def test_only_a_subinterpreter_with_a_pymalloc_of_its_own_makes_heaps_separate(t
     separate = kind == "isolated" and not version.startswith("3.11.")
     assert trace.metadata.runtime.separate_heaps == separate
     if separate:
-        with pytest.raises(replay.ReplayError, match="which of them a block belongs to is not recorded"):
+        with pytest.raises(replay.ReplayError, match="the recording does not have the owner of a block"):
             verify_recording(trace)
 
 
@@ -148,12 +148,12 @@ def test_the_interpreter_may_be_a_name_in_path(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--python", "no-such-python"], "replay: --python: there is no program no-such-python\n"),
-        (["--python", "/bin/true"], "replay: --python: /bin/true does not answer as a Python interpreter does\n"),
+        (["--python", "no-such-python"], "replay: --python: the program no-such-python does not exist\n"),
+        (["--python", "/bin/true"], "replay: --python: /bin/true is not a working Python interpreter\n"),
         (["--python", sys.executable, "--follow-fork"], None),
     ],
 )
-def test_what_cannot_run_the_program_is_told_in_a_sentence(tmp_path, options, sentence):
+def test_an_unusable_interpreter_is_reported_in_a_sentence(tmp_path, options, sentence):
     done = run(tmp_path / "t.parquet", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert sentence is None or done.stderr == sentence

@@ -1,4 +1,4 @@
-"""Call sites of recorded calls: function, file and line are those that CPython would tell, in whatever program."""
+"""Call sites of recorded calls: function, file and line equal those of CPython, in all kinds of programs."""
 
 import ctypes
 import inspect
@@ -118,7 +118,7 @@ class Shop:
 
 
 def take_here(size):
-    """Of the C function that it calls last, this frame is the innermost."""
+    """This frame is the innermost one of the C function that it calls last."""
     MALLOC(size)
 
 
@@ -206,7 +206,7 @@ def test_each_thread_has_its_own_frames(tmp_path):
 
 
 def test_raw_calls_have_a_site_with_the_gil_and_none_without(tmp_path):
-    """One thread keeps the GIL busy, whose frames must not be taken for those of the others."""
+    """One thread keeps the GIL busy; its frames must not be taken for those of the others."""
     with_gil, without_gil = python_api(Domain.RAW, "Malloc"), python_api(Domain.RAW, "Malloc", ctypes.CDLL(None))
     done = threading.Event()
 
@@ -281,7 +281,7 @@ def test_names_of_any_letters(tmp_path, name):
     assert sites_by_size(path, [50_021]) == {50_021: [Site(f"{identifier}.{identifier}", program, 6)]}
 
 
-def test_a_file_name_that_is_not_unicode_is_told_with_escapes(tmp_path):
+def test_a_file_name_that_is_not_unicode_has_escapes(tmp_path):
     code = compile("\nMALLOC(50_031)", b"/no\xff/where.py", "exec")
     with replay.record(tmp_path / "trace.parquet", sites=True):
         exec(code, {"MALLOC": MALLOC})
@@ -299,8 +299,8 @@ def test_file_names_of_a_subclass_of_str(tmp_path):
     assert found == {50_041: [Site("<module>", "plain.py", 1)], 50_043: [Site("<module>", "плато.py", 1)]}
 
 
-def test_codes_that_die_and_are_replaced_are_never_taken_for_each_other(tmp_path):
-    """All of a length, so that each lies where the one before it lay."""
+def test_freed_codes_are_not_confused_with_later_ones_at_the_same_address(tmp_path):
+    """All have the same length, so that each has the address of the previous one."""
     rounds, addresses = 3_000, set()
     with replay.record(tmp_path / "trace.parquet", sites=True):
         for number in range(rounds):
@@ -321,7 +321,7 @@ def test_codes_that_die_and_are_replaced_are_never_taken_for_each_other(tmp_path
 
 
 def test_codes_are_not_kept_alive(tmp_path):
-    """A block of a code is free as soon as it would be without us."""
+    """The block of a code object is freed at the same moment as without the recorder."""
     with replay.record(tmp_path / "trace.parquet", sites=True):
         code, fresh = compile("MALLOC(50_051)", "dies.py", "exec"), compile("1", "never_run.py", "exec")
         exec(code, {"MALLOC": MALLOC})
@@ -332,8 +332,9 @@ def test_codes_are_not_kept_alive(tmp_path):
     assert sites_by_size(tmp_path / "trace.parquet", [50_051])[50_051] == [Site("<module>", "dies.py", 1)]
 
 
-def test_what_a_code_says_while_it_is_taken_apart_is_not_believed(tmp_path):
-    """Its frame holds it last, and while both go a weak reference's callback allocates without a frame of its own."""
+def test_a_code_that_is_being_deallocated_has_no_note(tmp_path):
+    """The frame has the last reference; during its deallocation, a callback of a weak reference allocates without a
+    frame."""
 
     class Watch(weakref.ref):
         __slots__ = ()
@@ -350,19 +351,19 @@ def test_what_a_code_says_while_it_is_taken_apart_is_not_believed(tmp_path):
     with replay.record(tmp_path / "trace.parquet", sites=True):
         call()
     assert watch() is None
-    told = sites_by_size(tmp_path / "trace.parquet", [50_061])[50_061]
-    assert told == [line_of(call, "function()")]
+    found = sites_by_size(tmp_path / "trace.parquet", [50_061])[50_061]
+    assert found == [line_of(call, "function()")]
 
 
-def test_more_notes_than_there_is_room_for_go_round(tmp_path):
-    """Each code brings a name of 100,000 letters, so that its note is as long."""
+def test_notes_wrap_around_in_their_ring(tmp_path):
+    """Each code has a name of 100,000 letters, so that its note is as long."""
     rounds = 2 * tap.NOTES_BYTES // 100_000 + 20
     with replay.record(tmp_path / "trace.parquet", sites=True):
         for number in range(rounds):
             exec(compile(f"MALLOC(300_000 + {number})", f"{number} " + "x" * 100_000, "exec"), {"MALLOC": MALLOC})
     found = sites_by_size(tmp_path / "trace.parquet", range(300_000, 300_000 + rounds))
-    told = {size: [(site.function, site.file[:5], len(site.file)) for site in where] for size, where in found.items()}
-    assert told == {
+    found = {size: [(site.function, site.file[:5], len(site.file)) for site in where] for size, where in found.items()}
+    assert found == {
         300_000 + number: [("<module>", f"{number} xxxxx"[:5], 100_001 + len(str(number)))] for number in range(rounds)
     }
 
@@ -393,15 +394,17 @@ def test_sampled_calls_are_those_in_which_a_multiple_of_the_bytes_falls(tmp_path
     assert len(kept) == 20_000
 
 
-def test_what_was_asked_for_stands_in_the_origin(tmp_path):
-    for number, (sites, told) in enumerate([(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]):
+def test_the_origin_has_the_sampling_of_call_sites(tmp_path):
+    for number, (sites, printed) in enumerate(
+        [(True, "every call"), (65_536, "one call in 65,536 bytes"), (False, None)]
+    ):
         with replay.record(tmp_path / f"{number}.parquet", sites=sites):
             pass
-        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.texts().get("sites") == told
+        assert replay.open_source(tmp_path / f"{number}.parquet").metadata.origin.texts().get("sites") == printed
 
 
 def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
-    """Each kind has hooks of its own, which the next recording of that kind uses again."""
+    """Each kind has its own hooks, which the next recording of the same kind reuses."""
     for number in range(6):
         with replay.record(tmp_path / f"{number}.parquet", sites=number % 3 == 1 or number % 3 * 500):
             take(50_081)
@@ -412,32 +415,32 @@ def test_recordings_with_and_without_sites_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("sites", [-1, 1.5, "64 KiB"])
-def test_what_is_no_number_of_bytes_is_refused(tmp_path, sites):
-    with pytest.raises(replay.ReplayError, match="say True for every call"):
+def test_an_invalid_number_of_bytes_is_refused(tmp_path, sites):
+    with pytest.raises(replay.ReplayError, match="write True for every call"):
         replay.record(tmp_path / "trace.parquet", sites=sites)
 
 
 def test_an_interpreter_whose_frames_are_not_known_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
-    with pytest.raises(replay.ReplayError, match=r"call sites are recorded of CPython 3\.11 to 3\.15"):
+    with pytest.raises(replay.ReplayError, match=r"call sites need CPython 3\.11 to 3\.15"):
         replay.record(tmp_path / "trace.parquet", sites=True).start()
     assert tap.obstacle() is None
 
 
-def test_where_a_jit_runs_call_sites_are_not_told_and_nothing_else_is_refused(monkeypatch):
-    """Neither by a check nor by the plugin for pytest, which ask the same."""
+def test_with_a_jit_only_call_sites_are_refused(monkeypatch):
+    """Neither by a check nor by the plugin for pytest, which use the same function."""
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: True), raising=False)
-    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
+    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
     assert tap.obstacle(sites=True) == tap.site_obstacle() == sentence
     assert tap.obstacle() is None
     monkeypatch.setattr(sys, "_jit", SimpleNamespace(is_enabled=lambda: False), raising=False)
     assert tap.obstacle(sites=True) is None
 
 
-def test_hooks_that_find_other_frames_than_there_are_say_so(tmp_path, monkeypatch):
-    """What would happen in a build of CPython that keeps things elsewhere."""
+def test_hooks_that_find_wrong_frames_are_detected(tmp_path, monkeypatch):
+    """What would happen in a build of CPython with other offsets."""
     monkeypatch.setattr("replay.recorder.sites._is_noted", lambda *_: False)
-    with pytest.raises(replay.ReplayError, match=r"call sites cannot be told in this build of CPython 3\."):
+    with pytest.raises(replay.ReplayError, match=r"call sites cannot be recorded with this build of CPython 3\."):
         replay.record(tmp_path / "trace.parquet", sites=True).start()
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
@@ -461,7 +464,7 @@ def test_all_sites_are_known_however_the_program_dies(tmp_path, ending):
 
 
 def test_sites_are_rescued_with_the_batches(tmp_path):
-    """The writer is killed, and each batch has told only the sites that were new."""
+    """The writer is killed; each batch has only the new sites."""
     path = tmp_path / "trace.parquet"
     script = f"""
         import ctypes, os, signal, replay
@@ -504,7 +507,7 @@ def test_forked_children_tell_sites_where_they_are_followed(tmp_path):
     assert sites_by_size(child, [50_101, 50_103]) == {50_101: [], 50_103: where}
 
 
-def test_a_child_that_is_not_followed_goes_on(tmp_path):
+def test_a_child_that_is_not_recorded_continues(tmp_path):
     with replay.record(tmp_path / "trace.parquet", sites=True):
         child = os.fork()
         if child == 0:
@@ -532,7 +535,7 @@ for i in range(30000):
 
 
 @pytest.mark.parametrize("options", [["--sites"], ["--sites-every", "4KiB"], []])
-def test_a_clean_recording_is_where_the_model_has_it_with_sites_as_without(tmp_path, options):
+def test_a_clean_recording_with_sites_has_the_addresses_of_the_model(tmp_path, options):
     done = record("--clean", *options, "-c", PROGRAM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     agreement = verify_recording(replay.open_source(tmp_path / "trace.parquet"))
@@ -541,7 +544,7 @@ def test_a_clean_recording_is_where_the_model_has_it_with_sites_as_without(tmp_p
 
 
 def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
-    """Between two marks; up to what CPython's free lists hold by then, which two runs never have quite alike.
+    """Between two marks; except for CPython's free lists, which are never exactly equal in two runs.
 
     The compiler has addresses as keys: ints of one digit or two, by where the kernel put the heap of that run.
     """
@@ -557,18 +560,18 @@ def test_the_program_makes_the_same_calls_with_sites_as_without(tmp_path):
         sizes = np.where(events.size[begin:end] == ONE_DIGIT, TWO_DIGITS, events.size[begin:end])
         counts.append(np.unique(kinds | np.minimum(sizes, (1 << 24) - 1), return_counts=True))
     for kinds, count in counts[1:]:
-        told, other = (dict(zip(*each, strict=True)) for each in (counts[0], (kinds, count)))
-        assert sum(abs(told.get(kind, 0) - other.get(kind, 0)) for kind in told | other) < 50
-        assert sum(told.values()) > 1_000_000
+        one, other = (dict(zip(*each, strict=True)) for each in (counts[0], (kinds, count)))
+        assert sum(abs(one.get(kind, 0) - other.get(kind, 0)) for kind in one | other) < 50
+        assert sum(one.values()) > 1_000_000
 
 
-def test_the_command_refuses_what_contradicts_itself(tmp_path):
+def test_the_command_refuses_contradictory_options(tmp_path):
     for arguments, sentence in [
         (
             ["--sites", "--sites-every", "64KiB"],
-            "--sites is of every call, --sites-every of some; leave out one of them",
+            "--sites and --sites-every exclude each other: --sites records every call",
         ),
-        (["--sites-every", "0"], "--sites-every: one call in 0 B is none; write it like 64KiB"),
+        (["--sites-every", "0"], "--sites-every: must be at least 1 B; write it like 64KiB"),
         (["--sites-every", "many"], "--sites-every: 'many' is not a size; write it like 256 KiB"),
     ]:
         done = record(*arguments, "-c", "1", cwd=tmp_path)
@@ -576,7 +579,7 @@ def test_the_command_refuses_what_contradicts_itself(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_writer_holds_nothing_of_an_earlier_recording():
+def test_the_writer_keeps_nothing_of_an_earlier_recording():
     file = os.memfd_create("ring")
     os.ftruncate(file, tap.SHARED_BYTES)
     ring = Ring(file, 1)

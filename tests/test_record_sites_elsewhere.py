@@ -1,4 +1,4 @@
-"""Call sites of programs that other interpreters run, held against what the programs and CPython itself say.
+"""Call sites of programs in other interpreters, compared with those of the programs and of CPython itself.
 
 pytest -m slow tests/test_record_sites_elsewhere.py      every live block against tracemalloc
 """
@@ -25,16 +25,16 @@ pytestmark = pytest.mark.system
 PROGRAMS = Path(__file__).parent / "sites"
 WITH_SITES = [version for version in AT_HAND if int(version.split(".")[1]) <= tap.NEWEST_WITH_SITES[1]]
 NEWEST = {version.rpartition(".")[0]: version for version in sorted(WITH_SITES, key=lambda each: int(each[5:]))}
-"""The newest at hand of each minor version."""
+"""The newest available interpreter of each minor version."""
 WITH_JIT = [version for version in NEWEST.values() if int(version.split(".")[1]) >= 14]
 NOWHERE = ("<unknown>", 0)
-"""What tracemalloc calls it."""
+"""tracemalloc's name for an unknown file."""
 BYTES_HEAD = sys.getsizeof(b"")
 BEGIN, END = 7_777_001 + BYTES_HEAD, 7_777_003 + BYTES_HEAD
 
 
 def run(tmp_path, version, program, *arguments, **variables):
-    """Runs a program of ours by that interpreter; gives what came of it and the path of the recording."""
+    """Records a program with an interpreter; returns its result and the path of the recording."""
     path = tmp_path / "trace.parquet"
     done = record(
         "--sites", "-o", path, "--python", AT_HAND[version], PROGRAMS / program, *arguments,
@@ -72,9 +72,9 @@ SETTINGS = {
 )
 @pytest.mark.parametrize("version", NEWEST.values())
 def test_sites_are_the_frames_that_the_program_itself_sees(tmp_path, version, variables):
-    told = tmp_path / "told.json"
-    trace = recorded(tmp_path, version, "saying.py", told, **variables)
-    expected = {int(size): [where] for size, where in json.loads(told.read_text()).items()}
+    printed = tmp_path / "told.json"
+    trace = recorded(tmp_path, version, "saying.py", printed, **variables)
+    expected = {int(size): [where] for size, where in json.loads(printed.read_text()).items()}
     assert sites_of_sizes(trace, expected) == expected
     assert len(expected) > 3_900
     assert len({tuple(where) for (where,) in expected.values()}) > 2_500
@@ -113,7 +113,7 @@ def test_lines_are_those_of_the_very_instruction_that_allocates(tmp_path, versio
 
 
 def live_blocks(trace):
-    """How many blocks of a size and place were born behind the one mark and are live at the other."""
+    """Returns the number of blocks by size and place that were allocated after one mark and are live at the other."""
     live, inside = {}, False
     for batch in trace.batches():
         columns = (column.tolist() for column in (batch.op, batch.block, batch.size, batch.site))
@@ -132,10 +132,10 @@ def live_blocks(trace):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", WITH_JIT)
 def test_every_live_block_is_where_tracemalloc_saw_it_made(tmp_path, version):
-    """From 3.14 on: what is turned off in tracemalloc cannot be, or takes it into a deadlock, before."""
-    told = tmp_path / "told.json"
-    trace = recorded(tmp_path, version, "keeping.py", told, PYTHONTRACEMALLOC="1")
-    expected = Counter({(size, file, line): count for size, file, line, count in json.loads(told.read_text())})
+    """From 3.14 on: before, this part of tracemalloc cannot be turned off, or it causes a deadlock."""
+    printed = tmp_path / "told.json"
+    trace = recorded(tmp_path, version, "keeping.py", printed, PYTHONTRACEMALLOC="1")
+    expected = Counter({(size, file, line): count for size, file, line, count in json.loads(printed.read_text())})
     found = live_blocks(trace)
     assert (found - expected, expected - found) == (Counter(), Counter())
     assert expected.total() > 300_000
@@ -148,7 +148,7 @@ def test_with_a_jit_that_is_on_call_sites_are_refused(tmp_path, version):
     if subprocess.check_output([AT_HAND[version], "-c", asked], text=True) != "True\n":
         pytest.skip("that one is built without a JIT")
     done, path = run(tmp_path, version, "spread.py", PYTHON_JIT="1")
-    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
-    said = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    sentence = "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
+    message = f"replay: --python: {AT_HAND[version]} is cpython {version}: {sentence}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""Records of the ring into events, case by case: what happens seldom, or only between threads."""
+"""Translation of the ring's records to events: rare cases, and cases of several threads."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ MALLOC, FREE, FROM, TO, FAILED = tap.MALLOC, tap.FREE, tap.REALLOC_FROM, tap.REA
 
 
 def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
-    """A ring that begins with these: kind, address, size, thread."""
+    """Returns a ring that begins with these records: kind, address, size, thread."""
     ring = np.zeros((1 << tap.RING_BITS, 4), np.uint64)
     for number, (kind, address, size, thread) in enumerate(records):
         lap, domain = 1 << (64 - tap.LAP_BITS), tap.OBJ << (tap.SIZE_BITS + tap.OP_BITS)
@@ -27,11 +27,11 @@ def ring_of(*records: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def translated(
-    *records: tuple[int, int, int, int], apart: tuple[int, ...] = ()
+    *records: tuple[int, int, int, int], excluded: tuple[int, ...] = ()
 ) -> tuple[list[tuple[str, int, int, int]], Translator]:
     """Op, thread, block and size of each row, which keep the contract of a trace."""
-    translator = Translator(Clock(False), 1 << 12, apart=apart)
-    assert translator.take(ring_of(*records), 0, len(records)) == len(records)
+    translator = Translator(Clock(False), 1 << 12, excluded=excluded)
+    assert translator.translate(ring_of(*records), 0, len(records)) == len(records)
     batch: Events = translator.batch()
     Validator().check(batch)
     columns = zip(batch.op, batch.thread, batch.block, batch.size, strict=True)
@@ -70,7 +70,7 @@ def test_a_failed_realloc_leaves_the_block_where_it_was():
     assert rows == [("malloc", 0, 0, 10), ("free", 0, 0, 0)]
 
 
-def test_an_unseen_free_stands_right_before_the_address_is_handed_out_again():
+def test_an_unseen_free_is_right_before_the_address_is_allocated_again():
     rows, translator = translated((MALLOC, A, 10, 7), (MALLOC, B, 11, 7), (MALLOC, A, 12, 7))
     assert rows == [("malloc", 0, 0, 10), ("malloc", 0, 1, 11), ("free", 0, 0, 0), ("malloc", 0, 0, 12)]
     assert translator.unseen_frees == 1
@@ -78,43 +78,43 @@ def test_an_unseen_free_stands_right_before_the_address_is_handed_out_again():
 
 def test_foreign_blocks_are_observed_and_a_foreign_realloc_becomes_a_malloc():
     rows, translator = translated((FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), (FREE, C, 0, 7), (FROM, A, 0, 7))
-    # A realloc that moves allocates first and frees then.
+    # A realloc that moves a block allocates first and then frees.
     assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30), ("foreign_free", 0, 0, 0), ("free", 0, 0, 0)]
     assert (translator.foreign_frees, translator.foreign_reallocs) == (1, 1)
 
 
-def test_a_foreign_realloc_that_stays_where_it_is_gives_its_place_back_before_it_takes_it():
+def test_a_foreign_realloc_in_place_frees_its_address_before_it_allocates_it():
     rows, translator = translated((FROM, A, 0, 7), (TO, A, 30, 7))
     assert rows == [("foreign_free", 0, 0, 0), ("malloc", 0, 0, 30)]
     assert (translator.foreign_frees, translator.foreign_reallocs) == (0, 1)
 
 
-def test_blocks_of_a_thread_apart_are_left_out():
+def test_blocks_of_an_excluded_thread_are_left_out():
     rows, translator = translated(
         (MALLOC, A, 10, 8), (MALLOC, B, 11, 7), (FROM, A, 0, 8), (TO, C, 20, 8), (FREE, C, 0, 8), (MALLOC, A, 12, 8),
-        (MALLOC, C, 13, 7), apart=(9, 8),
+        (MALLOC, C, 13, 7), excluded=(9, 8),
     )  # fmt: skip
     assert rows == [("malloc", 1, 0, 11), ("malloc", 1, 1, 13)]
-    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
+    assert (translator.excluded_calls, translator.foreign_frees, translator.foreign_reallocs) == (4, 0, 0)
 
 
-def test_what_a_thread_apart_does_to_blocks_of_others_is_not_left_out():
+def test_calls_of_an_excluded_thread_for_blocks_of_others_are_recorded():
     rows, translator = translated(
         (MALLOC, A, 10, 7), (FROM, A, 0, 8), (TO, B, 20, 8), (FROM, B, 0, 8), (FAILED, B, 0, 8), (FREE, B, 0, 8),
-        (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), apart=(8,),
+        (MALLOC, C, 11, 7), (MALLOC, C, 12, 8), excluded=(8,),
     )  # fmt: skip
     assert rows == [
         ("malloc", 0, 0, 10), ("realloc", 1, 0, 20), ("free", 1, 0, 0), ("malloc", 0, 0, 11), ("free", 1, 0, 0),
     ]  # fmt: skip
-    assert (translator.left_out, translator.unseen_frees) == (1, 1)
+    assert (translator.excluded_calls, translator.unseen_frees) == (1, 1)
 
 
-def test_a_block_of_a_thread_apart_that_another_one_takes_over_is_as_one_of_before():
+def test_a_block_of_an_excluded_thread_that_another_thread_reallocates_is_foreign():
     rows, translator = translated(
-        (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), apart=(8,)
+        (MALLOC, A, 10, 8), (MALLOC, B, 11, 8), (FREE, A, 0, 7), (FROM, B, 0, 7), (TO, C, 30, 7), excluded=(8,)
     )
     assert rows == [("foreign_free", 1, 0, 0), ("malloc", 1, 0, 30), ("foreign_free", 1, 0, 0)]
-    assert (translator.left_out, translator.foreign_frees, translator.foreign_reallocs) == (2, 1, 1)
+    assert (translator.excluded_calls, translator.foreign_frees, translator.foreign_reallocs) == (2, 1, 1)
 
 
 def test_tables_grow_with_threads_and_live_blocks():
@@ -122,7 +122,7 @@ def test_tables_grow_with_threads_and_live_blocks():
     translator, ring, done, rows = Translator(Clock(False), 1 << 12), ring_of(*records), 0, 0
     validator = Validator()
     while done < len(records):
-        done += translator.take(ring, done, len(records) - done)
+        done += translator.translate(ring, done, len(records) - done)
         batch = translator.batch()
         validator.check(batch)
         rows += batch.rows
@@ -131,14 +131,14 @@ def test_tables_grow_with_threads_and_live_blocks():
 
 
 def test_a_call_site_is_in_the_top_of_two_words():
-    """And what is below it is what it is without."""
+    """The trace without these rows equals the one without the excluded thread."""
     records = [(MALLOC, A, 10, 7), (FROM, A, 0, 7), (TO, B, 20, 7), (FREE, B, 0, 7)]
     ring, sites = ring_of(*records), [0xFEDC_BA98, 0, 0x1_0000, 0]
     for row, site in enumerate(sites):
         low, high = site & 0xFFFF, site >> 16
         ring.view(np.uint64)[row, 2:] |= np.array([low << 48, high << 48], np.uint64)
     translator = Translator(Clock(False), 1 << 12, sites=True)
-    assert translator.take(ring, 0, len(records)) == len(records)
+    assert translator.translate(ring, 0, len(records)) == len(records)
     batch = translator.batch()
     assert batch.site.tolist() == [0xFEDC_BA98, 0x1_0000, 0]
     for column, without in zip(batch[1:7], plain(records)[1:7], strict=True):
@@ -147,7 +147,7 @@ def test_a_call_site_is_in_the_top_of_two_words():
 
 def plain(records) -> Events:
     translator = Translator(Clock(False), 1 << 12)
-    translator.take(ring_of(*records), 0, len(records))
+    translator.translate(ring_of(*records), 0, len(records))
     batch = translator.batch()
     assert batch.site is None
     return batch
@@ -178,7 +178,7 @@ def test_only_complete_records_are_handed_out():
 
 
 def cut_off(path):
-    """A file of three batches of 1000 events, as it is while a program runs; gives where each batch ends."""
+    """Writes a file of three batches of 1000 events, as while a program runs; returns the end of each batch."""
     file, ends = GrowingFile(path.open("xb", buffering=0), addresses=True), []
     for first in (0, 1000, 2000):
         numbers = np.arange(first, first + 1000)
@@ -193,13 +193,13 @@ def cut_off(path):
 
 
 def rescue(path):
-    """Completes a file by its name; gives its rows."""
+    """Completes a file; returns the number of rows."""
     with path.open("r+b", buffering=0) as file:
         return rescue_open(file, path)
 
 
 def check_rescued(path, batches):
-    """What is there are the first of the batches, whole."""
+    """The file has the first batches, complete."""
     trace = open_source(path)
     sizes = np.concatenate([batch.size for batch in trace.batches()])
     assert (trace.metadata.origin.texts(), trace.events_total) == ({"first": str(1000 * (batches - 1))}, 1000 * batches)
@@ -216,7 +216,7 @@ def test_a_file_that_was_cut_off_is_rescued_up_to_its_last_batch(tmp_path, cut):
     check_rescued(path, 2)
 
 
-def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_path):
+def test_a_file_truncated_anywhere_is_rescued_up_to_its_last_complete_batch(tmp_path):
     path = tmp_path / "trace.parquet"
     ends = cut_off(path)
     content = path.read_bytes()
@@ -227,7 +227,7 @@ def test_a_file_that_is_cut_anywhere_is_rescued_up_to_its_last_whole_batch(tmp_p
             assert rescue(path) == 1000 * whole
             check_rescued(path, whole)
         else:
-            with pytest.raises(TraceError, match="holds no complete batch, so nothing can be rescued"):
+            with pytest.raises(TraceError, match="has no complete batch, so nothing can be rescued"):
                 rescue(path)
 
 
@@ -245,11 +245,11 @@ def test_damage_in_a_batch_leaves_those_before_it(tmp_path, at):
     check_rescued(path, 1)
 
 
-def test_what_is_no_recording_is_not_rescued(tmp_path):
+def test_a_file_that_is_not_a_recording_is_not_rescued(tmp_path):
     path = tmp_path / "trace.parquet"
     for content, sentence in (
-        (b"", "is not a recording"),
-        (b"PAR0" + bytes(99), "is not a recording"),
+        (b"", "is not an interrupted recording"),
+        (b"PAR0" + bytes(99), "is not an interrupted recording"),
         (b"PAR1", "holds no complete"),
     ):
         path.write_bytes(content)

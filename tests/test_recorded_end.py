@@ -1,4 +1,4 @@
-"""Where a recorded program ends: before CPython's finalisation, which is a phase of its own."""
+"""The end of a recorded program is before CPython's finalization, which is a separate phase."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_all_figures_are_those_before_the_last_teardown(rounds):
     assert summary.requested_bytes_end == 200 * 500 + (rounds - 1) * 40_000_000
 
 
-def test_the_teardown_is_the_last_phase_and_what_it_leaves_is_known():
+def test_the_teardown_is_the_last_phase_and_live_blocks_before_it_are_known():
     recording, summary, _ = results(program(True))
     phases = metrics.phases(recording)
     assert phases["phase"].to_list() == ["serve", TEARDOWN_MARK]
@@ -113,7 +113,7 @@ KEPT = "kept = [bytes(77_777) for _ in range(3)]\n"
     ],
     ids=["end", "sys.exit", "exception", "atexit", "thread"],
 )
-def test_the_end_is_behind_all_that_the_program_does_and_before_anything_is_torn_down(tmp_path, code):
+def test_the_end_mark_is_after_the_program_and_before_the_teardown(tmp_path, code):
     trace = recorded(tmp_path, "-c", code)
     assert trace.metadata.phases == (TEARDOWN_MARK,)
     op, size, block = (np.concatenate([batch[at] for batch in trace.batches()]) for at in (2, 5, 4))
@@ -133,7 +133,7 @@ def test_a_program_that_is_not_finalised_has_no_mark(tmp_path, code):
 
 @pytest.mark.system
 @needs_recording
-def test_the_recorder_tells_what_is_live_where_the_program_ends(tmp_path):
+def test_the_recorder_reports_live_blocks_at_the_end_of_the_program(tmp_path):
     done = record("-o", tmp_path / "trace.parquet", "-c", "kept = [bytes(100) for _ in range(9_000)]")
     live = re.search(r"([\d,]+) blocks live at the end", done.stderr)
     assert int(live[1].replace(",", "")) > 9_000

@@ -1,4 +1,4 @@
-"""Which stack a recording is simulated on: the one that it was recorded on, or what stands in for it, said so."""
+"""The stack of a recording: the recorded one, or a substitute, which is reported."""
 
 import json
 import os
@@ -28,7 +28,7 @@ GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
 
 
 @pytest.mark.parametrize(
-    ("metadata", "preset", "said"),
+    ("metadata", "preset", "message"),
     [
         (recording_of(), "cpython-3.12", []),
         (recording_of(allocator="pymalloc", **GLIBC), "cpython-3.12", []),
@@ -55,12 +55,12 @@ GLIBC = {"libc": "glibc 2.36", "malloc": "libc.so.6"}
          ["recorded with CPython 3.99, simulated with CPython 3.15"]),
     ],
 )  # fmt: skip
-def test_a_recording_has_the_preset_that_matches_it_and_what_differs_is_said(metadata, preset, said):
+def test_a_recording_has_the_matching_preset_and_differences_are_reported(metadata, preset, message):
     assert default_preset(metadata) == preset
-    assert [str(each) for each in differences(metadata, load_config(preset))] == said
+    assert [str(each) for each in differences(metadata, load_config(preset))] == message
 
 
-def test_what_was_recorded_differs_from_another_stack_that_is_named():
+def test_differences_from_a_named_stack_are_reported():
     metadata = recording_of(allocator="pymalloc", **GLIBC)
     other = load_config("cpython-3.8-malloc-glibc-2.31")
     assert [each.part for each in differences(metadata, other)] == ["interpreter", "allocator", "libc"]
@@ -83,7 +83,7 @@ def test_recordings_that_disagree_have_the_preset_of_the_running_python():
     assert default_preset(*[recording_of("cpython 3.13.0")] * 2) == "cpython-3.13"
 
 
-def test_what_was_in_force_is_read_back_from_a_file(tmp_path):
+def test_the_runtime_is_read_back_from_a_file(tmp_path):
     runtime = Runtime("malloc", "glibc 2.36", "libc.so.6", separate_heaps=True, resident=ResidentMemory(1, 9, 3))
     trace = seeded(1, 100).trace()
     write_trace(replace(trace, metadata=Metadata(runtime=runtime)), tmp_path / "t.parquet")
@@ -122,34 +122,34 @@ def debug_recording(tmp_path):
 NOTE = "note: recorded with malloc_debug, simulated with malloc\n"
 
 
-def test_run_takes_the_stack_of_the_recording_and_says_what_stands_in(succeeded, debug_recording):
-    out, told = succeeded("run", debug_recording, "--json", "--no-reference")
+def test_run_uses_the_stack_of_the_recording_and_reports_substitutes(succeeded, debug_recording):
+    out, printed = succeeded("run", debug_recording, "--json", "--no-reference")
     assert json.loads(out)["allocator"] == "cpython-3.8-malloc"
-    assert NOTE in told
-    out, told = succeeded("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
+    assert NOTE in printed
+    out, printed = succeeded("run", debug_recording, "--json", "--no-reference", "-a", "cpython-3.12")
     assert json.loads(out)["allocator"] == "cpython-3.12"
-    assert NOTE not in told
+    assert NOTE not in printed
 
 
 def test_baseline_and_check_take_the_stack_of_the_recording(succeeded, debug_recording):
-    _, told = succeeded("baseline", debug_recording)
-    assert NOTE in told
-    out, told = succeeded("check", debug_recording, "--json")
-    assert NOTE in told
+    _, printed = succeeded("baseline", debug_recording)
+    assert NOTE in printed
+    out, printed = succeeded("check", debug_recording, "--json")
+    assert NOTE in printed
     assert [case["allocator"] for case in json.loads(out)["cases"]] == ["cpython-3.8-malloc"]
 
 
 def test_a_sweep_compares_with_the_stack_of_the_recording(succeeded, debug_recording):
-    out, told = succeeded("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
+    out, printed = succeeded("sweep", debug_recording, "--env", "MALLOC_ARENA_MAX=default,1", "--json", "--jobs", 1)
     assert {row["allocator"] for row in json.loads(out)["runs"]} == {"cpython-3.8-malloc"}
-    assert NOTE in told
+    assert NOTE in printed
 
 
 needs_recording = pytest.mark.skipif(taps.obstacle() is not None, reason=str(taps.obstacle()))
 
 
 def runtime_of(folder, *options, **environment):
-    """What a recording of nothing in particular says was in force."""
+    """Returns the runtime of a recording of an arbitrary program."""
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONMALLOC"} | environment
     return recorded(folder, *options, "-c", "pass", env=environment).metadata.runtime
 
@@ -166,7 +166,7 @@ def runtime_of(folder, *options, **environment):
         ({"PYTHONDEVMODE": "1"}, "pymalloc_debug"),
     ],
 )
-def test_a_recording_says_which_allocator_cpython_used(tmp_path, environment, allocator):
+def test_a_recording_has_the_allocator_of_cpython(tmp_path, environment, allocator):
     runtime = runtime_of(tmp_path, **environment)
     assert runtime.allocator == allocator
     assert runtime.libc == (os.confstr("CS_GNU_LIBC_VERSION") or "")
@@ -177,7 +177,7 @@ def test_a_recording_says_which_allocator_cpython_used(tmp_path, environment, al
 @pytest.mark.system
 @needs_recording
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_a_recording_says_which_library_replaces_malloc(tmp_path):
+def test_a_recording_has_the_library_that_replaces_malloc(tmp_path):
     source, library = tmp_path / "mine.c", tmp_path / "libjemalloc.so.2"
     source.write_text(
         "#include <stddef.h>\n"
@@ -191,7 +191,7 @@ def test_a_recording_says_which_library_replaces_malloc(tmp_path):
 
 @pytest.mark.system
 @needs_recording
-def test_a_recording_of_this_process_says_it_too(tmp_path):
+def test_a_recording_of_this_process_has_it_too(tmp_path):
     script = "import sys, replay\nwith replay.record(sys.argv[1]): pass"
     environment = os.environ | {"PYTHONMALLOC": "malloc"}
     path = tmp_path / "own.parquet"

@@ -1,4 +1,4 @@
-"""The recordings that come with replay: small, said to be what they are, and exact to the last address."""
+"""The bundled recordings: small, described, and exact in every address."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ COMPARED = {
     "raytrace": (61_166, 1, 0),
     "sqlalchemy-orders": (109_353, 2, 0),
 }
-"""Addresses, arena events and releases: no later comparison may quietly look at less."""
+"""Numbers of compared addresses, arena events and releases: later comparisons must not compare less."""
 
 
 def test_there_are_at_least_six_and_a_program_of_each():
@@ -57,7 +57,7 @@ def test_all_of_them_are_small():
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_it_says_how_it_was_made_and_nothing_of_the_machines_folders(name):
+def test_its_origin_has_no_folders_of_the_machine(name):
     metadata = open_source(name).metadata
     program, file = f"workloads/recorded/programs/{name}.py", f"workloads/recorded/{name}.parquet"
     assert re.fullmatch(rf"python[0-9.]* {program}( {file})?", metadata.origin.texts()["command"])
@@ -78,7 +78,7 @@ def test_its_phases_are_those_of_its_program_and_each_has_events(name):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_its_program_says_in_a_sentence_what_it_is_like(name):
+def test_its_program_has_a_docstring_of_one_sentence(name):
     text = ast.get_docstring(ast.parse(find_program(name).read_text()))
     assert len(text) > 60
     assert text.endswith(".")
@@ -91,7 +91,7 @@ def test_a_recording_is_listed_among_the_workloads():
     assert "Recorded. " in result.stdout
 
 
-def test_a_recording_is_no_workload_to_generate(tmp_path):
+def test_a_recording_cannot_be_generated(tmp_path):
     result = CliRunner().invoke(app, ["generate", "json-roundtrip", "-o", str(tmp_path / "t.parquet")])
     assert str(result.exception).startswith("json-roundtrip: is a recording, which is a trace already: ")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Recordings held against the model: by hand, and of programs recorded on the spot."""
+"""Recordings compared with the model: hand-made ones, and new ones of programs."""
 
 import json
 
@@ -16,7 +16,7 @@ from replay.verification.recordings import LOW_ADDRESSES, is_recording, verify_r
 MIB, POOL = 1 << 20, 16 << 10
 ARENA = 0x7F0000000000
 FIRST = ARENA + 48
-"""The arena lies on a pool's boundary, so its first pool begins with it."""
+"""The arena is aligned to pools, so its first pool begins with it."""
 OLD_POOL = ARENA - 16 * MIB + 2 * POOL
 OLD = OLD_POOL + 48 + 3 * 32
 """The fourth block of 32 bytes in a pool that is older than the recording."""
@@ -39,7 +39,7 @@ def recording(*rows, start=CLEAN_START, interpreter="cpython 3.11.7", addresses=
     return MemoryTrace([events], Metadata(Provenance(start=start, interpreter=interpreter), counts=counts))
 
 
-def test_the_first_block_lies_in_the_arena_that_was_recorded():
+def test_the_first_block_is_in_the_recorded_arena():
     agreement = verify_recording(
         recording((MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST), (Op.MALLOC, 1, 20, FIRST + 32))
     )
@@ -49,7 +49,7 @@ def test_the_first_block_lies_in_the_arena_that_was_recorded():
     assert (agreement.arena_events_compared, agreement.arena_events_equal, agreement.releases) == (1, 1, 0)
 
 
-def test_a_block_that_lies_elsewhere_is_told_with_its_row():
+def test_a_block_at_another_address_is_reported_with_its_row():
     agreement = verify_recording(
         recording((MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST), (Op.MALLOC, 1, 20, FIRST + 64))
     )
@@ -61,11 +61,11 @@ def test_a_block_that_lies_elsewhere_is_told_with_its_row():
     )
 
 
-def test_an_older_block_leaves_its_place_to_the_next_of_its_class():
+def test_the_address_of_an_older_block_is_reused_by_its_class():
     agreement = verify_recording(
         recording(
             (OLDER, 0, 0, OLD),
-            (Op.MALLOC, 0, 20, OLD),  # which tells that the pool has blocks of 32 bytes
+            (Op.MALLOC, 0, 20, OLD),  # shows that the pool has blocks of 32 bytes
             (OLDER, 0, 0, OLD + 64),
             (OLDER, 0, 0, OLD + 32),
             (Op.MALLOC, 1, 17, OLD + 32),
@@ -78,14 +78,14 @@ def test_an_older_block_leaves_its_place_to_the_next_of_its_class():
     assert (agreement.older_frees, agreement.older_frees_unseen) == (3, 0)
 
 
-def test_an_older_block_whose_place_nobody_takes_is_counted_and_changes_nothing():
+def test_an_older_block_whose_address_is_not_reused_is_only_counted():
     agreement = verify_recording(recording((OLDER, 0, 0, OLD), (MAP, 0, MIB, ARENA), (Op.MALLOC, 0, 20, FIRST)))
     assert agreement.exact
     assert (agreement.older_frees, agreement.older_frees_unseen) == (0, 1)
 
 
 @pytest.mark.parametrize(("late", "exact"), [(0, False), (1, True)])
-def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
+def test_a_released_arena_is_compared_with_its_moment(late, exact):
     """Two arenas of blocks of 512 bytes are filled and emptied."""
     per_pool, pools = (POOL - 48) // 512, 64
     place = [
@@ -97,7 +97,7 @@ def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
     rows = [(Op.MALLOC, number, 512, address) for number, address in enumerate(place)]
     half = len(rows) // 2
     rows = [(MAP, 0, MIB, ARENA), *rows[:half], (MAP, 0, MIB, ARENA - MIB), *rows[half:]]
-    # The one that is empty first is kept, as the last of the usable ones; the other then goes.
+    # The first empty one is kept as the last usable arena; then the other one is unmapped.
     frees = [*range(half, 2 * half), *range(half)]
     rows += [(Op.FREE, number, 0, 0) for number in frees]
     rows.insert(len(rows) - 1 + late, (UNMAP, 0, MIB, ARENA))
@@ -106,11 +106,11 @@ def test_an_arena_that_goes_back_is_compared_with_its_moment(late, exact):
     assert agreement.releases == 1
     assert agreement.addresses_equal == agreement.addresses_compared == 2 * half
     if not exact:
-        moment = f"arena {ARENA:#x} unmapped behind call {4 * half - 1}"
+        moment = f"arena {ARENA:#x} unmapped after call {4 * half - 1}"
         assert agreement.arena_difference == f"arena event 2: {moment} in the recording, {moment} in the model"
 
 
-def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
+def test_differences_after_a_pool_of_older_blocks_is_empty_are_no_failure():
     blocks = (POOL - 48) // 512
     places = [OLD_POOL + 48 + 512 * block for block in range(blocks)]
     rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), (Op.FREE, 0, 0, 0)]
@@ -118,22 +118,22 @@ def test_what_differs_once_a_pool_of_older_blocks_is_empty_is_no_failure():
     elsewhere = (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)
     agreement = verify_recording(recording(*rows, elsewhere))
     assert not agreement.exact
-    assert agreement.foretold
-    assert agreement.foretold_events == len(rows) - 1
-    assert not verify_recording(recording(*rows[:-1], elsewhere)).foretold
+    assert agreement.prediction_agrees
+    assert agreement.predictable_events == len(rows) - 1
+    assert not verify_recording(recording(*rows[:-1], elsewhere)).prediction_agrees
 
 
-def test_a_pool_of_older_blocks_that_the_program_itself_empties_is_known_of_at_the_next_row_that_moves_none():
+def test_a_pool_of_older_blocks_emptied_by_the_program_is_found_at_the_next_row_without_a_block():
     places = [OLD_POOL + 48 + 512 * number for number in range((POOL - 48) // 512)]
     rows = [(OLDER, 0, 0, places[0]), (Op.MALLOC, 0, 512, places[0]), *((OLDER, 0, 0, place) for place in places[1:])]
     rows += [(Op.FREE, 0, 0, 0), (Op.GC_START, 0, 0, 0), (Op.MALLOC, 0, 300, OLD_POOL + 7 * POOL + 48)]
     agreement = verify_recording(recording(*rows))
     assert agreement.difference
-    assert agreement.foretold
-    assert agreement.foretold_events == len(rows) - 2
+    assert agreement.prediction_agrees
+    assert agreement.predictable_events == len(rows) - 2
 
 
-def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
+def test_a_pool_of_older_blocks_can_be_reused_by_another_class():
     simulator = Simulator(load_config("cpython-3.11", LOW_ADDRESSES))
     for block in range((POOL - 48) // 512):
         simulator.adopt(OLD_POOL + 48 + 512 * block, 512, block, 0)
@@ -150,22 +150,23 @@ def test_a_pool_of_older_blocks_can_empty_and_be_taken_for_another_class():
         ({"interpreter": "pypy 7.3"}, "models of CPython only"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(changes, sentence):
+def test_recordings_that_cannot_be_compared_are_refused(changes, sentence):
     with pytest.raises(ReplayError, match=sentence):
         verify_recording(recording((Op.MALLOC, 0, 20, FIRST), **changes))
 
 
-def test_a_trace_of_another_source_is_no_recording():
+def test_a_trace_of_another_source_is_not_a_recording():
     assert not is_recording(MemoryTrace([]))
 
 
 def counted(last_classes, **changes):
-    """A recording of five blocks of 32 bytes, two of them where older ones were, and its counts: 3 older arenas."""
+    """A recording of five blocks of 32 bytes, two of them at addresses of older ones, and its counts: 3 older
+    arenas."""
     first = PoolCount(0, 3, 0, 3, 3, 0, (ClassCount(32, 7, 3570, 0), ClassCount(64, 2, 510, 0)))
     last = {"row": 9, "arenas_mapped": 4, "arenas_unmapped": 0, "arenas_highest": 4, "arenas": 4, "pools_free": 63}
     return recording(
         (OLDER, 0, 0, OLD),
-        (OLDER, 0, 0, OLD_POOL + 8 * POOL + 48),  # in another pool, whose class never shows
+        (OLDER, 0, 0, OLD_POOL + 8 * POOL + 48),  # in another pool, whose class stays unknown
         (Op.MALLOC, 0, 20, OLD),
         (OLDER, 0, 0, OLD + 32),
         (Op.MALLOC, 1, 20, OLD + 32),
@@ -200,16 +201,16 @@ def test_pymallocs_own_counts_are_compared_by_what_changed():
         (None, {"arenas": 3}, "arenas: 3 in the program, 4 in the model"),
     ],
 )  # fmt: skip
-def test_a_count_that_differs_is_told_and_a_failure(classes, changes, difference):
+def test_a_different_count_is_reported_and_a_failure(classes, changes, difference):
     classes = classes or (ClassCount(32, 8, 3571, 509), ClassCount(64, 2, 509, 1))
     agreement = verify_recording(counted(classes, **changes))
     assert agreement.counts.difference.startswith(difference)
     assert agreement.counts.equal < agreement.counts.compared
     assert not agreement.exact
-    assert not agreement.foretold
+    assert not agreement.prediction_agrees
 
 
-def test_counts_of_rows_that_are_not_there_are_refused():
+def test_counts_of_missing_rows_are_refused():
     with pytest.raises(ReplayError, match="not of this recording"):
         verify_recording(counted((ClassCount(32, 8, 3571, 509),), row=99))
 
@@ -236,7 +237,7 @@ def recorded(tmp_path_factory):
 
 
 @pytest.mark.system
-def test_every_address_and_arena_of_a_recorded_program_is_where_the_model_has_it(recorded):
+def test_every_address_and_arena_of_a_recorded_program_equals_the_model(recorded):
     agreement = verify_recording(open_source(recorded))
     assert agreement.exact, (agreement.difference, agreement.arena_difference)
     assert agreement.addresses_compared > 200_000
@@ -255,13 +256,13 @@ def test_pymalloc_of_a_recorded_program_counts_as_the_model_does(recorded):
 
 
 @pytest.mark.system
-def test_the_command_tells_it(recorded):
+def test_the_command_prints_the_comparison(recorded):
     result = invoke("verify", recorded, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output[result.output.index("{") :])
-    assert told["exact"]
-    assert told["addresses_compared"] == told["addresses_equal"]
-    assert told["counts"]["difference"] is None
+    document = json.loads(result.output[result.output.index("{") :])
+    assert document["exact"]
+    assert document["addresses_compared"] == document["addresses_equal"]
+    assert document["counts"]["difference"] is None
     output = invoke("verify", recorded).output
     assert "0 unequal" in output
     assert "counts        102 compared, 0 unequal: pools and blocks by size class, arenas;" in output
@@ -269,6 +270,6 @@ def test_the_command_tells_it(recorded):
 
 @pytest.mark.system
 def test_a_report_says_that_older_blocks_are_left_out(recorded):
-    told = output_of("run", recorded, "--no-reference")
+    printed = output_of("run", recorded, "--no-reference")
     older = int(open_source(recorded).metadata.origin.texts()["foreign_frees"])
-    assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(told.split())
+    assert f"{older:,} blocks older than the recording were freed while it ran" in " ".join(printed.split())

@@ -1,4 +1,4 @@
-"""What is said where another CPython is simulated than the one that made the recording."""
+"""Notes about recordings that are simulated with another CPython."""
 
 import json
 
@@ -14,7 +14,7 @@ ORIGIN = Provenance(interpreter="cpython 3.11.7", command="python3 'my job.py' -
 
 @pytest.fixture
 def noted(replay):
-    """Calls `replay`, which must succeed: standard output, notes on standard error."""
+    """Calls `replay`, which must succeed; returns standard output, and notes on standard error."""
 
     def call(*arguments):
         code, out, err = replay(*arguments)
@@ -33,7 +33,7 @@ def recording(tmp_path):
     return path
 
 
-def test_a_run_with_another_version_says_so_and_how_to_record_it_again(noted, recording):
+def test_a_run_with_another_version_has_a_note_with_the_record_command(noted, recording):
     out, note = noted("run", recording, "-a", "cpython-3.12", "--json", "--no-reference")
     assert json.loads(out)["events"] == 1
     assert note == (
@@ -44,7 +44,7 @@ def test_a_run_with_another_version_says_so_and_how_to_record_it_again(noted, re
     assert noted("run", recording, "-a", "cpython-3.11", "--no-reference")[1] == ""
 
 
-def test_a_sweep_over_versions_says_so_once_for_each_recording(noted, recording):
+def test_a_sweep_over_versions_has_one_note_for_each_recording(noted, recording):
     _, note = noted("sweep", recording, "-a", "cpython-3.8,cpython-3.11,cpython-3.12")
     assert note.count("was recorded with") == 1
     assert (
@@ -68,7 +68,7 @@ def test_no_command_is_offered_for_a_version_that_cannot_be_recorded():
         Provenance(interpreter="cpython 3.12.1"),
     ],
 )
-def test_nothing_is_said_of_other_traces_or_of_the_same_version(origin):
+def test_other_traces_and_the_same_version_have_no_note(origin):
     assert requests_note("t.parquet", origin, ["cpython-3.12", "cpython-3.12-malloc", "ideal", "my stack"]) is None
 
 

@@ -173,7 +173,7 @@ def test_no_figure_is_cut_off_in_a_terminal_of_60_columns(workload):
     assert "peak at " in out
 
 
-def test_empty_arenas_are_not_said_to_be_pinned(replay, tmp_path):
+def test_empty_arenas_are_not_reported_as_pinned(replay, tmp_path):
     history = History()
     history.free(*history.mallocs(5_000, 512)[1:])
     write_trace(history.trace(), tmp_path / "trace.parquet")
@@ -203,7 +203,7 @@ def test_all_tables_are_printed_on_request(replay, workload):
     assert max(map(len, out.splitlines()[1:-1])) <= 80
 
 
-def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, tmp_path, monkeypatch):
+def test_the_last_line_is_a_command_for_the_same_run(replay, workload, tmp_path, monkeypatch):
     stack = tmp_path / "my stack.yaml"
     stack.write_text(find_config("cpython-3.9").read_text())
     options = ("--set", "pymalloc.arena_size=1 MiB", "--env", "MALLOC_TOP_PAD_=0", "--trim-every", "2ms", "--seed", 5)
@@ -215,38 +215,38 @@ def test_the_last_line_is_a_command_that_plays_the_same_again(replay, workload, 
     assert code == 0
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert replay(*words[1:])[0] == 0
-    told = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
-    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == told
+    printed = json.loads(replay("run", workload, "-a", stack, *options, "--json")[1])
+    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == printed
 
 
 def test_results_and_addresses_of_one_name_are_refused_and_nothing_is_left(refused, workload, tmp_path):
     both = tmp_path / "both"
-    assert "lies in the folder of --out" in refused("run", workload, "--out", both, "--addresses", both)
+    assert "is in the folder of --out" in refused("run", workload, "--out", both, "--addresses", both)
     assert names(tmp_path) == {workload.name}
 
 
-def test_a_folder_without_a_name_is_not_the_one_at_hand(refused, workload, tmp_path, monkeypatch):
+def test_an_empty_folder_name_is_refused(refused, workload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no folder is named" in refused("run", workload, "--out", "")
+    assert "the name of the folder is missing" in refused("run", workload, "--out", "")
     assert names(tmp_path) == {workload.name}
 
 
 @pytest.mark.system
-def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(workload, tmp_path):
-    """The limit of a file's size stands for a full disk: the write fails likewise."""
+def test_a_full_disk_is_reported_in_a_sentence_and_leaves_no_file(workload, tmp_path):
+    """A limit of the file size has the same effect as a full disk: the write fails."""
     command = [sys.executable, "-m", "replay", "run", str(workload), "--no-reference", "--out", "results"]
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
 
-    subprocess.run([*command[:-2], "--json"], cwd=tmp_path, check=True, capture_output=True)  # compiles what must be
+    subprocess.run([*command[:-2], "--json"], cwd=tmp_path, check=True, capture_output=True)  # compiles kernels
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert (done.returncode, done.stderr) == (2, "replay: results: cannot be written: File too large\n")
     assert names(tmp_path) == {workload.name}
 
 
 @pytest.mark.parametrize("name", ["語" * 80, "x" * 248], ids=["of wide characters", "of narrow ones"])
-def test_names_of_results_may_be_as_long_as_the_system_takes_them(replay, workload, tmp_path, name):
+def test_names_of_results_can_have_the_maximum_length(replay, workload, tmp_path, name):
     out, addresses = tmp_path / name, tmp_path / f"{name}.parq"
     assert len(os.fsencode(addresses.name)) <= 255
     assert replay("run", workload, "--no-reference", "--out", out, "--addresses", addresses)[0] == 0
@@ -271,7 +271,7 @@ def test_names_from_a_trace_cannot_steer_the_terminal(replay, tmp_path):
     assert "f\\x1b[2J (a.py:1)" in shown[2]
 
 
-def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
+def test_trace_cut_accepts_the_time_of_the_peak(replay, tmp_path):
     history = History()
     history.at(1_700_000_000_000_000_000).malloc(64)
     large = history.at(1_700_000_000_040_000_000).malloc(1_000_000, Domain.RAW)
@@ -288,23 +288,23 @@ def test_the_time_of_the_peak_is_what_trace_cut_takes(replay, tmp_path):
     assert json.loads(replay("trace", "info", piece, "--json")[1])["events"] == 2
 
 
-def test_what_is_no_number_in_an_origin_is_not_told(replay, tmp_path):
-    """Anybody may write there; a recorder writes how much it left out."""
+def test_an_invalid_number_in_an_origin_is_not_shown(replay, tmp_path):
+    """Metadata can have any text; a recorder writes the number of excluded calls."""
     origin = {"foreign_frees": "many", "left_out_calls": "-1", "dropped mapping bytes": "1.5"}
     trace, path = seeded(3, 100).trace(), tmp_path / "trace.parquet"
     numbers = {"foreign_frees": "5", "left_out_calls": "6", "dropped mapping bytes": "36700160"}
-    for said, told in ((origin, False), (numbers, True)):
-        write_trace(MemoryTrace(trace.events, Metadata(Provenance.from_texts(said))), path, force=True)
+    for expected, printed in ((origin, False), (numbers, True)):
+        write_trace(MemoryTrace(trace.events, Metadata(Provenance.from_texts(expected))), path, force=True)
         code, out, _ = replay("run", path, "--no-reference")
         text = " ".join(out.split())
         assert code == 0
-        assert ("6 calls of threads that were left out are not in it" in text) == told
-        assert ("5 blocks older than the recording were freed while it ran" in text) == told
-        assert ("35.0 MiB that the process mapped with mmap are not included" in text) == told
+        assert ("6 calls of other threads were not recorded" in text) == printed
+        assert ("5 blocks older than the recording were freed while it ran" in text) == printed
+        assert ("35.0 MiB that the process mapped with mmap are not included" in text) == printed
 
 
-def test_the_last_lines_tell_the_throughput_of_the_playing(replay, workload):
-    replay("run", workload, "-a", "cpython-3.9")  # whatever must be compiled is compiled
+def test_the_last_lines_have_the_throughput_of_the_simulation(replay, workload):
+    replay("run", workload, "-a", "cpython-3.9")  # compiles kernels
     _, out, err = replay("run", workload, "-a", "cpython-3.9")
     line = out.splitlines()[-2]
     assert line.startswith("simulated in ")
@@ -371,7 +371,7 @@ def test_addresses_are_those_of_each_block_made_or_moved(replay, trace_file, tmp
         (2, arena + 4096 + 48),  # the second pool, of class 208
         (3, arena + 8192 + 48),  # the third, of class 304
         (5, arena + 48),  # what was freed last
-        (6, heap + 656 + 784 + 16),  # behind the cache and the arena table
+        (6, heap + 656 + 784 + 16),  # after the tcache and the arena table
     ]
 
 
@@ -417,7 +417,7 @@ def test_existing_results_are_refused_without_force(replay, refused, workload, t
     replay("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.9")
     before = (out / "summary.json").read_text()
     message = refused("run", workload, "--out", out, "--no-reference", "-a", "cpython-3.8")
-    assert message == f"replay: {out}: holds summary.json already; choose another folder or overwrite it with --force\n"
+    assert message == f"replay: {out}: already has summary.json; choose another folder, or overwrite it with --force\n"
     assert (out / "summary.json").read_text() == before
     assert replay("run", workload, "--out", out, "--force", "--no-reference", "-a", "cpython-3.8")[0] == 0
     assert json.loads((out / "summary.json").read_text())["allocator"] == "cpython-3.8"
@@ -435,7 +435,7 @@ def test_of_two_runs_into_one_empty_folder_the_later_one_is_refused(tmp_path):
             if text == "later":
                 write("first")
 
-    with pytest.raises(OutputError, match=r"results: holds summary\.json already"):
+    with pytest.raises(OutputError, match=r"results: already has summary\.json"):
         write("later")
     assert (folder / "summary.json").read_text() == "first"
     assert names(tmp_path) == {"results"}
@@ -445,7 +445,7 @@ def test_an_existing_address_file_is_refused_and_nothing_else_written(refused, w
     there = tmp_path / "there.parquet"
     there.write_text("mine")
     message = refused("run", workload, "--addresses", there, "--out", tmp_path / "results")
-    assert "exists already" in message
+    assert "already exists" in message
     assert there.read_text() == "mine"
     assert names(tmp_path) == {"few.yaml", "there.parquet"}
 
@@ -465,7 +465,7 @@ def test_a_run_that_fails_leaves_nothing_behind(refused, tmp_path):
 @pytest.mark.parametrize("option", ["--out", "--addresses"])
 def test_an_output_that_cannot_be_written_is_refused_with_its_path(refused, workload, tmp_path, option):
     message = refused("run", workload, option, tmp_path / "missing" / "results")
-    assert message.startswith(f"replay: {tmp_path / 'missing' / 'results'}: there is no folder ")
+    assert message.startswith(f"replay: {tmp_path / 'missing' / 'results'}: the folder ")
     assert len(message.splitlines()) == 1
     assert "cannot" in refused("run", workload, option, "/proc/results")
 
@@ -474,7 +474,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(refused, workload):
     assert "is not a folder" in refused("run", workload, "--out", workload)
 
 
-def test_a_source_that_is_not_there_is_refused_with_the_nearest_name(refused):
+def test_a_missing_source_is_refused_with_the_nearest_name(refused):
     message = refused("run", "web-servise")
     assert "web-servise" in message
     assert "did you mean 'web-service'?" in message
@@ -487,7 +487,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "expected"),
     [
         ("pymalloc.alignement=8", "did you mean 'alignment'?"),
         ("pymalloc.pool_size=3 KiB", "no power of two"),
@@ -495,13 +495,13 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
         ("domains.libc=simpel", "unknown allocator model 'simpel'"),
     ],
 )
-def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, said):
+def test_an_impossible_override_is_refused_with_what_is_wrong(refused, workload, override, expected):
     message = refused("run", workload, "--set", override)
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("interval", ["soon", "0", "0.5 ns"])
-def test_an_interval_that_is_none_is_refused(refused, workload, interval):
+def test_an_invalid_interval_is_refused(refused, workload, interval):
     message = refused("run", workload, "--sample", interval)
     assert message.startswith("replay: --sample: ")
     assert len(message.splitlines()) == 1
@@ -525,12 +525,12 @@ def test_an_output_never_takes_the_place_of_the_trace(replay, tmp_path):
     trace = tmp_path / "trace.parquet"
     rows_of((0, 0, 0, 2, 1, 24)).write_parquet(trace)
     before = trace.read_bytes()
-    code, _, told = replay("run", trace, "--addresses", trace, "--force")
-    assert (code, told) == (2, f"replay: --addresses {trace}: is what is read; choose another name\n")
+    code, _, printed = replay("run", trace, "--addresses", trace, "--force")
+    assert (code, printed) == (2, f"replay: --addresses {trace}: is the input file; choose another name\n")
     assert trace.read_bytes() == before
 
 
-def test_a_trace_that_the_ceiling_cannot_hold_is_played_all_the_same(replay, tmp_path):
+def test_a_trace_that_exceeds_the_ceiling_model_is_still_simulated(replay, tmp_path):
     sizes = ((time, 0, op, 2, 1, 2**43 if op == 0 else 0) for time in range(12) for op in (0, 3))
     rows_of(*sizes).write_parquet(tmp_path / "large.parquet")
     code, out, _ = replay("run", tmp_path / "large.parquet", "--json")
@@ -548,23 +548,23 @@ def test_brackets_in_names_are_shown_as_they_are(replay, tmp_path):
 
 
 def test_infinite_costs_are_refused(replay):
-    code, _, told = replay("run", "web-service", "--set", "costs.call=.inf")
-    assert (code, told) == (2, "replay: --set costs.call=.inf: inf should be a finite number\n")
+    code, _, printed = replay("run", "web-service", "--set", "costs.call=.inf")
+    assert (code, printed) == (2, "replay: --set costs.call=.inf: inf should be a finite number\n")
 
 
 @pytest.mark.parametrize("text", ["duration: \0", "[" * 3000])
 def test_yaml_that_cannot_be_parsed_at_all_is_one_sentence(replay, tmp_path, text):
     (tmp_path / "odd.yaml").write_text(text)
-    code, _, told = replay("run", tmp_path / "odd.yaml")
+    code, _, printed = replay("run", tmp_path / "odd.yaml")
     assert code == 2
-    assert told.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
-    assert told.count("\n") == 1
+    assert printed.startswith(f"replay: {tmp_path / 'odd.yaml'}: is not valid YAML: ")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("preset", ["bump", "ideal"])
-def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, preset):
-    said = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
-    assert said == f"replay: --env MALLOC_TOP_PAD_=0: {preset} has no glibc, which would read it\n"
+def test_settings_of_glibc_are_refused_without_glibc(refused, workload, preset):
+    expected = refused("run", workload, "-a", preset, "--env", "MALLOC_TOP_PAD_=0")
+    assert expected == f"replay: --env MALLOC_TOP_PAD_=0: {preset} does not use glibc, so the variable has no effect\n"
 
 
 @pytest.mark.parametrize(
@@ -577,23 +577,23 @@ def test_settings_of_glibc_are_refused_where_there_is_none(refused, workload, pr
     ],
     ids=lambda words: words[0],
 )
-def test_what_is_set_in_vain_is_said_once_by_every_command_that_plays(replay, workload, tmp_path, monkeypatch, command):
+def test_settings_without_effect_are_noted_once_by_every_command(replay, workload, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     name, *options = command
-    code, _, told = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
-    assert code == 0, told
+    code, _, printed = replay(name, workload, "-a", "cpython-3.12-glibc-2.36", *options)
+    assert code == 0, printed
     note = "note: check: glibc 2.36 checks nothing unless libc_malloc_debug.so is preloaded"
-    assert [line for line in told.splitlines() if line.startswith("note")] == [note]
+    assert [line for line in printed.splitlines() if line.startswith("note")] == [note]
 
 
 @pytest.mark.system
-def test_what_is_compiled_elsewhere_is_what_floor_and_ceiling_need(workload, tmp_path):
+def test_the_second_process_compiles_the_kernels_of_floor_and_ceiling(workload, tmp_path):
     def call(*words):
         command = [sys.executable, "-m", *map(str, words)]
         environment = os.environ | {"REPLAY_CACHE_DIR": str(tmp_path / "cache")}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
 
-    assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # has its own to compile
+    assert call("replay", "generate", workload, "-o", tmp_path / "t.parquet") != ""  # compiles its own kernels
     assert call("replay.commands.parallel_compilation") == ""
     for preset in ("ideal", "bump"):
         assert call("replay", "run", workload, "-a", preset, "--no-reference") == ""

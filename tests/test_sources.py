@@ -1,4 +1,4 @@
-"""Traces from files: what is read, what is written, and what is refused in which words."""
+"""Traces in files: reading, writing, and error messages."""
 
 import errno
 import json
@@ -82,7 +82,7 @@ def refusal(path):
     return str(caught.value)
 
 
-def test_what_is_written_is_read_back_with_types_and_metadata(tmp_path):
+def test_a_written_trace_is_read_back_with_types_and_metadata(tmp_path):
     address = np.array([0x7F00_0000_0010, 0xFFFF_FFFF_FFFF_FFF0, 0, 0], np.uint64)
     site = np.array([1, 0, NO_SITE, NO_SITE], np.uint32)
     written = small_events(address=address, site=site)
@@ -107,7 +107,7 @@ def test_an_empty_trace_is_written_and_read(tmp_path):
     assert (trace.events_total, trace.duration_ns, list(trace.batches())) == (0, 0, [])
 
 
-def test_the_same_trace_gives_the_same_bytes_wherever_it_is_cut(tmp_path, monkeypatch):
+def test_the_same_trace_has_the_same_bytes_for_any_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_source, "GROUP_ROWS", 1000)
     whole = sawtooth(3500)
     parts = [whole.where(slice(a, b)) for a, b in [(0, 1), (1, 1), (1, 2999), (2999, 3500)]]
@@ -120,7 +120,7 @@ def test_the_same_trace_gives_the_same_bytes_wherever_it_is_cut(tmp_path, monkey
     assert open_source(tmp_path / "a.parquet").duration_ns == 3499 * 25
 
 
-def test_metadata_are_asked_for_after_the_last_batch(tmp_path):
+def test_metadata_are_read_after_the_last_batch(tmp_path):
     class Growing:
         metadata = Metadata()
 
@@ -132,7 +132,7 @@ def test_metadata_are_asked_for_after_the_last_batch(tmp_path):
     assert open_source(tmp_path / "t.parquet").metadata.phases == ("met on the way",)
 
 
-def test_polars_reads_what_is_written_with_nulls_for_what_is_unknown(tmp_path):
+def test_polars_reads_a_written_trace_with_nulls_for_unknown_values(tmp_path):
     address = np.array([16, 32, 0, 0], np.uint64)
     write_trace(MemoryTrace([small_events(address=address)], METADATA), tmp_path / "t.parquet")
     frame = pl.read_parquet(tmp_path / "t.parquet")
@@ -183,7 +183,7 @@ def test_block_keys_that_are_not_uint32_are_renumbered(tmp_path):
     assert events.block.tolist() == [0, 0]
 
 
-def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
+def test_a_duplicate_column_is_refused_by_name(tmp_path):
     columns = good_columns()
     table = pa.table([*columns.values(), columns["op"]], names=[*columns, "op"])
     pq.write_table(table, tmp_path / "t.parquet")
@@ -193,11 +193,14 @@ def test_a_column_that_comes_twice_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"size": [16.0, 0.0]}, "column `size` is of type double; it must hold integers (uint64)"),
-        ({"op": ["malloc", "free"]}, "column `op` is of type string"),
+        ({"size": [16.0, 0.0]}, "column `size` has type double; it must have integers (uint64)"),
+        ({"op": ["malloc", "free"]}, "column `op` has type string"),
         ({"thread": [0, None]}, "row 1: `thread` is null"),
         ({"op": [0, 300]}, "row 1: `op` is 300, out of the range of uint8"),
-        ({"size": pa.array([16, 2**64 - 1], pa.uint64())}, "row 1: `size` is 18446744073709551615, more than 63 bits"),
+        (
+            {"size": pa.array([16, 2**64 - 1], pa.uint64())},
+            "row 1: `size` is 18446744073709551615, which exceeds 63 bits",
+        ),
         ({"size": [-1, 0]}, "row 0: size -1 is out of range"),
         ({"op": [0, 0]}, "row 1: malloc of block 0, which is live"),
         ({"time_ns": [2, 1]}, "row 1: time runs back"),
@@ -210,7 +213,7 @@ def test_a_broken_column_is_refused_with_its_name_or_row(tmp_path, changed, mess
     assert message in error
 
 
-def test_a_column_of_nothing_but_nulls_is_none(tmp_path):
+def test_a_column_of_nulls_counts_as_missing(tmp_path):
     path = write_table(tmp_path / "t.parquet", good_columns(address=pa.nulls(2), site=pa.nulls(2)))
     (events,) = open_source(path).batches()
     assert events.address is None
@@ -220,13 +223,13 @@ def test_a_column_of_nothing_but_nulls_is_none(tmp_path):
 def test_missing_columns_are_named(tmp_path):
     columns = good_columns()
     del columns["op"], columns["size"]
-    assert "lacks the column `op` and `size`" in refusal(write_table(tmp_path / "t.parquet", columns))
+    assert "has no column `op` and `size`" in refusal(write_table(tmp_path / "t.parquet", columns))
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ('{"format_version": 3}', "is of format version 3; this replay reads up to 2"),
+        ('{"format_version": 3}', "has format version 3; this version of replay reads up to 2"),
         ('{"format_version": 1, "phases": 3}', "wrong at `phases`"),
         ('{"format_version": 1, "process": {"static_bytes": -1}}', "wrong at `process`: bytes below 0"),
         ('{"phases": []}', "not a JSON object with a format_version"),
@@ -272,7 +275,7 @@ def test_content_counts_more_than_the_suffix(tmp_path):
 def test_a_file_of_no_known_format_names_the_formats(tmp_path):
     (tmp_path / "t.xyz").write_text("hello")
     error = refusal(tmp_path / "t.xyz")
-    assert "no format that replay reads" in error
+    assert "no format that replay can read" in error
     assert all(name in error for name in format_names())
     assert {"csv", "parquet"} <= set(format_names())
 
@@ -283,7 +286,7 @@ def test_an_empty_parquet_file_is_refused(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "no such file and no bundled workload" in refusal("nowhere.parquet")
+    assert "the file does not exist, and no bundled workload" in refusal("nowhere.parquet")
     assert "is a folder" in refusal(tmp_path)
 
 
@@ -321,7 +324,7 @@ def test_a_csv_is_read_by_names_in_any_order_and_renumbered(tmp_path):
     assert trace.metadata.origin.texts() == {"source": "csv", "file": "t.csv"}
 
 
-def test_columns_a_csv_lacks_are_assumed_and_the_origin_says_so(tmp_path):
+def test_missing_columns_of_a_csv_are_assumed_and_in_the_origin(tmp_path):
     trace = open_source(csv_file(tmp_path, HEADER + "5,malloc,7,16\n"))
     (events,) = trace.batches()
     assert (events.thread.tolist(), events.domain.tolist()) == ([0], [2])
@@ -338,7 +341,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("1,malloc,5,16\n2,fre,5,\n", "line 3: `op` is 'fre'; there are malloc (0), calloc (1)"),
+        ("1,malloc,5,16\n2,fre,5,\n", "line 3: `op` is 'fre', not one of malloc (0), calloc (1)"),
         ("1,malloc,5,16\n2,free,6,\n", "line 3: free of block 6, which is not live"),
         ("1,malloc,5,16\n2,calloc,5,1\n", "line 3: calloc of block 5, which is live"),
         ("1,malloc,5,16\n2,free,5\n", "line 3: expected 4 columns, got 3"),
@@ -349,7 +352,7 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
         ("3,malloc,5,4\n1,calloc,6,4\n", "line 3: time runs back from 3 ns to 1 ns"),
         ("1,malloc,5,-4\n", "line 2: size -4 is out of range"),
         ("1,malloc,5,140737488355329\n", "line 2: size 140737488355329 is out of range"),
-        ("1,mark,0,1\n", "line 2: mark of phase 1, but only 0 came before"),
+        ("1,mark,0,1\n", "line 2: mark of phase 1 after only 0 phases"),
     ],
 )
 def test_a_broken_csv_is_refused_with_its_line(tmp_path, rows, message):
@@ -416,7 +419,7 @@ def test_a_lenient_csv_in_pieces_counts_each_line_once_whenever_it_is_read(tmp_p
 
 def test_a_lenient_csv_of_which_nothing_is_left_is_refused(tmp_path):
     path = csv_file(tmp_path, HEADER + "1,fre,5,\n")
-    with pytest.raises(TraceError, match="nothing is left to import: 1 unknown line was left out"):
+    with pytest.raises(TraceError, match="no event remains: 1 unknown line was left out"):
         list(open_source(path, lenient=True).batches())
 
 
@@ -449,7 +452,7 @@ def test_lines_are_counted_across_pieces_of_a_csv(tmp_path, monkeypatch):
 def test_an_existing_output_is_kept_unless_forced(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(OutputError, match=r"out\.txt: exists already; .* --force"), new_file(path):
+    with pytest.raises(OutputError, match=r"out\.txt: already exists; .* --force"), new_file(path):
         pass
     assert path.read_text() == "old"
     with new_file(path, force=True) as temporary:
@@ -474,7 +477,7 @@ def test_of_two_that_write_one_new_file_the_later_one_is_refused(tmp_path, monke
             if text == "later":
                 write("first")
 
-    with pytest.raises(OutputError, match=r"out\.txt: exists already; .* --force"):
+    with pytest.raises(OutputError, match=r"out\.txt: already exists; .* --force"):
         write("later")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Spans: what models hold at a moment accounts for every mapped byte, in either role, at any moment."""
+"""Spans account for every mapped byte, in either role, at any moment."""
 
 from random import Random
 
@@ -8,7 +8,7 @@ from histories import History, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import SPAN, SpanKind
+from replay.allocators import SPAN, SpanKind, report_simple, with_items, written
 from replay.config import load_config
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
@@ -92,7 +92,7 @@ def test_spans_of_several_threads_add_up(version):
     assert len(np.unique(simulator.spans()["region"])) > 5
 
 
-def test_one_block_of_each_kind_is_where_it_was_put():
+def test_one_block_of_each_kind_has_its_span():
     history = History()
     history.malloc(100, Domain.OBJ)
     kept = history.malloc(2_000, Domain.RAW)
@@ -115,6 +115,15 @@ def test_one_block_of_each_kind_is_where_it_was_put():
     assert kept == 1
 
 
-def test_nothing_is_held_before_the_first_event():
+def test_there_are_no_spans_before_the_first_event():
     assert Simulator(load_config("cpython-3.12")).spans().dtype == SPAN
     assert len(Simulator(load_config("cpython-3.12")).spans()) == 0
+
+
+def test_a_span_that_is_part_of_another_region_is_reported_again():
+    reported = with_items(None, 1)
+    for region in (4096, 4096, 8192):
+        report_simple(reported, 0, SpanKind.FREE_POOL, 16_384, 4096, region, True)
+    changes = written(reported)
+    assert changes.rows["region"].tolist() == [4096, 8192]
+    assert changes.gone.tolist() == []

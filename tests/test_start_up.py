@@ -1,4 +1,4 @@
-"""What commands import before they know that there is something to simulate: numba takes half a second."""
+"""Imports of commands before they simulate anything: numba takes half a second."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ LISTED = [["allocators"], ["workloads"], ["schema", "config"], ["--version"]]
 
 
 def imported_by(code: str, folder: Path) -> tuple[int, list[str]]:
-    """Runs the code in an interpreter of its own; returns its exit code and which heavy modules it imported."""
+    """Runs code in a new interpreter; returns its exit code and the heavy modules that it imported."""
     program = f"""
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps([name for name in {HEAVY!r} if name in sys.modules])))

@@ -19,7 +19,7 @@ LOSE = {
     "destructor": "type('Gone', (), {'__del__': lambda self: signal.raise_signal(number)})()",
     "except clause": "try: signal.raise_signal(number)\n        except BaseException: pass",
 }
-"""Ways in which an exception that a signal handler raises gets lost, as they occur in imports."""
+"""Ways in which an exception of a signal handler is lost, as they occur in imports."""
 
 
 def run(code, *arguments, cwd):
@@ -43,16 +43,16 @@ pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **option
         assert process.stdout.readline() == "written\n"
         assert any(folder.iterdir())
         process.send_signal(number)
-        _, told = process.communicate(timeout=PROGRAM_SECONDS)
+        _, printed = process.communicate(timeout=PROGRAM_SECONDS)
     assert process.returncode == EXIT_CODES[number]
     assert list(folder.iterdir()) == []
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("lose", LOSE.values(), ids=LOSE)
 @pytest.mark.parametrize("number", EXIT_CODES)
-def test_a_signal_that_an_import_loses_stops_the_command_all_the_same(tmp_path, number, lose):
-    """The finder below stands for code that runs in an import; the wait ends as soon as the signal comes again."""
+def test_a_signal_that_an_import_loses_still_stops_the_command(tmp_path, number, lose):
+    """The finder below is code that runs in an import; the wait ends when the signal is raised again."""
     code = f"""
 import select, signal, sys
 number = {int(number)}
@@ -73,8 +73,8 @@ sys.meta_path.insert(0, Losing())
     assert "ignored" not in done.stderr
 
 
-def test_a_signal_does_not_come_again_while_the_command_cleans_up(tmp_path):
-    """The alarm at which a lost signal comes again goes off four times in the clean-up, and does not interrupt it."""
+def test_a_signal_is_not_raised_again_while_the_command_cleans_up(tmp_path):
+    """The alarm that raises a lost signal again occurs four times during the cleanup, and does not interrupt it."""
     code = """
 import signal
 import replay.__main__ as command
@@ -103,8 +103,8 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     assert run(code, cwd=tmp_path).returncode == 0
 
 
-def test_a_signal_that_comes_while_the_writing_thread_starts_closes_no_file_that_is_written(tmp_path):
-    """An executor does not know, and so does not wait for, a thread whose start was interrupted."""
+def test_a_signal_during_the_start_of_the_writing_thread_closes_no_open_file(tmp_path):
+    """An executor does not wait for a thread whose start was interrupted."""
     code = f"""
 import os, signal, threading
 import pyarrow.parquet as pq

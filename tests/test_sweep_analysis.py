@@ -1,4 +1,4 @@
-"""What rows say, against figures worked out by hand."""
+"""The analysis of rows, compared with figures computed by hand."""
 
 import io
 import math
@@ -58,7 +58,7 @@ def test_over_several_traces_it_is_by_the_mean_of_the_ratios_to_the_default():
     ]
 
 
-def test_of_a_default_of_nothing_a_figure_counts_as_it_is():
+def test_with_a_default_of_zero_the_ratio_is_based_on_the_value_itself():
     assert (ratio(0, 0), ratio(3, 0), ratio(3, 2)) == (1.0, 4.0, 1.5)
 
 
@@ -91,12 +91,12 @@ def test_a_configuration_that_failed_with_a_seed_is_not_ranked_by_the_others():
     assert per_source(results(*rows), "syscalls").rows() == [(0, "t", True, 11.0, pytest.approx(12.706), 2, 1.0)]
 
 
-def test_a_trace_that_fails_with_all_is_no_part_of_the_comparison():
+def test_a_trace_that_fails_with_all_configurations_is_not_compared():
     broken = [(*row[:4], "failed", *row[5:7], None, None) for row in grid(0, 0, 0, 0, source="broken")]
     assert ranking(results(*grid(10, 30, 5, 10), *broken), "syscalls")["ratio"].to_list() == [0.5, 1.0, 1.0, 3.0]
 
 
-def test_where_the_default_failed_there_are_figures_without_ratios():
+def test_a_failed_default_leaves_figures_without_ratios():
     rows = grid(10, 30, 5, 10)
     rows[0] = (*rows[0][:4], "failed", *rows[0][5:7], None, None)
     ranked = ranking(results(*rows), "syscalls")
@@ -118,7 +118,7 @@ def test_a_parameter_that_changes_nothing_explains_nothing():
     assert main_effects(results(*grid(10, 10, 10, 10)), "syscalls")["share"].to_list() == [0.0] * 4
 
 
-def test_a_default_beside_the_grid_is_no_value_of_its_parameters():
+def test_a_default_outside_the_grid_is_not_a_value_of_its_parameters():
     rows = [(number + 1, False, *row[2:]) for number, row in enumerate(grid(10, 14, 20, 24))]
     effects = main_effects(results((0, True, "t", None, "done", 7, None, 999, 1.0), *rows), "syscalls")
     assert effects["value"].to_list() == ["1", "2", "x", "y"]
@@ -143,7 +143,7 @@ def test_values_are_in_the_order_of_their_size_and_versions_in_theirs():
     assert sorted(mixed, key=by_size) == [None, 7, "65536", "1048576", "cpython-3.8", "cpython-3.12", "dynamic"]
 
 
-def test_the_pareto_front_is_what_none_beats():
+def test_the_pareto_front_has_the_undominated_configurations():
     points = [(1, 9), (3, 3), (2, 8), (3, 4), (9, 1), (2, 9), (3, 3)]
     rows = [(n, n == 0, "t", None, "done", n, "x", *point) for n, point in enumerate(points)]
     front = pareto(results(*rows), ["syscalls", "blowup"])
@@ -248,7 +248,7 @@ def test_a_percentage_is_a_share(text, share):
 
 
 @pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "101%", "1%%", "1e999%", "1 KiB%", "nan%"])
-def test_what_is_not_a_percentage_is_refused(text):
+def test_an_invalid_percentage_is_refused(text):
     with pytest.raises(ValueError, match=r"is not a percentage of at most 100%; write it like 1%"):
         parse_percentage(text)
 

@@ -1,4 +1,4 @@
-"""Sweeps on a Dask cluster: the rows of threads, bit for bit, whatever dies; strangers and silence are refused."""
+"""Sweeps on a Dask cluster: the same rows as with threads, even if workers die; other versions are refused."""
 
 import json
 import os
@@ -55,14 +55,14 @@ def rows(results):
 
 
 class Poison:
-    """Kills whoever unpacks it and compares it with a version."""
+    """Kills the process that unpickles it and compares it with a version."""
 
     def __ne__(self, other):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Killing(Cluster):
-    """Kills a worker once half of the runs are done, and knows whom."""
+    """Kills a worker when half of the runs are done, and stores which one."""
 
     killed: int | None = None
 
@@ -77,7 +77,7 @@ class Killing(Cluster):
         return sorted(self._client.run(os.getpid).values())
 
 
-def test_of_four_workers_one_is_killed_half_way_and_all_rows_are_there_once(source, tmp_path):
+def test_all_rows_occur_once_although_one_of_four_workers_is_killed(source, tmp_path):
     plan, out = {"sources": [source], "vary": VARY}, tmp_path / "out"
     expected = replay.sweep(plan, engine=Threads(2))  # first, so that only one compiles
     with Killing("local:4") as engine:
@@ -92,7 +92,7 @@ def test_of_four_workers_one_is_killed_half_way_and_all_rows_are_there_once(sour
     assert rows(results).equals(rows(expected))
 
 
-def test_a_cluster_gives_what_threads_give_from_files_urls_and_seeds(source, tmp_path):
+def test_a_cluster_has_the_same_results_as_threads_for_files_urls_and_seeds(source, tmp_path):
     workload = tmp_path / "w.yaml"
     workload.write_text(json.dumps(SMALL))
     vary = {"allocator": ["cpython-3.8", "cpython-3.12"], "MALLOC_ARENA_MAX": ["default", 1]}
@@ -125,21 +125,21 @@ def test_a_task_of_another_replay_or_another_model_is_not_done(source, monkeypat
     (what,) = find_inputs([source], [])
     stack = Resolver(make_plan({"vary": VARY})).default
     task = make_task(what, stack.stack, stack.key, None)
-    with pytest.raises(ReplayError, match="a worker has another version of an allocator model of another package"):
+    with pytest.raises(ReplayError, match="a worker has another version of a third-party allocator model"):
         work(make_task(what, stack.stack, "0" * 64, None))
     monkeypatch.setattr(clusters, "identity", lambda: "0.0.1+abc")
-    with pytest.raises(ReplayError, match=r"a worker has replay 0\.0\.1\+abc, the sweep is by "):
+    with pytest.raises(ReplayError, match=r"a worker has replay 0\.0\.1\+abc, but the sweep was started by "):
         work(task)
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:", "local:4x", "local:1000", "nowhere", "tcp://", "tcp://host"])
-def test_what_is_no_address_is_refused_with_two_that_are(address):
+def test_an_invalid_address_is_refused_with_two_examples(address):
     with pytest.raises(ReplayError) as refusal:
         Cluster(address)
     assert str(refusal.value) == f"--cluster {address}: write it like local:4 or tcp://scheduler:8786"
 
 
-def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
+def test_the_wait_for_a_scheduler_has_a_timeout():
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
         begun = time.monotonic()
@@ -151,7 +151,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
 
 
 def start_worker(address, folder):
-    """A worker of a scheduler that takes `replay` from a folder."""
+    """A worker of a scheduler that imports `replay` from a folder."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     return subprocess.Popen(
         [*command, "--no-dashboard", "--local-directory", str(folder)],
@@ -174,16 +174,16 @@ def test_a_worker_with_another_replay_or_none_is_refused_before_anything_runs(sc
     )
     (none / "replay").mkdir(parents=True)
     (none / "replay" / "__init__.py").touch()
-    for folder, told in (
+    for folder, printed in (
         (
             other,
             rf"has replay 0\.\d+\.\d+\+[0-9a-f]{{8}}, and this is {identity().replace('+', '[+]')}; install the same",
         ),
-        (none, r"a worker cannot say which replay it has \(.*No module named .*\); install "),
+        (none, r"a worker cannot report its version of replay \(.*No module named .*\); install "),
     ):
         worker = start_worker(scheduler, folder)
         try:
-            with pytest.raises(ReplayError, match=told):
+            with pytest.raises(ReplayError, match=printed):
                 Cluster(scheduler)
         finally:
             worker.terminate()
@@ -199,8 +199,8 @@ def test_a_run_that_kills_its_workers_is_a_row_with_its_error_and_tried_again_th
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Deadly("local:1") as engine:
         results = replay.sweep(plan, out=out, engine=engine)
-    told = "1 worker died over it; perhaps it wants more memory than they have"
-    assert results.frame.select("status", "error").rows() == [("failed", told)]
+    printed = "1 worker died during this run; it may need more memory than they have"
+    assert results.frame.select("status", "error").rows() == [("failed", printed)]
     assert replay.sweep(plan, out=out, resume=True).frame["status"].to_list() == ["done"]
 
 
@@ -235,13 +235,13 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
     try:
         sweeping.stdout.readline()
         scheduler.kill()
-        _, told = sweeping.communicate(timeout=PROGRAM_SECONDS)
+        _, printed = sweeping.communicate(timeout=PROGRAM_SECONDS)
     finally:
         for process in (sweeping, worker, scheduler):
             process.kill()
             process.wait()
-    assert told.splitlines()[-1].endswith(
-        "the scheduler is lost; with --out, finished runs are kept, and --resume continues"
+    assert printed.splitlines()[-1].endswith(
+        "the connection to the scheduler is lost; with --out, finished runs are saved, and --resume continues"
     )
     kept = read_results(out)
     assert 0 < kept.count("done") < 62
@@ -253,11 +253,11 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_threads_do_the_rest(source,
 def test_ctrl_c_ends_a_local_cluster_without_a_word_of_dask(source, tmp_path):
     out = tmp_path / "out"
     grid = ("--grid", "glibc.top_pad=0..2000000:+1000")
-    code, told = interrupted_sweep(source, "-a", "cpython-3.8", "--cluster", "local:2", *grid, "--out", out)
+    code, printed = interrupted_sweep(source, "-a", "cpython-3.8", "--cluster", "local:2", *grid, "--out", out)
     assert code == 130
     assert (
-        told.splitlines()[-1]
+        printed.splitlines()[-1]
         == f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
     )
-    assert "distributed" not in told
+    assert "distributed" not in printed
     assert 0 < read_results(out).done.height < 2001

@@ -141,17 +141,17 @@ def test_the_front_and_the_default_are_labelled_in_the_chart_of_two_metrics(repl
 
 def test_json_has_all_runs_the_ranking_the_effects_and_the_front(replay, source):
     code, out, _ = replay("sweep", source, *TWO, "--by", "syscalls", "--by", "blowup", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert list(told) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
-    assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in told["runs"]] == [
+    assert list(printed) == ["runs", "verdict", "ranking", "effects", "main_effects", "pareto"]
+    assert [(run["run"], run["default"], run["pymalloc.alignment"]) for run in printed["runs"]] == [
         (0, False, 8), (1, True, 16),
     ]  # fmt: skip
-    assert set(metric_names()) < set(told["runs"][0])
-    assert list(told["ranking"]) == list(told["main_effects"]) == ["syscalls", "blowup"]
-    assert {row["configuration"] for row in told["ranking"]["blowup"]} == {0, 1}
-    assert [row["value"] for row in told["main_effects"]["syscalls"]] == ["8", "16"]
-    assert told["pareto"][0]["syscalls"] == min(run["syscalls"] for run in told["runs"])
+    assert set(metric_names()) < set(printed["runs"][0])
+    assert list(printed["ranking"]) == list(printed["main_effects"]) == ["syscalls", "blowup"]
+    assert {row["configuration"] for row in printed["ranking"]["blowup"]} == {0, 1}
+    assert [row["value"] for row in printed["main_effects"]["syscalls"]] == ["8", "16"]
+    assert printed["pareto"][0]["syscalls"] == min(run["syscalls"] for run in printed["runs"])
 
 
 def test_ranges_of_the_command_line_are_those_of_a_file(replay, source, tmp_path):
@@ -189,7 +189,7 @@ def test_points_by_latin_hypercube_are_those_of_the_seed(replay, source):
     assert sorted(pad * 5 // (1 << 20) for pad in pads[0][1:]) == [0, 1, 2, 3, 4]
 
 
-def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(replay, refused, source, tmp_path):
+def test_written_results_can_be_shown_again_and_are_not_overwritten(replay, refused, source, tmp_path):
     out = tmp_path / "out"
     code, first, _ = replay("sweep", source, *TWO, "--out", out, "--csv")
     assert code == 0
@@ -198,8 +198,10 @@ def test_what_is_written_can_be_shown_again_and_is_not_overwritten_unasked(repla
     shown = json.loads(replay("sweep", "show", out, "--by", "syscalls", "--json")[1])
     assert list(shown["ranking"]) == ["syscalls"]
     assert pl.read_csv(out / "results.csv").height == 2
-    told = f"replay: {out}: holds a sweep already; go on with --resume, choose another folder, or overwrite it with"
-    assert refused("sweep", source, *TWO, "--out", out).startswith(told)
+    printed = (
+        f"replay: {out}: already has a sweep; continue it with --resume, choose another folder, or overwrite it with"
+    )
+    assert refused("sweep", source, *TWO, "--out", out).startswith(printed)
     assert replay("sweep", source, *TWO, "--out", out, "--resume")[0] == 0
     assert replay("sweep", source, *TWO, "--out", out, "--force")[0] == 0
 
@@ -227,7 +229,7 @@ def test_charts_are_one_page_that_needs_no_network_and_a_picture_each(replay, re
     code, _, err = replay("sweep", "show", out, "--charts")
     assert (code, err) == (
         2,
-        f"replay: {out}/sweep.html: exists already; choose another name or overwrite it with --force\n",
+        f"replay: {out}/sweep.html: already exists; choose another name or overwrite it with --force\n",
     )
     assert replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,pymalloc.alignment")[0] == 0
     code, _, err = replay("sweep", "show", out, "--charts", "--force", "--heat", "glibc.top_pad,nothing")
@@ -252,7 +254,7 @@ def test_of_many_numbers_the_heat_map_shows_quarters_and_of_few_each(replay, sou
     assert len(next(iter(few["heatmap"].to_dict()["datasets"].values()))) == 2
 
 
-def test_runs_that_failed_are_told_and_make_the_exit_code_2(replay, source, tmp_path):
+def test_failed_runs_are_reported_and_the_exit_code_is_2(replay, source, tmp_path):
     history = History()
     history.malloc(1 << 47)
     broken = tmp_path / "broken.parquet"
@@ -269,12 +271,12 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
     code, out, _ = replay("sweep", *grid)
     assert code == 0
     assert "Skipped: 1\n  1 × alignment: 3 is no power of two of at least 8\n" in out
-    told = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
-    assert refused("sweep", *grid, "--strict") == told
+    printed = "replay: pymalloc.alignment=3 cannot be run: alignment: 3 is no power of two of at least 8\n"
+    assert refused("sweep", *grid, "--strict") == printed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         ([], "the grid is empty: add --grid, --env, -a or --plan"),
         (["--grid", "pymalloc.alignment="], "--grid pymalloc.alignment=: the values are missing; write it like 8,16"),
@@ -293,7 +295,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--optimise", "syscalls"], "--optimise METRIC and --trials N require each other"),
         ([*TWO, "--trials", "3"], "--optimise METRIC and --trials N require each other"),
         ([*TWO, "--optimise", "syscalls", "--by", "syscalls"], "--optimise and --by exclude each other"),
-        ([*TWO, "--by", "resident_bytes_peek"], "objectives: there is no metric 'resident_bytes_peek'; did you mean"),
+        ([*TWO, "--by", "resident_bytes_peek"], "objectives: unknown metric 'resident_bytes_peek'; did you mean"),
         ([*TWO, "--within", "0.01"], "--within: '0.01' is not a percentage of at most 100%; write it like 1%"),
         ([*TWO, "--within", "much"], "--within: 'much' is not a percentage"),
         ([*TWO, "--seeds", "3..1"], "--seeds 3..1: write it like 0,1,2 or 0..9"),
@@ -303,7 +305,7 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--charts"], "--charts requires --out DIR"),
         ([*TWO, "--heat", "a,b"], "--heat requires --charts"),
         ([*TWO, "--charts", "--out", "x", "--heat", "a,a"], "--heat a,a: name two parameters, like"),
-        ([*TWO, "--out", "no/such/place"], "no/such/place: there is no folder "),
+        ([*TWO, "--out", "no/such/place"], "no/such/place: the folder "),
         ([*TWO, "--cluster", "everywhere"], "--cluster everywhere: write it like local:4 or tcp://scheduler:8786"),
         ([*TWO, "--cluster", "local:2", "--jobs", "2"], "--jobs and --cluster exclude each other"),
         (["--plan", "evry-cpython"], "evry-cpython: no bundled sweep has this name; did you mean 'every-cpython'?"),
@@ -311,13 +313,13 @@ def test_an_impossible_combination_is_skipped_with_its_reason_or_refused(replay,
         ([*TWO, "--where", "alignement < 9"], "constraint 'alignement < 9' names alignement, which no stack has"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_swept_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, told):
+def test_an_impossible_sweep_is_refused_in_a_sentence(refused, source, tmp_path, monkeypatch, arguments, printed):
     monkeypatch.chdir(tmp_path)
-    assert refused("sweep", source, *arguments).startswith(f"replay: {told}")
+    assert refused("sweep", source, *arguments).startswith(f"replay: {printed}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
 
 
-def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_path):
+def test_a_mistake_in_a_file_is_reported_with_its_line_and_key(refused, source, tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("description: wrong\nvary:\n  glibc.top_pad: {from: 0, to: 8, stpe: 4}\n")
     assert (
@@ -328,12 +330,12 @@ def test_a_mistake_in_a_file_is_told_with_its_line_and_key(refused, source, tmp_
     assert refused("sweep", source, "--plan", path) == f"replay: {path}:1: vray: unknown key; did you mean 'vary'?\n"
 
 
-def test_a_source_that_is_none_and_a_folder_that_holds_no_sweep_are_refused(refused, tmp_path):
+def test_a_missing_source_and_a_folder_without_a_sweep_are_refused(refused, tmp_path):
     assert refused("sweep", "web-servce", *TWO).startswith("replay: web-servce: ")
-    assert refused("sweep", *TWO).startswith("replay: no trace is given; name a trace, a workload or a bundled one")
+    assert refused("sweep", *TWO).startswith("replay: the trace is missing; name a trace, a workload or a bundled one")
     assert (
         refused("sweep", "show", tmp_path)
-        == f"replay: {tmp_path}: holds no sweep; name a folder that `replay sweep --out` wrote\n"
+        == f"replay: {tmp_path}: has no sweep; name a folder that `replay sweep --out` wrote\n"
     )
 
 
@@ -349,13 +351,13 @@ needs_glibc = pytest.mark.skipif(
 @pytest.mark.system
 def test_real_pymallocs_rank_versions_as_the_sweep_does(replay, source):
     code, out, _ = replay("verify", source, "--sweep", "every-cpython", "--json")
-    told = json.loads(out)
-    assert (code, told["same"]) == (0, True)
-    assert {ranking["metric"] for ranking in told["rankings"]} == {"arena_bytes_peak", "arena_calls"}
-    for ranking in told["rankings"]:
+    printed = json.loads(out)
+    assert (code, printed["same"]) == (0, True)
+    assert {ranking["metric"] for ranking in printed["rankings"]} == {"arena_bytes_peak", "arena_calls"}
+    for ranking in printed["rankings"]:
         assert ranking["model"] == ranking["real"]
         assert ranking["figures_equal"] == len(ranking["real"]) >= 1
-    assert len(told["compared"]) + sum(told["left_out"].values()) == 11
+    assert len(printed["compared"]) + sum(printed["left_out"].values()) == 11
 
 
 @pytest.mark.system
@@ -378,8 +380,8 @@ def test_a_sweep_that_no_real_allocator_can_take_is_refused_with_the_reasons(ref
     path = tmp_path / "s.yaml"
     path.write_text("vary: {pymalloc.alignment: [32]}\nfixed: {glibc.top_pad: 4096}\n")
     assert refused("verify", source, "--sweep", path) == (
-        f"replay: --sweep {path}: no real allocator at hand can take any of it: "
-        "what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc; "
-        f"no real CPython at hand is like {default_preset()}, or it is set to what nobody has built\n"
+        f"replay: --sweep {path}: no configuration can be compared with a real allocator: "
+        "settings of libc are compared only without pymalloc: -a cpython-3.12-malloc; "
+        f"no available CPython is like {default_preset()}, or a setting exists in no build\n"
     )
-    assert "leave out --libc" in refused("verify", source, "--sweep", path, "--libc")
+    assert "--sweep and --libc exclude each other" in refused("verify", source, "--sweep", path, "--libc")

@@ -1,4 +1,4 @@
-"""Points made into stacks: the default, what is set aside with its reason, and what is refused at once."""
+"""Points as stacks: the default, skipped points with reasons, and points that are refused at once."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def tried(strict=False, **plan):
     return configurations(Resolver(make_plan(plan)), strict=strict)
 
 
-def test_the_default_stands_first_where_it_is_no_point_of_the_grid():
+def test_a_default_outside_the_grid_is_first():
     default, *others = tried(vary={"allocator": ["cpython-3.8"], "pymalloc.alignment": [8, 32]})
     assert (default.is_default, default.stack.pymalloc.alignment) == (True, 16)
     assert default.parameters == {"allocator": "cpython-3.8", "pymalloc.alignment": "default"}
@@ -44,7 +44,7 @@ def test_the_default_is_the_running_python_if_it_is_among_the_allocators():
     assert [each.is_default for each in found] == [True, False]
 
 
-def test_what_is_fixed_is_set_in_the_default_too():
+def test_fixed_values_are_set_in_the_default_too():
     default, _ = tried(fixed={"glibc.top_pad": 0}, vary={"pymalloc.alignment": [8]})
     assert default.stack.libc.top_pad == 0
 
@@ -90,7 +90,7 @@ def test_a_combination_against_a_constraint_says_which():
     assert [each.parameters["pymalloc.small_threshold"] for each in found] == [512, 2048, 1024]
 
 
-def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
+def test_additional_points_are_after_the_grid_or_alone():
     spelled = [{"allocator": "cpython-3.8"}, {"allocator": "cpython-3.9", "pymalloc.alignment": 8}]
     found = tried(configurations=spelled)
     assert [each.stack.name for each in found][-2:] == ["cpython-3.8", "cpython-3.9"]
@@ -99,7 +99,7 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "expected"),
     [
         ({"vary": {"pymalloc.alignement": [8]}}, "no allocator has this key; did you mean 'pymalloc.alignment'?"),
         ({"fixed": {"libc.toppad": 8}}, "no allocator has this key; did you mean 'glibc.top_pad'?"),
@@ -108,7 +108,7 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
         ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "choose a preset such as cpython-3.12-malloc with -a instead"),
         ({"vary": {"allocator": ["cpython-3.31"]}}, "did you mean 'cpython-3.1"),
         ({"vary": {"allocator": ["cpythn-*"]}}, "no preset matches 'cpythn-*'"),
-        ({"vary": {"allocator": [3.12]}}, "allocator: give a list of presets or files"),
+        ({"vary": {"allocator": [3.12]}}, "allocator: write a list of presets or files"),
         ({"fixed": {"allocator": 3.12}}, "allocator: 3.12 is not the name of a preset or file"),
         (
             {"fixed": {"glibc.top_pad": 0}, "vary": {"glibc.top_pad": [0]}},
@@ -119,15 +119,15 @@ def test_points_that_are_spelled_out_come_behind_the_grid_or_stand_alone():
         ({"seeds": [1, 1]}, "seeds: 1 occurs twice"),
     ],
 )
-def test_what_no_combination_could_mean_is_refused_before_anything_runs(plan, told):
+def test_parameters_that_no_combination_can_have_are_refused_before_any_run(plan, expected):
     with pytest.raises(ConfigError) as refusal:
         tried(**plan)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
-def test_glibcs_variables_are_set_aside_where_there_is_no_glibc():
+def test_points_with_variables_of_glibc_are_skipped_without_glibc():
     found = tried(vary={"allocator": ["cpython-3.12", "bump"], "MALLOC_ARENA_MAX": [1]})
-    assert found[-1].reason == "bump has no glibc, which would read it"
+    assert found[-1].reason == "bump does not use glibc, so the variable has no effect"
 
 
 def test_keys_of_a_model_that_the_sweep_itself_chooses_are_known():

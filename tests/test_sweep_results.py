@@ -1,4 +1,4 @@
-"""A sweep from a plan to its rows: columns, outcomes on disk, going on after an interruption."""
+"""A sweep from its plan to its rows: columns, outcomes on disk, continuing after an interruption."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def workload(tmp_path):
 
 
 class Counting(Threads):
-    """Counts the runs that are asked for, and breaks off after some."""
+    """Counts the requested runs, and raises KeyboardInterrupt after some."""
 
     def __init__(self, breaks_after=None, error=KeyboardInterrupt):
         super().__init__(1)
@@ -110,7 +110,7 @@ def test_a_trace_is_decoded_once_for_all_runs_and_all_generations_of_a_search(so
     assert sorted(decoded) == [source, workload]
 
 
-def test_the_same_trace_by_two_names_is_run_once_and_told_twice(source, tmp_path):
+def test_the_same_trace_with_two_names_is_run_once_and_reported_twice(source, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
     copy = other / "t.parquet"
@@ -141,7 +141,7 @@ def test_a_trace_that_is_changed_under_way_fails_and_is_not_mixed_with_the_first
 
     monkeypatch.setattr("replay.sweeps.traces.decode", change_and_decode)
     results = replay.sweep({"sources": [workload], "vary": VARY})
-    assert results.frame["error"].unique().to_list() == [f"{workload}: is another file than when the sweep began"]
+    assert results.frame["error"].unique().to_list() == [f"{workload}: has changed since the sweep began"]
 
 
 def test_urls_are_sources_and_each_is_fetched_once(source, workload, monkeypatch):
@@ -161,20 +161,20 @@ def test_urls_are_sources_and_each_is_fetched_once(source, workload, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "printed"),
     [
-        ("memory://no/such.parquet", "there is no such file"),
-        ("file:///no/such.parquet", "there is no such file"),
+        ("memory://no/such.parquet", "the file does not exist"),
+        ("file:///no/such.parquet", "the file does not exist"),
         ("nothing://a/b", "cannot be read: Protocol not known: nothing"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_refused_in_a_sentence(url, told):
+def test_a_url_that_cannot_be_read_is_refused_in_a_sentence(url, printed):
     with pytest.raises(TraceError) as refusal:
         find_inputs([url], [])
-    assert str(refusal.value) == f"{url}: {told}"
+    assert str(refusal.value) == f"{url}: {printed}"
 
 
-def test_the_folder_holds_the_rows_and_reads_back_the_same(source, tmp_path):
+def test_the_folder_has_the_rows_and_they_are_read_back_equally(source, tmp_path):
     plan = {"sources": [source], "vary": VARY, "objectives": ["syscalls"], "description": "four"}
     results = replay.sweep(plan, out=tmp_path / "out", csv=True)
     back = read_results(tmp_path / "out")
@@ -188,7 +188,7 @@ def test_the_folder_holds_the_rows_and_reads_back_the_same(source, tmp_path):
     assert csv["resident_bytes_peak"].to_list() == results.frame["resident_bytes_peak"].to_list()
 
 
-def test_what_was_done_before_an_interruption_is_kept_and_only_the_rest_is_done(source, tmp_path):
+def test_runs_before_an_interruption_are_kept_and_only_the_others_are_done(source, tmp_path):
     plan, out = {"sources": [source], "vary": VARY}, tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         replay.sweep(plan, out=out, engine=Counting(breaks_after=2))
@@ -215,7 +215,7 @@ def test_a_line_that_was_torn_is_done_again(source, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"[]", b"{}", b'{"key": 1}', b""])
-def test_a_damaged_line_is_told_with_its_number(source, tmp_path, damage):
+def test_a_damaged_line_is_reported_with_its_number(source, tmp_path, damage):
     plan, out = {"sources": [source], "vary": VARY}, tmp_path / "out"
     replay.sweep(plan, out=out)
     lines = (out / OUTCOMES).read_bytes().split(b"\n")
@@ -248,13 +248,13 @@ def test_a_failure_of_the_machine_is_tried_again_and_one_of_the_run_is_not(tmp_p
     assert engine.asked == 4
 
 
-def test_another_sweep_is_not_gone_on_with_unless_forced(source, workload, tmp_path):
+def test_another_sweep_is_not_continued_unless_forced(source, workload, tmp_path):
     out = tmp_path / "out"
     replay.sweep({"sources": [source], "vary": VARY}, out=out)
     wider = {**VARY, "pymalloc.alignment": [8, 16, 32]}
-    with pytest.raises(ReplayError, match="holds another sweep, with other vary; add --force"):
+    with pytest.raises(ReplayError, match="has another sweep, with other vary; add --force"):
         replay.sweep({"sources": [source], "vary": wider}, out=out, resume=True)
-    with pytest.raises(ReplayError, match="holds another sweep, with other sources"):
+    with pytest.raises(ReplayError, match="has another sweep, with other sources"):
         replay.sweep({"sources": [workload], "vary": VARY}, out=out, resume=True)
     engine = Counting()
     results = replay.sweep({"sources": [source], "vary": wider}, out=out, resume=True, force=True, engine=engine)
@@ -273,27 +273,27 @@ def test_a_trace_that_was_changed_since_is_another_sweep(workload, tmp_path):
         replay.sweep(plan, out=out, resume=True)
 
 
-def test_a_sweep_by_another_replay_is_not_gone_on_with(source, tmp_path):
+def test_a_sweep_of_another_version_is_not_continued(source, tmp_path):
     plan, out = {"sources": [source], "vary": VARY}, tmp_path / "out"
     replay.sweep(plan, out=out)
     about = json.loads((out / "sweep.json").read_text())
     (out / "sweep.json").write_text(json.dumps({**about, "replay_version": "0.0.1+abc"}))
-    with pytest.raises(ReplayError, match=r"holds a sweep by replay 0\.0\.1\+abc, and this is "):
+    with pytest.raises(ReplayError, match=r"has a sweep by replay 0\.0\.1\+abc, and this is "):
         replay.sweep(plan, out=out, resume=True, force=True)
 
 
 @pytest.mark.parametrize("about", ["{}", "[]", '{"replay_version": 1}', "\xff"])
-def test_a_description_that_is_none_is_told(source, tmp_path, about):
+def test_an_invalid_description_is_reported(source, tmp_path, about):
     (tmp_path / "sweep.json").write_text(about, encoding="latin-1")
-    with pytest.raises(ReplayError, match="is not a description of a sweep that this replay reads"):
+    with pytest.raises(ReplayError, match="is not a sweep that this version of replay can read"):
         replay.sweep({"sources": [source], "vary": VARY}, out=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("name", ["results.parquet", "pareto.png", "results.csv"])
-def test_nothing_that_lies_in_the_folder_is_replaced_unasked(source, tmp_path, name):
+def test_existing_files_in_the_folder_are_not_replaced_without_force(source, tmp_path, name):
     (tmp_path / name).write_text("mine")
     plan = {"sources": [source], "vary": VARY}
-    with pytest.raises(OutputError, match=f"holds {name} already; choose another folder, or overwrite it with --force"):
+    with pytest.raises(OutputError, match=f"already has {name}; choose another folder, or overwrite it with --force"):
         replay.sweep(plan, out=tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     replay.sweep(plan, out=tmp_path, force=True)
@@ -334,7 +334,7 @@ replay.sweep({plan!r}, out={out!r}, engine=Slow(1))
 
 
 @pytest.mark.system
-def test_after_kill_9_in_the_middle_every_run_is_there_once(source, tmp_path):
+def test_after_a_kill_every_run_occurs_once(source, tmp_path):
     plan, out = {"sources": [source], "vary": VARY}, str(tmp_path / "out")
     program = KILLED.replace("{plan!r}", repr(plan)).replace("{out!r}", repr(out))
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -344,7 +344,7 @@ def test_after_kill_9_in_the_middle_every_run_is_there_once(source, tmp_path):
     process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    with pytest.raises(ReplayError, match="the sweep was cut off with 2 runs done; finish it with --resume"):
+    with pytest.raises(ReplayError, match="the sweep was interrupted with 2 runs done; finish it with --resume"):
         read_results(Path(out))
     engine = Counting()
     results = replay.sweep(plan, out=out, resume=True, engine=engine)
@@ -360,7 +360,7 @@ from contextlib import closing
 from replay.sweeps import outcomes, threads
 from replay.sweeps.traces import Input
 
-def do(task, get, given_up):
+def do(task, get, is_cancelled):
     end_ns = time.monotonic_ns() + 500_000
     while time.monotonic_ns() < end_ns:  # works
         pass
@@ -396,12 +396,12 @@ def test_an_interrupt_ends_the_runs_whenever_it_comes():
 
 
 @pytest.mark.system
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_ends_at_once_and_prints_how_to_continue(tmp_path):
     trace, out = tmp_path / "long.parquet", tmp_path / "out"
     write_trace(seeded(3, 60_000).trace(), trace)
     grid = ("--grid", "glibc.top_pad=0..2000000:+1000")
-    code, told = interrupted_sweep(trace, "-a", "cpython-3.8", *grid, "--out", out)
+    code, printed = interrupted_sweep(trace, "-a", "cpython-3.8", *grid, "--out", out)
     assert code == 130
     message = f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
-    assert told.splitlines()[-1] == message
+    assert printed.splitlines()[-1] == message
     assert 0 < read_results(out).done.height < 2001

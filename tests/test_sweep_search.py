@@ -1,4 +1,4 @@
-"""Searches: the same trials for the same seed, runs ended early only where that loses nothing, and going on."""
+"""Searches: the same trials for the same seed, runs ended early without loss, and continuing."""
 
 import json
 
@@ -96,14 +96,14 @@ def test_a_metric_that_may_fall_again_ends_no_run(source):
     assert replay.sweep(plan_of(source, objectives=["resident_bytes_end"]), trials=20).count("done") == 20
 
 
-def test_over_several_traces_no_run_is_ended_early_for_the_mean_is_what_counts(source, tmp_path):
+def test_with_several_traces_no_run_is_ended_early(source, tmp_path):
     other = tmp_path / "u.parquet"
     write_trace(seeded(6, 2000).trace(), other)
     results = replay.sweep({**plan_of(source), "sources": [source, str(other)]}, trials=10)
     assert (results.frame.height, results.count("done")) == (20, 20)
 
 
-def test_where_there_are_no_more_points_than_trials_all_are_tried(source):
+def test_all_points_are_tried_if_there_are_at_most_as_many_as_trials(source):
     vary = {"pymalloc.alignment": [8, 16], "glibc.top_pad": [0, 4096, 131072]}
     results = replay.sweep({**plan_of(source), "vary": vary, "objectives": ["resident_bytes_end"]}, trials=6)
     assert rows(results).equals(
@@ -111,7 +111,7 @@ def test_where_there_are_no_more_points_than_trials_all_are_tried(source):
     )
 
 
-def test_points_against_a_constraint_are_told_once_and_are_no_trials(source):
+def test_points_that_violate_a_constraint_are_reported_once_and_are_no_trials(source):
     plan = plan_of(source, constraints=["alignment == 16"])
     results = replay.sweep(plan, trials=12)
     assert results.frame.height - results.count("skipped") == 12
@@ -122,7 +122,7 @@ def test_points_against_a_constraint_are_told_once_and_are_no_trials(source):
         replay.sweep(plan, trials=12, strict=True)
 
 
-def test_a_search_that_was_cut_off_finds_its_outcomes_again(source, tmp_path):
+def test_an_interrupted_search_finds_its_outcomes_again(source, tmp_path):
     class BreaksOff(Threads):
         asked = 0
 
@@ -144,13 +144,13 @@ def test_a_search_that_was_cut_off_finds_its_outcomes_again(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         ({"vary": {}}, "nothing to search: vary at least one parameter"),
         ({"configurations": [{"glibc.top_pad": 0}]}, "a search chooses its points; remove `configurations`"),
         ({"choose": {"kind": "latin", "runs": 3}}, "a search chooses its points; remove `configurations`"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(source, more, told):
-    with pytest.raises(ConfigError, match=told):
+def test_an_impossible_search_is_refused(source, more, expected):
+    with pytest.raises(ConfigError, match=expected):
         replay.sweep(plan_of(source, **more), trials=5)

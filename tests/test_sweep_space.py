@@ -1,4 +1,4 @@
-"""What a sweep may vary, which points of that are chosen, and the conditions that they must meet."""
+"""Values of a sweep's parameters, the choice of points, and constraints."""
 
 import pytest
 from hypothesis import given
@@ -17,12 +17,12 @@ KEYS = {
 }  # fmt: skip
 
 
-def values_of(said):
-    return make_plan({"vary": {"glibc.top_pad": said}}).vary["glibc.top_pad"]
+def values_of(written):
+    return make_plan({"vary": {"glibc.top_pad": written}}).vary["glibc.top_pad"]
 
 
 @pytest.mark.parametrize(
-    ("said", "levels"),
+    ("written", "levels"),
     [
         ({"from": 64, "to": 512, "step": 64}, [64, 128, 192, 256, 320, 384, 448, 512]),
         ({"from": 1, "to": 6, "step": 2}, [1, 3, 5]),
@@ -33,12 +33,12 @@ def values_of(said):
         ({"from": 5, "to": 5, "step": 1}, [5]),
     ],
 )
-def test_a_range_with_a_step_or_a_factor_has_exact_values(said, levels):
-    assert values_of(said).levels() == levels
+def test_a_range_with_a_step_or_a_factor_has_exact_values(written, levels):
+    assert values_of(written).levels() == levels
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("written", "expected"),
     [
         (8, "vary.glibc.top_pad: 8 should be a valid list"),
         ([], "vary.glibc.top_pad: [] "),
@@ -54,17 +54,17 @@ def test_a_range_with_a_step_or_a_factor_has_exact_values(said, levels):
             "from: must be greater than 0 in a range with a factor or a logarithmic scale",
         ),
         ({"from": 1, "to": 8, "factor": 2, "step": 2}, "step: a range has a step or a factor, not both"),
-        ({"from": 1, "to": 8, "factor": 1.0000001}, "factor: 1.0000001 gives more than 10,000 values"),
-        ({"from": 1, "to": 1e12, "step": 1}, "step: 1 gives more than 10,000 values"),
+        ({"from": 1, "to": 8, "factor": 1.0000001}, "factor: 1.0000001 makes more than 10,000 values"),
+        ({"from": 1, "to": 1e12, "step": 1}, "step: 1 makes more than 10,000 values"),
         ({"from": 1, "to": 8, "step": 1, "scale": "log"}, "scale: not allowed in a range with a step or factor"),
         ({"from": True, "to": 8}, "vary.glibc.top_pad.from: True is not a number"),
         ({"from": 1, "to": 8, "stpe": 1}, "vary.glibc.top_pad.stpe: unknown key"),
     ],
 )
-def test_values_that_cannot_be_are_refused_in_a_sentence(said, told):
+def test_values_that_cannot_be_are_refused_in_a_sentence(written, expected):
     with pytest.raises(ConfigError) as refusal:
-        values_of(said)
-    assert told in str(refusal.value)
+        values_of(written)
+    assert expected in str(refusal.value)
 
 
 def test_of_a_grid_the_last_parameter_varies_fastest():
@@ -83,7 +83,7 @@ def test_a_grid_of_more_points_than_anybody_waits_for_is_refused():
 
 
 @given(st.integers(1, 30), st.integers(0, 100))
-def test_latin_takes_each_of_as_many_parts_of_every_parameter_once(runs, seed):
+def test_latin_uses_each_part_of_every_parameter_once(runs, seed):
     space = {"a": list(range(runs)), "b": Range.model_validate({"from": 0, "to": 1.0})}
     chosen = points(space, Choose(kind="latin", runs=runs, seed=seed))
     assert sorted(point["a"] for point in chosen) == list(range(runs))
@@ -124,12 +124,12 @@ def test_random_points_are_counted_and_grids_are_not():
         ("alignment != 16", False),
     ],
 )
-def test_a_condition_is_worked_out_over_the_whole_stack(text, verdict):
+def test_a_condition_uses_all_keys_of_the_stack(text, verdict):
     assert Constraint(text, KEYS).holds(load_config("cpython-3.12")) is verdict
 
 
 @pytest.mark.parametrize("text", ["small_threshold > 9999", "pymalloc.alignment == 3"])
-def test_a_condition_on_what_a_stack_has_not_holds(text):
+def test_a_condition_about_a_missing_key_holds(text):
     assert Constraint(text, KEYS).holds(load_config("cpython-3.12-malloc"))
 
 
@@ -138,7 +138,7 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("alignment = 8", "is not a condition"),
         ("", "is not a condition"),
@@ -155,10 +155,10 @@ def test_a_condition_on_a_key_that_only_another_libc_has_holds():
         ("alignment < 8 or alignement < 8", "names alignement, which no stack has"),
     ],
 )
-def test_what_is_no_condition_is_refused_before_anything_runs(text, told):
+def test_an_invalid_condition_is_refused_before_any_run(text, expected):
     with pytest.raises(ConfigError) as refusal:
         Constraint(text, KEYS)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
 @pytest.mark.parametrize("text", ["glibc.mmap_threshold <= 65536", "alignment / 0 < 1"])

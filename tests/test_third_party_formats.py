@@ -85,7 +85,7 @@ def test_a_format_of_another_package_is_recognized_by_suffix_and_found_by_name(i
         open_source(write_log(tmp_path, "c.unknown", "hello"))
 
 
-def test_a_format_that_fails_while_it_looks_at_a_file_is_named_and_does_not_hide_others(install, tmp_path):
+def test_a_format_that_fails_in_sniff_is_named_and_does_not_hide_others(install, tmp_path):
     install("clumsy", "tally")
     assert open_source(write_log(tmp_path)).metadata.origin.source == "tally"
     assert open_source(write_log(tmp_path, "a.clumsy")).metadata.origin.source == "tally"
@@ -149,7 +149,7 @@ def test_a_broken_format_is_reported_for_unrecognized_files_and_stops_no_other_f
     assert sum(events.rows for events in open_source(write_log(tmp_path)).batches()) == 4
     assert open_source("web-service").metadata.phases
     with pytest.raises(
-        TraceError, match=r"no format that replay reads; .*; trace format 'crash' .* cannot be imported"
+        TraceError, match=r"no format that replay can read; .*; trace format 'crash' .* cannot be imported"
     ):
         open_source(write_log(tmp_path, text="hello"))
 

@@ -13,7 +13,7 @@ import replay
 from replay.allocators import bump, bundled_names, find_model, foreign_sources, is_compiled
 
 HEADER = '''
-"""A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones wait by size."""
+"""A toy allocator: mappings of {run_bytes} bytes, cut into blocks; freed ones are in lists by size."""
 
 from typing import Literal, NamedTuple
 
@@ -148,14 +148,14 @@ print(json.dumps({"names": model_names(), "compiled": compiled, "results": resul
 
 
 def write_model(site: Path, name: str, kind: str, run_bytes: int = 1 << 16) -> None:
-    """Writes the toy's module; `run_bytes` at a time it asks the kernel for memory."""
+    """Writes the toy's module, which maps `run_bytes` bytes at a time."""
     text = (HEADER + kind + MODEL).replace("{run_bytes}", str(run_bytes)).replace("{name}", name)
     (site / f"toy_{name}.py").write_text(text)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder as a package installer leaves it: three models, one that lacks a function, one that is not imported."""
+    """A folder as after an install: three models, one without a required function, one that is not imported."""
     folder = tmp_path_factory.mktemp("site")
     write_model(folder, "quick", NUMBA)
     write_model(folder, "slow", PLAIN)
@@ -181,7 +181,7 @@ def play(site: Path, *names: str, roles: str = "libc small") -> dict:
 
 
 @pytest.mark.system
-def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_python(site):
+def test_third_party_models_have_the_same_results_in_numba_and_in_plain_python(site):
     answer = play(site, "quick", "slow", "mixed")
     assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "mixed", "pymalloc", "quick", "slow"]
     assert answer["compiled"] == {"quick": True, "slow": False, "mixed": False}
@@ -197,7 +197,7 @@ def test_models_of_another_package_play_either_role_alike_in_numba_and_in_plain_
     [name.removeprefix("default_") for name in dir(replay.allocators) if name.startswith("default_")]
     + ["malloc", "free", "block_size", "address"],
 )
-def test_a_model_of_which_one_function_is_not_compiled_is_played_in_plain_python(name):
+def test_a_model_with_an_uncompiled_function_runs_in_plain_python(name):
     functions = {each: getattr(bump, each) for each in ("malloc", "free", "block_size", "address")}
     assert is_compiled(SimpleNamespace(**functions))
     assert not is_compiled(SimpleNamespace(**functions | {name: lambda *arguments: 0}))
@@ -248,6 +248,6 @@ except ConfigError as refusal:
     assert sentence in done.stdout
 
 
-def test_models_of_replays_own_are_not_from_elsewhere_be_they_files_or_packages():
+def test_models_of_replay_itself_are_not_third_party():
     assert {"glibc", "pymalloc", "bump"} <= set(bundled_names())
     assert foreign_sources([find_model(name) for name in bundled_names()]) == ()

@@ -1,4 +1,4 @@
-"""The contract of a trace: what validation refuses, how blocks are numbered, what the digest tells apart."""
+"""The contract of a trace: validation, numbers of blocks, and the digest."""
 
 from itertools import pairwise
 
@@ -132,7 +132,7 @@ def test_a_site_past_the_table_is_refused_and_an_unknown_one_is_not():
 
 @st.composite
 def histories(draw):
-    """Ops on keys in which no two live blocks have the same key and nothing dead is freed."""
+    """Ops on keys: live blocks have different keys, and only live blocks are freed."""
     live, rows = [], []
     for _ in range(draw(st.integers(0, 80))):
         kind = draw(st.sampled_from([M, C, R, F, MARK]))
@@ -172,7 +172,7 @@ def test_numbers_follow_the_rule_wherever_batches_are_cut(history, cuts):
     assert got == expected
 
 
-def test_the_number_released_last_is_given_first():
+def test_the_number_released_last_is_reused_first():
     ops = np.array([M, M, M, F, F, M, M, M], np.uint8)
     keys = np.array([160, 320, 480, 160, 480, 7, 8, 9], np.uint64)
     assert Numbering().number(ops, keys).tolist() == [0, 1, 2, 0, 2, 2, 0, 3]
@@ -222,7 +222,7 @@ def test_the_digest_sees_every_required_column_and_no_other():
 
 
 def first_broken_row(rows, domain):
-    """What the contract says, in plain words: the first row of (op, block, size, time) that breaks it, or None."""
+    """The contract in plain Python: returns the first row of (op, block, size, time) that breaks it, or None."""
     smallest_realloc = 1 if domain == Domain.LIBC else 0
     live, last = set(), 0
     for index, (op, block, size, time) in enumerate(rows):

@@ -138,7 +138,7 @@ SITES = (Site("parse", "json/decoder.py", 337), Site("<module>", "main.py", 3), 
 
 @pytest.fixture
 def with_sites(tmp_path):
-    """Ten small blocks of one site, a large one of another that is reallocated by the first, one of nobody."""
+    """Ten small blocks of one site, a large block of another that the first one reallocates, one without a site."""
     site = np.array([0] * 10 + [1, NO_SITE, 0] + [NO_SITE] * 12, np.uint32)
     rows = site.shape[0]
     events = Events(
@@ -155,7 +155,7 @@ def with_sites(tmp_path):
     return path
 
 
-def test_info_tells_the_call_sites_that_allocate_most(with_sites):
+def test_info_shows_the_call_sites_that_allocate_most(with_sites):
     info = json.loads(output_of("trace", "info", with_sites, "--json"))
     parse = {"function": "parse", "file": "json/decoder.py", "line": 337, "calls": 11, "bytes": 10_160}
     module = {"function": "<module>", "file": "main.py", "line": 3, "calls": 1, "bytes": 5_000}
@@ -192,8 +192,8 @@ def test_edits_keep_call_sites(with_sites, tmp_path, edit):
     output_of("trace", name, *inputs, "-o", out, *options)
     info = json.loads(output_of("trace", "info", out, "--json"))
     times = 2 if name in ("merge", "scale") else 1
-    told = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
-    assert told == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
+    printed_text = [(site["function"], site["calls"], site["bytes"]) for site in info["sites_by_bytes"]]
+    assert printed_text == [("parse", 11 * times, 10_160 * times), ("<module>", times, 5_000 * times)]
 
 
 def test_head_shows_the_first_rows_by_name(csv):
@@ -234,7 +234,7 @@ def test_head_stops_where_the_trace_ends(csv):
 
 
 class Endless:
-    """A trace whose batches never end; `taken` counts those that were asked for."""
+    """A trace with endless batches; `taken` counts those that were read."""
 
     metadata, duration_ns, events_total, taken = Metadata(), None, None, 0
 
@@ -248,7 +248,7 @@ class Endless:
 
 @pytest.mark.parametrize("option", [(), ("--json",)])
 def test_head_prints_rows_while_it_reads(monkeypatch, option):
-    """No more is held than a batch: each piece is printed before the next batch is asked for."""
+    """At most one batch is in memory: each piece is printed before the next batch is read."""
     trace = Endless()
     taken = []
     monkeypatch.setattr("replay.sources.open_source", lambda _: trace)
@@ -269,7 +269,7 @@ def test_head_prints_rows_while_it_reads(monkeypatch, option):
         assert lines[1].split() == ["0", "0", "0", "malloc", "raw", "0", "0"]
 
 
-def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
+def test_import_writes_parquet_and_prints_the_next_command(csv, tmp_path):
     out = tmp_path / "t.parquet"
     lines = output_of("import", csv, "-o", out).splitlines()
     assert lines[0].startswith("8 events over 1.50 ms, 3 blocks (1.50 KiB) live at the end; ")
@@ -283,7 +283,7 @@ def test_import_writes_parquet_and_says_what_comes_next(csv, tmp_path):
 def test_import_keeps_an_existing_output_unless_forced(csv, tmp_path):
     out = tmp_path / "t.parquet"
     out.write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         output_of("import", csv, "-o", out)
     assert out.read_text() == "mine"
     output_of("import", csv, "-o", out, "--force")
@@ -303,7 +303,7 @@ def test_every_command_shows_an_example_in_its_help(command):
 
 
 @pytest.mark.system
-def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path):
+def test_compiling_is_announced_once_on_standard_error(csv, tmp_path):
     environment = {**os.environ, "REPLAY_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
     first, second = (
@@ -316,19 +316,19 @@ def test_what_must_be_compiled_is_announced_once_on_standard_error(csv, tmp_path
 
 
 @pytest.mark.system
-def test_what_cannot_be_kept_is_announced_as_such_with_the_place(csv, tmp_path):
+def test_an_unwritable_cache_is_announced_with_its_folder(csv, tmp_path):
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
     command = [sys.executable, "-m", "replay", "trace", "info", csv, "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "REPLAY_CACHE_DIR": str(cache)}
     )
-    where = f"the result cannot be kept: {cache}/kernels: Not a directory"
+    where = f"because the result cannot be cached: {cache}/kernels: Not a directory"
     advice = "set REPLAY_CACHE_DIR to a writable folder"
-    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, for {where}; {advice}) …\n")
+    assert (done.returncode, done.stderr) == (0, f"compiling (on every run, {where}; {advice}) …\n")
 
 
-def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monkeypatch, tmp_path):
+def test_an_import_validates_a_trace_once(csv, monkeypatch, tmp_path):
     checked = []
     check = Validator.check
 
@@ -345,7 +345,7 @@ def test_an_import_validates_what_a_source_promises_and_nothing_twice(csv, monke
     assert lines[0].startswith(f"{sum(checked):,} events over ")
 
 
-def test_what_is_live_where_the_program_ends_is_told_apart_from_the_rest_after_teardown(tmp_path):
+def test_live_blocks_at_the_programs_end_differ_from_those_after_teardown(tmp_path):
     history = History()
     first, second = history.malloc(100), history.malloc(50)
     history.free(second)

@@ -1,4 +1,4 @@
-"""The model against every real pymalloc of this machine, and the means of that comparison against hand-made cases."""
+"""The model compared with every real pymalloc of this machine, and the comparison itself with hand-made cases."""
 
 import json
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from replay.trace import Domain, Events, MemoryTrace, Op
 from replay.trace.validation import Validator
 from replay.verification import harness
 from replay.verification.compare import PLACE, ArenaDifference, verify
-from replay.verification.harness import HarnessError, play
+from replay.verification.harness import HarnessError, run_trace
 from replay.verification.oracles import Oracle, choose_oracles, find_oracles, survey
 from replay.verification.shapes import LARGE_BYTES, SHAPES, build_shape
 from replay.verification.shrinking import describe, shrink
 
 ORACLES = find_oracles()
 TREE_LEAF_EDGES = (4 << 10, 3 << 20)
-"""Bases so far above a multiple of 16 GiB: the first or the third arena lies across two leaves of the arena tree."""
+"""Bases modulo 16 GiB for which the first or the third arena is in two leaves of the arena tree."""
 
 pytestmark = [
     pytest.mark.system,
@@ -60,7 +60,7 @@ def release_of(oracle: Oracle) -> tuple[int, int]:
 
 
 def geometry_of(oracle: Oracle) -> Geometry:
-    """What the reference model needs to know of a real pymalloc, from its version alone."""
+    """Returns the settings of the reference model for a real pymalloc, from its version alone."""
     if oracle.library.bits == 32:
         return GEOMETRIES[32, "keep-last"]
     release = release_of(oracle)
@@ -72,7 +72,7 @@ def geometry_of(oracle: Oracle) -> Geometry:
 
 
 def play_reference(trace: MemoryTrace, oracle: Oracle, base: int) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Addresses of small blocks (0 for the rest) and arena events."""
+    """Returns addresses of small blocks (0 for others) and arena events."""
     reference = Reference(geometry_of(oracle), base)
     served = {Domain.OBJ} if release_of(oracle) < (3, 6) else {Domain.OBJ, Domain.MEM}
     blocks: dict[int, int | None] = {}
@@ -92,7 +92,7 @@ def play_reference(trace: MemoryTrace, oracle: Oracle, base: int) -> tuple[list[
 
 @each_shape
 @each_oracle
-def test_the_model_puts_every_block_where_the_real_pymalloc_does(oracle: Oracle, shape: str) -> None:
+def test_every_block_of_the_model_has_the_address_of_the_real_pymalloc(oracle: Oracle, shape: str) -> None:
     agreement = verify(shape_of(shape, 100_000), oracle)
     assert agreement.exact, f"{agreement.difference}; {agreement.arena_difference}"
     assert agreement.unequal == 0
@@ -119,14 +119,14 @@ def test_an_arena_across_two_leaves_of_the_arena_tree_moves_what_is_mapped_after
 @each_oracle
 def test_a_second_model_written_for_reading_agrees_with_the_real_pymalloc(oracle: Oracle, shape: str) -> None:
     trace = shape_of(shape, 20_000)
-    played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    played = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
     addresses, arena_events = play_reference(trace, oracle, played.base)
     assert np.where(played.owners == 1, played.addresses, 0).tolist() == addresses
     assert played.arena_events.tolist() == arena_events
 
 
 @each_oracle
-def test_random_short_traces_agree_and_what_does_not_is_shown_at_its_smallest(oracle: Oracle) -> None:
+def test_random_short_traces_agree_and_a_difference_is_shrunk(oracle: Oracle) -> None:
     for seed in range(8):
         shape = list(SHAPES)[seed % len(SHAPES)]
         trace = build_shape(shape, 3_000, seed + 1)
@@ -155,9 +155,9 @@ def test_hundreds_of_released_arenas_agree(oracle: Oracle) -> None:
 
 
 @each_oracle
-def test_the_first_blocks_of_a_fresh_pool_lie_one_class_apart_from_its_header(oracle: Oracle) -> None:
+def test_the_first_blocks_of_a_new_pool_are_one_class_apart_after_its_header(oracle: Oracle) -> None:
     trace = trace_of(*((Op.MALLOC, Domain.OBJ, block, 20) for block in range(3)))
-    played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    played = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
     header, size_class = (32, 24) if oracle.library.bits == 32 else (48, 32)
     assert (played.addresses % oracle.pool_bytes).tolist() == [header, header + size_class, header + 2 * size_class]
     assert played.base % (2 << 20) == 4096
@@ -176,7 +176,7 @@ def test_nothing_and_more_than_the_threshold_belong_to_libc_and_stay_there(oracl
         (Op.REALLOC, Domain.OBJ, 0, 0),
         (Op.FREE, Domain.OBJ, 2, 0),
     )
-    played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    played = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
     assert played.owners.tolist() == [0, 0, 1, 0, 0, 0, 0]
     assert verify(trace, oracle).exact
 
@@ -199,7 +199,7 @@ def test_a_wrong_setting_is_found_at_the_first_row_that_shows_it(oracle: Oracle)
 
 
 @each_oracle
-def test_the_other_rule_of_release_is_told_by_the_first_arena_event_that_differs(oracle: Oracle) -> None:
+def test_another_rule_of_release_is_detected_by_the_first_different_arena_event(oracle: Oracle) -> None:
     is_immediate = release_of(oracle) < (3, 9)
     other = "keep-last" if is_immediate else "immediate"
     config = load_config(oracle.preset, [*oracle.overrides, f"pymalloc.release={other}"])
@@ -216,11 +216,11 @@ def test_the_other_rule_of_release_is_told_by_the_first_arena_event_that_differs
 
 
 @each_oracle
-def test_a_timed_play_takes_time_and_sees_the_same_arenas(oracle: Oracle) -> None:
+def test_a_timed_run_measures_time_and_has_the_same_arenas(oracle: Oracle) -> None:
     trace = shape_of("release", 20_000)
-    timed = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True)
-    looked_at = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
-    assert 20_000 < timed.play_ns < 10**9
+    timed = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE, timed=True)
+    looked_at = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    assert 20_000 < timed.run_ns < 10**9
     assert timed.addresses.shape == (0,)
     assert timed.arena_events["kind"].tolist() == looked_at.arena_events["kind"].tolist()
 
@@ -228,12 +228,12 @@ def test_a_timed_play_takes_time_and_sees_the_same_arenas(oracle: Oracle) -> Non
 @each_oracle
 def test_only_an_interpreter_that_had_to_be_initialised_is_drained(oracle: Oracle) -> None:
     trace = trace_of((Op.MALLOC, Domain.OBJ, 0, 1))
-    played = play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    played = run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
     assert (played.drained_blocks > 0) == (release_of(oracle) >= (3, 12))
 
 
 @each_shape
-def test_a_shape_is_a_valid_trace_of_the_length_asked_for(shape: str) -> None:
+def test_a_shape_is_a_valid_trace_of_the_requested_length(shape: str) -> None:
     trace = build_shape(shape, 5_000, 3)
     validator = Validator("shape")
     for batch in trace.batches():
@@ -282,7 +282,7 @@ def test_the_harness_is_compiled_once_into_the_cache_folder(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("fresh_build")
-def test_a_compiler_that_fails_is_told_in_a_sentence_and_leaves_nothing(
+def test_a_compiler_that_fails_is_reported_in_a_sentence_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPLAY_CACHE_DIR", str(tmp_path))
@@ -292,20 +292,22 @@ def test_a_compiler_that_fails_is_told_in_a_sentence_and_leaves_nothing(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_library_that_is_no_interpreter_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_a_library_that_is_not_an_interpreter_is_refused_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "libpython3.11.so.1.0"
     path.write_bytes(b"nothing of the kind")
     library = harness.Library(path, 64, needs_init=False)
-    with pytest.raises(HarnessError, match=r"libpython3\.11\.so\.1\.0 cannot be played: .*too short"):
+    with pytest.raises(HarnessError, match=r"libpython3\.11\.so\.1\.0 failed: .*too short"):
         harness.probe(library)
 
 
 def test_an_empty_trace_cannot_be_verified() -> None:
-    with pytest.raises(TraceError, match="there are no events to verify"):
+    with pytest.raises(TraceError, match="has no events to verify"):
         verify(MemoryTrace([]), ORACLES[0])
 
 
-def test_what_cannot_be_an_oracle_is_listed_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_an_oracle_is_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("libpython3.13t.so.1.0", "libpython3.11d.so.1.0", "libpypy3.10-c.so", "libpython3.10.so.1.0"):
         (tmp_path / name).write_bytes(b"text")
     monkeypatch.setenv("REPLAY_LIBPYTHON_PATH", str(tmp_path))
@@ -317,11 +319,11 @@ def test_what_cannot_be_an_oracle_is_listed_with_the_reason(tmp_path: Path, monk
 
 
 def test_a_preset_without_a_real_allocator_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ReplayError, match="no real allocator is at hand for 'cpython-1-5'"):
+    with pytest.raises(ReplayError, match="no real allocator is available for 'cpython-1-5'"):
         choose_oracles("cpython-1-5")
 
 
-def test_the_command_plays_every_shape_and_prints_one_object_for_each() -> None:
+def test_the_command_runs_every_shape_and_prints_one_object_for_each() -> None:
     oracle = ORACLES[-1]
     result = invoke("verify", "-a", oracle.name, "--events", "500", "--json")
     code, output = result.exit_code, result.stdout
@@ -342,9 +344,7 @@ def test_the_command_prints_a_row_for_each_oracle() -> None:
         assert row.split()[-2] == "0"
 
 
-def test_the_command_says_where_a_difference_is_and_exits_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_a_difference_and_exits_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from replay.sources.parquet import write_trace
 
     path = tmp_path / "large.parquet"

@@ -1,4 +1,4 @@
-"""glibc's model against every real glibc of this machine."""
+"""glibc's model compared with every real glibc of this machine."""
 
 import json
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from replay.allocators.glibc import RULES
 from replay.support.errors import ConfigError, TraceError
 from replay.trace import TRIM_MARK, Domain, Op
 from replay.verification.libc_compare import LibcAgreement, verify_libc
-from replay.verification.libc_oracles import LibcOracle, play_libc, survey_libcs
+from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
 
 ORACLES = survey_libcs()[0]
@@ -30,7 +30,7 @@ SETTINGS = (
     "GLIBC_TUNABLES=glibc.malloc.hugetlb=1048576", "MALLOC_TRIM_THRESHOLD_=-1",
     "MALLOC_PERTURB_=1", "MALLOC_CHECK_=3", "GLIBC_TUNABLES=glibc.malloc.check=1:glibc.malloc.perturb=255",
 )  # fmt: skip
-"""Those of reserved huge pages do without where the machine has none (vm.nr_hugepages)."""
+"""Settings with reserved huge pages use normal pages if the machine has none (vm.nr_hugepages)."""
 VALUES = {
     "mmap_threshold": ("0", "65536", "300000", "2097152", "33554432"),
     "trim_threshold": ("0", "-1", "65536", "1000000"),
@@ -46,7 +46,7 @@ VALUES = {
     "check": ("0", "1", "2", "3"),
     "hugetlb": ("0", "1", "2", "2097152", "1048576"),
 }
-"""Of each tunable some that glibc takes, to be combined at random."""
+"""Valid values of each tunable, for random combinations."""
 
 pytestmark = [
     pytest.mark.system,
@@ -67,9 +67,7 @@ def compared(*arguments: object, **options: object) -> LibcAgreement:
 
 @each_shape
 @each_oracle
-def test_every_block_every_system_call_and_every_page_is_where_the_real_one_has_it(
-    oracle: LibcOracle, shape: str
-) -> None:
+def test_every_block_system_call_and_page_equals_the_real_malloc(oracle: LibcOracle, shape: str) -> None:
     agreement = verify_libc(shape_of(shape, 20_000), oracle, resident=True)
     assert agreement.exact, agreement.difference
     assert agreement.unequal == 0
@@ -89,7 +87,7 @@ def test_a_million_events_agree(oracle: LibcOracle, shape: str) -> None:
 
 @pytest.mark.parametrize("assignment", SETTINGS)
 @each_oracle
-def test_settings_do_to_the_model_what_they_do_to_the_real_one(oracle: LibcOracle, assignment: str) -> None:
+def test_settings_have_the_same_effect_on_model_and_real_malloc(oracle: LibcOracle, assignment: str) -> None:
     is_huge = "hugetlb" in assignment
     if is_huge and not RULES[oracle.version].has_hugetlb:
         pytest.skip(f"glibc {oracle.version} has no such tunable")
@@ -112,7 +110,9 @@ SPELLINGS = (
 
 @pytest.mark.parametrize("assignments", SPELLINGS, ids=lambda assignments: ",".join(assignments))
 @each_oracle
-def test_spellings_say_to_the_model_what_they_say_to_the_real_one(oracle: LibcOracle, assignments: list[str]) -> None:
+def test_spellings_of_settings_mean_the_same_to_model_and_real_malloc(
+    oracle: LibcOracle, assignments: list[str]
+) -> None:
     if oracle.version == "2.31" and "MMAP_THRESHOLD" in assignments[0]:
         pytest.skip("glibc 2.31 ignores a threshold above 32 MiB, and so it is refused")
     for shape in ("towers", "mapped"):
@@ -135,7 +135,7 @@ def test_spellings_say_to_the_model_what_they_say_to_the_real_one(oracle: LibcOr
         ("GLIBC_TUNABLES=glibc.malloc.top_pad=9000=1", ("2.41", "2.43")),
     ],
 )
-def test_what_is_refused_does_nothing_to_the_real_one(
+def test_refused_settings_have_no_effect_on_the_real_malloc(
     monkeypatch: pytest.MonkeyPatch, assignment: str, versions: Collection[str]
 ) -> None:
     for oracle in ORACLES:
@@ -156,7 +156,7 @@ def test_what_is_refused_does_nothing_to_the_real_one(
     chosen=st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in VALUES.items()}),
     shape=st.sampled_from(list(SHAPES)),
 )
-def test_random_settings_do_to_the_model_what_they_do_to_the_real_one(
+def test_random_settings_have_the_same_effect_on_model_and_real_malloc(
     oracle: LibcOracle, chosen: dict[str, str], shape: str
 ) -> None:
     if not RULES[oracle.version].has_hugetlb:
@@ -209,7 +209,7 @@ def test_the_harness_frees_by_a_realloc_to_0_bytes_as_c_does(oracle: LibcOracle)
     history.malloc(40, Domain.LIBC)
     history.realloc(block, 0)
     history.malloc(40, Domain.LIBC)
-    first, _, freed, again = play_libc(history.trace(), oracle).addresses.tolist()
+    first, _, freed, again = run_libc(history.trace(), oracle).addresses.tolist()
     assert (freed, again) == (0, first)
 
 
@@ -236,7 +236,7 @@ def test_a_realloc_to_0_bytes_of_libc_is_refused_with_its_row() -> None:
         verify_libc(history.trace(), ORACLES[0])
 
 
-def test_the_command_says_that_all_is_equal() -> None:
+def test_the_command_reports_that_everything_is_equal() -> None:
     version = ORACLES[-1].version
     result = invoke("verify", "--libc", "-a", version, "--events", "2000", "--json")
     code, output = result.exit_code, result.output
@@ -246,16 +246,16 @@ def test_the_command_says_that_all_is_equal() -> None:
     assert all(row["exact"] and row["oracle"] == f"glibc-{version}" for row in rows)
 
 
-def test_what_a_setting_does_not_do_is_said() -> None:
+def test_a_setting_without_effect_has_a_note() -> None:
     without = next(oracle for oracle in ORACLES if oracle.version >= "2.36")
     result = invoke("verify", "--libc", "-a", without.version, "--events", "100", "--env", "MALLOC_CHECK_=3")
     code, output = result.exit_code, result.output
     assert code == 0
-    said = "checks nothing unless libc_malloc_debug.so is preloaded"
-    assert output.splitlines().count(f"note: check: glibc {without.version} {said}") == 1
+    message = "checks nothing unless libc_malloc_debug.so is preloaded"
+    assert output.splitlines().count(f"note: check: glibc {without.version} {message}") == 1
 
 
-def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_reported_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replay.verification.libc_compare.overrides_of", lambda assignments: ["glibc.top_pad=0"])
     result = invoke("verify", "--libc", "-a", ORACLES[0].version, "--events", "2000")
     code, output = result.exit_code, result.output
@@ -263,7 +263,7 @@ def test_a_difference_is_told_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) 
     assert "in the real malloc, at" in output or "in reality" in output
 
 
-def test_the_list_says_what_is_at_hand() -> None:
+def test_the_list_has_the_available_libraries() -> None:
     result = invoke("verify", "--libc", "--list")
     code, output = result.exit_code, result.output
     assert code == 0
@@ -277,7 +277,7 @@ def test_the_main_thread_is_that_of_the_first_block_though_another_trims_before(
     for thread in (9, 5, 9, 5):
         history.by(thread).malloc(1000, Domain.LIBC)
         history.free(history.malloc(200_000, Domain.LIBC))
-    history.by(5).end_thread()  # which the main one cannot
+    history.by(5).end_thread()  # which the main thread cannot
     agreement = verify_libc(history.trace(TRIM_MARK), oracle)
     assert agreement.exact, agreement.difference
     assert agreement.addresses_compared == 8

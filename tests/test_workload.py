@@ -29,7 +29,7 @@ phases:
 
 
 def refusal(tmp_path, text):
-    """The refusal's lines, without the path."""
+    """Returns the lines of the error, without the path."""
     path = tmp_path / "w.yaml"
     path.write_text(text)
     with pytest.raises(WorkloadError) as caught:
@@ -50,7 +50,7 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "said"),
+    ("good", "bad", "message"),
     [
         ("sigma", "sigmaa", ":8: streams.requests.size.sigmaa: unknown key; did you mean 'sigma'?"),
         ("lognormal", "lognorm", ":6: streams.requests.size.kind: unknown kind 'lognorm'; did you mean 'lognormal'?"),
@@ -63,10 +63,10 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
             ":12: sets.sessions.size.weights: one value has two weights, written in different units",
         ),
         ("size: 64}", "size: 10 ms}", ":12: sets.sessions.size: '10 ms' is not a size; write it like 256 KiB"),
-        ("free: [cache]", "free: [cahce]", ":14: phases.0.free.0: there is no group 'cahce'; did you mean 'cache'?"),
+        ("free: [cache]", "free: [cahce]", ":14: phases.0.free.0: unknown group 'cahce'; did you mean 'cache'?"),
         (
             "rates: {requests", "rates: {request",
-            ":14: phases.0.rates.request: is no stream, set or group; did you mean 'requests'?",
+            ":14: phases.0.rates.request: unknown stream, set or group; did you mean 'requests'?",
         ),
         (
             "free: [cache]", "end_threads: [0]",
@@ -74,14 +74,14 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ),
         (
             "free: [cache]", "end_threads: [2]",
-            ":14: phases.0.end_threads.0: there is no thread 2; the process has threads 0 to 0; raise `threads`",
+            ":14: phases.0.end_threads.0: unknown thread 2; the process has threads 0 to 0; raise `threads`",
         ),
         ("start: 500 ms", "start: 5 s", ":14: phases.0.start: is not before the workload's end"),
         ("requests: 2", "requests: {from: 0, to: 1}", ":14: phases.0: a ramp needs the phase's `duration`"),
-        ("sessions:", "requests:", ":12: sets.requests: a stream has this name already; rename one"),
+        ("sessions:", "requests:", ":12: sets.requests: a stream already has this name; rename one of them"),
         (
             "group: cache", "threads: [1]\n    group: cache",
-            ":10: streams.requests.threads.0: there is no thread 1; the process has threads 0 to 0; raise `threads`",
+            ":10: streams.requests.threads.0: unknown thread 1; the process has threads 0 to 0; raise `threads`",
         ),
         (
             "size: 64}", "size: 256 TiB}",
@@ -89,9 +89,9 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ),
         (
             "group: cache", "grow: {steps: 2, spacing: 1 ms}\n    group: cache",
-            ":10: streams.requests.grow: a block grows by `factor` or by `increment`; give one of them",
+            ":10: streams.requests.grow: a block grows by `factor` or by `increment`; set one of them",
         ),
-        ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: key 'duration' was given on line 1 already"),
+        ("duration: 1 s", "duration: 1 s\nduration: 2 s", ":2: duplicate key 'duration', first on line 1"),
         ("streams:", "streams: [", ":4: is not valid YAML: expected ',' or ']', but got ':'"),
         (
             "size: 64}", "size: {kind: choice, weights: {64: .inf}}}",
@@ -108,14 +108,14 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("100/s", "100/", ":4: streams.requests.arrivals.rate: '100/' is not a rate; write it like 200/s"),
         (
             "start: 500 ms, free: [cache]", "start: 500 ms, fraction: 0.5",
-            ":14: phases.0.fraction: is of what the phase frees; give `free` too",
+            ":14: phases.0.fraction: requires the key `free`",
         ),
         (
             "    group: cache", "    start: 800 ms\n    stop: 800 ms\n    group: cache",
             ":11: streams.requests.stop: is not after its start",
         ),
         ("blocks: 10,", "blocks: 10, start: 9 ms, stop: 1 ms,", ":12: sets.sessions.stop: is not after its start"),
-        ("sessions:", "all:", ":12: sets.all: phases mean every stream and set by this name; choose another"),
+        ("sessions:", "all:", ":12: sets.all: this name is reserved for all streams and sets; choose another"),
         (
             "100/s", "1e999999/s",
             ":4: streams.requests.arrivals.rate: '1e999999/s' is not a rate; write it like 200/s",
@@ -123,11 +123,11 @@ def test_a_good_file_is_read_with_its_units(tmp_path):
         ("median: 64", "median: 0", ":7: streams.requests.size.median: must be above zero"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_line_key_and_what_to_do(tmp_path, good, bad, said):
-    assert refusal(tmp_path, GOOD.replace(good, bad, 1)) == [said]
+def test_a_mistake_is_reported_with_line_key_and_advice(tmp_path, good, bad, message):
+    assert refusal(tmp_path, GOOD.replace(good, bad, 1)) == [message]
 
 
-def test_several_mistakes_are_told_at_once_but_not_more_than_five(tmp_path):
+def test_up_to_five_mistakes_are_reported_together(tmp_path):
     lines = refusal(tmp_path, "duration: 1 s\n" + "".join(f"wrong{i}: 1\n" for i in range(7)))
     assert lines[0] == (
         ":2: wrong0: unknown key; known here: "
@@ -138,25 +138,25 @@ def test_several_mistakes_are_told_at_once_but_not_more_than_five(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
         (b"- a\n", ":1: must be a mapping of keys to values, like `duration: 10 s`"),
         (b"\xff\xfe\x00", ": is not text in UTF-8; save it as UTF-8"),
-        (b"duration: 1 s\n", ":1: nothing is allocated; give at least one entry under `streams` or `sets`"),
+        (b"duration: 1 s\n", ":1: nothing is allocated; write at least one entry under `streams` or `sets`"),
         (b"streams: 3\nduration: 1 s", ":1: streams: 3 must be a mapping of keys to values"),
         (b"duration: &a [*a]\nsets: {a: {blocks: 1, size: 1}}", None),
         (b"duration: !!python/object:os.system 1\n", None),
     ],
 )
-def test_what_is_no_workload_is_refused_in_a_sentence(tmp_path, content, said):
+def test_an_invalid_workload_is_refused_in_a_sentence(tmp_path, content, message):
     path = tmp_path / "w.yaml"
     path.write_bytes(content)
     with pytest.raises(WorkloadError) as caught:
         load_workload(path)
     assert "\n" not in str(caught.value)
-    if said is not None:
-        assert str(caught.value) == f"{path}{said}"
+    if message is not None:
+        assert str(caught.value) == f"{path}{message}"
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -175,7 +175,7 @@ def test_warm_up_stands_for_two_phases(tmp_path):
 
 
 @pytest.mark.parametrize("name", workload_names())
-def test_a_bundled_workload_says_in_a_sentence_what_it_is_like(name):
+def test_a_bundled_workload_has_a_description_of_one_sentence(name):
     description = load_workload(find_workload(name)).description
     assert len(description) > 60
     assert description.endswith(".")

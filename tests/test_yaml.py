@@ -1,4 +1,4 @@
-"""What a plain text in YAML stands for: the core schema of YAML 1.2, not the traps of 1.1."""
+"""Values of plain texts in YAML: the core schema of YAML 1.2, not that of 1.1."""
 
 import math
 
@@ -17,7 +17,7 @@ from replay.workload import load_workload
     "text",
     ["1:30:00", "190:20:30", "1_000", "yes", "No", "on", "OFF", "y", "0b101", "2024-01-01", "1e3", "=", "0o8", "1.2.3"],
 )
-def test_what_yaml_1_2_does_not_name_is_a_text(text):
+def test_values_that_yaml_1_2_does_not_define_are_texts(text):
     assert parse_yaml(text) == text
 
 
@@ -49,7 +49,7 @@ def test_mappings_are_merged_as_before():
         ("\0", "unacceptable character"),
     ],
 )
-def test_what_is_no_value_is_told_in_one_line(text, sentence):
+def test_an_invalid_value_is_reported_in_one_line(text, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         parse_yaml(text)
     assert "\n" not in str(caught.value)
@@ -63,7 +63,7 @@ def test_an_override_or_a_grid_of_no_value_is_refused(value):
     assert isinstance(result.exception, ConfigError)
 
 
-def test_a_time_of_the_day_is_no_duration(tmp_path):
+def test_a_time_of_day_is_not_a_duration(tmp_path):
     text = find_workload("web-service").read_text(encoding="utf-8")
     path = tmp_path / "w.yaml"
     path.write_text(text.replace("duration: ", "duration: 1:30:00 # ", 1))
@@ -81,7 +81,7 @@ def test_flags_may_still_be_written_as_words(word, value):
 @pytest.mark.parametrize(
     ("option", "example"), [("-a", "extends: cpython-3.12"), ("--plan", "vary: {glibc.arena_max: [1, 2]}")]
 )
-def test_a_file_of_another_kind_is_answered_by_an_example_of_the_kind_that_was_meant(tmp_path, option, example):
+def test_a_file_of_another_kind_is_refused_with_an_example_of_the_expected_kind(tmp_path, option, example):
     (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
     command = "run" if option == "-a" else "sweep"
     result = CliRunner().invoke(app, [command, "startup-static", option, str(tmp_path / "passwd")])

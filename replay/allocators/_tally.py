@@ -21,7 +21,8 @@ LEVELS = (
 TIMED = ("mapped_bytes", "resident_bytes")
 """Levels of the address space, with an exact mean over time: each has two fields `_timed` and `_timed_high`.
 
-That of requested bytes is the trace's (`replay.trace.requested`): two instructions more an event would be too many."""
+The mean of requested bytes is computed from the trace alone (`replay.trace.requested`): two instructions more an event
+would be too many for the loop."""
 
 SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators import (
     ARENA_VIEW,
@@ -34,7 +34,7 @@ from replay.allocators import (
     usable_models,
 )
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
-from replay.simulation.result import RunResult
+from replay.simulation.result import MEANS, RunResult
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
 from replay.trace import Domain
@@ -73,101 +73,132 @@ class SimulatedTime(_Result):
     page_faults: int
 
 
+def _figure(meaning: str) -> Any:
+    """Describes a field; `docs/metrics.md` has these descriptions, one row for neighbours with the same."""
+    return Field(description=meaning)
+
+
+_PEAK = "the highest value of the level: see above"
+_AT_PEAK = "the level at the moment of the highest resident memory: see above"
+_END = "the level after the last event: see above"
+_MEAN = "the mean of the level over time: see above"
+_RETAINED_AT_PEAK = "retained bytes and their parts at peak: see above"
+_RETAINED_END = "retained bytes and their parts at end: see above"
+_REFERENCES = (
+    "the same trace with `ideal` (live bytes in whole pages) and `bump` (never frees), or null with `--no-reference`:"
+    f" {', '.join(f'`{name}`' for name in Bound.model_fields)}"
+)
+
+
 class _Run(_Result):
     """Stack and trace of a run."""
 
-    allocator: str
-    libc_model: str
-    small_model: str | None
-    trace: dict[str, str]
+    allocator: str = _figure("the configuration's name; overrides by `--set` do not change it")
+    libc_model: str = _figure("the models in these roles; `small_model` is null if libc serves all requests")
+    small_model: str | None = _figure("the models in these roles; `small_model` is null if libc serves all requests")
+    trace: dict[str, str] = _figure(
+        "the origin of the trace, as text by name: workload and seed, or interpreter, platform, command …"
+    )
 
 
 class _Figures(_Result):
     """The figures of one process, or of all processes together."""
 
-    events: int
-    duration_ns: int
-    mallocs: int
-    callocs: int
-    reallocs: int
-    memaligns: int
-    frees: int
+    events: int = _figure("rows of the trace, and time from the first event to the end")
+    duration_ns: int = _figure("rows of the trace, and time from the first event to the end")
+    mallocs: int = _figure("calls")
+    callocs: int = _figure("calls")
+    reallocs: int = _figure("calls")
+    memaligns: int = _figure("calls")
+    frees: int = _figure("calls")
 
-    requested_bytes_peak: int
-    block_bytes_peak: int
-    pool_bytes_peak: int
-    arena_bytes_peak: int
-    heap_bytes_peak: int
-    mapped_bytes_peak: int
-    resident_bytes_peak: int
+    requested_bytes_peak: int = _figure(_PEAK)
+    block_bytes_peak: int = _figure(_PEAK)
+    pool_bytes_peak: int = _figure(_PEAK)
+    arena_bytes_peak: int = _figure(_PEAK)
+    heap_bytes_peak: int = _figure(_PEAK)
+    mapped_bytes_peak: int = _figure(_PEAK)
+    resident_bytes_peak: int = _figure(_PEAK)
 
-    peak_time_ns: int
-    requested_bytes_at_peak: int
-    block_bytes_at_peak: int
-    pool_bytes_at_peak: int
-    arena_bytes_at_peak: int
-    heap_bytes_at_peak: int
-    mapped_bytes_at_peak: int
-    resident_bytes_at_peak: int
-    small_requested_bytes_at_peak: int
-    small_block_bytes_at_peak: int
+    peak_time_ns: int = _figure(
+        "the moment of the levels `_at_peak`, since the first event; 0 if no page was ever resident"
+    )
+    requested_bytes_at_peak: int = _figure(_AT_PEAK)
+    block_bytes_at_peak: int = _figure(_AT_PEAK)
+    pool_bytes_at_peak: int = _figure(_AT_PEAK)
+    arena_bytes_at_peak: int = _figure(_AT_PEAK)
+    heap_bytes_at_peak: int = _figure(_AT_PEAK)
+    mapped_bytes_at_peak: int = _figure(_AT_PEAK)
+    resident_bytes_at_peak: int = _figure(_AT_PEAK)
+    small_requested_bytes_at_peak: int = _figure(_AT_PEAK)
+    small_block_bytes_at_peak: int = _figure(_AT_PEAK)
 
-    requested_bytes_end: int
-    block_bytes_end: int
-    pool_bytes_end: int
-    arena_bytes_end: int
-    heap_bytes_end: int
-    mapped_bytes_end: int
-    resident_bytes_end: int
-    small_requested_bytes_end: int
-    small_block_bytes_end: int
+    requested_bytes_end: int = _figure(_END)
+    block_bytes_end: int = _figure(_END)
+    pool_bytes_end: int = _figure(_END)
+    arena_bytes_end: int = _figure(_END)
+    heap_bytes_end: int = _figure(_END)
+    mapped_bytes_end: int = _figure(_END)
+    resident_bytes_end: int = _figure(_END)
+    small_requested_bytes_end: int = _figure(_END)
+    small_block_bytes_end: int = _figure(_END)
 
-    requested_bytes_mean: int
-    mapped_bytes_mean: int
-    resident_bytes_mean: int
+    requested_bytes_mean: int = _figure(_MEAN)
+    mapped_bytes_mean: int = _figure(_MEAN)
+    resident_bytes_mean: int = _figure(_MEAN)
 
-    internal_fragmentation: float
-    external_fragmentation: float
-    internal_fragmentation_end: float
-    external_fragmentation_end: float
-    blowup: float
+    internal_fragmentation: float = _figure("`1 - requested_bytes_at_peak / block_bytes_at_peak`: lost within blocks")
+    external_fragmentation: float = _figure("`1 - block_bytes_at_peak / mapped_bytes_at_peak`: lost between blocks")
+    internal_fragmentation_end: float = _figure("the same formulas with the levels `_end`")
+    external_fragmentation_end: float = _figure("the same formulas with the levels `_end`")
+    blowup: float = _figure("`resident_bytes_peak / requested_bytes_peak`")
 
-    retained_bytes_at_peak: int
-    rounding_bytes_at_peak: int
-    free_in_pools_bytes_at_peak: int
-    free_pools_bytes_at_peak: int
-    free_in_libc_bytes_at_peak: int
-    not_resident_bytes_at_peak: int
+    retained_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    rounding_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    free_in_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    free_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    free_in_libc_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    not_resident_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
 
-    retained_bytes_end: int
-    rounding_bytes_end: int
-    free_in_pools_bytes_end: int
-    free_pools_bytes_end: int
-    free_in_libc_bytes_end: int
-    not_resident_bytes_end: int
+    retained_bytes_end: int = _figure(_RETAINED_END)
+    rounding_bytes_end: int = _figure(_RETAINED_END)
+    free_in_pools_bytes_end: int = _figure(_RETAINED_END)
+    free_pools_bytes_end: int = _figure(_RETAINED_END)
+    free_in_libc_bytes_end: int = _figure(_RETAINED_END)
+    not_resident_bytes_end: int = _figure(_RETAINED_END)
 
-    arenas_mapped: int
-    arenas_unmapped: int
-    arenas_peak: int
-    arenas_live: int
-    pools_used: int
-    pools_full: int
-    pools_free: int
-    pools_made: int
+    arenas_mapped: int = _figure("arenas mapped, and arenas released")
+    arenas_unmapped: int = _figure("arenas mapped, and arenas released")
+    arenas_peak: int = _figure("peak number of arenas, and arenas at end")
+    arenas_live: int = _figure("peak number of arenas, and arenas at end")
+    pools_used: int = _figure("at end: pools partly used, full, and free, carved or not")
+    pools_full: int = _figure("at end: pools partly used, full, and free, carved or not")
+    pools_free: int = _figure("at end: pools partly used, full, and free, carved or not")
+    pools_made: int = _figure("initialisations of a pool for another size class than before")
 
-    syscalls: dict[str, int]
-    syscall_bytes: dict[str, int]
-    page_faults: int
-    huge_pages: int
-    simulated_ns: SimulatedTime
+    syscalls: dict[str, int] = _figure(
+        "system calls by kind: `mmap`, `munmap`, `mremap`, `brk`, `madvise`, `mprotect`; refused calls count too"
+    )
+    syscall_bytes: dict[str, int] = _figure(
+        "bytes by the same kinds; for `brk` the distance by which the end of the heap moved, up or down"
+    )
+    page_faults: int = _figure("first touches of pages since they were mapped or released; one for a whole huge page")
+    huge_pages: int = _figure(
+        "page faults that were served with a huge page; 0 unless `linux.transparent_huge_pages` or"
+        " `linux.reserved_huge_pages` is set"
+    )
+    simulated_ns: SimulatedTime = _figure("by cause: `calls`, `pools`, `syscalls`, `page_faults`")
 
-    static_bytes: int
-    stack_bytes: int
-    stack_resident_bytes: int
-    process_bytes_peak: int
+    static_bytes: int = _figure("static storage that the workload or trace declares: program, libraries, their data")
+    stack_bytes: int = _figure("automatic storage: reserved for the stacks of all threads, and the part touched")
+    stack_resident_bytes: int = _figure(
+        "automatic storage: reserved for the stacks of all threads, and the part touched"
+    )
+    process_bytes_peak: int = _figure(
+        "`mapped_bytes_peak + static_bytes + stack_bytes`: the three storage durations of C together"
+    )
 
-    counters: dict[str, int]
-    """The models' own counters, by the name of their metric."""
+    counters: dict[str, int] = _figure("the models' own counters by the name of their metric: see below")
 
 
 class _Share(_Result):
@@ -184,10 +215,11 @@ class ProcessSummary(_Figures, _Share):
 class Summary(_Figures, _Run):
     """All figures of a run. The same trace and configuration always have the same Summary."""
 
-    floor: Bound | None
-    ceiling: Bound | None
-    processes: tuple[ProcessSummary, ...]
-    """Only for a trace of several processes; all other figures are then those of the sums."""
+    floor: Bound | None = _figure(_REFERENCES)
+    ceiling: Bound | None = _figure(_REFERENCES)
+    processes: tuple[ProcessSummary, ...] = _figure(
+        "only for a trace of several processes; all other figures are then those of the sums: see below"
+    )
 
 
 _OF_THE_TRACE = {"events", "duration_ns", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes"}
@@ -256,7 +288,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
         "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
-        **{f"{name}_mean": result.mean(name) for name in ("requested_bytes", *TIMED)},
+        **{f"{name}_mean": result.mean(name) for name in MEANS},
         "counters": {
             metric: int((at_peak if where == "_at_peak" else end)[f"{field}_peak" if where == "_peak" else field])
             for model in result.config.models
@@ -311,7 +343,7 @@ def metric_names() -> list[str]:
 def check_metric(name: str) -> str:
     """The name itself; ReplayError if it is not a metric."""
     if name not in metric_names():
-        raise ReplayError(f"there is no metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
+        raise ReplayError(f"unknown metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
     return name
 
 
@@ -382,7 +414,7 @@ def _bound(result: RunResult) -> Bound:
 def timeline(result: RunResult) -> pl.DataFrame:
     """A row for each sample: `time_ns`, all levels and counters so far, and fragmentation at that moment."""
     samples = {name: result.samples[name] for name in _shown(result)}
-    means = {f"{name}_mean": _mean_so_far(result, name) for name in TIMED}
+    means = {f"{name}_mean": _mean_so_far(result, name) for name in MEANS}
     return pl.DataFrame({"time_ns": result.sample_times_ns, **samples, **means}).with_columns(
         internal_fragmentation=_lost_column("requested_bytes", "block_bytes"),
         external_fragmentation=_lost_column("block_bytes", "mapped_bytes"),
@@ -397,8 +429,9 @@ def _shown(result: RunResult) -> list[str]:
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
     """The mean of a level from the first event until each sample."""
-    low, high = result.samples[f"{level}_timed"].view(np.uint64), result.samples[f"{level}_timed_high"]
-    changes = high.astype(np.float64) * 2.0**64 + low.astype(np.float64)
+    low, high = result.changes(level)
+    # The low word as a signed one: a small negative sum would vanish beside 2^64.
+    changes = (high + (low < 0)).astype(np.float64) * 2.0**64 + low
     times_ns = result.sample_times_ns.astype(np.float64)
     mean: np.ndarray = result.samples[level] - np.divide(
         changes, times_ns, out=np.zeros_like(changes), where=times_ns > 0

@@ -12,7 +12,7 @@ from replay.support.names import by_version, say
 
 
 class Model(NamedTuple):
-    """An allocator model; `roles` is None if only an import of the model would show them."""
+    """An allocator model. `roles` is None for an installed model, whose roles are known only after an import."""
 
     name: str
     roles: tuple[str, ...] | None
@@ -50,7 +50,7 @@ def allocators(as_json: AsJson = False) -> None:
 
 
 def _presets() -> dict[str, str]:
-    """Description by name, older versions first. Only YAML is read: checking a stack would import the models."""
+    """Returns descriptions by name, older versions first. Reads only YAML: checking a stack would import the models."""
     from replay.support.bundled_files import config_names, find_config
     from replay.support.yaml_documents import parse_yaml
 
@@ -62,7 +62,7 @@ def _presets() -> dict[str, str]:
 
 
 def _bundled_models() -> list[Model]:
-    """The models in the package, read but not imported: importing one would start the compiler."""
+    """Returns the models of this package. Their sources are parsed, because an import would load the compiler."""
     models = []
     folder = Path(resources.__file__).parents[1] / "allocators"
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
@@ -76,7 +76,7 @@ def _bundled_models() -> list[Model]:
 
 
 def _installed_models() -> list[Model]:
-    """Models of other packages."""
+    """Returns the models of other packages."""
     from importlib.metadata import entry_points
 
     return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=MODEL_GROUP)]

@@ -1,4 +1,4 @@
-"""`replay baseline`: what cases come to now, written down to be compared with later."""
+"""`replay baseline`: measures cases and stores their figures for later comparisons."""
 
 from typing import Annotated
 
@@ -36,5 +36,5 @@ def baseline(
         sources, allocators=allocators, fixed=fixed, env=env, seed=seed, suite_file=suite, baseline_file=output,
         record=record, recordings=recordings, name=name, more={"against": keep},
     )  # fmt: skip
-    options.take(chosen, force=force)
+    options.measure_into_baseline(chosen, force=force)
     say("next: commit it, and run `replay check`")

@@ -1,4 +1,4 @@
-"""`replay check`: cases measured now and judged by a baseline; the exit code says whether they pass."""
+"""`replay check`: measures cases and compares them with a baseline; the exit code says whether they pass."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,8 @@ import typer
 
 from replay.commands import gate_options as options
 from replay.commands.check_plan import CheckPlan
-from replay.commands.check_reports import show_reports, wanted_reports
-from replay.commands.notes import tell_notes
+from replay.commands.check_reports import parse_reports, show_reports
+from replay.commands.notes import print_notes
 from replay.commands.options import AsJson, Env, Fixed, Seed
 from replay.support.errors import ReplayError
 
@@ -77,13 +77,13 @@ def check(
     )  # fmt: skip
     if against is not None and chosen.is_whole:
         raise ReplayError("--against needs a source or --record; in a suite, set `against` in the case")
-    wanted = wanted_reports(reports, as_json)
+    wanted = parse_reports(reports, as_json)
     if update:
-        options.take(chosen, force=True)
+        options.measure_into_baseline(chosen, force=True)
         return
     plan = CheckPlan(chosen, rules, allow_changed_trace=allow_changed_trace, causes=not no_why)
     report = plan.measure()
-    tell_notes(report.notes)
+    print_notes(report.notes)
     plan.add_to_history(report, history)
     if ratchet:
         plan.keep_better(report)

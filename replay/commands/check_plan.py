@@ -1,10 +1,10 @@
-"""What `replay check` does: measures the chosen cases and judges them by their baseline."""
+"""The work of `replay check`: measures the chosen cases and compares them with their baseline."""
 
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.commands.gate_options import Chosen
 from replay.support.names import say
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CheckPlan:
-    """The cases of a check, and the rules that they are judged by besides their own."""
+    """The cases of a check, and the rules of the command line, which are added to those of each case."""
 
     def __init__(self, chosen: Chosen, rules: "list[Rule]", *, allow_changed_trace: bool, causes: bool) -> None:
         self._chosen, self._rules, self._causes = chosen, rules, causes
@@ -31,13 +31,13 @@ class CheckPlan:
 
         suite = self._chosen.suite.model_copy(update={"cases": self._cases})
         baseline = self._baseline_of_cases()
-        with told_compilation(), progress_bar("measuring") as progress:
+        with report_compilation(), progress_bar("measuring") as progress:
             return check(
                 suite, baseline, self._chosen.folder, rules=self._rules, causes=self._causes, progress=progress
             )
 
     def add_to_history(self, report: "Report", file: Path | None) -> None:
-        """Adds the report to the file of the history, or to that of the suite, if there is one."""
+        """Adds the report to the history file. `file` None: the history file of the suite, if it names one."""
         from replay.gates.history import add_rows
 
         of_suite = self._chosen.suite.history
@@ -45,7 +45,7 @@ class CheckPlan:
             add_rows(file or self._chosen.folder / str(of_suite), report, self._chosen.folder)
 
     def keep_better(self, report: "Report") -> None:
-        """Writes what got better into the baseline, if all cases passed."""
+        """Writes improved figures into the baseline, if all cases passed."""
         from replay.gates.baselines import write_baseline
         from replay.gates.checking import ratchet
 
@@ -53,18 +53,18 @@ class CheckPlan:
             return
         better, count = ratchet(self._baseline, report)
         write_baseline(self._chosen.baseline, better, force=True)
-        say(f"{count} figures taken over: {self._chosen.baseline}", err=True)
+        say(f"{count} improved figures stored: {self._chosen.baseline}", err=True)
 
     @cached_property
     def _baseline(self) -> "Baseline | None":
-        """The file's content; None if there is none and no case needs it."""
+        """Returns the baseline of the file; None if the file does not exist and no case needs it."""
         from replay.gates.baselines import read_baseline
 
         needed = self._chosen.baseline.exists() or self._needs_baseline()
         return read_baseline(self._chosen.baseline) if needed else None
 
     def _baseline_of_cases(self) -> "Baseline | None":
-        """The baseline, without cases that this check is not about."""
+        """Returns the baseline without the cases that this check does not measure."""
         from replay.gates.baselines import Baseline
 
         if self._baseline is None or self._chosen.is_whole:
@@ -72,7 +72,7 @@ class CheckPlan:
         return Baseline(cases={key: each for key, each in self._baseline.cases.items() if key in self._cases})
 
     def _needs_baseline(self) -> bool:
-        """Whether a case is judged by more than limits and an earlier trace."""
+        """Whether a case has tolerances and no earlier trace to compare with."""
         from replay.gates.tolerances import Limit, parse_rules
 
         def has_tolerance(case: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The reports of `replay check`: which are wanted, where they go, and how they are written."""
+"""The reports of `replay check`: their formats, their files, and how they are written."""
 
 import json
 import os
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 SCREEN = "-"
 
 
-def wanted_reports(said: list[str] | None, as_json: bool) -> list[tuple[str, str]]:
-    """Formats and where they go; checked before anything is measured."""
+def parse_reports(options: list[str] | None, as_json: bool) -> list[tuple[str, str]]:
+    """Returns pairs of format and file (`-` for standard output). Mistakes are reported before anything is measured."""
     from replay.reports.checks import FORMATS, expected_here
     from replay.support.names import nearest
 
-    if not said:
+    if not options:
         return [] if as_json else [("text", SCREEN), *expected_here()]
     wanted = []
-    for text in said:
+    for text in options:
         format_name, equals, file = text.partition("=")
         if format_name not in FORMATS:
-            raise ReplayError(f"--report {text}: is not a format; {nearest(format_name, FORMATS)}")
+            raise ReplayError(f"--report {text}: unknown format; {nearest(format_name, FORMATS)}")
         if equals and not file:
             raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))
@@ -46,7 +46,7 @@ def show_reports(report: "Report", wanted: list[tuple[str, str]], as_json: bool)
             if rendered:
                 say(rendered)
         elif file == os.environ.get("GITHUB_STEP_SUMMARY"):
-            with Path(file).open("a", encoding="utf-8") as summary:  # other steps write there too
+            with Path(file).open("a", encoding="utf-8") as summary:  # other steps of the job append to it too
                 summary.write(rendered)
         else:
             with new_file(file, force=True) as temporary:

@@ -1,4 +1,4 @@
-"""Says on standard error when a command has to wait for the compiler."""
+"""Reports on standard error that a command waits for the compiler."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,28 +9,28 @@ from replay.support.names import say
 
 @dataclass
 class Compilation:
-    """Whether anything was compiled so far."""
+    """Whether kernels were compiled."""
 
     happened: bool = False
 
 
 @contextmanager
-def told_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Compilation]:
-    """Tells once, as soon as something is compiled in this block; `meanwhile` is begun then."""
+def report_compilation(meanwhile: Callable[[], None] | None = None) -> Iterator[Compilation]:
+    """Prints a line before the first kernel is compiled in this block, and then calls `meanwhile`."""
     from replay.jit.compiling import announced_compilation
 
     compilation = Compilation()
 
-    def tell(obstacle: str) -> None:
+    def report(obstacle: str) -> None:
         compilation.happened = True
         if obstacle:
             advice = "set REPLAY_CACHE_DIR to a writable folder"
-            kept = f"on every run, for the result cannot be kept: {obstacle}; {advice}"
+            frequency = f"on every run, because the result cannot be cached: {obstacle}; {advice}"
         else:
-            kept = "first run only; cached"
-        say(f"compiling ({kept}) …", err=True)
+            frequency = "first run only; cached"
+        say(f"compiling ({frequency}) …", err=True)
         if meanwhile:
             meanwhile()
 
-    with announced_compilation(tell):
+    with announced_compilation(report):
         yield compilation

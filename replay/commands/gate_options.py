@@ -1,4 +1,4 @@
-"""What `baseline` and `check` have in common: which cases, and where their baseline is."""
+"""What `baseline` and `check` share: the choice of the cases and of the baseline file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from replay.commands.lists import split_list
-from replay.commands.notes import tell_notes
+from replay.commands.notes import print_notes
 from replay.support.errors import ConfigError, OutputError, ReplayError
 from replay.support.names import printable, say
 
@@ -44,10 +44,10 @@ class Chosen:
 
     suite: "Suite"
     folder: Path
-    """What paths in the cases are relative to."""
+    """The folder to which paths in the cases are relative."""
     baseline: Path
     is_whole: bool
-    """These are all cases there are: others in the baseline are gone."""
+    """Whether these are all cases of the suite; other cases of the baseline no longer exist."""
 
 
 def choose(
@@ -64,59 +64,57 @@ def choose(
     name: str | None,
     more: dict[str, Any] | None = None,
 ) -> Chosen:
-    """Cases by the sources or the program that are named, else those of the suite, else those of the baseline."""
+    """Returns the cases of the command line; without any, those of the suite, else those of the baseline."""
     from replay.gates.baselines import read_baseline
-    from replay.gates.cases import BASELINE, Suite, find_suite, load_suite
+    from replay.gates.cases import Suite, find_suite, load_suite
 
     found = suite_file or find_suite(Path.cwd())
     suite = load_suite(found) if found else Suite()
     folder = found.parent if found else Path.cwd()
     baseline = baseline_file or folder / suite.baseline
     if name is not None and not record:
-        raise ReplayError("--name is for --record; other cases are named in a suite, or by their source")
+        raise ReplayError("--name requires --record; other cases have the name of their source or of the suite")
     if words or record:
         common = {"allocator": None, "set": _pairs("--set", fixed), "env": _pairs("--env", env), **(more or {})}
         cases = (
-            _recorded(words, allocators, recordings, name, common)
+            _recorded_case(words, allocators, recordings, name, common)
             if record
-            else _played(words or [], allocators, seed, common)
+            else _simulated_cases(words or [], allocators, seed, common)
         )
         for case in cases.values():
             case.stack()  # a mistake in it is an error before anything is read or measured
         return Chosen(suite.model_copy(update={"cases": cases}), Path.cwd(), baseline, is_whole=False)
     if allocators or fixed or env or seed is not None:
-        raise ReplayError("-a, --set, --env and --seed go with a source; cases of a suite say for themselves")
+        raise ReplayError("-a, --set, --env and --seed require a SOURCE; cases of a suite have settings of their own")
     if not suite.cases:
         if not baseline.exists():
-            raise ReplayError(
-                f"nothing to measure: name a source, or write cases into replay.toml (there is no {BASELINE} either)"
-            )
+            raise ReplayError("nothing to measure: name a source, or write cases into replay.toml")
         cases = {name: each.case for name, each in read_baseline(baseline).cases.items()}
         return Chosen(suite.model_copy(update={"cases": cases}), baseline.parent, baseline, is_whole=True)
     return Chosen(suite, folder, baseline, is_whole=True)
 
 
-def take(chosen: Chosen, *, force: bool) -> None:
-    """Measures the cases and writes them into the baseline; those that it has already only with `force`."""
-    from replay.commands.compilation import told_compilation
+def measure_into_baseline(chosen: Chosen, *, force: bool) -> None:
+    """Measures the cases and writes them into the baseline. Replaces existing cases only with `force`."""
+    from replay.commands.compilation import report_compilation
     from replay.gates.baselines import Baseline, read_baseline, write_baseline
     from replay.gates.checking import take_baseline
     from replay.support.progress import progress_bar
 
     afresh = force and chosen.is_whole
     known = read_baseline(chosen.baseline) if chosen.baseline.exists() and not afresh else Baseline()
-    there = [case for case in chosen.suite.cases if case in known.cases]
-    if there and not force:
+    existing = [case for case in chosen.suite.cases if case in known.cases]
+    if existing and not force:
         advice = "compare with it by `replay check`, or replace it with --force"
-        raise OutputError(f"{chosen.baseline}: has {there[0]} already; {advice}")
-    with told_compilation(), progress_bar("measuring") as progress:
+        raise OutputError(f"{chosen.baseline}: already has the case {existing[0]}; {advice}")
+    with report_compilation(), progress_bar("measuring") as progress:
         taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
-    tell_notes(notes)
+    print_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
     say(f"measured: {', '.join(taken.cases)}\nwritten: {printable(str(chosen.baseline))}")
 
 
-def _played(
+def _simulated_cases(
     sources: list[str], allocators: list[str] | None, seed: int | None, common: dict[str, Any]
 ) -> dict[str, Any]:
     names = split_list(allocators) or []
@@ -130,16 +128,16 @@ def _played(
     return cases
 
 
-def _recorded(
+def _recorded_case(
     words: list[str] | None, allocators: list[str] | None, recordings: int, name: str | None, common: dict[str, Any]
 ) -> dict[str, Any]:
     if not words:
-        raise ReplayError("--record: name the program behind --, like `replay check --record -- job.py`")
+        raise ReplayError("--record: the program is missing; name it after --: `replay check --record -- job.py`")
     program = words[1:] if Path(words[0]).name.startswith("python") else words
     if not program:
-        raise ReplayError(f"--record: {words[0]} alone runs nothing; name a script, -m and a module, or -c and code")
+        raise ReplayError(f"--record: {words[0]} has nothing to run; name a script, -m and a module, or -c and code")
     if allocators and (len(allocators) > 1 or "," in allocators[0]):
-        raise ReplayError("--record: is for one allocator; record a trace for several")
+        raise ReplayError("--record: only one allocator can be named; record a trace to compare several")
     default = program[1].replace(".", "-") if program[0] == "-m" and len(program) > 1 else Path(program[0]).stem
     data = {**common, "record": program, "recordings": recordings, "allocator": allocators[0] if allocators else None}
     return {name or default: _case(data)}

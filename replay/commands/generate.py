@@ -1,4 +1,4 @@
-"""`replay generate`: a workload written out as a trace."""
+"""`replay generate`: writes the trace of a workload."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`replay history`: a metric over the commits that were checked, and where it stepped."""
+"""`replay history`: a metric over the commits that were checked, and the commits that changed its level."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_METRIC = "resident_bytes_peak"
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 20
-"""Checks that a course shows."""
+"""Number of checks in the line chart of a row."""
 
 
 def history(
@@ -58,8 +58,8 @@ def history(
     found = find_steps(frame, wanted)
     if as_json:
         columns = ["commit", "date", "case", "state", *wanted]
-        told = {"rows": frame.select(columns).to_dicts(), "steps": [step.__dict__ for step in found]}
-        say(json.dumps(told, indent=2, default=str))
+        document = {"rows": frame.select(columns).to_dicts(), "steps": [step.__dict__ for step in found]}
+        say(json.dumps(document, indent=2, default=str))
     else:
         _print(frame, wanted, found, rows)
     if chart is not None:

@@ -1,4 +1,4 @@
-"""`replay import`: any trace into Parquet."""
+"""`replay import`: converts a trace to Parquet."""
 
 from typing import Annotated
 

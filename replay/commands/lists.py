@@ -4,7 +4,7 @@ import typer
 
 
 def split_list(texts: list[str] | None) -> list[str] | None:
-    """Returns the values of an option, in order; None if it was not given. An empty list is refused."""
+    """Returns the values of an option, in order; None if the option is missing. An empty list is refused."""
     if texts is None:
         return None
     values = [value for text in texts for value in text.split(",") if value]

@@ -1,8 +1,8 @@
-"""The loops of floor and ceiling, compiled by a process of its own while this one compiles the loop of the stack.
+"""Compiles the loops of floor and ceiling in a second process, while this one compiles the loop of the stack.
 
     python -m replay.commands.parallel_compilation
 
-Compiling is Python's work and holds its lock: threads would not help. What a process compiles is on disk for all.
+Compiling holds the GIL, so a thread would not help. The processes share their results in the kernel cache.
 """
 
 import subprocess
@@ -12,13 +12,13 @@ from typing import Any
 FLOOR, CEILING = "ideal", "bump"
 
 
-class Elsewhere:
-    """That process, if it is begun; it does not outlive the block."""
+class ParallelCompilation:
+    """The second process, if it was started; it ends with the block."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Elsewhere":
+    def __enter__(self) -> "ParallelCompilation":
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -30,12 +30,12 @@ class Elsewhere:
         from replay.sweeps.threads import processors
 
         if processors() > 1:
-            nowhere = subprocess.DEVNULL
+            null = subprocess.DEVNULL
             command = [sys.executable, "-m", __name__]
-            self._process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+            self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
 
     def wait(self) -> None:
-        """Until it is done: whatever it did not come to is then compiled here."""
+        """Waits for the end of the process. Kernels that it did not compile are then compiled by this one."""
         if self._process:
             self._process.wait()
 

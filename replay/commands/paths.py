@@ -1,4 +1,4 @@
-"""Paths as commands take them."""
+"""Paths in the arguments of commands."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from replay.support.errors import OutputError
 
 
 def parse_folder(text: str) -> Path:
-    """The path of a folder. An empty text, as of an unset variable, is refused: it would be the current folder."""
+    """Returns the path of a folder. Refuses an empty text (an unset variable), which would be the current folder."""
     if not text:
-        raise typer.BadParameter("no folder is named; write . for the current folder")
+        raise typer.BadParameter("the name of the folder is missing; write . for the current folder")
     return Path(text)
 
 
 def refuse_input_as_output(source: str | Path, output: Path, option: str) -> None:
-    """What is read must not be written over."""
+    """Raises OutputError if the output is the file that is read."""
     if Path(source).exists() and resolve_output(output) == Path(source).resolve():
-        raise OutputError(f"{option} {output}: is what is read; choose another name")
+        raise OutputError(f"{option} {output}: is the input file; choose another name")

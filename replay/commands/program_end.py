@@ -1,4 +1,4 @@
-"""What is live where the program itself ends and the interpreter's teardown begins."""
+"""The live blocks at the end of the program, before the interpreter's teardown."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from replay.trace.validation import Validator
 
 
 class ProgramEnd:
-    """Finds the live blocks at the last mark of teardown, where `replay run` ends too."""
+    """Counts the live blocks at the last mark of teardown, the moment at which `replay run` reports its end too."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._marks = [number for number, name in enumerate(metadata.phases) if name == TEARDOWN_MARK]
-        if metadata.processes:  # each ends at a moment of its own
+        if metadata.processes:  # they end at different moments
             self._marks = []
         self._validator = Validator()
         self.live: tuple[int, int] | None = None
         """Blocks and bytes; None without such a mark."""
 
     def follow(self, events: Events) -> None:
-        """Takes in events that follow those before."""
+        """Processes the next batch of the trace."""
         if not self._marks:
             return
         start = 0

@@ -1,4 +1,4 @@
-"""`replay record`: runs a program and writes down every call of its allocators."""
+"""`replay record`: runs a program and records every call of its allocators."""
 
 import re
 from contextlib import suppress
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.errors import OutputError, ReplayError
 from replay.support.names import printable, say
 
 if TYPE_CHECKING:
-    from replay.recorder.detach import Wishes
+    from replay.recorder.detach import Options
     from replay.recorder.writer import Written
 
 SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""What follows the program's name is the program's."""
+"""Arguments after the name of the program belong to the program."""
 
 
 def record(
@@ -82,18 +82,18 @@ def record(
     else:
         if python is not None and follow_fork:
             raise ReplayError(
-                "--follow-fork goes without --python: a child's writer is run by the program's interpreter"
+                "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
             )
-        wishes: Wishes = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
-        _record(program, output, wishes, clean=clean, follow_fork=follow_fork, python=python)
+        options: Options = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
+        _record(program, output, options, clean=clean, follow_fork=follow_fork, python=python)
 
 
 def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
-    """1 for the site of every call, 0 for none, else of one call in so many bytes."""
+    """Returns the average number of bytes between recorded call sites: 1 for every call, 0 for no call."""
     if sites_every is None:
         return int(sites)
     if sites:
-        raise ReplayError("--sites is of every call, --sites-every of some; leave out one of them")
+        raise ReplayError("--sites and --sites-every exclude each other: --sites records every call")
     from replay.support.units import parse_size
 
     try:
@@ -101,83 +101,85 @@ def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
     except ValueError as error:
         raise ReplayError(f"--sites-every: {error}") from None
     if size_bytes < 1:
-        raise ReplayError("--sites-every: one call in 0 B is none; write it like 64KiB")
+        raise ReplayError("--sites-every: must be at least 1 B; write it like 64KiB")
     return size_bytes
 
 
 def _record(
-    program: list[str], output: Path, wishes: "Wishes", *, clean: bool, follow_fork: bool, python: str | None
+    program: list[str], output: Path, options: "Options", *, clean: bool, follow_fork: bool, python: str | None
 ) -> None:
     from replay.recorder.interpreter import other_interpreter, this_interpreter
     from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
-    with_sites = wishes["sites_every"] > 0
+    with_sites = options["sites_every"] > 0
     if python is None:
         interpreter = this_interpreter(clean, with_sites)
     else:
         interpreter = other_interpreter(python, clean, with_sites)
-    from replay.recorder.signals import held_signals
+    from replay.recorder.signals import blocked_signals
 
     earlier = _child_files(output) if follow_fork else {}
-    with held_signals() as mask, told_compilation():  # before the imports below, which start threads
+    with blocked_signals() as mask, report_compilation():  # before the imports below, which start threads
         from replay.recorder.detach import make_memory_file
         from replay.recorder.launch import Child, Follow
         from replay.recorder.ring import Ring
         from replay.recorder.writer import Writer
 
         file = make_memory_file(SHARED_BYTES)
-        ring = Ring(file, wishes["sites_every"], interpreter.version)
-        command, said = [interpreter.path, *program], interpreter.description
-        writer = Writer(ring, output, command, addresses=wishes["addresses"], force=wishes["force"], interpreter=said)
-        follow = Follow(str(output.absolute()), wishes) if follow_fork else None
+        ring = Ring(file, options["sites_every"], interpreter.version)
+        writer = Writer(
+            ring, output, [interpreter.path, *program], addresses=options["addresses"], force=options["force"],
+            interpreter=interpreter.description,
+        )  # fmt: skip
+        follow = Follow(str(output.absolute()), options) if follow_fork else None
         try:
             child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
-        except BaseException:  # such as a signal that was held back
+        except BaseException:  # e.g. a signal that was blocked until now
             writer.discard()
             raise
-        writer.run(child.over)
+        writer.run(child.has_ended)
         written = writer.finish()
     if not ring.program:
         say("replay: the program ended before it could be recorded", err=True)
-    _tell(written, output, _changed_files(output, earlier) if follow_fork else [])
-    child.end_alike()
+    _print_result(written, output, _changed_files(output, earlier) if follow_fork else [])
+    child.exit_like_program()
 
 
 def _child_files(output: Path) -> dict[Path, tuple[int, int]]:
-    """The recordings of forked children beside `output`, complete or not, and what tells them from later ones."""
+    """Returns inode and modification time of the recordings of forked children beside `output`, complete or not."""
     name = re.compile(rf"{re.escape(output.stem)}\.\d+{re.escape(output.suffix)}(\.part)?")
     found = {}
     for path in output.absolute().parent.iterdir():
         if name.fullmatch(path.name):
-            with suppress(FileNotFoundError):  # a part that has become complete meanwhile
+            with suppress(FileNotFoundError):  # a partial file that was renamed because it is complete
                 found[path] = (path.stat().st_ino, path.stat().st_mtime_ns)
     return found
 
 
 def _changed_files(output: Path, earlier: dict[Path, tuple[int, int]]) -> list[str]:
-    """As the command line names them: the recordings of children that were begun since; each is complete soon."""
-    parts, complete = _child_files(output), _child_files(output)  # twice, for a part may get its name in between
+    """Returns the recordings of children that began since `earlier`, named like `output`. Some may still be written."""
+    parts, complete = _child_files(output), _child_files(output)  # twice: a partial file may be renamed in between
     names = {path.name.removesuffix(".part") for path, file in (parts | complete).items() if earlier.get(path) != file}
     return [str(output.with_name(name)) for name in sorted(names)]
 
 
 def _check(program: list[str]) -> None:
-    """Reports what Python would find wrong with the command line, before anything is written."""
+    """Raises ReplayError for a command line that Python would reject, before anything is written."""
     first = program[0]
     if first in ("-m", "-c"):
         if len(program) == 1:
-            raise ReplayError(f"{first} needs {'a module' if first == '-m' else 'code'} behind it")
+            raise ReplayError(f"{first} needs {'a module' if first == '-m' else 'code'} after it")
     elif first.startswith("-"):
-        raise ReplayError(f"there is no option {first}; `replay record --help` lists them")
+        raise ReplayError(f"unknown option {first}; `replay record --help` lists the options")
     elif not Path(first).exists():
-        raise ReplayError(f"{first}: there is no such script")
+        raise ReplayError(f"{first}: the script does not exist")
 
 
-def _tell(written: "Written", output: Path, children: list[str]) -> None:
+def _print_result(written: "Written", output: Path, children: list[str]) -> None:
     from replay.support.units import format_size, format_time
 
-    told = [
+    lines = [
         f"{written.rows:,} events over {format_time(written.span_ns)}, "
         f"{written.live_blocks:,} blocks live at the end, {written.foreign_frees:,} older ones freed; "
         f"{output} takes {format_size(written.file_bytes)}",
@@ -185,21 +187,21 @@ def _tell(written: "Written", output: Path, children: list[str]) -> None:
         f"next: replay run {quote(str(output))}",
     ]
     if written.trouble:
-        told.insert(0, f"replay: {written.trouble}; what was saved until then is whole")
-    say("\n".join(told), err=True)
+        lines.insert(0, f"replay: {written.trouble}; all events until then are saved")
+    say("\n".join(lines), err=True)
 
 
 def _rescue(path: Path, *, force: bool) -> None:
     from replay.recorder.growing_file import rescue
-    from replay.recorder.part import cut_off_part
+    from replay.recorder.part import interrupted_part
     from replay.support.atomic_files import exists_already, new_target, publish
 
     target = new_target(path, force=force)
-    part, file = cut_off_part(target, name=path)
+    part, file = interrupted_part(target, name=path)
     with file:
         rows = rescue(file, part)
         try:
             publish(part, target, force=force)
         except FileExistsError:
             raise OutputError(exists_already(path)) from None
-    say(f"{rows:,} events saved; {printable(str(path))} is whole\nnext: replay run {printable(quote(str(path)))}")
+    say(f"{rows:,} events saved; {printable(str(path))} is complete\nnext: replay run {printable(quote(str(path)))}")

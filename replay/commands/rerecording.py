@@ -1,4 +1,4 @@
-"""A recording's requests are those of the interpreter that made it: a note where another version is simulated."""
+"""Notes for recordings that are simulated with another CPython than the one that made the requests."""
 
 import json
 import re
@@ -18,9 +18,9 @@ _PRESET = re.compile(r"cpython-(\d+\.\d+)")
 
 
 def requests_note(source: str, origin: "Provenance", stacks: Iterable[str]) -> str | None:
-    """The note, if a stack, by its name, is of another CPython than the one that recorded the trace.
+    """Returns a note if the name of a stack has another CPython version than the recording; else None.
 
-    With the command that records the program with the newest of the others, if that can be recorded.
+    The note has the command that records the program with the newest of these versions, if replay can record it.
     """
     from replay.recorder.tap import OLDEST
 
@@ -43,15 +43,15 @@ def requests_note(source: str, origin: "Provenance", stacks: Iterable[str]) -> s
 
 
 def _program(origin: "Provenance") -> list[str]:
-    """The words behind `python` on the command line that was recorded; a placeholder where that is not known."""
+    """Returns the arguments of `python` in the recorded command line; a placeholder if it is unknown."""
     try:
         return shlex.split(origin.command or "")[1:] or ["SCRIPT"]
-    except ValueError:  # anybody may have written the origin
+    except ValueError:  # the metadata may come from another program
         return ["SCRIPT"]
 
 
 def requests_notes(results: "Results") -> Iterator[str]:
-    """The note for each recording of a sweep that stacks of another CPython were run on."""
+    """Yields a note for each recording of a sweep that was simulated with another CPython."""
     from replay.sources import open_source
     from replay.sweeps.traces import fetch
 
@@ -63,7 +63,7 @@ def requests_notes(results: "Results") -> Iterator[str]:
 
 
 def replacement_notes(plan: "Plan") -> list[str]:
-    """What stands in for what the traces were recorded on, where the sweep names no allocator itself."""
+    """Returns how the default stack differs from the recorded processes, if the sweep names no allocator."""
     from replay.config import default_preset, differences, load_config
     from replay.sources import open_source
     from replay.sweeps.space import ALLOCATOR

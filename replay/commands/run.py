@@ -1,4 +1,4 @@
-"""`replay run`: a trace or workload through an allocator stack, and what it cost."""
+"""`replay run`: simulates a trace or workload with an allocator stack and reports its memory use."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replay.commands import options
-from replay.commands.notes import tell_notes
+from replay.commands.notes import print_notes
 from replay.commands.paths import parse_folder
 from replay.commands.run_plan import RunOutputs, RunPlan, Simulated
 from replay.support.names import printable, say
@@ -58,7 +58,7 @@ def run(
     from replay.reports.files import summary_json
 
     plan = RunPlan.of(source, allocator, overrides, env, seed=seed, sample=sample, trim_every=trim_every)
-    tell_notes(plan.notes(may_differ=allocator is None))
+    print_notes(plan.notes(may_differ=allocator is None))
     outputs = RunOutputs(out, addresses, force)
     outputs.refuse_collisions(source)
     done = plan.simulate(outputs, with_references=not no_reference)
@@ -70,7 +70,7 @@ def run(
 
 
 def _next_words(plan: RunPlan, out: Path | None, full: bool) -> list[str]:
-    """The command line of the run that is suggested next: with all tables or files, or of another allocator."""
+    """Returns the command line that is suggested next: the run with all tables or files, or with another allocator."""
     of_any = _options(trim_every=plan.trim_every, seed=plan.seed)
     if out:
         other = "cpython-3.12" if plan.chosen == "cpython-3.8" else "cpython-3.8"
@@ -100,7 +100,7 @@ def _print_closing(following: list[str], out: Path | None, addresses: Path | Non
 
 
 def _options(**values: list[str] | str | int | None) -> list[str]:
-    """The words that say these options on a command line."""
-    said = ((name, value) for name, value in values.items() if value is not None)
-    each = ((name, one) for name, value in said for one in (value if isinstance(value, list) else [value]))
-    return [word for name, one in each for word in (f"--{name.replace('_', '-')}", str(one))]
+    """Returns these options as arguments of a command line."""
+    given = ((name, value) for name, value in values.items() if value is not None)
+    pairs = ((name, one) for name, value in given for one in (value if isinstance(value, list) else [value]))
+    return [word for name, one in pairs for word in (f"--{name.replace('_', '-')}", str(one))]

@@ -1,4 +1,4 @@
-"""What `replay run` does: a trace through a stack and its references, and where the results go."""
+"""The work of `replay run`: simulates a trace with a stack and the references, and writes the results."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.commands.compilation import told_compilation
-from replay.commands.parallel_compilation import CEILING, FLOOR, Elsewhere
+from replay.commands.compilation import report_compilation
+from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompilation
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
 from replay.support.atomic_files import resolve_output
@@ -30,13 +30,13 @@ class RunOutputs:
     force: bool
 
     def refuse_collisions(self, source: str) -> None:
-        """No output may take the place of the input, or of another output of the same run."""
+        """Raises OutputError if an output would overwrite the input or another output of the run."""
         if self.addresses is None:
             return
         refuse_input_as_output(source, self.addresses, "--addresses")
         file = resolve_output(self.addresses)
         if self.folder and resolve_output(self.folder) in (file, file.parent):
-            raise OutputError(f"--addresses {self.addresses}: lies in the folder of --out; choose another one")
+            raise OutputError(f"--addresses {self.addresses}: is in the folder of --out; choose another folder")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A trace and the stack that it is simulated on."""
+    """A trace and the stack that simulates it."""
 
     source: str
     trace: "Trace"
@@ -76,7 +76,7 @@ class RunPlan:
         sample: str | None,
         trim_every: str | None,
     ) -> "RunPlan":
-        """The plan that a command line describes; without `allocator`, the stack matches the recording."""
+        """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
         from replay.config import default_preset, load_config
         from replay.sources import open_source
 
@@ -87,7 +87,7 @@ class RunPlan:
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
 
     def notes(self, *, may_differ: bool) -> Iterator[str]:
-        """What to know of the stack; with `may_differ`, also what differs from the recorded process."""
+        """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
         from replay.config import differences
 
         yield from self.stack.notes
@@ -97,7 +97,7 @@ class RunPlan:
             yield note
 
     def simulate(self, outputs: RunOutputs, *, with_references: bool) -> Simulated:
-        """Simulates the trace, also on the references if wanted, and writes the results."""
+        """Simulates the trace, optionally also with the references, and writes the results."""
         from replay.analysis.metrics import summarize
         from replay.config import load_config
         from replay.reports.files import new_address_file, new_folder, write_results
@@ -110,12 +110,12 @@ class RunPlan:
                 if outputs.addresses
                 else None
             )
-            elsewhere = closing.enter_context(Elsewhere())
+            second_process = closing.enter_context(ParallelCompilation())
             with (
-                told_compilation(elsewhere.begin if with_references else None) as compilation,
-                _named(self.source),
+                report_compilation(second_process.begin if with_references else None) as compilation,
+                _source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, elsewhere)
+                result, *references = self._simulate_all(stacks, sink, second_process)
             assert result is not None
             floor, ceiling = references or (None, None)
             summary = summarize(result, floor=floor, ceiling=ceiling)
@@ -124,16 +124,19 @@ class RunPlan:
         return Simulated(result, summary, compilation.happened)
 
     def _simulate_all(
-        self, stacks: "list[StackConfig]", sink: "AddressWriter | None", elsewhere: Elsewhere
+        self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation
     ) -> "list[RunResult | None]":
-        """The trace on each stack, None where a reference cannot hold it; samples and addresses are the first's."""
+        """Simulates the trace with each stack; None for a reference that runs out of memory.
+
+        Only the first stack has samples, and only its addresses are written.
+        """
         from replay.simulation.run import NO_SAMPLES_NS, run
         from replay.support.progress import progress_bar
 
         results: list[RunResult | None] = []
         events_before, every_ns = 0, self.sample_every_ns
         total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with progress_bar("playing", total) as progress:
+        with progress_bar("simulating", total) as progress:
 
             def show(rows: int) -> None:
                 progress(events_before + rows)
@@ -151,17 +154,17 @@ class RunPlan:
                 except TraceError:
                     if not results:
                         raise
-                    results.append(None)  # a reference that never frees may lack room for what the stack could hold
+                    results.append(None)  # `bump` never frees, so it may run out of memory where the stack does not
                     continue
                 results.append(result)
                 events_before += result.events
                 every_ns, sink = NO_SAMPLES_NS, None
-                elsewhere.wait()
+                second_process.wait()
         return results
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:
-    """Nanoseconds; None if nothing is said."""
+    """Returns nanoseconds; None without the option."""
     from replay.support.units import parse_time
 
     try:
@@ -169,13 +172,13 @@ def _parse_interval(option: str, text: str | None) -> int | None:
     except ValueError as mistake:
         raise ReplayError(f"{option}: {mistake}") from None
     if interval_ns == 0:
-        raise ReplayError(f"{option}: the interval must be longer than nothing; write it like 10ms")
+        raise ReplayError(f"{option}: the interval must be longer than 0; write it like 10ms")
     return interval_ns
 
 
 @contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Names the source in errors of the simulation, which knows rows but no files."""
+def _source_in_errors(source: str) -> Iterator[None]:
+    """Adds the name of the source to errors of the simulation, which have the row but not the file."""
     try:
         yield
     except TraceError as error:

@@ -1,4 +1,4 @@
-"""`replay schema`: the JSON Schema of the files that people write, for editors to complete them."""
+"""`replay schema`: the JSON Schema of YAML files, with which editors complete and check them."""
 
 import json
 from enum import StrEnum

@@ -10,14 +10,14 @@ _SECONDS_UNTIL_RAISED_AGAIN = 0.1
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP leave this block as exceptions, so that unfinished files are removed.
+    """Turns SIGINT, SIGTERM and SIGHUP in this block into exceptions, so that unfinished files are removed.
 
-    An exception that is raised in a destructor, a callback of the import system or before a bare `except` gets lost. So
-    it is raised again at short intervals, unless some code handles it, until the block ends.
+    CPython drops an exception that is raised in a destructor, in a callback of the import system or before a bare
+    `except`. So the exception is raised again at short intervals until the block ends, unless some code handles it.
     """
     stop: BaseException | None = None
 
-    def begin(number: int, _: object) -> None:
+    def stop_now(number: int, _: object) -> None:
         nonlocal stop
         stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         signal.setitimer(signal.ITIMER_REAL, _SECONDS_UNTIL_RAISED_AGAIN, _SECONDS_UNTIL_RAISED_AGAIN)
@@ -31,11 +31,11 @@ def stopped_by_signals() -> Iterator[None]:
         if unraisable.exc_value is None or unraisable.exc_value is not stop:
             sys.__unraisablehook__(unraisable)
 
-    handlers: dict[int, Callable[..., None]] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), begin)
+    handlers: dict[int, Callable[..., None]] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop_now)
     handlers[signal.SIGALRM] = raise_again
     before = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
-        if before[number] is not signal.SIG_IGN:  # as under nohup
+        if before[number] is not signal.SIG_IGN:  # e.g. SIGHUP under nohup
             signal.signal(number, handler)
     sys.unraisablehook = report
     try:
@@ -50,7 +50,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def _is_handled(error: BaseException) -> bool:
-    """Whether the interrupted code cleans up: after `error` or one that it led to, or in a generator that is closed."""
+    """Whether the interrupted code handles `error`, an exception that `error` caused, or the close of a generator."""
     waiting, seen = [sys.exception()], set()
     while waiting:
         handled = waiting.pop()

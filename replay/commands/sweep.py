@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from replay.commands import sweep_options as options
-from replay.commands.notes import tell_notes
+from replay.commands.notes import print_notes
 from replay.commands.options import Allocators, AsJson, Fixed, Sources, TrimEvery
 from replay.commands.rerecording import replacement_notes, requests_notes
 from replay.commands.sweep_arguments import PlanArguments
@@ -89,7 +89,7 @@ def sweep(
         latin=latin, choose_seed=choose_seed, where=where, by=by, optimise=optimise, trim_every=trim_every,
     ).to_plan()  # fmt: skip
     results = execution.run(plan_)
-    tell_notes([*results.notes, *replacement_notes(plan_), *requests_notes(results)])
+    print_notes([*results.notes, *replacement_notes(plan_), *requests_notes(results)])
     report.show(results, plan_.objectives)
     if out is not None:
         report.draw(out, results, plan_.objectives, force=True)

@@ -35,7 +35,7 @@ class PlanArguments:
     trim_every: str | None
 
     def to_plan(self) -> "Plan":
-        """The plan of the file, or an empty one, with these options in place of its keys; constraints are added."""
+        """Returns the plan of the file, or an empty plan. Options replace its keys; constraints are added."""
         from replay.sweeps.plan import Plan, load_plan, make_plan
 
         plan = load_plan(self.plan) if self.plan else Plan()
@@ -105,8 +105,8 @@ def _assignments(option: str, assignments: Texts) -> dict[str, Any]:
     return fixed
 
 
-def _values(said: str, text: str) -> Any:
-    """A list of YAML's values, or a range."""
+def _values(option: str, text: str) -> Any:
+    """Returns a list of YAML values, or a range."""
     from replay.support.yaml_documents import parse_yaml
 
     match = _RANGE.fullmatch(text.strip())
@@ -118,9 +118,9 @@ def _values(said: str, text: str) -> Any:
     try:
         values = parse_yaml(f"[{text}]")
     except ValueError as mistake:
-        raise ConfigError(f"{said}: is not a list of values such as 8,16: {mistake}") from None
+        raise ConfigError(f"{option}: is not a list of values such as 8,16: {mistake}") from None
     if not values:
-        raise ConfigError(f"{said}: the values are missing; write it like 8,16")
+        raise ConfigError(f"{option}: the values are missing; write it like 8,16")
     return values
 
 

@@ -1,4 +1,4 @@
-"""How `replay sweep` carries out a plan: by threads or a cluster, all points or a search, into a folder or not."""
+"""The options with which `replay sweep` executes a plan: threads or a cluster, all points or a search, a folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.errors import ReplayError
 from replay.support.names import say
 
@@ -40,14 +40,14 @@ class Execution:
             raise ReplayError("--optimise METRIC and --trials N require each other")
 
     def run(self, plan: "Plan") -> "Results":
-        """Simulates the plan's points; shows how far it is."""
+        """Simulates the plan's points and shows the progress."""
         from replay.support.progress import progress_bar
         from replay.sweeps.sweep import sweep
 
         with (
             _interruption_explained(self.out),
             self._engine() as engine,
-            told_compilation(),
+            report_compilation(),
             progress_bar("sweeping") as progress,
         ):
             return sweep(
@@ -72,7 +72,7 @@ class Execution:
 
 @contextmanager
 def _interruption_explained(out: Path | None) -> Iterator[None]:
-    """After Ctrl-C, says on standard error whether the sweep can be continued."""
+    """Prints on standard error after Ctrl-C whether the sweep can be continued."""
     try:
         yield
     except KeyboardInterrupt:

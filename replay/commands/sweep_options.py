@@ -1,4 +1,4 @@
-"""Options of `replay sweep`, those that other commands have too left out."""
+"""Options of `replay sweep` that no other command has."""
 
 from pathlib import Path
 from typing import Annotated

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from replay.sweeps.results import Results
 
 WIDTH = 160
-"""Columns of the output if it is not a terminal: nearly every table fits."""
+"""Columns of the output if it is not a terminal; nearly every table fits."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown, as the options say."""
+    """The options of the output."""
 
     rows: int
     full: bool
@@ -27,7 +27,7 @@ class Report:
     as_json: bool
     charts: bool
     heat: Sequence[str]
-    """The two parameters of the heat map; empty for those that explain most."""
+    """The two parameters of the heat map; empty for those with the largest effect."""
 
     def show(self, results: "Results", objectives: Sequence[str]) -> None:
         """Prints the results as text or JSON."""
@@ -48,7 +48,7 @@ class Report:
         print_sweep(console, results, objectives, rows=self.rows, full=self.full, within=self.within)
 
     def draw(self, folder: Path, results: "Results", objectives: Sequence[str], *, force: bool) -> None:
-        """Writes the charts into the folder, if they are wanted."""
+        """Writes the charts into the folder if --charts is set."""
         if not self.charts:
             return
         from replay.reports.charts import write_charts
@@ -58,7 +58,7 @@ class Report:
 
 
 def make_report(*, rows: int, full: bool, within: str, as_json: bool, charts: bool, heat: str | None) -> Report:
-    """The report that the options describe; ReplayError if they do not fit together or a package is missing."""
+    """Returns the report of the options; raises ReplayError if they contradict each other or a package is missing."""
     if heat is not None and not charts:
         raise ReplayError("--heat requires --charts")
     if charts:

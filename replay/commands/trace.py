@@ -1,4 +1,4 @@
-"""`replay trace`: what is in a trace; and the group to which the edits of `trace_edit` belong."""
+"""`replay trace`: shows the contents of a trace. The commands of `trace_edit` belong to the same group."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.commands.options import AsJson, File
 from replay.commands.trace_contents import read_contents
 from replay.commands.trace_edit import cut, filter_, merge, scale
@@ -41,7 +41,7 @@ def info(
     """Summarise a trace: events, live memory, sizes, phases, and the call sites that request the most memory."""
     from replay.sources import open_source
 
-    with told_compilation():
+    with report_compilation():
         contents = read_contents(open_source(file), file)
     if as_json:
         say(json.dumps(contents.as_json(), indent=2))
@@ -68,7 +68,7 @@ def head(
     from replay.sources import open_source
 
     trace = open_source(file)
-    with told_compilation():
+    with report_compilation():
         pieces = _first_rows(trace, rows)
         if as_json:
             _print_json(pieces)
@@ -78,12 +78,13 @@ def head(
 
 Row = dict[str, int | str | None]
 _ROWS_AT_ONCE = 1000
-"""Of `head`; where there are more, the columns are as wide as the first of them need."""
+"""Rows that `head` formats in one piece; the first piece decides the widths of the columns."""
 _LEFT = ("process", "op", "domain", "site")
 
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
-    """The first rows by column name, some at a time; ops and domains by theirs, times since the first event."""
+    """Yields lists of the first rows, as dictionaries by column name; ops and domains as names, times since the first
+    event."""
     from replay.trace import COLUMNS, OPTIONAL, Domain, Op
     from replay.trace.processes import processes_of
 
@@ -114,14 +115,14 @@ def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
 
 
 def _without(nothing: int | None, column: "np.ndarray | None", part: slice) -> Iterable[int | None]:
-    """The values of an optional column, None where it has none."""
+    """Returns the values of an optional column, None for rows without a value."""
     if column is None:
         return repeat(None)
     return [None if value == nothing else value for value in column[part].tolist()]
 
 
 def _print_json(pieces: Iterator[list[Row]]) -> None:
-    """One JSON array, as `json.dumps` would indent it."""
+    """Prints one JSON array with the indentation of `json.dumps`."""
     between = "[\n"
     for piece in pieces:
         say(between + indent(",\n".join(json.dumps(row, indent=2) for row in piece), "  "), end="")

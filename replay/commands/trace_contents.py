@@ -1,4 +1,4 @@
-"""What a trace holds, read once, batch by batch: the figures of `replay trace info`."""
+"""The figures of `replay trace info`, from one pass over a trace, batch by batch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ProcessCount:
-    """One of several processes."""
+    """The counts of one of several processes."""
 
     name: str
     threads: int
@@ -24,7 +24,7 @@ class ProcessCount:
 
 @dataclass
 class Contents:
-    """What a trace holds; the field names are those of `replay trace info --json`."""
+    """The counts of a trace; the field names are the keys of `replay trace info --json`."""
 
     events: int = 0
     duration_ns: int = 0
@@ -32,21 +32,21 @@ class Contents:
     threads: int = 0
     events_by_op: dict[str, int] = field(default_factory=dict)
     events_by_domain: dict[str, int] = field(default_factory=dict)
-    """Of events that concern a block."""
+    """Events that concern a block, by domain."""
     requests_by_size: dict[int, int] = field(default_factory=dict)
     """Allocations and reallocs by the largest size of the class: 0, 16, 32 … 512, then powers of two."""
     live_blocks: int = 0
-    """At the end, as `replay run` has it: before the interpreter's teardown if the trace has a mark of it."""
+    """At the end as in `replay run`: before the interpreter's teardown, if the trace has a mark of it."""
     live_bytes: int = 0
     live_blocks_after_teardown: int | None = None
-    """After the last event, if there is such a mark."""
+    """After the last event, if the trace has a mark of teardown; else None."""
     live_bytes_after_teardown: int | None = None
     live_blocks_peak: int = 0
     live_bytes_peak: int = 0
     phases: tuple[str, ...] = ()
     sites: int = 0
     calls_with_site: int = 0
-    """Of allocations and reallocs."""
+    """Allocations and reallocs with a call site."""
     bytes_with_site: int = 0
     """Sum of their sizes."""
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
@@ -54,9 +54,9 @@ class Contents:
     sites_by_calls: list[SiteCount] = field(default_factory=list)
     origin: Provenance = field(default_factory=Provenance)
     process: dict[str, int] = field(default_factory=dict)
-    """Of all processes together."""
+    """Sums over all processes."""
     processes: list[ProcessCount] = field(default_factory=list)
-    """Where the trace is of several."""
+    """Empty for a trace of one process."""
     digest: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _threads(events: "Events") -> set[int]:
 
 
 def _size_classes(size: "np.ndarray") -> "np.ndarray":
-    """0 for none, 1 to 32 for steps of 16 bytes up to 512, then one more for every power of two."""
+    """Returns class numbers: 0 for size 0, 1 to 32 in steps of 16 bytes up to 512, then one for each power of two."""
     import numpy as np
 
     bit_length = np.frexp((size - 1).astype(np.float64))[1]

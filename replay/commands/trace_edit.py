@@ -1,4 +1,4 @@
-"""`replay trace cut`, `filter`, `merge` and `scale`: traces made from traces."""
+"""`replay trace cut`, `filter`, `merge` and `scale`: make a trace from other traces."""
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -52,7 +52,7 @@ def cut(
 
     piece = Piece(_time(from_, "--from"), MAX_SPAN if to is None else _time(to, "--to"), phase, not without_earlier)
     if piece.from_ns >= piece.to_ns:
-        raise ReplayError(f"--from {from_} does not lie before --to {to}")
+        raise ReplayError(f"--from {from_} is not before --to {to}")
     options = {"--from": None if from_ == "0" else from_, "--to": to, "--phase": phase}
     words = _words("cut", [file], options, {"--without-earlier": without_earlier})
     _save(cut_trace(_open(file), piece, words), output, force)
@@ -91,7 +91,7 @@ def filter_(
 
     names = {known.name.lower(): known for known in Domain}
     if domain is not None and domain not in names:
-        raise ReplayError(f"--domain: {domain!r} is none; {nearest(domain, names)}")
+        raise ReplayError(f"--domain: unknown domain {domain!r}; {nearest(domain, names)}")
     wanted = Wanted(
         thread,
         None if domain is None else names[domain],
@@ -101,13 +101,13 @@ def filter_(
         process,
     )
     if wanted.min_size > wanted.max_size:
-        raise ReplayError(f"--min-size {min_size} is more than --max-size {max_size}")
+        raise ReplayError(f"--min-size {min_size} exceeds --max-size {max_size}")
     options = {"--thread": thread, "--domain": domain, "--min-size": min_size, "--max-size": max_size, "--phase": phase}
     options["--process"] = process
     kept = FilteredTrace(_open(file), wanted, _words("filter", [file], options))
     _save(kept, output, force)
     if not kept.blocks_kept:
-        say(f"no block was born as wanted; {output} has none, only what else happened", err=True)
+        say(f"no block meets the conditions; {output} has only marks and garbage collections", err=True)
 
 
 def merge(
@@ -135,14 +135,14 @@ def merge(
 
     offsets = [_time(each, "--offset") for each in offset or []]
     if len(offsets) > len(files):
-        raise ReplayError(f"--offset: there are {len(offsets)} for {len(files)} traces")
+        raise ReplayError(f"--offset: {len(offsets)} start times for {len(files)} traces; write one for each trace")
     offsets += [0] * (len(files) - len(offsets))
     parts = [
         Part(_open(file), name, offset_ns) for file, name, offset_ns in zip(files, _stems(files), offsets, strict=True)
     ]
     options = {"--offset": " --offset ".join(offset or []) or None}
     words = _words("merge", files, options, {"--processes": processes})
-    _save(merged(parts, words, apart=processes), output, force)
+    _save(merged(parts, words, as_processes=processes), output, force)
 
 
 def scale(
@@ -192,7 +192,7 @@ def scale(
     trace = opened()
     if copies > 1 or processes:
         shift_ns = span_ns(trace) // copies if shift is None else _time(shift, "--shift")
-        trace = copied([opened() for _ in range(copies)], shift_ns, "", apart=processes)
+        trace = copied([opened() for _ in range(copies)], shift_ns, "", as_processes=processes)
     _save(repeated(trace, repeat, words, keep_live=keep_live), output, force)
 
 
@@ -210,14 +210,14 @@ def _save(trace: "Trace", output: Path, force: bool) -> None:
 def _words(
     command: str, files: list[str], options: Mapping[str, str | int | None], flags: Mapping[str, bool] | None = None
 ) -> str:
-    """The command line of an edit, with file names without their folders."""
+    """Returns the command line of an edit; file names have no folders."""
     names = [Path(file).name for file in files]
     given = [f"{name} {value}" for name, value in options.items() if value is not None]
     return " ".join([command, *names, *given, *(name for name, is_set in (flags or {}).items() if is_set)])
 
 
 def _stems(files: list[str]) -> list[str]:
-    """A name for each trace: its file's, and a number where that is taken."""
+    """Returns a unique name for each trace: the name of its file, with a number if an earlier trace has it."""
     stems = [Path(file).stem for file in files]
     return [
         f"{stem} {stems[:index].count(stem) + 1}" if stem in stems[:index] else stem for index, stem in enumerate(stems)
@@ -225,7 +225,7 @@ def _stems(files: list[str]) -> list[str]:
 
 
 def _factor(text: str) -> "Fraction":
-    """A time factor; its range is looked at before any power of ten is worked out."""
+    """Returns a time factor. Checks the exponent first, because a large power of ten would take long to compute."""
     from fractions import Fraction
 
     try:

@@ -1,11 +1,11 @@
-"""A trace of any kind written to a Parquet file: what the commands that write one share."""
+"""Writes a trace to a Parquet file, for all commands that do so."""
 
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.names import printable, say
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def save_trace(
     trace: "Trace", name: str, output: Path, *, force: bool, doing: str, remark: Callable[[], str] = str
 ) -> None:
-    """Writes the trace that errors call `name`, says what was written, and what can be done with it.
+    """Writes a trace to `output` and prints its size and the next command. Errors call the trace `name`.
 
-    `doing` stands beside the progress bar; `remark`, asked for when all is written, on a line of its own.
+    `doing` is the label of the progress bar. `remark` is called at the end; its text is printed on a line of its own.
     """
     from replay.sources.parquet import write_trace
     from replay.support.progress import progress_bar
@@ -25,7 +25,7 @@ def save_trace(
     from replay.trace.validation import validated
 
     trace = validated(trace, name)
-    with told_compilation(), progress_bar(doing, trace.events_total) as progress:
+    with report_compilation(), progress_bar(doing, trace.events_total) as progress:
         rows = write_trace(trace, output, force=force, progress=progress)
     end = trace.validator
     say(
@@ -33,6 +33,6 @@ def save_trace(
         f"{end.live_blocks:,} blocks ({format_size(end.live_bytes)}) live at the end; "
         f"{printable(str(output))} takes {format_size(output.stat().st_size)}"
     )
-    if told := remark():
-        say(told)
+    if text := remark():
+        say(text)
     say(f"next: replay run {printable(quote(str(output)))}")

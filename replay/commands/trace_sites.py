@@ -1,4 +1,4 @@
-"""The call sites of a trace that allocate most."""
+"""The call sites of a trace that request the most memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class SiteCount:
-    """What one call site requested; the field names are those of `replay trace info --json`."""
+    """The requests of one call site; the field names are the keys of `replay trace info --json`."""
 
     function: str
     file: str
@@ -36,7 +36,7 @@ class SiteCounts:
         self.calls, self.bytes = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def add(self, events: "Events", sites: int) -> None:
-        """Counts a batch of a trace that names that many sites by now."""
+        """Counts a batch. `sites` is the number of sites in the metadata after this batch."""
         import numpy as np
 
         from replay.jit.arrays import extend
@@ -50,7 +50,7 @@ class SiteCounts:
         np.add.at(self.bytes, events.site[rows], events.size[rows])
 
     def most(self, sites: "Sequence[Site]", *, by_bytes: bool) -> list[SiteCount]:
-        """Those with the most bytes or calls, the first first."""
+        """Returns the sites with the most bytes, or the most calls, in falling order."""
         import numpy as np
 
         first, second = (self.bytes, self.calls) if by_bytes else (self.calls, self.bytes)
@@ -63,7 +63,7 @@ class SiteCounts:
 
 
 def site_table(title: str, counts: Sequence[SiteCount], calls: int, size_bytes: int) -> "Table":
-    """With shares of all calls that have a site, and of their bytes."""
+    """Returns a table with the share of each site in all calls that have a site, and in their bytes."""
     from rich.table import Table
 
     from replay.support.units import format_size

@@ -1,4 +1,4 @@
-"""`replay trace info` as text: a short answer, and on request all counts."""
+"""The text of `replay trace info`: a summary and, with --full, all counts."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _QUANTILES = ((0.5, "half"), (0.9, "90 %"))
 _SITES_SHOWN = 5
-"""In the short answer."""
+"""In the summary."""
 
 
 def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
-    """What a trace holds, in a few lines."""
+    """Yields the summary of a trace in a few lines."""
     yield Text(printable(file), style="bold")
     interpreter = contents.origin.interpreter
     made = f", recorded with {printable(interpreter)}" if interpreter else ""
@@ -62,7 +62,7 @@ def _listed(counts: dict[str, int], names: tuple[str, ...]) -> str:
 
 
 def _sizes(requests_by_size: dict[int, int]) -> str:
-    """The size classes that the median and the 90th percentile of all requests are in, and the largest one."""
+    """Returns the size classes of the median and of the 90th percentile of all requests, and the largest class."""
     total, seen, parts = sum(requests_by_size.values()), 0, []
     waiting = list(_QUANTILES)
     for limit_bytes, count in requests_by_size.items():
@@ -73,14 +73,14 @@ def _sizes(requests_by_size: dict[int, int]) -> str:
 
 
 def short_tables(contents: "Contents") -> Iterator[Table]:
-    """The call sites that request most."""
+    """Yields a table of the call sites that request the most memory."""
     if contents.calls_with_site:
         of_all = contents.calls_with_site, contents.bytes_with_site
         yield site_table("call sites by bytes", contents.sites_by_bytes[:_SITES_SHOWN], *of_all)
 
 
 def all_tables(contents: "Contents") -> Iterator[Table]:
-    """Origin, processes, counts by op, domain and size, call sites."""
+    """Yields the tables of --full: origin, processes, counts by op, domain and size, call sites."""
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in contents.origin.texts().items():
         facts.add_row(printable(f"origin: {name}"), printable(value))
@@ -116,9 +116,9 @@ def _process_table(processes: "list[ProcessCount]") -> Table:
     return table
 
 
-def _counts(what: str, counts: dict[str, int]) -> Table:
+def _counts(heading: str, counts: dict[str, int]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(what, min_width=16)
+    table.add_column(heading, min_width=16)
     table.add_column("events", justify="right")
     table.add_column("share", justify="right")
     total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""`replay verify`: the models against the real allocators of this machine."""
+"""`replay verify`: compares the models with the real allocators of this machine."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
@@ -68,13 +68,13 @@ def verify(
     Example: replay verify large-buffers --sweep glibc-settings -a cpython-3.12-malloc
     """
     if not libc and (env or resident):
-        raise ReplayError("--env and --resident go with --libc")
+        raise ReplayError("--env and --resident require --libc")
     if list_:
         list_libcs(json_) if libc else list_oracles(json_)
         return
     if sweep is not None:
         if libc:
-            raise ReplayError("--sweep tells by itself which real allocators can take it; leave out --libc")
+            raise ReplayError("--sweep and --libc exclude each other: the sweep decides which real allocators are used")
         verify_sweep(sweep, source, None if preset == EVERY else preset, as_json=json_)
         return
     trace = _open(source)
@@ -95,7 +95,7 @@ def _open(source: str | None) -> "Trace | None":
     if source is None:
         return None
     trace = open_source(source)
-    refuse_processes(trace, source, "reality is compared process by process")
+    refuse_processes(trace, source, "only one process at a time can be compared with a real allocator")
     return trace
 
 
@@ -106,6 +106,6 @@ def _is_recording(trace: "Trace") -> bool:
 
 
 def _shapes(module: str, events: int, seed: int) -> "list[tuple[str, Trace]]":
-    """The built-in cases, by name."""
+    """Returns the built-in cases as pairs of name and trace."""
     shapes = import_module(f"replay.verification.{module}")
     return [(name, shapes.build_shape(name, events, seed)) for name in shapes.SHAPES]

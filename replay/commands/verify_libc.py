@@ -1,4 +1,4 @@
-"""`replay verify --libc`: against every real glibc."""
+"""`replay verify --libc`: compares the model of glibc with real ones."""
 
 import json
 from dataclasses import asdict
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from replay.commands.compilation import told_compilation
-from replay.commands.notes import tell_notes
+from replay.commands.compilation import report_compilation
+from replay.commands.notes import print_notes
 from replay.commands.verify_pymalloc import Cases
 from replay.support.names import say
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
-    """Runs the cases on the chosen C libraries, and prints how far their models agree."""
+    """Runs the cases with the chosen C libraries and with their models, and prints the differences."""
     from rich.text import Text
 
     from replay.config import load_config
@@ -28,9 +28,9 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
     from replay.verification.libc_oracles import choose_libcs
 
     oracles = choose_libcs(choice)
-    tell_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
+    print_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
     results = []
-    with told_compilation(), PlainConsole(stderr=True).status("") as status:
+    with report_compilation(), PlainConsole(stderr=True).status("") as status:
         for oracle in oracles:
             for name, trace in cases:
                 status.update(Text(f"{oracle.name}: {name}"))
@@ -50,7 +50,7 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
 
 
 def _table(oracles: "list[LibcOracle]", results: "list[tuple[str, LibcAgreement]]", resident: bool) -> "Table":
-    """What was compared with each C library, in 80 columns."""
+    """Returns a table of the comparisons with each C library, 80 columns wide."""
     from rich import box
     from rich.table import Table
 
@@ -81,7 +81,7 @@ def list_libcs(as_json: bool) -> None:
         found = [{"name": it.name, "version": it.version, "path": str(it.path)} for it in oracles]
         say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    say("At hand:" if oracles else "No real glibc is at hand.")
+    say("Available:" if oracles else "No real glibc is available.")
     for it in oracles:
         say(f"  {it.name:<12} -a {it.version}\n      {it.path}")
     if absences:

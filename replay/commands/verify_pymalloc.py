@@ -1,4 +1,4 @@
-"""`replay verify` against every real pymalloc."""
+"""`replay verify`: compares the model of pymalloc with real ones."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.names import say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Cases = list[tuple[str, "Trace"]]
 
 
 def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
-    """Runs the cases on the chosen real allocators, and prints how far their models agree."""
+    """Runs the cases with the chosen real allocators and with their models, and prints the differences."""
     from replay.verification.compare import verify as compare
     from replay.verification.oracles import choose_oracles
 
@@ -30,7 +30,7 @@ def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
     from replay.reports.console import PlainConsole
 
     progress = PlainConsole(stderr=True)
-    with told_compilation(), progress.status("") as status:
+    with report_compilation(), progress.status("") as status:
         for oracle in oracles:
             for name, trace in cases:
                 status.update(Text(f"{oracle.name}: {name}"))
@@ -46,7 +46,7 @@ def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
 
 
 def _print_table(oracles: list["Oracle"], results: list[tuple["Oracle", str, "Agreement"]]) -> None:
-    """What was compared, and how much of it is unequal (addresses, owners and arena events together)."""
+    """Prints a table of the comparisons; `unequal` counts addresses, owners and arena events together."""
     from rich import box
     from rich.table import Table
 
@@ -71,7 +71,7 @@ def _print_table(oracles: list["Oracle"], results: list[tuple["Oracle", str, "Ag
 
 
 def _print_differences(results: list[tuple["Oracle", str, "Agreement"]], cases: Cases) -> None:
-    """The first difference of each pair that disagrees, and why a trace of the user's own may be to blame."""
+    """Prints the first difference of each case, and a remark if the user's trace itself can be the reason."""
     from replay.allocators.glibc import MMAP_THRESHOLD
 
     for oracle, name, agreement in results:
@@ -80,8 +80,8 @@ def _print_differences(results: list[tuple["Oracle", str, "Agreement"]], cases: 
     traces = [trace for _, trace in cases]
     if any(int(batch.size.max(initial=0)) >= MMAP_THRESHOLD for trace in traces for batch in trace.batches()):
         say(
-            "The trace asks for blocks of 128 KiB or more, which libc maps among the arenas where its heap has no "
-            "room. Loading the library leaves that heap in use, so a difference can come from there; see --libc."
+            "The trace requests blocks of 128 KiB or more. libc maps them between the arenas if its heap has no "
+            "room, and loading the library has used part of that heap. This can cause the difference; see --libc."
         )
 
 
@@ -96,7 +96,7 @@ def list_oracles(as_json: bool) -> None:
         ]
         say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    say("At hand:" if oracles else "No real allocator is at hand.")
+    say("Available:" if oracles else "No real allocator is available.")
     for it in oracles:
         with_overrides = "".join(f" --set {override}" for override in it.overrides)
         say(f"  {it.name:<22} -a {it.preset}{with_overrides}\n      {it.library.path}")

@@ -1,4 +1,4 @@
-"""`replay verify --sweep`: whether reality ranks a sweep's configurations as the sweep does."""
+"""`replay verify --sweep`: compares the ranking of a sweep with the ranking by real allocators."""
 
 import json
 import sys
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import typer
 
-from replay.commands.compilation import told_compilation
+from replay.commands.compilation import report_compilation
 from replay.support.errors import ReplayError
 from replay.support.names import say
 
 
 def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_json: bool) -> None:
-    """Plays the configurations of a sweep's file, folder or name by real allocators, and compares the order.
+    """Runs the configurations of a sweep with real allocators, and compares the order with the simulated one.
 
-    `source` and `allocator` take the place of the sweep's own.
+    `name` is a file, a folder or a bundled sweep. `source` and `allocator` replace those of the sweep.
     """
     from replay.sweeps.configurations import ALLOCATOR
     from replay.sweeps.journal import read_about
@@ -27,11 +27,11 @@ def verify_sweep(name: str, source: str | None, allocator: str | None, *, as_jso
         plan = plan.model_copy(update={"sources": [source]})
     if allocator is not None:
         plan = make_plan(plan.model_dump() | {"fixed": {**plan.fixed, ALLOCATOR: allocator}})
-    with told_compilation():
+    with report_compilation():
         verdict = verify_ranking(plan)
     if not verdict.rankings:
         reasons = "; ".join(verdict.left_out)
-        raise ReplayError(f"--sweep {name}: no real allocator at hand can take any of it: {reasons}")
+        raise ReplayError(f"--sweep {name}: no configuration can be compared with a real allocator: {reasons}")
     if as_json:
         say(json.dumps({"same": verdict.same, **asdict(verdict)}, indent=2))
         raise typer.Exit(0 if verdict.same else 1)

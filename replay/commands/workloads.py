@@ -22,7 +22,7 @@ def workloads(as_json: AsJson = False) -> None:
 
     Example: replay workloads --json
     """
-    found = [*_written(), *_recorded()]
+    found = [*_from_yaml(), *_recordings()]
     if as_json:
         say(json.dumps([asdict(it) for it in found], indent=2))
         return
@@ -37,7 +37,7 @@ def workloads(as_json: AsJson = False) -> None:
     say("next: replay run web-service")
 
 
-def _written() -> Iterator[_Listed]:
+def _from_yaml() -> Iterator[_Listed]:
     from replay.support.bundled_files import find_workload, workload_names
     from replay.workload import load_workload
 
@@ -46,8 +46,8 @@ def _written() -> Iterator[_Listed]:
         yield _Listed(name, workload.description, workload.duration, recorded=False)
 
 
-def _recorded() -> Iterator[_Listed]:
-    """The recordings; the description is the docstring of the recorded program."""
+def _recordings() -> Iterator[_Listed]:
+    """Yields the bundled recordings; a description is the docstring of the recorded program."""
     from replay.sources.parquet import open_trace
     from replay.support.bundled_files import find_program, find_workload, recorded_names
 

@@ -1,6 +1,6 @@
-"""Allocator stacks: the typed configuration (`stack`), and how presets, files and overrides become one (`loading`).
+"""Allocator stacks: `stack` has the typed configuration, `loading` makes it from presets, files and overrides.
 
-`recorded` finds the stack that a recording was made on.
+`recorded` finds the stack of a recorded process.
 """
 
 from replay.config.loading import load_config, rebuild_config

@@ -1,8 +1,8 @@
-"""glibc's settings in the spelling of the environment, as overrides of a configuration.
+"""Converts environment variables of glibc to overrides of a configuration.
 
-Numbers are read as the dynamic loader's `_dl_strtoul` reads them: blanks, a sign, decimal, 0x… or octal after a 0; -1
-is the most that 64 bits hold. Of a tunable that is set twice the last counts, and it counts more than a variable. What
-glibc would ignore in silence is an error here, and so is what older versions read in part, like `64k`.
+Numbers are parsed like in `_dl_strtoul` of the dynamic loader: blanks, a sign, then decimal, 0x… or octal after a 0; -1
+is 2^64 - 1. If a tunable is set twice, the last value counts; tunables override variables. Values that glibc would
+ignore silently are errors here, and so are values that older versions parse in part, like `64k`.
 """
 
 import re
@@ -29,18 +29,19 @@ TUNABLES = {
 """Name in GLIBC_TUNABLES -> key."""
 _TUNABLES_VARIABLE = "GLIBC_TUNABLES"
 _LEAST = {"arena_max": 1, "arena_test": 1}
-_MOST = {"mmap_max": 2**31 - 1, "perturb": 255, "check": 3}
-"""What glibc takes, where it is not all from 0 to 2^64 - 1 (`ld.so --list-tunables`); it ignores what is outside."""
+_MAXIMA = {"mmap_max": 2**31 - 1, "perturb": 255, "check": 3}
+"""Largest accepted values, if smaller than 2^64 - 1 (`ld.so --list-tunables`). glibc ignores larger ones."""
 _ENDLESS = {
     **dict.fromkeys(("mmap_threshold", "trim_threshold", "tcache_unsorted_limit"), 2**63 - 1),
     **dict.fromkeys(("arena_max", "arena_test"), 2**31 - 1),
 }
-"""Settings of which -1, the most that 64 bits hold, says: never, or without limit; and what is as good as that."""
+"""Settings for which -1 (2^64 - 1) means never or unlimited, and an equivalent value."""
 _NUMBER = re.compile(r"[ \t]*(?P<sign>[+-]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))")
 
 
 def overrides_of(assignments: Sequence[str]) -> list[str]:
-    """Overrides like `glibc.top_pad=0` for assignments like `MALLOC_TOP_PAD_=0`; of one variable the last counts."""
+    """Returns overrides like `glibc.top_pad=0` for assignments like `MALLOC_TOP_PAD_=0`. The last of a variable
+    counts."""
     last = {assignment.partition("=")[0]: assignment for assignment in assignments}
     ordered = sorted(last.values(), key=lambda assignment: assignment.startswith(f"{_TUNABLES_VARIABLE}="))
     settings = dict(setting for assignment in ordered for setting in _settings(assignment))
@@ -48,9 +49,9 @@ def overrides_of(assignments: Sequence[str]) -> list[str]:
 
 
 def notes_of(assignments: Sequence[str]) -> list[str]:
-    """Returns what to know of assignments that are accepted but set nothing."""
+    """Returns notes about assignments that are valid but have no effect."""
     empty = f"{_TUNABLES_VARIABLE}="
-    return [f"--env {empty}: is empty, and glibc then sets no tunable"] if empty in assignments else []
+    return [f"--env {empty}: is empty, so glibc sets no tunable"] if empty in assignments else []
 
 
 def _settings(assignment: str) -> Iterator[tuple[str, int]]:
@@ -64,7 +65,7 @@ def _settings(assignment: str) -> Iterator[tuple[str, int]]:
         yield key, _number(text, assignment, key)
         return
     if text.endswith(":"):
-        raise ConfigError(f"--env {assignment}: ends in a colon, for which glibc 2.39 and later ignore all of it")
+        raise ConfigError(f"--env {assignment}: ends with a colon; glibc 2.39 and later then ignore the whole variable")
     for tunable in filter(None, text.split(":")):
         name, _, value = tunable.partition("=")
         key = _lookup(TUNABLES, name, assignment)
@@ -79,17 +80,17 @@ def _lookup(known: dict[str, str], name: str, assignment: str) -> str:
 
 
 def _number(text: str, assignment: str, key: str) -> int:
-    """What glibc takes the text for, if it takes it."""
-    least, most = _LEAST.get(key, 0), _MOST.get(key, 2**64 - 1)
+    """Returns the number that glibc reads from the text; raises ConfigError if it would ignore the text."""
+    minimum, maximum = _LEAST.get(key, 0), _MAXIMA.get(key, 2**64 - 1)
     match = _NUMBER.fullmatch(text)
     value = -1
     if match:
         value = int(
             match["hex"] or match["octal"] or match["decimal"], 16 if match["hex"] else 8 if match["octal"] else 10
         )
-        if match["sign"] == "-" and value <= most:
+        if match["sign"] == "-" and value <= maximum:
             value = -value % 2**64 if key in _ENDLESS else -value
-    if not least <= value <= most:
-        bounds = f"from {least} to {most}" if key in _MOST else f"of at least {least}"
-        raise ConfigError(f"--env {assignment}: {text!r} is no whole number {bounds}")
+    if not minimum <= value <= maximum:
+        bounds = f"from {minimum} to {maximum}" if key in _MAXIMA else f"of at least {minimum}"
+        raise ConfigError(f"--env {assignment}: {text!r} is not an integer {bounds}")
     return min(value, _ENDLESS.get(key, value))

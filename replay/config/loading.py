@@ -1,4 +1,4 @@
-"""From the name of a preset or a YAML file, and overrides, to an allocator stack."""
+"""Makes an allocator stack from the name of a preset or YAML file, and overrides."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:
-    """The stack called `name`, a preset or a YAML file, with overrides like `pymalloc.alignment=8`.
+    """Returns the stack of a preset or YAML file, with overrides like `pymalloc.alignment=8`.
 
-    A preset's name may be followed by the version of its C library: `cpython-3.12-glibc-2.41`. `environment` has what
-    glibc reads there, like `MALLOC_ARENA_MAX=2`; overrides take precedence.
+    The name of a preset can have the version of its C library as a suffix: `cpython-3.12-glibc-2.41`. `environment` has
+    variables of glibc, like `MALLOC_ARENA_MAX=2`; overrides take precedence.
     """
     if environment and load_config(name, overrides).libc_model != "glibc":
-        raise ConfigError(f"--env {environment[0]}: {name} has no glibc, which would read it")
+        raise ConfigError(f"--env {environment[0]}: {name} does not use glibc, so the variable has no effect")
     settings = overrides_of(environment)
-    said = dict.fromkeys(settings, "--env, as ") | dict.fromkeys(overrides, "--set ")
+    spellings = dict.fromkeys(settings, "--env, as ") | dict.fromkeys(overrides, "--set ")
     overrides = [*settings, *overrides]
     base, libc_version = _split(name)
     document = _open(base)
@@ -35,7 +35,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     if libc_version:
         data["name"] = str(name)
         overrides = [f"glibc.version={libc_version}", *overrides]
-        said.setdefault(overrides[0], f"{name}, as ")
+        spellings.setdefault(overrides[0], f"{name}, as ")
     for override in overrides:
         _merge(data, _parse_override(override))
     data.setdefault("name", document.path.stem)
@@ -44,33 +44,33 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
         stack = kind.model_validate(data)
         stack._notes = tuple(notes_of(environment))
     except ValidationError as mistakes:
-        raise _refusal(kind, document, overrides, said, mistakes) from None
-    _refuse_unused(stack, overrides, said)
+        raise _refusal(kind, document, overrides, spellings, mistakes) from None
+    _refuse_unused(stack, overrides, spellings)
     return stack
 
 
-def _refuse_unused(stack: StackConfig, overrides: Sequence[str], said: Mapping[str, str]) -> None:
-    """Refuses an override of a model that no domain is routed to: it would have no effect."""
+def _refuse_unused(stack: StackConfig, overrides: Sequence[str], spellings: Mapping[str, str]) -> None:
+    """Raises ConfigError for an override of a model that no domain uses, because it would have no effect."""
     for override in overrides:
         section = _section_of(override)
         if section in model_names() and section not in stack.models:
-            raise ConfigError(f"{said[override]}{override}: no domain of {stack.name} goes to {section}")
+            raise ConfigError(f"{spellings[override]}{override}: no domain of {stack.name} uses {section}")
 
 
 def rebuild_config(data: dict[str, Any]) -> StackConfig:
-    """The stack that `model_dump(mode="json")` made of one, perhaps in another process."""
+    """Returns the stack from the result of its `model_dump(mode="json")`, which can be from another process."""
     return stack_type(*_models_named(data)).model_validate(data)
 
 
 def _models_named(data: Mapping[str, Any]) -> list[str]:
-    """The known models that have a section or a domain."""
+    """Returns the known models that have a section or a domain."""
     domains = data.get("domains")
     named = [*data, *(domains.values() if isinstance(domains, dict) else ())]
     return sorted({name for name in named if isinstance(name, str)} & set(model_names()))
 
 
 def _split(name: str | Path) -> tuple[str | Path, str]:
-    """A preset's name, and the version of glibc that it asks for, if any."""
+    """Returns the name of a preset, and the version of glibc in its suffix or ''."""
     match = _WITH_LIBC.fullmatch(name) if isinstance(name, str) and name not in config_names() else None
     return (match["base"], match["version"]) if match else (name, "")
 
@@ -82,16 +82,16 @@ def _open(name: str | Path) -> Document:
 
 
 def _with_base(document: Document, below: tuple[Path, ...]) -> dict[str, Any]:
-    """What the document says, over what the one that it extends says."""
+    """Returns the document's values, merged into those of the document that it extends."""
     data = dict(document.data)
     base = data.get("extends")
     if base is None:
         return data
     if not isinstance(base, str):
-        raise ConfigError(f"{document.path}: extends: {base!r} is no name of a preset or file")
+        raise ConfigError(f"{document.path}: extends: {base!r} is not the name of a preset or file")
     path = document.path.resolve()
     if path in below:
-        raise ConfigError(f"{document.path}: extends itself, by way of {base}")
+        raise ConfigError(f"{document.path}: extends itself through {base}")
     beside = document.path.parent / base
     merged = _with_base(_open(beside if base.endswith((".yaml", ".yml")) else base), (*below, path))
     for key in ("name", "description"):
@@ -101,7 +101,7 @@ def _with_base(document: Document, below: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
-    """Lays `over` on `data`, in place, key by key."""
+    """Merges `over` into `data` key by key, in place."""
     for key, value in over.items():
         old = data.get(key)
         data[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
@@ -117,7 +117,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not all(keys) or len(keys) > 2:
         raise ConfigError(f"--set {override}: write it like pymalloc.alignment=8")
     if keys == ["extends"]:
-        raise ConfigError(f"--set {override}: what a stack extends is said in its file; choose another with -a")
+        raise ConfigError(f"--set {override}: `extends` can only be set in a file; choose another preset with -a")
     try:
         value = parse_yaml(text)
     except ValueError as mistake:
@@ -129,10 +129,13 @@ def _refusal(
     kind: type[StackConfig],
     document: Document,
     overrides: Sequence[str],
-    said: Mapping[str, str],
+    spellings: Mapping[str, str],
     mistakes: ValidationError,
 ) -> ConfigError:
-    """One sentence a mistake; told by the override where one set that key, as it was `said`, else by file and line."""
+    """Returns an error with one sentence for each mistake.
+
+    A sentence begins with the override that set the key, in its spelling on the command line, else with file and line.
+    """
     schema = kind.model_json_schema()
     lines = []
     found = mistakes.errors(include_url=False)
@@ -142,17 +145,19 @@ def _refusal(
     for mistake in found:
         *place, alternative = mistake["loc"] or ("",)
         if str(alternative).startswith("literal[") and tuple(place) in out_of_bounds:
-            continue  # what else might stand there is no help where a number was meant
-        what = explain(schema, mistake)
+            continue  # alternatives to a number would not help the user
+        message = explain(schema, mistake)
         keys = [str(part) for part in mistake["loc"]]
         blamed = [text for text in overrides if _names(text, keys)]
-        # What is wrong with a section as a whole names the key first that it is about.
-        blamed.sort(key=lambda text: what.startswith(f"{text.partition('=')[0].rpartition('.')[2].strip()}: "))
-        lines.append(f"{said[blamed[-1]]}{blamed[-1]}: {what}" if blamed else document.sentence(mistake["loc"], what))
+        # A mistake of a whole section begins with the name of a key.
+        blamed.sort(key=lambda text: message.startswith(f"{text.partition('=')[0].rpartition('.')[2].strip()}: "))
+        lines.append(
+            f"{spellings[blamed[-1]]}{blamed[-1]}: {message}" if blamed else document.sentence(mistake["loc"], message)
+        )
     return ConfigError(*dict.fromkeys(lines))
 
 
 def _names(override: str, keys: list[str]) -> bool:
-    """Whether the override sets the key that a mistake is about, or one of the section that it is about."""
+    """Whether the override sets the key of a mistake, or a key of the section of a mistake."""
     section, _, key = override.partition("=")[0].strip().partition(".")
     return not keys or (keys[0] == section and (len(keys) <= 1 or key in keys))

@@ -1,4 +1,4 @@
-"""Which allocator stack a recording was made on, and how another one differs from it."""
+"""Finds the allocator stack of a recorded process, and the differences of another stack."""
 
 import re
 import sys
@@ -14,12 +14,12 @@ NEWEST = "cpython-3.15"
 _VERSION = re.compile(r"cpython-(\d+\.\d+)")
 _GLIBC = re.compile(r"glibc (\d+\.\d+)")
 _OF_GLIBC = re.compile(r"libc[.-]")
-"""How the file name of glibc itself begins."""
+"""The beginning of the file name of glibc."""
 _WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
 
 
 class Difference(NamedTuple):
-    """Something that a recorded process had and a stack has otherwise."""
+    """A difference between a recorded process and a stack."""
 
     part: Literal["interpreter", "allocator", "libc"]
     recorded: str
@@ -30,9 +30,9 @@ class Difference(NamedTuple):
 
 
 def default_preset(*recordings: Metadata) -> str:
-    """The preset that matches these recordings, if they agree; else that of the Python that is running.
+    """Returns the preset that matches all these recordings best; else that of the running Python.
 
-    It is the nearest there is: `differences` returns what is otherwise.
+    `differences` returns how the preset differs.
     """
     matching = {_matching_preset(each) for each in recordings}
     preset = matching.pop() if len(matching) == 1 else None
@@ -40,7 +40,7 @@ def default_preset(*recordings: Metadata) -> str:
 
 
 def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
-    """How the stack differs from what was in force in the recorded process, as far as that is known."""
+    """Returns the differences between the recorded process and the stack, as far as they are known."""
     runtime = metadata.runtime or Runtime()
     allocator = config.small_model or "malloc"
     libc = f"glibc {config.libc.version}" if config.libc_model == "glibc" else config.libc_model
@@ -61,7 +61,7 @@ def _preset_of(version: str) -> str:
 
 
 def _matching_preset(metadata: Metadata) -> str | None:
-    """None of a trace that was not recorded."""
+    """Returns the preset that matches a recording best; None for a trace that was not recorded."""
     version, runtime = metadata.origin.cpython_version, metadata.runtime or Runtime()
     if not version:
         return None
@@ -70,12 +70,12 @@ def _matching_preset(metadata: Metadata) -> str | None:
 
 
 def _has_own_malloc(runtime: Runtime) -> bool:
-    """Whether `malloc` is the C library's, and not that of a library that replaces it."""
+    """Whether `malloc` is that of the C library, not of a library that replaces it."""
     return not runtime.malloc or bool(_OF_GLIBC.match(runtime.malloc))
 
 
 def _glibc_suffix(runtime: Runtime) -> str:
-    """Behind a preset's name, for the newest model of glibc that is not newer than the recorded one."""
+    """Returns the suffix of a preset's name for the newest model of glibc that is not newer than the recorded one."""
     match = _GLIBC.fullmatch(runtime.libc)
     if match is None or not _has_own_malloc(runtime):
         return ""

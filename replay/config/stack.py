@@ -7,9 +7,9 @@
     pymalloc: {alignment: 16, arena_size: 1 MiB}
     domains:  {raw: glibc, mem: pymalloc, obj: pymalloc, libc: glibc}
 
-A section is named after the model that it configures. `domains` routes each API of CPython to a model by name; null
-stands for the model of `libc`. That one plays the *libc role*. At most one other model may be named; it plays the
-*small role*, on top of libc's.
+A section is named after the model that it configures. `domains` has the model of each API of CPython; null stands for
+the model of `libc`. That model has the *libc role*. At most one other model can be named; it has the *small role*, on
+top of libc's.
 """
 
 from functools import cache
@@ -42,7 +42,7 @@ class Domains(BaseModel):
     libc: ModelName = Field("glibc", description="Model of the C library's malloc, for native code and large blocks.")
 
     def by_number(self) -> tuple[str, str, str, str]:
-        """In the order of `replay.trace.Domain`."""
+        """Returns the models in the order of `replay.trace.Domain`."""
         return self.raw or self.libc, self.mem or self.libc, self.obj or self.libc, self.libc
 
 
@@ -50,7 +50,7 @@ Nanoseconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class Costs(BaseModel):
-    """Costs in nanoseconds, for the estimate of simulated time; all other metrics are independent of them."""
+    """Costs in nanoseconds, for the estimate of simulated time. No other metric depends on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,14 +72,14 @@ class StackConfig(BaseModel):
     domains: Domains = Domains()
     costs: Costs = Costs()
     _notes: tuple[str, ...] = PrivateAttr(())
-    """About the way in which the stack was described; they are not part of it."""
+    """Notes about the description of the stack; they are not part of the stack."""
 
     @model_validator(mode="after")
     def _roles_are_possible(self) -> "StackConfig":
         libc = self.domains.libc
         others = [model for model in dict.fromkeys(self.domains.by_number()) if model != libc]
         if len(others) > 1:
-            raise ValueError(f"domains: {' and '.join(others)} cannot both stand on {libc}; name one of them")
+            raise ValueError(f"domains: {' and '.join(others)} cannot both be on top of {libc}; name one of them")
         for role, model in (("libc", libc), *(("small", other) for other in others)):
             if role not in roles(model):
                 raise ValueError(f"domains: {model} has the role {roles(model)[0]} only, not {role}")
@@ -112,16 +112,16 @@ class StackConfig(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """What is set but does nothing, or less than it says."""
+        """Returns notes about settings that have no effect, or less than expected."""
         return [*self._notes, *(note for model in self.models for note in getattr(getattr(self, model), "notes", ()))]
 
     def section(self, name: str) -> BaseModel | None:
-        """The section called `name`; None where it is of a model that no domain is routed to."""
+        """Returns the section `name`; None if no domain uses this model."""
         found: BaseModel = getattr(self, name)
         return found if name in self.models or name not in model_names() else None
 
     def effective_settings(self) -> dict[str, Any]:
-        """Everything that decides results, as JSON; sections of models that are not in use are left out."""
+        """Returns all settings that results depend on, as JSON values, without sections of unused models."""
         unused = {name for name in type(self).model_fields if self.section(name) is None}
         settings = self.model_dump(mode="json", exclude={"name", "extends", "description", *unused})
         return settings | {"domains": self.domains.by_number()}
@@ -129,7 +129,7 @@ class StackConfig(BaseModel):
 
 @cache
 def stack_type(*models: str) -> type[StackConfig]:
-    """StackConfig with a section for each bundled model and for these others."""
+    """Returns a subclass of StackConfig with a section for each bundled model and each of `models`."""
     configs = {name: find_model(name).Config for name in sorted({*bundled_names(), *models})}
     sections: Any = {name: (config, Field(default_factory=config)) for name, config in configs.items()}
     return create_model("StackConfig", __base__=StackConfig, __doc__=StackConfig.__doc__, **sections)

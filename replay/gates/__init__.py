@@ -1,13 +1,13 @@
-"""Gates: compares what is measured now with a baseline, and decides whether it passes.
+"""Gates: measures cases, compares them with a baseline, and decides whether they pass.
 
     tolerances   how much worse a metric may get, or how high it may be
-    cases        what is measured: suites in `replay.toml` or `[tool.replay]` of pyproject.toml
-    baselines    the file of what was measured before
-    measuring    cases -> figures, simulated or recorded now
-    judging      pure: figures before and now, tolerances -> findings
-    causes       which phase, domain, size class and call site brought a difference, from two traces
+    cases        the cases to measure: suites in `replay.toml` or `[tool.replay]` of pyproject.toml
+    baselines    the file with earlier measurements
+    measuring    simulates or records cases and returns their figures
+    judging      compares earlier and new figures by tolerances; returns findings; pure
+    causes       compares two traces by phase, domain, size class and call site
     checking     combines them
-    history      a row a check, and the commit where a metric stepped
+    history      a row for each check and case; the commits at which a metric changed its level
 
 A simulation is deterministic, so by default the figures of a trace are compared exactly. Recordings of a program vary.
 The median of several is compared; their spread is allowed in addition to the tolerance. The default tolerances are

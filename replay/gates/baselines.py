@@ -1,4 +1,4 @@
-"""The file of what was measured before: JSON with a line a metric, sorted, so that a change reads well in a review."""
+"""The baseline file: sorted JSON with one line for each metric, so that a diff is easy to review."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,14 @@ from replay.support.yaml_documents import read_document
 
 FORMAT = 1
 _BYTES_MAX = 64 << 20
-"""Of the file; a case takes about two KiB."""
+"""Maximum size of the file. A case takes about 2 KiB."""
 _DETAILS = ("_at_peak", "_mean", "simulated_ns.", "syscall_bytes")
-"""Parts of names of metrics that a baseline keeps only where a rule is about them: details that explain others, and
-means over time, which depend on how fast a recorded program ran."""
+"""Parts of names of metrics that a baseline keeps only if a rule names them: details of other metrics, and means over
+time, which depend on the speed of the recorded program."""
 
 
 class Figure(BaseModel):
-    """A metric's value; over several recordings the median, and the lowest and highest."""
+    """A metric's value. For several recordings: median, lowest and highest value."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,20 +37,20 @@ class Figure(BaseModel):
 
 
 class Measured(BaseModel):
-    """What a case came to, and of what."""
+    """The figures of a case, and digests of the trace and the configuration that it was measured with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case: Case
     trace: str | None
-    """Digest; None of recordings, no two of which are the same."""
+    """Digest; None for recorded programs, whose recordings always differ."""
     stack: str
     """Digest of the configuration."""
     figures: dict[str, Figure]
 
 
 class Baseline(BaseModel):
-    """All cases, by name."""
+    """The measured cases by name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,24 +62,24 @@ class Baseline(BaseModel):
 
 
 def kept_metrics(ruled: Iterable[str] = ()) -> list[str]:
-    """The metrics that a baseline keeps: all but details, and the details that a rule is about."""
+    """Returns the metrics of a baseline: all without the details, and the details that rules name."""
     wanted = set(ruled)
     return [name for name in metric_names() if name in wanted or not any(part in name for part in _DETAILS)]
 
 
 def without_details(measured: Measured, ruled: Iterable[str] = ()) -> Measured:
-    """As a baseline keeps it."""
+    """Returns the measurement with only the metrics that a baseline keeps."""
     kept = {name: measured.figures[name] for name in kept_metrics(ruled)}
     return measured.model_copy(update={"figures": kept})
 
 
-def read_baseline(path: Path, retake: str = "take the present figures by `replay check --update`") -> Baseline:
-    """The baseline in a file; it must be of this version of replay, whose figures it is compared with.
+def read_baseline(path: Path, advice: str = "store new figures with `replay check --update`") -> Baseline:
+    """Returns the baseline in a file. Raises ReplayError if another version of replay wrote it.
 
-    `retake`: how to make a valid one.
+    `advice`: how to make a valid baseline, for error messages.
     """
     if not path.exists():
-        raise ReplayError(f"{path}: there is no baseline; `replay baseline` writes one")
+        raise ReplayError(f"{path}: the baseline does not exist; `replay baseline` writes it")
     text = read_document(path, ConfigError, _BYTES_MAX)
     try:
         content = json.loads(text)
@@ -87,7 +87,7 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
         raise ConfigError(f"{path}: is not valid JSON: {explain_parsing(mistake)}") from None
     try:
         if content["format"] != FORMAT:
-            raise ConfigError(f"{path}: is of format {content['format']}; this replay reads {FORMAT}")
+            raise ConfigError(f"{path}: has format {content['format']}; this version of replay reads {FORMAT}")
         baseline = Baseline(
             version=content["replay"], cases={name: _parse(each) for name, each in content["cases"].items()}
         )
@@ -97,8 +97,8 @@ def read_baseline(path: Path, retake: str = "take the present figures by `replay
         ) from None
     if baseline.version != __version__:
         raise ReplayError(
-            f"{path}: was made by replay {baseline.version}, and this is {__version__}, whose figures may differ; "
-            f"check the old commit with this one, or {retake}"
+            f"{path}: was written by replay {baseline.version}; figures of this version, {__version__}, may differ; "
+            f"check the old commit with this version, or {advice}"
         )
     return baseline
 
@@ -117,7 +117,7 @@ def _parse(data: dict[str, Any]) -> Measured:
 
 
 def write_baseline(path: Path, baseline: Baseline, *, force: bool) -> None:
-    """A line a metric; over several recordings `[lowest, median, highest]` where they differ."""
+    """Writes one line for each metric; `[lowest, median, highest]` if several recordings differ."""
     cases = {}
     for name, each in sorted(baseline.cases.items()):
         cases[name] = {
@@ -141,7 +141,7 @@ def _whole(value: float) -> int | float:
 
 
 def _with_short_lists(text: str) -> str:
-    """Lists on one line."""
+    """Returns the JSON text with each list on one line."""
     lines: list[str] = []
     inside = False
     for line in text.split("\n"):

@@ -1,4 +1,4 @@
-"""What a check measures, as it is written in `replay.toml` or under `[tool.replay]` in pyproject.toml.
+"""The cases that a check measures: `replay.toml`, or `[tool.replay]` in pyproject.toml.
 
     baseline = "replay-baseline.json"
     tolerances = ["resident_bytes_peak:2%", "syscalls:+10"]
@@ -41,29 +41,29 @@ BASELINE = "replay-baseline.json"
 
 
 class Case(BaseModel):
-    """One thing to measure: a trace or workload, or a program that is recorded now, through one allocator stack."""
+    """One measurement: a trace, a workload or a program to record, simulated with one allocator stack."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str | None = Field(None, description="A trace, a workload, or a bundled one's name.")
-    record: list[str] | None = Field(None, min_length=1, description="A program to record, as behind `python`.")
-    recordings: PositiveInt = Field(3, description="How often a program is recorded; the median counts.")
-    against: str | None = Field(None, description="A trace to compare with, in place of the baseline's figures.")
+    source: str | None = Field(None, description="Trace, workload, or name of a bundled workload.")
+    record: list[str] | None = Field(None, min_length=1, description="Program to record, as after `python`.")
+    recordings: PositiveInt = Field(3, description="Number of recordings of the program; the median counts.")
+    against: str | None = Field(None, description="Trace to compare with, instead of the baseline.")
     allocator: str | None = Field(
-        None, description="A preset or file. Default: what the trace was recorded on, else the running Python."
+        None, description="Preset or file. Default: the interpreter that recorded the trace, else the running Python."
     )
-    fixed: dict[str, Any] = Field({}, alias="set", description="Keys to set, like 'pymalloc.alignment'.")
-    env: dict[str, str | int] = Field({}, description="Variables that glibc reads.")
-    seed: NonNegativeInt | None = Field(None, description="In place of the workload's own.")
-    tolerances: list[str] = Field([], description="Rules for this case; they count before the suite's.")
-    allow_changed_trace: bool = Field(False, description="Compare even if the trace is not the baseline's.")
+    fixed: dict[str, Any] = Field({}, alias="set", description="Configuration keys, e.g. 'pymalloc.alignment'.")
+    env: dict[str, str | int] = Field({}, description="Environment variables of glibc.")
+    seed: NonNegativeInt | None = Field(None, description="Seed of the workload. Default: the workload's own.")
+    tolerances: list[str] = Field([], description="Rules for this case, which override those of the suite.")
+    allow_changed_trace: bool = Field(False, description="Compare even if the trace differs from the baseline's.")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "Case":
+    def _has_one_origin(self) -> "Case":
         if (self.source is None) == (self.record is None):
-            raise ValueError("source: say either a source or a program to record")
+            raise ValueError("source: name either a source or a program to record")
         if self.seed is not None and self.record is not None:
-            raise ValueError("seed: is for workloads")
+            raise ValueError("seed: only workloads have seeds")
         return self
 
     @field_validator("tolerances")
@@ -72,7 +72,7 @@ class Case(BaseModel):
         return _parsed(texts)
 
     def stack(self, *recordings: Metadata) -> StackConfig:
-        """The allocator stack for these traces."""
+        """Returns the allocator stack for these recordings."""
         name = self.allocator or default_preset(*recordings)
         keys = [f"{key}={_as_yaml(value)}" for key, value in self.fixed.items()]
         environment = [f"{key}={value}" for key, value in self.env.items()]
@@ -84,12 +84,12 @@ class Case(BaseModel):
 
 
 class Suite(BaseModel):
-    """Cases and what holds for all of them. Paths are relative to the file's folder."""
+    """Cases and their common settings. Paths are relative to the folder of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     baseline: str = BASELINE
-    history: str | None = Field(None, description="Parquet file to which each check adds a row a case.")
+    history: str | None = Field(None, description="Parquet file to which each check adds a row for each case.")
     tolerances: list[str] = []
     cases: dict[str, Case] = {}
 
@@ -112,7 +112,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def find_suite(folder: Path) -> Path | None:
-    """The suite's file of a folder: replay.toml, or a pyproject.toml with a table for replay."""
+    """Returns the suite file of a folder: replay.toml, or pyproject.toml with the table tool.replay; else None."""
     if (folder / SUITE).is_file():
         return folder / SUITE
     project = folder / PROJECT
@@ -122,7 +122,7 @@ def find_suite(folder: Path) -> Path | None:
 
 
 def load_suite(path: Path) -> Suite:
-    """Returns the suite in a file; errors name the file and the key."""
+    """Returns the suite in a file. Errors name the file and the key."""
     content = _read(path)
     data = content.get("tool", {}).get("replay", {}) if path.name == PROJECT else content
     try:

@@ -1,9 +1,8 @@
-"""Why a trace takes more memory than another: phases, domains, size classes and call sites that differ.
+"""Explains why a trace takes more memory than another: compares phases, domains, size classes and call sites.
 
-Compared are the blocks that are live when resident memory is highest, in each trace at its own peak, and all requests,
-on which system calls depend. A block belongs to the phase, site and size of the call that gave it
-its present size. Call sites are compared by function and the file's name: lines move with every edit, and folders
-from machine to machine.
+Two sets of blocks are compared: the live blocks at the peak of resident memory of each trace, and all requests, because
+system calls depend on them. The last malloc, calloc or realloc of a block decides its phase, call site and size. Call
+sites are compared by function and file name, because lines change with every edit and folders with every machine.
 """
 
 from collections.abc import Iterator
@@ -27,35 +26,35 @@ START = "start"
 UNKNOWN = "unknown"
 SHOWN = 4
 NEGLIGIBLE = 20
-"""Groups so many times smaller than the largest are not reported."""
+"""Groups that are smaller than the largest by more than this factor are not reported."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A group of blocks that is larger or smaller than it was."""
+    """The change of a group of blocks between two traces."""
 
     dimension: str
     group: str
     blocks: int
     bytes: int
     share: float
-    """Of the whole difference in bytes; more than 1 where other groups shrank."""
+    """Share of the total difference in bytes; exceeds 1 if other groups became smaller."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The differences of two traces, the largest first in each dimension."""
+    """The differences between two traces, the largest first in each dimension."""
 
     at_peak: tuple[Change, ...]
-    """Of what is live when resident memory is highest."""
+    """Changes of the live blocks at the peak of resident memory."""
     requested: tuple[Change, ...]
-    """Of all requests."""
+    """Changes of all requests."""
     moved: tuple[str, ...]
-    """Blocks that are of another size than before, in words."""
+    """Sentences about blocks that changed their size class."""
 
 
 def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
-    """Compares two traces, both simulated on `stack`."""
+    """Compares two traces, both simulated with `stack`."""
     comparable = bool(before.metadata.sites) and bool(now.metadata.sites)
     old_live, old_all = _profile(before, stack, comparable)
     new_live, new_all = _profile(now, stack, comparable)
@@ -67,14 +66,14 @@ def explain(before: Trace, now: Trace, stack: StackConfig) -> Cause:
     )
 
 
-def holders(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
-    """Returns the largest groups of blocks that are live at the peak of resident memory, in each dimension."""
+def live_at_peak(trace: Trace, stack: StackConfig) -> tuple[Change, ...]:
+    """Returns the largest groups of live blocks at the peak of resident memory, in each dimension."""
     live, _ = _profile(trace, stack, with_sites=True)
     return tuple(_changes(live.clear(), live, _places(live)))
 
 
 def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Blocks and bytes by phase, domain, size class and site: live at the peak, and of all requests."""
+    """Returns blocks and bytes by phase, domain, size class and site: those live at the peak, and all requests."""
     peak_row = int(run(trace, stack, sample_every_ns=NO_SAMPLES_NS).at_peak.row)
     requests, of_live_blocks = _requests(trace, peak_row + 1)
     live = requests[of_live_blocks]
@@ -82,8 +81,8 @@ def _profile(trace: Trace, stack: StackConfig, with_sites: bool) -> tuple[pl.Dat
 
 
 def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
-    """A row for each malloc, calloc and realloc, and which of them sized the blocks that are live after `rows_live`
-    rows."""
+    """Returns a row for each malloc, calloc and realloc, and the rows of this frame that are the last request of a
+    block that is live after `rows_live` rows of the trace."""
     parts: list[pl.DataFrame] = []
     last = LastRequests()
     row = phase = 0
@@ -111,9 +110,10 @@ def _requests(trace: Trace, rows_live: int) -> tuple[pl.DataFrame, np.ndarray]:
 
 
 def _phases(marks: np.ndarray, before: int, owner: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Of each row the number of its process's latest mark, where marks are counted from 1, and `before` came before.
+    """Returns for each row the number of the latest mark of its process; 0 before the first mark.
 
-    `current`, which changes in place, has it of each process.
+    `before` is the number of marks in earlier batches; numbers count from 1. `current` has the latest mark of each
+    process and is updated in place.
     """
     phases = np.empty(owner.shape[0], np.int64)
     for process in range(current.shape[0]):
@@ -125,7 +125,7 @@ def _phases(marks: np.ndarray, before: int, owner: np.ndarray, current: np.ndarr
 
 
 def _grouped(requests: pl.DataFrame, trace: Trace, with_sites: bool) -> pl.DataFrame:
-    """Counts and sums, under names; `place` is the site with its line."""
+    """Returns the counts and bytes of each group, with names instead of numbers; `place` is the site with its line."""
     grouped = (
         requests.with_columns(size_class=pl.Series(size_class(requests["size"].to_numpy())))
         .group_by("phase_number", "domain_number", "size_class", "site_number")
@@ -153,20 +153,20 @@ def _grouped(requests: pl.DataFrame, trace: Trace, with_sites: bool) -> pl.DataF
 
 
 def _places(requests: pl.DataFrame) -> dict[str, str]:
-    """Of each site the place with the most bytes."""
+    """Returns for each site the place with the most bytes."""
     summed = requests.group_by("site", "place").agg(pl.col("bytes").sum()).sort("bytes", "place")
     return dict(summed.select("site", "place").iter_rows())
 
 
 def site_key(site: Site) -> str:
-    """What identifies a call site across traces."""
+    """Returns the key that identifies a call site in several traces."""
     return f"{site.function} ({Path(site.file).name})"
 
 
 def site_place(site: Site) -> str:
-    """The site with its line; the file as seen from the present folder."""
-    path, here = Path(site.file), Path.cwd()
-    return f"{site.function} ({path.relative_to(here) if path.is_relative_to(here) else path}:{site.line})"
+    """Returns the site with its line. The path is relative to the current folder if the file is inside it."""
+    path, current = Path(site.file), Path.cwd()
+    return f"{site.function} ({path.relative_to(current) if path.is_relative_to(current) else path}:{site.line})"
 
 
 def _phase_names(trace: Trace) -> list[str]:
@@ -177,7 +177,7 @@ def _phase_names(trace: Trace) -> list[str]:
 
 
 def size_class(sizes: np.ndarray) -> np.ndarray:
-    """The largest size of a request's class: multiples of 16 as far as pymalloc goes, powers of two above."""
+    """Returns the largest size of each request's class: multiples of 16 up to 1,024 bytes, powers of two above."""
     values = np.maximum(sizes.astype(np.int64), 1)
     small = -(-values // 16) * 16
     large = 1 << np.ceil(np.log2(np.maximum(values, 2))).astype(np.int64)
@@ -185,7 +185,7 @@ def size_class(sizes: np.ndarray) -> np.ndarray:
 
 
 def _changes(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> Iterator[Change]:
-    whole = int(new["bytes"].sum()) - int(old["bytes"].sum())
+    total = int(new["bytes"].sum()) - int(old["bytes"].sum())
     for dimension in DIMENSIONS:
         changed = _difference(old, new, [dimension]).filter((pl.col("blocks") != 0) | (pl.col("bytes") != 0))
         if changed[dimension].to_list() == [UNKNOWN]:
@@ -193,7 +193,7 @@ def _changes(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> It
         changed = changed.filter(pl.col("bytes").abs() * NEGLIGIBLE >= pl.col("bytes").abs().max())
         for group, blocks, size in changed.sort(pl.col("bytes").abs(), descending=True).head(SHOWN).iter_rows():
             name = places.get(group, group) if dimension == "site" else group
-            yield Change(dimension, name, blocks, size, size / whole if whole else 0.0)
+            yield Change(dimension, name, blocks, size, size / total if total else 0.0)
 
 
 def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -202,21 +202,24 @@ def _difference(old: pl.DataFrame, new: pl.DataFrame, keys: list[str]) -> pl.Dat
 
 
 def _moved(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> list[str]:
-    """Where as many blocks went from one size class as came to another, in the same phase, domain and site."""
+    """Returns sentences about blocks of the same phase, domain and site that changed their size class.
+
+    One class lost about as many blocks as another one gained.
+    """
     changed = _difference(old, new, ["phase", "domain", "site", "size_class"]).filter(pl.col("blocks") != 0)
     moves: list[tuple[int, str]] = []
     for (phase, domain, site), group in changed.group_by("phase", "domain", "site", maintain_order=True):
-        gone = group.filter(pl.col("blocks") < 0).sort("blocks")
-        come = group.filter(pl.col("blocks") > 0).sort("blocks", descending=True)
-        if not gone.height or not come.height:
+        shrunk = group.filter(pl.col("blocks") < 0).sort("blocks")
+        grown = group.filter(pl.col("blocks") > 0).sort("blocks", descending=True)
+        if not shrunk.height or not grown.height:
             continue
-        less, more = -int(gone["blocks"][0]), int(come["blocks"][0])
-        if 10 * abs(less - more) <= max(less, more):
+        lost, gained = -int(shrunk["blocks"][0]), int(grown["blocks"][0])
+        if 10 * abs(lost - gained) <= max(lost, gained):
             where = f" at {places[site]}" if site != UNKNOWN else ""
-            said = (
-                f"{min(less, more):,} blocks of {domain} in phase {phase}{where} "
-                f"went from the class of {gone['size_class'][0]} to that of {come['size_class'][0]}"
+            sentence = (
+                f"{min(lost, gained):,} blocks of {domain} in phase {phase}{where} "
+                f"moved from size class {shrunk['size_class'][0]} to {grown['size_class'][0]}"
             )
-            moves.append((int(come["bytes"][0]), said))
+            moves.append((int(grown["bytes"][0]), sentence))
     moves.sort(reverse=True)
-    return [said for size, said in moves[:SHOWN] if size * NEGLIGIBLE >= moves[0][0]]
+    return [sentence for size, sentence in moves[:SHOWN] if size * NEGLIGIBLE >= moves[0][0]]

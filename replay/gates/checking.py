@@ -1,4 +1,4 @@
-"""Where cases, baseline and rules meet: `check` measures everything now and judges it."""
+"""Measures the cases of a suite and judges them by a baseline and rules."""
 
 import shutil
 import tempfile
@@ -24,7 +24,7 @@ STATES: tuple[State, ...] = get_args(State)
 
 @dataclass(frozen=True)
 class CaseReport:
-    """One case, judged. `new`: the baseline has it not; `gone`: only the baseline has it."""
+    """The verdict of one case. `new`: the case is not in the baseline; `gone`: it is only in the baseline."""
 
     name: str
     state: State
@@ -49,12 +49,12 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A check: its cases, and what they were measured at."""
+    """The verdicts and figures of a check."""
 
     cases: tuple[CaseReport, ...]
     measured: Mapping[str, Measured] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What to know of the stacks."""
+    """Notes about the stacks."""
 
     @property
     def failed(self) -> bool:
@@ -64,8 +64,8 @@ class Report:
         return sum(case.state == state for case in self.cases)
 
 
-def _unheard(done: int, expected: int) -> None:
-    """Nobody wants to know."""
+def _ignore_progress(done: int, expected: int) -> None:
+    """Ignores the progress."""
 
 
 def check(
@@ -75,11 +75,11 @@ def check(
     *,
     rules: list[Rule] | None = None,
     causes: bool = True,
-    progress: Progress = _unheard,
+    progress: Progress = _ignore_progress,
 ) -> Report:
-    """Measures the suite's cases and judges them by the baseline, by their limits, and by `rules` before all others.
+    """Measures the suite's cases and judges them by the baseline and their limits. `rules` override all other rules.
 
-    A baseline is not needed by cases that are compared with a trace, and by those that only have limits.
+    A case needs no baseline if it is compared with a trace, or if it only has limits.
     """
     for case in suite.cases.values():
         if case.against is not None:
@@ -92,15 +92,17 @@ def check(
         ]
     known = baseline.cases if baseline else {}
     reports += [
-        CaseReport(name, "gone", before.case.origin, note="the suite has no such case any more; --update drops it")
+        CaseReport(name, "gone", before.case.origin, note="the suite no longer has this case; --update removes it")
         for name, before in known.items()
         if name not in suite.cases
     ]
     return Report(tuple(reports), _kept(suite, found), _notes(found))
 
 
-def take_baseline(suite: Suite, folder: Path, *, progress: Progress = _unheard) -> tuple[Baseline, tuple[str, ...]]:
-    """The figures of the suite's cases now, and what to know of the stacks."""
+def take_baseline(
+    suite: Suite, folder: Path, *, progress: Progress = _ignore_progress
+) -> tuple[Baseline, tuple[str, ...]]:
+    """Measures the suite's cases and returns them as a baseline, with notes about the stacks."""
     with tempfile.TemporaryDirectory(prefix="replay-baseline-") as scratch:
         found = measure(suite.cases, folder, Path(scratch), progress)
         _keep_recordings(suite, found, folder)
@@ -112,7 +114,7 @@ def _notes(found: Mapping[str, Measurement]) -> tuple[str, ...]:
 
 
 def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
-    """The trace that a recorded program is compared with: its recording with the median figures."""
+    """Saves the median recording of a program as the trace that later recordings are compared with."""
     for name, case in suite.cases.items():
         if case.record is not None and case.against is not None:
             with new_file(folder / case.against, force=True) as temporary:
@@ -120,7 +122,7 @@ def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Pat
 
 
 def _kept(suite: Suite, found: Mapping[str, Measurement]) -> dict[str, Measured]:
-    """What goes into a baseline."""
+    """Returns the figures that a baseline keeps."""
     return {
         name: without_details(found[name].measured, (rule.metric for rule in _rules(suite, case, [])))
         for name, case in suite.cases.items()
@@ -128,19 +130,19 @@ def _kept(suite: Suite, found: Mapping[str, Measurement]) -> dict[str, Measured]
 
 
 def ratchet(baseline: Baseline, report: Report) -> tuple[Baseline, int]:
-    """The baseline with what got better taken over, and nothing else; and how many figures that were."""
-    taken, cases = 0, {}
+    """Returns the baseline with improved figures replaced, and their number."""
+    count, cases = 0, {}
     for case in report.cases:
         if case.state == "passed" and case.name in baseline.cases and case.better:
             before, now = baseline.cases[case.name], report.measured[case.name]
             lower = {finding.metric: now.figures[finding.metric] for finding in case.better}
             cases[case.name] = before.model_copy(update={"figures": {**before.figures, **lower}})
-            taken += len(lower)
-    return baseline.with_cases(cases), taken
+            count += len(lower)
+    return baseline.with_cases(cases), count
 
 
 def _with_references(cases: Mapping[str, Case]) -> dict[str, Case]:
-    """The cases, and beside each that is compared with a trace that trace, through the same stack."""
+    """Returns the cases and, for each one that is compared with a trace, a case for that trace with the same stack."""
     more = {}
     for name, case in cases.items():
         if case.against is not None:
@@ -169,15 +171,15 @@ def _judge_case(
     report = CaseReport(name, "passed", case.origin, now.stack.name)
     if before is None and not all(isinstance(rule, Limit) for rule in rules):
         findings = tuple(judge(now.measured.figures, None, rules))
-        return replace(report, state="new", findings=findings, note="the baseline lacks it; --update adds it")
-    if before is not None and (said := _mismatch(case, now.measured, before, rules, reference is not None)):
-        raise ReplayError(f"case {name}: {said}")
+        return replace(report, state="new", findings=findings, note="the case is not in the baseline; --update adds it")
+    if before is not None and (reason := _mismatch(case, now.measured, before, rules, reference is not None)):
+        raise ReplayError(f"case {name}: {reason}")
     findings = tuple(judge(now.measured.figures, before.figures if before else None, rules))
     if not any(finding.failed for finding in findings):
         return replace(report, findings=findings)
     report = replace(report, state="failed", findings=findings)
     if all(isinstance(finding.rule, Limit) for finding in report.worse):
-        return report  # a limit is broken by what there is, not by what changed
+        return report  # a comparison with an earlier trace does not explain an exceeded limit
     if reference is None:
         return replace(report, note="to see the cause, add --against TRACE with a trace from before the change")
     if not causes:
@@ -187,29 +189,29 @@ def _judge_case(
 
 
 def _mismatch(case: Case, now: Measured, before: Measured, rules: list[Rule], is_reference: bool) -> str:
-    """Why figures cannot be compared; those of a trace beside the case were measured now, by the same configuration."""
-    if not is_reference and (said := unlike(now, before, "--update")):
-        return said
+    """Returns why figures cannot be compared, else ''. Reference traces were measured with the same stack."""
+    if not is_reference and (reason := why_incomparable(now, before, "--update")):
+        return reason
     if not is_reference and now.trace != before.trace and not case.allow_changed_trace:
         return (
             f"{case.origin} differs from the baseline's trace (digest {(now.trace or '')[:12]}, was "
-            f"{(before.trace or '')[:12]}); --update accepts it, --allow-changed-trace compares it all the same"
+            f"{(before.trace or '')[:12]}); --update accepts it, --allow-changed-trace compares it anyway"
         )
-    return lacking(before, rules, "--update")
+    return missing_metric(before, rules, "--update")
 
 
-def unlike(now: Measured, before: Measured, update: str) -> str:
-    """Why figures of before say nothing about those of now, if so; `update` is the option that takes those of now."""
+def why_incomparable(now: Measured, before: Measured, update: str) -> str:
+    """Returns why earlier figures are not comparable, else ''. `update` is the option that replaces them."""
     if now.stack != before.stack:
-        return f"the baseline is of another configuration; {update} takes the present one"
+        return f"the baseline has another configuration; {update} replaces it"
     if (now.trace is None) != (before.trace is None):
-        return f"the baseline is of {'a trace' if before.trace else 'a recording'}; {update}"
+        return f"the baseline was measured with {'a trace' if before.trace else 'recordings'}; {update} replaces it"
     return ""
 
 
-def lacking(before: Measured, rules: list[Rule], update: str) -> str:
-    """Which metric of a tolerance figures of before do not have, if so."""
+def missing_metric(before: Measured, rules: list[Rule], update: str) -> str:
+    """Returns which metric of a tolerance is not in the earlier figures, else ''."""
     for rule in rules:
         if isinstance(rule, Tolerance) and rule.metric not in before.figures:
-            return f"the baseline has no {rule.metric}; {update} takes it in"
+            return f"the baseline has no {rule.metric}; {update} adds it"
     return ""

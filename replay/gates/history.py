@@ -1,4 +1,4 @@
-"""What each check measured, commit by commit: one Parquet file with a row a case and check."""
+"""The history of checks: one Parquet file with a row for each check and case."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ _LONG = 8
 
 @dataclass(frozen=True)
 class Step:
-    """A metric went from one level to another, at a commit."""
+    """A commit at which a metric changed from one level to another."""
 
     case: str
     metric: str
@@ -38,19 +38,19 @@ class Step:
 
 
 def present_commit(folder: Path) -> tuple[str, datetime]:
-    """The commit that is checked out, and its date; by git, else by what CI says, else unknown and now."""
+    """Returns the current commit and its date from git; else the variables of CI and the current time."""
     try:
-        said = subprocess.run(
+        fields = subprocess.run(
             ["git", "log", "-1", "--format=%H %ct"], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.split()
-        return said[0], datetime.fromtimestamp(int(said[1]), UTC)
+        return fields[0], datetime.fromtimestamp(int(fields[1]), UTC)
     except (OSError, subprocess.CalledProcessError, IndexError, ValueError):
         commit = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), "unknown")
         return commit, datetime.now(UTC)
 
 
 def add_rows(path: Path, report: Report, folder: Path) -> int:
-    """Adds a row for each case that was measured; a commit that is checked again takes the place of its rows."""
+    """Adds a row for each measured case and returns their number. Replaces earlier rows of the same commit."""
     commit, date = present_commit(folder)
     states = {case.name: case.state for case in report.cases}
     rows = [
@@ -73,7 +73,7 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Keeps other checks from changing the file; whether it has rows, for a new one is empty until the block ends."""
+    """Locks the file against other checks; yields whether it has rows. A new file is empty until the block ends."""
     target = new_target(path, force=True)
     try:
         file = open_locked(target, wait=True)
@@ -91,9 +91,9 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def read_history(path: Path) -> pl.DataFrame:
-    """All rows, in the order in which they were added."""
+    """Returns all rows, in the order in which they were added."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):  # empty while its first rows are written
-        raise ReplayError(f"{path}: there is no history; `replay check --history {path}` begins one")
+        raise ReplayError(f"{path}: the history does not exist; `replay check --history {path}` starts it")
     if not path.is_file():
         raise ReplayError(f"{path}: is not a regular file")
     try:
@@ -106,7 +106,7 @@ def read_history(path: Path) -> pl.DataFrame:
 
 
 def find_steps(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Step]:
-    """The commits at which a metric left its level, by case, oldest first."""
+    """Returns the commits at which a metric changed its level, oldest first."""
     found = []
     for (case,), rows in frame.group_by("case", maintain_order=True):
         for metric in metrics:
@@ -119,21 +119,22 @@ def find_steps(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Step]:
 
 
 def steps(values: Sequence[float]) -> list[tuple[int, float, float]]:
-    """Where the level changes, and the levels before and behind: by more than what neighbours usually differ by.
+    """Returns the indexes at which the level changes, with the levels before and after.
 
-    One value that is off and comes back is no step, unless nothing ever varies otherwise.
+    A change must exceed the usual difference between neighbours. A single outlier is not a change of the level, unless
+    all other values are equal.
     """
     if len(values) < 2:
         return []
     jumps = sorted(abs(b - a) for a, b in pairwise(values))
-    # In a short history a few steps are half of all jumps, and yet no noise.
+    # In a short history, a few steps can be half of all differences, so a lower quantile estimates the noise.
     noise = _NOISE_FACTOR * jumps[len(jumps) // (2 if len(values) >= _LONG else 4)]
     found: list[tuple[int, float, float]] = []
     start = 0
     for index in range(1, len(values)):
         level = median(values[start:index])
-        off = [abs(value - level) > noise for value in values[index : index + 2]]
-        if off[0] and (noise == 0 or all(off)) and values[index] != level:
+        is_off = [abs(value - level) > noise for value in values[index : index + 2]]
+        if is_off[0] and (noise == 0 or all(is_off)) and values[index] != level:
             found.append((index, level, values[index]))
             start = index
     if not found:

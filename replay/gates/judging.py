@@ -1,4 +1,4 @@
-"""Figures before and now, and rules, become findings. Pure."""
+"""Compares earlier and new figures by rules and returns findings. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FAILING = ("worse", "changed", "over")
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric of a case, judged by one rule."""
+    """The result of one rule for one metric of a case."""
 
     metric: str
     status: Status
@@ -21,7 +21,7 @@ class Finding:
     rule: Rule
     before: Figure | None = None
     allowed: float = 0.0
-    """How much worse it may be: the tolerance plus the spread of the recordings."""
+    """The accepted increase: the tolerance plus the spread of the recordings."""
 
     @property
     def failed(self) -> bool:
@@ -33,7 +33,7 @@ class Finding:
 
 
 def judge(now: Mapping[str, Figure], before: Mapping[str, Figure] | None, rules: Sequence[Rule]) -> list[Finding]:
-    """A finding for each rule; tolerances need figures of before."""
+    """Returns a finding for each rule. Without earlier figures, tolerances are skipped."""
     findings = []
     for rule in rules:
         if isinstance(rule, Limit):

@@ -1,4 +1,4 @@
-"""Measures cases: simulates traces, records and simulates programs, in parallel threads."""
+"""Measures cases: records programs and simulates all traces in parallel threads."""
 
 import os
 import statistics
@@ -21,48 +21,48 @@ from replay.sweeps.traces import find_inputs
 
 Progress = Callable[[int, int], None]
 BEFORE = "__before__"
-"""Ends the name of a trace that another case is compared with: it goes through that case's stack."""
+"""Suffix for the name of a reference trace: it is simulated with the stack of the case that is compared with it."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A case's figures, the stack, and the trace that they are of: of several recordings, the one in the middle."""
+    """A case's figures, its stack and its trace; of several recordings, the median one."""
 
     measured: Measured
     trace: Path | str
     stack: StackConfig
     notes: tuple[str, ...] = ()
-    """What to know of the stack."""
+    """Notes about the stack."""
 
 
 def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Progress) -> dict[str, Measurement]:
-    """All cases. `base`: what their paths are relative to; `scratch`: where recordings are kept."""
+    """Measures all cases. Their paths are relative to `base`; recordings are written into `scratch`."""
     origins = {name: _origins(name, case, base, scratch) for name, case in cases.items()}
     tasks: dict[str, list[Task]] = {}
     stacks: dict[str, StackConfig] = {}
     notes: dict[str, tuple[str, ...]] = {}
     for name, case in cases.items():
         seeds = [] if case.seed is None else [case.seed]
-        inputs = [what for origin in origins[name] for what in find_inputs([str(origin)], seeds)]
-        recordings, main = [what.recorded for what in inputs], name.removesuffix(BEFORE)
+        inputs = [trace for origin in origins[name] for trace in find_inputs([str(origin)], seeds)]
+        recordings, main = [trace.recorded for trace in inputs], name.removesuffix(BEFORE)
         stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
-        unlike = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
-        notes[name] = (*stack.notes, *unlike)
-        tasks[name] = [make_task(what, stack, stack_key(stack), None) for what in inputs]
-    outcomes = _play([task for each in tasks.values() for task in each], progress)
+        differing = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
+        notes[name] = (*stack.notes, *differing)
+        tasks[name] = [make_task(trace, stack, stack_key(stack), None) for trace in inputs]
+    outcomes = _simulate([task for each in tasks.values() for task in each], progress)
     found = {}
     for name, case in cases.items():
-        mine = [outcomes[task.key] for task in tasks[name]]
-        for outcome in mine:
+        case_outcomes = [outcomes[task.key] for task in tasks[name]]
+        for outcome in case_outcomes:
             if outcome.status != "done":
                 raise ReplayError(f"case {name}: {outcome.error}")
-        measured, trace = _summed_up(case, stack_key(stacks[name]), mine, origins[name])
+        measured, trace = _combined(case, stack_key(stacks[name]), case_outcomes, origins[name])
         found[name] = Measurement(measured, trace, stacks[name], notes[name])
     return found
 
 
-def _play(tasks: list[Task], progress: Progress) -> dict[str, Outcome]:
-    """Each different task once."""
+def _simulate(tasks: list[Task], progress: Progress) -> dict[str, Outcome]:
+    """Runs each different task once; returns the outcomes by key."""
     distinct = {task.key: task for task in tasks}
     outcomes = {}
     for outcome in Threads().outcomes(list(distinct.values())):
@@ -71,10 +71,10 @@ def _play(tasks: list[Task], progress: Progress) -> dict[str, Outcome]:
     return outcomes
 
 
-def _summed_up(
+def _combined(
     case: Case, stack: str, outcomes: list[Outcome], origins: list[Path | str]
 ) -> tuple[Measured, Path | str]:
-    """The figures, and the trace in the middle; `stack` is the stack's key."""
+    """Returns the figures and the median trace. `stack` is the key of the stack."""
     figures = {}
     for metric in metric_names():
         values = [float(outcome.metrics[metric]) for outcome in outcomes]
@@ -86,7 +86,7 @@ def _summed_up(
 
 
 def _origins(name: str, case: Case, base: Path, scratch: Path) -> list[Path | str]:
-    """Where the case's traces are: its source, or recordings that are made now."""
+    """Returns the traces of a case: its source, or new recordings of its program."""
     if case.source is not None:
         return [locate(case.source, base)]
     assert case.record is not None
@@ -94,15 +94,15 @@ def _origins(name: str, case: Case, base: Path, scratch: Path) -> list[Path | st
 
 
 def locate(source: str, base: Path) -> Path | str:
-    """A path relative to the suite's folder, or whatever else a source may be."""
+    """Returns the path of a source relative to the suite's folder; other kinds of sources (URLs, names) as they are."""
     return base / source if "://" not in source and (base / source).exists() else source
 
 
 def record(program: list[str], path: Path, folder: Path) -> Path:
-    """Records a program into `path`, run in `folder`; it must end well.
+    """Records a program into `path`, with `folder` as its working directory. Raises ReplayError if the program fails.
 
-    Hashes of text are made the same each time, unless the environment says how: they decide how sets and dictionaries
-    are laid out, and so what is allocated.
+    PYTHONHASHSEED is 0 unless the environment sets it: hashes of strings decide the layout of sets and dictionaries,
+    and so the allocations.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sites = [] if site_obstacle() else ["--sites"]
@@ -111,12 +111,14 @@ def record(program: list[str], path: Path, folder: Path) -> Path:
     environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": _python_path()}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not path.exists():
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ReplayError(f"{' '.join(program)}: ended with exit code {done.returncode} while it was recorded: {said}")
+        message = (done.stderr.strip().splitlines() or ["no output on standard error"])[-1]
+        raise ReplayError(
+            f"{' '.join(program)}: ended with exit code {done.returncode} while it was recorded: {message}"
+        )
     return path
 
 
 def _python_path() -> str:
-    """As it is, with this package's home in front: the recorder need not be installed where the program runs."""
+    """Returns PYTHONPATH with the folder of this package first, so that the recorder need not be installed."""
     home = str(Path(__file__).parents[2])
     return os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))

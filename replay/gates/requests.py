@@ -1,4 +1,4 @@
-"""Which request of a trace gave each live block its size."""
+"""Finds the last request (malloc, calloc or realloc) of each live block."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from replay.trace.block_ops import concerns_block
 
 
 class LastRequests:
-    """The latest request of each block, batch by batch. Requests are numbered from 0 in the order of the trace."""
+    """The last request of each block. Requests are numbered from 0 in the order of the trace."""
 
     def __init__(self) -> None:
         self._last = np.full(1024, -1, np.int64)
-        """By block number; -1 where no block is live, or its size is of none of the requests."""
+        """By block number; -1 if the block is not live, or none of the counted requests sized it."""
         self.count = 0
         """Requests so far."""
 
     def follow(self, events: Events, is_request: np.ndarray, reached: int) -> None:
-        """Follows events after those before. `is_request` marks the rows that are requests; all of them are numbered,
-        but blocks are followed in the first `reached` rows only."""
+        """Processes the next batch. `is_request` has the rows that count as requests; all of them get numbers, but
+        only the first `reached` rows of the batch change blocks."""
         moves = np.flatnonzero(concerns_block(events.op[: max(0, reached)]))
         if moves.size:
             numbers = self.count + np.cumsum(is_request) - 1
@@ -27,5 +27,5 @@ class LastRequests:
         self.count += int(np.count_nonzero(is_request))
 
     def of_live_blocks(self) -> np.ndarray:
-        """The numbers of the requests that gave live blocks their sizes."""
+        """Returns the numbers of the last requests of all live blocks."""
         return self._last[self._last >= 0]

@@ -1,12 +1,13 @@
-"""How much worse a metric may get, in the spelling of the command line and of suites.
+"""Tolerances and limits of metrics, as written on the command line and in suites.
 
     resident_bytes_peak:2%        at most 2 % above the baseline
-    resident_bytes_peak:+64KiB    at most so much above it
-    arenas_live:+0                not above it at all
-    resident_bytes_peak<=64MiB    never more, whatever the baseline says
 
-Lower is better. A metric of which neither more nor less is worse (how many arenas were unmapped, say) may differ by its
-tolerance in both directions.
+
+    resident_bytes_peak:+64KiB    at most 64 KiB above the baseline
+    arenas_live:+0                not above the baseline
+    resident_bytes_peak<=64MiB    a limit that does not depend on the baseline
+
+Lower is better. For a neutral metric, such as the number of unmapped arenas, the tolerance holds in both directions.
 """
 
 import re
@@ -28,7 +29,7 @@ Sign = Literal["<=", ">=", "<", ">"]
 
 
 def is_neutral(metric: str) -> bool:
-    """Whether more of it is neither better nor worse."""
+    """Whether a higher value is neither better nor worse."""
     own = own_metrics().get(metric)
     return metric in _NEUTRAL or (own is not None and not own.more_is_worse)
 
@@ -50,7 +51,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Limit:
-    """A metric must be on one side of a value."""
+    """An upper or lower limit of a metric."""
 
     metric: str
     sign: Sign
@@ -73,25 +74,25 @@ DEFAULTS = tuple(
         "arenas_live", "syscalls", "page_faults",
     )
 )  # fmt: skip
-"""The rules of a trace without any: a simulation always has the same figures, so they are compared exactly."""
+"""Default rules of a trace or workload. A simulation is deterministic, so its figures are compared exactly."""
 RECORDED_DEFAULTS = (
     *(Tolerance(each.metric, share=0.02) for each in DEFAULTS if "_bytes" in each.metric),
     Tolerance("arenas_live"),
     *(Tolerance(metric, amount=1, share=0.05) for metric in ("syscalls", "page_faults")),
 )
-"""The same of what is recorded anew, where a little always varies; what recordings vary by is allowed besides."""
+"""Default rules of a recorded program, whose recordings vary slightly. Their spread is allowed in addition."""
 TEST_DEFAULTS = (
     *(Tolerance(metric, amount=1 << 16, share=0.02) for metric in ("resident_bytes_peak", "resident_bytes_end")),
     Tolerance("syscalls", amount=8, share=0.05),
     Tolerance("page_faults", amount=1 << 4, share=0.05),
 )
-"""The same of a test, which is recorded once and often takes less than an arena: there a longer path of a temporary
-folder is some pages more. Arenas and the heap grow in steps, so that one byte more can be a step; a thread that gets a
-heap of its own takes up to five calls."""
+"""Default rules of a test, which is recorded once and often takes less than an arena. A longer path of a temporary
+folder can cost some pages. Arenas and the heap grow in steps, so one more byte can cost a step. A new heap for a thread
+takes up to five system calls."""
 
 
 def parse_rule(text: str) -> Rule:
-    """A tolerance or a limit; ConfigError says what is wrong with it."""
+    """Returns the tolerance or limit of a text; raises ConfigError if it is neither."""
     if match := _LIMIT.fullmatch(text):
         sign = match["sign"].replace("≤", "<=").replace("≥", ">=")
         return Limit(check_metric(match["metric"]), sign, _number(match["metric"], match["number"], text))  # type: ignore[arg-type]
@@ -100,25 +101,23 @@ def parse_rule(text: str) -> Rule:
         if match["percent"]:
             return Tolerance(metric, share=_plain(match["number"], text) / 100)
         return Tolerance(metric, amount=_number(metric, match["number"], text))
-    raise ConfigError(
-        f"{text!r} is not a tolerance; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4"
-    )
+    raise ConfigError(f"{text!r} is not a rule; write it like resident_bytes_peak:2% or arenas_live:+0 or blowup<=1.4")
 
 
 def parse_rules(texts: list[str]) -> list[Rule]:
-    """Rules, each metric's tolerance at most once."""
+    """Returns rules; raises ConfigError if a metric has two tolerances."""
     rules = [parse_rule(text) for text in texts]
     seen: set[str] = set()
     for rule in rules:
         if isinstance(rule, Tolerance):
             if rule.metric in seen:
-                raise ConfigError(f"{rule.metric}: two tolerances are given; keep one")
+                raise ConfigError(f"{rule.metric}: has two tolerances; keep one")
             seen.add(rule.metric)
     return rules
 
 
 def with_defaults(*layers: list[Rule], defaults: tuple[Tolerance, ...] = DEFAULTS) -> list[Rule]:
-    """The rules of several layers, later ones first; the defaults where no layer has a tolerance at all."""
+    """Returns the rules of several layers; later layers override earlier ones. Returns the defaults for no rules."""
     tolerances: dict[str, Tolerance] = {}
     limits: dict[tuple[str, str], Limit] = {}
     for layer in layers:
@@ -130,22 +129,22 @@ def with_defaults(*layers: list[Rule], defaults: tuple[Tolerance, ...] = DEFAULT
     return [*(tolerances.values() or ({} if limits else defaults)), *limits.values()]
 
 
-def _number(metric: str, text: str, said: str) -> float:
-    """In the metric's unit: bytes and times may be said with theirs."""
+def _number(metric: str, text: str, rule_text: str) -> float:
+    """Returns the number in the metric's unit. Sizes and times may have a unit."""
     for part, parse in (("_bytes", parse_size), ("_ns", parse_time)):
         if part in metric:
             try:
                 return float(parse(text))
             except ValueError as mistake:
-                raise ConfigError(f"{said!r}: {mistake}") from None
-    return _plain(text, said)
+                raise ConfigError(f"{rule_text!r}: {mistake}") from None
+    return _plain(text, rule_text)
 
 
-def _plain(text: str, said: str) -> float:
+def _plain(text: str, rule_text: str) -> float:
     try:
         value = float(text.replace("_", ""))
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ConfigError(f"{said!r}: {text!r} is not a number of at least 0")
+        raise ConfigError(f"{rule_text!r}: {text!r} is not a number of at least 0")
     return value

@@ -1,1 +1,1 @@
-"""Machine code: how plain functions are compiled, structs passed by reference, CPU instructions that numba lacks."""
+"""Compiles plain functions to machine code: kernels, structs passed by reference, CPU instructions that numba lacks."""

@@ -1,7 +1,7 @@
-"""Arrays for kernels: structured types, room for more entries, and kernels that are called again with more room.
+"""Arrays for kernels: structured types, larger copies, and calls of kernels that are repeated with larger tables.
 
-A kernel that runs out of room in a table returns the status FULL and where it stopped, before it changes anything for
-the entry at which it stopped.
+A kernel that finds a table full returns the status FULL and its position, before it changes anything for the entry at
+this position.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 
 DONE, FULL = 0, 1
-"""Statuses of kernels that are called by `call_with_room`; each may have others."""
+"""Statuses of kernels for `call_with_room`. A kernel can have other statuses too."""
 
 
 def record(*fields: str, **kinds: type) -> np.dtype:
-    """A structured type of int64 `fields`, or of the kinds said; its scalars have attributes, here and in numba."""
-    taken = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
-    assert not taken, f"NumPy's own attributes hide {taken} in plain Python"
+    """Returns a structured type of int64 `fields` and fields of other `kinds`. Its scalars have attributes for
+    fields."""
+    hidden = [name for name in (*fields, *kinds) if hasattr(np.record, name)]
+    assert not hidden, f"NumPy's own attributes hide {hidden} in plain Python"
     columns = [(name, np.int64) for name in fields] + list(kinds.items())
     return np.dtype((np.record, np.dtype(columns, align=True)))
 
 
 def extend(array: np.ndarray, length: int, used: int | None = None, fill: int = 0) -> np.ndarray:
-    """A copy of `array` with room for `length` entries, `fill` behind the old ones; the array itself if it has that.
+    """Returns a copy of `array` with `length` entries, new ones set to `fill`; the array itself if it is long enough.
 
-    Only the first `used` entries are copied, all if None: what was never touched stays untouched, and takes no memory.
+    Only the first `used` entries are copied (None: all). Untouched pages of the copy take no memory.
     """
     if length <= array.shape[0]:
         return array
@@ -47,13 +48,13 @@ def concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def with_room(array: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
-    """The array itself if it has `length` entries, else a copy with room for twice as many, `fill` behind the old."""
+    """Returns the array itself if it has `length` entries, else a copy with twice as many, new ones set to `fill`."""
     return array if length <= array.shape[0] else extend(array, 2 * int(length), fill=fill)
 
 
 def call_with_room(kernel: Callable[..., tuple[Any, ...]], grow: Callable[..., None], *start: int) -> tuple[Any, ...]:
-    """What `kernel(*start)` returns: a status and where it stopped. While that is FULL, `grow` is called with where it
-    stopped, and the kernel from there again."""
+    """Returns the result of `kernel(*start)`: a status and the position. While the status is FULL, calls `grow` with
+    the position, and the kernel again from there."""
     status, *at = kernel(*start)
     while status == FULL:
         grow(*at)

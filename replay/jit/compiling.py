@@ -1,13 +1,13 @@
-"""Marks plain Python functions over NumPy arrays as kernels, which become machine code when they are first called.
+"""Marks plain Python functions over NumPy arrays as kernels, which are compiled at their first call.
 
-`leaf`, `inlined` and `cold` mark functions that other kernels call; called from Python they are what they look like.
-`entry` marks one that Python calls: its machine code, with every leaf linked into it, is kept on disk
-(`replay.jit.kernel_cache`). `generic` marks one that has an implementation for each class of its first argument.
+`leaf`, `inlined` and `cold` mark functions that kernels call; a call from Python runs the plain function. `entry` marks
+a function that Python calls: its machine code, with every leaf linked into it, is cached on disk
+(`replay.jit.kernel_cache`). `generic` marks a function that has an implementation for each class of its first argument.
 
-Nothing here imports numba: it takes half a second, and a command that refuses its input needs no kernel. Marks are
-collected, and `replay.jit._numba` is told all of them when the first entry is called.
+This module does not import numba, which takes half a second: a command that refuses its input needs no kernel. Marks
+are collected and passed to `replay.jit._numba` when the first entry is called.
 
-With `NUMBA_DISABLE_JIT=1` all marks leave the function as it is.
+With `NUMBA_DISABLE_JIT=1`, the marks do not change functions.
 """
 
 import os
@@ -20,21 +20,21 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
-from replay.jit.kernel_cache import cache_folder, why_not_kept
+from replay.jit.kernel_cache import cache_folder, why_not_cached
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
 _BACKEND = "replay.jit._numba"
 _kernels: set[Callable[..., Any]] = set()
-_waiting: list[Callable[[Any], None]] = []
-"""What numba is told when it is loaded, in the order of the marks."""
+_pending: list[Callable[[Any], None]] = []
+"""Functions to call with `replay.jit._numba` when it is imported, in the order of the marks."""
 _loading = threading.RLock()
 _announcements: list[Callable[[str], None]] = []
 
 
 def leaf(function: Function) -> Function:
-    """Marks a kernel for other kernels to call."""
+    """Marks a kernel that other kernels call."""
     return _mark(function, "leaf")
 
 
@@ -50,14 +50,14 @@ def cold(function: Function) -> Function:
 
 def by_reference(instance_class: Class) -> Class:
     """Marks a NamedTuple class: kernels take its instances by reference (`replay.jit._numba.references`)."""
-    _tell(lambda numba: numba.mark_by_reference(instance_class))
+    _apply(lambda numba: numba.mark_by_reference(instance_class))
     return instance_class
 
 
 def generic(find: Callable[[type, str], Callable[..., Any]]) -> Callable[[Function], Function]:
-    """Returns a mark for functions that stand for others: `find` has the one for a class and the function's name.
+    """Returns a mark for generic functions. `find` returns the implementation for a class and the function's name.
 
-    The class is that of the first argument. In kernels the choice is made while compiling.
+    The class is that of the first argument. In kernels, the choice is made at compile time.
     """
 
     def mark(function: Function) -> Function:
@@ -68,14 +68,14 @@ def generic(find: Callable[[type, str], Callable[..., Any]]) -> Callable[[Functi
 
         update_wrapper(dispatch, function)
         _kernels.add(dispatch)
-        _tell(lambda numba: numba.mark_generic(dispatch, lambda instance_class: find(instance_class, name)))
+        _apply(lambda numba: numba.mark_generic(dispatch, lambda instance_class: find(instance_class, name)))
         return dispatch  # type: ignore[return-value]
 
     return mark
 
 
 class Entry:
-    """A kernel for Python to call, compiled or loaded from disk at the first call."""
+    """A kernel that Python calls, compiled or loaded from disk at its first call."""
 
     def __init__(self, function: Callable[..., Any], extra_sources: tuple[str, ...]) -> None:
         self.py_func = function
@@ -89,65 +89,67 @@ class Entry:
     def _load(self) -> Callable[..., Any]:
         numba = _load_numba()
         source = str(sys.modules[self.py_func.__module__].__file__)
-        with _loading:
-            self._compiled = numba.compile_entry(self.py_func, cache_folder((source, *sorted(self._extra_sources))))
+        with _loading:  # of several threads, the first one compiles
+            if self._compiled is None:
+                folder = cache_folder((source, *sorted(self._extra_sources)))
+                self._compiled = numba.compile_entry(self.py_func, folder)
         return self._compiled
 
 
 def entry(function: Function, extra_sources: tuple[str, ...] = ()) -> Function:
-    """Marks a kernel for Python to call; `extra_sources` are files outside this package that it is linked with."""
+    """Marks a kernel that Python calls. `extra_sources`: files outside this package with functions that it calls."""
     _kernels.add(function)
     return Entry(function, extra_sources) if is_enabled() else function  # type: ignore[return-value]
 
 
 def is_enabled() -> bool:
-    """Whether kernels are compiled at all: numba's own switch turns that off."""
+    """Whether kernels are compiled; NUMBA_DISABLE_JIT turns it off."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def is_kernel(function: Callable[..., Any]) -> bool:
-    """Whether compiled kernels may call `function`: it has one of the marks above, or numba made it."""
+    """Whether compiled kernels can call `function`: it has one of the marks above, or it is compiled by numba."""
     return function in _kernels or hasattr(function, "py_func")
 
 
 def _mark(function: Function, kind: str) -> Function:
-    """To Python the function stays what it is; kernels that name it have it compiled with the options of `kind`."""
+    """Returns the unchanged function. Kernels that call it compile it with the options of `kind`."""
     _kernels.add(function)
-    _tell(lambda numba: numba.mark_leaf(function, kind))
+    _apply(lambda numba: numba.mark_leaf(function, kind))
     return function
 
 
-def _tell(mark: Callable[[Any], None]) -> None:
-    """Has numba told of a mark: now if it is loaded, else when it is."""
+def _apply(mark: Callable[[Any], None]) -> None:
+    """Applies a mark: now if numba is imported, else when it is."""
     with _loading:
-        if _BACKEND in sys.modules and not _waiting:
+        if _BACKEND in sys.modules and not _pending:
             mark(sys.modules[_BACKEND])
         else:
-            _waiting.append(mark)
+            _pending.append(mark)
 
 
 def _load_numba() -> ModuleType:
-    """Returns the module that knows numba, and all marks by now."""
+    """Imports `replay.jit._numba`, applies all marks, and returns it."""
     with _loading:
         is_first = _BACKEND not in sys.modules
         numba = import_module(_BACKEND)
         if is_first:
             numba.report_compilations(_announce)
-        while _waiting:
-            _waiting.pop(0)(numba)
+        while _pending:
+            _pending.pop(0)(numba)
         return numba
 
 
 def _announce(folder: str) -> None:
     while _announcements:
-        _announcements.pop()(why_not_kept(folder))
+        _announcements.pop()(why_not_cached(folder))
 
 
 @contextmanager
 def announced_compilation(announce: Callable[[str], None]) -> Iterator[None]:
-    """Calls `announce` at most once, right before an entry that is not on disk yet is compiled in this block.
+    """Calls `announce` at most once in this block, right before an entry is compiled that is not in the cache.
 
-    Its argument says where the machine code cannot be kept and why; it is empty if it can.
+    Its argument is the reason why the machine code cannot be cached, with the folder; empty if it can.
     """
     _announcements.append(announce)
     try:

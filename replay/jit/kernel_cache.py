@@ -1,8 +1,8 @@
-"""Where machine code is kept on disk, so that old code is never run after an edit.
+"""The folders of the kernel cache on disk. Old code never runs after an edit.
 
-numba's own cache looks at the file of an entry alone and would go on running old code after an edit in a leaf. Here the
-folder of an entry is named by a digest of its source file, of all that the file imports and of the models in use; an
-edit of any of them opens a new folder.
+numba's own cache checks only the file of an entry and would run old code after an edit of a leaf. Here, the folder of
+an entry is named by a digest of its source file, of all imported files, and of the models in use. An edit of any of
+them changes the folder.
 """
 
 import atexit
@@ -15,21 +15,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from replay.support.digests import digest_files
 
 _PACKAGE = Path(__file__).parents[1]
 _COMPILER = Path(__file__).parent
-_IMPORT = re.compile(rf"^ *(?:from|import) ({_PACKAGE.name}\.[\w.]+)", re.MULTILINE)
+_IMPORT = re.compile(rf"^ *(?:from|import) {_PACKAGE.name}(?:\.([\w.]+)| import (\w+))", re.MULTILINE)
 _FOLDERS_KEPT = 32
 _SECONDS_KEPT = 24 * 3600
-_not_kept: dict[Path, str] = {}
-"""Temporary folders for machine code: where it should be kept, and why it cannot be."""
+_not_cached: dict[Path, str] = {}
+"""Temporary folders for machine code, with the intended folder and the reason why it cannot be used."""
 
 
 def cache_root() -> Path:
-    """Where everything lives that can be made again: kernels, the harness of `verify`, fetched interpreters."""
+    """Returns the folder for files that can be created again: kernels, harnesses of `verify`, fetched interpreters."""
     if chosen := os.environ.get("REPLAY_CACHE_DIR"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -49,25 +50,25 @@ def cache_folder(sources: tuple[str, ...]) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        # Nothing can be kept. Left to itself numba would write beside the sources, blind to edits in other files.
-        passing = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
-        atexit.register(shutil.rmtree, passing, ignore_errors=True)
-        _not_kept[passing] = f"{folder.parent}: {error.strerror}"
-        return passing
+        # Without a folder, numba would write its cache beside the sources and miss edits of other files.
+        temporary = Path(tempfile.mkdtemp(prefix="replay-kernels-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        _not_cached[temporary] = f"{folder.parent}: {error.strerror}"
+        return temporary
 
 
-def why_not_kept(path: str | Path) -> str:
-    """Says where machine code should be kept and why it cannot be; empty for a file in the cache."""
-    return next((reason for folder, reason in _not_kept.items() if Path(path).is_relative_to(folder)), "")
+def why_not_cached(path: str | Path) -> str:
+    """Returns the intended folder of machine code and why it cannot be used; empty for a path in the cache."""
+    return next((reason for folder, reason in _not_cached.items() if Path(path).is_relative_to(folder)), "")
 
 
 def _with_imported(sources: Iterable[Path]) -> set[Path]:
-    """Returns the files and, transitively, this package's files that they import; importing a package means all of it.
+    """Returns the files and, transitively, the files of this package that they import.
 
-    All of it, because models and formats are discovered in their packages, not imported by name.
+    An import of a package includes all its files, because models and formats are discovered, not imported by name.
     """
     found: set[Path] = set()
-    waiting = [*sources, *_COMPILER.rglob("*.py")]
+    waiting = [*chain.from_iterable(map(_with_package, sources)), *_COMPILER.rglob("*.py")]
     while waiting:
         path = waiting.pop()
         if path in found:
@@ -77,18 +78,24 @@ def _with_imported(sources: Iterable[Path]) -> set[Path]:
     return found
 
 
+def _with_package(path: Path) -> Iterable[Path]:
+    """Returns all files of the package that a file outside of this one belongs to; the file alone if it has none."""
+    top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
+    return [path] if top is None or _PACKAGE in path.parents else top.rglob("*.py")
+
+
 @cache
 def _imported(path: Path) -> list[Path]:
-    """Returns this package's files that the file imports, without those that they import."""
+    """Returns the files of this package that the file imports directly."""
     found: list[Path] = []
-    for name in _IMPORT.findall(path.read_text("utf-8")):
-        target = _PACKAGE.joinpath(*name.split(".")[1:])
+    for module, member in _IMPORT.findall(path.read_text("utf-8")):
+        target = _PACKAGE.joinpath(*(module or member).split("."))
         found += target.rglob("*.py") if target.is_dir() else [target.with_suffix(".py")]
     return [each for each in found if each.is_file()]
 
 
 def _drop_stale(kernels: Path) -> None:
-    """Removes all but the newest folders, and none that another process may still be filling."""
+    """Removes all but the newest folders. Keeps folders that another process may be writing."""
     times = {}
     for path in kernels.iterdir():
         with suppress(FileNotFoundError):  # another process removes stale folders too

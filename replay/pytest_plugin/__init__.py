@@ -1,15 +1,15 @@
-"""The plugin for pytest: records tests, simulates them on an allocator stack, and judges them.
+"""The plugin for pytest: records tests, simulates them with an allocator stack, and judges them.
 
-`docs/pytest.md` is for those who use it.
+`docs/pytest.md` is the documentation for users.
 
-    here         the hooks that pytest calls; imported in every run, so it imports nothing, and no hook runs per test
-    session      which tests are recorded, and the results
-    recording    a test, or a block of one, recorded
-    companion    starts the process beside the tests and asks it
-    summary      the table at the end
-    beside       what runs in that process, with `arguments`, `looking`, `judging` and `keeping`
+    __init__         hooks of pytest; imported in every run, so it imports little, and no hook runs for each test
+    session          the tests to record, and their results
+    recording        records a test, or a block of a test
+    worker_process   starts the worker process and sends requests to it
+    summary          the table at the end
+    worker           the worker process, with `arguments`, `measuring`, `judging` and `explanations`
 
-Only what is in `beside` and behind it imports the rest of replay, NumPy and numba.
+Only the worker process imports the rest of replay, NumPy and numba.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FIXTURE = "allocations"
 
 
 def thread_roots() -> dict[int, Any]:
-    """The outermost frame of every other thread, which distinguishes it from a later thread with its number."""
-    frames: dict[int, Any] = getattr(sys, "_current_frames", dict)()  # only CPython is sure to have it
+    """Returns the outermost frame of each other thread by its number. A later thread can reuse only the number."""
+    frames: dict[int, Any] = getattr(sys, "_current_frames", dict)()  # not in every Python implementation
     frames.pop(threading.get_ident(), None)
     for number, frame in frames.items():
         while frame.f_back is not None:
@@ -40,8 +40,8 @@ def thread_roots() -> dict[int, Any]:
 
 
 EARLIER_THREADS = thread_roots()
-"""Threads that ran before pytest loaded anything of a project, such as the one by which a worker of pytest-xdist hears
-of its next tests. What they do, and when, is not the tests'."""
+"""Threads that ran before pytest loaded code of the project, e.g. the one that receives the next tests in a worker of
+pytest-xdist. Their allocations do not belong to the tests and are not recorded."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _HELP = (
     "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
@@ -67,11 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("replay_baseline"):
         _session(config)
     elif config.getoption("replay_update") or config.getoption("replay_traces"):
-        raise pytest.UsageError("--replay-update and --replay-traces go with --replay-baseline FILE")
+        raise pytest.UsageError("--replay-update and --replay-traces require --replay-baseline FILE")
 
 
 def _session(config: pytest.Config) -> Session:
-    """Created at the first use: not at all if nothing is recorded."""
+    """Returns the session, which is created at its first use: not at all if nothing is recorded."""
     if _SESSION not in config.stash:
         from replay.pytest_plugin.session import Session
 
@@ -81,7 +81,7 @@ def _session(config: pytest.Config) -> Session:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Finds the tests to record, and has only those run otherwise."""
+    """Finds the tests to record and replaces their `runtest`. Other tests run as before."""
     if config.getini("replay_limits"):
         chosen = items
     else:
@@ -101,16 +101,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _record(session: Session, items: list[pytest.Item]) -> None:
-    """Has those of the tests that want it recorded when pytest runs them, between set-up and teardown of fixtures."""
-    if wishes := session.choose(items):
+    """Replaces `runtest` of the tests to record, so that set-up and teardown of fixtures are not recorded."""
+    if tests := session.choose(items):
         from replay.pytest_plugin.recording import RecordedTest
 
-        for item, layers in wishes:
+        for item, layers in tests:
             item.runtest = RecordedTest(session, item, layers)  # type: ignore[method-assign]
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], mistake: pytest.UsageError) -> None:
-    """Ends the run before a test was run. A worker of pytest-xdist can only say that its collection failed."""
+    """Ends the run before the first test. A worker of pytest-xdist can only report that its collection failed."""
     if not hasattr(config, "workerinput"):
         raise mistake
     report = pytest.CollectReport(items[0].nodeid, "failed", longrepr=str(mistake), result=[])
@@ -120,7 +120,7 @@ def _refuse(config: pytest.Config, items: list[pytest.Item], mistake: pytest.Usa
 
 @pytest.fixture
 def allocations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Allocations:
-    """Records blocks of a test: `with allocations() as seen: ...`; then `seen.peak` and others tell what was seen."""
+    """Records blocks of a test: `with allocations() as seen: ...`; `seen.peak` and other properties are the results."""
     from replay.pytest_plugin.recording import Allocations
 
     return Allocations(_session(request.config), request.node.nodeid, tmp_path_factory)
@@ -133,7 +133,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Takes over the results of a worker of pytest-xdist that has ended."""
+    """Adds the results of a worker of pytest-xdist that has ended."""
     outcomes = getattr(node, "workeroutput", {}).get(MARK)
     if outcomes:
         _session(node.config).outcomes.update(outcomes)

@@ -1,7 +1,7 @@
-"""What markers, and options of all tests, ask for, made into rules and an allocator stack.
+"""Converts arguments of markers, and options for all tests, into rules and an allocator stack.
 
-A marker's arguments are a dictionary here. Several markers of one test, of its class and its module, lie one on the
-other, the nearest on top; options of all tests lie under them.
+The arguments of a marker are a dictionary, called a layer. A test can have layers of its module, its class and its own:
+the nearest overrides the others, and all override the options for all tests.
 """
 
 from collections.abc import Mapping
@@ -21,45 +21,48 @@ from replay.trace import Metadata
 
 SIGNS: dict[str, Sign] = {"max_": "<=", "min_": ">="}
 LEAKS = ("leaked_blocks", "leaked_bytes")
-"""What only a recording of a part of a program can tell, beside the metrics of a run."""
+"""Metrics that only recorded tests and blocks have, in addition to those of a run."""
 PLAIN = ("tolerances", "allocator", "set", "env", "enabled")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a test is simulated and judged."""
+class Settings:
+    """The settings with which a test is simulated and judged."""
 
     limits: tuple[Limit, ...]
     tolerances: tuple[Tolerance, ...]
     case: dict[str, Any]
-    """Arguments of a `Case` besides what it records."""
+    """Arguments of a `Case`, without the program to record."""
 
     def stack(self, *recordings: Metadata) -> StackConfig:
-        """The allocator stack for these recordings."""
+        """Returns the allocator stack for these recordings."""
         return self.case_of("").stack(*recordings)
 
     def case_of(self, test: str) -> Case:
-        """The form in which a baseline says how its figures were measured."""
+        """Returns the case under which a baseline stores the figures of the test."""
         return Case.model_validate({**self.case, "record": ["-m", "pytest", test], "recordings": 1})
 
 
-def parse_wish(for_all: Mapping[str, Any], layers: list[dict[str, Any]]) -> Wish:
-    """Of options of all tests and of markers, the topmost last; ConfigError says what is wrong with them."""
+def parse_settings(for_all: Mapping[str, Any], layers: list[dict[str, Any]]) -> Settings:
+    """Returns the settings of a test from the options for all tests and its layers, the nearest last.
+
+    Raises ConfigError for an invalid argument.
+    """
     rules: list[Rule] = with_defaults(_rules_for_all(for_all), *map(_rules, layers), defaults=())
     tolerances = tuple(rule for rule in rules if isinstance(rule, Tolerance))
     allocators = [layer["allocator"] for layer in (for_all, *layers) if layer.get("allocator") is not None]
     case = {
         "allocator": allocators[-1] if allocators else None,
-        "set": _overlaid(layers, "set"),
-        "env": _overlaid(layers, "env"),
+        "set": _merged(layers, "set"),
+        "env": _merged(layers, "env"),
         "tolerances": [str(rule) for rule in tolerances],
     }
-    wish = Wish(tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case)
+    settings = Settings(tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case)
     try:
-        wish.stack()
+        settings.stack()
     except ValidationError as mistakes:
         raise ConfigError(_first(mistakes)) from None
-    return wish
+    return settings
 
 
 def _first(mistakes: ValidationError) -> str:
@@ -68,10 +71,10 @@ def _first(mistakes: ValidationError) -> str:
 
 
 def _rules_for_all(for_all: Mapping[str, Any]) -> list[Rule]:
-    """Those of the options `replay_limits` and `replay_tolerances`."""
+    """Returns the rules of the options `replay_limits` and `replay_tolerances`."""
     rules: list[Rule] = [_limit_for_all(text) for text in for_all.get("limits", [])]
     rules += [_tolerance("replay_tolerances", text) for text in for_all.get("tolerances", [])]
-    return _each_once(rules)
+    return _without_duplicates(rules)
 
 
 def _limit_for_all(text: str) -> Limit:
@@ -85,23 +88,23 @@ def _limit_for_all(text: str) -> Limit:
 
 
 def _rules(layer: Mapping[str, Any]) -> list[Rule]:
-    """The rules of one marker, which says nothing twice."""
+    """Returns the rules of one marker; raises ConfigError if two are about the same metric."""
     rules: list[Rule] = [_limit(name, value) for name, value in layer.items() if name not in PLAIN]
-    return _each_once([*rules, *(_tolerance("tolerances", text) for text in _texts(layer, "tolerances"))])
+    return _without_duplicates([*rules, *(_tolerance("tolerances", text) for text in _texts(layer, "tolerances"))])
 
 
 def _limit(name: str, value: object) -> Limit:
-    """`max_syscalls__mmap=3` is syscalls.mmap<=3."""
+    """Returns the limit of an argument: `max_syscalls__mmap=3` is the limit syscalls.mmap<=3."""
     sign, metric = SIGNS.get(name[:4]), name[4:].replace("__", ".")
     known = [
         *PLAIN, *(start + each.replace(".", "__") for start in SIGNS for each in (*metric_names(), *LEAKS)),
     ]  # fmt: skip
     if sign is None:
-        meant = name.replace("__", ".")
-        limits = meant in metric_names() or meant in LEAKS
-        raise ConfigError(f"{name}: is not an argument; {f'write max_{name}' if limits else nearest(name, known)}")
+        metric_meant = name.replace("__", ".")
+        limits = metric_meant in metric_names() or metric_meant in LEAKS
+        raise ConfigError(f"{name}: unknown argument; {f'write max_{name}' if limits else nearest(name, known)}")
     if metric not in metric_names() and metric not in LEAKS:
-        raise ConfigError(f"{name}: there is no metric {metric!r}; {nearest(name, known)}")
+        raise ConfigError(f"{name}: unknown metric {metric!r}; {nearest(name, known)}")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ConfigError(f"{name}: {value!r} is not a limit; write a number, or text with a unit")
     if metric in LEAKS:
@@ -114,11 +117,11 @@ def _limit(name: str, value: object) -> Limit:
     return rule
 
 
-def _leak_limit(said: str, metric: str, sign: Sign, value: int | float | str) -> Limit:
+def _leak_limit(argument: str, metric: str, sign: Sign, value: int | float | str) -> Limit:
     try:
         return Limit(metric, sign, float(parse_size(value)))
     except ValueError as mistake:
-        raise ConfigError(f"{said}: {mistake}") from None
+        raise ConfigError(f"{argument}: {mistake}") from None
 
 
 def _tolerance(name: str, text: str) -> Tolerance:
@@ -128,30 +131,30 @@ def _tolerance(name: str, text: str) -> Tolerance:
     return rule
 
 
-def _each_once(rules: list[Rule]) -> list[Rule]:
+def _without_duplicates(rules: list[Rule]) -> list[Rule]:
     seen: set[object] = set()
     for rule in rules:
-        what = (rule.metric, rule.sign if isinstance(rule, Limit) else "")
-        if what in seen:
-            raise ConfigError(f"{rule.metric}: two {'limits' if what[1] else 'tolerances'} are given; keep one")
-        seen.add(what)
+        key = (rule.metric, rule.sign if isinstance(rule, Limit) else "")
+        if key in seen:
+            raise ConfigError(f"{rule.metric}: has two {'limits' if key[1] else 'tolerances'}; keep one")
+        seen.add(key)
     return rules
 
 
 def _texts(layer: Mapping[str, Any], name: str) -> list[str]:
     value = layer.get(name, [])
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ConfigError(f"{name}: give a list of texts, like ['resident_bytes_peak:2%']")
+        raise ConfigError(f"{name}: write a list of strings, like ['resident_bytes_peak:2%']")
     return value
 
 
-def _overlaid(layers: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The dictionaries of that name, upper ones over lower ones."""
-    laid: dict[str, Any] = {}
+def _merged(layers: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Returns the union of the layers' dictionaries `name`; later layers override earlier ones."""
+    merged: dict[str, Any] = {}
     for layer in layers:
         value = layer.get(name, {})
         if not isinstance(value, dict):
             example = {"set": "{'pymalloc.arena_size': '256 KiB'}", "env": "{'MALLOC_ARENA_MAX': 1}"}[name]
-            raise ConfigError(f"{name}: give a dictionary, like {example}")
-        laid |= value
-    return laid
+            raise ConfigError(f"{name}: write a dictionary, like {example}")
+        merged |= value
+    return merged

@@ -8,67 +8,70 @@ from typing import Any
 
 from replay.analysis.metrics import metric_names
 from replay.gates.baselines import Baseline, Figure, Measured, without_details
-from replay.gates.checking import lacking, unlike
+from replay.gates.checking import missing_metric, why_incomparable
 from replay.gates.judging import judge
 from replay.gates.tolerances import TEST_DEFAULTS, Rule
-from replay.pytest_plugin.arguments import Wish
+from replay.pytest_plugin.arguments import Settings
 from replay.pytest_plugin.explanations import Compared, causes, sentence
-from replay.pytest_plugin.measuring import look
+from replay.pytest_plugin.measuring import measure_recording
 from replay.sources import open_source
 from replay.support.errors import ReplayError
 from replay.sweeps.configurations import stack_key
 
 SHOWN = ("resident_bytes_peak", "blowup", "arenas_peak", "arenas_live")
-"""Metrics that JUnit's properties and the table at the end tell of every recorded test."""
+"""Metrics in JUnit's properties and in the table at the end, for every recorded test."""
 UPDATE = "--replay-update"
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Knows what was before: figures, and recordings that tell causes. Without a baseline only limits count."""
+    """Judges recordings of tests by a baseline, and explains failures by earlier recordings in the folder `traces`.
+
+    Without a baseline, only limits are checked.
+    """
 
     baseline: Baseline | None
     traces: Path | None
 
-    def verdict(self, test: str, path: Path, wish: Wish) -> dict[str, Any]:
-        """What the tests' process needs to tell."""
+    def verdict(self, test: str, path: Path, settings: Settings) -> dict[str, Any]:
+        """Returns the verdict that the process under test reports, as JSON values."""
         trace = open_source(path)
-        stack = wish.stack(trace.metadata)
-        looked = look(trace, stack)
-        now = {metric: Figure(value=value, low=value, high=value) for metric, value in looked.figures.items()}
+        stack = settings.stack(trace.metadata)
+        results = measure_recording(trace, stack)
+        now = {metric: Figure(value=value, low=value, high=value) for metric, value in results.figures.items()}
         measured = Measured(
-            case=wish.case_of(test), trace=None, stack=stack_key(stack),
+            case=settings.case_of(test), trace=None, stack=stack_key(stack),
             figures={metric: now[metric] for metric in metric_names()},
         )  # fmt: skip
-        rules: list[Rule] = [*(wish.tolerances or TEST_DEFAULTS), *wish.limits]
+        rules: list[Rule] = [*(settings.tolerances or TEST_DEFAULTS), *settings.limits]
         ruled = [rule.metric for rule in rules]
         before = self._before(test, measured, rules)
         findings = judge(now, before.figures if before else None, rules)
         failed = [finding for finding in findings if finding.failed]
-        compared = Compared(trace, looked, before, self._kept(test), stack)
+        compared = Compared(trace, results, before, self._recording_before(test), stack)
         shown = dict.fromkeys([*SHOWN, *(finding.metric for finding in findings)])
         return {
             "state": "failed" if failed else "new" if self.baseline and not before else "passed",
             "allocator": stack.name,
             "findings": [sentence(finding) for finding in failed],
             "causes": causes(failed, compared) if failed else [],
-            "figures": {metric: looked.figures[metric] for metric in shown},
-            "requested": looked.summary.requested_bytes_peak,
+            "figures": {metric: results.figures[metric] for metric in shown},
+            "requested": results.summary.requested_bytes_peak,
             "measured": without_details(measured, ruled).model_dump(mode="json", by_alias=True),
         }
 
     def _before(self, test: str, now: Measured, rules: list[Rule]) -> Measured | None:
         before = self.baseline.cases.get(test) if self.baseline else None
-        if before and (said := unlike(now, before, UPDATE) or lacking(before, rules, UPDATE)):
-            raise ReplayError(said)
+        if before and (reason := why_incomparable(now, before, UPDATE) or missing_metric(before, rules, UPDATE)):
+            raise ReplayError(reason)
         return before
 
-    def _kept(self, test: str) -> Path | None:
+    def _recording_before(self, test: str) -> Path | None:
         path = self.traces / trace_name(test) if self.traces else None
         return path if path and path.exists() else None
 
 
 def trace_name(test: str) -> str:
-    """The file in which the recording of a test is kept: readable, and different for each."""
+    """Returns the name of the file for the recording of a test: readable and unique."""
     readable = re.sub(r"[^\w.-]+", ".", test).strip(".")[-120:]
     return f"{readable}-{hashlib.sha256(test.encode()).hexdigest()[:6]}.parquet"

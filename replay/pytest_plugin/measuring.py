@@ -1,4 +1,4 @@
-"""Measures a recorded block or test: its simulation on a stack, and what it allocated and never freed."""
+"""Measures the recording of a test or block: simulates it, and counts the blocks that it did not free."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ from replay.trace import NO_SITE, Domain, Op, Trace
 from replay.trace.block_ops import requests
 
 _CLASS_BITS = 58
-"""A domain and a class of sizes in one number; the class takes so many bits."""
+"""A number has the domain and the size class; the class takes this many low bits."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Blocks of one domain and size class that the test requested, and those of them that it left live."""
+class ClassCount:
+    """The requests of one domain and size class, and their blocks that are still live at the end of the test."""
 
     domain: str
     size: int
@@ -32,28 +32,28 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Left:
-    """Blocks of one call site that were left live."""
+class SiteLeak:
+    """The blocks of one call site that are still live at the end of the test."""
 
     site: str
     place: str
-    """With the line that left most."""
+    """The call site with the line that leaked the most bytes."""
     blocks: int
     bytes: int
 
 
 @dataclass(frozen=True)
-class Look:
-    """The results of a recording."""
+class Results:
+    """The measurements of a recording."""
 
     summary: Summary
-    classes: tuple[Asked, ...]
-    left: tuple[Left, ...]
-    """By call site, if the recording has them."""
+    classes: tuple[ClassCount, ...]
+    leaks: tuple[SiteLeak, ...]
+    """By call site; empty if the recording has no call sites."""
 
     @property
     def figures(self) -> dict[str, int | float]:
-        """All metrics, and what was left behind."""
+        """All metrics of the simulation, and the leaked blocks and bytes."""
         return {
             **metrics_of(self.summary),
             "leaked_blocks": sum(each.leaked_blocks for each in self.classes),
@@ -68,46 +68,47 @@ class Look:
         }
 
 
-def look(trace: Trace, stack: StackConfig) -> Look:
-    """Simulates a recording that has the marks of a test."""
-    recording = run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
-    domains, sizes, sites, is_left = _requests(trace)
-    left = _by_site(trace, sizes[is_left], sites[is_left])
-    return Look(summarize(recording), _by_class(domains, sizes, is_left), left)
+def measure_recording(trace: Trace, stack: StackConfig) -> Results:
+    """Simulates a recording with the marks of a test, and returns its measurements."""
+    result = run(trace, stack, sample_every_ns=NO_SAMPLES_NS)
+    domains, sizes, sites, is_leaked = _requests(trace)
+    leaks = _by_site(trace, sizes[is_leaked], sites[is_leaked])
+    return Results(summarize(result), _by_class(domains, sizes, is_leaked), leaks)
 
 
 def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each request between the marks the domain, the size, the site, and whether its block was left behind."""
+    """Returns domain, size, site and whether the block leaked, for each request between the marks."""
     begin, after, over = _marks(trace)
     domains, sizes, sites = ([np.zeros(0, np.int64)] for _ in range(3))
     last = LastRequests()
     first = 0
     for events in trace.batches():
         rows = np.arange(first, first + events.rows)
-        asked = requests(events.op) & (begin < rows) & (rows < after)
-        last.follow(events, asked, over - first)
-        domains.append(events.domain[asked].astype(np.int64))
-        sizes.append(events.size[asked])
-        sites.append(np.full(asked.sum(), NO_SITE) if events.site is None else events.site[asked].astype(np.int64))
+        is_request = requests(events.op) & (begin < rows) & (rows < after)
+        last.follow(events, is_request, over - first)
+        domains.append(events.domain[is_request].astype(np.int64))
+        sizes.append(events.size[is_request])
+        site = np.full(events.rows, NO_SITE) if events.site is None else events.site
+        sites.append(site[is_request].astype(np.int64))
         first += events.rows
-    is_left = np.zeros(last.count, bool)
-    is_left[last.of_live_blocks()] = True
-    return np.concatenate(domains), np.concatenate(sizes), np.concatenate(sites), is_left
+    is_leaked = np.zeros(last.count, bool)
+    is_leaked[last.of_live_blocks()] = True
+    return np.concatenate(domains), np.concatenate(sizes), np.concatenate(sites), is_leaked
 
 
-def _by_class(domains: np.ndarray, sizes: np.ndarray, is_left: np.ndarray) -> tuple[Asked, ...]:
+def _by_class(domains: np.ndarray, sizes: np.ndarray, is_leaked: np.ndarray) -> tuple[ClassCount, ...]:
     keys, at = np.unique(domains << _CLASS_BITS | size_class(sizes), return_inverse=True)
-    columns = [np.bincount(at, weights, len(keys)) for weights in (None, sizes, is_left, sizes * is_left)]
+    columns = [np.bincount(at, weights, len(keys)) for weights in (None, sizes, is_leaked, sizes * is_leaked)]
     return tuple(
-        Asked(
+        ClassCount(
             Domain(key >> _CLASS_BITS).name.lower(), key & (1 << _CLASS_BITS) - 1, *(int(sum_[row]) for sum_ in columns)
         )
         for row, key in enumerate(keys.tolist())
     )
 
 
-def _by_site(trace: Trace, sizes: np.ndarray, numbers: np.ndarray) -> tuple[Left, ...]:
-    """Lines of one function are one site."""
+def _by_site(trace: Trace, sizes: np.ndarray, numbers: np.ndarray) -> tuple[SiteLeak, ...]:
+    """Returns the leaks by call site; all lines of a function are one site."""
     lines: dict[str, list[tuple[int, int, str]]] = {}
     known, at = np.unique(numbers, return_inverse=True)
     blocks, size_bytes = np.bincount(at), np.bincount(at, sizes)
@@ -116,13 +117,13 @@ def _by_site(trace: Trace, sizes: np.ndarray, numbers: np.ndarray) -> tuple[Left
             site = trace.metadata.sites[number]
             lines.setdefault(site_key(site), []).append((int(size_bytes[row]), int(blocks[row]), site_place(site)))
     return tuple(
-        Left(site, max(found)[2], sum(count for _, count, _ in found), sum(size for size, _, _ in found))
+        SiteLeak(site, max(found)[2], sum(count for _, count, _ in found), sum(size for size, _, _ in found))
         for site, found in lines.items()
     )
 
 
 def _marks(trace: Trace) -> tuple[int, int, int]:
-    """The rows of the first TEST and of the last AFTER and OVER."""
+    """Returns the rows of the first TEST mark and of the last AFTER and OVER marks."""
     names = trace.metadata.phases
     rows: dict[str, list[int]] = {TEST: [], AFTER: [], OVER: []}
     first = 0
@@ -131,5 +132,5 @@ def _marks(trace: Trace) -> tuple[int, int, int]:
             rows.get(names[int(events.size[row])], []).append(first + row)
         first += events.rows
     if not all(rows.values()):
-        raise TraceError("is not a recording of a test: it lacks the marks that pytest's plugin makes")
+        raise TraceError("is not a recording of a test: the marks of the pytest plugin are missing")
     return rows[TEST][0], rows[AFTER][-1], rows[OVER][-1]

@@ -1,4 +1,4 @@
-"""The tests of a run that are recorded, and what came of them."""
+"""The recorded tests of a run, and their results."""
 
 import json
 import shutil
@@ -14,17 +14,17 @@ from replay.pytest_plugin.worker_process import Companion, obstacle
 from replay.support.errors import ReplayError
 
 Outcome = dict[str, Any]
-"""A recorded test as workers report it: `state` and `allocator`, `findings` and `causes`, `figures`, `requested` and
-`measured`; or that its `state` is not recorded, and the `reason`."""
+"""The verdict of a test, as JSON values: `state`, `allocator`, `findings`, `causes`, `figures`, `requested` and
+`measured`. A test that was not recorded has only `state` and `reason`."""
 
 
 class Session:
-    """One for each process of a run that has to do with recordings."""
+    """The plugin's state in a process that runs or collects tests."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.outcomes: dict[str, Outcome] = {}
-        """By test; of one that was run again, the last."""
+        """By test; the last outcome of a test that ran several times."""
         self.notes: list[str] = []
         """Sentences for the end of the run."""
         option = config.getoption
@@ -40,22 +40,22 @@ class Session:
         self._numbers: dict[str, int] = {}
         self._folder: str | None = None
         if self.file and not self.updates and not Path(self.file).exists():
-            raise pytest.UsageError(f"{self.file}: there is no baseline; --replay-update writes one")
+            raise pytest.UsageError(f"{self.file}: the baseline does not exist; --replay-update writes it")
         if self.traces and not self.updates and not Path(self.traces).is_dir():
-            raise pytest.UsageError(f"{self.traces}: there is no such folder; with --replay-update it is filled")
+            raise pytest.UsageError(f"{self.traces}: the folder does not exist; --replay-update writes it")
 
-    def _path(self, given: str | None) -> str | None:
-        """Said on the command line, so relative to where that was typed."""
-        return str(self.config.invocation_params.dir / given) if given else None
+    def _path(self, path: str | None) -> str | None:
+        """Returns a path of the command line, which is relative to the folder where pytest was started."""
+        return str(self.config.invocation_params.dir / path) if path else None
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can be recorded here."""
+        """Why this process cannot record tests; None if it can."""
         return obstacle() if sys.platform == "linux" else "recording needs 64-bit Linux on x86-64"
 
     @property
     def companion(self) -> Companion:
-        """The process beside this one; a fork gets its own."""
+        """The worker process of this process. A forked child gets a worker of its own."""
         if self._companion is None or not self._companion.is_mine:
             self._numbers.clear()
             options: dict[str, object] = {
@@ -65,50 +65,51 @@ class Session:
         return self._companion
 
     def choose(self, items: list[pytest.Item]) -> list[tuple[pytest.Item, list[dict[str, Any]]]]:
-        """The tests to record, each with what its markers say; a wrong marker ends the run before it begins."""
-        wishes = [(item, layers) for item in items if (layers := _layers(item)) is not None]
-        if wishes and self.obstacle is None:
-            self._settle(wishes)
-        return wishes
+        """Returns the tests to record, each with its layers. Raises UsageError for an invalid marker."""
+        chosen = [(item, layers) for item in items if (layers := _layers(item)) is not None]
+        if chosen and self.obstacle is None:
+            self._register(chosen)
+        return chosen
 
-    def _settle(self, wishes: list[tuple[pytest.Item, list[dict[str, Any]]]]) -> None:
-        """Tells the process beside what is wished for, and who wished for what cannot be."""
-        wishers: dict[str, pytest.Item] = {}
-        for item, layers in wishes:
-            wishers.setdefault(_key(item, layers), item)
-        keys = [key for key in wishers if key not in self._numbers]
+    def _register(self, chosen: list[tuple[pytest.Item, list[dict[str, Any]]]]) -> None:
+        """Sends the settings of the tests to the worker; raises UsageError with the tests that have invalid ones."""
+        items_by_key: dict[str, pytest.Item] = {}
+        for item, layers in chosen:
+            items_by_key.setdefault(_key(item, layers), item)
+        keys = [key for key in items_by_key if key not in self._numbers]
         try:
-            answer = self.companion.ask("settle", wishes=[json.loads(key) for key in keys])
+            answer = self.companion.ask("register", settings=[json.loads(key) for key in keys])
         except ReplayError as mistake:
             raise pytest.UsageError(str(mistake)) from None
-        mistakes = {int(place): text for place, text in answer["mistakes"].items()}
+        mistakes = {int(index): text for index, text in answer["mistakes"].items()}
         if mistakes:
             raise pytest.UsageError(
                 "\n".join(
-                    f"{wishers[keys[place]].nodeid}: @pytest.mark.{MARK}: {text}" for place, text in mistakes.items()
+                    f"{items_by_key[keys[index]].nodeid}: @pytest.mark.{MARK}: {text}"
+                    for index, text in mistakes.items()
                 )
             )
         self._numbers.update(zip(keys, answer["numbers"], strict=True))
 
     def number_of(self, layers: list[dict[str, Any]]) -> int:
-        """By which the process beside knows a wish."""
+        """Returns the number under which the worker stores the settings of these layers."""
         key = json.dumps(layers)
         companion = self.companion
         if key not in self._numbers:
-            answer = companion.ask("settle", wishes=[layers])
+            answer = companion.ask("register", settings=[layers])
             for mistake in answer["mistakes"].values():
                 raise ReplayError(mistake)
             self._numbers[key] = answer["numbers"][0]
         return self._numbers[key]
 
-    def passing_trace(self) -> str:
-        """Where a recording is until it is judged."""
+    def temporary_trace(self) -> str:
+        """Returns the path of a recording until it is judged."""
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="pytest-replay-")
         return f"{self._folder}/test.parquet"
 
     def finish(self, run: pytest.Session) -> None:
-        """All tests were run: a worker hands over what they came to, and who has it of all writes the baseline."""
+        """Called after all tests: a worker of pytest-xdist sends its outcomes, the main process writes the baseline."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         if hasattr(self.config, "workeroutput"):
@@ -125,17 +126,17 @@ class Session:
             self.notes.append(f"no recorded test passed, so nothing was written to {self.file}")
             return
         try:
-            counts = self.companion.ask("take_in", measured=measured)
+            counts = self.companion.ask("update_baseline", measured=measured)
         except ReplayError as mistake:
-            self.notes.append(f"the baseline is not written: {mistake}")
+            self.notes.append(f"the baseline was not written: {mistake}")
             run.exitstatus = pytest.ExitCode.USAGE_ERROR
             return
-        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        self.notes.append(f"{self.file}: {told}")
+        counts_text = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        self.notes.append(f"{self.file}: {counts_text}")
 
 
 def _layers(item: pytest.Item) -> list[dict[str, Any]] | None:
-    """What the markers of a test say, the nearest last; None where it is not to be recorded."""
+    """Returns the arguments of a test's markers, the nearest last; None if the test is not to be recorded."""
     markers = list(item.iter_markers(MARK))
     for marker in markers:
         if marker.args:
@@ -145,8 +146,8 @@ def _layers(item: pytest.Item) -> list[dict[str, Any]] | None:
     records_blocks = FIXTURE in getattr(item, "fixturenames", ())
     if markers and records_blocks and markers[0].kwargs.get("enabled", True):
         raise pytest.UsageError(
-            f"{item.nodeid}: @pytest.mark.{MARK}: the test records blocks by the fixture {FIXTURE}, "
-            "so it cannot be recorded as a whole; take one of the two"
+            f"{item.nodeid}: @pytest.mark.{MARK}: the test records blocks with the fixture {FIXTURE}, "
+            "so it cannot be recorded as a whole; use one of the two"
         )
     if records_blocks or (markers and markers[0].kwargs.get("enabled", True) is False):
         return None
@@ -158,5 +159,5 @@ def _key(item: pytest.Item, layers: list[dict[str, Any]]) -> str:
         return json.dumps(layers)
     except (TypeError, ValueError):
         raise pytest.UsageError(
-            f"{item.nodeid}: @pytest.mark.{MARK}: arguments are text, numbers, lists and dictionaries"
+            f"{item.nodeid}: @pytest.mark.{MARK}: arguments must be strings, numbers, lists or dictionaries"
         ) from None

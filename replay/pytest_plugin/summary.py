@@ -1,4 +1,4 @@
-"""What recorded tests came to, at the end of a run."""
+"""The summary of recorded tests at the end of a run."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from replay.pytest_plugin.session import Outcome, Session
 from replay.support.units import format_size
 
 _ROWS = 20
-"""Tests in the table that passed, unless -v is given; all others always are."""
+"""Maximum number of tests in the table without -v. Tests that did not pass are always in it."""
 _WORDS = {
-    "passed": "passed", "failed": "not within what they may take", "new": "new", "not recorded": "not recorded",
+    "passed": "passed", "failed": "outside their limits", "new": "new", "not recorded": "not recorded",
 }  # fmt: skip
 
 
 def write_summary(terminal: Any, session: Session) -> None:
-    """A table of recorded tests, why some failed, and a line that counts; with -q only what did not pass, and that."""
+    """Writes the table, causes of failures, and counts; with -q, tests that passed are left out."""
     outcomes, verbosity = session.outcomes, session.config.get_verbosity()
     if not outcomes and not session.notes:
         return
@@ -24,15 +24,15 @@ def write_summary(terminal: Any, session: Session) -> None:
         terminal.write_line(line)
     if hidden and verbosity >= 0:
         terminal.write_line(f"... and {hidden} more that passed (-v shows all)")
-    for line in [*_why(outcomes), *_told(session)]:
+    for line in [*_failures(outcomes), *_counts_and_notes(session)]:
         terminal.write_line(f"replay: {line}")
 
 
 def _shown(outcomes: dict[str, Outcome], verbosity: int) -> tuple[dict[str, Outcome], int]:
-    """What goes into the table, and how many do not."""
+    """Returns the tests of the table, and the number of those that are left out."""
     ordered = sorted(outcomes, key=lambda test: (outcomes[test]["state"] == "passed", test))
-    told = sum(each["state"] != "passed" for each in outcomes.values())
-    rows = len(ordered) if verbosity > 0 else told if verbosity < 0 else max(told, _ROWS)
+    unpassed = sum(each["state"] != "passed" for each in outcomes.values())
+    rows = len(ordered) if verbosity > 0 else unpassed if verbosity < 0 else max(unpassed, _ROWS)
     return {test: outcomes[test] for test in ordered[:rows]}, max(0, len(ordered) - rows)
 
 
@@ -61,8 +61,8 @@ def _row(test: str, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _why(outcomes: dict[str, Outcome]) -> list[str]:
-    """Of each test that failed, the first of what is wrong and of what brought it."""
+def _failures(outcomes: dict[str, Outcome]) -> list[str]:
+    """Returns a line for each failed test: its first finding and first cause."""
     return [
         "; ".join([f"{test}: {each['findings'][0]}", *each["causes"][:1]])
         for test, each in sorted(outcomes.items())
@@ -70,8 +70,8 @@ def _why(outcomes: dict[str, Outcome]) -> list[str]:
     ]
 
 
-def _told(session: Session) -> list[str]:
-    """Counts, and what else there is to say."""
+def _counts_and_notes(session: Session) -> list[str]:
+    """Returns lines with the counts, reasons of unrecorded tests, and notes of the session."""
     outcomes = session.outcomes.values()
     counts = {state: sum(each["state"] == state for each in outcomes) for state in _WORDS}
     lines = [", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)] if outcomes else []

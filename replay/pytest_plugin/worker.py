@@ -1,6 +1,6 @@
-"""Runs beside the tests: writes, simulates and judges their recordings. `worker_process` starts it and sends requests.
+"""The worker process: writes, simulates and judges recordings of tests. `worker_process` starts it and sends requests.
 
-Requests and answers are lines of JSON, one answer a request; `record` is answered a second time once it is over.
+Requests and answers are lines of JSON, with one answer to each request. `record` has a second answer at its end.
 """
 
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from replay.gates.baselines import Baseline, Measured, read_baseline, write_baseline
-from replay.pytest_plugin.arguments import Wish, parse_wish
+from replay.pytest_plugin.arguments import Settings, parse_settings
 from replay.pytest_plugin.judging import UPDATE, Judge, trace_name
-from replay.pytest_plugin.measuring import look
+from replay.pytest_plugin.measuring import measure_recording
 from replay.recorder.detached import leave_terminal
 from replay.recorder.ring import Ring
 from replay.recorder.writer import Writer
@@ -26,18 +26,18 @@ from replay.sources import open_source
 from replay.support.atomic_files import new_file
 from replay.support.errors import ReplayError
 
-RETAKE = f"remove it, and take the present figures of all tests by {UPDATE}"
+BASELINE_ADVICE = f"remove it, and store new figures of all tests with {UPDATE}"
 
 
 def main() -> None:
-    """Answers until the tests are over or their process has ended."""
+    """Answers requests until the process under test closes the pipe or ends."""
     request = json.loads(sys.argv[-1])
     leave_terminal()
     os.chdir(request["folder"])
-    Beside(request).serve()
+    Worker(request).serve()
 
 
-class Beside:
+class Worker:
     def __init__(self, request: dict[str, Any]) -> None:
         self._ring_file, self._sites_every = request["ring"], request["sites_every"]
         self._program = os.pidfd_open(request["program"])
@@ -46,79 +46,79 @@ class Beside:
         self._baseline, self._updates = request["baseline"], request["updates"]
         self._traces = Path(request["traces"]) if request["traces"] else None
         self._for_all: dict[str, Any] = request["for_all"]
-        self._wishes: list[Wish] = []
+        self._settings: list[Settings] = []
         self._judge: Judge | None = None
-        self._asked = 0
+        self._request_number = 0
 
     def serve(self) -> None:
         for line in self._lines():
             request = json.loads(line)
-            self._asked = request.pop("number")
+            self._request_number = request.pop("number")
             try:
                 answer = getattr(self, f"_{request.pop('do')}")(**request)
             except (ReplayError, OSError) as error:
                 answer = {"error": str(error)}
-            except Exception:  # of any kind: the tests' process reports it
+            except Exception:  # a mistake of replay, which the process under test reports
                 answer = {"bug": traceback.format_exc()}
-            self._say(answer)
+            self._send(answer)
 
-    def _say(self, content: dict[str, Any]) -> None:
+    def _send(self, content: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):
-            self._answers.write(json.dumps({"number": self._asked, **content}) + "\n")
+            self._answers.write(json.dumps({"number": self._request_number, **content}) + "\n")
             self._answers.flush()
 
     def _lines(self) -> Iterator[bytes]:
-        """Requests as they come. A forked child can hold the pipe open, so the process itself is watched too."""
-        rest = b""
+        """Yields requests. Also watches the process under test, because a forked child can keep the pipe open."""
+        incomplete = b""
         while True:
             ready = select.select([self._requests, self._program], [], [])[0]
             piece = os.read(self._requests, 1 << 16) if self._requests in ready else b""
             if not piece:
                 return
-            *lines, rest = (rest + piece).split(b"\n")
+            *lines, incomplete = (incomplete + piece).split(b"\n")
             yield from lines
 
-    def _settle(self, wishes: list[list[dict[str, Any]]]) -> dict[str, Any]:
-        """Takes what tests wish for, each as the layers of its markers; tells what is wrong with each, by its place.
+    def _register(self, settings: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        """Stores settings of tests, each as a list of layers. Returns their numbers, and mistakes by index.
 
-        What is wrong with options of all tests is told of no test.
+        A mistake in the options for all tests is an error of the whole request.
         """
-        parse_wish(self._for_all, [])
+        parse_settings(self._for_all, [])
         if self._judge is None:
             self._judge = self._make_judge()
         mistakes, numbers = {}, []
-        for place, layers in enumerate(wishes):
+        for index, layers in enumerate(settings):
             try:
-                self._wishes.append(parse_wish(self._for_all, layers))
-                numbers.append(len(self._wishes) - 1)
+                self._settings.append(parse_settings(self._for_all, layers))
+                numbers.append(len(self._settings) - 1)
             except ReplayError as mistake:
-                mistakes[str(place)] = str(mistake)
+                mistakes[str(index)] = str(mistake)
         return {"mistakes": mistakes, "numbers": numbers}
 
     def _make_judge(self) -> Judge:
         path = Path(self._baseline) if self._baseline else None
         if path is None or (self._updates and not path.exists()):
             return Judge(None, None)
-        baseline = read_baseline(path, RETAKE)
+        baseline = read_baseline(path, BASELINE_ADVICE)
         return Judge(None, None) if self._updates else Judge(baseline, self._traces)
 
-    def _record(self, path: str, command: list[str], apart: list[int]) -> dict[str, Any]:
+    def _record(self, path: str, command: list[str], excluded: list[int]) -> dict[str, Any]:
         ring = Ring(self._ring_file, self._sites_every)
-        writer = Writer(ring, Path(path), command, addresses=False, force=True, apart=apart)
-        self._say({"writer": os.getpid()})
+        writer = Writer(ring, Path(path), command, addresses=False, force=True, excluded=excluded)
+        self._send({"writer": os.getpid()})
         writer.run(lambda: ring.ended or bool(select.select([self._program], [], [], 0)[0]))
         return asdict(writer.finish())
 
-    def _look(self, wish: int, trace: str) -> dict[str, Any]:
-        """What a recorded block came to."""
+    def _measure(self, settings: int, trace: str) -> dict[str, Any]:
+        """Returns the measurements of a recorded block."""
         recording = open_source(trace)
-        return look(recording, self._wishes[wish].stack(recording.metadata)).as_json()
+        return measure_recording(recording, self._settings[settings].stack(recording.metadata)).as_json()
 
-    def _verdict(self, wish: int, name: str, trace: str) -> dict[str, Any]:
-        """A recorded test, judged; its recording goes, or is kept beside the baseline that it goes into."""
+    def _verdict(self, settings: int, name: str, trace: str) -> dict[str, Any]:
+        """Judges a recorded test. Removes the recording; copies it first if its figures go into the baseline."""
         assert self._judge is not None
         try:
-            verdict = self._judge.verdict(name, Path(trace), self._wishes[wish])
+            verdict = self._judge.verdict(name, Path(trace), self._settings[settings])
             if self._updates and self._traces and verdict["state"] == "passed":
                 self._traces.mkdir(parents=True, exist_ok=True)
                 with new_file(self._traces / trace_name(name), force=True) as temporary:
@@ -127,14 +127,14 @@ class Beside:
         finally:
             Path(trace).unlink()
 
-    def _take_in(self, measured: dict[str, Any]) -> dict[str, Any]:
-        """Writes the baseline with these tests in it, and keeps those of others; returns how many were new."""
+    def _update_baseline(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """Writes the figures of these tests into the baseline; returns how many were new, changed and the same."""
         assert self._baseline is not None
         path = Path(self._baseline)
-        before = read_baseline(path, RETAKE) if path.exists() else Baseline()
+        before = read_baseline(path, BASELINE_ADVICE) if path.exists() else Baseline()
         cases = {name: Measured.model_validate(each) for name, each in measured.items()}
         write_baseline(path, before.with_cases(cases), force=True)
-        now = read_baseline(path)  # figures as they are written
+        now = read_baseline(path)  # with figures rounded as in the file
         new = len(cases.keys() - before.cases.keys())
         same = sum(before.cases.get(name) == now.cases[name] for name in cases)
         return {"new": new, "changed": len(cases) - new - same, "same": same}

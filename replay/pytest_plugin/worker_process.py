@@ -1,7 +1,7 @@
-"""The process beside the tests, as the tests see it; `beside` is what runs in it.
+"""Starts the worker process and sends requests to it. `worker` is the program of that process.
 
-It writes, simulates and judges recordings. So the process under test imports none of the libraries which that
-takes, starts no threads for it, and no recording waits for a writer to come up.
+The worker writes, simulates and judges recordings. So the process under test does not import the libraries for that,
+starts no threads, and does not wait for a writer to start.
 """
 
 import gc
@@ -18,71 +18,71 @@ from replay.recorder.tap import tap
 from replay.support.errors import ReplayError
 
 TEST, AFTER, OVER = "test", "after the test", "over"
-"""Marks in a recording: where the test begins, where it is done, and where unreachable objects are collected."""
+"""Marks in a recording: start of the test, end of the test, end of the garbage collection after it."""
 
 WITH_SITES = taps.site_obstacle() is None
-_DEAD = "the process that writes and plays recordings has died"
+_DEAD = "the process that writes and simulates recordings has died"
 
 
 class Companion:
-    """One for each process that runs tests."""
+    """The worker process of one process that runs tests."""
 
     def __init__(self, folder: str, options: dict[str, object]) -> None:
-        """`folder` is what relative paths are relative to."""
+        """Starts the worker. Relative paths are relative to `folder`."""
         self._ring, self._process = session.own_ring(), os.getpid()
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
+        requests_read, requests_write = os.pipe()
+        answers_read, answers_write = os.pipe()
         request: dict[str, object] = {
             **options, "folder": folder, "ring": self._ring.file, "program": os.getpid(),
-            "requests": theirs_in, "answers": theirs_out, "sites_every": int(WITH_SITES),
+            "requests": requests_read, "answers": answers_write, "sites_every": int(WITH_SITES),
         }  # fmt: skip
-        files = (self._ring.file, theirs_in, theirs_out)
+        files = (self._ring.file, requests_read, answers_write)
         detach.start(session.PACKAGE_HOME, "replay.pytest_plugin.worker", request, files)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._apart = dict(EARLIER_THREADS)
-        """Those that still run."""
+        os.close(requests_read)
+        os.close(answers_write)
+        self._excluded = dict(EARLIER_THREADS)
+        """Threads that still run and are excluded from recordings."""
         self._rehearsed = False
-        self._asked = 0
-        self._requests, self._answers = os.fdopen(ours_out, "w"), os.fdopen(ours_in)
+        self._request_number = 0
+        self._requests, self._answers = os.fdopen(requests_write, "w"), os.fdopen(answers_read)
 
     @property
     def is_mine(self) -> bool:
-        """Not in a forked child, nor once somebody has closed our files."""
+        """Whether this process started the worker (not its parent before a fork), and the files are still open."""
         return self._process == os.getpid() and self._ring.is_mine()
 
-    def ask(self, what: str, **details: Any) -> dict[str, Any]:
-        """Returns its answer; a mistake of the user is raised with its sentence."""
-        self._send(what, details)
-        return self._hear()
+    def ask(self, request: str, **details: Any) -> dict[str, Any]:
+        """Sends a request and returns its answer. Raises ReplayError for a mistake of the user."""
+        self._send(request, details)
+        return self._receive()
 
-    def _send(self, what: str, details: dict[str, Any]) -> None:
-        self._asked += 1
+    def _send(self, request: str, details: dict[str, Any]) -> None:
+        self._request_number += 1
         try:
-            self._requests.write(json.dumps({"do": what, "number": self._asked, **details}) + "\n")
+            self._requests.write(json.dumps({"do": request, "number": self._request_number, **details}) + "\n")
             self._requests.flush()
         except BrokenPipeError:
             raise ReplayError(_DEAD) from None
 
-    def _hear(self) -> dict[str, Any]:
-        """The next answer to what was asked last; others are of questions that an interrupt cut off."""
+    def _receive(self) -> dict[str, Any]:
+        """Returns the next answer to the last request. Skips answers to earlier requests, which were interrupted."""
         answer: dict[str, Any] = {}
-        while answer.get("number") != self._asked:
+        while answer.get("number") != self._request_number:
             line = self._answers.readline()
             if not line:
                 raise ReplayError(_DEAD)
             answer = json.loads(line)
         del answer["number"]
         if "bug" in answer:
-            raise RuntimeError(f"the process beside the tests failed:\n{answer['bug']}")
+            raise RuntimeError(f"replay's worker process failed:\n{answer['bug']}")
         if "error" in answer:
             raise ReplayError(answer["error"])
         return answer
 
     def start_recording(self, path: str, name: str) -> None:
-        """Records this process from here on, as if nothing had happened in it before.
+        """Starts recording this process, with collector and free lists in a defined state.
 
-        The first time, a recording of nothing goes before: what is done for the first time allocates more.
+        Code that runs for the first time allocates more, so an empty recording precedes the first one.
         """
         if not self._rehearsed:
             self._rehearsed = True
@@ -92,12 +92,12 @@ class Companion:
 
     def _start(self, path: str, name: str) -> None:
         now = thread_roots()
-        self._apart = {number: root for number, root in self._apart.items() if now.get(number) is root}
-        writer = self.ask("record", path=path, command=["pytest", name], apart=list(self._apart))["writer"]
+        self._excluded = {number: root for number, root in self._excluded.items() if now.get(number) is root}
+        writer = self.ask("record", path=path, command=["pytest", name], excluded=list(self._excluded))["writer"]
         self._ring.map()
-        _forget_the_past()
+        _reset_collector()
         tap.start(writer, taps.POOL_BYTES, sites_of_program if WITH_SITES else None)
-        tap.mark("start")  # so that the next one finds all it needs
+        tap.mark("start")  # the first mark allocates more than later ones
         tap.mark(TEST)
 
     def end_recording(self) -> None:
@@ -108,31 +108,31 @@ class Companion:
         self.drop_recording()
 
     def drop_recording(self) -> None:
-        """Ends the recording as it is. In a forked child there is none to end."""
+        """Ends the recording without a collection. Does nothing in a forked child, which is not recorded."""
         if tap.active:
             tap.stop()
-            # Only now: it makes an int of the file's number, but of none up to 256, and no recording may show that.
+            # Checked after the end of the recording, because the number of the file can be a new int object.
             if not self.is_mine:
-                raise ReplayError("it closed the files by which it is recorded")
-            if trouble := self._hear()["trouble"]:
+                raise ReplayError("it closed the files of the recording")
+            if trouble := self._receive()["trouble"]:
                 raise ReplayError(trouble)
 
 
-def _forget_the_past() -> None:
-    """Makes collections in the recording depend on nothing earlier, and empties CPython's free lists.
+def _reset_collector() -> None:
+    """Collects garbage, empties CPython's free lists, and makes later collections independent of earlier ones.
 
-    What was garbage goes. Freezing keeps all other objects out of a second collection, after which the collector
-    takes the heap for empty; that decides when it will look at everything again.
+    The second collection runs while all objects are frozen. The collector then regards the heap as empty, which decides
+    when it runs the next full collection.
     """
     gc.collect()
-    if gc.get_freeze_count() == 0:  # else the program keeps objects frozen, which thawing would not tell from ours
+    if gc.get_freeze_count() == 0:  # else `unfreeze` would also unfreeze objects that the program froze
         gc.freeze()
         gc.collect()
         gc.unfreeze()
 
 
 def obstacle() -> str | None:
-    """Why this process cannot be recorded, in one sentence; nothing if it can."""
+    """Returns why this process cannot be recorded, in one sentence; None if it can."""
     return taps.obstacle(clean=True)
 
 

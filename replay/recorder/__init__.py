@@ -1,14 +1,17 @@
 """Records a live CPython: every call of its allocators, with the arenas they took.
 
-    in the program     `tap` sets the hooks, which are machine code and write into a ring of shared memory; `sites` is
-                       what they need besides to tell call sites
-    made beforehand    `hooks` and `site_hooks`, with `machine_code` and CPython's `frames`: that code, from Python
-    in the writer      `ring` hands out records, `translation` makes a trace of them, `counting` reads what pymalloc
-                       said of itself, `growing_file` (with `thrift`) keeps it all in a `part`; `notes`, with
-                       `line_table`, know the call sites; `writer` is the loop
-    from the command   `launch` (with `signals`): the writer is the parent, the program its child
-    from Python        `session`: the program starts a writer that is no child of its own, `detached`; `marks`
 
-Nothing that is imported into the program imports NumPy or numba: what a program finds imported already, and the heap it
-finds, should be as they are without a recorder.
+
+    recorded program    `tap` installs the hooks, which are machine code and write records into a ring in shared memory;
+                        `sites` prepares the hooks that record call sites
+    before it starts    `hooks` and `site_hooks` generate that machine code with `machine_code`; `frames` has CPython's
+                        struct layouts
+    writer process      `ring` reads records, `translation` converts them to events, `counting` reads pymalloc's own
+                        statistics, `growing_file` (with `thrift`) writes the file, whose name `part` chooses; `notes`
+                        and `line_table` resolve call sites; `writer` has the loop
+    `replay record`     `launch` (with `signals`): the writer is the parent process of the program
+    `replay.record`     `session`: the program starts a writer that is not its child, `detached`; `marks` for phases
+
+No module in the recorded program imports NumPy or numba, so that imported modules and heap are the same as without the
+recorder.
 """

@@ -1,4 +1,4 @@
-"""How pymalloc counted itself in a recorded program: which row of the trace that was at, and what it said."""
+"""pymalloc's statistics of a recorded program (`sys._debugmallocstats`): the row of the trace, and the counts."""
 
 import re
 
@@ -14,14 +14,14 @@ _TOTAL, _RECLAIMED, _HIGHEST, _CURRENT = "allocated total", "reclaimed", "highwa
 
 
 class Counting:
-    """Follows the writer through the ring, and notes the rows at which there were counts."""
+    """Finds the rows of the trace at which pymalloc counted, while the writer reads the ring."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self._rows: list[int] = []
 
     def records_until(self, records: int, row: int) -> int:
-        """How many of the next records, the first of which is for `row`, can be taken before a count must be noted."""
+        """Returns how many of the next records precede the next count. The first of them becomes `row` of the trace."""
         for index, _ in self._ring.counts()[len(self._rows) :]:
             if index > self._ring.tail:
                 return min(records, index - self._ring.tail)
@@ -29,17 +29,17 @@ class Counting:
         return records
 
     def counts(self) -> tuple[PoolCount, ...]:
-        """What is known by now; none at all unless pymalloc counted at the beginning and at the end."""
-        told = self._ring.counts()
-        if len(self._rows) < 2 or len(told) < 2:
+        """Returns the counts; empty unless pymalloc counted at the beginning and at the end."""
+        reports = self._ring.counts()
+        if len(self._rows) < 2 or len(reports) < 2:
             return ()
-        counts = [read_count(text, row) for (_, text), row in zip(told, self._rows, strict=True)]
+        counts = [read_count(text, row) for (_, text), row in zip(reports, self._rows, strict=True)]
         return tuple(count for count in counts if count is not None)
 
 
 def read_count(text: str, row: int) -> PoolCount | None:
-    """What `sys._debugmallocstats` prints of pools and arenas; None if it does not say all of it."""
-    arenas = {name: _number(told) for name, told in _ARENAS.findall(text)}
+    """Parses the output of `sys._debugmallocstats`; None if counts of pools or arenas are missing."""
+    arenas = {name: _number(reports) for name, reports in _ARENAS.findall(text)}
     unused = _UNUSED.search(text)
     if len(arenas) < 4 or unused is None:
         return None

@@ -1,4 +1,4 @@
-"""Starts a writer that is no child of this process: for a program that records itself, and for a forked child.
+"""Starts a writer that is not a child of this process, for a program that records itself and for a forked child.
 
 Like `replay.recorder.tap` it is copied into recorded programs, so it imports the standard library only.
 """
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import TypedDict
 
-    class Wishes(TypedDict):
-        """What a recording is to hold, and whether it may take the place of a file that is there."""
+    class Options(TypedDict):
+        """The columns of a recording, and whether it may overwrite an existing file."""
 
         addresses: bool
         sites_every: int
@@ -29,49 +29,49 @@ _WRITER = "replay.recorder.detached"
 
 
 def start(package_home: str, module: str, request: dict[str, object], files: tuple[int, ...]) -> None:
-    """Runs `main` of that module in a process that is no child of this one, and that has these files open.
+    """Runs `main` of a module in a process that is not a child of this one and inherits these file descriptors.
 
-    It finds the request as JSON in its last argument.
+    Its last argument is the request as JSON.
     """
-    keep = [(os.POSIX_SPAWN_DUP2, file, file) for file in files]
+    file_actions = [(os.POSIX_SPAWN_DUP2, file, file) for file in files]
     arguments = [sys.executable, "-S", "-E", "-c", _DETACH, _MAIN, package_home, module, json.dumps(request)]
-    passing = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=keep)
-    os.waitpid(passing, 0)
+    intermediate = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=file_actions)
+    os.waitpid(intermediate, 0)
 
 
 class Writer:
-    """A writer that was asked for; `path` becomes the recording of this process.
+    """Starts a writer that records this process into `path`.
 
-    It answers in lines of JSON on a pipe: that it is ready, what it wrote, or what is wrong.
+    The writer sends lines of JSON on a pipe: that it is ready, the result, or an error.
     """
 
-    def __init__(self, package_home: str, ring_file: int, path: str, wishes: "Wishes") -> None:
-        ours, theirs = os.pipe()
-        surroundings = {"ring": ring_file, "pipe": theirs, "program": os.getpid(), "argv": sys.orig_argv}
+    def __init__(self, package_home: str, ring_file: int, path: str, options: "Options") -> None:
+        read_end, write_end = os.pipe()
+        environment = {"ring": ring_file, "pipe": write_end, "program": os.getpid(), "argv": sys.orig_argv}
         try:
-            start(package_home, _WRITER, {"path": path, "wishes": wishes, **surroundings}, (ring_file, theirs))
+            start(package_home, _WRITER, {"path": path, "options": options, **environment}, (ring_file, write_end))
         except OSError:
-            os.close(ours)
+            os.close(read_end)
             raise
         finally:
-            os.close(theirs)
-        self._pipe, self._inode = ours, os.fstat(ours).st_ino
-        self._heard = b""
+            os.close(write_end)
+        self._pipe, self._inode = read_end, os.fstat(read_end).st_ino
+        self._received = b""
 
-    def hear(self) -> dict[str, object]:
-        """Its next answer; empty if it died, an OSError if the program has closed the pipe."""
-        while b"\n" not in self._heard:
+    def receive(self) -> dict[str, object]:
+        """Returns the next message; empty if the writer died. Raises OSError if the program has closed the pipe."""
+        while b"\n" not in self._received:
             if not self._is_open():
                 raise OSError("the program has closed the pipe")
             more = os.read(self._pipe, 1 << 16)
             if not more:
                 return {}
-            self._heard += more
-        line, _, self._heard = self._heard.partition(b"\n")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
 
     def close(self) -> None:
-        """Unless it is closed, or something else by now: that is the program's."""
+        """Closes the pipe. Does nothing if the program has closed it, even if the descriptor is in use again."""
         if self._is_open():
             os.close(self._pipe)
 
@@ -83,41 +83,42 @@ class Writer:
 
 
 def make_memory_file(length: int) -> int:
-    """The file that writer and program share, empty; a descriptor that no other program inherits.
+    """Returns the descriptor of a new memory file for writer and program, which other programs do not inherit.
 
-    It never is that of a standard stream: where one is closed, the program must find it closed.
+    It is never 0, 1 or 2: if the program has a closed standard stream, the stream must stay closed.
     """
     file = os.memfd_create("replay-ring")
     standard = []
     while file <= 2:
         standard.append(file)
         file = os.dup(file)
-    for each in standard:
-        os.close(each)
+    for descriptor in standard:
+        os.close(descriptor)
     os.ftruncate(file, length)
     return file
 
 
 def follow_forks(
-    taps: "ModuleType", sites: "ModuleType | None", package_home: str, path: str, wishes: "Wishes"
+    taps: "ModuleType", sites: "ModuleType | None", package_home: str, path: str, options: "Options"
 ) -> None:
-    """Has forked children recorded too, each into a file of its own, named after `path` and its process.
+    """Records forked children from now on, each into a file named after `path` and the process ID.
 
-    `taps` is the module `replay.recorder.tap`, whatever it is called here, and `sites` what `taps.Tap.start` gets.
+    `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` is passed to
+    `taps.Tap.start`.
     """
-    stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib is not for us to import
+    stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib must not be imported here
 
     def record_child() -> str:
-        """Returns why it is not recorded; nothing if it is."""
+        """Returns why the child is not recorded; an empty text if it is."""
         file = make_memory_file(taps.SHARED_BYTES)
         try:
-            writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", wishes)
-            said = writer.hear()
+            writer = Writer(package_home, file, f"{stem}.{os.getpid()}{suffix}", options)
+            answer = writer.receive()
             writer.close()
-            if "writer" not in said:
-                return str(said.get("error", "its writer did not start"))
+            if "writer" not in answer:
+                return str(answer.get("error", "its writer did not start"))
             taps.tap.map_shared(file)
-            taps.tap.start(said["writer"], 0, sites)
+            taps.tap.start(answer["writer"], 0, sites)
             return ""
         finally:
             os.close(file)
@@ -125,7 +126,7 @@ def follow_forks(
     def enter_child() -> None:
         try:
             reason = record_child()
-        except OSError as error:  # such as a lack of permissions after setuid
+        except OSError as error:  # e.g. missing permissions after setuid
             reason = f"its writer cannot be started: {error}"
         if reason:
             print(f"replay: process {os.getpid()} is not recorded: {reason}", file=sys.stderr)

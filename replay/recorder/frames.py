@@ -1,6 +1,6 @@
-"""Where CPython keeps which code is running, version by version: what a hook has to know to tell who allocates.
+"""Offsets in CPython's structs, by version, with which a hook finds the running code and so the call site.
 
-All are offsets in bytes, on 64 bits, as the compiler says of CPython's own headers:
+Offsets are in bytes, on 64 bits, as a compiler computes them from CPython's headers:
 
     thread state    PyThreadState in `cpython/pystate.h`; up to 3.12 the frame is one step further, in its _PyCFrame
     frame           _PyInterpreterFrame and enum _frameowner in `internal/pycore_frame.h`; since 3.14 in
@@ -9,49 +9,49 @@ All are offsets in bytes, on 64 bits, as the compiler says of CPython's own head
     str             PyASCIIObject and PyCompactUnicodeObject in `cpython/unicodeobject.h`
     bytes           PyBytesObject in `cpython/bytesobject.h`
 
-They do not change within a minor version. A program tries them on itself before it records by them.
+Offsets do not change within a minor version. The recorded program tests them on itself before the recording.
 """
 
 from typing import NamedTuple
 
 INTERPRETER_AT = 16
-"""In the thread state."""
+"""In the thread state: interp."""
 TYPE_AT, ITEMS_AT = 8, 16
 """In any object: ob_type, and ob_size."""
 FILENAME_AT, QUALNAME_AT, LINE_TABLE_AT = 112, 128, 136
-"""In the code: co_filename, co_qualname, co_linetable."""
+"""In the code object: co_filename, co_qualname, co_linetable."""
 STR_LENGTH_AT, STR_STATE_AT = 16, 32
 STR_KIND_BIT, STR_COMPACT_BIT, STR_ASCII_BIT = 2, 5, 6
-"""In the state; the kind takes three bits and is the bytes a character."""
+"""Bits in the state of a str. The kind has three bits: the number of bytes for each character."""
 BYTES_AT = 32
 UNIT_BYTES = 2
-"""Of an instruction, or of an entry of its inline cache."""
+"""Bytes of an instruction and of an entry of its inline cache."""
 OWNED_BY_GENERATOR, OWNED_BY_C = 1, 3
-"""Of C's own frames, which run no code; since 3.14 higher owners are C as well."""
+"""Owners of frames. Frames owned by C run no Python code; since 3.14, higher numbers are C as well."""
 
 
 class Layout(NamedTuple):
-    """What differs from version to version."""
+    """The offsets that differ between versions."""
 
     state_to_frame: tuple[int, ...]
-    """Steps from the thread state to the running frame, each a pointer to follow."""
+    """Offsets of the pointers from the thread state to the running frame, in this order."""
     frame_code: int
     frame_previous: int
     frame_instruction: int
     """A pointer into the code: `prev_instr` up to 3.12, `instr_ptr` since."""
     frame_owner: int
-    """A byte."""
+    """One byte."""
     first_line: int
     first_traceable: int
-    """A frame that has not come to this unit yet is incomplete: its caller is who allocates."""
+    """The first unit of a complete frame. Before it, the call site is in the calling frame."""
     instructions: int
     ascii_text: int
     other_text: int
-    """In a str: where the characters of an ASCII text are, and of any other; of a subclass's, a pointer to them."""
+    """In a str: offset of the characters of an ASCII text, and of any other text. Subclasses have a pointer there."""
     state_is_own: bool
-    """Whether the current thread state is that of the thread itself, and not of the holder of the GIL."""
+    """Whether the current thread state belongs to the calling thread, not to the holder of the GIL."""
     code_tags: int = 0
-    """Bits of a frame's pointer to its code that tell how the reference is counted."""
+    """Tag bits in a frame's pointer to its code, for reference counting."""
 
 
 LAYOUTS: dict[tuple[int, ...], Layout] = {

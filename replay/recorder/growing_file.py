@@ -1,13 +1,13 @@
-"""A Parquet file that grows while a program runs, and from which nothing that was written is lost.
+"""A Parquet file that grows while a program runs. Batches that were written are never lost.
 
-A Parquet file cannot be read without the footer at its end. So each batch is first made a Parquet file of its own in
-memory, and put behind the earlier ones:
+A Parquet file cannot be read without the footer at its end. So each batch is first encoded as a complete Parquet file
+in memory and then appended:
 
     PAR1  length, file  length, file  …  footer
 
-Each file's footer tells where its columns are, counted from that file's start. Moved on by where the file stands, the
-footers of all make the one at the end, with which the whole is a plain Parquet file; what stands between the batches
-(a thousandth) is dead. Where writing was cut off, `rescue` walks along the lengths and adds that footer.
+A footer has the offsets of the columns from the start of its file. The last footer joins all of them, with the position
+of each file added to its offsets. It makes the whole a plain Parquet file; the bytes between the batches, about a
+thousandth, are not used. If writing was interrupted, `rescue` reads all complete batches and adds this footer.
 """
 
 import io
@@ -27,10 +27,10 @@ from replay.sources.parquet import METADATA_KEY, key_value_metadata, to_table, w
 from replay.support.errors import TraceError
 from replay.trace import COLUMNS, Events, Metadata
 
-_SHUFFLED = tuple(name for name in COLUMNS if name != "time_ns")
-"""A program must not wait for dictionaries."""
-_KNOWN_LIMITS = ["time_ns"]
-"""By these, a reader knows how long the recording is before it has read it."""
+_BYTE_STREAM_SPLIT = tuple(name for name in COLUMNS if name != "time_ns")
+"""Columns with BYTE_STREAM_SPLIT, which is faster to write than dictionaries: the program may have to wait."""
+_WITH_STATISTICS = ["time_ns"]
+"""Columns with statistics, from which a reader gets the duration of the recording before it reads the rows."""
 _MAGIC = b"PAR1"
 _REHEARSED_ROWS = 1000
 _LENGTH = struct.Struct("<Q")
@@ -39,45 +39,46 @@ _FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
 
 
 class GrowingFile:
-    """Batches, appended one by one to an open file, whose content is dropped.
+    """Appends batches to an open file. Drops its earlier content.
 
-    With `addresses` and `sites`, they have these columns.
+    `addresses` and `sites`: whether the batches have these columns.
     """
 
     def __init__(self, file: BinaryIO, addresses: bool, sites: bool = False) -> None:
         self._file = file
         file.truncate(0)
-        self._optional = tuple(name for name, kept in (("address", addresses), ("site", sites)) if kept)
-        self._sites_told = 0
+        self._optional = tuple(name for name, present in (("address", addresses), ("site", sites)) if present)
+        self._sites_written = 0
         self._parts: list[tuple[int, pq.FileMetaData]] = []
         self._end = len(_MAGIC)
         _write_all(self._file, _MAGIC)
 
     def append(self, events: Events, metadata: Metadata) -> None:
-        """Writes a batch; `metadata` are those of the trace as known by now. After an OSError `finish` still works.
+        """Writes a batch with the trace's metadata so far. After an OSError, `finish` still works.
 
-        Of the table of call sites, a part holds what is new: the whole could be larger than many a batch.
+        A part contains only the new call sites, because the whole table can be larger than the batch.
         """
         part = _file_of(
-            to_table(events.keep_optional(*self._optional)), replace(metadata, sites=metadata.sites[self._sites_told :])
+            to_table(events.keep_optional(*self._optional)),
+            replace(metadata, sites=metadata.sites[self._sites_written :]),
         )
-        self._sites_told = len(metadata.sites)
+        self._sites_written = len(metadata.sites)
         position = self._end + _LENGTH.size
         _write_all(self._file, _LENGTH.pack(len(part)) + part)
         self._parts.append((self._end, _footer_at(part, position)))
         self._end = position + len(part)
 
     def rehearse(self) -> None:
-        """Makes a batch and drops it: the libraries take their time for the first one."""
+        """Encodes a batch and discards it, because the first one takes the libraries longer."""
         columns = Events.empty(_REHEARSED_ROWS, *self._optional)
         for column in columns.present().values():
             column.fill(1)
         _footer_at(_file_of(to_table(columns), Metadata()), 0)
 
     def finish(self, metadata: Metadata) -> int:
-        """Writes the footer and returns the number of rows; the file stays open.
+        """Writes the footer and returns the number of rows. The file stays open.
 
-        Where the disk is full, the last batches make room for it.
+        If the disk is full, the last batches are dropped to make room for the footer.
         """
         empty = _file_of(to_table(Events.empty(0, *self._optional)), metadata)
         while True:
@@ -94,13 +95,13 @@ class GrowingFile:
 
 
 def rescue(file: BinaryIO, path: Path) -> int:
-    """Makes the open `file`, which was cut off, a whole one, with all complete batches; returns the number of rows.
+    """Completes the open `file` of an interrupted recording with all complete batches; returns the number of rows.
 
-    `path` is what errors call it.
+    Errors call the file `path`.
     """
     footers, sites = [], []
     if file.read(len(_MAGIC)) != _MAGIC:
-        raise TraceError("is not a recording that was cut off", path=path)
+        raise TraceError("is not an interrupted recording", path=path)
     end = file.tell()
     last = b""
     while (head := file.read(_LENGTH.size)) and len(head) == _LENGTH.size:
@@ -112,12 +113,12 @@ def rescue(file: BinaryIO, path: Path) -> int:
             footers.append(_footer_at(part, end + _LENGTH.size))
             sites += _content(footers[-1])["sites"]
         except (LookupError, struct.error, ValueError, OSError, pa.ArrowException):
-            break  # damaged: what stands before it is whole
+            break  # damaged; the batches before it are complete
         end, last = file.tell(), part
     if not last:
-        raise TraceError("holds no complete batch, so nothing can be rescued; delete it", path=path)
-    whole = pq.read_metadata(io.BytesIO(last))
-    footer, rows = _joined(_empty_like(whole, sites), footers)
+        raise TraceError("has no complete batch, so nothing can be rescued; delete it", path=path)
+    metadata_file = pq.read_metadata(io.BytesIO(last))
+    footer, rows = _joined(_empty_like(metadata_file, sites), footers)
     file.truncate(end)
     file.seek(end)
     _write_all(file, footer)
@@ -125,13 +126,13 @@ def rescue(file: BinaryIO, path: Path) -> int:
 
 
 def _file_of(table: pa.Table, metadata: Metadata) -> bytes:
-    """A Parquet file of one row group, or of none for no rows."""
+    """Returns a Parquet file with one row group, or without any for a table without rows."""
     return _encoded(table, key_value_metadata(metadata))
 
 
 def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     sink = io.BytesIO()
-    options = writer_options(table.schema.names, _SHUFFLED) | {"write_statistics": _KNOWN_LIMITS}
+    options = writer_options(table.schema.names, _BYTE_STREAM_SPLIT) | {"write_statistics": _WITH_STATISTICS}
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         if table.num_rows:
             writer.write_table(table, row_group_size=table.num_rows)
@@ -139,37 +140,37 @@ def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     return sink.getvalue()
 
 
-def _empty_like(whole: pq.FileMetaData, sites: list[object]) -> pq.FileMetaData:
-    """The footer of a file without rows, with the metadata of another, but these call sites."""
-    table = whole.schema.to_arrow_schema().remove_metadata().empty_table()
-    content = json.dumps(_content(whole) | {"sites": sites}, sort_keys=True, separators=(",", ":"))
+def _empty_like(metadata_file: pq.FileMetaData, sites: list[object]) -> pq.FileMetaData:
+    """Returns the footer of a file without rows, with the metadata of `metadata_file` and these call sites."""
+    table = metadata_file.schema.to_arrow_schema().remove_metadata().empty_table()
+    content = json.dumps(_content(metadata_file) | {"sites": sites}, sort_keys=True, separators=(",", ":"))
     return pq.read_metadata(io.BytesIO(_encoded(table, {METADATA_KEY: content})))
 
 
 def _content(footer: pq.FileMetaData) -> dict[str, list[object]]:
-    """What the metadata of a part say of the trace."""
+    """Returns the trace's metadata in a part."""
     content: dict[str, list[object]] = json.loads((footer.metadata or {})[METADATA_KEY])
     return content
 
 
 def _footer_at(part: bytes, position: int) -> pq.FileMetaData:
-    """A part's footer, for a file in which the part begins at `position`."""
+    """Returns a part's footer for a file in which the part begins at `position`."""
     (length,) = _FOOTER_LENGTH.unpack_from(part, len(part) - _FOOTER_END_BYTES)
     footer = shifted(part[-_FOOTER_END_BYTES - length : -_FOOTER_END_BYTES], position)
     return pq.read_metadata(io.BytesIO(_MAGIC + footer + _FOOTER_LENGTH.pack(len(footer)) + _MAGIC))
 
 
-def _joined(whole: pq.FileMetaData, parts: list[pq.FileMetaData]) -> tuple[bytes, int]:
-    """What stands at the end of a file with these parts, and their rows; changes `whole`."""
+def _joined(metadata_file: pq.FileMetaData, parts: list[pq.FileMetaData]) -> tuple[bytes, int]:
+    """Returns the footer of a file with these parts, and the number of rows. Changes `metadata_file`."""
     for part in parts:
-        whole.append_row_groups(part)
+        metadata_file.append_row_groups(part)
     file = io.BytesIO()
-    whole.write_metadata_file(file)
+    metadata_file.write_metadata_file(file)
     return file.getvalue()[len(_MAGIC) :], sum(part.num_rows for part in parts)
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
-    """An unbuffered file may take a part at a time."""
+    """Writes all bytes. `write` of an unbuffered file can write only a part of them."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) :]

@@ -1,8 +1,8 @@
-"""Runs a program under the recorder: this process writes, the program is its child and runs as it would by itself.
+"""Runs a program under the recorder: this process is the writer, and the program is its child.
 
-The child is started with the command line it would have had without us. What sets the hooks comes in by PYTHONPATH: a
-`sitecustomize` in a passing folder, which the interpreter imports before the program's first line. It takes itself out
-of the environment and of sys.path, and makes room for the `sitecustomize` there may be.
+The child has the command line that it would have without the recorder. PYTHONPATH contains a temporary folder with a
+`sitecustomize`, which the interpreter imports before the program's first line and which installs the hooks. It removes
+itself from the environment and from sys.path, and then imports the user's own `sitecustomize`, if there is one.
 """
 
 import os
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replay.recorder import detach, sites, tap
-from replay.recorder.signals import act_on_held, forward_signals
+from replay.recorder.signals import deliver_pending, forward_signals
 from replay.trace import TEARDOWN_MARK
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""By this interpreter, which a program must not inherit."""
+"""Signals that this interpreter ignores. The program must not inherit that."""
 _TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
-"""What `tap`, `detach` and `sites` are called in the program, where their package need not be installed."""
+"""Names of the modules `tap`, `detach` and `sites` in the program, in which replay need not be installed."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
 import sys
@@ -36,23 +36,23 @@ import sitecustomize
 """
 _FOLLOW = """\
 import _replay_detach
-_replay_detach.follow_forks(_replay_tap, {sites}, {home!r}, {path!r}, {wishes!r})
+_replay_detach.follow_forks(_replay_tap, {sites}, {home!r}, {path!r}, {options!r})
 """
 
 
 class Follow(NamedTuple):
-    """How forked children are recorded: into files named after `path` and their process."""
+    """How forked children are recorded: into files named after `path` and the process ID."""
 
     path: str
-    wishes: "detach.Wishes"
+    options: "detach.Options"
 
 
 class Child:
-    """A program that was started, and records into the ring of that memory file from its first line on.
+    """Starts a program that records into the ring of a memory file from its first line on.
 
-    The caller has held back its signals, and `mask` is what the program has instead. `follow` has its forked children
-    recorded as well; `python` is the interpreter, of whatever version, if it is not the one that runs this. With
-    `with_sites`, the hooks in that memory tell call sites.
+    The caller has blocked its signals; `mask` is the signal mask of the program. `follow`: records forked children too.
+    `python`: path of the interpreter, which can have any version. `with_sites`: the hooks in that memory record call
+    sites.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Child:
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
         environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow, with_sites)}
         os.set_inheritable(ring_file, True)
-        act_on_held(mask)
+        deliver_pending(mask)
         arguments = [python, *command]
         self.pid = os.posix_spawn(
             python, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
         )  # fmt: skip
         forward_signals(self.pid)
 
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the program has ended."""
         if self._status is None:
             process, status = os.waitpid(self.pid, os.WNOHANG)
@@ -85,8 +85,8 @@ class Child:
                 shutil.rmtree(self._folder, ignore_errors=True)
         return self._status is not None
 
-    def end_alike(self) -> None:
-        """Ends this process as the program ended, which is over: by the same exit code or signal."""
+    def exit_like_program(self) -> None:
+        """Ends this process with the exit code or signal of the program, which has ended."""
         status = self._status or 0
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
@@ -98,7 +98,7 @@ class Child:
         sys.exit(os.waitstatus_to_exitcode(status))
 
     def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None", with_sites: bool) -> str:
-        """Fills the folder; returns the PYTHONPATH by which the program finds it."""
+        """Writes the temporary folder; returns the PYTHONPATH of the program."""
         before = os.environ.get("PYTHONPATH")
         shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
         if follow is not None:

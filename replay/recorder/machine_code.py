@@ -1,7 +1,7 @@
-"""Machine code made from Python, to be run in another process: LLVM comes with numba, a C compiler need not be there.
+"""Generates machine code that another process runs. Uses the LLVM of numba, so no C compiler is necessary.
 
-A `Body` writes one function, in which everything is a 64-bit word: numbers, addresses, truth (0 or 1). `assemble` makes
-code of a module that is complete in itself and runs wherever it is put: no symbols, no relocations, no data.
+A `Body` generates one function. All its values are 64-bit words: numbers, addresses, conditions (0 or 1). `assemble`
+returns position-independent code without symbols, relocations or data.
 """
 
 import struct
@@ -14,21 +14,21 @@ from llvmlite import binding, ir
 WORD = ir.IntType(64)
 WORD_POINTER = WORD.as_pointer()
 _THREAD_REGISTER = 257
-"""The address space in which LLVM puts what the register fs points to: in word 0 glibc and musl keep pthread_self()."""
+"""LLVM's address space for memory relative to the register fs. In its word 0, glibc and musl keep pthread_self()."""
 _ANCHOR = "anchor"
 
 Value: TypeAlias = ir.Value
 
 
 class Code(NamedTuple):
-    """Machine code, and where in it each exported function begins, by name."""
+    """Machine code, and the offsets of the exported functions by name."""
 
     text: bytes
     offsets: dict[str, int]
 
 
 class Program:
-    """Functions in the making; the code begins with an anchor, from which they know where they are."""
+    """The functions of one piece of code. It begins with the function `anchor`, to which addresses are relative."""
 
     def __init__(self) -> None:
         self.module = ir.Module("replay")
@@ -46,36 +46,36 @@ class Program:
 
 
 class Body:
-    """One function being written, from its start to its end."""
+    """Generates one function, instruction by instruction."""
 
     def __init__(self, program: Program, function: ir.Function) -> None:
         self.program, self.function, self.arguments = program, function, function.args
         self._builder = ir.IRBuilder(function.append_basic_block())
 
-    def near(self, offset: int) -> Value:
-        """The address `offset` bytes from where the code begins."""
+    def code_relative(self, offset: int) -> Value:
+        """Returns the address `offset` bytes from the start of the code."""
         return self.add(self._builder.ptrtoint(self.program.anchor, WORD), offset)
 
     def load(self, address: Value, offset: int = 0) -> Value:
         return self._builder.load(self._pointer(address, offset))
 
     def load_shared(self, address: Value, offset: int) -> Value:
-        """Of a word that others change meanwhile."""
+        """Loads a word that other threads or processes change (acquire)."""
         return self._builder.load_atomic(self._pointer(address, offset), "acquire", 8)
 
     def store(self, address: Value, offset: int, value: Value | int) -> None:
         self._builder.store(_word(value), self._pointer(address, offset))
 
     def publish(self, address: Value, offset: int, value: Value | int) -> None:
-        """Stores a word that others see only together with all that was stored before it."""
+        """Stores a word with release order: a reader that sees it also sees all earlier stores."""
         self._builder.store_atomic(_word(value), self._pointer(address, offset), "release", 8)
 
     def claim(self, address: Value, offset: int, amount: Value | int = 1) -> Value:
-        """Adds to a shared word; gives what it was."""
+        """Adds to a shared word atomically; returns the earlier value."""
         return self._builder.atomic_rmw("add", self._pointer(address, offset), _word(amount), "seq_cst")
 
     def call(self, function: Value, *arguments: Value | int) -> Value:
-        """Calls what is at an address, in C's way."""
+        """Calls the C function at an address."""
         kind = ir.FunctionType(WORD, [WORD] * len(arguments))
         return self._builder.call(self._builder.inttoptr(function, kind.as_pointer()), list(map(_word, arguments)))
 
@@ -86,13 +86,13 @@ class Body:
         return self._builder.load(ir.Constant(WORD.as_pointer(_THREAD_REGISTER), None))
 
     def counter(self) -> Value:
-        """The processor's count of time."""
+        """Returns the processor's time stamp counter."""
         kind = ir.FunctionType(WORD, [])
-        known = self.program.module.globals.get("llvm.readcyclecounter")
-        return self._builder.call(known or ir.Function(self.program.module, kind, "llvm.readcyclecounter"), [])
+        existing = self.program.module.globals.get("llvm.readcyclecounter")
+        return self._builder.call(existing or ir.Function(self.program.module, kind, "llvm.readcyclecounter"), [])
 
-    def room(self, words: int) -> Value:
-        """The address of as many words on the stack."""
+    def stack_words(self, words: int) -> Value:
+        """Returns the address of `words` words on the stack."""
         with self._builder.goto_entry_block():
             return self._builder.ptrtoint(self._builder.alloca(WORD, words), WORD)
 
@@ -111,10 +111,10 @@ class Body:
     def remainder(self, left: Value, right: Value | int) -> Value:
         return self._builder.urem(left, _word(right))
 
-    def both(self, left: Value, right: Value | int) -> Value:
+    def bit_and(self, left: Value, right: Value | int) -> Value:
         return self._builder.and_(left, _word(right))
 
-    def either(self, left: Value, right: Value | int) -> Value:
+    def bit_or(self, left: Value, right: Value | int) -> Value:
         return self._builder.or_(left, _word(right))
 
     def shift_left(self, value: Value, bits: int) -> Value:
@@ -124,24 +124,24 @@ class Body:
         return self._builder.lshr(value, WORD(bits))
 
     def low_half(self, value: Value) -> Value:
-        """What C's int is of a returned word."""
-        return self.both(value, 0xFFFFFFFF)
+        """Returns the low 32 bits of a word, e.g. of a returned C int."""
+        return self.bit_and(value, 0xFFFFFFFF)
 
     def select(self, condition: Value, yes: int, no: int) -> Value:
         return self._builder.select(self._truth(condition), WORD(yes), WORD(no))
 
-    def compare(self, left: Value, how: str, right: Value | int) -> Value:
-        """1 or 0; `how` is one of C's operators, and words have no sign."""
-        return self._builder.zext(self._builder.icmp_unsigned(how, left, _word(right)), WORD)
+    def compare(self, left: Value, operator: str, right: Value | int) -> Value:
+        """Returns 1 or 0. `operator` is an operator of C; words are unsigned."""
+        return self._builder.zext(self._builder.icmp_unsigned(operator, left, _word(right)), WORD)
 
     @contextmanager
-    def when(self, condition: Value, likely: bool | None = None) -> Iterator[None]:
+    def if_(self, condition: Value, likely: bool | None = None) -> Iterator[None]:
         with self._builder.if_then(self._truth(condition), likely=likely):
             yield
 
     @contextmanager
-    def repeat(self) -> Iterator[None]:
-        """For ever: the body gives back a value, or leaves by `leave_when`."""
+    def loop(self) -> Iterator[None]:
+        """Repeats the block until it returns from the function or `break_if` ends the loop."""
         start, self._end = self._builder.append_basic_block(), self._builder.append_basic_block()
         end = self._end
         self._builder.branch(start)
@@ -150,13 +150,13 @@ class Body:
         self._builder.branch(start)
         self._builder.position_at_end(end)
 
-    def leave_when(self, condition: Value) -> None:
-        """Ends the innermost `repeat`."""
-        stay = self._builder.append_basic_block()
-        self._builder.cbranch(self._truth(condition), self._end, stay)
-        self._builder.position_at_end(stay)
+    def break_if(self, condition: Value) -> None:
+        """Ends the innermost `loop` if the condition is not 0."""
+        after = self._builder.append_basic_block()
+        self._builder.cbranch(self._truth(condition), self._end, after)
+        self._builder.position_at_end(after)
 
-    def give(self, value: Value | int) -> None:
+    def return_(self, value: Value | int) -> None:
         self._builder.ret(_word(value))
 
     def _truth(self, word: Value) -> Value:
@@ -171,7 +171,7 @@ def _word(value: Value | int) -> Value:
 
 
 def assemble(program: Program) -> Code:
-    """For the processor this runs on."""
+    """Compiles the program for the processor of this machine."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(opt=3, reloc="pic", codemodel="small")
@@ -185,7 +185,7 @@ def assemble(program: Program) -> Code:
 
 
 def _code_of(elf: bytes) -> Code:
-    """The section `.text` of a 64-bit ELF object, which must not need a linker."""
+    """Returns the section `.text` of a 64-bit ELF object; raises AssertionError if the code needs a linker."""
     (sections_at,) = struct.unpack_from("<Q", elf, 0x28)
     count, names_index = struct.unpack_from("<HH", elf, 0x3C)
     headers = [struct.unpack_from("<IIQQQQIIQQ", elf, sections_at + 64 * index) for index in range(count)]
@@ -197,7 +197,7 @@ def _code_of(elf: bytes) -> Code:
     sections = {text_at(names_index, header[0]): header for header in headers}
     with_data = [name for name in (".rela.text", ".data", ".bss", ".rodata") if name in sections and sections[name][5]]
     if with_data:
-        raise AssertionError(f"the code is not complete in itself: it has {' '.join(with_data)}")
+        raise AssertionError(f"the code is not self-contained: it has {' '.join(with_data)}")
     _, _, _, _, start, length, *_ = sections[".text"]
     _, _, _, _, symbols_at, symbols_length, names, *_ = sections[".symtab"]
     offsets = {}

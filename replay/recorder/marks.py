@@ -1,15 +1,15 @@
-"""Phases of a program, marked by itself; costs next to nothing where nobody records."""
+"""Marks of phases in a program. They cost next to nothing if the program is not recorded."""
 
 import sys
 
 _TAPS = ("_replay_tap", "replay.recorder.tap")
-"""The module that holds the hooks, as the command and as the program itself brings it in."""
+"""The names of the module `tap`: in a program that `replay record` started, and in one that records itself."""
 
 
 def mark(name: str) -> None:
-    """Says that a phase of that name begins here. Does nothing unless this process is being recorded."""
+    """Marks the start of a phase. Does nothing unless this process is being recorded."""
     if not isinstance(name, str):
-        raise TypeError(f"a phase has a name, which {name!r} is not")
+        raise TypeError(f"the name of a phase is a str, not {name!r}")
     for module in _TAPS:
         if module in sys.modules:
             sys.modules[module].tap.mark(name)

@@ -1,6 +1,6 @@
-"""Call sites as the writer sees them: notes on codes, and the table of places that events point to.
+"""Call sites in the writer: notes about code objects, and the table of call sites.
 
-`replay.recorder.sites` tells what a note is, and what the numbers of call sites are.
+`replay.recorder.sites` defines notes and the numbers of call sites.
 """
 
 import mmap
@@ -17,14 +17,14 @@ from replay.recorder.line_table import line_starts
 from replay.trace import NO_SITE, Site
 
 _ENCODINGS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
-"""Of a str, by its bytes a character."""
+"""Encodings of a str by its bytes for each character."""
 _NOWHERE = int(NO_SITE)
-_DECODED = 256
-"""Codes whose lines are kept at hand: where one of them allocates, it does so at several places."""
+_CACHED_CODES = 256
+"""Number of code objects whose decoded line tables are cached: a function often allocates at several lines."""
 
 
 class _Code(NamedTuple):
-    """What there is to say of a function, a module …"""
+    """The names and lines of a code object."""
 
     function: str
     file: str
@@ -32,15 +32,15 @@ class _Code(NamedTuple):
     line_table: bytes
 
 
-@lru_cache(_DECODED)
+@lru_cache(_CACHED_CODES)
 def _lines(code: _Code) -> tuple[list[int], list[int]]:
-    """Units at which entries of its line table begin, and their lines."""
+    """Returns the first units of the entries of the line table, and their lines."""
     pairs = list(line_starts(code.line_table, code.first_line))
     return [start for start, _ in pairs], [line for _, line in pairs]
 
 
 class Notes:
-    """All notes so far; reading them makes room for others."""
+    """All notes so far. `read` frees their place in the shared memory."""
 
     def __init__(self, memory: mmap.mmap, words: np.ndarray) -> None:
         self._memory, self._words = memory, words
@@ -48,10 +48,10 @@ class Notes:
         self._first_numbers: list[int] = []
         self._codes: list[_Code] = []
         self._known: dict[_Code, _Code] = {}
-        """Codes that are alike are kept once, for a program may make the same over and over."""
+        """Equal codes are stored once, because a program can create the same code many times."""
 
     def read(self) -> None:
-        """Takes in what was written since."""
+        """Reads the notes that were written since the last call."""
         head, at = int(self._words[sites.AT_NOTES_HEAD // 8]), int(self._words[sites.AT_NOTES_TAIL // 8])
         if at == head:
             return
@@ -66,7 +66,7 @@ class Notes:
         self._words[sites.AT_NOTES_TAIL // 8] = head
 
     def site(self, number: int) -> Site:
-        """The place that a call site's number stands for; its line is 0 where CPython knows none."""
+        """Returns the call site of a number; its line is 0 if CPython has none."""
         index = bisect_right(self._first_numbers, number) - 1
         code, unit = self._codes[index], number - self._first_numbers[index]
         starts, lines = _lines(code)
@@ -74,19 +74,19 @@ class Notes:
         return Site(code.function, code.file, lines[at] if at >= 0 else 0)
 
     def _text(self, at: int) -> tuple[int, str]:
-        """The next position, and a text without what UTF-8 cannot hold."""
+        """Returns the next position, and a text in which surrogates are escaped."""
         at, content, width = self._content(at)
         text = content.decode(_ENCODINGS[width], "surrogatepass")
         return at, text.encode(errors="backslashreplace").decode()
 
     def _content(self, at: int) -> tuple[int, bytes, int]:
-        """The next position, the bytes at this one, and how many make a character."""
-        told = int.from_bytes(self._bytes(at, 8), "little")
-        length, width = told >> sites.WIDTH_BITS, told & ((1 << sites.WIDTH_BITS) - 1)
+        """Returns the next position, the bytes of a text, and the number of bytes for each character."""
+        length_and_width = int.from_bytes(self._bytes(at, 8), "little")
+        length, width = length_and_width >> sites.WIDTH_BITS, length_and_width & ((1 << sites.WIDTH_BITS) - 1)
         return at + 8 + length + -length % 8, self._bytes(at + 8, length), width
 
     def _bytes(self, at: int, length: int) -> bytes:
-        """Out of the place in which notes go round."""
+        """Returns bytes of the notes, which are a ring buffer."""
         start = at % tap.NOTES_BYTES
         end = min(start + length, tap.NOTES_BYTES)
         content = self._memory[tap.NOTES_AT + start : tap.NOTES_AT + end]
@@ -94,10 +94,10 @@ class Notes:
 
 
 @entry
-def _look_up(column: np.ndarray, row: int, places: np.ndarray) -> int:
-    """Puts indices in the place of numbers, in place, up to a row whose number has none yet; gives that row.
+def _replace_numbers(column: np.ndarray, row: int, places: np.ndarray) -> int:
+    """Replaces numbers by indices in `column`, from `row` on; returns the first row whose number has no index yet.
 
-    `places` (uint32) holds, by number, one more than the index of the place.
+    `places` (uint32) has for each number the index plus one, or 0.
     """
     while row < column.shape[0]:
         number = column[row]
@@ -112,7 +112,7 @@ def _look_up(column: np.ndarray, row: int, places: np.ndarray) -> int:
 
 
 class SiteTable:
-    """The places that allocate, each once, in the order in which they are met."""
+    """The call sites of a recording, each once, in the order of their first event."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -121,10 +121,10 @@ class SiteTable:
         self._places = np.zeros(1 << 16, np.uint32)
 
     def number(self, column: np.ndarray) -> None:
-        """Makes the hooks' numbers indices of `sites`, in place."""
+        """Replaces the hooks' numbers in `column` by indices of `sites`, in place."""
         self._notes.read()
         row = 0
-        while (row := _look_up(column, row, self._places)) < column.shape[0]:
+        while (row := _replace_numbers(column, row, self._places)) < column.shape[0]:
             self._add(int(column[row]))
 
     def _add(self, number: int) -> None:
@@ -132,5 +132,5 @@ class SiteTable:
         index = self._indices.setdefault(site, len(self.sites))
         if index == len(self.sites):
             self.sites.append(site)
-        self._places = with_room(self._places, number + 1)  # what no number reaches takes no memory
+        self._places = with_room(self._places, number + 1)  # untouched pages take no memory
         self._places[number] = index + 1

@@ -1,4 +1,4 @@
-"""The shared memory of a recording as the writer sees it; `replay.recorder.tap` tells what is where."""
+"""The shared memory of a recording in the writer. `replay.recorder.tap` defines its layout."""
 
 import mmap
 import os
@@ -13,16 +13,16 @@ from replay.recorder.notes import Notes
 from replay.recorder.translation import count_published
 
 COUNTS = has_steady_counter()
-"""Whether hooks take the time from the processor."""
+"""Whether hooks read the time from the processor's counter."""
 _RECORDS_AT_ONCE = 1 << 16
 _SLOTS = 1 << tap.RING_BITS
 
 
 class Ring:
-    """Hands out records in the order in which they were claimed.
+    """The ring of records, in the order in which they were claimed, and the header of the shared memory.
 
-    `sites_every` is 1 to have the call sites of all calls, 0 of none, else of one call in so many bytes; `version` is
-    that of the program's interpreter.
+    `sites_every`: 1 for the call sites of all calls, 0 for none, else the average bytes between calls with a site.
+    `version`: that of the program's interpreter.
     """
 
     def __init__(self, file: int, sites_every: int = 0, version: tuple[int, ...] = sys.version_info[:2]) -> None:
@@ -37,11 +37,11 @@ class Ring:
         for at in (tap.AT_ENDED, tap.AT_FLUSH, tap.AT_SEPARATE_HEAPS, *tap.AT_STATUS, *tap.COUNTS_AT):
             self._words[at // 8] = 0
         self.tail = self.head
-        """Records that are done with, and may be overwritten."""
+        """Number of records that the writer has processed; their place can be overwritten."""
         self.advance(0)
 
     def _put_code(self) -> None:
-        """Lays the hooks ready for the program; a program that has them keeps those."""
+        """Writes the hooks into the shared memory. A program that already copied them does not read them again."""
         text, offsets = make_hooks(COUNTS, self._layout)
         self._words[tap.AT_SITES_EVERY // 8] = self.sites_every
         self._memory[tap.CODE_AT : tap.CODE_AT + len(text)] = text
@@ -51,16 +51,16 @@ class Ring:
 
     @property
     def head(self) -> int:
-        """Records that were claimed."""
+        """Number of records that were claimed."""
         return int(self._words[tap.AT_HEAD // 8])
 
     @property
     def program(self) -> int:
-        """The process that records; 0 before it began."""
+        """ID of the recorded process; 0 before the recording began."""
         return int(self._words[tap.AT_PROGRAM // 8])
 
-    def program_lives(self) -> bool:
-        """Whether there is a process that may still be recording."""
+    def program_exists(self) -> bool:
+        """Whether the recorded process still exists."""
         try:
             os.kill(self.program, 0)
         except OSError:
@@ -69,25 +69,25 @@ class Ring:
 
     @property
     def ended(self) -> bool:
-        """Whether the program said that nothing more will come."""
+        """Whether the program ended the recording."""
         return bool(self._words[tap.AT_ENDED // 8])
 
     def take_flush(self) -> bool:
-        """Whether a flush was requested and all its records are taken; the request is then removed."""
-        wanted = int(self._words[tap.AT_FLUSH // 8])
-        if not wanted or wanted - 1 > self.tail:
+        """Whether a flush was requested and all its records are processed. Removes the request in this case."""
+        requested = int(self._words[tap.AT_FLUSH // 8])
+        if not requested or requested - 1 > self.tail:
             return False
         self._words[tap.AT_FLUSH // 8] = 0
         return True
 
     @property
     def deserted(self) -> bool:
-        """Whether the program took the writer for dead, and recorded no more."""
+        """Whether the program found the writer dead and stopped recording."""
         return bool(self._words[tap.AT_DESERTED // 8])
 
     @property
     def clean(self) -> bool:
-        """Whether the program filled all pools before it began."""
+        """Whether the program filled all pools before the recording."""
         return bool(self._words[tap.AT_CLEAN // 8])
 
     @property
@@ -105,18 +105,18 @@ class Ring:
 
     @property
     def malloc(self) -> str:
-        """The file name of the library that `malloc` is in."""
+        """File name of the library that contains `malloc`."""
         return self._text(tap.AT_MALLOC, tap.NAME_BYTES)
 
     def status(self, which: int) -> str:
-        """`/proc/PID/status` when the recording began (0) or before finalisation (1); empty if it never was read."""
+        """Returns `/proc/PID/status` at the start of the recording (0) or before finalization (1); empty if unread."""
         return self._text(tap.AT_STATUS[which], tap.STATUS_BYTES)
 
     def _text(self, at: int, length: int) -> str:
         return self._memory[at : at + length].partition(b"\0")[0].decode(errors="replace")
 
     def published(self) -> int:
-        """Records from the tail on that are complete; not more than are good to handle at once."""
+        """Returns the number of complete records after the tail, at most as many as are processed in one piece."""
         return int(count_published(self.records, self.tail, _RECORDS_AT_ONCE))
 
     def advance(self, records: int) -> None:
@@ -124,12 +124,12 @@ class Ring:
         self._words[tap.AT_TAIL // 8] = self.tail
 
     def counts(self) -> list[tuple[int, str]]:
-        """Each time that pymalloc counted itself: the number of the record before which that was, and what it said."""
-        told = [(int(self._words[at // 8]), self._memory[at + 8 : at + tap.COUNT_BYTES]) for at in tap.COUNTS_AT]
-        return [(number - 1, text.partition(b"\0")[0].decode()) for number, text in told if number]
+        """Returns pymalloc's statistics: the number of the record that follows, and the text."""
+        texts = [(int(self._words[at // 8]), self._memory[at + 8 : at + tap.COUNT_BYTES]) for at in tap.COUNTS_AT]
+        return [(number - 1, text.partition(b"\0")[0].decode()) for number, text in texts if number]
 
     def phases(self) -> tuple[str, ...]:
-        """The names that marks point to."""
+        """Returns the names of marks, by their number."""
         names = []
         at = tap.NAMES_AT
         while length := int.from_bytes(self._memory[at : at + 4], "little"):

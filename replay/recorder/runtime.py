@@ -1,7 +1,7 @@
-"""What is in force in a recorded process, and how much of its memory is resident, as `/proc` shows it.
+"""Allocators and C library of a recorded process, and its resident memory from `/proc`.
 
-Shared memory is left out: the ring is in it. `/proc/PID/smaps_rollup` would count the ring, and takes time in
-proportion to what is mapped; `/proc/PID/status` has the kinds of memory separately and takes some microseconds.
+Shared memory is not counted, because it contains the ring. `/proc/PID/smaps_rollup` would count the ring, and its cost
+grows with the mapped memory. `/proc/PID/status` has each kind of memory separately and takes some microseconds.
 """
 
 import re
@@ -12,32 +12,32 @@ from typing import NamedTuple
 from replay.recorder.ring import Ring
 from replay.trace import ResidentMemory, Runtime
 
-LOOK_EVERY_S = 0.1
+SAMPLE_EVERY_S = 0.1
 _FIELD = re.compile(r"^(VmHWM|VmRSS|RssShmem):\s+(\d+) kB$", re.MULTILINE)
 
 
 class Status(NamedTuple):
-    """Bytes, of `/proc/PID/status`."""
+    """Values of `/proc/PID/status`, in bytes."""
 
     highest: int
-    """The most that ever was resident, shared memory included."""
+    """Peak of resident memory, shared memory included."""
     resident: int
     shared: int
 
     @property
     def own(self) -> int:
-        """Resident now, without what is shared."""
+        """Resident memory now, without shared memory."""
         return self.resident - self.shared
 
 
 def read_status(text: str) -> Status | None:
-    """None if the kernel does not report all values."""
+    """Returns the values of the file's text; None if one is missing."""
     fields = {name: int(number) << 10 for name, number in _FIELD.findall(text)}
     return Status(fields["VmHWM"], fields["VmRSS"], fields["RssShmem"]) if len(fields) == 3 else None
 
 
 class Observer:
-    """Looks at the program that records into a ring, from beside it, at most every LOOK_EVERY_S."""
+    """Samples the resident memory of the recorded process, at most every SAMPLE_EVERY_S."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
@@ -45,12 +45,12 @@ class Observer:
         self._last: Status | None = None
         self._next_s = 0.0
 
-    def look(self) -> None:
-        """Does nothing if it is too early; a program that is gone leaves what was seen last."""
+    def sample(self) -> None:
+        """Reads the memory of the process. Does nothing if it is too early or the process has ended."""
         now_s = time.monotonic()
         if now_s < self._next_s or not self._ring.program:
             return
-        self._next_s = now_s + LOOK_EVERY_S
+        self._next_s = now_s + SAMPLE_EVERY_S
         try:
             status = read_status(Path(f"/proc/{self._ring.program}/status").read_text())
         except OSError:
@@ -60,7 +60,7 @@ class Observer:
             self._peak_bytes = max(self._peak_bytes, status.own)
 
     def runtime(self) -> Runtime:
-        """What is known by now."""
+        """Returns the allocators and the memory so far."""
         ring = self._ring
         return Runtime(ring.allocator, ring.libc, ring.malloc, ring.separate_heaps, self._resident())
 
@@ -69,6 +69,6 @@ class Observer:
         if start is None or end is None:
             return None
         peak_bytes = max(start.own, self._peak_bytes, end.own)
-        if end.highest > start.highest:  # so it was reached since
+        if end.highest > start.highest:  # the peak was reached during the recording
             peak_bytes = max(peak_bytes, end.highest - end.shared)
         return ResidentMemory(start.own, peak_bytes, end.own)

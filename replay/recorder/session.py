@@ -1,8 +1,7 @@
-"""A recording that a program makes of itself: `with replay.record("trace.parquet"): …`.
+"""Recordings that a program makes of itself: `with replay.record("trace.parquet"): …`.
 
-The writer is a process of its own and no child of the program, which must not meet it when it waits for its children.
-It says on a pipe that it is ready, and at the end what it wrote; between the two it ends by itself when the program
-does.
+The writer is a separate process and not a child of the program, so the program does not find it when it waits for its
+children. The writer reports on a pipe that it is ready, and at the end its result. It also ends when the program ends.
 """
 
 import os
@@ -34,14 +33,14 @@ class OwnRing:
     mapped: bool = False
 
     def is_mine(self) -> bool:
-        """Not in a forked child, nor once the program has closed the file."""
+        """Whether this process created the ring (not its parent before a fork), and the file is still open."""
         try:
             return self.process == os.getpid() and os.fstat(self.file).st_ino == self.inode
         except OSError:
             return False
 
     def map(self) -> None:
-        """Once a writer has laid the hooks into it."""
+        """Maps the file into this process, once. A writer must have written the hooks into it before."""
         if not self.mapped:
             tap.map_shared(self.file)
             self.mapped = True
@@ -51,7 +50,7 @@ _rings: list[OwnRing] = []
 
 
 def own_ring() -> OwnRing:
-    """The ring of this process, made when it is first wanted."""
+    """Returns the ring of this process; creates it at the first call."""
     if not _rings or not _rings[-1].is_mine():
         file = detach.make_memory_file(taps.SHARED_BYTES)
         _rings[:] = [OwnRing(file, os.fstat(file).st_ino, os.getpid())]
@@ -59,53 +58,53 @@ def own_ring() -> OwnRing:
 
 
 class Recording:
-    """One recording of this process, from `start` to `stop`; as a context manager, of what happens in its block."""
+    """A recording of this process from `start` to `stop`, or of the block of a `with` statement."""
 
-    def __init__(self, path: str | os.PathLike[str], clean: bool, wishes: "detach.Wishes") -> None:
+    def __init__(self, path: str | os.PathLike[str], clean: bool, options: "detach.Options") -> None:
         self.path = Path(path)
         self.rows = 0
-        """Events in the file, once it is complete."""
-        self._clean, self._wishes = clean, wishes
+        """Number of events in the complete file; 0 before `stop`."""
+        self._clean, self._options = clean, options
         self._process = 0
 
     def start(self) -> "Recording":
-        """Records from here on, once the writer is ready."""
-        with_sites = self._wishes["sites_every"] > 0
+        """Starts the writer, waits until it is ready, and starts recording."""
+        with_sites = self._options["sites_every"] > 0
         if reason := taps.obstacle(self._clean, with_sites):
             raise RecordError(reason)
         ring = own_ring()
-        self._writer = detach.Writer(PACKAGE_HOME, ring.file, str(self.path.absolute()), self._wishes)
-        process = self._hear(self._writer)["writer"]
+        self._writer = detach.Writer(PACKAGE_HOME, ring.file, str(self.path.absolute()), self._options)
+        process = self._receive(self._writer)["writer"]
         ring.map()
         try:
             tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
         except OSError as error:
             tap.stop()
-            self._hear(self._writer)
+            self._receive(self._writer)
             self.path.unlink()
             raise RecordError(str(error)) from error
         self._process = os.getpid()
         return self
 
     def flush(self) -> None:
-        """Waits until all that was recorded so far is in the file. In a forked child it does nothing."""
+        """Waits until all events so far are in the file. Does nothing in a forked child."""
         if self._process != os.getpid():
             return
-        tap.ask_flush()
-        _raise_trouble(self._hear(self._writer))
+        tap.request_flush()
+        _raise_trouble(self._receive(self._writer))
 
     def stop(self) -> None:
-        """Ends the recording and waits until the file is complete. In a forked child it does nothing."""
+        """Ends the recording and waits until the file is complete. Does nothing in a forked child."""
         if self._process != os.getpid():
             return
         self._process = 0
         tap.stop()
         try:
-            said = self._hear(self._writer)
+            answer = self._receive(self._writer)
         finally:
             self._writer.close()
-        self.rows = said["rows"]
-        _raise_trouble(said)
+        self.rows = answer["rows"]
+        _raise_trouble(answer)
 
     def __enter__(self) -> "Recording":
         return self.start()
@@ -113,24 +112,24 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def _hear(self, writer: detach.Writer) -> dict[str, Any]:
+    def _receive(self, writer: detach.Writer) -> dict[str, Any]:
         try:
-            said = writer.hear()
+            answer = writer.receive()
         except OSError:
-            what = (
-                "the program closed the pipe by which the writer tells that it is done; it completes the file even so"
+            message = (
+                "the program closed the pipe on which the writer reports its end; the writer completes the file anyway"
             )
-            raise OutputError(f"{self.path}: {what}") from None
-        if said and "error" not in said:
-            return said
+            raise OutputError(f"{self.path}: {message}") from None
+        if answer and "error" not in answer:
+            return answer
         writer.close()
-        advice = f"`replay record --rescue {self.path}` saves what it wrote"
-        raise OutputError(str(said.get("error", f"{self.path}: the writer died; {advice}")))
+        advice = f"`replay record --rescue {self.path}` saves the events that it wrote"
+        raise OutputError(str(answer.get("error", f"{self.path}: the writer died; {advice}")))
 
 
-def _raise_trouble(said: dict[str, Any]) -> None:
-    if said["trouble"]:
-        raise OutputError(said["trouble"])
+def _raise_trouble(answer: dict[str, Any]) -> None:
+    if answer["trouble"]:
+        raise OutputError(answer["trouble"])
 
 
 def record(
@@ -141,12 +140,12 @@ def record(
     sites: bool | int = False,
     force: bool = False,
 ) -> Recording:
-    """A recording of this process into the new file `path`: a context manager, with `start` and `stop` besides.
+    """Returns a recording of this process into the new file `path`: a context manager that also has `start` and `stop`.
 
-    `clean` first fills every pool that pymalloc has, so that its later decisions depend on nothing earlier.
-    `addresses` keeps where each block was. `sites` tells the function and the line from which a call came: with True of
-    every call, with a number of one call in so many bytes. `force` overwrites `path`.
+    `clean`: fill every pool of pymalloc first, so that later decisions of pymalloc do not depend on earlier events.
+    `addresses`: record the address of each block. `sites`: record call sites (function, file and line); True for every
+    call, a number for one call in that many bytes on average. `force`: overwrite `path`.
     """
     if not isinstance(sites, int) or sites < 0:
-        raise RecordError(f"sites is {sites!r}; say True for every call, or one call in how many bytes")
+        raise RecordError(f"sites is {sites!r}; write True for every call, or the bytes between sampled calls")
     return Recording(path, clean, {"addresses": addresses, "sites_every": int(sites), "force": force})

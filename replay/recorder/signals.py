@@ -1,4 +1,4 @@
-"""Signals of a process that stands in for another: they are kept from ending it, and passed on."""
+"""Blocks signals in `replay record` and forwards them to the recorded program."""
 
 import os
 import signal
@@ -6,21 +6,22 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-HELD = {
+FORWARDED = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
     signal.SIGCONT, signal.SIGWINCH,
 }  # fmt: skip
 _FROM_KERNEL = 0x80
-"""si_code of what a terminal sends: to all processes in its foreground, so to the other one too."""
+"""si_code of signals from the terminal. It sends them to all foreground processes, so the program gets them too."""
 
 
 @contextmanager
-def held_signals() -> Iterator[set[signal.Signals]]:
-    """Blocks them in this thread and all that it starts; yields the earlier mask, which an exception brings back.
+def blocked_signals() -> Iterator[set[signal.Signals]]:
+    """Blocks the signals FORWARDED in this thread and its later threads; yields the earlier mask. An exception restores
+    it.
 
-    To be entered before any other thread exists, because a signal goes to any thread that does not block it.
+    Call this before any other thread exists, because a signal goes to any thread that does not block it.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
         yield mask  # type: ignore[misc]
     except BaseException:
@@ -28,19 +29,19 @@ def held_signals() -> Iterator[set[signal.Signals]]:
         raise
 
 
-def act_on_held(mask: Collection[int]) -> None:
-    """Lets those that came in the meantime do what they do, before there is anybody to pass them on to."""
-    if signal.sigpending() & HELD:
+def deliver_pending(mask: Collection[int]) -> None:
+    """Handles pending signals as this process normally does, before the program exists to which they are forwarded."""
+    if signal.sigpending() & FORWARDED:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
 
 
 def forward_signals(process: int) -> None:
-    """Passes on from now what others send to this process."""
+    """Forwards signals of other processes to `process` from now on, in a thread."""
 
     def forward() -> None:
         while True:
-            received = signal.sigwaitinfo(HELD)
+            received = signal.sigwaitinfo(FORWARDED)
             if received.si_code != _FROM_KERNEL:
                 os.kill(process, received.si_signo)
 

@@ -1,17 +1,17 @@
-"""Call sites, in the recorded program: what hooks need to tell them, and a trial before they are relied on.
+"""Prepares hooks with call sites in the recorded program, and tests them before the recording.
 
-Like `replay.recorder.tap` it is copied into recorded programs, so it imports the standard library only.
+Like `replay.recorder.tap` it is copied into recorded programs, so it imports only the standard library.
 
-A call site is a number: codes (the code objects of functions, modules …) that are met get one after the other as many
-numbers as they have units, so that a number says which code and where in it. A hook finds the numbers of a code by its
-address in a table. Where that is new, it first writes a note, from which the writer reads all there is to say of it:
+The number of a call site identifies a code object (of a function, a module …) and a unit in it: each new code gets as
+many consecutive numbers as it has units. A hook finds the first number in a hash table by the address of the code. For
+a new code, the hook first writes a note for the writer:
 
-    note    words: first number, units, first line; the file's name, the function's and the line table, each as a word
-            with its bytes and, in the lowest `WIDTH_BITS`, the bytes a character, and behind that the text, filled up
-            to whole words. Notes follow one another and go round in their place in the shared memory
+    note    words: first number, units, first line; then file name, function name and line table. Each of these is a
+            word with its length in bytes and, in the lowest `WIDTH_BITS`, the bytes for each character, followed by the
+            characters, padded to whole words. Notes are a ring buffer in the shared memory
 
-So hooks keep no reference to a code. When one dies, its free takes its numbers away; the next code at the same address
-gets others. What was told of it is in the writer's hands, or in shared memory, even if the program is killed.
+So hooks keep no reference to a code. When a code object is freed, its numbers become invalid; the next code at the same
+address gets new ones. Its note is in the writer or in shared memory, even if the program is killed.
 """
 
 import ctypes
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from replay.recorder.tap import Hooks
 
 AT_NOTES_HEAD, AT_NOTES_TAIL = 448, 512
-"""In the header of the shared memory: bytes of notes that were written, and that the writer has read."""
+"""In the header of the shared memory: bytes of notes that were written, and bytes that the writer has read."""
 NOTE_WORDS, WIDTH_BITS = 6, 3
 
 _AT_POINTERS = (1 << 12) + 320
-"""In the context, behind what plain hooks need."""
+"""In the context, after the words of hooks without call sites."""
 AT_THREAD_STATE, AT_OWN_STATE, AT_INTERPRETER, AT_CODE_TYPE = range(_AT_POINTERS, _AT_POINTERS + 32, 8)
-"""Functions that give the current thread state and a thread's own; the interpreter that is recorded; code's type."""
+"""Functions that return the current thread state and the thread's own; the recorded interpreter; the type of code."""
 AT_TABLE, AT_CODES, AT_NEXT_NUMBER, AT_EVERY, AT_BYTES = range(_AT_POINTERS + 64, _AT_POINTERS + 104, 8)
-"""The table and how many addresses it holds; the next number; one call in how many bytes, and how far each of the three
-domains is: raw has the bytes asked for so far, mem and obj those that are left until the next."""
+"""The table and its number of addresses; the next number; the bytes between samples; a counter for each domain: raw
+counts requested bytes, mem and obj the bytes until the next sample."""
 TABLE_BITS = 18
-"""2^18 addresses of codes, each with its first number, or 0 if no code lives there: 4 MiB, touched where needed."""
+"""2^18 slots: the address of a code and its first number, 0 if the code was freed. 4 MiB, of which few are resident."""
 
 _READ_WRITE, _PRIVATE_ANONYMOUS = 3, 0x22
 _DONTNEED, _WIPEONFORK = 4, 18
 
 
 def prepare(hooks: "Hooks", shared: int, notes_at: int, every: int) -> None:
-    """Before each recording: lays out what the hooks need, and has them tell this very function.
+    """Sets up the hooks before each recording and tests them: they must find this function as the call site.
 
-    `every` is 1 for every call's site, or one call in how many bytes.
+    `every`: 1 for the site of every call, else the bytes between sampled calls.
     """
-    python, left = ctypes.pythonapi, every if every > 1 else 0
+    python, remaining = ctypes.pythonapi, every if every > 1 else 0
     interpreter = python["PyInterpreterState_Get"]
     interpreter.restype = ctypes.c_void_p
     current = "PyThreadState_GetUnchecked" if sys.version_info >= (3, 13) else "_PyThreadState_UncheckedGet"
@@ -60,16 +60,16 @@ def prepare(hooks: "Hooks", shared: int, notes_at: int, every: int) -> None:
         (AT_CODES, 0),
         (AT_NEXT_NUMBER, 1),
         (AT_EVERY, every),
-        *((AT_BYTES + 8 * domain, left if domain else 0) for domain in range(3)),
+        *((AT_BYTES + 8 * domain, remaining if domain else 0) for domain in range(3)),
     ):
         _word(hooks.context + at).value = value
     number = ctypes.PYFUNCTYPE(ctypes.c_uint64)(hooks.entries["find_site"])()
     if not (0 < number <= len(code.co_code) // 2 and _is_noted(code, shared + notes_at)):
-        raise OSError(f"call sites cannot be told in this build of CPython {sys.version.split()[0]}")
+        raise OSError(f"call sites cannot be recorded with this build of CPython {sys.version.split()[0]}")
 
 
 def _empty_table(table: int) -> int:
-    """The table's place, all zeros; where it is 0, there is none yet."""
+    """Returns the address of the table, filled with zeros. Maps it if `table` is 0."""
     length, libc = 16 << TABLE_BITS, ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     if not table:
@@ -92,7 +92,7 @@ def _address_of(function: "ctypes._NamedFuncPointer") -> int:
 
 
 def _is_noted(code: "CodeType", at: int) -> bool:
-    """Whether the first of all notes, at that address, says of a code what is true."""
+    """Whether the first note, at the address `at`, describes `code` correctly."""
     pieces = [word.to_bytes(8, "little") for word in (1, len(code.co_code) // 2, code.co_firstlineno)]
     for text in (code.co_filename, code.co_qualname):
         width = 1 + (max(text) > "\xff") + 2 * (max(text) > "\uffff")

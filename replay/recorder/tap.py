@@ -1,18 +1,19 @@
-"""The part of the recorder that lives in the recorded program: sets the hooks, and takes them off again.
+"""The part of the recorder in the recorded program: installs and removes the hooks.
 
-It is a file of its own, without imports from replay or of anything but atexit, ctypes, gc, os and sys: what is imported
-here, the program finds imported already. The hooks themselves are machine code that `replay.recorder.hooks` made; this
-file puts them into memory, writes the addresses that they need, and passes them to CPython.
+It is a single file that imports only atexit, ctypes, gc, os and sys, because the program would find other modules
+already imported. The hooks are machine code from `replay.recorder.hooks`. This file copies them into executable memory,
+stores the addresses that they use, and passes them to CPython.
 
-Two pieces of memory are shared with that code, both laid out by the numbers below (bytes from the start).
+Hooks use two regions of memory. The constants below are offsets in them, in bytes.
 
-    shared     a memory file that writer and program map. A header, the names of marks, the machine code on its way
-               here, a ring of records, one of notes on call sites. HEAD counts the records claimed by the program, TAIL
-               those that the writer is done with. A record is four words: PACKED (size, op, domain and the lap of the
-               ring, stored last), time, thread, address. The top of the last two is the number of the call site, or 0
-    context    private memory of the program: a page that the kernel wipes in a forked child, so that nothing is
-               recorded there; a page of pointers; the code. Mapped once and never unmapped, for a thread may be in it.
-               Hooks that tell call sites have one of their own; what else they need is in `replay.recorder.sites`
+    shared     a memory file that writer and program map: a header, the names of marks, the machine code for the
+               program, a ring of records, a ring of notes about call sites. HEAD counts the records that the program
+               claimed, TAIL those that the writer has processed. A record has four words: PACKED (size, op, domain and
+               lap of the ring; stored last), time, thread, address. The high bits of the last two are the number of the
+               call site, or 0
+    context    private memory of the program: a page that the kernel zeroes in a forked child, so that the child is not
+               recorded; a page of pointers; the code. It is mapped once and never unmapped, because a thread can be in
+               it. Hooks with call sites have a context of their own; `replay.recorder.sites` has their other words
 """
 
 import ctypes
@@ -31,42 +32,43 @@ ARENA_MAPPED, ARENA_UNMAPPED, GC_START, GC_END, MARK = range(6, 11)
 RAW, MEM, OBJ = range(3)
 
 POOL_BYTES = 1 << 14
-"""pymalloc's pools, in every CPython that is recorded."""
+"""Size of pymalloc's pools in every supported CPython."""
 OLDEST, NEWEST_WITH_SITES = (3, 11), (3, 15)
 RECORD_BYTES = 32
 RING_BITS = 22
-"""2^22 records, 128 MiB: what a busy program calls in a fifth of a second, while the writer is kept from its work."""
+"""2^22 records, 128 MiB: the calls of a busy program in a fifth of a second, if the writer does not run."""
 SIZE_BITS, OP_BITS, DOMAIN_BITS, LAP_BITS = 48, 4, 2, 10
-"""Of PACKED, from the lowest. The lap counts from 1, so that a ring full of zeros holds no record."""
+"""Bits of PACKED, from the lowest. The lap counts from 1, so a ring full of zeros has no complete record."""
 NUMBER_BITS, SITE_BITS = 48, 16
-"""Of the words thread and address: what they tell, and half of the call site's number."""
+"""Bits of the words thread and address: the value itself, and half of the call site's number."""
 
 AT_PROGRAM, AT_CODE_BYTES, AT_HEAD, AT_TAIL, AT_ENDED, AT_DESERTED, AT_CLEAN = 0, 8, 64, 128, 192, 200, 208
-"""The header: process that records, length of the code, counts, whether the program stopped recording, whether it
-found the writer gone, whether it started clean. Counts have cache lines of their own."""
+"""The header: recorded process, length of the code, HEAD, TAIL, whether the program ended the recording, whether it
+found the writer dead, whether it started clean. HEAD and TAIL have cache lines of their own."""
 AT_SITES_EVERY = 216
-"""Which calls' sites are wanted: 0 for none, 1 for all, else one call in so many bytes."""
+"""The calls whose sites are recorded: 0 for none, 1 for all, else the bytes between sampled calls."""
 AT_SEPARATE_HEAPS = 224
 """Whether a subinterpreter has a pymalloc of its own."""
 AT_FLUSH = 232
-"""1 and the number of records that the program wants to be in the file now; 0 for no such request."""
+"""Request for a flush: 1 plus the number of records that must be in the file; 0 for no request."""
 AT_OFFSETS = 256
-"""Where in the code each of ENTRIES begins."""
+"""Offsets of ENTRIES in the code."""
 AT_ALLOCATOR, AT_LIBC, AT_MALLOC, NAME_BYTES = 576, 608, 640, 32
-"""Texts that end with a zero: CPython's name of the allocator in force, the C library and its version, the file that
-`malloc` is in. Before them are counts of `replay.recorder.sites`."""
+"""Texts that end with a zero byte: CPython's name of the current allocator, the C library and its version, the file
+that contains `malloc`. Before them are the counts of `replay.recorder.sites`."""
 AT_STATUS, STATUS_BYTES = (704, 2400), 1696
-"""`/proc/self/status` when the recording began, and before finalisation."""
+"""`/proc/self/status` at the start of the recording and before finalization."""
 NAMES_AT, CODE_AT, RING_AT = 1 << 12, 1 << 18, (1 << 18) + (1 << 16)
 COUNT_BYTES = 1 << 13
 COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
-"""Behind the names: how pymalloc counted itself when a clean recording began, and at its end. A word, the record before
-which that was, counted from 1, or 0 for never; then text."""
+"""After the names: pymalloc's statistics at the start and at the end of a clean recording. A word has the number of the
+following record, from 1, or 0 if pymalloc did not count; then the text."""
 NOTES_AT, NOTES_BYTES = RING_AT + (RECORD_BYTES << RING_BITS), 1 << 24
 SHARED_BYTES = NOTES_AT + NOTES_BYTES
 
 AT_ACTIVE, AT_INSIDE = 0, 64
-"""The wiped page: whether to record; the thread that is inside a call of the domains mem and obj."""
+"""The page that is zeroed in a child: whether to record; the thread that is inside a call of the domains mem and
+obj."""
 POINTERS_AT, TEXT_AT = 1 << 12, 1 << 13
 AT_SHARED, AT_WRITER, AT_KILL, AT_SLEEP, AT_CLOCK, AT_ERRNO, AT_NONE, AT_INCREF = range(
     POINTERS_AT, POINTERS_AT + 64, 8
@@ -74,21 +76,21 @@ AT_SHARED, AT_WRITER, AT_KILL, AT_SLEEP, AT_CLOCK, AT_ERRNO, AT_NONE, AT_INCREF 
 AT_PAUSE = POINTERS_AT + 64
 """A timespec."""
 AT_ARENAS, AT_ARENA, AT_ARENA_BYTES = range(POINTERS_AT + 80, POINTERS_AT + 104, 8)
-"""How many were mapped so far, and the last of them."""
+"""Number of arenas that were mapped so far; address and size of the last one."""
 AT_FILLING = POINTERS_AT + 104
-"""The last of the blocks that fill pools for a clean start."""
+"""The last block that fills a pool for a clean start."""
 AT_ORIGINALS = POINTERS_AT + 128
-"""Five words a domain: context, malloc, calloc, realloc, free; then three of the arena allocator."""
+"""The original allocators. Five words for each domain: ctx, malloc, calloc, realloc, free; three for arenas."""
 AT_ORIGINAL_ARENA = AT_ORIGINALS + 3 * 40
 AT_THREAD_STATE_NOW, AT_INTERPRETER_OF, AT_HAS_FEATURE, AT_CONFIG_OF = range(POINTERS_AT + 280, POINTERS_AT + 312, 8)
-"""Functions that return whether an interpreter shares pymalloc with the main one; 0 where CPython has none."""
+"""Functions with which a hook finds out whether an interpreter shares pymalloc with the main one; 0 if missing."""
 PAUSE_NS = 50_000
 NO_ROOM = b"(no room for more names)"
-"""A phase that stands for all others, once the names of marks fill their place."""
+"""The name of all further phases when the memory for names is full."""
 
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
-    "arena_alloc", "arena_free", "gc_callback", "put", "begin", "give_back",
+    "arena_alloc", "arena_free", "gc_callback", "put", "begin", "free_filling",
     "count", "find_site",
 )  # fmt: skip
 
@@ -131,9 +133,9 @@ _errno_location = _libc.__errno_location
 _python = ctypes.pythonapi
 
 
-def _checked(result: int, what: str) -> int:
+def _checked(result: int, message: str) -> int:
     if result in (-1, ctypes.c_void_p(-1).value):
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), f"{message}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
@@ -146,13 +148,13 @@ def _address_of(function: "ctypes._NamedFuncPointer") -> int:
 
 
 def _find(name: str) -> int:
-    """The address of a function of CPython's; 0 where this version has none of that name."""
+    """Returns the address of a function of CPython; 0 if this version does not have it."""
     function = getattr(_python, name, None)
     return _address_of(function) if function is not None else 0
 
 
 class Hooks:
-    """One set of hooks in this process: its context, and what of it CPython calls."""
+    """One set of hooks in this process: its context, and its functions."""
 
     def __init__(self, shared: int) -> None:
         length = _word(shared + AT_CODE_BYTES).value
@@ -161,7 +163,7 @@ class Hooks:
         self.context = context = _checked(context, "the hooks cannot be mapped")
         ctypes.memmove(context + TEXT_AT, shared + CODE_AT, length)
         _checked(_libc.mprotect(context + TEXT_AT, length, _READ | _EXECUTE), "the hooks cannot be made executable")
-        _checked(_libc.madvise(context, POINTERS_AT, _WIPEONFORK), "forked children cannot be left alone")
+        _checked(_libc.madvise(context, POINTERS_AT, _WIPEONFORK), "the hooks cannot be disabled in forked children")
         for at, value in (
             (AT_KILL, _address_of(_libc.kill)),
             (AT_SLEEP, _address_of(_libc.nanosleep)),
@@ -180,7 +182,7 @@ class Hooks:
         self.begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self.entries["begin"])
         self.put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self.entries["put"])
         self.count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self.entries["count"])
-        self._give_back = ctypes.PYFUNCTYPE(None)(self.entries["give_back"])
+        self._free_filling = ctypes.PYFUNCTYPE(None)(self.entries["free_filling"])
         self._method = _MethodDef(b"replay_gc_callback", self.entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
@@ -199,12 +201,12 @@ class Hooks:
             gc.callbacks.append(self._gc_callback)
 
     def remove(self) -> None:
-        """Ends the recording, and frees what it took for a clean start.
+        """Ends the recording, removes the hooks, and frees the blocks of a clean start.
 
-        What other threads are in the middle of recording comes to nothing.
+        Records that other threads have not completed are lost.
         """
         _word(self.context + AT_ACTIVE).value = 0
-        self._give_back()
+        self._free_filling()
         for domain in (OBJ, MEM, RAW):
             self._remove(domain)
         self._remove_arena()
@@ -229,7 +231,7 @@ class Hooks:
         self._installed.add(domain)
 
     def _remove(self, domain: int) -> None:
-        """Unless somebody has set hooks above ours in the meantime: then ours stay and do nothing."""
+        """Removes the hooks of a domain. If other hooks were installed on top of them, they stay and do nothing."""
         if self._current(domain).malloc != self._allocator(domain).malloc:
             return
         original = _Allocator.from_buffer_copy(ctypes.string_at(self.context + AT_ORIGINALS + 40 * domain, 40))
@@ -256,33 +258,33 @@ class Hooks:
 
 
 class Tap:
-    """The recording of this process; there is one, and its hooks are there for later ones too."""
+    """The recording of this process. There is one instance; later recordings use the same hooks."""
 
     def __init__(self) -> None:
         self._sets: dict[bool, Hooks] = {}
-        """The plain ones, and those that tell call sites."""
+        """Hooks by whether they record call sites."""
         self._context = 0
-        """Of the hooks that are in use, or were last."""
+        """The context of the hooks that are in use, or were used last."""
         self._shared = 0
         self._names: dict[str, int] = {}
         self._names_end = NAMES_AT
 
     @property
     def active(self) -> bool:
-        """Whether this process records; false in a child that a recorded process forked."""
+        """Whether this process is recorded; false in a forked child of a recorded process."""
         return any(hooks.active for hooks in self._sets.values())
 
     def map_shared(self, file: int) -> None:
-        """Maps the memory file that the writer has filled, in place of any other."""
+        """Maps the memory file that the writer has prepared. It replaces an earlier one."""
         flags = _READ | _WRITE
         self._shared = _checked(_libc.mmap(None, SHARED_BYTES, flags, _SHARED, file, 0), "the ring cannot be mapped")
         _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
-        _libc.madvise(self._shared, NOTES_AT, _POPULATE_WRITE)  # page by page it would take the program's time
+        _libc.madvise(self._shared, NOTES_AT, _POPULATE_WRITE)  # single page faults would slow the program down
 
     def start(self, writer: int, drain_pool_bytes: int = 0, sites: "ModuleType | None" = None) -> None:
-        """Records from here on, for the process `writer`; first fills all pools of that size, unless it is 0.
+        """Starts recording for the process `writer`. Fills all pools of `drain_pool_bytes` first, unless it is 0.
 
-        `sites` is the module `replay.recorder.sites`, whatever it is called here, if call sites are wanted.
+        `sites`: the module `replay.recorder.sites`, which can have another name here; None records no call sites.
         """
         self._names, self._names_end = {}, NAMES_AT
         kind = sites is not None
@@ -304,7 +306,8 @@ class Tap:
         self.count(0)
 
     def _note_runtime(self) -> None:
-        """Writes down which allocator and C library are in force, before hooks hide the allocator's name."""
+        """Stores the names of allocator and C library. Called before the hooks, which would hide the allocator's
+        name."""
         name = getattr(_python, "_PyMem_GetCurrentAllocatorName", None)
         if name is not None:
             name.restype = ctypes.c_char_p
@@ -314,30 +317,30 @@ class Tap:
         except (ValueError, OSError):  # not glibc
             libc = ""
         self._put_text(AT_LIBC, libc.encode())
-        found = _SymbolInfo()
-        _libc.dladdr(ctypes.cast(_libc.malloc, ctypes.c_void_p), ctypes.byref(found))
-        self._put_text(AT_MALLOC, (found.file or b"").rpartition(b"/")[2])
+        symbol = _SymbolInfo()
+        _libc.dladdr(ctypes.cast(_libc.malloc, ctypes.c_void_p), ctypes.byref(symbol))
+        self._put_text(AT_MALLOC, (symbol.file or b"").rpartition(b"/")[2])
 
     def _put_text(self, at: int, text: "bytes | None") -> None:
         ctypes.memset(self._shared + at, 0, NAME_BYTES)
         ctypes.memmove(self._shared + at, text or b"", min(len(text or b""), NAME_BYTES - 1))
 
     def _note_status(self, which: int) -> None:
-        """Has the kernel write `/proc/self/status` into shared memory, without any memory of CPython's."""
+        """Reads `/proc/self/status` into shared memory, without an allocation in CPython."""
         file = _libc.open(b"/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         if file >= 0:
             _libc.read(file, self._shared + AT_STATUS[which], STATUS_BYTES - 1)
             _libc.close(file)
 
     def end(self, mark: str) -> None:
-        """The program itself is over and CPython's finalisation begins: marks it so, and notes what is true then."""
+        """Called when CPython's finalization begins: records a mark, the resident memory and pymalloc's statistics."""
         self.mark(mark)
         if self.active:
             self._note_status(1)
         self.count(1)
 
-    def ask_flush(self) -> None:
-        """Asks the writer to write all that was recorded so far to the file."""
+    def request_flush(self) -> None:
+        """Requests that the writer writes all records so far to the file."""
         _word(self._shared + AT_FLUSH).value = 1 + _word(self._shared + AT_HEAD).value
 
     def stop(self) -> None:
@@ -349,7 +352,7 @@ class Tap:
         _word(self._shared + AT_ENDED).value = 1
 
     def mark(self, name: str) -> None:
-        """A phase of that name begins here; where there is no room for more names, it goes by the last of all."""
+        """Records the start of a phase. If the memory for names is full, the phase is called NO_ROOM."""
         if not self.active:
             return
         if name not in self._names:
@@ -366,10 +369,10 @@ class Tap:
             hooks.put(MARK, self._names[name])
 
     def count(self, which: int) -> None:
-        """Has pymalloc count itself, if the recording is a clean one, and keeps that in one of the places for it.
+        """Stores pymalloc's statistics in the shared memory, if the recording is clean. `which`: start (0) or end (1).
 
-        What counts is the function behind `sys._debugmallocstats`. It gets a file of its own to write to, which is that
-        memory: nothing that the program has open is touched.
+        Calls the function behind `sys._debugmallocstats` with a file that is this memory, so no file of the program is
+        used.
         """
         function = getattr(_python, "_PyObject_DebugMallocStats", None)
         if function is None or not (self.active and _word(self._shared + AT_CLEAN).value):
@@ -387,18 +390,18 @@ tap = Tap()
 
 
 def obstacle(clean: bool = False, sites: bool = False) -> str | None:
-    """Why this process cannot be recorded like that, in one sentence; nothing if it can."""
+    """Returns why this process cannot be recorded with these options, in one sentence; None if it can."""
     if sys.implementation.name != "cpython":
         return f"only CPython can be recorded, and this is {sys.implementation.name}"
     if sys.version_info < OLDEST:
         return f"only CPython {OLDEST[0]}.{OLDEST[1]} and newer can be recorded, and this is {sys.version.split()[0]}"
     if "t" in sys.abiflags:
-        return "a free-threaded CPython cannot be recorded: it has no pymalloc; take the build with the GIL"
+        return "a free-threaded CPython cannot be recorded: it has no pymalloc; use the build with the GIL"
     if sys.platform != "linux" or os.uname().machine != "x86_64" or sys.maxsize < 1 << 32:
         return "recording needs 64-bit Linux on x86-64"
     plain = os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc") and not sys.flags.dev_mode
     if clean and not (plain and not hasattr(sys, "gettotalrefcount")):
-        return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and take no debug build"
+        return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and do not use a debug build"
     if sites and (reason := site_obstacle()):
         return reason
     if tap.active or ("_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active):
@@ -407,11 +410,11 @@ def obstacle(clean: bool = False, sites: bool = False) -> str | None:
 
 
 def site_obstacle() -> str | None:
-    """Why this process cannot be recorded with call sites, in one sentence; nothing if it can, as far as that goes."""
+    """Returns why call sites of this process cannot be recorded, in one sentence; None if they can."""
     if sys.version_info[:2] > NEWEST_WITH_SITES:
-        return f"call sites are recorded of CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, not of {sys.version.split()[0]}"
+        return f"call sites need CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, and this is {sys.version.split()[0]}"
     if hasattr(sys, "_jit") and sys._jit.is_enabled():
-        return "CPython's JIT does not keep track of lines, so call sites cannot be told: set PYTHON_JIT=0"
+        return "CPython's JIT does not keep track of lines, so call sites cannot be recorded: set PYTHON_JIT=0"
     return None
 
 
@@ -426,12 +429,12 @@ def enter(
     end_mark: str,
     modules: "set[str]",
 ) -> None:
-    """Begins recording in a program that the writer started, and leaves no trace of how it came here.
+    """Starts recording in a program that the writer started, and restores the environment that it would have.
 
-    Called before the program's first line, from a `sitecustomize` in `folder`, which stands first in PYTHONPATH;
-    `python_path` is what that variable held before. A mark of the name `end_mark` is recorded when CPython's
-    finalisation begins. No modules stay in sys.modules but `modules`; those that stay referenced from here are imported
-    anew where the program wants them. The rest is as in `Tap.start`.
+    Called before the program's first line, from a `sitecustomize` in `folder`, which is the first entry of PYTHONPATH;
+    `python_path` is the earlier value of that variable. The mark `end_mark` is recorded when CPython's finalization
+    begins. Modules that are not in `modules` are removed from sys.modules, so the program imports them again. The other
+    arguments are those of `Tap.start`.
     """
     sys.path[:] = [entry for entry in sys.path if entry != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -441,7 +444,7 @@ def enter(
         os.environ["PYTHONPATH"] = python_path
     for inside, _, names in os.walk(folder, topdown=False):
         for name in names:
-            os.unlink(os.path.join(inside, name))  # noqa: PTH108, PTH118 — pathlib is not for us to import
+            os.unlink(os.path.join(inside, name))  # noqa: PTH108, PTH118 — pathlib must not be imported here
         os.rmdir(inside)  # noqa: PTH106
     tap.map_shared(file)
     os.close(file)

@@ -1,13 +1,13 @@
-"""Moves a Parquet file's footer: adds to every file offset that it holds.
+"""Adds a distance to every file offset in the footer of a Parquet file.
 
-A footer is a thrift struct in the compact protocol: fields with a type and the distance of their number from the last
-one's, integers as zigzag varints. Only such integers change, so everything else is copied as it stands.
+A footer is a Thrift struct in the compact protocol. A field has a type and the difference of its number to the previous
+field's; integers are zigzag varints. Only such integers change; everything else is copied.
 """
 
 _SHIFTED = {(4, 5), (4, 1, 2), (4, 1, 4), (4, 1, 6), (4, 1, 3, 9), (4, 1, 3, 10), (4, 1, 3, 11), (4, 1, 3, 14)}
-"""Field numbers from the outermost struct inwards, as parquet.thrift has them: of row groups (4), file_offset (5), and
-of their columns (1): file_offset (2), offset_index_offset (4), column_index_offset (6), and in meta_data (3):
-data_page_offset (9), index_page_offset (10), dictionary_page_offset (11), bloom_filter_offset (14)."""
+"""Paths of field numbers in parquet.thrift. In row groups (4): file_offset (5). In their columns (1): file_offset (2),
+offset_index_offset (4), column_index_offset (6). In their meta_data (3): data_page_offset (9), index_page_offset (10),
+dictionary_page_offset (11), bloom_filter_offset (14)."""
 _STOP, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 3, 7, 8, 9, 10, 12
 _VARINTS = (4, 5, 6)
 _TRUTHS = (1, 2)
@@ -15,14 +15,14 @@ _LONG_LIST = 15
 
 
 def shifted(footer: bytes, distance: int) -> bytes:
-    """The same footer for the same columns `distance` bytes further behind."""
+    """Returns the footer for the same columns, `distance` bytes later in the file."""
     moved = _Moving(footer, distance)
     moved.struct(())
     return bytes(moved.out)
 
 
 class _Moving:
-    """Reads from `at` on, and writes to `out`."""
+    """Copies a footer to `out`, with changed offsets."""
 
     def __init__(self, footer: bytes, distance: int) -> None:
         self._footer, self._distance = footer, distance

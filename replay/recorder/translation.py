@@ -1,12 +1,13 @@
-"""Converts the records of the ring into events: dense block numbers and threads, nanoseconds, whole reallocs.
+"""Converts the records of the ring into events, with dense numbers of blocks and threads, and times in nanoseconds.
 
-What a recording has and a trace does not:
+Properties of recordings that traces do not have:
 
     foreign     a block older than the recording. Its free becomes an observation, its realloc that and a malloc
-    unseen      a free that went past the hooks, as some of CPython's own do while it starts or ends. It shows when the
-                address is handed out again, and stands in the trace right before that
-    a realloc   is two records of one thread, among which others may take the old address; its row stands at the second
-    apart       an excluded thread, whose blocks are left out. What it does to blocks of others is recorded
+    unseen      a free that the hooks did not see, e.g. some of CPython's own while it starts or ends. It is detected
+                when the address is allocated again; its row is before that allocation
+    a realloc   is two records of one thread. Other threads can allocate the old address in between. Its row is at the
+                second record
+    excluded    a thread whose blocks are left out. Its calls for blocks of other threads are recorded
 """
 
 import time
@@ -35,16 +36,16 @@ _PLAIN = np.array(
 """The op of each kind of record."""
 _MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE), int(Op.FOREIGN_FREE)
 _NONE, _FOREIGN = -1, -2
-_THREAD = record("ident", "block", "address", "is_apart")
-"""A thread: number and address of the block that it is reallocating, and whether it is one of those `apart`."""
-_TALLY = record("threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "left_out")
+_THREAD = record("ident", "block", "address", "is_excluded")
+"""A thread: number and address of the block that it is reallocating, and whether the thread is excluded."""
+_TALLY = record("threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "excluded_calls")
 """Counts, the thread of the last record, and its time."""
 _ROWS_A_RECORD = 3
 
 
 @entry
 def count_published(ring: np.ndarray, tail: int, most: int) -> int:
-    """Records from number `tail` on that are complete, up to the first that is not."""
+    """Returns the number of complete records from number `tail` on, up to the first incomplete one."""
     for ahead in range(most):
         index = tail + ahead
         lap = (ring[index & (_SLOTS - 1), 0] >> _LAP_SHIFT) & (_LAPS - 1)
@@ -54,8 +55,8 @@ def count_published(ring: np.ndarray, tail: int, most: int) -> int:
 
 
 @inlined
-def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: np.ndarray) -> int:
-    """The row of a thread in `threads`, a new one for a new thread; -1 where there is none left."""
+def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, excluded: np.ndarray) -> int:
+    """Returns the row of a thread in `threads`, a new one for a new thread; -1 if no row is free."""
     tally = tallies[0]
     if threads[tally.thread].ident == ident:
         return tally.thread
@@ -67,18 +68,18 @@ def _thread_number(ident: int, threads: np.ndarray, tallies: np.ndarray, apart: 
     if number == threads.shape[0]:
         return -1
     threads[number].ident, threads[number].block = ident, _NONE
-    for each in apart:
+    for each in excluded:
         if each == ident:
-            threads[number].is_apart = 1
+            threads[number].is_excluded = 1
     tally.thread, tally.threads = number, number + 1
     return number
 
 
 class _State(NamedTuple):
-    """What is known between two records; changes in place.
+    """The state between two records; changes in place.
 
-    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. `threads` is
-    of _THREAD and `tallies` of _TALLY. `apart` are the identities of threads whose blocks are left out.
+    `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. `threads`
+    has the type _THREAD, `tallies` _TALLY. `excluded` has the identities of threads whose blocks are left out.
     """
 
     keys: np.ndarray
@@ -87,14 +88,14 @@ class _State(NamedTuple):
     counts: np.ndarray
     threads: np.ndarray
     tallies: np.ndarray
-    apart: np.ndarray
+    excluded: np.ndarray
 
 
 @inlined
 def _put(
     events: Events, row: int, thread: int, op: int, domain: int, block: int, size: int, address: int, now_ns: int
 ) -> int:
-    """Writes a row in place; returns the next."""
+    """Writes a row in place; returns the number of the next row."""
     events.time_ns[row], events.thread[row], events.op[row], events.domain[row] = now_ns, thread, op, domain
     events.block[row], events.size[row], events.address[row] = block, size, address  # type: ignore[index]
     return row + 1
@@ -105,8 +106,8 @@ def _end_block(events: Events, row: int, thread: int, domain: int, address: int,
     """Translates a free; returns the next row."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
-    if number < 0 and state.threads[thread].is_apart:
-        state.tallies[0].left_out += 1
+    if number < 0 and state.threads[thread].is_excluded:
+        state.tallies[0].excluded_calls += 1
         return row
     if number < 0:
         state.tallies[0].foreign_frees += 1
@@ -138,13 +139,13 @@ def _begin_block(
         state.tallies[0].unseen_frees += 1
         row = _end_block(events, row, thread, domain, address, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
-    if moved < 0 and state.threads[thread].is_apart:
-        state.tallies[0].left_out += 1
+    if moved < 0 and state.threads[thread].is_excluded:
+        state.tallies[0].excluded_calls += 1
         return row
     is_foreign = moved == _FOREIGN
-    left = state.threads[thread].address
-    if is_foreign and left == address:
-        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
+    old_address = state.threads[thread].address
+    if is_foreign and old_address == address:
+        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, old_address, now_ns)
     if moved < 0:
         moved = take_number(state.free_numbers, state.counts)
         op = _MALLOC if op == _REALLOC else op
@@ -154,8 +155,8 @@ def _begin_block(
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
     if is_foreign:
         state.tallies[0].foreign_reallocs += 1
-    if is_foreign and left != address:
-        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, left, now_ns)
+    if is_foreign and old_address != address:
+        row = _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, old_address, now_ns)
     return row
 
 
@@ -191,15 +192,15 @@ def _translate(
     origin: int,
     ns_a_count: float,
 ) -> tuple[int, int, int]:
-    """Writes rows from `row` on, for the records behind the first `done`, as long as there is room for those of one.
+    """Translates the records after the first `done` to rows from `row` on, while the batch has room.
 
-    Returns a status, how many of the records are done, and the next row. Changes `events` and `state` in place.
+    Returns a status, the number of translated records, and the next row. Changes `events` and `state` in place.
     """
     tally, status = state.tallies[0], DONE
     while done < records and row + _ROWS_A_RECORD <= events.op.shape[0]:
         at = (first + done) & (_SLOTS - 1)
         packed, address = ring[at, 0], ring[at, 3] & _WORD
-        thread = _thread_number(ring[at, 2] & _WORD, state.threads, state.tallies, state.apart)
+        thread = _thread_number(ring[at, 2] & _WORD, state.threads, state.tallies, state.excluded)
         if thread < 0 or is_half_full(state.counts, state.keys):
             status = FULL
             break
@@ -224,14 +225,14 @@ def _translate(
 
 
 class Clock:
-    """Converts the time stamps of hooks to nanoseconds since this was made."""
+    """Converts the time stamps of hooks to nanoseconds since the creation of this object."""
 
     def __init__(self, counts: bool) -> None:
         self._counts = counts
         self.origin, self._origin_ns = self._now()
 
     def ns_a_count(self) -> float:
-        """Measured over all the time so far, so that it becomes more exact."""
+        """Returns the nanoseconds of a count, measured over the whole time so far, so it becomes more exact."""
         if not self._counts:
             return 1.0
         count, now_ns = self._now()
@@ -245,24 +246,24 @@ class Clock:
 
 @entry
 def read_counter() -> int:
-    """The processor's count of time."""
+    """Returns the processor's time stamp counter."""
     return counter()
 
 
 class Translator:
-    """Fills batches from the records of the ring; with `sites`, they have the hooks' numbers of call sites.
+    """Translates the records of the ring into batches. `sites`: batches have the hooks' numbers of call sites.
 
-    Blocks that threads `apart` allocate are left out; a thread is known by its `threading.get_ident()`.
+    Blocks of the threads `excluded` are left out. A thread is identified by its `threading.get_ident()`.
     """
 
-    def __init__(self, clock: Clock, rows: int, sites: bool = False, apart: Iterable[int] = ()) -> None:
+    def __init__(self, clock: Clock, rows: int, sites: bool = False, excluded: Iterable[int] = ()) -> None:
         self._clock, self._rows, self._sites = clock, rows, sites
         self._begin: int | None = None
-        """The first record's time, from which all others count."""
+        """The time of the first record, which is time 0 of the trace."""
         self._state = _State(
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
             np.zeros(1, NUMBERS), np.zeros(64, _THREAD), np.zeros(1, _TALLY),
-            np.fromiter(apart, np.int64),
+            np.fromiter(excluded, np.int64),
         )  # fmt: skip
         self.events, self.row = self._new_batch(), 0
 
@@ -270,8 +271,8 @@ class Translator:
     def full(self) -> bool:
         return self.row + _ROWS_A_RECORD > self._rows
 
-    def take(self, ring: np.ndarray, first: int, records: int) -> int:
-        """Fills the batch further, from the record of that number; returns how many records fit."""
+    def translate(self, ring: np.ndarray, first: int, records: int) -> int:
+        """Translates records from number `first` on into the batch; returns how many fitted."""
         free_numbers = with_room(self._state.free_numbers, int(self._state.counts[0].used) + records)
         self._state = self._state._replace(free_numbers=free_numbers)
         if self._begin is None and records:
@@ -286,7 +287,7 @@ class Translator:
         return int(done)
 
     def batch(self) -> Events:
-        """The rows so far; the next ones go into a new batch."""
+        """Returns the rows so far and starts a new batch."""
         batch = self.events.where(slice(0, self.row)).keep_optional("address", *(("site",) if self._sites else ()))
         self.events, self.row = self._new_batch(), 0
         return batch
@@ -308,17 +309,17 @@ class Translator:
         return int(self._state.tallies[0].unseen_frees)
 
     @property
-    def left_out(self) -> int:
-        """Calls of threads apart."""
-        return int(self._state.tallies[0].left_out)
+    def excluded_calls(self) -> int:
+        """Number of calls of excluded threads."""
+        return int(self._state.tallies[0].excluded_calls)
 
     def _new_batch(self) -> Events:
-        """Columns for the kernel, which takes a site column of no rows for none."""
+        """Returns columns for the kernel. A site column without rows stands for no column."""
         sites = np.zeros(self._rows if self._sites else 0, np.uint32)
         return Events.empty(self._rows, "address")._replace(site=sites)
 
     def _grow(self, _done: int, _row: int) -> None:
-        """Twice the room in the table that is full."""
+        """Doubles the table that is full."""
         state = self._state
         if state.tallies[0].threads == state.threads.shape[0]:
             self._state = state._replace(threads=extend(state.threads, 2 * state.threads.shape[0]))

@@ -1,7 +1,7 @@
-"""The writer's loop: from the ring into the file, as long as the program runs.
+"""The writer's loop: writes the records of the ring into the file while the program runs.
 
-The program does not wait for the disk, unless it is ahead by a whole ring. What it recorded is in shared memory at
-once, so nothing is lost if the program crashes.
+The program waits for the writer only if the ring is full. Records are in shared memory at once, so no record is lost if
+the program crashes.
 """
 
 import platform
@@ -28,11 +28,11 @@ from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Prove
 from replay.trace.block_ops import allocates
 
 BATCH_SECONDS = 5.0
-"""What was recorded is in the file after this time at the latest, readable even if the writer is killed."""
+"""Maximum time until a record is in the file, where it is safe even if the writer is killed."""
 _IDLE_SECONDS = 0.001
-"""After this the writer looks again for records: hooks make no system call, so nothing wakes it."""
+"""Interval at which the writer polls for records. Hooks make no system calls, so they cannot wake it."""
 _STRAGGLER_SECONDS = 0.2
-"""How long a thread may take between claiming a record and completing it, once the recording is over."""
+"""Maximum wait for a thread that has claimed a record but not completed it, after the end of the recording."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Written:
 
 
 class Writer:
-    """Writes what is recorded of `command` to the new file `path`; `replay.recorder.part` has its name until then.
+    """Writes the recording of `command` to the new file `path`. `replay.recorder.part` names it until it is complete.
 
-    Of the interpreter, which comes first in `command`, the file contains the name without the folder; `interpreter` is
-    its name and version, if it is not the one that runs this. Blocks of threads `apart` are left out.
+    The first word of `command` is the interpreter; the metadata have it without its folder. `interpreter`: its name and
+    version, if it is not this one. Blocks of the threads `excluded` are left out.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Writer:
         addresses: bool,
         force: bool,
         interpreter: str = "",
-        apart: Iterable[int] = (),
+        excluded: Iterable[int] = (),
     ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._sites = SiteTable(ring.notes) if ring.sites_every else None
@@ -84,37 +84,37 @@ class Writer:
                 raise
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, apart=apart)
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, excluded=excluded)
         self._rows = 0
-        """In the file."""
+        """Number of rows in the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._live_at_end: int | None = None
-        """Blocks that are live where the program ends, if its teardown follows."""
+        """Live blocks at the end of the program, if the teardown of the interpreter follows."""
         self._trouble = ""
         self._counting = Counting(ring)
         self._observer = Observer(ring)
         self._rehearse()
 
     def _rehearse(self) -> None:
-        """Does everything once without records, so that kernels are loaded or compiled before a program waits."""
-        self._translator.take(self._ring.records, self._ring.published(), 0)
+        """Does everything once without records, so that kernels are loaded or compiled before the program starts."""
+        self._translator.translate(self._ring.records, self._ring.published(), 0)
         if self._sites:
             self._sites.number(np.zeros(1, np.uint32))
         self._file.rehearse()
 
-    def run(self, over: Callable[[], bool], flushed: Callable[[str], None] | None = None) -> None:
-        """Writes until `over` and nothing is left; `over` is asked only when there is nothing else to do.
+    def run(self, has_ended: Callable[[], bool], flushed: Callable[[str], None] | None = None) -> None:
+        """Writes until `has_ended` returns True and no records are left. It is called only if no record is complete.
 
-        `flushed` is called after each flush that the program requests, with the reason if the file cannot be written.
+        `flushed` is called after each requested flush, with the reason if the file cannot be written, else ''.
         """
         written_s = time.monotonic()
         while True:
             self._ring.notes.read()
-            self._observer.look()
+            self._observer.sample()
             if records := self._ring.published():
-                self._take(records)
-            elif over():
+                self._translate(records)
+            elif has_ended():
                 break
             else:
                 time.sleep(_IDLE_SECONDS)
@@ -124,7 +124,7 @@ class Writer:
             if flushed and self._ring.take_flush():
                 self._append()
                 flushed(self._trouble)
-        self._take_stragglers()
+        self._translate_stragglers()
         if not self._trouble:
             self._counting.records_until(0, self._rows + self._translator.row)
         self._append()
@@ -153,22 +153,22 @@ class Writer:
         with self._open_part:
             self._part.unlink()
 
-    def _take(self, records: int) -> None:
-        """Takes so many records from the ring; discards them if the file cannot be written any more."""
+    def _translate(self, records: int) -> None:
+        """Translates `records` records of the ring; discards them if the file can no longer be written."""
         if not self._trouble:
             records = self._counting.records_until(records, self._rows + self._translator.row)
-            records = self._translator.take(self._ring.records, self._ring.tail, records)
+            records = self._translator.translate(self._ring.records, self._ring.tail, records)
         self._ring.advance(records)
 
-    def _take_stragglers(self) -> None:
-        """Waits briefly for threads that are completing a record; records of threads that died are left out."""
-        patience_s = time.monotonic() + _STRAGGLER_SECONDS
+    def _translate_stragglers(self) -> None:
+        """Waits briefly for threads that are completing a record. Records of dead threads are left out."""
+        deadline_s = time.monotonic() + _STRAGGLER_SECONDS
         while self._ring.tail < self._ring.head:
             if self._translator.full:
                 self._append()
             if records := self._ring.published():
-                self._take(records)
-            elif self._ring.program_lives() and time.monotonic() < patience_s:
+                self._translate(records)
+            elif self._ring.program_exists() and time.monotonic() < deadline_s:
                 time.sleep(_IDLE_SECONDS)
             else:
                 self._ring.advance(1)
@@ -187,37 +187,37 @@ class Writer:
             self._last_ns = int(batch.time_ns[-1])
             self._rows += batch.rows
         except OSError as error:
-            self._trouble = f"{self._path}: cannot be written any further: {error.strerror or error}"
+            self._trouble = f"{self._path}: can no longer be written: {error.strerror or error}"
 
     def _note_end(self, batch: Events) -> None:
-        """Looks for the mark at which the program ends; the translator is at the end of the batch."""
+        """Finds the mark at the end of the program in the last batch of the translator, and counts live blocks."""
         phases = self._ring.phases()
         if TEARDOWN_MARK not in phases:
             return
         ends = np.flatnonzero((batch.op == Op.MARK) & (batch.size == phases.index(TEARDOWN_MARK)))
         if ends.size:
             later = batch.op[ends[-1] :]
-            made, freed = np.count_nonzero(allocates(later)), np.count_nonzero(later == Op.FREE)
-            self._live_at_end = self._translator.live_blocks - int(made) + int(freed)
+            allocated, freed = np.count_nonzero(allocates(later)), np.count_nonzero(later == Op.FREE)
+            self._live_at_end = self._translator.live_blocks - int(allocated) + int(freed)
 
     def _metadata(self) -> Metadata:
-        left_out = self._translator.left_out
+        excluded_calls = self._translator.excluded_calls
         origin = replace(
             self._origin,
             start=CLEAN_START if self._ring.clean else "as it was",
             older_frees=self._translator.foreign_frees,
             older_reallocs=self._translator.foreign_reallocs,
             unseen_frees=self._translator.unseen_frees,
-            left_out_calls=left_out or None,
+            left_out_calls=excluded_calls or None,
         )
         sites = tuple(self._sites.sites) if self._sites else ()
-        # What pymalloc says of itself is of all threads.
-        counted = () if left_out else self._counting.counts()
+        # pymalloc's statistics include the excluded threads.
+        counted = () if excluded_calls else self._counting.counts()
         return Metadata(origin, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())
 
 
 def _sites_of(every_bytes: int) -> str | None:
-    """For which calls call sites are recorded."""
+    """Returns for which calls sites are recorded, as text for the metadata; None for no calls."""
     if not every_bytes:
         return None
     return "every call" if every_bytes == 1 else f"one call in {every_bytes:,} bytes"

@@ -1,4 +1,4 @@
-"""What the charts of sweeps share: Altair, colours, sizes, units of axes, and whether differences matter."""
+"""Parts of all charts of sweeps: Altair, colours, sizes, units of axes, and whether differences matter."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from replay.sweeps.verdict import judge
 WIDTH = 640
 BEST, OTHER, DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
 LABEL_WIDTH, TITLE_WIDTH = 110, 17
-"""Left of the plots, which so lie below one another: labels of an axis; of these, a line of its title."""
+"""Widths to the left of a plot, equal in all charts so that plots are aligned: labels of the axis; its title."""
 _UNITS = {
     "_bytes": (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)),
     "_ns": (("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)),
 }
-"""Units by the part of a metric's name that says what it measures, largest first."""
+"""Units by the part of a metric's name that has its kind (bytes, times); largest unit first."""
 
 
 def import_altair() -> Any:
-    """The module altair, with what it needs to write files."""
+    """Returns the module altair; raises ReplayError if it, or a package that it needs to write files, is missing."""
     try:
         import altair
         import vl_convert  # noqa: F401 - altair writes files with it
@@ -29,7 +29,7 @@ def import_altair() -> Any:
 
 
 def unit_of(results: Results, metric: str) -> tuple[float, str]:
-    """The divisor of a metric's values on an axis, and the title of the axis."""
+    """Returns the divisor of a metric's values on an axis, and the title of the axis."""
     if not results.has_one_source:
         return 1.0, f"{metric}, ratio to the default"
     highest = max(front_table(results, [metric])[metric])
@@ -41,5 +41,5 @@ def unit_of(results: Results, metric: str) -> tuple[float, str]:
 
 
 def differences_matter(results: Results, metric: str, within: float) -> bool:
-    """Whether configurations differ by more than the share `within` over any trace."""
+    """Whether configurations differ by more than the share `within` for any trace."""
     return any(each.matters for each in judge(results, [metric], within=within).spreads)

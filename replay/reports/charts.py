@@ -1,6 +1,6 @@
 """Charts of a sweep: effects of parameters, a heat map of two parameters, the Pareto front of two metrics.
 
-They are written as one HTML page that needs no network, and each as PNG.
+The output is one HTML page that needs no network, and a PNG file for each chart.
 """
 
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ _PIXELS_A_POINT = 2.0
 _SOURCES_NAMED = 4
 _RAMP = ["#e3eef9", "#0a4a90"]
 _WHITE_FROM = 0.68
-"""The part of the ramp at which white text has the contrast of dark text."""
+"""The position in the colour ramp from which white text has more contrast than dark text."""
 _SHADES = 10
-"""Colours of a heat map span at least this many times the difference that does not matter."""
+"""The colours of a heat map span at least this multiple of the difference that does not matter."""
 
 
 def write_charts(
@@ -62,7 +62,7 @@ def write_charts(
         new_target(folder / name, force=force)
     charts = draw(results, objectives, heat=heat, within=within)
     if not charts:
-        raise ReplayError("no charts: there are no results that can be compared")
+        raise ReplayError("no charts: the sweep has no results that can be compared")
     page = altair.vconcat(*charts.values(), spacing=48).resolve_scale(color="independent")
     title = _page_title(results)
     page = _styled(page, title)
@@ -85,7 +85,7 @@ def write_charts(
 def draw(
     results: Results, objectives: Sequence[str], *, heat: Sequence[str] = (), within: float = WITHIN
 ) -> "dict[str, altair.Chart]":
-    """The charts by name; those for which the results have too few parameters or metrics are left out."""
+    """Returns the charts by name, without those that need more parameters or metrics than the results have."""
     if not all(front_table(results, [metric]).height for metric in objectives):
         return {}
     charts = {"effects": _effects(results, objectives[0], within)}
@@ -109,14 +109,14 @@ def refuse_missing() -> None:
 
 
 def _page_title(results: Results) -> str:
-    """The sweep's description, and its traces."""
+    """Returns the sweep's description and its traces."""
     sources = results.frame["source"].drop_nulls().unique(maintain_order=True).to_list()
     of = printable(", ".join(map(str, sources)) if len(sources) <= _SOURCES_NAMED else f"{len(sources)} traces")
     return f"{results.description} Traces: {of}" if results.description else of
 
 
 def _add_page_title(path: Path, title: str) -> None:
-    """Names the page, which Altair leaves without a title for tabs and bookmarks."""
+    """Adds a title for tabs and bookmarks to the page, because Altair writes none."""
     page = path.read_text(encoding="utf-8")
     path.write_text(page.replace("<head>", f"<head>\n  <title>{escape(title)}</title>", 1), encoding="utf-8")
 
@@ -132,7 +132,7 @@ def _styled(chart: Any, title: str) -> Any:
 
 
 def _title(results: Results, text: str, metric: str, within: float) -> dict[str, Any]:
-    """A chart's title; the line below it says how far apart all configurations are, and whether that matters."""
+    """Returns a chart's title and subtitle: the spread of all configurations, and whether it matters."""
     spread = overall_spread(results, metric)
     note = f"all configurations are within {format_limit(within)}: {NOTHING_MATTERS}; spread {spread}"
     if differences_matter(results, metric, within):
@@ -141,7 +141,7 @@ def _title(results: Results, text: str, metric: str, within: float) -> dict[str,
 
 
 def _effects(results: Results, metric: str, within: float) -> Any:
-    """Bars from zero for each value of a parameter, at the mean over everything else; a chart for each parameter."""
+    """Returns a bar chart for each parameter: a bar for each value, with the mean over all other parameters."""
     altair = import_altair()
     effects = parameter_effects(results, metric, within=within)
     if not effects.height:
@@ -201,7 +201,7 @@ def _effect_title(effect: dict[str, Any], within: float, *, is_only: bool) -> st
 
 
 def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float) -> Any:
-    """The mean over everything else for each pair of values; for each pair of quarters if a parameter has many."""
+    """Returns the means over all other parameters for each pair of values; values in quarters if there are many."""
     altair = import_altair()
     across, down = axes
     table = without_added_default(front_table(results, [metric]), axes)

@@ -1,7 +1,7 @@
-"""Claims about a run: which of its figures are exact, which are not, and why. Pure functions.
+"""Claims about a run: the figures that are exact, those that are not, and the reasons. Pure functions.
 
-A figure is exact if the recorded process must have had it too. That follows from the origin of the trace and from the
-stack of the simulation, never from the models alone.
+A figure is exact if the recorded process must have had the same value. That follows from the origin of the trace and
+the simulated stack together.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ WHAT: dict[Figures, str] = {
     "resident": "resident memory of the process",
     "time": "simulated time",
 }
-_WAY_OUT = "capture it with `memray run --trace-python-allocators`, then `replay import`"
+_ADVICE = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
 """The part of resident memory that the trace does not explain is reported if it exceeds both."""
 
@@ -51,7 +51,7 @@ class Measured(_Frozen):
     growth_peak_bytes: int
     growth_end_bytes: int
     unexplained_peak_bytes: int | None
-    """The part of the growth at peak that the simulation lacks. None for another stack than the recorded one."""
+    """The part of the growth at peak that the simulation does not have; None if the stack is not the recorded one."""
 
 
 class Claim(_Frozen):
@@ -62,31 +62,31 @@ class Claim(_Frozen):
 
 
 def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[Claim, ...]:
-    """The claims about a trace with these metadata, simulated with that stack.
+    """Returns the claims about a trace with these metadata that was simulated with the stack of `config`.
 
-    Other models than pymalloc and glibc do not simulate a real process, so there is no claim about their figures.
+    Only the models of pymalloc and glibc simulate a real process, so figures of other models have no claim.
     """
-    unlike = list(_unlike(metadata, config))
-    requests = [*(each for each in unlike if each.kind == "interpreter"), *_incomplete(metadata)]
-    placement = [*requests, *(each for each in unlike if each.kind == "allocator"), *_disturbed(metadata)]
+    differing = list(_differences(metadata, config))
+    requests = [*(each for each in differing if each.kind == "interpreter"), *_incomplete(metadata)]
+    placement = [*requests, *(each for each in differing if each.kind == "allocator"), *_disturbed(metadata)]
     separate = bool(config.small_model and metadata.runtime and metadata.runtime.separate_heaps)
     heaps = [_reason("separate heaps", "subinterpreters had a pymalloc of their own, and are simulated as one")]
     native = list(_native(metadata))
-    libc = [*placement, *(each for each in unlike if each.kind == "libc"), *native]
+    libc = [*placement, *(each for each in differing if each.kind == "libc"), *native]
     found = [_claim("requested", requests)]
     if summary.small_model == "pymalloc":
         found.append(_claim("pymalloc", [*placement, *heaps * separate]))
     if summary.libc_model == "glibc":
         found.append(_claim("libc", [*libc, *heaps * separate]))
     if native:
-        resident = _claim("resident", [*unlike, *native])
-        found.append(resident.model_copy(update={"measured": _measured(metadata, summary, bool(unlike))}))
+        resident = _claim("resident", [*differing, *native])
+        found.append(resident.model_copy(update={"measured": _measured(metadata, summary, bool(differing))}))
     found.append(_claim("time", [_reason("costs", "it follows from the configuration's costs")]))
     return tuple(found)
 
 
 def sentences(found: Iterable[Claim]) -> list[str]:
-    """The claims as sentences: exact figures, other figures with each reason once, measured memory."""
+    """Returns the claims as sentences: exact figures, other figures with each reason once, measured memory."""
     found = list(found)
     exact = [WHAT[each.figures] for each in found if each.status == "exact"]
     others = [each for each in found if each.status != "exact" and each.figures != "time"]
@@ -111,7 +111,7 @@ def _measured_sentence(measured: Measured) -> str:
         return f"{line}."
     if unexplained < max(_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE * growth):
         return f"{line}; the trace explains it."
-    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_WAY_OUT}."
+    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_ADVICE}."
 
 
 def _claim(figures: Figures, reasons: list[Reason]) -> Claim:
@@ -122,7 +122,7 @@ def _reason(kind: str, text: str) -> Reason:
     return Reason.model_validate({"kind": kind, "text": text})
 
 
-def _unlike(metadata: Metadata, config: StackConfig) -> Iterator[Reason]:
+def _differences(metadata: Metadata, config: StackConfig) -> Iterator[Reason]:
     for each in differences(metadata, config):
         yield _reason(each.part, str(each))
 
@@ -131,22 +131,22 @@ def _incomplete(metadata: Metadata) -> Iterator[Reason]:
     """Reasons why requests of the program are missing or assumed."""
     origin = metadata.origin
     if others := origin.left_out_calls:
-        yield _reason("threads left out", f"{others:,} calls of threads that were left out are not in it")
-    for text in omissions(replace(origin, dropped_mappings=None)):  # their number moves no block
+        yield _reason("threads left out", f"{others:,} calls of other threads were not recorded")
+    for text in omissions(replace(origin, dropped_mappings=None)):  # dropped mappings do not move blocks
         yield _reason("log", text)
     if origin.cut_short is not None:
         yield _reason("log", f"the log is cut short {printable(origin.cut_short)}")
 
 
 def _disturbed(metadata: Metadata) -> Iterator[Reason]:
-    """Reasons why blocks may have been placed elsewhere."""
+    """Reasons why the real process may have placed blocks at other addresses."""
     origin = metadata.origin
     if older := origin.older_frees:
         yield _reason("older blocks", f"{older:,} blocks older than the recording were freed while it ran")
     elif origin.start not in (None, CLEAN_START):
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
-    for what, text in assumptions(replace(origin, assumed_time=None)).items():  # times move no block
-        yield _reason("log", f"assumed {what}: {printable(text)}")
+    for assumed, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
+        yield _reason("log", f"assumed {assumed}: {printable(text)}")
     if origin.edited is not None:
         yield _reason("edited", "the trace was edited, so no process ran it")
 

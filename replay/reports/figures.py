@@ -8,7 +8,7 @@ from replay.sweeps.results import Results
 
 
 def format_value(value: Any) -> str:
-    """A parameter's value; multiples of 1024 in KiB or a larger unit."""
+    """Returns a parameter's value as text; multiples of 1024 in KiB or a larger unit."""
     if value is None:
         return "default"
     if isinstance(value, str) and " to " in value:  # a quarter of many values
@@ -21,7 +21,7 @@ def format_value(value: Any) -> str:
 
 
 def format_metric(metric: str, value: float) -> str:
-    """A metric's value in the unit that its name contains."""
+    """Returns a metric's value as text, in the unit of its name."""
     assert metric in metric_names()
     own = own_metrics().get(metric)
     if "_bytes" in metric or (own and own.unit == "bytes"):
@@ -34,12 +34,13 @@ def format_metric(metric: str, value: float) -> str:
 
 
 def format_judged(results: Results, metric: str, value: float) -> str:
-    """The value that configurations are ranked by: one trace's metric, or the mean ratio to the default of several."""
+    """Returns the value that ranks configurations: the metric of one trace, or the mean ratio to the default of
+    several."""
     return format_metric(metric, value) if results.has_one_source else f"{value:.3f} ×"
 
 
 def format_share(share: float | None) -> str:
-    """A share as a percentage; a small one is not shown as zero. None: a difference to 0."""
+    """Returns a share as a percentage. A small share is not shown as zero; None is a difference to 0."""
     if share is None:
         return "from 0"
     percentage = 100 * share
@@ -47,12 +48,12 @@ def format_share(share: float | None) -> str:
 
 
 def format_limit(share: float) -> str:
-    """A limit in percent, with all its digits: `1 %`, `0.5 %`."""
+    """Returns a limit in percent with all digits: `1 %`, `0.5 %`."""
     return f"{100 * share:.12g} %"
 
 
 def format_change(metric: str, ratio: float | None, value: float, default: float | None) -> str:
-    """The difference to the default: a percentage, a large one a factor, or the value itself where the default is 0."""
+    """Returns the difference to the default as a percentage, a large one as a factor; the value if the default is 0."""
     if ratio is None:
         return "-"
     if default == 0 and value:
@@ -63,4 +64,4 @@ def format_change(metric: str, ratio: float | None, value: float, default: float
 
 
 _FACTOR = 10
-"""From this ratio to the default on, a factor reads better than a percentage."""
+"""From this ratio to the default on, a factor is shown instead of a percentage."""

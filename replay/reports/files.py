@@ -1,4 +1,4 @@
-"""A run's results as files: summary.json, a Parquet file for each frame, and the address of every block.
+"""Writes the results of a run: summary.json, a Parquet file for each frame, and the address of every block.
 
 summary.json                                            the Summary and its claims, one JSON object
 timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
@@ -40,7 +40,7 @@ FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
     "phases.parquet": metrics.phases,
     "processes.parquet": metrics.processes,
 }
-"""A frame without columns is not written."""
+"""Functions that make the frames, by file name. Frames without columns are not written."""
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
 
 
@@ -53,11 +53,11 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     target = resolve_output(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
-    there = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
-    if there and not force:
-        raise _refusal(folder, there[0])
+    existing = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
+    if existing and not force:
+        raise _refusal(folder, existing[0])
     if not target.parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {target.parent}; make it first")
+        raise OutputError(f"{folder}: the folder {target.parent} does not exist; make it first")
     temporary = temporary_beside(target)
     try:
         temporary.mkdir()
@@ -71,7 +71,7 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
                     publish(temporary / name, target / name, force=force)
                 except FileExistsError:
                     raise _refusal(folder, name) from None
-            for name in set(there) - set(written):  # of another trace, which had more
+            for name in set(existing) - set(written):  # files of an earlier run with more frames
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
         if not concerns_output(error, temporary, target):
@@ -82,18 +82,18 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def _refusal(folder: Path, name: str) -> OutputError:
-    return OutputError(f"{folder}: holds {name} already; choose another folder or overwrite it with --force")
+    return OutputError(f"{folder}: already has {name}; choose another folder, or overwrite it with --force")
 
 
 def summary_json(result: RunResult, summary: metrics.Summary) -> str:
-    """The summary as one JSON object, with its claims as `claims`."""
+    """Returns the summary as one JSON object, with the claims under the key `claims`."""
     claimed = claims(result.metadata, result.config, summary)
     content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
     return json.dumps(content, indent=2)
 
 
 def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> None:
-    """Writes all files of a run into `folder`, which exists."""
+    """Writes all files of a run into the existing folder `folder`."""
     (folder / SUMMARY).write_text(summary_json(result, summary) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(result)
@@ -102,9 +102,9 @@ def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> 
 
 
 class AddressWriter:
-    """Writes the addresses of allocations and reallocs, as `run` passes them.
+    """Writes the addresses of allocations and reallocs. `run` calls it with the addresses of each slice.
 
-    The role that owns a block is not written. Keeps at most a row group and a slice in memory.
+    Keeps at most a row group and a slice in memory. The owners of the blocks are not written.
     """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
@@ -114,7 +114,7 @@ class AddressWriter:
         self._rows_waiting = 0
 
     def __call__(self, addresses: np.ndarray, owners: np.ndarray) -> None:
-        rows = np.flatnonzero(addresses)  # 0 stands for frees, and for rows that move no block
+        rows = np.flatnonzero(addresses)  # 0: a free, or a row that does not place a block
         columns = [(rows + self._rows_seen).astype(np.uint64), addresses[rows].astype(np.uint64)]
         self._waiting.append(pa.table([to_arrow(column) for column in columns], schema=_ADDRESS_SCHEMA))
         self._rows_seen += addresses.shape[0]
@@ -123,7 +123,7 @@ class AddressWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the rows that are in memory."""
+        """Writes the rows that are still in memory."""
         if self._rows_waiting:
             self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
         self._waiting, self._rows_waiting = [], 0
@@ -131,7 +131,10 @@ class AddressWriter:
 
 @contextmanager
 def new_address_file(path: Path, *, force: bool = False) -> Iterator[AddressWriter]:
-    """A Parquet file with `event`, a row of the trace from 0, and `address`, for each block allocated or moved."""
+    """Yields a writer of a Parquet file with the columns `event` (row of the trace, from 0) and `address`.
+
+    The file has a row for each block that is allocated or moved.
+    """
     options = {"compression": "zstd", "use_dictionary": False, "column_encoding": "DELTA_BINARY_PACKED"}
     with (
         new_file(path, force=force) as temporary,

@@ -1,4 +1,4 @@
-"""Tables that are too wide for the console: headings over several lines, figures one below the other, fewer columns."""
+"""Makes tables narrower for a console: headings of several lines, figures one below the other, fewer columns."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _HEADING_MIN = 6
 
 
 def fitted(console: Console, build: Callable[[str], Table]) -> Table:
-    """The table, with headings folded and then with a line for each figure of a cell if it is too wide.
+    """Returns the table. If it is too wide, headings get several lines, then each figure of a cell a line of its own.
 
     `build` makes the table with the given separator between the figures of a cell.
     """
@@ -27,15 +27,15 @@ def fitted(console: Console, build: Callable[[str], Table]) -> Table:
 
 
 def without_columns(console: Console, table: Table, *headings: str) -> Table:
-    """The same table; while it is too wide, the columns of these headings are removed, in this order.
+    """Returns the same table. While it is too wide, removes the columns with these headings, in this order.
 
-    The headings are those in one line.
+    The headings are written without line breaks.
     """
     for heading in headings:
         if _is_too_wide(console, table):
             table.columns = [column for column in table.columns if _unfolded(column.header) != heading]
             for index, column in enumerate(table.columns):
-                column._index = index  # rich looks the column up by it
+                column._index = index  # rich finds the cells of the column by this index
     return table
 
 
@@ -54,7 +54,7 @@ def _is_too_wide(console: Console, table: Table) -> bool:
 
 
 def _folded(heading: str, width: int) -> str:
-    """The heading, broken after dots and underscores."""
+    """Returns the heading with line breaks after dots and underscores."""
     lines = [""]
     for part in re.findall(r"[^._/ ]*[._/ ]?", heading):
         if lines[-1] and cell_len(lines[-1] + part) > width:

@@ -1,4 +1,4 @@
-"""The metrics of a history over commits, as HTML or PNG."""
+"""Draws the metrics of a history over commits, as HTML or PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ def write_chart(
     """Writes a panel for each metric, with a line for each case and a mark at each step."""
     altair = import_altair()
     if path.suffix not in (".html", ".png"):
-        raise ReplayError(f"--chart {path}: is drawn as .html or .png")
+        raise ReplayError(f"--chart {path}: the name must end with .html or .png")
     if not frame.height:
-        raise ReplayError("there is nothing to draw: the history has no rows")
+        raise ReplayError("no chart: the history has no rows")
     panels = []
     order = frame["commit"].str.slice(0, 10).unique(maintain_order=True).to_list()
     stepped = {(step.case, step.metric, step.commit) for step in steps}

@@ -1,6 +1,6 @@
-"""The short report of a run: what was simulated, and resident memory split into live and retained bytes.
+"""The short report of a run: trace, stack, and resident memory split into live and retained bytes.
 
-The parts of retained bytes by layer add up to it, less the mapped pages of these layers that are not resident.
+The parts by layer, minus the mapped pages of these layers that are not resident, add up to the retained bytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from replay.support.units import format_count, format_size, format_time
 from replay.trace import Provenance
 
 _TIME_SHARE = 0.01
-"""Below this part of the trace's duration, the time in the allocator has no line."""
+"""The report has the time in the allocator if it is at least this share of the trace's duration."""
 
-_LIVE_ELSEWHERE = 0.1
-"""From this difference on, as a share of the live peak, a line explains it. The line `ideal` compares with the live
-peak, the column `at peak` shows live bytes at the resident peak: below a tenth, both give a reader the same picture."""
+_LIVE_PEAK_DIFFERENCE = 0.1
+"""A line explains the difference between live bytes at the resident peak and the live peak if it is at least this
+share of the live peak. Below a tenth, the line `ideal` and the column `at peak` show about the same value."""
 _ABOUT = 0.01
-"""Up to this part of the trace's duration between two samples, the time of the live peak is known well enough."""
+"""The live peak has an approximate time if the samples around it are at most this share of the duration apart."""
 
 
 def overview(
@@ -35,16 +35,16 @@ def overview(
     arenas: pl.DataFrame,
     width: int = WIDTH,
 ) -> Iterator[Text]:
-    """The lines of the report, wrapped to `width` columns, but for the headline.
+    """Yields the lines of the report. All but the headline are wrapped to `width` columns.
 
-    `settings` are those that were changed in the stack, `arenas` those at end.
+    `settings`: the changed settings of the stack; `arenas`: the frame of the arenas at end.
     """
     stack = result.config
     changed = f" with {', '.join(settings)}" if settings else ""
     headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
-    made = _made(Provenance.from_texts(summary.trace))
+    made = _origin_text(Provenance.from_texts(summary.trace))
     yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{made}")
     yield Text("")
     yield from _memory(summary, width)
@@ -56,13 +56,13 @@ def overview(
 
 
 def _models(stack: StackConfig) -> Iterator[str]:
-    """The models of the stack, with their versions."""
+    """Yields the models of the stack with their versions, the upper one first."""
     for model in reversed(stack.models):
         yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
 
 
-def _made(origin: Provenance) -> str:
-    """How the trace was made."""
+def _origin_text(origin: Provenance) -> str:
+    """Returns how the trace was made, as an addition to a sentence."""
     if origin.interpreter is not None:
         return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
     if origin.workload is not None:
@@ -71,9 +71,9 @@ def _made(origin: Provenance) -> str:
 
 
 def _memory(summary: Summary, width: int) -> Iterator[Text]:
-    """Live, retained and resident bytes at peak and at end; the parts of retained bytes by layer.
+    """Yields a table of live, retained and resident bytes at peak and at end; retained bytes also by layer.
 
-    Notes beside the figures are left out where the longest does not fit.
+    Rows have notes only if the longest note fits into `width`.
     """
     free_in_libc = "free chunks and tables" if summary.libc_model == "glibc" else "free, and ends of pages"
     rows = [
@@ -109,7 +109,7 @@ def _at_both_moments(summary: Summary, level: str) -> tuple[int, int]:
 
 
 def _share(size_bytes: int, resident_bytes: int) -> str:
-    """The part of resident memory, in the width of a column; neither 0 nor 100 % if it is not exactly that."""
+    """Returns the share of resident memory, as wide as a column; 0 and 100 % only if it is exactly that."""
     if not resident_bytes:
         return f"{'':7}"
     percentage = f"{100 * size_bytes / resident_bytes:.0f}"
@@ -121,14 +121,14 @@ def _share(size_bytes: int, resident_bytes: int) -> str:
 
 
 def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
-    """Labels and sentences about peaks at other moments than the resident peak."""
+    """Yields labels and sentences about peaks at other moments than the resident peak."""
     if summary.resident_bytes_peak > summary.resident_bytes_at_peak:
         yield (
             "highest",
             f"{format_size(summary.resident_bytes_peak)} resident within one call, e.g. a realloc that copies",
         )
     live, live_peak = summary.requested_bytes_at_peak, summary.requested_bytes_peak
-    if live_peak - live >= _LIVE_ELSEWHERE * live_peak > 0:
+    if live_peak - live >= _LIVE_PEAK_DIFFERENCE * live_peak > 0:
         begin_ns, end_ns = requested_peak_ns(result)
         is_close = end_ns - begin_ns <= _ABOUT * summary.duration_ns
         when = f"at about {format_time(end_ns)}" if is_close else f"by {format_time(end_ns)}"
@@ -141,7 +141,7 @@ def _peaks(result: RunResult, summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
-    """Labels and sentences."""
+    """Yields labels and sentences."""
     means = (format_size(size_bytes) for size_bytes in (summary.resident_bytes_mean, summary.requested_bytes_mean))
     yield "mean over time", "{} resident, {} live".format(*means)
     for label, kind, whole in (("fragmentation", "internal", "allocated"), ("", "external", "mapped")):
@@ -187,12 +187,12 @@ def _emptiest(arenas: pl.DataFrame) -> str:
 
 
 def blocks_of(arena: Mapping[str, Any]) -> str:
-    """The number of live blocks in an arena, in words."""
+    """Returns the number of live blocks in an arena with its unit, e.g. `3 blocks`."""
     return format_count(arena["blocks"], "block")
 
 
 def _largest(summary: Summary) -> str:
-    """The process with the most resident memory at the peak of all."""
+    """Returns the process with the most resident memory at the peak of all processes together."""
     largest = max(summary.processes, key=lambda each: each.at_peak_of_all["resident_bytes"])
     size_bytes = largest.at_peak_of_all["resident_bytes"]
     share = size_bytes / summary.resident_bytes_at_peak if summary.resident_bytes_at_peak else 0.0

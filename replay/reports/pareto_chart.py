@@ -1,4 +1,4 @@
-"""The chart of two metrics: a point for each configuration, the Pareto front as steps."""
+"""Draws two metrics: a point for each configuration, the Pareto front as steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,13 +23,13 @@ from replay.sweeps.results import Results
 from replay.sweeps.space import ALLOCATOR
 
 _TICKS = 10
-"""A small range of counts has a tick for each, none between two."""
+"""A range of at most this many counts has a tick for each count and none between counts."""
 _LABELLED_POINTS = 6
-"""A Pareto front of more points has no labels: they would cover one another."""
+"""A Pareto front with more points has no labels, because they would overlap."""
 
 
 def draw_pareto(results: Results, objectives: Sequence[str], within: float) -> Any:
-    """A point for each configuration; the front as steps, and its points and the default with their parameters."""
+    """Returns the chart. The points of the front and the default have their parameters as labels."""
     altair = import_altair()
     across, up = objectives[:2]
     rows = _points(results, across, up, within)
@@ -64,9 +64,9 @@ def draw_pareto(results: Results, objectives: Sequence[str], within: float) -> A
 
 
 def _points(results: Results, across: str, up: str, within: float) -> pl.DataFrame:
-    """A row for each configuration: its place, its kind, whether it is on the front, its parameters and its label.
+    """Returns a row for each configuration: position, kind, whether it is on the front, parameters and label.
 
-    `right`: it is in the right half of the chart.
+    `right`: whether the point is in the right half of the chart.
     """
     table = front_table(results, [across, up])
     best = pareto(results, [across, up])["configuration"].to_list()
@@ -93,7 +93,7 @@ def _points(results: Results, across: str, up: str, within: float) -> pl.DataFra
 
 
 def _label(rows: pl.DataFrame) -> pl.Expr:
-    """The parameters of the default and, at each place of the front, of one configuration; else null."""
+    """Returns labels: the parameters of the default and of one configuration for each point of the front; else null."""
     place = ["across", "up"]
     shown = (pl.col("kind") != "dominated") & pl.struct(place).is_last_distinct()
     if rows.filter("front").select(place).unique().height > _LABELLED_POINTS:
@@ -105,9 +105,9 @@ def _label(rows: pl.DataFrame) -> pl.Expr:
 
 
 def _span(results: Results, metric: str, within: float, **of_axis: Any) -> dict[str, Any]:
-    """Scale, title and axis of a metric: from zero unless that hides a difference that matters.
+    """Returns scale, title and axis of a metric. The axis starts at zero unless that hides a difference that matters.
 
-    `of_axis`: further properties of the axis.
+    `of_axis`: more properties of the axis.
     """
     altair = import_altair()
     divisor, title = unit_of(results, metric)

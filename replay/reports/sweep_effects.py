@@ -1,4 +1,4 @@
-"""The spread of a sweep's results, and the effect of each parameter on it, as text."""
+"""Text about the spread of a sweep's results and the effect of each parameter."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ NOTHING_MATTERS = "nothing varied here matters"
 
 
 def verdict_section(results: Results, verdict: Verdict) -> RenderableType:
-    """The verdict in a sentence, and a row for each metric and trace."""
+    """Returns the verdict as a sentence and a table with a row for each metric and trace."""
     several = not results.has_one_source
     table = table_of("metric", *["trace"] * several, "lowest", "highest", "spread", "", "", left=1 + several)
     table.columns[-1].justify = "left"
@@ -38,7 +38,7 @@ def _sentence(spread: Spread) -> str:
 
 
 def effects_section(console: Console, results: Results, metric: str, verdict: Verdict) -> RenderableType | None:
-    """The effect of each parameter on a metric; None if fewer than two were varied."""
+    """Returns the effect of each parameter on a metric; None if fewer than two parameters were varied."""
     effects = parameter_effects(results, metric, within=verdict.within)
     if effects.height < 2:
         return None
@@ -64,7 +64,7 @@ def _stacked(parts: Sequence[RenderableType]) -> Table:
 
 
 def overall_spread(results: Results, metric: str) -> str:
-    """`452 KiB (19.8 %)`; over several traces that of the mean ratios: `19.8 %`."""
+    """Returns the spread: `452 KiB (19.8 %)`; for several traces the spread of the mean ratios: `19.8 %`."""
     judged = ranking(results, metric)[results.judged_by].drop_nulls().to_list()
     relative = format_share(relative_difference(min(judged), max(judged)))
     return f"{format_metric(metric, max(judged) - min(judged))} ({relative})" if results.has_one_source else relative

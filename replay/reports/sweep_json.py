@@ -12,7 +12,7 @@ from replay.sweeps.verdict import judge, parameter_effects
 
 
 def sweep_as_json(results: Results, objectives: Sequence[str], *, within: float) -> dict[str, Any]:
-    """Runs, verdict, ranking and effects by metric, Pareto front."""
+    """Returns runs, verdict, ranking and effects by metric, and the Pareto front."""
     analysed = bool(results.done.height)
 
     def by_metric(frame_of: Callable[[str], pl.DataFrame]) -> dict[str, Any]:

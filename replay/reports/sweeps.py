@@ -1,4 +1,4 @@
-"""The results of a sweep as text: verdict, ranking, effects of parameters, Pareto front."""
+"""Prints the results of a sweep: verdict, ranking, effects of parameters, Pareto front."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +32,8 @@ def print_sweep(
 ) -> None:
     """Prints the results, best first by the first objective; Δ is the difference to the default.
 
-    Configurations that are equal in all objectives share a row, unless `full`. Differences of at most `within`, a
-    share, are reported as not mattering.
+    Configurations that are equal in all objectives share a row, unless `full`. `within` is the largest relative
+    difference that does not matter.
     """
     console.print(_headline(results))
     if not results.done.height:
@@ -77,14 +77,15 @@ def _headline(results: Results) -> Text:
 
 
 def _shown(results: Results, objectives: Sequence[str]) -> list[str]:
-    """The parameters in which configurations differ."""
+    """Returns the parameters in which configurations differ."""
     frame = results.done
     names = [name for name in results.parameters if frame[name].n_unique() > 1]
     return [name for name in names if name not in objectives] or list(results.parameters[:1])
 
 
 def _ranking(results: Results, objectives: Sequence[str], found: Sequence[Tie], gap: str) -> Table:
-    """One trace: the value of each objective. Several: the first objective for each trace. Always the differences."""
+    """Returns the ranking with differences to the default. Its columns are the objectives of one trace; for several
+    traces, the first objective of each trace."""
     parameters = _shown(results, objectives)
     columns = _columns_of_objectives if results.has_one_source else _columns_of_sources
     figures = columns(results, objectives, gap)
@@ -102,7 +103,7 @@ def _ranking(results: Results, objectives: Sequence[str], found: Sequence[Tie], 
 
 
 def _values(results: Results, tie: Tie, parameters: Sequence[str], gap: str) -> list[str]:
-    """A cell for each parameter: its value, several if all their combinations are equal, or `any`."""
+    """Returns a cell for each parameter: its value, several values if all combinations are equal, or `any`."""
     cells = []
     for name, values in zip(parameters, tie.values(parameters), strict=True):
         is_any = len(values) > 1 and len(values) == results.done[name].n_unique()
@@ -111,7 +112,7 @@ def _values(results: Results, tie: Tie, parameters: Sequence[str], gap: str) -> 
 
 
 def _count(tie: Tie, parameters: Sequence[str]) -> str:
-    """How many configurations share the row; `1 of 9` if its cells show only the first of them."""
+    """Returns the number of configurations in the row; `1 of 9` if the cells show only the first of them."""
     count = len(tie.rows)
     if count == 1:
         return ""
@@ -119,7 +120,7 @@ def _count(tie: Tie, parameters: Sequence[str]) -> str:
 
 
 Column = tuple[str, dict[int, str]]
-"""A heading, and the cells below it by configuration."""
+"""A heading, and the cells by number of the configuration."""
 
 
 def _columns_of_objectives(results: Results, objectives: Sequence[str], gap: str) -> list[Column]:
@@ -179,7 +180,7 @@ def _front(results: Results, objectives: Sequence[str], found: Sequence[Tie], ga
 
 
 def _print_problems(console: Console, results: Results) -> None:
-    """Prints the numbers of skipped and failed runs, with each reason once."""
+    """Prints the numbers of skipped and failed runs, and each reason once."""
     for status in ("skipped", "failed"):
         frame = results.frame.filter(pl.col("status") == status)
         if frame.height:

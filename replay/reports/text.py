@@ -1,4 +1,4 @@
-"""A run's results as text: the overview, and on request all tables."""
+"""Prints the results of a run: the overview and, if requested, all tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ from replay.support.units import format_size, format_time
 _CLASSES_SHOWN = 12
 _PROCESSES_SHOWN = 16
 _BESIDE_BARS = 44
-"""Columns of the indentation, names, sizes and shares."""
+"""Columns beside the bars: indentation, names, sizes and shares."""
 _LARGEST_KNOWN = class_limit(EXACT_CLASSES - 1)
 
 
@@ -34,9 +34,9 @@ def print_report(
     settings: Sequence[str] = (),
     full: bool = False,
 ) -> None:
-    """Prints the overview, with `full` all tables, and the claims.
+    """Prints the overview and the claims; with `full`, also all tables.
 
-    `settings` are those that were changed in the stack.
+    `settings`: the changed settings of the stack.
     """
     arenas = metrics.arenas(result)
     width = min(console.width, WIDTH)
@@ -68,7 +68,7 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
 
 
 def _levels(summary: Summary) -> Table:
-    """Peak and end of each layer, and of the reference allocators."""
+    """Returns a table of each layer and of the reference allocators, at peak and at end."""
     table = table_of("", "peak", "end", "")
     let_notes_wrap(table)
 
@@ -104,7 +104,7 @@ def _where_title(summary: Summary) -> str:
 
 
 def _where(summary: Summary, bar_width: int) -> Table:
-    """Mapped memory and its parts, which add up to it, with bars of up to `bar_width` columns."""
+    """Returns a table of mapped memory and its parts, with bars of up to `bar_width` columns. The parts add up."""
     mapped = summary.mapped_bytes_at_peak
     parts = [("live", summary.requested_bytes_at_peak), ("rounding, headers", summary.rounding_bytes_at_peak)]
     if summary.small_model:
@@ -122,7 +122,7 @@ def _where(summary: Summary, bar_width: int) -> Table:
 
 
 def _processes(console: Console, summary: Summary) -> Group:
-    """Each process's part of the peak of all, and its own peaks; the largest first."""
+    """Returns a table of the processes, the largest first: share in the peak of all together, and own peaks."""
     table = table_of(
         "", "at peak\nof all", "share", "own peak:\nrequested", "\nmapped", "\nresident", "at end:\nresident"
     )
@@ -189,7 +189,7 @@ def _system_calls(summary: Summary) -> Table:
 
 
 def _counters(summary: Summary) -> Table:
-    """A row for each counter that a model of the stack declares: a level at three moments, another at end."""
+    """Returns a row for each counter of the models: levels have values at three moments, other counters at end."""
     table = table_of("", "peak", "at peak", "end", "")
     let_notes_wrap(table)
     for name, counter in metrics.own_metrics().items():
@@ -205,7 +205,7 @@ def _counters(summary: Summary) -> Table:
 
 
 def _size_classes(console: Console, summary: Summary, classes: pl.DataFrame, pools: pl.DataFrame) -> Group:
-    """The classes with the most waste, all domains together; the others in one row; the totals."""
+    """Returns the classes with the most waste over all domains, the others in one row, and the totals."""
     headings = ["block", "layer", "blocks", "waste", "live\nblocks", "live\nbytes", "live\nwaste"]
     table = table_of(*headings, *(["pools"] if pools.height else []), left=2)
     sums = pl.col([name for name in classes.columns if name.endswith(("blocks", "_bytes"))]).sum()
@@ -240,7 +240,7 @@ def _size_classes(console: Console, summary: Summary, classes: pl.DataFrame, poo
 
 
 def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
-    """`block_bytes` of 0 stands for unknown."""
+    """Yields the cells of a row. `block_bytes` 0: unknown."""
     yield f"{row['blocks']:,}"
     yield percent(row["waste_bytes"] / row["block_bytes"]) if row["block_bytes"] else ""
     yield f"{row['live_blocks']:,}"

@@ -80,6 +80,8 @@ class Call(NamedTuple):
     act: Callable[[int, int], None]
     """Is passed the row before which it happens, and the time."""
     row: int | None = None
+    also_at_end: bool = False
+    """Whether it is made, too, if it is due at the time of the last event."""
 
     def is_due(self, until_ns: int, until_row: int) -> bool:
         """Whether it happens before that time, or not behind that row."""
@@ -153,8 +155,10 @@ class Clock:
             self._environment.run(until=self._source)
         finally:
             self._sampler.close()  # it still waits, and would keep the whole trace alive until garbage is collected
-        while self.next_call and self.next_call.time_ns <= self.now_ns:
-            self._make_call(self.next_call, self.rows)
+        while (call := self.next_call) and call.time_ns <= self.now_ns:
+            if call.also_at_end:
+                call.act(self.rows, call.time_ns)
+            self.next_call = next(self._calls, None)
 
     def _walk(self, batches: Iterable[Events]) -> Process:
         """The process that brings the trace's batches, boundary by boundary."""
@@ -169,17 +173,14 @@ class Clock:
                     row = start + call.find_row(events.time_ns[start:stop], self.rows + start)
                     yield from self._simulate_slice(events, start, row, call.time_ns)
                     start = row
-                    self._make_call(call, self.rows + row)
+                    call.act(self.rows + row, call.time_ns)
+                    self.next_call = next(self._calls, None)
                 yield from self._simulate_slice(events, start, stop, until_ns)
                 if stop < events.rows:
                     yield self._environment.timeout(int(events.time_ns[stop]) - self._environment.now)
                     self._visitor.pass_boundary(events, self.rows, stop)
                 start = stop + 1
             self.rows += events.rows
-
-    def _make_call(self, call: Call, row: int) -> None:
-        call.act(row, call.time_ns)
-        self.next_call = next(self._calls, None)
 
     def _simulate_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
         """Plays rows start … end, with the ticks before `until_ns`."""
@@ -212,9 +213,11 @@ class Clock:
             self._ticks_planned.succeed(ticks_ns)
 
 
-def calls_every(begin_ns: int, every_ns: int, act: Callable[[int, int], None]) -> Iterator[Call]:
+def calls_every(
+    begin_ns: int, every_ns: int, act: Callable[[int, int], None], *, also_at_end: bool = False
+) -> Iterator[Call]:
     """Calls every `every_ns` after `begin_ns`, without end."""
-    return (Call(time_ns, act) for time_ns in count(begin_ns + every_ns, every_ns))
+    return (Call(time_ns, act, also_at_end=also_at_end) for time_ns in count(begin_ns + every_ns, every_ns))
 
 
 def refuse_too_many(batches: Iterable[Events], begin_ns: int, intervals: dict[str, int]) -> Iterator[Events]:

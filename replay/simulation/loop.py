@@ -303,7 +303,8 @@ def _reach(stack, time_ns):
         if not let_time_pass(stack, time_ns):
             return False
         _tick(stack, time_ns)
-        return stack.tally[0].attention & ~RESIDENT_PEAK == 0
+        # What a model left to do at this time comes before the event, too.
+        return let_time_pass(stack, time_ns) and stack.tally[0].attention & ~RESIDENT_PEAK == 0
     return True
 
 

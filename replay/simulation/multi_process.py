@@ -192,8 +192,8 @@ class Host:
         number, _ = self._find(thread)
         self.members[number].phases.append((name, time_ns, self.ends[number].copy()))
 
-    def complete(self, result: RunResult, begin_ns: int, requested_changes: list[int]) -> RunResult:
-        """The sums, and with them what each process counted; `requested_changes` are by process."""
+    def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
+        """The sums, and with them what each process counted; `requested` has the sums of `RequestedChanges` of each."""
         metadata = result.metadata
         parts = tuple(
             replace(
@@ -203,8 +203,8 @@ class Host:
                 duration_ns=member.end_ns - member.begin_ns,
                 sample_times_ns=np.array([member.end_ns - begin_ns]),
                 samples=self.ends[number : number + 1],
+                requested_changes=requested[number : number + 1],
                 end=self.ends[number],
-                requested_changes=requested_changes[number],
                 at_peak=self.at_peaks[number],
                 at_peak_time_ns=peak_time_ns(self.at_peaks[number], int(self.at_peak_times_ns[number]), begin_ns),
                 classes=member.simulator.classes,

@@ -9,6 +9,9 @@ from replay.allocators import TALLY, TIMED
 from replay.config import StackConfig
 from replay.trace import Metadata
 
+MEANS = ("requested_bytes", *TIMED)
+"""Levels with an exact mean over time."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -25,11 +28,11 @@ class RunResult:
     duration_ns: int
     sample_times_ns: np.ndarray
     samples: np.ndarray
+    requested_changes: np.ndarray
+    """At each sample, the total of `replay.trace.requested.RequestedChanges`."""
     end: np.record
     at_peak: np.record
     """The counters right after the event that first took resident memory to its highest."""
-    requested_changes: int
-    """The sum of all changes of requested bytes, each multiplied by its time (`replay.trace.requested`)."""
     at_peak_time_ns: int
     """0 where no page was ever resident."""
     classes: np.ndarray
@@ -47,13 +50,20 @@ class RunResult:
     """Time and counters after the last event, where the end is before CPython's finalisation."""
 
     def mean(self, level: str) -> int:
-        """The mean over time, from the first event to the end, of requested bytes or one of TIMED, in whole bytes."""
-        value, changes = int(self.end[level]), self.requested_changes
+        """The mean of one of MEANS from the first event to the end, in whole bytes."""
+        value = int(self.end[level])
         if not self.duration_ns:
             return value
-        if level in TIMED:
-            changes = int(self.end[f"{level}_timed_high"]) << 64 | int(self.end[f"{level}_timed"]) & (1 << 64) - 1
+        low, high = (int(words[-1]) for words in self.changes(level))
+        changes = high << 64 | low & (1 << 64) - 1
         return round(Fraction(int(self.sample_times_ns[-1]) * value - changes, self.duration_ns))
+
+    def changes(self, level: str) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of all changes of one of MEANS until each sample, each multiplied by its time: the low and the high
+        words of 128-bit integers."""
+        if level in TIMED:
+            return self.samples[f"{level}_timed"], self.samples[f"{level}_timed_high"]
+        return self.requested_changes["low"], self.requested_changes["high"]
 
 
 def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:

@@ -1,13 +1,13 @@
-"""Reads traces from files: one module a format, in this folder or behind an entry point of the group `replay.formats`.
+"""Reads traces from files. Each format is a module in this folder or of an entry point in the group `replay.formats`.
 
     SUFFIXES             required: file suffixes in lower case, such as (".csv",); may be empty
-    open_trace(path)     required: the `Trace` in the file; TraceError with the row or line for what is wrong
+    open_trace(path)     required: returns the `Trace` in the file; TraceError names the row or line of a mistake
     sniff(head)          optional: whether a file that begins with these bytes (at most `HEAD_BYTES`) has this format
-    open_lenient(path)   optional: as open_trace, without what is unknown; the metadata's origin counts it
+    open_lenient(path)   optional: as open_trace, but skips unknown lines and columns; the metadata's origin counts them
 
 No two formats may recognize the same file. A module imports heavy libraries inside its functions, because `sniff` of
-every format is called for a file. A trace of a format of this folder validates what it yields; any other trace is
-validated here.
+every format is called for a file. Formats of this folder validate their batches; traces of other formats are validated
+here.
 """
 
 from pathlib import Path
@@ -25,20 +25,20 @@ __all__ = ["Format", "bundled_names", "find_format", "format_names", "locate", "
 def open_source(
     path_or_name: str | Path, format_name: str | None = None, *, lenient: bool = False, seed: int | None = None
 ) -> Trace:
-    """The trace in a file of any known format, or of a bundled workload called by its name.
+    """Returns the trace in a file of any known format, or of a bundled workload.
 
-    `format_name` replaces detection by content; `lenient` leaves out what the format does not understand; `seed`
-    replaces the seed of a workload.
+    `format_name`: the format, instead of detection by content. `lenient`: skip lines and columns that the format does
+    not know. `seed`: seed of a workload, instead of its own.
     """
     if seed is not None:
         return _open_seeded(path_or_name, seed)
     path = Path(path_or_name)
     if not path.exists():
         if format_name is not None:
-            raise TraceError("there is no such file", path=path)
+            raise TraceError("the file does not exist", path=path)
         path = locate(path_or_name)
     if not path.is_file():
-        raise TraceError("is a folder or a pipe; name a plain file, for it may be read more than once", path=path)
+        raise TraceError("is a folder or a pipe; name a plain file, because it may be read more than once", path=path)
     head = _read_head(path)
     name = format_name or _find_format(path, head)
     trace = _open_lenient(name, path) if lenient else find_format(name).open_trace(path)
@@ -53,7 +53,9 @@ def _open_lenient(name: str, path: Path) -> Trace:
     open_lenient = getattr(find_format(name), "open_lenient", None)
     if open_lenient is None:
         able = ", ".join(sorted(each for each, known in usable_formats()[0].items() if hasattr(known, "open_lenient")))
-        raise TraceError(f"is read as {name}, which cannot be read leniently; these can: {able}", path=path)
+        raise TraceError(
+            f"has the format {name}, for which --lenient is not supported; formats with --lenient: {able}", path=path
+        )
     return cast(Trace, open_lenient(path))
 
 
@@ -66,8 +68,11 @@ def _read_head(path: Path) -> bytes:
 
 
 def _find_format(path: Path, head: bytes) -> str:
-    """By content first, because a file may have any name. Other packages are imported only for files that no format of
-    this package recognizes; one that cannot be used is reported if none of the rest recognizes the file either."""
+    """Returns the name of a file's format: by content first, because a file may have any name, then by suffix.
+
+    Other packages are imported only for files that no format of this package recognizes. A format that cannot be used
+    is reported if no other format recognizes the file.
+    """
     for name in bundled_names():
         if _recognizes(find_format(name), head):
             return name
@@ -76,16 +81,16 @@ def _find_format(path: Path, head: bytes) -> str:
         try:
             if _recognizes(known, head):
                 return name
-        except Exception as error:  # whatever a third party's function raises, the message names the format
+        except Exception as error:  # a third-party function can raise any exception; the message names the format
             refusals.append(f"trace format {name!r} failed in sniff(): {type(error).__name__}: {error}")
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
     for name, known in formats.items():
         if plain.suffix.lower() in known.SUFFIXES:
             return name
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in sorted(formats.items()))
-    what = f"is of no format that replay reads; there are {suffixes}; `replay import --format` names one"
-    compressed = "text may be compressed with gzip, zstd, xz or bzip2"
-    raise TraceError("; ".join([what, compressed, *refusals]), path=path)
+    message = f"has no format that replay can read; formats: {suffixes}; `replay import --format` selects one"
+    compressed = "text can be compressed with gzip, zstd, xz or bzip2"
+    raise TraceError("; ".join([message, compressed, *refusals]), path=path)
 
 
 def _recognizes(known: Format, head: bytes) -> bool:
@@ -95,7 +100,7 @@ def _recognizes(known: Format, head: bytes) -> bool:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """The file of a source: the path that is given, or the file of a bundled workload of that name."""
+    """Returns the file of a source: the path itself, or the file of a bundled workload with this name."""
     from replay.support.bundled_files import find_workload, recorded_names, workload_names
 
     path = Path(path_or_name)
@@ -103,8 +108,8 @@ def locate(path_or_name: str | Path) -> Path:
         return path
     name, names = str(path_or_name), [*workload_names(), *recorded_names()]
     if name not in names:
-        what = f"there is no such file and no bundled workload of that name; {nearest(name, names)}"
-        raise TraceError(what, path=name)
+        message = f"the file does not exist, and no bundled workload has this name; {nearest(name, names)}"
+        raise TraceError(message, path=name)
     return find_workload(name)
 
 

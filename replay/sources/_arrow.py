@@ -1,4 +1,4 @@
-"""Columns of numbers from pyarrow to NumPy and back. pyarrow's own conversions import pandas where it is installed."""
+"""Converts columns of numbers from pyarrow to NumPy and back. pyarrow's own conversions import pandas if installed."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def to_numpy(column: "pa.Array", null: int | None = None) -> np.ndarray:
-    """A copy of a column, with `null` for its nulls; without it, there must be none.
+    """Returns a writable copy of a column with nulls replaced by `null`. Without `null`, the column must have no nulls.
 
-    The copy can be written to: kernels are compiled for such arrays.
+    The copy is writable, because kernels are compiled for writable arrays.
     """
     if null is not None and column.null_count:
         column = column.fill_null(to_arrow(np.array([null], column.type.to_pandas_dtype()))[0])
@@ -19,7 +19,7 @@ def to_numpy(column: "pa.Array", null: int | None = None) -> np.ndarray:
 
 
 def to_arrow(array: np.ndarray, missing: np.ndarray | None = None) -> "pa.Array":
-    """A column that shares the array's memory, with nulls where `missing` is true."""
+    """Returns a column that shares the array's memory, with nulls where `missing` is true."""
     import pyarrow as pa
 
     validity = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))

@@ -1,4 +1,4 @@
-"""Finds trace formats by name: the modules of this package, and those behind the entry point `replay.formats`.
+"""Finds trace formats by name: the modules of this package, and those of the entry point `replay.formats`.
 
 A module whose name begins with an underscore is a helper, not a format.
 """
@@ -19,7 +19,7 @@ _HOME = Path(__file__).parent
 
 
 class Format(Protocol):
-    """What a format's module must have."""
+    """The required attributes of a format's module."""
 
     SUFFIXES: tuple[str, ...]
 
@@ -27,18 +27,18 @@ class Format(Protocol):
 
 
 def bundled_names() -> list[str]:
-    """The formats of this package."""
+    """Returns the names of this package's formats."""
     names = (module.name for module in pkgutil.iter_modules([str(_HOME)]))
     return sorted(name for name in names if not name.startswith("_"))
 
 
 def format_names() -> list[str]:
-    """All formats that can be read, those of other packages included."""
+    """Returns the names of all formats, including those of other packages."""
     return sorted({*bundled_names(), *_third_party()})
 
 
 def find_format(name: str) -> Format:
-    """The module of the format called `name`; ReplayError if it is unknown or cannot be used."""
+    """Returns the module of a format. Raises ReplayError if it is unknown or cannot be used."""
     module = importlib.import_module(f"{__package__}.{name}") if name in bundled_names() else _load_third_party(name)
     if mistake := _find_mistake(module):
         raise ReplayError(f"trace format {name!r} ({module.__file__}) cannot be used: {mistake}")
@@ -46,7 +46,7 @@ def find_format(name: str) -> Format:
 
 
 def usable_formats() -> tuple[dict[str, Format], list[str]]:
-    """All formats that can be used, bundled ones first, and a sentence for each that cannot."""
+    """Returns all usable formats, bundled ones first, and a sentence for each unusable one."""
     usable, refusals = {}, []
     for name in dict.fromkeys([*bundled_names(), *format_names()]):
         try:
@@ -66,13 +66,13 @@ def _load_third_party(name: str) -> ModuleType:
         raise ReplayError(f"unknown trace format {name!r}; {nearest(name, format_names())}")
     try:
         module: ModuleType = point.load()
-    except Exception as error:  # whatever a third party's module raises on import, the message names the module
+    except Exception as error:  # a third-party module can raise any exception; the message names the module
         raise ReplayError(f"trace format {name!r} ({point.value}) cannot be imported: {error}") from error
     return module
 
 
 def _find_mistake(module: ModuleType) -> str | None:
-    """What the module lacks to be a format, if anything."""
+    """Returns what is missing in a format's module; None if it is complete."""
     if not callable(getattr(module, "open_trace", None)):
         return "it lacks the function open_trace(path)"
     suffixes = getattr(module, "SUFFIXES", None)

@@ -4,10 +4,10 @@ Line 1 is a header with the columns of `replay.trace.columns`, in any order.
 
 time_ns, op, block, size   required; a free may leave its size empty
 op, domain                 by name (`malloc`, `obj`) or by number
-block                      any numbers below 2^64, also 0x…: blocks are numbered anew
-thread, domain             0 and obj where the column is absent; the trace's origin then says so
-optional columns           may be empty or absent
-a mark                     its size counts the phases from 0, each named at its first mark: `phase 0`, `phase 1` …
+block                      any numbers below 2^64, also 0x…; blocks get new numbers
+thread, domain             0 and obj if the column is missing; the trace's origin has this assumption
+optional columns           can be empty or missing
+a mark                     its size is the number of the phase, from 0; phases are called `phase 0`, `phase 1` …
 """
 
 import re
@@ -20,14 +20,14 @@ import numpy as np
 
 from replay.sources._arrow import to_numpy
 from replay.sources._logs.lines import open_text, plain_head
-from replay.sources._logs.log_trace import refuse_nothing_left
+from replay.sources._logs.log_trace import refuse_empty
 from replay.support.errors import TraceError
 from replay.support.names import nearest, printable
 from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
 
-if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
+if TYPE_CHECKING:  # heavy imports are in functions, because opening a source imports every format
     import pyarrow as pa
 
 SUFFIXES = (".csv",)
@@ -35,11 +35,11 @@ _REQUIRED = ("time_ns", "op", "block", "size")
 _TYPES = {name: column.memory_type for name, column in COLUMNS.items()}
 _TYPES |= {"op": "string", "domain": "string", "block": "uint64"}
 _READ_BYTES = 1 << 20
-"""The reader fetches up to 32 such pieces ahead."""
+"""Size of a piece. The reader fetches up to 32 pieces in advance."""
 _HEADER_BYTES = 1 << 16
 _FIRST_LINE = 2
 _SHOWN = 80
-"""Characters of a wrong value that an error shows."""
+"""Maximum number of characters of a wrong value in an error message."""
 _ADVICE = "`replay import --lenient` leaves such lines out"
 _WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .* error to (\w+): invalid value '(.*)'", re.DOTALL)
 _WRONG_TEXT = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8 data")
@@ -51,12 +51,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> "CsvTrace":
-    """Reads the header; the events are read and validated by `batches`."""
+    """Returns the trace. Reads only the header; `batches` reads and validates the events."""
     return _open(path, lenient=False)
 
 
 def open_lenient(path: Path) -> "CsvTrace":
-    """The same. Unknown columns are left out and named; lines that cannot be read are left out and counted."""
+    """The same, but skips unknown columns and invalid lines. The origin names the columns and counts the lines."""
     return _open(path, lenient=True)
 
 
@@ -64,8 +64,8 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
     with open_text(path) as file:
         header = _split_header(file.read(_HEADER_BYTES))
     if missing := [name for name in _REQUIRED if name not in header]:
-        what = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
-        raise _error(path, 1, what)
+        message = f"the header lacks {', '.join(f'`{name}`' for name in missing)}; it names columns by commas"
+        raise _error(path, 1, message)
     for name in header:
         if name not in _TYPES and not lenient:
             advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
@@ -90,7 +90,7 @@ class CsvTrace:
 
     @property
     def metadata(self) -> Metadata:
-        """Complete after the last batch was read: phases are found on the way."""
+        """The metadata; complete after the last batch, because phases are found in the events."""
         origin = Provenance(
             source="csv",
             file=self._path.name,
@@ -114,15 +114,15 @@ class CsvTrace:
                     batch = self._readable(batch)
                 events = self._to_events(batch, numbering, line)
                 validator.check(events)
-                self._meet_phases(events, line)
+                self._add_phases(events, line)
                 yield events
         except pa.ArrowInvalid as error:
             raise self._explain(str(error)) from None
         except TraceError as error:
-            if error.row is None or self._lenient:  # whose rows are not the lines
+            if error.row is None or self._lenient:  # with skipped lines, rows are not lines
                 raise
             raise _error(self._path, _FIRST_LINE + error.row, error.what) from None
-        refuse_nothing_left(self._dropped_lines, validator.rows, "csv", self._path)
+        refuse_empty(self._dropped_lines, validator.rows, "csv", self._path)
 
     def _read(self) -> "Iterator[pa.RecordBatch]":
         import pyarrow.csv
@@ -130,12 +130,12 @@ class CsvTrace:
         with open_text(self._path) as file:
             head = file.read(_HEADER_BYTES)
             if len(head) < _HEADER_BYTES and not head.partition(b"\n")[2]:
-                return  # there is nothing behind the header, which pyarrow refuses if no line ends
+                return  # pyarrow refuses a file with a header without a newline
         with (
             open_text(self._path) as file,
             pyarrow.csv.open_csv(
                 file,
-                # without threads an error carries the number of its row
+                # without threads, an error has the number of its row
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
                 ),
@@ -153,12 +153,12 @@ class CsvTrace:
             yield from reader
 
     def _drop(self, _row: object) -> str:
-        """What becomes of a line with too many or too few values."""
+        """Counts and skips a line with too many or too few values."""
         self._dropped_lines += 1
         return "skip"
 
     def _readable(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
-        """The rows of text that can be read, in the types of the columns."""
+        """Returns the valid rows, in the types of the columns."""
         import pyarrow as pa
 
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -173,8 +173,8 @@ class CsvTrace:
         for name, column in columns.items():
             good &= _fits(column, _TYPES[name])
         self._dropped_lines += int(np.count_nonzero(~good))
-        kept = [column.filter(pa.array(good)).cast(_TYPES[name]) for name, column in columns.items()]
-        return pa.RecordBatch.from_arrays(kept, names=list(columns))
+        valid = [column.filter(pa.array(good)).cast(_TYPES[name]) for name, column in columns.items()]
+        return pa.RecordBatch.from_arrays(valid, names=list(columns))
 
     def _to_events(self, batch: "pa.RecordBatch", numbering: Numbering, line: int) -> Events:
         rows = batch.num_rows
@@ -199,7 +199,7 @@ class CsvTrace:
         )
 
     def _codes(self, column: "pa.Array", name: str, known: type[IntEnum], line: int) -> np.ndarray:
-        """Numbers of what is written as names or numbers; there are few different ones, so only those are looked at."""
+        """Returns the numbers of names or numbers. Converts each different value once, because there are few."""
         codes = _codes_by_word(known)
         words = column.dictionary_encode()
         numbers = np.zeros(len(words.dictionary), np.uint8)
@@ -208,8 +208,10 @@ class CsvTrace:
             if code is None:
                 row = words.indices.index(index).as_py()
                 names = ", ".join(f"{member.name.lower()} ({int(member)})" for member in known)
-                what = f"`{name}` is {word[:_SHOWN]!r}; there are {names}; {_ADVICE}" if word else f"`{name}` is empty"
-                raise _error(self._path, line + row, what)
+                message = (
+                    f"`{name}` is {word[:_SHOWN]!r}, not one of {names}; {_ADVICE}" if word else f"`{name}` is empty"
+                )
+                raise _error(self._path, line + row, message)
             numbers[index] = code
         return numbers[to_numpy(words.indices)]
 
@@ -217,26 +219,26 @@ class CsvTrace:
         if empty.any():
             raise _error(self._path, line + int(empty.argmax()), f"`{name}` is empty")
 
-    def _meet_phases(self, events: Events, line: int) -> None:
+    def _add_phases(self, events: Events, line: int) -> None:
         for row in np.flatnonzero(events.op == Op.MARK):
             phase = int(events.size[row])
             if not 0 <= phase <= self._phases_total:
-                what = f"mark of phase {phase}, but only {self._phases_total} came before; count phases from 0"
-                raise _error(self._path, line + int(row), what)
+                message = f"mark of phase {phase} after only {self._phases_total} phases; number phases from 0"
+                raise _error(self._path, line + int(row), message)
             self._phases_total = max(self._phases_total, phase + 1)
 
-    def _explain(self, arrow_says: str) -> TraceError:
-        """The error of the CSV library, in the words of the file."""
-        if match := _WRONG_VALUE.search(arrow_says):
+    def _explain(self, arrow_message: str) -> TraceError:
+        """Returns the error of the CSV library with line and column of the file."""
+        if match := _WRONG_VALUE.search(arrow_message):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
             shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-            what = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
-            return _error(self._path, line, f"{what}; {_ADVICE}")
-        if match := _WRONG_TEXT.search(arrow_says):
+            message = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
+            return _error(self._path, line, f"{message}; {_ADVICE}")
+        if match := _WRONG_TEXT.search(arrow_message):
             return _error(self._path, int(match[2]), f"`{self._header[int(match[1])]}` is not text in UTF-8")
-        if match := _WRONG_COUNT.search(arrow_says):
+        if match := _WRONG_COUNT.search(arrow_message):
             return _error(self._path, int(match[1]), f"{match[2].lower()}; {_ADVICE}")
-        return TraceError(f"cannot be read as CSV: {arrow_says.splitlines()[0]}", path=self._path)
+        return TraceError(f"cannot be read as CSV: {arrow_message.splitlines()[0]}", path=self._path)
 
 
 def _split_header(head: bytes) -> list[str]:
@@ -249,7 +251,7 @@ def _codes_by_word(known: type[IntEnum]) -> dict[str, int]:
 
 
 def _known(column: "pa.Array", known: type[IntEnum], only: int | None = None) -> np.ndarray:
-    """Whether each word is one of these, or is `only` that one; there are few different ones."""
+    """Returns whether each word is one of `known`, or equals `only`. Checks each different word once."""
     codes, words = _codes_by_word(known), column.dictionary_encode()
     found = [codes.get(word.strip().lower()) for word in words.dictionary.to_pylist()]
     good = np.array([code is not None and only in (None, code) for code in found], np.bool_)
@@ -257,7 +259,7 @@ def _known(column: "pa.Array", known: type[IntEnum], only: int | None = None) ->
 
 
 def _fits(column: "pa.Array", type_: str) -> np.ndarray:
-    """Whether each text can be read as this type. Few cannot, so halves are tried until those are found."""
+    """Returns whether each text can be read as this type. Finds the few invalid ones by bisection."""
     import pyarrow as pa
 
     try:
@@ -271,9 +273,9 @@ def _fits(column: "pa.Array", type_: str) -> np.ndarray:
 
 
 def _is_empty(column: "pa.Array") -> np.ndarray:
-    """Whether each field is empty."""
+    """Returns whether each field is empty."""
     return to_numpy(column.is_null().cast("uint8")).view(np.bool_)
 
 
-def _error(path: Path, line: int, what: str) -> TraceError:
-    return TraceError(f"line {line}: {what}", path=path)
+def _error(path: Path, line: int, message: str) -> TraceError:
+    return TraceError(f"line {line}: {message}", path=path)

@@ -1,17 +1,19 @@
-"""The data files of heaptrack, of format versions 0 to 3: plain or compressed; a record a line, numbers in hexadecimal.
+"""The data files of heaptrack, format versions 0 to 3, plain or compressed. Each line is a record; numbers are
+hexadecimal.
 
     v PROGRAM FORMAT                   versions; the first line
     s LENGTH TEXT                      a string (before version 3: `s TEXT`); strings, code and stacks count from 1
-    i ADDRESS MODULE FUNCTION FILE LINE …   code and what is known of it; the rest are callers inlined there
+    i ADDRESS MODULE FUNCTION FILE LINE …   code with its names; further fields are callers that were inlined
     t CODE PARENT                      a stack: code (an address in a raw file) and the stack that called it
     a SIZE STACK                       a kind of allocation; kinds count from 0
     + KIND, - KIND                     an allocation and a free of that kind, in an interpreted file
     + SIZE STACK ADDRESS, - ADDRESS    the same in a raw file, which has no `i` and `a`, so no call sites
     c MILLISECONDS                     a time stamp, some hundred a second
-    X x m I R A S #                    command, modules, machine, resident pages, suppressions: of no use here
+    X x m I R A S #                    command, modules, machine, resident pages, suppressions: ignored
 
-Events between two stamps are spread evenly. Not in the file: threads, which call it was; a realloc is written as a free
-and an allocation, and stays so. An interpreted file does not say which block of a kind is freed: the youngest is taken.
+Events between two stamps are spread evenly. The file has no threads and does not distinguish malloc and calloc. A
+realloc is a free and an allocation. An interpreted file does not have the block that is freed: the youngest of its kind
+is assumed.
 """
 
 import re
@@ -45,17 +47,17 @@ SUFFIXES = (".heaptrack",)
 _VERSIONS = re.compile(rb"v ([0-9a-f]+)(?: ([0-9a-f]+))?[^\n]*\n")
 _NEWEST_FORMAT, _SIZED_STRINGS = 3, 3
 _FORMAT_1_CALLED_ITSELF = 0x10200
-"""A program of this version wrote format 1 without saying so."""
+"""heaptrack of this version wrote format 1 without a version number."""
 _FIELDS = 5
-_HELD = 1 << 20
-"""Calls that wait for a time stamp at most."""
+_PENDING_MAX = 1 << 20
+"""Maximum number of calls that wait for a time stamp."""
 _MS = 10**6
 _UNKNOWN_SITE, _CALLER = -1, -2
-"""In place of a site: nothing is known; the code only stands for its caller."""
+"""Special sites: unknown; the code is a wrapper, so the caller counts."""
 _STANDS_FOR_CALLER = ("operator new(", "operator new[](")
 _MALLOC, _FREE = int(Op.MALLOC), int(Op.FREE)
 _TOTALS = record("calls", "unknown", "kinds", "stacks", "stamps")
-"""Counts; `calls` and `stamps` of a piece, the others of the file so far."""
+"""Counts: `calls` and `stamps` of a piece, the others of the file so far."""
 _KIND = record("bytes", "stack", "youngest")
 """Allocations of one size and stack. `youngest`: the number of the latest live one, counted from 1."""
 _STAMP = record("row", "ms")
@@ -66,12 +68,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> LogTrace:
-    """Reads how the file begins; the events are read and validated by `batches`."""
+    """Returns the trace. Reads only the first line; `batches` reads and validates the events."""
     return _open(path, lenient=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
-    """The same; lines that are not understood are left out and counted."""
+    """The same, but skips and counts unknown lines."""
     return _open(path, lenient=True)
 
 
@@ -80,12 +82,12 @@ def _open(path: Path, lenient: bool) -> LogTrace:
         head = plain_head(file.read(HEAD_BYTES))
     versions = _VERSIONS.match(head)
     if versions is None:
-        raise TraceError("line 1: here must stand heaptrack's versions, `v PROGRAM FORMAT`", path=path)
+        raise TraceError("line 1: must have the versions of heaptrack: `v PROGRAM FORMAT`", path=path)
     program = int(versions[1], 16)
     format_ = int(versions[2], 16) if versions[2] else int(program == _FORMAT_1_CALLED_ITSELF)
     if format_ > _NEWEST_FORMAT:
-        what = f"is of heaptrack's file format {format_}; this replay reads up to {_NEWEST_FORMAT}: get a newer one"
-        raise TraceError(what, path=path)
+        message = f"has heaptrack's file format {format_}; this version of replay reads up to {_NEWEST_FORMAT}"
+        raise TraceError(f"{message}: get a newer one", path=path)
     raw = b"\nx " in head
     read = partial(_read, sized=format_ >= _SIZED_STRINGS, raw=raw)
     return open_lines(path, "heaptrack", read, lenient=lenient, addresses=raw)
@@ -106,34 +108,34 @@ def _read(path: Path, findings: Findings, *, sized: bool, raw: bool, lenient: bo
 
 
 class _Clock:
-    """Holds calls back until the next time stamp is known, and spreads them."""
+    """Keeps calls until the next time stamp, and spreads them evenly."""
 
     def __init__(self) -> None:
         self._now_ns = 0
         self._held: Calls | None = None
 
     def stamped(self, calls: Calls, stamps: np.ndarray) -> Calls:
-        """The calls up to the last stamp, with times; `stamps` are of _STAMP."""
+        """Returns the calls up to the last stamp, with times. `stamps` have the type _STAMP."""
         if self._held is not None:
             stamps["row"] += self._held.op.shape[0]
             calls = joined(self._held, calls)
         rows = calls.op.shape[0]
         stamp_rows = np.concatenate([[0], stamps["row"]])
         stamp_ns = np.maximum.accumulate(np.concatenate([[self._now_ns], stamps["ms"] * _MS]))
-        end = int(stamp_rows[-1]) if rows - stamp_rows[-1] <= _HELD else rows
+        end = int(stamp_rows[-1]) if rows - stamp_rows[-1] <= _PENDING_MAX else rows
         if end == rows:
             stamp_rows, stamp_ns = np.append(stamp_rows, rows), np.append(stamp_ns, stamp_ns[-1])
         self._now_ns, self._held = int(stamp_ns[-1]), calls.where(slice(end, None))
         return calls.where(slice(0, end))._replace(time_ns=spread_times(end, stamp_rows, stamp_ns))
 
     def rest(self) -> Calls:
-        """What follows the last stamp happens at it."""
+        """Returns the calls after the last stamp, with the time of that stamp."""
         assert self._held is not None
         return self._held._replace(time_ns=np.full(self._held.op.shape[0], self._now_ns))
 
 
 class _Log:
-    """Converts pieces of the file into calls, code addresses into sites, kinds of allocations into blocks."""
+    """Converts pieces of the file to calls, code addresses to sites, and kinds of allocations to blocks."""
 
     def __init__(self, path: Path, findings: Findings, sized: bool, lenient: bool) -> None:
         self._path, self._findings, self._sized, self._lenient = path, findings, sized, lenient
@@ -148,22 +150,22 @@ class _Log:
         self._totals = np.zeros(1, _TOTALS)
 
     def parse(self, piece: Piece) -> tuple[Calls, np.ndarray]:
-        """The calls of a piece, and its time stamps: the row that follows, and milliseconds."""
+        """Returns the calls of a piece, and its time stamps: the row that follows, and milliseconds."""
         lines = int(np.count_nonzero(piece.text == ord("\n")))
-        sign, given, start = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8), np.zeros(lines, np.int64)
+        sign, defined, start = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8), np.zeros(lines, np.int64)
         fields = np.zeros((lines, _FIELDS), np.int64)
-        status, line = _split_lines(piece.text, self._lenient, sign, given, start, fields)
+        status, line = _split_lines(piece.text, self._lenient, sign, defined, start, fields)
         if status != DONE:
             check_lines(status, self._path, piece, int(start[line]), _NAME)
-        self._meet_strings(piece, start[sign == ord("s")])
-        self._meet_code(fields[sign == ord("i")])
+        self._add_strings(piece, start[sign == ord("s")])
+        self._add_code(fields[sign == ord("i")])
         self._reserve(sign)
         op, key, size = np.empty(lines, np.uint8), np.empty(lines, np.int64), np.empty(lines, np.int64)
         site, stamps = np.empty(lines, np.uint32), np.empty(lines, _STAMP)
         totals = self._totals[0]
         totals.calls = totals.stamps = 0
         status, line = _follow_lines(
-            sign, given, fields, self._lenient, (op, key, size, site), stamps, self._code_site, self._stack_site,
+            sign, defined, fields, self._lenient, (op, key, size, site), stamps, self._code_site, self._stack_site,
             self._kinds, self._below, self._free_numbers, self._counts, self._totals,
         )  # fmt: skip
         if status != DONE:
@@ -173,18 +175,18 @@ class _Log:
         calls = libc_calls(op[:rows], key[:rows], size[:rows], site=site[:rows])
         return calls, stamps[: totals.stamps].copy()
 
-    def _meet_strings(self, piece: Piece, starts: np.ndarray) -> None:
+    def _add_strings(self, piece: Piece, starts: np.ndarray) -> None:
         text = piece.text.tobytes()
         for start in starts.tolist():
             line = text[start + 2 : text.index(b"\n", start)].decode("utf-8", errors="replace")
             self._strings.append(line.partition(" ")[2] if self._sized else line)
 
     def _string(self, number: int) -> str:
-        """Strings count from 1; 0 is none."""
+        """Returns a string. Numbers count from 1; 0 is no string."""
         return self._strings[number - 1] if 0 < number <= len(self._strings) else ""
 
-    def _meet_code(self, fields: np.ndarray) -> None:
-        """Gives new code addresses their sites: function, file and line, or else address and module."""
+    def _add_code(self, fields: np.ndarray) -> None:
+        """Adds the sites of new code addresses: function, file and line, or else address and module."""
         known = self._code_site.shape[0]
         self._code_site = np.append(self._code_site, np.zeros(len(fields), np.int64))
         for index, (address, module, function, file, line) in enumerate(fields.tolist(), known):
@@ -199,7 +201,7 @@ class _Log:
             self._code_site[index] = self._site_numbers[site]
 
     def _reserve(self, sign: np.ndarray) -> None:
-        """Room for what the lines with these signs define."""
+        """Enlarges tables for the definitions in lines with these signs."""
         totals = self._totals[0]
         self._stack_site = with_room(self._stack_site, totals.stacks + np.count_nonzero(sign == ord("t")))
         self._kinds = with_room(self._kinds, totals.kinds + np.count_nonzero(sign == ord("a")))
@@ -209,11 +211,11 @@ class _Log:
 
 @entry
 def _split_lines(
-    text: np.ndarray, lenient: bool, sign: np.ndarray, given: np.ndarray, start: np.ndarray, fields: np.ndarray
+    text: np.ndarray, lenient: bool, sign: np.ndarray, defined: np.ndarray, start: np.ndarray, fields: np.ndarray
 ) -> tuple[int, int]:
-    """Writes sign, start, numbers and their count for each line; returns a status and where it stopped.
+    """Writes sign, start, numbers and their count for each line; returns a status and the position.
 
-    A line that is not understood gets the sign 0. Columns change in place.
+    An unknown line gets the sign 0. Columns change in place.
     """
     line, position = 0, 0
     while position < text.shape[0]:
@@ -235,7 +237,7 @@ def _split_lines(
         if not fine and not lenient:
             return UNKNOWN, line
         sign[line] = mark if fine else 0
-        given[line] = count
+        defined[line] = count
         position = newline + 1
         line += 1
     return DONE, line
@@ -243,7 +245,7 @@ def _split_lines(
 
 @leaf
 def _is_known(mark: int) -> bool:
-    """Whether lines with this sign are heaptrack's, of those that hold more than numbers: v s X x m I R A S #."""
+    """Whether the sign is one of heaptrack's lines that have more than numbers: v s X x m I R A S #."""
     return (
         mark == 118 or mark == 115 or mark == 88 or mark == 120 or mark == 109 or mark == 73 or mark == 82 or mark == 65
         or mark == 83 or mark == 35
@@ -253,7 +255,7 @@ def _is_known(mark: int) -> bool:
 @entry
 def _follow_lines(
     sign: np.ndarray,
-    given: np.ndarray,
+    defined: np.ndarray,
     fields: np.ndarray,
     lenient: bool,
     columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
@@ -266,9 +268,9 @@ def _follow_lines(
     counts: np.ndarray,
     totals: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls and stamps; returns a status and where it stopped. All but the lines' columns change in place.
+    """Writes calls and stamps; returns a status and the position. All but the columns of the lines change in place.
 
-    `below` is, by the number of a block, the next older live one of its kind.
+    `below` has for each block number the next older live block of the same kind.
     """
     op, key, size, site = columns
     total, row = totals[0], 0
@@ -292,8 +294,8 @@ def _follow_lines(
             total.stamps += 1
         elif mark == 43:
             stack = second
-            bad = given[line] == 2 or (given[line] == 1 and first >= total.kinds)
-            if given[line] == 1 and not bad:
+            bad = defined[line] == 2 or (defined[line] == 1 and first >= total.kinds)
+            if defined[line] == 1 and not bad:
                 number = take_number(free_numbers, counts) + 1
                 below[number - 1], kinds[first].youngest = kinds[first].youngest, number
                 stack = kinds[first].stack

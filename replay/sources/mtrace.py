@@ -1,15 +1,15 @@
-"""The log of glibc's mtrace(): a line for each call of malloc and its family; plain or compressed.
+"""The log of glibc's mtrace(), plain or compressed. Each call of malloc and its family is a line.
 
     = Start, = End              when logging began and ended
     @ WHO + 0x… 0x…             malloc, calloc, memalign …: address and size
     @ WHO - 0x…                 free
-    @ WHO < 0x…                 realloc: the address before …
-    @ WHO > 0x… 0x…             … and, on the next line, after, with the new size
+    @ WHO < 0x…                 realloc: the old address …
+    @ WHO > 0x… 0x…             … and on the next line the new address and size
     @ WHO ! 0x… 0x…             a realloc that failed
 
-WHO is `file:(function+0x…)[0x…]`, as far as the C library could tell (the offset also without `0x`); `@ WHO` may be
-absent. A size of nothing is written `0`, the address of an allocation that failed `(nil)`. A realloc to 0 bytes is
-written as a free. Not in the log: times, threads, which call it was (calloc counts as malloc).
+WHO is the caller, `file:(function+0x…)[0x…]`, as far as the C library knows it (the offset also without `0x`). `@ WHO`
+can be missing. A size of 0 is written as `0`, the address of a failed allocation as `(nil)`. A realloc to 0 bytes is
+written as a free. The log has no times and threads, and does not distinguish malloc and calloc.
 """
 
 import re
@@ -45,7 +45,7 @@ _WHO = re.compile(r"(?P<file>.*?):?(?:\((?P<function>[^()]*?)(?:\+(?:0x)?[0-9a-f
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _SHORTEST_LINE = len("- 0x0\n")
 _PARSED = record("calls", "failed", "unknown", "sites", "new_sites")
-"""Counts of a piece; `sites` also those of earlier pieces."""
+"""Counts of a piece; `sites` includes earlier pieces."""
 
 
 def sniff(head: bytes) -> bool:
@@ -53,12 +53,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> LogTrace:
-    """The events are read and validated by `batches`."""
+    """Returns the trace. `batches` reads and validates the events."""
     return open_lines(path, "mtrace", _read, lenient=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
-    """The same; lines that are not understood are left out and counted."""
+    """The same, but skips and counts unknown lines."""
     return open_lines(path, "mtrace", _read, lenient=True)
 
 
@@ -69,7 +69,7 @@ def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
 
 
 class _Parser:
-    """Turns pieces of the log into calls, and callers into sites."""
+    """Converts pieces of the log to calls, and callers to sites."""
 
     def __init__(self, path: Path, findings: Findings, lenient: bool) -> None:
         self._path, self._findings, self._lenient = path, findings, lenient
@@ -77,7 +77,7 @@ class _Parser:
         self._sites = 0
 
     def parse(self, piece: Piece) -> Calls:
-        """The calls of a piece; those of `realloc` in two halves."""
+        """Returns the calls of a piece, with reallocs in two halves."""
         most = piece.text.shape[0] // _SHORTEST_LINE + 1
         op, key, size = np.empty(most, np.uint8), np.empty(most, np.int64), np.empty(most, np.int64)
         site, callers, parsed = np.empty(most, np.uint32), np.empty((most, 2), np.int64), np.zeros(1, _PARSED)
@@ -104,7 +104,7 @@ class _Parser:
 
 
 def _site(who: str) -> Site:
-    """What is before the brackets is the file; where no function is known, the address stands for it."""
+    """Returns the site of a caller. The file is before the brackets; an unknown function is replaced by the address."""
     match = _WHO.fullmatch(who)
     if match is None:
         return Site("", who, 0)
@@ -113,7 +113,7 @@ def _site(who: str) -> Site:
 
 @leaf
 def _token_start(text: np.ndarray, end: int, start: int) -> int:
-    """Where the word that ends before `end` begins, not before `start`."""
+    """Returns the start of the word that ends before `end`, at least `start`."""
     while end > start and text[end - 1] != 32:
         end -= 1
     return end
@@ -121,7 +121,7 @@ def _token_start(text: np.ndarray, end: int, start: int) -> int:
 
 @leaf
 def _read_value(text: np.ndarray, at: int) -> int:
-    """The number of a word `0x…` or `0`; 0 for `(nil)`, -1 for another."""
+    """Returns the number of a word `0x…` or `0`; 0 for `(nil)`, -1 for any other word."""
     if text[at] == 48 and text[at + 1] == 120:
         return read_number(text, at + 2, 16)[0]
     if text[at] == 48:
@@ -131,7 +131,7 @@ def _read_value(text: np.ndarray, at: int) -> int:
 
 @leaf
 def _digest(text: np.ndarray, start: int, end: int) -> int:
-    """63 bits that tell callers apart: two multiplicative hashes of 32 bits, in products that fit 63."""
+    """Returns a hash of 63 bits: two multiplicative hashes of 32 bits, in products that fit into 63."""
     low, high = 0x811C9DC5, 0x1000193
     for at in range(start, end):
         low = ((low ^ text[at]) * 0x1000193) & 0xFFFFFFFF
@@ -150,7 +150,7 @@ def _site_number(
     numbers: np.ndarray,
     parsed: np.ndarray,
 ) -> int:
-    """The site of the caller written there; a new one is put into the table and into `callers`, in place."""
+    """Returns the site of a caller. Adds a new caller to the table and to `callers`, in place."""
     if end <= start:
         return NO_SITE
     key = _digest(text, start, end)
@@ -178,9 +178,9 @@ def _parse_lines(
     numbers: np.ndarray,
     parsed: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls from the line at `position` on; returns a status and where it stopped. Columns change in place.
+    """Writes calls from the line at `position` on; returns a status and the position. Columns change in place.
 
-    A line is understood from its end, because the caller at its beginning may hold anything.
+    A line is parsed from its end, because the caller at its beginning can contain any text.
     """
     count = parsed[0]
     row = count.calls
@@ -195,7 +195,7 @@ def _parse_lines(
         last = _token_start(text, end, position)
         second = _token_start(text, max(last - 1, position), position)
         third = _token_start(text, max(second - 1, position), position)
-        code, address, asked, sign_at = 255, 0, 0, second
+        code, address, requested, sign_at = 255, 0, 0, second
         if end == position or (text[position] == 61 and text[position + 1] == 32):
             position = newline + 1
             continue
@@ -204,26 +204,26 @@ def _parse_lines(
             address = _read_value(text, last)
         elif second - third == 2:
             sign, sign_at = text[third], third
-            address, asked = _read_value(text, second), _read_value(text, last)
+            address, requested = _read_value(text, second), _read_value(text, last)
             if sign == 43:
                 code = _MALLOC
             elif sign == 62:
                 code = _REALLOC
             elif sign == 33:
                 code, address = _MALLOC, 0
-        told = sign_at > position and text[position] == 64 and text[position + 1] == 32
-        if code == 255 or address < 0 or (asked < 0 and address != 0) or (sign_at > position and not told):
+        has_caller = sign_at > position and text[position] == 64 and text[position + 1] == 32
+        if code == 255 or address < 0 or (requested < 0 and address != 0) or (sign_at > position and not has_caller):
             if not lenient:
                 return UNKNOWN, position
             count.unknown += 1
-        elif asked > MAX_SIZE and address != 0:
+        elif requested > MAX_SIZE and address != 0:
             return TOO_LARGE, position
         elif address == 0:
             count.failed += code != _FREE
         else:
-            op[row], key[row], size[row] = code, address, asked
+            op[row], key[row], size[row] = code, address, requested
             site[row] = NO_SITE
-            if told and code <= _REALLOC:
+            if has_caller and code <= _REALLOC:
                 site[row] = _site_number(text, position + 2, sign_at - 1, callers, keys, numbers, parsed)
             row += 1
         position = newline + 1

@@ -1,11 +1,11 @@
-"""A trace as a Parquet file: the format in which traces are kept. `docs/trace-format.md` is its public description.
+"""Traces as Parquet files, replay's own format. `docs/trace-format.md` is its public description.
 
-columns   as in `replay.trace.columns`; any integer type that holds the values is read. A `block` that is not UInt32
-          may hold any keys (addresses, numbers with gaps): it is renumbered while it is read. An unknown column is
-          refused, or left out by `open_lenient`
-metadata  one key, `replay`: JSON of `format_version` and the fields of `Metadata`; a file without it is read as
-          version 1 with empty metadata. Of version 2 are traces of several processes, and nothing else
-written   zstd, row groups of 2^18 rows wherever the batches were cut, so that the same trace results in the same bytes
+columns   as in `replay.trace.columns`, with any integer type that can hold the values. A `block` that is not UInt32
+          can have any keys (addresses, numbers with gaps); they are renumbered when read. An unknown column is refused,
+          or skipped by `open_lenient`
+metadata  one key, `replay`: JSON with `format_version` and the fields of `Metadata`; a file without it is read as
+          version 1 with empty metadata. Version 2 is used for traces of several processes only
+output    zstd, row groups of 2^18 rows independent of the batches, so the same trace results in the same bytes
 """
 
 import json
@@ -28,13 +28,13 @@ from replay.trace.block_numbering import Numbering
 from replay.trace.processes import mistake_in
 from replay.trace.validation import Validator
 
-if TYPE_CHECKING:  # here and in the functions: opening a source imports every format
+if TYPE_CHECKING:  # heavy imports are in functions, because opening a source imports every format
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 SUFFIXES = (".parquet", ".pq")
 GROUP_ROWS = 1 << 18
-"""Rows of a row group, in every Parquet file that is written row by row."""
+"""Rows of a row group, in every Parquet file that is written batch by batch."""
 METADATA_KEY = b"replay"
 
 
@@ -43,12 +43,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> "ParquetTrace":
-    """Reads the footer; the events are read and validated by `batches`."""
+    """Returns the trace. Reads only the footer; `batches` reads and validates the events."""
     return _open(path, lenient=False)
 
 
 def open_lenient(path: Path) -> "ParquetTrace":
-    """The same without unknown columns; the origin in the metadata names them."""
+    """The same, but skips unknown columns. The origin in the metadata names them."""
     return _open(path, lenient=True)
 
 
@@ -67,21 +67,21 @@ def _open(path: Path, *, lenient: bool) -> "ParquetTrace":
 
 
 def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
-    """The names of the trace's columns in a file; TraceError if one is missing, duplicate or of a wrong type."""
+    """Returns the names of the trace's columns. Raises TraceError for a missing or duplicate column or a wrong type."""
     import pyarrow as pa
 
     columns = {field.name: field.type for field in schema if field.name in COLUMNS}
     if twice := [name for name in columns if schema.names.count(name) > 1]:
         raise TraceError(f"column `{twice[0]}` occurs twice", path=path)
     if missing := [name for name in REQUIRED if name not in columns]:
-        raise TraceError(f"lacks the column {' and '.join(f'`{name}`' for name in missing)}", path=path)
+        raise TraceError(f"has no column {' and '.join(f'`{name}`' for name in missing)}", path=path)
     for name in OPTIONAL:
         if name in columns and pa.types.is_null(columns[name]):
             del columns[name]
     for name, type_ in columns.items():
         if not pa.types.is_integer(type_):
-            what = f"column `{name}` is of type {type_}; it must hold integers ({COLUMNS[name].file_type})"
-            raise TraceError(what, path=path)
+            message = f"column `{name}` has type {type_}; it must have integers ({COLUMNS[name].file_type})"
+            raise TraceError(message, path=path)
     return tuple(name for name in COLUMNS if name in columns)
 
 
@@ -110,12 +110,12 @@ class ParquetTrace:
 
 @contextmanager
 def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
-    """The open file; whatever the Parquet library finds wrong with it becomes one sentence."""
+    """Yields the open file. Converts errors of the Parquet library to one sentence."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # Read ahead, the library would come to hold the whole file.
+        # With read-ahead, the library would have the whole file in memory.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             yield file
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -124,7 +124,7 @@ def _reading(path: Path) -> "Iterator[pq.ParquetFile]":
 
 
 def _duration_ns(footer: "pq.FileMetaData") -> int | None:
-    """The last time, from the statistics of the last row group that has rows."""
+    """Returns the last time, from the statistics of the last row group with rows; None without statistics."""
     for index in range(footer.num_row_groups - 1, -1, -1):
         group = footer.row_group(index)
         for chunk in (group.column(number) for number in range(group.num_columns)):
@@ -135,7 +135,7 @@ def _duration_ns(footer: "pq.FileMetaData") -> int | None:
 
 
 def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_row: int) -> Events:
-    """The batch in the types of memory, in arrays of its own."""
+    """Converts a batch to the types in memory, in new arrays."""
     import pyarrow as pa
 
     columns = {}
@@ -166,7 +166,7 @@ def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int)
             if value is not None and not bounds.min <= value <= bounds.max:
                 written = np.iinfo(COLUMNS[name].file_type)
                 fits = written.min <= value <= written.max
-                why = "more than 63 bits hold" if fits else f"out of the range of {COLUMNS[name].file_type}"
+                why = "which exceeds 63 bits" if fits else f"out of the range of {COLUMNS[name].file_type}"
                 raise TraceError(f"`{name}` is {value}, {why}", path=path, row=row) from None
         raise
 
@@ -174,59 +174,61 @@ def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int)
 def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
     if text is None:
         return Metadata()
-    advice = "write it as docs/trace-format.md says or leave it out"
+    advice = "write it as described in docs/trace-format.md, or leave it out"
     try:
         content = json.loads(text)
         version = content.pop("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError(f"format_version is {version!r}")
         if version > FORMAT_VERSION:
-            what = f"is of format version {version}; this replay reads up to {FORMAT_VERSION}: get a newer one"
-            raise TraceError(what, path=path)
+            message = (
+                f"has format version {version}; this version of replay reads up to {FORMAT_VERSION}: get a newer one"
+            )
+            raise TraceError(message, path=path)
         metadata: Metadata = TypeAdapter(Metadata).validate_python(content)
         if min(asdict(metadata.process).values()) < 0:
-            what = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `process`: bytes below 0; {advice}"
+            raise TraceError(message, path=path)
         resident = metadata.runtime and metadata.runtime.resident
         if resident and min(asdict(resident).values()) < 0:
-            what = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `runtime.resident`: bytes below 0; {advice}"
+            raise TraceError(message, path=path)
         if metadata.processes and version < FORMAT_VERSION:
-            mistake: str | None = f"format version {version} has none; such a trace is of version {FORMAT_VERSION}"
+            mistake: str | None = f"format version {version} has no processes; write version {FORMAT_VERSION}"
         else:
             mistake = mistake_in(metadata)
         if mistake:
-            what = f"the metadata under the key `replay` is wrong at `processes`: {mistake}; {advice}"
-            raise TraceError(what, path=path)
+            message = f"the metadata under the key `replay` is wrong at `processes`: {mistake}; {advice}"
+            raise TraceError(message, path=path)
         return metadata
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        what = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
-        raise TraceError(what, path=path) from None
+        message = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
+        raise TraceError(message, path=path) from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        what = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
-        raise TraceError(what, path=path) from None
+        message = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"
+        raise TraceError(message, path=path) from None
 
 
 def write_trace(
     trace: Trace, path: str | Path, *, force: bool = False, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Writes a trace batch by batch and returns its rows; `progress` is called with the rows written so far.
+    """Writes a trace batch by batch and returns the number of rows. Calls `progress` with the rows so far.
 
-    All batches have the same optional columns. The trace's metadata is read after its last batch.
+    All batches must have the same optional columns. The trace's metadata is read after its last batch.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = 0
     with new_file(path, force=force) as temporary, ExitStack() as closing:
-        thread = closing.enter_context(ThreadPoolExecutor(1))  # compresses a group while the next one is made
-        thread.submit(int)  # now: an executor does not wait for a thread whose start a signal has interrupted
+        thread = closing.enter_context(ThreadPoolExecutor(1))  # compresses a group while the next one is prepared
+        thread.submit(int)  # starts the thread now: a signal during the start would leave a thread without a join
 
         def open_writer(schema: "pa.Schema") -> "pq.ParquetWriter":
             writer = closing.enter_context(pq.ParquetWriter(temporary, schema, **writer_options(schema.names)))
-            closing.callback(thread.shutdown)  # before the writer is closed
+            closing.callback(thread.shutdown)  # runs before the writer is closed
             return writer
 
         writer = None
@@ -249,20 +251,20 @@ def write_trace(
 
 
 def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
-    """The metadata of a trace as a Parquet file stores it."""
+    """Returns the metadata of a trace as key and value of a Parquet file."""
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
-    for name in ("counts", "processes", "runtime"):  # which few traces have
+    for name in ("counts", "processes", "runtime"):  # fields that few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}
 
 
 def writer_options(names: list[str], shuffled: Collection[str] = ()) -> dict[str, object]:
-    """How a file with these columns is written: times and addresses as differences; dictionaries for what repeats.
+    """Returns options for a file with these columns: times and addresses as differences, dictionaries for the others.
 
-    Those of `shuffled` are laid out byte by byte, all lowest bytes first: quicker, and where neighbours have little in
-    common also smaller.
+    Columns in `shuffled` have BYTE_STREAM_SPLIT instead (all lowest bytes first), which is faster, and smaller if
+    neighbours are not similar.
     """
     encodings = dict.fromkeys(("time_ns", "block", "address"), "DELTA_BINARY_PACKED")
     encodings |= dict.fromkeys(shuffled, "BYTE_STREAM_SPLIT")
@@ -285,7 +287,7 @@ def to_table(events: Events) -> "pa.Table":
 
 
 def _regroup(batches: Iterator[Events]) -> Iterator[Events]:
-    """The same events in groups of `GROUP_ROWS`, but for the last."""
+    """Yields the same events in groups of `GROUP_ROWS`; the last group can be smaller."""
     waiting: list[Events] = []
     rows = 0
     for events in batches:

@@ -1,18 +1,18 @@
-"""The traces of the CS:APP malloc lab: a header of four numbers, then a line for each request; plain or compressed.
+"""Traces of the CS:APP malloc lab, plain or compressed: a header of four numbers, then a line for each request.
 
     20000           a suggested heap size (or, in the newer style, the weight)
-    3               how many ids there are
-    8               how many requests follow
+    3               number of ids
+    8               number of requests
     1               the weight (or, in the newer style, whether ranges are ignored)
     a 0 512         malloc: id and bytes
     r 0 640         realloc, or malloc of an id that is not live; with 0 bytes a free, or malloc(0)
     f 0             free; an id below 0 is a null pointer
 
-Words are separated by blanks as fscanf takes them: any number of spaces, tabs and carriage returns, also at the
-beginning and the end of a line.
+Words are separated as for fscanf: any number of spaces, tabs and carriage returns, also at the beginning and the end of
+a line.
 
-Both styles have the number of requests in the same place, and nothing else of the header matters here. Not in the file:
-times, threads, which allocator it was.
+Both styles have the number of requests in the same place; the rest of the header is ignored. The file has no times,
+threads and domains.
 """
 
 import re
@@ -43,7 +43,7 @@ from replay.trace import Op
 SUFFIXES = (".rep",)
 _HEADER = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+([0-9]+)\s+[0-9]+[^\S\n]*\n")
 _REQUEST = re.compile(rb"\s*([arf]\s+-?[0-9]|$)")
-_NO_HEADER = "line 1: here must stand a header of four numbers: heap size, ids, requests, weight"
+_NO_HEADER = "line 1: the header must have four numbers: heap size, ids, requests, weight"
 _SHORTEST_LINE = len("f 0\n")
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _PARSED = record("calls", "requests", "unknown")
@@ -57,12 +57,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> LogTrace:
-    """The events are read and validated by `batches`."""
+    """Returns the trace. `batches` reads and validates the events."""
     return open_lines(path, "rep", _read, lenient=False, addresses=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
-    """The same; lines that are not understood are left out and counted."""
+    """The same, but skips and counts unknown lines."""
     return open_lines(path, "rep", _read, lenient=True, addresses=False)
 
 
@@ -79,12 +79,12 @@ def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
     if promised is None:
         raise TraceError(_NO_HEADER, path=path)
     if requests != promised and not lenient:
-        what = f"the header promises {promised} requests, but {requests} follow; is the file whole?"
-        raise TraceError(what, path=path)
+        message = f"the header has {promised} requests, but {requests} follow; is the file complete?"
+        raise TraceError(message, path=path)
 
 
 def _read_header(path: Path, piece: Piece) -> tuple[int, int]:
-    """The number of requests, and where they begin."""
+    """Returns the number of requests, and the position of the first one."""
     header = _HEADER.match(piece.text.tobytes())
     if header is None:
         raise TraceError(_NO_HEADER, path=path)
@@ -92,7 +92,7 @@ def _read_header(path: Path, piece: Piece) -> tuple[int, int]:
 
 
 def _parse(path: Path, piece: Piece, position: int, lenient: bool) -> tuple[Calls, int, int]:
-    """The calls of a piece, the number of requests in it, and of lines that were not understood."""
+    """Returns the calls of a piece, the number of its requests, and the number of unknown lines."""
     most = 2 * (piece.text.shape[0] // _SHORTEST_LINE + 1)
     op, key, size, partner = np.empty(most, np.uint8), *(np.empty(most, np.int64) for _ in range(3))
     parsed = np.zeros(1, _PARSED)
@@ -113,9 +113,9 @@ def _parse_lines(
     partner: np.ndarray,
     parsed: np.ndarray,
 ) -> tuple[int, int]:
-    """Writes calls from the line at `position` on; returns a status and where it stopped. Columns change in place.
+    """Writes calls from the line at `position` on; returns a status and the position. Columns change in place.
 
-    A realloc becomes two calls of one key: the block leaves it and comes back, unless it is freed by its new size of 0.
+    A realloc becomes two calls with the same key, a MOVE and a realloc; with a new size of 0 it is a free.
     """
     count, row = parsed[0], 0
     while position < text.shape[0]:
@@ -123,19 +123,19 @@ def _parse_lines(
         if first == newline:
             position = newline + 1
             continue
-        sign, number, asked, at = text[first], -1, 0, skip_blanks(text, first + 1)
+        sign, number, requested, at = text[first], -1, 0, skip_blanks(text, first + 1)
         if at > first + 1 and (sign == 97 or sign == 114 or sign == 102):
             null = text[at] == 45
             number, at = read_number(text, at + (1 if null else 0), 10)
             if null and number >= 0:
                 number = -2
             if sign != 102:
-                asked, at = read_number(text, at, 10)
-        if at != newline or number == -1 or asked < 0 or (number < 0 and sign != 102):
+                requested, at = read_number(text, at, 10)
+        if at != newline or number == -1 or requested < 0 or (number < 0 and sign != 102):
             if not lenient:
                 return UNKNOWN, position
             count.unknown += 1
-        elif asked > MAX_SIZE:
+        elif requested > MAX_SIZE:
             return TOO_LARGE, position
         else:
             count.requests += 1
@@ -144,7 +144,7 @@ def _parse_lines(
                 row += 1
             if number >= 0:
                 op[row] = _FREE if sign == 102 else _REALLOC if sign == 114 else _MALLOC
-                key[row], size[row] = number, asked
+                key[row], size[row] = number, requested
                 partner[row] = row - 1 if sign == 114 else NO_PARTNER
                 row += 1
         position = newline + 1

@@ -1,17 +1,17 @@
-"""The replay log of LLNL Umpire: a JSON object a line; plain or compressed. Two layouts are in the wild.
+"""The replay log of LLNL Umpire, plain or compressed: a JSON object in each line. There are two layouts.
 
 2022 and newer   `category`, `name`, `numeric_args`, `string_args`, `tags`, `timestamp`
-older            `kind`, `event`, `payload`, `result`, `timestamp`: a call that returns something appears twice,
-                 first without its result
+older            `kind`, `event`, `payload`, `result`, `timestamp`: a call with a result occurs twice, first without
+                 its result
 
 allocate         `allocator_ref`, `size`, `pointer` (older: `memory_ptr`)
 deallocate       `allocator_ref`, `pointer` (older: `memory_ptr`)
-reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; what an allocator did in between belongs to it;
-                 to size 0 it frees the block, and `new_ptr` points into a pool of Umpire's for blocks of no bytes
-make_…           has an allocator's name; other operations move no block
+reallocate       two objects: `current_ptr` and `size`, then `new_ptr`; operations in between belong to it; with size 0
+                 it frees the block, and `new_ptr` is in a pool of Umpire for blocks of 0 bytes
+make_…           has an allocator's name; other operations do not concern blocks
 
-A block is known by its allocator and its address, and its call site is the allocator's name: device memory is
-simulated as if it were the host's. Not in the log: threads, domains.
+A block is identified by its allocator and its address; its call site is the allocator's name. Device memory is
+simulated as host memory. The log has no threads and domains.
 """
 
 import json
@@ -34,7 +34,7 @@ _FIRST_OBJECT = re.compile(
 )
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _ADDRESS_BITS = 48
-"""Of user addresses on x86-64, ARM and POWER; above them a key holds the allocator's number."""
+"""Bits of user addresses on x86-64, ARM and POWER. The higher bits of a key are the allocator's number."""
 
 
 def sniff(head: bytes) -> bool:
@@ -42,12 +42,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> LogTrace:
-    """The events are read and validated by `batches`."""
+    """Returns the trace. `batches` reads and validates the events."""
     return open_lines(path, "umpire", _read, lenient=False, addresses=False)
 
 
 def open_lenient(path: Path) -> LogTrace:
-    """The same; lines that are not understood are left out and counted."""
+    """The same, but skips and counts unknown lines."""
     return open_lines(path, "umpire", _read, lenient=True, addresses=False)
 
 
@@ -59,13 +59,13 @@ def _read(path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]:
         for text in piece.text.tobytes().splitlines(keepends=True):
             try:
                 if text.strip():
-                    log.meet(text)
+                    log.convert(text)
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
                 if not lenient:
                     raise unknown_line(path, piece, position, "an Umpire replay log") from None
                 findings.dropped_lines += 1
             position += len(text)
-        yield log.take_calls()
+        yield log.new_calls()
 
 
 class _Call(NamedTuple):
@@ -80,7 +80,7 @@ class _Call(NamedTuple):
 
 
 class _Log:
-    """Converts the log, object by object."""
+    """Converts the log, one object after the other."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
@@ -89,8 +89,8 @@ class _Log:
         self._moving: tuple[int, int] | None = None
         self._now_ns = 0
 
-    def meet(self, text: bytes) -> None:
-        """Takes in one line; raises what its conversion raises if it is wrong."""
+    def convert(self, text: bytes) -> None:
+        """Converts one line. Raises the exceptions of its conversion if it is invalid."""
         record = json.loads(text)
         self._now_ns = max(self._now_ns, _int64(record["timestamp"]))
         if "category" in record:
@@ -99,8 +99,8 @@ class _Log:
         elif record["kind"] == "replay":
             self._operate_older(record["event"], record.get("payload"), record.get("result"))
 
-    def take_calls(self) -> Calls:
-        """Returns the calls since the last time."""
+    def new_calls(self) -> Calls:
+        """Returns the calls since the last call of this method."""
         rows, self._calls = self._calls, []
         columns = np.array(rows, np.int64).reshape(-1, len(_Call._fields)).T
         op, key, size, time_ns, site, partner = (column.copy() for column in columns)
@@ -133,22 +133,22 @@ class _Log:
         elif event == "deallocate":
             self._deallocate(payload["allocator_ref"], payload["memory_ptr"])
         elif event == "reallocate":
-            raise ValueError("how older versions wrote it is not known")
+            raise ValueError("the format of older versions is unknown")
 
     def _name(self, reference: str, name: str) -> None:
-        """An allocator is made: a later one may take an older one's place in memory."""
+        """Names a new allocator, which can have the address of an earlier one."""
         if len(self._findings.sites) == 1 << (63 - _ADDRESS_BITS):
-            raise ValueError("more allocators than fit a key")
+            raise ValueError("too many allocators")
         self._allocators[reference] = len(self._findings.sites)
         self._findings.sites.append(Site(name, "", 0))
 
     def _allocator(self, reference: str) -> int:
-        if reference not in self._allocators:  # made before the log began
+        if reference not in self._allocators:  # created before the log began
             self._name(reference, reference)
         return self._allocators[reference]
 
     def _key(self, reference: str, pointer: str) -> int:
-        """0 for a null pointer."""
+        """Returns the key of a block; 0 for a null pointer."""
         address = 0 if pointer == "(nil)" else int(pointer, 16)
         if not 0 <= address < 1 << _ADDRESS_BITS:
             raise ValueError("no address")
@@ -169,9 +169,9 @@ class _Log:
             self._calls.append(_Call(_FREE, key, 0, self._now_ns, self._allocator(reference)))
 
     def _end_move(self, reference: str, pointer: str) -> None:
-        """The second half of a realloc: of a block, of nothing, or to nothing."""
+        """Ends a realloc: of a block, of NULL, or to 0 bytes."""
         if self._moving is None:
-            raise ValueError("a realloc ends that did not begin")
+            raise ValueError("the first half of a realloc is missing")
         (old, size), self._moving = self._moving, None
         new, site = self._key(reference, pointer), self._allocator(reference)
         if old and new:

@@ -1,4 +1,4 @@
-"""Workloads written in YAML; `docs/workloads.md` explains the format, `replay.workload` is its model."""
+"""Workloads in YAML. `docs/workloads.md` explains the format, `replay.workload` has its schema."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
-    """The trace that a workload describes, generated as it is read; `seed` takes the place of the file's."""
+    """Returns the trace of a workload, which is generated when it is read. `seed` overrides the seed of the file."""
     from replay.workload import load_workload
     from replay.workload.generator.processes import WorkloadTrace
 
@@ -24,8 +24,8 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace":
     )
 
 
-def _sentence(path: Path, location: "Location", what: str) -> str:
+def _sentence(path: Path, location: "Location", mistake: str) -> str:
     from replay.support.yaml_documents import Document
     from replay.workload import EXAMPLE
 
-    return Document(path, WorkloadError, EXAMPLE).sentence(location, what)
+    return Document(path, WorkloadError, EXAMPLE).sentence(location, mistake)

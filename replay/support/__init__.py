@@ -1,1 +1,1 @@
-"""What every package may use and what depends on none: errors, units, files written whole, names, progress."""
+"""Helpers for every package, which depend on no other package: errors, units, atomic files, names, progress."""

@@ -1,4 +1,4 @@
-"""Writes a result whole or not at all: under a temporary name in the same folder, renamed at the end."""
+"""Writes files atomically: under a temporary name in the same folder, renamed at the end."""
 
 import errno
 import fcntl
@@ -13,15 +13,15 @@ from uuid import uuid4
 from replay.support.errors import OutputError
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What `link` fails with on file systems that have no hard links, such as FAT."""
+"""Errors of `link` on file systems without hard links, such as FAT."""
 
 
 @contextmanager
 def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
-    """Gives a temporary path to write to; it becomes `path` when the block ends, and is gone if the block fails.
+    """Yields a temporary path. At the end of the block it is renamed to `path`; if the block fails, it is removed.
 
-    A file that exists is refused unless `force`, also one that another program has made in the meantime; anything that
-    is no plain file (a folder, a device) always is.
+    An existing file is refused unless `force`, even if another program creates it in the meantime. Anything but a plain
+    file (a folder, a device) is always refused.
     """
     target = new_target(path, force=force)
     temporary = temporary_beside(target)
@@ -36,12 +36,12 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
             raise
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):  # where nothing can be written, nothing was
+        with suppress(OSError):  # the temporary file does not exist if the folder is not writable
             temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, target: Path, *, force: bool) -> None:
-    """Renames `temporary` to `target`, in one step; a FileExistsError unless `force` if there is such a file."""
+    """Renames `temporary` to `target` atomically. Raises FileExistsError if `target` exists, unless `force`."""
     if force:
         temporary.replace(target)
         return
@@ -50,17 +50,17 @@ def publish(temporary: Path, target: Path, *, force: bool) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # an empty file of ours, which nobody else replaces
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # an empty file, so that no other process creates it
         temporary.replace(target)
     else:
         temporary.unlink()
 
 
 def open_locked(path: Path, *, wait: bool) -> BinaryIO | None:
-    """Opens a file for reading and writing, made if it is missing, and locks it until it is closed.
+    """Opens a file for reading and writing, creates it if it is missing, and locks it until it is closed.
 
-    Where another process holds the lock, it is waited for, or None is returned unless `wait`. While the lock is held,
-    `path` names this very file, or what its holder puts there.
+    If another process has the lock: waits for it, or returns None unless `wait`. While the file is locked, `path` is
+    this file or a file that the owner of the lock put in its place.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -70,41 +70,41 @@ def open_locked(path: Path, *, wait: bool) -> BinaryIO | None:
         except BlockingIOError:
             file.close()
             return None
-        with suppress(FileNotFoundError):  # renamed or removed by who had the lock before
+        with suppress(FileNotFoundError):  # renamed or removed by the previous owner of the lock
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return file
         file.close()
 
 
 def exists_already(path: str | Path) -> str:
-    """The sentence for a file that is there."""
-    return f"{path}: exists already; choose another name or overwrite it with --force"
+    """Returns the error message for an existing file."""
+    return f"{path}: already exists; choose another name or overwrite it with --force"
 
 
 def concerns_output(error: OSError, *outputs: Path) -> bool:
-    """Whether the system's error can be about these outputs, and not about an input or about memory."""
+    """Whether a system error can be about these outputs, not about an input or memory."""
     if error.errno == errno.ENOMEM:
         return False
     return error.filename is None or str(error.filename).startswith(tuple(map(str, outputs)))
 
 
 def write_in_memory(write: Callable[[BinaryIO], object], path: Path) -> None:
-    """Writes a file in memory first: polars does not name the system's error, such as that the disk is full."""
+    """Writes to memory first and then to a file, because polars hides system errors such as a full disk."""
     content = BytesIO()
     write(content)
     path.write_bytes(content.getbuffer())
 
 
 def temporary_beside(target: Path) -> Path:
-    """A name in the same folder that nothing has."""
+    """Returns an unused name in the same folder."""
     name = os.fsencode(target.name)[:200].decode(errors="ignore")  # a name's limit is 255 bytes
     return target.with_name(f".{name}.{uuid4().hex[:12]}.part")
 
 
 def resolve_output(path: str | Path) -> Path:
-    """Returns the absolute path of an output with all links followed: the link stays, and its file is replaced.
+    """Returns the absolute path of an output with all links resolved, so that a link stays and its file is replaced.
 
-    A path that cannot exist, such as a loop of links, is an OutputError.
+    Raises OutputError for an impossible path, such as a loop of links.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -117,12 +117,12 @@ def resolve_output(path: str | Path) -> Path:
 
 
 def new_target(path: str | Path, *, force: bool = False) -> Path:
-    """Where a file called `path` goes; refused as `new_file` does."""
+    """Returns the resolved path of an output; refuses the same paths as `new_file`."""
     target = resolve_output(path)
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
     if target.exists() and not force:
         raise OutputError(exists_already(path))
     if not target.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {target.parent}; make it first")
+        raise OutputError(f"{path}: the folder {target.parent} does not exist; make it first")
     return target

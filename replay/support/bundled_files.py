@@ -1,8 +1,8 @@
-"""Finds the workloads and configurations that come with the package, in a checkout and after an install.
+"""Finds the bundled workloads and configurations, in a checkout and after an install.
 
-A workload is written in YAML, or it is a recording of a real program, which lies beside it.
+A workload is a YAML file, or a recording of a real program, which is in the same folder.
 
-Allocator models of other packages come by an entry point of the group MODEL_GROUP.
+Allocator models of other packages have an entry point of the group MODEL_GROUP.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def _folder(kind: str) -> Path:
-    """The wheel carries the folder inside the package, a checkout beside it."""
+    """Returns a folder of bundled files. A wheel has it inside the package, a checkout beside the package."""
     installed = _PACKAGE / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind
 
@@ -32,22 +32,22 @@ def _find(kind: str, files: dict[str, Path], name: str, error: type[ReplayError]
 
 
 def workload_names() -> list[str]:
-    """The bundled workloads that are written in YAML."""
+    """Returns the names of the bundled YAML workloads."""
     return list(_files("workloads"))
 
 
 def recorded_names() -> list[str]:
-    """The bundled workloads that are recordings."""
+    """Returns the names of the bundled recordings."""
     return list(_recordings())
 
 
 def find_workload(name: str) -> Path:
-    """The file of a bundled workload, of either kind."""
+    """Returns the file of a bundled workload of either kind."""
     return _find("workload", _files("workloads") | _recordings(), name, WorkloadError, "replay workloads")
 
 
 def find_program(name: str) -> Path:
-    """The program that a bundled recording is of."""
+    """Returns the file of the program that was recorded."""
     return _folder("workloads") / "recorded" / "programs" / f"{name}.py"
 
 
@@ -56,22 +56,22 @@ def _recordings() -> dict[str, Path]:
 
 
 def config_names() -> list[str]:
-    """The bundled configurations."""
+    """Returns the names of the bundled configurations."""
     return list(_files("configs"))
 
 
 def find_config(name: str) -> Path:
-    """The file of a bundled configuration."""
+    """Returns the file of a bundled configuration."""
     return _find("config", _files("configs"), name, ConfigError, "replay allocators")
 
 
 def sweep_names() -> list[str]:
-    """The bundled sweeps."""
+    """Returns the names of the bundled sweeps."""
     return list(_sweeps())
 
 
 def find_sweep(name: str) -> Path:
-    """The file of a bundled sweep."""
+    """Returns the file of a bundled sweep."""
     return _find("sweep", _sweeps(), name, ConfigError, "replay sweep --list")
 
 

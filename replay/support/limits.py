@@ -1,6 +1,6 @@
-"""How large a quantity can be, in traces and in workloads alike."""
+"""Maximum quantities in traces and workloads."""
 
 MAX_SIZE = 1 << 47
-"""Bytes of user address space on x86-64; nothing larger can have been allocated."""
+"""Bytes of user address space on x86-64, the maximum size of an allocation."""
 MAX_SPAN = 10**18
-"""Thirty years in nanoseconds: a sum of several still fits 64 bits."""
+"""Thirty years in nanoseconds. A sum of several such times fits into 64 bits."""

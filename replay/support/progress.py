@@ -1,4 +1,4 @@
-"""Shows how far a long command has come: on a terminal only, and only once it has taken a second."""
+"""Shows the progress of a command: only on a terminal, and only after one second."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ _PATIENCE_S = 1.0
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Gives a function to call with what is done so far, out of `total` where that is known, then or later."""
+def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Yields a function to call with the amount done, and the total if it becomes known only then."""
     if not sys.stderr.isatty():
         yield lambda done, total=None: None
         return
@@ -19,7 +19,7 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[..., 
 
     started_s = time.monotonic()
     with_bar = Progress(console=Console(stderr=True), transient=True)
-    task = with_bar.add_task(what, total=total)
+    task = with_bar.add_task(label, total=total)
 
     def update(done: int, total: int | None = total) -> None:
         if time.monotonic() - started_s > _PATIENCE_S:

@@ -1,8 +1,8 @@
-"""Quantities as people write them: `256 KiB`, `20 ms`, `200/s`.
+"""Parses and formats quantities with units: `256 KiB`, `20 ms`, `200/s`.
 
-Sizes are whole bytes, times whole nanoseconds, rates events a second. Bare numbers are taken as they are (bytes,
-nanoseconds, events a second). Powers of 1024 carry the `i`; `kB`, `MB`, `GB` are powers of 1000. Arithmetic is
-decimal, so what is parsed does not depend on the machine's floating point.
+Sizes are whole bytes, times whole nanoseconds, rates events per second; a number without a unit has these units. `KiB`,
+`MiB`, `GiB` are powers of 1024, `kB`, `MB`, `GB` powers of 1000. Arithmetic is decimal, so results do not depend on
+floating point.
 """
 
 import re
@@ -34,24 +34,24 @@ def _parse(text: str | int | float, units: dict[str, int], kind: str, example: s
         raise ValueError(f"{text!r} is not a {kind}; write it like {example}")
     value = Decimal(match[1].replace("_", "")) * factor
     if value >= 1 << 63:
-        raise ValueError(f"{text!r} is too much: more than 63 bits hold")
+        raise ValueError(f"{text!r} exceeds 63 bits")
     if value != int(value):
-        raise ValueError(f"{text!r} is no whole number of {'bytes' if kind == 'size' else 'nanoseconds'}")
+        raise ValueError(f"{text!r} is not a whole number of {'bytes' if kind == 'size' else 'nanoseconds'}")
     return int(value)
 
 
 def parse_size(text: str | int | float) -> int:
-    """Bytes of `256 KiB`, `1.5 MiB`, `0x1000`, `4096`."""
+    """Returns the bytes of `256 KiB`, `1.5 MiB`, `0x1000`, `4096`."""
     return _parse(text, _SIZES, "size", "256 KiB")
 
 
 def parse_time(text: str | int | float) -> int:
-    """Nanoseconds of `20 ms`, `1.5 s`, `2 min`, `1000`."""
+    """Returns the nanoseconds of `20 ms`, `1.5 s`, `2 min`, `1000`."""
     return _parse(text, _TIMES, "time", "20 ms")
 
 
 def parse_rate(text: str | int | float) -> float:
-    """Events a second of `200/s`, `3/ms`, `50/min`, `200`."""
+    """Returns the events per second of `200/s`, `3/ms`, `50/min`, `200`."""
     number, slash, unit = str(text).partition("/")
     span = _TIMES.get(unit.strip().lower() or "nothing") if slash else 10**9
     try:
@@ -64,7 +64,7 @@ def parse_rate(text: str | int | float) -> float:
 
 
 def parse_percentage(text: str) -> float:
-    """The share that `1%` or `0.5 %` is: 0.01, 0.005."""
+    """Returns the share of `1%` or `0.5 %`: 0.01, 0.005."""
     number, sign, rest = text.partition("%")
     match = _QUANTITY.fullmatch(number)
     share = float(Decimal(match[1].replace("_", "")) / 100) if match and not match[2] else -1.0
@@ -74,12 +74,12 @@ def parse_percentage(text: str) -> float:
 
 
 def format_count(count: int, noun: str) -> str:
-    """`1 block`, `2,000 blocks`."""
+    """Returns a count with its noun: `1 block`, `2,000 blocks`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def format_size(size_bytes: int) -> str:
-    """`1.5 MiB`: at most four figures, never rounded to the next unit's 1024."""
+    """Returns a size as `1.5 MiB`, with at most four digits; never 1024 of a unit."""
     if abs(size_bytes) < 1024:
         return f"{size_bytes} B"
     value = float(size_bytes)
@@ -91,7 +91,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def format_time(time_ns: int | float) -> str:
-    """`1.50 ms`."""
+    """Returns a time as `1.50 ms`."""
     value = float(time_ns)
     for unit, span in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if abs(value) >= span:

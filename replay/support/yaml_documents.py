@@ -1,12 +1,11 @@
-"""YAML documents and values by the core schema of YAML 1.2, and a file read into a pydantic model.
+"""Reads YAML documents with the core schema of YAML 1.2, and converts them to pydantic models.
 
-YAML 1.1, which PyYAML follows, takes `1:30:00` for 5400, `010` for 8, `no` for false and `2024-01-01` for a date; by
-the core schema of 1.2 (section 10.3 of the specification) these are texts, and 10. Two things stay as in 1.1: `<<`
-merges mappings, and `1e3`, without a point, is a text, of which `replay.support.units` makes a whole number.
+In YAML 1.1, which PyYAML implements, `1:30:00` is 5400, `010` is 8, `no` is false and `2024-01-01` is a date. In the
+core schema of 1.2 (section 10.3 of the specification), `010` is 10 and the others are texts. Two rules of 1.1 remain:
+`<<` merges mappings, and `1e3`, without a point, is a text, which `replay.support.units` converts to a whole number.
 
-Mistakes are told by file, line and key.
-PyYAML knows where a node stands and pydantic knows which key is wrong; this joins the two, and finds the nearest key
-that would have been right in the model's JSON Schema.
+Errors name file, line and key: PyYAML has the position of a node, pydantic the wrong key. The JSON Schema of the model
+has the nearest correct key.
 """
 
 import os
@@ -27,13 +26,13 @@ Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _PROBLEMS_SHOWN = 5
 BYTES_MAX = 4 << 20
-"""Of a document that people write: the largest have a hundredth of that."""
+"""Maximum size of a document. The largest real ones have a hundredth of that."""
 _SHOWN_MAX = 200
-"""Characters of a value in a sentence."""
+"""Maximum number of characters of a value in a sentence."""
 
 
 _DIGITS_MAX = 400
-"""Of a number: more than any 64-bit float holds."""
+"""Maximum number of digits of a number. Every 64-bit float has fewer."""
 _CORE_SCHEMA = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -44,11 +43,11 @@ _CORE_SCHEMA = {
     ),
     "tag:yaml.org,2002:merge": (r"<<", ["<"]),
 }
-"""By tag: which plain texts are of it, and how these begin. What fits several is of the first."""
+"""For each tag, the expression for its plain texts and their first characters. The first match counts."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes plain texts for what the core schema of YAML 1.2 says."""
+    """Resolves plain texts by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - declared by PyYAML, not as a ClassVar
 
@@ -66,7 +65,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_core_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value that a YAML text stands for; what is wrong with it is a ValueError of one line."""
+    """Returns the value of a YAML text; raises ValueError with one line for a mistake."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as mistake:
@@ -78,14 +77,14 @@ def parse_yaml(text: str) -> Any:
 
 
 class Problem(NamedTuple):
-    """Something wrong at a place of a document."""
+    """A mistake at a place in a document."""
 
     location: Location
     what: str
 
 
 def read_document(path: Path, error: type[ReplayError], bytes_max: int = BYTES_MAX) -> str:
-    """Returns the text of a regular file of limited size; anything else is raised as `error`."""
+    """Returns the text of a regular file of at most `bytes_max` bytes; raises `error` for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # does not wait for a pipe's writer
         with os.fdopen(descriptor, "rb") as file:
@@ -102,16 +101,16 @@ def read_document(path: Path, error: type[ReplayError], bytes_max: int = BYTES_M
 
 
 class Document:
-    """A YAML file and where everything stands in it."""
+    """A YAML file, with the positions of all keys."""
 
     def __init__(self, path: Path, error: type[ReplayError], example: str) -> None:
-        """Reads `path`; what is wrong with it is raised as `error`. `example`: a line that such a file may hold."""
+        """Reads `path`; raises `error` for a mistake. `example`: a valid line of such a file, for error messages."""
         self.path, self._error = path, error
         text = read_document(path, error)
         try:
             loader = _Loader(text)
             self._root = loader.get_single_node()
-            self._refuse_twins(self._root, set())
+            self._refuse_duplicates(self._root, set())
             data = loader.construct_document(self._root) if self._root else None
         except yaml.MarkedYAMLError as mistake:
             line = mistake.problem_mark.line + 1 if mistake.problem_mark else 1
@@ -125,26 +124,26 @@ class Document:
         self.data: dict[str, Any] = data
 
     def parse(self, model: type[Model]) -> Model:
-        """The document as a model."""
+        """Returns the document as a model."""
         try:
             return model.model_validate(self.data)
         except ValidationError as mistakes:
             raise self.refusal(_find_problems(model.model_json_schema(), mistakes)) from None
 
     def refusal(self, problems: list[Problem]) -> ReplayError:
-        """One sentence a problem, each with its file, line and key."""
+        """Returns an error with one sentence for each problem, with file, line and key."""
         lines = [self.sentence(*problem) for problem in problems[:_PROBLEMS_SHOWN]]
         if len(problems) > _PROBLEMS_SHOWN:
             lines.append(f"{self.path}: and {len(problems) - _PROBLEMS_SHOWN} more of the kind")
         return self._error(*lines)
 
     def sentence(self, location: Location, what: str) -> str:
-        """What is wrong, behind its file, line and key."""
+        """Returns a mistake with file, line and key before it."""
         keys, line = self._find(location)
         return f"{self.path}:{line}: {'.'.join(keys) + ': ' if keys else ''}{what}"
 
     def _find(self, location: Location) -> tuple[list[str], int]:
-        """The keys of `location` that the file holds, and the line of the last; pydantic's own tags are none."""
+        """Returns the keys of `location` that are in the file, and the line of the last. Skips pydantic's own tags."""
         node, line, keys = self._root, 1, []
         for part in location:
             for name, place, child in _children(node):
@@ -154,8 +153,8 @@ class Document:
                     break
         return keys, line
 
-    def _refuse_twins(self, node: Node | None, seen: set[int]) -> None:
-        """YAML lets a later key silently replace an earlier one of the same name."""
+    def _refuse_duplicates(self, node: Node | None, seen: set[int]) -> None:
+        """Raises an error for duplicate keys, because YAML would silently use the last one."""
         if node is None or id(node) in seen:
             return
         seen.add(id(node))
@@ -164,13 +163,13 @@ class Document:
             line = place.start_mark.line + 1
             if name in names:
                 first = names[name]
-                raise self._error(f"{self.path}:{line}: key {name!r} was given on line {first} already")
+                raise self._error(f"{self.path}:{line}: duplicate key {name!r}, first on line {first}")
             names[name] = line
-            self._refuse_twins(child, seen)
+            self._refuse_duplicates(child, seen)
 
 
 def _children(node: Node | None) -> Iterator[tuple[str, Node, Node]]:
-    """Name, place and value of what is in a mapping or a list."""
+    """Yields name, key node and value node of each entry of a mapping or list."""
     if isinstance(node, MappingNode):
         for key, value in node.value:
             if isinstance(key, ScalarNode) and key.value != "<<":
@@ -181,7 +180,7 @@ def _children(node: Node | None) -> Iterator[tuple[str, Node, Node]]:
 
 
 def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Problem]:
-    """Pydantic's errors in words; a misspelt key is reported once, and not as a missing key too."""
+    """Returns pydantic's errors as problems. A misspelt key is reported once, not also as a missing key."""
     found = mistakes.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     problems = []
@@ -196,7 +195,7 @@ def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Pr
 
 
 def explain(schema: dict[str, Any], mistake: Any) -> str:
-    """One sentence for one of pydantic's errors."""
+    """Returns a sentence for one of pydantic's errors."""
     kind, location, context = mistake["type"], mistake["loc"], mistake.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key; {nearest(location[-1], _keys_at(schema, location[:-1]))}"
@@ -215,11 +214,11 @@ def explain(schema: dict[str, Any], mistake: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Returns how a value is written, cut short; TOML has integers that Python refuses to write out."""
+    """Returns a value as shortened text. TOML can have integers that Python refuses to convert to text."""
     try:
         text = repr(value)
     except ValueError:
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 1]}…"
 
 
@@ -228,7 +227,7 @@ def _tags(expected: str) -> list[str]:
 
 
 def _keys_at(schema: dict[str, Any], location: Location) -> list[str]:
-    """The keys that the schema knows at a place."""
+    """Returns the keys of the schema at a place."""
     node = _resolve(schema, schema, None)
     for index, part in enumerate(location):
         following = location[index + 1] if index + 1 < len(location) else None
@@ -240,7 +239,7 @@ def _keys_at(schema: dict[str, Any], location: Location) -> list[str]:
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[str, Any]:
-    """Follows references, and of several forms takes the one called `tag`, else the one with keys."""
+    """Follows references. Of several forms, returns the one called `tag`, else the one with keys."""
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
     forms = node.get("oneOf") or node.get("anyOf")
@@ -252,6 +251,6 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[
 
 
 def _tag_of(form: dict[str, Any]) -> object:
-    """The key that distinguishes the forms of a value: `kind` in a workload, `model` in a stack."""
+    """Returns the value of the key that distinguishes forms: `kind` in a workload, `model` in a stack."""
     keys = form.get("properties", {})
     return next((keys[key].get("const") for key in ("kind", "model") if key in keys), None)

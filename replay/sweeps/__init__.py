@@ -1,18 +1,19 @@
-"""Many runs: configurations of a sweep over its traces, here or on a cluster, and what they say together.
+"""Sweeps: simulates many configurations with one or more traces, on this machine or a cluster, and analyses the
+results.
 
-    plan             a sweep as it is written: parameters, values, constraints, traces
+    plan             the schema of a sweep: parameters, values, constraints, traces
     space            values of parameters, and points of their space
-    configurations   points as allocator stacks, or set aside with the reason
+    configurations   converts points to allocator stacks, or skips them with the reason
     traces           the inputs, each decoded once
-    outcomes         one run: task -> outcome
-    threads, cluster the engines: tasks -> outcomes as they come
-    journal          outcomes on disk as they come
-    sweep            where they meet
-    search           which points to try next, when not all
-    results          the frame
-    analysis         pure: ranking, main effects, Pareto front
+    outcomes         does one task (a run) and returns its outcome
+    threads, cluster the engines: do tasks and yield outcomes in the order of completion
+    journal          stores outcomes on disk
+    sweep            combines them
+    search           chooses the next points, if not all are tried
+    results          the frame with a row for each run
+    analysis         ranking, main effects, Pareto front; pure
 
-A parameter's value leads to a stack, a stack and an input to a task, a task to an outcome. Outcomes are known by what
-they are of, a digest of stack and trace; rows are made from the plan and the outcomes that are there. So a sweep that
-is resumed, widened, or run elsewhere has the same rows in the same order.
+A point becomes a stack; a stack and an input become a task; a task has an outcome. The key of an outcome is a digest of
+stack and trace. Rows are made from the plan and the outcomes. So a sweep that is resumed, extended, or run elsewhere
+has the same rows in the same order.
 """

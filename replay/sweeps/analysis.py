@@ -1,7 +1,7 @@
 """Ranking, effects of parameters and Pareto front of a sweep, from the rows of its results. Pure.
 
-Lower is better, in every metric. With several traces a configuration is judged by the mean of its ratios to the
-default; with several seeds of a workload by the mean, with its 95 % confidence interval.
+Lower is better in every metric. With several traces, a configuration is ranked by the mean of its ratios to the
+default; with several seeds of a workload, by the mean, with its 95 % confidence interval.
 """
 
 import math
@@ -22,11 +22,11 @@ _STUDENT = (
 """Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom."""
 _NORMAL = 1.960
 LEVELS_SHOWN = 8
-"""A parameter with more numbers than that is compared by quarters of them."""
+"""The numbers of a parameter are grouped into quarters if there are more than this."""
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % confidence interval of the mean; None for a single value."""
+    """Returns half the width of the 95 % confidence interval of the mean; None for a single value."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -37,12 +37,12 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def ratio(value: float, default: float) -> float:
-    """The ratio of the value to the default; `1 + value` if the default is 0."""
+    """Returns the ratio of the value to the default; `1 + value` if the default is 0."""
     return value / default if default else 1.0 + value
 
 
 def compared_inputs(results: Results) -> pl.DataFrame:
-    """The traces and seeds that configurations are compared on: those that are done for the default, else all.
+    """Returns the traces and seeds for comparisons: those with a completed run of the default, else all.
 
     A damaged trace fails with all configurations, so it does not count against any of them.
     """
@@ -52,9 +52,10 @@ def compared_inputs(results: Results) -> pl.DataFrame:
 
 
 def per_source(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, `ratio` to the default.
+    """Returns a row for each configuration and trace: `mean` over seeds, half its `interval`, `runs`, `ratio` to the
+    default.
 
-    Configurations for which a seed is not done are left out, because their mean would not be comparable.
+    Configurations with an incomplete seed are left out, because their mean would not be comparable.
     """
     inputs = compared_inputs(results)
     wanted = dict(inputs.group_by("source").len().iter_rows())
@@ -84,7 +85,8 @@ def per_source(results: Results, metric: str) -> pl.DataFrame:
 
 
 def ranking(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each configuration that is done on all traces, best first: parameters, `mean`, `interval`, `ratio`.
+    """Returns a row for each configuration with runs of all traces, best first: parameters, `mean`, `interval`,
+    `ratio`.
 
     `mean` and `interval` are null if there are several traces. `ratio` is the mean over traces of the ratios to the
     default.
@@ -105,10 +107,10 @@ def ranking(results: Results, metric: str) -> pl.DataFrame:
 
 
 def main_effects(results: Results, metric: str) -> pl.DataFrame:
-    """A row for each value of each varied parameter: `mean` of the metric over everything else, and `share`.
+    """Returns a row for each value of each varied parameter: `mean` of the metric over all other parameters, `share`.
 
-    `share` is the part of the variance between configurations that the parameter explains alone. With several traces
-    the metric is the mean ratio to the default. Parameters with the largest share come first.
+    `share` is the part of the variance between configurations that the parameter alone explains. With several traces,
+    the metric is the mean ratio to the default. Parameters with the largest share are first.
     """
     table = comparable(results, metric)
     rows: list[tuple[str, str, float, int, float]] = []
@@ -133,12 +135,12 @@ def main_effects(results: Results, metric: str) -> pl.DataFrame:
 
 
 def comparable(results: Results, metric: str) -> pl.DataFrame:
-    """The rows of the ranking from which effects of parameters are computed."""
+    """Returns the rows of the ranking from which effects of parameters are computed."""
     return without_added_default(ranking(results, metric).drop_nulls(results.judged_by), results.parameters)
 
 
 def by_size(value: Any) -> tuple[int, Any]:
-    """A key that sorts the values of a parameter: null, numbers, then texts with versions in their order."""
+    """Returns a sort key for values of a parameter: null, numbers, then texts, with versions in their order."""
     if value is None:
         return 0, 0
     if isinstance(value, int | float):
@@ -147,15 +149,15 @@ def by_size(value: Any) -> tuple[int, Any]:
 
 
 def sort_by_size(table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The rows in the order of that parameter's values."""
+    """Returns the rows, sorted by the values of a parameter."""
     keys = [by_size(value) for value in table[name]]
     return table[sorted(range(table.height), key=keys.__getitem__)]
 
 
 def without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.DataFrame:
-    """The rows without a default that is not a point of the varied space: its values would distort the means.
+    """Returns the rows without a default that is not a point of the varied space: it would distort the means.
 
-    If only one parameter was varied, the default stays, as one more value of it.
+    If only one parameter was varied, the default stays as one more value of it.
     """
     default, others = table.filter(pl.col("default")), table.filter(~pl.col("default"))
     if sum(others[name].n_unique() > 1 for name in parameters) < 2:
@@ -165,7 +167,7 @@ def without_added_default(table: pl.DataFrame, parameters: Sequence[str]) -> pl.
 
 
 def level(values: pl.Series) -> pl.Series:
-    """The values as text; more than LEVELS_SHOWN numbers as the quarter that each is in."""
+    """Returns the values as text; more than LEVELS_SHOWN numbers as the quarter of each."""
     if values.n_unique() <= LEVELS_SHOWN or not values.dtype.is_numeric():
         return values.cast(pl.String).fill_null("default")
     bounds = [values.quantile(share, "nearest") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -184,7 +186,7 @@ def _explained(levelled: pl.DataFrame, groups: pl.DataFrame) -> float:
 
 
 def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
-    """The configurations that no other dominates, sorted by the first metric."""
+    """Returns the configurations that no other dominates, sorted by the first metric."""
     table = front_table(results, metrics)
     best = set(undominated(table.select(metrics).rows()))
     kept = [index for index, point in enumerate(table.select(metrics).rows()) if point in best]
@@ -192,16 +194,16 @@ def pareto(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
 
 
 def undominated(points: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
-    """The distinct points that no other dominates, sorted by their first coordinate."""
+    """Returns the distinct points that no other dominates, sorted by their first coordinate."""
     front: list[tuple[float, ...]] = []
-    for point in sorted({tuple(point) for point in points}):  # a point that dominates another sorts before it
+    for point in sorted({tuple(point) for point in points}):  # a point sorts before all points that it dominates
         if not any(dominates(other, point) for other in front):
             front.append(point)
     return front
 
 
 def front_table(results: Results, metrics: Sequence[str]) -> pl.DataFrame:
-    """A row for each configuration: its number, parameters, and for each metric what it is judged by."""
+    """Returns a row for each configuration: number, parameters, and the value that ranks it for each metric."""
     tables: list[pl.DataFrame] = []
     for metric in metrics:
         table = ranking(results, metric).drop_nulls(results.judged_by)

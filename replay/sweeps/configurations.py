@@ -1,4 +1,4 @@
-"""Points of a sweep's space made into allocator stacks, or set aside with the reason."""
+"""Converts points of a sweep's space to allocator stacks, or skips them with the reason."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
 from replay.trace import Metadata
 
 _REPEATED = re.compile(r'^--(?:set|env) [^=]*=(?:"[^"]*"|\S*): ', re.MULTILINE)
-"""The point says that already."""
+"""The beginning of an error message that repeats the setting; the point already has it."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A stack, and the parameters that led to it."""
+    """A stack, and the parameters of its point."""
 
     parameters: Point
     stack: StackConfig
@@ -35,20 +35,20 @@ class Configuration:
 
     @property
     def key(self) -> str:
-        """The same for stacks that give the same results."""
+        """A key that is equal for stacks with equal results."""
         return stack_key(self.stack)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A point that cannot be run."""
+    """A point that cannot be run, with the reason."""
 
     parameters: Point
     reason: str
 
 
 def stack_key(stack: StackConfig) -> str:
-    """A digest of what decides results: the stack, and the sources of models that are no part of this package."""
+    """Returns a digest of the stack's effective settings and of the sources of third-party models."""
     content = json.dumps(stack.effective_settings(), sort_keys=True)
     digest = hashlib.sha256(content.encode())
     digest.update(_foreign_digest(stack.models))
@@ -62,10 +62,10 @@ def _foreign_digest(models: tuple[str, ...]) -> bytes:
 
 
 class Resolver:
-    """Makes stacks of points; what no point could ever mean is refused at once.
+    """Converts points to stacks. Raises ConfigError at once for parameters that no point can have.
 
-    The *default* that all others are compared with is the preset that matches `recordings`, as `default_preset` finds
-    it; or the first allocator where that is not among them. Nothing is set in it but what is set in all.
+    The *default* is the configuration that all others are compared with: the preset of `default_preset(recordings)`, or
+    the first allocator if that preset is not among them. It has only the settings of `fixed`.
     """
 
     def __init__(self, plan: Plan, recordings: Sequence[Metadata] = ()) -> None:
@@ -89,7 +89,7 @@ class Resolver:
         )
 
     def resolve(self, point: Point) -> Configuration | Skipped:
-        """The stack of a point, if there can be one and all constraints hold."""
+        """Returns the configuration of a point, or why it is skipped."""
         try:
             stack = self._stack(point)
         except ConfigError as error:
@@ -111,7 +111,7 @@ class Resolver:
         return load_config(allocator, keys, environment)
 
     def _known_keys(self) -> set[str]:
-        """All that can be set in the stacks of the sweep, or with another model of the package or the sweep in them."""
+        """Returns all keys of the stacks of the sweep, also with any other model of the package or the sweep."""
         stacks = [load_config(self._preset if name == DEFAULT else name) for name in self._allocators]
         named = {str(value) for each in (self.plan.fixed, *self._points()) for value in each.values()}
         models = {*bundled_names(), *(name for stack in stacks for name in stack.models), *named & set(model_names())}
@@ -121,7 +121,7 @@ class Resolver:
         return {f"{section}.{key}" for section, kind in types.items() for key in kind.model_fields}
 
     def _points(self) -> Iterator[Point]:
-        """Each value of each parameter once, as a point, and those that are spelled out."""
+        """Yields a point for each value of each parameter, and the points of `configurations`."""
         yield from (
             {name: value} for name, values in self.space.items() if isinstance(values, list) for value in values
         )
@@ -132,7 +132,7 @@ _HARMLESS = {"GLIBC_TUNABLES": ""}
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
-    """A key that no stack of the sweep has is a mistake, and not a combination to skip."""
+    """Raises ConfigError for a key that no stack of the sweep has: it is a mistake, not a combination to skip."""
     for name in names:
         if name == ALLOCATOR or name in known:
             continue
@@ -142,12 +142,12 @@ def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
 
 
 def expand(space: Space) -> dict[str, Any]:
-    """The space with patterns of allocators, like `cpython-*`, replaced by the presets that match."""
+    """Returns the space with patterns of allocators, like `cpython-*`, replaced by the matching presets."""
     expanded: dict[str, Any] = dict(space)
     if ALLOCATOR in space:
         names = space[ALLOCATOR]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"{ALLOCATOR}: give a list of presets or files")
+            raise ConfigError(f"{ALLOCATOR}: write a list of presets or files")
         expanded[ALLOCATOR] = list(dict.fromkeys(each for name in names for each in _matching(name)))
         return {ALLOCATOR: expanded.pop(ALLOCATOR), **expanded}
     return expanded
@@ -163,20 +163,22 @@ def _matching(pattern: str) -> list[str]:
 
 
 def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configuration | Skipped]:
-    """All points of a plan, those spelled out last, behind the default unless it is one of them."""
+    """Returns the default unless it is a point of the plan, the chosen points, and the points of `configurations`."""
     plan = resolver.plan
     chosen = points(resolver.space, plan.choose) if resolver.space or not plan.configurations else []
     resolved = [resolver.resolve(point) for point in [*chosen, *plan.configurations]]
     skipped = [each for each in resolved if isinstance(each, Skipped)]
     if strict and skipped:
-        raise ConfigError(f"{tell(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
+        raise ConfigError(f"{point_text(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
     if resolved and len(skipped) == len(resolved):
-        raise ConfigError(f"no combination can be run; the first, {tell(skipped[0].parameters)}: {skipped[0].reason}")
+        raise ConfigError(
+            f"no combination can be run; the first, {point_text(skipped[0].parameters)}: {skipped[0].reason}"
+        )
     if any(isinstance(each, Configuration) and each.is_default for each in resolved):
         return resolved
     return [resolver.default, *resolved]
 
 
-def tell(point: Point) -> str:
-    """The parameters in a line."""
+def point_text(point: Point) -> str:
+    """Returns the parameters of a point as one line."""
     return " ".join(f"{name}={value}" for name, value in point.items())

@@ -1,8 +1,8 @@
 """Conditions that configurations must meet, like `pymalloc.small_threshold <= pymalloc.pool_size / 8`.
 
-Arithmetic and comparisons over a configuration's keys, in Python's spelling; the values are those of the whole
-configuration, whether a sweep varies them or not. A key may be named without its section where only one section has
-it. A condition about what a stack has not (pymalloc, with `PYTHONMALLOC=malloc`; arenas of a libc without) holds.
+A condition is a Python expression with arithmetic and comparisons. Its names are keys of the configuration, varied or
+not. The section of a key can be omitted if only one section has the key. If a stack does not have the key (of pymalloc
+with `PYTHONMALLOC=malloc`, or arenas of a libc without them), the condition is met.
 """
 
 import ast
@@ -33,22 +33,22 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.NotEq: operator.ne,
 }
 _LENGTH_MAX = 1000
-"""Python's parser fails on conditions with thousands of brackets."""
+"""Maximum length. Python's parser fails for conditions with thousands of brackets."""
 
 
 class _Absent(Exception):
-    """The stack has not what is named."""
+    """The stack does not have the named key."""
 
 
 class Unanswerable(Exception):
-    """The condition means nothing for a stack: it divides by 0, or orders a number and a word."""
+    """The condition cannot be evaluated for a stack: it divides by 0, or compares a number with a text."""
 
 
 class Constraint:
-    """A condition, parsed and found to be one."""
+    """A parsed and checked condition."""
 
     def __init__(self, text: str, keys: Collection[str]) -> None:
-        """`keys`: all that a stack of the sweep may have, like `pymalloc.alignment`."""
+        """Parses a condition. `keys`: all keys that a stack of the sweep can have, like `pymalloc.alignment`."""
         self.text, self._keys = text, keys
         try:
             if len(text) > _LENGTH_MAX:
@@ -67,11 +67,11 @@ class Constraint:
         except (TypeError, ZeroDivisionError, OverflowError) as mistake:
             raise Unanswerable(f"{self.text} cannot be evaluated: {mistake}") from None
 
-    def _refusal(self, what: str) -> ConfigError:
-        return ConfigError(f"constraint {self.text!r} {what}; write it like 'pymalloc.alignment <= 16'")
+    def _refusal(self, mistake: str) -> ConfigError:
+        return ConfigError(f"constraint {self.text!r} {mistake}; write it like 'pymalloc.alignment <= 16'")
 
     def _refuse_condition(self, node: ast.expr) -> None:
-        """Raises what is wrong with a part that should be a condition, whatever the stack."""
+        """Raises ConfigError if a part of the expression is not a valid condition for any stack."""
         if isinstance(node, ast.BoolOp):
             for each in node.values:
                 self._refuse_condition(each)
@@ -88,7 +88,7 @@ class Constraint:
             raise self._refusal("is not a condition but a number")
 
     def _refuse_term(self, node: ast.expr) -> None:
-        """Raises what is wrong with a part that should be a key, a number, a text or arithmetic."""
+        """Raises ConfigError if a part of the expression is not a key, number, text or arithmetic."""
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             self._refuse_term(node.left)
             self._refuse_term(node.right)
@@ -129,7 +129,7 @@ class Constraint:
 
     @staticmethod
     def _constant(value: Any) -> Any:
-        """A text may be a size."""
+        """Returns a constant; texts that are sizes as numbers."""
         if not isinstance(value, str):
             return value
         try:
@@ -138,12 +138,12 @@ class Constraint:
             return value
 
     def _section_and_key(self, node: ast.expr) -> tuple[str, str]:
-        """Where the value is that a part of the condition names."""
+        """Returns section and key of a name in the condition."""
         name = ast.unparse(node)
-        there = [key for key in self._keys if key == name or key.endswith(f".{name}")]
-        if not there:
+        sections = [key for key in self._keys if key == name or key.endswith(f".{name}")]
+        if not sections:
             raise self._refusal(f"names {name}, which no stack has; {nearest(name, sorted(self._keys))}")
-        if len(there) > 1:
-            raise self._refusal(f"names {name}, which is ambiguous ({', '.join(sorted(there))})")
-        section, _, key = there[0].partition(".")
+        if len(sections) > 1:
+            raise self._refusal(f"names {name}, which is ambiguous ({', '.join(sorted(sections))})")
+        section, _, key = sections[0].partition(".")
         return section, key

@@ -1,7 +1,7 @@
-"""Stores each outcome on disk when it is known, so that an interrupted sweep can be resumed.
+"""Stores each outcome on disk at once, so that an interrupted sweep can be resumed.
 
-sweep.json       what is swept: the plan, its inputs, replay's version; written when the sweep begins
-outcomes.jsonl   an outcome a line, written through to the disk before the next one
+sweep.json       the plan, its inputs and the version of replay; written when the sweep begins
+outcomes.jsonl   one outcome in each line, synced to the disk before the next one
 """
 
 import fcntl
@@ -31,7 +31,7 @@ _OUTCOME = TypeAdapter(Outcome)
 
 
 class Journal:
-    """The outcomes known so far, by key; in a folder, or in memory only."""
+    """The outcomes so far, by key; in a folder, or only in memory."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -51,7 +51,7 @@ class Journal:
             return
         line = json.dumps(asdict(outcome)).encode() + b"\n"
         try:
-            while line:  # a disk that fills up takes a part
+            while line:  # a write to a nearly full disk can be partial
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -69,7 +69,7 @@ class Journal:
 
 
 def _open_alone(path: Path) -> FileIO:
-    """Opens the file to append to; one process at a time may."""
+    """Opens the file for appending, and locks it against other processes."""
     file = FileIO(path, "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,40 +84,40 @@ def _read(path: Path) -> Iterator[Outcome]:
         try:
             yield _OUTCOME.validate_json(line)
         except ValidationError:
-            what = "is damaged; delete that line, and --resume does its run again"
-            raise ReplayError(f"{path}:{number}: {what}") from None
+            message = "is damaged; delete that line, and --resume repeats its run"
+            raise ReplayError(f"{path}:{number}: {message}") from None
 
 
 def _cut_torn_line(path: Path) -> None:
-    """What a process wrote last, and was killed over."""
+    """Removes an incomplete last line, which remains if the process was killed while it wrote."""
     content = path.read_bytes()
     os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> None:
-    """Prepares the folder; a resumed sweep keeps its outcomes, and uses those that fit."""
+    """Prepares the folder. A resumed sweep keeps its outcomes and uses those of its own tasks."""
     path = folder / ABOUT
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another name")
     parent = resolve_output(folder).parent
     if not parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {parent}; make it first")
-    goes_on = path.exists() and resume
-    if goes_on:
+        raise OutputError(f"{folder}: the folder {parent} does not exist; make it first")
+    continues = path.exists() and resume
+    if continues:
         _refuse_another(folder, about, force=force)
-    there = [name for name in WRITTEN if (folder / name).exists()]
-    if there and not goes_on and not force:
-        held = "a sweep" if path.exists() else there[0]
-        advice = "go on with --resume, " if path.exists() else ""
+    existing = [name for name in WRITTEN if (folder / name).exists()]
+    if existing and not continues and not force:
+        content = "a sweep" if path.exists() else existing[0]
+        advice = "continue it with --resume, " if path.exists() else ""
         raise OutputError(
-            f"{folder}: holds {held} already; {advice}choose another folder, or overwrite it with --force"
+            f"{folder}: already has {content}; {advice}choose another folder, or overwrite it with --force"
         )
     try:
         folder.mkdir(exist_ok=True)
         if (folder / OUTCOMES).exists():
             _open_alone(folder / OUTCOMES).close()
         for name in WRITTEN:
-            if not (goes_on and name in (ABOUT, OUTCOMES)):
+            if not (continues and name in (ABOUT, OUTCOMES)):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -126,30 +126,30 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
 
 
 def _refuse_another(folder: Path, about: dict[str, Any], *, force: bool) -> None:
-    """Raises a ReplayError if the folder has another sweep, unless continuing with what fits is wanted."""
+    """Raises ReplayError if the folder has another sweep, unless `force`."""
     old = read_about(folder)
     if old["replay_version"] != about["replay_version"]:
-        what = f"holds a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
-        raise ReplayError(f"{folder}: {what}; resume it with that one, or choose another folder")
+        message = f"has a sweep by replay {old['replay_version']}, and this is {about['replay_version']}"
+        raise ReplayError(f"{folder}: {message}; resume it with that version, or choose another folder")
     differs = [key for key in about["plan"] if key not in _NO_RUNS and about["plan"][key] != old["plan"].get(key)]
     if not differs and [(each["digest"], each["seed"]) for each in about["inputs"]] != [
         (each["digest"], each["seed"]) for each in old["inputs"]
     ]:
         differs = ["the content of the traces"]
     if differs and not force:
-        what = f"holds another sweep, with other {', '.join(differs)}"
-        raise ReplayError(f"{folder}: {what}; add --force to go on with what fits, or choose another folder")
+        message = f"has another sweep, with other {', '.join(differs)}"
+        raise ReplayError(f"{folder}: {message}; add --force to reuse matching runs, or choose another folder")
 
 
 _NO_RUNS = ("description", "objectives")
-"""Of a plan, what decides no run."""
+"""Keys of a plan that do not influence any run."""
 
 
 _OF_AN_INPUT = ("source", "where", "seed", "digest")
 
 
 def describe(plan: Plan, inputs: list[Input]) -> dict[str, Any]:
-    """What `sweep.json` holds."""
+    """Returns the content of `sweep.json`."""
     return {
         "replay_version": identity(),
         "plan": plan.model_dump(mode="json", by_alias=True),
@@ -158,7 +158,7 @@ def describe(plan: Plan, inputs: list[Input]) -> dict[str, Any]:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """`sweep.json` of a folder."""
+    """Returns the content of `sweep.json` in a folder."""
     path = folder / ABOUT
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -168,6 +168,6 @@ def read_about(folder: Path) -> dict[str, Any]:
         [Input(**each) for each in about["inputs"]]
         return about
     except OSError:
-        raise ReplayError(f"{folder}: holds no sweep; name a folder that `replay sweep --out` wrote") from None
+        raise ReplayError(f"{folder}: has no sweep; name a folder that `replay sweep --out` wrote") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReplayError(f"{path}: is not a description of a sweep that this replay reads") from None
+        raise ReplayError(f"{path}: is not a sweep that this version of replay can read") from None

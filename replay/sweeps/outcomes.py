@@ -1,4 +1,4 @@
-"""One run of a sweep: a task goes in, an outcome comes out, in a thread here or in a worker elsewhere."""
+"""One run of a sweep: does a task, in a thread or in a worker of a cluster, and returns its outcome."""
 
 import platform
 from collections.abc import Callable
@@ -17,59 +17,59 @@ from replay.sweeps.traces import Decoded, Input
 
 Status = Literal["done", "stopped", "failed"]
 Front = tuple[dict[str, float], ...]
-"""Results that are known, by objective: none of them is better in all than another."""
+"""Known results by objective, none of which dominates another."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run needs to be done anywhere."""
+    """All that a run needs, on any machine."""
 
     key: str
-    """The same for runs that give the same results."""
+    """Equal for runs with equal results."""
     input: Input
     stack: dict[str, Any]
-    """A StackConfig as JSON has it."""
+    """A StackConfig as JSON values."""
     trim_every_ns: int | None = None
     front: Front = ()
-    """A run that can no longer come to something better than one of these is ended."""
+    """The run is ended as soon as one of these results dominates it."""
     version: str = field(default_factory=identity)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run went. All but `wall_ns` and `python` is the same wherever it was done."""
+    """The result of a run. All fields but `wall_ns` and `python` are the same on every machine."""
 
     key: str
     status: Status
     error: str | None = None
     transient: bool = False
-    """The error was of the machine, not of the run: worth trying again."""
+    """Whether the machine caused the error, not the run, so a resumed sweep tries again."""
     trace_digest: str = ""
     events: int = 0
-    """Rows simulated: fewer than the trace has if the run was ended early."""
+    """Simulated rows; fewer than the trace has if the run was ended early."""
     metrics: dict[str, int | float] = field(default_factory=dict)
-    """Of an early end, those that can only rise, as far as they had come."""
+    """For a run that was ended early: only metrics that cannot fall, with their values so far."""
     wall_ns: int = 0
     python: str = platform.python_version()
 
 
-def make_task(what: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
-    key = f"{what.key}:{stack_key}:{trim_every_ns or 0}"
-    return Task(key, what, stack.model_dump(mode="json"), trim_every_ns, front)
+def make_task(trace: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
+    key = f"{trace.key}:{stack_key}:{trim_every_ns or 0}"
+    return Task(key, trace, stack.model_dump(mode="json"), trim_every_ns, front)
 
 
-def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool] = lambda: False) -> Outcome:
-    """Simulates the task's trace; an error of the trace or stack becomes a failed outcome with its message."""
+def do(task: Task, get: Callable[[Input], Decoded], is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+    """Simulates the task's trace. An error in the trace or stack becomes a failed outcome with its message."""
     try:
         decoded = get(task.input)
-    except (ReplayError, MemoryError, OSError) as error:  # what cannot be read now may be there the next time
-        return Outcome(task.key, "failed", error=_told(error), transient=True)
+    except (ReplayError, MemoryError, OSError) as error:  # a later attempt to read the trace can succeed
+        return Outcome(task.key, "failed", error=_message(error), transient=True)
     try:
-        result, stopped = _play(task, decoded, given_up)
-    except GivenUp:
+        result, stopped = _simulate(task, decoded, is_cancelled)
+    except Cancelled:
         raise
-    except Exception as error:  # a model of another package may raise anything, and is one row of many
-        return Outcome(task.key, "failed", error=_told(error), transient=isinstance(error, MemoryError | OSError))
+    except Exception as error:  # a third-party model can raise any exception, which must not end the sweep
+        return Outcome(task.key, "failed", error=_message(error), transient=isinstance(error, MemoryError | OSError))
     if stopped:
         reached = {name: value for name in task.front[0] if (value := so_far(result.end, name)) is not None}
         metrics: dict[str, int | float] = dict(reached)
@@ -85,21 +85,21 @@ def do(task: Task, get: Callable[[Input], Decoded], given_up: Callable[[], bool]
     )
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, ReplayError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-class GivenUp(Exception):
-    """The sweep was interrupted; the run's outcome is not known."""
+class Cancelled(Exception):
+    """The sweep was interrupted, so the run has no outcome."""
 
 
-def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[RunResult, bool]:
+def _simulate(task: Task, decoded: Decoded, is_cancelled: Callable[[], bool]) -> tuple[RunResult, bool]:
     stopped = False
 
     def stop(tally: np.record) -> bool:
         nonlocal stopped
-        if given_up():
-            raise GivenUp
+        if is_cancelled():
+            raise Cancelled
         stopped = is_hopeless(task.front, tally)
         return stopped
 
@@ -114,10 +114,10 @@ def _play(task: Task, decoded: Decoded, given_up: Callable[[], bool]) -> tuple[R
 
 
 def is_hopeless(front: Front, tally: np.record) -> bool:
-    """Whether one of the results is at least as good in every objective as this run has come to, and better in one.
+    """Whether one of the known results dominates the values of this run so far.
 
-    Holds only for metrics that can only rise: what they have come to, they will not go below. An objective of
-    another kind never is a reason to end a run.
+    Only metrics that cannot fall are compared: their final values are at least the values so far. An objective that can
+    fall never ends a run.
     """
     for known in front:
         reached = {name: so_far(tally, name) for name in known}

@@ -1,6 +1,6 @@
-"""The schema of a sweep in YAML, in `configs/sweeps/` or in a file of the user.
+"""The schema of sweeps in YAML, for `configs/sweeps/` and files of the user.
 
-`docs/sweeps.md` explains every key. Options of the command line replace keys of the file.
+`docs/sweeps.md` explains every key. Options of the command line override keys of the file.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Plan(BaseModel):
 
     @field_validator("seeds", "sources", "objectives")
     @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
+    def _without_duplicates(cls, values: list[Any]) -> list[Any]:
         for index, value in enumerate(values):
             if value in values[:index]:
                 raise ValueError(f"{value!r} occurs twice")
@@ -52,28 +52,28 @@ class Plan(BaseModel):
     def _known(cls, objectives: list[str]) -> list[str]:
         for name in objectives:
             if name not in metric_names():
-                raise ValueError(f"there is no metric {name!r}; {nearest(name, metric_names())}")
+                raise ValueError(f"unknown metric {name!r}; {nearest(name, metric_names())}")
         return objectives
 
     @model_validator(mode="after")
-    def _not_both(self) -> "Plan":
+    def _not_fixed_and_varied(self) -> "Plan":
         if both := sorted(self.fixed.keys() & self.vary.keys()):
             raise ValueError(f"{both[0]}: is both in fixed and in vary")
         return self
 
 
 def make_plan(data: Mapping[str, Any]) -> Plan:
-    """The plan in a mapping; ConfigError says in one sentence what is wrong with it."""
+    """Returns the plan of a mapping; raises ConfigError with one sentence for a mistake."""
     try:
         return Plan.model_validate(data)
     except ValidationError as mistakes:
         first = mistakes.errors(include_url=False)[0]
         keys = ".".join(str(part) for part in first["loc"] if part not in FORMS)
-        what = explain(Plan.model_json_schema(), first)
-        raise ConfigError(f"{keys}: {what}" if keys else what) from None
+        message = explain(Plan.model_json_schema(), first)
+        raise ConfigError(f"{keys}: {message}" if keys else message) from None
 
 
 def load_plan(name: str) -> Plan:
-    """The plan in a file, or the bundled plan of that name."""
+    """Returns the plan in a file, or the bundled plan with this name."""
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
     return Document(Path(name) if is_file else find_sweep(name), ConfigError, _EXAMPLE).parse(Plan)

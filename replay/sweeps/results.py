@@ -1,4 +1,4 @@
-"""What a sweep brought, as one polars frame: a row a run, with all parameters and all metrics."""
+"""The results of a sweep as one polars frame: a row for each run, with all parameters and all metrics."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from replay.support.atomic_files import new_file, write_in_memory
 from replay.support.errors import OutputError, ReplayError
 from replay.support.version import identity
 from replay.sweeps.configurations import Configuration, Skipped
-from replay.sweeps.journal import ABOUT, CSV, OUTCOMES, RESULTS, read_about
+from replay.sweeps.journal import CSV, OUTCOMES, RESULTS, read_about
 from replay.sweeps.outcomes import Outcome, make_task
 from replay.sweeps.plan import Plan
 from replay.sweeps.space import ALLOCATOR, DEFAULT
@@ -38,15 +38,15 @@ _LAST = {
     "stack": pl.String,
 }
 NOT_COMPARED = ("wall_ns", "python")
-"""Columns that tell where a run was done; all others are the same wherever that was."""
+"""Columns that depend on the machine; all others are the same on every machine."""
 
 
 @dataclass(frozen=True)
 class Results:
     """The rows of a sweep.
 
-    `frame` holds: run, configuration (its number), default, source, seed, status (done, stopped, failed, skipped,
-    missing), error; a column a parameter; a column a metric; events, wall_ns, trace_digest, replay_version, python,
+    Columns of `frame`: run, configuration (its number), default, source, seed, status (done, stopped, failed, skipped,
+    missing), error; one for each parameter; one for each metric; events, wall_ns, trace_digest, replay_version, python,
     and stack, the whole configuration as JSON.
     """
 
@@ -61,17 +61,17 @@ class Results:
 
     @property
     def has_one_source(self) -> bool:
-        """Whether metrics can be compared as they are; with several traces only ratios to the default can."""
+        """Whether there is one trace, so that metrics are compared directly. Otherwise, ratios to the default are."""
         return self.frame["source"].drop_nulls().n_unique() == 1
 
     @property
     def judged_by(self) -> str:
-        """The column of a ranking that it is sorted by."""
+        """The column by which a ranking is sorted."""
         return "mean" if self.has_one_source else "ratio"
 
     @property
     def notes(self) -> list[str]:
-        """What to know of the stacks, each once."""
+        """Notes about the stacks, each once."""
         stacks = self.frame["stack"].drop_nulls().unique(maintain_order=True).to_list()
         return list(dict.fromkeys(note for stack in stacks for note in rebuild_config(json.loads(stack)).notes))
 
@@ -85,7 +85,7 @@ def collect(
     inputs: Sequence[Input],
     outcomes: Mapping[str, Outcome],
 ) -> Results:
-    """The rows of all that was tried, in that order, whatever the order in which it was done."""
+    """Returns the rows of all tried configurations, in the order of `tried`."""
     parameters = _parameters(tried)
     rows = list(_rows(plan, tried, inputs, outcomes, parameters))
     rows = [{"run": number, **row} for number, row in enumerate(rows)]
@@ -120,27 +120,34 @@ def _rows(
             yield {**about, "default": False, "status": "skipped", "error": each.reason}
             continue
         about |= {"default": each.is_default, "stack": json.dumps(each.stack.model_dump(mode="json"), sort_keys=True)}
-        for what in inputs:
-            task = make_task(what, each.stack, each.key, plan.trim_every)
-            told = outcomes.get(task.key)
-            row = {**about, "source": what.source, "seed": what.seed, "status": told.status if told else "missing"}
-            if told:
-                row |= {name: getattr(told, name) for name in ("error", "events", "wall_ns", "trace_digest", "python")}
-                row |= told.metrics
+        for trace in inputs:
+            task = make_task(trace, each.stack, each.key, plan.trim_every)
+            outcome = outcomes.get(task.key)
+            row = {
+                **about,
+                "source": trace.source,
+                "seed": trace.seed,
+                "status": outcome.status if outcome else "missing",
+            }
+            if outcome:
+                row |= {
+                    name: getattr(outcome, name) for name in ("error", "events", "wall_ns", "trace_digest", "python")
+                }
+                row |= outcome.metrics
             yield row
 
 
 def _value(each: Configuration | Skipped, name: str) -> Any:
-    """Of a configuration's key, what the stack has, set or not; of a variable, what it was set to."""
-    said = each.parameters.get(name, DEFAULT)
+    """Returns the stack's value of a configuration key, or the value of an environment variable."""
+    setting = each.parameters.get(name, DEFAULT)
     if isinstance(each, Configuration):
         if name == ALLOCATOR:
-            return each.stack.name if said == DEFAULT else said
+            return each.stack.name if setting == DEFAULT else setting
         section, dot, key = name.partition(".")
         if dot:
             value = getattr(getattr(each.stack, section), key, None)
             return None if value == DEFAULT else value
-    return None if said == DEFAULT else said
+    return None if setting == DEFAULT else setting
 
 
 def _type_of(values: Sequence[Any]) -> Any:
@@ -154,7 +161,7 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 
 def write_results(results: Results, folder: Path, *, csv: bool = False) -> None:
-    """Writes the frame beside the journal."""
+    """Writes the frame into the folder of the journal."""
     with new_file(folder / RESULTS, force=True) as temporary:
         write_in_memory(results.frame.write_parquet, temporary)
     if csv:
@@ -163,18 +170,18 @@ def write_results(results: Results, folder: Path, *, csv: bool = False) -> None:
 
 
 def read_results(folder: Path) -> Results:
-    """The results in a folder that a sweep wrote."""
+    """Returns the results in the folder of a sweep."""
     plan = Plan.model_validate(read_about(folder)["plan"])
     path = folder / RESULTS
     if not path.exists():
-        held = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
-        raise ReplayError(f"{folder}: the sweep was cut off with {held} runs done; finish it with --resume")
+        saved = (folder / OUTCOMES).read_bytes().count(b"\n") if (folder / OUTCOMES).exists() else 0
+        raise ReplayError(f"{folder}: the sweep was interrupted with {saved} runs done; finish it with --resume")
     try:
         frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise OutputError(f"{path}: cannot be read: {error}") from error
     if list(frame.columns[: len(_FIRST)]) != list(_FIRST):
-        raise ReplayError(f"{path}: is not what a sweep of this replay writes; {ABOUT} lies beside")
+        raise ReplayError(f"{path}: was not written by a sweep of this version of replay")
     metrics = metric_names()
     parameters = [name for name in frame.columns if name not in {*_FIRST, *_LAST, *metrics}]
     return Results(frame, tuple(parameters), tuple(plan.objectives), plan.description)

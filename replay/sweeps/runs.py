@@ -1,4 +1,4 @@
-"""A plan under way: the runs that were tried, the outcomes that are known, and the engine that does the rest."""
+"""The state of a running sweep: tried configurations, known outcomes, and the engine for the missing runs."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -12,21 +12,21 @@ from replay.sweeps.traces import Input
 
 
 class Engine(Protocol):
-    """Something that does tasks: threads here, or a cluster."""
+    """Does tasks: threads of this process, or a cluster."""
 
     def keep(self, inputs: Sequence[Input]) -> None:
-        """These traces will be wanted again and again: not only by the next tasks."""
+        """Announces that later calls of `outcomes` also need these traces."""
 
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        """An outcome for each task, in any order, as they come."""
+        """Yields an outcome for each task, in the order of completion."""
 
 
 Progress = Callable[[int, int], None]
-"""Hears how many runs are done, and how many there will be as far as is known."""
+"""Called with the number of completed runs and the expected total."""
 
 
 class Runs:
-    """A plan under way: what was tried so far, and the outcomes that are known."""
+    """The runs of a sweep: configurations that were tried so far, and known outcomes."""
 
     def __init__(
         self, resolver: Resolver, inputs: list[Input], engine: Engine, journal: Journal, progress: Progress
@@ -36,44 +36,46 @@ class Runs:
         self._engine, self._journal, self._progress = engine, journal, progress
         self._done = 0
 
-    def do(self, wanted: Iterable[Configuration | Skipped], front: Front = (), expected: int | None = None) -> None:
-        """Does the runs of these that are not known yet. `expected`: how many runs there will be in all."""
-        wanted = list(wanted)
-        self.tried += wanted
-        # Trace after trace, so that only few are in memory at a time.
+    def do(
+        self, configurations: Iterable[Configuration | Skipped], front: Front = (), expected: int | None = None
+    ) -> None:
+        """Does the runs of these configurations that have no outcome yet. `expected`: total number of runs."""
+        configurations = list(configurations)
+        self.tried += configurations
+        # One trace after the other, so that only a few are in memory at a time.
         tasks = {
             task.key: task
-            for what in self.inputs
-            for each in wanted
+            for trace in self.inputs
+            for each in configurations
             if isinstance(each, Configuration)
-            for task in [make_task(what, each.stack, each.key, self.plan.trim_every, front)]
+            for task in [make_task(trace, each.stack, each.key, self.plan.trim_every, front)]
         }
         known = self._journal.outcomes
-        left = [task for key, task in tasks.items() if key not in known or not _serves(known[key], front)]
-        self._done += len(tasks) - len(left)
-        expected = expected or self._done + len(left)
+        missing = [task for key, task in tasks.items() if key not in known or not _is_reusable(known[key], front)]
+        self._done += len(tasks) - len(missing)
+        expected = expected or self._done + len(missing)
         self._progress(self._done, expected)
-        if not left:
+        if not missing:
             return
-        with closing(self._engine.outcomes(left)) as outcomes:  # whatever happens here, runs under way end
+        with closing(self._engine.outcomes(missing)) as outcomes:  # ends running tasks also after an exception
             for outcome in outcomes:
                 self._journal.add(outcome)
                 self._done += 1
                 self._progress(self._done, expected)
 
     def keep_traces(self) -> None:
-        """More than one call of `do` will want them."""
+        """Announces that several calls of `do` need the traces."""
         self._engine.keep(self.inputs)
 
-    def outcome(self, each: Configuration, what: Input) -> Outcome | None:
-        return self._journal.outcomes.get(make_task(what, each.stack, each.key, self.plan.trim_every).key)
+    def outcome(self, each: Configuration, trace: Input) -> Outcome | None:
+        return self._journal.outcomes.get(make_task(trace, each.stack, each.key, self.plan.trim_every).key)
 
     def results(self) -> Results:
         return collect(self.plan, self.tried, self.inputs, self._journal.outcomes)
 
 
-def _serves(outcome: Outcome, front: Front) -> bool:
-    """Whether a known outcome will do: one that was ended early only where it still would be."""
+def _is_reusable(outcome: Outcome, front: Front) -> bool:
+    """Whether a known outcome can be used. A run that was ended early must still be dominated by `front`."""
     return outcome.status != "stopped" or any(
         all(name in outcome.metrics and outcome.metrics[name] >= value for name, value in known.items())
         for known in front

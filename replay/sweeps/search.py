@@ -1,18 +1,20 @@
-"""Searches for the best configurations without trying all; Optuna suggests the next points.
+"""Searches for the best configurations without trying all of them. Optuna suggests the next points.
 
-Trials form generations. All suggestions of a generation are made before any result is reported, and results are
-reported in the order of the suggestions. So the search is the same with one processor or a cluster, and a resumed
+
+
+Trials form generations. Optuna makes all suggestions of a generation before it gets any of their results, and it gets
+the results in the order of the suggestions. So the search is the same with one processor or a cluster, and a resumed
 search finds its outcomes again.
 
-A run is ended as soon as it cannot come to anything better than what was known before its generation: its peak so far
-is higher already, say. That is never a guess, for it is done for metrics that can only rise.
+A run is ended as soon as a result that was known before its generation dominates it, for example because its peak is
+already higher. This is exact, because it is done only for metrics that cannot fall.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from replay.support.errors import ConfigError, ReplayError
 from replay.sweeps.analysis import ratio, undominated
-from replay.sweeps.configurations import Configuration, Skipped, configurations, tell
+from replay.sweeps.configurations import Configuration, Skipped, configurations, point_text
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
 from replay.sweeps.runs import Runs
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
     import optuna
 
 GENERATION = 8
-"""Trials suggested at once: enough to use all processors, few enough to learn from."""
+"""Number of trials in a generation: enough for all processors, few enough that suggestions improve."""
 _MISSES_MAX = 50
-"""The search ends after so many generations in a row without a new point."""
+"""The search ends after this number of consecutive generations without a new point."""
 
 
 class Search:
-    """A search over a sweep's space."""
+    """A search in the space of a sweep."""
 
     def __init__(self, runs: Runs, trials: int, *, strict: bool) -> None:
         self._runs, self._trials, self._strict = runs, trials, strict
@@ -40,15 +42,15 @@ class Search:
 
     @staticmethod
     def check(plan: Plan) -> None:
-        """Raises a ConfigError for a plan that cannot be searched."""
+        """Raises ConfigError for a plan without a space to search."""
         _import()
         if not plan.vary:
             raise ConfigError("nothing to search: vary at least one parameter")
         if plan.configurations or plan.choose.kind != "grid":
             raise ConfigError("a search chooses its points; remove `configurations` and `choose`")
 
-    def go(self) -> None:
-        """Simulates the default, then one generation after the other; all points if there are not more than trials."""
+    def run(self) -> None:
+        """Simulates the default, then one generation after the other; or all points if there are at most `trials`."""
         self._runs.keep_traces()
         size = grid_size(self._space)
         inputs = len(self._runs.inputs)
@@ -56,29 +58,29 @@ class Search:
             self._do_all()
             return
         study = self._new_study()
-        seen: set[str] = set()
+        tried: set[str] = set()
         self._do([self._runs.resolver.default], inputs * self._trials)
-        seen.add(self._runs.resolver.default.key)
+        tried.add(self._runs.resolver.default.key)
         refused: set[str] = set()
         misses = 0
-        while len(seen) < self._trials and misses < _MISSES_MAX:
+        while len(tried) < self._trials and misses < _MISSES_MAX:
             study.sampler = self._sampler(misses)
-            asked = [study.ask() for _ in range(min(GENERATION, self._trials - len(seen)))]
-            resolved = [self._runs.resolver.resolve(self._suggest(trial)) for trial in asked]
+            trials = [study.ask() for _ in range(min(GENERATION, self._trials - len(tried)))]
+            resolved = [self._runs.resolver.resolve(self._suggest(trial)) for trial in trials]
             fresh: dict[str, Configuration] = {}
             skipped: dict[str, Skipped] = {}
-            for each in resolved:
-                if isinstance(each, Skipped):
-                    self._refuse(each)
-                    skipped.setdefault(tell(each.parameters), each)
-                elif each.key not in seen:
-                    fresh.setdefault(each.key, each)
-            seen |= fresh.keys()
-            told = [each for name, each in skipped.items() if name not in refused]
+            for configuration in resolved:
+                if isinstance(configuration, Skipped):
+                    self._refuse(configuration)
+                    skipped.setdefault(point_text(configuration.parameters), configuration)
+                elif configuration.key not in tried:
+                    fresh.setdefault(configuration.key, configuration)
+            tried |= fresh.keys()
+            newly_skipped = [configuration for name, configuration in skipped.items() if name not in refused]
             refused |= skipped.keys()
-            self._do([*fresh.values(), *told], inputs * self._trials)
-            for trial, each in zip(asked, resolved, strict=True):
-                self._tell(study, trial, each)
+            self._do([*fresh.values(), *newly_skipped], inputs * self._trials)
+            for trial, configuration in zip(trials, resolved, strict=True):
+                self._tell(study, trial, configuration)
             misses = 0 if fresh else misses + 1
 
     def _do_all(self) -> None:
@@ -89,19 +91,23 @@ class Search:
 
     def _refuse(self, skipped: Skipped) -> None:
         if self._strict:
-            raise ConfigError(f"{tell(skipped.parameters)} cannot be run: {skipped.reason}")
+            raise ConfigError(f"{point_text(skipped.parameters)} cannot be run: {skipped.reason}")
 
     def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
         self._runs.do(generation, self._front(), expected)
         if len(self._runs.inputs) == 1:
-            for each in generation:
-                outcome = self._runs.outcome(each, self._runs.inputs[0]) if isinstance(each, Configuration) else None
+            for configuration in generation:
+                outcome = (
+                    self._runs.outcome(configuration, self._runs.inputs[0])
+                    if isinstance(configuration, Configuration)
+                    else None
+                )
                 if outcome is not None and outcome.status == "done":
                     self._fronts.append({name: float(outcome.metrics[name]) for name in self._objectives})
 
     def _front(self) -> Front:
-        """The results that nothing known beats; runs over several traces are not ended early."""
-        best = undominated(tuple(each.values()) for each in self._fronts)
+        """Returns the undominated results. Empty with several traces, whose runs are not ended early."""
+        best = undominated(tuple(result.values()) for result in self._fronts)
         return tuple(dict(zip(self._objectives, point, strict=True)) for point in best)
 
     def _new_study(self) -> "optuna.Study":
@@ -110,7 +116,7 @@ class Search:
         return optuna.create_study(directions=["minimize"] * len(self._objectives))
 
     def _sampler(self, misses: int) -> "optuna.samplers.BaseSampler":
-        """The one that learns; where all that it wants is known already, anything new is better."""
+        """Returns the learning sampler; a random one after generations without a new point."""
         if misses:
             return _import().samplers.RandomSampler(seed=self._seed + misses)
         return self._learner
@@ -118,19 +124,19 @@ class Search:
     def _suggest(self, trial: "optuna.Trial") -> Point:
         return {name: _suggest(trial, name, values) for name, values in self._space.items()}
 
-    def _tell(self, study: "optuna.Study", trial: "optuna.Trial", each: Configuration | Skipped) -> None:
-        scores = self._scores(each) if isinstance(each, Configuration) else None
+    def _tell(self, study: "optuna.Study", trial: "optuna.Trial", configuration: Configuration | Skipped) -> None:
+        scores = self._scores(configuration) if isinstance(configuration, Configuration) else None
         if scores is None:
             study.tell(trial, state=_import().trial.TrialState.FAIL)
         else:
             study.tell(trial, scores)
 
-    def _scores(self, each: Configuration) -> list[float] | None:
-        """For each objective the mean ratio to the default; None if a run failed."""
+    def _scores(self, configuration: Configuration) -> list[float] | None:
+        """Returns the mean ratio to the default for each objective; None if a run failed."""
         totals = [0.0] * len(self._objectives)
-        for what in self._runs.inputs:
-            outcome = self._runs.outcome(each, what)
-            default = self._runs.outcome(self._runs.resolver.default, what)
+        for trace in self._runs.inputs:
+            outcome = self._runs.outcome(configuration, trace)
+            default = self._runs.outcome(self._runs.resolver.default, trace)
             if outcome is None or default is None or "failed" in (outcome.status, default.status):
                 return None
             for index, name in enumerate(self._objectives):
@@ -147,13 +153,13 @@ def _import() -> Any:
 
 
 def _suggest(trial: "optuna.Trial", name: str, values: Values) -> Any:
-    """Returns Optuna's suggestion. Ordered numbers are declared as such, because neighbours have similar results."""
+    """Returns Optuna's suggestion. Ordered numbers are declared as ordered: neighbours have similar results."""
     if isinstance(values, Range) and values.is_continuous:
         if isinstance(values.first, int) and isinstance(values.last, int):
             return trial.suggest_int(name, values.first, values.last, log=values.scale == "log")
         return trial.suggest_float(name, values.first, values.last, log=values.scale == "log")
     countable = levels(name, values)
-    numbers = [each for each in countable if isinstance(each, int | float) and not isinstance(each, bool)]
+    numbers = [value for value in countable if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) == len(countable) and numbers == sorted(numbers):
         return countable[trial.suggest_int(name, 0, len(countable) - 1)]
     return countable[trial.suggest_categorical(name, range(len(countable)))]

@@ -1,7 +1,8 @@
-"""What a parameter may be, and how points of the space of all parameters are chosen.
+"""Parameters of a sweep, their values, and the choice of points in the space of all parameters.
 
-A *parameter* is `allocator` (a preset or file), a configuration's key like `pymalloc.alignment`, or a variable that
-glibc reads like `MALLOC_ARENA_MAX`. A *point* has one value of each parameter; `DEFAULT` leaves the parameter unset.
+A *parameter* is `allocator` (a preset or file), a configuration key like `pymalloc.alignment`, or an environment
+variable of glibc like `MALLOC_ARENA_MAX`. A *point* has one value for each parameter; `DEFAULT` leaves the parameter
+unset.
 """
 
 import itertools
@@ -29,9 +30,9 @@ ALLOCATOR = "allocator"
 DEFAULT = "default"
 LEVELS_MAX = 10_000
 GRID_MAX = 100_000
-"""More combinations than anybody waits for: a mistake in a range."""
+"""Maximum number of combinations. More are probably a mistake in a range."""
 _NEARLY = 1e-9
-"""What floating point may take from a whole number of steps."""
+"""Tolerance for floating-point errors in the number of steps."""
 
 
 def _scalar(value: Any) -> Any:
@@ -43,7 +44,7 @@ def _scalar(value: Any) -> Any:
 
 
 Value = Annotated[Any, BeforeValidator(_scalar)]
-"""Of a parameter."""
+"""A value of a parameter."""
 Point = dict[str, Value]
 
 
@@ -79,7 +80,7 @@ class Range(BaseModel):
             raise ValueError("scale: not allowed in a range with a step or factor")
         if not self.is_continuous and self._count() > LEVELS_MAX:
             kind, by = ("step", self.step) if self.step is not None else ("factor", self.factor)
-            raise ValueError(f"{kind}: {by} gives more than {LEVELS_MAX:,} values")
+            raise ValueError(f"{kind}: {by} makes more than {LEVELS_MAX:,} values")
         return self
 
     @property
@@ -87,7 +88,7 @@ class Range(BaseModel):
         return self.step is None and self.factor is None
 
     def levels(self) -> list[Any]:
-        """The values of a range with steps or a factor."""
+        """Returns the values of a range with steps or a factor."""
         if self.step is not None:
             return [self._at(self.first + self.step * n) for n in range(self._count())]
         assert self.factor is not None
@@ -100,7 +101,7 @@ class Range(BaseModel):
         return int(math.log(self.last / self.first) / math.log(self.factor) + _NEARLY) + 1
 
     def at(self, share: float) -> Any:
-        """The value that far along, from 0 to 1."""
+        """Returns the value at a share of the range, from 0 to 1."""
         if self.scale == "log":
             return self._at(self.first * (self.last / self.first) ** share)
         return self._at(self.first + (self.last - self.first) * share)
@@ -111,7 +112,7 @@ class Range(BaseModel):
 
 
 FORMS = ("list", "range")
-"""Of the values of a parameter: what pydantic puts between their keys in its errors."""
+"""Tags of the forms of values, which pydantic inserts between the keys in its errors."""
 
 
 def _form(values: Any) -> str:
@@ -126,7 +127,7 @@ Space = Mapping[str, Values]
 
 
 class Choose(BaseModel):
-    """Which points of the space are run."""
+    """The choice of the points that are run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -146,26 +147,26 @@ class Choose(BaseModel):
 
 
 def levels(name: str, values: Values) -> list[Any]:
-    """All values of a parameter that has a countable number."""
+    """Returns all values of a parameter. Raises ConfigError for a continuous range."""
     if isinstance(values, list):
         return values
     if values.is_continuous:
         raise ConfigError(
             f"{name}: a grid needs a step or a factor for the range {values.first} to {values.last}; "
-            "give one, or choose points at random or by latin hypercube"
+            "set one, or choose points at random or by latin hypercube"
         )
     return values.levels()
 
 
 def grid_size(space: Space) -> int | None:
-    """How many points the space has; None where a range is continuous."""
+    """Returns the number of points of the space; None if a range is continuous."""
     if any(isinstance(values, Range) and values.is_continuous for values in space.values()):
         return None
     return math.prod(len(levels(name, values)) for name, values in space.items())
 
 
 def points(space: Space, choose: Choose) -> list[Point]:
-    """The points chosen, each once; of a grid the last parameter varies fastest."""
+    """Returns the chosen points, each once. In a grid, the last parameter varies fastest."""
     if choose.kind == "grid":
         size = grid_size(space)
         if size is not None and size > GRID_MAX:
@@ -183,7 +184,7 @@ def points(space: Space, choose: Choose) -> list[Point]:
 
 
 def at(values: Values, share: float) -> Any:
-    """The value that far along a parameter's values, from 0 to below 1."""
+    """Returns the value at a share of a parameter's values, from 0 to below 1."""
     if isinstance(values, Range) and values.is_continuous:
         return values.at(share)
     countable = levels("", values)
@@ -191,7 +192,8 @@ def at(values: Values, share: float) -> Any:
 
 
 def _shares(choose: Choose, parameters: int) -> np.ndarray:
-    """A row a point, from 0 to below 1: independent, or each of `runs` equal parts once in every column."""
+    """Returns a row of shares in [0, 1) for each point: independent, or one in each of `runs` equal parts per
+    column."""
     assert choose.runs is not None
     random = np.random.Generator(np.random.PCG64(choose.seed))
     if choose.kind == "random":

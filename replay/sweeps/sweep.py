@@ -31,10 +31,10 @@ def sweep(
     engine: Engine | None = None,
     progress: Progress = _ignore_progress,
 ) -> Results:
-    """Runs a plan: a Plan, a mapping with its keys, or the name of a file or bundled sweep.
+    """Runs a plan and returns the results. The plan is a Plan, a mapping with its keys, a file, or a bundled sweep.
 
-    `trials`: search for the best configurations instead of trying all. `out`: a folder for the results; each outcome
-    is saved there when its run ends, and `resume` continues with them. `strict`: an impossible combination is an error.
+    `trials`: search for the best configurations instead of trying all. `out`: a folder for the results; each outcome is
+    saved there when its run ends, and `resume` continues with them. `strict`: an impossible combination is an error.
     """
     if isinstance(plan, str):
         plan = load_plan(plan)
@@ -42,7 +42,7 @@ def sweep(
         plan = make_plan(plan)
     inputs = find_inputs(plan.sources, plan.seeds)
     folder = None if out is None else Path(out)
-    resolver = Resolver(plan, [what.recorded for what in inputs])
+    resolver = Resolver(plan, [trace.recorded for trace in inputs])
     wanted = configurations(resolver, strict=strict) if trials is None else []
     if trials is not None:
         Search.check(plan)
@@ -54,7 +54,7 @@ def sweep(
             if trials is None:
                 runs.do(wanted)
             else:
-                Search(runs, trials, strict=strict).go()
+                Search(runs, trials, strict=strict).run()
         finally:
             results = runs.results()
             if folder is not None:

@@ -1,4 +1,4 @@
-"""Runs of a sweep side by side in threads of this process: kernels run without Python's lock."""
+"""An engine that runs the tasks of a sweep in threads of this process. Kernels run without the GIL."""
 
 import os
 from _thread import start_new_thread
@@ -11,12 +11,12 @@ from replay.sweeps.traces import Input, SharedTraces
 
 
 def processors() -> int:
-    """Those that this process may use."""
+    """Returns the number of processors that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Threads:
-    """An engine: does tasks, and yields outcomes as they come."""
+    """The engine: does tasks and yields outcomes in the order of completion."""
 
     def __init__(self, jobs: int | None = None) -> None:
         if jobs is not None and jobs < 1:
@@ -28,25 +28,25 @@ class Threads:
         self._traces.expect(inputs)
 
     def outcomes(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        """Leaving the iteration ends the runs under way at their next batch.
+        """Yields outcomes. The end of the iteration ends running tasks at their next batch.
 
-        Threads wait for each other only by queues in C. An interrupt can leave a lock of `threading`, or of a future,
-        taken; then others would wait for ever.
+        Threads synchronize only with queues in C. An interrupt can leave a lock of `threading` or of a future locked,
+        and other threads would then wait forever.
         """
         traces = self._traces
         traces.expect(task.input for task in tasks)
-        left: SimpleQueue[Task] = SimpleQueue()
+        waiting: SimpleQueue[Task] = SimpleQueue()
         for task in tasks:
-            left.put(task)
-        come: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+            waiting.put(task)
+        finished: SimpleQueue[Outcome | BaseException] = SimpleQueue()
         ended: SimpleQueue[None] = SimpleQueue()
-        given_up: list[bool] = []
+        cancelled: list[bool] = []
         threads = 0
 
         def work() -> None:
             try:
-                while not given_up:
-                    do_next(left.get_nowait())
+                while not cancelled:
+                    do_next(waiting.get_nowait())
             except Empty:
                 pass
             finally:
@@ -54,9 +54,9 @@ class Threads:
 
         def do_next(task: Task) -> None:
             try:
-                come.put(do(task, traces.get, lambda: bool(given_up)))
-            except BaseException as error:  # whatever it is, who waits for the outcome has it
-                come.put(error)
+                finished.put(do(task, traces.get, lambda: bool(cancelled)))
+            except BaseException as error:  # the consumer of the outcomes raises it
+                finished.put(error)
             finally:
                 traces.release(task.input)
 
@@ -65,11 +65,11 @@ class Threads:
                 start_new_thread(work, ())
                 threads += 1
             for _ in tasks:
-                outcome = come.get()
+                outcome = finished.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
         finally:
-            given_up.append(True)
+            cancelled.append(True)
             for _ in range(threads):
                 ended.get()

@@ -15,12 +15,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tie:
-    """Configurations with equal results in all metrics, traces and seeds; mostly it is one configuration."""
+    """Configurations with equal results in all metrics, traces and seeds. Most ties have one configuration."""
 
     rank: int
-    """The position in the ranking of the first of them, from 1."""
+    """The position of its first configuration in the ranking, from 1."""
     rows: tuple[Row, ...]
-    """Rows of a ranking; the first is the default, else the configuration with the fewest settings."""
+    """Rows of a ranking. The first is the default, else the configuration with the fewest settings."""
 
     @property
     def is_default(self) -> bool:
@@ -31,9 +31,9 @@ class Tie:
         return int(self.rows[0]["configuration"])
 
     def values(self, parameters: Sequence[str]) -> list[list[Any]]:
-        """The values of each parameter, beginning with the first row's.
+        """Returns the values of each parameter, the first row's first.
 
-        It is one value each if the tie does not have all their combinations.
+        If the tie does not have all combinations of the values, returns only those of the first row.
         """
         first = [self.rows[0][name] for name in parameters]
         points = {tuple(row[name] for name in parameters) for row in self.rows}
@@ -45,7 +45,7 @@ class Tie:
 
 
 def ties(results: Results, metrics: Sequence[str], *, merged: bool = True) -> list[Tie]:
-    """The ranking by the first metric, then by the others. Not `merged`: a tie for each configuration."""
+    """Returns ties, ranked by the first metric, then by the others. Without `merged`, each configuration is a tie."""
     rows = ranking(results, metrics[0]).rows(named=True)
     judged = [_judged(results, metric) for metric in metrics]
     rows.sort(key=lambda row: [each[row["configuration"]] for each in judged])
@@ -63,11 +63,11 @@ def ties(results: Results, metrics: Sequence[str], *, merged: bool = True) -> li
 
 
 def _judged(results: Results, metric: str) -> dict[int, float]:
-    """What each configuration is judged by; infinite where there is nothing to compare with."""
+    """Returns the value that ranks each configuration; infinite if it cannot be compared."""
     table = ranking(results, metric).select("configuration", pl.col(results.judged_by).fill_null(float("inf")))
     return dict(table.iter_rows())
 
 
 def _settings(results: Results, row: Row) -> int:
-    """How many parameters are set; those that are not set are null."""
+    """Returns the number of parameters that are set (not null)."""
     return sum(row[name] is not None for name in results.parameters)

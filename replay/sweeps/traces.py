@@ -1,4 +1,4 @@
-"""The traces of a sweep: where they come from; each is decoded once for all runs that simulate it."""
+"""The traces of a sweep. Each trace is found, fetched if it is a URL, and decoded once for all its runs."""
 
 import atexit
 import hashlib
@@ -17,21 +17,21 @@ from replay.support.errors import ReplayError, TraceError
 from replay.trace import Events, MemoryTrace, Metadata, Trace, trace_digest
 
 _SHARE_OF_FREE = 0.4
-"""The part of free memory that a decoded trace may take; a larger one is read anew by each run."""
+"""Maximum share of free memory for a decoded trace. Each run reads a larger trace from its file."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """A trace that is not decoded yet: its source and seed, and the digest of its file."""
+    """A trace that is not decoded yet: source, seed, and the digest of its file."""
 
     source: str
-    """As it was named."""
+    """The source as the user wrote it."""
     where: str
-    """The same for a process with another working folder."""
+    """The source as an absolute path or URL, for processes with another working folder."""
     seed: int | None
     digest: str
     recorded: Metadata = field(default=Metadata(), compare=False, repr=False)
-    """Where it comes from and what was in force there, as far as that is known before its events are read."""
+    """Metadata of the recording, as far as they are known before the events are read."""
 
     @property
     def key(self) -> str:
@@ -44,14 +44,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded trace for many simulations, and its digest."""
+    """A decoded trace, and its digest."""
 
     trace: Trace
     digest: str
 
 
 def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
-    """Returns each source once, or once for each seed; raises an error for a source that cannot be opened."""
+    """Returns an input for each source, or each source and seed. Raises an error if a source cannot be opened."""
     found = []
     each_seed: Sequence[int | None] = seeds or [None]
     for source in sources:
@@ -64,17 +64,17 @@ def find_inputs(sources: Sequence[str], seeds: Sequence[int]) -> list[Input]:
             for seed, metadata in zip(each_seed, opened, strict=True)
         ]
     if not found:
-        raise ReplayError("no trace is given; name a trace, a workload or a bundled one (`replay workloads`)")
+        raise ReplayError("the trace is missing; name a trace, a workload or a bundled one (`replay workloads`)")
     return found
 
 
 _fetched: dict[str, Path] = {}
-"""Of this process: where the files of URLs were put."""
+"""The local files of URLs, in this process."""
 _fetching = threading.Lock()
 
 
 def fetch(source: str) -> Path:
-    """The file of a source, brought here first if it is a URL: once a process."""
+    """Returns the file of a source. Downloads a URL once in each process."""
     if "://" not in source:
         return locate(source)
     with _fetching:
@@ -93,9 +93,9 @@ def _download(url: str) -> Path:
         if url.startswith(("file://", "local://")):
             local = Path(path)
             if not local.is_file():
-                raise TraceError("there is no such file", path=url)
+                raise TraceError("the file does not exist", path=url)
             return local
-        # A name of its own for each URL, and the suffix, which may tell the format.
+        # A unique name for each URL, with its suffix, which can indicate the format.
         local = (
             _fetched_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / (PurePosixPath(path).name or "trace")
         )
@@ -106,8 +106,8 @@ def _download(url: str) -> Path:
     except ReplayError:
         raise
     except FileNotFoundError:
-        raise TraceError("there is no such file", path=url) from None
-    except Exception as error:  # each kind of storage fails in ways of its own
+        raise TraceError("the file does not exist", path=url) from None
+    except Exception as error:  # each kind of storage has its own exceptions
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise TraceError(f"cannot be read: {reason}", path=url) from error
 
@@ -127,12 +127,12 @@ def _digest(path: Path) -> str:
         raise TraceError(f"cannot be read: {error.strerror}", path=path) from error
 
 
-def decode(what: Input) -> Decoded:
-    """Returns the trace in memory, with the simulated columns only; a trace that is too large stays in its file."""
-    path = fetch(what.where)
-    if _digest(path) != what.digest:
-        raise TraceError("is another file than when the sweep began", path=what.source)
-    trace = open_source(path, seed=what.seed)
+def decode(input_: Input) -> Decoded:
+    """Returns the trace in memory with the simulated columns only. A trace that is too large stays in its file."""
+    path = fetch(input_.where)
+    if _digest(path) != input_.digest:
+        raise TraceError("has changed since the sweep began", path=input_.source)
+    trace = open_source(path, seed=input_.seed)
     batches: list[Events] = []
     room_bytes = _SHARE_OF_FREE * _free_bytes()
     for events in trace.batches():
@@ -140,12 +140,12 @@ def decode(what: Input) -> Decoded:
         room_bytes -= sum(column.nbytes for column in events if column is not None)
         if room_bytes < 0:
             return Decoded(trace, trace_digest(trace))
-    held = MemoryTrace(batches, trace.metadata)
-    return Decoded(held, trace_digest(held))
+    decoded = MemoryTrace(batches, trace.metadata)
+    return Decoded(decoded, trace_digest(decoded))
 
 
 def _free_bytes() -> int:
-    """What the machine can give without swapping."""
+    """Returns the bytes of memory that are available without swapping."""
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
         return int(meminfo.partition("MemAvailable:")[2].split()[0]) * 1024
@@ -154,35 +154,35 @@ def _free_bytes() -> int:
 
 
 class SharedTraces:
-    """Decoded traces; each is made at its first use and dropped after its last."""
+    """Decoded traces. Each is decoded at its first use and dropped after its last."""
 
     def __init__(self) -> None:
-        self._left: Counter[Input] = Counter()
+        self._uses_left: Counter[Input] = Counter()
         self._locks: dict[Input, threading.Lock] = {}
-        self._held: dict[Input, Decoded | ReplayError] = {}
+        self._decoded: dict[Input, Decoded | ReplayError] = {}
 
-    def expect(self, wanted: Iterable[Input]) -> None:
-        """Announces uses: each trace will be requested, and released, as often as it is named."""
-        for what in wanted:
-            self._left[what] += 1
-            self._locks.setdefault(what, threading.Lock())
+    def expect(self, uses: Iterable[Input]) -> None:
+        """Announces uses: each trace will be requested and released as often as it occurs in `uses`."""
+        for trace in uses:
+            self._uses_left[trace] += 1
+            self._locks.setdefault(trace, threading.Lock())
 
-    def get(self, what: Input) -> Decoded:
-        """Raises again, without another look, what was wrong with it the first time."""
-        with self._locks[what]:
-            if what not in self._held:
+    def get(self, trace: Input) -> Decoded:
+        """Returns the decoded trace. If decoding failed at the first use, raises the same error again."""
+        with self._locks[trace]:
+            if trace not in self._decoded:
                 try:
-                    self._held[what] = decode(what)
+                    self._decoded[trace] = decode(trace)
                 except ReplayError as error:
-                    self._held[what] = error
-            held = self._held[what]
-        if isinstance(held, ReplayError):
-            raise held
-        return held
+                    self._decoded[trace] = error
+            decoded = self._decoded[trace]
+        if isinstance(decoded, ReplayError):
+            raise decoded
+        return decoded
 
-    def release(self, what: Input) -> None:
-        """One of those who want it is done."""
-        with self._locks[what]:
-            self._left[what] -= 1
-            if not self._left[what]:
-                self._held.pop(what, None)
+    def release(self, trace: Input) -> None:
+        """Ends one use of the trace."""
+        with self._locks[trace]:
+            self._uses_left[trace] -= 1
+            if not self._uses_left[trace]:
+                self._decoded.pop(trace, None)

@@ -1,4 +1,4 @@
-"""Whether what a sweep varied matters: how far apart the results of its configurations are. Pure.
+"""Decides whether the varied parameters of a sweep matter, by the spread of its results. Pure.
 
 A difference matters if the highest value exceeds the lowest by more than a share of the lowest, `within`.
 """
@@ -12,12 +12,12 @@ from replay.sweeps.analysis import comparable, main_effects, per_source
 from replay.sweeps.results import Results
 
 WITHIN = 0.01
-"""The default limit: a smaller difference is not worth a setting."""
+"""Default of `within`: the largest relative difference that does not matter."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The lowest and the highest value of a metric among configurations, on one trace; means over seeds."""
+    """The lowest and the highest value of a metric among configurations, for one trace; means over seeds."""
 
     metric: str
     source: str
@@ -27,25 +27,25 @@ class Spread:
     spread: float
     """`highest - lowest`"""
     relative_spread: float | None
-    """`spread / lowest`; None where the lowest is 0 and the highest is not."""
+    """`spread / lowest`; None if only the lowest value is 0."""
     matters: bool
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether any difference between the configurations matters, and each of them."""
+    """The spreads of a sweep, and whether any of them matters."""
 
     within: float
     matters: bool
     spreads: tuple[Spread, ...]
-    """One for each metric and trace that at least two configurations were simulated on."""
+    """One for each metric and trace with at least two simulated configurations."""
 
     def of(self, metric: str) -> list[Spread]:
         return [each for each in self.spreads if each.metric == metric]
 
 
 def judge(results: Results, metrics: Sequence[str], *, within: float = WITHIN) -> Verdict:
-    """The verdict on the results, for each metric and trace."""
+    """Returns the verdict on the results."""
     spreads = [
         _spread(metric, str(source), group["mean"], within)
         for metric in metrics
@@ -64,7 +64,7 @@ def _spread(metric: str, source: str, means: pl.Series, within: float) -> Spread
 
 
 def relative_difference(lowest: float, highest: float) -> float | None:
-    """By what share of the lowest the highest exceeds it; None where that is infinite."""
+    """Returns the difference as a share of the lowest value; None if it is infinite."""
     if highest == lowest:
         return 0.0
     return (highest - lowest) / lowest if lowest else None
@@ -75,11 +75,11 @@ def is_within(relative: float | None, within: float) -> bool:
 
 
 def parameter_effects(results: Results, metric: str, *, within: float = WITHIN) -> pl.DataFrame:
-    """A row for each parameter that was varied, in the order of `main_effects`.
+    """Returns a row for each varied parameter, in the order of `main_effects`.
 
-    `share` is that of `main_effects`, `effect` the difference between the lowest and the highest mean of a value, and
+    `share` is that of `main_effects`. `effect` is the difference between the lowest and the highest mean of a value,
     `relative_effect` its share of the lowest. `relative_effect_max` is the largest relative difference between
-    configurations that differ only in this parameter, or `relative_effect` where there are none. `matters`: whether
+    configurations that differ only in this parameter, or `relative_effect` if there are none. `matters`: whether
     `relative_effect` exceeds `within`.
     """
     means = main_effects(results, metric)
@@ -99,7 +99,7 @@ def parameter_effects(results: Results, metric: str, *, within: float = WITHIN) 
 
 
 def _largest_difference(table: pl.DataFrame, others: list[str], judged: str, mean: float | None) -> float | None:
-    """Among configurations that are equal in `others`; the `mean` effect where no two are."""
+    """Returns the largest relative difference of configurations that are equal in `others`; `mean` without any."""
     groups = [group[judged] for _, group in table.group_by(others or pl.lit(0), maintain_order=True)]
     found = [relative_difference(*_ends(values)) for values in groups if len(values) > 1]
     if not found:

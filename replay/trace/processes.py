@@ -49,8 +49,8 @@ def refuse_processes(trace: Trace, path: object, reason: str) -> None:
     """Raises a TraceError with the reason given if the trace has several processes."""
     if processes := trace.metadata.processes:
         named = f"{processes[0].name!r}{' and others' if processes[1:] else ''}"
-        what = f"names processes ({named}), and {reason}: take one out with `replay trace filter --process NAME`"
-        raise TraceError(what, path=path)
+        message = f"names processes ({named}), and {reason}: take one out with `replay trace filter --process NAME`"
+        raise TraceError(message, path=path)
 
 
 class Processes:

@@ -8,7 +8,7 @@ from replay.jit.cpu_intrinsics import add_product
 from replay.trace.block_ops import LAST_BLOCK_OP
 from replay.trace.events import Events
 
-_SUM = record("low", "high")
+SUM = record("low", "high")
 """A 128-bit integer in two words."""
 
 
@@ -20,49 +20,58 @@ def _add_changes(
     size: np.ndarray,
     owner: np.ndarray,
     begin_ns: int,
+    row: int,
+    stops: np.ndarray,
     sizes: np.ndarray,
+    total: np.ndarray,
     sums: np.ndarray,
+    seen: np.ndarray,
 ) -> None:
-    """Adds to the sum of each row's owner the change of requested bytes, multiplied by its time since `begin_ns`.
+    """Adds to the total the change of requested bytes of each row, multiplied by its time since `begin_ns`.
 
-    All rows are owner 0's if `owner` is empty. `sizes` holds the bytes of each block, 0 where none is live.
+    Goes from `row` to the last of the rising `stops`; before each of them, `seen` gets the total. If there are an
+    `owner` of each row, it also goes to the owner's sum. `sizes` holds the bytes of each block, 0 where none is live.
     """
-    low, high = sums[0].low, sums[0].high
-    for row in range(op.shape[0]):
-        if op[row] > LAST_BLOCK_OP:
-            continue
-        number = np.uint64(block[row])  # an unsigned index is not looked at for being negative
-        change = size[row] - sizes[number]
-        sizes[number] = size[row]
-        if owner.shape[0] == 0:
-            low, high = add_product(low, high, change, time_ns[row] - begin_ns)
-        else:
-            each = sums[owner[row]]
-            each.low, each.high = add_product(each.low, each.high, change, time_ns[row] - begin_ns)
-    if owner.shape[0] == 0:
-        sums[0].low, sums[0].high = low, high
+    low, high = total[0].low, total[0].high
+    for index in range(stops.shape[0]):
+        for at in range(row, stops[index]):
+            if op[at] > LAST_BLOCK_OP:
+                continue
+            number = np.uint64(block[at])  # an unsigned index is not looked at for being negative
+            change = size[at] - sizes[number]
+            sizes[number] = size[at]
+            low, high = add_product(low, high, change, time_ns[at] - begin_ns)
+            if owner.shape[0] > 0:
+                each = sums[owner[at]]
+                each.low, each.high = add_product(each.low, each.high, change, time_ns[at] - begin_ns)
+        row = max(row, stops[index])
+        seen[index].low, seen[index].high = low, high
+    total[0].low, total[0].high = low, high
 
 
 class RequestedChanges:
-    """The sum of all changes of requested bytes, each multiplied by its time since `begin_ns`; for each process one.
+    """The sum of all changes of requested bytes, each multiplied by its time since `begin_ns`, of all and by process.
 
     The integral of requested bytes from `begin_ns` to t is t times the bytes that are live then, less this sum.
     """
 
-    def __init__(self, begin_ns: int, processes: int = 1) -> None:
+    def __init__(self, begin_ns: int, processes: int = 0) -> None:
         self._begin_ns = begin_ns
         self._sizes = np.zeros(1024, np.int64)
-        self._sums = np.zeros(processes, _SUM)
+        self.total = np.zeros(1, SUM)
+        """Of all rows so far."""
+        self.sums = np.zeros(processes, SUM)
+        """The same by process, if there are several."""
 
-    def feed(self, events: Events, start: int, end: int, owner: np.ndarray | None = None) -> None:
-        """Adds some rows, which follow those before; `owner` is the number of each row's process."""
+    def feed(self, events: Events, start: int, stops: np.ndarray, owner: np.ndarray | None = None) -> np.ndarray:
+        """Adds the rows from `start` to the last of the rising `stops`; returns the total before each.
+
+        `owner` is the number of each row's process.
+        """
         self._sizes = extend(self._sizes, (events.highest_block + 1) * 5 // 4)
-        rows = slice(start, end)
+        seen = np.zeros(len(stops), SUM)
         _add_changes(
-            events.time_ns[rows], events.op[rows], events.block[rows], events.size[rows],
-            np.zeros(0, np.int64) if owner is None else owner[rows], self._begin_ns, self._sizes, self._sums,
+            events.time_ns, events.op, events.block, events.size, np.zeros(0, np.int64) if owner is None else owner,
+            self._begin_ns, start, stops, self._sizes, self.total, self.sums, seen,
         )  # fmt: skip
-
-    def totals(self) -> list[int]:
-        """The sums, by process."""
-        return [(int(each.high) << 64) + (int(each.low) & (1 << 64) - 1) for each in self._sums]
+        return seen

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from replay.trace.events import Events
 from replay.trace.metadata import Metadata
 from replay.trace.requested import RequestedChanges
@@ -45,14 +47,24 @@ class MemoryTrace:
     def batches(self) -> Iterator[Events]:
         return iter(self.events)
 
-    def requested_changes(self, rows: int) -> int:
-        """The total of `RequestedChanges` over the first so many rows; computed once, however many runs ask."""
-        known: dict[int, int] = self.__dict__.setdefault("_requested_changes", {})
-        if rows not in known:
-            first = next((int(batch.time_ns[0]) for batch in self.events if batch.rows), 0)
-            changes, left = RequestedChanges(first), rows
-            for batch in self.events:
-                changes.feed(batch, 0, min(batch.rows, left))
-                left -= min(batch.rows, left)
-            (known[rows],) = changes.totals()
-        return known[rows]
+    def requested_changes(self, times_ns: np.ndarray, rows: int) -> np.ndarray:
+        """The total of `RequestedChanges` after all events of each of the rising times, and behind the first `rows`.
+
+        Computed once, however many runs ask.
+        """
+        known: dict[tuple[bytes, int], np.ndarray] = self.__dict__.setdefault("_requested_changes", {})
+        key = times_ns.tobytes(), rows
+        if key not in known:
+            known[key] = self._find_requested_changes(times_ns, rows)
+        return known[key]
+
+    def _find_requested_changes(self, times_ns: np.ndarray, rows: int) -> np.ndarray:
+        batches = [batch for batch in self.events if batch.rows]
+        changes = RequestedChanges(int(batches[0].time_ns[0]) if batches else 0)
+        seen: list[np.ndarray] = []
+        for batch in batches:
+            end, due = min(batch.rows, rows), times_ns[times_ns < batch.time_ns[-1]]
+            stops = np.minimum(np.append(np.searchsorted(batch.time_ns, due, side="right"), end), end)
+            seen.append(changes.feed(batch, 0, stops)[:-1])
+            times_ns, rows = times_ns[len(due) :], rows - end
+        return np.concatenate([*seen, np.repeat(changes.total, len(times_ns) + 1)])

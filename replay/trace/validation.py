@@ -165,12 +165,12 @@ class Validator:
         owner, _ = self._processes.find(events.thread)
         row = _check_owners(events.op, events.block, owner, rows, self._owners)
         if row >= 0:
-            what = unknown_thread(int(events.thread[row]))
+            message = unknown_thread(int(events.thread[row]))
             if owner[row] >= 0:
                 op, block = Op(events.op[row]).name.lower(), int(events.block[row])
                 mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
-                what = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
-            raise TraceError(what, path=self._path, row=self.rows + row)
+                message = f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; they share no blocks"
+            raise TraceError(message, path=self._path, row=self.rows + row)
 
     def _check_alignments(self, events: Events, rows: int) -> None:
         """Raises a TraceError for the first of so many rows that is a memalign without what it needs, or has an
@@ -296,8 +296,8 @@ class _Checked:
             type_ = COLUMNS[name].memory_type
             if column.shape != (events.rows,) or column.dtype != type_:
                 found = f"{column.shape[0]} values of type {column.dtype}"
-                what = f"column `{name}` has {found}, not {events.rows} of type {type_}"
-                raise TraceError(what, path=self._path, row=first_row)
+                message = f"column `{name}` has {found}, not {events.rows} of type {type_}"
+                raise TraceError(message, path=self._path, row=first_row)
 
 
 def validated(trace: Trace, path: object) -> ValidatedTrace:

@@ -1,5 +1,5 @@
-"""Holds the pymalloc model against real ones: address by address, arena event by arena event.
+"""Compares models with real allocators, address by address and arena event by arena event.
 
-`oracles` finds them, `harness` plays a trace through one, `compare` does the same with the model and tells the two
-apart, `shapes` makes traces that are hard on an allocator, `shrinking` makes a trace that shows a difference small.
+`oracles` finds real allocators, `harness` runs a trace with one, `compare` runs the model and compares both. `shapes`
+makes traces that exercise rare rules, `shrinking` reduces a trace on which both differ.
 """

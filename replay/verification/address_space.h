@@ -1,5 +1,5 @@
-/* What both harnesses do with their address space before a play: everything by system calls, nothing on any heap.
- * The includer defines _GNU_SOURCE. */
+/* Code of both harnesses that prepares the address space before a run. Uses only system calls and no heap.
+ * The including file defines _GNU_SOURCE. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ static void *reserve(uintptr_t address, size_t bytes) {
 
 static char text[1 << 18];
 
-/* The file becomes `text`; gives its length. */
+/* Reads a file into `text`; returns its length. */
 static size_t read_text(const char *path) {
     size_t length = 0;
     ssize_t got;
@@ -44,7 +44,7 @@ static size_t read_text(const char *path) {
     return length;
 }
 
-/* Start of the lowest mapping that mmap made: what lies under the program break is the program and its heap. */
+/* Returns the start of the lowest mapping of mmap. Below the program break are the program and its heap. */
 static uintptr_t find_floor(void) {
     size_t length = read_text("/proc/self/maps");
     uintptr_t heap_end = (uintptr_t)syscall(SYS_brk, 0L);
@@ -57,8 +57,8 @@ static uintptr_t find_floor(void) {
     return 0;
 }
 
-/* Fills every hole above the lowest mapping, and beneath it up to an address that is `place` modulo `modulus`: the next
- * mapping will end there, and is given. */
+/* Fills every hole above the lowest mapping, and the space below it down to an address that is `place` modulo `modulus`.
+ * Returns this address, which is the end of the next mapping. */
 static uintptr_t settle(uintptr_t place, uintptr_t modulus) {
     uintptr_t floor = find_floor();
     for (size_t bytes = (size_t)1 << (sizeof(void *) == 8 ? 30 : 26); bytes >= PAGE; bytes >>= 1)

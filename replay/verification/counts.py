@@ -1,14 +1,14 @@
-"""How pymalloc counted itself in a recorded program, held against the model's count of the same moments.
+"""Compares pymalloc's statistics in a recorded program with counts of the model at the same moments.
 
-The real one counts older blocks too, of whose pools the model knows only those in which one was freed. So what is
-compared is what changed between the first count, right after the recording began, and the last one:
+The real counts include blocks older than the recording. The model knows pools with such blocks only if one was freed.
+So the comparison uses the changes between the first count, right after the recording began, and the last one:
 
-    pools, by class     those with live blocks; a pool of older blocks that the model comes to know changes nothing
-    blocks, by class    live ones
-    free pools          as they are: a clean start leaves none
-    arenas              mapped, unmapped, there, and the most there ever were
-    free blocks         as they are: a clean start leaves none. Where an older block was freed and its place never used
-                        again, its class is not known: so many free blocks, and so many live ones less, may be in any
+    pools, by class     pools with live blocks; an older pool that becomes known to the model is not a change
+    blocks, by class    live blocks
+    free pools          the number itself, because a clean start leaves none
+    arenas              mapped, unmapped, live, and the peak
+    free blocks         the number itself, because a clean start leaves none. If the address of a freed older block was
+                        not reused, its class is unknown: these free blocks, and missing live ones, can be of any class
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,21 +26,21 @@ from replay.trace import PoolCount
 
 @dataclass(frozen=True)
 class CountAgreement:
-    """How far real and model agree."""
+    """The result of comparing real counts with the model's."""
 
     row: int
-    """Of the last count."""
+    """Row of the last count."""
     compared: int
-    """Numbers."""
+    """Number of compared counts."""
     equal: int
     blocks_unplaced: int
-    """Free blocks whose class the model cannot know."""
+    """Number of free blocks whose class the model cannot know."""
     difference: str | None
-    """The first number that differs, in words."""
+    """The first difference as text; None without any."""
 
 
 class _Model(NamedTuple):
-    """What the model has at a count; arrays go by size class, and older pools are not in the first two."""
+    """The model's counts at one moment. Arrays are by size class; the first two do not include older pools."""
 
     pools: np.ndarray
     blocks: np.ndarray
@@ -48,11 +48,11 @@ class _Model(NamedTuple):
     pools_free: int
     older_frees_unseen: int
     calls: int
-    """For blocks of pymalloc's, before it."""
+    """Number of earlier calls for blocks of pymalloc."""
 
 
 class Counting:
-    """Counts in the model as the real pymalloc did, at the same moments."""
+    """Counts pools and blocks in the model at the moments of the real counts."""
 
     def __init__(self, stack: Stack) -> None:
         self._sizes: np.ndarray = stack.small.sizes  # type: ignore[attr-defined]
@@ -60,16 +60,16 @@ class Counting:
         self._met: set[int] = set()
         self._counts: list[_Model] = []
         self.older_frees_unseen = 0
-        """Frees of older blocks in pools whose class is not known."""
+        """Number of freed older blocks in pools with an unknown class."""
 
-    def meet(self, pool: int, block_bytes: int) -> None:
-        """The model has come to know that pool of older blocks, which was full of blocks of that size."""
+    def add_older_pool(self, pool: int, block_bytes: int) -> None:
+        """Adds a pool that was full of older blocks of this size when the recording began."""
         if pool not in self._met:
             self._met.add(pool)
             self._older[np.searchsorted(self._sizes, block_bytes)] += 1
 
-    def take(self, stack: Stack, calls: int) -> None:
-        """Counts; so many calls were made for blocks of pymalloc's."""
+    def count(self, stack: Stack, calls: int) -> None:
+        """Counts now, after `calls` calls for blocks of pymalloc."""
         classes = observe(stack.small)["classes"]  # type: ignore[arg-type]
         geometry = stack.small.geometry[0]  # type: ignore[attr-defined]
         full = (geometry.pool_size - geometry.header) // self._sizes
@@ -82,13 +82,13 @@ class Counting:
         )  # fmt: skip
 
     def compare(self, real: Sequence[PoolCount], arenas: Sequence[tuple[int, bool]]) -> CountAgreement:
-        """Holds the first count and the last one against the real ones.
+        """Compares the first and the last count with the real ones.
 
-        `arenas` are calls before an arena was mapped (or unmapped), and which of the two.
+        `arenas` has for each arena event the number of earlier calls, and whether the arena was mapped.
         """
         if len(real) != len(self._counts):
             raise ReplayError(
-                "the counts of pymalloc in the metadata are not of this recording: their rows are not in it"
+                "pymalloc's counts in the metadata do not belong to this recording: it does not have their rows"
             )
         (first, last), (model_first, model_last) = (real[0], real[-1]), (self._counts[0], self._counts[-1])
         between = [mapped for calls, mapped in arenas if model_first.calls <= calls < model_last.calls]
@@ -108,7 +108,7 @@ class Counting:
     def _numbers_of_classes(
         self, first: PoolCount, last: PoolCount, model_first: _Model, model_last: _Model
     ) -> Iterator[tuple[str, int, int]]:
-        """What there is of each size class, really and in the model."""
+        """Yields the counts of each size class, in reality and in the model."""
         unplaced, unplaced_before = self._unplaced(last, model_last), self._unplaced(first, model_first)
         pools = self._of(last, "pools") - self._of(first, "pools")
         blocks = self._of(last, "blocks") - self._of(first, "blocks") + unplaced - unplaced_before
@@ -122,7 +122,7 @@ class Counting:
         yield "free blocks of unknown class", int(unplaced.sum()), model_last.older_frees_unseen
 
     def _unplaced(self, real: PoolCount, model: _Model) -> np.ndarray:
-        """Free blocks that the model has not."""
+        """Returns the number of free blocks that the model does not have, by class."""
         return self._of(real, "blocks_free") - model.blocks_free
 
     def _of(self, count: PoolCount, field: str) -> np.ndarray:
@@ -131,5 +131,5 @@ class Counting:
 
 
 def _rise(mapped: Sequence[bool]) -> list[int]:
-    """Arenas more than at the start: at first, and behind each that was mapped or unmapped."""
+    """Returns the difference of the number of arenas to the start: at the start, and after each arena event."""
     return [0, *accumulate(1 if each else -1 for each in mapped)]

@@ -1,21 +1,21 @@
-/* Plays an allocation trace through a real libpython and writes down where every block went.
+/* Runs an allocation trace with a real libpython and writes the address of every block.
  *
  *   harness probe LIBPYTHON INITIALISE                          version and block alignment, on stdout
- *   harness play  LIBPYTHON EVENTS RESULT POOL_BYTES PLACE MODE
+ *   harness run  LIBPYTHON EVENTS RESULT POOL_BYTES PLACE MODE
  *
- * EVENTS is a file of `Event`s; RESULT becomes a `Header`, the addresses (u64 an event, 0 where nothing was handed
- * out), the owners (u8 an event, 1 = pymalloc, 0 = libc; padded to 8 bytes) and the `ArenaEvent`s. MODE is
- * `addresses`, or `time`: then the loop does nothing besides the calls and only play_ns and the arena events count.
+ * EVENTS is a file of `Event`s. RESULT gets a `Header`, the addresses (a u64 for each event, 0 if it returned no address),
+ * the owners (a u8 for each event, 1 = pymalloc, 0 = libc; padded to 8 bytes) and the `ArenaEvent`s. MODE is
+ * `addresses`, or `time`: then the loop only makes the calls, and only run_ns and the arena events are valid.
  *
- * The first mapping made while playing ends exactly at Header.base, the following ones lie beneath it without a gap,
- * as in a fresh process: every hole higher up is filled beforehand. PLACE fixes base modulo PLACE_MODULUS, so that
- * the alignment of arenas does not depend on address space randomisation.
+ * The first mapping of the run ends exactly at Header.base; the next ones are below it without gaps, as in a new
+ * process, because every hole above is filled before. PLACE sets the base modulo PLACE_MODULUS, so that the alignment of
+ * arenas does not depend on address space randomisation.
  *
- * POOL_BYTES 0: pymalloc is used as the dynamic loader left it, which works up to CPython 3.11. Otherwise (3.12 on
- * keeps pymalloc's state in the interpreter) Python is initialised first and its pools of that size are drained.
+ * POOL_BYTES 0: pymalloc is used without Python's initialisation, which works up to CPython 3.11. From 3.12 on,
+ * pymalloc's state is in the interpreter, so Python is initialised first and its pools of that size are filled.
  *
- * Arenas are seen by defining mmap and munmap here: built with -rdynamic, libpython's calls arrive at these.
- * Nothing of the harness's own memory comes from the heaps under test; all of it is mapped before the play. */
+ * The harness defines mmap and munmap to see arenas: with -rdynamic, libpython calls these functions.
+ * The harness's own memory does not come from the heaps under test; all of it is mapped before the run. */
 #define _GNU_SOURCE
 #include "address_space.h"
 
@@ -30,7 +30,7 @@ enum { DOMAIN_RAW, DOMAIN_MEM, DOMAIN_OBJ, DOMAIN_LIBC, DOMAINS };
 
 typedef struct { uint8_t op, domain; uint16_t unused; uint32_t block; uint64_t size; } Event;
 typedef struct { int64_t row, kind, address, bytes; } ArenaEvent; /* kind: 1 mapped, 0 unmapped */
-typedef struct { uint64_t rows, base, play_ns, arena_events, drained_blocks; } Header;
+typedef struct { uint64_t rows, base, run_ns, arena_events, drained_blocks; } Header;
 typedef struct {
     void *(*malloc)(size_t);
     void *(*calloc)(size_t, size_t);
@@ -41,16 +41,16 @@ typedef struct {
 #define SMALL_BYTES 512 /* pymalloc's largest request */
 #define CLASS_BYTES 16  /* its size classes in every build that has to be drained */
 #define CLASSES (SMALL_BYTES / CLASS_BYTES)
-/* A leaf of the 64-bit arena tree covers 16 GiB: placed modulo that, a run always crosses leaves at the same rows. */
+/* A leaf of the 64-bit arena tree covers 16 GiB. With this modulus, each run reaches a new leaf at the same row. */
 #define PLACE_MODULUS ((uintptr_t)(sizeof(void *) == 8 ? 1ULL << 34 : 1ULL << 21))
 #define ALIGNMENT_MODULUS ((uintptr_t)1 << 21)
 #define OWNED_WINDOW ((uintptr_t)(sizeof(void *) == 8 ? 1ULL << 38 : 0xfffff000))
 
 static Api apis[DOMAINS];
-static ArenaEvent *arena_log; /* NULL: mappings are not watched */
+static ArenaEvent *arena_log; /* NULL: mappings are not recorded */
 static size_t arena_events, arena_events_max;
 static int64_t row;
-static uint8_t *owned; /* one byte a page below base: 1 inside a live arena */
+static uint8_t *owned; /* one byte for each page below base: 1 inside a live arena */
 static uintptr_t base;
 
 /* Address space */
@@ -92,7 +92,7 @@ int munmap(void *address, size_t bytes) {
 }
 
 static int is_owned(void *block) {
-    uintptr_t below = base - 1 - (uintptr_t)block; /* wraps to something huge for a block above base */
+    uintptr_t below = base - 1 - (uintptr_t)block; /* wraps to a large number for a block above base */
     return below < OWNED_WINDOW && owned[below / PAGE];
 }
 
@@ -115,7 +115,7 @@ static void *load(const char *path) {
     }
     if (!apis[DOMAIN_OBJ].malloc || !apis[DOMAIN_MEM].malloc)
         die("the library has no PyObject_Malloc");
-    if (!apis[DOMAIN_RAW].malloc) /* 2.7 calls libc itself where 3.x says PyMem_RawMalloc */
+    if (!apis[DOMAIN_RAW].malloc) /* 2.7 calls libc where 3.x calls PyMem_RawMalloc */
         apis[DOMAIN_RAW] = apis[DOMAIN_LIBC];
     return library;
 }
@@ -127,7 +127,8 @@ static void initialise(void *library) {
     start(0);
 }
 
-/* Allocates until every pool of every arena is full; pymalloc is then as good as untouched. Returns the blocks taken. */
+/* Allocates until every pool of every arena is full; pymalloc then behaves like in a new process. Returns the number of
+ * allocated blocks. */
 static uint64_t drain(size_t pool_bytes) {
     const size_t header_bytes = 48;
     ArenaEvent arenas[2];
@@ -135,7 +136,7 @@ static uint64_t drain(size_t pool_bytes) {
     arena_log = arenas, arena_events = 0, arena_events_max = 2, row = -1;
     for (; !arena_events; taken++)
         apis[DOMAIN_OBJ].malloc(SMALL_BYTES);
-    blocks[CLASSES - 1] = 1; /* only a block that found no free pool anywhere brings a new arena */
+    blocks[CLASSES - 1] = 1; /* a new arena is mapped only for a block without any free pool */
     uintptr_t start = (uintptr_t)arenas[0].address, bytes = (uintptr_t)arenas[0].bytes;
     for (int class = 0; class < CLASSES - 1; class++)
         for (; !blocks[class]; taken++)
@@ -153,7 +154,7 @@ static uint64_t drain(size_t pool_bytes) {
     return taken;
 }
 
-/* The play */
+/* The run */
 
 static void *allocate_zeroed(const Api *api, size_t size) {
     if (api->calloc)
@@ -162,7 +163,7 @@ static void *allocate_zeroed(const Api *api, size_t size) {
     return block ? memset(block, 0, size) : NULL;
 }
 
-static inline __attribute__((always_inline)) void play_events(
+static inline __attribute__((always_inline)) void run_events(
     const Event *events, int64_t rows, void **blocks, uint64_t *addresses, uint8_t *owners) {
     for (int64_t at = 0; at < rows; at++) {
         const Event *event = &events[at];
@@ -173,7 +174,7 @@ static inline __attribute__((always_inline)) void play_events(
         switch (event->op) {
         case OP_MALLOC: *block = api->malloc((size_t)event->size); break;
         case OP_CALLOC: *block = allocate_zeroed(api, (size_t)event->size); break;
-        case OP_REALLOC: /* 2.7's PyMem_Realloc, for which libc stands here, asks it for 1 byte instead of 0 */
+        case OP_REALLOC: /* 2.7's PyMem_Realloc, here libc's, requests 1 byte instead of 0 */
             *block = api->realloc(*block, event->size ? (size_t)event->size : api->free == free);
             break;
         case OP_FREE: api->free(*block); continue;
@@ -216,7 +217,7 @@ static uint64_t now_ns(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-static int play(char **arguments) {
+static int run(char **arguments) {
     size_t pool_bytes = strtoull(arguments[3], NULL, 10);
     uintptr_t place = (uintptr_t)strtoull(arguments[4], NULL, 10);
     int timed = !strcmp(arguments[5], "time");
@@ -228,16 +229,16 @@ static int play(char **arguments) {
     void **blocks = map_memory((size_t)(highest + 1) * sizeof *blocks);
     memset(blocks, 0, (size_t)(highest + 1) * sizeof *blocks);
     size_t logged_at = sizeof(Header) + (size_t)rows * 8 + ((size_t)rows + 7) / 8 * 8;
-    size_t logged_max = 2 * (size_t)rows + 1; /* a realloc can bring an arena and release another */
+    size_t logged_max = 2 * (size_t)rows + 1; /* a realloc can map an arena and unmap another */
     Header *result = open_result(arguments[2], logged_at + logged_max * sizeof(ArenaEvent));
     uint64_t *addresses = (uint64_t *)(result + 1);
     uint8_t *owned_pages = map_memory(OWNED_WINDOW / PAGE + 1);
-    void *keep = malloc(2 * PAGE); /* the initial heap is 132 KiB; of these 128 KiB for a tree's leaf must not be free */
+    void *keep = malloc(2 * PAGE); /* the initial heap has 132 KiB; the 128 KiB for a leaf of the arena tree must not fit into it */
     if (!keep)
         die("libc has no memory");
     if (pool_bytes) {
         initialise(library);
-        base = settle(PLACE_MODULUS / 2, PLACE_MODULUS); /* so that draining makes the tree's nodes for all that follows */
+        base = settle(PLACE_MODULUS / 2, PLACE_MODULUS); /* draining then allocates the nodes of the tree for all later arenas */
         result->drained_blocks = drain(pool_bytes);
     }
     base = settle(place, pool_bytes ? ALIGNMENT_MODULUS : PLACE_MODULUS);
@@ -245,13 +246,13 @@ static int play(char **arguments) {
     owned = timed ? NULL : owned_pages;
     uint64_t start = now_ns();
     if (timed)
-        play_events(events, rows, blocks, NULL, NULL);
+        run_events(events, rows, blocks, NULL, NULL);
     else
-        play_events(events, rows, blocks, addresses, (uint8_t *)(addresses + rows));
-    result->play_ns = now_ns() - start;
+        run_events(events, rows, blocks, addresses, (uint8_t *)(addresses + rows));
+    result->run_ns = now_ns() - start;
     arena_log = NULL;
     result->rows = (uint64_t)rows, result->base = base, result->arena_events = arena_events;
-    _exit(0); /* neither the interpreter nor libc may tidy up in what was played */
+    _exit(0); /* without cleanup by the interpreter and libc */
 }
 
 static int probe(char **arguments) {
@@ -261,7 +262,7 @@ static int probe(char **arguments) {
         die("the library has no Py_GetVersion");
     if (!strcmp(arguments[1], "1"))
         initialise(library);
-    uintptr_t bits = 0; /* blocks of one byte lie one alignment apart: of many, some differ in that very bit */
+    uintptr_t bits = 0; /* blocks of one byte are one alignment apart: among many, some differ in this bit */
     for (int i = 0; i < 4096; i++)
         bits |= (uintptr_t)apis[DOMAIN_OBJ].malloc(1);
     printf("%lu\n%s\n", (unsigned long)(bits & -bits), version());
@@ -272,7 +273,7 @@ static int probe(char **arguments) {
 int main(int count, char **arguments) {
     if (count == 4 && !strcmp(arguments[1], "probe"))
         return probe(arguments + 2);
-    if (count == 8 && !strcmp(arguments[1], "play"))
-        return play(arguments + 2);
-    die("usage: harness probe LIBPYTHON INITIALISE | harness play LIBPYTHON EVENTS RESULT POOL_BYTES PLACE MODE");
+    if (count == 8 && !strcmp(arguments[1], "run"))
+        return run(arguments + 2);
+    die("usage: harness probe LIBPYTHON INITIALISE | harness run LIBPYTHON EVENTS RESULT POOL_BYTES PLACE MODE");
 }

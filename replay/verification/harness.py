@@ -1,6 +1,6 @@
-"""Builds the C harness on demand and runs traces with it on a real libpython.
+"""Compiles the C harness when it is needed, and runs traces with it on a real libpython.
 
-`harness.c` documents its command line and its files; the record types here mirror its structs.
+`harness.c` documents its command line and its files. The record types here have the layout of its structs.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("thread", "<u2"), ("block", "
 ALIGNMENT_BIT = 56
 """In `size`, from there on: of a memalign, the binary logarithm of its alignment."""
 ARENA_EVENT = np.dtype([("row", "<i8"), ("kind", "<i8"), ("address", "<i8"), ("bytes", "<i8")])
-_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "play_ns", "arena_events", "drained_blocks")])
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "run_ns", "arena_events", "drained_blocks")])
 
 _FLAGS = ("-O2", "-rdynamic")
 _PROBE_SECONDS = 30
-_PLAY_SECONDS = 30
+_RUN_SECONDS = 30
 _EVENTS_A_SECOND = 200_000
-"""Far slower than any allocator here; a run that needs longer hangs."""
+"""Lower limit of the speed, for timeouts: every allocator is much faster."""
 
 
 class HarnessError(ReplayError):
@@ -41,45 +41,45 @@ class HarnessError(ReplayError):
 
 @dataclass(frozen=True)
 class Library:
-    """A libpython and what it takes to run it."""
+    """A libpython and the settings to run it."""
 
     path: Path
     bits: int
     needs_init: bool
-    """pymalloc's state is part of an interpreter (3.12 on), so Python has to be initialised."""
+    """Whether pymalloc's state is part of an interpreter (3.12 on), so that Python has to be initialised."""
     home: Path | None = None
-    """Where its standard library is, as PYTHONHOME wants it."""
+    """The folder of its standard library, for PYTHONHOME."""
     loader: tuple[str, ...] = ()
-    """The dynamic loader and its options, for a library with a C library of its own."""
+    """The dynamic loader and its options, if the library has its own C library."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """What the real allocator did. Rows are those of the trace, from 0."""
+class RealRun:
+    """The result of a run with the real allocator. Rows are those of the trace, from 0."""
 
     base: int
     """The end of the first mapping of the run: the model's `linux.mmap_base`."""
-    play_ns: int
+    run_ns: int
     drained_blocks: int
     addresses: np.ndarray
-    """int64 an event; 0 where no address was returned. Empty after a timed run."""
+    """An int64 for each event; 0 if it returned no address. Empty after a timed run."""
     owners: np.ndarray
-    """uint8 an event: 1 pymalloc, 0 libc. Empty after a timed run."""
+    """A uint8 for each event: 1 pymalloc, 0 libc. Empty after a timed run."""
     arena_events: np.ndarray
-    """`ARENA_EVENT`s in the order in which they happened; kind 1 mapped, 0 unmapped."""
+    """`ARENA_EVENT`s in order; kind 1 mapped, 0 unmapped."""
 
 
 @cache
 def build(bits: int) -> Path:
-    """The harness for libraries of that word size."""
+    """Returns the compiled harness for libraries with this word size."""
     return compile_program(SOURCE, (*_FLAGS, "-m32") if bits == 32 else _FLAGS, f"harness-{bits}", "-ldl")
 
 
 def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: str) -> Path:
-    """Compiles a program unless the same one was compiled before; returns its path."""
+    """Compiles a program, unless the same one was compiled before. Returns its path."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise HarnessError("no C compiler found to build the harness with; install gcc or name one in CC")
+        raise HarnessError("the harness needs a C compiler; install gcc or name a compiler in CC")
     release = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = [source.read_text(), HEADER.read_text(), compiler, release, *flags]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -103,29 +103,29 @@ def compile_program(source: Path, flags: Sequence[str], name: str, *libraries: s
 
 
 def probe(library: Library) -> tuple[int, str]:
-    """The alignment of its blocks, in bytes, and its version from Py_GetVersion."""
+    """Returns the alignment of a library's blocks in bytes, and its version from Py_GetVersion."""
     answer = _run(library, ["probe", str(library.path), str(int(library.needs_init))], _PROBE_SECONDS)
     alignment, _, version = answer.partition("\n")
     return int(alignment), " ".join(version.split())
 
 
-def play(trace: Trace, library: Library, *, pool_bytes: int, place: int, timed: bool = False) -> Played:
-    """Plays a trace through a real libpython.
+def run_trace(trace: Trace, library: Library, *, pool_bytes: int, place: int, timed: bool = False) -> RealRun:
+    """Runs a trace with a real libpython.
 
-    `pool_bytes` is the size of its pools; `place` fixes the base modulo 16 GiB (2 MiB for 32-bit, and for a library
-    that needs to be initialised). A timed play measures the bare calls and keeps no addresses.
+    `pool_bytes`: the size of its pools. `place`: the base modulo 16 GiB (2 MiB for 32-bit, and for a library that needs
+    to be initialised). `timed`: measures only the calls and returns no addresses.
     """
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result = Path(folder) / "events", Path(folder) / "result"
         rows = write_events(trace, events)
         drained_pool_bytes = pool_bytes if library.needs_init else 0
         arguments = [str(events), str(result), str(drained_pool_bytes), str(place), "time" if timed else "addresses"]
-        _run(library, ["play", str(library.path), *arguments], _PLAY_SECONDS + rows / _EVENTS_A_SECOND)
+        _run(library, ["run", str(library.path), *arguments], _RUN_SECONDS + rows / _EVENTS_A_SECOND)
         return _read_result(result, rows, 0 if timed else rows)
 
 
 def write_events(trace: Trace, path: Path) -> int:
-    """Writes the trace as the harness reads it; returns the number of rows."""
+    """Writes the trace for the harness; returns the number of rows."""
     rows = 0
     with path.open("wb") as file:
         for batch in trace.batches():
@@ -139,18 +139,18 @@ def write_events(trace: Trace, path: Path) -> int:
             records.tofile(file)
             rows += batch.rows
     if not rows:
-        raise TraceError("there are no events to verify")
+        raise TraceError("has no events to verify")
     return rows
 
 
-def _read_result(path: Path, rows: int, kept: int) -> Played:
-    """The first `kept` of the addresses, and everything else."""
+def _read_result(path: Path, rows: int, kept: int) -> RealRun:
+    """Reads the result of the harness, with the first `kept` addresses."""
     header = np.fromfile(path, _HEADER, 1)[0]
     owners_at = _HEADER.itemsize + 8 * rows
     logged_at = owners_at + (rows + 7) // 8 * 8
-    return Played(
+    return RealRun(
         base=int(header["base"]),
-        play_ns=int(header["play_ns"]),
+        run_ns=int(header["run_ns"]),
         drained_blocks=int(header["drained_blocks"]),
         addresses=np.fromfile(path, "<i8", kept, offset=_HEADER.itemsize),
         owners=np.fromfile(path, "u1", kept, offset=owners_at),
@@ -159,13 +159,13 @@ def _read_result(path: Path, rows: int, kept: int) -> Played:
 
 
 def _run(library: Library, arguments: Sequence[str], seconds: float) -> str:
-    """Standard output of the harness."""
+    """Runs the harness and returns its standard output."""
     command = [*library.loader, str(build(library.bits)), *arguments]
     return run_program(command, _environment(library), seconds, str(library.path))
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], seconds: float, name: str) -> str:
-    """Standard output; a HarnessError says what went wrong with what is called `name`."""
+    """Runs a program and returns its standard output. Raises HarnessError, which calls it `name`, if it fails."""
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
@@ -173,15 +173,15 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], seconds:
     except OSError as error:
         raise HarnessError(f"{command[0]} cannot be started: {error.strerror}") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["without a message"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         if done.returncode < 0:
             last = f"killed by {signal.Signals(-done.returncode).name}, {last}"
-        raise HarnessError(f"{name} cannot be played: {last}")
+        raise HarnessError(f"{name} failed: {last}")
     return done.stdout
 
 
 def _environment(library: Library) -> Mapping[str, str]:
-    """Nothing that would tune libc or Python, and no writing into the installation."""
+    """Returns an environment without settings of libc or Python, in which Python writes no bytecode."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     fixed = {"LC_ALL": "C", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
     return kept | fixed | ({"PYTHONHOME": str(library.home)} if library.home else {})

@@ -1,4 +1,4 @@
-"""Huge pages of this machine's kernel: its settings, and the moments when no model can know what it does."""
+"""Huge pages of this machine: settings of the kernel, and its background work, which no model can predict."""
 
 import re
 from collections.abc import Callable
@@ -17,26 +17,26 @@ Result = TypeVar("Result")
 
 
 def transparent_huge_pages() -> str:
-    """The setting of this machine's kernel, as `linux.transparent_huge_pages` takes it."""
+    """Returns the kernel's setting as a value of `linux.transparent_huge_pages`."""
     return _SWITCH.read_text().partition("[")[2].partition("]")[0] if _SWITCH.exists() else "never"
 
 
 def free_huge_pages() -> int:
-    """Reserved huge pages of this machine that no mapping has, as `linux.reserved_huge_pages` takes them."""
+    """Returns the number of free reserved huge pages, as a value of `linux.reserved_huge_pages`."""
     counts = dict(re.findall(r"^HugePages_(Free|Rsvd): +(\d+)$", _MEMORY.read_text(), re.MULTILINE))
     return int(counts.get("Free", 0)) - int(counts.get("Rsvd", 0))
 
 
-def without_surprises(play: Callable[[], Result]) -> Result:
-    """What `play` returns or raises when Linux does not merge or split transparent huge pages meanwhile.
+def without_surprises(measure: Callable[[], Result]) -> Result:
+    """Returns the result of a call of `measure` during which Linux did not merge or split transparent huge pages.
 
-    It may collapse pages in the background (khugepaged), have no huge page to give, or split those hardly used.
-    It counts that for all processes together; whenever a count has moved, `play` is called again.
+    Linux can collapse pages in the background (khugepaged), have no free huge page, or split underused ones. Its
+    counters are for all processes together. If one has changed, `measure` is called again.
     """
     for _ in range(_TRIES):
         before = _count_surprises()
         try:
-            result = play()
+            result = measure()
         except Exception:
             if _count_surprises() == before:
                 raise
@@ -44,8 +44,8 @@ def without_surprises(play: Callable[[], Result]) -> Result:
             if _count_surprises() == before:
                 return result
     raise HarnessError(
-        f"in each of {_TRIES} tries Linux collapsed or split pages in the background, or had no huge page to give "
-        f"(thp_* in {_COUNTERS}): what is resident cannot be compared on this machine now"
+        f"in each of {_TRIES} tries Linux collapsed or split pages in the background, or had no free huge page "
+        f"(thp_* in {_COUNTERS}): resident memory cannot be compared on this machine now"
     )
 
 

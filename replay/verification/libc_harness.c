@@ -1,31 +1,31 @@
-/* Plays an allocation trace through the C library's malloc and writes down where every block went.
+/* Runs an allocation trace with the C library's malloc and writes the address of every block.
  *
  *   libc_harness EVENTS RESULT PLACE MODE
  *
- * EVENTS is a file of `Event`s; RESULT becomes a `Header`, the addresses (u64 an event, 0 where nothing was handed
- * out) and RESIDENT_POINTS numbers of resident bytes. A mark among the events is a call of malloc_trim(0), an
- * OP_THREAD_END the end of its thread, which may have no event behind it. MODE is
+ * EVENTS is a file of `Event`s. RESULT gets a `Header`, the addresses (a u64 for each event, 0 if it returned no address)
+ * and RESIDENT_POINTS numbers of resident bytes. A mark in the events is a call of malloc_trim(0). OP_THREAD_END ends
+ * its thread, which must not have later events. MODE is
  *
- *   addresses   as it says
- *   time        the loop does nothing besides the calls; only play_ns counts; one thread
- *   resident    every block is written to as far as it was asked for; at evenly spaced rows, and at the end, the
- *               resident bytes of the process are read, those in reserved huge pages too, less those before the play
- *   huge        the same with transparent huge pages, which are off otherwise; they are on during each event only, so
- *               that none are collapsed in the background
+ *   addresses   only addresses
+ *   time        the loop only makes the calls; only run_ns is valid; one thread
+ *   resident    all requested bytes of every block are written; at evenly spaced rows, and at the end, the resident bytes
+ *               of the process are read, including reserved huge pages, minus those before the run
+ *   huge        the same with transparent huge pages, which are off in other modes; they are on only during each event,
+ *               so that none are collapsed in the background
  *
- * Requests of 0 bytes are what they are in C: in domain libc they are passed on, so that realloc(p, 0) frees p; for the
- * other domains, which are those of CPython, libc is asked for 1 byte.
+ * Requests of 0 bytes: in domain libc they are passed to libc, so that realloc(p, 0) frees p. In the other domains, which
+ * are CPython's, libc is called with 1 byte.
  *
- * Events of thread 0 are played by the main thread, those of the others by a thread each; they hand on the turn. Making
- * a thread allocates once, from the main arena: Header.thread_bytes is the chunk's size and flags, thread_place where
- * the first one's block lies. They are made beforehand, in the order of their numbers.
+ * The main thread runs the events of thread 0; each other number has a thread of its own. One thread runs at a time and
+ * then wakes the next. Creating a thread allocates once, in the main arena: Header.thread_bytes is the size and flags of
+ * the chunk, thread_place the address of the first such block. Threads are created before the run, by number.
  *
- * The heap is pristine otherwise: the program never allocates before the play. The first mapping made while playing ends at
- * Header.base, the following ones lie beneath it without a gap, as in a fresh process: every hole higher up is filled
- * beforehand, and PLACE fixes base modulo PLACE_MODULUS. An madvise with the advice MARK, which the kernel refuses,
- * stands before and after the play in the eyes of whoever traces system calls.
+ * Otherwise the heap is untouched: the program does not allocate before the run. The first mapping of the run ends at
+ * Header.base; the next ones are below it without gaps, as in a new process, because every hole above is filled before.
+ * PLACE sets the base modulo PLACE_MODULUS. Before and after the run, the program calls madvise with the advice MARK,
+ * which the kernel rejects: these calls are marks in the output of strace.
  *
- * It starts by itself and needs no symbol younger than glibc 2.2.5, so that any version's ld.so can run it. */
+ * The program has its own start code and needs only symbols of glibc 2.2.5, so that the ld.so of any version can run it. */
 #define _GNU_SOURCE
 #include "address_space.h"
 
@@ -42,7 +42,7 @@ enum { DOMAIN_LIBC = 3 };
 enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 16384, STACK_TOUCHED = 8192 };
 
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size : 56, alignment_log2 : 8; } Event;
-typedef struct { uint64_t rows, base, heap, play_ns, thread_bytes, thread_place; } Header;
+typedef struct { uint64_t rows, base, heap, run_ns, thread_bytes, thread_place; } Header;
 
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join,pthread_join@GLIBC_2.2.5");
@@ -61,7 +61,7 @@ static void *map_memory(size_t bytes) {
 
 static uint64_t resident_bytes(void) {
     read_text("/proc/self/smaps_rollup");
-    char *line = strstr(text, "\nAnonymous:"); /* code that is run for the first time is no memory of malloc's */
+    char *line = strstr(text, "\nAnonymous:"); /* without mapped files: pages of code are not malloc's memory */
     char *huge_line = strstr(text, "\nPrivate_Hugetlb:");
     return 1024 * ((line ? strtoull(line + 11, NULL, 10) : 0) + (huge_line ? strtoull(huge_line + 17, NULL, 10) : 0));
 }
@@ -85,7 +85,7 @@ static int is_request(const Event *event) {
 }
 
 /* All calls that stand for the same: malloc must serve each of them alike. */
-static void *play_memalign(const Event *event, size_t alignment, size_t bytes) {
+static void *run_memalign(const Event *event, size_t alignment, size_t bytes) {
     void *block = NULL;
     if (alignment == PAGE)
         return bytes % PAGE ? valloc(bytes) : pvalloc(bytes);
@@ -94,7 +94,7 @@ static void *play_memalign(const Event *event, size_t alignment, size_t bytes) {
     return memalign(alignment, bytes);
 }
 
-static void *play_event(const Event *event, void *block) {
+static void *run_event(const Event *event, void *block) {
     switch (event->op) {
     case OP_MALLOC: return malloc(libc_bytes(event));
     case OP_CALLOC: return calloc(1, libc_bytes(event));
@@ -112,9 +112,9 @@ static void **blocks;
 static uint64_t *addresses, *resident, resident_before;
 static int filled, huge, point;
 
-static _Atomic int turns[THREADS_MAX]; /* 1 where it is the thread's turn */
+static _Atomic int turns[THREADS_MAX]; /* 1: the thread can run */
 static pthread_t threads[THREADS_MAX];
-static int ended; /* the thread that the main one has to wait for, or 0 */
+static int ended; /* the thread that the main thread has to join, or 0 */
 static uint64_t thread_bytes, thread_place;
 
 static void pass_turn(int thread) {
@@ -128,11 +128,11 @@ static void await_turn(int thread) {
     turns[thread] = 0;
 }
 
-static void play_row(void) {
+static void run_row(void) {
     const Event *event = &events[at];
     if (huge)
         disable_huge_pages(0);
-    void *block = play_event(event, blocks[event->block]);
+    void *block = run_event(event, blocks[event->block]);
     int is_freed = event->op == OP_REALLOC && !libc_bytes(event);
     if (is_request(event) && !block && !is_freed)
         die("the real allocator ran out of memory");
@@ -149,11 +149,11 @@ static void play_row(void) {
     at++;
 }
 
-/* The rows from here on that are this thread's; whether it has ended. */
-static int play_own_rows(int thread) {
+/* Runs the next rows as long as they are this thread's; returns whether the thread has ended. */
+static int run_own_rows(int thread) {
     while (at < rows && events[at].thread == thread) {
         int last = events[at].op == OP_THREAD_END;
-        play_row();
+        run_row();
         if (last)
             return 1;
     }
@@ -166,14 +166,14 @@ static void *thread_main(void *number) {
     for (size_t byte = 0; byte < sizeof stack; byte += 512)
         stack[byte] = 1;
     char *dtv;
-    __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* what the thread was given lies a slot before it, behind a chunk's header */
+    __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* the thread's allocation is one slot before it, after a chunk's header */
     thread_bytes = ((size_t *)dtv)[-3];
     if (me == 1)
         thread_place = (uintptr_t)dtv - 2 * sizeof(size_t);
     pass_turn(0);
     for (;;) {
         await_turn(me);
-        if (play_own_rows(me)) {
+        if (run_own_rows(me)) {
             ended = me;
             pass_turn(0);
             return NULL;
@@ -185,7 +185,7 @@ static void *thread_main(void *number) {
 static void make_threads(int count) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
-    /* So small that the end of one leaves nothing to give back to the kernel. */
+    /* So small that the end of a thread releases nothing to the kernel. */
     if (pthread_attr_setstacksize(&attributes, STACK_BYTES) || pthread_attr_setguardsize(&attributes, 0))
         die("threads cannot be as small as they should be");
     for (int thread = 1; thread < count; thread++) {
@@ -195,9 +195,9 @@ static void make_threads(int count) {
     }
 }
 
-static void play_turns(void) {
+static void run_turns(void) {
     while (at < rows) {
-        play_own_rows(0);
+        run_own_rows(0);
         if (at < rows) {
             pass_turn(events[at].thread);
             await_turn(0);
@@ -208,7 +208,7 @@ static void play_turns(void) {
     }
 }
 
-static int play(int count, char **arguments) {
+static int run(int count, char **arguments) {
     if (count != 5)
         die("usage: libc_harness EVENTS RESULT PLACE MODE");
     int timed = !strcmp(arguments[4], "time"), highest_thread = 0;
@@ -241,7 +241,7 @@ static int play(int count, char **arguments) {
     memset(addresses, 0, result_bytes - sizeof(Header));
     result->rows = (uint64_t)rows;
     result->heap = (uint64_t)syscall(SYS_brk, 0L);
-    if (result->heap % PAGE) /* older loaders keep their copy of the tunables there */
+    if (result->heap % PAGE) /* older loaders have their copy of the tunables there */
         result->heap = (uint64_t)syscall(SYS_brk, (result->heap + PAGE - 1) & -PAGE);
     make_threads(highest_thread + 1);
     result->thread_bytes = thread_bytes;
@@ -252,22 +252,22 @@ static int play(int count, char **arguments) {
     uint64_t start = now_ns();
     if (timed) {
         for (int64_t row = 0; row < rows; row++) {
-            void *block = play_event(&events[row], blocks[events[row].block]);
+            void *block = run_event(&events[row], blocks[events[row].block]);
             blocks[events[row].block] = block;
         }
     } else
-        play_turns();
-    result->play_ns = now_ns() - start;
+        run_turns();
+    result->run_ns = now_ns() - start;
     syscall(SYS_madvise, 0L, 0L, (long)MARK);
     syscall(SYS_exit_group, 0L);
     return 0;
 }
 
-/* What crt1.o would do, with the oldest version of what it calls. */
+/* The code of crt1.o, with the oldest versions of the functions that it calls. */
 extern int start_main(int (*)(int, char **), int, char **, void *, void *, void *, void *);
 __asm__(".symver start_main,__libc_start_main@GLIBC_2.2.5");
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall start\n\thlt\n");
 
 __attribute__((used)) void start(long *stack) {
-    start_main(play, (int)stack[0], (char **)(stack + 1), NULL, NULL, NULL, stack);
+    start_main(run, (int)stack[0], (char **)(stack + 1), NULL, NULL, NULL, stack);
 }

@@ -1,7 +1,7 @@
 """Finds the C libraries of this machine, and runs traces on them with `libc_harness.c`.
 
-Looked for are the system's own, and `libcs/*` in the cache folder: unpacked packages, run by the dynamic loader that
-came with them.
+It finds the system's own library, and `libcs/*` in the cache folder: unpacked packages, which run with their own
+dynamic loader.
 """
 
 import re
@@ -22,19 +22,19 @@ from replay.verification.oracles import Absence
 
 SOURCE = Path(__file__).with_name("libc_harness.c")
 RESIDENT_POINTS = 10
-"""As in the harness."""
+"""The same number as in the harness."""
 PLACE = (8 << 30) + (4 << 10)
-"""Where mappings begin, modulo 16 GiB."""
-_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "play_ns", "thread_bytes", "thread_place")])
+"""The base of mappings modulo 16 GiB."""
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "run_ns", "thread_bytes", "thread_place")])
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
-"""What the harness does before and after the trace."""
+"""The system call of the harness before and after the trace."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
 _VERSION = re.compile(r"release version (\d+\.\d+)")
 _FLAGS = ("-O2", "-nostartfiles", "-Wl,-z,now", "-Wl,--no-as-needed", "-l:libpthread.so.0")
-"""Before 2.34 threads have a library of their own."""
+"""Before 2.34, libpthread is a separate library."""
 _SECONDS = 120
 _EVENTS_A_SECOND = 20_000
-"""Far slower than any malloc, with system calls traced."""
+"""Lower limit of the speed with traced system calls, for timeouts."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +42,28 @@ class LibcOracle:
     """A real glibc whose version has a model."""
 
     name: str
-    """Like `glibc-2.36`."""
+    """A name like `glibc-2.36`."""
     version: str
     loader: tuple[str, ...]
-    """The dynamic loader and its options; nothing for the system's own."""
+    """The dynamic loader and its options; empty for the system's own library."""
     path: Path
 
 
 @dataclass(frozen=True)
-class LibcPlayed:
-    """What the real malloc did."""
+class LibcRun:
+    """The result of a run with the real malloc."""
 
     base: int
     """The end of the first mapping of the run: the model's `linux.mmap_base`."""
     heap: int
-    """Where the heap starts: the model's `linux.brk_base`."""
-    play_ns: int
+    """The start of the heap: the model's `linux.brk_base`."""
+    run_ns: int
     thread_bytes: int
-    """The chunk that each further thread takes from the main arena before the trace: its size and flags."""
+    """Size and flags of the chunk that each additional thread allocates in the main arena before the trace."""
     thread_place: int
-    """Where the block in the first of these lies."""
+    """Address of the block in the first of these chunks."""
     addresses: np.ndarray
-    """int64 an event; 0 where nothing was handed out."""
+    """An int64 for each event; 0 if it returned no address."""
     resident: np.ndarray
     """Bytes at RESIDENT_POINTS evenly spaced rows; zeros if not measured."""
     system_calls: list[tuple[str, int, int]] | None
@@ -71,7 +71,7 @@ class LibcPlayed:
 
 
 def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
-    """The libraries at hand by version, and what is not at hand and why."""
+    """Returns the available libraries by version, and those that are not available with the reasons."""
     oracles: dict[str, LibcOracle] = {}
     absences: list[Absence] = []
     for path, loader in _libraries():
@@ -82,29 +82,29 @@ def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
             continue
         match = _VERSION.search(about)
         if match is None:
-            absences.append(Absence(str(path), "is no glibc"))
+            absences.append(Absence(str(path), "is not a glibc"))
         elif match[1] not in RULES:
-            absences.append(Absence(str(path), f"glibc {match[1]} has no model; there are {', '.join(RULES)}"))
+            absences.append(Absence(str(path), f"glibc {match[1]} has no model; supported: {', '.join(RULES)}"))
         else:
             oracles.setdefault(match[1], LibcOracle(f"glibc-{match[1]}", match[1], loader, path))
     for version in RULES:
         if version not in oracles:
-            absences.append(Absence(f"glibc-{version}", "on Debian .ci/fetch-libcs of the sources fetches it"))
+            absences.append(Absence(f"glibc-{version}", "on Debian, .ci/fetch-libcs of the sources downloads it"))
     return [oracles[version] for version in RULES if version in oracles], absences
 
 
 def choose_libcs(choice: str) -> list[LibcOracle]:
-    """Those of a version, like `2.36`, or `all`."""
+    """Returns the libraries of a version like `2.36`, or `all`."""
     oracles, absences = survey_libcs()
     chosen = [oracle for oracle in oracles if choice in ("all", oracle.version, oracle.name)]
     if not chosen:
         reason = next((absence.reason for absence in absences if choice in absence.name), None)
-        raise ReplayError(f"no real glibc is at hand for {choice!r}: {reason or 'see `replay verify --libc --list`'}")
+        raise ReplayError(f"no real glibc is available for {choice!r}: {reason or 'see `replay verify --libc --list`'}")
     return chosen
 
 
 def _libraries() -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Each libc.so.6 and what it takes to run a program with it."""
+    """Yields each libc.so.6 with the command line of its dynamic loader."""
     for path in sorted(Path("/").glob("lib*/*-linux-gnu/libc.so.6")):
         if path.parent.name.startswith("x86_64"):
             yield path, ()
@@ -112,31 +112,31 @@ def _libraries() -> Iterator[tuple[Path, tuple[str, ...]]]:
         yield path, (str(path.with_name("ld-linux-x86-64.so.2")), "--library-path", str(path.parent))
 
 
-def play_libc(
+def run_libc(
     trace: Trace,
     oracle: LibcOracle,
     *,
     mode: str = "addresses",
     traced: bool = False,
     environment: Mapping[str, str] | None = None,
-) -> LibcPlayed:
-    """Runs a trace on a real malloc; the harness explains `mode`. `traced`: strace records the system calls."""
+) -> LibcRun:
+    """Runs a trace with a real malloc. The harness explains `mode`. `traced`: strace records the system calls."""
     program = compile_program(SOURCE, _FLAGS, "libc-harness")
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))
         rows = write_events(trace, events)
         command = [*oracle.loader, str(program), str(events), str(result), str(PLACE), mode]
         settings = dict(environment or {})
-        if traced:  # the settings are not strace's own: it would take huge pages too
+        if traced:  # the settings must not apply to strace itself, which would use huge pages too
             options = [part for name, value in settings.items() for part in ("-E", f"{name}={value}")]
             options += ["-f", "-qq", "-X", "verbose", "-e", "trace=memory", "-o", str(calls)]
             command, settings = [find_strace(), *options, *command], {}
         run_program(command, settings, _SECONDS + rows / _EVENTS_A_SECOND, oracle.name)
         header = np.fromfile(result, _HEADER, 1)[0]
-        return LibcPlayed(
+        return LibcRun(
             base=int(header["base"]),
             heap=int(header["heap"]),
-            play_ns=int(header["play_ns"]),
+            run_ns=int(header["run_ns"]),
             thread_bytes=int(header["thread_bytes"]),
             thread_place=int(header["thread_place"]),
             addresses=np.fromfile(result, "<i8", rows, offset=_HEADER.itemsize),
@@ -146,7 +146,7 @@ def play_libc(
 
 
 def find_strace() -> str:
-    """The program strace; HarnessError where it is missing."""
+    """Returns the path of strace; raises HarnessError if it is missing."""
     found = shutil.which("strace")
     if found is None:
         raise HarnessError("strace is not installed, so system calls cannot be compared")
@@ -154,7 +154,7 @@ def find_strace() -> str:
 
 
 def _read_calls(text: str) -> list[tuple[str, int, int]]:
-    """What strace wrote between the marks; queries of the break are left out."""
+    """Returns the system calls in strace's output between the marks, without queries of the break."""
     calls = []
     for match in _CALL.finditer(_MARK.split(text)[2]):
         arguments = [argument.strip() for argument in match["arguments"].split(",")]

@@ -1,4 +1,4 @@
-"""Traces that are hard on the C library's malloc, beside those that are hard on pymalloc (`shapes`)."""
+"""Traces that exercise rare rules of the C library's malloc. `shapes` has those for pymalloc."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from replay.verification.shapes import History
 
 KIB, MIB = 1 << 10, 1 << 20
 BIN_EDGES = (1_024, 3_136, 3_072, 10_752, 10_240, 45_056, 40_960, 163_840, 131_072, 786_432, 524_288)
-"""Where small bins end and large bins change their width, on both word sizes."""
+"""The end of the small bins, and the sizes at which large bins change their width, on both word sizes."""
 
 
 def _drop_one(history: History, blocks: list[int]) -> None:
@@ -22,7 +22,7 @@ def _size_about(history: History, centre: int, spread: int) -> int:
 
 
 def bimodal(history: History) -> None:
-    """Many small blocks between few large ones, freed at random: holes of every size."""
+    """Many small blocks between a few large ones, freed at random, which leaves free chunks of every size."""
     small: list[int] = []
     large: list[int] = []
     while not history.full:
@@ -37,7 +37,7 @@ def bimodal(history: History) -> None:
 
 
 def mapped(history: History) -> None:
-    """Around the mmap threshold, which each freed mapping raises, up to where it stops; some mappings are resized."""
+    """Sizes around the mmap threshold, which each freed mapping raises up to its maximum; some mappings are resized."""
     blocks: list[int] = []
     centres = (128 * KIB, 128 * KIB, 256 * KIB, MIB, 4 * MIB, 32 * MIB)
     while not history.full:
@@ -51,7 +51,7 @@ def mapped(history: History) -> None:
         elif chance < 0.5:
             blocks.append(history.malloc(history.random.randint(1, 2_000), Domain.LIBC))
         else:
-            # Seldom the larger ones: each raises the threshold for all that follow.
+            # Larger sizes are rare, because each one raises the threshold for later requests.
             centre = centres[min(int(history.random.expovariate(1.2)), len(centres) - 1)]
             op = history.random.choice((Op.MALLOC, Op.CALLOC))
             blocks.append(history.malloc(_size_about(history, centre, 5_000), Domain.LIBC, op))
@@ -68,14 +68,14 @@ def large_bins(history: History) -> None:
             _size_about(history, edge, 80) if history.random.random() < 0.5 else history.random.randint(1_000, 120_000)
         )
         blocks.append(history.malloc(size, Domain.LIBC))
-        if history.random.random() < 0.4:  # keeps neighbours apart
+        if history.random.random() < 0.4:  # prevents neighbours from being merged
             blocks.append(history.malloc(history.random.randint(1, 40), Domain.LIBC))
         while len(blocks) > history.random.randint(1, 1_500):
             _drop_one(history, blocks)
 
 
 def stretch(history: History) -> None:
-    """Buffers that grow by realloc, in place, into the block behind, into top, and away; then shrink."""
+    """Buffers that grow by realloc: in place, into the next chunk, into top, and by moving; then they shrink."""
     blocks = [history.malloc(history.random.randint(1, 200), Domain.LIBC) for _ in range(200)]
     while not history.full:
         block = history.random.choice(blocks)
@@ -91,7 +91,7 @@ def stretch(history: History) -> None:
 
 
 def towers(history: History) -> None:
-    """The heap rises and falls by more than what trims it, with and without something left on top."""
+    """The heap grows and shrinks by more than the trim threshold, with and without a live block at its end."""
     tower: list[int] = []
     while not history.full:
         size = history.random.choice((24, 100, 1_000, 5_000, 30_000, 100_000))
@@ -104,8 +104,8 @@ def towers(history: History) -> None:
 
 
 def bursts(history: History) -> None:
-    """One size after another fills and empties the thread's cache, then fastbins and small bins; large requests
-    between have them merged."""
+    """One size after the other fills and empties the tcache, fastbins and small bins; large requests in between
+    consolidate them."""
     while not history.full:
         size = history.random.randint(0, 1_100)
         blocks = [history.malloc(size, Domain.LIBC) for _ in range(history.random.randint(1, 40))]
@@ -118,7 +118,7 @@ def bursts(history: History) -> None:
 
 
 def first_large(history: History) -> None:
-    """Large blocks before the first small one is freed: the cache is made when somebody else asks."""
+    """Large blocks before the first small one is freed: the tcache is created by another request."""
     blocks = [history.malloc(history.random.randint(1_100, 3_000), Domain.LIBC) for _ in range(60)]
     history.free_all(blocks[::2])
     again = [history.malloc(history.random.randint(900, 3_000), Domain.LIBC) for _ in range(60)]
@@ -128,7 +128,7 @@ def first_large(history: History) -> None:
 
 
 def trims(history: History) -> None:
-    """malloc_trim now and then, over a heap full of holes of whole pages, which are then used again."""
+    """malloc_trim at times, over a heap with free chunks of whole pages, which are then reused."""
     blocks: list[int] = []
     while not history.full:
         size = history.random.choice((40, 600, 5_000, 20_000, 90_000))
@@ -143,7 +143,7 @@ def trims(history: History) -> None:
 
 
 def threads(history: History) -> None:
-    """More threads than arenas, each with blocks of its own and of others; they end, and new ones come."""
+    """More threads than arenas, which free their own blocks and those of others; threads end, and new ones start."""
     blocks: list[int] = []
     born, alive = 1, [0]
     while not history.full:
@@ -169,9 +169,9 @@ def threads(history: History) -> None:
 
 
 def full_heaps(history: History) -> None:
-    """Threads that fill more than one heap of 64 MiB with blocks too small to be mapped, and empty them again."""
+    """Threads that fill more than one heap of 64 MiB with blocks below the mmap threshold, and empty them again."""
     towers: list[list[int]] = [[], [], []]
-    # The threshold goes up, so that blocks of megabytes lie in heaps too.
+    # Raises the threshold, so that blocks of megabytes are in heaps too.
     for size in (200 * KIB, 3 * MIB, 20 * MIB):
         history.free(history.malloc(size, Domain.LIBC))
     while not history.full:
@@ -190,7 +190,7 @@ def full_heaps(history: History) -> None:
 
 
 def handover(history: History) -> None:
-    """One thread asks, another frees, through caches that overflow; both ask for the same sizes again."""
+    """One thread allocates, another frees, through full tcaches; both request the same sizes again."""
     queue: list[int] = []
     while not history.full:
         history.thread = history.random.randint(1, 2)
@@ -298,7 +298,7 @@ SHAPES: dict[str, Callable[[History], None]] = {
 
 
 def build_shape(name: str, events: int, seed: int = 0) -> MemoryTrace:
-    """The trace of that shape with exactly so many events."""
+    """Returns the trace of a shape with exactly `events` events."""
     history = History(events, seed)
     SHAPES[name](history)
     return history.trace(name)

@@ -1,12 +1,12 @@
 """Finds the real allocators of this machine: every libpython whose pymalloc the harness can run.
 
-Looked for in this order, each file once:
+The search order is as follows; each file is used once:
 
     $REPLAY_LIBPYTHON_PATH                      libraries or folders of them, separated by colons
     the running interpreter's library folder
-    the versions that pyenv keeps               under $PYENV_ROOT or its usual place
+    the versions of pyenv                       in $PYENV_ROOT or its default folder
     /usr/lib/<triplet>, /usr/local/lib
-    interpreters/* in the cache folder          unpacked packages, run by the dynamic loader that came with them
+    interpreters/* in the cache folder          unpacked packages, which run with their own dynamic loader
 """
 
 import os
@@ -26,48 +26,48 @@ from replay.support.errors import ReplayError
 from replay.verification.harness import HarnessError, Library, build, probe
 
 PRESETS = ("2.7", *(f"3.{minor}" for minor in range(6, 16)))
-"""Versions of CPython that there is a 64-bit preset for; 32-bit there is one for 3.11."""
+"""Versions of CPython with a 64-bit preset. There is one 32-bit preset, for 3.11."""
 
 _FIRST_IN_INTERPRETER = (3, 12)
-"""From this version on pymalloc's state is part of an interpreter."""
+"""From this version on, pymalloc's state is part of an interpreter."""
 _DRAINED_OVERRIDES = ("pymalloc.radix_tree=false",)
-"""Draining allocates the nodes of the tree beforehand: none is allocated during the trace."""
+"""Draining allocates the nodes of the arena tree, so that none is allocated during the trace."""
 _MACHINES = {("x86_64", 64): 62, ("x86_64", 32): 3, ("i686", 32): 3, ("aarch64", 64): 183}
-"""The ELF machine number that code must have to run here, by this machine and the word's bits."""
+"""ELF machine numbers of code that this machine can run, by machine and word size."""
 _FILE = re.compile(r"libpython(?P<major>\d)\.(?P<minor>\d+)(?P<abi>[a-z]*)\.so(\.[\d.]+)?")
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """A real pymalloc and the configuration that must agree with it."""
+    """A real pymalloc, and the configuration that must be equal to it."""
 
     name: str
-    """Like `cpython-3.11.7` or `cpython-3.11.2-32bit`."""
+    """A name like `cpython-3.11.7` or `cpython-3.11.2-32bit`."""
     version: str
     preset: str
     overrides: tuple[str, ...]
-    """Where this build differs from its preset."""
+    """Overrides for the differences between this build and its preset."""
     alignment: int
-    """Bytes, as seen in the real thing."""
+    """Alignment of blocks in bytes, measured in the library."""
     pool_bytes: int
     library: Library
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A library that is there and cannot be an oracle, or a version that is not there."""
+    """A library that cannot be used, or a version that is not installed, with the reason."""
 
     name: str
     reason: str
 
 
 def find_oracles() -> list[Oracle]:
-    """Every oracle at hand, by rising version."""
+    """Returns all available oracles, sorted by version."""
     return survey()[0]
 
 
 def survey() -> tuple[list[Oracle], list[Absence]]:
-    """The oracles at hand by rising version, and what is not at hand and why."""
+    """Returns the available oracles, sorted by version, and those that are not available with the reasons."""
     oracles: list[Oracle] = []
     absences: list[Absence] = []
     for path in _libraries():
@@ -86,7 +86,7 @@ def survey() -> tuple[list[Oracle], list[Absence]]:
 
 
 def choose_oracles(choice: str) -> list[Oracle]:
-    """The oracles of a preset, of a version such as `3.11` or `3.11.7`, or `all`."""
+    """Returns the oracles of a preset, of a version such as `3.11` or `3.11.7`, or `all`."""
     oracles, absences = survey()
     if choice == "all":
         chosen = oracles
@@ -95,7 +95,7 @@ def choose_oracles(choice: str) -> list[Oracle]:
         chosen = chosen or [oracle for oracle in oracles if f"cpython-{choice}" in (oracle.preset, oracle.name)]
     if not chosen:
         reason = next((absence.reason for absence in absences if choice in absence.name), None)
-        raise ReplayError(f"no real allocator is at hand for {choice!r}: {reason or 'see `replay verify --list`'}")
+        raise ReplayError(f"no real allocator is available for {choice!r}: {reason or 'see `replay verify --list`'}")
     return chosen
 
 
@@ -103,12 +103,12 @@ def _how_to_get(preset: str) -> str:
     if preset.endswith("32bit"):
         return "on Debian: dpkg --add-architecture i386, then install gcc-multilib and libpython3.11:i386"
     if preset in ("cpython-3.13", "cpython-3.14", "cpython-3.15"):
-        return "on Debian .ci/fetch-interpreters of the sources fetches it; else name one in REPLAY_LIBPYTHON_PATH"
+        return "on Debian, .ci/fetch-interpreters of the sources downloads it; or name one in REPLAY_LIBPYTHON_PATH"
     return "build it with --enable-shared and name its libpython in REPLAY_LIBPYTHON_PATH"
 
 
 def _libraries() -> Iterator[Path]:
-    """Files that look like a libpython, symbolic links resolved, each once."""
+    """Yields files that look like a libpython, with symbolic links resolved, each once."""
     folders = [Path(part) for part in os.environ.get("REPLAY_LIBPYTHON_PATH", "").split(os.pathsep) if part]
     folders.append(Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent"))
     for root in {Path(os.environ.get("PYENV_ROOT") or "~/.pyenv"), Path("~/.pyenv")}:
@@ -125,19 +125,19 @@ def _libraries() -> Iterator[Path]:
 
 
 def _examine(path: Path) -> Oracle:
-    """Runs a library once to see what it is; a HarnessError says why it cannot be an oracle."""
+    """Runs a library once and returns its oracle. Raises HarnessError with the reason if it cannot be used."""
     match = _FILE.fullmatch(path.name)
     if match is None:
         raise HarnessError("PyPy has no pymalloc")
     if "t" in match["abi"]:
-        raise HarnessError("a free-threaded build: it uses mimalloc, which there is no model of")
+        raise HarnessError("a free-threaded build: it uses mimalloc, which has no model")
     if "d" in match["abi"]:
         raise HarnessError("a debug build: its debug hooks change every size")
     release = (int(match["major"]), int(match["minor"]))
     bits = _bits(path)
     preset = f"cpython-{release[0]}.{release[1]}" + ("-32bit" if bits == 32 else "")
     if preset not in {*(f"cpython-{version}" for version in PRESETS), "cpython-3.11-32bit"}:
-        raise HarnessError(f"there is no preset {preset} to compare it with")
+        raise HarnessError(f"the preset {preset}, to compare it with, does not exist")
     needs_init = release >= _FIRST_IN_INTERPRETER
     home = _home(path, release)
     if needs_init and home is None:
@@ -155,7 +155,7 @@ def _examine(path: Path) -> Oracle:
 
 
 def _bits(path: Path) -> int:
-    """Word size of an ELF file that this machine can run."""
+    """Returns the word size of an ELF file that this machine can run."""
     with path.open("rb") as file:
         head = file.read(20)
     if len(head) < 20 or head[:4] != b"\x7fELF":
@@ -169,16 +169,16 @@ def _bits(path: Path) -> int:
 
 
 def _home(path: Path, release: tuple[int, int]) -> Path | None:
-    """The nearest folder above with lib/pythonX.Y in it."""
+    """Returns the nearest parent folder with lib/pythonX.Y; None without any."""
     stdlib = f"lib/python{release[0]}.{release[1]}/os.py"
     return next((folder for folder in path.parents if (folder / stdlib).is_file()), None)
 
 
 def _loader(path: Path) -> tuple[str, ...]:
-    """For a library in the cache folder: the dynamic loader beside it, which searches for libraries only there."""
+    """Returns the dynamic loader of a library in the cache folder, with options to search libraries only there."""
     if (cache_root() / "interpreters").resolve() not in path.parents:
         return ()
     loader = next(iter(sorted(path.parent.glob("ld-linux-*.so.*"))), None)
     if loader is None:
-        raise HarnessError("the C library that it was built for is not beside it; fetch it again")
+        raise HarnessError("the C library that it was built for is missing; download it again")
     return (str(loader), "--library-path", str(path.parent))

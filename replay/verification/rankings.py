@@ -1,12 +1,12 @@
 """Compares the ranking of a sweep with reality: a real allocator runs the configurations that it supports.
 
-    pymalloc  a preset as it is, and a real libpython of that version. Compared are the peak of arena bytes, and the
-              system calls that map and unmap arenas; what libc does beneath is not, for its heap is not empty there
-    glibc     a stack without pymalloc, with what the environment can set, and a real glibc of that version, its
-              system calls seen by strace. Compared are their number, and the most that they had mapped at once
+    pymalloc  an unchanged preset, and a real libpython of that version. Metrics: peak of arena bytes, and system calls
+              that map and unmap arenas. libc is not compared, because its heap is not empty in that process
+    glibc     a stack without pymalloc, with settings that the environment can set, and a real glibc of that version,
+              with strace. Metrics: number of system calls, and peak of the bytes that they mapped
 
-A real process with threads begins with blocks of theirs in its heap. So where a trace has threads, glibc's model is
-run once more in that very process, and its figures stand for the sweep's, which are of a process that begins empty.
+A real process with threads begins with blocks of these threads in its heap. So for a trace with threads, glibc's model
+is run again with the heap of the real process, and these figures replace the sweep's, which begin with an empty heap.
 
 Ranks are dense: configurations with equal figures have equal ranks.
 """
@@ -42,7 +42,7 @@ _LIBC = ("mapped_bytes_peak", "syscalls")
 
 @dataclass(frozen=True)
 class Compared:
-    """One configuration over one trace, in the sweep and in reality."""
+    """The figures of one configuration and trace, in the sweep and in reality."""
 
     source: str
     real_allocator: str
@@ -53,7 +53,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One metric over all configurations of a kind, over one trace: ranks in the order of `Compared`."""
+    """The ranks of all configurations of a kind in one metric, for one trace, in the order of `Compared`."""
 
     source: str
     kind: str
@@ -61,7 +61,7 @@ class Ranking:
     model: tuple[int, ...]
     real: tuple[int, ...]
     figures_equal: int
-    """Configurations whose very figure is the same."""
+    """Number of configurations with equal figures."""
 
     @property
     def same(self) -> bool:
@@ -73,7 +73,7 @@ class Verdict:
     compared: tuple[Compared, ...]
     rankings: tuple[Ranking, ...]
     left_out: dict[str, int]
-    """How many configurations no real allocator could take, by reason."""
+    """Number of configurations that no real allocator supports, by reason."""
 
     @property
     def same(self) -> bool:
@@ -88,9 +88,9 @@ class Reality:
         self._libcs = {oracle.version: oracle for oracle in survey_libcs()[0]}
 
     def figures(self, stack: StackConfig, trace: Trace, row: dict[str, Any]) -> tuple[str, str, Figures, Figures]:
-        """Kind, name of the real allocator, and what model and reality did; HarnessError where there is none.
+        """Returns kind, name of the real allocator, and the figures of model and reality.
 
-        `row` is the sweep's of that run.
+        `row` is the run's row in the results of the sweep. Raises HarnessError if no real allocator supports the stack.
         """
         if stack.small_model is None:
             libc, environment = self._libc_for(stack)
@@ -102,32 +102,32 @@ class Reality:
         oracle = self._pymalloc_for(stack)
         model = {"arena_bytes_peak": row["arena_bytes_peak"]}
         model["arena_calls"] = row["arenas_mapped"] + row["arenas_unmapped"]
-        return "pymalloc", oracle.name, model, _play_pymalloc(oracle, trace)
+        return "pymalloc", oracle.name, model, _run_pymalloc(oracle, trace)
 
     def _pymalloc_for(self, stack: StackConfig) -> Oracle:
         alike = [each for each in self._pymallocs.values() if stack_key(load_config(each.preset)) == stack_key(stack)]
         named = [each for each in alike if each.preset == stack.name]
         if not named and stack.name in self._pymallocs and load_config(stack.name).small == stack.small:
-            raise HarnessError("what libc is set to is compared of stacks without pymalloc: -a cpython-3.12-malloc")
+            raise HarnessError("settings of libc are compared only without pymalloc: -a cpython-3.12-malloc")
         if not named:
-            raise HarnessError(f"no real CPython at hand is like {stack.name}, or it is set to what nobody has built")
+            raise HarnessError(f"no available CPython is like {stack.name}, or a setting exists in no build")
         if any(not name.startswith("pymalloc.radix_tree") for name in named[0].overrides):
-            raise HarnessError(f"{named[0].name} is built otherwise than {stack.name}: {', '.join(named[0].overrides)}")
+            raise HarnessError(f"{named[0].name} differs from {stack.name}: {', '.join(named[0].overrides)}")
         return named[0]
 
     def _libc_for(self, stack: StackConfig) -> tuple[LibcOracle, list[str]]:
         version = getattr(stack.libc, "version", "")
         if version not in self._libcs:
-            raise HarnessError(f"no real glibc {version} is at hand" if version else f"{stack.libc_model} is not glibc")
+            raise HarnessError(f"glibc {version} is not available" if version else f"{stack.libc_model} is not glibc")
         environment = _environment_of(stack)
         alike = load_config(PRESET, [f"glibc.version={version}", *overrides_of(environment)])
         if stack_key(alike) != stack_key(stack):
-            raise HarnessError("something is set that the environment of a real process cannot set")
+            raise HarnessError("a setting cannot be made in the environment of a real process")
         return self._libcs[version], environment
 
 
 def _environment_of(stack: StackConfig) -> list[str]:
-    """The assignments that set a real glibc as the stack's is."""
+    """Returns the environment variables that set a real glibc like the stack's."""
     plain = load_config(PRESET).libc
     names = {key: variable for variable, key in VARIABLES.items()}
     changed = {
@@ -140,18 +140,18 @@ def _environment_of(stack: StackConfig) -> list[str]:
     return assignments + ([f"GLIBC_TUNABLES={':'.join(tunables)}"] if tunables else [])
 
 
-def _play_pymalloc(oracle: Oracle, trace: Trace) -> Figures:
-    played = harness.play(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
-    events = played.arena_events
+def _run_pymalloc(oracle: Oracle, trace: Trace) -> Figures:
+    real = harness.run_trace(trace, oracle.library, pool_bytes=oracle.pool_bytes, place=PLACE)
+    events = real.arena_events
     levels = np.cumsum(np.where(events["kind"] == 1, events["bytes"], -events["bytes"]))
     return {"arena_bytes_peak": int(max(levels.max(initial=0), 0)), "arena_calls": len(events)}
 
 
 def _of_calls(calls: Sequence[tuple[str, int, int]], heap: int) -> Figures:
-    """Their number, and the most that they had mapped at once: the heap, and mappings by their length."""
+    """Returns the number of calls, and the peak of the bytes that they mapped: the heap and mappings."""
     figures = {"syscalls": len(calls)}
     if any(name == "mremap" for name, _, _ in calls):
-        return figures  # from where, the record does not tell
+        return figures  # the start of the mapping is unknown
     mapped: dict[int, int] = {}
     peak = total = grown = 0
     for name, address, length in calls:
@@ -170,8 +170,8 @@ def _has_threads(trace: Trace) -> bool:
     return len({int(thread) for batch in trace.batches() for thread in np.unique(batch.thread)}) > 1
 
 
-def _played(trace: Trace) -> Trace:
-    """The trace up to its end, without marks and collections, which no harness supports."""
+def _verifiable(trace: Trace) -> Trace:
+    """Returns the trace up to the end of the program, without marks and collections, which harnesses do not support."""
     kept: list[Events] = []
     until_end: list[Events] | None = None
     for events in trace.batches():
@@ -179,31 +179,34 @@ def _played(trace: Trace) -> Trace:
             (events.op == Op.MARK) & np.isin(events.size, np.flatnonzero(np.array(trace.metadata.phases) == name))
             for name in (TRIM_MARK, TEARDOWN_MARK)
         )
-        played = concerns_block(events.op) | (events.op == Op.THREAD_END) | is_trim
+        supported = concerns_block(events.op) | (events.op == Op.THREAD_END) | is_trim
         if is_end.any():
-            rows = np.flatnonzero(played[: np.flatnonzero(is_end)[-1]])
+            rows = np.flatnonzero(supported[: np.flatnonzero(is_end)[-1]])
             until_end = [*kept, events.keep_optional().where(rows)]
-        kept.append(events.keep_optional().where(played))
+        kept.append(events.keep_optional().where(supported))
     return MemoryTrace(kept if until_end is None else until_end, trace.metadata)
 
 
 def verify_ranking(plan: Plan) -> Verdict:
-    """Runs the sweep, has reality do the same, and compares the order in which each puts the configurations."""
+    """Runs the sweep, runs its configurations with real allocators, and compares both rankings."""
     inputs = find_inputs(plan.sources, plan.seeds)
-    for what in inputs:
-        refuse_processes(open_source(fetch(what.where)), what.label, "reality is compared process by process")
+    for trace_input in inputs:
+        reason = "only one process at a time can be compared with a real allocator"
+        refuse_processes(open_source(fetch(trace_input.where)), trace_input.label, reason)
     reality = Reality()
-    resolver = Resolver(plan, [what.recorded for what in inputs])
+    resolver = Resolver(plan, [trace_input.recorded for trace_input in inputs])
     tried = configurations(resolver)
     results = sweep(plan, engine=Threads())
     rows = {(row["configuration"], row["source"], row["seed"]): row for row in results.frame.iter_rows(named=True)}
     compared: list[tuple[str, Compared]] = []
     left_out: dict[str, int] = {}
-    for what in inputs:
-        trace = _played(decode(what).trace)
+    for trace_input in inputs:
+        trace = _verifiable(decode(trace_input).trace)
         for number, each in enumerate(tried):
             try:
-                found = _compare(reality, each, trace, rows.get((number, what.source, what.seed)), what)
+                found = _compare(
+                    reality, each, trace, rows.get((number, trace_input.source, trace_input.seed)), trace_input
+                )
             except HarnessError as error:
                 left_out[str(error)] = left_out.get(str(error), 0) + 1
                 continue
@@ -212,14 +215,14 @@ def verify_ranking(plan: Plan) -> Verdict:
 
 
 def _compare(
-    reality: Reality, each: Configuration | Skipped, trace: Trace, row: dict[str, Any] | None, what: Input
+    reality: Reality, each: Configuration | Skipped, trace: Trace, row: dict[str, Any] | None, trace_input: Input
 ) -> tuple[str, Compared]:
     if isinstance(each, Skipped):
         raise HarnessError(each.reason)
     if row is None or row["status"] != "done":
-        raise HarnessError("the sweep's run failed")
+        raise HarnessError("the run failed in the sweep")
     kind, name, model, real = reality.figures(each.stack, trace, row)
-    return kind, Compared(what.label, name, dict(each.parameters), model, real)
+    return kind, Compared(trace_input.label, name, dict(each.parameters), model, real)
 
 
 def _rankings(compared: Sequence[tuple[str, Compared]]) -> Iterator[Ranking]:

@@ -1,8 +1,8 @@
-"""Traces that are hard on pymalloc: each shape aims at rules that an ordinary program seldom meets.
+"""Traces that exercise rules of pymalloc that ordinary programs rarely reach. Each shape is for some rules.
 
-Each opens with a block of one byte that stays: the first arena, and the nodes of its tree, are mapped before libc's
-heap has seen anything. No request reaches 100 KiB, so that libc maps nothing in between. The same number of events
-and the same seed give the same trace.
+Each trace begins with a block of one byte that is never freed: it maps the first arena and the nodes of the arena tree
+before other requests reach libc's heap. All requests are below 100 KiB, so that libc maps nothing in between. Equal
+number of events and seed produce the same trace.
 """
 
 import random
@@ -15,7 +15,7 @@ from replay.trace import NO_ALIGNMENT, TRIM_MARK, Domain, Events, MemoryTrace, M
 SMALL_BYTES = 512
 LARGE_BYTES = 99 << 10
 POOLS = ((4 << 10, 48), (16 << 10, 48), (4 << 10, 32))
-"""Bytes of a pool and its header, in 64-bit builds to 3.9, from 3.10, and in 32-bit ones."""
+"""Bytes of a pool and its header: 64-bit builds up to 3.9, from 3.10 on, and 32-bit builds."""
 EDGES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 495, 496, 497, 504, 505, 511, 512, 513, 520, 4096)
 
 
@@ -30,17 +30,17 @@ class History:
         self._numbers_used = 0
         self._columns: tuple[list[int], ...] = ([], [], [], [], [], [])
         self.thread = 0
-        """Whose the following events are."""
+        """The thread of the following events."""
         self._domains: dict[int, Domain] = {}
         self.malloc(1)
 
     @property
     def full(self) -> bool:
-        """Whether as many events as wanted are there."""
+        """Whether the trace has the wanted number of events."""
         return len(self._columns[0]) >= self.wanted
 
     def malloc(self, size: int, domain: Domain = Domain.OBJ, op: Op = Op.MALLOC) -> int:
-        """The new block's number."""
+        """Adds a malloc or calloc; returns the number of the new block."""
         if self._free_numbers:
             block = self._free_numbers.pop()
         else:
@@ -58,7 +58,7 @@ class History:
         return block
 
     def realloc(self, block: int, size: int) -> None:
-        """The block gets a new size; in domain libc at least 1 byte, because realloc(p, 0) is a free there."""
+        """Adds a realloc; in domain libc to at least 1 byte, because realloc(p, 0) is a free there."""
         if self._domains[block] == Domain.LIBC:
             size = max(size, 1)
         self.live[block] = size
@@ -74,15 +74,15 @@ class History:
             self.free(block)
 
     def trim(self) -> None:
-        """A mark at which malloc_trim(0) is called."""
+        """Adds a mark at which malloc_trim(0) is called."""
         self._write(Op.MARK, Domain.RAW, 0, 0)
 
     def end_thread(self) -> None:
-        """The thread at work ends."""
+        """Adds the end of the current thread."""
         self._write(Op.THREAD_END, Domain.RAW, 0, 0)
 
     def trace(self, name: str) -> MemoryTrace:
-        """The first `wanted` events."""
+        """Returns the trace, cut to the wanted number of events."""
         op, domain, block, size, thread, alignment = (column[: self.wanted] for column in self._columns)
         rows = len(op)
         events = Events(
@@ -107,7 +107,7 @@ class History:
         return self.random.randint(1, SMALL_BYTES)
 
     def any_size(self) -> int:
-        """Mostly small, now and then an edge or a large one."""
+        """Returns a size: mostly small, sometimes at an edge or large."""
         chance = self.random.random()
         if chance < 0.85:
             return self.any_small()
@@ -118,7 +118,7 @@ class History:
 
 
 def churn(history: History) -> None:
-    """Everything at random, in every domain, over a live set that swells and shrinks."""
+    """Random events in every domain, with a number of live blocks that grows and shrinks."""
     blocks: list[int] = []
     while not history.full:
         target = history.random.randint(0, 30_000)
@@ -134,14 +134,14 @@ def churn(history: History) -> None:
 
 
 def _swap_out(history: History, blocks: list[int]) -> None:
-    """Frees one of `blocks` at random and takes it from the list."""
+    """Frees a random one of `blocks` and removes it from the list."""
     at = history.random.randrange(len(blocks))
     blocks[at], blocks[-1] = blocks[-1], blocks[at]
     history.free(blocks.pop())
 
 
 def release(history: History) -> None:
-    """A sawtooth: groups of a few MiB fill arenas; then one group is dropped, or all of them, in some order."""
+    """A sawtooth: groups of a few MiB fill arenas; then one group or all groups are freed, in some order."""
     groups: list[list[int]] = []
     while not history.full:
         low = history.random.choice((1, 449, 497, 497))
@@ -150,7 +150,7 @@ def release(history: History) -> None:
         if len(groups) < history.random.randint(1, 3):
             continue
         at = history.random.randrange(len(groups))
-        # One group alone leaves holes that the next fills: arenas would soon be so mixed that none empties.
+        # If only single groups were freed, the next group would fill the holes, and no arena would become empty.
         dropped = [groups.pop(at)] if history.random.random() < 0.5 else [groups.pop() for _ in range(len(groups))]
         for group in dropped:
             if history.random.random() < 0.3:
@@ -174,7 +174,7 @@ def regrow(history: History) -> None:
 
 
 def zeroed(history: History) -> None:
-    """Calloc of every size with random lifetimes, in blocks that were used before."""
+    """Calloc of every size with random lifetimes, in reused blocks."""
     blocks: list[int] = []
     while not history.full:
         blocks.append(history.malloc(history.any_size(), history.any_domain(), Op.CALLOC))
@@ -183,7 +183,7 @@ def zeroed(history: History) -> None:
 
 
 def pins(history: History) -> None:
-    """Few long-lived blocks keep arenas that are otherwise empty; other classes then move in between."""
+    """A few long-lived blocks pin arenas that are otherwise empty; other classes then use the free pools."""
     pinned: list[int] = []
     while not history.full:
         size = history.any_small()
@@ -197,7 +197,7 @@ def pins(history: History) -> None:
 
 
 def hops(history: History) -> None:
-    """Pools that empty are taken again: by the same class, which finds the old free list, or by another."""
+    """Empty pools are reused: by the same class, which finds the old free list, or by another."""
     sizes = [history.any_small() for _ in range(3)]
     while not history.full:
         size = history.random.choice(sizes)
@@ -212,7 +212,8 @@ def hops(history: History) -> None:
 
 
 def brims(history: History) -> None:
-    """Bursts that fill pools exactly, then free the first, the last or one in between, at the very edge of full."""
+    """Bursts that fill pools exactly, then free the first, the last or another block, so pools are full or nearly
+    full."""
     kept: list[int] = []
     while not history.full:
         size = history.any_small()
@@ -233,7 +234,7 @@ def brims(history: History) -> None:
 
 
 def thrash(history: History) -> None:
-    """Around an arena's last pool: it fills, empties and fills again, so that arenas come and go all the time."""
+    """Fills and empties an arena's last pool repeatedly, so that arenas are mapped and unmapped all the time."""
     stack: list[int] = []
     while not history.full:
         target = history.random.choice((0, 250, 255, 500, 505, 510, 1_940, 1_945, 1_955, 1_985, 3_900, 4_000))
@@ -249,7 +250,7 @@ SHAPES: dict[str, Callable[[History], None]] = {
 
 
 def build_shape(name: str, events: int, seed: int = 0) -> MemoryTrace:
-    """The trace of that shape with exactly so many events."""
+    """Returns the trace of a shape with exactly `events` events."""
     history = History(events, seed)
     SHAPES[name](history)
     return history.trace(name)

@@ -1,7 +1,7 @@
-"""Makes a trace on which a model differs small enough to read.
+"""Reduces a trace on which a model differs, until a person can read it.
 
-Delta debugging over the lives of blocks: as long as the difference stays, ever smaller groups of blocks are left out
-with all their events. What remains cannot lose a single block.
+Delta debugging over blocks: removes smaller and smaller groups of blocks with all their events, while the difference
+remains. At the end, no single block can be removed.
 """
 
 from collections.abc import Callable
@@ -14,27 +14,27 @@ from replay.trace.events import nulls
 
 
 def shrink(trace: MemoryTrace, differs: Callable[[MemoryTrace], bool]) -> MemoryTrace:
-    """The smallest trace found on which `differs` still holds; it must hold on `trace`."""
+    """Returns a minimal trace for which `differs` is True; it must be True for `trace`."""
     events = _joined(trace)
-    lives = _lives(events)
-    kept = np.unique(lives)
+    allocation_rows = _allocation_rows(events)
+    kept = np.unique(allocation_rows)
     group = max(1, len(kept) // 2)
     while True:
         before = len(kept)
         start = 0
         while start < len(kept):
             fewer = np.delete(kept, slice(start, start + group))
-            if len(fewer) and differs(_only(events, lives, fewer)):
+            if len(fewer) and differs(_only(events, allocation_rows, fewer)):
                 kept = fewer
             else:
                 start += group
         if group == 1 and len(kept) == before:
-            return _only(events, lives, kept)
+            return _only(events, allocation_rows, kept)
         group = max(1, group // 2)
 
 
 def describe(trace: MemoryTrace) -> str:
-    """One line an event, for a test's message."""
+    """Returns one line for each event, for messages of tests."""
     lines = []
     for batch in trace.batches():
         alignments = nulls("alignment", batch.rows) if batch.alignment is None else batch.alignment
@@ -50,23 +50,23 @@ def describe(trace: MemoryTrace) -> str:
 
 
 def _joined(trace: MemoryTrace) -> Events:
-    """One batch, without the optional columns but alignments."""
+    """Returns the trace as one batch, without optional columns except alignments."""
     return joined([batch.keep_optional("alignment") for batch in trace.batches()])
 
 
-def _lives(events: Events) -> np.ndarray:
-    """The life each event belongs to: the row in which its block was born; rows that move none have their own."""
+def _allocation_rows(events: Events) -> np.ndarray:
+    """Returns for each event the row of its block's allocation; for rows without a block, the row itself."""
     born: dict[int, int] = {}
-    lives = np.arange(events.rows)
+    allocation_rows = np.arange(events.rows)
     for row, (op, block) in enumerate(zip(events.op.tolist(), events.block.tolist(), strict=True)):
         if allocates(op):
             born[block] = row
         elif concerns_block(op):
-            lives[row] = born[block]
-    return lives
+            allocation_rows[row] = born[block]
+    return allocation_rows
 
 
-def _only(events: Events, lives: np.ndarray, kept: np.ndarray) -> MemoryTrace:
-    """The events of some lives; blocks keep their numbers."""
-    rows = np.isin(lives, kept)
+def _only(events: Events, allocation_rows: np.ndarray, kept: np.ndarray) -> MemoryTrace:
+    """Returns the events of some blocks, by the row of the allocation. Blocks keep their numbers."""
+    rows = np.isin(allocation_rows, kept)
     return MemoryTrace([events.where(rows)])

@@ -1,8 +1,8 @@
-"""A workload as it is written in YAML: what a program allocates, as streams, sets and phases.
+"""The schema of workloads in YAML: the allocations of a program as streams, sets and phases.
 
-A *stream* makes blocks one after the other: when (arrivals), how large (size), for how long (lifetime). A *set* holds
-a number of blocks and replaces them one at a time. A *phase* changes the rates of streams, or frees groups of blocks.
-`docs/workloads.md` explains every key.
+A *stream* allocates blocks one after the other, with distributions of arrivals, sizes and lifetimes. A *set* has a
+fixed number of blocks and replaces them one at a time. A *phase* changes the rates of streams, or frees groups of
+blocks. `docs/workloads.md` explains every key.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ from replay.workload.distribution_schema import (
 )
 
 EVERYTHING = "all"
-"""In a phase: every stream and set."""
+"""In a phase: all streams and sets."""
 
 EXAMPLE = "duration: 10 s"
-"""A line of a workload."""
+"""A valid line of a workload, for error messages."""
 MAX_STREAMS = 4096
 MAX_STEPS = 10_000
 PositiveRate = Annotated[Rate, Field(gt=0, le=1e9)]
@@ -83,14 +83,14 @@ class Growth(Form):
     spacing: PositiveSpan
 
     @model_validator(mode="after")
-    def _one_way(self) -> "Growth":
+    def _grows_one_way(self) -> "Growth":
         if (self.factor is None) == (self.increment is None):
-            raise ValueError("a block grows by `factor` or by `increment`; give one of them")
+            raise ValueError("a block grows by `factor` or by `increment`; set one of them")
         return self
 
 
 class Source(Form):
-    """What streams and sets have in common."""
+    """Keys of both streams and sets."""
 
     size: SizeLaw
     op: Literal["malloc", "calloc"] = "malloc"
@@ -103,7 +103,7 @@ class Source(Form):
 
     @property
     def members(self) -> int:
-        """Blocks that are replaced one for one; a stream has none."""
+        """Number of blocks that are replaced one by one; 0 for a stream."""
         return 0
 
 
@@ -171,7 +171,7 @@ class Process(Form):
     stack_touched: BlockSize = 0
 
     @model_validator(mode="after")
-    def _touches_what_is_reserved(self) -> "Process":
+    def _touches_at_most_reserved(self) -> "Process":
         if self.stack_touched > self.stack_reserved:
             raise ValueError("stack_touched is more than stack_reserved")
         return self
@@ -192,7 +192,7 @@ class Workload(Form):
     phases: list[Phase] = Field(default_factory=list)
 
     def all_phases(self) -> list[Phase]:
-        """Those written down, after the two that `warm_up` stands for."""
+        """Returns the two phases of `warm_up`, if it is set, and the phases of the file."""
         if self.warm_up is None:
             return self.phases
         ramp = Ramp.model_validate({"from": 0, "to": 1})
@@ -200,12 +200,12 @@ class Workload(Form):
         return [warm_up, Phase(name="steady", start=self.warm_up), *self.phases]
 
     def sources(self) -> dict[str, Source]:
-        """Streams, then sets, in the file's order."""
+        """Returns streams, then sets, in the order of the file."""
         return {**self.streams, **self.sets}
 
 
 def load_workload(path: Path) -> Workload:
-    """The workload in a file; an error names file, line and key."""
+    """Returns the workload in a file. Errors name file, line and key."""
     document = Document(path, WorkloadError, EXAMPLE)
     workload = document.parse(Workload)
     problems = list(_check_references(workload))
@@ -215,19 +215,19 @@ def load_workload(path: Path) -> Workload:
 
 
 def _check_references(workload: Workload) -> Iterator[Problem]:
-    """Names and times that must fit each other across the file."""
+    """Yields problems with references between parts of the file: names, threads and times."""
     sources = workload.sources()
     everyone = [*workload.streams.values(), *workload.sets.values()]
     groups = sorted({source.group for source in everyone if source.group})
     if not sources:
-        yield Problem((), "nothing is allocated; give at least one entry under `streams` or `sets`")
+        yield Problem((), "nothing is allocated; write at least one entry under `streams` or `sets`")
     for name in workload.sets:
         if name in workload.streams:
-            yield Problem(("sets", name), "a stream has this name already; rename one")
+            yield Problem(("sets", name), "a stream already has this name; rename one of them")
     for kind in ("streams", "sets"):
         for name, source in getattr(workload, kind).items():
             if name == EVERYTHING:
-                yield Problem((kind, name), "phases mean every stream and set by this name; choose another")
+                yield Problem((kind, name), "this name is reserved for all streams and sets; choose another")
             if source.start >= workload.duration:
                 yield Problem((kind, name, "start"), "is not before the workload's end")
             if source.stop is not None and source.stop <= source.start:
@@ -235,23 +235,23 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
             for index, thread in enumerate(source.threads or ()):
                 if thread >= workload.threads:
                     known = f"the process has threads 0 to {workload.threads - 1}; raise `threads`"
-                    yield Problem((kind, name, "threads", index), f"there is no thread {thread}; {known}")
+                    yield Problem((kind, name, "threads", index), f"unknown thread {thread}; {known}")
     if workload.warm_up is not None and workload.warm_up >= workload.duration:
         yield Problem(("warm_up",), "is not shorter than the workload's duration")
     for index, phase in enumerate(workload.phases):
         if phase.start >= workload.duration:
             yield Problem(("phases", index, "start"), "is not before the workload's end")
         if "fraction" in phase.model_fields_set and not phase.free:
-            yield Problem(("phases", index, "fraction"), "is of what the phase frees; give `free` too")
+            yield Problem(("phases", index, "fraction"), "requires the key `free`")
         targets = [EVERYTHING, *sources, *groups]
         for name in phase.rates:
             if name not in targets:
-                what = f"is no stream, set or group; {nearest(name, targets)}"
-                yield Problem(("phases", index, "rates", name), what)
+                message = f"unknown stream, set or group; {nearest(name, targets)}"
+                yield Problem(("phases", index, "rates", name), message)
         for place, group in enumerate(phase.free):
             if group not in groups:
-                what = f"there is no group {group!r}; {nearest(group, groups)}"
-                yield Problem(("phases", index, "free", place), what)
+                message = f"unknown group {group!r}; {nearest(group, groups)}"
+                yield Problem(("phases", index, "free", place), message)
         for place, thread in enumerate(phase.end_threads):
             reason = _why_no_end(workload, phase, place, thread)
             if reason:
@@ -259,9 +259,9 @@ def _check_references(workload: Workload) -> Iterator[Problem]:
 
 
 def _why_no_end(workload: Workload, phase: Phase, place: int, thread: int) -> str | None:
-    """What is wrong with a thread's end in a phase."""
+    """Returns why a thread cannot end in a phase; None if it can."""
     if thread == 0:
         return "thread 0 is the main one, which ends with the process"
     if thread >= workload.threads:
-        return f"there is no thread {thread}; the process has threads 0 to {workload.threads - 1}; raise `threads`"
-    return f"thread {thread} ends in this phase already" if thread in phase.end_threads[:place] else None
+        return f"unknown thread {thread}; the process has threads 0 to {workload.threads - 1}; raise `threads`"
+    return f"thread {thread} already ends in this phase" if thread in phase.end_threads[:place] else None

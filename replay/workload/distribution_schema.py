@@ -1,8 +1,8 @@
-"""How sizes, lifetimes and counts are spread: the forms in which a workload may write a distribution.
+"""The schema of distributions of sizes, lifetimes and counts in a workload.
 
-A bare quantity is a constant; everything else is a mapping with a `kind`. The forms are generic in what they
-measure: `SizeLaw` is in bytes, `LifetimeLaw` in nanoseconds (and knows `forever` and `until-next` besides),
-`CountLaw` counts. `replay.workload.generator.distributions` draws from them.
+A quantity alone is a constant; every other distribution is a mapping with a `kind`. The forms are generic in their
+unit: `SizeLaw` has bytes, `LifetimeLaw` nanoseconds (and also `forever` and `until-next`), `CountLaw` counts.
+`replay.workload.generator.distributions` draws from them.
 """
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -30,11 +30,11 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantity = TypeVar("Quantity", bound=int)
 Measured = TypeVar("Measured")
 _NAMES: dict[object, str] = {BlockSize: "OfSizes", Span: "OfTimes", Count: "OfCounts"}
-"""What a form is called in the JSON Schema, after what it measures."""
+"""Suffixes of the names of forms in the JSON Schema, by unit."""
 
 
 class Form(BaseModel):
-    """A mapping of the file: keys that it does not know are mistakes."""
+    """A mapping in the file. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +55,7 @@ class Choice(Spread[Quantity], Generic[Quantity]):
 
     @field_validator("weights", mode="wrap")
     @classmethod
-    def _each_once(cls, written: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    def _without_duplicates(cls, written: Any, read: ValidatorFunctionWrapHandler) -> Any:
         weights = read(written)
         if len(weights) < len(written):
             raise ValueError("one value has two weights, written in different units")
@@ -64,7 +64,7 @@ class Choice(Spread[Quantity], Generic[Quantity]):
     @model_validator(mode="after")
     def _some_weight(self) -> "Choice[Quantity]":
         if not any(self.weights.values()):
-            raise ValueError("all weights are zero; give at least one value a weight")
+            raise ValueError("all weights are zero; at least one value needs a weight")
         return self
 
 
@@ -158,21 +158,21 @@ class Histogram(Spread[Quantity], Generic[Quantity]):
         if len(self.edges) != len(self.counts) + 1:
             raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} edges, not {len(self.edges)}")
         if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
-            raise ValueError("edges must rise")
+            raise ValueError("edges must increase")
         if not any(self.counts):
-            raise ValueError("all counts are zero; give at least one bin a count")
+            raise ValueError("all counts are zero; at least one bin needs a count")
         return self
 
 
 class UntilNext(Form):
-    """Live until the next multiple of `every`, when all such blocks are freed at once."""
+    """A lifetime until the next multiple of `every`, when all such blocks are freed at once."""
 
     kind: Literal["until-next"]
     every: PositiveSpan
 
 
 def _kind(law: Any) -> str | None:
-    """Which form a value of the file, or a model, has."""
+    """Returns the form of a value in the file, or of a model."""
     if isinstance(law, dict):
         kind = law.get("kind")
         return kind if kind is None else str(kind)

@@ -1,4 +1,4 @@
-"""Keeps most of what it makes, and writes down where tracemalloc saw each block that is live in the end.
+"""Allocates blocks, keeps most of them, and writes the call site of each live block at the end, from tracemalloc.
 
 tracemalloc is on from the start. It would take a block that comes out of a free list for a new one: that is turned off.
 """
@@ -25,7 +25,7 @@ import threading
 import typing
 
 BEGIN, END = 7_777_001, 7_777_003
-"""Blocks of so many bytes tell where in the recording that is counted."""
+"""Size of the blocks that mark, in the recording, the moment of the count."""
 MODULES = (
     "argparse calendar configparser difflib dis email.mime.text html.parser http.client logging.config pickle plistlib "
     "pydoc statistics tarfile tempfile unittest.mock urllib.request uuid xml.dom.minidom zipfile"
@@ -178,7 +178,7 @@ def main(path):
         work()
     asyncio.run(wait_together())
     gc.collect()
-    snapshot = _tracemalloc._get_traces  # found beforehand: the cache of types may drop a name for this one
+    snapshot = _tracemalloc._get_traces  # looked up in advance: the lookup could evict a name from the type cache
     end = bytes(END)
     traces = snapshot()
     live = collections.Counter((size, *frames[0]) for _, size, frames, _ in traces)

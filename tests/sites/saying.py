@@ -1,4 +1,4 @@
-"""Allocates from all kinds of Python code, each block in a size of its own, and writes down where: by sys._getframe.
+"""Allocates from all kinds of Python code, each block with its own size, and writes call sites from sys._getframe.
 
 It runs under every interpreter that is recorded with call sites. `take` is C, so the frame that calls it allocates.
 """
@@ -26,7 +26,7 @@ free.restype, free.argtypes = None, [ctypes.c_void_p]
 
 
 def say(frame):
-    """The size for the next block, of which it is told that this frame allocates it."""
+    """Returns the size of the next block, and stores that the calling frame allocates it."""
     size = next(sizes)
     told[size] = [frame.f_code.co_qualname, frame.f_code.co_filename, frame.f_lineno]
     return size
@@ -225,7 +225,7 @@ def long_functions():
 
 
 def replaced_codes():
-    """Each code lies where the one before it lay."""
+    """Each code object has the address of the previous one."""
     for number in range(500):
         space = {"take": take, "say": say, "here": here}
         source = "\n" * (number % 7) + f"def f{number:04}(): take(say(here()))\nf{number:04}()"
@@ -233,7 +233,7 @@ def replaced_codes():
 
 
 def immortal():
-    """A code whose references are not counted; since 3.14 frames mark that in their pointer to it."""
+    """A code object without reference counting; since 3.14, frames have a tag for that in their pointer to it."""
     space = {"take": take, "say": say, "here": here}
     exec("def forever():\n  take(say(here()))", space)
     ctypes.c_uint32.from_address(id(space["forever"].__code__)).value = 3 << 30 if sys.version_info >= (3, 14) else ~0

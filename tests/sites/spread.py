@@ -1,4 +1,4 @@
-"""Expressions over several lines: what allocates is on another line than the instruction before it.
+"""Expressions over several lines: the line that allocates differs from that of the previous instruction.
 
 Each function allocates once a round on each line with a mark, and on no other; rounds are enough for every instruction
 to be specialised. The frame has to be told of each instruction before it allocates, or the line would be another.

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.allocators._stack import MARGIN, ask_for_room
+from replay.allocators.linux.tables import get_range, set_range, skip_unmade
 from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 
@@ -38,9 +39,9 @@ NEVER, MADVISE_ONLY, ALWAYS, RESERVED_ONLY = range(4)
 MODES = ("never", "madvise", "always")
 """As /sys/kernel/mm/transparent_hugepage/enabled calls them; RESERVED_ONLY is `never` where huge pages are reserved."""
 
-WRITABLE, ADVISED, NO_RESERVE, HUGETLB, COUNTED = 1, 2, 4, 8, 16
+WRITABLE, ADVISED, NO_RESERVE, HUGETLB, COUNTED, NOT_HUGE, CHARGED = 1, 2, 4, 8, 16, 32, 64
 """Bits of an area's kind: it may be touched; MADV_HUGEPAGE; MAP_NORESERVE; it is made of the kernel's reserved huge
-pages; of those that `reserved_huge_pages` counts."""
+pages; of those that `reserved_huge_pages` counts; MADV_NOHUGEPAGE; it was touched, but may not be now (VM_ACCOUNT)."""
 EMPTY, IN_PAGES, HUGE = range(3)
 """What a range may be."""
 
@@ -137,8 +138,17 @@ def _cut_areas(stack, start, end):
 
 
 @leaf
-def change_areas(stack, start, end, added):
-    """mprotect or madvise of [start, end): what is mapped there is also of kind `added`."""
+def _changed_kind(kind, owner, added, removed):
+    """The kind of an area after bits were added and removed; it stays charged for what was touched."""
+    changed = (kind | added) & ~removed
+    if kind & removed & WRITABLE and owner and not kind & NO_RESERVE:
+        changed |= CHARGED
+    return changed
+
+
+@leaf
+def change_areas(stack, start, end, added, removed):
+    """mprotect or madvise of [start, end): the kind of what is mapped there gets some bits, and loses others."""
     state = stack.linux
     at = start
     while at < end:
@@ -147,9 +157,10 @@ def change_areas(stack, start, end, added):
             return
         area = state.areas[index]
         stop, kind, owner, moved = min(end, area.end), area.kind, area.owner, area.moved
-        if kind | added != kind:
+        changed = _changed_kind(kind, owner, added, removed)
+        if changed != kind:
             _cut_areas(stack, at, stop)
-            add_area(stack, at, stop, kind | added, owner, moved)
+            add_area(stack, at, stop, changed, owner, moved)
         at = stop
     _split_at_edge(state, start)
     _split_at_edge(state, end)
@@ -160,29 +171,8 @@ def _split_at_edge(state, address):
     """Where an area begins or ends at `address`, no huge page can lie across."""
     index = find_area(state, address)
     begins = index < state.space[0].areas and state.areas[index].start == address
-    if begins and address & (state.space[0].huge_page_size - 1) and range_state(state, address) == HUGE:
-        set_range_state(state, address, IN_PAGES)
-
-
-@leaf
-def range_state(state, address):
-    """What the range of `address` is."""
-    space = state.space[0]
-    number = address >> space.huge_shift
-    if address >= space.lowest:
-        return state.mmap_ranges[((space.mmap_base - 1) >> space.huge_shift) - number]
-    return state.heap_ranges[number - (space.brk_base >> space.huge_shift)]
-
-
-@leaf
-def set_range_state(state, address, value):
-    """The range of `address` becomes EMPTY, IN_PAGES or HUGE."""
-    space = state.space[0]
-    number = address >> space.huge_shift
-    if address >= space.lowest:
-        state.mmap_ranges[((space.mmap_base - 1) >> space.huge_shift) - number] = value
-    else:
-        state.heap_ranges[number - (space.brk_base >> space.huge_shift)] = value
+    if begins and address & (state.space[0].huge_page_size - 1) and get_range(state, address) == HUGE:
+        set_range(state, address, IN_PAGES)
 
 
 @leaf
@@ -199,7 +189,7 @@ def may_be_huge(state, area, address):
     """Whether a first touch of `address`, which lies in `area`, gets a huge page."""
     space = state.space[0]
     start = address & -space.huge_page_size
-    if area.kind & HUGETLB or range_state(state, address) != EMPTY:
+    if area.kind & (HUGETLB | NOT_HUGE) or get_range(state, address) != EMPTY:
         return False
     if space.transparent != ALWAYS and not area.kind & ADVISED:
         return False
@@ -218,10 +208,10 @@ def unmap_areas(stack, start, end):
         index = find_area(state, first + huge - 1)
         is_bare = index == space.areas or state.areas[index].end <= first
         if is_bare and first + huge <= space.mmap_base:
-            set_range_state(state, at, EMPTY)
-        elif range_state(state, at) == HUGE:
-            set_range_state(state, at, IN_PAGES)
-        at = first + huge
+            set_range(state, at, EMPTY)
+        elif get_range(state, at) == HUGE:
+            set_range(state, at, IN_PAGES)
+        at = skip_unmade(state, first + huge, end)
 
 
 @leaf
@@ -236,10 +226,27 @@ def empty_ranges(state, start, end):
         if index < state.space[0].areas:
             stop = min(stop, state.areas[index].end)
         if at == first and stop == last:
-            set_range_state(state, at, EMPTY)
-        elif range_state(state, at) == HUGE:
-            set_range_state(state, at, IN_PAGES)
-        at = stop
+            set_range(state, at, EMPTY)
+        elif get_range(state, at) == HUGE:
+            set_range(state, at, IN_PAGES)
+        at = skip_unmade(state, stop, end)
+
+
+@leaf
+def split_range(state, address):
+    """The range of `address` is no huge page any more; its pages stay."""
+    if get_range(state, address) == HUGE:
+        set_range(state, address, IN_PAGES)
+
+
+@leaf
+def split_partly_covered(state, start, end):
+    """madvise(MADV_FREE) of [start, end): it splits a huge page of which only part is in it."""
+    huge = state.space[0].huge_page_size
+    if start & (huge - 1):
+        split_range(state, start)
+    if end & (huge - 1):
+        split_range(state, end - 1)
 
 
 @leaf
@@ -250,40 +257,47 @@ def move_ranges(state, start, place, length):
     while at < length:
         old, new = start + at, place + at
         part = min(length - at, min(huge - (old & (huge - 1)), huge - (new & (huge - 1))))
-        found = range_state(state, old)
+        found = get_range(state, old)
         if found != EMPTY:
             if part == huge:
-                set_range_state(state, new, found)
-                set_range_state(state, old, EMPTY)
+                set_range(state, new, found)
+                set_range(state, old, EMPTY)
             else:
-                set_range_state(state, old, IN_PAGES)
-                set_range_state(state, new, IN_PAGES)
+                set_range(state, old, IN_PAGES)
+                set_range(state, new, IN_PAGES)
         at += part
 
 
-def check_areas(state: NamedTuple, resident: np.ndarray, mapped: list[tuple[int, int]]) -> None:
+def check_areas(
+    state: NamedTuple, resident: np.ndarray, mapped: list[tuple[int, int]], reserved: list[tuple[int, int]]
+) -> None:
     """Raises AssertionError where an invariant of this file does not hold.
 
-    `resident`: addresses of resident pages, sorted; `mapped`: stretches by falling address that are mapped.
+    `resident`: addresses of resident pages, sorted; `mapped`, `reserved`: stretches by falling address.
     """
     space = state.space[0]  # type: ignore[attr-defined]
     areas = state.areas[: space.areas]  # type: ignore[attr-defined]
     assert (areas["start"] < areas["end"]).all()
     assert (areas["end"][1:] <= areas["start"][:-1]).all(), "areas overlap or are out of order"
-    joined: list[list[int]] = []
-    for start, end in zip(areas["start"].tolist(), areas["end"].tolist(), strict=True):
-        if joined and joined[-1][0] == end:
-            joined[-1][0] = start
-        else:
-            joined.append([start, end])
-    assert [tuple(pair) for pair in joined] == mapped
+    assert _joined(areas) == mapped
+    assert _joined(areas[areas["kind"] & WRITABLE == 0]) == reserved
     huge = int(space.huge_page_size)
     for start, end in mapped:
-        for first in range(start & -huge, end, huge):
-            kind = range_state(state, max(first, start))
+        first = start & -huge
+        while first < end:
+            kind = get_range(state, max(first, start))
             pages = np.searchsorted(resident, first + huge) - np.searchsorted(resident, first)
             assert kind != EMPTY or pages == 0, "a page of a range without page table is resident"
             if kind == HUGE:
                 assert pages == huge // space.page_size
                 area = areas[find_area(state, first)]
                 assert area["start"] <= first < first + huge <= area["end"]
+            first = skip_unmade(state, first + huge, end)
+
+
+def _joined(areas: np.ndarray) -> list[tuple[int, int]]:
+    """The stretches that areas cover, by falling address."""
+    joined: list[tuple[int, int]] = []
+    for start, end in zip(areas["start"].tolist(), areas["end"].tolist(), strict=True):
+        joined[-1:] = [(start, joined[-1][1])] if joined and joined[-1][0] == end else [*joined[-1:], (start, end)]
+    return joined

@@ -5,37 +5,35 @@ import numpy as np
 from replay.allocators._stack import NO_MEMORY, ask_for_room, attend, change_mapped, change_resident, log
 from replay.allocators._tally import SYSCALLS
 from replay.allocators.linux.areas import (
-    ADVISED,
     COUNTED,
     HUGETLB,
     NO_RESERVE,
     WRITABLE,
     add_area,
-    change_areas,
-    empty_ranges,
     is_hugetlb,
     move_ranges,
     unmap_areas,
 )
-from replay.allocators.linux.pages import mark, move_pages
+from replay.allocators.linux.pages import drop_pages, move_pages
 from replay.allocators.linux.regions import (
     area_of,
+    cut_all,
     cut_out,
     highest_hole,
     hole_at,
     insert_region,
-    measure_headroom,
-    region_of,
     take_region,
 )
+from replay.allocators.linux.reserves import add_reserved
 from replay.allocators.linux.settings import GAP_BYTES
+from replay.allocators.linux.tables import measure_headroom, region_of
 from replay.jit.compiling import cold, leaf
 
 MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
 
 
 @leaf
-def _choose(stack, length):
+def choose_place(stack, length):
     """Where mmap puts `length` bytes of whole pages, and before which region that is."""
     state = stack.linux
     huge = state.space[0].huge_page_size
@@ -46,7 +44,8 @@ def _choose(stack, length):
 
 
 @leaf
-def _count_mmap(stack, start, length):
+def count_mmap(stack, start, length):
+    """Counts an mmap that mapped memory there; returns `start`."""
     tally = stack.tally[0]
     change_mapped(stack, length)
     tally.mmap += 1
@@ -60,8 +59,8 @@ def mmap(stack, length):
     """The address of `length` new bytes (rounded up to pages)."""
     page = stack.linux.space[0].page_size
     length = (length + page - 1) & -page
-    start, index = _choose(stack, length)
-    return _count_mmap(stack, take_region(stack, start, index, length, WRITABLE, 0, 0), length)
+    start, index = choose_place(stack, length)
+    return count_mmap(stack, take_region(stack, start, index, length, WRITABLE, 0, 0), length)
 
 
 @cold
@@ -72,7 +71,7 @@ def mmap_arena(stack, length):
     if space.given == state.given.shape[0]:
         return mmap(stack, length)
     space.given += 1
-    return _count_mmap(stack, state.given[space.given - 1], length)
+    return count_mmap(stack, state.given[space.given - 1], length)
 
 
 @cold
@@ -84,7 +83,7 @@ def mmap_huge_pages(stack, length):
     padding = huge - space.page_size
     start, index = highest_hole(state, length + padding)
     start = take_region(stack, (start + padding) & -huge, index, length, WRITABLE | HUGETLB, 0, 0)
-    return _count_mmap(stack, start, length)
+    return count_mmap(stack, start, length)
 
 
 @cold
@@ -107,46 +106,11 @@ def mmap_hugetlb(stack, length, is_reserve, hint):
     start = take_region(stack, start, index, whole, HUGETLB | COUNTED | (NO_RESERVE if is_reserve else WRITABLE), 0, 0)
     space.huge_pages_left -= whole >> space.huge_shift
     if is_reserve:
-        space.reserved_bytes += whole
+        add_reserved(stack, start, start + whole)
     else:
         change_mapped(stack, whole)
     log(stack, MMAP, start, length)
     return start
-
-
-@cold
-def reserve(stack, length, hint):
-    """mmap with PROT_NONE: the address of `length` bytes that nothing else will lie in; at `hint` if that is free.
-
-    A hint of 0 is none; with one that is taken, no alignment to huge pages is looked for.
-    """
-    state, tally = stack.linux, stack.tally[0]
-    if hint == 0:
-        start, index = _choose(stack, length)
-    else:
-        start, index = hint, np.int64(hole_at(state, hint, length))
-        if index < 0:
-            start, index = highest_hole(state, length)
-    start = take_region(stack, start, index, length, NO_RESERVE, 0, 0)
-    state.space[0].reserved_bytes += length
-    tally.mmap += 1
-    tally.mmap_bytes += length
-    log(stack, MMAP, start, length)
-    return start
-
-
-@cold
-def protect(stack, start, length):
-    """mprotect: a reserved stretch becomes memory."""
-    tally = stack.tally[0]
-    space = stack.linux.space[0]
-    space.reserved_bytes -= length
-    if space.transparent:
-        change_areas(stack, start, start + length, WRITABLE)
-    change_mapped(stack, length)
-    tally.mprotect += 1
-    tally.mprotect_bytes += length
-    log(stack, MPROTECT, start, length)
 
 
 @leaf
@@ -159,7 +123,10 @@ def _count_munmap(stack, start, length):
 
 @cold
 def munmap(stack, start, length):
-    """Gives [start, start + length) back; all of it must be mapped, in one region. Part of a huge page cannot go."""
+    """Releases [start, start + length), and with it what is mapped there; nothing need be.
+
+    A reserved huge page is only released as a whole.
+    """
     state = stack.linux
     space = state.space[0]
     end = start + ((length + space.page_size - 1) & -space.page_size)
@@ -167,7 +134,7 @@ def munmap(stack, start, length):
         _count_munmap(stack, start, end - start)
         return
     if start < space.mmap_base:
-        cut_out(stack, start, end)
+        cut_all(stack, start, end)
     else:
         change_mapped(stack, start - end)
     _count_munmap(stack, start, end - start)
@@ -175,10 +142,8 @@ def munmap(stack, start, length):
 
 @cold
 def munmap_reserve(stack, start, length, reserved_bytes):
-    """The same where `reserved_bytes` of it were never made memory."""
-    stack.linux.space[0].reserved_bytes -= reserved_bytes
+    """The same where the caller knows that `reserved_bytes` of it may not be touched."""
     munmap(stack, start, length)
-    change_mapped(stack, reserved_bytes)
 
 
 @cold
@@ -214,7 +179,7 @@ def mremap(stack, start, old_length, length):
         change_mapped(stack, length - old_length)
         log(stack, MREMAP, start, length)
         return start
-    place, index = _choose(stack, length)
+    place, index = choose_place(stack, length)
     place = take_region(stack, place, index, length, kind, owner, moved + start - place if owner else 0)
     if not tally.attention & NO_MEMORY:
         moved_bytes = move_pages(stack, start, place, old_length)
@@ -228,47 +193,17 @@ def mremap(stack, start, old_length, length):
 
 
 @cold
-def dontneed(stack, start, length):
-    """madvise(MADV_DONTNEED): the pages go, the addresses stay. Of huge pages, whole ones from the start on."""
-    state = stack.linux
-    _count_madvise(stack, start, length)
-    if is_hugetlb(state, start):
-        huge = state.space[0].huge_page_size
-        length = 0 if start & (huge - 1) else length & -huge
-        if length == 0:
-            return
-    change_resident(stack, -(mark(stack, start, start + length, False) << state.space[0].page_shift))
-    if state.space[0].transparent:
-        empty_ranges(state, start, start + length)
-
-
-@cold
-def advise_huge_pages(stack, start, length):
-    """madvise(MADV_HUGEPAGE): first touches may get huge pages from now on, unless they are `never`."""
-    if stack.linux.space[0].transparent:
-        change_areas(stack, start, start + length, ADVISED)
-    _count_madvise(stack, start, length)
-
-
-@leaf
-def _count_madvise(stack, start, length):
-    tally = stack.tally[0]
-    tally.madvise += 1
-    tally.madvise_bytes += length
-    log(stack, MADVISE, start, length)
-
-
-@cold
 def brk(stack, new_brk):
     """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
     state = stack.linux
     space, tally = state.space[0], stack.tally[0]
     old_brk = space.brk
-    if new_brk + GAP_BYTES > space.lowest:
+    is_taken = space.sparse and new_brk > old_brk and hole_at(state, old_brk, new_brk + GAP_BYTES - old_brk) < 0
+    if new_brk + GAP_BYTES > space.lowest or is_taken:
         attend(stack, NO_MEMORY)
         return
     if new_brk < old_brk:
-        change_resident(stack, -(mark(stack, new_brk, old_brk, False) << space.page_shift))
+        drop_pages(stack, new_brk, old_brk)
         change_mapped(stack, new_brk - old_brk)
         if space.transparent:
             unmap_areas(stack, new_brk, old_brk)

@@ -1,53 +1,25 @@
-"""Which pages are resident.
+"""Which pages are resident, and which of them were lazily freed (MADV_FREE): Linux may take these at any time.
 
-Pages are marked in two bit tables, one counted downwards from `mmap_base`, one upwards from `brk_base`.
+`space.lazy_bytes` are in lazily freed pages, which a write makes ordinary ones again; of a huge page, all of them.
 """
 
 import numpy as np
 
-from replay.allocators._stack import change_resident
-from replay.allocators.linux.areas import (
-    COUNTED,
-    EMPTY,
-    HUGE,
-    IN_PAGES,
-    find_area,
-    may_be_huge,
-    range_state,
-    set_range_state,
+from replay.allocators._stack import NO_MEMORY, ask_for_room, attend, change_resident
+from replay.allocators.linux.areas import COUNTED, EMPTY, HUGE, IN_PAGES, find_area, may_be_huge
+from replay.allocators.linux.bits import copy_bits, set_bits
+from replay.allocators.linux.tables import (
+    CHUNKS,
+    HEAP,
+    NOWHERE,
+    add_chunk,
+    get_page,
+    get_range,
+    locate,
+    region_of,
+    set_range,
 )
 from replay.jit.compiling import cold, leaf
-
-
-@leaf
-def _count_bits(word):
-    """How many of 64 bits are set. The masks keep every step in the positive range of int64."""
-    low = word & 0xFFFFFFFF
-    high = (word >> 32) & 0xFFFFFFFF
-    low -= (low >> 1) & 0x55555555
-    high -= (high >> 1) & 0x55555555
-    low = (low & 0x33333333) + ((low >> 2) & 0x33333333)
-    high = (high & 0x33333333) + ((high >> 2) & 0x33333333)
-    both = ((low + (low >> 4)) & 0x0F0F0F0F) + ((high + (high >> 4)) & 0x0F0F0F0F)
-    return ((both * 0x01010101) >> 24) & 0xFF
-
-
-@leaf
-def _set_bits(bits, first, last, value):
-    """Sets bits first … last to `value` in place; returns how many changed."""
-    changed = 0
-    for index in range(first >> 6, (last >> 6) + 1):
-        mask = np.int64(-1)
-        if index == first >> 6:
-            mask <<= first & 63
-        if index == last >> 6 and (last & 63) != 63:
-            mask &= ~(np.int64(-1) << ((last & 63) + 1))
-        word = bits[index]
-        fresh = mask & ~word if value else mask & word
-        if fresh != 0:
-            changed += _count_bits(fresh)
-            bits[index] = word ^ fresh
-    return changed
 
 
 @leaf
@@ -55,15 +27,102 @@ def mark(stack, start, end, value):
     """How many pages changed. Outside of heap and mappings lie none: a model without real addresses gives such ones."""
     space = stack.linux.space[0]
     shift = space.page_shift
+    if space.sparse:
+        return _mark_parts(stack, start, end, value)
     if start >= space.lowest:
         if end > space.mmap_base:
             return 0
         last = (space.mmap_base - 1 - start) >> shift
-        return _set_bits(stack.linux.mmap_pages, (space.mmap_base - end) >> shift, last, value)
+        return set_bits(stack.linux.mmap_pages, (space.mmap_base - end) >> shift, last, value)
     if start < space.brk_base or end > space.brk:
         return 0
     first = (start - space.brk_base) >> shift
-    return _set_bits(stack.linux.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
+    return set_bits(stack.linux.heap_pages, first, (end - 1 - space.brk_base) >> shift, value)
+
+
+@cold
+def _mark_parts(stack, start, end, value):
+    """The same where mappings lie far apart."""
+    state = stack.linux
+    changed, at = 0, start
+    while at < end:
+        table, first, last, stop = locate(state, at, end)
+        if table == NOWHERE and value and _is_mapped(state, at):
+            if not add_chunk(state, at):
+                attend(stack, NO_MEMORY)
+                return changed
+            if state.space[0].headroom < 0:
+                ask_for_room(stack)
+            table, first, last, stop = locate(state, at, end)
+        if table != NOWHERE:
+            changed += _mark_in(state, table, first, last, value)
+        at = stop
+    return changed
+
+
+@leaf
+def _mark_in(state, table, first, last, value):
+    if table == CHUNKS:
+        return set_bits(state.chunk_pages, first, last, value)
+    return set_bits(state.heap_pages if table == HEAP else state.mmap_pages, first, last, value)
+
+
+@leaf
+def _mark_lazy_in(state, table, first, last):
+    if table == CHUNKS:
+        return copy_bits(state.chunk_pages, state.chunk_lazy, first, last)
+    if table == HEAP:
+        return copy_bits(state.heap_pages, state.heap_lazy, first, last)
+    return copy_bits(state.mmap_pages, state.mmap_lazy, first, last)
+
+
+@leaf
+def _unmark_lazy_in(state, table, first, last):
+    if table == CHUNKS:
+        return set_bits(state.chunk_lazy, first, last, False)
+    return set_bits(state.heap_lazy if table == HEAP else state.mmap_lazy, first, last, False)
+
+
+@leaf
+def _is_mapped(state, address):
+    """Whether `address` lies in a mapping."""
+    if state.space[0].regions == 0:
+        return False
+    region = state.regions[region_of(state, address)]
+    return region.start <= address < region.end
+
+
+@leaf
+def drop_pages(stack, start, end):
+    """No page of [start, end) is resident any more."""
+    space = stack.linux.space[0]
+    if space.lazy_bytes:
+        unmark_lazy(stack, start, end)
+    change_resident(stack, -(mark(stack, start, end, False) << space.page_shift))
+
+
+@leaf
+def mark_lazy(stack, start, end):
+    """The resident pages of [start, end) are lazily freed."""
+    state = stack.linux
+    space, at = state.space[0], start
+    while at < end:
+        table, first, last, stop = locate(state, at, end)
+        if table != NOWHERE:
+            space.lazy_bytes += _mark_lazy_in(state, table, first, last) << space.page_shift
+        at = stop
+
+
+@cold
+def unmark_lazy(stack, start, end):
+    """No page of [start, end) is lazily freed."""
+    state = stack.linux
+    space, at = state.space[0], start
+    while at < end:
+        table, first, last, stop = locate(state, at, end)
+        if table != NOWHERE:
+            space.lazy_bytes -= _unmark_lazy_in(state, table, first, last) << space.page_shift
+        at = stop
 
 
 @cold
@@ -75,6 +134,8 @@ def touch(stack, start, end):
     else:
         fresh = mark(stack, start, end, True)
         tally.page_faults += fresh
+        if space.lazy_bytes:
+            unmark_lazy(stack, start, end)
     if fresh:
         change_resident(stack, fresh << space.page_shift)
 
@@ -91,17 +152,20 @@ def _touch_areas(stack, start, end):
             return fresh
         area = state.areas[index]
         stop = min(end, min(area.end, (at & -huge) + huge))
-        if (area.kind & COUNTED and range_state(state, at) == EMPTY) or may_be_huge(state, area, at):
+        if (area.kind & COUNTED and get_range(state, at) == EMPTY) or may_be_huge(state, area, at):
             first = at & -huge
             fresh += mark(stack, first, first + huge, True)
-            set_range_state(state, at, HUGE)
+            set_range(state, at, HUGE)
             tally.page_faults += 1
             tally.huge_pages += 1
-        elif range_state(state, at) != HUGE:
+        elif get_range(state, at) != HUGE:
             pages = mark(stack, at, stop, True)
             fresh += pages
             tally.page_faults += pages
-            set_range_state(state, at, IN_PAGES)
+            set_range(state, at, IN_PAGES)
+        if space.lazy_bytes:
+            is_huge = get_range(state, at) == HUGE
+            unmark_lazy(stack, at & -huge if is_huge else at, (at & -huge) + huge if is_huge else stop)
         if area.owner == 0:
             space.owners += 1
             area.owner = space.owners
@@ -113,10 +177,16 @@ def _touch_areas(stack, start, end):
 def move_pages(stack, start, place, length):
     """Marks at `place` what is marked at `start`; returns how many bytes that are."""
     space, pages = stack.linux.space[0], stack.linux.mmap_pages
-    moved = 0
+    moved, is_lazy, is_simple = 0, np.int64(0), not (space.sparse or space.lazy_bytes)
     for page in range(length >> space.page_shift):
         offset = page << space.page_shift
-        bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift
-        if pages[bit >> 6] >> (bit & 63) & 1:
+        if is_simple:
+            bit = (space.mmap_base - 1 - (start + offset)) >> space.page_shift
+            is_resident = (pages[bit >> 6] >> (bit & 63)) & 1
+        else:
+            is_resident, is_lazy = get_page(stack.linux, start + offset)
+        if is_resident:
             moved += mark(stack, place + offset, place + offset + space.page_size, True)
+            if is_lazy:
+                mark_lazy(stack, place + offset, place + offset + space.page_size)
     return moved << space.page_shift

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.allocators._stack import MARGIN, NO_MEMORY, ask_for_room, attend, change_mapped, change_resident
+from replay.allocators._stack import MARGIN, NO_MEMORY, ask_for_room, attend, change_mapped
 from replay.allocators.linux.areas import (
     WRITABLE,
     add_area,
@@ -10,18 +10,11 @@ from replay.allocators.linux.areas import (
     is_hugetlb,
     unmap_areas,
 )
-from replay.allocators.linux.pages import mark
-from replay.allocators.linux.settings import GAP_BYTES, SLACK_BYTES
-from replay.jit.compiling import leaf
-
-
-@leaf
-def measure_headroom(state):
-    space = state.space[0]
-    bits = space.page_shift + 6
-    below = (state.mmap_pages.shape[0] << bits) - (space.mmap_base - space.lowest)
-    above = (state.heap_pages.shape[0] << bits) - (space.brk - space.brk_base)
-    space.headroom = min(below, above) - SLACK_BYTES
+from replay.allocators.linux.pages import drop_pages
+from replay.allocators.linux.reserves import release_reserved
+from replay.allocators.linux.settings import GAP_BYTES
+from replay.allocators.linux.tables import measure_headroom, region_of
+from replay.jit.compiling import cold, leaf
 
 
 @leaf
@@ -44,19 +37,6 @@ def hole_at(state, start, length):
     while index < count and regions[index].start >= start + length:
         index += 1
     return index if index == count or regions[index].end <= start else -1
-
-
-@leaf
-def region_of(state, start):
-    """The region that `start` lies in."""
-    low, high = 0, state.space[0].regions - 1
-    while low < high:
-        middle = (low + high) >> 1
-        if state.regions[middle].start <= start:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 @leaf
@@ -98,8 +78,21 @@ def take_region(stack, start, index, length, kind, owner, moved):
     if start < space.brk + GAP_BYTES:
         attend(stack, NO_MEMORY)
         return space.lowest
-    insert_region(state, index, start, start + length)
     if start < space.lowest:
+        space.lowest = start
+        measure_headroom(state)
+    return put_region(stack, start, index, length, kind, owner, moved)
+
+
+@leaf
+def put_region(stack, start, index, length, kind, owner, moved):
+    """The same anywhere; what lies below all others does not become the lowest if it is far from them."""
+    state = stack.linux
+    space = state.space[0]
+    insert_region(state, index, start, start + length)
+    if start < space.reach:
+        space.sparse = 1
+    elif start < space.lowest:
         space.lowest = start
         measure_headroom(state)
     if space.headroom < 0 or space.regions + MARGIN > state.regions.shape[0]:
@@ -132,9 +125,23 @@ def cut_out(stack, start, end):
         space.regions += 1
         if space.regions + MARGIN > regions.shape[0]:
             ask_for_room(stack)
-    change_resident(stack, -(mark(stack, start, end, False) << space.page_shift))
-    change_mapped(stack, start - end)
+    drop_pages(stack, start, end)
+    released = release_reserved(stack, start, end) if space.reserves else 0
+    change_mapped(stack, start - end + released)
     if space.transparent:
         if is_hugetlb(state, start):
             space.huge_pages_left += (end - start) >> space.huge_shift
         unmap_areas(stack, start, end)
+
+
+@cold
+def cut_all(stack, start, end):
+    """The same for all that is mapped of [start, end), which need not be one region."""
+    state = stack.linux
+    while state.space[0].regions:
+        region = state.regions[region_of(state, end - 1)]
+        first, last = max(start, region.start), min(end, region.end)
+        if first >= last:
+            return
+        cut_out(stack, first, last)
+        end = first

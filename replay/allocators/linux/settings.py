@@ -11,6 +11,15 @@ SLACK_BYTES = 256 << 20
 configurations may set is limited so that all of them together stay below."""
 GAP_BYTES = 1 << 20
 """Heap and mappings never come closer."""
+CHUNK_SHIFT = 28
+CHUNK_BYTES = 1 << CHUNK_SHIFT
+"""Pages of mappings far below the others are kept in chunks of so much address space."""
+CHUNKS_SPARE = 8
+"""Chunks that one event may need more than the bytes that it touches: their number if they lie apart."""
+ADDRESS_MIN = 1 << 16
+"""vm.mmap_min_addr: a hint below becomes this address."""
+ADDRESS_MAX = 1 << 47
+"""No address of a process is that high."""
 
 
 class Config(BaseModel):

@@ -1,6 +1,7 @@
-"""Everything that imports numba and llvmlite for kernels; `replay.jit.compiling` loads it at the first call of one.
+"""All code for kernels that imports numba and llvmlite. `replay.jit.compiling` imports it at the first call of a
+kernel.
 
-numba's private modules may change with any release. TESTED_VERSIONS is the range that the tests ran with.
+numba's private modules can change with any release. The tests passed with the versions of TESTED_VERSIONS.
 """
 
 import inspect
@@ -20,16 +21,16 @@ from replay.jit._numba.references import mark_by_reference
 __all__ = ["compile_entry", "mark_by_reference", "mark_generic", "mark_leaf", "report_compilations"]
 
 TESTED_VERSIONS = ("0.68", "0.68")
-"""Of numba, the oldest and the newest minor version."""
+"""Oldest and newest minor version of numba."""
 
 
 def mark_leaf(function: Callable[..., Any], kind: str) -> None:
-    """Has kernels compile `function` with the options of this mark where they call it."""
+    """Makes kernels that call `function` compile it with the options of this mark."""
     register_jitable(**OPTIONS[kind])(function)
 
 
 def compile_entry(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
-    """Returns the compiled entry; its machine code is kept in the folder."""
+    """Returns the compiled entry; its machine code is cached in the folder."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)  # numba takes the cache folder from a global
     try:
@@ -41,12 +42,12 @@ def compile_entry(function: Callable[..., Any], folder: Path) -> Callable[..., A
 
 
 def mark_generic(function: Callable[..., Any], find: Callable[[type], Callable[..., Any]]) -> None:
-    """Has kernels call, instead of `function`, the one that `find` has for the class of the first argument."""
+    """Makes kernels that call `function` call the function that `find` returns for the class of the first argument."""
     parameters = len(inspect.signature(function).parameters)
     overload(function, jit_options=OPTIONS["inlined"])(_CHOICES[parameters](find))
 
 
-def _of_two(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
+def _with_two(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     def choose(state, a):  # type: ignore[no-untyped-def]
         chosen = find(state.instance_class)
         return lambda state, a: chosen(state, a)
@@ -54,7 +55,7 @@ def _of_two(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     return choose
 
 
-def _of_three(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
+def _with_three(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     def choose(state, a, b):  # type: ignore[no-untyped-def]
         chosen = find(state.instance_class)
         return lambda state, a, b: chosen(state, a, b)
@@ -62,7 +63,7 @@ def _of_three(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     return choose
 
 
-def _of_four(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
+def _with_four(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     def choose(state, a, b, c):  # type: ignore[no-untyped-def]
         chosen = find(state.instance_class)
         return lambda state, a, b, c: chosen(state, a, b, c)
@@ -70,12 +71,12 @@ def _of_four(find: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
     return choose
 
 
-_CHOICES = {2: _of_two, 3: _of_three, 4: _of_four}
-"""By number of parameters, because numba compares the names of each signature."""
+_CHOICES = {2: _with_two, 3: _with_three, 4: _with_four}
+"""Functions by number of parameters, because numba compares the names of the parameters."""
 
 
 class _Compilations(Listener):
-    """numba reports what it compiles, but not what it finds on disk, where only entries are kept."""
+    """Counts compilations. numba reports what it compiles, but not what it loads from disk; only entries are cached."""
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
@@ -89,8 +90,8 @@ class _Compilations(Listener):
 
 
 def report_compilations(announce: Callable[[str], None]) -> None:
-    """Has `announce` called right before each entry that is compiled, but not for those found on disk.
+    """Calls `announce` right before an entry is compiled, but not if it is loaded from disk.
 
-    Its argument is the folder that the machine code is kept in.
+    Its argument is the folder of the machine code.
     """
     register("numba:compile", _Compilations(announce))

@@ -1,4 +1,4 @@
-"""numba's files of machine code with a checksum each, so that a damaged one counts as missing."""
+"""Adds a checksum to each of numba's cache files, so that a damaged file counts as missing."""
 
 import hashlib
 import pickle
@@ -11,17 +11,17 @@ from typing import Any
 from numba.core.caching import IndexDataCacheFile
 
 _STAMP = "the folder is named by the sources"
-"""numba would compile again for each copy of a source file, because it compares times and paths."""
+"""Replaces numba's stamp of a source file: with times and paths, each copy of the file would be compiled again."""
 
 
 def check_files(dispatcher: Callable[..., Any], folder: Path) -> None:
-    """Has the cache of a compiled function read and write its files with checksums, in a folder."""
+    """Makes the cache of a compiled function read and write its files with checksums, in a folder."""
     cache: Any = dispatcher._cache  # type: ignore[attr-defined]
     cache._cache_file = _CheckedFiles(str(folder), cache._impl.filename_base, _STAMP)
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """numba itself would raise whatever a damaged pickle leads to, or run damaged machine code."""
+    """Files with checksums. Without them, numba would raise any exception for a damaged pickle, or run damaged code."""
 
     @contextmanager
     def _open_for_write(self, path: str) -> Iterator[BytesIO]:
@@ -43,7 +43,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 
 def _checked_content(path: str) -> memoryview:
-    """Returns what was written to a file; a damaged one is an OSError, which to numba is a missing one."""
+    """Returns the content of a file. Raises OSError if it is damaged, which numba treats as a missing file."""
     content = memoryview(Path(path).read_bytes())
     length = hashlib.sha256().digest_size
     if hashlib.sha256(content[:-length]).digest() != content[-length:]:

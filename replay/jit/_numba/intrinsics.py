@@ -1,4 +1,4 @@
-"""The machine code of `replay.jit.cpu_intrinsics`: importing this module gives it to numba."""
+"""The machine code of `replay.jit.cpu_intrinsics`. Importing this module registers it with numba."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
-"""How numba compiles entries and leaves here: its own pipeline with other lowering, libraries and options.
+"""Compiles entries and leaves with numba's pipeline, but with other lowering, libraries and options.
 
-This package is the one place that uses numba's private modules; `replay.jit.compiling` imports it when a kernel is
-first compiled.
+Only this package uses numba's private modules. `replay.jit.compiling` imports it when a kernel is first compiled.
 """
 
 import gc
@@ -19,9 +18,9 @@ from numba.core.typed_passes import BaseNativeLowering, NativeLowering
 
 
 class _LeafLibrary(JITCodeLibrary):
-    """Code of a leaf, without that of what it calls: all of it is linked, optimised and made machine code in an entry.
+    """The LLVM code of a leaf, without its callees. The entry links, optimises and compiles all of them once.
 
-    numba itself would do each of that for every leaf again, with all that is below it.
+    numba would do that again for every leaf, with all its callees.
     """
 
     def finalize(self) -> None:
@@ -30,7 +29,7 @@ class _LeafLibrary(JITCodeLibrary):
 
 
 def _with_callees(libraries: list[Any]) -> list[Any]:
-    """The same, and what leaves among them call, each once."""
+    """Returns the libraries and, transitively, the callees of leaves, each once."""
     found: dict[Any, None] = {}
     waiting = libraries[::-1]
     while waiting:
@@ -42,9 +41,9 @@ def _with_callees(libraries: list[Any]) -> list[Any]:
 
 
 class _EntryLibrary(JITCodeLibrary):
-    """Code of an entry. Nobody else calls the leaves that are linked into it, and LLVM is told so.
+    """The code of an entry. Its leaves are linked into it and marked as internal, because only the entry calls them.
 
-    It then sees that they never raise: what numba does for that at every call goes away.
+    LLVM then finds that they never raise, and removes numba's checks after every call.
     """
 
     def finalize(self) -> None:
@@ -70,7 +69,8 @@ class _EntryLowering(NativeLowering):
 
 
 class _LeafLowering(BaseNativeLowering):
-    """Makes code for a _LeafLibrary, with an attribute of LLVM's: numba's own option would make callers differ."""
+    """Generates a _LeafLibrary and sets an attribute of LLVM. numba's own option would compile leaves once per
+    caller."""
 
     _name = "replay_leaf_lowering"
     attribute: str | None = None
@@ -81,7 +81,7 @@ class _LeafLowering(BaseNativeLowering):
         flags.no_compile = True
         super().run_pass(state)
         flags.no_compile = False
-        # Callers find the function by a handle, which for numba is what Python calls. Nobody calls this one.
+        # numba identifies a function by its Python wrapper. Here the wrapper is only a key and is never called.
         done = state["cr"]
         handle = make_function(done.fndesc.lookup_module(), done.fndesc.qualname, "", 0, done.env, (state.library,))
         context.insert_user_function(handle, done.fndesc, [state.library])
@@ -120,7 +120,7 @@ class _InlinedLowering(_LeafLowering):
 
 @contextmanager
 def _seldom_collecting() -> Iterator[None]:
-    """Nearly all that the compiler makes lives until it is done; to look for garbage all the time takes a twentieth."""
+    """Collects garbage less often: nearly all objects of the compiler live until its end, so collections cost 5 %."""
     before = gc.get_threshold()
     if before[0]:
         gc.set_threshold(max(before[0], 50_000), *before[1:])
@@ -131,7 +131,7 @@ def _seldom_collecting() -> Iterator[None]:
 
 
 class _EntryCompiler(CompilerBase):
-    """numba's pipeline, but for the lowering, and for what C would need to call the function."""
+    """numba's pipeline with another lowering, and without the wrapper for calls from C."""
 
     lowering: type[BaseNativeLowering] = _EntryLowering
 
@@ -149,7 +149,7 @@ class _EntryCompiler(CompilerBase):
 
 
 class _LeafCompiler(_EntryCompiler):
-    """The same, but for what Python would need: nobody calls a leaf but other kernels."""
+    """The same without the wrapper for calls from Python: only kernels call a leaf."""
 
     lowering = _PlainLowering
 
@@ -167,14 +167,14 @@ class _InlinedCompiler(_LeafCompiler):
 
 
 _OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy"}
-"""Kernels run without the GIL, and without reference counts: they make no arrays and keep none. An option that is not
-given here would be inherited from the caller. All marks have the same options, because numba compiles a function again
-for callers that were compiled with others. NumPy's error model, because a kernel that may raise costs more at every
-call on the way to it."""
+"""Options of all marks. Kernels run without the GIL, and without reference counts, because they neither create nor keep
+arrays. Options that are missing here would be inherited from the caller. All marks have the same options, because numba
+compiles a function again for callers with other options. With NumPy's error model, kernels do not raise, which would
+cost instructions at every call."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "entry": _OPTIONS | {"pipeline_class": _EntryCompiler},
     "leaf": _OPTIONS | {"pipeline_class": _LeafCompiler},
     "inlined": _OPTIONS | {"pipeline_class": _InlinedCompiler},
     "cold": _OPTIONS | {"pipeline_class": _ColdCompiler},
 }
-"""By mark, what numba is given."""
+"""Arguments of numba by mark."""

@@ -1,10 +1,10 @@
-"""Lets compiled kernels take a NamedTuple of arrays and ints by reference.
+"""Passes a NamedTuple of arrays and ints to compiled kernels by reference.
 
-numba hands a NamedTuple over by value, seven words an array, at every call: a stack of models is then so wide that
-moving it costs more than any kernel's work, and takes minutes to compile. A class marked `by_reference` is laid out
-in memory once, when Python calls a kernel, and from there on is one pointer. To Python, and to kernels that run as
-plain Python, it stays the NamedTuple that it is. Its fields cannot be assigned, their elements can; LLVM is told, and
-does not load a field again after every write to an element.
+numba passes a NamedTuple by value, seven words for each array, at every call. For a stack of models, that costs more
+than the work of a kernel, and compiling takes minutes. A class marked `by_reference` is copied to memory once, when
+Python calls a kernel; kernels pass a pointer to it. For Python, and for kernels that run as plain Python, it is an
+ordinary NamedTuple. Its fields are constant, but elements of its arrays can be assigned. LLVM has this information, so
+it does not load a field again after a write to an element.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from numba.extending import (
 
 
 class Reference(types.Type):
-    """The type of an instance of `instance_class`, given the types of its fields."""
+    """numba's type for instances of `instance_class` with fields of these types."""
 
     def __init__(self, instance_class: type, field_types: tuple[types.Type, ...]):
         self.instance_class = instance_class
         self.field_types = field_types
         names = instance_class._fields  # type: ignore[attr-defined]
         self.field_names: tuple[str, ...] = names
-        # A digest, because the name becomes part of the name of every function that takes one.
+        # A digest, because the name is part of the name of every function with such a parameter.
         fields = hashlib.sha256(repr(field_types).encode()).hexdigest()[:16]
         super().__init__(name=f"{instance_class.__module__}.{instance_class.__qualname__}({fields})")
 
 
 @register_model(Reference)
 class _ReferenceModel(models.PrimitiveModel):
-    """A pointer to the fields, one behind the other."""
+    """A pointer to the fields, which are stored one after the other."""
 
     def __init__(self, manager: Any, kind: Reference):
         fields = ir.LiteralStructType([manager.lookup(field).get_value_type() for field in kind.field_types])
@@ -61,7 +61,7 @@ def _get_field(context: Any, builder: Any, kind: Reference, value: Any, name: st
 
 
 def _load_constant(builder: Any, pointer: Any) -> Any:
-    """What is there; part by part, because LLVM forgets that it is constant where it takes a struct apart itself."""
+    """Loads a constant field part by part: if LLVM splits a struct itself, the parts are not marked as constant."""
     kind = pointer.type.pointee
     if isinstance(kind, ir.LiteralStructType | ir.ArrayType):
         value = ir.Constant(kind, ir.Undefined)
@@ -76,20 +76,21 @@ def _load_constant(builder: Any, pointer: Any) -> Any:
 
 @unbox(Reference)
 def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
-    """The fields' native values, in the memory of the calling wrapper: they live as long as the call."""
+    """Stores the native values of the fields in the stack frame of the calling wrapper; they live as long as the
+    call."""
     pointer = cgutils.alloca_once(c.builder, c.context.get_value_type(kind).pointee)
     is_error = cgutils.false_bit
     for index, field in enumerate(kind.field_types):
         native = c.unbox(field, c.pyapi.tuple_getitem(instance, index))
         c.builder.store(native.value, cgutils.gep_inbounds(c.builder, pointer, 0, index))
         is_error = c.builder.or_(is_error, native.is_error)
-    # Fields are constant from here on, but not before: what is loaded must not seem to be what was stored above.
+    # Fields are constant only from here on. Without this barrier, LLVM could move loads before the stores above.
     opaque = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0,~{memory}", side_effect=True)
     return NativeValue(c.builder.call(opaque, [pointer]), is_error=is_error)
 
 
 def mark_by_reference(instance_class: type) -> None:
-    """Has kernels take instances of a NamedTuple class by reference."""
+    """Makes kernels take instances of a NamedTuple class by reference."""
 
     @typeof_impl.register(instance_class)
     def _(value: Any, c: Any) -> Reference:

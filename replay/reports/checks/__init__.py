@@ -11,15 +11,15 @@ FORMATS = ("text", "markdown", "github", "gitlab", "junit", "benchmark")
 
 
 def render(name: str, report: Report) -> str:
-    """The report in the format of that name."""
+    """Returns the report in the named format."""
     if name not in FORMATS:
-        raise ReplayError(f"--report {name}: is not a format; {nearest(name, FORMATS)}")
+        raise ReplayError(f"--report {name}: unknown format; {nearest(name, FORMATS)}")
     rendered: str = import_module(f"{__name__}.{name}").render(report)
     return rendered
 
 
 def expected_here() -> list[tuple[str, str]]:
-    """Formats and files (`-` for standard output) that are the default in this environment."""
+    """Returns the default formats and files of this environment (`-` for standard output)."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         return [("github", "-"), *([("markdown", summary)] if summary else [])]

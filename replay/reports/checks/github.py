@@ -8,8 +8,8 @@ def render(report: Report) -> str:
     lines = []
     for case in report.cases:
         for finding in case.worse:
-            said = "\n".join([f"{finding.metric}: {describe(finding)}", *causes(case)])
-            lines.append(f"::error title={_property(f'{case.name}: {finding.metric}')}::{_data(said)}")
+            message = "\n".join([f"{finding.metric}: {describe(finding)}", *causes(case)])
+            lines.append(f"::error title={_property(f'{case.name}: {finding.metric}')}::{_data(message)}")
         if case.failed and not case.worse:
             lines.append(f"::error title={_property(case.name)}::{_data(f'{case.state}: {case.note}')}")
         lines += [

@@ -13,11 +13,11 @@ def render(report: Report) -> str:
         findings = [(finding.metric, describe(finding)) for finding in case.worse]
         if case.failed and not findings:
             findings = [(case.state, case.note)]
-        for metric, said in findings:
+        for metric, description in findings:
             entries.append(
                 {
                     "check_name": f"replay: {metric}",
-                    "description": "; ".join([f"{case.name}: {metric}: {said}", *causes(case)]),
+                    "description": "; ".join([f"{case.name}: {metric}: {description}", *causes(case)]),
                     "fingerprint": hashlib.sha256(f"{case.name}\0{metric}".encode()).hexdigest(),
                     "severity": "major",
                     "location": {"path": case.origin or case.name, "lines": {"begin": 1}},

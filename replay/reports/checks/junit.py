@@ -18,17 +18,17 @@ def render(report: Report) -> str:
         suite = ElementTree.SubElement(
             root, "testsuite", name=name, tests=str(len(tests)), failures=str(failures), errors="0", skipped="0"
         )
-        for metric, failed, said in tests:
+        for metric, failed, description in tests:
             test = ElementTree.SubElement(suite, "testcase", classname=f"replay.{name}", name=metric, time="0")
             if failed:
-                failure = ElementTree.SubElement(test, "failure", message=_text(said))
-                failure.text = _text("\n".join([said, *causes(case)]))
+                failure = ElementTree.SubElement(test, "failure", message=_text(description))
+                failure.text = _text("\n".join([description, *causes(case)]))
             else:
-                ElementTree.SubElement(test, "system-out").text = _text(said)
+                ElementTree.SubElement(test, "system-out").text = _text(description)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
 
 
 def _text(text: str) -> str:
-    """XML has no control characters, not even escaped ones."""
+    """Returns the text without control characters, which XML does not allow even if they are escaped."""
     return printable(text, keep="\n")

@@ -11,19 +11,19 @@ _WORDS = {"site": "call site", "size_class": "size class"}
 
 
 def headline(report: Report) -> str:
-    """The number of cases by state."""
+    """Returns a line with the number of cases by state."""
     cases = len(report.cases)
     counts = {state: report.count(state) for state in STATES}
-    said = ", ".join([f"{cases} case{'s' * (cases != 1)}", *(f"{n} {state}" for state, n in counts.items() if n)])
+    text = ", ".join([f"{cases} case{'s' * (cases != 1)}", *(f"{n} {state}" for state, n in counts.items() if n)])
     better = sum(len(case.better) for case in report.cases)
     if not better:
-        return said
+        return text
     are, them = ("figure is", "it") if better == 1 else ("figures are", "them")
-    return f"{said}; {better} {are} better than the baseline (--ratchet accepts {them} as the new baseline)"
+    return f"{text}; {better} {are} better than the baseline (--ratchet accepts {them} as the new baseline)"
 
 
 def describe(finding: Finding) -> str:
-    """One finding as a sentence without its metric."""
+    """Returns a finding as text, without the name of the metric."""
     now = format_figure(finding.metric, finding.now)
     if isinstance(finding.rule, Limit):
         return f"{now}, and {finding.rule} is {'kept' if not finding.failed else 'the limit'}"
@@ -35,7 +35,7 @@ def describe(finding: Finding) -> str:
 
 
 def change(finding: Finding) -> str:
-    """The difference, absolute and as a share of the baseline."""
+    """Returns the difference as text, absolute and as a share of the baseline."""
     assert finding.before is not None
     sign = "+" if finding.difference > 0 else "-"
     amount = sign + format_metric(finding.metric, abs(finding.difference))
@@ -44,12 +44,12 @@ def change(finding: Finding) -> str:
 
 
 def allowed(finding: Finding) -> str:
-    """The accepted difference."""
+    """Returns the accepted difference as text."""
     return "nothing" if finding.allowed == 0 else "+" + format_metric(finding.metric, finding.allowed)
 
 
 def format_figure(metric: str, figure: Figure) -> str:
-    """The value, and the range of several recordings."""
+    """Returns the value as text, with the range of several recordings."""
     value = format_metric(metric, figure.value)
     if not figure.spread:
         return value
@@ -57,15 +57,16 @@ def format_figure(metric: str, figure: Figure) -> str:
 
 
 def causes(case: CaseReport) -> list[str]:
-    """The causes of the difference, the largest first; or how to find them."""
+    """Returns the causes of the difference, the largest first, or how to find them."""
     if case.cause is None:
         return [case.note] if case.note else []
     return [*case.cause.moved, *_changes(case.cause)]
 
 
 def _changes(cause: Cause) -> list[str]:
-    """The largest changes by dimension: of blocks live at the peak, or of all requests if these are the same."""
-    changes, what = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
+    """Returns a line for each dimension with the largest changes of live blocks at the peak. If these are the same, of
+    all requests."""
+    changes, label = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
     lines = []
     for dimension in DIMENSIONS:
         mine = [each for each in changes if each.dimension == dimension]
@@ -75,5 +76,5 @@ def _changes(cause: Cause) -> list[str]:
                 f"{format_metric('resident_bytes_peak', abs(each.bytes))}"
                 for each in mine[:3]
             )
-            lines.append(f"{what}, by {_WORDS.get(dimension, dimension)}: {text}")
+            lines.append(f"{label}, by {_WORDS.get(dimension, dimension)}: {text}")
     return lines

@@ -1,1 +1,1 @@
-"""What the readers of text logs share: pieces of lines, calls on addresses, block lifetimes, their traces."""
+"""Helpers for readers of text logs: pieces of lines, calls on addresses, block lifetimes, traces."""

@@ -1,13 +1,13 @@
-"""Converts calls on addresses into events of blocks, by one set of rules for every log.
+"""Converts calls on addresses into events of blocks, with the same rules for every log.
 
-A log names blocks by their addresses, may begin in the middle of a program's life, and may lack what a trace contains.
+A log identifies blocks by address, can begin in the middle of a program, and can lack data that a trace needs.
 
 free of an address without a live block     the block is older than the log, or was freed twice: left out, counted
-realloc of an address without a live block  the block is older than the log: taken as a malloc, counted
-allocation at the address of a live block   the log lacks its free: inserted right before, counted
-realloc to 0 bytes, in domain libc          a free, as in the C library; Python's domains keep the block
-free or realloc                             of the domain in which the block was allocated, whatever the log says
-no time                                     one event a microsecond
+realloc of an address without a live block  the block is older than the log: converted to a malloc, counted
+allocation at the address of a live block   its free is missing in the log: inserted right before, counted
+realloc to 0 bytes, in domain libc          a free, as in the C library; in Python's domains the block stays live
+free or realloc                             has the domain of the allocation; the domain in the log is ignored
+no time                                     one event per microsecond
 """
 
 import numpy as np
@@ -19,13 +19,13 @@ from replay.trace import NO_SITE, NUMBERS, Domain, Events, Op, release_number, t
 from replay.trace.block_numbering import clear_slot, doubled, find_slot, is_half_full
 
 EVENT_NS = 1000
-"""Between two events of a log without times."""
+"""Time between two events of a log without times."""
 _FREE, _REALLOC, _MALLOC = int(Op.FREE), int(Op.REALLOC), int(Op.MALLOC)
 _LIBC = int(Domain.LIBC)
 _NUMBER_BITS = 32
 _NUMBER = (1 << _NUMBER_BITS) - 1
 _REPAIRS = record("dropped_frees", "born_by_realloc", "missing_frees")
-"""How often each of the rules above was needed."""
+"""Counts of the first three rules above."""
 
 
 @entry
@@ -37,7 +37,7 @@ def _follow_calls(
     partner: np.ndarray,
     start: int,
     out: int,
-    left: np.ndarray,
+    moved_blocks: np.ndarray,
     rows: np.ndarray,
     columns: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     keys: np.ndarray,
@@ -46,11 +46,12 @@ def _follow_calls(
     counts: np.ndarray,
     repairs: np.ndarray,
 ) -> tuple[int, int, int]:
-    """Writes events from row `start` on; returns a status, the row at which it stopped, and the number of events.
+    """Writes events for calls from row `start` on; returns a status, the next row, and the number of events.
 
-    `rows` is the call of each event; `columns` are their op, domain, block and size. `numbers` holds with the number
-    of a live block, above it, the domain of its birth; `left` the same of a block that a MOVE took away. `key` of a
-    realloc that frees becomes the address of the block. Everything but the other calls' columns changes in place.
+    `rows` has the call of each event; `columns` are op, domain, block and size of the events. `numbers` has the number
+    of a live block and, in higher bits, the domain of its allocation; `moved_blocks` has the same for a block that a
+    MOVE removed. `key` of a realloc that frees becomes the address of the block. Everything but the other columns of
+    the calls changes in place.
     """
     out_op, out_domain, out_block, out_size = columns
     for row in range(start, op.shape[0]):
@@ -59,11 +60,11 @@ def _follow_calls(
         code, slot = op[row], find_slot(key[row], keys, numbers)
         life = numbers[slot]
         if code == MOVE:
-            left[row] = life
+            moved_blocks[row] = life
             if life >= 0:
                 clear_slot(slot, keys, numbers)
             continue
-        moved = left[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
+        moved = moved_blocks[partner[row]] if code == _REALLOC and partner[row] >= 0 else -1
         if moved >= 0 and size[row] == 0 and moved >> _NUMBER_BITS == _LIBC:
             number = moved & _NUMBER
             out_op[out], out_domain[out], out_block[out], out_size[out] = _FREE, _LIBC, number, 0
@@ -98,10 +99,10 @@ def _follow_calls(
     return DONE, op.shape[0], out
 
 
-class Lives:
-    """Converts the calls of one log to events of its blocks, batch by batch.
+class BlockLifetimes:
+    """Converts the calls of one log to events, batch by batch.
 
-    `addresses`: whether keys are addresses, which the events then have.
+    `addresses`: whether keys are addresses; the events then have the column `address`.
     """
 
     def __init__(self, *, addresses: bool) -> None:
@@ -126,16 +127,16 @@ class Lives:
         return int(self._repairs[0].missing_frees)
 
     def events(self, calls: Calls) -> Events:
-        """Returns the events of these calls, which follow those before."""
+        """Returns the events of the next batch of calls."""
         total = calls.op.shape[0]
         self._free_numbers = with_room(self._free_numbers, int(self._counts[0].used) + total)
         partner = calls.partner if calls.partner is not None else np.full(total, NO_PARTNER, np.int64)
-        rows, left = np.empty(2 * total, np.int64), np.empty(total, np.int64)
+        rows, moved_blocks = np.empty(2 * total, np.int64), np.empty(total, np.int64)
         types = (np.uint8, np.uint8, np.uint32, np.int64)
         op, domain, block, size = (np.empty(2 * total, type_) for type_ in types)
         _, _, out = call_with_room(
             lambda row, out: _follow_calls(
-                calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, left, rows,
+                calls.op, calls.key.view(np.int64), calls.size, calls.domain, partner, row, out, moved_blocks, rows,
                 (op, domain, block, size),
                 self._keys, self._numbers, self._free_numbers, self._counts, self._repairs,
             ),

@@ -1,4 +1,4 @@
-"""Text files of any length, plain or compressed, in pieces of whole lines; and kernels that read numbers in them."""
+"""Reads text files of any length, plain or compressed, in pieces of whole lines. Has kernels that parse numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,34 +14,34 @@ from replay.jit.compiling import leaf
 from replay.support.errors import TraceError
 
 HEAD_BYTES = 1 << 20
-"""Length of the beginning of a file by which its format is recognised. Decompressors return whole blocks: of up to
-128 KiB in zstd, of up to 900 kB in bzip2."""
+"""Bytes at the beginning of a file that are used to recognize its format. Decompressors return whole blocks: up to 128
+KiB in zstd, up to 900 kB in bzip2."""
 _PLAIN_HEAD_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 _NEWLINE = 10
 UNKNOWN, TOO_LARGE = 2, 3
-"""Statuses of kernels that read lines, besides DONE and FULL: why they do not go on at a line."""
-"""Why a kernel stopped at a line: at none, at one that is not understood, at a size out of range, for want of room."""
+"""Statuses of kernels that read lines, besides DONE and FULL."""
+"""Why a kernel stopped: at the end, at an unknown line, at a size out of range, because a table is full."""
 _SHOWN = 80
-"""Characters of a line that an error shows."""
+"""Maximum number of characters of a line in an error message."""
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
-"""How a compressed file begins (RFC 1952, RFC 8878, the .xz file format, the manual of bzip2)."""
+"""The first bytes of compressed files (RFC 1952, RFC 8878, the .xz file format, the manual of bzip2)."""
 _MAGIC_BYTES = max(map(len, _COMPRESSIONS))
 _STANDARD_MODULES = {"xz": "lzma", "bzip2": "bz2"}
-"""Modules of the standard library, which an interpreter may have been built without; pyarrow reads the others."""
+"""Modules of the standard library, which can be missing in an interpreter; pyarrow reads the other formats."""
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 
 class UnknownLineError(TraceError):
-    """A line does not belong to the format that the file is read as."""
+    """A line that does not belong to the format of the file."""
 
 
 class Piece(NamedTuple):
     """Some whole lines."""
 
     text: np.ndarray
-    """Bytes; the last one is a newline, whether or not the file ends with one."""
+    """Bytes. The last one is a newline, even if the file does not end with one."""
     line: int
     """The number of the first line, from 1."""
 
@@ -52,20 +52,20 @@ def _compression(head: bytes) -> str | None:
 
 @lru_cache(maxsize=1)
 def plain_head(head: bytes) -> bytes:
-    """The beginning of the text in a file that begins with `head`; empty where it cannot be decompressed."""
+    """Returns the beginning of the text in a file that begins with `head`; empty if it cannot be decompressed."""
     compression = _compression(head)
     if compression is None:
         return head[:_PLAIN_HEAD_BYTES]
     text = b""
     with suppress(OSError, ImportError), _decompressed(BytesIO(head), compression) as stream:
-        while len(text) < _PLAIN_HEAD_BYTES and (byte := stream.read(1)):  # byte by byte, because `head` is cut off
+        while len(text) < _PLAIN_HEAD_BYTES and (byte := stream.read(1)):  # byte by byte, because `head` is incomplete
             text += byte
     return text
 
 
 @contextmanager
 def _decompressed(source: str | BytesIO, compression: str) -> Iterator[IO[bytes]]:
-    """A stream of the text; raises OSError for damaged data, ImportError for a missing module."""
+    """Yields a stream of the text. Raises OSError for damaged data, ImportError for a missing module."""
     damage: tuple[type[Exception], ...] = ()
     if compression in _STANDARD_MODULES:
         module = import_module(_STANDARD_MODULES[compression])
@@ -83,7 +83,7 @@ def _decompressed(source: str | BytesIO, compression: str) -> Iterator[IO[bytes]
 
 
 def read_pieces(path: Path) -> Iterator[Piece]:
-    """The file from its first line to its last; memory is bounded by the longest line."""
+    """Yields the file in pieces of whole lines. Memory is bounded by the longest line."""
     line, rest = 1, b""
     with open_text(path) as file:
         while True:
@@ -96,8 +96,8 @@ def read_pieces(path: Path) -> Iterator[Piece]:
             else:
                 text, rest = b"", rest + fresh
             if len(rest) > _LONGEST_LINE_BYTES:
-                what = f"line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this a text file?"
-                raise TraceError(what, path=path)
+                message = f"line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this a text file?"
+                raise TraceError(message, path=path)
             if text:
                 array = np.frombuffer(text, np.uint8).copy()
                 yield Piece(array, line)
@@ -108,7 +108,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[bytes]]:
-    """A stream of the text of a file, plain or compressed."""
+    """Yields a stream of the text of a file, plain or compressed."""
     with path.open("rb") as file:
         compression = _compression(file.read(_MAGIC_BYTES))
     if compression is None:
@@ -120,42 +120,42 @@ def open_text(path: Path) -> Iterator[IO[bytes]]:
             yield stream
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        what = f"the {compression} data is damaged or incomplete ({reason}); copy or record the file again"
-        raise TraceError(what, path=path) from None
+        message = f"the {compression} data is damaged or incomplete ({reason}); copy or record the file again"
+        raise TraceError(message, path=path) from None
     except ModuleNotFoundError as error:
-        what = f"is compressed with {compression}, but this Python was built without the module {error.name!r}"
-        raise TraceError(f"{what}; decompress the file first", path=path) from None
+        message = f"is compressed with {compression}, but this Python was built without the module {error.name!r}"
+        raise TraceError(f"{message}; decompress the file first", path=path) from None
 
 
 def line_of(piece: Piece, position: int) -> int:
-    """The number of the line that holds the byte at `position`."""
+    """Returns the number of the line with the byte at `position`."""
     return piece.line + int(np.count_nonzero(piece.text[:position] == _NEWLINE))
 
 
 def text_of(piece: Piece, start: int, end: int) -> str:
-    """The text from `start` up to `end`."""
+    """Returns the text from `start` up to `end`."""
     return piece.text[start:end].tobytes().decode("utf-8", errors="replace")
 
 
 def unknown_line(path: Path, piece: Piece, position: int, format_name: str) -> UnknownLineError:
-    """The error for the line that begins at `position`."""
+    """Returns the error for the line that begins at `position`."""
     text = text_of(piece, position, line_end(piece.text, position))
     shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
     return UnknownLineError(f"line {line_of(piece, position)}: {shown!r} is not a line of {format_name}", path=path)
 
 
 def check_lines(status: int, path: Path, piece: Piece, position: int, format_name: str) -> None:
-    """Raises what is to be said of the line at `position`, if a kernel stopped there by `UNKNOWN` or `TOO_LARGE`."""
+    """Raises an error for the line at `position` if a kernel stopped there with `UNKNOWN` or `TOO_LARGE`."""
     if status == UNKNOWN:
         raise unknown_line(path, piece, position, format_name)
     if status == TOO_LARGE:
-        what = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
-        raise TraceError(what, path=path)
+        message = f"line {line_of(piece, position)}: the size is out of range; a block has 0 to 2^47 bytes"
+        raise TraceError(message, path=path)
 
 
 @leaf
 def line_end(text: np.ndarray, at: int) -> int:
-    """Where the newline of the line around `at` stands."""
+    """Returns the position of the first newline from `at` on."""
     while text[at] != 10:
         at += 1
     return at
@@ -163,7 +163,7 @@ def line_end(text: np.ndarray, at: int) -> int:
 
 @leaf
 def skip_blanks(text: np.ndarray, at: int) -> int:
-    """The position of the first byte from `at` on that is not a blank of C's isspace(); a newline ends the search."""
+    """Returns the position of the first byte from `at` on that is not a blank of C's isspace(), or is a newline."""
     while text[at] == 32 or text[at] == 9 or 11 <= text[at] <= 13:
         at += 1
     return at
@@ -171,9 +171,9 @@ def skip_blanks(text: np.ndarray, at: int) -> int:
 
 @leaf
 def read_number(text: np.ndarray, at: int, base: int) -> tuple[int, int]:
-    """The number of base 10 or 16 at `at`, and the position behind it and behind the blanks that follow it.
+    """Returns the number of base 10 or 16 at `at`, and the position after it and the blanks that follow.
 
-    The number is -1 if there is none, if it exceeds 60 bits, or if neither a blank nor the end of the line follows.
+    Returns -1 if there is no number, if it exceeds 60 bits, or if neither a blank nor the end of the line follows.
     """
     value, start = 0, at
     while True:

@@ -1,6 +1,6 @@
-"""The trace of another tool's log, and what such a log does not say.
+"""The trace of another tool's log.
 
-What was assumed and what was counted is in the metadata's `Provenance`.
+The metadata's `Provenance` has the assumptions about missing data, and the counts of dropped events.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from replay.sources._logs.block_lifetimes import Lives
+from replay.sources._logs.block_lifetimes import BlockLifetimes
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.lines import UnknownLineError
 from replay.support.errors import TraceError
@@ -22,10 +22,10 @@ from replay.trace.validation import Validator
 
 @dataclass
 class Findings:
-    """What a format's reader finds besides calls; the reader fills it in."""
+    """What a format's reader finds in addition to calls. The reader fills it."""
 
     origin: Provenance = field(default_factory=Provenance)
-    """What it says of itself, and what had to be assumed. The counts below are added."""
+    """The origin that the log names, and assumptions. `LogTrace` adds counts."""
     dropped_lines: int = 0
     dropped_mappings: int = 0
     dropped_mapping_bytes: int = 0
@@ -34,15 +34,15 @@ class Findings:
 
 
 PLAIN_LOG = Provenance(assumed_time="an event a microsecond", assumed_thread="0", assumed_domain="libc")
-"""What is assumed of a log that names neither times nor threads nor domains."""
+"""Assumptions about a log without times, threads and domains."""
 Reader = Callable[[Path, Findings], Iterator[Calls]]
 """Yields the calls of a log and stores everything else in `Findings`."""
 _BATCHES_PROBED = 16
-"""Of about 1 MiB of text each. A refused file is searched for an event as far as that."""
+"""Number of batches, of about 1 MiB of text each, in which an event is searched after an unknown line."""
 
 
 class LineReader(Protocol):
-    """A `Reader` of lines. With `lenient` it leaves out unknown lines and counts them; otherwise they are errors."""
+    """A `Reader` of lines. With `lenient` it skips and counts unknown lines; otherwise they are errors."""
 
     def __call__(self, path: Path, findings: Findings, *, lenient: bool) -> Iterator[Calls]: ...
 
@@ -50,7 +50,8 @@ class LineReader(Protocol):
 class LogTrace:
     """The trace of a log, converted and validated batch by batch each time it is read.
 
-    `read_leniently` is tried after an unknown line, to say whether `--lenient` helps; `addresses` as for `Lives`.
+    `read_leniently` is tried after an unknown line, to find out whether `--lenient` helps. `addresses` is that of
+    `BlockLifetimes`.
     """
 
     events_total = None
@@ -61,20 +62,20 @@ class LogTrace:
     ) -> None:
         self._path, self._source, self._read, self._addresses = path, source, read, addresses
         self._read_leniently = read_leniently
-        self._findings, self._lives = Findings(), Lives(addresses=addresses)
+        self._findings, self._lives = Findings(), BlockLifetimes(addresses=addresses)
         self.validator = Validator(path)
 
     @property
     def metadata(self) -> Metadata:
         """Complete after the last batch was read."""
-        found, lives = self._findings, self._lives
+        found, lifetimes = self._findings, self._lives
         origin = replace(
             found.origin,
             source=self._source,
             file=self._path.name,
-            dropped_frees=lives.dropped_frees or None,
-            born_by_realloc=lives.born_by_realloc or None,
-            missing_frees=lives.missing_frees or None,
+            dropped_frees=lifetimes.dropped_frees or None,
+            born_by_realloc=lifetimes.born_by_realloc or None,
+            missing_frees=lifetimes.missing_frees or None,
             dropped_mappings=found.dropped_mappings or None,
             dropped_mapping_bytes=found.dropped_mapping_bytes or None,
             failed_calls=found.failed_calls or None,
@@ -83,16 +84,16 @@ class LogTrace:
         return Metadata(origin, sites=tuple(found.sites))
 
     def batches(self) -> Iterator[Events]:
-        self._findings, self._lives = findings, lives = Findings(), Lives(addresses=self._addresses)
+        self._findings, self._lives = findings, lifetimes = Findings(), BlockLifetimes(addresses=self._addresses)
         self.validator = validator = Validator(self._path)
         try:
             for calls in self._read(self._path, findings):
-                events = lives.events(calls)
+                events = lifetimes.events(calls)
                 validator.check(events)
                 yield events
         except UnknownLineError as error:
             raise TraceError(f"{error.what}; {self._advice()}", path=self._path) from None
-        refuse_nothing_left(findings.dropped_lines, validator.rows, self._source, self._path)
+        refuse_empty(findings.dropped_lines, validator.rows, self._source, self._path)
 
     def _advice(self) -> str:
         """Returns what to do about an unknown line; `--lenient` helps only if an event remains."""
@@ -104,16 +105,16 @@ class LogTrace:
         return "nothing in the file is an event of that format; `--format NAME` names another one"
 
 
-def refuse_nothing_left(dropped: int, rows: int, source: str, path: Path) -> None:
-    """Raises a TraceError if lines were left out and no event is left."""
+def refuse_empty(dropped: int, rows: int, source: str, path: Path) -> None:
+    """Raises TraceError if lines were left out and no event remains."""
     if dropped and not rows:
         lines = "1 unknown line was" if dropped == 1 else f"{dropped:,} unknown lines were"
-        what = f"nothing is left to import: {lines} left out, and no other line is an event of {source}"
-        raise TraceError(f"{what}; `--format NAME` names another format", path=path)
+        message = f"no event remains: {lines} left out, and no other line is an event of {source}"
+        raise TraceError(f"{message}; `--format NAME` names another format", path=path)
 
 
 def open_lines(path: Path, source: str, read: LineReader, *, lenient: bool, addresses: bool = True) -> LogTrace:
-    """The trace of a log that consists of lines."""
+    """Returns the trace of a log that consists of lines."""
     leniently = partial(read, lenient=True)
     if lenient:
         return LogTrace(path, source, leniently, addresses=addresses)
@@ -121,16 +122,16 @@ def open_lines(path: Path, source: str, read: LineReader, *, lenient: bool, addr
 
 
 def limits(origin: Provenance) -> str:
-    """One line for the screen: what was assumed in a trace and what was left out of it; empty if nothing."""
-    assumed = [f"{what}: {text}" for what, text in assumptions(origin).items()]
+    """Returns one line for the screen with assumptions about a trace and omissions from it; empty without any."""
+    assumed = [f"{name}: {text}" for name, text in assumptions(origin).items()]
     cut = [f"unknown columns, left out: {origin.dropped_columns}"] if origin.dropped_columns else []
     cut += [f"cut short {origin.cut_short}"] if origin.cut_short else []
-    parts = [f"not known, so assumed: {', '.join(assumed)}"] if assumed else []
+    parts = [f"unknown, so assumed: {', '.join(assumed)}"] if assumed else []
     return "; ".join([*parts, *omissions(origin), *cut])
 
 
 def assumptions(origin: Provenance) -> dict[str, str]:
-    """What a log does not say, and what was assumed instead."""
+    """Returns assumptions by the data that a log does not have."""
     each = {
         "time": origin.assumed_time,
         "thread": origin.assumed_thread,
@@ -138,18 +139,18 @@ def assumptions(origin: Provenance) -> dict[str, str]:
         "frees": origin.assumed_frees,
         "reallocs": origin.assumed_reallocs,
     }
-    return {what: text for what, text in each.items() if text is not None}
+    return {name: text for name, text in each.items() if text is not None}
 
 
 def omissions(origin: Provenance) -> list[str]:
-    """What was counted and is not in the trace as it is in the log."""
+    """Returns the counts of events that are missing or different in the trace."""
     counted = [
         ("frees of blocks older than the log, left out", origin.dropped_frees),
-        ("reallocs of blocks older than the log, taken as mallocs", origin.born_by_realloc),
-        ("frees that the log lacks, put in", origin.missing_frees),
+        ("reallocs of blocks older than the log, converted to mallocs", origin.born_by_realloc),
+        ("missing frees, inserted", origin.missing_frees),
         ("mmap and munmap calls left out", origin.dropped_mappings),
         ("memory mapped by them, left out", origin.dropped_mapping_bytes and format_size(origin.dropped_mapping_bytes)),
         ("calls that failed, left out", origin.failed_calls),
         ("unknown lines, left out", origin.dropped_lines),
     ]
-    return [f"{what}: {count if isinstance(count, str) else f'{count:,}'}" for what, count in counted if count]
+    return [f"{name}: {count if isinstance(count, str) else f'{count:,}'}" for name, count in counted if count]

@@ -1,24 +1,24 @@
-"""The capture files of memray, not the aggregated ones.
+"""The capture files of memray, except aggregated ones.
 
 allocation  allocator, address, size, thread and Python stack; the innermost frame is the call site
 free        allocator, address and thread
-realloc     a free and, as the thread's next record, an allocation: paired again here
-mmap        and munmap: left out, and counted with the bytes that mmap mapped. The models map the allocators' memory
-            themselves; what a program or another allocator maps past malloc is missing from the trace
-time        none of single records, but one of each memory snapshot, by default a hundred a second: records between two
-            snapshots are spread evenly, those before the first or behind the last are at its time
+realloc     a free and, as the thread's next record, an allocation; paired again here
+mmap        and munmap: left out, but counted, with the bytes that mmap mapped. The models map the allocators' memory
+            themselves; other mappings of the program are missing in the trace
+time        records have no times, but memory snapshots have, by default a hundred per second. Records between two
+            snapshots are spread evenly; those before the first or after the last have its time
 
-What memray calls pymalloc_* went through one of CPython's three domains, and it does not say through which: all are
-taken for obj. The rest went to the C library. A capture in which Python's allocators were not traced has the calls of
-the C library only, so no small objects.
+memray's pymalloc_* are calls of one of CPython's three domains. The capture does not have the domain, so obj is
+assumed. All other calls went to the C library. Without `--trace-python-allocators`, a capture has only calls of the C
+library, so no small objects.
 
-    header          the beginning of a capture, and which captures are read here
-    allocator_types what memray's allocators are here, and their numbers in each version of the format
-    records         the records behind it, by a kernel
-    stacks          the stacks that they make
-    line_tables     from an instruction of a code object to its line
-    capture         these three together: a capture as calls
-    library         captures of other versions, through a memray that reads them, if that is installed
+    header          the beginning of a capture
+    allocator_types memray's allocators as ops and domains, and their numbers in each version of the format
+    records         reads records with a kernel
+    stacks          the Python stacks of threads
+    line_tables     lines of instructions
+    capture         combines these: reads a capture as calls
+    library         reads captures of other versions with memray's library, if it is installed
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from replay.sources.memray.header import LZ4_MAGIC, MAGIC, read_header
 
 SUFFIXES = (".bin",)
 _MAGIC_WITHIN = 64
-"""In an LZ4 frame the magic stands, not yet compressed, behind the headers of frame and block."""
+"""Maximum position of the magic. In an LZ4 frame it is uncompressed, after the headers of frame and block."""
 
 
 def sniff(head: bytes) -> bool:
@@ -39,12 +39,12 @@ def sniff(head: bytes) -> bool:
 
 
 def open_trace(path: Path) -> LogTrace:
-    """The events are read and validated by `batches`."""
+    """Returns the trace. `batches` reads and validates the events."""
     return LogTrace(path, "memray", partial(_read, lenient=False))
 
 
 def open_lenient(path: Path) -> LogTrace:
-    """The same; a capture that is cut short is read as far as it goes."""
+    """The same, but accepts a truncated capture and reads its complete part."""
     return LogTrace(path, "memray", partial(_read, lenient=True))
 
 

@@ -1,4 +1,4 @@
-"""What the members of memray's `AllocatorType` mean here, by their names, and the numbers that captures give them.
+"""Ops and domains for the members of memray's `AllocatorType` by name, and their numbers in captures.
 
 The numbers depend on the capture format. Up to format 11 (memray 1.18) they begin with MALLOC = 1 and end with
 PYMALLOC_FREE = 15; in formats 12 and 13 (memray 1.19 and 1.20) they begin with PYMALLOC_FREE = 1. memray's library
@@ -14,7 +14,7 @@ import numpy as np
 from replay.trace import Domain, Op
 
 UNKNOWN, MUNMAP, MMAP = 253, 254, 255
-"""Stand in for an `Op`: a number that no known member has, and calls that move no block of an allocator."""
+"""Values instead of an `Op`: an unknown number, and calls that are not of an allocator."""
 _CALLS = {
     "PYMALLOC_FREE": (Op.FREE, Domain.OBJ),
     "PYMALLOC_MALLOC": (Op.MALLOC, Domain.OBJ),
@@ -37,7 +37,8 @@ NUMBERS_FROM_FORMAT_12 = {name: number for number, name in enumerate(_CALLS, 1)}
 
 
 def call_tables(numbers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Op and domain by the number of an allocator, given each name's number; the op is UNKNOWN for all other bytes."""
+    """Returns op and domain by the number of an allocator. `numbers` has the number of each name; other ops are
+    UNKNOWN."""
     ops, domains = np.full(256, UNKNOWN, np.uint8), np.full(256, int(Domain.LIBC), np.uint8)
     for name, number in numbers.items():
         if name in _CALLS:

@@ -1,6 +1,6 @@
-"""A capture of memray as calls. Its records are read twice: to find its end and its times, and again for the calls.
+"""Reads a capture of memray as calls. Reads its records twice: first to find the end and the times, then for the calls.
 
-What the kernel of `records` leaves to others is read here, record by record: there are few.
+Kinds of records that the kernel of `records` does not handle are rare and are read here, one by one.
 """
 
 from collections.abc import Iterator
@@ -21,22 +21,22 @@ from replay.trace import NO_SITE, Provenance, Site
 _ROWS = 1 << 16
 _PIECE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
-"""Of LZ4, as memray writes it: of a block that is cut off nothing can be read."""
+"""Size of memray's LZ4 blocks. An incomplete block cannot be read at all."""
 _MOST_BYTES_OF_ONE = 1 << 28
-"""No record is longer, of which a code object's is the longest."""
+"""Maximum length of a record; those of code objects are the longest."""
 _MS = 10**6
-AGGREGATED = "holds sums only, no single allocations; record it again without `memray run --aggregate`"
+AGGREGATED = "has only sums, no single allocations; record it again without `memray run --aggregate`"
 ASSUMED_TIME = "evenly between the memory snapshots"
 
 
 def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) -> Iterator[Calls]:
-    """The calls of a capture with that header, with times and sites."""
+    """Yields the calls of a capture with this header, with times and sites."""
     if header.aggregated:
         raise TraceError(AGGREGATED, path=path)
     survey = _survey(path, header)
-    cut = tell_cut(header.end_ms, header.records, survey.records)
+    cut = explain_cut(header.end_ms, header.records, survey.records)
     if cut and not lenient:
-        raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
+        raise TraceError(f"is incomplete: {cut}; `replay import --lenient` reads the complete part", path=path)
     findings.origin = replace(
         origin(header.command, header.allocator, header.python_traced),
         cut_short=f"after {survey.records:,} records" if cut else None,
@@ -45,7 +45,7 @@ def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) 
 
 
 def origin(command: str, allocator: str, python_traced: bool) -> Provenance:
-    """What a capture says of itself, and what it does not say."""
+    """Returns the origin of a capture, with assumptions."""
     return Provenance(
         command=command,
         allocator=allocator,
@@ -55,22 +55,22 @@ def origin(command: str, allocator: str, python_traced: bool) -> Provenance:
     )
 
 
-def tell_cut(end_ms: float, promised: int | None, total: int) -> str:
-    """Why a capture is not whole, empty if it is; what it promises may be unknown."""
+def explain_cut(end_ms: float, promised: int | None, total: int) -> str:
+    """Returns why a capture is incomplete; empty if it is complete. `promised` is None if unknown."""
     if end_ms > 0 and promised in (None, total):
         return ""
-    return f"it promises {promised:,} records and holds {total:,}" if promised else "its program did not end it"
+    return f"it should have {promised:,} records and has {total:,}" if promised else "the program did not end it"
 
 
 class _Survey(NamedTuple):
-    """What is known after all records were read."""
+    """The result of reading all records."""
 
     records: int
     mappings: int
-    """Calls of mmap and munmap."""
+    """Number of calls of mmap and munmap."""
     mapped_bytes: int
     stamp_rows: np.ndarray
-    """The row before which each memory snapshot is; the first is put to 0, and there is one behind the last row."""
+    """The row after each memory snapshot. The first is 0, and one is after the last row."""
     stamp_ns: np.ndarray
 
 
@@ -93,14 +93,14 @@ def _follow(path: Path, header: Header, findings: Findings, survey: _Survey) -> 
     findings.dropped_mapping_bytes += survey.mapped_bytes
     first = 0
     for op, address, size, domain, thread, used in reader.batches():
-        sites.meet(reader)
+        sites.update(reader)
         time_ns = spread_times(op.shape[0], survey.stamp_rows, survey.stamp_ns, first)
         first += op.shape[0]
         yield Calls(op, address.view(np.uint64), size, domain, thread, time_ns, sites.of(used))
 
 
 class _Code(NamedTuple):
-    """A code object, as its record describes it."""
+    """A code object."""
 
     function: str
     file: str
@@ -109,19 +109,19 @@ class _Code(NamedTuple):
 
 
 class _Reader:
-    """Reads the records of a capture from the first to the last that is whole."""
+    """Reads the complete records of a capture."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self._path, self._header = path, header
         self.state = stacks.new_state()
         self.stamps: list[tuple[int, int]] = []
-        """Rows before a memory snapshot, and its time in ms."""
+        """For each memory snapshot: number of rows before it, and its time in ms."""
         self.code: dict[int, _Code] = {}
         self._last_first_line = 0
         self._rows = 0
 
     def batches(self) -> Iterator[records.Columns]:
-        """Rows in columns of their own, a batch at a time."""
+        """Yields batches of rows, each in new columns."""
         with open_plain(self._path) as stream:
             bytes_ = _Bytes(stream, self._header.length, readable_bytes(self._path))
             more = True
@@ -132,10 +132,11 @@ class _Reader:
                 yield records.Columns(*(column[:rows] for column in columns))
 
     def _fill(self, bytes_: "_Bytes", columns: records.Columns) -> tuple[bool, int]:
-        """Reads until the columns are full, or nothing follows; returns whether more may follow, and the rows."""
+        """Reads until the columns are full or the capture ends; returns whether more records can follow, and the
+        rows."""
         row = 0
         while True:
-            start_end = bytes_.end if bytes_.over else bytes_.end - records.MOST_BYTES
+            start_end = bytes_.end if bytes_.at_end else bytes_.end - records.RECORD_BYTES_MAX
             why, bytes_.at, row = records.read_records(
                 bytes_.data, bytes_.at, start_end, bytes_.end, self._header.native, columns, row, self.state
             )
@@ -152,11 +153,11 @@ class _Reader:
                 return False, row
 
     def _read_other(self, bytes_: "_Bytes", row: int) -> bool:
-        """Reads a record that the kernel does not; False if it is not whole."""
+        """Reads a record that the kernel does not handle; returns False if it is incomplete."""
         while True:
             fields = _Fields(bytes_)
             try:
-                self._take(fields, row)
+                self._read_record(fields, row)
             except IndexError:
                 if not bytes_.fetch():
                     return False
@@ -164,8 +165,8 @@ class _Reader:
                 bytes_.at = fields.at
                 return True
 
-    def _take(self, fields: "_Fields", row: int) -> None:
-        """One record; an IndexError, before anything has changed, if it ends beyond the bytes at hand."""
+    def _read_record(self, fields: "_Fields", row: int) -> None:
+        """Reads one record. Raises IndexError, before any change, if it ends after the bytes in memory."""
         kind = fields.skip(1)[0]
         if kind == records.MEMORY:
             _, ms = fields.number(), fields.number()
@@ -184,55 +185,55 @@ class _Reader:
 
 
 class _Bytes:
-    """The records' bytes, of which some are at hand: from `at`, in `data` and `raw` alike, up to `end`."""
+    """The bytes of the records. `data` and `raw` have the bytes from `at` to `end`."""
 
     def __init__(self, stream: IO[bytes], header_bytes: int, readable: int | None) -> None:
         stream.read(header_bytes)
         self._stream = stream
         self._left = None if readable is None else readable - header_bytes
         self.at = self.end = 0
-        self.over = False
-        """Whether nothing follows `end`."""
-        self._hold(b"")
+        self.at_end = False
+        """Whether the file ends at `end`."""
+        self._set_bytes(b"")
 
     def fetch(self) -> bool:
-        """Has more at hand, at another place; False if there is no more."""
-        if self.over:
+        """Reads more bytes into memory and moves those that remain; returns False at the end of the file."""
+        if self.at_end:
             return False
-        rest = self.raw[self.at : self.end]
-        fresh = self._read(max(_PIECE_BYTES, len(rest)))
-        self.over = not fresh or len(rest) > _MOST_BYTES_OF_ONE
-        self._hold(rest + fresh)
+        remaining = self.raw[self.at : self.end]
+        fresh = self._read(max(_PIECE_BYTES, len(remaining)))
+        self.at_end = not fresh or len(remaining) > _MOST_BYTES_OF_ONE
+        self._set_bytes(remaining + fresh)
         return True
 
     def _read(self, length: int) -> bytes:
-        """The next bytes; fewer, then none, where a compressed file is cut off or damaged."""
+        """Returns the next bytes; fewer, then none, if a compressed file is incomplete or damaged."""
         if self._left is not None:
             length = min(length, self._left)
         fresh = bytearray()
         try:
             while len(fresh) < length and (part := self._stream.read(min(_BLOCK_BYTES, length - len(fresh)))):
                 fresh += part
-        except (OSError, ValueError):  # both are pyarrow's
+        except (OSError, ValueError):  # pyarrow raises both
             pass
         if self._left is not None:
             self._left -= len(fresh)
         return bytes(fresh)
 
-    def _hold(self, content: bytes) -> None:
+    def _set_bytes(self, content: bytes) -> None:
         self.at, self.end = 0, len(content)
-        self.raw = content + bytes(records.MOST_BYTES)
+        self.raw = content + bytes(records.RECORD_BYTES_MAX)
         self.data = np.frombuffer(self.raw, np.uint8)
 
 
 class _Fields:
-    """Reads what is at hand field by field, without taking it away; an IndexError where it ends."""
+    """Reads fields from the bytes in memory without removing them. Raises IndexError at their end."""
 
     def __init__(self, bytes_: _Bytes) -> None:
         self._raw, self._end, self.at = bytes_.raw, bytes_.end, bytes_.at
 
     def skip(self, length: int) -> bytes:
-        """So many bytes."""
+        """Returns the next `length` bytes."""
         start, self.at = self.at, self.at + length
         if self.at > self._end:
             raise IndexError(length)
@@ -250,7 +251,7 @@ class _Fields:
         return value >> 1 ^ -(value & 1)
 
     def text(self) -> str:
-        """Up to the next zero, which is stepped over."""
+        """Returns the text up to the next zero byte, which is skipped."""
         zero = self._raw.find(0, self.at, self._end)
         if zero < 0:
             raise IndexError(self.at)
@@ -260,7 +261,7 @@ class _Fields:
 
 
 class _Sites:
-    """Turns frames that allocate into sites, in the order in which they first do."""
+    """Converts frames that allocate to sites, in the order of their first allocations."""
 
     def __init__(self, header: Header, findings: Findings) -> None:
         self._python_version, self._findings = header.python_version, findings
@@ -269,8 +270,8 @@ class _Sites:
         self._frames = 0
         self._site_of = np.zeros(0, np.uint32)
 
-    def meet(self, reader: _Reader) -> None:
-        """Takes in frames that the reader met since."""
+    def update(self, reader: _Reader) -> None:
+        """Adds the frames that the reader found since the last call."""
         fresh = [
             self._number(reader.code.get(code), offset)
             for code, offset in stacks.used_frames(reader.state, self._frames)
@@ -279,7 +280,7 @@ class _Sites:
         self._site_of = np.concatenate([self._site_of, np.array(fresh, np.uint32)])
 
     def of(self, used: np.ndarray) -> np.ndarray:
-        """The site of each row."""
+        """Returns the site of each row."""
         site = np.full(used.shape[0], NO_SITE, np.uint32)
         known = used != NO_SITE
         site[known] = self._site_of[used[known]]

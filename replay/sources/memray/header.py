@@ -1,16 +1,16 @@
-"""How a capture of memray begins, in format versions 12 and 13, which memray 1.19 and 1.20 write.
+"""The header of a memray capture in format versions 12 and 13, which memray 1.19 and 1.20 write.
 
     magic, version                      "memray" and a zero; int32
     Python's version                    as in sys.hexversion, int32
     native stacks, aggregated           a byte each
-    records, frames, start, end         int64 each, times in ms since 1970; until all is over, there are 0 records
-    command line                        ended by a zero
+    records, frames, start, end         int64 each, times in ms since 1970; 0 records before the end of the program
+    command line                        ended by a zero byte
     process, main thread, frames to skip                int32, int64, int64
     allocator, Python's traced, lifetimes tracked       a byte each
-    from version 13: a path, and two lists of them      each path ended by a zero, each list by an empty one
+    from version 13: a path, and two lists of paths     each path ended by a zero byte, each list by an empty path
 
-All little-endian, of a 64-bit process: a capture of another kind of process has no sense as this, and is left to
-memray's library, as any other version is. The whole may be one LZ4 frame.
+Numbers are little-endian, from a 64-bit process. Captures of other processes and other versions are left to memray's
+library. The whole file can be one LZ4 frame.
 """
 
 import os
@@ -28,35 +28,35 @@ _PATH_LISTS = 2
 MAGIC, LZ4_MAGIC = b"memray\0", b"\x04\x22\x4d\x18"
 _VERSION, _NUMBERS, _REST = struct.Struct("<i"), struct.Struct("<iBBqqqq"), struct.Struct("<iqqBBB")
 _NUMBERS_OF_11 = struct.Struct("<BBqqqq")
-"""As `_NUMBERS`, without Python's version."""
+"""The same as `_NUMBERS`, without Python's version."""
 _ALLOCATORS = {1: "pymalloc", 2: "pymalloc debug", 3: "malloc", 4: "unknown", 5: "mimalloc", 6: "mimalloc debug"}
 _BLOCK_BYTES = 1 << 20
 _LONGEST_TEXT = 1 << 20
 _LONGEST_MS = 1 << 40
-"""Thirty-four years: no program runs so long, and text read as a number is larger."""
+"""Thirty-four years: longer than any program runs, and smaller than text that is read as a number."""
 
 
 class Header(NamedTuple):
-    """What is of use of it here."""
+    """The fields that are used."""
 
     python_version: int
     native: bool
     """Whether records have native stacks."""
     aggregated: bool
     records: int
-    """0 where the program did not get to say it."""
+    """Number of records; 0 if the program did not end normally."""
     start_ms: int
     end_ms: int
     command: str
     allocator: str
     python_traced: bool
     length: int
-    """Bytes up to the first record."""
+    """Length of the header in bytes."""
 
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
-    """The capture as a stream of bytes that are not compressed any more."""
+    """Yields the capture as a stream of decompressed bytes."""
     with path.open("rb") as file:
         if file.read(len(LZ4_MAGIC)) != LZ4_MAGIC:
             file.seek(0)
@@ -69,9 +69,10 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 
 def readable_bytes(path: Path) -> int | None:
-    """How long the capture is without zeros at its end, which a program leaves that was killed; None if compressed.
+    """Returns the length of the capture without the zeros at its end, which a killed program leaves; None if
+    compressed.
 
-    Zeros that belong to the last record may be lost with them, and it with those, as by memray itself.
+    If the last record ends with zeros, it can be lost, as in memray itself.
     """
     with path.open("rb") as file:
         if file.read(len(LZ4_MAGIC)) == LZ4_MAGIC:
@@ -80,43 +81,43 @@ def readable_bytes(path: Path) -> int | None:
         while end > 0:
             start = max(end - _BLOCK_BYTES, 0)
             file.seek(start)
-            kept = len(file.read(end - start).rstrip(b"\0"))
-            if kept:
-                return start + kept
+            content = len(file.read(end - start).rstrip(b"\0"))
+            if content:
+                return start + content
             end = start
     return 0
 
 
 def read_format_version(path: Path) -> int:
-    """The version of the capture's format."""
+    """Returns the version of the capture's format."""
     with open_plain(path) as stream:
         return _Fields(path, stream).format_version()
 
 
 def read_ending(path: Path) -> tuple[int, int]:
-    """The time of the end, in ms since 1970, and the number of records, of a capture in format version 11.
+    """Returns the time of the end in ms since 1970, and the number of records, of a capture in format version 11.
 
-    Both are 0 where the program was killed. memray's library replaces them by what it finds in the file.
+    Both are 0 if the program was killed. memray's library replaces them by values from the records.
     """
     with open_plain(path) as stream:
         fields = _Fields(path, stream)
         fields.format_version()
-        _, _, records, _, _, end_ms = _NUMBERS_OF_11.unpack(fields.take(_NUMBERS_OF_11.size))
+        _, _, records, _, _, end_ms = _NUMBERS_OF_11.unpack(fields.read(_NUMBERS_OF_11.size))
     return int(end_ms), int(records)
 
 
 def read_header(path: Path) -> Header | None:
-    """The header; None if it is of a version or a kind of process that is not known here."""
+    """Returns the header; None for an unknown version or a process that is not 64-bit little-endian."""
     with open_plain(path) as stream:
         fields = _Fields(path, stream)
         version = fields.format_version()
         if version not in KNOWN_VERSIONS:
             return None
-        python_version, native, aggregated, records, _, start_ms, end_ms = _NUMBERS.unpack(fields.take(_NUMBERS.size))
+        python_version, native, aggregated, records, _, start_ms, end_ms = _NUMBERS.unpack(fields.read(_NUMBERS.size))
         if records < 0 or (end_ms and not start_ms <= end_ms < start_ms + _LONGEST_MS):
             return None
         command = fields.text()
-        _, _, _, allocator, python_traced, lifetimes = _REST.unpack(fields.take(_REST.size))
+        _, _, _, allocator, python_traced, lifetimes = _REST.unpack(fields.read(_REST.size))
         if max(native, aggregated, python_traced, lifetimes) > 1 or allocator not in _ALLOCATORS:
             return None
         if version >= _WITH_PATHS:
@@ -136,9 +137,9 @@ class _Fields:
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
         self._path, self._stream = path, stream
         self.length = 0
-        """Bytes so far."""
+        """Number of bytes that were read."""
 
-    def take(self, length: int) -> bytes:
+    def read(self, length: int) -> bytes:
         try:
             content = self._stream.read(length)
         except OSError:
@@ -149,20 +150,20 @@ class _Fields:
         return content
 
     def format_version(self) -> int:
-        """What follows the magic, with which a capture begins."""
-        if self.take(len(MAGIC)) != MAGIC:
+        """Returns the version, which follows the magic at the beginning."""
+        if self.read(len(MAGIC)) != MAGIC:
             raise self.torn()
-        (version,) = _VERSION.unpack(self.take(_VERSION.size))
+        (version,) = _VERSION.unpack(self.read(_VERSION.size))
         return int(version)
 
     def text(self) -> str:
-        """Up to the next zero, which is stepped over."""
-        taken = bytearray()
-        while (byte := self.take(1)) != b"\0":
-            taken += byte
-            if len(taken) > _LONGEST_TEXT:
+        """Returns the text up to the next zero byte, which is skipped."""
+        content = bytearray()
+        while (byte := self.read(1)) != b"\0":
+            content += byte
+            if len(content) > _LONGEST_TEXT:
                 raise self.torn()
-        return taken.decode(errors="replace")
+        return content.decode(errors="replace")
 
     def torn(self) -> TraceError:
-        return TraceError("is not a complete capture of memray (its header is cut off or damaged)", path=self._path)
+        return TraceError("is not a complete capture of memray (its header is incomplete or damaged)", path=self._path)

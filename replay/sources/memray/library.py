@@ -1,8 +1,8 @@
-"""Captures of memray by memray's own library, for versions of the format that `header` does not know.
+"""Reads captures with memray's own library, for versions of the format that `header` does not support.
 
-Each release of memray reads one version of the format only, and its enum has the allocators' numbers of that version.
-The library makes a Python object of each record; times of records are spread evenly from the first memory snapshot to
-the last, for it does not say where among the records they are.
+Each release of memray reads one version of the format, and its enum has the allocators' numbers of that version. The
+library creates a Python object for each record. It does not return the positions of memory snapshots, so times are
+spread evenly from the first snapshot to the last.
 """
 
 import logging
@@ -22,7 +22,7 @@ from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
-from replay.sources.memray.capture import AGGREGATED, origin, tell_cut
+from replay.sources.memray.capture import AGGREGATED, explain_cut, origin
 from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 _ROWS = 1 << 16
 _CHUNK = 512
-"""Records that are Python objects at a time: few enough to stay in the processor's cache."""
+"""Number of records that are Python objects at the same time; they fit into the processor's cache."""
 _COLUMNS = ("tid", "address", "size", "allocator", "stack_id")
 _GETTERS = tuple(map(attrgetter, _COLUMNS))
 _UNSEEN = NO_SITE - 1
 _FORMAT_OF_1_11_TO_1_18 = 11
-"""The oldest format that is supported; libraries that read older ones do not say what a capture was made of."""
+"""The oldest supported format. Libraries for older ones do not return the traced allocators."""
 _MS = 10**6
 
 
 def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
-    """The calls of a capture, with times and sites."""
+    """Yields the calls of a capture, with times and sites."""
     with _reading(path) as reader:
         metadata = reader.metadata
-        if not hasattr(metadata, "file_format"):  # memray 1.11 and older do not say whether a capture is aggregated
+        if not hasattr(metadata, "file_format"):  # memray 1.11 and older do not return whether a capture is aggregated
             raise TraceError(_refusal(read_format_version(path), _installed()), path=path)
         if metadata.file_format.name != "ALL_ALLOCATIONS":
             raise TraceError(AGGREGATED, path=path)
         total = int(metadata.total_allocations)
         end_ms, promised = _ending(path, metadata)
-        cut = tell_cut(end_ms, promised, total)
+        cut = explain_cut(end_ms, promised, total)
         if cut and not lenient:
-            raise TraceError(f"is cut short: {cut}; `replay import --lenient` reads the complete part", path=path)
+            raise TraceError(f"is incomplete: {cut}; `replay import --lenient` reads the complete part", path=path)
         findings.origin = replace(
             origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators),
             cut_short=f"after {total:,} records" if cut else None,
@@ -64,7 +64,7 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
 
 @contextmanager
 def _reading(path: Path) -> Iterator["FileReader"]:
-    """The open capture; what memray finds wrong with it becomes one sentence."""
+    """Yields the open capture. Converts memray's errors to one sentence."""
     try:
         import memray
     except ImportError:
@@ -76,16 +76,16 @@ def _reading(path: Path) -> Iterator["FileReader"]:
     except (OSError, RuntimeError) as error:
         reason = str(error).partition(": iostream")[0].rstrip(".")
         if "incompatible" in reason:
-            what = _refusal(read_format_version(path), _installed())
+            message = _refusal(read_format_version(path), _installed())
         else:
-            what = f"is not a complete capture of memray ({reason})"
-        raise TraceError(what, path=path) from None
+            message = f"is not a complete capture of memray ({reason})"
+        raise TraceError(message, path=path) from None
 
 
 def _ending(path: Path, metadata: "Metadata") -> tuple[float, int | None]:
-    """The time of the capture's end, 0 if its program did not end it, and the promised number of records, if known.
+    """Returns the time of the capture's end, 0 if the program did not end it, and the number of records if known.
 
-    The library replaces the number by what it counted, and before memray 1.19 the time by that of the last snapshot.
+    The library replaces the number by its own count, and before memray 1.19 the time by that of the last snapshot.
     """
     if read_format_version(path) == _FORMAT_OF_1_11_TO_1_18:
         return read_ending(path)
@@ -93,8 +93,8 @@ def _ending(path: Path, metadata: "Metadata") -> tuple[float, int | None]:
 
 
 def _refusal(format_version: int, installed: str | None) -> str:
-    """Why the installed memray cannot read a capture, and what to do."""
-    here = f"memray {installed} is installed" if installed else "memray is not installed"
+    """Returns why the installed memray cannot read a capture, and what to do."""
+    installation = f"memray {installed} is installed" if installed else "memray is not installed"
     if format_version < _FORMAT_OF_1_11_TO_1_18:
         return (
             f"is a memray capture in format version {format_version} (memray 1.10 or older), which is not supported; "
@@ -103,10 +103,11 @@ def _refusal(format_version: int, installed: str | None) -> str:
     if format_version == _FORMAT_OF_1_11_TO_1_18:
         return (
             f"is a memray capture in format version {format_version} (memray 1.11 to 1.18), which only memray 1.12 to "
-            f"1.18 can read; {here}: pip install 'memray>=1.12,<1.19'"
+            f"1.18 can read; {installation}: pip install 'memray>=1.12,<1.19'"
         )
-    way_out = "install the memray that recorded it" if installed else "pip install 'alloc-replay[memray]'"
-    return f"is a memray capture in format version {format_version}, which only its library can read; {here}: {way_out}"
+    advice = "install the memray that recorded it" if installed else "pip install 'alloc-replay[memray]'"
+    message = f"is a memray capture in format version {format_version}, which only its library can read"
+    return f"{message}; {installation}: {advice}"
 
 
 def _installed() -> str:
@@ -116,7 +117,7 @@ def _installed() -> str:
 
 
 class _Records:
-    """Turns records into calls, a batch of columns at a time, and stacks into sites."""
+    """Converts records to calls, one batch of columns at a time, and stacks to sites."""
 
     def __init__(self, path: Path, reader: "FileReader", findings: Findings, total: int) -> None:
         from memray import AllocatorType
@@ -142,7 +143,7 @@ class _Records:
     def _fill(self, records: Iterator["AllocationRecord"], columns: np.ndarray, site: np.ndarray) -> int:
         """Writes the next records into columns and sites; returns their number.
 
-        The loop that decides the speed of all this: per record it does nothing in Python's bytecode.
+        This loop decides the speed of the reader: it executes no Python bytecode per record.
         """
         rows = 0
         while rows < columns.shape[1]:
@@ -154,13 +155,13 @@ class _Records:
             packed = struct.pack(f"{len(_COLUMNS) * len(chunk)}Q", *values)
             columns[:, rows:end] = np.frombuffer(packed, np.uint64).reshape(len(_COLUMNS), -1)
             stacks = columns[-1, rows:end]
-            while not _look_up_sites(stacks, self._stack_site, site[rows:end]):
-                self._meet_stacks(stacks, chunk)
+            while not _write_sites(stacks, self._stack_site, site[rows:end]):
+                self._add_stacks(stacks, chunk)
             rows = end
         return rows
 
-    def _meet_stacks(self, stacks: np.ndarray, chunk: list["AllocationRecord"]) -> None:
-        """Finds the sites of the stacks that are new in a chunk."""
+    def _add_stacks(self, stacks: np.ndarray, chunk: list["AllocationRecord"]) -> None:
+        """Adds the sites of the stacks that are new in a chunk."""
         highest = int(stacks.max())
         self._stack_site = with_room(self._stack_site, highest + 1, fill=_UNSEEN)
         for stack, record in zip(stacks.tolist(), chunk, strict=True):
@@ -179,8 +180,8 @@ class _Records:
         op = self._ops[allocator]
         if (op == UNKNOWN).any():
             number = allocator[np.argmax(op == UNKNOWN)]
-            what = f"has calls of memray's allocator {number}, which this version of replay does not know"
-            raise TraceError(what, path=self._path)
+            message = f"has calls of memray's allocator {number}, which is unknown to this version of replay"
+            raise TraceError(message, path=self._path)
         time_ns = self._begin_ns + (self._rows + np.arange(op.shape[0])) * self._span_ns // self._total
         self._rows += op.shape[0]
         calls = Calls(
@@ -193,8 +194,8 @@ class _Records:
 
 
 @entry
-def _look_up_sites(stacks: np.ndarray, stack_site: np.ndarray, site: np.ndarray) -> bool:
-    """Writes the site of each stack, in place; stops and returns False at an unknown one."""
+def _write_sites(stacks: np.ndarray, stack_site: np.ndarray, site: np.ndarray) -> bool:
+    """Writes the site of each stack in place. Stops and returns False at an unknown stack."""
     for row in range(stacks.shape[0]):
         if stacks[row] >= stack_site.shape[0] or stack_site[stacks[row]] == _UNSEEN:
             return False

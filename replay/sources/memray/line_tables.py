@@ -1,10 +1,10 @@
-"""The line tables of code objects: which line an instruction belongs to, for each CPython that memray records.
+"""Reads the line tables of code objects, for each CPython that memray records.
 
-3.11 on     `co_linetable`, as in CPython's Objects/locations.md: entries of a first byte 1kkkklll, kind and length in
-            code units of two bytes, and what the kind has behind it
-3.10        `co_linetable`, as in Objects/lnotab_notes.txt: pairs of the bytes an entry is long and what it adds to the
-            line, -128 for no line
-before      `co_lnotab`, of the same file: pairs of what to add to the address, and then to the line
+3.11 on     `co_linetable`, see CPython's Objects/locations.md: entries with a first byte 1kkkklll (kind, and length in
+            code units of two bytes), followed by the data of the kind
+3.10        `co_linetable`, see Objects/lnotab_notes.txt: pairs of the length of an entry in bytes and the difference of
+            lines, -128 for no line
+before      `co_lnotab`, see the same file: pairs of the differences of addresses and of lines
 """
 
 from bisect import bisect_right
@@ -14,11 +14,11 @@ _LOCATIONS_SINCE, _LINES_SINCE = 0x030B0000, 0x030A0000
 _NO_LINE = -128
 _NO_LOCATION, _LONG, _NO_COLUMNS, _FIRST_ONE_LINE, _LAST_ONE_LINE = 15, 14, 13, 10, 12
 _MORE = 64
-"""The bit of a number's byte that says that another one follows; below it are six bits of the number."""
+"""The bit of a number's byte that is set if another byte follows. The six bits below it belong to the number."""
 
 
 class LineTable:
-    """Finds lines; the whole table is read once."""
+    """Finds lines. Reads the whole table once."""
 
     def __init__(self, table: bytes, first_line: int, python_version: int) -> None:
         if python_version >= _LOCATIONS_SINCE:
@@ -35,16 +35,16 @@ class LineTable:
             self._lines.append(line)
 
     def line(self, offset: int) -> int:
-        """The line of an instruction, 0 if it is in no entry; 3.10 counts offsets in instructions, others in bytes."""
+        """Returns the line of an instruction, 0 without an entry. 3.10 has offsets in instructions, others in bytes."""
         if not self._starts or offset < 0:
             return 0
         return self._lines[bisect_right(self._starts, offset * self._unit_bytes) - 1]
 
 
 def _locations(table: bytes, line: int) -> Iterator[tuple[int, int]]:
-    """Where each entry begins, in bytes of code, with its line; last where they all end, with 0.
+    """Yields the start of each entry in bytes of code, and its line; at last, the end of the code with line 0.
 
-    An entry without a location counts as of the line before it.
+    An entry without a location has the line of the previous entry.
     """
     at = start = 0
     while at < len(table):
@@ -75,7 +75,7 @@ def _number(table: bytes, at: int) -> tuple[int, int]:
 
 
 def _signed(table: bytes, at: int) -> tuple[int, int]:
-    """The lowest bit is the sign."""
+    """Reads a number whose lowest bit is the sign."""
     value, at = _number(table, at)
     return (-(value >> 1) if value & 1 else value >> 1), at
 

@@ -1,23 +1,24 @@
-"""The records of a capture of memray, read by a kernel. The first byte of a record is its kind:
+"""Reads the records of a memray capture with a kernel. The first byte of a record is its kind:
 
-    1ppppaaa    an allocation or a free. p: which of the last 15 addresses, or 15: a new one follows, as the difference
-                from the new one before, in units of 8 bytes. a: the allocator, or 0: it follows, a byte. Then, where
-                stacks are native and it is no free, the difference of that stack's number; then the size, but for frees
-    01......    a Python frame is pushed: number of its code object, and the instruction's offset, which has a sign
-    001ppppc    an object of Python's begins (c) or ends: an address as above, and the native stack of a beginning
+    1ppppaaa    an allocation or a free. p: index of one of the last 15 addresses; 15: a new address follows, as the
+                difference to the previous new one in units of 8 bytes. a: the allocator; 0: it follows as a byte. Then,
+                for allocations with native stacks, the difference of the stack's number; then the size, except for
+                frees
+    01......    a Python frame is pushed: number of its code object, and the signed offset of the instruction
+    001ppppc    a Python object is created (c) or destroyed: an address as above, and the native stack of a creation
     0001nnnn    n + 1 frames are popped
-    12          what follows is another thread's: its number, 8 bytes
-    5           a native frame: two numbers with a sign
-    6           mappings are listed anew: nothing follows
+    12          the following records are of another thread: its number, 8 bytes
+    5           a native frame: two signed numbers
+    6           the list of mappings starts again: no data
     8           a mapping: 8 bytes, and a number
     1           the end
     2           memory: resident bytes, and ms since the start
-    14          code: its number, its name and file, ended by zeros, its first line as the difference from the last one
-                told, with a sign, the length of its line table, and that
-    7, 10       a file that is mapped: a text, a number, 8 bytes; a thread's name, a text
+    14          code: number; name and file, ended by zero bytes; first line, as a signed difference to that of the
+                previous record; length of the line table; line table
+    7, 10       a mapped file: a text, a number, 8 bytes; the name of a thread: a text
 
-Numbers are written in groups of seven bits from the lowest, each byte but the last with the bit 128; one with a sign
-has that in its lowest bit.
+Numbers are in groups of seven bits from the lowest; all bytes but the last have the bit 128. The lowest bit of a signed
+number is its sign.
 """
 
 from typing import NamedTuple
@@ -37,23 +38,23 @@ from replay.sources.memray.stacks import (
 )
 from replay.trace import NO_SITE, Op
 
-MOST_BYTES = 32
-"""No record that the kernel reads is longer; so much must stand behind the last one's first byte."""
-MOST_THREADS = 1 << 24
-"""memray counts threads from 1, so that a larger number is none."""
+RECORD_BYTES_MAX = 32
+"""Maximum length of a record that the kernel reads. This number of bytes must follow the first byte of the last one."""
+THREADS_MAX = 1 << 24
+"""Maximum number of a thread. memray counts threads from 1, so a larger number is not a thread."""
 FILLED, ENDED, OTHER, BAD, GROW = range(5)
-"""Why the kernel stopped: no more room or bytes; at the end; at a record of the kinds below, which it leaves to others;
-at none, or none that is whole; for want of room in a table."""
+"""Why the kernel stopped: columns full or no more bytes; at the end; at a kind of record that it does not handle; at an
+invalid or incomplete record; because a table is full."""
 MEMORY, MAPPED_FILE, THREAD_NAME, CODE = 2, 7, 10, 14
 _END, _NATIVE_FRAME, _MAPPINGS_ANEW, _MAPPED, _THREAD = 1, 5, 6, 8, 12
 _ADDRESS_SHIFT = 3
 _FREE = int(Op.FREE)
 OPS, DOMAINS = call_tables(NUMBERS_FROM_FORMAT_12)
-"""Op and domain by an allocator's number, in the formats that are read here."""
+"""Op and domain by the number of an allocator, in formats 12 and 13."""
 
 
 class Columns(NamedTuple):
-    """Room for a batch; `used` is the frame, numbered by its first allocation, or NO_SITE."""
+    """The columns of a batch. `used`: number of the frame, in the order of first allocations, or NO_SITE."""
 
     op: np.ndarray
     address: np.ndarray
@@ -69,13 +70,13 @@ def new_columns(rows: int) -> Columns:
 
 @inlined
 def _byte(data, at):
-    """With room for shifts, and a sign: of an unsigned and a signed number numba makes a float."""
+    """Returns a byte as int64: numba converts a mix of unsigned and signed numbers to float."""
     return np.int64(data[at])
 
 
 @inlined
 def _number(data: np.ndarray, at: int) -> tuple[int, int]:
-    """The number there, of its lowest 64 bits, and where it ends; groups past the tenth are not of it."""
+    """Returns the lowest 64 bits of the number at `at`, and its end. A number has at most ten groups."""
     byte = _byte(data, at)
     at += 1
     value, shift = byte & 127, 7
@@ -95,7 +96,7 @@ def _signed(data: np.ndarray, at: int) -> tuple[int, int]:
 
 @inlined
 def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, int]:
-    """The address of a record with that place among the recent ones, and where the record continues."""
+    """Returns the address of a record, and the position after it. `place`: its index in the recent addresses."""
     tally, recent = state.tallies[0], state.recent
     if place < RECENT:
         index = tally.recent + place
@@ -111,7 +112,7 @@ def _address(data: np.ndarray, at: int, place: int, state: State) -> tuple[int, 
 def _allocation(
     data: np.ndarray, at: int, end: int, native: bool, columns: Columns, row: int, state: State
 ) -> tuple[int, int]:
-    """Reads the record that begins before `at`; returns its end, or -1 if it is none, and the next row."""
+    """Reads the record whose first byte is before `at`; returns its end, or -1 if it is invalid, and the next row."""
     first = _byte(data, at - 1)
     address, at = _address(data, at, (first >> 3) & 15, state)
     allocator = first & 7
@@ -143,7 +144,8 @@ def _allocation(
 
 @leaf
 def _other(data: np.ndarray, at: int, native: bool, state: State) -> int:
-    """Reads what begins before `at` and has no part in allocations but their addresses and thread; -1 if it is none."""
+    """Reads a record that is not an allocation, for its effect on addresses and thread; returns its end, or -1 if it is
+    invalid."""
     first = _byte(data, at - 1)
     if first & 32:
         _, at = _address(data, at, (first >> 1) & 15, state)
@@ -159,7 +161,7 @@ def _other(data: np.ndarray, at: int, native: bool, state: State) -> int:
         thread = 0
         for byte in range(8):
             thread |= _byte(data, at + byte) << (8 * byte)
-        if thread < 0 or thread > MOST_THREADS:
+        if thread < 0 or thread > THREADS_MAX:
             return -1
         state.tallies[0].thread = thread
         return at + 8
@@ -170,10 +172,10 @@ def _other(data: np.ndarray, at: int, native: bool, state: State) -> int:
 def read_records(
     data: np.ndarray, at: int, start_end: int, end: int, native: bool, columns: Columns, row: int, state: State
 ) -> tuple[int, int, int]:
-    """Reads records that begin before `start_end` and end before `end`, behind which there are `MOST_BYTES` of zeros
-    where the file is over; returns why it stopped, at which record, and the number of rows.
+    """Reads records that begin before `start_end` and end before `end`. Changes `columns` and `state` in place.
 
-    `columns` and `state` change in place.
+    At the end of the file, `RECORD_BYTES_MAX` zeros follow `end`. Returns why it stopped, the position of the next
+    record, and the number of rows.
     """
     tally = state.tallies[0]
     while at < start_end and row < columns.op.shape[0]:

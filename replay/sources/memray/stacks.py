@@ -1,7 +1,7 @@
-"""The Python stacks of a capture's threads, as its records push and pop frames, and what else is known between records.
+"""The Python stacks of a capture's threads, and other state between its records.
 
-A stack is a chain of nodes from the innermost frame on, so that any depth costs what it holds. A frame is a code object
-and an instruction in it. Most frames never allocate; those that do are numbered once more by themselves.
+A stack is a linked list of nodes from the innermost frame on, so its memory is proportional to its depth. A frame is a
+code object and an instruction. Most frames never allocate; those that do (*used* frames) have numbers of their own.
 """
 
 from typing import NamedTuple
@@ -14,37 +14,37 @@ from replay.trace import NO_SITE
 from replay.trace.block_numbering import doubled, find_slot
 
 RECENT = 15
-"""So many addresses are remembered, for records that name one again."""
+"""Number of recent addresses that records can refer to."""
 OFFSET_BITS = 32
 OFFSETS = (1 << OFFSET_BITS) - 1
-"""An instruction's offset, below the code object's number in a frame's key."""
+"""Mask of an instruction's offset in the key of a frame; the code object's number is in the higher bits."""
 _TALLY = record(
     "pointer", "recent", "thread", "records", "mappings", "mapped_bytes", "nodes", "loose", "frames", "used",
 )  # fmt: skip
-"""`pointer`: the last new address in its units; `recent`: where the latest of the recent addresses is; `loose`: the
-first loose node; the others are counts."""
+"""`pointer`: the last new address in its units; `recent`: index of the latest recent address; `loose`: the first free
+node; the others are counts."""
 _NODE = record("frame", "below")
 _FRAME = record("key", "used")
-"""Its key, and its number among the used ones or -1."""
+"""Key of a frame, and its number among the used frames or -1."""
 
 
 class State(NamedTuple):
-    """What is known between two records; changes in place."""
+    """The state between two records; changes in place."""
 
     tallies: np.ndarray
     """One record of _TALLY."""
     recent: np.ndarray
     tops: np.ndarray
-    """By thread the node of its innermost frame, or -1."""
+    """For each thread, the node of its innermost frame, or -1."""
     nodes: np.ndarray
-    """Of _NODE; those that were popped are a list of loose ones."""
+    """Nodes of type _NODE. Popped nodes are in a list of free nodes."""
     keys: np.ndarray
-    """With `numbers` a table of `replay.trace.block_numbering`, from code and offset as one key to the frame."""
+    """With `numbers`, a hash table of `replay.trace.block_numbering`: from the key of a frame to its number."""
     numbers: np.ndarray
     frames: np.ndarray
-    """Of _FRAME."""
+    """Frames of type _FRAME."""
     used: np.ndarray
-    """The keys of frames that allocate, in the order of their first allocations."""
+    """Keys of the used frames, in the order of their first allocations."""
 
 
 def new_state() -> State:
@@ -57,7 +57,7 @@ def new_state() -> State:
 
 
 def grown(state: State) -> State:
-    """The same, with room in each table that has none."""
+    """Returns the state with every full table enlarged."""
     tally = state.tallies[0]
     if _table_is_full(state):
         keys, numbers = doubled(state.keys, state.numbers)
@@ -69,14 +69,14 @@ def grown(state: State) -> State:
 
 
 def used_frames(state: State, start: int) -> list[tuple[int, int]]:
-    """Code object and offset of the frames that allocate, from that number on."""
+    """Returns code object and offset of the used frames from number `start` on."""
     keys = state.used[start : state.tallies[0].used].tolist()
     return [(key >> OFFSET_BITS, key & OFFSETS) for key in keys]
 
 
 @inlined
 def has_room(state: State) -> bool:
-    """Whether a frame can be pushed."""
+    """Whether the tables have room for another frame."""
     return not _table_is_full(state) and state.tallies[0].nodes < state.nodes.shape[0]
 
 
@@ -87,7 +87,7 @@ def _table_is_full(state: State) -> bool:
 
 @inlined
 def innermost(state: State) -> int:
-    """The innermost frame of the thread, by its number among the used ones; it becomes one if it was none."""
+    """Returns the number of the thread's innermost frame among the used frames. Makes it a used frame."""
     top = state.tops[state.tallies[0].thread]
     if top < 0:
         return NO_SITE
@@ -101,7 +101,7 @@ def innermost(state: State) -> int:
 
 @leaf
 def push(code: int, offset: int, state: State) -> None:
-    """A frame begins in the thread, in place; there is room."""
+    """Pushes a frame onto the stack of the current thread, in place. The tables must have room."""
     tally, thread = state.tallies[0], state.tallies[0].thread
     key = code << OFFSET_BITS | offset & OFFSETS
     slot = find_slot(key, state.keys, state.numbers)
@@ -122,7 +122,7 @@ def push(code: int, offset: int, state: State) -> None:
 
 @leaf
 def pop(frames: int, state: State) -> bool:
-    """So many frames of the thread end, in place; False if there are fewer."""
+    """Pops frames of the current thread, in place; returns False if the stack has fewer."""
     tally, thread = state.tallies[0], state.tallies[0].thread
     for _ in range(frames):
         node = state.tops[thread]

@@ -1,4 +1,4 @@
-"""Several traces as one: interleaved by time, with threads, blocks, phases and call sites kept apart.
+"""Merges traces: interleaves them by time. Threads, blocks, phases and call sites stay separate.
 
 The result is one process with the threads of all, or each trace stays a process of its own, or as many as it has.
 
@@ -35,10 +35,10 @@ class Part:
     offset_ns: int = 0
 
 
-def merged(parts: list[Part], words: str, *, apart: bool = False) -> EditedTrace:
-    """The traces as one process; or `apart`, as one trace of many."""
+def merged(parts: list[Part], words: str, *, as_processes: bool = False) -> EditedTrace:
+    """Returns the traces merged into one process, or into a trace with a process for each."""
     names = _Names(parts)
-    processes = names.processes if apart else tuple
+    processes = names.processes if as_processes else tuple
     return EditedTrace(lambda: _merge(parts, names), lambda: names.metadata(words, processes()))
 
 

@@ -69,11 +69,11 @@ def _repeat(trace: Trace, times: int, keep_live: bool) -> Iterator[KeyedEvents]:
             raise ReplayError("the trace would last more than thirty years; repeat it less often")
 
 
-def copied(copies: list[Trace], shift_ns: int, words: str, *, apart: bool = False) -> EditedTrace:
+def copied(copies: list[Trace], shift_ns: int, words: str, *, as_processes: bool = False) -> EditedTrace:
     """Copies of one trace, opened once for each, as workers of one process, each `shift_ns` after the one before; or
-    `apart`, each as a process of its own."""
+    `as_processes`, each as a process of its own."""
     parts = [
-        Part(trace, f"copy {number}" if number or apart else "", number * shift_ns)
+        Part(trace, f"copy {number}" if number or as_processes else "", number * shift_ns)
         for number, trace in enumerate(copies)
     ]
-    return merged(parts, words, apart=apart)
+    return merged(parts, words, as_processes=as_processes)

@@ -1,1 +1,1 @@
-"""Turns a workload into a trace: SimPy processes decide when, compiled kernels draw what."""
+"""Generates a trace from a workload: SimPy processes decide times, compiled kernels draw sizes and lifetimes."""

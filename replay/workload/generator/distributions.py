@@ -1,12 +1,11 @@
 """Draws from the distributions of `replay.workload.distribution_schema`, with the same bits on every machine.
 
-Two things usually vary: library logarithms differ in the last bit from one CPU to the next, and random generators
-change with their library's version. So both are made here, from additions, multiplications, divisions and square
-roots alone, which IEEE 754 fixes to the bit, and from integer arithmetic that never leaves 63 bits, so that plain
-Python and machine code agree.
+Logarithms of libraries differ in the last bit between CPUs, and random generators change with the version of their
+library. So both are implemented here. They use only additions, multiplications, divisions and square roots, which IEEE
+754 defines exactly, and integer arithmetic within 63 bits, so that plain Python and machine code agree.
 
-Randomness is counter-based: the n-th draw for some purpose is a function of (key, n) and of nothing else. Whoever
-draws keeps a counter, not a generator, and asking for one draw more here changes none there.
+Random numbers are counter-based: draw number n for a purpose is a function of (key, n) only. The caller has a counter,
+not a generator, so an additional draw for one purpose does not change those for another.
 """
 
 import hashlib
@@ -30,13 +29,14 @@ from replay.workload.distribution_schema import (
 )
 
 NEVER = 1 << 62
-"""A time that no trace reaches."""
+"""A time after the end of every trace."""
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIER = 0x4F1BBCDD
-"""2**31 divided by the golden ratio, odd: times 32 bits it stays below 2**63."""
+"""2**31 divided by the golden ratio, odd. Its product with 32 bits is below 2**63."""
 _ROUNDS = 8
-"""Of multiplying one word and swapping it with the other; a flipped bit of the counter then reaches every bit."""
+"""Rounds of multiplying one word and swapping it with the other. After them, each bit depends on each bit of the
+counter."""
 
 _LN2 = 0.6931471805599453
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.4286068203094173e-06
@@ -74,7 +74,7 @@ _FAR_UNDER = (
 
 @leaf
 def _polynomial(coefficients: tuple[float, ...], x: float) -> float:
-    """Horner's rule, the highest power's coefficient first."""
+    """Evaluates a polynomial by Horner's rule; the coefficient of the highest power is first."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient
@@ -83,7 +83,7 @@ def _polynomial(coefficients: tuple[float, ...], x: float) -> float:
 
 @leaf
 def log(x: float) -> float:
-    """The natural logarithm of a positive number."""
+    """Returns the natural logarithm of a positive number."""
     mantissa, exponent = math.frexp(x)
     if mantissa < _SQRT_HALF:
         mantissa *= 2.0
@@ -95,7 +95,7 @@ def log(x: float) -> float:
 
 @leaf
 def exp(x: float) -> float:
-    """e**x; beyond ±700 it stays at e**700 and 0."""
+    """Returns e**x; above 700 it is e**700, below -700 it is 0."""
     if x < -700.0:
         return 0.0
     x = min(x, 700.0)
@@ -106,7 +106,7 @@ def exp(x: float) -> float:
 
 @leaf
 def normal_quantile(p: float) -> float:
-    """Where the standard normal distribution has the part `p`, strictly between 0 and 1, below it."""
+    """Returns the quantile of the standard normal distribution for `p`, strictly between 0 and 1."""
     q = p - 0.5
     if abs(q) <= 0.425:
         r = 0.180625 - q * q
@@ -121,7 +121,7 @@ def normal_quantile(p: float) -> float:
 
 @leaf
 def random_words(key: int, stride: int, counter: int) -> tuple[int, int]:
-    """Two random 32-bit words: draw number `counter` (0 to 2**62) of the stream with this `key` and odd `stride`."""
+    """Returns two random 32-bit words: draw number `counter` (0 to 2**62) of the stream with `key` and odd `stride`."""
     left, right = counter & _WORD, counter >> 32
     for _ in range(_ROUNDS):
         product = left * _MULTIPLIER
@@ -133,13 +133,13 @@ def random_words(key: int, stride: int, counter: int) -> tuple[int, int]:
 
 @leaf
 def random_part(key: int, stride: int, counter: int) -> float:
-    """An odd multiple of 2**-53 strictly between 0 and 1."""
+    """Returns a random number strictly between 0 and 1, an odd multiple of 2**-53."""
     high, low = random_words(key, stride, counter)
     return ((high << 20) + (low >> 12) + 0.5) * 2.220446049250313e-16
 
 
 def make_key(seed: int, *names: str) -> tuple[int, int]:
-    """Key and stride of the random stream for a purpose, such as `("requests", "size")`."""
+    """Returns key and stride of the random stream for a purpose, such as `("requests", "size")`."""
     digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little") | 1
 
@@ -148,7 +148,7 @@ _CONSTANT, _UNIFORM, _LOGNORMAL, _EXPONENTIAL, _PARETO, _UNTIL_NEXT = range(6)
 
 
 class Leaf(NamedTuple):
-    """What every distribution is a mixture of."""
+    """A simple distribution. Every distribution is a mixture of leaves."""
 
     weight: Fraction
     shape: int
@@ -159,21 +159,21 @@ class Leaf(NamedTuple):
 
 
 class Law(NamedTuple):
-    """A distribution ready to be drawn from: leaves, and Walker's alias table that picks one with one draw.
+    """A distribution for kernels: leaves, and Walker's alias table, which chooses a leaf with one draw.
 
-    Leaf i is kept when the second word of the draw is below its threshold, else it is the leaf that its alias names.
+    Leaf i is chosen if the second word of the draw is below its threshold, else the leaf of its alias.
     """
 
     keys: np.ndarray
     """Key and stride for the leaf, key and stride for the value."""
     table: np.ndarray
-    """A row a leaf: threshold, alias, shape, low, high."""
+    """A row for each leaf: threshold, alias, shape, low, high."""
     scales: np.ndarray
-    """A row a leaf: a, b."""
+    """A row for each leaf: a, b."""
 
 
 def leaves(law: Any, least: int, most: int) -> list[Leaf]:
-    """The leaves of a form of `replay.workload.distribution_schema`; values stay within `least` and `most`."""
+    """Returns the leaves of a form of `replay.workload.distribution_schema`, with values from `least` to `most`."""
     one = Fraction(1)
     match law:
         case int():
@@ -210,7 +210,7 @@ def _part_leaves(part: Any, least: int, most: int) -> list[Leaf]:
 
 
 def expected(law: Any) -> float:
-    """About the mean of a distribution of counts: to plan with, never to draw from."""
+    """Returns the approximate mean of a distribution of counts, for planning only."""
     total = weight = 0.0
     for part in leaves(law, 0, MAX_SIZE):
         mean = {_CONSTANT: part.low, _UNIFORM: (part.low + part.high) / 2, _EXPONENTIAL: part.a}.get(part.shape)
@@ -222,7 +222,7 @@ def expected(law: Any) -> float:
 
 
 def make_law(law: Any, seed: int, *names: str, least: int, most: int = MAX_SIZE) -> Law:
-    """A form of `replay.workload.distribution_schema` made ready; `names` say whose draws they are and what for."""
+    """Converts a form of `replay.workload.distribution_schema` for kernels. `names` identify source and purpose."""
     parts = leaves(law, least, most)
     alias_rows = _alias_table([part.weight for part in parts])
     table = [[*row, part.shape, part.low, part.high] for row, part in zip(alias_rows, parts, strict=True)]
@@ -234,7 +234,7 @@ def make_law(law: Any, seed: int, *names: str, least: int, most: int = MAX_SIZE)
 
 
 def _alias_table(weights: list[Fraction]) -> list[tuple[int, int]]:
-    """Threshold (of 2**32) and alias of each leaf, in exact arithmetic."""
+    """Returns threshold (of 2**32) and alias of each leaf, computed exactly."""
     size, total = len(weights), sum(weights)
     share = [weight * size / total for weight in weights]
     threshold, alias = [1 << 32] * size, list(range(size))
@@ -251,7 +251,7 @@ def _alias_table(weights: list[Fraction]) -> list[tuple[int, int]]:
 
 @leaf
 def draw(law: Law, counter: int, now_ns: int) -> int:
-    """Draw number `counter`; `now_ns` matters to what lives until the next tick."""
+    """Returns draw number `counter`. `now_ns` is used by `until-next`."""
     i, keys, table = 0, law.keys, law.table
     if table.shape[0] > 1:
         high, low = random_words(keys[0], keys[1], counter)

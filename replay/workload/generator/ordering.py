@@ -1,8 +1,9 @@
 """Sorts events by time and key: kernels.
 
-The events of a window lie all over it, but evenly enough that dealing them by time into about as many buckets as there
-are events leaves little to sort; it costs a fraction of a comparison sort. Where many fall on one instant, the
-bucket is sorted by merging, which is quick where they are nearly in order already, as a generation that dies is.
+Events are in random order but evenly distributed over the window. So they are put into about as many buckets by time as
+there are events, and each bucket is sorted. That costs a fraction of a comparison sort. A bucket with many events at
+one instant is sorted by merging, which is fast for nearly sorted events, such as those of a generation that is freed at
+once.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from replay.jit.compiling import leaf
 ROW_TIME_NS, ROW_KEY = range(2)
 
 _RUN = 16
-"""Rows that are sorted by insertion before they are merged: two cache lines of `order`."""
+"""Number of rows that are sorted by insertion before merging: two cache lines of `order`."""
 
 
 @leaf
@@ -58,7 +59,7 @@ def _merge(rows: np.ndarray, order: np.ndarray, spare: np.ndarray, low: int, mid
 
 @leaf
 def _sort_range(rows: np.ndarray, order: np.ndarray, spare: np.ndarray, low: int, high: int) -> None:
-    """Sorts `order[low:high]` in place; at one instant there may be a whole generation."""
+    """Sorts `order[low:high]` in place. One instant can have the events of a whole generation."""
     for start in range(low, high, _RUN):
         _insert_in_order(rows, order, start, min(start + _RUN, high))
     width = _RUN
@@ -72,9 +73,10 @@ def _sort_range(rows: np.ndarray, order: np.ndarray, spare: np.ndarray, low: int
 def sort_rows(
     rows: np.ndarray, count: int, order: np.ndarray, spare: np.ndarray, starts: np.ndarray, from_ns: int, until_ns: int
 ) -> None:
-    """Puts the numbers of the first `count` rows, all from `from_ns` to before `until_ns`, into `order`.
+    """Writes the numbers of the first `count` rows, sorted by time and key, into `order`.
 
-    `order` and `spare` are at least as long as the rows, `starts` three longer; what they held is lost.
+    All times are from `from_ns` to before `until_ns`. `order` and `spare` are at least as long as the rows, `starts` is
+    three longer; their contents are overwritten.
     """
     shift = 0
     while (until_ns - from_ns) >> shift > count:

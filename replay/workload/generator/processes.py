@@ -1,11 +1,12 @@
-"""Plays a workload's streams and phases under a SimPy clock into a trace.
+"""Generates the trace of a workload's streams and phases with a SimPy clock.
 
-Three kinds of SimPy process share a clock of whole nanoseconds. The *window* process cuts time wherever a phase acts,
-and often enough that a window holds about WINDOW_ROWS events. Every *source* (stream or set) waits for a window to
-open and lets one call of a compiled kernel do all that it does there. A *phase* waits for its time, then for the
-window that ends there to be written, and then changes rates or frees groups. SimPy is paid by the window.
+Three kinds of SimPy processes share a clock in whole nanoseconds. The *window* process divides time into windows: at
+each start and end of a phase, and so that a window has about WINDOW_ROWS events. Each *source* (stream or set) waits
+for the start of a window, and one call of a compiled kernel generates all its events in the window. A *phase* waits for
+its time, then until the window that ends there is written, and then changes rates or frees groups. SimPy costs time per
+window.
 
-Where windows end changes nothing in the trace; see `replay.workload.generator.streams`.
+The trace does not depend on where windows end; see `replay.workload.generator.streams`.
 """
 
 from collections import deque
@@ -30,8 +31,8 @@ from replay.workload.generator.tables import (
     make_arrays,
     make_stage,
     rows_expected,
+    with_larger_window,
     with_more_slots,
-    with_roomier_window,
 )
 
 WINDOW_ROWS = 1 << 17
@@ -42,21 +43,21 @@ _WINDOW_NS_MOST = 1 << 40
 Process = Generator[simpy.Event, int, None]
 
 
-def told_by_key(location: Location, what: str) -> str:
-    """What is wrong, behind its key."""
-    return f"{'.'.join(map(str, location))}: {what}"
+def key_and_mistake(location: Location, message: str) -> str:
+    """Returns a mistake with its key before it."""
+    return f"{'.'.join(map(str, location))}: {message}"
 
 
 @dataclass(frozen=True)
 class WorkloadTrace:
-    """The trace that a workload describes; made anew whenever it is played."""
+    """The trace of a workload. `batches` generates it again at each call."""
 
     workload: Workload
     name: str
     seed: int
     window_rows: int = WINDOW_ROWS
-    sentence: Callable[[Location, str], str] = told_by_key
-    """Puts what is wrong at a place of the workload into words."""
+    sentence: Callable[[Location, str], str] = key_and_mistake
+    """Returns the error message for a mistake at a place in the workload."""
 
     @property
     def metadata(self) -> Metadata:
@@ -73,7 +74,7 @@ class WorkloadTrace:
 
     @property
     def duration_ns(self) -> int:
-        """When the workload ends; its last event comes before."""
+        """The end of the workload; the last event is earlier."""
         return self.workload.duration
 
     @property
@@ -85,7 +86,7 @@ class WorkloadTrace:
 
 
 class _Generation:
-    """One playing of a workload."""
+    """One generation of a workload's events."""
 
     def __init__(
         self, workload: Workload, seed: int, window_rows: int, sentence: Callable[[Location, str], str]
@@ -106,42 +107,42 @@ class _Generation:
         self._batch, self._rows = Events.empty(BATCH_ROWS), 0
         self._ready: deque[Events] = deque()
         self._main: int | None = None
-        """The thread that made the first block, which for whoever plays the trace is the main one."""
+        """The thread that allocated the first block, which simulations treat as the main thread."""
 
     def run(self) -> Iterator[Events]:
         for index in range(len(self._phases)):
-            self._env.process(self._play_phase(index))
+            self._env.process(self._run_phase(index))
         for arrays in self._arrays:
-            self._env.process(self._play_source(arrays))
+            self._env.process(self._run_source(arrays))
         windows = self._env.process(self._cut_windows())
-        while not windows.processed:  # a failure is raised when its event is
+        while not windows.processed:  # an exception of a process is raised by `step`
             self._env.step()
             while self._ready:
                 yield self._ready.popleft()
         if self._rows:
-            yield self._take_batch()
+            yield self._finish_batch()
 
     def _cut_windows(self) -> Process:
         env = self._env
-        yield env.timeout(0)  # lets the phases take their places first
+        yield env.timeout(0)  # lets the phases register first
         while env.now < self._workload.duration:
             self._closed.succeed()
             self._closed = env.event()
-            yield env.timeout(0)  # lets those act that begin or end now
+            yield env.timeout(0)  # lets the phases act that begin or end now
             start = int(env.now)
             end = int(min(start + self._window_ns, env.peek(), self._workload.duration))
-            self._with_room(streams.take_due, start, end)
+            self._with_room(streams.move_due, start, end)
             self._opened.succeed(end)
             self._opened = env.event()
             yield env.timeout(end - start)
             self._write(start, end)
 
-    def _play_source(self, arrays: SourceArrays) -> Process:
+    def _run_source(self, arrays: SourceArrays) -> Process:
         while True:
             end = yield self._opened
             self._with_room(streams.fill_window, arrays, end)
 
-    def _play_phase(self, index: int) -> Process:
+    def _run_phase(self, index: int) -> Process:
         env, phase = self._env, self._phases[index]
         yield env.timeout(phase.start)
         yield self._closed
@@ -166,20 +167,20 @@ class _Generation:
         self._write_alone(Op.MARK, index)
 
     def _end_thread(self, index: int, place: int, thread: int) -> None:
-        """What it made and left is the main thread's from now on."""
+        """Ends a thread. Its live blocks belong to the main thread from now on."""
         if self._main is None or self._main == thread:
-            first = "no block was made yet" if self._main is None else f"thread {thread} made the first block"
-            what = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
+            first = "no block was allocated yet" if self._main is None else f"thread {thread} allocated the first block"
+            message = f"thread {thread} cannot end at {format_time(int(self._env.now))}: {first}"
             advice = "the thread of the first block is the main one; let a source of thread 0 begin first"
             written = index - len(self._phases) + len(self._workload.phases)
-            raise WorkloadError(self._sentence(("phases", written, "end_threads", place), f"{what}, and {advice}"))
+            raise WorkloadError(self._sentence(("phases", written, "end_threads", place), f"{message}, and {advice}"))
         self._write_alone(Op.THREAD_END, thread)
-        streams.pass_on(self._stage, thread, streams.MAIN_THREAD)
+        streams.move_blocks(self._stage, thread, streams.MAIN_THREAD)
 
     def _write_alone(self, op: Op, value: int) -> None:
-        """An event that is no block's."""
+        """Writes an event that does not belong to a block."""
         now = int(self._env.now)
-        self._stage.rows[0] = now, streams.NOBODY, streams.NOBODY, op, value
+        self._stage.rows[0] = now, streams.NONE, streams.NONE, op, value
         self._stage.counts[streams.ROWS] = 1
         self._write(now, now + 1)
 
@@ -191,7 +192,7 @@ class _Generation:
         self._write(now, now + 1)
 
     def _change_rates(self) -> None:
-        """Brings every source to its own rate times the factors of the phases that are on."""
+        """Sets the rate of every source to its base rate times the factors of the current phases."""
         for (name, source), arrays in zip(self._sources.items(), self._arrays, strict=True):
             rate = base_rate(source)
             for index in sorted(self._factors):
@@ -203,7 +204,7 @@ class _Generation:
         self._window_ns = self._plan_window()
 
     def _plan_window(self) -> int:
-        """The longest window, a power of two, that is not expected to hold more rows than wished for."""
+        """Returns the longest window, a power of two, with an expected number of rows of at most WINDOW_ROWS."""
         window_ns = _WINDOW_NS_MOST
         sources = list(zip(self._sources.values(), self._arrays, strict=True))
         while window_ns > 1:
@@ -214,19 +215,19 @@ class _Generation:
         return window_ns
 
     def _with_room(self, kernel: Callable[..., int], *arguments: object) -> None:
-        """Calls a kernel, with larger tables as often as it says that they are full."""
+        """Calls a kernel, again with larger tables while it returns that one is full."""
         while (status := kernel(self._stage, *arguments)) != streams.DONE:
             if status == streams.FULL_WINDOW:
-                self._stage = with_roomier_window(self._stage)
+                self._stage = with_larger_window(self._stage)
             else:
                 self._stage = with_more_slots(self._stage)
 
     def _write(self, start_ns: int, end_ns: int) -> None:
-        """Appends the window to the batch in the making; hands that out first where both do not fit."""
+        """Appends the window to the current batch. Starts a new batch first if the window does not fit."""
         rows = int(self._stage.counts[streams.ROWS])
         if self._rows + rows > self._batch.rows:
             if self._rows:
-                self._ready.append(self._take_batch())
+                self._ready.append(self._finish_batch())
             if rows > self._batch.rows:
                 self._batch = Events.empty(rows)
         if rows:
@@ -239,18 +240,18 @@ class _Generation:
             self._rows += rows
 
     def _first_thread(self, start: int, end: int) -> int | None:
-        """Who made the first block in these rows of the batch."""
+        """Returns the thread of the first allocation in these rows of the batch; None without any."""
         made = np.flatnonzero(concerns_block(self._batch.op[start:end]))
         return int(self._batch.thread[start + made[0]]) if made.size else None
 
-    def _take_batch(self) -> Events:
+    def _finish_batch(self) -> Events:
         events = self._batch.where(slice(0, self._rows))
         self._batch, self._rows = Events.empty(BATCH_ROWS), 0
         return events
 
 
 def _factor(value: float | Ramp, step: int, steps: int) -> float:
-    """A phase's factor in one of its steps: for a ramp, the one in the step's middle."""
+    """Returns a phase's factor in one of its steps; for a ramp, the value in the middle of the step."""
     if isinstance(value, Ramp):
         return value.start + (value.to - value.start) * ((step + 0.5) / steps)
     return value

@@ -1,17 +1,19 @@
-"""Kernels that turn streams into events, a window of time at once.
+"""Kernels that generate the events of streams and sets, one window of time in each call.
 
-A *source* is a stream or a set. Its n-th block draws size and lifetime as number n, and comes at a time that only
-the source's own counters and the rate's history decide; so nothing depends on where windows begin and end.
+A *source* is a stream or a set. Size and lifetime of its n-th block are draws number n. The time of its allocation
+depends only on the source's counters and on the history of its rate. So events do not depend on where windows begin and
+end.
 
-A *slot* is a place in the table of live blocks; slots are reused, so the table is proportional to what is live. What
-a block will do next (grow, be freed) waits in the *wheel*: rings of buckets by time, each a chain of slots. A window
-takes from the wheel what is due in it, adds what the sources make, sorts, and only then numbers the blocks.
+A *slot* is a row in the table of live blocks. Slots are reused, so the size of the table is proportional to the number
+of live blocks. The next event of a block (a realloc, a free) is in the *wheel*: a ring of buckets by time; each bucket
+is a chain of slots. For a window, the events that are due are taken from the wheel, events of the sources are added,
+all are sorted, and then blocks are numbered.
 
-*Order.* Events are sorted by (time, key). A key is made of the source's index, the number of the block that caused
-the event, and one bit: made before freed. No two events share both.
+*Order.* Events are sorted by (time, key). A key has the source's index, the number of the block that caused the event,
+and one bit: allocations before frees. No two events have the same time and key.
 
-*Invariants*, between windows. A live slot's `DUE_NS` is not before the last window's end; the slot is in the wheel
-exactly if that is before the workload's end. `members[i]` is -1 or a live slot, and then its `MEMBER` is i.
+*Invariants* between windows. `DUE_NS` of a live slot is not before the end of the last window. The slot is in the wheel
+exactly if `DUE_NS` is before the end of the workload. `members[i]` is -1 or a live slot whose `MEMBER` is i.
 """
 
 from typing import NamedTuple
@@ -25,17 +27,17 @@ from replay.workload.generator.distributions import NEVER, Law, draw, log, rando
 from replay.workload.generator.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
-NOBODY = -1
+NONE = -1
 MAIN_THREAD = 0
 
 _MALLOC, _REALLOC, _FREE = int(Op.MALLOC), int(Op.REALLOC), int(Op.FREE)
 _MARK, _THREAD_END = int(Op.MARK), int(Op.THREAD_END)
 _SOURCE_SHIFT = 50
-"""A key is source << 50 | block << 1 | freed: room for 2**13 sources of 2**49 blocks."""
+"""A key is source << 50 | block << 1 | freed, for up to 2**13 sources with 2**49 blocks each."""
 _BLOCK = (1 << _SOURCE_SHIFT) - 1
 
 # places in SourceArrays.state; NEXT_TICK is -1 before the first
-NEXT_BLOCK, NEXT_TICK, BURST_LEFT, BURST_NS, BURSTS, ANCHOR_NS = range(6)
+NEXT_BLOCK, NEXT_TICK, BURST_REMAINING, BURST_NS, BURSTS, ANCHOR_NS = range(6)
 # places in SourceArrays.pace; ticks are counted in expected arrivals, so that a change of rate only bends the clock
 RATE, TICK, ANCHOR_TICK = range(3)
 # places in SourceArrays.traits; the last four are keys and strides of random streams, for gaps and for a set's victims
@@ -52,43 +54,43 @@ SLOTS_USED, SLOTS_IDLE, ROWS, WHEEL_SHIFT, END_OF_ALL_NS, STEPS_MOST, COUNTS = r
 
 
 class SourceArrays(NamedTuple):
-    """A source as kernels see it. `state` and `pace` change, the rest does not."""
+    """A source, for kernels. `state` and `pace` change; other fields are constant."""
 
     state: np.ndarray
     pace: np.ndarray
-    """Blocks (or bursts) a second of busy time; the tick of the next; the tick at which the rate last changed."""
+    """Blocks (or bursts) per second of busy time; tick of the next one; tick of the last change of the rate."""
     traits: np.ndarray
     threads: np.ndarray
     size: Law
     lifetime: Law
     burst: Law
-    """How many blocks come at a tick."""
+    """Number of blocks at a tick."""
 
 
 class Stage(NamedTuple):
-    """The tables that all sources share. All but `factor` are int64."""
+    """The tables of all sources. All but `factor` are int64."""
 
     slots: np.ndarray
-    """A row a slot; its `KEY` is -1 where nothing lives."""
+    """A row for each slot; `KEY` is -1 if the slot is free."""
     idle: np.ndarray
-    """Stack of slots to use again."""
+    """Stack of free slots."""
     numbers: np.ndarray
-    """Stack of block numbers to use again."""
+    """Stack of free block numbers."""
     number_counts: np.ndarray
     members: np.ndarray
-    """By member of any set: its slot."""
+    """Slot of each member of each set."""
     heads: np.ndarray
     """The wheel: `heads[(time >> shift) % len]` begins a chain of slots."""
     growth: np.ndarray
-    """A row a source: how its blocks grow (where GROW_STEPS is 0 they do not), and its domain."""
+    """A row for each source: growth of its blocks (none if GROW_STEPS is 0), and its domain."""
     factor: np.ndarray
-    """By source: by what its blocks grow, 0 where they grow by an increment."""
+    """For each source, the factor by which blocks grow; 0 if they grow by an increment."""
     rows: np.ndarray
-    """The window: its events, in no order."""
+    """The events of the window, unsorted."""
     order: np.ndarray
     spare: np.ndarray
     starts: np.ndarray
-    """Room to sort the window in: twice as long as `rows`, and once three longer."""
+    """Memory for sorting: `order` and `spare` are as long as `rows`, `starts` is three longer."""
     counts: np.ndarray
 
 
@@ -104,7 +106,7 @@ def _add_row(rows: np.ndarray, counts: np.ndarray, time_ns: int, key: int, slot:
 
 
 @leaf
-def _wait(slots: np.ndarray, heads: np.ndarray, counts: np.ndarray, slot: int, due_ns: int) -> None:
+def _put_into_wheel(slots: np.ndarray, heads: np.ndarray, counts: np.ndarray, slot: int, due_ns: int) -> None:
     """Puts a slot into the wheel, unless it is due after the end."""
     slots[slot, DUE_NS] = due_ns
     if due_ns < counts[END_OF_ALL_NS]:
@@ -115,12 +117,12 @@ def _wait(slots: np.ndarray, heads: np.ndarray, counts: np.ndarray, slot: int, d
 
 @leaf
 def _grow(size: int, increment: int, factor: float) -> int:
-    """The size after one more step."""
+    """Returns the size after one more step."""
     return min(max(size + 1, int(size * factor)) if factor > 0.0 else size + increment, MAX_SIZE)
 
 
 @leaf
-def _follow(
+def _add_events(
     slots: np.ndarray,
     heads: np.ndarray,
     rows: np.ndarray,
@@ -130,7 +132,7 @@ def _follow(
     slot: int,
     until_ns: int,
 ) -> None:
-    """Adds what a block does before `until_ns` to the window; what it does next goes into the wheel."""
+    """Adds the events of a block before `until_ns` to the window, and puts its next event into the wheel."""
     due, end, key = slots[slot, DUE_NS], slots[slot, END_NS], slots[slot, KEY]
     while due < until_ns:
         if due == end:
@@ -143,18 +145,18 @@ def _follow(
         slots[slot, SIZE] = size
         slots[slot, STEPS] -= 1
         due = min(due + growth[source, GROW_SPACING_NS], end) if slots[slot, STEPS] > 0 else end
-    _wait(slots, heads, counts, slot, due)
+    _put_into_wheel(slots, heads, counts, slot, due)
 
 
 @leaf
 def _busy_ns(elapsed_ns: int, busy_ns: int, idle_ns: int) -> int:
-    """The busy part of the time since the start."""
+    """Returns the busy part of the time since the start."""
     return elapsed_ns // (busy_ns + idle_ns) * busy_ns + min(elapsed_ns % (busy_ns + idle_ns), busy_ns)
 
 
 @leaf
 def _arrival_ns(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> int:
-    """When the next tick comes at the present rate."""
+    """Returns the time of the next tick at the current rate."""
     if pace[RATE] <= 0.0:
         return NEVER
     wait = (pace[TICK] - pace[ANCHOR_TICK]) * 1e9 / pace[RATE]
@@ -170,7 +172,7 @@ def _arrival_ns(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> int:
 
 @leaf
 def _begin_ticks(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> None:
-    """Sets the first tick: at once where they are regular, else after a gap."""
+    """Sets the first tick: at the start if ticks are regular, else after a random gap."""
     state[NEXT_TICK] = 0
     if traits[POISSON] == 1:
         pace[TICK] = -log(random_part(traits[GAP_KEY], traits[GAP_STRIDE], 0))
@@ -178,9 +180,9 @@ def _begin_ticks(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> Non
 
 @leaf
 def _begin_burst(state: np.ndarray, pace: np.ndarray, traits: np.ndarray, burst: Law) -> None:
-    """Draws how many blocks come now, and sets the tick of the next burst."""
+    """Draws the number of blocks of a burst, and sets the tick of the next burst."""
     tick = state[NEXT_TICK]
-    state[BURST_LEFT] = draw(burst, tick, 0)
+    state[BURST_REMAINING] = draw(burst, tick, 0)
     state[BURSTS] += 1
     state[NEXT_TICK] = tick + 1
     gap = 1.0
@@ -190,7 +192,7 @@ def _begin_burst(state: np.ndarray, pace: np.ndarray, traits: np.ndarray, burst:
 
 
 @leaf
-def _take_slot(idle: np.ndarray, counts: np.ndarray) -> int:
+def _new_slot(idle: np.ndarray, counts: np.ndarray) -> int:
     if counts[SLOTS_IDLE] > 0:
         counts[SLOTS_IDLE] -= 1
         return idle[counts[SLOTS_IDLE]]
@@ -199,8 +201,8 @@ def _take_slot(idle: np.ndarray, counts: np.ndarray) -> int:
 
 
 @leaf
-def _take_place(members: np.ndarray, traits: np.ndarray, block: int, slot: int) -> tuple[int, int]:
-    """Which member of its set a block becomes, and the slot of the one it replaces, or NOBODY."""
+def _new_member(members: np.ndarray, traits: np.ndarray, block: int, slot: int) -> tuple[int, int]:
+    """Returns the member of the set that a block becomes, and the slot of the block that it replaces, or NONE."""
     high, _low = random_words(traits[VICTIM_KEY], traits[VICTIM_STRIDE], block)
     member = block if block < traits[MEMBERS] else (high * traits[MEMBERS]) >> 32
     member += traits[FIRST_MEMBER]
@@ -211,7 +213,7 @@ def _take_place(members: np.ndarray, traits: np.ndarray, block: int, slot: int) 
 
 @entry
 def change_rate(source: SourceArrays, now_ns: int, rate: float) -> None:
-    """From `now_ns` on the source ticks `rate` times a second; changes it in place."""
+    """Sets the rate of a source (ticks per second) from `now_ns` on. Changes the source in place."""
     state, pace, traits = source.state, source.pace, source.traits
     anchor = state[ANCHOR_NS]
     if now_ns > anchor:
@@ -226,9 +228,9 @@ def change_rate(source: SourceArrays, now_ns: int, rate: float) -> None:
 
 @entry
 def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
-    """Adds what the source does from where it stands up to, not including, `until_ns`.
+    """Adds the allocations of a source before `until_ns` to the window. Changes everything in place.
 
-    Changes everything in place. Stops with a FULL status before the block for which there might be no room.
+    Returns a FULL status before a block for which a table may be too small.
     """
     slots, idle, members, heads = stage.slots, stage.idle, stage.members, stage.heads
     growth, factor, rows, counts = stage.growth, stage.factor, stage.rows, stage.counts
@@ -240,7 +242,7 @@ def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
     room, last_ns = rows.shape[0] - steps - 3, min(until_ns, traits[STOP_NS])
     while True:
         time_ns = state[BURST_NS]
-        if state[BURST_LEFT] <= 0:
+        if state[BURST_REMAINING] <= 0:
             time_ns = max(time_ns, _arrival_ns(state, pace, traits))
         if time_ns >= last_ns:
             return DONE
@@ -248,34 +250,34 @@ def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
             return FULL_WINDOW
         if counts[SLOTS_IDLE] == 0 and counts[SLOTS_USED] == slots.shape[0]:
             return FULL_SLOTS
-        if state[BURST_LEFT] <= 0:
+        if state[BURST_REMAINING] <= 0:
             _begin_burst(state, pace, traits, bursts)
-            if state[BURST_LEFT] == 0:
+            if state[BURST_REMAINING] == 0:
                 continue
-        block, slot = state[NEXT_BLOCK], _take_slot(idle, counts)
+        block, slot = state[NEXT_BLOCK], _new_slot(idle, counts)
         state[NEXT_BLOCK] += 1
-        state[BURST_LEFT] -= 1
+        state[BURST_REMAINING] -= 1
         state[BURST_NS] = time_ns + traits[SPACING_NS]
         key = (index << _SOURCE_SHIFT) | (block << 1)
         size = draw(sizes, block, time_ns)
         end_ns = min(time_ns + draw(lifetimes, block, time_ns), NEVER)
         live = slots[slot]
-        live[KEY], live[SIZE], live[END_NS], live[STEPS], live[MEMBER] = key, size, end_ns, steps, NOBODY
+        live[KEY], live[SIZE], live[END_NS], live[STEPS], live[MEMBER] = key, size, end_ns, steps, NONE
         live[THREAD] = threads[(state[BURSTS] - 1) % threads.shape[0]]
         live[DUE_NS] = min(time_ns + spacing_ns, end_ns) if steps > 0 else end_ns
         _add_row(rows, counts, time_ns, key, slot, traits[OP], size)
         if traits[MEMBERS] > 0:
-            live[MEMBER], replaced = _take_place(members, traits, block, slot)
-            if replaced != NOBODY:
+            live[MEMBER], replaced = _new_member(members, traits, block, slot)
+            if replaced != NONE:
                 _add_row(rows, counts, time_ns, key | 1, replaced, _FREE, 0)
-        _follow(slots, heads, rows, counts, growth, factor, slot, until_ns)
+        _add_events(slots, heads, rows, counts, growth, factor, slot, until_ns)
 
 
 @entry
-def take_due(stage: Stage, from_ns: int, until_ns: int) -> int:
-    """Takes out of the wheel what is due before `until_ns` and adds it to the window, both in place.
+def move_due(stage: Stage, from_ns: int, until_ns: int) -> int:
+    """Moves the events that are due before `until_ns` from the wheel to the window. Changes both in place.
 
-    May stop with FULL_WINDOW; called again with more room it goes on.
+    Can return FULL_WINDOW; another call with a larger window continues.
     """
     slots, heads, rows, counts = stage.slots, stage.heads, stage.rows, stage.counts
     first, last = from_ns >> counts[WHEEL_SHIFT], (until_ns - 1) >> counts[WHEEL_SHIFT]
@@ -283,15 +285,15 @@ def take_due(stage: Stage, from_ns: int, until_ns: int) -> int:
     for turn in range(first, min(last, first + buckets - 1) + 1):
         bucket = turn & (buckets - 1)
         slot = heads[bucket]
-        heads[bucket] = NOBODY
+        heads[bucket] = NONE
         full = False
-        while slot != NOBODY:
+        while slot != NONE:
             following = slots[slot, CHAIN]
             full = counts[ROWS] > room
             if full:
-                _wait(slots, heads, counts, slot, slots[slot, DUE_NS])
+                _put_into_wheel(slots, heads, counts, slot, slots[slot, DUE_NS])
             else:
-                _follow(slots, heads, rows, counts, stage.growth, stage.factor, slot, until_ns)
+                _add_events(slots, heads, rows, counts, stage.growth, stage.factor, slot, until_ns)
             slot = following
         if full:
             return FULL_WINDOW
@@ -300,35 +302,35 @@ def take_due(stage: Stage, from_ns: int, until_ns: int) -> int:
 
 @entry
 def free_groups(stage: Stage, fractions: np.ndarray, keys: np.ndarray, now_ns: int) -> int:
-    """Frees, at `now_ns`, of each source the part `fractions[source]` of its live blocks; rebuilds the wheel.
+    """Frees the share `fractions[source]` of the live blocks of each source at `now_ns`. Rebuilds the wheel.
 
-    A block's lot is drawn with its source's row of `keys` and its own number. The window needs room for every slot.
+    The draw for a block uses its source's row of `keys` and its own number. The window needs a row for every slot.
     """
     slots, rows, heads, counts, members = stage.slots, stage.rows, stage.heads, stage.counts, stage.members
     if rows.shape[0] < counts[ROWS] + counts[SLOTS_USED]:
         return FULL_WINDOW
-    heads[:] = NOBODY
+    heads[:] = NONE
     for slot in range(counts[SLOTS_USED]):
         key = slots[slot, KEY]
-        if key == NOBODY:
+        if key == NONE:
             continue
         source, block = key >> _SOURCE_SHIFT, (key & _BLOCK) >> 1
         if random_part(keys[source, 0], keys[source, 1], block) < fractions[source]:
             _add_row(rows, counts, now_ns, key | 1, slot, _FREE, 0)
             slots[slot, DUE_NS] = NEVER
-            if slots[slot, MEMBER] != NOBODY:
-                members[slots[slot, MEMBER]] = NOBODY
+            if slots[slot, MEMBER] != NONE:
+                members[slots[slot, MEMBER]] = NONE
         else:
-            _wait(slots, heads, counts, slot, slots[slot, DUE_NS])
+            _put_into_wheel(slots, heads, counts, slot, slots[slot, DUE_NS])
     return DONE
 
 
 @entry
-def pass_on(stage: Stage, thread: int, heir: int) -> None:
-    """What a thread's live blocks do from now on, another one does: in place."""
+def move_blocks(stage: Stage, thread: int, heir: int) -> None:
+    """Moves the live blocks of a thread to the thread `heir`, in place."""
     slots = stage.slots
     for slot in range(stage.counts[SLOTS_USED]):
-        if slots[slot, KEY] != NOBODY and slots[slot, THREAD] == thread:
+        if slots[slot, KEY] != NONE and slots[slot, THREAD] == thread:
             slots[slot, THREAD] = heir
 
 
@@ -345,8 +347,10 @@ def write_window(
     block: np.ndarray,
     size: np.ndarray,
 ) -> None:
-    """Writes the window's events (all from `from_ns` to before `until_ns`) in order into the columns, from
-    `first_row` on; numbers the blocks; gives the slots of freed ones back and empties the window."""
+    """Writes the sorted events of the window into the columns, from `first_row` on, and empties the window.
+
+    All times are from `from_ns` to before `until_ns`. Numbers new blocks, and releases slots of freed ones.
+    """
     slots, idle, numbers, number_counts = stage.slots, stage.idle, stage.numbers, stage.number_counts
     growth, rows, order, counts = stage.growth, stage.rows, stage.order, stage.counts
     sort_rows(rows, counts[ROWS], order, stage.spare, stage.starts, from_ns, until_ns)
@@ -368,7 +372,7 @@ def write_window(
         block[to] = slots[slot, BLOCK]
         if code == _FREE:
             release_number(numbers, number_counts, slots[slot, BLOCK])
-            slots[slot, KEY] = NOBODY
+            slots[slot, KEY] = NONE
             idle[counts[SLOTS_IDLE]] = slot
             counts[SLOTS_IDLE] += 1
     counts[ROWS] = 0

@@ -1,4 +1,4 @@
-"""The tables of the generator's kernels: made from a workload's sources, enlarged when a kernel asks for it."""
+"""Creates the tables of the generator's kernels from a workload's sources, and enlarges them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from replay.trace import NUMBERS, Domain, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Source, Stream, Workload
 from replay.workload.generator import streams
 from replay.workload.generator.distributions import NEVER, expected, make_key, make_law
-from replay.workload.generator.streams import NOBODY, SourceArrays, Stage
+from replay.workload.generator.streams import NONE, SourceArrays, Stage
 
 _BUCKETS = 1 << 14
 _BUCKETS_A_WINDOW = 64
@@ -14,7 +14,7 @@ _FIRST_ROOM = 1 << 12
 
 
 def base_rate(source: Source) -> float:
-    """Blocks (of bursts: bursts) a second, while no phase changes it."""
+    """Returns the blocks (or bursts) per second without a phase."""
     if isinstance(source, BlockSet):
         return source.churn
     assert isinstance(source, Stream)
@@ -22,7 +22,7 @@ def base_rate(source: Source) -> float:
 
 
 def rows_expected(source: Source, rate: float, window_ns: int) -> float:
-    """About how many events a source with this rate has in the busiest window of this length."""
+    """Returns about how many events a source with this rate has in the busiest window of this length."""
     if isinstance(source, BlockSet):
         return 2 * rate * window_ns / 1e9
     assert isinstance(source, Stream)
@@ -37,7 +37,8 @@ def rows_expected(source: Source, rate: float, window_ns: int) -> float:
 
 
 def make_arrays(name: str, source: Source, index: int, first_member: int, threads: int, seed: int) -> SourceArrays:
-    """A source at its start; `first_member` is its place in the table of all sets' members."""
+    """Returns the arrays of a source at its start. `first_member`: its index in the table of the members of all
+    sets."""
     arrivals = source.arrivals if isinstance(source, Stream) else None
     regular = isinstance(arrivals, Fixed) or (isinstance(arrivals, Bursts) and arrivals.timing == "fixed")
     spacing = arrivals.spacing if isinstance(arrivals, Bursts) else 0
@@ -58,7 +59,7 @@ def make_arrays(name: str, source: Source, index: int, first_member: int, thread
     traits[streams.VICTIM_KEY], traits[streams.VICTIM_STRIDE] = make_key(seed, name, "victim")
     state = np.zeros(6, np.int64)
     state[streams.NEXT_TICK] = -1
-    state[streams.BURST_LEFT], state[streams.BURSTS] = source.members, min(source.members, 1)
+    state[streams.BURST_REMAINING], state[streams.BURSTS] = source.members, min(source.members, 1)
     state[streams.BURST_NS], state[streams.ANCHOR_NS] = source.start, built_ns
     return SourceArrays(
         state=state,
@@ -74,7 +75,7 @@ def make_arrays(name: str, source: Source, index: int, first_member: int, thread
 
 
 def make_stage(workload: Workload, window_ns: int) -> Stage:
-    """Empty tables for all sources; a window covers about _BUCKETS_A_WINDOW buckets of the wheel."""
+    """Returns empty tables for all sources. A window covers about _BUCKETS_A_WINDOW buckets of the wheel."""
     sources = list(workload.sources().values())
     growth = np.zeros((len(sources), streams.GROWTH_COLUMNS), np.int64)
     factor = np.zeros(len(sources), np.float64)
@@ -90,12 +91,12 @@ def make_stage(workload: Workload, window_ns: int) -> Stage:
     counts[streams.END_OF_ALL_NS] = workload.duration
     counts[streams.STEPS_MOST] = growth[:, streams.GROW_STEPS].max()
     return Stage(
-        slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NOBODY, np.int64),
+        slots=np.full((_FIRST_ROOM, streams.SLOT_COLUMNS), NONE, np.int64),
         idle=np.empty(_FIRST_ROOM, np.int64),
         numbers=np.empty(_FIRST_ROOM, np.int64),
         number_counts=np.zeros(1, NUMBERS),
-        members=np.full(sum(source.members for source in sources), NOBODY, np.int64),
-        heads=np.full(_BUCKETS, NOBODY, np.int64),
+        members=np.full(sum(source.members for source in sources), NONE, np.int64),
+        heads=np.full(_BUCKETS, NONE, np.int64),
         growth=growth,
         factor=factor,
         **_make_rows(_FIRST_ROOM),
@@ -103,8 +104,8 @@ def make_stage(workload: Workload, window_ns: int) -> Stage:
     )
 
 
-def with_roomier_window(stage: Stage) -> Stage:
-    """The tables with at least twice the rows, and enough of them for any kernel to get on."""
+def with_larger_window(stage: Stage) -> Stage:
+    """Returns the tables with at least twice the rows of the window, enough for any kernel to continue."""
     count, used = int(stage.counts[streams.ROWS]), int(stage.counts[streams.SLOTS_USED])
     steps = int(stage.counts[streams.STEPS_MOST])
     larger = stage._replace(**_make_rows(max(2 * len(stage.rows), count + max(steps + 4, used))))
@@ -122,9 +123,9 @@ def _make_rows(room: int) -> dict[str, np.ndarray]:
 
 
 def with_more_slots(stage: Stage) -> Stage:
-    """The tables with twice the slots."""
-    held = len(stage.idle)
-    slots = np.full((2 * held, streams.SLOT_COLUMNS), NOBODY, np.int64)
-    idle, numbers = np.empty(2 * held, np.int64), np.empty(2 * held, np.int64)
-    slots[:held], idle[:held], numbers[:held] = stage.slots, stage.idle, stage.numbers
+    """Returns the tables with twice the slots."""
+    slots_before = len(stage.idle)
+    slots = np.full((2 * slots_before, streams.SLOT_COLUMNS), NONE, np.int64)
+    idle, numbers = np.empty(2 * slots_before, np.int64), np.empty(2 * slots_before, np.int64)
+    slots[:slots_before], idle[:slots_before], numbers[:slots_before] = stage.slots, stage.idle, stage.numbers
     return stage._replace(slots=slots, idle=idle, numbers=numbers)
