@@ -30,9 +30,8 @@ TINY = (
 """Overrides that make three or four pools an arena, so that a few dozen blocks fill and free several."""
 
 WORDS = tuple(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))
-REQUESTED_WORDS = ("requested_bytes_timed", "requested_bytes_timed_high")
-BOOKKEEPING = (*(name for name in OWN if name != "row"), *REQUESTED_WORDS)
-"""Fields in which the simulator counts nothing: its own, and those that `run` fills in from the trace."""
+BOOKKEEPING = tuple(name for name in OWN if name != "row")
+"""Fields that the simulator keeps for itself: they count nothing."""
 
 
 class History:

@@ -42,6 +42,22 @@ def test_the_folder_changes_with_the_source_of_an_imported_file(tmp_path: Path) 
     assert kernel_cache.cache_folder((str(model),)) != before
 
 
+def test_the_folder_changes_with_any_file_of_the_package_of_a_third_party_model(tmp_path: Path) -> None:
+    package = tmp_path / "their_models"
+    (package / "parts").mkdir(parents=True)
+    for name in ("__init__.py", "parts/__init__.py", "parts/helper.py", "model.py"):
+        (package / name).write_text("")
+    before = kernel_cache.cache_folder((str(package / "model.py"),))
+    (package / "parts/helper.py").write_text("SIZE = 2\n")
+    kernel_cache.cache_folder.cache_clear()
+    assert kernel_cache.cache_folder((str(package / "model.py"),)) != before
+
+
+def test_a_member_that_is_imported_from_the_package_itself_is_in_the_digest() -> None:
+    assert "allocators/_stack.py" in sources_of("allocators/pymalloc/__init__.py")
+    assert "allocators/bump.py" in sources_of("allocators/pymalloc/__init__.py")
+
+
 def double(number: int) -> int:
     return 2 * number
 

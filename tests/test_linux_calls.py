@@ -99,6 +99,7 @@ def any_hint(both: Both, choices: Choices) -> int:
         start - HUGE,
     ]
     far = [2 * TIB + choices.below(64) * MIB, 30 * TIB + choices.below(4) * 256 * MIB - PAGE, both.base - 60 * GIB]
+    far += [both.heap - 200 * MIB, both.heap + GIB]
     odd = [1, PAGE, 5 * PAGE + 7, both.base - PAGE, both.base, both.base + 5 * PAGE, (1 << 47) - PAGE, 1 << 47, 1 << 50]
     return choices.of([*near, *near, *far, choices.of(odd)])
 
@@ -133,7 +134,7 @@ def change_something(both: Both, choices: Choices) -> None:
         case 0 if len(regions) > 1:
             first, second = sorted([choices.of(regions), choices.of(regions)])
             start, end = first[0] + (first[1] - first[0]) // PAGE // 2 * PAGE, second[1]
-            if end - start < 1 << 32:
+            if end - start < 1 << 32 and not start < both.heap < end:
                 both.unmap(start, end - start)
         case 0 | 1:
             both.unmap(*any_part(choices.of(regions), choices))
@@ -216,6 +217,9 @@ def test_huge_pages_are_as_in_linux_when_memory_is_committed_and_freed(start, se
     def compare() -> None:
         choices = drawn(seed)
         with start(PLACES[seed % len(PLACES)], HUGE_PAGES) as both:
+            begin = both.map(8 * HUGE)
+            both.advise(begin, 8 * HUGE)
+            both.touch(begin, 8 * HUGE)
             for _ in range(250):
                 do_something(both, choices)
                 both.compare_pages()

@@ -3,15 +3,15 @@
 from fractions import Fraction
 
 import pytest
-from histories import REQUESTED_WORDS, TINY, History, cut, histories, single_steps
+from histories import TINY, History, cut, histories, single_steps
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import TIMED
 from replay.analysis.metrics import arenas, summarize, timeline
 from replay.config import load_config
 from replay.jit.cpu_intrinsics import add_product
 from replay.reports.overview import overview
+from replay.simulation.result import MEANS
 from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
 from replay.trace import TRIM_MARK, Events, MemoryTrace, Metadata
@@ -37,7 +37,7 @@ def test_means_are_those_of_single_steps(config, history, every_ns, begin_ns, st
     events = history.events()
     events = events._replace(time_ns=begin_ns + stretch * events.time_ns)
     result = run(MemoryTrace([events]), config, sample_every_ns=stretch * every_ns)
-    for level in ("requested_bytes", *TIMED):
+    for level in MEANS:
         exact = Fraction(integral(events, config, level), result.duration_ns) if result.duration_ns else None
         assert result.mean(level) == (result.end[level] if exact is None else round(exact))
 
@@ -59,7 +59,7 @@ class Streamed:
 def test_a_trace_that_is_streamed_has_the_means_of_one_in_memory(history):
     events, config = history.events(), CONFIGS["3.12"]
     streamed, whole = run(Streamed(events), config), run(MemoryTrace([events]), config)
-    assert streamed.samples[list(REQUESTED_WORDS)].tolist() == whole.samples[list(REQUESTED_WORDS)].tolist()
+    assert streamed.requested_changes.tolist() == whole.requested_changes.tolist()
     assert streamed.mean("requested_bytes") == whole.mean("requested_bytes")
 
 

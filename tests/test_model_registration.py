@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from replay import allocators
-from replay.allocators import bump, glibc, ideal, pymalloc
+from replay.allocators import Counter, CounterKind, bump, glibc, ideal, pymalloc
 from replay.allocators._contract import PARAMETERS, find_mistakes
 
 
@@ -42,6 +42,38 @@ def test_a_misspelt_optional_function_is_an_error_not_a_silent_default():
 
     assert find_mistakes(module_like_bump(made_sise=made_sise)) == [
         "made_sise is not a function of the contract (did you mean 'made_size'?)"
+    ]
+
+
+def test_a_misspelt_function_of_a_submodule_is_found_too():
+    def swich_thread(state, stack, thread):
+        return 0
+
+    model = module_like_bump(swich_thread=swich_thread)
+    swich_thread.__module__ = f"{model.__name__}.threads"
+    assert find_mistakes(model) == ["swich_thread is not a function of the contract (did you mean 'switch_thread'?)"]
+
+
+@pytest.mark.parametrize("roles", ["libc", ("lib",), (), ["libc"]])
+def test_unknown_roles_are_an_error(roles):
+    model = module_like_bump()
+    model.ROLES = roles
+    assert find_mistakes(model) == [f"ROLES is {roles!r}; use a tuple of 'libc' and 'small'"]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("ROLE", "ROLES"), ("COUNTER", "COUNTERS")])
+def test_a_misspelt_constant_is_an_error(name, meant):
+    model = module_like_bump()
+    setattr(model, name, ())
+    assert find_mistakes(model) == [f"{name} is not a constant of the contract (did you mean {meant!r}?)"]
+
+
+@pytest.mark.parametrize("name", ["extents_peak", "extents_at_peak", "extents_end"])
+def test_a_counter_named_like_a_metric_of_a_level_is_an_error(name):
+    model = module_like_bump()
+    model.COUNTERS = (Counter("extents", CounterKind.LEVEL, "extents"), Counter(name, CounterKind.SUM, "others"))
+    assert find_mistakes(model) == [
+        f"the name of a counter, {name!r}, ends like a metric of a level (_peak, _at_peak, _end)"
     ]
 
 

@@ -8,7 +8,7 @@ from histories import History, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.allocators import SPAN, SpanKind
+from replay.allocators import SPAN, SpanKind, report_simple, with_items, written
 from replay.config import load_config
 from replay.simulation.clock import Slice
 from replay.simulation.simulator import Simulator
@@ -118,3 +118,12 @@ def test_one_block_of_each_kind_has_its_span():
 def test_there_are_no_spans_before_the_first_event():
     assert Simulator(load_config("cpython-3.12")).spans().dtype == SPAN
     assert len(Simulator(load_config("cpython-3.12")).spans()) == 0
+
+
+def test_a_span_that_is_part_of_another_region_is_reported_again():
+    reported = with_items(None, 1)
+    for region in (4096, 4096, 8192):
+        report_simple(reported, 0, SpanKind.FREE_POOL, 16_384, 4096, region, True)
+    changes = written(reported)
+    assert changes.rows["region"].tolist() == [4096, 8192]
+    assert changes.gone.tolist() == []

@@ -1,6 +1,8 @@
 """Models with a clock: they get the time of each event, and are woken at the times that they request."""
 
+import re
 import sys
+from contextlib import contextmanager
 
 import pytest
 from dist_info import write_dist_info
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from replay.allocators import _registry, find_model, is_compiled
 from replay.config import load_config
 from replay.simulation.run import run
-from replay.trace import MemoryTrace, Metadata, Process, ProcessMemory
+from replay.trace import Domain, MemoryTrace, Metadata, Process, ProcessMemory
 
 DELAY_NS = 10
 STEP_NS = 3
@@ -94,8 +96,8 @@ def tick(state, stack, now):
     page = state.pages[state.waiting[queue.first]]
     if page.freed_ns + DELAY_NS <= now:
         dontneed(stack, page.address, 4096)
-        tally.purger_purges += 1
-        tally.purger_late_ns = max(tally.purger_late_ns, now - page.freed_ns)
+        tally.{name}_purges += 1
+        tally.{name}_late_ns = max(tally.{name}_late_ns, now - page.freed_ns)
         queue.first += 1
         if queue.first < queue.end:
             wake_at(stack, now + STEP_NS)
@@ -112,22 +114,69 @@ COMPILED = "from replay.jit.compiling import by_reference, leaf\n"
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.fixture(scope="module", params=[PLAIN, COMPILED], ids=["plain Python", "compiled"])
-def purger(request, tmp_path_factory):
-    """A stack with the model, which is installed for the tests."""
-    folder = tmp_path_factory.mktemp("site")
-    text = MODEL.replace("{marks}", request.param).replace("{delay}", str(DELAY_NS)).replace("{step}", str(STEP_NS))
-    (folder / "purger_model.py").write_text(text)
-    write_dist_info(folder, "replay.allocators", {"purger": "purger_model"})
+@contextmanager
+def installed(folder, models):
+    """Installs models (source text by name) for the tests in the block."""
+    for name, text in models.items():
+        (folder / f"{name}_model.py").write_text(text)
+    write_dist_info(folder, "replay.allocators", {name: f"{name}_model" for name in models})
     sys.path.insert(0, str(folder))
     _registry._third_party.cache_clear()
     find_model.cache_clear()
-    assert is_compiled(find_model("purger")) is (request.param == COMPILED)
-    yield load_config("cpython-3.12-malloc", ["domains.libc=purger"])
+    yield
     sys.path.remove(str(folder))
     _registry._third_party.cache_clear()
     find_model.cache_clear()
-    del sys.modules["purger_model"]
+    for name in models:
+        del sys.modules[f"{name}_model"]
+
+
+def source(name, marks, delay_ns=DELAY_NS, step_ns=STEP_NS):
+    """The model's source text under this name."""
+    values = {"name": name, "marks": marks, "delay": delay_ns, "step": step_ns}
+    return re.sub(r"{(name|marks|delay|step)}", lambda found: str(values[found[1]]), MODEL)
+
+
+each_kind = pytest.mark.parametrize("marks", [PLAIN, COMPILED], ids=["plain Python", "compiled"])
+
+
+@pytest.fixture(scope="module", params=[PLAIN, COMPILED], ids=["plain Python", "compiled"])
+def purger(request, tmp_path_factory):
+    """A stack with the model, which is installed for the tests."""
+    with installed(tmp_path_factory.mktemp("site"), {"purger": source("purger", request.param)}):
+        assert is_compiled(find_model("purger")) is (request.param == COMPILED)
+        yield load_config("cpython-3.12-malloc", ["domains.libc=purger"])
+
+
+@each_kind
+def test_more_system_calls_than_a_tick_may_make_are_made_before_the_next_event(marks, tmp_path):
+    history = History()
+    blocks = history.mallocs(6_000, 100)
+    history.at(5).free(*blocks)
+    history.at(15).malloc(1)
+    with installed(tmp_path, {"burst": source("burst", marks, step_ns=0)}):
+        logged = []
+        config = load_config("cpython-3.12-malloc", ["domains.libc=burst"])
+        result = run(history.trace(), config, log=lambda part: logged.append(len(part)))
+    assert (result.end["burst_purges"], result.end["burst_late_ns"]) == (6_000, 10)
+    assert result.end["resident_bytes"] == 4096
+    assert sum(logged) == 6_001 + 6_000
+
+
+@each_kind
+def test_two_models_are_both_woken_at_all_times_that_they_request(marks, tmp_path):
+    history = History()
+    slow = history.malloc(100, Domain.RAW)
+    quick = history.malloc(100, Domain.OBJ)
+    history.at(1).free(slow, quick)
+    history.at(200).malloc(1)
+    with installed(
+        tmp_path, {"slow": source("slow", marks, delay_ns=110), "quick": source("quick", marks, delay_ns=40)}
+    ):
+        config = load_config("cpython-3.12", ["domains.libc=slow", "domains.mem=quick", "domains.obj=quick"])
+        result = run(history.trace(), config)
+    assert (result.end["quick_purges"], result.end["quick_late_ns"]) == (1, 40)
+    assert (result.end["slow_purges"], result.end["slow_late_ns"]) == (1, 110)
 
 
 def test_a_model_is_woken_at_its_time_without_an_event(purger):

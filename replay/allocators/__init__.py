@@ -29,7 +29,9 @@ and where they differ from the defaults of this file
     end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
     with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
     tick(state, stack, now_ns)       time passes: called before each event with its time, and at the time that the
-                                     model passed to `wake_at`; models without `tick` pay nothing for it
+                                     model passed to `wake_at`. It makes at most MARGIN system calls, and passes
+                                     `now_ns` to `wake_at` where more are due. It may be called twice for one time.
+                                     Models without `tick` pay nothing for it
     adopt(state, stack, address, size)  small role: a block that is older than the trace is freed
     grow(state) -> State             Python: the same state with more room, see below
     observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
@@ -72,7 +74,19 @@ from replay.allocators._registry import (
     roles,
     usable_models,
 )
-from replay.allocators._spans import SPAN, SpanChanges, SpanKind, differing
+from replay.allocators._spans import (
+    SPAN,
+    Reported,
+    SpanChanges,
+    SpanKind,
+    differing,
+    report,
+    report_simple,
+    retract,
+    span_rows,
+    with_items,
+    written,
+)
 from replay.allocators._stack import (
     ARENA_MAPPED,
     ARENA_UNMAPPED,
@@ -131,6 +145,7 @@ __all__ = [
     "Counter",
     "CounterKind",
     "Layout",
+    "Reported",
     "SpanChanges",
     "SpanKind",
     "Stack",
@@ -162,8 +177,12 @@ __all__ = [
     "now_ns",
     "realloc",
     "record",
+    "report",
+    "report_simple",
+    "retract",
     "roles",
     "sees_time",
+    "span_rows",
     "switch_thread",
     "take_record",
     "tally_layout",
@@ -171,6 +190,8 @@ __all__ = [
     "trim",
     "usable_models",
     "wake_at",
+    "with_items",
+    "written",
 ]
 
 

@@ -28,8 +28,8 @@ class Model(Protocol):
     def address(self, state: Any, stack: Stack, place: Place) -> int: ...
 
 
-class OptionalFunctions(Protocol):
-    """What a model may have besides; kernels call a default where it has none, Python leaves the call out."""
+class OptionalKernels(Protocol):
+    """What kernels call besides; a default where the model has none."""
 
     def calloc(self, state: Any, stack: Stack, size: int) -> Place: ...
     def memalign(self, state: Any, stack: Stack, alignment: int, size: int) -> Place: ...
@@ -42,6 +42,11 @@ class OptionalFunctions(Protocol):
     def end_thread(self, state: Any, stack: Stack) -> None: ...
     def adopt(self, state: Any, stack: Stack, address: int, size: int) -> None: ...
     def tick(self, state: Any, stack: Stack, now_ns: int) -> None: ...
+
+
+class OptionalPython(Protocol):
+    """What Python calls, if the model has it."""
+
     def with_threads(self, state: Any, count: int) -> NamedTuple: ...
     def grow(self, state: Any) -> NamedTuple: ...
     def observe(self, state: Any) -> dict[str, Any]: ...
@@ -51,18 +56,21 @@ class OptionalFunctions(Protocol):
 
 
 def _functions(protocol: type) -> dict[str, int]:
-    """By name the number of parameters of each function, without `self`."""
+    """The number of parameters of each function by name, without `self`."""
     found = inspect.getmembers(protocol, inspect.isfunction)
     return {name: len(inspect.signature(each).parameters) - 1 for name, each in found if not name.startswith("_")}
 
 
 REQUIRED = _functions(Model)
-PARAMETERS = REQUIRED | _functions(OptionalFunctions)
-"""By function of the contract its number of parameters."""
-_ONLY_PYTHON = {"new_state", "with_threads", "grow", "observe", "spans", "span_changes", "check"}
-KERNELS = sorted(set(PARAMETERS) - _ONLY_PYTHON)
+PARAMETERS = REQUIRED | _functions(OptionalKernels) | _functions(OptionalPython)
+"""The number of parameters of each function of the contract."""
+KERNELS = sorted(set(PARAMETERS) - {"new_state", *_functions(OptionalPython)})
 """The functions that kernels call."""
-_LIKENESS = 0.8
+_CONSTANTS = ("ROLES", "COUNTERS")
+_POSSIBLE_ROLES = ("libc", "small")
+_OF_LEVELS = ("_peak", "_at_peak", "_end")
+"""What the names of a level's metrics end in."""
+_LIKENESS = 0.85
 """How like a name of the contract a name must be to be taken for a misspelt one."""
 
 
@@ -80,17 +88,35 @@ def find_mistakes(model: ModuleType) -> list[str]:
                 mistakes.append(f"{name} takes {wanted}")
         elif near := get_close_matches(name, PARAMETERS, n=1, cutoff=_LIKENESS):
             mistakes.append(f"{name} is not a function of the contract (did you mean {near[0]!r}?)")
-    return mistakes + _mistakes_of_counters(tuple(getattr(model, "COUNTERS", ())))
+    return [*mistakes, *_mistakes_of_constants(model), *_mistakes_of_counters(getattr(model, "COUNTERS", ()))]
+
+
+def _mistakes_of_constants(model: ModuleType) -> list[str]:
+    roles = getattr(model, "ROLES", _POSSIBLE_ROLES)
+    mistakes = []
+    if not isinstance(roles, tuple) or not roles or set(roles) - set(_POSSIBLE_ROLES):
+        mistakes.append(f"ROLES is {roles!r}; use a tuple of {' and '.join(map(repr, _POSSIBLE_ROLES))}")
+    for name in vars(model):
+        if name.isupper() and name not in _CONSTANTS and (near := get_close_matches(name, _CONSTANTS, 1, _LIKENESS)):
+            mistakes.append(f"{name} is not a constant of the contract (did you mean {near[0]!r}?)")
+    return mistakes
 
 
 def _mistakes_of_counters(counters: tuple[Counter, ...]) -> list[str]:
     """What is wrong with the counters that a model declares."""
+    if not isinstance(counters, tuple):
+        return [f"COUNTERS is {counters!r}; use a tuple"]
     if wrong := [each for each in counters if not isinstance(each, Counter)]:
         return [f"COUNTERS has {wrong[0]!r}, which is not a Counter"]
     names = [each.name for each in counters]
     twice = sorted({name for name in names if names.count(name) > 1})
     mistakes = [f"COUNTERS declares {name!r} twice" for name in twice]
     mistakes += [f"the name of a counter, {name!r}, is not an identifier" for name in names if not name.isidentifier()]
+    mistakes += [
+        f"the name of a counter, {name!r}, ends like a metric of a level ({', '.join(_OF_LEVELS)})"
+        for name in names
+        if name.endswith(_OF_LEVELS)
+    ]
     mistakes += [
         f"the kind of counter {each.name!r} is {each.kind!r}; use one of {', '.join(CounterKind)}"
         for each in counters
@@ -100,12 +126,12 @@ def _mistakes_of_counters(counters: tuple[Counter, ...]) -> list[str]:
 
 
 def _public_functions(model: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
-    """The functions that the module offers, numba's among them, without those that it imported from others."""
+    """The functions that the module or its package offers, without those that it imported from others."""
     return [
         (name, each)
         for name, each in vars(model).items()
         if callable(each)
         and not isinstance(each, type)
         and not name.startswith("_")
-        and (name in PARAMETERS or getattr(each, "__module__", None) == model.__name__)
+        and (name in PARAMETERS or f"{getattr(each, '__module__', None)}.".startswith(f"{model.__name__}."))
     ]

@@ -95,10 +95,6 @@ def is_compiled(model: ModuleType) -> bool:
 
 
 def foreign_sources(models: list[ModuleType]) -> tuple[str, ...]:
-    """Source files of third-party models, all of their packages, for the digest of the kernel cache."""
-    files: set[str] = set()
-    for path in (Path(str(model.__file__)) for model in models if model.__file__):
-        top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
-        if _HOME not in path.parents:
-            files |= {str(each) for each in (top.rglob("*.py") if top else [path])}
-    return tuple(sorted(files))
+    """Source files of third-party models, for the digest of the kernel cache."""
+    paths = [Path(str(model.__file__)) for model in models if model.__file__]
+    return tuple(sorted(str(path) for path in paths if _HOME not in path.parents))

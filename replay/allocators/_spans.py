@@ -78,8 +78,8 @@ def span_rows(
     return rows[rows["bytes"] > 0]
 
 
-SEEN = record("address", "content")
-"""What was last reported of an item: its address, 0 if nothing; all else that can change, as one number."""
+SEEN = record("address", "region", "content")
+"""What was last reported of an item: its address, 0 if nothing; its region; all else that can change, as one number."""
 
 
 class SpanChanges(NamedTuple):
@@ -122,14 +122,14 @@ def written(reported: Reported) -> SpanChanges:
 def report(reported, item, content, kind, address, size_bytes, region, size_class, live_blocks, live_bytes, free_bytes):
     """The item has this span now: writes a row unless it was reported just so.
 
-    `content` differs wherever another argument does, besides the address.
+    `content` differs wherever another argument does, besides address and region.
     """
     known = reported.seen[np.uint64(item)]
-    if known.address == address and known.content == content:
+    if known.address == address and known.content == content and known.region == region:
         return
     if known.address != address:
         retract(reported, item)
-    known.address, known.content = address, content
+    known.address, known.region, known.content = address, region, content
     span = reported.rows[reported.counts[0]]
     reported.counts[0] += 1
     span.kind, span.address, span.bytes, span.region = kind, address, size_bytes, region

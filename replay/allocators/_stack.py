@@ -75,7 +75,11 @@ def change_resident(stack, change):
 
 @leaf
 def wake_at(stack, time_ns):
-    """Has the `tick` of all models called once at this time, or at the next event if the time has passed."""
+    """Requests a call of `tick` at this time, or before the next event if the time has passed.
+
+    The earliest request counts. It ends with the next call that it causes, and so do all later ones: in each `tick`,
+    a model requests the next time that it still needs.
+    """
     tally = stack.tally[0]
     tally.wake_ns = min(tally.wake_ns, time_ns)
 
@@ -121,13 +125,14 @@ def give_record_back(scalars, records, number):
 
 @cold
 def log(stack, kind, address, length):
-    """Writes a row of LOG for the current event."""
+    """Writes a row of LOG for the current event. A row behind the end of the table is counted, and reported later."""
     tally = stack.tally[0]
-    entry = stack.log[tally.rows_logged]
-    entry.row = tally.first_row + tally.at
-    entry.kind = kind
-    entry.address = address
-    entry.bytes = length
+    if tally.rows_logged < stack.log.shape[0]:
+        entry = stack.log[tally.rows_logged]
+        entry.row = tally.first_row + tally.at
+        entry.kind = kind
+        entry.address = address
+        entry.bytes = length
     tally.rows_logged += 1
     if tally.rows_logged + MARGIN > stack.log.shape[0]:
         ask_for_room(stack)

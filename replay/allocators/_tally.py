@@ -18,11 +18,11 @@ LEVELS = (
 )  # fmt: skip
 """Counters that rise and fall, and have a peak. `arenas` counts mapped ones."""
 
-TIMED = ("requested_bytes", "mapped_bytes", "resident_bytes")
-"""Levels with an exact mean over time: each has two fields `_timed` and `_timed_high`.
+TIMED = ("mapped_bytes", "resident_bytes")
+"""Levels of the address space, with an exact mean over time: each has two fields `_timed` and `_timed_high`.
 
-Those of requested bytes are computed from the trace alone (`replay.trace.requested`) and written into the samples: two
-instructions more an event would be too many for the loop."""
+The mean of requested bytes is computed from the trace alone (`replay.trace.requested`): two instructions more an event
+would be too many for the loop."""
 
 SYSCALLS = ("mmap", "munmap", "mremap", "brk", "madvise", "mprotect")
 

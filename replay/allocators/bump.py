@@ -12,10 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from replay.allocators._spans import SpanKind, span_rows
-from replay.allocators._stack import give_record_back, take_record
+from replay.allocators import SpanKind, extend, give_record_back, record, span_rows, take_record
 from replay.allocators.linux import brk
-from replay.jit.arrays import extend, record
 from replay.jit.compiling import by_reference, cold, leaf
 from replay.support.units import Size
 

@@ -14,10 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from replay.allocators._spans import SpanKind, span_rows
-from replay.allocators._stack import give_record_back, take_record
+from replay.allocators import SpanKind, extend, give_record_back, record, span_rows, take_record
 from replay.allocators.linux import brk, touch
-from replay.jit.arrays import extend, record
 from replay.jit.compiling import by_reference, cold, leaf
 
 ROLES = ("libc",)

@@ -34,7 +34,7 @@ from replay.allocators import (
     usable_models,
 )
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
-from replay.simulation.result import RunResult
+from replay.simulation.result import MEANS, RunResult
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
 from replay.trace import Domain
@@ -287,7 +287,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
         "stack_bytes": process.stack_bytes,
         "stack_resident_bytes": process.stack_resident_bytes,
         "process_bytes_peak": int(end.mapped_bytes_peak) + process.static_bytes + process.stack_bytes,
-        **{f"{name}_mean": result.mean(name) for name in TIMED},
+        **{f"{name}_mean": result.mean(name) for name in MEANS},
         "counters": {
             metric: int((at_peak if where == "_at_peak" else end)[f"{field}_peak" if where == "_peak" else field])
             for model in result.config.models
@@ -412,9 +412,9 @@ def _bound(result: RunResult) -> Bound:
 
 
 def timeline(result: RunResult) -> pl.DataFrame:
-    """Returns a row for each sample: `time_ns`, all levels, counters so far, and fragmentation at that moment."""
+    """Returns a row for each sample: `time_ns`, levels at that moment, counters and means so far, fragmentation."""
     samples = {name: result.samples[name] for name in _sample_fields(result)}
-    means = {f"{name}_mean": _mean_so_far(result, name) for name in TIMED}
+    means = {f"{name}_mean": _mean_so_far(result, name) for name in MEANS}
     return pl.DataFrame({"time_ns": result.sample_times_ns, **samples, **means}).with_columns(
         internal_fragmentation=_unused_share_column("requested_bytes", "block_bytes"),
         external_fragmentation=_unused_share_column("block_bytes", "mapped_bytes"),
@@ -429,7 +429,7 @@ def _sample_fields(result: RunResult) -> list[str]:
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
     """Returns the mean of a level from the first event to each sample."""
-    low, high = result.samples[f"{level}_timed"], result.samples[f"{level}_timed_high"]
+    low, high = result.changes(level)
     # The low word is used as a signed integer: a small negative sum would be lost in the rounding of 2^64.
     changes = (high + (low < 0)).astype(np.float64) * 2.0**64 + low
     times_ns = result.sample_times_ns.astype(np.float64)

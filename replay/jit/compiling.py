@@ -89,8 +89,10 @@ class Entry:
     def _load(self) -> Callable[..., Any]:
         numba = _load_numba()
         source = str(sys.modules[self.py_func.__module__].__file__)
-        with _loading:
-            self._compiled = numba.compile_entry(self.py_func, cache_folder((source, *sorted(self._extra_sources))))
+        with _loading:  # of several threads, the first one compiles
+            if self._compiled is None:
+                folder = cache_folder((source, *sorted(self._extra_sources)))
+                self._compiled = numba.compile_entry(self.py_func, folder)
         return self._compiled
 
 

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from replay.support.digests import digest_files
 
 _PACKAGE = Path(__file__).parents[1]
 _COMPILER = Path(__file__).parent
-_IMPORT = re.compile(rf"^ *(?:from|import) ({_PACKAGE.name}\.[\w.]+)", re.MULTILINE)
+_IMPORT = re.compile(rf"^ *(?:from|import) {_PACKAGE.name}(?:\.([\w.]+)| import (\w+))", re.MULTILINE)
 _FOLDERS_KEPT = 32
 _SECONDS_KEPT = 24 * 3600
 _not_cached: dict[Path, str] = {}
@@ -67,7 +68,7 @@ def _with_imported(sources: Iterable[Path]) -> set[Path]:
     An import of a package includes all its files, because models and formats are discovered, not imported by name.
     """
     found: set[Path] = set()
-    waiting = [*sources, *_COMPILER.rglob("*.py")]
+    waiting = [*chain.from_iterable(map(_with_package, sources)), *_COMPILER.rglob("*.py")]
     while waiting:
         path = waiting.pop()
         if path in found:
@@ -77,12 +78,18 @@ def _with_imported(sources: Iterable[Path]) -> set[Path]:
     return found
 
 
+def _with_package(path: Path) -> Iterable[Path]:
+    """Returns all files of the package that a file outside of this one belongs to; the file alone if it has none."""
+    top = next((each for each in reversed(path.parents) if (each / "__init__.py").exists()), None)
+    return [path] if top is None or _PACKAGE in path.parents else top.rglob("*.py")
+
+
 @cache
 def _imported(path: Path) -> list[Path]:
     """Returns the files of this package that the file imports directly."""
     found: list[Path] = []
-    for name in _IMPORT.findall(path.read_text("utf-8")):
-        target = _PACKAGE.joinpath(*name.split(".")[1:])
+    for module, member in _IMPORT.findall(path.read_text("utf-8")):
+        target = _PACKAGE.joinpath(*(module or member).split("."))
         found += target.rglob("*.py") if target.is_dir() else [target.with_suffix(".py")]
     return [each for each in found if each.is_file()]
 

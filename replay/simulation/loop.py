@@ -30,7 +30,7 @@ from replay.allocators import (
 )
 from replay.jit.compiling import cold, inlined, leaf
 from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
-from replay.trace.block_ops import CALLOC, FREE, LAST_BLOCK_OP, MALLOC, REALLOC
+from replay.trace.block_ops import CALLOC, FREE, LAST_BLOCK_OP, MALLOC, MEMALIGN, REALLOC
 
 BLOCK = record("place", "size_and_row")
 """`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
@@ -303,7 +303,8 @@ def _reach(stack, time_ns):
         if not let_time_pass(stack, time_ns):
             return False
         _tick(stack, time_ns)
-        return stack.tally[0].attention & ~RESIDENT_PEAK == 0
+        # What a model left to do at this time comes before the event, too.
+        return let_time_pass(stack, time_ns) and stack.tally[0].attention & ~RESIDENT_PEAK == 0
     return True
 
 
@@ -372,16 +373,20 @@ def simulate_rows(
                 tally.stop = row + 1 if tally.attention else turn
                 # numba compares only signed indexes with 0.
                 at = np.uint64(row)
+                if op[at] == MEMALIGN:  # not in the loop below: a call there would take registers from all events
+                    if not _memalign(stack, blocks, classes, route, columns, at):
+                        _settle(tally, row - started)
+                        return row, index
+                    at += ONE
+                    tally.stop = 0
                 while at < np.uint64(tally.stop):
                     kind = op[at]
                     if at < foreseen:
                         _look_ahead(stack, blocks, op, block, at)
                     if kind > FREE:
-                        if kind > LAST_BLOCK_OP:
-                            tally.idle += 1
-                        elif not _memalign(stack, blocks, classes, route, columns, at):
-                            _settle(tally, np.int64(at) - started)
-                            return np.int64(at), index
+                        if kind == MEMALIGN:
+                            break
+                        tally.idle += 1
                         at = opaque(at + ONE)
                         continue
                     tally.at = np.int64(at)

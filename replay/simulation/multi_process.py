@@ -18,7 +18,6 @@ from replay.simulation.simulator import Simulator
 from replay.trace import Events, Trace
 from replay.trace.block_numbering import NumberingApart
 from replay.trace.processes import processes_of
-from replay.trace.requested import fill_in
 
 STINTS = 1 << 13
 """As many at the most are written down before they are added up, in 6 MB: what more take, no cache holds."""
@@ -195,7 +194,6 @@ class Host:
 
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
         """The sums, and with them what each process counted; `requested` has the sums of `RequestedChanges` of each."""
-        fill_in(self.ends, requested)
         metadata = result.metadata
         parts = tuple(
             replace(
@@ -205,6 +203,7 @@ class Host:
                 duration_ns=member.end_ns - member.begin_ns,
                 sample_times_ns=np.array([member.end_ns - begin_ns]),
                 samples=self.ends[number : number + 1],
+                requested_changes=requested[number : number + 1],
                 end=self.ends[number],
                 at_peak=self.at_peaks[number],
                 at_peak_time_ns=peak_time_ns(self.at_peaks[number], int(self.at_peak_times_ns[number]), begin_ns),

@@ -5,9 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from replay.allocators import TALLY
+from replay.allocators import TALLY, TIMED
 from replay.config import StackConfig
 from replay.trace import Metadata
+
+MEANS = ("requested_bytes", *TIMED)
+"""Levels with an exact mean over time."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class RunResult:
     duration_ns: int
     sample_times_ns: np.ndarray
     samples: np.ndarray
+    requested_changes: np.ndarray
+    """At each sample, the total of `replay.trace.requested.RequestedChanges`."""
     end: np.record
     at_peak: np.record
     """The counters right after the event that first took resident memory to its highest."""
@@ -45,12 +50,20 @@ class RunResult:
     """Time and counters after the last event, where the end is before CPython's finalisation."""
 
     def mean(self, level: str) -> int:
-        """The mean of one of TIMED from the first event to the end, in whole bytes."""
+        """The mean of one of MEANS from the first event to the end, in whole bytes."""
         value = int(self.end[level])
         if not self.duration_ns:
             return value
-        changes = int(self.end[f"{level}_timed_high"]) << 64 | int(self.end[f"{level}_timed"]) & (1 << 64) - 1
+        low, high = (int(words[-1]) for words in self.changes(level))
+        changes = high << 64 | low & (1 << 64) - 1
         return round(Fraction(int(self.sample_times_ns[-1]) * value - changes, self.duration_ns))
+
+    def changes(self, level: str) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of all changes of one of MEANS until each sample, each multiplied by its time: the low and the high
+        words of 128-bit integers."""
+        if level in TIMED:
+            return self.samples[f"{level}_timed"], self.samples[f"{level}_timed_high"]
+        return self.requested_changes["low"], self.requested_changes["high"]
 
 
 def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:

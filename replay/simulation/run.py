@@ -17,7 +17,7 @@ from replay.simulation.walk import Walk
 from replay.support.errors import ReplayError
 from replay.trace import Events, MemoryTrace, Trace
 from replay.trace.processes import refuse_processes
-from replay.trace.requested import RequestedChanges, fill_in
+from replay.trace.requested import RequestedChanges
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -106,13 +106,14 @@ def run(
     wall_ns = time.perf_counter_ns() - started_ns
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
-    times_ns, samples = walk.samples_until(end, begin_ns)
+    times_ns, samples, requested_changes = walk.samples_until(end, begin_ns)
     if every_ns is None:  # it grew on the way
         kept = times_ns % clock.ticks_every_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
+        requested_changes = requested_changes[kept] if requested else requested_changes
     if in_memory:
-        fill_in(samples, in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows))
+        requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
     result = RunResult(
         config=config,
         metadata=trace.metadata,
@@ -120,7 +121,8 @@ def run(
         duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,
         samples=samples,
-        end=samples[-1],
+        requested_changes=requested_changes,
+        end=end.tally,
         at_peak=end.at_peak,
         at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
         classes=end.classes,

@@ -10,16 +10,19 @@ import numpy as np
 from replay.allocators import (
     LARGE,
     LOG,
+    MARGIN,
     NEVER,
     NO_MEMORY,
     RESIDENT_PEAK,
     ROOM,
     SPAN,
+    SpanKind,
     Stack,
     extend,
     find_model,
     layout_of,
     linux,
+    span_rows,
 )
 from replay.config import StackConfig
 from replay.jit.arrays import concatenated, copied
@@ -295,6 +298,8 @@ class Simulator:
 
     def drain_log(self) -> None:
         """Passes the log to the caller's function, and empties it."""
+        if self._rows_logged[0] > len(self.stack.log):
+            raise RuntimeError(f"a model made more than {MARGIN} system calls in one function call")
         if self._log and self._rows_logged[0]:
             self._log(self.stack.log[: self._rows_logged[0]].copy())
         self._rows_logged[0] = 0
@@ -319,12 +324,24 @@ class Simulator:
             if hasattr(model, "check"):
                 model.check(state, self.stack)
 
+    @property
+    def has_all_spans(self) -> bool:
+        """Whether each model describes its spans."""
+        return all(hasattr(model, "spans") for model, _ in self.models())
+
     def spans(self) -> np.ndarray:
-        """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte."""
+        """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte.
+
+        What a model without `spans` holds is of the kind HEAP: all that is mapped and in no span of the other model.
+        """
+        space: Any = self.stack.linux
         rows = [model.spans(state, self.stack) for model, state in self.models() if hasattr(model, "spans")]
         spans = concatenated([np.zeros(0, SPAN), *rows])
+        if not self.has_all_spans:
+            starts, ends = linux.uncovered(space, spans["address"], spans["address"] + spans["bytes"])
+            spans = concatenated([spans, span_rows(SpanKind.HEAP, starts, ends - starts, starts)])
         spans = spans[np.argsort(spans["address"], kind="stable")]
-        ends, pages = spans["address"] + spans["bytes"], linux.resident_pages(self.stack.linux)  # type: ignore[arg-type]
+        ends, pages = spans["address"] + spans["bytes"], linux.resident_pages(space)
         spans["resident_bytes"] = linux.resident_bytes(pages, self.page_bytes, spans["address"], ends)
         return spans
 

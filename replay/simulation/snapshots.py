@@ -6,11 +6,12 @@ all spans of any moment while only changes are stored.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.allocators import SPAN, differing, linux
+from replay.allocators import SPAN, SpanChanges, differing, linux
 from replay.jit.arrays import concatenated
 from replay.simulation.clock import Call, calls_every
 from replay.simulation.result import RunResult
@@ -69,21 +70,29 @@ class SpanTracker:
 
     def changes(self, simulator: Simulator) -> Changes:
         """Returns the changes since the last call, and remembers the present for the next one."""
-        gone, changed = [np.zeros(0, np.int64)], [np.zeros(0, SPAN)]
-        for model, state in simulator.models():
-            name = model.__name__
-            if hasattr(model, "span_changes"):
-                found = model.span_changes(state, simulator.stack, self._seen.get(name))
-            elif hasattr(model, "spans"):
-                before = self._seen.get(name, np.zeros(0, SPAN))
-                found = differing(before, model.spans(state, simulator.stack))
-            else:
-                continue
-            self._seen[name] = found.seen
-            gone.append(found.gone)
-            changed.append(found.rows)
+        if simulator.has_all_spans:
+            found = [self._of_model(simulator, model, state) for model, state in simulator.models()]
+        else:
+            spans = simulator.spans()
+            spans["resident_bytes"] = 0
+            found = [self._compared("", spans)]
         self._marks, toggled = linux.toggled_pages(simulator.stack.linux, self._marks)  # type: ignore[arg-type]
-        return Changes(np.concatenate(gone), concatenated(changed), toggled)
+        return Changes(
+            np.concatenate([each.gone for each in found]), concatenated([each.rows for each in found]), toggled
+        )
+
+    def _of_model(self, simulator: Simulator, model: ModuleType, state: Any) -> SpanChanges:
+        name = model.__name__
+        if not hasattr(model, "span_changes"):
+            return self._compared(name, model.spans(state, simulator.stack))
+        found: SpanChanges = model.span_changes(state, simulator.stack, self._seen.get(name))
+        self._seen[name] = found.seen
+        return found
+
+    def _compared(self, name: str, spans: np.ndarray) -> SpanChanges:
+        found = differing(self._seen.get(name, np.zeros(0, SPAN)), spans)
+        self._seen[name] = found.seen
+        return found
 
 
 class SpanTable:
@@ -142,6 +151,8 @@ class Snapshots:
         self._wants_peak, self._wants_end = PEAK in names, END in names
         self.phases = frozenset(names - {PEAK, END})
         self._ends_at_mark = self._wants_end and TEARDOWN_MARK in metadata.phases and not metadata.processes
+        self._met: set[str] = set()
+        """Labels of snapshots that were taken."""
         self._trackers: dict[int, SpanTracker] = {}
         self._simulators: Sequence[Simulator] = ()
 
@@ -176,6 +187,7 @@ class Snapshots:
         the moments at which levels are added up.
         """
         assert self._sink is not None
+        self._met.add(label)
         if len(self._simulators) == 1:
             self._simulators[0].reach(row, time_ns)
         for process, simulator in enumerate(self._simulators):
@@ -194,12 +206,14 @@ class Snapshots:
             )
 
     def finish(self, rows: int, time_ns: int, missed: Call | None) -> None:
-        """Takes the snapshot of the end; a ReplayError if a moment was later than the end."""
+        """Takes the snapshot of the end; a ReplayError if a moment was later than the end, or a phase never began."""
         if self._wants_end and not self._ends_at_mark:
             self.take(END, rows, time_ns)
         if missed and self._times_ns and self._times_ns[-1] > time_ns - self._begin_ns:
             late_ns, end_ns = self._times_ns[-1], time_ns - self._begin_ns
             raise ReplayError(f"no snapshot at {late_ns} ns: the trace ends {end_ns} ns after its first event")
+        if unmet := sorted(self.phases - self._met):
+            raise ReplayError(f"no snapshot at {unmet[0]!r}: the trace has no mark of such a phase")
 
     def _call(self, time_ns: int, label: str = "", row: int | None = None) -> Call:
         return Call(time_ns, self._taking(label), row, also_at_end=True)
@@ -210,6 +224,8 @@ class Snapshots:
 
 def _check(moments: Moments, sink: Sink | None, phases: tuple[str, ...]) -> None:
     """Raises ReplayError for moments that make no sense."""
+    if isinstance(moments, str):
+        raise ReplayError(f"the moments of snapshots are a list, such as [{moments!r}]")
     if isinstance(moments, int):
         if moments <= 0:
             raise ReplayError(f"the interval between snapshots must be at least 1 ns, not {moments}")

@@ -13,7 +13,7 @@ from replay.simulation.multi_process import Host
 from replay.simulation.simulator import Addresses, Simulator
 from replay.simulation.snapshots import Snapshots
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Op, Trace
-from replay.trace.requested import SUM, RequestedChanges, fill_in
+from replay.trace.requested import SUM, RequestedChanges
 
 
 class Moment(NamedTuple):
@@ -22,12 +22,22 @@ class Moment(NamedTuple):
     rows: int
     time_ns: int
     tally: np.record
+    requested_changes: np.ndarray
+    """One sum, of all processes; empty where it is computed from the trace in memory."""
     requested: np.ndarray
     """By process, the sums of `RequestedChanges`; empty unless there are several."""
     at_peak: np.record
     at_peak_time_ns: int
     classes: np.ndarray
     observed: dict[str, np.ndarray]
+
+
+class Samples(NamedTuple):
+    """What samples found, in parts that follow one another."""
+
+    times_ns: list[np.ndarray]
+    counters: list[np.ndarray]
+    requested_changes: list[np.ndarray]
 
 
 class Walk:
@@ -48,36 +58,34 @@ class Walk:
         self._phases: tuple[str, ...] = ()
         self._ends_slices = {TRIM_MARK, TEARDOWN_MARK} | taking.phases
         """Marks at which more is done than to copy the counters."""
-        self.times_ns: list[np.ndarray] = []
-        self.samples: list[np.ndarray] = []
-        """Counters at those times."""
+        self._samples = Samples([], [], [])
         self.phases: list[tuple[str, int, np.record]] = []
         self.end: Moment | None = None
         """At the last TEARDOWN_MARK, of a trace of one process."""
-        self.before_end: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        """`times_ns` and `samples` as they were then."""
+        self._samples_before_end = Samples([], [], [])
 
     def look(self, rows: int, time_ns: int) -> Moment:
         """What was counted until now, before `rows` of the trace."""
-        simulator, tally = self._simulator, self._simulator.tally.copy()
-        if self._requested:
-            fill_in(tally, self._requested.total[0])
+        simulator, requested = self._simulator, self._requested
         return Moment(
             rows=rows,
             time_ns=time_ns,
-            tally=tally,
-            requested=self._requested.sums.copy() if self._requested else np.zeros(0, SUM),
+            tally=simulator.tally.copy(),
+            requested_changes=requested.total.copy() if requested else np.zeros(0, SUM),
+            requested=requested.sums.copy() if requested else np.zeros(0, SUM),
             at_peak=simulator.at_peak.copy()[0],
             at_peak_time_ns=simulator.at_peak_time_ns,
             classes=simulator.classes,
             observed=simulator.observe(),
         )
 
-    def samples_until(self, end: Moment, begin_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """The times of all samples until the end of the run and at it, since `begin_ns`, and the counters at each."""
-        times_ns, samples = self.before_end if self.end else (self.times_ns, self.samples)
-        every = np.concatenate([*times_ns, [end.time_ns]]).astype(np.int64) - begin_ns
-        return every, concatenated([*samples, np.reshape(end.tally, 1)])
+    def samples_until(self, end: Moment, begin_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The times of all samples until the end of the run and at it, since `begin_ns`; the counters at each, and the
+        sums of changes of requested bytes."""
+        before = self._samples_before_end if self.end else self._samples
+        times_ns = np.concatenate([*before.times_ns, [end.time_ns]]).astype(np.int64) - begin_ns
+        changes = concatenated([*before.requested_changes, end.requested_changes])
+        return times_ns, concatenated([*before.counters, np.reshape(end.tally, 1)]), changes
 
     def boundaries(self, events: Events) -> list[int]:
         """Rows at which something is done. Of several processes each has counters of its own to copy at its marks."""
@@ -102,16 +110,17 @@ class Walk:
             )
         seen, begin = self._simulator.simulate(looks), 0
         if self._requested:
-            stops = np.append(looks.tick_rows, part.end)
-            fill_in(seen, self._requested.feed(part.events, part.start, stops, self._simulator.owner)[:-1])
+            stops = np.append(part.tick_rows, part.end)
+            changes = self._requested.feed(part.events, part.start, stops, self._simulator.owner)
+            self._samples.requested_changes.append(changes[:-1])
         # Of several looks before a row, the mark is the last.
         places = looks.tick_rows.searchsorted(marks, side="right") - 1 if marks else np.zeros(0, np.int64)
         for row, at in zip(marks, places.tolist(), strict=True):
             self._note_phase(part.events, row, copied(seen[at : at + 1]))
-            self.samples.append(seen[begin:at])
+            self._samples.counters.append(seen[begin:at])
             begin = at + 1
-        self.samples.append(seen[begin:])
-        self.times_ns.append(part.tick_times_ns)
+        self._samples.counters.append(seen[begin:])
+        self._samples.times_ns.append(part.tick_times_ns)
         if self._progress:
             self._progress(part.first_row + part.end)
 
@@ -132,7 +141,7 @@ class Walk:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
             self.end = self.look(first_row + row, time_ns)
-            self.before_end = [*self.times_ns], [*self.samples]
+            self._samples_before_end = Samples(*(list(parts) for parts in self._samples))
 
     def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) in every process, before `row` of the trace."""

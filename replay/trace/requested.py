@@ -77,8 +77,3 @@ class RequestedChanges:
             self._begin_ns, start, stops, self._sizes, self.total, self.sums, seen,
         )  # fmt: skip
         return seen
-
-
-def fill_in(counters: np.ndarray | np.record, sums: np.ndarray) -> None:
-    """Writes `sums` into the fields of `counters`, in place."""
-    counters["requested_bytes_timed"], counters["requested_bytes_timed_high"] = sums["low"], sums["high"]

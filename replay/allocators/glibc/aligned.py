@@ -118,7 +118,7 @@ def _cut_tail(state, stack, arena, chunk, nb):
     par, memory = state.par[0], state.memory
     rest = size_of(memory, chunk) - nb
     behind = np.int64(memory[np.uint64(chunk)].behind)
-    least = par.tail_units_least
+    least = par.min_units if par.aligned_in_tcache else par.min_units + 1
     if par.merges_any_tail and (behind == arena.top or is_free(memory, behind)):
         least = np.int64(1)
     if rest >= least:

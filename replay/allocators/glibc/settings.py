@@ -197,7 +197,7 @@ PAR = record(
     "mmap_threshold", "threshold_max", "trim_threshold", "top_pad", "mmap_max", "dynamic",
     "max_fast", "tcache_bins", "tcache_count", "unsorted_limit",
     "sorts_small", "calloc_uses_tcache", "lazy_tcache", "keeps_slack_bytes", "keeps_mapped_page",
-    "aligned_in_tcache", "merges_any_tail", "tail_units_least", "mapped_lead_least",
+    "aligned_in_tcache", "merges_any_tail", "mapped_lead_least",
     "map_overhead", "remap_overhead", "map_offset", "map_size_less",
     "tcache_bytes", "tcache_units", "tcache_units_inside", "tcache_large",
     "perturb", "check", "hugetlb", "huge_heaps",
@@ -250,7 +250,6 @@ def new_par(config: Config) -> np.ndarray:
     par.keeps_slack_bytes = 2 * word if rules.keeps_slack else 0
     par.keeps_mapped_page = rules.keeps_mapped_page
     par.aligned_in_tcache, par.merges_any_tail = rules.aligned_in_tcache, rules.merges_any_tail
-    par.tail_units_least = par.min_units if rules.aligned_in_tcache else par.min_units + 1
     par.mapped_lead_least = 0 if rules.full_mapped_header else par.min_units << UNIT_SHIFT
     par.map_offset = UNIT - 2 * word  # aligns blocks of mapped chunks
     if rules.full_mapped_header:

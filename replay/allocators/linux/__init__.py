@@ -10,22 +10,62 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
     region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
     given       places of arenas as a recording saw them: above `mmap_base`, where nothing else is kept account of
     reserve     addresses that are taken but may not be touched (PROT_NONE), until mprotect lets the program at them;
-                until then they are no mapped memory
+                until then they are no mapped memory. mprotect may close them again, and keeps their pages.
+    hint        an address that mmap prefers: taken if all of the mapping fits there, below `mmap_base`, outside the
+                heap and not below `address_min`; otherwise mmap chooses, without alignment to huge pages. From
+                `mmap_base` on nothing is free: the program's libraries and its stack are there. Below the heap
+                everything is free: the program's own segments are not known.
+    lazy        resident pages that MADV_FREE gave to Linux, which takes none of them as long as memory is not short
     huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
                 and counts as one page fault. Single pages of it can go again.
     hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which so many are free as a program starts.
                 A mapping takes all it may need, or is refused; a first touch makes one of them resident; only whole
                 ones can be given back, and such a mapping never grows.
 
-    calls       mmap, munmap, mremap, brk, madvise, mprotect
+    calls       mmap, munmap, mremap, brk
+    mappings    mmap with an address and flags, mprotect, aligned mappings
+    advice      madvise
     regions     what is mapped, and the holes
-    pages       what is resident
+    reserves    which of it may not be touched
+    pages       what is resident, and what was lazily freed
+    tables      where both are kept; mappings far below all others have tables of their own
     areas       where huge pages may be
 
+What models may call. Each is one system call, counted and logged, except `mmap_aligned` and `trim`, which make several,
+and `touch`, which makes none. Addresses and lengths are whole pages where nothing else is stated.
+
+    mmap(stack, length) -> address                    memory where Linux chooses; the length is rounded up
+    mmap_at(stack, hint, length, flags) -> address    the same at a hint (0: none). Flags: NO_ACCESS (PROT_NONE),
+                                                      NOT_RESERVED (MAP_NORESERVE), FIXED (replaces what is there; its
+                                                      pages go), NO_REPLACE (-1 if something is there)
+    mmap_aligned(stack, hint, length, alignment, padding, flags) -> address
+                                                      at a multiple of `alignment`: maps at the hint; if that is not
+                                                      aligned, unmaps it, maps `padding` more bytes and trims both ends
+    trim(stack, start, mapped_length, length, alignment) -> address    that last step alone
+    reserve(stack, length, hint) -> address           mmap_at with NO_ACCESS and NOT_RESERVED
+    protect(stack, start, length)                     mprotect(PROT_READ | PROT_WRITE): commits. What is committed
+                                                      already does not count again
+    unprotect(stack, start, length)                   mprotect(PROT_NONE): decommits. The pages stay resident: call
+                                                      `dontneed` before it, or mmap_at with FIXED and NO_ACCESS instead
+    munmap(stack, start, length)                      across mappings, reserves and holes; not of the heap
+    mremap(stack, start, old_length, length) -> address    of memory that was mapped by one call, not of reserves
+    brk(stack, end)                                   only a model in the C library's place
+    dontneed(stack, start, length)                    MADV_DONTNEED: the pages go
+    free_lazily(stack, start, length)                 MADV_FREE: the pages stay resident; `touch` makes them ordinary
+    advise_huge_pages, advise_small_pages             MADV_HUGEPAGE, MADV_NOHUGEPAGE
+    touch(stack, start, end)                          the program or the model writes to [start, end)
+
+`mapped_bytes` counts what is committed. Spans of a model cover exactly that; pages that `unprotect` left resident are
+in no span. `space.lazy_bytes` and `space.lazy_bytes_peak` count lazily freed bytes; a model that calls `free_lazily`
+declares a counter of its own and copies both into it after `free_lazily`, after `touch` and after what releases pages.
+MADV_COLLAPSE and MADV_POPULATE are not supported, nor FIXED over the heap.
+
 Invariants (`check`):
-    regions are disjoint, not adjacent, page-aligned, and sorted by falling address
+    regions are disjoint, not adjacent, page-aligned, and sorted by falling address; so are reserves, inside of regions
+    reserved_bytes == sum of reserves
     mapped_bytes == sum of regions - reserved_bytes + (brk - brk_base)
     resident_bytes == page_size * pages marked, and only mapped pages are marked
+    lazy_bytes == page_size * pages marked as lazily freed, and only resident pages are
 
 `headroom` is how many bytes a single event may still map before the tables must grow; the loop checks it before an
 event.
@@ -67,7 +107,7 @@ from replay.allocators.linux.mappings import (
 )
 from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole
-from replay.allocators.linux.residency import lazy_pages, resident_bytes, resident_pages, toggled_pages
+from replay.allocators.linux.residency import lazy_pages, resident_bytes, resident_pages, toggled_pages, uncovered
 from replay.allocators.linux.settings import (
     ADDRESS_MAX,
     ADDRESS_MIN,
@@ -86,7 +126,7 @@ __all__ = [
     "FIXED", "NOT_RESERVED", "NO_ACCESS", "NO_REPLACE", "Config", "State", "advise_huge_pages", "advise_small_pages",
     "brk", "check", "dontneed", "free_lazily", "grow", "has_room", "mmap", "mmap_aligned", "mmap_arena", "mmap_at",
     "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state", "protect", "reserve",
-    "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "unprotect", "with_given",
+    "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "uncovered", "unprotect", "with_given",
 ]  # fmt: skip
 
 SPACE = record(
@@ -99,8 +139,9 @@ REGION = record("start", "end")
 
 @by_reference
 class State(NamedTuple):
-    """`space`: one SPACE record; `regions`: REGION by falling address; the bits of resident pages; given places, of
-    which `space.given` were taken; AREA by falling address and the states of ranges, both only where huge pages may be.
+    """`space`: one SPACE record; `regions`, `reserves`: REGION by falling address; the bits of resident and of lazily
+    freed pages, and the chunk of each 256 MiB of addresses (see `tables`); given places, of which `space.given` were
+    taken; AREA by falling address and the states of ranges, both only where huge pages may be.
     `space.huge_pages_left` are reserved and no mapping's."""
 
     space: np.ndarray

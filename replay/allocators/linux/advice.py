@@ -53,6 +53,8 @@ def free_lazily(stack, start, length):
     if stack.linux.space[0].transparent:
         split_partly_covered(stack.linux, start, end)
     mark_lazy(stack, start, end)
+    space = stack.linux.space[0]
+    space.lazy_bytes_peak = max(space.lazy_bytes_peak, space.lazy_bytes)
 
 
 @cold

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.allocators._stack import MARGIN, ask_for_room
-from replay.allocators.linux.tables import get_range, set_range
+from replay.allocators.linux.tables import get_range, set_range, skip_unmade
 from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 
@@ -211,7 +211,7 @@ def unmap_areas(stack, start, end):
             set_range(state, at, EMPTY)
         elif get_range(state, at) == HUGE:
             set_range(state, at, IN_PAGES)
-        at = first + huge
+        at = skip_unmade(state, first + huge, end)
 
 
 @leaf
@@ -229,7 +229,7 @@ def empty_ranges(state, start, end):
             set_range(state, at, EMPTY)
         elif get_range(state, at) == HUGE:
             set_range(state, at, IN_PAGES)
-        at = stop
+        at = skip_unmade(state, stop, end)
 
 
 @leaf
@@ -283,7 +283,8 @@ def check_areas(
     assert _joined(areas[areas["kind"] & WRITABLE == 0]) == reserved
     huge = int(space.huge_page_size)
     for start, end in mapped:
-        for first in range(start & -huge, end, huge):
+        first = start & -huge
+        while first < end:
             kind = get_range(state, max(first, start))
             pages = np.searchsorted(resident, first + huge) - np.searchsorted(resident, first)
             assert kind != EMPTY or pages == 0, "a page of a range without page table is resident"
@@ -291,6 +292,7 @@ def check_areas(
                 assert pages == huge // space.page_size
                 area = areas[find_area(state, first)]
                 assert area["start"] <= first < first + huge <= area["end"]
+            first = skip_unmade(state, first + huge, end)
 
 
 def _joined(areas: np.ndarray) -> list[tuple[int, int]]:

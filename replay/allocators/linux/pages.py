@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from replay.allocators._stack import NO_MEMORY, attend, change_resident
+from replay.allocators._stack import NO_MEMORY, ask_for_room, attend, change_resident
 from replay.allocators.linux.areas import COUNTED, EMPTY, HUGE, IN_PAGES, find_area, may_be_huge
 from replay.allocators.linux.bits import copy_bits, set_bits
 from replay.allocators.linux.tables import (
@@ -51,6 +51,8 @@ def _mark_parts(stack, start, end, value):
             if not add_chunk(state, at):
                 attend(stack, NO_MEMORY)
                 return changed
+            if state.space[0].headroom < 0:
+                ask_for_room(stack)
             table, first, last, stop = locate(state, at, end)
         if table != NOWHERE:
             changed += _mark_in(state, table, first, last, value)
@@ -109,7 +111,6 @@ def mark_lazy(stack, start, end):
         if table != NOWHERE:
             space.lazy_bytes += _mark_lazy_in(state, table, first, last) << space.page_shift
         at = stop
-    space.lazy_bytes_peak = max(space.lazy_bytes_peak, space.lazy_bytes)
 
 
 @cold

@@ -1,4 +1,4 @@
-"""Which pages are resident, as snapshots, reports and checks see it; plain Python."""
+"""Which pages are resident and which memory is in no span, as snapshots, reports and checks see it; plain Python."""
 
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,19 @@ def _resident_below(pages: np.ndarray, page_bytes: int, addresses: np.ndarray) -
     is_resident = np.append(pages, -1)[below] == page
     counted: np.ndarray = below * page_bytes + is_resident * (addresses - page)
     return counted
+
+
+def uncovered(state: "State", starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The starts and ends of all stretches that are mapped, and not only reserved, and lie in no [start, end)."""
+    space = state.space[0]
+    regions, reserves = state.regions[: space.regions], state.reserves[: space.reserves]
+    rising = np.concatenate([regions["start"], [space.brk_base], reserves["end"], ends])
+    falling = np.concatenate([regions["end"], [space.brk], reserves["start"], starts])
+    edges, steps = np.concatenate([rising, falling]), np.repeat([1, -1], [len(rising), len(falling)])
+    order = np.argsort(edges, kind="stable")
+    edges, levels = edges[order], np.cumsum(steps[order])
+    is_free = (levels[:-1] == 1) & (edges[:-1] < edges[1:])
+    return edges[:-1][is_free], edges[1:][is_free]
 
 
 def _marked_pages(state: "State", tables: list[np.ndarray]) -> np.ndarray:

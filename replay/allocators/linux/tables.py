@@ -103,6 +103,14 @@ def _table_of_range(state, address):
 
 
 @leaf
+def skip_unmade(state, at, end):
+    """The first address of [at, end) whose range any table has: stretches without a chunk may be terabytes."""
+    while at < end and state.space[0].sparse and _table_of_range(state, at) == NOWHERE:
+        at = (at | (CHUNK_BYTES - 1)) + 1
+    return at
+
+
+@leaf
 def _range_index(state, address, table):
     space = state.space[0]
     if table == CHUNKS:
