@@ -220,7 +220,7 @@ def test_results_depend_neither_on_batches_nor_on_samples(stack, history, cuts, 
 @pytest.mark.parametrize("stack", SOME_STACKS)
 def test_processes_do_what_they_do_alone(stack):
     parts = [mixed(seed, 60).trace() for seed in (1, 2, 3)]
-    whole = merged([Part(part, str(number)) for number, part in enumerate(parts)], "", apart=True)
+    whole = merged([Part(part, str(number)) for number, part in enumerate(parts)], "", as_processes=True)
     together = run(whole, SOME_STACKS[stack])
     alone = [run(part, SOME_STACKS[stack]).end for part in parts]
     for name in ("memaligns", "mallocs", "frees", "heap_bytes", "requested_bytes", "libc_block_bytes", "page_faults"):
