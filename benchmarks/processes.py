@@ -51,7 +51,8 @@ def main() -> None:
         for turn in TURNS:
             parts = [Part(in_turns(base, turn), f"copy {number}") for number in range(copies)]
             one, apart = (
-                best_ns(held(merged(parts, "", as_processes=each)), options.preset, options.rounds) for each in (False, True)
+                best_ns(held(merged(parts, "", as_processes=each)), options.preset, options.rounds)
+                for each in (False, True)
             )
             print(f"{copies:>6} {turn:>14,} {one:>8.1f} {apart:>8.1f}")
 

@@ -1,75 +1,78 @@
-"""The address space of a Linux process: mmap, munmap, brk, and which pages are resident.
+"""The address space of a Linux process: system calls, mapped memory and resident pages.
 
-Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private mappings only.
+Follows `mm/mmap.c` of Linux 6.x for x86-64: top-down layout, anonymous private mappings only.
 
-    mmap area   everything below `mmap_base`, filled downwards: a new mapping takes the top end of the *highest* hole
-                that is large enough. A length that is a whole number of huge pages is aligned to a huge page, as seen
-                in Linux 6.18 (`huge_page_size`; 0: not at all): the hole must be larger by one huge page, and of that
-                stretch the highest aligned place is taken. For a mapping *of* huge pages one page less will do.
+    mmap area   all addresses below `mmap_base`. A new mapping is at the upper end of the *highest* hole that is large
+                enough. If its length is a multiple of `huge_page_size` (0: never), it is aligned to huge pages, as
+                observed in Linux 6.18: the hole must be larger by one huge page, and the mapping is at the highest
+                aligned address in it. For MAP_HUGETLB, the hole may be one page smaller.
     heap        grows upwards from `brk_base`.
-    region      a maximal range of mapped addresses; neighbours merge, as the kernel merges their VMAs.
-    given       places of arenas as a recording saw them: above `mmap_base`, where nothing else is kept account of
-    reserve     addresses that are taken but may not be touched (PROT_NONE), until mprotect lets the program at them;
-                until then they are no mapped memory. mprotect may close them again, and keeps their pages.
-    hint        an address that mmap prefers: taken if all of the mapping fits there, below `mmap_base`, outside the
-                heap and not below `address_min`; otherwise mmap chooses, without alignment to huge pages. From
-                `mmap_base` on nothing is free: the program's libraries and its stack are there. Below the heap
-                everything is free: the program's own segments are not known.
-    lazy        resident pages that MADV_FREE gave to Linux, which takes none of them as long as memory is not short.
-                Linux splits a huge page of them when one of its pages, moved away by mremap, is given too, and the
-                others are then no longer lazy; the model does not know where a moved page came from.
-    huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
-                and counts as one page fault. Single pages of it can go again.
-    hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which so many are free as a program starts.
-                A mapping takes all it may need, or is refused; a first touch makes one of them resident; only whole
-                ones can be given back, and such a mapping never grows.
+    region      a maximal range of mapped addresses. Adjacent regions are merged, as Linux merges their VMAs.
+    given       addresses of arenas in a recording. They are above `mmap_base`, where nothing else is simulated.
+    reserve     mapped addresses that may not be accessed (PROT_NONE) until mprotect allows it. They do not count as
+                mapped bytes. mprotect may forbid access again; pages then stay resident.
+    hint        an address that mmap prefers. It is used if the mapping fits there: below `mmap_base`, outside the heap
+                and not below `address_min`. Otherwise Linux chooses an address, without alignment to huge pages.
+                Nothing is free from `mmap_base` on, where libraries and the stack are. All addresses below the heap
+                are free: segments of the program are not simulated.
+    lazy        resident pages after MADV_FREE. Linux releases them only if memory is short, which is not simulated.
+                If mremap has moved one page out of a lazily freed huge page, and MADV_FREE is called for the moved
+                page, Linux splits the huge page, and its other pages are no longer lazy. The model does not do this,
+                because it does not know where a moved page came from.
+    huge page   with `transparent_huge_pages`, a first touch may make a whole aligned range resident (see `areas`). It
+                counts as one page fault. Single pages of the range can be released later.
+    hugetlb     memory of reserved huge pages (MAP_HUGETLB). `reserved_huge_pages` are free at the start. A mapping
+                allocates all pages that it may need, or fails. A first touch makes one page resident. Only whole pages
+                can be released, and a mapping cannot grow.
 
     calls       mmap, munmap, mremap, brk
     mappings    mmap with an address and flags, mprotect, aligned mappings
     advice      madvise
-    regions     what is mapped, and the holes
-    reserves    which of it may not be touched
-    pages       what is resident, and what was lazily freed
-    tables      where both are kept; mappings far below all others have tables of their own
-    areas       where huge pages may be
+    regions     mapped addresses and holes
+    reserves    mapped addresses without access
+    pages       resident pages and lazily freed pages
+    tables      the bit tables of both; mappings far below all others have separate tables
+    areas       the conditions for huge pages
 
-What models may call. Each is one system call, counted and logged, except `mmap_aligned` and `trim`, which make several,
-and `touch`, which makes none. Addresses and lengths are whole pages where nothing else is stated.
+Models may call these functions. Each is one system call, which is counted and logged. Exceptions are `mmap_aligned` and
+`trim` (several calls), and `touch` (none). Addresses and lengths are multiples of the page size by default.
 
-    mmap(stack, length) -> address                    memory where Linux chooses; the length is rounded up
-    mmap_at(stack, hint, length, flags) -> address    the same at a hint (0: none). Flags: NO_ACCESS (PROT_NONE),
-                                                      NOT_RESERVED (MAP_NORESERVE), FIXED (replaces what is there; its
-                                                      pages go), NO_REPLACE (-1 if something is there)
+    mmap(stack, length) -> address                    maps memory; Linux chooses the address; the length is rounded up
+    mmap_at(stack, hint, length, flags) -> address    maps at a hint (0: none). Flags: NO_ACCESS (PROT_NONE),
+                                                      NOT_RESERVED (MAP_NORESERVE), FIXED (replaces mappings there and
+                                                      releases their pages), NO_REPLACE (returns -1 if the addresses
+                                                      are not free)
     mmap_aligned(stack, hint, length, alignment, padding, flags) -> address
-                                                      at a multiple of `alignment`: maps at the hint; if that is not
-                                                      aligned, unmaps it, maps `padding` more bytes and trims both ends
-    trim(stack, start, mapped_length, length, alignment) -> address    that last step alone
+                                                      maps at a multiple of `alignment`: maps at the hint; if that is
+                                                      not aligned, unmaps it, maps `padding` more bytes, and trims
+    trim(stack, start, mapped_length, length, alignment) -> address    unmaps both ends around an aligned part
     reserve(stack, length, hint) -> address           mmap_at with NO_ACCESS and NOT_RESERVED
-    protect(stack, start, length)                     mprotect(PROT_READ | PROT_WRITE): commits. What is committed
-                                                      already does not count again
+    protect(stack, start, length)                     mprotect(PROT_READ | PROT_WRITE): commits. Bytes that are
+                                                      committed already do not count again
     unprotect(stack, start, length)                   mprotect(PROT_NONE): decommits. The pages stay resident: call
                                                       `dontneed` before it, or mmap_at with FIXED and NO_ACCESS instead
-    munmap(stack, start, length)                      across mappings, reserves and holes; not of the heap
-    mremap(stack, start, old_length, length) -> address    of memory that was mapped by one call, not of reserves
-    brk(stack, end)                                   only a model in the C library's place
-    dontneed(stack, start, length)                    MADV_DONTNEED: the pages go
-    free_lazily(stack, start, length)                 MADV_FREE: the pages stay resident; `touch` makes them ordinary
+    munmap(stack, start, length)                      across mappings, reserves and holes; not for the heap
+    mremap(stack, start, old_length, length) -> address    for memory mapped by one call, not for reserves
+    brk(stack, end)                                   only for models in the role libc
+    dontneed(stack, start, length)                    MADV_DONTNEED: releases the pages
+    free_lazily(stack, start, length)                 MADV_FREE: pages stay resident; `touch` makes them normal pages
     advise_huge_pages, advise_small_pages             MADV_HUGEPAGE, MADV_NOHUGEPAGE
     touch(stack, start, end)                          the program or the model writes to [start, end)
 
-`mapped_bytes` counts what is committed. Spans of a model cover exactly that; pages that `unprotect` left resident are
-in no span. `space.lazy_bytes` and `space.lazy_bytes_peak` count lazily freed bytes; a model that calls `free_lazily`
-declares a counter of its own and copies both into it after `free_lazily`, after `touch` and after what releases pages.
-MADV_COLLAPSE and MADV_POPULATE are not supported, nor FIXED over the heap.
+`mapped_bytes` counts committed bytes, and the spans of a model cover exactly these. Pages that `unprotect` left
+resident are in no span. `space.lazy_bytes` and `space.lazy_bytes_peak` count lazily freed bytes. A model that calls
+`free_lazily` declares an own counter, and copies both into it after `free_lazily`, `touch`, and calls that release
+pages. MADV_COLLAPSE, MADV_POPULATE, and FIXED over the heap are not supported.
 
 Invariants (`check`):
-    regions are disjoint, not adjacent, page-aligned, and sorted by falling address; so are reserves, inside of regions
+    regions are disjoint, not adjacent, page-aligned, and sorted by descending address; the same for reserves, which
+    are inside of regions
     reserved_bytes == sum of reserves
     mapped_bytes == sum of regions - reserved_bytes + (brk - brk_base)
-    resident_bytes == page_size * pages marked, and only mapped pages are marked
-    lazy_bytes == page_size * pages marked as lazily freed, and only resident pages are
+    resident_bytes == page_size * resident pages, and all of them are mapped
+    lazy_bytes == page_size * lazily freed pages, and all of them are resident
 
-`headroom` is how many bytes a single event may still map before the tables must grow; the loop checks it before an
+`headroom` is the number of bytes that one event may map before the tables must grow. The loop checks it before an
 event.
 """
 
@@ -141,10 +144,10 @@ REGION = record("start", "end")
 
 @by_reference
 class State(NamedTuple):
-    """`space`: one SPACE record; `regions`, `reserves`: REGION by falling address; the bits of resident and of lazily
-    freed pages, and the chunk of each 256 MiB of addresses (see `tables`); given places, of which `space.given` were
-    taken; AREA by falling address and the states of ranges, both only where huge pages may be.
-    `space.huge_pages_left` are reserved and no mapping's."""
+    """`space`: one SPACE record; `regions`, `reserves`: REGION records by descending address; bits of resident and of
+    lazily freed pages, and the chunk of each 256 MiB of addresses (see `tables`); `given` addresses, of which
+    `space.given` are used; AREA records by descending address and the states of ranges, both empty if huge pages are
+    off. `space.huge_pages_left`: reserved huge pages without a mapping."""
 
     space: np.ndarray
     regions: np.ndarray
@@ -164,7 +167,7 @@ class State(NamedTuple):
 
 
 def new_state(config: Config) -> State:
-    """An address space with nothing in it."""
+    """Returns an empty address space."""
     words = 4 * SLACK_BYTES // (64 * config.page_size)
     chunk_words = 4 * CHUNKS_SPARE * CHUNK_BYTES // (64 * config.page_size)
     state = State(
@@ -199,7 +202,7 @@ def new_state(config: Config) -> State:
 
 
 def _measure(state: State) -> None:
-    """Notes what the table of mappings covers, and the headroom; `reach` may be below 0."""
+    """Computes `reach`, the lowest address in the table of mappings, which may be negative, and the headroom."""
     space = state.space[0]
     covered = state.mmap_pages.shape[0] << (space.page_shift + 6)
     space.reach = -((covered - space.mmap_base) // CHUNK_BYTES) * CHUNK_BYTES
@@ -207,7 +210,8 @@ def _measure(state: State) -> None:
 
 
 def _with_ranges(state: State) -> State:
-    """The same address space with as much room for areas as for regions, and a state for each range that has pages."""
+    """Returns the address space with as many entries for areas as for regions, and with tables of ranges of the size of
+    the tables of pages."""
     space = state.space[0]
     if space.transparent == NEVER:
         return state
@@ -224,20 +228,21 @@ def _with_ranges(state: State) -> State:
 
 
 def with_given(state: State, places: np.ndarray) -> State:
-    """The same address space, in which the next arenas lie at these places (int64), above `mmap_base` all of them."""
+    """Returns the address space with these addresses (int64) for the next arenas. All are above `mmap_base`."""
     assert not places.size or places.min() >= state.space[0].mmap_base
     return state._replace(given=places)
 
 
 def has_room(state: State, length: int) -> bool:
-    """Whether `length` bytes fit into one hole of the address space, or on top of the heap."""
+    """Returns whether `length` bytes fit into one hole of the address space, or above the heap."""
     space = state.space[0]
     start, _ = highest_hole(state, length)
     return bool(max(start, space.lowest - length) >= space.brk + GAP_BYTES)
 
 
 def grow(state: State, need_bytes: int = 0) -> State:
-    """The same address space with at least twice the room, and headroom for an event that maps `need_bytes`."""
+    """Returns the address space with tables of at least twice the size, and headroom for an event that maps
+    `need_bytes`."""
     space = state.space[0]
     words = [bits.shape[0] for bits in (state.mmap_pages, state.heap_pages, state.chunk_pages)]
     spare_bytes = [
@@ -250,7 +255,7 @@ def grow(state: State, need_bytes: int = 0) -> State:
         least = words[table] + (missing >> (space.page_shift + 6))
         while missing > 0 and words[table] <= least:
             words[table] *= 2
-    # Lazily freed pages are rare: tables without any are not copied, and take no memory.
+    # Lazily freed pages are rare. Tables without any are not copied, and do not become resident.
     used = None if space.lazy_bytes else 0
     grown = state._replace(
         regions=extend(state.regions, 2 * max(int(space.regions), 128)),
@@ -267,7 +272,7 @@ def grow(state: State, need_bytes: int = 0) -> State:
 
 
 def check(state: State, stack: NamedTuple) -> None:
-    """Raises AssertionError where an invariant of this file does not hold."""
+    """Raises AssertionError if an invariant of this package does not hold."""
     space, tally = state.space[0], stack.tally[0]  # type: ignore[attr-defined]
     regions, reserves = state.regions[: space.regions], state.reserves[: space.reserves]
     for stretches in (regions, reserves):
@@ -281,7 +286,7 @@ def check(state: State, stack: NamedTuple) -> None:
     assert all(_are_inside(np.array([start, end - 1]), mapped) for start, end in reserves)
     assert tally.mapped_bytes == sum(end - start for start, end in mapped) - space.reserved_bytes
     resident, lazy = resident_pages(state), lazy_pages(state)
-    assert (np.diff(resident) > 0).all(), "a page is marked twice"
+    assert (np.diff(resident) > 0).all(), "a page is in two tables"
     assert tally.resident_bytes == space.page_size * len(resident)
     assert _are_inside(resident, mapped), "a page outside every mapping is resident"
     assert np.isin(lazy, resident).all(), "a page that is not resident was lazily freed"
@@ -291,7 +296,7 @@ def check(state: State, stack: NamedTuple) -> None:
 
 
 def _are_inside(addresses: np.ndarray, stretches: list[tuple[int, int]]) -> bool:
-    """Whether each address lies in one of the stretches, which are sorted by falling address."""
+    """Returns whether all addresses are in the stretches, which are sorted by descending address."""
     edges = np.array(stretches[::-1], np.int64).reshape(-1, 2)
     index = np.searchsorted(edges[:, 0], addresses, side="right") - 1
     return bool((index >= 0).all() and (addresses < edges[index, 1]).all())

@@ -1,4 +1,4 @@
-"""madvise: what becomes of pages that the program does not need, and where huge pages may be."""
+"""madvise: releases pages, frees them lazily, and allows or forbids huge pages."""
 
 from replay.allocators._stack import log
 from replay.allocators.linux.areas import (
@@ -25,7 +25,8 @@ def _count_madvise(stack, start, length):
 
 @cold
 def dontneed(stack, start, length):
-    """MADV_DONTNEED: the pages go, the addresses stay. Of reserved huge pages, whole ones from the start on."""
+    """MADV_DONTNEED: releases pages; addresses stay mapped. Of reserved huge pages, releases whole ones from `start`
+    on."""
     state = stack.linux
     _count_madvise(stack, start, length)
     if is_hugetlb(state, start):
@@ -41,10 +42,10 @@ def dontneed(stack, start, length):
 
 @cold
 def free_lazily(stack, start, length):
-    """MADV_FREE: the pages stay resident until Linux runs short of memory, which it never does here.
+    """MADV_FREE: pages stay resident until memory is short, which is not simulated.
 
-    A write makes a page an ordinary one again: whoever uses such memory again must `touch` it. Of reserved huge pages
-    Linux refuses it, and nothing changes.
+    A write makes a page normal again, so a model must `touch` memory that it reuses. For reserved huge pages, Linux
+    rejects the call, and nothing changes.
     """
     _count_madvise(stack, start, length)
     if is_hugetlb(stack.linux, start):
@@ -59,7 +60,7 @@ def free_lazily(stack, start, length):
 
 @cold
 def advise_huge_pages(stack, start, length):
-    """MADV_HUGEPAGE: first touches may get huge pages from now on, unless they are `never`."""
+    """MADV_HUGEPAGE: allows huge pages for first touches, unless transparent huge pages are `never`."""
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end_of_pages(stack.linux, start, length), ADVISED, NOT_HUGE)
     _count_madvise(stack, start, length)
@@ -67,7 +68,7 @@ def advise_huge_pages(stack, start, length):
 
 @cold
 def advise_small_pages(stack, start, length):
-    """MADV_NOHUGEPAGE: first touches get single pages from now on. Huge pages that are there stay."""
+    """MADV_NOHUGEPAGE: forbids huge pages for first touches. Existing huge pages stay."""
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end_of_pages(stack.linux, start, length), NOT_HUGE, ADVISED)
     _count_madvise(stack, start, length)

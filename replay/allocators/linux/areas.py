@@ -1,29 +1,30 @@
-"""What decides whether Linux serves a first touch with a huge page: mapped areas, and where page tables are.
+"""The conditions for huge pages: mapped areas (VMAs), and which ranges have page tables.
 
 Follows `mm/vma.c`, `mm/memory.c`, `mm/huge_memory.c` and `mm/mremap.c` of Linux 6.18, for anonymous private memory of a
-process that never forks. Kept only where transparent huge pages are not `never`, or huge pages are reserved.
+process that never forks. Used only if transparent huge pages are not `never`, or if huge pages are reserved.
 
-    area    a stretch that is mapped in one piece (a VMA). Neighbours of one kind merge, unless both have been touched
-            while they were apart (`owner`, the anon_vma), or one was moved here after it had been touched (`moved`)
-    range   an aligned stretch of one huge page's size. Each is
-              EMPTY      no page table: the first touch gives all of it a huge page, if it lies in one area that may
-                         have such
-              IN_PAGES   has a page table: pages come singly
-              HUGE       is one huge page
+    area    a VMA. Adjacent areas of the same kind merge, unless both were touched before they became adjacent (`owner`
+            represents the anon_vma), or one was moved here after it had been touched (`moved`)
+    range   an aligned stretch of the size of a huge page. Its state is one of
+              EMPTY      it has no page table: the first touch allocates a huge page, if all of it is in one area that
+                         may have huge pages
+              IN_PAGES   it has a page table: each page is allocated on its first touch
+              HUGE       it is one huge page
 
-A range goes from HUGE to IN_PAGES when part of it is unmapped, given back or moved, or gets another kind; its other
-pages stay. It is EMPTY again when all of it is unmapped or given back by one call, when it moves as a whole, or when an
-unmapping leaves no area in it. Otherwise an empty page table stays: giving a range back bit by bit does not do it. That
-giving back by one call does is news of Linux 6.14 (CONFIG_PT_RECLAIM).
+The state changes from HUGE to IN_PAGES when part of the range is unmapped, released or moved, or changes its kind; its
+other pages stay resident. It becomes EMPTY when one call unmaps or releases all of it, when it is moved as a whole, or
+when munmap leaves no area in it. Otherwise, an empty page table stays, e.g. after several calls that release parts.
+Since Linux 6.14, a call that releases all of a range also frees its page table (CONFIG_PT_RECLAIM).
 
-Resident is what RSS counts: Linux may keep the memory of a partly unmapped huge page until memory runs short.
+Resident bytes are those that RSS counts. Linux may keep the memory of a partly unmapped huge page until memory is
+short.
 
-A process may see huge pages where this file has none: khugepaged, which collapses single pages in the background, is
-not modelled, nor are sizes between a page and a huge page. Memory for huge pages is taken to be there.
+A process may have more huge pages than this model: khugepaged, which collapses single pages in the background, and
+sizes between a page and a huge page are not simulated. Allocation of a transparent huge page never fails here.
 
 Invariants (`check_areas`):
-    areas are disjoint, sorted by falling address, and cover what is mapped
-    a HUGE range lies in one area and all its pages are resident; an EMPTY one has no resident page
+    areas are disjoint, sorted by descending address, and cover all mapped addresses
+    a HUGE range is in one area, and all its pages are resident; an EMPTY range has no resident page
 """
 
 from typing import NamedTuple
@@ -37,22 +38,22 @@ from replay.jit.compiling import leaf
 
 NEVER, MADVISE_ONLY, ALWAYS, RESERVED_ONLY = range(4)
 MODES = ("never", "madvise", "always")
-"""As /sys/kernel/mm/transparent_hugepage/enabled calls them; RESERVED_ONLY is `never` where huge pages are reserved."""
+"""The values of /sys/kernel/mm/transparent_hugepage/enabled. RESERVED_ONLY is `never` with reserved huge pages."""
 
 WRITABLE, ADVISED, NO_RESERVE, HUGETLB, COUNTED, NOT_HUGE, CHARGED = 1, 2, 4, 8, 16, 32, 64
-"""Bits of an area's kind: it may be touched; MADV_HUGEPAGE; MAP_NORESERVE; it is made of the kernel's reserved huge
-pages; of those that `reserved_huge_pages` counts; MADV_NOHUGEPAGE; it was touched, but may not be now (VM_ACCOUNT)."""
+"""Bits of an area's kind: access is allowed; MADV_HUGEPAGE; MAP_NORESERVE; MAP_HUGETLB; its huge pages count in
+`reserved_huge_pages`; MADV_NOHUGEPAGE; it was touched, but access is not allowed now (VM_ACCOUNT)."""
 EMPTY, IN_PAGES, HUGE = range(3)
-"""What a range may be."""
+"""States of a range."""
 
 AREA = record("start", "end", "kind", "owner", "moved")
-"""`owner`: 0 before the first touch, then a number that areas split from each other share; `moved`: how far down mremap
-has moved it since."""
+"""`owner`: 0 before the first touch, then a number, which areas split from each other share; `moved`: the distance by
+which mremap has moved it down since."""
 
 
 @leaf
 def find_area(state, address):
-    """The highest area that starts at or below `address`; their number if none does."""
+    """Returns the index of the highest area that starts at or below `address`; the number of areas if there is none."""
     low, high = 0, state.space[0].areas
     while low < high:
         middle = (low + high) >> 1
@@ -65,7 +66,7 @@ def find_area(state, address):
 
 @leaf
 def _put_area(stack, index, start, end, kind, owner, moved):
-    """A new area before area `index`."""
+    """Inserts an area before area `index`."""
     state = stack.linux
     space, areas = state.space[0], state.areas
     for shifted in range(space.areas, index, -1):
@@ -87,7 +88,7 @@ def _drop_area(state, index):
 
 @leaf
 def add_area(stack, start, end, kind, owner, moved):
-    """Maps [start, end), where nothing is; it merges with the area below, the one above, or both."""
+    """Adds an area at [start, end), which is unmapped. Merges it with the area below, the one above, or both."""
     state = stack.linux
     areas, index = state.areas, find_area(state, start)
     below, above = False, False
@@ -118,7 +119,7 @@ def add_area(stack, start, end, kind, owner, moved):
 
 @leaf
 def _cut_areas(stack, start, end):
-    """Takes [start, end) out of all areas."""
+    """Removes [start, end) from all areas."""
     state = stack.linux
     areas, index = state.areas, find_area(state, end - 1)
     while index < state.space[0].areas and areas[index].end > start:
@@ -139,7 +140,7 @@ def _cut_areas(stack, start, end):
 
 @leaf
 def _changed_kind(kind, owner, added, removed):
-    """The kind of an area after bits were added and removed; it stays charged for what was touched."""
+    """Returns the kind of an area with bits added and removed. A touched area that loses access stays charged."""
     changed = (kind | added) & ~removed
     if kind & removed & WRITABLE and owner and not kind & NO_RESERVE:
         changed |= CHARGED
@@ -148,7 +149,7 @@ def _changed_kind(kind, owner, added, removed):
 
 @leaf
 def change_areas(stack, start, end, added, removed):
-    """mprotect or madvise of [start, end): the kind of what is mapped there gets some bits, and loses others."""
+    """mprotect or madvise of [start, end): adds bits to the kind of all areas in it, and removes others."""
     state = stack.linux
     at = start
     while at < end:
@@ -168,7 +169,7 @@ def change_areas(stack, start, end, added, removed):
 
 @leaf
 def _split_at_edge(state, address):
-    """Where an area begins or ends at `address`, no huge page can lie across."""
+    """Splits the huge page across `address`, if an area starts there."""
     index = find_area(state, address)
     begins = index < state.space[0].areas and state.areas[index].start == address
     if begins and address & (state.space[0].huge_page_size - 1) and get_range(state, address) == HUGE:
@@ -177,7 +178,7 @@ def _split_at_edge(state, address):
 
 @leaf
 def is_hugetlb(state, address):
-    """Whether `address` lies in memory made of counted huge pages."""
+    """Returns whether `address` is in memory of counted reserved huge pages."""
     if not state.space[0].transparent:
         return False
     index = find_area(state, address)
@@ -186,7 +187,7 @@ def is_hugetlb(state, address):
 
 @leaf
 def may_be_huge(state, area, address):
-    """Whether a first touch of `address`, which lies in `area`, gets a huge page."""
+    """Returns whether a first touch of `address`, which is in `area`, allocates a huge page."""
     space = state.space[0]
     start = address & -space.huge_page_size
     if area.kind & (HUGETLB | NOT_HUGE) or get_range(state, address) != EMPTY:
@@ -198,7 +199,8 @@ def may_be_huge(state, area, address):
 
 @leaf
 def unmap_areas(stack, start, end):
-    """munmap of [start, end): areas and page tables. What lies above `mmap_base` in the same range keeps that one's."""
+    """munmap of [start, end): removes areas and page tables. A page table of a range that reaches above `mmap_base`
+    stays."""
     state = stack.linux
     space, huge = state.space[0], state.space[0].huge_page_size
     _cut_areas(stack, start, end)
@@ -216,7 +218,7 @@ def unmap_areas(stack, start, end):
 
 @leaf
 def empty_ranges(state, start, end):
-    """madvise(MADV_DONTNEED) of [start, end): ranges in it that lie in one area lose their page table."""
+    """madvise(MADV_DONTNEED) of [start, end): frees the page tables of ranges that are in it and in one area."""
     huge = state.space[0].huge_page_size
     at = start
     while at < end:
@@ -234,14 +236,14 @@ def empty_ranges(state, start, end):
 
 @leaf
 def split_range(state, address):
-    """The range of `address` is no huge page any more; its pages stay."""
+    """Splits a huge page into pages, which stay resident."""
     if get_range(state, address) == HUGE:
         set_range(state, address, IN_PAGES)
 
 
 @leaf
 def split_partly_covered(state, start, end):
-    """madvise(MADV_FREE) of [start, end): it splits a huge page of which only part is in it."""
+    """madvise(MADV_FREE) of [start, end): splits huge pages that are only partly in it."""
     huge = state.space[0].huge_page_size
     if start & (huge - 1):
         split_range(state, start)
@@ -251,7 +253,8 @@ def split_partly_covered(state, start, end):
 
 @leaf
 def move_ranges(state, start, place, length):
-    """mremap of `length` bytes from `start` to `place`: a range moves as a whole if it becomes one there."""
+    """mremap of `length` bytes from `start` to `place`: moves states of ranges. A range keeps its state if it is
+    aligned at its new address."""
     huge = state.space[0].huge_page_size
     at = 0
     while at < length:
@@ -271,9 +274,9 @@ def move_ranges(state, start, place, length):
 def check_areas(
     state: NamedTuple, resident: np.ndarray, mapped: list[tuple[int, int]], reserved: list[tuple[int, int]]
 ) -> None:
-    """Raises AssertionError where an invariant of this file does not hold.
+    """Raises AssertionError if an invariant of this file does not hold.
 
-    `resident`: addresses of resident pages, sorted; `mapped`, `reserved`: stretches by falling address.
+    `resident`: sorted addresses of resident pages; `mapped`, `reserved`: stretches by descending address.
     """
     space = state.space[0]  # type: ignore[attr-defined]
     areas = state.areas[: space.areas]  # type: ignore[attr-defined]
@@ -296,7 +299,7 @@ def check_areas(
 
 
 def _joined(areas: np.ndarray) -> list[tuple[int, int]]:
-    """The stretches that areas cover, by falling address."""
+    """Returns the stretches that areas cover, by descending address."""
     joined: list[tuple[int, int]] = []
     for start, end in zip(areas["start"].tolist(), areas["end"].tolist(), strict=True):
         joined[-1:] = [(start, joined[-1][1])] if joined and joined[-1][0] == end else [*joined[-1:], (start, end)]

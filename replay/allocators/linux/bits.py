@@ -1,4 +1,4 @@
-"""Arrays of 64-bit words as tables of bits."""
+"""Tables of bits in arrays of 64-bit words."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def get_bit(bits, index):
 
 @leaf
 def _count_bits(word):
-    """How many of 64 bits are set. The masks keep every step in the positive range of int64."""
+    """Returns the number of set bits of a word. The masks keep all intermediate values positive in int64."""
     low = word & 0xFFFFFFFF
     high = (word >> 32) & 0xFFFFFFFF
     low -= (low >> 1) & 0x55555555
@@ -25,7 +25,7 @@ def _count_bits(word):
 
 @inlined
 def _mask(index, first, last):
-    """Those of bits first … last that word `index` has."""
+    """Returns a mask of the bits first … last that are in word `index`."""
     mask = np.int64(-1)
     if index == first >> 6:
         mask <<= first & 63
@@ -36,7 +36,7 @@ def _mask(index, first, last):
 
 @leaf
 def set_bits(bits, first, last, value):
-    """Sets bits first … last to `value` in place; returns how many changed."""
+    """Sets bits first … last to `value` in place; returns the number of bits that changed."""
     changed = 0
     for index in range(first >> 6, (last >> 6) + 1):
         mask = _mask(index, first, last)
@@ -50,7 +50,8 @@ def set_bits(bits, first, last, value):
 
 @leaf
 def copy_bits(source, target, first, last):
-    """Sets those of bits first … last of `target` that `source` has; returns how many changed."""
+    """Sets the bits first … last of `target` that are set in `source`, in place; returns the number of bits that
+    changed."""
     changed = 0
     for index in range(first >> 6, (last >> 6) + 1):
         fresh = _mask(index, first, last) & source[index] & ~target[index]

@@ -1,4 +1,4 @@
-"""The system calls: each does what it says to regions, areas and pages, is counted, and is written to the log."""
+"""System calls: each changes regions, areas and pages, is counted, and is logged."""
 
 import numpy as np
 
@@ -34,7 +34,8 @@ MMAP, MUNMAP, MREMAP, BRK, MADVISE, MPROTECT = range(len(SYSCALLS))
 
 @leaf
 def choose_place(stack, length):
-    """Where mmap puts `length` bytes of whole pages, and before which region that is."""
+    """Returns the address that Linux chooses for `length` bytes (whole pages), and the index at which their region is
+    inserted."""
     state = stack.linux
     huge = state.space[0].huge_page_size
     if huge and length % huge == 0:
@@ -45,7 +46,7 @@ def choose_place(stack, length):
 
 @leaf
 def count_mmap(stack, start, length):
-    """Counts an mmap that mapped memory there; returns `start`."""
+    """Counts and logs an mmap at `start`; returns `start`."""
     tally = stack.tally[0]
     change_mapped(stack, length)
     tally.mmap += 1
@@ -56,7 +57,7 @@ def count_mmap(stack, start, length):
 
 @cold
 def mmap(stack, length):
-    """The address of `length` new bytes (rounded up to pages)."""
+    """mmap: maps `length` bytes (rounded up to pages) and returns the address."""
     page = stack.linux.space[0].page_size
     length = (length + page - 1) & -page
     start, index = choose_place(stack, length)
@@ -65,7 +66,7 @@ def mmap(stack, length):
 
 @cold
 def mmap_arena(stack, length):
-    """The same, but where the next given place is, as long as there is one."""
+    """Maps an arena at the next given address, or with `mmap` if all of them are used."""
     state = stack.linux
     space = state.space[0]
     if space.given == state.given.shape[0]:
@@ -76,7 +77,7 @@ def mmap_arena(stack, length):
 
 @cold
 def mmap_huge_pages(stack, length):
-    """The same for memory made of huge pages (MAP_HUGETLB): at their alignment, in a hole with room for that."""
+    """mmap with MAP_HUGETLB: returns an address aligned to huge pages. Does not count reserved huge pages."""
     state = stack.linux
     space = state.space[0]
     huge = max(space.huge_page_size, space.page_size)
@@ -88,8 +89,8 @@ def mmap_huge_pages(stack, length):
 
 @cold
 def mmap_hugetlb(stack, length, is_reserve, hint):
-    """The same, from what is reserved for it: -1 if that is too little. PROT_NONE if it `is_reserve`; at `hint` if that
-    is free, and no 0."""
+    """mmap with MAP_HUGETLB: returns the address, or -1 if too few reserved huge pages are left. `is_reserve`:
+    PROT_NONE. `hint`: the address, if it is free; 0 for no hint."""
     state, tally = stack.linux, stack.tally[0]
     space, huge = state.space[0], state.space[0].huge_page_size
     whole = (length + huge - 1) & -huge
@@ -123,9 +124,9 @@ def _count_munmap(stack, start, length):
 
 @cold
 def munmap(stack, start, length):
-    """Releases [start, start + length), and with it what is mapped there; nothing need be.
+    """munmap: unmaps [start, start + length) and releases its pages. It may contain holes.
 
-    A reserved huge page is only released as a whole.
+    Reserved huge pages are only unmapped as a whole; otherwise the call fails.
     """
     state = stack.linux
     space = state.space[0]
@@ -142,16 +143,16 @@ def munmap(stack, start, length):
 
 @cold
 def munmap_reserve(stack, start, length, reserved_bytes):
-    """The same where the caller knows that `reserved_bytes` of it may not be touched."""
+    """munmap of a stretch of which `reserved_bytes` are a reserve."""
     munmap(stack, start, length)
 
 
 @cold
 def mremap(stack, start, old_length, length):
-    """Resizes a mapping (MREMAP_MAYMOVE), whole pages both; gives its address.
+    """mremap with MREMAP_MAYMOVE: resizes a mapping; both lengths are whole pages. Returns the address, or -1.
 
-    It shrinks where it is, and grows there if it ends its region and the hole above is large enough. Else it moves to
-    where mmap would put it, and its pages with it. -1 if it would grow and is made of huge pages.
+    A mapping shrinks in place. It grows in place if it is at the end of its region and the hole above is large enough.
+    Else it moves with its pages to the address that mmap would choose. Mappings of reserved huge pages cannot grow.
     """
     state = stack.linux
     space, tally = state.space[0], stack.tally[0]
@@ -186,7 +187,7 @@ def mremap(stack, start, old_length, length):
         if space.transparent:
             move_ranges(state, start, place, old_length)
         cut_out(stack, start, end)
-        change_resident(stack, moved_bytes)  # after the old pages left: they are never counted twice
+        change_resident(stack, moved_bytes)  # after the old pages were released, so that no page counts twice
         change_mapped(stack, length)
     log(stack, MREMAP, place, length)
     return place
@@ -194,7 +195,7 @@ def mremap(stack, start, old_length, length):
 
 @cold
 def brk(stack, new_brk):
-    """Moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
+    """brk: moves the end of the heap to `new_brk`, a page boundary not below `brk_base`."""
     state = stack.linux
     space, tally = state.space[0], stack.tally[0]
     old_brk = space.brk

@@ -1,4 +1,4 @@
-"""mmap with an address and flags, mprotect, and aligned mappings, which are made of several system calls."""
+"""mmap with an address and flags, mprotect, and aligned mappings, which need several system calls."""
 
 import numpy as np
 
@@ -11,15 +11,14 @@ from replay.allocators.linux.tables import end_of_pages
 from replay.jit.compiling import cold, leaf
 
 NO_ACCESS, NOT_RESERVED, FIXED, NO_REPLACE = 1, 2, 4, 8
-"""Flags of `mmap_at`: PROT_NONE, else the memory may be read and written; MAP_NORESERVE; MAP_FIXED;
-MAP_FIXED_NOREPLACE."""
+"""Flags of `mmap_at`: PROT_NONE (without it, PROT_READ | PROT_WRITE); MAP_NORESERVE; MAP_FIXED; MAP_FIXED_NOREPLACE."""
 
 
 @leaf
 def _hole_for(state, hint, length):
-    """Before which region the place at `hint` is; -1 if Linux does not map `length` bytes there.
+    """Returns the index at which a region at `hint` would be inserted; -1 if Linux does not map `length` bytes there.
 
-    Nothing is free from `mmap_base` on: there are the program's libraries and its stack.
+    Addresses from `mmap_base` on are not free: libraries and the stack are there.
     """
     space = state.space[0]
     if hint < space.address_min or length > space.mmap_base - hint:
@@ -31,7 +30,7 @@ def _hole_for(state, hint, length):
 
 @leaf
 def _lowest_hint(state, hint):
-    """The hint in whole pages, and none below what may be mapped; 0 is no hint."""
+    """Returns the hint rounded down to pages, and at least `address_min`; 0 if there is no hint."""
     space = state.space[0]
     hint &= -space.page_size
     return max(hint, space.address_min) if hint > 0 else hint
@@ -39,11 +38,11 @@ def _lowest_hint(state, hint):
 
 @cold
 def mmap_at(stack, hint, length, flags):
-    """mmap of `length` bytes (rounded up to pages) at an address, with flags: the address, or -1.
+    """mmap of `length` bytes (rounded up to pages) at an address, with flags. Returns the address, or -1.
 
-    Without FIXED and NO_REPLACE, memory is mapped at `hint` if all of it is free there, else where Linux chooses: not
-    aligned to huge pages, unlike a mapping without a hint (0). FIXED maps it there whatever was there before, which
-    goes. With NO_REPLACE the call fails if something is there.
+    Without FIXED and NO_REPLACE, memory is mapped at `hint` if all of it is free. Else Linux chooses the address, not
+    aligned to huge pages, unlike for a mapping without a hint (0). FIXED unmaps existing mappings at `hint`. With
+    NO_REPLACE, the call fails if the addresses are not free.
     """
     state, tally = stack.linux, stack.tally[0]
     length = end_of_pages(state, 0, length)
@@ -77,7 +76,7 @@ def mmap_at(stack, hint, length, flags):
 
 @cold
 def reserve(stack, length, hint):
-    """The same for addresses that nothing else will lie in (PROT_NONE, MAP_NORESERVE): whole pages."""
+    """Reserves addresses (PROT_NONE, MAP_NORESERVE), in whole pages."""
     return mmap_at(stack, hint, length, NO_ACCESS | NOT_RESERVED)
 
 
@@ -91,7 +90,7 @@ def _count_mprotect(stack, start, length):
 
 @cold
 def protect(stack, start, length):
-    """mprotect to PROT_READ | PROT_WRITE: what is reserved of the stretch, all of it mapped, becomes memory."""
+    """mprotect(PROT_READ | PROT_WRITE): commits all reserved bytes of a stretch, all of which is mapped."""
     end = end_of_pages(stack.linux, start, length)
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end, WRITABLE, CHARGED)
@@ -101,7 +100,7 @@ def protect(stack, start, length):
 
 @cold
 def unprotect(stack, start, length):
-    """mprotect to PROT_NONE: the stretch, all of it mapped, is reserved from now on. Its pages stay resident."""
+    """mprotect(PROT_NONE): makes a stretch, all of which is mapped, a reserve. Its pages stay resident."""
     end = end_of_pages(stack.linux, start, length)
     if stack.linux.space[0].transparent:
         change_areas(stack, start, end, 0, WRITABLE)
@@ -111,7 +110,8 @@ def unprotect(stack, start, length):
 
 @cold
 def trim(stack, start, mapped_length, length, alignment):
-    """The address of `length` bytes at a multiple of `alignment` in a longer mapping; munmap releases both ends."""
+    """Unmaps both ends of a mapping around `length` bytes at a multiple of `alignment`. Returns the address of
+    these."""
     aligned = (start + alignment - 1) & -alignment
     end, mapped_end = aligned + length, start + mapped_length
     if aligned > start:
@@ -123,10 +123,10 @@ def trim(stack, start, mapped_length, length, alignment):
 
 @cold
 def mmap_aligned(stack, hint, length, alignment, padding, flags):
-    """The address of `length` new bytes, whole pages, at a multiple of `alignment`, a power of two; -1 if none is left.
+    """Maps `length` bytes (whole pages) at a multiple of `alignment`, a power of two. Returns the address, or -1.
 
-    One mapping, at the hint if there is one. If it is not aligned, munmap releases it, a mapping of `padding` more
-    bytes is made without a hint, and `trim` cuts the aligned part out.
+    Maps memory at the hint, if there is one. If it is not aligned, unmaps it, maps `padding` more bytes without a hint,
+    and calls `trim`.
     """
     start = mmap_at(stack, hint, length, flags)
     if start < 0 or start & (alignment - 1) == 0:

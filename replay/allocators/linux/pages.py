@@ -1,6 +1,6 @@
-"""Which pages are resident, and which of them were lazily freed (MADV_FREE): Linux may take these at any time.
+"""Resident pages, and those of them that were lazily freed (MADV_FREE): Linux may release these at any time.
 
-`space.lazy_bytes` are in lazily freed pages, which a write makes ordinary ones again; of a huge page, all of them.
+`space.lazy_bytes` counts lazily freed pages. A write makes a page normal again; in a huge page, all its pages.
 """
 
 import numpy as np
@@ -24,7 +24,8 @@ from replay.jit.compiling import cold, leaf
 
 @leaf
 def mark(stack, start, end, value):
-    """How many pages changed. Outside of heap and mappings lie none: a model without real addresses gives such ones."""
+    """Marks the pages of [start, end) as resident or not; returns the number of pages that changed. Addresses outside
+    of heap and mappings have no pages; models without real addresses pass such addresses."""
     space = stack.linux.space[0]
     shift = space.page_shift
     if space.sparse:
@@ -42,7 +43,7 @@ def mark(stack, start, end, value):
 
 @cold
 def _mark_parts(stack, start, end, value):
-    """The same where mappings lie far apart."""
+    """Does the same as `mark` if mappings are far apart."""
     state = stack.linux
     changed, at = 0, start
     while at < end:
@@ -85,7 +86,7 @@ def _unmark_lazy_in(state, table, first, last):
 
 @leaf
 def _is_mapped(state, address):
-    """Whether `address` lies in a mapping."""
+    """Returns whether `address` is in a mapping."""
     if state.space[0].regions == 0:
         return False
     region = state.regions[region_of(state, address)]
@@ -94,7 +95,7 @@ def _is_mapped(state, address):
 
 @leaf
 def drop_pages(stack, start, end):
-    """No page of [start, end) is resident any more."""
+    """Releases all resident pages of [start, end)."""
     space = stack.linux.space[0]
     if space.lazy_bytes:
         unmark_lazy(stack, start, end)
@@ -103,7 +104,7 @@ def drop_pages(stack, start, end):
 
 @leaf
 def mark_lazy(stack, start, end):
-    """The resident pages of [start, end) are lazily freed."""
+    """Marks the resident pages of [start, end) as lazily freed."""
     state = stack.linux
     space, at = state.space[0], start
     while at < end:
@@ -115,7 +116,7 @@ def mark_lazy(stack, start, end):
 
 @cold
 def unmark_lazy(stack, start, end):
-    """No page of [start, end) is lazily freed."""
+    """Removes the lazily-freed mark of all pages of [start, end)."""
     state = stack.linux
     space, at = state.space[0], start
     while at < end:
@@ -127,7 +128,7 @@ def unmark_lazy(stack, start, end):
 
 @cold
 def touch(stack, start, end):
-    """The pages of [start, end), end > start, are written to."""
+    """Simulates writes to all pages of [start, end), where end > start."""
     space, tally = stack.linux.space[0], stack.tally[0]
     if space.transparent:
         fresh = _touch_areas(stack, start, end)
@@ -142,7 +143,7 @@ def touch(stack, start, end):
 
 @leaf
 def _touch_areas(stack, start, end):
-    """The same where pages may be huge: range by range. How many became resident."""
+    """Touches [start, end) range by range, if huge pages are on. Returns the number of pages that became resident."""
     state, tally = stack.linux, stack.tally[0]
     space, huge = state.space[0], state.space[0].huge_page_size
     fresh, at = 0, start
@@ -175,7 +176,7 @@ def _touch_areas(stack, start, end):
 
 @leaf
 def move_pages(stack, start, place, length):
-    """Marks at `place` what is marked at `start`; returns how many bytes that are."""
+    """Copies the marks of `length` bytes at `start` to `place`. Returns the number of resident bytes."""
     space, pages = stack.linux.space[0], stack.linux.mmap_pages
     moved, is_lazy, is_simple = 0, np.int64(0), not (space.sparse or space.lazy_bytes)
     for page in range(length >> space.page_shift):

@@ -1,4 +1,4 @@
-"""What is mapped: maximal ranges of addresses, the holes between them, and how much more the tables can hold."""
+"""Regions: maximal ranges of mapped addresses, and the holes between them."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from replay.jit.compiling import cold, leaf
 
 @leaf
 def highest_hole(state, length):
-    """Where `length` bytes fit highest, and before which region that is."""
+    """Returns the start of the highest free `length` bytes, and the index at which their region would be inserted."""
     ceiling = state.space[0].mmap_base
     count = state.space[0].regions
     for index in range(count):
@@ -31,7 +31,7 @@ def highest_hole(state, length):
 
 @leaf
 def hole_at(state, start, length):
-    """Before which region [start, start + length) lies, or -1 if some of it is mapped."""
+    """Returns the index at which a region [start, start + length) would be inserted; -1 if part of it is mapped."""
     regions, count = state.regions, state.space[0].regions
     index = 0
     while index < count and regions[index].start >= start + length:
@@ -41,7 +41,7 @@ def hole_at(state, start, length):
 
 @leaf
 def area_of(state, start):
-    """Kind, owner and moved of the area that `start` lies in; those of a new one where areas are not kept."""
+    """Returns kind, owner and moved of the area of `start`; those of a new area if areas are not used."""
     if not state.space[0].transparent:
         return np.int64(WRITABLE), np.int64(0), np.int64(0)
     area = state.areas[find_area(state, start)]
@@ -50,7 +50,7 @@ def area_of(state, start):
 
 @leaf
 def insert_region(state, index, start, end):
-    """Puts [start, end) before region `index`, and merges it with the neighbours that it touches."""
+    """Inserts [start, end) before region `index`, and merges it with adjacent regions."""
     space, regions = state.space[0], state.regions
     above = index > 0 and regions[index - 1].start == end
     below = index < space.regions and regions[index].end == start
@@ -72,7 +72,8 @@ def insert_region(state, index, start, end):
 
 @leaf
 def take_region(stack, start, index, length, kind, owner, moved):
-    """Maps [start, start + length), which lies before region `index`, as an area of this kind; gives its address."""
+    """Maps [start, start + length), before region `index`, as an area of this kind. Returns `start`, or another address
+    if the address space is full."""
     state = stack.linux
     space = state.space[0]
     if start < space.brk + GAP_BYTES:
@@ -86,7 +87,7 @@ def take_region(stack, start, index, length, kind, owner, moved):
 
 @leaf
 def put_region(stack, start, index, length, kind, owner, moved):
-    """The same anywhere; what lies below all others does not become the lowest if it is far from them."""
+    """Maps [start, start + length) at any address. A mapping far below all others does not change `space.lowest`."""
     state = stack.linux
     space = state.space[0]
     insert_region(state, index, start, start + length)
@@ -104,7 +105,7 @@ def put_region(stack, start, index, length, kind, owner, moved):
 
 @leaf
 def cut_out(stack, start, end):
-    """Takes [start, end), which lies in one region, out of the mappings; its pages are gone."""
+    """Unmaps [start, end), which is in one region, and releases its pages."""
     state = stack.linux
     space, regions = state.space[0], state.regions
     index = region_of(state, start)
@@ -136,7 +137,7 @@ def cut_out(stack, start, end):
 
 @cold
 def cut_all(stack, start, end):
-    """The same for all that is mapped of [start, end), which need not be one region."""
+    """Unmaps all regions in [start, end)."""
     state = stack.linux
     while state.space[0].regions:
         region = state.regions[region_of(state, end - 1)]

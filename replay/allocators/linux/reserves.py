@@ -1,6 +1,6 @@
-"""Which mapped bytes may not be touched (PROT_NONE): stretches by falling address, disjoint and not adjacent.
+"""Reserves: mapped addresses without access (PROT_NONE), as stretches by descending address, disjoint and not adjacent.
 
-They count as reserved, not as mapped bytes.
+They count as reserved bytes, not as mapped bytes.
 """
 
 from replay.allocators._stack import MARGIN, ask_for_room
@@ -9,7 +9,8 @@ from replay.jit.compiling import leaf
 
 @leaf
 def _highest_below(state, address):
-    """The highest stretch that starts below `address`; their number if none does."""
+    """Returns the index of the highest stretch that starts below `address`; the number of stretches if there is
+    none."""
     low, high = 0, state.space[0].reserves
     while low < high:
         middle = (low + high) >> 1
@@ -41,7 +42,7 @@ def _drop(state, index, count):
 
 @leaf
 def release_reserved(stack, start, end):
-    """Nothing of [start, end) is reserved any more; returns how many bytes of it were."""
+    """Removes [start, end) from the reserves; returns the number of its bytes that were reserved."""
     space, reserves = stack.linux.space[0], stack.linux.reserves
     first, released = _highest_below(stack.linux, end), 0
     index = first
@@ -70,7 +71,7 @@ def release_reserved(stack, start, end):
 
 @leaf
 def add_reserved(stack, start, end):
-    """All of [start, end) is reserved; returns how many bytes of it were not before."""
+    """Adds [start, end) to the reserves; returns the number of its bytes that were not reserved."""
     space, reserves = stack.linux.space[0], stack.linux.reserves
     already = release_reserved(stack, start, end)
     space.reserved_bytes += end - start

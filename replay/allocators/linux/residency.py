@@ -1,4 +1,5 @@
-"""Which pages are resident and which memory is in no span, as snapshots, reports and checks see it; plain Python."""
+"""Queries for snapshots, reports and checks: resident pages, and memory that is in no span. All of it is plain
+Python."""
 
 from typing import TYPE_CHECKING
 
@@ -11,28 +12,29 @@ if TYPE_CHECKING:
 
 
 def resident_pages(state: "State") -> np.ndarray:
-    """The addresses of all resident pages, sorted."""
+    """Returns the addresses of all resident pages, sorted."""
     return _marked_pages(state, [state.mmap_pages, state.heap_pages, state.chunk_pages])
 
 
 def lazy_pages(state: "State") -> np.ndarray:
-    """The addresses of all pages that were lazily freed, sorted."""
+    """Returns the addresses of all lazily freed pages, sorted."""
     return _marked_pages(state, [state.mmap_lazy, state.heap_lazy, state.chunk_lazy])
 
 
 def toggled_pages(state: "State", before: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Copies of the tables of resident pages, and the sorted addresses of pages that became resident, or ceased to be,
-    since the copies `before` were made. At first, `before` is an empty list."""
+    """Returns copies of the tables of resident pages, and the sorted addresses of pages that became resident or were
+    released since the copies `before`. In the first call, `before` is an empty list."""
     tables = [state.mmap_pages.copy(), state.heap_pages.copy(), state.chunk_pages.copy()]
     toggled = [table.copy() for table in tables]
     for table, old in zip(toggled, before, strict=False):
         table[: len(old)] ^= old
     pages, times = np.unique(_marked_pages(state, toggled), return_counts=True)
-    return tables, pages[times == 1]  # twice: a mark that went from one table to another
+    return tables, pages[times == 1]  # a page occurs twice if it moved between tables
 
 
 def resident_bytes(pages: np.ndarray, page_bytes: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """For each stretch [start, end), how many of its bytes lie in the sorted `pages`."""
+    """Returns the number of resident bytes of each stretch [start, end). `pages` are sorted addresses of resident
+    pages."""
     return _resident_below(pages, page_bytes, ends) - _resident_below(pages, page_bytes, starts)
 
 
@@ -45,7 +47,7 @@ def _resident_below(pages: np.ndarray, page_bytes: int, addresses: np.ndarray) -
 
 
 def uncovered(state: "State", starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The starts and ends of all stretches that are mapped, and not only reserved, and lie in no [start, end)."""
+    """Returns starts and ends of all committed stretches that are in none of the given [start, end)."""
     space = state.space[0]
     regions, reserves = state.regions[: space.regions], state.reserves[: space.reserves]
     rising = np.concatenate([regions["start"], [space.brk_base], reserves["end"], ends])
@@ -58,7 +60,7 @@ def uncovered(state: "State", starts: np.ndarray, ends: np.ndarray) -> tuple[np.
 
 
 def _marked_pages(state: "State", tables: list[np.ndarray]) -> np.ndarray:
-    """The addresses of pages marked in the tables of mappings, heap and chunks, sorted."""
+    """Returns the sorted addresses of pages that are marked in the tables of mappings, heap and chunks."""
     space = state.space[0]
     mapped, heap, chunked = (_marked_bits(table) << space.page_shift for table in tables)
     stretches = np.flatnonzero(state.directory) if space.chunks else np.zeros(0, np.int64)
@@ -69,7 +71,7 @@ def _marked_pages(state: "State", tables: list[np.ndarray]) -> np.ndarray:
 
 
 def _marked_bits(words: np.ndarray) -> np.ndarray:
-    """The numbers of the bits that are set, sorted."""
+    """Returns the indexes of the set bits, sorted."""
     used = np.flatnonzero(words)
     bits = np.flatnonzero(np.unpackbits(words[used].view(np.uint8), bitorder="little"))
     return used[bits >> 6] * 64 + (bits & 63)

@@ -1,4 +1,4 @@
-"""What may be set of the kernel, and what its tables leave room for."""
+"""Settings of the address space, and the limits of its tables."""
 
 from typing import Literal
 
@@ -7,19 +7,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from replay.support.units import Size
 
 SLACK_BYTES = 256 << 20
-"""Address space that one event may take beside what it asks for: an arena, tables, top_pad, padding to huge pages. What
-configurations may set is limited so that all of them together stay below."""
+"""Limit of the address space that one event may map in addition to its request: an arena, tables, top_pad, alignment to
+huge pages. Limits of settings guarantee that their sum is lower."""
 GAP_BYTES = 1 << 20
-"""Heap and mappings never come closer."""
+"""Minimum distance between heap and mappings."""
 CHUNK_SHIFT = 28
 CHUNK_BYTES = 1 << CHUNK_SHIFT
-"""Pages of mappings far below the others are kept in chunks of so much address space."""
+"""Bit tables of mappings far below all others are in chunks of this size of address space."""
 CHUNKS_SPARE = 8
-"""Chunks that one event may need more than the bytes that it touches: their number if they lie apart."""
+"""Limit of the chunks that one event may need in addition to those for its bytes, if its mappings are far apart."""
 ADDRESS_MIN = 1 << 16
-"""vm.mmap_min_addr: a hint below becomes this address."""
+"""vm.mmap_min_addr: a lower hint is replaced by this address."""
 ADDRESS_MAX = 1 << 47
-"""No address of a process is that high."""
+"""All addresses of a process are lower."""
 
 
 class Config(BaseModel):
@@ -43,13 +43,13 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         if not 256 <= self.page_size <= 1 << 21 or self.page_size & (self.page_size - 1):
-            raise ValueError(f"page_size: {self.page_size} is no power of two from 256 bytes to 2 MiB")
+            raise ValueError(f"page_size: {self.page_size} is not a power of two from 256 bytes to 2 MiB")
         if self.huge_page_size and (
             self.huge_page_size & (self.huge_page_size - 1)
             or self.huge_page_size % self.page_size
             or self.huge_page_size > 32 << 20
         ):
-            raise ValueError(f"huge_page_size: {self.huge_page_size} is no power of two of whole pages up to 32 MiB")
+            raise ValueError(f"huge_page_size: {self.huge_page_size} is not a power of two from page_size to 32 MiB")
         if self.transparent_huge_pages != "never" and self.huge_page_size <= self.page_size:
             raise ValueError(
                 f"transparent_huge_pages: {self.transparent_huge_pages} needs a huge_page_size above page_size"
@@ -61,6 +61,6 @@ class Config(BaseModel):
                 raise ValueError(f"{name}: {getattr(self, name):#x} is not a multiple of the page size")
         if not 0 < self.brk_base < self.mmap_base - 2 * SLACK_BYTES or self.mmap_base >= 1 << 47:
             raise ValueError(
-                f"mmap_base: {self.mmap_base:#x} must lie well above brk_base {self.brk_base:#x} and below 2^47"
+                f"mmap_base: {self.mmap_base:#x} must be well above brk_base {self.brk_base:#x} and below 2^47"
             )
         return self

@@ -1,12 +1,12 @@
-"""Where the state of an address is kept: bit tables of pages, and tables of ranges that huge pages may fill.
+"""Tables by address: bits of pages, and states of ranges for huge pages.
 
-    mappings   one table, counted downwards from `mmap_base`, that covers every address from `reach` on
-    heap       one table, counted upwards from `brk_base`
-    chunks     256 MiB each, made when a page of one is first touched: for mappings at hints that lie below `reach`.
-               `directory` has the number of each stretch's chunk, 0 for none. A chunk takes over what the other
-               tables have of its addresses. `space.sparse` is 0 as long as no mapping begins below `reach`.
+    mappings   one table, indexed downwards from `mmap_base`. It covers all addresses from `reach` on
+    heap       one table, indexed upwards from `brk_base`
+    chunks     tables for 256 MiB each, created on the first touch of a page in it, for mappings at hints below `reach`.
+               `directory` has the number of the chunk of each 256 MiB, 0 for none. A new chunk copies the entries of
+               its addresses from the other tables. `space.sparse` is 0 while no mapping starts below `reach`.
 
-A huge page lies in one chunk, or in none.
+A huge page is in one chunk, or in none.
 """
 
 import numpy as np
@@ -16,19 +16,19 @@ from replay.allocators.linux.settings import ADDRESS_MAX, CHUNK_BYTES, CHUNK_SHI
 from replay.jit.compiling import cold, leaf
 
 NOWHERE, MAPPINGS, HEAP, CHUNKS = range(4)
-"""The tables; nothing is kept of addresses that are not mapped, or lie in a chunk that is not made yet."""
+"""The tables. NOWHERE is for addresses that are not mapped, or whose chunk does not exist yet."""
 
 
 @leaf
 def end_of_pages(state, start, length):
-    """Where the pages of `length` bytes from `start` on end."""
+    """Returns the end of the last page of `length` bytes from `start` on."""
     page = state.space[0].page_size
     return (start + length + page - 1) & -page
 
 
 @leaf
 def region_of(state, start):
-    """The region that `start` lies in."""
+    """Returns the index of the region of `start`."""
     low, high = 0, state.space[0].regions - 1
     while low < high:
         middle = (low + high) >> 1
@@ -41,6 +41,7 @@ def region_of(state, start):
 
 @leaf
 def measure_headroom(state):
+    """Computes `headroom`: bytes that one event may map before the tables must grow."""
     space = state.space[0]
     above = (state.heap_pages.shape[0] << (space.page_shift + 6)) - (space.brk - space.brk_base)
     chunks = (chunk_count(state) - space.chunks - CHUNKS_SPARE) << CHUNK_SHIFT
@@ -49,13 +50,13 @@ def measure_headroom(state):
 
 @leaf
 def chunk_count(state):
-    """How many chunks there is room for."""
+    """Returns the number of chunks that the tables have room for."""
     return state.chunk_pages.shape[0] >> (CHUNK_SHIFT - state.space[0].page_shift - 6)
 
 
 @leaf
 def locate(state, at, end):
-    """The table that has the pages of [at, end), the first and last of their bits, and where what it has ends."""
+    """Returns the table of address `at`, its first and last bits for [at, end), and the end of the part that it has."""
     space, stop = state.space[0], end
     shift, is_kept = space.page_shift, at >= space.lowest
     if space.sparse:
@@ -73,13 +74,13 @@ def locate(state, at, end):
 
 @leaf
 def chunk_of(state, address):
-    """The number of the chunk that has an address, 0 if none does."""
+    """Returns the number of the chunk of an address, 0 if there is none."""
     return np.int64(state.directory[address >> CHUNK_SHIFT]) if 0 <= address < ADDRESS_MAX else np.int64(0)
 
 
 @leaf
 def get_page(state, address):
-    """Whether the page of `address` is resident, and whether it was lazily freed; 0 or 1 each."""
+    """Returns whether the page of `address` is resident, and whether it was lazily freed; 0 or 1 each."""
     table, bit, _, _ = locate(state, address, address + 1)
     if table == CHUNKS:
         return get_bit(state.chunk_pages, bit), get_bit(state.chunk_lazy, bit)
@@ -104,7 +105,8 @@ def _table_of_range(state, address):
 
 @leaf
 def skip_unmade(state, at, end):
-    """The first address of [at, end) whose range any table has: stretches without a chunk may be terabytes."""
+    """Returns the first address of [at, end) that has a table, or `end`. Stretches without chunks may have
+    terabytes."""
     while at < end and state.space[0].sparse and _table_of_range(state, at) == NOWHERE:
         at = (at | (CHUNK_BYTES - 1)) + 1
     return at
@@ -124,7 +126,7 @@ def _range_index(state, address, table):
 
 @leaf
 def get_range(state, address):
-    """The state of the range that `address` lies in."""
+    """Returns the state of the range of `address`."""
     table = _table_of_range(state, address)
     if table == MAPPINGS:
         return state.mmap_ranges[_range_index(state, address, table)]
@@ -137,7 +139,7 @@ def get_range(state, address):
 
 @leaf
 def set_range(state, address, value):
-    """The range that `address` lies in gets this state."""
+    """Sets the state of the range of `address`."""
     table = _table_of_range(state, address)
     if table == NOWHERE:
         if value == 0 or not add_chunk(state, address):
@@ -160,9 +162,9 @@ def _move_bit(source, bit, target, new):
 
 @cold
 def add_chunk(state, address):
-    """Makes the chunk of an address; False if there is no room, which the headroom of an event prevents.
+    """Creates the chunk of an address. Returns False if there is no room; the headroom of an event prevents this.
 
-    It takes over what the heap has there. Mappings have nothing there, because `reach` is where a chunk begins.
+    Moves the entries of the heap to it. The table of mappings has none there, because `reach` is the start of a chunk.
     """
     space = state.space[0]
     if space.chunks == chunk_count(state):
