@@ -18,7 +18,7 @@ from histories import TINY, counters, fingerprint, histories, seeded, single_ste
 from hypothesis import HealthCheck, given, settings
 
 import replay
-from replay.allocators import find_model, model_names, roles
+from replay.allocators import LEVELS, find_model, model_names, roles
 from replay.config import StackConfig, load_config
 from replay.simulation.run import run
 from replay.simulation.simulator import Simulator
