@@ -25,14 +25,14 @@ def _add_changes(
     sizes: np.ndarray,
     total: np.ndarray,
     sums: np.ndarray,
-    seen: np.ndarray,
+    totals: np.ndarray,
 ) -> None:
     """Adds each row's change of requested bytes, multiplied by its time since `begin_ns`, to `total`.
 
-    Reads the rows from `row` to the last of the ascending `stops`, and writes the total before each stop into `seen`.
+    Reads the rows from `row` to the last of the ascending `stops`, and writes the total before each stop into `totals`.
     `owner` is the process of each row, or empty; if it is not, the change is also added to the process's entry of
     `sums`. `sizes` has the requested bytes of each block, 0 for blocks that are not live. Changes `sizes`, `total`,
-    `sums` and `seen` in place.
+    `sums` and `totals` in place.
     """
     low, high = total[0].low, total[0].high
     for index in range(stops.shape[0]):
@@ -47,7 +47,7 @@ def _add_changes(
                 each = sums[owner[at]]
                 each.low, each.high = add_product(each.low, each.high, change, time_ns[at] - begin_ns)
         row = max(row, stops[index])
-        seen[index].low, seen[index].high = low, high
+        totals[index].low, totals[index].high = low, high
     total[0].low, total[0].high = low, high
 
 
@@ -71,9 +71,9 @@ class RequestedChanges:
         `owner` is the number of each row's process, or None for a trace of one process.
         """
         self._sizes = extend(self._sizes, (events.highest_block + 1) * 5 // 4)
-        seen = np.zeros(len(stops), SUM)
+        totals = np.zeros(len(stops), SUM)
         _add_changes(
             events.time_ns, events.op, events.block, events.size, np.zeros(0, np.int64) if owner is None else owner,
-            self._begin_ns, start, stops, self._sizes, self.total, self.sums, seen,
+            self._begin_ns, start, stops, self._sizes, self.total, self.sums, totals,
         )  # fmt: skip
-        return seen
+        return totals

@@ -62,10 +62,10 @@ class MemoryTrace:
     def _find_requested_changes(self, times_ns: np.ndarray, rows: int) -> np.ndarray:
         batches = [batch for batch in self.events if batch.rows]
         changes = RequestedChanges(int(batches[0].time_ns[0]) if batches else 0)
-        seen: list[np.ndarray] = []
+        totals: list[np.ndarray] = []
         for batch in batches:
             end, due = min(batch.rows, rows), times_ns[times_ns < batch.time_ns[-1]]
             stops = np.minimum(np.append(np.searchsorted(batch.time_ns, due, side="right"), end), end)
-            seen.append(changes.feed(batch, 0, stops)[:-1])
+            totals.append(changes.feed(batch, 0, stops)[:-1])
             times_ns, rows = times_ns[len(due) :], rows - end
-        return np.concatenate([*seen, np.repeat(changes.total, len(times_ns) + 1)])
+        return np.concatenate([*totals, np.repeat(changes.total, len(times_ns) + 1)])

@@ -170,9 +170,9 @@ class Validator:
             message = unknown_thread(int(events.thread[row]))
             if owner[row] >= 0:
                 op, block = Op(events.op[row]).name.lower(), int(events.block[row])
-                mine, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
+                own, other = (self._processes.table[number].name for number in (owner[row], self._owners[block]))
                 message = (
-                    f"{op} of block {block} by process {mine!r}, but {other!r} allocated it; processes share no blocks"
+                    f"{op} of block {block} by process {own!r}, but {other!r} allocated it; processes share no blocks"
                 )
             raise TraceError(message, path=self._path, row=self.rows + row)
 

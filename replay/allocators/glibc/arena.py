@@ -235,41 +235,41 @@ def _sysmalloc(state, stack, arena, nb):
 @leaf
 def _add_heap(state, stack, arena, number):
     """Makes another heap the arena's last one. Frees the old top, except for a fencepost at its end."""
-    rest, full = arena.top, state.heaps[np.uint64(arena.heap)]
+    old_top, full_heap = arena.top, state.heaps[np.uint64(arena.heap)]
     open_heap(state, stack, arena, number, state.par[0].heap_header)
     touch(stack, state.heaps[number].address, state.heaps[number].address + state.par[0].heap_header)
-    full.fence = _make_fencepost(state, stack, rest, full.end)
-    if full.fence != rest:
-        _free_old_top(state, stack, arena, rest)
+    full_heap.fence = _make_fencepost(state, stack, old_top, full_heap.end)
+    if full_heap.fence != old_top:
+        _free_old_top(state, stack, arena, old_top)
 
 
 @cold
 def _add_region(state, stack, arena, nb):
     """Continues the main arena in a new mapping. Frees the old top, except for a fencepost at its end."""
-    memory, rest, end = state.memory, arena.top, state.heaps[MAIN_HEAP].end
+    memory, old_top, end = state.memory, arena.top, state.heaps[MAIN_HEAP].end
     open_region(state, stack, arena, nb)
-    if rest != UNSORTED:
-        fence = _make_fencepost(state, stack, rest, end)
+    if old_top != UNSORTED:
+        fence = _make_fencepost(state, stack, old_top, end)
         memory[np.uint64(fence)].behind, memory[np.uint64(arena.top)].before = arena.top, fence
-        if fence != rest:
-            _free_old_top(state, stack, arena, rest)
+        if fence != old_top:
+            _free_old_top(state, stack, arena, old_top)
 
 
 @leaf
-def _make_fencepost(state, stack, rest, end):
-    """Returns the fencepost of a full heap: the end of the old top `rest`, or all of it if it is too small to split."""
+def _make_fencepost(state, stack, old_top, end):
+    """Returns the fencepost of a full heap: the end of `old_top`, or all of it if it is too small to split."""
     par = state.par[0]
-    units = size_of(state.memory, rest) - par.min_units
+    units = size_of(state.memory, old_top) - par.min_units
     touch(stack, end - (par.min_units << UNIT_SHIFT), end)
-    return rest if units < par.min_units else split(state, stack, rest, units)
+    return old_top if units < par.min_units else split(state, stack, old_top, units)
 
 
 @leaf
-def _free_old_top(state, stack, arena, rest):
-    start = address_of(state, rest)
+def _free_old_top(state, stack, arena, old_top):
+    start = address_of(state, old_top)
     touch(stack, start, start + 6 * state.par[0].word_size)
     state.par[0].holes = 1
-    int_free(state, stack, arena, rest, size_of(state.memory, rest))
+    int_free(state, stack, arena, old_top, size_of(state.memory, old_top))
 
 
 @inlined

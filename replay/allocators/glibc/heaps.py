@@ -49,15 +49,15 @@ def new_heap(state, stack, need_bytes):
 
 @leaf
 def _alloc_new_heap(state, stack, need_bytes, page, is_hugetlb):
-    par, most = state.par[0], state.par[0].heap_bytes_max
-    if need_bytes > most:
+    par, bytes_max = state.par[0], state.par[0].heap_bytes_max
+    if need_bytes > bytes_max:
         return np.int64(0)
-    if (par.unused_heap == 0 and par.heaps == HEAPS_MAX) or most > HEAP_UNITS << UNIT_SHIFT:
+    if (par.unused_heap == 0 and par.heaps == HEAPS_MAX) or bytes_max > HEAP_UNITS << UNIT_SHIFT:
         attend(stack, NO_MEMORY)
         return np.int64(0)
-    length = max(min(need_bytes + par.top_pad, most), par.hp_bytes if par.hp_bytes else HEAP_MIN_BYTES)
+    length = max(min(need_bytes + par.top_pad, bytes_max), par.hp_bytes if par.hp_bytes else HEAP_MIN_BYTES)
     length = (length + page - 1) & -page
-    start = _aligned_reserve(state, stack, most, is_hugetlb)
+    start = _aligned_reserve(state, stack, bytes_max, is_hugetlb)
     if start < 0:
         return np.int64(0)
     protect(stack, start, length)
@@ -150,7 +150,7 @@ def grow_heap(state, stack, arena, nb):
 def heap_trim(state, stack, arena):
     """heap_trim: unmaps last heaps that are free as a whole, then releases the end of the last heap if it is large."""
     par, memory = state.par[0], state.memory
-    least = par.min_units << UNIT_SHIFT
+    min_bytes = par.min_units << UNIT_SHIFT
     heap = state.heaps[np.uint64(arena.heap)]
     while heap.previous and memory[np.uint64(arena.top)].before == 0:
         previous = state.heaps[heap.previous]
@@ -158,7 +158,7 @@ def heap_trim(state, stack, arena):
         before = np.int64(memory[np.uint64(fence)].before)
         first = before if is_free(memory, before) else fence
         free_bytes = previous.end - address_of(state, first)
-        if free_bytes + par.heap_bytes_max - (previous.end - previous.address) < par.top_pad + least + heap.page:
+        if free_bytes + par.heap_bytes_max - (previous.end - previous.address) < par.top_pad + min_bytes + heap.page:
             break
         _delete_heap(state, stack, arena)
         if first == before:
@@ -167,9 +167,9 @@ def heap_trim(state, stack, arena):
         arena.top = first
         set_used(memory, first, free_bytes >> UNIT_SHIFT)
         heap = previous
-    area = top_bytes(state, arena) - least - 1
+    area = top_bytes(state, arena) - min_bytes - 1
     extra = (area - par.top_pad) & -heap.page
-    if area + least + 1 >= par.trim_threshold and area > par.top_pad and extra:
+    if area + min_bytes + 1 >= par.trim_threshold and area > par.top_pad and extra:
         stack.tally[0].glibc_top_trims += 1
         move_end(state, stack, heap, heap.end - extra)
         dontneed(stack, heap.end, extra)

@@ -116,12 +116,12 @@ def merge_next(state, chunk):
     """Merges a chunk with the next one, whose record becomes unused."""
     memory = state.memory
     entry = memory[np.uint64(chunk)]
-    gone = np.int64(entry.behind)
-    tail = memory[np.uint64(gone)]
+    next_chunk = np.int64(entry.behind)
+    tail = memory[np.uint64(next_chunk)]
     entry.head = entry.head + ((tail.head >> 1) << 1)
     entry.behind = tail.behind
     memory[np.uint64(entry.behind)].before = chunk
-    release_record(state, gone)
+    release_record(state, next_chunk)
 
 
 @inlined

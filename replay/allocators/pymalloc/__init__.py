@@ -76,7 +76,7 @@ simulation."""
 class State(NamedTuple):
     """`used`: first used pool by class; `sizes`: bytes by class; `pools[arena * pools_per_arena + i]`; `links[place]`:
     next block in the list of its pool, where place is pool << pool_shift | block; `last_with[n]`: the last usable arena
-    with n free pools; `nodes`: nodes of the radix tree."""
+    with n free pools (nfp2lasta); `nodes`: nodes of the radix tree."""
 
     alignment_shift: int
     pool_shift: int
@@ -307,17 +307,17 @@ def _free_pool(state, stack, number):
     tally.pools_used -= 1
     tally.pools_free += 1
     tally.pool_bytes -= geometry.pool_size
-    had = arena.free
-    arena.free = had + 1
-    last = state.last_with[had]  # the last arena with as many free pools as this one had; it may be this one
+    free_before = arena.free
+    arena.free = free_before + 1
+    last = state.last_with[free_before]  # the last arena with this number of free pools; it may be this one
     if last == index:
         before = arena.prev
-        state.last_with[had] = before if before != NONE and state.arenas[before].free == had else NONE
+        state.last_with[free_before] = before if before != NONE and state.arenas[before].free == free_before else NONE
     if arena.free == arena.pools and (arena.next != NONE or not geometry.keep_last):
         unlink_arena(state, index)
         release_arena(state, stack, index)
         return
-    if had == 0:
+    if free_before == 0:
         link_arena_first(state, index)
     elif last != index:
         unlink_arena(state, index)

@@ -24,8 +24,8 @@ GEOMETRY = record(
     "middle_bytes", "bottom_bytes", "word_size",
     "usable", "unused", "arenas", "arena_table", "arena_table_place", "nodes",
 )  # fmt: skip
-"""Settings, then variables: heads of the lists of usable and of unused arenas, number of arena records ever used,
-entries and place (in libc) of the arena table, number of nodes of the radix tree."""
+"""Settings, then variables: heads of the lists of usable and of unused arenas (usable_arenas, unused_arena_objects),
+number of arena records ever used, entries (maxarenas) and place in libc of the arena table, number of tree nodes."""
 
 POOL = record(
     list=np.uint16, carved=np.uint16, live=np.uint16, capacity=np.uint16, index=np.uint16, ready=np.uint16,
@@ -33,17 +33,18 @@ POOL = record(
 )  # fmt: skip
 """A pool: 32 bytes, two to a cache line.
 
-    list         first free block, or NO_LINK
-    carved       number of blocks carved so far
-    index        size class, NO_CLASS before the first use; `size_bytes`: bytes of its blocks
+    list         first free block, or NO_LINK (freeblock)
+    carved       number of blocks carved so far (nextoffset)
+    live         number of live blocks (ref.count)
+    index        size class, NO_CLASS before the first use (szidx); `size_bytes`: bytes of its blocks
     ready        blocks can be carved up to this number before the pool is full or its next page is touched
     next, prev   in the class's used list; `next` also in its arena's free list
     touched      offset of the end of its resident part
 """
 
 ARENA = record("address", "first_pool", "carved", "free_list", "free", "pools", "next", "prev")
-"""`first_pool`: address of the first pool; `carved`: number of pools carved so far; `free`: pools free or not
-carved."""
+"""`first_pool`: address of the first pool; `carved`: number of pools carved so far (pool_address); `free_list`: freed
+pools (freepools); `free`: number of pools free or not carved (nfreepools); `pools`: number of pools (ntotalpools)."""
 
 NODE = record("key", "address")
 
