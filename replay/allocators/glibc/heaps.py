@@ -1,7 +1,7 @@
 """Heaps of thread arenas: each reserves 64 MiB of addresses, and makes the start of it accessible.
 
     new_heap      reserves twice the size with mmap, unmaps all but an aligned half, and makes its start accessible
-    grow_heap   makes more of a heap accessible with mprotect
+    grow_heap     makes more of a heap accessible with mprotect
     heap_trim     unmaps heaps that are free as a whole; releases the free end of the last one with madvise, which
                   leaves it accessible
 

@@ -212,7 +212,7 @@ PAR = record(
     thread, arena, tcache, cache    the current thread, its arena, the state and the first bin of its tcache
     is_ready                        whether it has both, and its tcache has small bins only
     found                           a chunk that `_search` found before the tcache was created
-    touched_by_caller                whether the caller of _int_malloc raises `touched` of the heap
+    touched_by_caller               whether the caller of _int_malloc raises `touched` of the heap
     holes                           whether heaps have holes (`system`)
     chunks, spare                   number of CHUNK records ever used; head of the list of unused ones
     mmaps, used, unused             `n_mmaps`; the same two for MAPPED records
