@@ -35,8 +35,8 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64: top-down layout, anonymous private 
     areas       the conditions for huge pages
 
 Models may call these functions. Each is one system call, which is counted and logged. Exceptions are `mmap_aligned` and
-`trim` (several calls), and `touch` (none). Addresses and lengths are multiples of the page size unless
-stated otherwise.
+`trim` (several calls), and `touch` (none). Addresses and lengths are multiples of the page size unless stated
+otherwise.
 
     mmap(stack, length) -> address                    maps memory; Linux chooses the address; the length is rounded up
     mmap_at(stack, hint, length, flags) -> address    maps at a hint (0: none). Flags: NO_ACCESS (PROT_NONE),
