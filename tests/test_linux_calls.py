@@ -217,6 +217,9 @@ def test_huge_pages_are_as_in_linux_when_memory_is_committed_and_freed(start, se
     def compare() -> None:
         choices = drawn(seed)
         with start(PLACES[seed % len(PLACES)], HUGE_PAGES) as both:
+            begin = both.map(8 * HUGE)
+            both.advise(begin, 8 * HUGE)
+            both.touch(begin, 8 * HUGE)
             for _ in range(250):
                 do_something(both, choices)
                 both.compare_pages()

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from replay.analysis import metrics
 from replay.reports.claims import claims
 from replay.simulation.result import RunResult
-from replay.sources._arrow import to_arrow
 from replay.sources.parquet import GROUP_ROWS
+from replay.support.arrow import to_arrow
 from replay.support.atomic_files import (
     concerns_output,
     new_file,

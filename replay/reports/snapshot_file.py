@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from replay.allocators import SPAN
 from replay.simulation.snapshots import Changes, Sink, Snapshot, SpanTable, joined
-from replay.sources._arrow import to_arrow, to_numpy
+from replay.support.arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import ReplayError
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.sources._arrow import to_numpy
 from replay.sources._logs.lines import open_text, plain_head
 from replay.sources._logs.log_trace import refuse_empty
+from replay.support.arrow import to_numpy
 from replay.support.errors import TraceError
 from replay.support.names import nearest, printable
 from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from replay.sources._arrow import to_arrow, to_numpy
+from replay.support.arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
 from replay.support.names import nearest, printable
