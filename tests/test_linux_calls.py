@@ -214,6 +214,7 @@ def test_any_short_history_ends_as_in_linux(start, place, numbers):
 @needs_huge_pages
 @pytest.mark.parametrize("seed", range(12))
 def test_huge_pages_are_as_in_linux_when_memory_is_committed_and_freed(start, seed):
+    # Lazily freed bytes are not compared: a page that mremap moved out of a huge page is unknown to be part of it.
     def compare() -> None:
         choices = drawn(seed)
         with start(PLACES[seed % len(PLACES)], HUGE_PAGES) as both:
@@ -223,7 +224,6 @@ def test_huge_pages_are_as_in_linux_when_memory_is_committed_and_freed(start, se
             for _ in range(250):
                 do_something(both, choices)
                 both.compare_pages()
-                both.compare_lazy()
             assert both.stack.tally[0].huge_pages > 3
 
     with skipped_where_disturbed():

@@ -15,7 +15,9 @@ Follows `mm/mmap.c` of Linux 6.x for x86-64, top-down layout, anonymous private 
                 heap and not below `address_min`; otherwise mmap chooses, without alignment to huge pages. From
                 `mmap_base` on nothing is free: the program's libraries and its stack are there. Below the heap
                 everything is free: the program's own segments are not known.
-    lazy        resident pages that MADV_FREE gave to Linux, which takes none of them as long as memory is not short
+    lazy        resident pages that MADV_FREE gave to Linux, which takes none of them as long as memory is not short.
+                Linux splits a huge page of them when one of its pages, moved away by mremap, is given too, and the
+                others are then no longer lazy; the model does not know where a moved page came from.
     huge page   with `transparent_huge_pages`, a first touch makes a whole aligned range resident where `areas` says so,
                 and counts as one page fault. Single pages of it can go again.
     hugetlb     memory made of reserved huge pages (MAP_HUGETLB), of which so many are free as a program starts.
