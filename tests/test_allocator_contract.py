@@ -112,8 +112,17 @@ class Witness:
         assert tally.pool_bytes <= tally.arena_bytes
         assert tally.arena_bytes + tally.heap_bytes <= tally.mapped_bytes
         assert tally.resident_bytes <= tally.mapped_bytes
-        for level in LEVELS:
+        layout = self.simulator.layout
+        for level in layout.dtype.names[: layout.ends[0]]:
             assert 0 <= tally[level] <= tally[f"{level}_peak"]
+
+    def check_spans(self) -> None:
+        """The spans of all models account for each mapped and each resident byte, and do not overlap."""
+        spans, tally = self.simulator.spans(), self.simulator.tally
+        assert spans["bytes"].sum() == tally.mapped_bytes
+        assert spans["resident_bytes"].sum() == tally.resident_bytes
+        assert (spans["address"][1:] >= (spans["address"] + spans["bytes"])[:-1]).all()
+        assert (spans["live_bytes"] + spans["free_bytes"] <= spans["bytes"]).all()
 
     def check_classes(self) -> None:
         """Size classes have the live blocks of each domain and role, and at least as many allocations."""
@@ -142,6 +151,7 @@ def test_a_long_history_preserves_layout_counters_and_the_models_invariants(stac
             witness.simulator.check()
             witness.check_account()
             witness.check_layout()
+            witness.check_spans()
     witness.check_classes()
 
 

@@ -1,21 +1,17 @@
 """`replay allocators`: the presets, and the models that a configuration can use."""
 
-import ast
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 from replay.commands.options import AsJson
-from replay.support import bundled_files as resources
-from replay.support.bundled_files import MODEL_GROUP
 from replay.support.names import by_version, say
 
 
 class Model(NamedTuple):
-    """An allocator model. `roles` is None for an installed model, whose roles are known only after an import."""
+    """An allocator model, and the roles that it can have."""
 
     name: str
-    roles: tuple[str, ...] | None
+    roles: tuple[str, ...]
     description: str
 
 
@@ -25,7 +21,7 @@ def allocators(as_json: AsJson = False) -> None:
     Example: replay allocators --json
     """
     presets = _presets()
-    models = [*_bundled_models(), *_installed_models()]
+    models = _models()
     if as_json:
         rows = [{"name": name, "description": description} for name, description in presets.items()]
         say(json.dumps({"presets": rows, "models": [model._asdict() for model in models]}, indent=2))
@@ -41,7 +37,7 @@ def allocators(as_json: AsJson = False) -> None:
     console.print(table)
     table = Table("model", "roles", "description", box=None, header_style="bold")
     for model in models:
-        table.add_row(model.name, ", ".join(model.roles or ()), model.description)
+        table.add_row(model.name, ", ".join(model.roles), model.description)
     say()
     console.print(table)
     say()
@@ -61,22 +57,15 @@ def _presets() -> dict[str, str]:
     return found
 
 
-def _bundled_models() -> list[Model]:
-    """Returns the models of this package. Their sources are parsed, because an import would load the compiler."""
-    models = []
-    folder = Path(resources.__file__).parents[1] / "allocators"
-    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ROLES":
-                description = (ast.get_docstring(tree) or "").partition("\n")[0]
-                name = path.parent.name if path.stem == "__init__" else path.stem
-                models.append(Model(name, ast.literal_eval(statement.value), description))
-    return models
+def _models() -> list[Model]:
+    """Returns all models. One that cannot be used has no roles, and the reason as its description."""
+    from replay.allocators import find_model, model_names, roles
+    from replay.support.errors import ConfigError
 
-
-def _installed_models() -> list[Model]:
-    """Returns the models of other packages."""
-    from importlib.metadata import entry_points
-
-    return [Model(point.name, None, f"from {point.value}") for point in entry_points(group=MODEL_GROUP)]
+    found = []
+    for name in model_names():
+        try:
+            found.append(Model(name, roles(name), (find_model(name).__doc__ or "").strip().partition("\n")[0]))
+        except ConfigError as error:
+            found.append(Model(name, (), str(error)))
+    return found
