@@ -149,7 +149,7 @@ def test_bump_loses_what_lies_before_an_aligned_block():
 
 
 @each_stack
-def test_blocks_are_aligned_apart_and_counted(stack):
+def test_blocks_are_aligned_and_counted(stack):
     if not hasattr(find_model(load(stack).libc_model), "memalign"):
         pytest.skip("the model has no memalign")
     history, source = History(), np.random.default_rng(1)
@@ -220,7 +220,7 @@ def test_results_depend_neither_on_batches_nor_on_samples(stack, history, cuts, 
 @pytest.mark.parametrize("stack", SOME_STACKS)
 def test_processes_do_what_they_do_alone(stack):
     parts = [mixed(seed, 60).trace() for seed in (1, 2, 3)]
-    whole = merged([Part(part, str(number)) for number, part in enumerate(parts)], "", apart=True)
+    whole = merged([Part(part, str(number)) for number, part in enumerate(parts)], "", as_processes=True)
     together = run(whole, SOME_STACKS[stack])
     alone = [run(part, SOME_STACKS[stack]).end for part in parts]
     for name in ("memaligns", "mallocs", "frees", "heap_bytes", "requested_bytes", "libc_block_bytes", "page_faults"):
@@ -345,7 +345,7 @@ def test_a_csv_line_that_lacks_the_alignment_is_named(tmp_path):
         [*open_source(tmp_path / "t.csv").batches()]
 
 
-def test_the_digest_tells_alignments_apart_and_not_batches():
+def test_the_digest_depends_on_alignments_and_not_on_batches():
     history, other, plain = History(), History(), History()
     for each, alignment in ((history, 64), (other, 128)):
         each.malloc(1)

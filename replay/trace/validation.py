@@ -173,8 +173,7 @@ class Validator:
             raise TraceError(message, path=self._path, row=self.rows + row)
 
     def _check_alignments(self, events: Events, rows: int) -> None:
-        """Raises a TraceError for the first of so many rows that is a memalign without what it needs, or has an
-        alignment without being one."""
+        """Raises a TraceError for the first invalid memalign, or alignment of another operation, before row `rows`."""
         memaligns = events.memalign_rows
         if events.alignment is None:
             wrong = memaligns

@@ -70,7 +70,7 @@ def int_memalign(state, stack, arena, alignment, wanted):
 
 @leaf
 def _lead(block, alignment, least):
-    """Bytes from a block to the next aligned one, at least so many unless it is aligned itself."""
+    """Bytes from a block to the next aligned address; 0, or not less than `least`."""
     lead = -block & (alignment - 1)
     return lead + alignment if 0 < lead < least else lead
 
@@ -89,9 +89,10 @@ def _align_mapped(state, stack, place, alignment, padded):
 
 @leaf
 def _note_writes(state, stack, arena, chunk, lead):
-    """Writes to what was cut off top: all of it but whole pages of the lead and of the tail, which is top again soon.
+    """Marks the pages of a chunk that was cut off top as written.
 
-    The heap has holes then.
+    Whole pages of the lead and of the tail are not written. A lead with such pages is a hole in the heap; the tail
+    becomes top again.
     """
     par, heap, page = state.par[0], state.heaps[np.uint64(arena.heap)], stack.linux.space[0].page_size
     if par.perturb:
