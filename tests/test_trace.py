@@ -75,7 +75,7 @@ def test_live_blocks_and_bytes_are_counted_with_their_peaks():
         ((M, 1, 8, 19), "time runs back from 20 ns to 19 ns"),
         ((M, 1, (1 << 47) + 1), "size 140737488355329 is out of range"),
         ((M, 1, -1), "size -1 is out of range"),
-        ((7, 1, 0), "op 7 is unknown; there are 0 malloc, 1 calloc, 2 realloc, 3 free, 16 gc_start"),
+        ((7, 1, 0), "op 7 is unknown; there are 0 malloc, 1 calloc, 2 realloc, 3 free, 4 memalign, 16 gc_start"),
         ((F, 0, 8), "a free has size 0, not 8"),
         ((R, 1, 0), "write a realloc of nothing as a malloc"),
         ((M, 4 * 2 + (1 << 20), 8), "let `replay import` renumber it"),
