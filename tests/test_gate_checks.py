@@ -74,7 +74,7 @@ def test_an_unchanged_case_passes_and_a_baseline_is_not_overwritten(suite, repla
     assert replay("check")[:2] == (0, "passed  one\npassed  two\n2 cases, 2 passed\n")
     code, _, err = replay("baseline")
     assert code == 2
-    assert "has one already" in err
+    assert "already has the case one" in err
     assert replay("baseline", "--force")[0] == 0
 
 
@@ -154,7 +154,7 @@ def test_cases_of_a_baseline_are_checked_without_a_suite(replay, tmp_path):
         (lambda data: data.update(format=99), "has format 99"),
         (lambda data: data.pop("cases"), "is not a baseline that replay wrote"),
         (lambda data: data["cases"]["two"].update(trace="0" * 64), "differs from the baseline's trace"),
-        (lambda data: data["cases"]["two"].update(stack="0" * 64), "is of another configuration"),
+        (lambda data: data["cases"]["two"].update(stack="0" * 64), "has another configuration"),
         (lambda data: data["cases"]["two"]["metrics"].pop("arenas_live"), "the baseline has no arenas_live"),
         (lambda data: data["cases"]["two"]["metrics"].update(arena_live=3), "unknown metric 'arena_live'"),
     ],
@@ -174,7 +174,7 @@ def test_a_baseline_that_cannot_be_compared_with_is_an_error(suite, replay, tmp_
     ("text", "expected"),
     [
         ("[cases.a]\nsourc = 'x'", "cases.a.sourc: unknown key; did you mean 'source'?"),
-        ("[cases.a]\nallocator = 'ideal'", "say either a source or a program to record"),
+        ("[cases.a]\nallocator = 'ideal'", "name either a source or a program to record"),
         ("[cases.a]\nsource = 'x'\n[cases.a]\nsource = 'y'", "is not valid TOML"),
         ("tolerances = ['blowup']", "'blowup' is not a rule"),
         ("tolerances = ['blow:2%']", "unknown metric 'blow'"),
@@ -206,12 +206,12 @@ def test_a_suite_can_be_in_pyproject(replay, tmp_path):
         (["check", "one.csv", "-t", "x"], "is not a rule"),
         (["check", "one.csv", "--update", "--ratchet"], "choose one"),
         (["check", "one.csv", "--report", "junt"], "did you mean 'junit'?"),
-        (["check", "--record"], "name the program behind --"),
-        (["check", "--record", "--", "python"], "alone runs nothing"),
-        (["check", "--name", "x", "one.csv"], "--name is for --record"),
+        (["check", "--record"], "name it after --"),
+        (["check", "--record", "--", "python"], "has nothing to run"),
+        (["check", "--name", "x", "one.csv"], "--name requires --record"),
         (["check", "one.csv", "--against", "none.parquet"], "the file does not exist"),
         (["baseline", "one.csv", "./one.csv"], "two cases would have this name"),
-        (["check", "-a", "ideal"], "go with a source"),
+        (["check", "-a", "ideal"], "require a SOURCE"),
         (["history", "none.parquet"], "the history does not exist"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_rule_that_cannot_be_read_is_refused_with_the_reason(text, message):
 
 
 def test_two_tolerances_of_one_metric_are_refused():
-    with pytest.raises(ConfigError, match="syscalls: two tolerances are given"):
+    with pytest.raises(ConfigError, match="syscalls: has two tolerances; keep one"):
         parse_rules(["syscalls:+1", "syscalls:2%"])
 
 

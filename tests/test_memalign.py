@@ -149,7 +149,7 @@ def test_bump_loses_what_lies_before_an_aligned_block():
 
 
 @each_stack
-def test_blocks_are_aligned_apart_and_counted(stack):
+def test_blocks_are_aligned_and_counted(stack):
     if not hasattr(find_model(load(stack).libc_model), "memalign"):
         pytest.skip("the model has no memalign")
     history, source = History(), np.random.default_rng(1)
@@ -345,7 +345,7 @@ def test_a_csv_line_that_lacks_the_alignment_is_named(tmp_path):
         [*open_source(tmp_path / "t.csv").batches()]
 
 
-def test_the_digest_tells_alignments_apart_and_not_batches():
+def test_the_digest_depends_on_alignments_and_not_on_batches():
     history, other, plain = History(), History(), History()
     for each, alignment in ((history, 64), (other, 128)):
         each.malloc(1)

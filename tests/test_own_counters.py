@@ -12,8 +12,8 @@ from replay.__main__ import app
 from replay.allocators import _registry, find_model, layout_of
 from replay.allocators._contract import find_mistakes
 from replay.analysis import metrics
+from replay.analysis.metrics import is_neutral
 from replay.config import load_config
-from replay.gates.tolerances import is_neutral
 from replay.simulation.run import run
 from replay.trace import MemoryTrace, Metadata, Process, ProcessMemory
 

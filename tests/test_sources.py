@@ -85,7 +85,7 @@ def refusal(path):
 def test_a_written_trace_is_read_back_with_types_and_metadata(tmp_path):
     address = np.array([0x7F00_0000_0010, 0xFFFF_FFFF_FFFF_FFF0, 0, 0], np.uint64)
     site = np.array([1, 0, NO_SITE, NO_SITE], np.uint32)
-    written = small_events(address=address, site=site)
+    written = small_events(address=address, site=site, alignment=np.zeros(4, np.uint32))
     path = tmp_path / "t.parquet"
     assert write_trace(MemoryTrace([written], METADATA), path) == 4
     trace = open_source(path)
@@ -320,7 +320,7 @@ def test_a_csv_is_read_by_names_in_any_order_and_renumbered(tmp_path):
         "address": [16, 0, 0, 32, 48],
         "site": [2, NO_SITE, NO_SITE, 0, 0],
     }
-    assert {name: column.tolist() for name, column in events._asdict().items()} == expected
+    assert {name: column.tolist() for name, column in events.present().items()} == expected
     assert trace.metadata.origin.texts() == {"source": "csv", "file": "t.csv"}
 
 
@@ -438,7 +438,7 @@ def test_a_wrong_value_is_shown_as_far_as_fits_a_line(tmp_path):
     for row, shown in ((f"1,malloc,5,{'9' * 5000}\n", "9" * 80), (f"1,{'x' * 5000},5,1\n", "x" * 80)):
         error = refusal(csv_file(tmp_path, HEADER + row))
         assert shown in error
-        assert len(error) < 400
+        assert len(error) < 420
 
 
 def test_lines_are_counted_across_pieces_of_a_csv(tmp_path, monkeypatch):

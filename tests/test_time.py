@@ -195,7 +195,7 @@ def test_a_model_is_woken_at_its_time_without_an_event(purger):
     assert result.end["purger_late_ns"] == 12
 
 
-def test_a_memalign_comes_at_its_time_too(purger):
+def test_a_memalign_passes_its_time_to_models(purger):
     history = History()
     history.free(history.malloc(100))
     history.at(9).memalign(64, 100)

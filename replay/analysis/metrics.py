@@ -14,7 +14,7 @@ A model's own counters are called `<model>.<counter>`; a level has `_peak`, `_at
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -73,9 +73,26 @@ class SimulatedTime(_Result):
     page_faults: int
 
 
-def _figure(meaning: str) -> Any:
-    """Returns a field with a description. `docs/metrics.md` has these, in one row for neighbours with equal ones."""
-    return Field(description=meaning)
+def _figure(meaning: str, **traits: bool) -> Any:
+    """Returns a field with a description. `docs/metrics.md` has these, in one row for neighbours with equal ones.
+    Traits:
+
+    of_the_trace    the figure depends on the trace only, so it is not a metric
+    neutral         a higher value is neither better nor worse
+    detail          a baseline stores it only if a rule names it: it explains another figure, or varies from run to run
+    detailed_kinds  the same for its values by kind
+    rises           a field of the tally that never decreases during a run
+    """
+    return Field(
+        description=meaning, json_schema_extra=dict.fromkeys(name for name, is_set in traits.items() if is_set)
+    )
+
+
+def _with_trait(trait: str) -> set[str]:
+    """Returns the names of the figures with this trait."""
+    return {
+        name for name, field in _Figures.model_fields.items() if trait in cast(dict[str, Any], field.json_schema_extra)
+    }
 
 
 _PEAK = "the highest value of the level: see above"
@@ -104,34 +121,34 @@ class _Run(_Result):
 class _Figures(_Result):
     """The figures of one process, or of all processes together."""
 
-    events: int = _figure("rows of the trace, and time from the first event to the end")
-    duration_ns: int = _figure("rows of the trace, and time from the first event to the end")
+    events: int = _figure("rows of the trace, and time from the first event to the end", of_the_trace=True)
+    duration_ns: int = _figure("rows of the trace, and time from the first event to the end", of_the_trace=True)
     mallocs: int = _figure("calls")
     callocs: int = _figure("calls")
     reallocs: int = _figure("calls")
     memaligns: int = _figure("calls")
-    frees: int = _figure("calls")
+    frees: int = _figure("calls", neutral=True)
 
-    requested_bytes_peak: int = _figure(_PEAK)
-    block_bytes_peak: int = _figure(_PEAK)
-    pool_bytes_peak: int = _figure(_PEAK)
-    arena_bytes_peak: int = _figure(_PEAK)
-    heap_bytes_peak: int = _figure(_PEAK)
-    mapped_bytes_peak: int = _figure(_PEAK)
-    resident_bytes_peak: int = _figure(_PEAK)
+    requested_bytes_peak: int = _figure(_PEAK, rises=True)
+    block_bytes_peak: int = _figure(_PEAK, rises=True)
+    pool_bytes_peak: int = _figure(_PEAK, rises=True)
+    arena_bytes_peak: int = _figure(_PEAK, rises=True)
+    heap_bytes_peak: int = _figure(_PEAK, rises=True)
+    mapped_bytes_peak: int = _figure(_PEAK, rises=True)
+    resident_bytes_peak: int = _figure(_PEAK, rises=True)
 
     peak_time_ns: int = _figure(
-        "the moment of the levels `_at_peak`, since the first event; 0 if no page was ever resident"
+        "the moment of the levels `_at_peak`, since the first event; 0 if no page was ever resident", of_the_trace=True
     )
-    requested_bytes_at_peak: int = _figure(_AT_PEAK)
-    block_bytes_at_peak: int = _figure(_AT_PEAK)
-    pool_bytes_at_peak: int = _figure(_AT_PEAK)
-    arena_bytes_at_peak: int = _figure(_AT_PEAK)
-    heap_bytes_at_peak: int = _figure(_AT_PEAK)
-    mapped_bytes_at_peak: int = _figure(_AT_PEAK)
-    resident_bytes_at_peak: int = _figure(_AT_PEAK)
-    small_requested_bytes_at_peak: int = _figure(_AT_PEAK)
-    small_block_bytes_at_peak: int = _figure(_AT_PEAK)
+    requested_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    block_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    pool_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    arena_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    heap_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    mapped_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    resident_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    small_requested_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
+    small_block_bytes_at_peak: int = _figure(_AT_PEAK, detail=True)
 
     requested_bytes_end: int = _figure(_END)
     block_bytes_end: int = _figure(_END)
@@ -143,9 +160,9 @@ class _Figures(_Result):
     small_requested_bytes_end: int = _figure(_END)
     small_block_bytes_end: int = _figure(_END)
 
-    requested_bytes_mean: int = _figure(_MEAN)
-    mapped_bytes_mean: int = _figure(_MEAN)
-    resident_bytes_mean: int = _figure(_MEAN)
+    requested_bytes_mean: int = _figure(_MEAN, detail=True)
+    mapped_bytes_mean: int = _figure(_MEAN, detail=True)
+    resident_bytes_mean: int = _figure(_MEAN, detail=True)
 
     internal_fragmentation: float = _figure("`1 - requested_bytes_at_peak / block_bytes_at_peak`: lost within blocks")
     external_fragmentation: float = _figure("`1 - block_bytes_at_peak / mapped_bytes_at_peak`: lost between blocks")
@@ -153,46 +170,53 @@ class _Figures(_Result):
     external_fragmentation_end: float = _figure("the same formulas with the levels `_end`")
     blowup: float = _figure("`resident_bytes_peak / requested_bytes_peak`")
 
-    retained_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
-    rounding_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
-    free_in_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
-    free_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
-    free_in_libc_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
-    not_resident_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK)
+    retained_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, detail=True)
+    rounding_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, detail=True)
+    free_in_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, detail=True)
+    free_pools_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, detail=True)
+    free_in_libc_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, detail=True)
+    not_resident_bytes_at_peak: int = _figure(_RETAINED_AT_PEAK, neutral=True, detail=True)
 
     retained_bytes_end: int = _figure(_RETAINED_END)
     rounding_bytes_end: int = _figure(_RETAINED_END)
     free_in_pools_bytes_end: int = _figure(_RETAINED_END)
     free_pools_bytes_end: int = _figure(_RETAINED_END)
     free_in_libc_bytes_end: int = _figure(_RETAINED_END)
-    not_resident_bytes_end: int = _figure(_RETAINED_END)
+    not_resident_bytes_end: int = _figure(_RETAINED_END, neutral=True)
 
-    arenas_mapped: int = _figure("arenas mapped, and arenas released")
-    arenas_unmapped: int = _figure("arenas mapped, and arenas released")
-    arenas_peak: int = _figure("peak number of arenas, and arenas at end")
+    arenas_mapped: int = _figure("arenas mapped, and arenas released", rises=True)
+    arenas_unmapped: int = _figure("arenas mapped, and arenas released", neutral=True, rises=True)
+    arenas_peak: int = _figure("peak number of arenas, and arenas at end", rises=True)
     arenas_live: int = _figure("peak number of arenas, and arenas at end")
-    pools_used: int = _figure("at end: pools partly used, full, and free, carved or not")
-    pools_full: int = _figure("at end: pools partly used, full, and free, carved or not")
-    pools_free: int = _figure("at end: pools partly used, full, and free, carved or not")
-    pools_made: int = _figure("initialisations of a pool for another size class than before")
+    pools_used: int = _figure("at end: pools partly used, full, and free, carved or not", neutral=True)
+    pools_full: int = _figure("at end: pools partly used, full, and free, carved or not", neutral=True)
+    pools_free: int = _figure("at end: pools partly used, full, and free, carved or not", neutral=True)
+    pools_made: int = _figure("initialisations of a pool for another size class than before", rises=True)
 
     syscalls: dict[str, int] = _figure(
         "system calls by kind: `mmap`, `munmap`, `mremap`, `brk`, `madvise`, `mprotect`; refused calls count too"
     )
     syscall_bytes: dict[str, int] = _figure(
-        "bytes by the same kinds; for `brk` the distance by which the end of the heap moved, up or down"
+        "bytes by the same kinds; for `brk` the distance by which the end of the heap moved, up or down", detail=True
     )
-    page_faults: int = _figure("first touches of pages since they were mapped or released; one for a whole huge page")
+    page_faults: int = _figure(
+        "first touches of pages since they were mapped or released; one for a whole huge page", rises=True
+    )
     huge_pages: int = _figure(
         "page faults that were served with a huge page; 0 unless `linux.transparent_huge_pages` or"
-        " `linux.reserved_huge_pages` is set"
+        " `linux.reserved_huge_pages` is set",
+        neutral=True,
     )
-    simulated_ns: SimulatedTime = _figure("by cause: `calls`, `pools`, `syscalls`, `page_faults`")
+    simulated_ns: SimulatedTime = _figure("by cause: `calls`, `pools`, `syscalls`, `page_faults`", detailed_kinds=True)
 
-    static_bytes: int = _figure("static storage that the workload or trace declares: program, libraries, their data")
-    stack_bytes: int = _figure("automatic storage: reserved for the stacks of all threads, and the part touched")
+    static_bytes: int = _figure(
+        "static storage that the workload or trace declares: program, libraries, their data", of_the_trace=True
+    )
+    stack_bytes: int = _figure(
+        "automatic storage: reserved for the stacks of all threads, and the part touched", of_the_trace=True
+    )
     stack_resident_bytes: int = _figure(
-        "automatic storage: reserved for the stacks of all threads, and the part touched"
+        "automatic storage: reserved for the stacks of all threads, and the part touched", of_the_trace=True
     )
     process_bytes_peak: int = _figure(
         "`mapped_bytes_peak + static_bytes + stack_bytes`: the three storage durations of C together"
@@ -223,18 +247,13 @@ class Summary(_Figures, _Run):
     )
 
 
-_OF_THE_TRACE = {"events", "duration_ns", "peak_time_ns", "static_bytes", "stack_bytes", "stack_resident_bytes"}
-"""Figures that depend on the trace only."""
+_OF_THE_TRACE = _with_trait("of_the_trace")
 _KINDS: dict[str, tuple[str, ...]] = {
     "syscalls": SYSCALLS,
     "syscall_bytes": SYSCALLS,
     "simulated_ns": tuple(SimulatedTime.model_fields),
 }
-_NEVER_DECREASING = {
-    *(f"{name}_peak" for name in BYTE_LEVELS),
-    "arenas_mapped", "arenas_unmapped", "arenas_peak", "pools_made", "page_faults",
-}  # fmt: skip
-"""Fields of TALLY that never decrease."""
+_NEVER_DECREASING = _with_trait("rises")
 
 
 def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: RunResult | None = None) -> Summary:
@@ -344,6 +363,20 @@ def check_metric(name: str) -> str:
     if name not in metric_names():
         raise ReplayError(f"unknown metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
     return name
+
+
+def is_neutral(metric: str) -> bool:
+    """Returns whether a higher value of a metric is neither better nor worse."""
+    own = own_metrics().get(metric)
+    return metric in _with_trait("neutral") or (own is not None and not own.more_is_worse)
+
+
+def is_detail(metric: str) -> bool:
+    """Returns whether a baseline stores a metric only if a rule names it."""
+    name, _, kind = metric.partition(".")
+    if metric in own_metrics():
+        return metric.endswith("_at_peak")
+    return name in _with_trait("detail") or (bool(kind) and name in _with_trait("detailed_kinds"))
 
 
 def so_far(tally: np.record, name: str) -> int | None:

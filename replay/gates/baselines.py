@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
-from replay.analysis.metrics import check_metric, metric_names
+from replay.analysis.metrics import check_metric, is_detail, metric_names
 from replay.gates.cases import Case
 from replay.support.atomic_files import new_file
 from replay.support.errors import ConfigError, ReplayError, explain_parsing
@@ -17,9 +17,6 @@ from replay.support.yaml_documents import read_document
 FORMAT = 1
 _BYTES_MAX = 64 << 20
 """Maximum size of the file. A case takes about 2 KiB."""
-_DETAILS = ("_at_peak", "_mean", "simulated_ns.", "syscall_bytes")
-"""Parts of names of metrics that a baseline keeps only if a rule names them: details of other metrics, and means over
-time, which depend on the speed of the recorded program."""
 
 
 class Figure(BaseModel):
@@ -64,7 +61,7 @@ class Baseline(BaseModel):
 def kept_metrics(ruled: Iterable[str] = ()) -> list[str]:
     """Returns the metrics of a baseline: all without the details, and the details that rules name."""
     wanted = set(ruled)
-    return [name for name in metric_names() if name in wanted or not any(part in name for part in _DETAILS)]
+    return [name for name in metric_names() if name in wanted or not is_detail(name)]
 
 
 def without_details(measured: Measured, ruled: Iterable[str] = ()) -> Measured:

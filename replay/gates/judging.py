@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from replay.analysis.metrics import is_neutral
 from replay.gates.baselines import Figure
-from replay.gates.tolerances import Limit, Rule, Tolerance, is_neutral
+from replay.gates.tolerances import Limit, Rule, Tolerance
 
 Status = Literal["worse", "changed", "over", "within", "same", "better"]
 FAILING = ("worse", "changed", "over")

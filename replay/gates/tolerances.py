@@ -14,24 +14,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from replay.analysis.metrics import check_metric, own_metrics
+from replay.analysis.metrics import check_metric
 from replay.support.errors import ConfigError
 from replay.support.units import parse_size, parse_time
 
 _RELATIVE = re.compile(r"\s*(?P<metric>[\w.]+)\s*:\s*(?P<sign>[+±]?)\s*(?P<number>[^%]+?)\s*(?P<percent>%?)\s*")
 _LIMIT = re.compile(r"\s*(?P<metric>[\w.]+)\s*(?P<sign><=|>=|<|>|≤|≥)\s*(?P<number>.+?)\s*")
-_NEUTRAL = {
-    "frees", "arenas_unmapped", "pools_used", "pools_full", "pools_free", "huge_pages",
-    "not_resident_bytes_at_peak", "not_resident_bytes_end",
-}  # fmt: skip
-
 Sign = Literal["<=", ">=", "<", ">"]
-
-
-def is_neutral(metric: str) -> bool:
-    """Whether a higher value is neither better nor worse."""
-    own = own_metrics().get(metric)
-    return metric in _NEUTRAL or (own is not None and not own.more_is_worse)
 
 
 @dataclass(frozen=True)

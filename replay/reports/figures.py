@@ -26,7 +26,7 @@ def format_metric(metric: str, value: float) -> str:
     own = own_metrics().get(metric)
     if "_bytes" in metric or (own and own.unit == "bytes"):
         return format_size(round(value))
-    if "_ns" in metric:
+    if "_ns" in metric or (own and own.unit == "ns"):
         return format_time(value)
     if metric == "blowup" or "fragmentation" in metric:
         return f"{value:.3f}"

@@ -11,6 +11,7 @@ from replay.config import StackConfig
 from replay.simulation.clock import TICKS_MAX, Call, Clock, calls_every, refuse_too_many
 from replay.simulation.multi_process import Host
 from replay.simulation.result import RunResult, peak_time_ns, phases_since
+from replay.simulation.simulated import Simulated
 from replay.simulation.simulator import Addresses, Log, Simulator
 from replay.simulation.snapshots import Moments, Sink, Snapshots
 from replay.simulation.walk import Walk
@@ -51,7 +52,7 @@ def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:
 
 def _new_simulator(
     trace: Trace, config: StackConfig, begin_ns: int, addresses: Addresses | None, log: Log | None
-) -> Simulator | Host:
+) -> Simulated:
     if not trace.metadata.processes:
         return Simulator(config, begin_ns=begin_ns, addresses=addresses, log=log)
     if addresses or log:

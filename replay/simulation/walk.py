@@ -9,8 +9,8 @@ import numpy as np
 
 from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import Slice
-from replay.simulation.multi_process import Host
-from replay.simulation.simulator import Addresses, Simulator
+from replay.simulation.simulated import Simulated
+from replay.simulation.simulator import Addresses
 from replay.simulation.snapshots import Snapshots
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, Op, Trace
 from replay.trace.requested import SUM, RequestedChanges
@@ -46,7 +46,7 @@ class Walk:
     def __init__(
         self,
         trace: Trace,
-        simulator: Simulator | Host,
+        simulator: Simulated,
         requested: RequestedChanges | None,
         taking: Snapshots,
         addresses: Addresses | None,

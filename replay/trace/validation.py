@@ -177,8 +177,7 @@ class Validator:
             raise TraceError(message, path=self._path, row=self.rows + row)
 
     def _check_alignments(self, events: Events, rows: int) -> None:
-        """Raises a TraceError for the first of `rows` rows that is an invalid memalign, or has an alignment but is not
-        a memalign."""
+        """Raises a TraceError for the first invalid memalign, or alignment of another op, in the first `rows` rows."""
         memaligns = events.memalign_rows
         if events.alignment is None:
             wrong = memaligns

@@ -100,7 +100,7 @@ static void *run_event(const Event *event, void *block) {
     case OP_CALLOC: return calloc(1, libc_bytes(event));
     case OP_REALLOC: return realloc(block, libc_bytes(event));
     case OP_FREE: free(block); return NULL;
-    case OP_MEMALIGN: return play_memalign(event, (size_t)1 << event->alignment_log2, libc_bytes(event));
+    case OP_MEMALIGN: return run_memalign(event, (size_t)1 << event->alignment_log2, libc_bytes(event));
     case OP_MARK: malloc_trim(0); return block;
     default: return block;
     }

@@ -89,8 +89,10 @@ def _align_mapped(state, stack, place, alignment, padded):
 
 @leaf
 def _touch_padded(state, stack, arena, chunk, lead):
-    """Touches the padded chunk. If it was split off top, whole pages of lead and tail are not written to: the tail is
-    merged with top again. If the lead has such pages, the heap has holes from now on.
+    """Touches a padded chunk that was split off top.
+
+    Whole pages of the lead and of the tail are not written to. A lead with such pages is a hole in the heap; the tail
+    becomes top again.
     """
     par, heap, page = state.par[0], state.heaps[np.uint64(arena.heap)], stack.linux.space[0].page_size
     if par.perturb:
