@@ -133,7 +133,7 @@ def test_mappings_of_terabytes_far_below_the_heap_take_no_table_of_their_size(mo
     assert (space.space.chunks, space.space.headroom > 0) == (60, True)
     assert sum(array.nbytes for array in space.stack.linux) < 16 * MIB
     edges = np.array([start, start + GIB, start + 3 * GIB + 5 * PAGE + 100])
-    counted = linux.resident_bytes(space.stack.linux, np.full(3, start), edges)
+    counted = linux.resident_bytes(linux.resident_pages(space.stack.linux), PAGE, np.full(3, start), edges)
     expected = [0, pages * PAGE, (pages + 5 if mode == "always" else 3) * PAGE + 100]
     assert counted.tolist() == expected
     space.do(linux.munmap, start, 4 * TIB)

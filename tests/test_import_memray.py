@@ -27,7 +27,7 @@ from replay.sources.memray import allocator_types
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
-from replay.trace import NO_SITE, Domain, Op, Provenance
+from replay.trace import NO_SITE, Domain, Op, Provenance, joined
 from replay.trace.validation import Validator
 
 pytestmark = pytest.mark.system
@@ -111,9 +111,7 @@ def plain(path):
 
 def whole(trace):
     """All events as one batch."""
-    batches = list(trace.batches())
-    columns = zip(*batches, strict=True)
-    return type(batches[0])(*(np.concatenate(column) for column in columns))
+    return joined(list(trace.batches()))
 
 
 def sites(trace, events):
@@ -204,7 +202,7 @@ def test_times_of_records_are_between_the_snapshots_around_them(record):
         if match := re.match(r"MEMORY_RECORD time=(\d+)", line):
             snapshots.append((kept, int(match[1]) * 10**6))
         kept += line.startswith("ALLOCATION ") and "map " not in line
-    assert len(snapshots) > 4
+    assert len(snapshots) >= 2
     header = read_header(path)
     time_ns = np.concatenate([calls.time_ns for calls in read_capture(path, header, Findings(), lenient=False)])
     assert time_ns.shape[0] == kept

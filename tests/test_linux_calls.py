@@ -99,7 +99,7 @@ def any_hint(both: Both, choices: Choices) -> int:
         start - HUGE,
     ]
     far = [2 * TIB + choices.below(64) * MIB, 30 * TIB + choices.below(4) * 256 * MIB - PAGE, both.base - 60 * GIB]
-    far += [both.heap - 200 * MIB, both.heap + GIB]
+    far += [both.heap - 3 * GIB, both.heap + GIB]  # the program itself is up to 1 GiB below its heap
     odd = [1, PAGE, 5 * PAGE + 7, both.base - PAGE, both.base, both.base + 5 * PAGE, (1 << 47) - PAGE, 1 << 47, 1 << 50]
     return choices.of([*near, *near, *far, choices.of(odd)])
 

@@ -250,7 +250,7 @@ def test_a_file_that_is_not_a_recording_is_not_rescued(tmp_path):
     for content, sentence in (
         (b"", "is not an interrupted recording"),
         (b"PAR0" + bytes(99), "is not an interrupted recording"),
-        (b"PAR1", "holds no complete"),
+        (b"PAR1", "has no complete"),
     ):
         path.write_bytes(content)
         with pytest.raises(TraceError, match=sentence):

@@ -147,7 +147,7 @@ def test_a_pool_of_older_blocks_can_be_reused_by_another_class():
     [
         ({"start": "as it was"}, "did not start clean"),
         ({"addresses": False}, "has no addresses"),
-        ({"interpreter": "pypy 7.3"}, "models of CPython only"),
+        ({"interpreter": "pypy 7.3"}, "only CPython has models"),
     ],
 )
 def test_recordings_that_cannot_be_compared_are_refused(changes, sentence):
@@ -211,7 +211,7 @@ def test_a_different_count_is_reported_and_a_failure(classes, changes, differenc
 
 
 def test_counts_of_missing_rows_are_refused():
-    with pytest.raises(ReplayError, match="not of this recording"):
+    with pytest.raises(ReplayError, match="do not belong to this recording"):
         verify_recording(counted((ClassCount(32, 8, 3571, 509),), row=99))
 
 

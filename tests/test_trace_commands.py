@@ -53,6 +53,7 @@ def test_info_counts_what_is_in_a_trace(csv):
             "calloc": 1,
             "realloc": 1,
             "free": 1,
+            "memalign": 0,
             "gc_start": 0,
             "gc_end": 0,
             "thread_end": 0,
@@ -209,6 +210,7 @@ def test_head_shows_the_first_rows_by_name(csv):
             "size": 0,
             "address": None,
             "site": None,
+            "alignment": None,
         },
         {
             "row": 1,
@@ -220,6 +222,7 @@ def test_head_shows_the_first_rows_by_name(csv):
             "size": 16,
             "address": 4096,
             "site": None,
+            "alignment": None,
         },
     ]
     assert len(rows) == 3
