@@ -7,7 +7,8 @@ from histories import TINY, History, cut, histories, single_steps
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from replay.analysis.metrics import arenas, summarize, timeline
+from replay.analysis.frames import arenas, timeline
+from replay.analysis.metrics import summarize
 from replay.config import load_config
 from replay.jit.cpu_intrinsics import add_product
 from replay.reports.overview import overview

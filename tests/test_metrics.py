@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from histories import History
 
-from replay.analysis import metrics
+from replay.analysis import frames, metrics
 from replay.config import load_config
 from replay.simulation.run import run
 from replay.trace import Domain, MemoryTrace, Metadata, ProcessMemory
@@ -222,7 +222,7 @@ def test_a_summary_survives_json(summary):
 
 def test_the_timeline_follows_the_levels(recording):
     fine = run(four_events(), load_config("cpython-3.9"), sample_every_ns=10)
-    frame = metrics.timeline(fine)
+    frame = frames.timeline(fine)
     assert frame["time_ns"].to_list() == [10, 20, 30]
     assert frame["requested_bytes"].to_list() == [700, 724, 624]
     assert frame["block_bytes"].to_list() == [720, 752, 640]
@@ -232,12 +232,12 @@ def test_the_timeline_follows_the_levels(recording):
 
 
 def test_a_timeline_of_nothing_has_no_nan():
-    frame = metrics.timeline(run(MemoryTrace([]), load_config("cpython-3.9")))
+    frame = frames.timeline(run(MemoryTrace([]), load_config("cpython-3.9")))
     assert frame["internal_fragmentation"].to_list() == [0.0]
 
 
 def test_size_classes_have_requested_and_wasted_bytes(recording):
-    frame = metrics.size_classes(recording).sort("block_size")
+    frame = frames.size_classes(recording).sort("block_size")
     columns = ("domain", "role", "block_size", "blocks", "requested_bytes", "block_bytes", "waste_bytes", "live_blocks")
     assert frame.select(columns).rows() == [
         ("mem", "small", 32, 1, 24, 32, 8, 1),
@@ -252,27 +252,27 @@ def test_size_classes_have_requested_and_wasted_bytes(recording):
 def test_a_realloc_counts_as_a_freed_and_an_allocated_block():
     history = History()
     history.realloc(history.malloc(100), 300)
-    frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9"))).sort("block_size")
+    frame = frames.size_classes(run(history.trace(), load_config("cpython-3.9"))).sort("block_size")
     assert frame.select("block_size", "blocks", "live_blocks").rows() == [(112, 1, 0), (304, 1, 1)]
 
 
 def test_the_waste_of_large_blocks_is_unknown_by_class():
     history = History()
     history.malloc(5000)
-    frame = metrics.size_classes(run(history.trace(), load_config("cpython-3.9")))
+    frame = frames.size_classes(run(history.trace(), load_config("cpython-3.9")))
     assert frame.select("block_size", "requested_bytes", "block_bytes", "waste_bytes").rows() == [
         (8192, 5000, None, None)
     ]
 
 
 def test_an_allocator_that_rounds_nothing_up_wastes_nothing_in_blocks():
-    frame = metrics.size_classes(run(four_events(), load_config("ideal")))
+    frame = frames.size_classes(run(four_events(), load_config("ideal")))
     assert frame["waste_bytes"].to_list() == [0, 0, 0]
     assert frame["waste_share"].to_list() == [0.0, 0.0, 0.0]
 
 
 def test_pools_and_arenas_are_those_at_the_end(recording):
-    assert metrics.pools(recording).rows(named=True) == [
+    assert frames.pools(recording).rows(named=True) == [
         {
             "block_size": 32,
             "pools_used": 1,
@@ -282,7 +282,7 @@ def test_pools_and_arenas_are_those_at_the_end(recording):
             "blocks_capacity": (4096 - 48) // 32,
         }
     ]
-    assert metrics.arenas(recording).rows(named=True) == [
+    assert frames.arenas(recording).rows(named=True) == [
         {
             "address": 0x7FFFF7FF1000 - ARENA_BYTES,
             "pools": 64,
@@ -296,7 +296,7 @@ def test_pools_and_arenas_are_those_at_the_end(recording):
 
 def test_without_pymalloc_its_frames_are_empty_but_have_their_columns(recording):
     bare = run(four_events(), load_config("cpython-3.12-malloc"))
-    for frame in (metrics.pools, metrics.arenas):
+    for frame in (frames.pools, frames.arenas):
         assert frame(bare).height == 0
         assert frame(bare).schema == frame(recording).schema
 
@@ -308,9 +308,9 @@ def test_phases_have_the_levels_at_their_start():
     history.at(9).malloc(200)
     history.at(11).mark(1)
     trace = MemoryTrace(history.trace().events, Metadata(phases=("fill", "drop")))
-    frame = metrics.phases(run(trace, load_config("cpython-3.9")))
+    frame = frames.phases(run(trace, load_config("cpython-3.9")))
     assert frame.select("phase", "time_ns", "requested_bytes").rows() == [("fill", 2, 100), ("drop", 6, 300)]
-    bare = metrics.phases(run(four_events(), load_config("cpython-3.9")))
+    bare = frames.phases(run(four_events(), load_config("cpython-3.9")))
     assert bare.height == 0
     assert bare.schema == frame.schema
 
@@ -333,7 +333,7 @@ def test_size_classes_add_up_to_the_live_bytes(preset, overrides):
     for size in random.integers(least, 1000, 500).tolist():
         history.malloc(size, Domain(size % 4))
     recording = run(history.trace(), load_config(preset, overrides))
-    frame = metrics.size_classes(recording)
+    frame = frames.size_classes(recording)
     assert frame["live_blocks"].sum() == 700
     assert frame["live_requested_bytes"].sum() == recording.end.requested_bytes
     assert frame["live_block_bytes"].sum() == recording.end.block_bytes
@@ -344,6 +344,6 @@ def test_size_classes_add_up_to_the_live_bytes(preset, overrides):
 def test_every_name_is_documented(recording):
     documented = set(re.findall(r"`([a-z_]+)`", DOCS.read_text(encoding="utf-8")))
     names = {*metrics.Summary.model_fields, *metrics.Bound.model_fields, *metrics.SimulatedTime.model_fields}
-    for frame in (metrics.size_classes, metrics.pools, metrics.arenas):
+    for frame in (frames.size_classes, frames.pools, frames.arenas):
         names |= set(frame(recording).columns)
     assert names - documented == set()

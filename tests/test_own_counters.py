@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from replay.__main__ import app
 from replay.allocators import _registry, find_model, layout_of
 from replay.allocators._contract import find_mistakes
-from replay.analysis import metrics
+from replay.analysis import frames, metrics
 from replay.analysis.metrics import is_neutral
 from replay.config import load_config
 from replay.simulation.run import run
@@ -118,7 +118,7 @@ def test_a_counter_is_in_summary_metrics_and_timeline(shelf):
     }  # fmt: skip
     assert metrics.metrics_of(summary)["shelf.calls"] == 2
     assert {*summary.counters} <= {*metrics.metric_names()}
-    assert metrics.timeline(result)["shelf_mappings"].to_list() == [2, 1]
+    assert frames.timeline(result)["shelf_mappings"].to_list() == [2, 1]
     assert (is_neutral("shelf.calls"), is_neutral("shelf.largest_bytes")) == (True, False)
 
 

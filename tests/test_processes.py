@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from replay.__main__ import app
 from replay.allocators import LEVELS, TIMED
-from replay.analysis import metrics
+from replay.analysis import frames
 from replay.analysis.metrics import metrics_of, summarize
 from replay.config import load_config
 from replay.gates.causes import live_at_peak
@@ -257,9 +257,9 @@ def test_one_process_with_a_table_is_the_same_as_without(config, part, every_ns)
     assert outcome(other)[7:9] == outcome(one)[7:9]
     assert summarize(other).model_dump(exclude={"processes"}) == summarize(one).model_dump(exclude={"processes"})
     assert outcome(replace(other.processes[0], phases=one.phases))[:6] == outcome(one)[:6]
-    for frame in (metrics.timeline, metrics.size_classes, metrics.pools, metrics.phases):
+    for frame in (frames.timeline, frames.size_classes, frames.pools, frames.phases):
         assert frame(other).drop("thread", strict=False).equals(frame(one).drop("thread", strict=False))
-    assert metrics.arenas(other).drop("process").equals(metrics.arenas(one))
+    assert frames.arenas(other).drop("process").equals(frames.arenas(one))
 
 
 def two_workers():

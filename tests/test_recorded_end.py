@@ -7,7 +7,7 @@ import pytest
 from conftest import record, recorded
 from histories import History, seeded
 
-from replay.analysis import metrics
+from replay.analysis import frames, metrics
 from replay.config import load_config
 from replay.recorder import tap as taps
 from replay.simulation.run import run
@@ -32,8 +32,8 @@ def program(teardown, *, rounds=1):
 
 def results(trace, **options):
     recording = run(trace, CONFIG, sample_every_ns=7, **options)
-    frames = metrics.size_classes, metrics.pools, metrics.arenas
-    return recording, metrics.summarize(recording), [frame(recording) for frame in frames]
+    tables = frames.size_classes, frames.pools, frames.arenas
+    return recording, metrics.summarize(recording), [table(recording) for table in tables]
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -53,7 +53,7 @@ def test_all_figures_are_those_before_the_last_teardown(rounds):
 
 def test_the_teardown_is_the_last_phase_and_live_blocks_before_it_are_known():
     recording, summary, _ = results(program(True))
-    phases = metrics.phases(recording)
+    phases = frames.phases(recording)
     assert phases["phase"].to_list() == ["serve", TEARDOWN_MARK]
     assert phases["requested_bytes"].to_list() == [0, summary.requested_bytes_end]
     time_ns, tally = recording.teardown
@@ -62,7 +62,7 @@ def test_the_teardown_is_the_last_phase_and_live_blocks_before_it_are_known():
 
 def test_the_timeline_ends_with_the_program():
     recording, summary, _ = results(program(True))
-    timeline = metrics.timeline(recording)
+    timeline = frames.timeline(recording)
     assert timeline["time_ns"].to_list() == [7, 14, 21, 28, 35, 42, 49, 56, 63, 70]
     assert timeline["requested_bytes"][-1] == summary.requested_bytes_end
 

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.analysis import metrics
+from replay.analysis import frames, metrics
 from replay.reports.claims import claims
 from replay.simulation.result import RunResult
 from replay.sources.parquet import GROUP_ROWS
@@ -33,12 +33,12 @@ from replay.support.errors import OutputError
 
 SUMMARY = "summary.json"
 FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
-    "timeline.parquet": metrics.timeline,
-    "size_classes.parquet": metrics.size_classes,
-    "pools.parquet": metrics.pools,
-    "arenas.parquet": metrics.arenas,
-    "phases.parquet": metrics.phases,
-    "processes.parquet": metrics.processes,
+    "timeline.parquet": frames.timeline,
+    "size_classes.parquet": frames.size_classes,
+    "pools.parquet": frames.pools,
+    "arenas.parquet": frames.arenas,
+    "phases.parquet": frames.phases,
+    "processes.parquet": frames.processes,
 }
 """Functions that make the frames, by file name. Frames without columns are not written."""
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])

@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from replay.analysis import metrics
+from replay.analysis import frames, metrics
 from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
 from replay.reports.fitting import without_columns
@@ -38,7 +38,7 @@ def print_report(
 
     `settings`: the changed settings of the stack.
     """
-    arenas = metrics.arenas(result)
+    arenas = frames.arenas(result)
     width = min(console.width, WIDTH)
     for line in overview(source, settings, result, summary, arenas, width):
         console.print(line, soft_wrap=True)
@@ -61,7 +61,7 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
     if summary.counters:
         yield section("Counters of the models", _counters(summary))
     if summary.block_bytes_peak > summary.requested_bytes_peak:
-        classes = _size_classes(console, summary, metrics.size_classes(result), metrics.pools(result))
+        classes = _size_classes(console, summary, frames.size_classes(result), frames.pools(result))
         yield section("Size classes, by waste at end", classes)
     if result.phases:
         yield section("Memory at the start of each phase", _phases(console, result))
