@@ -22,12 +22,13 @@ import pytest
 from conftest import refusal
 
 from replay.sources import open_source
-from replay.sources._logs.log_trace import Findings, limits
+from replay.sources._logs.log_trace import Findings
 from replay.sources.memray import allocator_types
 from replay.sources.memray.capture import read_capture
 from replay.sources.memray.header import read_header
 from replay.sources.memray.line_tables import LineTable
 from replay.trace import NO_SITE, Domain, Op, Provenance, joined
+from replay.trace.provenance_text import limits
 from replay.trace.validation import Validator
 
 pytestmark = pytest.mark.system

@@ -35,7 +35,7 @@ def import_trace(
     Example: replay import trace.csv -o trace.parquet
     """
     from replay.sources import open_source
-    from replay.sources._logs.log_trace import limits
+    from replay.trace.provenance_text import limits
 
     refuse_input_as_output(file, output, "-o")
     trace = open_source(file, format_name, lenient=lenient)

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from replay.analysis.metrics import Summary
 from replay.config import StackConfig, differences
-from replay.sources._logs.log_trace import assumptions, omissions
 from replay.support.names import printable
 from replay.support.units import format_size
 from replay.trace import CLEAN_START, Metadata, Runtime
+from replay.trace.provenance_text import assumptions, omissions
 
 Figures = Literal["requested", "pymalloc", "libc", "resident", "time"]
 WHAT: dict[Figures, str] = {
