@@ -44,12 +44,12 @@ and where they differ from the defaults of this file
 so does plain Python. If one function of a model is not compiled, all of it runs in plain Python, with the same results.
 
 Two roles. The *libc* role answers the raw domain and everything that the role above passes on. The *small* role
-answers `mem` and `obj` where the configuration says so; it sits on the libc role. Both see the *kernel* below
-(`replay.allocators.linux`), which is not pluggable. Calls go downwards only.
+answers `mem` and `obj` where the configuration says so; it is on top of the libc role. Both call the address space below
+(`replay.allocators.linux`), which is always the same. Calls go downwards only.
 
 A *place* is an int64 by which a model finds its block without a search; it need not be an address. Places of the libc
-role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns `~place`
-(negative): from then on the block belongs to libc, whichever call frees it.
+role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns
+`of_libc(place)`: from then on the block belongs to libc, whichever call frees it.
 
 Room. A kernel cannot grow an array. A model that is left with room for fewer than MARGIN further steps calls
 `ask_for_room(stack)`. The current event still completes; then the simulator grows every state and continues.
@@ -102,8 +102,10 @@ from replay.allocators._stack import (
     ask_for_room,
     attend,
     give_record_back,
+    is_of_libc,
     log,
     now_ns,
+    of_libc,
     take_record,
     wake_at,
 )
@@ -168,6 +170,7 @@ __all__ = [
     "free",
     "give_record_back",
     "is_compiled",
+    "is_of_libc",
     "layout_of",
     "log",
     "made_size",
@@ -175,6 +178,7 @@ __all__ = [
     "memalign",
     "model_names",
     "now_ns",
+    "of_libc",
     "realloc",
     "record",
     "report",

@@ -84,6 +84,18 @@ def wake_at(stack, time_ns):
     tally.wake_ns = min(tally.wake_ns, time_ns)
 
 
+@inlined
+def of_libc(place):
+    """Turns a place or an address of the libc role into one that says so, and back."""
+    return ~place
+
+
+@inlined
+def is_of_libc(place):
+    """Whether a place or an address says that the libc role owns the block."""
+    return place < 0
+
+
 @leaf
 def attend(stack, why):
     """Has the simulator stop after the current event; while a turn begins, after its first one."""

@@ -19,9 +19,11 @@ from replay.allocators import (
     expect,
     fill,
     free,
+    is_of_libc,
     made_size,
     malloc,
     memalign,
+    of_libc,
     realloc,
     record,
     sees_time,
@@ -33,7 +35,7 @@ from replay.jit.cpu_intrinsics import bit_length, copy_record, opaque, prefetch
 from replay.trace.block_ops import CALLOC, FREE, LAST_BLOCK_OP, MALLOC, MEMALIGN, REALLOC
 
 BLOCK = record("place", "size_and_row")
-"""`place`: of the small role, or ~place of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
+"""`place`: of the small role, or `of_libc` of one of the libc role; `size_and_row`: size << ROW_BITS | row of CLASS."""
 
 EXACT_CLASSES = 129
 CLASSES = EXACT_CLASSES + 38
@@ -108,7 +110,7 @@ def _make(stack, first, size):
     """Malloc: the place, its complement where the libc role has the block, as that role's model knows it."""
     if first & ROWS_A_ROLE:
         return malloc(stack.small, stack, size)
-    return ~malloc(stack.libc, stack, max(size, 1))
+    return of_libc(malloc(stack.libc, stack, max(size, 1)))
 
 
 @inlined
@@ -117,30 +119,30 @@ def _make_zeroed(stack, first, size):
     stack.tally[0].callocs += 1
     if first & ROWS_A_ROLE:
         return calloc(stack.small, stack, size)
-    return ~calloc(stack.libc, stack, max(size, 1))
+    return of_libc(calloc(stack.libc, stack, max(size, 1)))
 
 
 @inlined
 def _move(stack, place, size):
     """The same for realloc; `place` shows which role owns the block."""
     stack.tally[0].reallocs += 1
-    if place >= 0:
+    if not is_of_libc(place):
         return realloc(stack.small, stack, place, size)
-    return ~realloc(stack.libc, stack, ~place, max(size, 1))
+    return of_libc(realloc(stack.libc, stack, of_libc(place), max(size, 1)))
 
 
 @inlined
 def _end(stack, entry, kind):
     """Counts the end of a block, and frees it unless it is moved."""
     tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
-    if place >= 0:
+    if not is_of_libc(place):
         block_bytes = block_size(stack.small, stack, place)
         if kind == FREE:
             free(stack.small, stack, place)
     else:
-        block_bytes = block_size(stack.libc, stack, ~place)
+        block_bytes = block_size(stack.libc, stack, of_libc(place))
         if kind == FREE:
-            free(stack.libc, stack, ~place)
+            free(stack.libc, stack, of_libc(place))
         tally.libc_requested_bytes -= had
         tally.libc_block_bytes -= block_bytes
     tally.requested_slack += had
@@ -163,11 +165,11 @@ def _come(stack, blocks, classes, route, domains, block, at, kind, size):
         _end(stack, entry, REALLOC)
         first = entry.size_and_row & (DOMAIN_MASK | ROWS_A_ROLE)
         place, moved = _move(stack, entry.place, size), True
-    if place >= 0:
+    if not is_of_libc(place):
         block_bytes = block_size(stack.small, stack, place) if moved else made_size(stack.small, stack, place, size)
     else:
-        block_bytes = block_size(stack.libc, stack, ~place)
-        fill(stack.libc, stack, ~place, size)
+        block_bytes = block_size(stack.libc, stack, of_libc(place))
+        fill(stack.libc, stack, of_libc(place), size)
         tally.libc_requested_bytes += size
         tally.libc_block_bytes += block_bytes
         first &= DOMAIN_MASK
@@ -209,7 +211,7 @@ def _memalign(stack, blocks, classes, route, columns, at):
     tally.libc_requested_bytes += size
     tally.libc_block_bytes += block_bytes
     first = route[np.uint64(domains[at])] & DOMAIN_MASK
-    _count(stack, blocks[block[at]], classes, first, ~place, block_bytes, size)
+    _count(stack, blocks[block[at]], classes, first, of_libc(place), block_bytes, size)
     return True
 
 
@@ -231,10 +233,10 @@ def _look_ahead(stack, blocks, op, block, at):
     if ahead >= blocks.shape[0]:  # the row concerns no block, so its number may be any
         return
     there = blocks[ahead].place
-    if there >= 0:
+    if not is_of_libc(there):
         expect(stack.small, there)
     else:
-        expect(stack.libc, ~there)
+        expect(stack.libc, of_libc(there))
 
 
 @cold
@@ -242,10 +244,10 @@ def _tell(stack, addresses, row, kind, place):
     """Writes down the address of the block that this event allocated or moved."""
     if kind == FREE:
         addresses[row] = 0
-    elif place >= 0:
+    elif not is_of_libc(place):
         addresses[row] = address(stack.small, stack, place)
     else:
-        addresses[row] = ~address(stack.libc, stack, ~place)
+        addresses[row] = of_libc(address(stack.libc, stack, of_libc(place)))
 
 
 @cold

@@ -20,8 +20,10 @@ from replay.allocators import (
     Stack,
     extend,
     find_model,
+    is_of_libc,
     layout_of,
     linux,
+    of_libc,
     span_rows,
 )
 from replay.config import StackConfig
@@ -143,7 +145,7 @@ class Simulator:
         self.drain_log()
         if self._addresses:
             told = addresses[part.start : part.end]
-            self._addresses(np.where(told < 0, ~told, told), (told > 0).astype(np.uint8))
+            self._addresses(np.where(is_of_libc(told), of_libc(told), told), (told > 0).astype(np.uint8))
         return samples[:-1]
 
     def simulate_stints(

@@ -40,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay import allocators as lower
-from replay.allocators._stack import MARGIN
+from replay.allocators._stack import MARGIN, of_libc
 from replay.allocators.linux import touch
 from replay.allocators.pymalloc.arenas import (
     ARENA,
@@ -229,7 +229,7 @@ def _close_pool(state, stack, number):
 @cold
 def _malloc_from_libc(stack, size):
     """Allocates from libc and returns the complement of its place."""
-    return ~lower.malloc(stack.libc, stack, max(size, 1))
+    return of_libc(lower.malloc(stack.libc, stack, max(size, 1)))
 
 
 @inlined
@@ -265,7 +265,7 @@ def malloc(state, stack, size):
 def calloc(state, stack, size):
     """Allocates as `malloc` does. If pymalloc does not serve the size, calls calloc of libc."""
     if np.uint64(size - 1) >> np.uint64(state.alignment_shift) >= np.uint64(state.used.shape[0]):
-        return ~lower.calloc(stack.libc, stack, max(size, 1))
+        return of_libc(lower.calloc(stack.libc, stack, max(size, 1)))
     return malloc(state, stack, size)
 
 
