@@ -44,8 +44,8 @@ and where they differ from the defaults of this file
 so does plain Python. If one function of a model is not compiled, all of it runs in plain Python, with the same results.
 
 Two roles. The *libc* role answers the raw domain and everything that the role above passes on. The *small* role
-answers `mem` and `obj` where the configuration says so; it is on top of the libc role. Both call the address space below
-(`replay.allocators.linux`), which is always the same. Calls go downwards only.
+answers `mem` and `obj` where the configuration says so; it is on top of the libc role. Both call the address space
+below (`replay.allocators.linux`), which is always the same. Calls go downwards only.
 
 A *place* is an int64 by which a model finds its block without a search; it need not be an address. Places of the libc
 role are >= 0. The small role's own places are >= 0, and for a block that it passed on to libc it returns
