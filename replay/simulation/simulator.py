@@ -144,8 +144,8 @@ class Simulator:
             self.at_peak_time_ns = int(events.time_ns[self.at_peak[0].row - part.first_row])
         self.drain_log()
         if self._addresses:
-            told = addresses[part.start : part.end]
-            self._addresses(np.where(is_of_libc(told), of_libc(told), told), (told > 0).astype(np.uint8))
+            found = addresses[part.start : part.end]
+            self._addresses(np.where(is_of_libc(found), of_libc(found), found), (found > 0).astype(np.uint8))
         return samples[:-1]
 
     def simulate_stints(
