@@ -273,7 +273,7 @@ def test_settings_in_the_environments_spelling():
         ("GLIBC_TUNABLES=glibc.malloc.mxfst=1", "mxfst is not modelled; did you mean 'glibc.malloc.mxfast'?"),
         ("MALLOC_TOP_PAD_=-1", "'-1' is not an integer of at least 0"),
         ("MALLOC_ARENA_MAX=0", "'0' is not an integer of at least 1"),
-        ("PYTHONMALLOC=malloc", "choose a preset such as cpython-3.12-malloc"),
+        ("PYTHONMALLOC=malloc", "PYTHONMALLOC chooses an allocator; use -a cpython-3.12-malloc"),
     ],
 )
 def test_settings_that_glibc_would_ignore_silently_are_refused(assignment, sentence):

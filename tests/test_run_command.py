@@ -98,7 +98,7 @@ retained          9.08 KiB    2 %    7.90 KiB   99 %   resident, but not live
   in arenas      252.0 KiB          252.0 KiB          free pools
   in libc         4.00 KiB           4.00 KiB          free chunks and tables
   not resident  -252.0 KiB         -252.0 KiB          of these, not in memory
-resident         400.0 KiB           8.00 KiB          RSS; peak at 2.50 ms
+resident         400.0 KiB           8.00 KiB          in memory; peak 2.50 ms
 
 mean over time  57.0 KiB resident, 49.1 KiB live
 fragmentation   internal 0.4 % at peak, 10.7 % at end (of allocated bytes)
@@ -490,7 +490,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest(refused, workload):
     ("override", "expected"),
     [
         ("pymalloc.alignement=8", "did you mean 'alignment'?"),
-        ("pymalloc.pool_size=3 KiB", "no power of two"),
+        ("pymalloc.pool_size=3 KiB", "is not a power of two"),
         ("pymalloc.alignment", "write it like pymalloc.alignment=8"),
         ("domains.libc=simpel", "unknown allocator model 'simpel'"),
     ],

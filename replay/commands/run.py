@@ -73,7 +73,7 @@ def _next_words(plan: RunPlan, out: Path | None, full: bool) -> list[str]:
     """Returns the command line that is suggested next: the run with all tables or files, or with another allocator."""
     of_any = _options(trim_every=plan.trim_every, seed=plan.seed)
     if out:
-        other = "cpython-3.12" if plan.chosen == "cpython-3.8" else "cpython-3.8"
+        other = "cpython-3.12" if plan.chosen == "cpython-3.13" else "cpython-3.13"
         return [plan.source, "-a", other, *of_any]
     same = [plan.source, "-a", plan.chosen, *_options(set=plan.overrides, env=plan.env), *of_any]
     return [*same, "--out", "results"] if full else [*same, "--full"]

@@ -59,7 +59,10 @@ def _settings(assignment: str) -> Iterator[tuple[str, int]]:
     if not equals:
         raise ConfigError(f"--env {assignment}: write it like MALLOC_TOP_PAD_=0")
     if variable == "PYTHONMALLOC":
-        raise ConfigError(f"--env {assignment}: choose a preset such as cpython-3.12-malloc with -a instead")
+        raise ConfigError(
+            f"--env {assignment}: PYTHONMALLOC chooses an allocator; use -a cpython-3.12-malloc, or in a sweep"
+            " -a cpython-3.12,cpython-3.12-malloc, with the version of your program"
+        )
     if variable != _TUNABLES_VARIABLE:
         key = _lookup(VARIABLES, variable, assignment)
         yield key, _number(text, assignment, key)

@@ -84,7 +84,7 @@ def _memory(summary: Summary, width: int) -> Iterator[Text]:
         ("  in arenas", "free_pools_bytes", "free pools"),
         ("  in libc", "free_in_libc_bytes", free_in_libc),
         ("  not resident", "not_resident_bytes", "of these, not in memory"),
-        ("resident", "resident_bytes", f"RSS; peak at {format_time(summary.peak_time_ns)}"),
+        ("resident", "resident_bytes", f"in memory; peak {format_time(summary.peak_time_ns)}"),
     ]
     resident = _at_both_moments(summary, "resident_bytes")
     yield Text(f"{'':<{LABEL_WIDTH}}{'at peak':>10}{'':7}{'at end':>12}", style="dim")

@@ -83,6 +83,8 @@ def _find_format(path: Path, head: bytes) -> str:
                 return name
         except Exception as error:  # a third-party function can raise any exception; the message names the format
             refusals.append(f"trace format {name!r} failed in sniff(): {type(error).__name__}: {error}")
+    if path.suffix == ".py":
+        raise TraceError("is a program, not a trace; record it: replay record -o trace.parquet PROGRAM", path=path)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
     for name, known in formats.items():
         if plain.suffix.lower() in known.SUFFIXES:
