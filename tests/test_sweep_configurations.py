@@ -105,7 +105,7 @@ def test_additional_points_are_after_the_grid_or_alone():
         ({"fixed": {"libc.toppad": 8}}, "no allocator has this key; did you mean 'glibc.top_pad'?"),
         ({"configurations": [{"alocator": "x"}]}, "no allocator has this key; did you mean 'allocator'?"),
         ({"vary": {"MALLOC_ARENA_MX": [1]}}, "did you mean 'MALLOC_ARENA_MAX'?"),
-        ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "choose a preset such as cpython-3.12-malloc with -a instead"),
+        ({"vary": {"PYTHONMALLOC": ["malloc"]}}, "PYTHONMALLOC chooses an allocator; use -a cpython-3.12-malloc"),
         ({"vary": {"allocator": ["cpython-3.31"]}}, "did you mean 'cpython-3.1"),
         ({"vary": {"allocator": ["cpythn-*"]}}, "no preset matches 'cpythn-*'"),
         ({"vary": {"allocator": [3.12]}}, "allocator: write a list of presets or files"),
