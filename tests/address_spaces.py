@@ -61,7 +61,7 @@ def compiled(folder: Path) -> Path:
 
 
 class Linux:
-    """A process that does what it is told; `base` and `heap` are what the model calls mmap_base and brk_base."""
+    """A process that executes orders; `base` and `heap` are what the model calls mmap_base and brk_base."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
