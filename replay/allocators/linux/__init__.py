@@ -115,7 +115,6 @@ from replay.allocators.linux.pages import touch
 from replay.allocators.linux.regions import highest_hole
 from replay.allocators.linux.residency import lazy_pages, resident_bytes, resident_pages, toggled_pages, uncovered
 from replay.allocators.linux.settings import (
-    ADDRESS_MAX,
     ADDRESS_MIN,
     CHUNK_BYTES,
     CHUNK_SHIFT,
@@ -124,7 +123,7 @@ from replay.allocators.linux.settings import (
     SLACK_BYTES,
     Config,
 )
-from replay.allocators.linux.tables import chunk_count, measure_headroom
+from replay.allocators.linux.tables import PLACE, chunk_count, directory_with_room, measure_headroom
 from replay.jit.arrays import extend, record
 from replay.jit.compiling import by_reference
 
@@ -146,7 +145,7 @@ REGION = record("start", "end")
 @by_reference
 class State(NamedTuple):
     """`space`: one SPACE record; `regions`, `reserves`: REGION records by descending address; bits of resident and of
-    lazily freed pages, and the chunk of each 256 MiB of addresses (see `tables`); `given` addresses, of which
+    lazily freed pages, and the directory of their chunks (see `tables`); `given` addresses, of which
     `space.given` are used; AREA records by descending address and the states of ranges, both empty if huge pages are
     off. `space.huge_pages_left`: reserved huge pages without a mapping."""
 
@@ -170,7 +169,8 @@ class State(NamedTuple):
 def new_state(config: Config) -> State:
     """Returns an empty address space."""
     words = 4 * SLACK_BYTES // (64 * config.page_size)
-    chunk_words = 4 * CHUNKS_SPARE * CHUNK_BYTES // (64 * config.page_size)
+    chunks = CHUNKS_SPARE + 4 * SLACK_BYTES // CHUNK_BYTES
+    chunk_words = chunks * CHUNK_BYTES // (64 * config.page_size)
     state = State(
         space=np.zeros(1, SPACE),
         regions=np.zeros(256, REGION),
@@ -181,7 +181,7 @@ def new_state(config: Config) -> State:
         mmap_lazy=np.zeros(words, np.int64),
         heap_lazy=np.zeros(words, np.int64),
         chunk_lazy=np.zeros(chunk_words, np.int64),
-        directory=np.zeros(ADDRESS_MAX >> CHUNK_SHIFT, np.int32),
+        directory=directory_with_room(np.zeros(0, PLACE), chunks),
         given=np.zeros(0, np.int64),
         areas=np.zeros(0, AREA),
         mmap_ranges=np.zeros(0, np.uint8),
@@ -268,6 +268,7 @@ def grow(state: State, need_bytes: int = 0) -> State:
         heap_lazy=extend(state.heap_lazy, words[1], used),
         chunk_lazy=extend(state.chunk_lazy, words[2], used),
     )
+    grown = grown._replace(directory=directory_with_room(grown.directory, chunk_count(grown)))
     _measure(grown)
     return _with_ranges(grown)
 

@@ -63,9 +63,8 @@ def _marked_pages(state: "State", tables: list[np.ndarray]) -> np.ndarray:
     """Returns the sorted addresses of pages that are marked in the tables of mappings, heap and chunks."""
     space = state.space[0]
     mapped, heap, chunked = (_marked_bits(table) << space.page_shift for table in tables)
-    stretches = np.flatnonzero(state.directory) if space.chunks else np.zeros(0, np.int64)
-    starts = np.zeros(1 + len(stretches), np.int64)
-    starts[state.directory[stretches]] = stretches << CHUNK_SHIFT
+    starts = np.zeros(1 + len(state.directory), np.int64)
+    starts[state.directory["chunk"]] = state.directory["stretch"] << CHUNK_SHIFT
     in_chunks = starts[(chunked >> CHUNK_SHIFT) + 1] + (chunked & (CHUNK_BYTES - 1))
     return np.sort(np.concatenate([in_chunks, space.brk_base + heap, space.mmap_base - space.page_size - mapped]))
 

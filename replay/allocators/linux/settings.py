@@ -18,8 +18,6 @@ CHUNKS_SPARE = 8
 """Limit of the chunks that one event may need in addition to those for its bytes, if its mappings are far apart."""
 ADDRESS_MIN = 1 << 16
 """vm.mmap_min_addr: a lower hint is replaced by this address."""
-ADDRESS_MAX = 1 << 47
-"""All addresses of a process are lower."""
 
 
 class Config(BaseModel):

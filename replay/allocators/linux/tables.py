@@ -3,8 +3,9 @@
     mappings   one table, indexed downwards from `mmap_base`. It covers all addresses from `reach` on
     heap       one table, indexed upwards from `brk_base`
     chunks     tables for 256 MiB each, created on the first touch of a page in it, for mappings at hints below `reach`.
-               `directory` has the number of the chunk of each 256 MiB, 0 for none. A new chunk copies the entries of
-               its addresses from the other tables. `space.sparse` is 0 while no mapping starts below `reach`.
+               `directory` is a hash table of them: the place is the stretch modulo the length, or the next free one.
+               A new chunk copies the entries of its addresses from the other tables. `space.sparse` is 0 while no
+               mapping starts below `reach`.
 
 A huge page is in one chunk, or in none.
 """
@@ -12,11 +13,14 @@ A huge page is in one chunk, or in none.
 import numpy as np
 
 from replay.allocators.linux.bits import get_bit
-from replay.allocators.linux.settings import ADDRESS_MAX, CHUNK_BYTES, CHUNK_SHIFT, CHUNKS_SPARE, SLACK_BYTES
+from replay.allocators.linux.settings import CHUNK_BYTES, CHUNK_SHIFT, CHUNKS_SPARE, SLACK_BYTES
+from replay.jit.arrays import record
 from replay.jit.compiling import cold, leaf
 
 NOWHERE, MAPPINGS, HEAP, CHUNKS = range(4)
 """The tables. NOWHERE is for addresses that are not mapped, or whose chunk does not exist yet."""
+PLACE = record("stretch", "chunk")
+"""A chunk, counted from 1, and the address of its stretch divided by 256 MiB. An empty place has chunk 0."""
 
 
 @leaf
@@ -54,6 +58,16 @@ def chunk_count(state):
     return state.chunk_pages.shape[0] >> (CHUNK_SHIFT - state.space[0].page_shift - 6)
 
 
+def directory_with_room(directory, chunks):
+    """Returns the directory with at least twice as many places as `chunks`."""
+    if 2 * chunks <= directory.shape[0]:
+        return directory
+    larger = np.zeros(1 << int(2 * chunks - 1).bit_length(), PLACE)
+    for place in directory[directory["chunk"] > 0]:
+        larger[place_of(larger, place.stretch)] = place
+    return larger
+
+
 @leaf
 def locate(state, at, end):
     """Returns the table of address `at`, its first and last bits for [at, end), and the end of the part that it has."""
@@ -73,9 +87,19 @@ def locate(state, at, end):
 
 
 @leaf
+def place_of(directory, stretch):
+    """Returns the place of a stretch in the directory, which may be empty."""
+    last = directory.shape[0] - 1
+    at = stretch & last
+    while directory[at].chunk and directory[at].stretch != stretch:
+        at = (at + 1) & last
+    return at
+
+
+@leaf
 def chunk_of(state, address):
     """Returns the number of the chunk of an address, 0 if there is none."""
-    return np.int64(state.directory[address >> CHUNK_SHIFT]) if 0 <= address < ADDRESS_MAX else np.int64(0)
+    return state.directory[place_of(state.directory, address >> CHUNK_SHIFT)].chunk
 
 
 @leaf
@@ -169,8 +193,8 @@ def add_chunk(state, address):
     space = state.space[0]
     if space.chunks == chunk_count(state):
         return False
-    chunk, number = address >> CHUNK_SHIFT, space.chunks
-    begin = chunk << CHUNK_SHIFT
+    stretch, number = address >> CHUNK_SHIFT, space.chunks
+    begin = stretch << CHUNK_SHIFT
     at, end = max(begin, space.brk_base), min(begin + CHUNK_BYTES, space.brk)
     while at < end:
         bit, new = (at - space.brk_base) >> space.page_shift, ((number << CHUNK_SHIFT) + at - begin) >> space.page_shift
@@ -180,7 +204,9 @@ def add_chunk(state, address):
             index = _range_index(state, at, HEAP)
             state.chunk_ranges[((number << CHUNK_SHIFT) + at - begin) >> space.huge_shift] = state.heap_ranges[index]
         at += space.page_size
-    state.directory[chunk] = number + 1
+    place = place_of(state.directory, stretch)
+    state.directory[place].stretch = stretch
+    state.directory[place].chunk = number + 1
     space.chunks += 1
     measure_headroom(state)
     return True
