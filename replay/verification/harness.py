@@ -161,7 +161,7 @@ def _read_result(path: Path, rows: int, kept: int) -> RealRun:
 def _run(library: Library, arguments: Sequence[str], seconds: float) -> str:
     """Runs the harness and returns its standard output."""
     command = [*library.loader, str(build(library.bits)), *arguments]
-    return run_program(command, _environment(library), seconds, str(library.path))
+    return run_program(command, library_environment(library), seconds, str(library.path))
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], seconds: float, name: str) -> str:
@@ -180,7 +180,7 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], seconds:
     return done.stdout
 
 
-def _environment(library: Library) -> Mapping[str, str]:
+def library_environment(library: Library) -> Mapping[str, str]:
     """Returns an environment without settings of libc or Python, in which Python writes no bytecode."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     fixed = {"LC_ALL": "C", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
