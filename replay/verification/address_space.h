@@ -1,4 +1,4 @@
-/* Code of both harnesses that prepares the address space before a run. Uses only system calls and no heap.
+/* Code of the harnesses that prepares the address space before a run. Uses only system calls and no heap.
  * The including file defines _GNU_SOURCE. */
 #include <fcntl.h>
 #include <stdint.h>

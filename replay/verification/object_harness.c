@@ -20,13 +20,15 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <sys/personality.h>
 
 enum { OP_MALLOC, OP_CALLOC, OP_REALLOC, OP_FREE, OP_GC_START = 16, OP_GC_END = 17, OP_MARK = 32 };
 enum { DOMAINS = 3, GENERATIONS = 3 };
 
 #define MAX_EVENTS ((size_t)1 << 26)
 #define MAX_REGIONS 1024
-#define SLOTS ((size_t)1 << 24) /* of the table of live blocks */
+#define SLOT_BITS 21
+#define SLOTS ((size_t)1 << SLOT_BITS) /* of the table of live blocks */
 #define UNKNOWN 255             /* generation of a collection that has not ended */
 #define NOT_RECORDED SIZE_MAX
 
@@ -75,7 +77,7 @@ static void append(int op, int domain, uint32_t block, uint64_t size) {
 /* Live blocks */
 
 static size_t home_of(uintptr_t address) {
-    return (size_t)((address >> 3) * 0x9E3779B97F4A7C15u >> 40) & (SLOTS - 1);
+    return (size_t)((address >> 3) * 0x9E3779B97F4A7C15u >> (64 - SLOT_BITS));
 }
 
 static size_t slot_of(uintptr_t address) {
@@ -138,6 +140,7 @@ static int64_t seen[GENERATIONS]; /* ended collections */
 static size_t started;            /* event at which the running collection started */
 static int running;               /* generation of this collection, or UNKNOWN */
 static int events_left;           /* until its end */
+static int (*is_initialized)(void);
 static int release_number;
 
 static void find_collector(void *list) {
@@ -203,7 +206,7 @@ static int running_generation(void) {
 /* Records collections that started or ended since the last event. Before 3.12, collections can have no events; several
  * between two events are recorded in order of generation. */
 static void watch_collector(void) {
-    if (!region)
+    if (!region || !is_initialized()) /* finalization frees the totals */
         return;
     if (phase == RUNNING && running != UNKNOWN && seen[running] < totals_of(running).collections)
         add_to_totals(running);
@@ -360,6 +363,7 @@ static void *create_module(void) {
     void *(*new_list)(intptr_t) = (void *(*)(intptr_t))find("PyList_New");
     void *(*create)(Definition *, int) = (void *(*)(Definition *, int))find("PyModule_Create2");
     none = find("_Py_NoneStruct");
+    is_initialized = (int (*)(void))find("Py_IsInitialized");
     as_long = (long (*)(void *))find("PyLong_AsLong");
     add_reference = (void (*)(void *))find("Py_IncRef");
     void *module = create(&definition, API_VERSION);
@@ -390,9 +394,25 @@ static void open_result(int file) {
     header = (Header *)result, regions = (Region *)(header + 1), events = (Event *)(result + events_at);
 }
 
+/* Starts the program again without address space randomisation, if the system permits that. Addresses decide about the
+ * order of sets of objects, and about entries of the type cache. */
+static void fix_addresses(void) {
+    enum { MAX_WORDS = 16, QUERY = 0xffffffff };
+    char *words[MAX_WORDS + 1] = {0};
+    int old = personality(QUERY), count = 0;
+    if (old < 0 || old & ADDR_NO_RANDOMIZE || personality((unsigned long)old | ADDR_NO_RANDOMIZE) < 0)
+        return;
+    size_t length = read_text("/proc/self/cmdline"); /* with the loader and its options */
+    for (char *word = text; word < text + length && count < MAX_WORDS; word += strlen(word) + 1)
+        words[count++] = word;
+    execv(words[0], words);
+    die("the harness cannot start itself again");
+}
+
 int main(int count, char **arguments) {
     if (count != 5)
         die("usage: object_harness LIBPYTHON RELEASE SCRIPT RESULT");
+    fix_addresses();
     library = dlopen(arguments[1], RTLD_NOW | RTLD_GLOBAL);
     if (!library)
         die(dlerror());
