@@ -1,0 +1,430 @@
+"""The code of an object program: one instruction a step of the machine, as CPython's compiler would order them.
+
+    NUMBER n           pushes an integer constant, -1 for None; constants exist once, and allocate nothing
+    FLOAT              pushes a float constant
+    TEXT n             pushes a text constant of this length
+    CONSTANTS n        pushes a constant tuple of this length
+    LOAD slot          pushes a local variable; STORE pops one; DELETE unbinds one
+    ATTRIBUTE k        replaces an instance by its attribute number k; SET_ATTRIBUTE k pops instance and value
+    LETTERS, BYTES     replace a length by a new text or bytes of this length
+    HALF, SUM, PRODUCT
+    TUPLE n, LIST n    pop n values; LIST_OF_CONSTANTS n pops a constant tuple of n items
+    NEW class          pushes an instance
+    CALL function      pops the arguments; RETURN pops the result, and pushes it in the caller
+    ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR
+    DISCARD            pops a value
+    RANGE n            pushes an iterator over a range; ITERATE replaces a sequence by one
+    NEXT target        pushes the next item, or pops the iterator and jumps
+    JUMP target
+    CHOOSE steps       jumps to `other` unless a random byte is below `steps`
+
+The last field, `line`, is the number of the statement: its place in the file is in `Code.places`.
+"""
+
+from enum import IntEnum, auto
+from functools import singledispatchmethod
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.jit.arrays import record
+from replay.objects import language
+from replay.objects.language import Expression, Program, Statement
+from replay.objects.twin import CHOICE_STEPS
+from replay.support.names import nearest
+from replay.support.yaml_documents import Location, Problem
+
+INSTRUCTION = record("op", "argument", "other", "line")
+FUNCTION = record("start", "parameters", "locals", "stack", "block", "room")
+"""`stack`: the largest number of values on CPython's stack. `block`, `room`: memory of the frame that waits for the next
+call, and how many variables and values it has room for."""
+
+
+class Do(IntEnum):
+    """What an instruction does."""
+
+    NUMBER = 0
+    FLOAT = auto()
+    TEXT = auto()
+    CONSTANTS = auto()
+    LOAD = auto()
+    STORE = auto()
+    DELETE = auto()
+    ATTRIBUTE = auto()
+    SET_ATTRIBUTE = auto()
+    LETTERS = auto()
+    BYTES = auto()
+    HALF = auto()
+    SUM = auto()
+    PRODUCT = auto()
+    TUPLE = auto()
+    LIST = auto()
+    LIST_OF_CONSTANTS = auto()
+    NEW = auto()
+    CALL = auto()
+    RETURN = auto()
+    ITEM = auto()
+    SET_ITEM = auto()
+    LENGTH = auto()
+    APPEND = auto()
+    POP_LAST = auto()
+    CLEAR = auto()
+    DISCARD = auto()
+    RANGE = auto()
+    ITERATE = auto()
+    NEXT = auto()
+    JUMP = auto()
+    CHOOSE = auto()
+
+
+_MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
+"""Values that an instruction's counterparts in CPython have on the stack for a while: a function, a method, a constant."""
+_PUSHED = {Do.NUMBER, Do.FLOAT, Do.TEXT, Do.CONSTANTS, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
+_POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
+           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
+
+
+def _effect(do: Do, argument: int, program: Program) -> int:
+    """Returns by how much an instruction changes the number of values on the stack."""
+    if do in (Do.TUPLE, Do.LIST):
+        return 1 - argument
+    if do == Do.CALL:
+        return 1 - len([*program.functions.values()][argument].parameters)
+    return 1 if do in _PUSHED else -_POPPED.get(do, 0)
+
+
+class Code(NamedTuple):
+    """The code of a program.
+
+    `classes`: the number of slots of each class. `slots`: the slot of each attribute in each class, -1 for none.
+    """
+
+    instructions: np.ndarray
+    functions: np.ndarray
+    classes: np.ndarray
+    slots: np.ndarray
+    places: list[Location]
+    """Where each statement is in the file."""
+    attributes: list[str]
+    names: list[list[str]]
+    """The local variables of each function, in the order of their slots."""
+
+
+def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
+    """Returns the code of a program, `main` last of its functions; or what is wrong with it."""
+    return _Compiler(program).compile()
+
+
+class _Compiler:
+    """Compiles the functions of a program one after the other."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._functions = [*program.functions]
+        self._classes = [*program.classes]
+        self._attributes = list(dict.fromkeys(slot for kind in program.classes.values() for slot in kind.slots))
+        self._instructions: list[tuple[int, int, int, int]] = []
+        self._places: list[Location] = []
+        self._locals: dict[str, int] = {}
+        self._names: list[list[str]] = []
+        self._problems: list[Problem] = []
+        self._depth = self._deepest = 0
+
+    def compile(self) -> tuple[Code | None, list[Problem]]:
+        functions = []
+        bodies = [
+            (("functions", name, "do"), each.parameters, each.do) for name, each in self._program.functions.items()
+        ]
+        for place, parameters, body in [*bodies, (("main",), [], self._program.main)]:
+            start, self._depth, self._deepest = len(self._instructions), 0, 0
+            self._locals = {name: slot for slot, name in enumerate(parameters)}
+            if len(self._locals) < len(parameters):
+                self._problems.append(Problem((*place[:-1], "parameters"), "a parameter has the name of another"))
+            self._block(body, place)
+            self._emit(Do.NUMBER, -1)  # None
+            self._emit(Do.RETURN)
+            self._names.append([*self._locals])
+            functions.append((start, len(parameters), len(self._locals), self._deepest, 0, 0))
+        if self._problems:
+            return None, self._problems
+        kinds = [sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
+        slots = [[kind.index(name) if name in kind else -1 for name in self._attributes] for kind in kinds]
+        code = Code(
+            np.array(self._instructions, INSTRUCTION),
+            np.array(functions, FUNCTION),
+            np.array([len(kind) for kind in kinds], np.int64),
+            np.array(slots, np.int64).reshape(len(slots), -1),
+            self._places,
+            self._attributes,
+            self._names,
+        )
+        return code, []
+
+    def _emit(self, do: Do, argument: int = 0, other: int = 0) -> int:
+        self._reach(_MORE.get(do, 0))
+        self._depth += _effect(do, argument, self._program)
+        self._reach(0)
+        self._instructions.append((int(do), argument, other, len(self._places) - 1))
+        return len(self._instructions) - 1
+
+    def _reach(self, more: int) -> None:
+        """Notes that CPython's stack has so many values more than this machine's."""
+        self._deepest = max(self._deepest, self._depth + more)
+
+    def _jump_here(self, index: int) -> None:
+        do, argument, _, line = self._instructions[index]
+        self._instructions[index] = do, argument, len(self._instructions), line
+
+    def _problem(self, what: str) -> None:
+        self._problems.append(Problem(self._places[-1], what))
+
+    # Statements
+
+    def _block(self, body: list[Statement], place: Location) -> None:
+        for index, statement in enumerate(body):
+            self._places.append((*place, index))
+            self._statement(statement)
+
+    @singledispatchmethod
+    def _statement(self, statement: Statement) -> None:
+        raise TypeError(statement)
+
+    @_statement.register
+    def _(self, form: language.Bind) -> None:
+        for name, value in form.bind.items():
+            self._expression(value)
+            self._store(name)
+
+    def _store(self, name: str) -> None:
+        self._emit(Do.STORE, self._locals.setdefault(name, len(self._locals)))
+
+    @_statement.register
+    def _(self, form: language.Set) -> None:
+        for place, value in form.set.items():
+            self._expression(value)
+            owner, _, attribute = place.rpartition(".")
+            if not owner:
+                self._problem(f"{place} is not an attribute; `bind` binds a variable")
+                continue
+            self._load(owner)
+            self._emit(Do.SET_ATTRIBUTE, self._attribute(attribute))
+
+    def _attribute(self, name: str) -> int:
+        if name not in self._attributes:
+            self._problem(f"no class has the attribute {name!r}; {nearest(name, self._attributes)}")
+            return 0
+        return self._attributes.index(name)
+
+    @_statement.register
+    def _(self, form: language.Drop) -> None:
+        for name in form.drop:
+            self._emit(Do.DELETE, self._slot(name))
+
+    def _slot(self, name: str) -> int:
+        if name not in self._locals:
+            self._problem(f"{name!r} is not bound here; {nearest(name, [*self._locals])}")
+        return self._locals.setdefault(name, len(self._locals))
+
+    def _load(self, place: str) -> None:
+        name, *attributes = place.split(".")
+        self._emit(Do.LOAD, self._slot(name))
+        for attribute in attributes:
+            self._emit(Do.ATTRIBUTE, self._attribute(attribute))
+
+    @_statement.register
+    def _(self, form: language.Append) -> None:
+        self._load(form.to)
+        self._depth += 1  # the method
+        self._expression(form.append)
+        self._depth -= 1
+        self._emit(Do.APPEND)
+
+    @_statement.register
+    def _(self, form: language.Store) -> None:
+        self._expression(form.store)
+        self._load(form.into)
+        self._expression(form.at)
+        self._emit(Do.SET_ITEM)
+
+    @_statement.register
+    def _(self, form: language.Pop) -> None:
+        self._load(form.pop)
+        self._emit(Do.POP_LAST)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Clear) -> None:
+        self._load(form.clear)
+        self._emit(Do.CLEAR)
+
+    @_statement.register
+    def _(self, form: language.Return) -> None:
+        self._expression(form.return_)
+        self._emit(Do.RETURN)
+
+    @_statement.register
+    def _(self, form: language.Call) -> None:
+        self._expression(form)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Repeat) -> None:
+        self._emit(Do.RANGE, form.repeat)
+        self._loop(form.as_, form.do)
+
+    @_statement.register
+    def _(self, form: language.Each) -> None:
+        self._load(form.each)
+        self._emit(Do.ITERATE)
+        self._loop(form.as_, form.do)
+
+    def _loop(self, name: str, body: list[Statement]) -> None:
+        place, start = self._places[-1], self._emit(Do.NEXT)
+        self._store(name)
+        self._block(body, (*place, "do"))
+        self._emit(Do.JUMP, other=start)
+        self._jump_here(start)
+        self._depth -= 1
+
+    @_statement.register
+    def _(self, form: language.Choose) -> None:
+        place, choice = self._places[-1], self._emit(Do.CHOOSE, round(form.choose * CHOICE_STEPS))
+        self._block(form.do, (*place, "do"))
+        if form.otherwise:
+            end = self._emit(Do.JUMP)
+            self._jump_here(choice)
+            self._block(form.otherwise, (*place, "otherwise"))
+            self._jump_here(end)
+        else:
+            self._jump_here(choice)
+
+    # Expressions
+
+    @singledispatchmethod
+    def _expression(self, expression: Expression) -> None:
+        raise TypeError(expression)
+
+    @_expression.register
+    def _(self, value: int) -> None:
+        self._emit(Do.NUMBER, value)
+
+    @_expression.register
+    def _(self, place: str) -> None:
+        self._load(place)
+
+    @_expression.register
+    def _(self, form: language.Text) -> None:
+        self._emit(Do.TEXT, len(form.text))
+
+    @_expression.register
+    def _(self, form: language.Letters) -> None:
+        self._repeated(form.letters, Do.LETTERS)
+
+    @_expression.register
+    def _(self, form: language.Bytes) -> None:
+        self._repeated(form.bytes, Do.BYTES)
+
+    def _repeated(self, length: Expression, do: Do) -> None:
+        self._depth += 1  # the text that is repeated
+        self._expression(length)
+        self._depth -= 1
+        self._emit(do)
+
+    @_expression.register
+    def _(self, form: language.Half) -> None:
+        if _number(form.half) is not None:
+            self._emit(Do.FLOAT)
+            return
+        self._expression(form.half)
+        self._emit(Do.HALF)
+
+    @_expression.register
+    def _(self, form: language.Sum) -> None:
+        self._both(form, form.sum, Do.SUM)
+
+    @_expression.register
+    def _(self, form: language.Product) -> None:
+        self._both(form, form.product, Do.PRODUCT)
+
+    def _both(self, form: Expression, operands: list[Expression], do: Do) -> None:
+        number = _number(form)
+        if number is None:
+            for operand in operands:
+                self._expression(operand)
+            self._emit(do)
+        elif number > language.LARGEST:
+            self._problem(f"{number} exceeds the largest integer, {language.LARGEST}")
+        else:
+            self._emit(Do.NUMBER, number)
+
+    @_expression.register
+    def _(self, form: language.NewTuple) -> None:
+        if all(map(_is_constant, form.tuple)):
+            self._emit(Do.CONSTANTS, len(form.tuple))
+            return
+        for each in form.tuple:
+            self._expression(each)
+        self._emit(Do.TUPLE, len(form.tuple))
+
+    @_expression.register
+    def _(self, form: language.NewList) -> None:
+        if len(form.list) > 2 and all(map(_is_constant, form.list)):
+            self._emit(Do.CONSTANTS, len(form.list))
+            self._emit(Do.LIST_OF_CONSTANTS, len(form.list))
+            return
+        for each in form.list:
+            self._expression(each)
+        self._emit(Do.LIST, len(form.list))
+
+    @_expression.register
+    def _(self, form: language.New) -> None:
+        if form.new not in self._classes:
+            self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
+            return
+        self._emit(Do.NEW, self._classes.index(form.new))
+
+    @_expression.register
+    def _(self, form: language.Call) -> None:
+        if form.call not in self._functions:
+            self._problem(f"unknown function {form.call!r}; {nearest(form.call, self._functions)}")
+            return
+        wanted = len(self._program.functions[form.call].parameters)
+        if wanted != len(form.with_):
+            self._problem(f"{form.call} has {wanted} parameters, and is called with {len(form.with_)}")
+        self._depth += 1  # CPython's stack has the function below its arguments
+        for each in form.with_:
+            self._expression(each)
+        self._depth -= 1
+        self._emit(Do.CALL, self._functions.index(form.call))
+
+    @_expression.register
+    def _(self, form: language.Item) -> None:
+        self._load(form.item)
+        self._expression(form.at)
+        self._emit(Do.ITEM)
+
+    @_expression.register
+    def _(self, form: language.Length) -> None:
+        self._load(form.length)
+        self._emit(Do.LENGTH)
+
+
+def _number(expression: Expression) -> int | None:
+    """Returns the integer that CPython's compiler computes; None if it computes none."""
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, (language.Sum, language.Product)):
+        is_sum = isinstance(expression, language.Sum)
+        first, second = map(_number, expression.sum if is_sum else expression.product)
+        if first is not None and second is not None:
+            return first + second if is_sum else first * second
+    return None
+
+
+def _is_constant(expression: Expression) -> bool:
+    """Whether CPython's compiler makes a constant of an expression."""
+    if isinstance(expression, language.NewTuple):
+        return all(map(_is_constant, expression.tuple))
+    if isinstance(expression, language.Half):
+        return _number(expression.half) is not None
+    return isinstance(expression, language.Text) or _number(expression) is not None

@@ -1,0 +1,294 @@
+"""The schema of object programs in YAML (`kind: objects`): functions whose statements create and drop Python objects.
+
+Every statement and every expression stands for one in Python, and means exactly this. A statement is a mapping whose
+first key is its verb. An expression is a number, a name such as `node` or `node.parent`, or a mapping whose first key
+is what it creates or computes. `replay.objects.twin` writes the program in Python.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
+
+from replay.support.errors import WorkloadError
+from replay.support.names import nearest
+from replay.support.yaml_documents import Document
+from replay.workload.distribution_schema import Form
+
+EXAMPLE = "kind: objects"
+"""A valid line of an object program, for error messages."""
+MAIN = "main"
+"""The function that a program starts with. It has no parameters."""
+LARGEST = (1 << 60) - 1
+"""The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
+_WORD = "[A-Za-z][A-Za-z0-9_]*"
+Name = Annotated[str, Field(pattern=rf"^{_WORD}$")]
+Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$")]
+"""A variable, or an attribute of the object that a variable refers to."""
+Number = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+# Expressions
+
+
+class Text(Form):
+    """A text constant: `'abc'`. It exists once, and allocates nothing."""
+
+    text: str
+
+
+class Letters(Form):
+    """A new text of this length: `'x' * n`."""
+
+    letters: "Expression"
+
+
+class Bytes(Form):
+    """New bytes of this length: `b'x' * n`."""
+
+    bytes: "Expression"
+
+
+class Half(Form):
+    """A new float, half of an integer: `n * 0.5`."""
+
+    half: "Expression"
+
+
+class Sum(Form):
+    """`a + b`, of two integers."""
+
+    sum: Annotated[list["Expression"], Field(min_length=2, max_length=2)]
+
+
+class Product(Form):
+    """`a * b`, of two integers."""
+
+    product: Annotated[list["Expression"], Field(min_length=2, max_length=2)]
+
+
+class NewTuple(Form):
+    """`(a, b)`."""
+
+    tuple: list["Expression"]
+
+
+class NewList(Form):
+    """`[a, b]`."""
+
+    list: list["Expression"]
+
+
+class New(Form):
+    """A new instance of a class: `Node()`."""
+
+    new: Name
+
+
+class Call(Form):
+    """A call of a function, `f(a, b)`: a statement or an expression."""
+
+    call: Name
+    with_: list["Expression"] = Field(default_factory=list, alias="with")
+
+
+class Item(Form):
+    """An item of a list or tuple: `xs[k]`."""
+
+    item: Place
+    at: "Expression"
+
+
+class Length(Form):
+    """`len(xs)`."""
+
+    length: Place
+
+
+# Statements
+
+
+class Bind(Form):
+    """`x = a`, for each name in the order of the file."""
+
+    bind: Annotated[dict[Name, "Expression"], Field(min_length=1)]
+
+
+class Set(Form):
+    """`node.parent = a`, for each attribute in the order of the file."""
+
+    set: Annotated[dict[Place, "Expression"], Field(min_length=1)]
+
+
+class Drop(Form):
+    """`del x`, for each name."""
+
+    drop: Annotated[list[Name], Field(min_length=1)]
+
+
+class Append(Form):
+    """`xs.append(a)`."""
+
+    append: "Expression"
+    to: Place
+
+
+class Store(Form):
+    """`xs[k] = a`, of a list."""
+
+    store: "Expression"
+    into: Place
+    at: "Expression"
+
+
+class Pop(Form):
+    """`xs.pop()`."""
+
+    pop: Place
+
+
+class Clear(Form):
+    """`xs.clear()`."""
+
+    clear: Place
+
+
+class Return(Form):
+    """`return a`."""
+
+    return_: "Expression" = Field(alias="return")
+
+
+class Repeat(Form):
+    """`for i in range(n):`."""
+
+    repeat: NonNegativeInt
+    as_: Name = Field(alias="as")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+
+
+class Each(Form):
+    """`for x in xs:`."""
+
+    each: Place
+    as_: Name = Field(alias="as")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+
+
+class Choose(Form):
+    """With this probability `do`, else `otherwise`. The choices depend on the seed of the program only."""
+
+    choose: Annotated[float, Field(ge=0, le=1)]
+    do: Annotated[list["Statement"], Field(min_length=1)]
+    otherwise: list["Statement"] = Field(default_factory=list)
+
+
+def _key(form: type[Form]) -> str:
+    """Returns the key that distinguishes a form: its first."""
+    name, field = next(iter(form.model_fields.items()))
+    return field.alias or name
+
+
+EXPRESSIONS: dict[str, type[Form]] = {
+    _key(form): form
+    for form in (
+        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, New, Call, Item, Length,
+    )
+}  # fmt: skip
+STATEMENTS: dict[str, type[Form]] = {
+    _key(form): form
+    for form in (Bind, Set, Drop, Append, Store, Pop, Clear, Call, Return, Repeat, Each, Choose)
+}  # fmt: skip
+_FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
+
+
+def _tag(value: Any) -> str:
+    """Returns the key by which a form is found; pydantic calls it for values of the file and for forms."""
+    if isinstance(value, dict):
+        return str(next(iter(value), ""))
+    return _key(type(value)) if isinstance(value, Form) else "number" if isinstance(value, int) else "place"
+
+
+def _known(kind: str) -> BeforeValidator:
+    """Refuses mappings whose first key is no form of this kind."""
+    forms = _FORM_NAMES[kind]
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and _tag(value) not in forms:
+            raise ValueError(f"unknown {kind} {_tag(value)!r}; {nearest(_tag(value), list(forms))}")
+        if not isinstance(value, (dict, Form)) and (kind == "statement" or not isinstance(value, (int, str))):
+            what = "a mapping such as `drop: [x]`" if kind == "statement" else "a whole number, a name or a mapping"
+            raise ValueError(f"{value!r} is not {'a' if kind == 'statement' else 'an'} {kind}; write {what}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Expression: TypeAlias = Annotated[
+    Annotated[Number, Tag("number")]
+    | Annotated[Place, Tag("place")]
+    | Annotated[Text, Tag("text")]
+    | Annotated[Letters, Tag("letters")]
+    | Annotated[Bytes, Tag("bytes")]
+    | Annotated[Half, Tag("half")]
+    | Annotated[Sum, Tag("sum")]
+    | Annotated[Product, Tag("product")]
+    | Annotated[NewTuple, Tag("tuple")]
+    | Annotated[NewList, Tag("list")]
+    | Annotated[New, Tag("new")]
+    | Annotated[Call, Tag("call")]
+    | Annotated[Item, Tag("item")]
+    | Annotated[Length, Tag("length")],
+    Discriminator(_tag),
+    _known("expression"),
+]
+Statement: TypeAlias = Annotated[
+    Annotated[Bind, Tag("bind")]
+    | Annotated[Set, Tag("set")]
+    | Annotated[Drop, Tag("drop")]
+    | Annotated[Append, Tag("append")]
+    | Annotated[Store, Tag("store")]
+    | Annotated[Pop, Tag("pop")]
+    | Annotated[Clear, Tag("clear")]
+    | Annotated[Call, Tag("call")]
+    | Annotated[Return, Tag("return")]
+    | Annotated[Repeat, Tag("repeat")]
+    | Annotated[Each, Tag("each")]
+    | Annotated[Choose, Tag("choose")],
+    Discriminator(_tag),
+    _known("statement"),
+]
+
+
+class Class(Form):
+    """A class whose instances have these attributes and no dict."""
+
+    slots: Annotated[list[Name], Field(min_length=1)]
+
+
+class Function(Form):
+    """A function. All its names are local to a call."""
+
+    parameters: list[Name] = Field(default_factory=list)
+    do: Annotated[list[Statement], Field(min_length=1)]
+
+
+class Program(Form):
+    """An object program: classes, functions, and `main`, which is called once."""
+
+    kind: Literal["objects"]
+    description: str = ""
+    """What the program does to memory, in one sentence."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
+    classes: dict[Name, Class] = Field(default_factory=dict)
+    functions: dict[Name, Function] = Field(default_factory=dict)
+    main: Annotated[list[Statement], Field(min_length=1)]
+
+
+for _form in (*EXPRESSIONS.values(), *STATEMENTS.values()):
+    _form.model_rebuild()
+
+
+def load_program(path: Path) -> Program:
+    """Returns the object program in a file. Errors name file, line and key."""
+    return Document(path, WorkloadError, EXAMPLE).parse(Program)

@@ -1,0 +1,45 @@
+"""What differs between releases of CPython: sizes, small integers, free lists, growth of lists."""
+
+import numpy as np
+
+from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
+
+RELEASES = tuple((3, minor) for minor in range(8, 16))
+
+
+def rules_of(release: tuple[int, int]) -> np.ndarray:
+    """Returns the RULES record of a release."""
+    rules = np.zeros(1, RULES)
+    rules["int_least"] = 32 if release >= (3, 11) else 0
+    rules["small_ints"] = 1025 if release >= (3, 15) else 257
+    rules["list_classic"] = release <= (3, 8)
+    rules["constants_op"] = CALLOC if release <= (3, 8) else REALLOC if release <= (3, 9) else MALLOC
+    rules["pop_keeps_empty"] = release <= (3, 11)
+    rules["text_header"] = 41 if release >= (3, 12) else 49
+    rules["range_iterator_bytes"] = 40 if release >= (3, 12) else 48
+    rules["range_lengths"] = release <= (3, 11)
+    rules["range_arguments"] = release <= (3, 8)
+    rules["keeps_arguments"] = release <= (3, 10)
+    rules["locals_from_last"] = release >= (3, 14)
+    rules["tuples_lost"] = 20 if (3, 11) <= release <= (3, 12) else 0  # kept, and never used again
+    rules["least_shrunk"] = 32 if release >= (3, 14) else 0
+    rules["tuple_header"] = 48 if release >= (3, 14) else 40
+    rules["sequence_iterators"] = release <= (3, 14)
+    rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
+    return rules
+
+
+def free_list_limits(release: tuple[int, int]) -> np.ndarray:
+    """Returns the number of objects in each free list."""
+    limits = np.zeros(FREE_LISTS, np.int64)
+    limits[Kind.FLOAT] = 100
+    limits[Kind.LIST] = 80
+    limits[len(Kind) + 1 : len(Kind) + TUPLES_KEPT] = 2000
+    if release <= (3, 10):  # elsewhere, only shorter tuples are kept
+        limits[len(Kind) + 20] = 0
+    if release >= (3, 14):
+        limits[Kind.INT] = 100
+        limits[Kind.RANGE] = 6
+        limits[Kind.RANGE_ITERATOR] = 6
+        limits[Kind.SEQUENCE_ITERATOR] = 10
+    return limits

@@ -1,0 +1,122 @@
+"""Runs an object program: compiles it, and yields the memory it requests, batch by batch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from replay.jit.arrays import DONE, FULL, extend
+from replay.objects.code import FUNCTION, Code, Do
+from replay.objects.heap import (
+    COUNTS, DYING, EVENT, FREE_LISTS, IMMORTAL, LONGEST_FREE_LIST, OBJECT, Heap, Kind,
+)
+from replay.objects.language import LARGEST
+from replay.objects.machine import DEPTH_MAX, FRAME, FRAMES_KEPT, MISTAKES, STATE, Machine, run_machine
+from replay.objects.rules import free_list_limits, rules_of
+from replay.support.errors import WorkloadError
+
+EVENTS_A_BATCH = 1 << 16
+_CHUNKS = 48
+
+
+class ProgramError(WorkloadError):
+    """A mistake of a running object program."""
+
+
+def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
+    """Returns a machine before the first instruction of `main`."""
+    rules = rules_of(release)
+    ints = int(rules["small_ints"][0])
+    objects, constants = _constants(code, ints)
+    counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
+    counts["objects"], counts["items"], counts["blocks"] = len(objects), 1 << 12, 1
+    main = code.functions[-1]
+    need = int(code.functions["locals"].max()) + len(code.instructions) + 64
+    state["at"], state["function"], state["random"] = main["start"], -1, seed & 0xFFFFFFFF
+    state["top"], state["need"] = main["locals"], need
+    heap = Heap(
+        counts,
+        rules,
+        extend(objects, len(objects) + 1024),
+        np.zeros((1 << 12) + 4 * need, np.int32),
+        np.zeros(_CHUNKS, np.int64),
+        np.zeros(4 * need, DYING),
+        np.zeros(1024, np.int64),
+        np.zeros((FREE_LISTS, LONGEST_FREE_LIST), np.int64),
+        np.zeros(FREE_LISTS, np.int64),
+        free_list_limits(release),
+        np.zeros(EVENTS_A_BATCH, EVENT),
+    )
+    return Machine(
+        heap,
+        state,
+        code.instructions,
+        code.functions.copy(),
+        code.classes,
+        code.slots,
+        np.zeros(4 * need, np.int32),
+        np.zeros(DEPTH_MAX + 1, FRAME),
+        np.zeros(FRAMES_KEPT, FRAME),
+        constants,
+        np.arange(1, ints + 1),
+    )
+
+
+def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the objects that live forever, and the constant of each instruction."""
+    kinds = {Do.FLOAT: Kind.FLOAT, Do.TEXT: Kind.TEXT, Do.CONSTANTS: Kind.TUPLE}
+    entries = [(Kind.NONE, 0), *((Kind.INT, value) for value in range(ints)), (Kind.NONE, 0)]
+    constants = np.zeros(len(code.instructions), np.int64)
+    for index, (do, value, _, _) in enumerate(code.instructions.tolist()):
+        if do == Do.NUMBER and value < ints:
+            constants[index] = value + 1 if value >= 0 else ints + 1
+        elif do in kinds or do == Do.NUMBER:
+            constants[index] = len(entries)
+            entries.append((kinds.get(do, Kind.INT), value))
+    objects = np.zeros(len(entries), OBJECT)
+    objects["kind"], objects["length"] = np.array(entries, np.int64).T
+    objects["refs"] = IMMORTAL
+    return objects, constants
+
+
+def run_program(code: Code, release: tuple[int, int], seed: int = 1) -> Iterator[np.ndarray]:
+    """Yields the program's events (EVENT), batch by batch. Raises ProgramError for a mistake of the program."""
+    machine = new_machine(code, release, seed)
+    while True:
+        status = run_machine(machine)
+        counts, state = machine.heap.counts[0], machine.state[0]
+        yield machine.heap.events[: counts.events].copy()
+        counts.events = 0
+        if status == DONE:
+            return
+        if status != FULL:
+            raise ProgramError(_sentence(code, machine))
+        machine = _with_room(machine)
+
+
+def _sentence(code: Code, machine: Machine) -> str:
+    state = machine.state[0]
+    line = code.instructions[state.at - 1]["line"]
+    name = code.names[state.function][state.value] if state.mistake == 1 else ""
+    attribute = code.attributes[state.value] if state.mistake in (2, 3) else ""
+    place = ".".join(map(str, code.places[line]))
+    what = MISTAKES[state.mistake].format(
+        name=name, attribute=attribute, largest=LARGEST, value=state.value, limit=state.limit
+    )
+    return f"{place}: {what}"
+
+
+def _with_room(machine: Machine) -> Machine:
+    """Returns the machine with twice the room in every table that is nearly full."""
+    heap, counts, state = machine.heap, machine.heap.counts[0], machine.state[0]
+    need = int(state.need)
+
+    def room(array: np.ndarray, used: int) -> np.ndarray:
+        return extend(array, 2 * len(array)) if used + 2 * need > len(array) else array
+
+    grown = heap._replace(
+        objects=room(heap.objects, counts.objects),
+        items=room(heap.items, counts.items),
+        dying=room(heap.dying, counts.dying),
+        free_blocks=room(heap.free_blocks, counts.free_blocks),
+    )
+    return machine._replace(heap=grown, stack=room(machine.stack, state.top))

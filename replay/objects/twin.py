@@ -1,0 +1,182 @@
+"""Writes an object program in plain Python: the program that its model is compared with.
+
+Functions and classes are globals; everything else is local to `main`. Choices are read from `CHOICES`, an iterator over
+bytes, which allocates nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import singledispatch
+
+from replay.objects import language
+from replay.objects.language import Expression, Program, Statement
+
+CHOICE_STEPS = 256
+"""A choice compares one random byte with its probability times this number."""
+
+_OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, language.Half)
+
+
+def write_twin(program: Program) -> str:
+    """Returns the definitions of a program in Python; `main()` runs it.
+
+    It needs the globals `CHOICES`, `LETTER` and `BYTE`.
+    """
+    lines: list[str] = []
+    for name, kind in program.classes.items():
+        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}"]
+    functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
+    definitions: list[str] = []
+    for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
+        definitions += [f"def {name}({', '.join(parameters)}):", *_indented(body)]
+    return "\n".join([*definitions, *lines]) + "\n"
+
+
+def _indented(body: Sequence[Statement]) -> Iterator[str]:
+    for statement in body:
+        for line in _lines(statement):
+            yield f"    {line}"
+
+
+@singledispatch
+def _lines(statement: Statement) -> list[str]:
+    """Returns the lines of a statement."""
+    raise TypeError(statement)
+
+
+@_lines.register
+def _(form: language.Bind) -> list[str]:
+    return [f"{name} = {python(value)}" for name, value in form.bind.items()]
+
+
+@_lines.register
+def _(form: language.Set) -> list[str]:
+    return [f"{place} = {python(value)}" for place, value in form.set.items()]
+
+
+@_lines.register
+def _(form: language.Drop) -> list[str]:
+    return [f"del {name}" for name in form.drop]
+
+
+@_lines.register
+def _(form: language.Append) -> list[str]:
+    return [f"{form.to}.append({python(form.append)})"]
+
+
+@_lines.register
+def _(form: language.Store) -> list[str]:
+    return [f"{form.into}[{python(form.at)}] = {python(form.store)}"]
+
+
+@_lines.register
+def _(form: language.Pop) -> list[str]:
+    return [f"{form.pop}.pop()"]
+
+
+@_lines.register
+def _(form: language.Clear) -> list[str]:
+    return [f"{form.clear}.clear()"]
+
+
+@_lines.register
+def _(form: language.Return) -> list[str]:
+    return [f"return {python(form.return_)}"]
+
+
+@_lines.register
+def _(form: language.Call) -> list[str]:
+    return [python(form)]
+
+
+@_lines.register
+def _(form: language.Repeat) -> list[str]:
+    return [f"for {form.as_} in range({form.repeat}):", *_indented(form.do)]
+
+
+@_lines.register
+def _(form: language.Each) -> list[str]:
+    return [f"for {form.as_} in {form.each}:", *_indented(form.do)]
+
+
+@_lines.register
+def _(form: language.Choose) -> list[str]:
+    lines = [f"if next(CHOICES) < {round(form.choose * CHOICE_STEPS)}:", *_indented(form.do)]
+    return [*lines, "else:", *_indented(form.otherwise)] if form.otherwise else lines
+
+
+@singledispatch
+def python(expression: Expression) -> str:
+    """Returns an expression in Python."""
+    raise TypeError(expression)
+
+
+@python.register(int)
+@python.register(str)
+def _(value: int | str) -> str:
+    return str(value)
+
+
+@python.register
+def _(form: language.Text) -> str:
+    return repr(form.text)
+
+
+@python.register
+def _(form: language.Letters) -> str:
+    return f"LETTER * {_operand(form.letters)}"
+
+
+@python.register
+def _(form: language.Bytes) -> str:
+    return f"BYTE * {_operand(form.bytes)}"
+
+
+@python.register
+def _(form: language.Half) -> str:
+    return f"{_operand(form.half)} * 0.5"
+
+
+@python.register
+def _(form: language.Sum) -> str:
+    return " + ".join(map(_operand, form.sum))
+
+
+@python.register
+def _(form: language.Product) -> str:
+    return " * ".join(map(_operand, form.product))
+
+
+@python.register
+def _(form: language.NewTuple) -> str:
+    return f"({''.join(f'{python(each)}, ' for each in form.tuple)})"
+
+
+@python.register
+def _(form: language.NewList) -> str:
+    return f"[{', '.join(map(python, form.list))}]"
+
+
+@python.register
+def _(form: language.New) -> str:
+    return f"{form.new}()"
+
+
+@python.register
+def _(form: language.Call) -> str:
+    return f"{form.call}({', '.join(map(python, form.with_))})"
+
+
+@python.register
+def _(form: language.Item) -> str:
+    return f"{form.item}[{python(form.at)}]"
+
+
+@python.register
+def _(form: language.Length) -> str:
+    return f"len({form.length})"
+
+
+def _operand(expression: Expression) -> str:
+    """Returns an expression in parentheses if it has an operator."""
+    text = python(expression)
+    return f"({text})" if isinstance(expression, _OPERATORS) else text
