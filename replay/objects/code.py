@@ -35,8 +35,8 @@ from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line")
-FUNCTION = record("start", "parameters", "locals", "stack", "block", "room")
-"""`stack`: the largest number of values on CPython's stack. `block`, `room`: memory of the frame that waits for the next
+FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room")
+"""`stack`: the largest number of values on CPython's stack, which differs in 3.8. `block`, `room`: memory of the frame that waits for the next
 call, and how many variables and values it has room for."""
 
 
@@ -128,7 +128,7 @@ class _Compiler:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
-        self._depth = self._deepest = 0
+        self._depth = self._deepest = self._deepest_3_8 = 0
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         functions = []
@@ -136,7 +136,7 @@ class _Compiler:
             (("functions", name, "do"), each.parameters, each.do) for name, each in self._program.functions.items()
         ]
         for place, parameters, body in [*bodies, (("main",), [], self._program.main)]:
-            start, self._depth, self._deepest = len(self._instructions), 0, 0
+            start, self._depth, self._deepest, self._deepest_3_8 = len(self._instructions), 0, 0, 0
             self._locals = {name: slot for slot, name in enumerate(parameters)}
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "a parameter has the name of another"))
@@ -144,7 +144,7 @@ class _Compiler:
             self._emit(Do.NUMBER, -1)  # None
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
-            functions.append((start, len(parameters), len(self._locals), self._deepest, 0, 0))
+            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0))
         if self._problems:
             return None, self._problems
         kinds = [sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -167,9 +167,10 @@ class _Compiler:
         self._instructions.append((int(do), argument, other, len(self._places) - 1))
         return len(self._instructions) - 1
 
-    def _reach(self, more: int) -> None:
+    def _reach(self, more: int, more_3_8: int | None = None) -> None:
         """Notes that CPython's stack has so many values more than this machine's."""
         self._deepest = max(self._deepest, self._depth + more)
+        self._deepest_3_8 = max(self._deepest_3_8, self._depth + (more if more_3_8 is None else more_3_8))
 
     def _jump_here(self, index: int) -> None:
         do, argument, _, line = self._instructions[index]
@@ -369,6 +370,7 @@ class _Compiler:
     @_expression.register
     def _(self, form: language.NewList) -> None:
         if len(form.list) > 2 and all(map(_is_constant, form.list)):
+            self._reach(2, len(form.list))  # a list and a tuple; in 3.8 each constant
             self._emit(Do.CONSTANTS, len(form.list))
             self._emit(Do.LIST_OF_CONSTANTS, len(form.list))
             return

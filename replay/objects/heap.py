@@ -64,11 +64,12 @@ OBJECT = record("kind", "refs", "block", "length", "first", "room", "capacity", 
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested")
-COUNTS = record("objects", "free_object", "items", "dying", "blocks", "free_blocks", "events", "live")
+COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "live")
+"""`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
 RULES = record(
     "int_digit", "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
-    "locals_from_last", "tuples_lost", "least_shrunk", "tuple_header", "sequence_iterators",
+    "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
 )  # fmt: skip
 
 
@@ -195,6 +196,7 @@ def give_items(heap, number, length):
     else:
         first = counts.items
         counts.items += 1 << log
+        counts.largest = max(counts.largest, log)
     kept = 1 << entry.room if entry.first else 0
     for index in range(1 << log):
         heap.items[first + index] = heap.items[entry.first + index] if index < kept else 0

@@ -138,7 +138,8 @@ def _resize(machine, number, wanted):
     """Sets the length of a list as `list_resize` of CPython does."""
     heap = machine.heap
     rules, entry = heap.rules[0], heap.objects[number]
-    if not (wanted <= entry.capacity and (wanted >= entry.capacity >> 1 or entry.capacity <= rules.least_shrunk)):
+    fits = wanted <= entry.capacity and (wanted >= entry.capacity >> 1 or entry.capacity <= rules.least_shrunk)
+    if not fits or (wanted == 0 and entry.vector and not rules.pop_keeps_empty):
         entry.capacity = _grown(rules, wanted, entry.length)
         if entry.capacity == 0 and not rules.pop_keeps_empty:
             free_block(heap, MEM, entry.vector)
@@ -163,6 +164,9 @@ def _fail(machine, mistake, value, limit):
 def _new_range(machine, stop):
     """Pushes an iterator over range(stop)."""
     heap, rules = machine.heap, machine.heap.rules[0]
+    arguments = np.int64(0)
+    if rules.range_arguments:
+        arguments = new_object(heap, TUPLE, np.int64(48), np.int64(1))
     length = new_int(machine, stop, _digits(stop))
     if rules.range_lengths and stop:  # stop - start; minus 1; divided by step; plus 1, the length
         less = new_int(machine, stop - 1, _digits(stop - 1))
@@ -171,9 +175,6 @@ def _new_range(machine, stop):
         drop_leaf(heap, quotient)
         drop_leaf(heap, less)
         drop_leaf(heap, difference)
-    arguments = np.int64(0)
-    if rules.range_arguments:
-        arguments = new_object(heap, TUPLE, np.int64(48), np.int64(1))
     made = new_object(heap, RANGE, np.int64(48), stop)
     heap.objects[made].owner = length
     if rules.range_arguments:
@@ -301,7 +302,7 @@ def enter_frame(machine, function):
     frame, base = machine.frames[state.depth], heap.rules[0].frame_base
     if base == 0:
         return
-    need = called.locals + called.stack
+    need = called.locals + (called.stack_3_8 if heap.rules[0].list_classic else called.stack)
     if called.block:
         frame.block, frame.room = called.block, called.room
         called.block = 0
@@ -440,7 +441,10 @@ def _of_list(machine, op):
         return _fail(machine, NOT_LIST, np.int64(0), np.int64(0))
     if op == APPEND:
         length = entry.length
-        _resize(machine, number, length + 1)
+        if length < entry.capacity and not heap.rules[0].append_resizes:
+            entry.length += 1
+        else:
+            _resize(machine, number, length + 1)
         heap.items[entry.first + length] = value
         drop(heap, number)
     elif op == CLEAR:
@@ -583,7 +587,7 @@ def _has_room(machine):
     return (
         counts.events + EVENTS_A_STEP <= heap.events.shape[0]
         and counts.objects + 8 <= heap.objects.shape[0]
-        and counts.items + state.need <= heap.items.shape[0]
+        and counts.items + state.need + (4 << counts.largest) <= heap.items.shape[0]
         and counts.dying + state.need <= heap.dying.shape[0]
         and counts.free_blocks + 8 <= heap.free_blocks.shape[0]
         and state.top + state.need <= machine.stack.shape[0]

@@ -22,6 +22,7 @@ def rules_of(release: tuple[int, int]) -> np.ndarray:
     rules["keeps_arguments"] = release <= (3, 10)
     rules["locals_from_last"] = release >= (3, 14)
     rules["tuples_lost"] = 20 if (3, 11) <= release <= (3, 12) else 0  # kept, and never used again
+    rules["append_resizes"] = release <= (3, 10)
     rules["least_shrunk"] = 32 if release >= (3, 14) else 0
     rules["tuple_header"] = 48 if release >= (3, 14) else 40
     rules["sequence_iterators"] = release <= (3, 14)

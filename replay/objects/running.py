@@ -110,12 +110,13 @@ def _with_room(machine: Machine) -> Machine:
     heap, counts, state = machine.heap, machine.heap.counts[0], machine.state[0]
     need = int(state.need)
 
-    def room(array: np.ndarray, used: int) -> np.ndarray:
-        return extend(array, 2 * len(array)) if used + 2 * need > len(array) else array
+    def room(array: np.ndarray, used: int, more: int = 0) -> np.ndarray:
+        wanted = used + 2 * need + more
+        return extend(array, max(2 * len(array), wanted)) if wanted > len(array) else array
 
     grown = heap._replace(
         objects=room(heap.objects, counts.objects),
-        items=room(heap.items, counts.items),
+        items=room(heap.items, counts.items, 4 << int(counts.largest)),
         dying=room(heap.dying, counts.dying),
         free_blocks=room(heap.free_blocks, counts.free_blocks),
     )
