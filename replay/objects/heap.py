@@ -21,7 +21,7 @@ from replay.trace import Domain, Op
 
 IMMORTAL = 1 << 40
 """Reference count of objects that live forever."""
-EVENTS_A_STEP = 8
+EVENTS_A_STEP = 16
 DIGIT_BITS = 30
 SMALLEST_CHUNK = 2
 

@@ -586,10 +586,10 @@ def _has_room(machine):
     counts = heap.counts[0]
     return (
         counts.events + EVENTS_A_STEP <= heap.events.shape[0]
-        and counts.objects + 8 <= heap.objects.shape[0]
+        and counts.objects + EVENTS_A_STEP <= heap.objects.shape[0]
         and counts.items + state.need + (4 << counts.largest) <= heap.items.shape[0]
         and counts.dying + state.need <= heap.dying.shape[0]
-        and counts.free_blocks + 8 <= heap.free_blocks.shape[0]
+        and counts.free_blocks + EVENTS_A_STEP <= heap.free_blocks.shape[0]
         and state.top + state.need <= machine.stack.shape[0]
     )
 
