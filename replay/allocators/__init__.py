@@ -111,7 +111,7 @@ from replay.allocators._stack import (
 )
 from replay.allocators._tally import (
     LEVELS,
-    NEVER,
+    NO_WAKE_NS,
     OWN,
     SYSCALLS,
     TALLY,
@@ -135,7 +135,7 @@ __all__ = [
     "LEVELS",
     "LOG",
     "MARGIN",
-    "NEVER",
+    "NO_WAKE_NS",
     "NO_MEMORY",
     "OWN",
     "RESIDENT_PEAK",

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.allocators import (
     LARGE,
-    NEVER,
+    NO_WAKE_NS,
     RESIDENT_PEAK,
     address,
     block_size,
@@ -277,7 +277,7 @@ def let_time_pass(stack, until_ns):
     while tally.wake_ns <= until_ns:
         if tally.attention & ~RESIDENT_PEAK:
             return False
-        tally.woken_ns, tally.wake_ns = tally.wake_ns, NEVER
+        tally.woken_ns, tally.wake_ns = tally.wake_ns, NO_WAKE_NS
         _tick(stack, tally.woken_ns)
         tally.woken_ns = -1
     return True
