@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from replay.allocators._contract import KERNELS, find_mistakes
+from replay.allocators._contract import KERNELS, Constants, find_mistakes
 from replay.allocators._tally import Counter, Layout, tally_layout
 from replay.jit.compiling import is_kernel
 from replay.support.bundled_files import MODEL_GROUP
@@ -73,15 +73,20 @@ def _load_third_party(name: str) -> ModuleType:
     return model
 
 
+def constants_of(name: str) -> Constants:
+    """What the model called `name` declares, and the defaults."""
+    declared = vars(find_model(name))
+    return Constants()._replace(**{field: declared[field] for field in Constants._fields if field in declared})
+
+
 def roles(name: str) -> tuple[str, ...]:
     """The roles that the model called `name` can have."""
-    found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "small"))
-    return found
+    return constants_of(name).ROLES
 
 
 def counters_of(name: str) -> tuple[Counter, ...]:
     """The counters that the model called `name` declares."""
-    return tuple(getattr(find_model(name), "COUNTERS", ()))
+    return constants_of(name).COUNTERS
 
 
 def layout_of(names: Iterable[str]) -> Layout:

@@ -115,6 +115,10 @@ class StackConfig(BaseModel):
         """Returns notes about settings that have no effect, or less than expected."""
         return [*self._notes, *(note for model in self.models for note in getattr(getattr(self, model), "notes", ()))]
 
+    def title(self, model: str) -> str:
+        """Returns the name of a model in use, with its version if it has one."""
+        return " ".join(filter(None, (model, getattr(self.section(model), "version", ""))))
+
     def section(self, name: str) -> BaseModel | None:
         """Returns the section `name`; None if no domain uses this model."""
         found: BaseModel = getattr(self, name)

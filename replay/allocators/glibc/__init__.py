@@ -102,6 +102,8 @@ __all__ = [
 ]
 
 ROLES = ("libc",)
+VERIFIED = "glibc's blocks and system calls"
+FREE_MEMORY = "free chunks and tables"
 COUNTERS = (
     Counter("thread_arenas", CounterKind.SUM, "arenas created for threads, besides the main one"),
     Counter("heaps_released", CounterKind.SUM, "heaps of thread arenas that were unmapped", more_is_worse=False),
