@@ -59,7 +59,8 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
         for name, measured in report.measured.items()
     ]
     schema: dict[str, Any] = dict.fromkeys(_ABOUT, pl.String) | {"date": pl.Datetime("us", "UTC")}
-    schema |= dict.fromkeys(metric_names(), pl.Float64)
+    measured = (metric for each in report.measured.values() for metric in each.figures)
+    schema |= dict.fromkeys([*metric_names(), *measured], pl.Float64)
     frame = pl.DataFrame([[row.get(name) for name in schema] for row in rows], schema=schema, orient="row")
     with _locked(path) as has_rows:
         if has_rows:

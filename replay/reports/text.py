@@ -192,9 +192,11 @@ def _counters(summary: Summary) -> Table:
     """Returns a row for each counter of the models: levels have values at three moments, other counters at end."""
     table = table_of("", "peak", "at peak", "end", "")
     let_notes_wrap(table)
-    for name, counter in metrics.own_metrics().items():
-        if name not in summary.counters or name.endswith(("_peak", "_at_peak")):
+    for name in summary.counters:
+        if name.endswith(("_peak", "_at_peak")):
             continue
+        counter = metrics.own_counter(name)
+        assert counter is not None
         stem = name.removesuffix("_end")
         parts = (f"{stem}_peak", f"{stem}_at_peak", name)
         values = [summary.counters.get(part) for part in parts]

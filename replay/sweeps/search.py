@@ -103,7 +103,7 @@ class Search:
                     else None
                 )
                 if outcome is not None and outcome.status == "done":
-                    self._fronts.append({name: float(outcome.metrics[name]) for name in self._objectives})
+                    self._fronts.append({name: float(outcome.value(name)) for name in self._objectives})
 
     def _front(self) -> Front:
         """Returns the undominated results. Empty with several traces, whose runs are not ended early."""
@@ -140,7 +140,7 @@ class Search:
             if outcome is None or default is None or "failed" in (outcome.status, default.status):
                 return None
             for index, name in enumerate(self._objectives):
-                totals[index] += ratio(outcome.metrics[name], default.metrics[name])
+                totals[index] += ratio(outcome.value(name), default.value(name))
         return [total / len(self._runs.inputs) for total in totals]
 
 
