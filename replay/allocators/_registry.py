@@ -39,6 +39,11 @@ def model_names() -> list[str]:
     return sorted({*bundled_names(), *_third_party()})
 
 
+def explain_unknown(name: str) -> str:
+    """The mistake in a name that no model has."""
+    return f"unknown allocator model {name!r}; {nearest(name, model_names())}"
+
+
 def usable_models() -> list[str]:
     """The names of models that can be imported and keep the contract."""
     return [name for name in model_names() if _is_usable(name)]
@@ -65,7 +70,7 @@ def find_model(name: str) -> ModuleType:
 def _load_third_party(name: str) -> ModuleType:
     point = _third_party().get(name)
     if point is None:
-        raise ConfigError(f"unknown allocator model {name!r}; {nearest(name, model_names())}")
+        raise ConfigError(explain_unknown(name))
     try:
         model: ModuleType = point.load()
     except Exception as error:  # whatever a third party's module raises on import, the user learns which one it was

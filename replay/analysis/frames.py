@@ -117,7 +117,7 @@ def arenas(result: RunResult) -> pl.DataFrame:
     frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
     if not result.processes:
         return frame
-    arenas_of = [len(part.observed.get("arenas", ())) for part in result.processes]
+    arenas_of = [len(each.observed.get("arenas", ())) for each in result.processes]
     names = np.repeat([process.name for process in result.metadata.processes], arenas_of)
     return frame.with_columns(pl.Series("process", names, dtype=pl.String))
 

@@ -268,11 +268,11 @@ def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: Run
             "ceiling": _bound(ceiling) if ceiling else None,
             "processes": [
                 {
-                    **_figures(part),
+                    **_figures(own),
                     "name": process.name,
                     "at_peak_of_all": {name: int(share[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
                 }
-                for process, part, share in zip(result.metadata.processes, result.processes, result.shares, strict=True)
+                for process, own, share in zip(result.metadata.processes, result.processes, result.shares, strict=True)
             ],
         }
     )

@@ -17,14 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
 
-from replay.allocators import bundled_names, find_model, model_names, roles
+from replay.allocators import bundled_names, explain_unknown, find_model, model_names, roles
 from replay.allocators.linux import Config as LinuxConfig
-from replay.support.names import nearest
 
 
 def _known(name: str) -> str:
     if name not in model_names():
-        raise ValueError(f"unknown allocator model {name!r}; {nearest(name, model_names())}")
+        raise ValueError(explain_unknown(name))
     return name
 
 

@@ -17,7 +17,7 @@ from replay import __version__
 from replay.analysis.metrics import metric_names
 from replay.gates.checking import Report
 from replay.support.atomic_files import new_file, new_target, open_locked, write_in_memory
-from replay.support.errors import OutputError, ReplayError
+from replay.support.errors import ReplayError, cannot_be_written
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -79,7 +79,7 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         file = open_locked(target, wait=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise cannot_be_written(path, error) from None
     assert file is not None
     with file:
         has_rows = os.fstat(file.fileno()).st_size > 0

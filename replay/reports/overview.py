@@ -171,13 +171,13 @@ def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
 
 def _emptiest(arenas: pl.DataFrame) -> str:
     used = arenas.filter(pl.col("blocks") > 0).sort("occupancy", "address")
-    parts = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
+    found = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
     if used.height:
         arena = used.row(0, named=True)
-        parts.append(
-            f"emptiest{' in use' * bool(parts)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
+        found.append(
+            f"emptiest{' in use' * bool(found)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
         )
-    return "; ".join(parts)
+    return "; ".join(found)
 
 
 def blocks_of(arena: Mapping[str, Any]) -> str:

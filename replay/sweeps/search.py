@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.support.errors import ConfigError, ReplayError
 from replay.sweeps.analysis import ratio, undominated
-from replay.sweeps.configurations import Configuration, Skipped, configurations, point_text
+from replay.sweeps.configurations import Configuration, Skipped, configurations, impossible, point_text
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
 from replay.sweeps.runs import Runs
@@ -91,7 +91,7 @@ class Search:
 
     def _refuse(self, skipped: Skipped) -> None:
         if self._strict:
-            raise ConfigError(f"{point_text(skipped.parameters)} cannot be run: {skipped.reason}")
+            raise impossible(skipped)
 
     def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
         self._runs.do(generation, self._front(), expected)
