@@ -1,4 +1,4 @@
-"""Allocator models: their contract, and how models of different files are joined without knowing each other.
+"""Allocator models, and how models of different files are joined without knowing each other.
 
 A model is one module or package. It names itself to the configuration by its file name (or by an entry point
 `replay.allocators`). `_contract` lists what it has, and what each function does; `bump` is a complete example.
