@@ -11,7 +11,7 @@
 
 A model's own counters are called `<model>.<counter>`; a level has `_peak`, `_at_peak` and `_end` as well.
 
-Every summary has the same metrics: the figures, and the counters of the bundled models, which are 0 for a model that is
+Every summary has these metrics: the figures, and the counters of the bundled models, which are 0 for a model that is
 not in the stack. Only a stack with a model of another package adds the counters of that model. So an installed model
 that a stack does not use changes neither baselines nor sweeps.
 """

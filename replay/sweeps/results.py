@@ -91,7 +91,7 @@ def collect(
     rows = [{"run": number, **row} for number, row in enumerate(rows)]
     schema: dict[str, Any] = dict(_FIRST)
     schema |= {name: _type_of([row[name] for row in rows]) for name in parameters}
-    found = [name for outcome in outcomes.values() for name in outcome.metrics]
+    found = [name for row in rows for name in row if name not in {*_FIRST, *_LAST, *parameters}]
     metrics = list(dict.fromkeys([*metric_names(), *plan.objectives, *found]))
     for row in rows:
         if row["status"] == "done":  # a counter of a model that is not in the stack is 0

@@ -82,7 +82,7 @@ def _search(state, stack, arena, nb, cached, resumed):
     cache_index = nb - par.min_units
     unsorted = arena.bins + UNSORTED
     unsorted_seen = 0
-    has_changed = resumed  # if False, the caller has tried `_from_remainder`
+    has_changed = resumed  # if False, the caller has tried `from_remainder`
     while True:
         iterations = 0
         while True:
