@@ -11,6 +11,7 @@ from replay.allocators import (
     CLASS_VIEW,
     OWN,
     TIMED,
+    constants_of,
 )
 from replay.analysis.metrics import ROLES, metrics_of, summarize
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
@@ -74,11 +75,7 @@ def size_classes(result: RunResult) -> pl.DataFrame:
     counted = result.classes[rows]
     config = result.config
     stack = {"libc": config.libc_model, "small": config.small_model}
-    unrounded = [role for role, model in stack.items() if model == "ideal"]
-    if (
-        result.end.block_bytes_peak == result.end.requested_bytes_peak
-    ):  # models of other packages that do not round sizes up
-        unrounded = list(stack)
+    unrounded = [role for role, model in stack.items() if model and not constants_of(model).ROUNDS_SIZES]
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
         {
@@ -120,7 +117,7 @@ def arenas(result: RunResult) -> pl.DataFrame:
     frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
     if not result.processes:
         return frame
-    arenas_of = [len(part.observed.get("arenas", ())) for part in result.processes]
+    arenas_of = [len(each.observed.get("arenas", ())) for each in result.processes]
     names = np.repeat([process.name for process in result.metadata.processes], arenas_of)
     return frame.with_columns(pl.Series("process", names, dtype=pl.String))
 

@@ -91,11 +91,12 @@ def verify(
 def _open(source: str | None) -> "Trace | None":
     from replay.sources import open_source
     from replay.trace.processes import refuse_processes
+    from replay.verification import ONE_PROCESS
 
     if source is None:
         return None
     trace = open_source(source)
-    refuse_processes(trace, source, "only one process at a time can be compared with a real allocator")
+    refuse_processes(trace, source, ONE_PROCESS)
     return trace
 
 

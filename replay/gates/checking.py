@@ -134,8 +134,8 @@ def ratchet(baseline: Baseline, report: Report) -> tuple[Baseline, int]:
     count, cases = 0, {}
     for case in report.cases:
         if case.state == "passed" and case.name in baseline.cases and case.better:
-            before, now = baseline.cases[case.name], report.measured[case.name]
-            lower = {finding.metric: now.figures[finding.metric] for finding in case.better}
+            before = baseline.cases[case.name]
+            lower = {finding.metric: finding.now for finding in case.better}
             cases[case.name] = before.model_copy(update={"figures": {**before.figures, **lower}})
             count += len(lower)
     return baseline.with_cases(cases), count

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from replay.analysis.metrics import metric_names, own_metrics
+from replay.analysis.metrics import known_metrics, own_counter
 from replay.support.units import format_size, format_time
 from replay.sweeps.results import Results
 
@@ -22,8 +22,8 @@ def format_value(value: Any) -> str:
 
 def format_metric(metric: str, value: float) -> str:
     """Returns a metric's value as text, in the unit of its name."""
-    assert metric in metric_names()
-    own = own_metrics().get(metric)
+    assert metric in known_metrics()
+    own = own_counter(metric)
     if "_bytes" in metric or (own and own.unit == "bytes"):
         return format_size(round(value))
     if "_ns" in metric or (own and own.unit == "ns"):

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 from rich.text import Text
 
+from replay.allocators import constants_of
 from replay.analysis.metrics import Summary, requested_peak_ns
-from replay.config import StackConfig
 from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
@@ -41,7 +41,8 @@ def overview(
     """
     stack = result.config
     changed = f" with {', '.join(settings)}" if settings else ""
-    headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
+    models = ", ".join(stack.title(model) for model in reversed(stack.models))
+    headline = f"{printable(source)} on {stack.name}{changed} ({models})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
     made = _origin_text(Provenance.from_texts(summary.trace))
@@ -53,12 +54,6 @@ def overview(
     yield Text("")
     for label, text in (*_peaks(result, summary), *_facts(summary, arenas)):
         yield labelled(label, text, width)
-
-
-def _models(stack: StackConfig) -> Iterator[str]:
-    """Yields the models of the stack with their versions, the upper one first."""
-    for model in reversed(stack.models):
-        yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
 
 
 def _origin_text(origin: Provenance) -> str:
@@ -75,14 +70,13 @@ def _memory(summary: Summary, width: int) -> Iterator[Text]:
 
     Rows have notes only if the longest note fits into `width`.
     """
-    free_in_libc = "free chunks and tables" if summary.libc_model == "glibc" else "free, and ends of pages"
     rows = [
         ("live", "requested_bytes", "requested, not yet freed"),
         ("retained", "retained_bytes", "resident, but not live"),
         ("  rounding", "rounding_bytes", "size classes and headers"),
         ("  in pools", "free_in_pools_bytes", "free blocks, pool headers"),
         ("  in arenas", "free_pools_bytes", "free pools"),
-        ("  in libc", "free_in_libc_bytes", free_in_libc),
+        ("  in libc", "free_in_libc_bytes", constants_of(summary.libc_model).FREE_MEMORY),
         ("  not resident", "not_resident_bytes", "of these, not in memory"),
         ("resident", "resident_bytes", f"in memory; peak {format_time(summary.peak_time_ns)}"),
     ]
@@ -177,13 +171,13 @@ def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
 
 def _emptiest(arenas: pl.DataFrame) -> str:
     used = arenas.filter(pl.col("blocks") > 0).sort("occupancy", "address")
-    parts = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
+    found = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
     if used.height:
         arena = used.row(0, named=True)
-        parts.append(
-            f"emptiest{' in use' * bool(parts)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
+        found.append(
+            f"emptiest{' in use' * bool(found)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
         )
-    return "; ".join(parts)
+    return "; ".join(found)
 
 
 def blocks_of(arena: Mapping[str, Any]) -> str:

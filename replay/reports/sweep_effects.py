@@ -46,20 +46,20 @@ def effects_section(console: Console, results: Results, metric: str, verdict: Ve
     if not any(each.matters for each in verdict.of(metric)):
         limit = format_limit(verdict.within)
         return section(title, Text(f"Parameters are not ranked: all configurations are within {limit}."))
-    parts: list[RenderableType] = []
+    shown: list[RenderableType] = []
     if effects["matters"].any():
         large = effects.filter("matters")
         table = fitted(console, lambda gap: _effects_table(results, metric, large, gap))
-        parts.append(without_columns(console, table, "share of variance"))
+        shown.append(without_columns(console, table, "share of variance"))
     if small := ", ".join(_small_effects(effects.filter(~pl.col("matters")))):
-        parts.append(Text(f"Mean effect within {format_limit(verdict.within)}: {small}"))
-    return section(title, _stacked(parts))
+        shown.append(Text(f"Mean effect within {format_limit(verdict.within)}: {small}"))
+    return section(title, _stacked(shown))
 
 
-def _stacked(parts: Sequence[RenderableType]) -> Table:
+def _stacked(shown: Sequence[RenderableType]) -> Table:
     grid = Table.grid()
-    for part in parts:
-        grid.add_row(part)
+    for each in shown:
+        grid.add_row(each)
     return grid
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.allocators import (
     LARGE,
-    NEVER,
+    NO_WAKE_NS,
     RESIDENT_PEAK,
     address,
     block_size,
@@ -261,6 +261,23 @@ def _settle(tally, rows):
     tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
 
 
+@inlined
+def _unsettle(tally, first_row, start):
+    """Sets what the loop counts instead; returns the row from which `_settle` counts rows."""
+    tally.first_row, tally.at = first_row, tally.row - first_row
+    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
+    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
+    return start - tally.mallocs - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
+
+
+@inlined
+def _foreseen(blocks, end):
+    """The row before which `_look_ahead` is worth its time: 0 for few blocks, which stay in the cache anyway."""
+    if blocks.shape[0] <= BLOCKS_IN_CACHE:
+        return np.uint64(0)
+    return np.uint64(max(end - 2 * np.int64(AHEAD), 0))
+
+
 @cold
 def _copy(tally, copies, index):
     """Copies the counters."""
@@ -277,7 +294,7 @@ def let_time_pass(stack, until_ns):
     while tally.wake_ns <= until_ns:
         if tally.attention & ~RESIDENT_PEAK:
             return False
-        tally.woken_ns, tally.wake_ns = tally.wake_ns, NEVER
+        tally.woken_ns, tally.wake_ns = tally.wake_ns, NO_WAKE_NS
         _tick(stack, tally.woken_ns)
         tally.woken_ns = -1
     return True
@@ -356,14 +373,8 @@ def simulate_rows(
     """
     op, domains, block, sizes, times, _ = columns
     tally, space = stack.tally[0], stack.linux.space[0]
-    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
-    row, telling = start, addresses.shape[0] > 0
-    tally.first_row, tally.at = first_row, tally.row - first_row
-    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
-    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
-    # Few blocks stay in the cache anyway.
-    last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
-    foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
+    row, started, telling = start, _unsettle(tally, first_row, start), addresses.shape[0] > 0
+    foreseen = _foreseen(blocks, ticks[ticks.shape[0] - 1])
     for index in range(ticks.shape[0]):
         while row < ticks[index]:
             if op[np.uint64(row)] > LAST_BLOCK_OP:

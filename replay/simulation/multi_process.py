@@ -195,7 +195,7 @@ class Host:
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
         """The sums, and with them what each process counted; `requested` has the sums of `RequestedChanges` of each."""
         metadata = result.metadata
-        parts = tuple(
+        results = tuple(
             replace(
                 result,
                 metadata=replace(metadata, process=process.memory, processes=()),
@@ -213,7 +213,7 @@ class Host:
             )
             for number, (process, member) in enumerate(zip(metadata.processes, self.members, strict=True))
         )
-        return replace(result, processes=parts, shares=self.shares())
+        return replace(result, processes=results, shares=self.shares())
 
     def _find(self, thread: int) -> Sequence[int]:
         return [int(found[0]) for found in self._processes.of(np.array([thread], np.uint32))]

@@ -67,4 +67,4 @@ class Simulated(Protocol):
         """Begins a phase of the process of that thread."""
 
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
-        """Returns the result with the parts of the processes; `requested` has their sums of `RequestedChanges`."""
+        """Returns the result with those of the single processes; `requested` has their sums of `RequestedChanges`."""

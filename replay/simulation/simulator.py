@@ -11,8 +11,8 @@ from replay.allocators import (
     LARGE,
     LOG,
     MARGIN,
-    NEVER,
     NO_MEMORY,
+    NO_WAKE_NS,
     RESIDENT_PEAK,
     ROOM,
     SPAN,
@@ -91,7 +91,7 @@ class Simulator:
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
         self.tally.begin_ns, self.tally.has_small = begin_ns, self.has_small
-        self.tally.wake_ns, self.tally.woken_ns = NEVER, -1
+        self.tally.wake_ns, self.tally.woken_ns = NO_WAKE_NS, -1
         self._sees_time = any(hasattr(model, "tick") for model in (libc_model, small_model))
         self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
         assert self._route.shape[0] == DOMAINS

@@ -121,13 +121,13 @@ class SpanTable:
         return spans
 
 
-def joined(parts: Sequence[Changes]) -> Changes:
+def joined(changes: Sequence[Changes]) -> Changes:
     """The changes of several snapshots in a row as those of one."""
-    spans = concatenated([each for part in parts for each in (_without_bytes(part.gone), part.spans)])
+    spans = concatenated([rows for each in changes for rows in (_without_bytes(each.gone), each.spans)])
     _, places = np.unique(spans["address"][::-1], return_index=True)
     latest = spans[::-1][places]
     is_gone = latest["bytes"] == 0
-    pages, times = np.unique(np.concatenate([part.toggled_pages for part in parts]), return_counts=True)
+    pages, times = np.unique(np.concatenate([each.toggled_pages for each in changes]), return_counts=True)
     return Changes(latest["address"][is_gone], latest[~is_gone], pages[times % 2 == 1])
 
 

@@ -33,7 +33,7 @@ class Moment(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What samples found, in parts that follow one another."""
+    """What samples found: arrays of one slice after the other."""
 
     times_ns: list[np.ndarray]
     counters: list[np.ndarray]
@@ -141,7 +141,7 @@ class Walk:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
             self.end = self.look(first_row + row, time_ns)
-            self._samples_before_end = Samples(*(list(parts) for parts in self._samples))
+            self._samples_before_end = Samples(*(list(arrays) for arrays in self._samples))
 
     def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) in every process, before `row` of the trace."""

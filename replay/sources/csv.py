@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.sources._columns import duplicate_column, unknown_column
 from replay.sources._logs.lines import open_text, plain_head
 from replay.sources._logs.log_trace import refuse_empty
 from replay.support.arrow import to_numpy
 from replay.support.errors import TraceError
-from replay.support.names import nearest, printable
+from replay.support.names import printable
 from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
@@ -68,10 +69,9 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
         raise _error(path, 1, message)
     for name in header:
         if name not in _TYPES and not lenient:
-            advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
-            raise _error(path, 1, f"column `{printable(name)}` is unknown; {advice}")
+            raise _error(path, 1, unknown_column(name))
         if header.count(name) > 1:
-            raise _error(path, 1, f"column `{name}` occurs twice")
+            raise _error(path, 1, duplicate_column(name))
     return CsvTrace(path, header, lenient)
 
 
