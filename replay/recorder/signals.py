@@ -27,6 +27,8 @@ class Witness:
     """
 
     def __init__(self) -> None:
+        self._continued = False
+        """Whether the group got a SIGCONT that `has_got` has not reported yet."""
         self._socket, theirs = socket.socketpair()
         self._process = os.fork()
         if self._process == 0:
@@ -37,21 +39,25 @@ class Witness:
     def has_got(self, number: int) -> bool:
         """Whether the group got the signal `number` since the last call for it. False if the witness was killed."""
         try:
-            if self._is_stopped():  # a SIGCONT to the group would have continued it
-                os.kill(self._process, signal.SIGCONT)
-                self._ask(signal.SIGCONT)
-                if number == signal.SIGCONT:
-                    return False
-            return self._ask(number)
+            self._continue()
+            if number != signal.SIGCONT:
+                return self._ask(number)
         except OSError:
             return False
+        got, self._continued = self._continued, False
+        return got
+
+    def _continue(self) -> None:
+        """Makes the witness able to answer, even if it was stopped together with its group."""
+        status = Path(f"/proc/{self._process}/status").read_text()
+        pending = int(status.partition("\nShdPnd:")[2].split()[0], 16)
+        self._continued |= bool(pending >> signal.SIGCONT - 1 & 1)
+        os.kill(self._process, signal.SIGCONT)
+        self._ask(signal.SIGCONT)
 
     def _ask(self, number: int) -> bool:
         self._socket.send(bytes([number]))
         return self._socket.recv(1) == b"\1"
-
-    def _is_stopped(self) -> bool:
-        return Path(f"/proc/{self._process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _answer(questions: socket.socket) -> NoReturn:
