@@ -27,7 +27,7 @@ WHAT: dict[Figures, str] = {
 }
 _ADVICE = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
-"""The part of resident memory that the trace does not explain is reported if it exceeds both."""
+"""The part of the measured growth that the simulation does not have is reported if it exceeds both."""
 
 
 class _Frozen(BaseModel):
@@ -110,8 +110,9 @@ def _measured_sentence(measured: Measured) -> str:
     if unexplained is None:
         return f"{line}."
     if unexplained < max(_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE * growth):
-        return f"{line}; the trace explains it."
-    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_ADVICE}."
+        return f"{line}; the recorded allocations account for this growth."
+    missing = f"the recorded allocations do not account for {format_size(unexplained)} of this growth"
+    return f"{line}; {missing}. For native memory, {_ADVICE}."
 
 
 def _claim(figures: Figures, reasons: list[Reason]) -> Claim:
