@@ -34,7 +34,7 @@ def format_metric(metric: str, value: float) -> str:
 
 
 def format_pair(metric: str, first: float, second: float) -> tuple[str, str]:
-    """Returns two values of a metric as text. They have so many digits that readers find nearly the exact difference."""
+    """Returns two values of a metric as text, with so many digits that their difference is nearly the exact one."""
     texts = format_metric(metric, first), format_metric(metric, second)
     if not texts[0].endswith("iB") or not texts[1].endswith("iB") or first == second:
         return texts

@@ -98,7 +98,6 @@ def _changes(cause: Cause) -> list[str]:
 
 def _change(change: Change) -> str:
     verb = "grew" if change.bytes >= 0 else "fell"
-    number = format_count(abs(change.blocks), "block")
-    blocks = f"{number} {'more' if change.blocks > 0 else 'fewer'}" if change.blocks else "as many blocks"
-    group = f"{_WORDS[change.dimension]} {change.group}"
-    return f"{verb} by {format_size(abs(change.bytes))} {group} ({blocks})"
+    more = "more" if change.blocks > 0 else "fewer"
+    blocks = format_count(abs(change.blocks), f"{more} block") if change.blocks else "as many blocks"
+    return f"{verb} by {format_size(abs(change.bytes))} ({blocks}) {_WORDS[change.dimension]} {change.group}"
