@@ -285,7 +285,7 @@ def test_github_gets_annotations_and_a_summary_by_itself(suite, replay, tmp_path
     assert code == 1
     assert "::error title=one%3A pool_bytes_peak::pool_bytes_peak: 96.0 KiB -> 144.0 KiB (+48.0 KiB, +50.0 %25" in out
     assert summary.read_text().startswith("before\n### ❌ Memory got worse\n")
-    assert "| `pool_bytes_peak` | 96.0 KiB | 144.0 KiB | +48.0 KiB +50.0 % | worse |" in summary.read_text()
+    assert "| `pool_bytes_peak` | 96.0 KiB | 144.0 KiB | +48.0 KiB, +50.0 % | worse |" in summary.read_text()
 
 
 def test_gitlab_gets_its_code_quality_report_by_itself(suite, replay, tmp_path, monkeypatch):

@@ -120,6 +120,7 @@ from replay.allocators._tally import (
     CounterKind,
     Layout,
     field_prefix,
+    shown_fields,
     tally_layout,
 )
 from replay.allocators.linux import touch
@@ -186,6 +187,7 @@ __all__ = [
     "retract",
     "roles",
     "sees_time",
+    "shown_fields",
     "span_rows",
     "switch_thread",
     "take_record",

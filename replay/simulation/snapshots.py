@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.allocators import SPAN, SpanChanges, differing, linux
+from replay.allocators import SPAN, SpanChanges, differing, linux, shown_fields
 from replay.jit.arrays import concatenated
 from replay.simulation.clock import Call, calls_every
 from replay.simulation.result import RunResult
@@ -51,7 +51,7 @@ class Snapshot:
     process: int
     """The process's number; 0 unless the trace has several."""
     counters: np.record
-    """Of this process; fields as in `RunResult`."""
+    """Levels and counters of this process: the fields of `RunResult.samples` that its timeline has."""
     page_bytes: int
     changes: Changes
     spans: Callable[[], np.ndarray]
@@ -119,6 +119,15 @@ class SpanTable:
         ends = spans["address"] + spans["bytes"]
         spans["resident_bytes"] = linux.resident_bytes(self._pages, page_bytes, spans["address"], ends)
         return spans
+
+
+def _shown(counters: np.ndarray) -> np.ndarray:
+    """Returns a copy of the counters without the fields that only the simulator uses."""
+    names = shown_fields(counters.dtype)
+    shown = np.recarray(counters.shape, [(name, counters.dtype[name]) for name in names])
+    for name in names:
+        shown[name] = counters[name]
+    return shown
 
 
 def joined(parts: Sequence[Changes]) -> Changes:
@@ -198,7 +207,7 @@ class Snapshots:
                     time_ns=time_ns - self._begin_ns,
                     rows=row,
                     process=process,
-                    counters=simulator.counters()[0],
+                    counters=_shown(simulator.counters())[0],
                     page_bytes=simulator.page_bytes,
                     changes=tracker.changes(simulator),
                     spans=simulator.spans,
