@@ -46,6 +46,11 @@ def test_of_a_generated_workload_all_but_the_time_is_exact():
     )
 
 
+def test_a_part_of_a_generated_workload_is_as_exact_as_the_whole():
+    found_claims = claimed(Metadata(Provenance(workload="web-service", seed=4, edited="cut --to 1s")))
+    assert kinds(found_claims) == {"time": ["costs"]}
+
+
 def test_of_models_that_no_process_uses_nothing_but_the_requests_is_claimed():
     assert [each.figures for each in claimed(Metadata(), "ideal")] == ["requested", "time"]
 

@@ -148,8 +148,8 @@ def _disturbed(metadata: Metadata) -> Iterator[Reason]:
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
     for assumed, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
         yield _reason("log", f"assumed {assumed}: {printable(text)}")
-    if origin.edited is not None:
-        yield _reason("edited", "the trace was edited, so no process ran it")
+    if origin.edited is not None and origin.workload is None:
+        yield _reason("edited", "the trace was edited, so no process made exactly these calls")
 
 
 def _native(metadata: Metadata) -> Iterator[Reason]:
