@@ -33,9 +33,12 @@ BaselineFile = Annotated[
 ]
 Record = Annotated[bool, typer.Option("--record", help="Record the program after `--`, instead of opening traces.")]
 Recordings = Annotated[
-    int, typer.Option("-n", "--recordings", min=1, help="With --record: number of recordings; the median counts.")
+    int,
+    typer.Option("-n", "--recordings", min=1, help="With --record: number of recordings; their median is compared."),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's name.")
+]
 
 
 @dataclass(frozen=True)

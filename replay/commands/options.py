@@ -14,7 +14,12 @@ Sources = Annotated[
 ]
 Allocators = Annotated[
     list[str] | None,
-    typer.Option("-a", "--allocator", metavar="PRESET,…", help="Presets, YAML files, or patterns such as 'cpython-*'."),
+    typer.Option(
+        "-a",
+        "--allocator",
+        metavar="PRESET,…",
+        help="Presets, YAML files, or patterns such as 'cpython-*'. Default: as recorded, else this Python's.",
+    ),
 ]
 Fixed = Annotated[
     list[str] | None,

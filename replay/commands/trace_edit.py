@@ -27,7 +27,10 @@ def cut(
         str, typer.Option("--from", metavar=_TIME, help="Start of the piece, since the first event.")
     ] = "0",
     to: Annotated[
-        str | None, typer.Option("--to", metavar=_TIME, help="End of the piece (exclusive), since the first event.")
+        str | None,
+        typer.Option(
+            "--to", metavar=_TIME, help="End of the piece (exclusive), since the first event. Default: the trace's end."
+        ),
     ] = None,
     phase: Annotated[
         str | None,
