@@ -85,6 +85,7 @@ from replay.allocators._tally import (
     CounterKind,
     Layout,
     field_prefix,
+    shown_fields,
     tally_layout,
 )
 from replay.allocators.linux import touch
@@ -153,6 +154,7 @@ __all__ = [
     "retract",
     "roles",
     "sees_time",
+    "shown_fields",
     "span_rows",
     "switch_thread",
     "take_record",

@@ -123,3 +123,9 @@ TALLY = tally_layout(()).dtype
     woken_ns          the time while models are called between events, else -1
     *_slack           the peak of a level less the level
 """
+
+
+def shown_fields(dtype: np.dtype) -> list[str]:
+    """Returns the fields that users see: levels, counters and the thread, without those for means and the simulator."""
+    hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
+    return [name for name in dtype.names or () if name not in hidden]

@@ -6,13 +6,7 @@
 import numpy as np
 import polars as pl
 
-from replay.allocators import (
-    ARENA_VIEW,
-    CLASS_VIEW,
-    OWN,
-    TIMED,
-    constants_of,
-)
+from replay.allocators import ARENA_VIEW, CLASS_VIEW, constants_of, shown_fields
 from replay.analysis.metrics import ROLES, metrics_of, summarize
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.simulation.result import MEANS, RunResult
@@ -31,8 +25,7 @@ def timeline(result: RunResult) -> pl.DataFrame:
 
 def _sample_fields(result: RunResult) -> list[str]:
     """Returns the names of the fields of a sample that are levels or counters."""
-    hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
-    return [name for name in result.samples.dtype.names or () if name not in hidden]
+    return shown_fields(result.samples.dtype)
 
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:

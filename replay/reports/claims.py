@@ -20,7 +20,7 @@ from replay.trace.provenance_text import assumptions, omissions
 
 _ADVICE = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
-"""The part of resident memory that the trace does not explain is reported if it exceeds both."""
+"""The part of the measured growth that the simulation does not have is reported if it exceeds both."""
 
 
 class _Frozen(BaseModel):
@@ -107,8 +107,9 @@ def _measured_sentence(measured: Measured) -> str:
     if unexplained is None:
         return f"{line}."
     if unexplained < max(_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE * growth):
-        return f"{line}; the trace explains it."
-    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_ADVICE}."
+        return f"{line}; the recorded allocations account for this growth."
+    missing = f"the recorded allocations do not account for {format_size(unexplained)} of this growth"
+    return f"{line}; {missing}. For native memory, {_ADVICE}."
 
 
 def _claim(figures: str, what: str, reasons: list[Reason]) -> Claim:
@@ -144,8 +145,8 @@ def _disturbed(metadata: Metadata) -> Iterator[Reason]:
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
     for assumed, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
         yield _reason("log", f"assumed {assumed}: {printable(text)}")
-    if origin.edited is not None:
-        yield _reason("edited", "the trace was edited, so no process ran it")
+    if origin.edited is not None and origin.workload is None:
+        yield _reason("edited", "the trace was edited, so no process made exactly these calls")
 
 
 def _native(metadata: Metadata) -> Iterator[Reason]:

@@ -16,6 +16,7 @@ from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_count, format_size, format_time
 from replay.trace import Provenance
+from replay.trace.provenance_text import how_made
 
 _TIME_SHARE = 0.01
 """The report has the time in the allocator if it is at least this share of the trace's duration."""
@@ -45,7 +46,7 @@ def overview(
     headline = f"{printable(source)} on {stack.name}{changed} ({models})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
-    made = _origin_text(Provenance.from_texts(summary.trace))
+    made = how_made(Provenance.from_texts(summary.trace))
     yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{made}")
     yield Text("")
     yield from _memory(summary, width)
@@ -54,15 +55,6 @@ def overview(
     yield Text("")
     for label, text in (*_peaks(result, summary), *_facts(summary, arenas)):
         yield labelled(label, text, width)
-
-
-def _origin_text(origin: Provenance) -> str:
-    """Returns how the trace was made, as an addition to a sentence."""
-    if origin.interpreter is not None:
-        return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
-    if origin.workload is not None:
-        return f", generated with seed {origin.seed or 0}"
-    return ""
 
 
 def _memory(summary: Summary, width: int) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""Where trace, clock and models meet: `run(trace, config)` simulates everything and returns what was counted."""
+"""`run(trace, config)` simulates a trace with clock and models, and returns all counters."""
 
 import heapq
 import time
@@ -27,9 +27,9 @@ NO_SAMPLES_NS = 1 << 62
 
 
 def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | None:
-    """The wanted interval, or one for about SAMPLES_WANTED samples of a trace that spans so much time.
+    """Returns the given interval, or the one for about SAMPLES_WANTED samples of a trace with this duration.
 
-    None where neither is known: the clock finds one.
+    Returns None if neither is known; the clock then finds one.
     """
     if wanted_ns is None:
         return None if span_ns is None else max(1, span_ns // SAMPLES_WANTED)
@@ -44,7 +44,7 @@ def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | No
 
 
 def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:
-    """The time of the first event, and all batches."""
+    """Returns the time of the first event, and all batches."""
     batches = trace.batches()
     first = next((batch for batch in batches if batch.rows), None)
     return (int(first.time_ns[0]), chain([first], batches)) if first else (0, iter(()))
