@@ -104,6 +104,10 @@ class _OnDemand(TyperGroup):
             raise ReplayError(str(explain_failure(error))) from error
 
 
+_NO_VALUE = ""
+"""The value of a flag in the help. Typer would print <bool>, as if a flag had a value."""
+
+
 class _OncePerOption(TyperCommand):
     """Rejects an option that is given twice but has one value. The parser would ignore the first one."""
 
@@ -115,6 +119,16 @@ class _OncePerOption(TyperCommand):
                 name = max(option.opts, key=len)
                 raise typer.BadParameter("was given twice; give it once", ctx=ctx, param_hint=name)
         return super().parse_args(ctx, args)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = _NO_VALUE
+        return option
+
+    def get_usage(self, ctx: Any) -> str:
+        """Returns the usage. People leave out the name of the command that a group runs by default."""
+        return super().get_usage(ctx).replace(" sweep run ", " sweep ", 1)
 
 
 def load_command(name: str) -> Any:
@@ -133,6 +147,9 @@ def load_command(name: str) -> Any:
     for each in getattr(command, "commands", {"": command}).values():
         paragraphs = (each.help or "").split("\n\n")  # python -OO removes docstrings
         each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        for option in each.params:
+            if getattr(option, "is_flag", False):
+                option.metavar = _NO_VALUE
     return command
 
 

@@ -169,6 +169,19 @@ def run_to_the_last(*command: object, **options: object) -> "subprocess.Complete
     return done
 
 
+ALLOCATING_PROGRAM = """
+import json
+documents = [{"id": i, "name": "x" * (i % 40), "tags": [str(j) for j in range(i % 7)]} for i in range(4000)]
+for _ in range(2):
+    texts = [json.dumps(document) for document in documents]
+    again = [json.loads(text) for text in texts]
+words = {}
+for i in range(30000):
+    words[f"w{i % 9000}"] = [i] * (i % 20)
+    if i % 3 == 0:
+        words.pop(f"w{i // 2 % 9000}", None)
+"""
+"""A program that allocates blocks of many sizes and releases arenas. It ends within a loop that may be continued."""
 ANNOUNCED = """
 import sys
 from replay.__main__ import main

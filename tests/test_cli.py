@@ -55,6 +55,16 @@ def test_every_command_explains_itself_by_an_example(words):
     assert f"replay {' '.join(words)}" in f"{COMMANDS[words].help} {COMMANDS[words].epilog}"
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_shows_no_value_for_a_flag(words):
+    assert "<bool>" not in CliRunner().invoke(app, [*words, "--help"], terminal_width=100).output
+
+
+def test_the_usage_of_sweep_is_as_people_write_it():
+    lines = CliRunner().invoke(app, ["sweep", "--help"], terminal_width=100, prog_name="replay").output.splitlines()
+    assert lines[1].strip() == "Usage: replay sweep [OPTIONS] [SOURCE]..."
+
+
 @pytest.mark.parametrize("name", LINES)
 def test_the_line_in_the_list_of_commands_is_the_first_of_its_help(name):
     command = TOP[name]

@@ -22,7 +22,7 @@ def stack(tmp_path, monkeypatch):
     """A stack with the model in the place of the C library's, which is installed for the test."""
     write_dist_info(tmp_path, "replay.allocators", {"commit": "commit_model"})
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (_registry._third_party, find_model, metrics.own_metrics)
+    caches = (_registry._third_party, find_model, metrics._usable_own_metrics)
     for each in caches:
         each.cache_clear()
     yield partial(load_config, "cpython-3.12", ["domains.libc=commit"])

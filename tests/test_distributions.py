@@ -20,7 +20,7 @@ from replay.workload.distribution_schema import (
 )
 from replay.workload.generator import distributions
 from replay.workload.generator.distributions import (
-    NEVER,
+    NEVER_NS,
     draw,
     exp,
     expected,
@@ -129,11 +129,11 @@ def test_a_constant_is_itself():
 
 
 def test_forever_is_never():
-    assert draws("forever", 2, least=1, most=NEVER) == [NEVER, NEVER]
+    assert draws("forever", 2, least=1, most=NEVER_NS) == [NEVER_NS, NEVER_NS]
 
 
 def test_until_next_ends_at_a_multiple_and_never_at_once():
-    law = make_law(UntilNext(kind="until-next", every=100), 1, "s", "lifetime", least=1, most=NEVER)
+    law = make_law(UntilNext(kind="until-next", every=100), 1, "s", "lifetime", least=1, most=NEVER_NS)
     assert [int(draw(law, 0, now)) for now in (0, 1, 99, 100, 250)] == [100, 99, 1, 100, 50]
 
 

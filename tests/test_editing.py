@@ -339,7 +339,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("words", "events", "edited"),
     [
-        (["cut", "FILE", "--from", "26ns", "--to", "51"], 5, "cut t.parquet --from 26ns --to 51"),
+        (["cut", "FILE", "--from", "26ns", "--to", "51ns"], 5, "cut t.parquet --from 26ns --to 51ns"),
         (["cut", "FILE", "--phase", "serve", "--without-earlier"], 2, "cut t.parquet --phase serve --without-earlier"),
         (
             ["filter", "FILE", "--domain", "raw", "--min-size", "16 B"],
@@ -375,7 +375,7 @@ def test_the_commands_write_the_edited_trace_and_its_origin(file, tmp_path, word
         (["filter", "FILE", "--domain", "row"], "--domain: unknown domain 'row'; did you mean 'raw'"),
         (["filter", "FILE", "--max-size", "x"], "--max-size: 'x' is not a size"),
         (
-            ["merge", "FILE", "--offset", "1", "--offset", "2"],
+            ["merge", "FILE", "--offset", "1s", "--offset", "2s"],
             "--offset: 2 start times for 1 traces",
         ),
         (["scale", "FILE", "--time-factor", "fast"], "--time-factor: 'fast' is not a number; write it like 0.5"),

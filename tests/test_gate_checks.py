@@ -8,9 +8,15 @@ import pytest
 
 from replay.config import load_config
 from replay.gates import baselines
+from replay.gates.baselines import Figure
+from replay.gates.cases import Case
 from replay.gates.causes import explain
 from replay.gates.checking import CaseReport, Report
+from replay.gates.judging import Finding
+from replay.gates.tolerances import Tolerance
 from replay.reports.checks.junit import render as render_junit
+from replay.reports.checks.sentences import describe
+from replay.reports.figures import format_pair
 from replay.sources import open_source
 
 pytestmark = pytest.mark.usefixtures("outside_ci")
@@ -84,7 +90,7 @@ def test_a_worse_case_fails_and_reports_the_difference(suite, replay):
     code, out, _ = replay("check")
     assert code == 1
     assert "failed  one (one.csv on cpython-3.12)" in out
-    assert "worse   pool_bytes_peak  96.0 KiB -> 144.0 KiB (+48.0 KiB +50.0 %, allowed nothing)" in out
+    assert "worse   pool_bytes_peak  96.0 KiB -> 144.0 KiB (+48.0 KiB, +50.0 %; allowed: none)" in out
     assert "passed  two" in out
     assert replay("check", "-t", "pool_bytes_peak:50%")[0] == 0
     assert replay("check", "-t", "pool_bytes_peak:49.9%")[0] == 1
@@ -226,7 +232,7 @@ def test_blocks_that_grew_over_a_size_class_are_named_with_their_phase(tmp_path)
     write_blocks(tmp_path / "old.csv", (500, 100), (2000, 48), (100, 700))
     write_blocks(tmp_path / "new.csv", (500, 100), (2000, 56), (100, 700))
     cause = explain(open_source("old.csv"), open_source("new.csv"), load_config("cpython-3.12"))
-    assert cause.moved == ("2,000 blocks of obj in phase phase 1 moved from size class 48 B to 64 B",)
+    assert cause.moved == ("2,000 blocks of domain obj in phase phase 1 have size class 64 B instead of 48 B",)
     by_class = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "size_class"}
     assert by_class == {"48 B": (-2000, -96000), "64 B": (2000, 112000)}
     by_phase = {each.group: (each.blocks, each.bytes) for each in cause.at_peak if each.dimension == "phase"}
@@ -238,9 +244,9 @@ def test_causes_name_live_blocks_by_phase_domain_and_size(tmp_path, replay):
     write_blocks(tmp_path / "new.csv", (500, 100), (29, 8192))  # each touches new pages: the last makes the peak
     code, out, _ = replay("check", "new.csv", "--against", "old.csv", "-a", "cpython-3.12")
     assert code == 1
-    assert "live at the peak, by phase: phase 1 +9 blocks, +72.0 KiB" in out
-    assert "live at the peak, by domain: obj +9 blocks, +72.0 KiB" in out
-    assert "live at the peak, by size class: 8.00 KiB +9 blocks, +72.0 KiB" in out
+    assert "live bytes at the peak grew by 72.0 KiB (9 more blocks) in phase phase 1\n" in out
+    assert "live bytes at the peak grew by 72.0 KiB (9 more blocks) in domain obj\n" in out
+    assert "live bytes at the peak grew by 72.0 KiB (9 more blocks) in size class 8.00 KiB\n" in out
 
 
 def test_a_call_site_is_named_where_the_traces_have_them(tmp_path):
@@ -278,9 +284,9 @@ def test_github_gets_annotations_and_a_summary_by_itself(suite, replay, tmp_path
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     code, out, _ = replay("check")
     assert code == 1
-    assert "::error title=one%3A pool_bytes_peak::pool_bytes_peak: 96.0 KiB -> 144.0 KiB (+48.0 KiB +50.0 %25" in out
+    assert "::error title=one%3A pool_bytes_peak::pool_bytes_peak: 96.0 KiB -> 144.0 KiB (+48.0 KiB, +50.0 %25" in out
     assert summary.read_text().startswith("before\n### ❌ Memory got worse\n")
-    assert "| `pool_bytes_peak` | 96.0 KiB | 144.0 KiB | +48.0 KiB +50.0 % | worse |" in summary.read_text()
+    assert "| `pool_bytes_peak` | 96.0 KiB | 144.0 KiB | +48.0 KiB, +50.0 % | worse |" in summary.read_text()
 
 
 def test_gitlab_gets_its_code_quality_report_by_itself(suite, replay, tmp_path, monkeypatch):
@@ -300,7 +306,7 @@ def test_junit_has_a_suite_a_case_and_a_test_a_rule(suite, replay, tmp_path):
     counted = {each.get("name"): (each.get("tests"), each.get("failures")) for each in root}
     assert counted == {"one": ("2", "1"), "two": ("3", "0")}
     (failure,) = root.iter("failure")
-    assert failure.get("message") == "96.0 KiB -> 144.0 KiB (+48.0 KiB +50.0 %, allowed nothing)"
+    assert failure.get("message") == "96.0 KiB -> 144.0 KiB (+48.0 KiB, +50.0 %; allowed: none)"
 
 
 def test_junit_with_control_characters_in_names_is_xml():
@@ -342,10 +348,54 @@ def test_checks_of_several_commits_make_a_history_with_its_step(suite, replay, m
     assert (code, "did you mean 'one'?" in err) == (2, True)
 
 
+def test_keep_replaces_no_file_without_force_and_is_refused_before_the_recording(refused, tmp_path):
+    (tmp_path / "job.parquet").write_text("of the user")
+    printed = refused("baseline", "--record", "--keep", "job.parquet", "--", "job.py")
+    assert (
+        printed == f"replay: {tmp_path}/job.parquet: already exists; choose another name or overwrite it with --force\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["job.parquet"]
+
+
+def test_keep_requires_a_recording(refused):
+    message = "replay: --keep requires --record; other cases keep their sources\n"
+    assert refused("baseline", "web-service", "--keep", "web.parquet") == message
+
+
+def test_the_next_command_after_a_baseline_reads_its_file(suite, replay, tmp_path):
+    out = replay("baseline", "--baseline", "other.json")[1]
+    assert out.splitlines()[-1] == "next: replay check --baseline other.json"
+    assert replay("check", "--baseline", "other.json")[0] == 0
+
+
+def test_the_accepted_difference_of_whole_numbers_is_whole():
+    rule = Tolerance("page_faults", 0, 0.05)
+    now, before = Figure(value=964, low=964, high=964), Figure(value=842, low=842, high=842)
+    finding = Finding("page_faults", "worse", now, rule, before, allowed=58.1)
+    assert describe(finding) == "842 -> 964 (+122, +14.5 %; allowed: +58)"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "texts"),
+    [
+        (33.06 * 2**20, 42.34 * 2**20, ("33.06 MiB", "42.34 MiB")),
+        (6.8867 * 2**20, 6.8789 * 2**20, ("6.8867 MiB", "6.8789 MiB")),
+        (1000 * 2**10, 1.02 * 2**20, ("0.9766 MiB", "1.0200 MiB")),
+        (96 * 2**10, 144 * 2**10, ("96.0 KiB", "144.0 KiB")),
+        (0, 4096, ("0 B", "4.00 KiB")),
+        (8192, 8192, ("8.00 KiB", "8.00 KiB")),
+    ],
+)
+def test_two_figures_have_the_digits_that_their_difference_needs(before, now, texts):
+    assert format_pair("resident_bytes_peak", before, now) == texts
+
+
 def test_a_baseline_keeps_only_details_that_rules_name():
-    assert "syscall_bytes.mmap" not in baselines.kept_metrics()
-    assert "syscall_bytes.mmap" in baselines.kept_metrics(["syscall_bytes.mmap"])
-    assert "resident_bytes_peak" in baselines.kept_metrics()
+    one = baselines.Figure(value=1, low=1, high=1)
+    figures = {"resident_bytes_peak": one, "syscall_bytes.mmap": one}
+    measured = baselines.Measured(case=Case(source="web-service"), trace=None, stack="", figures=figures)
+    assert baselines.without_details(measured).figures == {"resident_bytes_peak": one}
+    assert baselines.without_details(measured, ["syscall_bytes.mmap"]).figures == figures
 
 
 PROGRAM = """
@@ -362,7 +412,12 @@ buffer = bytearray({buffer})
 def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_cause(replay, tmp_path):
     program = tmp_path / "job.py"
     program.write_text(PROGRAM.format(size=10, buffer=60_000))
-    assert replay("baseline", "--record", "--keep", "job.parquet", "--", "python", "job.py")[0] == 0
+    keeping = ("baseline", "--record", "--keep", "job.parquet", "--", "python", "job.py")
+    code, out, _ = replay(*keeping)
+    assert (code, out.splitlines()[2:]) == (
+        0,
+        [f"written: {tmp_path}/job.parquet, the recording of job with the median peak", "next: replay check"],
+    )
     for _ in range(3):
         assert replay("check", "--record", "--", "job.py")[0] == 0
         assert replay("check", "--record", "--against", "job.parquet", "--", "job.py")[0] == 0
@@ -370,11 +425,11 @@ def test_a_program_that_is_recorded_now_passes_unchanged_and_fails_with_the_caus
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1
     site = " at <module> (job.py:5)" if sys.version_info < (3, 14) else ""
-    assert f"3,000 blocks of obj in phase start{site} moved from size class 48 B to 64 B" in out
+    assert f"3,000 blocks of domain obj in phase start{site} have size class 64 B instead of 48 B" in out
     program.write_text(PROGRAM.format(size=10, buffer=200_000))
     code, out, _ = replay("check", "--record", "--against", "job.parquet", "--", "job.py")
     assert code == 1
-    assert "256.0 KiB +1 blocks" in out
+    assert "(1 more block) in size class 256.0 KiB" in out
 
 
 @pytest.mark.system

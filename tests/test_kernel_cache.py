@@ -22,7 +22,7 @@ def sources_of(module: str) -> set[str]:
 
 def test_code_of_the_simulation_depends_on_all_models_and_on_no_format_or_command() -> None:
     sources = sources_of("simulation/loop.py")
-    assert {"allocators/glibc/arena.py", "allocators/pymalloc/__init__.py", "jit/_numba/pipeline.py"} <= sources
+    assert {"allocators/glibc/freeing.py", "allocators/pymalloc/__init__.py", "jit/_numba/pipeline.py"} <= sources
     assert not [path for path in sources if path.startswith(("sources/", "commands/", "workload/", "recorder/"))]
 
 

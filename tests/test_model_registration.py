@@ -1,12 +1,21 @@
 """A model is compared with the contract when it is registered: errors name the mistake and the nearest name."""
 
+import inspect
 from types import ModuleType
 
 import pytest
 
 from replay import allocators
-from replay.allocators import Counter, CounterKind, bump, glibc, ideal, pymalloc
-from replay.allocators._contract import PARAMETERS, find_mistakes
+from replay.allocators import Counter, CounterKind, bump, constants_of, glibc, ideal, pymalloc
+from replay.allocators._contract import (
+    KERNELS,
+    PARAMETERS,
+    Constants,
+    Model,
+    OptionalKernels,
+    OptionalPython,
+    find_mistakes,
+)  # fmt: skip
 
 
 def module_like_bump(**changes) -> ModuleType:
@@ -97,5 +106,30 @@ def test_a_state_of_another_module_is_an_error():
     assert find_mistakes(model) == ["must define its State class itself: kernels find the model by it"]
 
 
-def test_the_package_describes_every_function_of_the_contract():
-    assert [name for name in PARAMETERS if f"    {name}(" not in str(allocators.__doc__)] == []
+def test_a_constant_of_the_wrong_type_is_an_error():
+    model = module_like_bump()
+    model.ROUNDS_SIZES, model.VERIFIED = "no", None
+    assert find_mistakes(model) == [
+        "ROUNDS_SIZES is 'no'; use a value of the type bool",
+        "VERIFIED is None; use a value of the type str",
+    ]
+
+
+def test_a_model_that_declares_no_constant_has_the_defaults():
+    assert constants_of("bump") == Constants(ROLES=("libc",))
+    assert constants_of("ideal") == Constants(ROLES=("libc",), ROUNDS_SIZES=False)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_call_a_function_with_the_parameters_that_its_contract_names(name):
+    declared = [*inspect.signature(getattr(Model, name, None) or getattr(OptionalKernels, name)).parameters][1:]
+    assert [*inspect.signature(getattr(allocators, name)).parameters] == declared
+    default = getattr(allocators, f"default_{name}", None)
+    assert (default is None) == hasattr(Model, name)
+    assert default is None or [*inspect.signature(default).parameters] == declared
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_contract_describes_each_of_its_functions(name):
+    owner = next(each for each in (Model, OptionalKernels, OptionalPython) if hasattr(each, name))
+    assert getattr(owner, name).__doc__

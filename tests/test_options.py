@@ -75,6 +75,23 @@ def test_a_list_of_nothing_is_refused():
     assert (split_list(None), split_list([]), split_list(["a,b", "c"])) == (None, [], ["a", "b", "c"])
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["run", "web-service", "--sample", "10"], "--sample"),
+        (["run", "web-service", "--trim-every", "10"], "--trim-every"),
+        ([*TWO, "--trim-every", "10"], "--trim-every"),
+        (["trace", "cut", "web-service", "-o", "none/x.parquet", "--from", "10"], "--from"),
+        (["trace", "cut", "web-service", "-o", "none/x.parquet", "--to", "10"], "--to"),
+        (["trace", "merge", "web-service", "web-service", "-o", "none/x.parquet", "--offset", "10"], "--offset"),
+        (["trace", "scale", "web-service", "-o", "none/x.parquet", "--copies", "2", "--shift", "10"], "--shift"),
+    ],
+)
+def test_a_time_without_a_unit_is_refused(words, option):
+    result = CliRunner().invoke(app, words)
+    assert str(result.exception) == f"{option}: 10: missing unit; write 10ns, 10us, 10ms or 10s"
+
+
 def test_minus_one_arenas_are_noted_as_no_limit():
     for key in ("arena_max", "arena_test"):
         stack = load_config("cpython-3.12", (), [f"MALLOC_{key.upper()}=-1"])

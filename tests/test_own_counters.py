@@ -14,7 +14,13 @@ from replay.allocators._contract import find_mistakes
 from replay.analysis import frames, metrics
 from replay.analysis.metrics import is_neutral
 from replay.config import load_config
+from replay.gates.baselines import Figure, Measured, without_details
+from replay.gates.cases import Case
+from replay.gates.judging import judge
+from replay.gates.tolerances import parse_rule
 from replay.simulation.run import run
+from replay.sources.parquet import write_trace
+from replay.sweeps.results import read_results
 from replay.trace import MemoryTrace, Metadata, Process, ProcessMemory
 
 SHELF = '''
@@ -81,7 +87,7 @@ def shelf(tmp_path, monkeypatch):
     (tmp_path / "shelf_model.py").write_text(SHELF)
     write_dist_info(tmp_path, "replay.allocators", {"shelf": "shelf_model"})
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (_registry._third_party, find_model, metrics.own_metrics)
+    caches = (_registry._third_party, find_model, metrics._usable_own_metrics)
     for each in caches:
         each.cache_clear()
     yield load_config("cpython-3.12-malloc", ["domains.libc=shelf"])
@@ -117,17 +123,40 @@ def test_a_counter_is_in_summary_metrics_and_timeline(shelf):
         "shelf.largest_bytes": 8192,
     }  # fmt: skip
     assert metrics.metrics_of(summary)["shelf.calls"] == 2
-    assert {*summary.counters} <= {*metrics.metric_names()}
+    assert {*summary.counters} <= {*metrics.known_metrics()}
     assert frames.timeline(result)["shelf_mappings"].to_list() == [2, 1]
     assert (is_neutral("shelf.calls"), is_neutral("shelf.largest_bytes")) == (True, False)
 
 
-def test_counters_of_models_that_are_not_in_the_stack_are_zero(shelf):
+def test_an_installed_model_adds_its_counters_only_to_the_metrics_of_stacks_that_use_it(shelf):
     history = History()
     history.malloc(1)
-    summary = metrics.summarize(run(history.trace(), load_config("ideal")))
-    assert summary.counters == {}
-    assert metrics.metrics_of(summary)["shelf.largest_bytes"] == 0
+    without, with_shelf = (metrics.summarize(run(history.trace(), stack)) for stack in (load_config("ideal"), shelf))
+    assert without.counters == {}
+    assert metrics.metrics_of(without)["glibc.top_trims"] == 0
+    assert [*metrics.metrics_of(without)] == metrics.metric_names()
+    assert [*metrics.metrics_of(with_shelf)] == [*metrics.metric_names(), *with_shelf.counters]
+    assert metrics.known_metrics() == [*metrics.metric_names(), *with_shelf.counters]
+
+
+def test_a_rule_may_name_a_counter_of_an_installed_model_that_is_not_in_the_stack(shelf):
+    assert judge({}, None, [parse_rule("shelf.calls<=0")])[0].status == "within"
+    measured = Measured(case=Case(source="large-buffers"), trace=None, stack="", figures={})
+    assert without_details(measured).figures == {}
+    assert without_details(measured, ["shelf.calls"]).figures == {"shelf.calls": Figure(value=0, low=0, high=0)}
+
+
+def test_a_sweep_has_the_counters_of_a_model_that_some_of_its_runs_use(shelf, tmp_path):
+    history = History()
+    history.malloc(5000)
+    write_trace(history.trace(), tmp_path / "trace.parquet")
+    arguments = ["--grid", "domains.libc=shelf,ideal", "-a", "cpython-3.12-malloc", "--out", str(tmp_path / "sweep")]
+    done = CliRunner().invoke(app, ["sweep", str(tmp_path / "trace.parquet"), *arguments])
+    assert done.exit_code == 0, done.output
+    results = read_results(tmp_path / "sweep")
+    assert "shelf.calls" not in results.parameters
+    calls = dict(results.done.select("domains.libc", "shelf.calls").rows())
+    assert calls == {"shelf": 1, "ideal": 0, "glibc": 0}
 
 
 def test_levels_sums_and_maxima_of_several_processes_add_up(shelf):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import re
 import resource
 import shlex
@@ -165,6 +166,65 @@ def test_signals_reach_the_program(program, tmp_path, number):
         recorder.send_signal(number)
         assert recorder.stdout.read() == f"caught {int(number)}\n"
     assert recorder.returncode == 9
+
+
+WAITS = """
+    import signal
+    numbers = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT, signal.SIGWINCH}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    print("ready", flush=True)
+    while (number := signal.sigwait(numbers)) != signal.SIGWINCH:
+        print(number.name, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCONT])
+@pytest.mark.parametrize("send", [os.killpg, os.kill])
+def test_a_signal_to_the_group_or_to_the_recorder_reaches_the_program_once(program, tmp_path, number, send):
+    """SIGWINCH comes after all copies of the signals before it, because signals are forwarded lowest number first."""
+    command = [*RECORD, str(program(WAITS))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, process_group=0) as recorder:
+        assert recorder.stdout.readline() == "ready\n"
+        for _ in range(2):
+            send(recorder.pid, number)
+            assert recorder.stdout.readline() == f"{number.name}\n"
+        os.kill(recorder.pid, signal.SIGWINCH)
+        assert recorder.stdout.read() == ""
+    assert recorder.returncode == 0
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_program_once(program, tmp_path):
+    path = program(WAITS)
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        os.execv(RECORD[0], [*RECORD, str(path)])
+    with os.fdopen(terminal, "r+b", buffering=0) as both_ways:
+        assert both_ways.readline() == b"ready\r\n"
+        both_ways.write(b"\x03")
+        assert both_ways.readline() == b"^CSIGINT\r\n"
+        os.kill(process, signal.SIGWINCH)
+        rest = b""
+        with contextlib.suppress(OSError):  # the terminal's last process has ended
+            while part := both_ways.read(4096):
+                rest += part
+        assert b"SIGINT" not in rest
+        assert b"next: replay run" in rest
+    assert os.waitpid(process, 0)[1] == 0
+
+
+def test_a_stopped_group_gets_the_signals_to_the_recorder_once_it_continues(program, tmp_path):
+    command = [*RECORD, str(program(WAITS))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, process_group=0) as recorder:
+        assert recorder.stdout.readline() == "ready\n"
+        os.killpg(recorder.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, recorder.pid, os.WSTOPPED)
+        os.kill(recorder.pid, signal.SIGTERM)
+        os.kill(recorder.pid, signal.SIGCONT)
+        assert {recorder.stdout.readline(), recorder.stdout.readline()} == {"SIGTERM\n", "SIGCONT\n"}
+        os.kill(recorder.pid, signal.SIGWINCH)
+        assert recorder.stdout.read() == ""
+    assert recorder.returncode == 0
 
 
 KILLED = """

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PYTHON_APIS, events_in, python_api, record, run_to_the_last
+from conftest import ALLOCATING_PROGRAM, PYTHON_APIS, events_in, python_api, record, run_to_the_last
 
 import replay
 from replay.recorder import tap
@@ -518,19 +518,9 @@ def test_a_child_that_is_not_recorded_continues(tmp_path):
 
 
 ONE_DIGIT, TWO_DIGITS = sys.getsizeof(1), sys.getsizeof(1 << 30)
-PROGRAM = """
-import json
-documents = [{"id": i, "name": "x" * (i % 40), "tags": [str(j) for j in range(i % 7)]} for i in range(4000)]
-for _ in range(2):
-    texts = [json.dumps(document) for document in documents]
-    again = [json.loads(text) for text in texts]
-words = {}
-for i in range(30000):
-    words[f"w{i % 9000}"] = [i] * (i % 20)
-    if i % 3 == 0:
-        words.pop(f"w{i // 2 % 9000}", None)
+PROGRAM = f"""{ALLOCATING_PROGRAM}
     if i % 9 == 0:
-        exec(f"def f(): return {i}", {})
+        exec(f"def f(): return {{i}}", {{}})
 """
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import invoke, output_of, record
+from conftest import ALLOCATING_PROGRAM, invoke, output_of, record
 
 from replay.config import load_config
 from replay.simulation.simulator import Simulator
@@ -215,24 +215,10 @@ def test_counts_of_missing_rows_are_refused():
         verify_recording(counted((ClassCount(32, 8, 3571, 509),), row=99))
 
 
-PROGRAM = """
-import json
-documents = [{"id": i, "name": "x" * (i % 40), "tags": [str(j) for j in range(i % 7)]} for i in range(4000)]
-for _ in range(2):
-    texts = [json.dumps(document) for document in documents]
-    again = [json.loads(text) for text in texts]
-words = {}
-for i in range(30000):
-    words[f"w{i % 9000}"] = [i] * (i % 20)
-    if i % 3 == 0:
-        words.pop(f"w{i // 2 % 9000}", None)
-"""
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("recorded") / "trace.parquet"
-    record("--clean", "-o", path, "-c", PROGRAM, check=True)
+    record("--clean", "-o", path, "-c", ALLOCATING_PROGRAM, check=True)
     return path
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_spans import STACKS
 
 from replay.allocators import SPAN, SpanKind, bump, bundled_names
+from replay.analysis.frames import timeline
 from replay.config import load_config
 from replay.reports.snapshot_file import SnapshotFile, new_snapshot_file
 from replay.simulation.run import run
@@ -130,6 +131,22 @@ def test_memory_of_a_model_without_spans_is_a_heap(monkeypatch):
 def test_every_bundled_model_has_spans_that_are_tested():
     names = {name for preset, overrides in STACKS for name in load_config(preset, overrides).models}
     assert names == set(bundled_names())
+
+
+def timeline_columns(result):
+    """The levels and counters that docs/metrics.md describes for the timeline."""
+    columns = timeline(result).drop("time_ns", "internal_fragmentation", "external_fragmentation").columns
+    return [name for name in columns if not name.endswith("_mean")]
+
+
+def test_the_counters_of_a_snapshot_are_the_levels_and_counters_of_the_timeline():
+    kept = Kept()
+    result = run(three_times().trace(), CONFIG, snapshots=["end"], sink=kept)
+    (counters_at_end,) = (each.counters for each in kept.snapshots)
+    assert list(counters_at_end.dtype.names) == timeline_columns(result)
+    assert [counters_at_end[name] for name in counters_at_end.dtype.names] == [
+        result.end[name] for name in counters_at_end.dtype.names
+    ]
 
 
 def test_a_snapshot_at_a_time_sees_all_events_of_that_time():
@@ -257,6 +274,7 @@ def test_a_file_of_snapshots_has_every_moment_and_its_spans(tmp_path):
     assert [(each.label, each.time_ns, each.rows) for each in file.moments()] == kept.moments()
     assert file.moments()[3].counters["mapped_bytes"] == kept.snapshots[3].counters.mapped_bytes
     assert [spans.tolist() for _, spans in file] == [spans.tolist() for spans in kept.spans]
+    assert list(file.moments()[3].counters) == timeline_columns(run(trace, CONFIG))
     for number in (0, len(file) // 2, len(file) - 1):
         assert file.spans(number).tolist() == kept.spans[number].tolist()
     assert file.spans(0).dtype == SPAN

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -346,6 +347,8 @@ def test_the_phases_of_a_csv_are_met_on_the_way(tmp_path):
         ("1,malloc,5,16\n2,calloc,5,1\n", "line 3: calloc of block 5, which is live"),
         ("1,malloc,5,16\n2,free,5\n", "line 3: expected 4 columns, got 3"),
         ("1,malloc,5.0,16\n", "line 2: `block` is '5.0', which is not a valid uint64"),
+        ("1,allocate,x,16\n", "line 2: `op` is 'allocate', not one of malloc (0), calloc (1)"),
+        ("1,malloc,x,16\n2,allocate,5,1\n", "line 2: `block` is 'x', which is not a valid uint64"),
         ("1,malloc,5,16\n\n2,free,5,\n", "line 3: `op` is empty"),
         ("1,malloc,5,\n", "line 2: `size` is empty"),
         (",malloc,5,1\n", "line 2: `time_ns` is empty"),
@@ -406,6 +409,20 @@ def test_a_lenient_csv_still_refuses_events_that_contradict_each_other(tmp_path)
     with pytest.raises(TraceError) as refused:
         list(open_source(path, lenient=True).batches())
     assert str(refused.value).startswith(f"{path}: row 1: free of block 6, which is not live")
+
+
+def test_the_threads_that_read_a_csv_need_no_gil(tmp_path, monkeypatch):
+    """A thread that waits for the GIL when the process ends would abort it."""
+    streams = []
+
+    def open_csv(stream, **options):
+        streams.append(stream)
+        return opened(stream, **options)
+
+    opened = pyarrow.csv.open_csv
+    monkeypatch.setattr("pyarrow.csv.open_csv", open_csv)
+    list(open_source(csv_file(tmp_path, HEADER + "1,malloc,5,16\n")).batches())
+    assert [type(stream) for stream in streams] == [pa.OSFile]
 
 
 def test_a_lenient_csv_in_pieces_counts_each_line_once_whenever_it_is_read(tmp_path, monkeypatch):

@@ -193,7 +193,7 @@ def test_written_results_can_be_shown_again_and_are_not_overwritten(replay, refu
     out = tmp_path / "out"
     code, first, _ = replay("sweep", source, *TWO, "--out", out, "--csv")
     assert code == 0
-    assert first.endswith(f"\nwritten: {out}\nnext: replay sweep show {out}\n")
+    assert first.endswith(f"\nwritten: {out}\nnext: replay sweep show {out} --by resident_bytes_end\n")
     assert replay("sweep", "show", out) == (0, first.partition("\nwritten")[0], "")
     shown = json.loads(replay("sweep", "show", out, "--by", "syscalls", "--json")[1])
     assert list(shown["ranking"]) == ["syscalls"]

@@ -93,7 +93,7 @@ domains         mem 33.3 %, obj 33.3 %, raw 16.7 %, libc 16.7 %
 sizes           half up to 32 B, 90 % up to 1.00 KiB, largest up to 1.00 KiB
 threads         2
 phases          phase 0, phase 1
-call sites      none; `replay record --sites` records them
+call sites      none
 
 next: replay run {csv}
 """

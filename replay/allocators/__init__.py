@@ -1,44 +1,7 @@
-"""The contract of an allocator model, and how models of different files are joined without knowing each other.
+"""Allocator models, and how models of different files are joined without knowing each other.
 
-A model is one module. It names itself to the configuration by its file name (or by an entry point
-`replay.allocators`), and holds
-
-    Config                           pydantic model of its section of the configuration
-    State                            a NamedTuple of NumPy arrays, which is everything that changes, and of ints, which
-                                     never do; its class names the model
-    new_state(config) -> State       empty
-    malloc(state, stack, size) -> place
-    free(state, stack, place)
-    block_size(state, stack, place) -> allocated bytes of that block, header and padding included
-    address(state, stack, place) -> virtual address of the block
-
-and where they differ from the defaults of this file
-
-    ROLES                            its roles, if it cannot have both
-    COUNTERS                         its own counters: each a `Counter`. The model keeps them in `stack.tally[0]` as
-                                     `<model>_<name>`, and of a level its highest as `<model>_<name>_peak`
-    calloc(state, stack, size) -> place
-    memalign(state, stack, alignment, size) -> place  libc role: at a multiple of `alignment`, a power of two; a trace
-                                     with memaligns is refused for a libc model without it
-    realloc(state, stack, place, size) -> place
-    made_size(state, stack, place, size) -> block_size of what malloc or calloc has just made there for `size`
-    expect(state, place)             the block will soon be freed or moved, so prefetch; it may be freed by then
-    fill(state, stack, place, size)  the program writes to the block's first `size` bytes
-    trim(state, stack, resume) -> resume  libc role: malloc_trim(0); called with 0 first, returns 0 when done
-    switch_thread(state, stack, thread)   libc role: what follows is another thread's; numbers are dense
-    end_thread(state, stack)         libc role: the thread at work ends; a later one may have its number
-    with_threads(state, count) -> State   Python, libc role: the same state with room for that many threads
-    tick(state, stack, now_ns)       time passes: called before each event with its time, and at the time that the
-                                     model passed to `wake_at`. It makes at most MARGIN system calls, and passes
-                                     `now_ns` to `wake_at` where more are due. It may be called twice for one time.
-                                     Models without `tick` pay nothing for it
-    adopt(state, stack, address, size)  small role: a block that is older than the trace is freed
-    grow(state) -> State             Python: the same state with more room, see below
-    observe(state) -> dict           Python, small role: `classes` and `arenas`, arrays of stack.CLASS_VIEW, ARENA_VIEW
-    spans(state, stack) -> array     Python: what it holds now, rows of SPAN that add up to every byte it has mapped
-    span_changes(state, stack, seen) -> SpanChanges  Python: how they changed since the call that returned `seen`; None
-                                     at first. For models with so many spans that comparing all of them is slow
-    check(state, stack)              Python: raises AssertionError where an invariant does not hold
+A model is one module or package. It names itself to the configuration by its file name (or by an entry point
+`replay.allocators`). `_contract` lists what it has, and what each function does; `bump` is a complete example.
 
 `State` must be a NamedTuple class of that very module: numba picks the functions by its type (`overload` below), and
 so does plain Python. If one function of a model is not compiled, all of it runs in plain Python, with the same results.
@@ -65,7 +28,9 @@ from typing import Any
 
 from replay.allocators._registry import (
     bundled_names,
+    constants_of,
     counters_of,
+    explain_unknown,
     find_model,
     foreign_sources,
     is_compiled,
@@ -111,7 +76,7 @@ from replay.allocators._stack import (
 )
 from replay.allocators._tally import (
     LEVELS,
-    NEVER,
+    NO_WAKE_NS,
     OWN,
     SYSCALLS,
     TALLY,
@@ -120,6 +85,7 @@ from replay.allocators._tally import (
     CounterKind,
     Layout,
     field_prefix,
+    shown_fields,
     tally_layout,
 )
 from replay.allocators.linux import touch
@@ -135,8 +101,8 @@ __all__ = [
     "LEVELS",
     "LOG",
     "MARGIN",
-    "NEVER",
     "NO_MEMORY",
+    "NO_WAKE_NS",
     "OWN",
     "RESIDENT_PEAK",
     "ROOM",
@@ -158,10 +124,12 @@ __all__ = [
     "block_size",
     "bundled_names",
     "calloc",
+    "constants_of",
     "counters_of",
     "differing",
     "end_thread",
     "expect",
+    "explain_unknown",
     "extend",
     "field_prefix",
     "fill",
@@ -186,6 +154,7 @@ __all__ = [
     "retract",
     "roles",
     "sees_time",
+    "shown_fields",
     "span_rows",
     "switch_thread",
     "take_record",
@@ -274,74 +243,68 @@ def default_adopt(state, stack, address, size):
     """Ignores blocks that are older than the trace."""
 
 
-@_generic
-def malloc(state, stack, size):
-    """The place of a new block of `size` bytes."""
+# The functions of the contract as kernels call them: each calls the one of the model whose state it gets. `_contract`
+# says what they do.
 
 
 @_generic
-def calloc(state, stack, size):
-    """The place of a new block of `size` zeroed bytes."""
+def malloc(state, stack, size): ...
 
 
 @_generic
-def memalign(state, stack, alignment, size):
-    """The place of a new block of `size` bytes at a multiple of `alignment`."""
+def calloc(state, stack, size): ...
 
 
 @_generic
-def realloc(state, stack, place, size):
-    """The place of the block after it was given a new size."""
+def memalign(state, stack, alignment, size): ...
 
 
 @_generic
-def free(state, stack, place):
-    """Frees the block."""
+def realloc(state, stack, place, size): ...
 
 
 @_generic
-def block_size(state, stack, place):
-    """Allocated bytes of the block."""
+def free(state, stack, place): ...
 
 
 @_generic
-def address(state, stack, place):
-    """The virtual address that the program gets."""
+def block_size(state, stack, place): ...
 
 
 @_generic
-def fill(state, stack, place, size):
-    """The program writes to the block."""
+def address(state, stack, place): ...
 
 
 @_generic
-def made_size(state, stack, place, size):
-    """Allocated bytes of the block that was just allocated there for `size` bytes."""
+def fill(state, stack, place, size): ...
 
 
 @_generic
-def expect(state, place):
-    """This place will be freed or moved soon, if it is still there by then."""
+def made_size(state, stack, place, size): ...
 
 
 @_generic
-def trim(state, stack, resume):
-    """Releases free memory; returns where to continue if a table has no more room, else 0."""
+def expect(state, place): ...
 
 
 @_generic
-def switch_thread(state, stack, thread):
-    """Events are this thread's from now on."""
+def trim(state, stack, resume): ...
 
 
 @_generic
-def end_thread(state, stack):
-    """The thread whose events they were has ended."""
+def switch_thread(state, stack, thread): ...
 
 
 @_generic
-def tick(state, stack, now_ns):
-    """Tells the model the time, in nanoseconds since the trace's first event."""
+def end_thread(state, stack): ...
+
+
+@_generic
+def tick(state, stack, now_ns): ...
+
+
+@_generic
+def adopt(state, stack, address, size): ...
 
 
 def _clock_of(state_type: type, name: str) -> Callable[..., Any]:
@@ -361,8 +324,3 @@ def _sees_no_time(state, stack):
 @generic(_clock_of)
 def sees_time(state, stack):
     """Whether the model has a `tick`; known when the caller is compiled."""
-
-
-@_generic
-def adopt(state, stack, address, size):
-    """Frees a block that is older than the trace, in a pool for `size` bytes."""

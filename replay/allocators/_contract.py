@@ -1,4 +1,8 @@
-"""The functions of a model as a typed Protocol, and the check of a module against it when it is registered."""
+"""The contract of a model: the only list of what a model has. A module is checked against it when it is registered.
+
+Parameters are those of the Protocols below without `self`, because a model is a module. The docstring of the package
+explains roles, places, room and touched memory.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -15,44 +19,111 @@ from replay.allocators._tally import Counter, CounterKind
 Place = int
 
 
+class Constants(NamedTuple):
+    """What a model declares, if it differs from these defaults."""
+
+    ROLES: tuple[str, ...] = ("libc", "small")
+    """The roles that it can have."""
+    COUNTERS: tuple[Counter, ...] = ()
+    """Its own counters. It keeps them in `stack.tally[0]` as `<model>_<name>`, and of a level its highest as
+    `<model>_<name>_peak`."""
+    ROUNDS_SIZES: bool = True
+    """Whether a block can be larger than the bytes requested for it."""
+    VERIFIED: str = ""
+    """The figures that equal those of a real allocator, for sentences about what is exact: `pymalloc's blocks …`."""
+    FREE_MEMORY: str = "free, and ends of pages"
+    """What the memory consists of that it holds besides live blocks, for a note in reports."""
+
+
 class Model(Protocol):
-    """What every model has; the package's docstring says what each function does."""
+    """What every model has."""
 
     Config: type
+    """The pydantic model of its section of the configuration."""
     State: type
+    """A NamedTuple of NumPy arrays, which is everything that changes, and of ints, which never do."""
 
-    def new_state(self, config: Any) -> NamedTuple: ...
-    def malloc(self, state: Any, stack: Stack, size: int) -> Place: ...
-    def free(self, state: Any, stack: Stack, place: Place) -> None: ...
-    def block_size(self, state: Any, stack: Stack, place: Place) -> int: ...
-    def address(self, state: Any, stack: Stack, place: Place) -> int: ...
+    def new_state(self, config: Any) -> NamedTuple:
+        """An empty state."""
+
+    def malloc(self, state: Any, stack: Stack, size: int) -> Place:
+        """The place of a new block of `size` bytes."""
+
+    def free(self, state: Any, stack: Stack, place: Place) -> None:
+        """Frees the block."""
+
+    def block_size(self, state: Any, stack: Stack, place: Place) -> int:
+        """Allocated bytes of the block, header and padding included."""
+
+    def address(self, state: Any, stack: Stack, place: Place) -> int:
+        """The virtual address that the program gets."""
 
 
 class OptionalKernels(Protocol):
-    """What kernels call besides; a default where the model has none."""
+    """What kernels call besides. The package has a default for each: `default_calloc` and so on."""
 
-    def calloc(self, state: Any, stack: Stack, size: int) -> Place: ...
-    def memalign(self, state: Any, stack: Stack, alignment: int, size: int) -> Place: ...
-    def realloc(self, state: Any, stack: Stack, place: Place, size: int) -> Place: ...
-    def made_size(self, state: Any, stack: Stack, place: Place, size: int) -> int: ...
-    def expect(self, state: Any, place: Place) -> None: ...
-    def fill(self, state: Any, stack: Stack, place: Place, size: int) -> None: ...
-    def trim(self, state: Any, stack: Stack, resume: int) -> int: ...
-    def switch_thread(self, state: Any, stack: Stack, thread: int) -> None: ...
-    def end_thread(self, state: Any, stack: Stack) -> None: ...
-    def adopt(self, state: Any, stack: Stack, address: int, size: int) -> None: ...
-    def tick(self, state: Any, stack: Stack, now_ns: int) -> None: ...
+    def calloc(self, state: Any, stack: Stack, size: int) -> Place:
+        """The place of a new block of `size` zeroed bytes."""
+
+    def memalign(self, state: Any, stack: Stack, alignment: int, size: int) -> Place:
+        """Libc role: the place of a new block at a multiple of `alignment`, a power of two. A trace with memaligns is
+        refused for a libc model without it."""
+
+    def realloc(self, state: Any, stack: Stack, place: Place, size: int) -> Place:
+        """The place of the block after it was given a new size."""
+
+    def made_size(self, state: Any, stack: Stack, place: Place, size: int) -> int:
+        """`block_size` of the block that malloc or calloc has just made there for `size` bytes."""
+
+    def expect(self, state: Any, place: Place) -> None:
+        """The block will soon be freed or moved, so prefetch; it may be freed by then."""
+
+    def fill(self, state: Any, stack: Stack, place: Place, size: int) -> None:
+        """The program writes to the block's first `size` bytes."""
+
+    def trim(self, state: Any, stack: Stack, resume: int) -> int:
+        """Libc role: malloc_trim(0). Called with 0 first; returns where to continue if a table has no more room, or 0
+        when done."""
+
+    def switch_thread(self, state: Any, stack: Stack, thread: int) -> None:
+        """Libc role: events are this thread's from now on; numbers are dense."""
+
+    def end_thread(self, state: Any, stack: Stack) -> None:
+        """Libc role: the thread whose events they were has ended; a later one may have its number."""
+
+    def adopt(self, state: Any, stack: Stack, address: int, size: int) -> None:
+        """Small role: frees a block that is older than the trace, in a pool for `size` bytes."""
+
+    def tick(self, state: Any, stack: Stack, now_ns: int) -> None:
+        """Time passes: called before each event with its time, and at the time that the model passed to `wake_at`.
+
+        It makes at most MARGIN system calls, and passes `now_ns` to `wake_at` where more are due. It may be called
+        twice for one time. Models without `tick` pay nothing for it."""
 
 
 class OptionalPython(Protocol):
     """What Python calls, if the model has it."""
 
-    def with_threads(self, state: Any, count: int) -> NamedTuple: ...
-    def grow(self, state: Any) -> NamedTuple: ...
-    def observe(self, state: Any) -> dict[str, Any]: ...
-    def spans(self, state: Any, stack: Stack) -> np.ndarray: ...
-    def span_changes(self, state: Any, stack: Stack, seen: Any) -> SpanChanges: ...
-    def check(self, state: Any, stack: Stack) -> None: ...
+    def with_threads(self, state: Any, count: int) -> NamedTuple:
+        """Libc role: the same state with room for that many threads."""
+
+    def grow(self, state: Any) -> NamedTuple:
+        """The same state with more room."""
+
+    def observe(self, state: Any) -> dict[str, Any]:
+        """Small role: `classes` and `arenas`, arrays of CLASS_VIEW and ARENA_VIEW.
+
+        They are not made from spans, which do not have how many blocks of a pool were ever used (`blocks_carved`)."""
+
+    def spans(self, state: Any, stack: Stack) -> np.ndarray:
+        """What the model holds now: rows of SPAN that add up to every byte it has mapped."""
+
+    def span_changes(self, state: Any, stack: Stack, seen: Any) -> SpanChanges:
+        """How the spans changed since the call that returned `seen`, which is None at first. For models with so many
+        spans that comparing all of them is slow."""
+
+    def check(self, state: Any, stack: Stack) -> None:
+        """Raises AssertionError where an invariant does not hold."""
 
 
 def _functions(protocol: type) -> dict[str, int]:
@@ -66,8 +137,6 @@ PARAMETERS = REQUIRED | _functions(OptionalKernels) | _functions(OptionalPython)
 """The number of parameters of each function of the contract."""
 KERNELS = sorted(set(PARAMETERS) - {"new_state", *_functions(OptionalPython)})
 """The functions that kernels call."""
-_CONSTANTS = ("ROLES", "COUNTERS")
-_POSSIBLE_ROLES = ("libc", "small")
 _OF_LEVELS = ("_peak", "_at_peak", "_end")
 """What the names of a level's metrics end in."""
 _LIKENESS = 0.85
@@ -92,12 +161,18 @@ def find_mistakes(model: ModuleType) -> list[str]:
 
 
 def _mistakes_of_constants(model: ModuleType) -> list[str]:
-    roles = getattr(model, "ROLES", _POSSIBLE_ROLES)
+    default = Constants()
+    roles = getattr(model, "ROLES", default.ROLES)
     mistakes = []
-    if not isinstance(roles, tuple) or not roles or set(roles) - set(_POSSIBLE_ROLES):
-        mistakes.append(f"ROLES is {roles!r}; use a tuple of {' and '.join(map(repr, _POSSIBLE_ROLES))}")
+    if not isinstance(roles, tuple) or not roles or set(roles) - set(default.ROLES):
+        mistakes.append(f"ROLES is {roles!r}; use a tuple of {' and '.join(map(repr, default.ROLES))}")
+    for name in ("ROUNDS_SIZES", "VERIFIED", "FREE_MEMORY"):
+        wanted, value = type(getattr(default, name)), getattr(model, name, getattr(default, name))
+        if not isinstance(value, wanted):
+            mistakes.append(f"{name} is {value!r}; use a value of the type {wanted.__name__}")
+    known = Constants._fields
     for name in vars(model):
-        if name.isupper() and name not in _CONSTANTS and (near := get_close_matches(name, _CONSTANTS, 1, _LIKENESS)):
+        if name.isupper() and name not in known and (near := get_close_matches(name, known, 1, _LIKENESS)):
             mistakes.append(f"{name} is not a constant of the contract (did you mean {near[0]!r}?)")
     return mistakes
 

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from replay.allocators._contract import KERNELS, find_mistakes
+from replay.allocators._contract import KERNELS, Constants, find_mistakes
 from replay.allocators._tally import Counter, Layout, tally_layout
 from replay.jit.compiling import is_kernel
 from replay.support.bundled_files import MODEL_GROUP
@@ -37,6 +37,11 @@ def _third_party() -> dict[str, EntryPoint]:
 def model_names() -> list[str]:
     """Names that a configuration can route domains to."""
     return sorted({*bundled_names(), *_third_party()})
+
+
+def explain_unknown(name: str) -> str:
+    """The mistake in a name that no model has."""
+    return f"unknown allocator model {name!r}; {nearest(name, model_names())}"
 
 
 def usable_models() -> list[str]:
@@ -65,7 +70,7 @@ def find_model(name: str) -> ModuleType:
 def _load_third_party(name: str) -> ModuleType:
     point = _third_party().get(name)
     if point is None:
-        raise ConfigError(f"unknown allocator model {name!r}; {nearest(name, model_names())}")
+        raise ConfigError(explain_unknown(name))
     try:
         model: ModuleType = point.load()
     except Exception as error:  # whatever a third party's module raises on import, the user learns which one it was
@@ -73,15 +78,20 @@ def _load_third_party(name: str) -> ModuleType:
     return model
 
 
+def constants_of(name: str) -> Constants:
+    """What the model called `name` declares, and the defaults."""
+    declared = vars(find_model(name))
+    return Constants()._replace(**{field: declared[field] for field in Constants._fields if field in declared})
+
+
 def roles(name: str) -> tuple[str, ...]:
     """The roles that the model called `name` can have."""
-    found: tuple[str, ...] = getattr(find_model(name), "ROLES", ("libc", "small"))
-    return found
+    return constants_of(name).ROLES
 
 
 def counters_of(name: str) -> tuple[Counter, ...]:
     """The counters that the model called `name` declares."""
-    return tuple(getattr(find_model(name), "COUNTERS", ()))
+    return constants_of(name).COUNTERS
 
 
 def layout_of(names: Iterable[str]) -> Layout:

@@ -42,8 +42,8 @@ _SUMS = (
 )  # fmt: skip
 
 
-NEVER = (1 << 63) - 1
-"""A time that no trace reaches."""
+NO_WAKE_NS = (1 << 63) - 1
+"""`wake_ns` if no model wants to be woken: a time that no trace reaches."""
 
 
 class CounterKind(StrEnum):
@@ -119,7 +119,13 @@ TALLY = tally_layout(()).dtype
     stop              the row of the batch at which `attention` is checked at the latest
     idle              rows that concern no block
     has_small         1 where there is a small role
-    wake_ns           when a model wants the next `tick` besides those at events; NEVER if none does
+    wake_ns           when a model wants the next `tick` besides those at events; NO_WAKE_NS if none does
     woken_ns          the time while models are called between events, else -1
     *_slack           the peak of a level less the level
 """
+
+
+def shown_fields(dtype: np.dtype) -> list[str]:
+    """Returns the fields that users see: levels, counters and the thread, without those for means and the simulator."""
+    hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
+    return [name for name in dtype.names or () if name not in hidden]

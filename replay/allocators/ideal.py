@@ -19,6 +19,7 @@ from replay.allocators.linux import brk, touch
 from replay.jit.compiling import by_reference, cold, leaf
 
 ROLES = ("libc",)
+ROUNDS_SIZES = False
 
 
 class Config(BaseModel):

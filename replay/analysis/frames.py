@@ -6,12 +6,7 @@
 import numpy as np
 import polars as pl
 
-from replay.allocators import (
-    ARENA_VIEW,
-    CLASS_VIEW,
-    OWN,
-    TIMED,
-)
+from replay.allocators import ARENA_VIEW, CLASS_VIEW, constants_of, shown_fields
 from replay.analysis.metrics import ROLES, metrics_of, summarize
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.simulation.result import MEANS, RunResult
@@ -30,8 +25,7 @@ def timeline(result: RunResult) -> pl.DataFrame:
 
 def _sample_fields(result: RunResult) -> list[str]:
     """Returns the names of the fields of a sample that are levels or counters."""
-    hidden = {*OWN, *(f"{name}_{part}" for name in TIMED for part in ("timed", "timed_high"))} - {"thread"}
-    return [name for name in result.samples.dtype.names or () if name not in hidden]
+    return shown_fields(result.samples.dtype)
 
 
 def _mean_so_far(result: RunResult, level: str) -> np.ndarray:
@@ -74,11 +68,7 @@ def size_classes(result: RunResult) -> pl.DataFrame:
     counted = result.classes[rows]
     config = result.config
     stack = {"libc": config.libc_model, "small": config.small_model}
-    unrounded = [role for role, model in stack.items() if model == "ideal"]
-    if (
-        result.end.block_bytes_peak == result.end.requested_bytes_peak
-    ):  # models of other packages that do not round sizes up
-        unrounded = list(stack)
+    unrounded = [role for role, model in stack.items() if model and not constants_of(model).ROUNDS_SIZES]
     limits = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
     frame = pl.DataFrame(
         {
@@ -120,7 +110,7 @@ def arenas(result: RunResult) -> pl.DataFrame:
     frame = frame.with_columns(occupancy=pl.col("block_bytes") / max(arena_bytes, 1))
     if not result.processes:
         return frame
-    arenas_of = [len(part.observed.get("arenas", ())) for part in result.processes]
+    arenas_of = [len(each.observed.get("arenas", ())) for each in result.processes]
     names = np.repeat([process.name for process in result.metadata.processes], arenas_of)
     return frame.with_columns(pl.Series("process", names, dtype=pl.String))
 

@@ -10,6 +10,10 @@
     _mean      the exact mean over the time of the trace
 
 A model's own counters are called `<model>.<counter>`; a level has `_peak`, `_at_peak` and `_end` as well.
+
+Every summary has these metrics: the figures, and the counters of the bundled models, which are 0 for a model that is
+not in the stack. Only a stack with a model of another package adds the counters of that model. So an installed model
+that a stack does not use changes neither baselines nor sweeps.
 """
 
 from collections.abc import Iterator
@@ -24,6 +28,7 @@ from replay.allocators import (
     SYSCALLS,
     Counter,
     CounterKind,
+    bundled_names,
     counters_of,
     field_prefix,
     usable_models,
@@ -263,11 +268,11 @@ def summarize(result: RunResult, *, floor: RunResult | None = None, ceiling: Run
             "ceiling": _bound(ceiling) if ceiling else None,
             "processes": [
                 {
-                    **_figures(part),
+                    **_figures(own),
                     "name": process.name,
                     "at_peak_of_all": {name: int(share[name]) for name in (*BYTE_LEVELS, *SMALL_LEVELS)},
                 }
-                for process, part, share in zip(result.metadata.processes, result.processes, result.shares, strict=True)
+                for process, own, share in zip(result.metadata.processes, result.processes, result.shares, strict=True)
             ],
         }
     )
@@ -317,20 +322,27 @@ def _own_metrics(model: str) -> Iterator[tuple[str, str, str, Counter]]:
 
 
 @cache
-def own_metrics() -> dict[str, Counter]:
+def _own_metrics_of_bundled() -> list[str]:
+    return [metric for model in bundled_names() for metric, *_ in _own_metrics(model)]
+
+
+@cache
+def _usable_own_metrics() -> dict[str, Counter]:
     """Returns the own counters of all usable models, by the names of their metrics."""
     return {metric: counter for model in usable_models() for metric, _, _, counter in _own_metrics(model)}
 
 
-def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
-    """Returns the figures that settings can change, by name: `syscalls` is the total, `syscalls.mmap` one kind.
+def own_counter(metric: str) -> Counter | None:
+    """Returns the declaration of a model's own counter; None for other metrics."""
+    return _usable_own_metrics().get(metric) if "." in metric else None
 
-    Counters of models that are not in the stack are 0.
-    """
+
+def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
+    """Returns the figures that settings can change, by name: `syscalls` is the total, `syscalls.mmap` one kind."""
     figures: dict[str, int | float] = {}
     for name, value in summary.model_dump(include={*_Figures.model_fields} - _OF_THE_TRACE).items():
         if name == "counters":
-            figures |= dict.fromkeys(own_metrics(), 0) | value
+            figures |= dict.fromkeys(_own_metrics_of_bundled(), 0) | value
         elif isinstance(value, dict):
             figures |= {name: sum(value.values())} | {f"{name}.{kind}": each for kind, each in value.items()}
         else:
@@ -339,11 +351,11 @@ def metrics_of(summary: Summary | ProcessSummary) -> dict[str, int | float]:
 
 
 def metric_names() -> list[str]:
-    """Returns the names of the result of `metrics_of`, in its order."""
+    """Returns the names of the metrics that every summary has, in the order of `metrics_of`."""
     names: list[str] = []
     for name, field in _Figures.model_fields.items():
         if name == "counters":
-            names += own_metrics()
+            names += _own_metrics_of_bundled()
         elif name not in _OF_THE_TRACE:
             kinds = _KINDS.get(name, ())
             names += [name, *(f"{name}.{kind}" for kind in kinds)]
@@ -351,23 +363,31 @@ def metric_names() -> list[str]:
     return names
 
 
+def known_metrics() -> list[str]:
+    """Returns the names of all metrics that a summary can have, and that rules and objectives may name.
+
+    A counter of a model that is not in the stack counts as 0.
+    """
+    return list(dict.fromkeys([*metric_names(), *_usable_own_metrics()]))
+
+
 def check_metric(name: str) -> str:
     """Returns the name; raises a ReplayError if it is not a metric."""
-    if name not in metric_names():
-        raise ReplayError(f"unknown metric {name!r}; {nearest(name, metric_names())} (docs/metrics.md lists them)")
+    if name not in known_metrics():
+        raise ReplayError(f"unknown metric {name!r}; {nearest(name, known_metrics())} (docs/metrics.md lists them)")
     return name
 
 
 def is_neutral(metric: str) -> bool:
     """Returns whether a higher value of a metric is neither better nor worse."""
-    own = own_metrics().get(metric)
+    own = own_counter(metric)
     return metric in _with_trait("neutral") or (own is not None and not own.more_is_worse)
 
 
 def is_detail(metric: str) -> bool:
     """Returns whether a baseline stores a metric only if a rule names it."""
     name, _, kind = metric.partition(".")
-    if metric in own_metrics():
+    if own_counter(metric):
         return metric.endswith("_at_peak")
     return name in _with_trait("detail") or (bool(kind) and name in _with_trait("detailed_kinds"))
 

@@ -17,16 +17,14 @@ SCREEN = "-"
 
 def parse_reports(options: list[str] | None, as_json: bool) -> list[tuple[str, str]]:
     """Returns pairs of format and file (`-` for standard output). Mistakes are reported before anything is measured."""
-    from replay.reports.checks import FORMATS, expected_here
-    from replay.support.names import nearest
+    from replay.reports.checks import check_format, expected_here
 
     if not options:
         return [] if as_json else [("text", SCREEN), *expected_here()]
     wanted = []
     for text in options:
         format_name, equals, file = text.partition("=")
-        if format_name not in FORMATS:
-            raise ReplayError(f"--report {text}: unknown format; {nearest(format_name, FORMATS)}")
+        check_format(format_name, text)
         if equals and not file:
             raise ReplayError(f"--report {text}: the file's name is empty; leave out = to print the report")
         wanted.append((format_name, file or SCREEN))

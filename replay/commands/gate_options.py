@@ -33,9 +33,12 @@ BaselineFile = Annotated[
 ]
 Record = Annotated[bool, typer.Option("--record", help="Record the program after `--`, instead of opening traces.")]
 Recordings = Annotated[
-    int, typer.Option("-n", "--recordings", min=1, help="With --record: number of recordings; the median counts.")
+    int,
+    typer.Option("-n", "--recordings", min=1, help="With --record: number of recordings; their median is compared."),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's name.")
+]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def measure_into_baseline(chosen: Chosen, *, force: bool) -> None:
     """Measures the cases and writes them into the baseline. Replaces existing cases only with `force`."""
     from replay.commands.compilation import report_compilation
     from replay.gates.baselines import Baseline, read_baseline, write_baseline
-    from replay.gates.checking import take_baseline
+    from replay.gates.checking import kept_recordings, take_baseline
+    from replay.support.atomic_files import new_target
     from replay.support.progress import progress_bar
 
     afresh = force and chosen.is_whole
@@ -107,11 +111,16 @@ def measure_into_baseline(chosen: Chosen, *, force: bool) -> None:
     if existing and not force:
         advice = "compare with it by `replay check`, or replace it with --force"
         raise OutputError(f"{chosen.baseline}: already has the case {existing[0]}; {advice}")
+    recordings = kept_recordings(chosen.suite)
+    for file in recordings.values():
+        new_target(chosen.folder / file, force=force)  # refuses an existing file before anything is measured
     with report_compilation(), progress_bar("measuring") as progress:
         taken, notes = take_baseline(chosen.suite, chosen.folder, progress=progress)
     print_notes(notes)
     write_baseline(chosen.baseline, known.with_cases(taken.cases), force=True)
     say(f"measured: {', '.join(taken.cases)}\nwritten: {printable(str(chosen.baseline))}")
+    for name, file in recordings.items():
+        say(f"written: {printable(str(chosen.folder / file))}, the recording of {name} with the median peak")
 
 
 def _simulated_cases(

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from replay.support.errors import ReplayError
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="Trace in any supported format, or a workload.")]
 Sources = Annotated[
     list[str] | None,
@@ -12,7 +14,12 @@ Sources = Annotated[
 ]
 Allocators = Annotated[
     list[str] | None,
-    typer.Option("-a", "--allocator", metavar="PRESET,…", help="Presets, YAML files, or patterns such as 'cpython-*'."),
+    typer.Option(
+        "-a",
+        "--allocator",
+        metavar="PRESET,…",
+        help="Presets, YAML files, or patterns such as 'cpython-*'. Default: as recorded, else this Python's.",
+    ),
 ]
 Fixed = Annotated[
     list[str] | None,
@@ -33,3 +40,13 @@ TrimEvery = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Parquet file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def time_option(option: str, text: str) -> int:
+    """Returns the nanoseconds of an option's value; a ReplayError with the option's name if it is not a time."""
+    from replay.support.units import parse_time_with_unit
+
+    try:
+        return parse_time_with_unit(text)
+    except ValueError as error:
+        raise ReplayError(f"{option}: {error}") from None

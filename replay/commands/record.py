@@ -120,7 +120,7 @@ def _record(
     from replay.recorder.signals import blocked_signals
 
     earlier = _child_files(output) if follow_fork else {}
-    with blocked_signals() as mask, report_compilation():  # before the imports below, which start threads
+    with blocked_signals() as blocked, report_compilation():  # before the imports below, which start threads
         from replay.recorder.detach import make_memory_file
         from replay.recorder.launch import Child, Follow
         from replay.recorder.ring import Ring
@@ -134,7 +134,7 @@ def _record(
         )  # fmt: skip
         follow = Follow(str(output.absolute()), options) if follow_fork else None
         try:
-            child = Child(program, file, mask, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
+            child = Child(program, file, blocked, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
         except BaseException:  # e.g. a signal that was blocked until now
             writer.discard()
             raise

@@ -40,7 +40,9 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/metrics.md explains its keys.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Folder for summary.json and the tables as Parquet."),
+        typer.Option(
+            metavar="DIR", parser=parse_folder, help="Folder for summary.json and the tables as Parquet. Default: none."
+        ),
     ] = None,
     addresses: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Parquet file for the address of every block.")
@@ -48,7 +50,10 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing results.")] = False,
     no_reference: Annotated[
         bool,
-        typer.Option("--no-reference", help="Skip the references ideal and bump, which take two more simulations."),
+        typer.Option(
+            "--no-reference",
+            help="Skip the comparison with the models ideal and bump, which takes two more simulations.",
+        ),
     ] = False,
 ) -> None:
     """Simulate a trace or workload with an allocator stack, and report its memory use.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replay.commands.compilation import report_compilation
+from replay.commands.options import time_option
 from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompilation
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
@@ -165,12 +166,7 @@ class RunPlan:
 
 def _parse_interval(option: str, text: str | None) -> int | None:
     """Returns nanoseconds; None without the option."""
-    from replay.support.units import parse_time
-
-    try:
-        interval_ns = None if text is None else parse_time(text)
-    except ValueError as mistake:
-        raise ReplayError(f"{option}: {mistake}") from None
+    interval_ns = None if text is None else time_option(option, text)
     if interval_ns == 0:
         raise ReplayError(f"{option}: the interval must be longer than 0; write it like 10ms")
     return interval_ns

@@ -1,6 +1,6 @@
 """`replay sweep`: simulates many configurations and ranks them; `replay sweep show` prints the results again."""
 
-from shlex import quote
+from shlex import join
 from typing import Any
 
 import typer
@@ -94,7 +94,9 @@ def sweep(
     if out is not None:
         report.draw(out, results, plan_.objectives, force=True)
         if not as_json:
-            say(f"\nwritten: {printable(str(out))}\nnext: replay sweep show {printable(quote(str(out)))}")
+            other = "resident_bytes_end" if "resident_bytes_end" not in plan_.objectives else "mapped_bytes_peak"
+            following = ["replay", "sweep", "show", str(out), "--by", other]
+            say(f"\nwritten: {printable(str(out))}\nnext: {printable(join(following))}")
     if failed := results.count("failed"):
         say(f"replay: {failed} of {results.frame.height} runs failed", err=True)
         raise typer.Exit(FAILED)

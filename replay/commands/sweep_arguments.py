@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from replay.commands.options import time_option
 from replay.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class PlanArguments:
         """Returns the plan of the file, or an empty plan. Options replace its keys; constraints are added."""
         from replay.sweeps.plan import Plan, load_plan, make_plan
 
+        if self.trim_every:
+            time_option("--trim-every", self.trim_every)
         plan = load_plan(self.plan) if self.plan else Plan()
         data = plan.model_dump(by_alias=True, exclude_unset=True)
         fixed, vary = _assignments("--set", self.fixed), _vary(self.allocators, self.grid, self.env)

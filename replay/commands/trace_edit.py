@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay.commands.options import File, Force, Output
+from replay.commands.options import File, Force, Output, time_option
 from replay.commands.trace_file import save_trace
 from replay.support.errors import ReplayError
 from replay.support.names import say
@@ -27,7 +27,10 @@ def cut(
         str, typer.Option("--from", metavar=_TIME, help="Start of the piece, since the first event.")
     ] = "0",
     to: Annotated[
-        str | None, typer.Option("--to", metavar=_TIME, help="End of the piece (exclusive), since the first event.")
+        str | None,
+        typer.Option(
+            "--to", metavar=_TIME, help="End of the piece (exclusive), since the first event. Default: the trace's end."
+        ),
     ] = None,
     phase: Annotated[
         str | None,
@@ -50,7 +53,9 @@ def cut(
     from replay.trace.editing.cutting import Piece
     from replay.trace.editing.cutting import cut as cut_trace
 
-    piece = Piece(_time(from_, "--from"), MAX_SPAN if to is None else _time(to, "--to"), phase, not without_earlier)
+    piece = Piece(
+        time_option("--from", from_), MAX_SPAN if to is None else time_option("--to", to), phase, not without_earlier
+    )
     if piece.from_ns >= piece.to_ns:
         raise ReplayError(f"--from {from_} is not before --to {to}")
     options = {"--from": None if from_ == "0" else from_, "--to": to, "--phase": phase}
@@ -133,7 +138,7 @@ def merge(
     """
     from replay.trace.editing.merging import Part, merged
 
-    offsets = [_time(each, "--offset") for each in offset or []]
+    offsets = [time_option("--offset", each) for each in offset or []]
     if len(offsets) > len(files):
         raise ReplayError(f"--offset: {len(offsets)} start times for {len(files)} traces; write one for each trace")
     offsets += [0] * (len(files) - len(offsets))
@@ -191,7 +196,7 @@ def scale(
 
     trace = opened()
     if copies > 1 or processes:
-        shift_ns = span_ns(trace) // copies if shift is None else _time(shift, "--shift")
+        shift_ns = span_ns(trace) // copies if shift is None else time_option("--shift", shift)
         trace = copied([opened() for _ in range(copies)], shift_ns, "", as_processes=processes)
     _save(repeated(trace, repeat, words, keep_live=keep_live), output, force)
 
@@ -237,15 +242,6 @@ def _factor(text: str) -> "Fraction":
     if not Decimal("1e-9") <= number <= Decimal("1e9"):
         raise ReplayError(f"--time-factor: {text} is not between 0.000000001 and 1000000000")
     return Fraction(number)
-
-
-def _time(text: str, option: str) -> int:
-    from replay.support.units import parse_time
-
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise ReplayError(f"{option}: {error}") from None
 
 
 def _size(text: str, option: str) -> int:

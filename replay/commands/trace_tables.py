@@ -10,6 +10,7 @@ from replay.commands.trace_sites import site_table
 from replay.reports.tables import labelled, percent
 from replay.support.names import printable
 from replay.support.units import format_count, format_size, format_time
+from replay.trace.provenance_text import how_made
 
 if TYPE_CHECKING:
     from replay.commands.trace_contents import Contents, ProcessCount
@@ -22,9 +23,8 @@ _SITES_SHOWN = 5
 def short_lines(contents: "Contents", file: str) -> Iterator[Text]:
     """Yields the summary of a trace in a few lines."""
     yield Text(printable(file), style="bold")
-    interpreter = contents.origin.interpreter
-    made = f", recorded with {printable(interpreter)}" if interpreter else ""
-    yield Text(f"{contents.events:,} events in {format_time(contents.duration_ns)}{made}\n")
+    events = f"{contents.events:,} events in {format_time(contents.duration_ns)}"
+    yield Text(f"{events}{how_made(contents.origin)}\n")
     for label, text in _facts(contents):
         yield labelled(label, text)
 
@@ -52,7 +52,8 @@ def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
     if contents.sites and calls:
         yield "call sites", f"{contents.sites:,}, known for {percent(contents.calls_with_site / calls)} of the calls"
     else:
-        yield "call sites", "none; `replay record --sites` records them"
+        is_recording = contents.origin.interpreter is not None
+        yield "call sites", "none; `replay record --sites` records them" if is_recording else "none"
     if contents.origin.edited is not None:
         yield "edited", printable(contents.origin.edited)
 

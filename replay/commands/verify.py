@@ -38,7 +38,9 @@ def verify(
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", metavar="NAME=VALUE", help="With --libc: environment variable for both, e.g. MALLOC_TOP_PAD_=0."
+            "--env",
+            metavar="NAME=VALUE",
+            help="With --libc: environment variable for the real glibc and its model, e.g. MALLOC_TOP_PAD_=0.",
         ),
     ] = None,
     resident: Annotated[
@@ -47,7 +49,7 @@ def verify(
     sweep: Annotated[
         str | None,
         typer.Option(
-            metavar="SWEEP", help="Sweep whose ranking to compare with real allocators: YAML file, name, or folder."
+            metavar="SWEEP", help="Sweep whose ranking is compared with real allocators: YAML file, name, or folder."
         ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the real allocators on this machine and exit.")] = False,
@@ -91,11 +93,12 @@ def verify(
 def _open(source: str | None) -> "Trace | None":
     from replay.sources import open_source
     from replay.trace.processes import refuse_processes
+    from replay.verification import ONE_PROCESS
 
     if source is None:
         return None
     trace = open_source(source)
-    refuse_processes(trace, source, "only one process at a time can be compared with a real allocator")
+    refuse_processes(trace, source, ONE_PROCESS)
     return trace
 
 

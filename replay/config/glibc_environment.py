@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
 
+MODEL = "glibc"
+"""The model that these variables configure."""
 VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
     "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
@@ -21,7 +23,7 @@ VARIABLES = {
     "MALLOC_PERTURB_": "perturb",
     "MALLOC_CHECK_": "check",
 }
-"""Variable -> key of the model `glibc`."""
+"""Variable -> key of the model."""
 TUNABLES = {
     f"glibc.malloc.{key}": key
     for key in (*VARIABLES.values(), "mxfast", "tcache_count", "tcache_max", "tcache_unsorted_limit", "hugetlb")
@@ -45,7 +47,7 @@ def overrides_of(assignments: Sequence[str]) -> list[str]:
     last = {assignment.partition("=")[0]: assignment for assignment in assignments}
     ordered = sorted(last.values(), key=lambda assignment: assignment.startswith(f"{_TUNABLES_VARIABLE}="))
     settings = dict(setting for assignment in ordered for setting in _settings(assignment))
-    return [f"glibc.{key}={value}" for key, value in settings.items()]
+    return [f"{MODEL}.{key}={value}" for key, value in settings.items()]
 
 
 def notes_of(assignments: Sequence[str]) -> list[str]:

@@ -8,14 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from replay.allocators import model_names
-from replay.config.glibc_environment import notes_of, overrides_of
+from replay.config.glibc_environment import MODEL, notes_of, overrides_of
 from replay.config.stack import StackConfig, stack_type
 from replay.support.bundled_files import config_names, find_config
 from replay.support.errors import ConfigError
 from replay.support.yaml_documents import Document, explain, parse_yaml
 
 _EXAMPLE = "extends: cpython-3.12"
-_WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
+_WITH_LIBC = re.compile(rf"(?P<base>[\w.-]+)-{MODEL}-(?P<version>\d+\.\d+)")
+"""A preset and the version of the C library whose environment variables are known."""
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Sequence[str] = ()) -> StackConfig:
@@ -24,8 +25,8 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     The name of a preset can have the version of its C library as a suffix: `cpython-3.12-glibc-2.41`. `environment` has
     variables of glibc, like `MALLOC_ARENA_MAX=2`; overrides take precedence.
     """
-    if environment and load_config(name, overrides).libc_model != "glibc":
-        raise ConfigError(f"--env {environment[0]}: {name} does not use glibc, so the variable has no effect")
+    if environment and load_config(name, overrides).libc_model != MODEL:
+        raise ConfigError(f"--env {environment[0]}: {name} does not use {MODEL}, so the variable has no effect")
     settings = overrides_of(environment)
     spellings = dict.fromkeys(settings, "--env, as ") | dict.fromkeys(overrides, "--set ")
     overrides = [*settings, *overrides]
@@ -34,7 +35,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), environment: Se
     data = _with_base(document, ())
     if libc_version:
         data["name"] = str(name)
-        overrides = [f"glibc.version={libc_version}", *overrides]
+        overrides = [f"{MODEL}.version={libc_version}", *overrides]
         spellings.setdefault(overrides[0], f"{name}, as ")
     for override in overrides:
         _merge(data, _parse_override(override))
@@ -70,7 +71,7 @@ def _models_named(data: Mapping[str, Any]) -> list[str]:
 
 
 def _split(name: str | Path) -> tuple[str | Path, str]:
-    """Returns the name of a preset, and the version of glibc in its suffix or ''."""
+    """Returns the name of a preset, and the version of the C library in its suffix or ''."""
     match = _WITH_LIBC.fullmatch(name) if isinstance(name, str) and name not in config_names() else None
     return (match["base"], match["version"]) if match else (name, "")
 

@@ -15,7 +15,6 @@ _VERSION = re.compile(r"cpython-(\d+\.\d+)")
 _GLIBC = re.compile(r"glibc (\d+\.\d+)")
 _OF_GLIBC = re.compile(r"libc[.-]")
 """The beginning of the file name of glibc."""
-_WITH_LIBC = re.compile(r"(?P<base>[\w.-]+)-glibc-(?P<version>\d+\.\d+)")
 
 
 class Difference(NamedTuple):
@@ -43,7 +42,7 @@ def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
     """Returns the differences between the recorded process and the stack, as far as they are known."""
     runtime = metadata.runtime or Runtime()
     allocator = config.small_model or "malloc"
-    libc = f"glibc {config.libc.version}" if config.libc_model == "glibc" else config.libc_model
+    libc = config.title(config.libc_model)
     version = _VERSION.match(config.name) or _VERSION.match(config.extends or "")
     recorded = metadata.origin.cpython_version
     pairs = [

@@ -17,14 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
 
-from replay.allocators import bundled_names, find_model, model_names, roles
+from replay.allocators import bundled_names, explain_unknown, find_model, model_names, roles
 from replay.allocators.linux import Config as LinuxConfig
-from replay.support.names import nearest
 
 
 def _known(name: str) -> str:
     if name not in model_names():
-        raise ValueError(f"unknown allocator model {name!r}; {nearest(name, model_names())}")
+        raise ValueError(explain_unknown(name))
     return name
 
 
@@ -114,6 +113,10 @@ class StackConfig(BaseModel):
     def notes(self) -> list[str]:
         """Returns notes about settings that have no effect, or less than expected."""
         return [*self._notes, *(note for model in self.models for note in getattr(getattr(self, model), "notes", ()))]
+
+    def title(self, model: str) -> str:
+        """Returns the name of a model in use, with its version if it has one."""
+        return " ".join(filter(None, (model, getattr(self.section(model), "version", ""))))
 
     def section(self, name: str) -> BaseModel | None:
         """Returns the section `name`; None if no domain uses this model."""

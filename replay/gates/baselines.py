@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay import __version__
-from replay.analysis.metrics import check_metric, is_detail, metric_names
+from replay.analysis.metrics import check_metric, is_detail
 from replay.gates.cases import Case
 from replay.support.atomic_files import new_file
 from replay.support.errors import ConfigError, ReplayError, explain_parsing
@@ -31,6 +31,9 @@ class Figure(BaseModel):
     @property
     def spread(self) -> float:
         return self.high - self.low
+
+
+NOTHING = Figure(value=0, low=0, high=0)
 
 
 class Measured(BaseModel):
@@ -58,15 +61,16 @@ class Baseline(BaseModel):
         return Baseline(cases={**self.cases, **cases})
 
 
-def kept_metrics(ruled: Iterable[str] = ()) -> list[str]:
-    """Returns the metrics of a baseline: all without the details, and the details that rules name."""
-    wanted = set(ruled)
-    return [name for name in metric_names() if name in wanted or not is_detail(name)]
+def figures_for(ruled: Iterable[str], figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Returns the figures, and those that rules name: a counter of a model that is not in the stack is 0."""
+    return dict(figures) | {name: NOTHING for name in ruled if name not in figures}
 
 
 def without_details(measured: Measured, ruled: Iterable[str] = ()) -> Measured:
-    """Returns the measurement with only the metrics that a baseline keeps."""
-    kept = {name: measured.figures[name] for name in kept_metrics(ruled)}
+    """Returns the measurement with the metrics of a baseline: all but the details, and the details that rules name."""
+    wanted = set(ruled)
+    figures = figures_for(wanted, measured.figures)
+    kept = {name: figure for name, figure in figures.items() if name in wanted or not is_detail(name)}
     return measured.model_copy(update={"figures": kept})
 
 

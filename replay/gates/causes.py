@@ -217,8 +217,8 @@ def _moved(old: pl.DataFrame, new: pl.DataFrame, places: dict[str, str]) -> list
         if 10 * abs(lost - gained) <= max(lost, gained):
             where = f" at {places[site]}" if site != UNKNOWN else ""
             sentence = (
-                f"{min(lost, gained):,} blocks of {domain} in phase {phase}{where} "
-                f"moved from size class {shrunk['size_class'][0]} to {grown['size_class'][0]}"
+                f"{min(lost, gained):,} blocks of domain {domain} in phase {phase}{where} "
+                f"have size class {grown['size_class'][0]} instead of {shrunk['size_class'][0]}"
             )
             moves.append((int(grown["bytes"][0]), sentence))
     moves.sort(reverse=True)

@@ -113,12 +113,17 @@ def _notes(found: Mapping[str, Measurement]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for each in found.values() for note in each.notes))
 
 
+def kept_recordings(suite: Suite) -> dict[str, str]:
+    """Returns the file in which a baseline saves the median recording of each case that names one."""
+    cases = suite.cases.items()
+    return {name: case.against for name, case in cases if case.record is not None and case.against is not None}
+
+
 def _keep_recordings(suite: Suite, found: Mapping[str, Measurement], folder: Path) -> None:
     """Saves the median recording of a program as the trace that later recordings are compared with."""
-    for name, case in suite.cases.items():
-        if case.record is not None and case.against is not None:
-            with new_file(folder / case.against, force=True) as temporary:
-                shutil.copyfile(found[name].trace, temporary)
+    for name, file in kept_recordings(suite).items():
+        with new_file(folder / file, force=True) as temporary:
+            shutil.copyfile(found[name].trace, temporary)
 
 
 def _kept(suite: Suite, found: Mapping[str, Measurement]) -> dict[str, Measured]:
@@ -134,8 +139,8 @@ def ratchet(baseline: Baseline, report: Report) -> tuple[Baseline, int]:
     count, cases = 0, {}
     for case in report.cases:
         if case.state == "passed" and case.name in baseline.cases and case.better:
-            before, now = baseline.cases[case.name], report.measured[case.name]
-            lower = {finding.metric: now.figures[finding.metric] for finding in case.better}
+            before = baseline.cases[case.name]
+            lower = {finding.metric: finding.now for finding in case.better}
             cases[case.name] = before.model_copy(update={"figures": {**before.figures, **lower}})
             count += len(lower)
     return baseline.with_cases(cases), count
@@ -181,7 +186,9 @@ def _judge_case(
     if all(isinstance(finding.rule, Limit) for finding in report.worse):
         return report  # a comparison with an earlier trace does not explain an exceeded limit
     if reference is None:
-        return replace(report, note="to see the cause, add --against TRACE with a trace from before the change")
+        of_recordings = " (`replay baseline --record --keep TRACE` saves one)" if case.record is not None else ""
+        advice = f"to see the cause, add --against TRACE with a trace from before the change{of_recordings}"
+        return replace(report, note=advice)
     if not causes:
         return report
     cause = explain(open_source(reference.trace), open_source(now.trace, seed=case.seed), now.stack)

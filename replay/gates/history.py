@@ -17,7 +17,7 @@ from replay import __version__
 from replay.analysis.metrics import metric_names
 from replay.gates.checking import Report
 from replay.support.atomic_files import new_file, new_target, open_locked, write_in_memory
-from replay.support.errors import OutputError, ReplayError
+from replay.support.errors import ReplayError, cannot_be_written
 
 _ABOUT = ("commit", "date", "case", "state", "replay_version")
 _COMMIT_VARIABLES = ("GITHUB_SHA", "CI_COMMIT_SHA")
@@ -59,7 +59,8 @@ def add_rows(path: Path, report: Report, folder: Path) -> int:
         for name, measured in report.measured.items()
     ]
     schema: dict[str, Any] = dict.fromkeys(_ABOUT, pl.String) | {"date": pl.Datetime("us", "UTC")}
-    schema |= dict.fromkeys(metric_names(), pl.Float64)
+    measured = (metric for each in report.measured.values() for metric in each.figures)
+    schema |= dict.fromkeys([*metric_names(), *measured], pl.Float64)
     frame = pl.DataFrame([[row.get(name) for name in schema] for row in rows], schema=schema, orient="row")
     with _locked(path) as has_rows:
         if has_rows:
@@ -78,7 +79,7 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         file = open_locked(target, wait=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise cannot_be_written(path, error) from None
     assert file is not None
     with file:
         has_rows = os.fstat(file.fileno()).st_size > 0

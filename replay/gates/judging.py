@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from replay.analysis.metrics import is_neutral
-from replay.gates.baselines import Figure
+from replay.gates.baselines import Figure, figures_for
 from replay.gates.tolerances import Limit, Rule, Tolerance
 
 Status = Literal["worse", "changed", "over", "within", "same", "better"]
@@ -36,6 +36,7 @@ class Finding:
 def judge(now: Mapping[str, Figure], before: Mapping[str, Figure] | None, rules: Sequence[Rule]) -> list[Finding]:
     """Returns a finding for each rule. Without earlier figures, tolerances are skipped."""
     findings = []
+    now = figures_for((rule.metric for rule in rules), now)
     for rule in rules:
         if isinstance(rule, Limit):
             status: Status = "within" if rule.holds(now[rule.metric].value) else "over"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from replay.analysis.metrics import metric_names
 from replay.config import StackConfig, differences
 from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
@@ -76,7 +75,7 @@ def _combined(
 ) -> tuple[Measured, Path | str]:
     """Returns the figures and the median trace. `stack` is the key of the stack."""
     figures = {}
-    for metric in metric_names():
+    for metric in outcomes[0].metrics:
         values = [float(outcome.metrics[metric]) for outcome in outcomes]
         figures[metric] = Figure(value=statistics.median_low(values), low=min(values), high=max(values))
     peaks = [float(outcome.metrics["resident_bytes_peak"]) for outcome in outcomes]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from replay.analysis.metrics import metric_names
+from replay.analysis.metrics import known_metrics
 from replay.config import StackConfig
 from replay.gates.cases import Case
 from replay.gates.tolerances import Limit, Rule, Sign, Tolerance, parse_rule, with_defaults
@@ -97,13 +97,13 @@ def _limit(name: str, value: object) -> Limit:
     """Returns the limit of an argument: `max_syscalls__mmap=3` is the limit syscalls.mmap<=3."""
     sign, metric = SIGNS.get(name[:4]), name[4:].replace("__", ".")
     known = [
-        *PLAIN, *(start + each.replace(".", "__") for start in SIGNS for each in (*metric_names(), *LEAKS)),
+        *PLAIN, *(start + each.replace(".", "__") for start in SIGNS for each in (*known_metrics(), *LEAKS)),
     ]  # fmt: skip
     if sign is None:
         metric_meant = name.replace("__", ".")
-        limits = metric_meant in metric_names() or metric_meant in LEAKS
+        limits = metric_meant in known_metrics() or metric_meant in LEAKS
         raise ConfigError(f"{name}: unknown argument; {f'write max_{name}' if limits else nearest(name, known)}")
-    if metric not in metric_names() and metric not in LEAKS:
+    if metric not in known_metrics() and metric not in LEAKS:
         raise ConfigError(f"{name}: unknown metric {metric!r}; {nearest(name, known)}")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ConfigError(f"{name}: {value!r} is not a limit; write a number, or text with a unit")

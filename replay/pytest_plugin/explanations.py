@@ -79,7 +79,7 @@ def _before(compared: Compared) -> tuple[Results | None, str]:
         return None, "to see what changed, use --replay-traces DIR with the recordings of the baseline"
     old = measure_recording(open_source(compared.recording_before), compared.stack)
     figures = metrics_of(old.summary)
-    if all(round(figures[metric], 9) == figure.value for metric, figure in compared.before.figures.items()):
+    if all(round(figures.get(metric, 0), 9) == figure.value for metric, figure in compared.before.figures.items()):
         return old, ""
     return None, f"{compared.recording_before.name} is not the recording of the baseline, so the changes are unknown"
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replay.analysis.metrics import metric_names
 from replay.gates.baselines import Baseline, Figure, Measured, without_details
 from replay.gates.checking import missing_metric, why_incomparable
 from replay.gates.judging import judge
 from replay.gates.tolerances import TEST_DEFAULTS, Rule
-from replay.pytest_plugin.arguments import Settings
+from replay.pytest_plugin.arguments import LEAKS, Settings
 from replay.pytest_plugin.explanations import Compared, causes, sentence
 from replay.pytest_plugin.measuring import measure_recording
 from replay.sources import open_source
@@ -41,7 +40,7 @@ class Judge:
         now = {metric: Figure(value=value, low=value, high=value) for metric, value in results.figures.items()}
         measured = Measured(
             case=settings.case_of(test), trace=None, stack=stack_key(stack),
-            figures={metric: now[metric] for metric in metric_names()},
+            figures={metric: figure for metric, figure in now.items() if metric not in LEAKS},
         )  # fmt: skip
         rules: list[Rule] = [*(settings.tolerances or TEST_DEFAULTS), *settings.limits]
         ruled = [rule.metric for rule in rules]
@@ -49,13 +48,13 @@ class Judge:
         findings = judge(now, before.figures if before else None, rules)
         failed = [finding for finding in findings if finding.failed]
         compared = Compared(trace, results, before, self._recording_before(test), stack)
-        shown = dict.fromkeys([*SHOWN, *(finding.metric for finding in findings)])
         return {
             "state": "failed" if failed else "new" if self.baseline and not before else "passed",
             "allocator": stack.name,
             "findings": [sentence(finding) for finding in failed],
             "causes": causes(failed, compared) if failed else [],
-            "figures": {metric: results.figures[metric] for metric in shown},
+            "figures": {metric: results.figures[metric] for metric in SHOWN}
+            | {finding.metric: results.figures.get(finding.metric, 0) for finding in findings},
             "requested": results.summary.requested_bytes_peak,
             "measured": without_details(measured, ruled).model_dump(mode="json", by_alias=True),
         }

@@ -11,12 +11,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from replay.recorder import detach, sites, tap
-from replay.recorder.signals import deliver_pending, forward_signals
+from replay.recorder.signals import Blocked, deliver_pending, forward_signals
 from replay.trace import TEARDOWN_MARK
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -50,16 +50,15 @@ class Follow(NamedTuple):
 class Child:
     """Starts a program that records into the ring of a memory file from its first line on.
 
-    The caller has blocked its signals; `mask` is the signal mask of the program. `follow`: records forked children too.
-    `python`: path of the interpreter, which can have any version. `with_sites`: the hooks in that memory record call
-    sites.
+    `blocked`: the caller has blocked its signals. `follow`: records forked children too. `python`: path of the
+    interpreter, which can have any version. `with_sites`: the hooks in that memory record call sites.
     """
 
     def __init__(
         self,
         command: Sequence[str],
         ring_file: int,
-        mask: Collection[signal.Signals],
+        blocked: Blocked,
         drain_pool_bytes: int = 0,
         follow: "Follow | None" = None,
         python: str = sys.executable,
@@ -69,12 +68,12 @@ class Child:
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
         environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow, with_sites)}
         os.set_inheritable(ring_file, True)
-        deliver_pending(mask)
+        deliver_pending(blocked.mask)
         arguments = [python, *command]
         self.pid = os.posix_spawn(
-            python, arguments, environment, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            python, arguments, environment, setsigmask=blocked.mask, setsigdef=_IGNORED_BY_PYTHON
         )  # fmt: skip
-        forward_signals(self.pid)
+        forward_signals(self.pid, blocked.witness)
 
     def has_ended(self) -> bool:
         """Whether the program has ended."""

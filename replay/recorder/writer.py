@@ -23,7 +23,7 @@ from replay.recorder.runtime import Observer
 from replay.recorder.translation import Clock, Translator
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import exists_already, new_target, publish
-from replay.support.errors import OutputError
+from replay.support.errors import OutputError, cannot_be_written
 from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Provenance
 from replay.trace.block_ops import allocates
 
@@ -83,7 +83,7 @@ class Writer:
                 self.discard()
                 raise
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+            raise cannot_be_written(path, error) from error
         self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, excluded=excluded)
         self._rows = 0
         """Number of rows in the file."""

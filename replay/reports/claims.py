@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from replay.allocators import constants_of
 from replay.analysis.metrics import Summary
 from replay.config import StackConfig, differences
 from replay.support.names import printable
@@ -17,17 +18,9 @@ from replay.support.units import format_size
 from replay.trace import CLEAN_START, Metadata, Runtime
 from replay.trace.provenance_text import assumptions, omissions
 
-Figures = Literal["requested", "pymalloc", "libc", "resident", "time"]
-WHAT: dict[Figures, str] = {
-    "requested": "requested bytes",
-    "pymalloc": "pymalloc's blocks, pools and arenas",
-    "libc": "glibc's blocks and system calls",
-    "resident": "resident memory of the process",
-    "time": "simulated time",
-}
 _ADVICE = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
-"""The part of resident memory that the trace does not explain is reported if it exceeds both."""
+"""The part of the measured growth that the simulation does not have is reported if it exceeds both."""
 
 
 class _Frozen(BaseModel):
@@ -55,7 +48,10 @@ class Measured(_Frozen):
 
 
 class Claim(_Frozen):
-    figures: Figures
+    figures: str
+    """`requested`, `resident`, `time`, `libc` for the model of the C library, or the name of the model on top of it."""
+    what: str = Field(exclude=True)
+    """The figures in words."""
     status: Literal["exact", "not exact"]
     reasons: tuple[Reason, ...] = ()
     measured: Measured | None = None
@@ -64,7 +60,7 @@ class Claim(_Frozen):
 def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[Claim, ...]:
     """Returns the claims about a trace with these metadata that was simulated with the stack of `config`.
 
-    Only the models of pymalloc and glibc simulate a real process, so figures of other models have no claim.
+    Figures of a model that is not verified against a real allocator have no claim.
     """
     differing = list(_differences(metadata, config))
     requests = [*(each for each in differing if each.kind == "interpreter"), *_incomplete(metadata)]
@@ -73,22 +69,23 @@ def claims(metadata: Metadata, config: StackConfig, summary: Summary) -> tuple[C
     heaps = [_reason("separate heaps", "subinterpreters had a pymalloc of their own, and are simulated as one")]
     native = list(_native(metadata))
     libc = [*placement, *(each for each in differing if each.kind == "libc"), *native]
-    found = [_claim("requested", requests)]
-    if summary.small_model == "pymalloc":
-        found.append(_claim("pymalloc", [*placement, *heaps * separate]))
-    if summary.libc_model == "glibc":
-        found.append(_claim("libc", [*libc, *heaps * separate]))
+    found = [_claim("requested", "requested bytes", requests)]
+    if summary.small_model and (verified := constants_of(summary.small_model).VERIFIED):
+        found.append(_claim(summary.small_model, verified, [*placement, *heaps * separate]))
+    if verified := constants_of(summary.libc_model).VERIFIED:
+        found.append(_claim("libc", verified, [*libc, *heaps * separate]))
     if native:
-        resident = _claim("resident", [*differing, *native])
+        resident = _claim("resident", "resident memory of the process", [*differing, *native])
         found.append(resident.model_copy(update={"measured": _measured(metadata, summary, bool(differing))}))
-    found.append(_claim("time", [_reason("costs", "it follows from the configuration's costs")]))
+    costs = _reason("costs", "it follows from the configuration's costs")
+    found.append(_claim("time", "simulated time", [costs]))
     return tuple(found)
 
 
 def sentences(found: Iterable[Claim]) -> list[str]:
     """Returns the claims as sentences: exact figures, other figures with each reason once, measured memory."""
     found = list(found)
-    exact = [WHAT[each.figures] for each in found if each.status == "exact"]
+    exact = [each.what for each in found if each.status == "exact"]
     others = [each for each in found if each.status != "exact" and each.figures != "time"]
     lines = []
     if exact and any(reason.kind == "native memory" for each in others for reason in each.reasons):
@@ -98,7 +95,7 @@ def sentences(found: Iterable[Claim]) -> list[str]:
         lines.append(f"Exact: {', '.join(exact)}{verified}.")
     if others:
         reasons = dict.fromkeys(reason.text for each in others for reason in each.reasons)
-        lines.append(f"Not exact: {', '.join(WHAT[each.figures] for each in others)}: {'; '.join(reasons)}.")
+        lines.append(f"Not exact: {', '.join(each.what for each in others)}: {'; '.join(reasons)}.")
     lines += [_measured_sentence(each.measured) for each in found if each.measured]
     return [*lines, "Estimate: simulated time, from the configuration's costs."]
 
@@ -110,12 +107,13 @@ def _measured_sentence(measured: Measured) -> str:
     if unexplained is None:
         return f"{line}."
     if unexplained < max(_NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE * growth):
-        return f"{line}; the trace explains it."
-    return f"{line}; the trace does not explain {format_size(unexplained)} of it. For native memory, {_ADVICE}."
+        return f"{line}; the recorded allocations account for this growth."
+    missing = f"the recorded allocations do not account for {format_size(unexplained)} of this growth"
+    return f"{line}; {missing}. For native memory, {_ADVICE}."
 
 
-def _claim(figures: Figures, reasons: list[Reason]) -> Claim:
-    return Claim(figures=figures, status="not exact" if reasons else "exact", reasons=tuple(reasons))
+def _claim(figures: str, what: str, reasons: list[Reason]) -> Claim:
+    return Claim(figures=figures, what=what, status="not exact" if reasons else "exact", reasons=tuple(reasons))
 
 
 def _reason(kind: str, text: str) -> Reason:
@@ -147,8 +145,8 @@ def _disturbed(metadata: Metadata) -> Iterator[Reason]:
         yield _reason("older blocks", "pools had free blocks when the recording began (`record --clean` fills them)")
     for assumed, text in assumptions(replace(origin, assumed_time=None)).items():  # times do not move blocks
         yield _reason("log", f"assumed {assumed}: {printable(text)}")
-    if origin.edited is not None:
-        yield _reason("edited", "the trace was edited, so no process ran it")
+    if origin.edited is not None and origin.workload is None:
+        yield _reason("edited", "the trace was edited, so no process made exactly these calls")
 
 
 def _native(metadata: Metadata) -> Iterator[Reason]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from replay.analysis.metrics import metric_names, own_metrics
-from replay.support.units import format_size, format_time
+from replay.analysis.metrics import known_metrics, own_counter
+from replay.support.units import format_size, format_time, parse_size
 from replay.sweeps.results import Results
 
 
@@ -22,8 +22,8 @@ def format_value(value: Any) -> str:
 
 def format_metric(metric: str, value: float) -> str:
     """Returns a metric's value as text, in the unit of its name."""
-    assert metric in metric_names()
-    own = own_metrics().get(metric)
+    assert metric in known_metrics()
+    own = own_counter(metric)
     if "_bytes" in metric or (own and own.unit == "bytes"):
         return format_size(round(value))
     if "_ns" in metric or (own and own.unit == "ns"):
@@ -31,6 +31,23 @@ def format_metric(metric: str, value: float) -> str:
     if metric == "blowup" or "fragmentation" in metric:
         return f"{value:.3f}"
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def format_pair(metric: str, first: float, second: float) -> tuple[str, str]:
+    """Returns two values of a metric as text, with so many digits that their difference is nearly the exact one."""
+    texts = format_metric(metric, first), format_metric(metric, second)
+    if not texts[0].endswith("iB") or not texts[1].endswith("iB") or first == second:
+        return texts
+    unit_bytes = max(_unit_bytes(text) for text in texts)
+    unit = next(text.split()[1] for text in texts if _unit_bytes(text) == unit_bytes)
+    values = first / unit_bytes, second / unit_bytes
+    decimals = 1 if min(values) >= 10 else 2
+    difference = values[1] - values[0]
+    while decimals < _DECIMALS and abs(
+        round(values[1], decimals) - round(values[0], decimals) - difference
+    ) > _AGREEMENT * abs(difference):
+        decimals += 1
+    return f"{values[0]:.{decimals}f} {unit}", f"{values[1]:.{decimals}f} {unit}"
 
 
 def format_judged(results: Results, metric: str, value: float) -> str:
@@ -63,5 +80,13 @@ def format_change(metric: str, ratio: float | None, value: float, default: float
     return "=" if ratio == 1 else f"{100 * (ratio - 1):+.1f} %"
 
 
+def _unit_bytes(text: str) -> int:
+    return parse_size(f"1 {text.split()[1]}")
+
+
+_AGREEMENT = 0.005
+"""Maximum relative error of the difference between two rounded values."""
+_DECIMALS = 4
+"""Maximum number of decimals of two such values."""
 _FACTOR = 10
 """From this ratio to the default on, a factor is shown instead of a percentage."""

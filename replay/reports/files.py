@@ -23,13 +23,14 @@ from replay.sources.parquet import GROUP_ROWS
 from replay.support.arrow import to_arrow
 from replay.support.atomic_files import (
     concerns_output,
+    has_already,
     new_file,
+    new_folder_target,
     publish,
-    resolve_output,
     temporary_beside,
     write_in_memory,
 )
-from replay.support.errors import OutputError
+from replay.support.errors import cannot_be_written
 
 SUMMARY = "summary.json"
 FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
@@ -50,14 +51,10 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
     `folder` is created if it is missing. Existing results in it are refused unless `force`.
     """
-    target = resolve_output(folder)
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"{folder}: is not a folder; choose another name")
+    target = new_folder_target(folder)
     existing = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
     if existing and not force:
-        raise _refusal(folder, existing[0])
-    if not target.parent.is_dir():
-        raise OutputError(f"{folder}: the folder {target.parent} does not exist; make it first")
+        raise has_already(folder, existing[0])
     temporary = temporary_beside(target)
     try:
         temporary.mkdir()
@@ -70,19 +67,15 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
                 try:
                     publish(temporary / name, target / name, force=force)
                 except FileExistsError:
-                    raise _refusal(folder, name) from None
+                    raise has_already(folder, name) from None
             for name in set(existing) - set(written):  # files of an earlier run with more frames
                 (target / name).unlink(missing_ok=True)
     except OSError as error:
         if not concerns_output(error, temporary, target):
             raise
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise cannot_be_written(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _refusal(folder: Path, name: str) -> OutputError:
-    return OutputError(f"{folder}: already has {name}; choose another folder, or overwrite it with --force")
 
 
 def summary_json(result: RunResult, summary: metrics.Summary) -> str:

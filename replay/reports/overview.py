@@ -9,13 +9,14 @@ from typing import Any
 import polars as pl
 from rich.text import Text
 
+from replay.allocators import constants_of
 from replay.analysis.metrics import Summary, requested_peak_ns
-from replay.config import StackConfig
 from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
 from replay.support.units import format_count, format_size, format_time
 from replay.trace import Provenance
+from replay.trace.provenance_text import how_made
 
 _TIME_SHARE = 0.01
 """The report has the time in the allocator if it is at least this share of the trace's duration."""
@@ -41,10 +42,11 @@ def overview(
     """
     stack = result.config
     changed = f" with {', '.join(settings)}" if settings else ""
-    headline = f"{printable(source)} on {stack.name}{changed} ({', '.join(_models(stack))})"
+    models = ", ".join(stack.title(model) for model in reversed(stack.models))
+    headline = f"{printable(source)} on {stack.name}{changed} ({models})"
     yield Text(headline, style="bold")
     processes = f" of {len(summary.processes):,} processes" if summary.processes else ""
-    made = _origin_text(Provenance.from_texts(summary.trace))
+    made = how_made(Provenance.from_texts(summary.trace))
     yield Text(f"{summary.events:,} events{processes} in {format_time(summary.duration_ns)}{made}")
     yield Text("")
     yield from _memory(summary, width)
@@ -55,34 +57,18 @@ def overview(
         yield labelled(label, text, width)
 
 
-def _models(stack: StackConfig) -> Iterator[str]:
-    """Yields the models of the stack with their versions, the upper one first."""
-    for model in reversed(stack.models):
-        yield " ".join(filter(None, (model, getattr(stack.section(model), "version", ""))))
-
-
-def _origin_text(origin: Provenance) -> str:
-    """Returns how the trace was made, as an addition to a sentence."""
-    if origin.interpreter is not None:
-        return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
-    if origin.workload is not None:
-        return f", generated with seed {origin.seed or 0}"
-    return ""
-
-
 def _memory(summary: Summary, width: int) -> Iterator[Text]:
     """Yields a table of live, retained and resident bytes at peak and at end; retained bytes also by layer.
 
     Rows have notes only if the longest note fits into `width`.
     """
-    free_in_libc = "free chunks and tables" if summary.libc_model == "glibc" else "free, and ends of pages"
     rows = [
         ("live", "requested_bytes", "requested, not yet freed"),
         ("retained", "retained_bytes", "resident, but not live"),
         ("  rounding", "rounding_bytes", "size classes and headers"),
         ("  in pools", "free_in_pools_bytes", "free blocks, pool headers"),
         ("  in arenas", "free_pools_bytes", "free pools"),
-        ("  in libc", "free_in_libc_bytes", free_in_libc),
+        ("  in libc", "free_in_libc_bytes", constants_of(summary.libc_model).FREE_MEMORY),
         ("  not resident", "not_resident_bytes", "of these, not in memory"),
         ("resident", "resident_bytes", f"in memory; peak {format_time(summary.peak_time_ns)}"),
     ]
@@ -177,13 +163,13 @@ def _facts(summary: Summary, arenas: pl.DataFrame) -> Iterator[tuple[str, str]]:
 
 def _emptiest(arenas: pl.DataFrame) -> str:
     used = arenas.filter(pl.col("blocks") > 0).sort("occupancy", "address")
-    parts = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
+    found = [f"{arenas.height - used.height:,} empty"] if used.height < arenas.height else []
     if used.height:
         arena = used.row(0, named=True)
-        parts.append(
-            f"emptiest{' in use' * bool(parts)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
+        found.append(
+            f"emptiest{' in use' * bool(found)} {percent(arena['occupancy'])} full, pinned by {blocks_of(arena)}"
         )
-    return "; ".join(parts)
+    return "; ".join(found)
 
 
 def blocks_of(arena: Mapping[str, Any]) -> str:

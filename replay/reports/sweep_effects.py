@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from replay.reports.figures import format_judged, format_limit, format_metric, format_share, format_value
+from replay.reports.figures import format_judged, format_limit, format_metric, format_pair, format_share, format_value
 from replay.reports.fitting import fitted, without_columns
 from replay.reports.tables import let_notes_wrap, section, table_of
 from replay.sweeps.analysis import LEVELS_SHOWN, main_effects, ranking
@@ -23,7 +23,7 @@ def verdict_section(results: Results, verdict: Verdict) -> RenderableType:
     table = table_of("metric", *["trace"] * several, "lowest", "highest", "spread", "", "", left=1 + several)
     table.columns[-1].justify = "left"
     for each in verdict.spreads:
-        ends = [format_metric(each.metric, end) for end in (each.lowest, each.highest)]
+        ends = format_pair(each.metric, each.lowest, each.highest)
         spread = [format_metric(each.metric, each.spread), format_share(each.relative_spread)]
         words = "" if each.matters else Text(_sentence(each), style="bold")
         table.add_row(each.metric, *[each.source] * several, *ends, *spread, words)
@@ -46,20 +46,20 @@ def effects_section(console: Console, results: Results, metric: str, verdict: Ve
     if not any(each.matters for each in verdict.of(metric)):
         limit = format_limit(verdict.within)
         return section(title, Text(f"Parameters are not ranked: all configurations are within {limit}."))
-    parts: list[RenderableType] = []
+    shown: list[RenderableType] = []
     if effects["matters"].any():
         large = effects.filter("matters")
         table = fitted(console, lambda gap: _effects_table(results, metric, large, gap))
-        parts.append(without_columns(console, table, "share of variance"))
+        shown.append(without_columns(console, table, "share of variance"))
     if small := ", ".join(_small_effects(effects.filter(~pl.col("matters")))):
-        parts.append(Text(f"Mean effect within {format_limit(verdict.within)}: {small}"))
-    return section(title, _stacked(parts))
+        shown.append(Text(f"Mean effect within {format_limit(verdict.within)}: {small}"))
+    return section(title, _stacked(shown))
 
 
-def _stacked(parts: Sequence[RenderableType]) -> Table:
+def _stacked(shown: Sequence[RenderableType]) -> Table:
     grid = Table.grid()
-    for part in parts:
-        grid.add_row(part)
+    for each in shown:
+        grid.add_row(each)
     return grid
 
 

@@ -104,16 +104,16 @@ def _where_title(summary: Summary) -> str:
 
 
 def _where(summary: Summary, bar_width: int) -> Table:
-    """Returns a table of mapped memory and its parts, with bars of up to `bar_width` columns. The parts add up."""
+    """Returns a table of mapped memory by layer, with bars of up to `bar_width` columns. The layers add up."""
     mapped = summary.mapped_bytes_at_peak
-    parts = [("live", summary.requested_bytes_at_peak), ("rounding, headers", summary.rounding_bytes_at_peak)]
+    layers = [("live", summary.requested_bytes_at_peak), ("rounding, headers", summary.rounding_bytes_at_peak)]
     if summary.small_model:
-        parts.append(("free in pools", summary.free_in_pools_bytes_at_peak))
-        parts.append(("free pools", summary.free_pools_bytes_at_peak))
-    parts.append(("free in libc", summary.free_in_libc_bytes_at_peak))
+        layers.append(("free in pools", summary.free_in_pools_bytes_at_peak))
+        layers.append(("free pools", summary.free_pools_bytes_at_peak))
+    layers.append(("free in libc", summary.free_in_libc_bytes_at_peak))
     table = table_of("", "", "", "")
     let_notes_wrap(table)
-    for name, size_bytes in parts:
+    for name, size_bytes in layers:
         share = size_bytes / mapped if mapped else 0.0
         table.add_row(name, format_size(size_bytes), percent(share), Text("█" * round(bar_width * share), style="cyan"))
     note = f"{format_size(summary.not_resident_bytes_at_peak)} of it not resident"
@@ -192,12 +192,13 @@ def _counters(summary: Summary) -> Table:
     """Returns a row for each counter of the models: levels have values at three moments, other counters at end."""
     table = table_of("", "peak", "at peak", "end", "")
     let_notes_wrap(table)
-    for name, counter in metrics.own_metrics().items():
-        if name not in summary.counters or name.endswith(("_peak", "_at_peak")):
+    for name in summary.counters:
+        if name.endswith(("_peak", "_at_peak")):
             continue
+        counter = metrics.own_counter(name)
+        assert counter is not None
         stem = name.removesuffix("_end")
-        parts = (f"{stem}_peak", f"{stem}_at_peak", name)
-        values = [summary.counters.get(part) for part in parts]
+        values = [summary.counters.get(moment) for moment in (f"{stem}_peak", f"{stem}_at_peak", name)]
         is_size = counter.unit == "bytes"
         cells = ["" if value is None else format_size(value) if is_size else f"{value:,}" for value in values]
         table.add_row(stem, *cells, Text(counter.meaning, style="dim"))

@@ -1,1 +1,1 @@
-"""Runs a trace through an allocator stack: clock, loop, several processes; a run result comes out."""
+"""Simulates a trace with an allocator stack (clock, loop, several processes), and returns a run result."""

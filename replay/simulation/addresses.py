@@ -1,4 +1,4 @@
-"""Where a run put every block, for comparisons with a real allocator."""
+"""The address of every block of a run, for comparisons with a real allocator."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ ARENA_EVENT = record("row", "kind", "address", "bytes")
 
 
 def run_addresses(trace: Trace, config: StackConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For comparisons: address per event; 1 where pymalloc owns the block; arena events (kind 1: map, 0: unmap)."""
+    """Returns for each event the address, and 1 if pymalloc owns the block; and arena events (1: map, 0: unmap)."""
     addresses: list[np.ndarray] = [np.zeros(0, np.int64)]
     owners: list[np.ndarray] = [np.zeros(0, np.uint8)]
     logged: list[np.ndarray] = [np.zeros(0, LOG)]

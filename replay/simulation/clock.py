@@ -1,4 +1,4 @@
-"""Simulated time. SimPy owns it; the trace is cut where something can happen, and nowhere else.
+"""Simulated time, which SimPy owns. The trace is cut only at moments at which something besides its events can happen.
 
     slice      the events between two boundaries; one call of a compiled kernel simulates it
     boundary   a row at which something other than an event of a block happens, or the end of a batch
@@ -48,10 +48,10 @@ class Slice(NamedTuple):
 
 @entry
 def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, rows: np.ndarray) -> np.ndarray:
-    """Puts into `rows` for each of rising ticks the first row of `start` … `end` that is later; `end` if none is.
+    """Writes into `rows` for each tick, in rising order, the first row of `start` … `end` that is later, else `end`.
 
-    Looks first as far behind the row before as that was from the one before it: to halve all rows would ask for memory
-    all over them, tick by tick.
+    The search begins at the distance between the two previous results. A bisection of all rows would read memory all
+    over them for each tick.
     """
     row, gap = start, 0
     for number in range(ticks_ns.shape[0]):
@@ -74,7 +74,7 @@ def find_rows(times_ns: np.ndarray, ticks_ns: np.ndarray, start: int, end: int, 
 
 
 class Call(NamedTuple):
-    """Something to do between two events: before `row` of the trace, or without one after all events of the time."""
+    """An action between two events: before `row` of the trace; without a row, after all events of its time."""
 
     time_ns: int
     act: Callable[[int, int], None]
@@ -84,20 +84,20 @@ class Call(NamedTuple):
     """Whether it is made, too, if it is due at the time of the last event."""
 
     def is_due(self, until_ns: int, until_row: int) -> bool:
-        """Whether it happens before that time, or not behind that row."""
+        """Whether the call is due before this time, or not after this row."""
         return self.time_ns < until_ns if self.row is None else self.row <= until_row
 
     def find_row(self, times_ns: np.ndarray, first_row: int) -> int:
-        """The number of events that come before it, of those that begin at `first_row` and have these times."""
+        """Returns how many of the events with these times, the first of which is `first_row`, come before the call."""
         return int(times_ns.searchsorted(self.time_ns, side="right")) if self.row is None else self.row - first_row
 
     def order(self) -> tuple[int, float]:
-        """Sorts calls as they happen."""
+        """Returns the sort key of a call: its place in the order of calls."""
         return self.time_ns, float("inf") if self.row is None else self.row
 
 
 class Visitor(Protocol):
-    """What the clock drives through a trace."""
+    """The object that the clock moves through a trace."""
 
     def boundaries(self, events: Events) -> list[int]:
         """Returns the rows of a batch that end a slice, because something else happens at them."""
@@ -106,11 +106,11 @@ class Visitor(Protocol):
         """Simulates the events of a slice."""
 
     def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
-        """Does what happens at a boundary; `first_row` is the number of rows before the batch."""
+        """Executes what is due at a boundary; `first_row` is the number of rows before the batch."""
 
 
 class Clock:
-    """Drives a visitor through the batches of a trace, slice by slice and boundary by boundary.
+    """Moves a visitor through the batches of a trace, slice by slice and boundary by boundary.
 
     Ticks come every `sample_every_ns` after `begin_ns`, the time of the first event. If that is None, their interval
     begins with 1 ns and doubles where there would be more than TICKS_ENOUGH: of all ticks, those at multiples of the
@@ -150,7 +150,7 @@ class Clock:
         return int(self._environment.now)
 
     def run(self) -> None:
-        """Simulates the trace to its end, and makes the calls that are due then."""
+        """Simulates the trace to its end, and then makes the calls that are due."""
         try:
             self._environment.run(until=self._source)
         finally:
@@ -161,7 +161,7 @@ class Clock:
             self.next_call = next(self._calls, None)
 
     def _walk(self, batches: Iterable[Events]) -> Process:
-        """The process that brings the trace's batches, boundary by boundary."""
+        """The SimPy process that passes through the trace's batches, boundary by boundary."""
         for events in batches:
             if not events.rows:
                 continue
@@ -183,7 +183,7 @@ class Clock:
             self.rows += events.rows
 
     def _simulate_slice(self, events: Events, start: int, end: int, until_ns: int) -> Process:
-        """Plays rows start … end, with the ticks before `until_ns`."""
+        """Simulates rows start … end, with the ticks before `until_ns`."""
         while self._widens and (until_ns - self._begin_ns) // self.ticks_every_ns > TICKS_ENOUGH:
             self.ticks_every_ns *= 2
             passed_ns = self._next_tick_ns - self._begin_ns
@@ -216,12 +216,12 @@ class Clock:
 def calls_every(
     begin_ns: int, every_ns: int, act: Callable[[int, int], None], *, also_at_end: bool = False
 ) -> Iterator[Call]:
-    """Calls every `every_ns` after `begin_ns`, without end."""
+    """Yields calls every `every_ns` after `begin_ns`, without end."""
     return (Call(time_ns, act, also_at_end=also_at_end) for time_ns in count(begin_ns + every_ns, every_ns))
 
 
 def refuse_too_many(batches: Iterable[Events], begin_ns: int, intervals: dict[str, int]) -> Iterator[Events]:
-    """The batches; a ReplayError once there are more than CALLS_MAX intervals, named by what is done in them."""
+    """Yields the batches. Raises ReplayError after more than CALLS_MAX intervals; their names are the keys."""
     for events in batches:
         for what, every_ns in intervals.items():
             if events.rows and (int(events.time_ns[-1]) - begin_ns) // every_ns > CALLS_MAX:
@@ -231,5 +231,5 @@ def refuse_too_many(batches: Iterable[Events], begin_ns: int, intervals: dict[st
 
 
 def _multiple(time_ns: int, every_ns: int) -> int:
-    """The first multiple of `every_ns` that is not before `time_ns`."""
+    """Returns the first multiple of `every_ns` that is not before `time_ns`."""
     return -(-time_ns // every_ns) * every_ns

@@ -12,29 +12,29 @@ from replay.simulation.loop import simulate_rows, take_turn
 
 @cache
 def compiled_loop(models: tuple[ModuleType, ...]) -> Callable[..., tuple[int, int]]:
-    """The loop for these models: machine code if all of them are, else plain Python."""
+    """Returns the loop for these models: machine code if all models are compiled, else plain Python."""
     if all(is_compiled(model) for model in models):
         return entry(simulate_rows, foreign_sources(list(models)))
     return simulate_rows
 
 
 def trim_libc(stack, resume):  # type: ignore[no-untyped-def]
-    """malloc_trim(0), or the rest of it."""
+    """Calls malloc_trim(0), or continues it."""
     return trim(stack.libc, stack, resume)
 
 
 def end_libc_thread(stack, thread):  # type: ignore[no-untyped-def]
-    """The thread ends."""
+    """Ends the thread."""
     take_turn(stack, thread)
     end_thread(stack.libc, stack)
 
 
 def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
-    """A block that is older than the trace is freed."""
+    """Frees a block that is older than the trace."""
     adopt(stack.small, stack, address, size)
 
 
 @cache
 def compiled_call(call: Callable[..., Any], models: tuple[ModuleType, ...]) -> Callable[..., Any]:
-    """One of those above for these models."""
+    """Returns one of the functions above, compiled for these models."""
     return entry(call, foreign_sources(list(models))) if all(map(is_compiled, models)) else call

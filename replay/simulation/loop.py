@@ -1,7 +1,7 @@
-"""Simulates slices of a trace: the one loop that every event of every run passes through.
+"""Simulates slices of a trace. Every event of every run passes through this loop.
 
-The loop keeps what is common to all models: the place of each block (`BLOCK` by block number), requested and allocated
-bytes by domain and size class, and the peaks of both. The models of the stack do everything else.
+The loop contains what is common to all models: the place of each block (`BLOCK` by block number), requested and
+allocated bytes by domain and size class, and the peaks of both. The models of the stack do everything else.
 
 Size classes are those of allocated bytes, so they fit every model: 8-byte steps up to 1,024 bytes, then powers of two;
 `class_limit` returns the largest block of a class.
@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.allocators import (
     LARGE,
-    NEVER,
+    NO_WAKE_NS,
     RESIDENT_PEAK,
     address,
     block_size,
@@ -133,7 +133,7 @@ def _move(stack, place, size):
 
 @inlined
 def _end(stack, entry, kind):
-    """Counts the end of a block, and frees it unless it is moved."""
+    """Counts a free or move of a block, and frees the block unless it is moved."""
     tally, place, had = stack.tally[0], entry.place, entry.size_and_row >> ROW_BITS
     if not is_of_libc(place):
         block_bytes = block_size(stack.small, stack, place)
@@ -151,7 +151,7 @@ def _end(stack, entry, kind):
 
 @inlined
 def _come(stack, blocks, classes, route, domains, block, at, kind, size):
-    """Allocates or moves a block, and counts it; peaks may rise. Memaligns are `_memalign`'s."""
+    """Allocates or moves a block, counts it and updates peaks. `_memalign` does the same for memaligns."""
     tally = stack.tally[0]
     # Compared on its own, and first: LLVM would put it last in one decision on all kinds.
     if opaque(np.int64(kind)) == MALLOC:
@@ -195,7 +195,7 @@ def _count(stack, entry, classes, first, place, block_bytes, size):
 
 @cold
 def _memalign(stack, blocks, classes, route, columns, at):
-    """Simulates a memalign, which few programs call; returns False where a table has too little room for it."""
+    """Simulates a memalign, which few programs call. Returns False if a table has too little room for it."""
     _, domains, block, sizes, times, alignments = columns
     tally, size, alignment = stack.tally[0], sizes[at], np.int64(alignments[at])
     tally.at = np.int64(at)
@@ -225,7 +225,7 @@ def _go(stack, entry):
 
 @inlined
 def _look_ahead(stack, blocks, op, block, at):
-    """Prefetches what later rows will need."""
+    """Prefetches the memory that later rows will read."""
     prefetch(blocks, np.int64(block[at + AHEAD + AHEAD]))
     if op[at + AHEAD] == MALLOC:
         return
@@ -241,7 +241,7 @@ def _look_ahead(stack, blocks, op, block, at):
 
 @cold
 def _tell(stack, addresses, row, kind, place):
-    """Writes down the address of the block that this event allocated or moved."""
+    """Stores the address of the block that this event allocated or moved."""
     if kind == FREE:
         addresses[row] = 0
     elif not is_of_libc(place):
@@ -252,13 +252,30 @@ def _tell(stack, addresses, row, kind, place):
 
 @cold
 def _settle(tally, rows):
-    """Computes the counters that follow from others, after so many rows."""
+    """Computes the counters that follow from others, after this number of rows."""
     tally.row = tally.first_row + tally.at
     tally.mallocs = rows - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
     tally.requested_bytes = tally.requested_bytes_peak - tally.requested_slack
     tally.block_bytes = tally.block_bytes_peak - tally.block_slack
     tally.small_requested_bytes = tally.requested_bytes - tally.libc_requested_bytes
     tally.small_block_bytes = tally.block_bytes - tally.libc_block_bytes
+
+
+@inlined
+def _unsettle(tally, first_row, start):
+    """Sets what the loop counts instead; returns the row from which `_settle` counts rows."""
+    tally.first_row, tally.at = first_row, tally.row - first_row
+    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
+    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
+    return start - tally.mallocs - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
+
+
+@inlined
+def _foreseen(blocks, end):
+    """The row before which `_look_ahead` is worth its time: 0 for few blocks, which stay in the cache anyway."""
+    if blocks.shape[0] <= BLOCKS_IN_CACHE:
+        return np.uint64(0)
+    return np.uint64(max(end - 2 * np.int64(AHEAD), 0))
 
 
 @cold
@@ -271,13 +288,13 @@ def _copy(tally, copies, index):
 def let_time_pass(stack, until_ns):
     """Calls `tick` at each time passed to `wake_at`, until `until_ns`; returns whether all of them are done.
 
-    They are not where a table may be left with too little room.
+    They are not if a table could have too little room afterwards.
     """
     tally = stack.tally[0]
     while tally.wake_ns <= until_ns:
         if tally.attention & ~RESIDENT_PEAK:
             return False
-        tally.woken_ns, tally.wake_ns = tally.wake_ns, NEVER
+        tally.woken_ns, tally.wake_ns = tally.wake_ns, NO_WAKE_NS
         _tick(stack, tally.woken_ns)
         tally.woken_ns = -1
     return True
@@ -292,7 +309,7 @@ def _tick(stack, now_ns):
 
 @inlined
 def _pass(stack, until_ns):
-    """Lets time pass for models that see it; returns whether it could."""
+    """Advances time for models that see it. Returns False if a table has too little room."""
     if sees_time(stack.libc, stack) or sees_time(stack.small, stack):
         return let_time_pass(stack, until_ns)
     return True
@@ -300,7 +317,7 @@ def _pass(stack, until_ns):
 
 @inlined
 def _reach(stack, time_ns):
-    """Has models see the time of this event; returns False where a table has too little room for the event."""
+    """Advances the models to the time of this event. Returns False if a table has too little room for the event."""
     if sees_time(stack.libc, stack) or sees_time(stack.small, stack):
         if not let_time_pass(stack, time_ns):
             return False
@@ -312,7 +329,7 @@ def _reach(stack, time_ns):
 
 @inlined
 def take_turn(stack, thread):
-    """The next events are that thread's."""
+    """Makes this thread the thread of the next events."""
     tally = stack.tally[0]
     if tally.thread != thread:
         tally.thread = thread
@@ -321,7 +338,7 @@ def take_turn(stack, thread):
 
 @inlined
 def _begin_turn(stack, op, threads, row, end):
-    """Switches to the thread of this event; returns the row where another one continues, at most `end`."""
+    """Switches to the thread of this event. Returns the next row of another thread, at most `end`."""
     if threads.shape[0] == 0:
         take_turn(stack, np.int64(0))
         return end
@@ -336,9 +353,9 @@ def _begin_turn(stack, op, threads, row, end):
 def simulate_rows(
     stack, blocks, classes, route, at_peak, columns, first_row, start, threads, ticks, tick_times, samples, addresses
 ):
-    """Simulates rows of `columns` (op, domain, block, size, time_ns, alignment) from `start`; none is a boundary.
+    """Simulates rows of `columns` (op, domain, block, size, time_ns, alignment) from `start`. No row is a boundary.
 
-    Rows that concern no block are skipped: their domain, block and size may be anything. `alignment` is empty where no
+    Rows that concern no block are skipped; their domain, block and size can have any value. `alignment` is empty if no
     row is a memalign.
 
     `threads` has the thread of each row; if empty, all are of thread 0.
@@ -356,14 +373,8 @@ def simulate_rows(
     """
     op, domains, block, sizes, times, _ = columns
     tally, space = stack.tally[0], stack.linux.space[0]
-    started = start - tally.mallocs - tally.callocs - tally.reallocs - tally.memaligns - tally.frees - tally.idle
-    row, telling = start, addresses.shape[0] > 0
-    tally.first_row, tally.at = first_row, tally.row - first_row
-    tally.requested_slack = tally.requested_bytes_peak - tally.requested_bytes
-    tally.block_slack = tally.block_bytes_peak - tally.block_bytes
-    # Few blocks stay in the cache anyway.
-    last = max(ticks[ticks.shape[0] - 1] - 2 * np.int64(AHEAD), 0)
-    foreseen = np.uint64(last) if blocks.shape[0] > BLOCKS_IN_CACHE else np.uint64(0)
+    row, started, telling = start, _unsettle(tally, first_row, start), addresses.shape[0] > 0
+    foreseen = _foreseen(blocks, ticks[ticks.shape[0] - 1])
     for index in range(ticks.shape[0]):
         while row < ticks[index]:
             if op[np.uint64(row)] > LAST_BLOCK_OP:

@@ -1,4 +1,4 @@
-"""Several processes side by side, each with an allocator stack of its own, and what they take together.
+"""Simulates several processes, each with its own allocator stack, and adds up their memory.
 
 Each process simulates its stints of a piece of the trace, and `multi_process_kernels` adds them up in the order of the
 trace. To each, its threads and blocks are numbered as if there were no others, so that its tables are as large as what
@@ -26,7 +26,7 @@ _RESIDENT_PEAK = "resident_bytes_peak"
 
 @dataclass
 class Member:
-    """What is known of one process besides its counters."""
+    """The state of one process besides its counters."""
 
     simulator: Simulator
     events: int = 0
@@ -37,7 +37,7 @@ class Member:
 
 
 class Host:
-    """Simulates the slices of a trace of several processes; with the interface of a Simulator, it returns the sums."""
+    """Simulates the slices of a trace of several processes. Has the interface of a Simulator, and returns sums."""
 
     marks_end_slices = True
     """Each process has counters of its own at its marks."""
@@ -67,26 +67,26 @@ class Host:
 
     @property
     def simulators(self) -> list[Simulator]:
-        """That of each process, by its number."""
+        """The simulator of each process, by its number."""
         return [member.simulator for member in self.members]
 
     @property
     def tally(self) -> np.record:
-        """The sums of all counters."""
+        """Returns the sums of all counters."""
         return self._sums[0]
 
     def counters(self) -> np.ndarray:
-        """A copy of the sums."""
+        """Returns a copy of the sums."""
         return self._sums[:1].copy()
 
     @property
     def at_peak(self) -> np.ndarray:
-        """The sums at the highest resident memory of all together."""
+        """Returns the sums at the peak of the resident memory of all processes together."""
         return self._sums[1:]
 
     @property
     def classes(self) -> np.ndarray:
-        """Blocks ever allocated and live ones, of all processes."""
+        """Returns the counts of allocated and of live blocks, of all processes."""
         each = [member.simulator.classes for member in self.members]
         total = each[0].copy()
         for name in CLASS.names or ():
@@ -94,7 +94,7 @@ class Host:
         return total
 
     def observe(self) -> dict[str, np.ndarray]:
-        """What the models of the small role show of their state, process by process."""
+        """Returns the views of the models of the small role, process by process."""
         each = [member.simulator.observe() for member in self.members]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
@@ -103,7 +103,7 @@ class Host:
         return np.where(self._seen < self._times, self.ends, self._shares)
 
     def enter(self, events: Events) -> Events:
-        """The next batch, whose slices and boundaries follow."""
+        """Begins the next batch, whose slices and boundaries follow."""
         self.owner, thread = self._processes.of(events.thread, self._rows)
         block = self._numbering.number(events, self.owner)
         self._batch = events._replace(thread=thread.astype(np.uint32), block=block)
@@ -144,7 +144,7 @@ class Host:
         return samples
 
     def _simulate_piece(self, part: Slice, edges: np.ndarray, ticks: np.ndarray, samples: np.ndarray) -> None:
-        """Simulates some stints, process by process, and adds them up."""
+        """Simulates some stints, process by process, and adds up their counters."""
         owner = self.owner[edges[:-1]]
         moments, best = (kept[: owner.shape[0]] for kept in self._kept)
         order = np.argsort(owner.astype(np.min_scalar_type(len(self.members))), kind="stable")
@@ -172,30 +172,30 @@ class Host:
         )  # fmt: skip
 
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
-        """Calls malloc_trim(0) in the process of that thread, or in all, one after the other."""
+        """Calls malloc_trim(0) in the process of this thread, or in all processes one after the other."""
         numbers = range(len(self.members)) if thread is None else [self._find(thread)[0]]
         for number in numbers:
             self._call(number, lambda simulator: simulator.trim(row, time_ns))
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
-        """The trace's thread of that number ends behind everything up to `row` of the trace."""
+        """Ends the trace's thread with this number after all rows before `row` of the trace."""
         number, place = self._find(thread)
         self._call(number, lambda simulator: simulator.end_thread(place, row, time_ns))
 
     def let_time_pass(self, row: int, time_ns: int) -> None:
-        """Has the models of all processes do what they do by the clock until then."""
+        """Advances the models of all processes to this time."""
         for number in range(len(self.members)):
             self._call(number, lambda simulator: simulator.let_time_pass(row, time_ns))
 
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
-        """A phase of the process of that thread begins."""
+        """Begins a phase of the process of this thread."""
         number, _ = self._find(thread)
         self.members[number].phases.append((name, time_ns, self.ends[number].copy()))
 
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
         """The sums, and with them what each process counted; `requested` has the sums of `RequestedChanges` of each."""
         metadata = result.metadata
-        parts = tuple(
+        results = tuple(
             replace(
                 result,
                 metadata=replace(metadata, process=process.memory, processes=()),
@@ -213,13 +213,13 @@ class Host:
             )
             for number, (process, member) in enumerate(zip(metadata.processes, self.members, strict=True))
         )
-        return replace(result, processes=parts, shares=self.shares())
+        return replace(result, processes=results, shares=self.shares())
 
     def _find(self, thread: int) -> Sequence[int]:
         return [int(found[0]) for found in self._processes.of(np.array([thread], np.uint32))]
 
     def _call(self, number: int, call: Callable[[Simulator], None]) -> None:
-        """Calls something outside the loop for one process; it cannot become the moment of `at_peak`."""
+        """Calls a function outside the loop for one process; the call cannot become the moment of `at_peak`."""
         simulator = self.members[number].simulator
         lower_peaks(_plain(simulator.stack.tally)[0], int(self._layout.ends[0]))
         call(simulator)

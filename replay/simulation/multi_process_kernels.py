@@ -27,7 +27,7 @@ leaf(simulate_rows)
 
 @leaf
 def lower_peaks(counters, levels):
-    """Sets the peaks of so many levels to the levels, in place."""
+    """Sets the peaks of this number of levels to the levels, in place."""
     for level in range(levels):
         counters[levels + level] = counters[level]
 
@@ -70,7 +70,7 @@ def _copy(counters, into):
 
 @leaf
 def _raise_peaks(counters, before, levels):
-    """Peaks of a stint become those since the beginning."""
+    """Replaces the peaks of a stint by those since the beginning."""
     for peak in range(levels, 2 * levels):
         counters[peak] = max(counters[peak], before[peak])
 

@@ -1,4 +1,4 @@
-"""What a simulation yields: all that was counted. `replay.analysis` makes figures and frames of it."""
+"""The result of a simulation: all counters. `replay.analysis` computes figures and frames from it."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,11 +15,11 @@ MEANS = ("requested_bytes", *TIMED)
 
 @dataclass(frozen=True)
 class RunResult:
-    """All that a run counted. Times are in nanoseconds since the trace's first event.
+    """All counters of a run. Times are in nanoseconds since the trace's first event.
 
     Records of counters have the fields of `replay.allocators.layout_of`.
 
-    The end is that of the trace; but where the trace has a mark TEARDOWN_MARK, it is the last of these marks.
+    The end is the end of the trace. If the trace has marks TEARDOWN_MARK, the end is the last of these marks.
     """
 
     config: StackConfig
@@ -50,7 +50,7 @@ class RunResult:
     """Time and counters after the last event, where the end is before CPython's finalisation."""
 
     def mean(self, level: str) -> int:
-        """The mean of one of MEANS from the first event to the end, in whole bytes."""
+        """Returns the mean of one of MEANS from the first event to the end, in whole bytes."""
         value = int(self.end[level])
         if not self.duration_ns:
             return value
@@ -67,10 +67,10 @@ class RunResult:
 
 
 def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:
-    """The phases with times since the first event."""
+    """Returns the phases with times since the first event."""
     return tuple((name, time_ns - begin_ns, counters) for name, time_ns, counters in phases)
 
 
 def peak_time_ns(at_peak: np.record, time_ns: int, begin_ns: int) -> int:
-    """The time of the peak since the first event; 0 where no page was ever resident."""
+    """Returns the time of the peak since the first event; 0 if no page was ever resident."""
     return time_ns - begin_ns if at_peak.resident_bytes_peak else 0

@@ -1,4 +1,4 @@
-"""Where trace, clock and models meet: `run(trace, config)` simulates everything and returns what was counted."""
+"""`run(trace, config)` simulates a trace with clock and models, and returns all counters."""
 
 import heapq
 import time
@@ -14,7 +14,7 @@ from replay.simulation.result import RunResult, peak_time_ns, phases_since
 from replay.simulation.simulated import Simulated
 from replay.simulation.simulator import Addresses, Log, Simulator
 from replay.simulation.snapshots import Moments, Sink, Snapshots
-from replay.simulation.walk import Walk
+from replay.simulation.walk import Moment, Walk
 from replay.support.errors import ReplayError
 from replay.trace import Events, MemoryTrace, Trace
 from replay.trace.processes import refuse_processes
@@ -27,9 +27,9 @@ NO_SAMPLES_NS = 1 << 62
 
 
 def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | None:
-    """The wanted interval, or one for about SAMPLES_WANTED samples of a trace that spans so much time.
+    """Returns the given interval, or the one for about SAMPLES_WANTED samples of a trace with this duration.
 
-    None where neither is known: the clock finds one.
+    Returns None if neither is known; the clock then finds one.
     """
     if wanted_ns is None:
         return None if span_ns is None else max(1, span_ns // SAMPLES_WANTED)
@@ -44,7 +44,7 @@ def sampling_interval_ns(span_ns: int | None, wanted_ns: int | None) -> int | No
 
 
 def _begin(trace: Trace) -> tuple[int, Iterator[Events]]:
-    """The time of the first event, and all batches."""
+    """Returns the time of the first event, and all batches."""
     batches = trace.batches()
     first = next((batch for batch in batches if batch.rows), None)
     return (int(first.time_ns[0]), chain([first], batches)) if first else (0, iter(()))
@@ -58,6 +58,24 @@ def _new_simulator(
     if addresses or log:
         refuse_processes(trace, None, "each has addresses of its own")
     return Host(trace, lambda: Simulator(config, begin_ns=begin_ns))
+
+
+def _samples(
+    walk: Walk, end: Moment, begin_ns: int, grown_ns: int | None, in_memory: MemoryTrace | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns times, counters, and changes of requested bytes at the samples until the end.
+
+    `grown_ns`: the interval, if it grew on the way. Of the samples before, only those at its multiples are kept.
+    """
+    times_ns, samples, requested_changes = walk.samples_until(end, begin_ns)
+    if grown_ns is not None:
+        kept = times_ns % grown_ns == 0
+        kept[-1] = True
+        times_ns, samples = times_ns[kept], samples[kept]
+        requested_changes = requested_changes if in_memory else requested_changes[kept]
+    if in_memory:
+        requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
+    return times_ns, samples, requested_changes
 
 
 def run(
@@ -107,14 +125,8 @@ def run(
     wall_ns = time.perf_counter_ns() - started_ns
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
-    times_ns, samples, requested_changes = walk.samples_until(end, begin_ns)
-    if every_ns is None:  # it grew on the way
-        kept = times_ns % clock.ticks_every_ns == 0
-        kept[-1] = True
-        times_ns, samples = times_ns[kept], samples[kept]
-        requested_changes = requested_changes[kept] if requested else requested_changes
-    if in_memory:
-        requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
+    grown_ns = clock.ticks_every_ns if every_ns is None else None
+    times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
     result = RunResult(
         config=config,
         metadata=trace.metadata,

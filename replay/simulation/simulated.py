@@ -1,4 +1,4 @@
-"""What a walk through a trace simulates: one process (`Simulator`), or several with their sums (`Host`)."""
+"""The interface of what a walk through a trace simulates: one process (`Simulator`), or several (`Host`)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +32,7 @@ class Simulated(Protocol):
 
     @property
     def at_peak(self) -> np.ndarray:
-        """One record: the counters right after the event that first took resident memory to its highest."""
+        """One record: the counters right after the event that first took resident memory to its peak."""
 
     @property
     def classes(self) -> np.ndarray:
@@ -43,7 +43,7 @@ class Simulated(Protocol):
         """The simulator of each process."""
 
     def enter(self, events: Events) -> Events:
-        """Begins a batch; returns it as the clock is to walk through it."""
+        """Begins a batch; returns the events that the clock passes through."""
 
     def simulate(self, part: Slice) -> np.ndarray:
         """Simulates a slice; returns a copy of the counters for each of its ticks."""
@@ -52,19 +52,19 @@ class Simulated(Protocol):
         """Returns a copy of the counters: one record."""
 
     def observe(self) -> dict[str, np.ndarray]:
-        """Returns what the models of the small role show of their state."""
+        """Returns the views of the models of the small role."""
 
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
-        """Calls malloc_trim(0) before `row` of the trace, in the process of that thread or in all."""
+        """Calls malloc_trim(0) before `row` of the trace, in the process of this thread or in all."""
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """Ends a thread of the trace before `row`."""
 
     def let_time_pass(self, row: int, time_ns: int) -> None:
-        """Has models do what they do by the clock until then, before `row` of the trace."""
+        """Advances the models to this time, before `row` of the trace."""
 
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
-        """Begins a phase of the process of that thread."""
+        """Begins a phase of the process of this thread."""
 
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
-        """Returns the result with the parts of the processes; `requested` has their sums of `RequestedChanges`."""
+        """Returns the result with those of the single processes; `requested` has their sums of `RequestedChanges`."""

@@ -1,4 +1,4 @@
-"""One process on one allocator stack: its state, and the loop that changes it."""
+"""One simulated process with one allocator stack."""
 
 import threading
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from replay.allocators import (
     LARGE,
     LOG,
     MARGIN,
-    NEVER,
     NO_MEMORY,
+    NO_WAKE_NS,
     RESIDENT_PEAK,
     ROOM,
     SPAN,
@@ -91,7 +91,7 @@ class Simulator:
         self._numbered: tuple[np.ndarray, np.ndarray] | None = None
         self.tally.thread = -1
         self.tally.begin_ns, self.tally.has_small = begin_ns, self.has_small
-        self.tally.wake_ns, self.tally.woken_ns = NEVER, -1
+        self.tally.wake_ns, self.tally.woken_ns = NO_WAKE_NS, -1
         self._sees_time = any(hasattr(model, "tick") for model in (libc_model, small_model))
         self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
         assert self._route.shape[0] == DOMAINS
@@ -107,18 +107,18 @@ class Simulator:
         return count_classes(self._classes, self.blocks)
 
     def counters(self) -> np.ndarray:
-        """A copy of the counters."""
+        """Returns a copy of the counters."""
         return copied(self.stack.tally)
 
     def enter(self, events: Events) -> Events:
-        """The next batch, as it is to be simulated."""
+        """Returns the next batch unchanged; all its events are simulated."""
         return events
 
     def note_phase(self, name: str, time_ns: int, thread: int) -> None:
-        """A phase begins: nothing that one process has to know."""
+        """Does nothing: a single process needs no phases."""
 
     def complete(self, result: RunResult, begin_ns: int, requested: np.ndarray) -> RunResult:
-        """The result, to which one process adds nothing."""
+        """Returns the result unchanged: a single process adds nothing."""
         return result
 
     def simulate(self, part: Slice) -> np.ndarray:
@@ -172,7 +172,7 @@ class Simulator:
         self.drain_log()
 
     def _enter(self, events: Events, first_row: int) -> tuple[np.ndarray, ...]:
-        """The columns that the loop reads; models see the times of these events from now on."""
+        """Returns the columns that the loop reads. Models see the times of these events from now on."""
         if self.stack.times_ns is not events.time_ns:
             self.stack = self.stack._replace(times_ns=events.time_ns)
         if not hasattr(self.libc_model, "memalign") and events.memalign_rows.size:
@@ -182,7 +182,7 @@ class Simulator:
         return events.op, events.domain, events.block, events.size, events.time_ns, alignment
 
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
-        """Calls malloc_trim(0) behind everything up to `row` of the trace, whosever thread it is."""
+        """Calls malloc_trim(0) after all rows before `row` of the trace, in any thread."""
         resume = 0
         self._stand_at(row, time_ns)
         trim_some = self._compiled(trim_libc)
@@ -194,7 +194,7 @@ class Simulator:
         self._woken_ns[0] = -1
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
-        """The trace's thread of that number ends behind everything up to `row` of the trace."""
+        """Ends the trace's thread with this number after all rows before `row` of the trace."""
         self._stand_at(row, time_ns)
         number = int(self._threads.number(np.array([thread], np.uint32), thread)[0])
         self._make_room_for_threads()
@@ -203,14 +203,14 @@ class Simulator:
         self._woken_ns[0] = -1
 
     def adopt(self, address: int, size: int, row: int, time_ns: int) -> None:
-        """A block at `address` is freed that is older than the trace, in a full pool for `size` bytes."""
+        """Frees a block at `address` that is older than the trace, in a full pool for `size` bytes."""
         self._stand_at(row, time_ns)
         self._compiled(adopt_small)(self.stack, address, size)
         self._settle_between_events()
         self._woken_ns[0] = -1
 
     def give(self, places: np.ndarray) -> None:
-        """The next arenas lie at these places (int64), above `linux.mmap_base`."""
+        """Sets the places of the next arenas (int64), above `linux.mmap_base`."""
         self.stack = self.stack._replace(linux=linux.with_given(self.stack.linux, places))  # type: ignore[arg-type]
 
     def _compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,13 +218,13 @@ class Simulator:
             return compiled_call(call, (self.libc_model, self.small_model))
 
     def let_time_pass(self, row: int, time_ns: int) -> None:
-        """Has models do what they do by the clock until then, before `row` of the trace."""
+        """Advances the models to this time, before `row` of the trace."""
         if self._sees_time:
             self._stand_at(row, time_ns)
             self._woken_ns[0] = -1
 
     def reach(self, row: int, time_ns: int) -> None:
-        """As `let_time_pass`, for somebody who only looks: the next slice counts as if this had not been called."""
+        """Does the same as `let_time_pass` for a reader of the state. The next slice does not depend on this call."""
         if self._sees_time:
             tally = self.tally
             kept, peak = copied(self.stack.tally)[0], tally.resident_bytes_peak
@@ -234,7 +234,7 @@ class Simulator:
             tally.attention |= RESIDENT_PEAK if is_peak else kept.attention & RESIDENT_PEAK
 
     def _stand_at(self, row: int, time_ns: int) -> None:
-        """Prepares for a call outside the loop, at that time and before `row` of the trace."""
+        """Prepares a call outside the loop, at this time and before `row` of the trace."""
         tally = self.tally
         tally.row, tally.first_row, tally.at = row, row, 0
         if self._sees_time:
@@ -244,7 +244,7 @@ class Simulator:
         self._woken_ns[0] = time_ns - tally.begin_ns
 
     def _settle_between_events(self) -> None:
-        """Does what a call outside the loop left to do: gives tables room, empties the log."""
+        """Completes a call outside the loop: enlarges tables and empties the log."""
         self.tally.attention &= ~RESIDENT_PEAK
         if self.tally.attention:
             self._grow()
@@ -252,7 +252,7 @@ class Simulator:
         self.drain_log()
 
     def _threads_of(self, events: Events) -> np.ndarray:
-        """The number of each row's thread, or nothing if all are 0; kept for the batch's other slices."""
+        """Returns the number of each row's thread; empty if all are 0. Stores it for the other slices of the batch."""
         if self._numbered is None or self._numbered[0] is not events.thread:
             thread, highest = events.thread, events.highest_thread
             self._numbered = thread, self._threads.number(thread, highest) if highest else thread[:0]
@@ -288,7 +288,7 @@ class Simulator:
         self.tally.attention = 0
 
     def _grow(self, need_bytes: int = 0) -> None:
-        """Gives every table more room, and the address space enough for an event that maps `need_bytes`."""
+        """Enlarges every table, and the address space enough for an event that maps `need_bytes`."""
         libc = self._grown(self.libc_model, self.stack.libc)
         small = self._grown(self.small_model, self.stack.small) if self.has_small else libc
         space = linux.grow(self.stack.linux, need_bytes)  # type: ignore[arg-type]
@@ -308,7 +308,7 @@ class Simulator:
 
     @property
     def simulators(self) -> list["Simulator"]:
-        """This one, of the only process."""
+        """This simulator, of the only process."""
         return [self]
 
     @property
@@ -316,11 +316,11 @@ class Simulator:
         return int(self.stack.linux.space[0].page_size)  # type: ignore[attr-defined]
 
     def models(self) -> list[tuple[ModuleType, Any]]:
-        """Each model and its state, once where one has both roles."""
+        """Returns each model and its state; once if a model has both roles."""
         return list({self.libc_model: self.stack.libc, self.small_model: self.stack.small}.items())
 
     def check(self) -> None:
-        """Raises AssertionError where an invariant of a layer does not hold."""
+        """Raises AssertionError if an invariant of a layer does not hold."""
         linux.check(self.stack.linux, self.stack)  # type: ignore[arg-type]
         for model, state in self.models():
             if hasattr(model, "check"):
@@ -332,9 +332,9 @@ class Simulator:
         return all(hasattr(model, "spans") for model, _ in self.models())
 
     def spans(self) -> np.ndarray:
-        """Rows of SPAN for all that the models hold now, by rising address; they add up to every mapped byte.
+        """Returns rows of SPAN for all memory of the models, by rising address. They account for every mapped byte.
 
-        What a model without `spans` holds is of the kind HEAP: all that is mapped and in no span of the other model.
+        The memory of a model without `spans` has the kind HEAP: all mapped memory outside the other model's spans.
         """
         space: Any = self.stack.linux
         rows = [model.spans(state, self.stack) for model, state in self.models() if hasattr(model, "spans")]
@@ -348,7 +348,7 @@ class Simulator:
         return spans
 
     def observe(self) -> dict[str, np.ndarray]:
-        """What the model of the small role shows of its state."""
+        """Returns the view of the model of the small role."""
         if not self.has_small or not hasattr(self.small_model, "observe"):
             return {}
         observed: dict[str, np.ndarray] = self.small_model.observe(self.stack.small)

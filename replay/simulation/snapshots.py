@@ -1,4 +1,4 @@
-"""Snapshots: what the models hold at chosen moments, handed to a sink while the simulation goes on.
+"""Snapshots: the state of the models at chosen moments, passed to a sink while the simulation continues.
 
 A snapshot has the changes since the one before it, of the same process. `SpanTable` applies them, so that a reader has
 all spans of any moment while only changes are stored.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.allocators import SPAN, SpanChanges, differing, linux
+from replay.allocators import SPAN, SpanChanges, differing, linux, shown_fields
 from replay.jit.arrays import concatenated
 from replay.simulation.clock import Call, calls_every
 from replay.simulation.result import RunResult
@@ -31,7 +31,7 @@ class Changes(NamedTuple):
     """How the memory of a process changed between two snapshots."""
 
     gone: np.ndarray
-    """Addresses of spans that are no more."""
+    """Addresses of spans that no longer exist."""
     spans: np.ndarray
     """Rows of SPAN that are new, or that replace the span at their address; their `resident_bytes` are 0."""
     toggled_pages: np.ndarray
@@ -51,7 +51,7 @@ class Snapshot:
     process: int
     """The process's number; 0 unless the trace has several."""
     counters: np.record
-    """Of this process; fields as in `RunResult`."""
+    """Levels and counters of this process: the fields of `RunResult.samples` that its timeline has."""
     page_bytes: int
     changes: Changes
     spans: Callable[[], np.ndarray]
@@ -121,25 +121,34 @@ class SpanTable:
         return spans
 
 
-def joined(parts: Sequence[Changes]) -> Changes:
-    """The changes of several snapshots in a row as those of one."""
-    spans = concatenated([each for part in parts for each in (_without_bytes(part.gone), part.spans)])
+def _shown(counters: np.ndarray) -> np.ndarray:
+    """Returns a copy of the counters without the fields that only the simulator uses."""
+    names = shown_fields(counters.dtype)
+    shown = np.recarray(counters.shape, [(name, counters.dtype[name]) for name in names])
+    for name in names:
+        shown[name] = counters[name]
+    return shown
+
+
+def joined(changes: Sequence[Changes]) -> Changes:
+    """Returns the changes of several consecutive snapshots as those of one."""
+    spans = concatenated([rows for each in changes for rows in (_without_bytes(each.gone), each.spans)])
     _, places = np.unique(spans["address"][::-1], return_index=True)
     latest = spans[::-1][places]
     is_gone = latest["bytes"] == 0
-    pages, times = np.unique(np.concatenate([part.toggled_pages for part in parts]), return_counts=True)
+    pages, times = np.unique(np.concatenate([each.toggled_pages for each in changes]), return_counts=True)
     return Changes(latest["address"][is_gone], latest[~is_gone], pages[times % 2 == 1])
 
 
 def _without_bytes(addresses: np.ndarray) -> np.ndarray:
-    """Rows of SPAN that stand for spans that are gone."""
+    """Returns rows of SPAN with 0 bytes, for spans that no longer exist."""
     rows = np.zeros(len(addresses), SPAN)
     rows["address"] = addresses
     return rows
 
 
 class Snapshots:
-    """The moments of one run, and what is handed to the sink there."""
+    """The moments of the snapshots of one run, and the sink that gets them."""
 
     def __init__(self, moments: Moments, sink: Sink | None, metadata: Metadata) -> None:
         _check(moments, sink, metadata.phases)
@@ -158,17 +167,17 @@ class Snapshots:
 
     @property
     def needs_first_run(self) -> bool:
-        """Whether only another run tells a moment: the peak, or which mark of the end is the last one."""
+        """Whether a moment is known only after another run: the peak, or the last mark of the end."""
         return self._wants_peak or self._ends_at_mark
 
     def intervals(self) -> dict[str, int]:
-        """By what is done in them, for `refuse_too_many`."""
+        """Returns the intervals by their name, for `refuse_too_many`."""
         return {"a snapshot": self._every_ns} if self._every_ns else {}
 
     def calls(
         self, begin_ns: int, simulators: Sequence[Simulator], first_run: RunResult | None
     ) -> list[Iterable[Call]]:
-        """Calls that take the snapshots for which no mark is met, from what `first_run` found, if it was needed."""
+        """Returns the calls for snapshots without a mark. `first_run` has the moments that need another run."""
         self._begin_ns, self._simulators = begin_ns, simulators
         found: list[Iterable[Call]] = [[self._call(begin_ns + each) for each in self._times_ns]]
         if self._every_ns:
@@ -181,7 +190,7 @@ class Snapshots:
         return found
 
     def take(self, label: str, row: int, time_ns: int) -> None:
-        """Hands a snapshot of each process to the sink, before `row` of the trace.
+        """Passes a snapshot of each process to the sink, before `row` of the trace.
 
         Of several processes, models that see time are shown as after their latest event: to wake them now would change
         the moments at which levels are added up.
@@ -198,7 +207,7 @@ class Snapshots:
                     time_ns=time_ns - self._begin_ns,
                     rows=row,
                     process=process,
-                    counters=simulator.counters()[0],
+                    counters=_shown(simulator.counters())[0],
                     page_bytes=simulator.page_bytes,
                     changes=tracker.changes(simulator),
                     spans=simulator.spans,
@@ -206,7 +215,7 @@ class Snapshots:
             )
 
     def finish(self, rows: int, time_ns: int, missed: Call | None) -> None:
-        """Takes the snapshot of the end; a ReplayError if a moment was later than the end, or a phase never began."""
+        """Takes the snapshot at the end. Raises ReplayError if a moment is after the end, or if a phase never began."""
         if self._wants_end and not self._ends_at_mark:
             self.take(END, rows, time_ns)
         if missed and self._times_ns and self._times_ns[-1] > time_ns - self._begin_ns:
@@ -223,7 +232,7 @@ class Snapshots:
 
 
 def _check(moments: Moments, sink: Sink | None, phases: tuple[str, ...]) -> None:
-    """Raises ReplayError for moments that make no sense."""
+    """Raises ReplayError for invalid moments."""
     if isinstance(moments, str):
         raise ReplayError(f"the moments of snapshots are a list, such as [{moments!r}]")
     if isinstance(moments, int):

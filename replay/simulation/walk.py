@@ -1,4 +1,4 @@
-"""What happens on the way through a trace: slices are simulated, samples and phases written down, marks obeyed."""
+"""The way through a trace: simulates slices, stores samples and phases, and executes marks."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from replay.trace.requested import SUM, RequestedChanges
 
 
 class Moment(NamedTuple):
-    """What a run has counted so far."""
+    """The counters of a run so far."""
 
     rows: int
     time_ns: int
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What samples found, in parts that follow one another."""
+    """The samples, in consecutive parts."""
 
     times_ns: list[np.ndarray]
     counters: list[np.ndarray]
@@ -41,7 +41,7 @@ class Samples(NamedTuple):
 
 
 class Walk:
-    """What the clock has done on its way through a trace, and what is written down there."""
+    """The visitor of the clock: simulates a trace, and stores samples and phases."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Walk:
         self._samples_before_end = Samples([], [], [])
 
     def look(self, rows: int, time_ns: int) -> Moment:
-        """What was counted until now, before `rows` of the trace."""
+        """Returns the counters so far, before row `rows` of the trace."""
         simulator, requested = self._simulator, self._requested
         return Moment(
             rows=rows,
@@ -88,7 +88,7 @@ class Walk:
         return times_ns, concatenated([*before.counters, np.reshape(end.tally, 1)]), changes
 
     def boundaries(self, events: Events) -> list[int]:
-        """Rows at which something is done. Of several processes each has counters of its own to copy at its marks."""
+        """Returns the rows that end a slice. With several processes, counters are copied at each mark."""
         idle = events.idle_rows
         self._phases = self._trace.metadata.phases  # a source may learn their names as it reads
         marks = (
@@ -125,7 +125,7 @@ class Walk:
             self._progress(part.first_row + part.end)
 
     def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
-        """Does what is to be done at a row, `first_row` of the trace being the batch's first."""
+        """Executes what is due at a row. The batch begins at `first_row` of the trace."""
         if self._addresses:
             self._addresses(np.zeros(1, np.int64), np.zeros(1, np.uint8))
         thread, time_ns = int(events.thread[row]), int(events.time_ns[row])
@@ -141,7 +141,7 @@ class Walk:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
             self.end = self.look(first_row + row, time_ns)
-            self._samples_before_end = Samples(*(list(parts) for parts in self._samples))
+            self._samples_before_end = Samples(*(list(arrays) for arrays in self._samples))
 
     def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) in every process, before `row` of the trace."""

@@ -11,18 +11,20 @@ a mark                     its size is the number of the phase, from 0; phases a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from replay.sources._columns import duplicate_column, unknown_column
 from replay.sources._logs.lines import open_text, plain_head
 from replay.sources._logs.log_trace import refuse_empty
 from replay.support.arrow import to_numpy
 from replay.support.errors import TraceError
-from replay.support.names import nearest, printable
+from replay.support.names import printable
 from replay.trace import COLUMNS, OPTIONAL, Domain, Events, Metadata, Op, Provenance
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
@@ -68,10 +70,9 @@ def _open(path: Path, *, lenient: bool) -> "CsvTrace":
         raise _error(path, 1, message)
     for name in header:
         if name not in _TYPES and not lenient:
-            advice = f"`replay import --lenient` leaves it out; {nearest(name, COLUMNS)}"
-            raise _error(path, 1, f"column `{printable(name)}` is unknown; {advice}")
+            raise _error(path, 1, unknown_column(name))
         if header.count(name) > 1:
-            raise _error(path, 1, f"column `{name}` occurs twice")
+            raise _error(path, 1, duplicate_column(name))
     return CsvTrace(path, header, lenient)
 
 
@@ -124,8 +125,12 @@ class CsvTrace:
             raise _error(self._path, _FIRST_LINE + error.row, error.what) from None
         refuse_empty(self._dropped_lines, validator.rows, "csv", self._path)
 
-    def _read(self) -> "Iterator[pa.RecordBatch]":
+    def _read(self, names: Sequence[str] | None = None) -> "Iterator[pa.RecordBatch]":
+        """Yields the columns `names` as text; None: all columns, as text if the file is read with lenient rules."""
         import pyarrow.csv
+
+        as_text = self._lenient or names is not None
+        names = self._names if names is None else names
 
         with open_text(self._path) as file:
             head = file.read(_HEADER_BYTES)
@@ -134,7 +139,7 @@ class CsvTrace:
         with (
             open_text(self._path) as file,
             pyarrow.csv.open_csv(
-                file,
+                _native(file, self._path),
                 # without threads, an error has the number of its row
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
@@ -143,8 +148,8 @@ class CsvTrace:
                     ignore_empty_lines=False, invalid_row_handler=self._drop if self._lenient else None
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={name: "string" if self._lenient else _TYPES[name] for name in self._names},
-                    include_columns=self._names,
+                    column_types={name: "string" if as_text else _TYPES[name] for name in names},
+                    include_columns=list(names),
                     null_values=[""],
                     strings_can_be_null=self._lenient,
                 ),
@@ -227,10 +232,29 @@ class CsvTrace:
                 raise _error(self._path, line + int(row), message)
             self._phases_total = max(self._phases_total, phase + 1)
 
+    def _unknown_op(self, last_line: int) -> TraceError | None:
+        """Returns the error of the first unknown op up to a line, which may be why other values of it are invalid."""
+        import pyarrow as pa
+
+        line = _FIRST_LINE
+        try:
+            for batch in self._read(["op"]):
+                self._codes(batch.column("op")[: last_line + 1 - line], "op", Op, line)
+                line += batch.num_rows
+                if line > last_line:
+                    break
+        except TraceError as error:
+            return error
+        except pa.ArrowInvalid:
+            pass
+        return None
+
     def _explain(self, arrow_message: str) -> TraceError:
         """Returns the error of the CSV library with line and column of the file."""
         if match := _WRONG_VALUE.search(arrow_message):
             column, line, type_, value = int(match[1]), int(match[2]), match[3], match[4]
+            if error := self._unknown_op(line):
+                return error
             shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
             message = f"`{self._header[column]}` is {shown!r}, which is not a valid {type_}"
             return _error(self._path, line, f"{message}; {_ADVICE}")
@@ -239,6 +263,14 @@ class CsvTrace:
         if match := _WRONG_COUNT.search(arrow_message):
             return _error(self._path, int(match[1]), f"{match[2].lower()}; {_ADVICE}")
         return TraceError(f"cannot be read as CSV: {arrow_message.splitlines()[0]}", path=self._path)
+
+
+def _native(file: "IO[bytes]", path: Path) -> Any:
+    """Returns a stream that the threads of pyarrow read without the GIL. If such a thread waits for the GIL when the
+    process ends, the process is aborted."""
+    import pyarrow as pa
+
+    return pa.OSFile(str(path)) if isinstance(file, BufferedReader) else file
 
 
 def _split_header(head: bytes) -> list[str]:

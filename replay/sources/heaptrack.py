@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from replay.jit.arrays import DONE, record, with_room
-from replay.jit.compiling import entry, leaf
+from replay.jit.compiling import entry, inlined, leaf
 from replay.sources._logs.calls import Calls, joined, libc_calls, spread_times
 from replay.sources._logs.lines import (
     HEAD_BYTES,
@@ -56,6 +56,8 @@ _UNKNOWN_SITE, _CALLER = -1, -2
 """Special sites: unknown; the code is a wrapper, so the caller counts."""
 _STANDS_FOR_CALLER = ("operator new(", "operator new[](")
 _MALLOC, _FREE = int(Op.MALLOC), int(Op.FREE)
+_STACK, _ALLOCATIONS, _CODE, _TIME, _MADE, _FREED = (ord(sign) for sign in "taic+-")
+"""The signs of the lines that have nothing but numbers."""
 _TOTALS = record("calls", "unknown", "kinds", "stacks", "stamps")
 """Counts: `calls` and `stamps` of a piece, the others of the file so far."""
 _KIND = record("bytes", "stack", "youngest")
@@ -222,7 +224,7 @@ def _split_lines(
         newline = line_end(text, position)
         start[line] = position
         mark = text[position]
-        numeric = mark == 43 or mark == 45 or mark == 97 or mark == 99 or mark == 105 or mark == 116
+        numeric = mark in (_MADE, _FREED, _ALLOCATIONS, _TIME, _CODE, _STACK)
         fine = mark == 10 or text[position + 1] == 32 or text[position + 1] == 10 or text[position + 1] == 13
         count, at = 0, position + 2
         while numeric and fine and count < _FIELDS and at < newline:
@@ -230,7 +232,7 @@ def _split_lines(
             fine = value >= 0
             fields[line, count] = value
             count += 1
-        if numeric and mark != 105:
+        if numeric and mark != _CODE:
             fine = fine and at >= newline and count > 0
         elif not numeric and mark != 10 and mark != 13:
             fine = fine and _is_known(mark)
@@ -250,6 +252,41 @@ def _is_known(mark: int) -> bool:
         mark == 118 or mark == 115 or mark == 88 or mark == 120 or mark == 109 or mark == 73 or mark == 82 or mark == 65
         or mark == 83 or mark == 35
     )  # fmt: skip
+
+
+@inlined
+def _write_malloc(row, numbers, defined, columns, stack_site, kinds, below, free_numbers, counts, total):
+    """Writes the call of a line with `defined` numbers; returns DONE, TOO_LARGE or UNKNOWN."""
+    op, key, size, site = columns
+    first, stack = numbers[0], numbers[1]
+    if defined == 2 or (defined == 1 and first >= total.kinds):
+        return UNKNOWN
+    if defined == 1:
+        number = take_number(free_numbers, counts) + 1
+        below[number - 1], kinds[first].youngest = kinds[first].youngest, number
+        stack = kinds[first].stack
+        key[row], size[row] = number, kinds[first].bytes
+    else:
+        if first > MAX_SIZE:
+            return TOO_LARGE
+        key[row], size[row] = numbers[2], first
+    known = stack_site[stack - 1] if 0 < stack <= total.stacks else _UNKNOWN_SITE
+    op[row], site[row] = _MALLOC, known if known >= 0 else NO_SITE
+    return DONE
+
+
+@inlined
+def _write_free(row, first, columns, kinds, below, free_numbers, counts, total):
+    """Writes the free of an address, or of the youngest live block of a kind."""
+    op, key, size, site = columns
+    key[row] = first
+    if total.kinds > 0:
+        number = kinds[first].youngest if first < total.kinds else 0
+        key[row] = number
+        if number > 0:
+            kinds[first].youngest = below[number - 1]
+            release_number(free_numbers, counts, number - 1)
+    op[row], size[row], site[row] = _FREE, 0, NO_SITE
 
 
 @entry
@@ -272,51 +309,35 @@ def _follow_lines(
 
     `below` has for each block number the next older live block of the same kind.
     """
-    op, key, size, site = columns
     total, row = totals[0], 0
     for line in range(sign.shape[0]):
-        mark, first, second, third = sign[line], fields[line, 0], fields[line, 1], fields[line, 2]
+        mark, first, second = sign[line], fields[line, 0], fields[line, 1]
         bad = mark == 0
-        if mark == 116:
+        if mark == _STACK:
             number = code_site[first - 1] if 0 < first <= code_site.shape[0] else _UNKNOWN_SITE
             if number == _CALLER:
                 number = stack_site[second - 1] if 0 < second <= total.stacks else _UNKNOWN_SITE
             stack_site[total.stacks] = number
             total.stacks += 1
-        elif mark == 97:
+        elif mark == _ALLOCATIONS:
             if first > MAX_SIZE:
                 return TOO_LARGE, line
             kind = kinds[total.kinds]
             kind.bytes, kind.stack, kind.youngest = first, second, 0
             total.kinds += 1
-        elif mark == 99:
+        elif mark == _TIME:
             stamps[total.stamps].row, stamps[total.stamps].ms = row, first
             total.stamps += 1
-        elif mark == 43:
-            stack = second
-            bad = defined[line] == 2 or (defined[line] == 1 and first >= total.kinds)
-            if defined[line] == 1 and not bad:
-                number = take_number(free_numbers, counts) + 1
-                below[number - 1], kinds[first].youngest = kinds[first].youngest, number
-                stack = kinds[first].stack
-                key[row], size[row] = number, kinds[first].bytes
-            elif not bad:
-                if first > MAX_SIZE:
-                    return TOO_LARGE, line
-                key[row], size[row] = third, first
-            if not bad:
-                known = stack_site[stack - 1] if 0 < stack <= total.stacks else _UNKNOWN_SITE
-                op[row], site[row] = _MALLOC, known if known >= 0 else NO_SITE
-                row += 1
-        elif mark == 45:
-            key[row] = first
-            if total.kinds > 0:
-                number = kinds[first].youngest if first < total.kinds else 0
-                key[row] = number
-                if number > 0:
-                    kinds[first].youngest = below[number - 1]
-                    release_number(free_numbers, counts, number - 1)
-            op[row], size[row], site[row] = _FREE, 0, NO_SITE
+        elif mark == _MADE:
+            status = _write_malloc(
+                row, fields[line], defined[line], columns, stack_site, kinds, below, free_numbers, counts, total
+            )
+            if status == TOO_LARGE:
+                return TOO_LARGE, line
+            bad = status == UNKNOWN
+            row += status == DONE
+        elif mark == _FREED:
+            _write_free(row, first, columns, kinds, below, free_numbers, counts, total)
             row += 1
         if bad:
             if not lenient:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from replay.sources._columns import duplicate_column, unknown_column
 from replay.support.arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
-from replay.support.names import nearest, printable
+from replay.support.names import printable
 from replay.trace import COLUMNS, FORMAT_VERSION, OPTIONAL, REQUIRED, Events, Metadata, Trace, joined
 from replay.trace.block_numbering import Numbering
 from replay.trace.processes import mistake_in
@@ -58,8 +59,7 @@ def _open(path: Path, *, lenient: bool) -> "ParquetTrace":
         names = file.schema_arrow.names
         if unknown := [name for name in names if name not in COLUMNS]:
             if not lenient:
-                advice = f"`replay import --lenient` leaves it out; {nearest(unknown[0], COLUMNS)}"
-                raise TraceError(f"column `{printable(unknown[0])}` is unknown; {advice}", path=path)
+                raise TraceError(unknown_column(unknown[0]), path=path)
             dropped = ", ".join(map(printable, unknown))
             metadata = replace(metadata, origin=replace(metadata.origin, dropped_columns=dropped))
         columns = _columns_of(file.schema_arrow, path)
@@ -72,7 +72,7 @@ def _columns_of(schema: "pa.Schema", path: Path) -> tuple[str, ...]:
 
     columns = {field.name: field.type for field in schema if field.name in COLUMNS}
     if twice := [name for name in columns if schema.names.count(name) > 1]:
-        raise TraceError(f"column `{twice[0]}` occurs twice", path=path)
+        raise TraceError(duplicate_column(twice[0]), path=path)
     if missing := [name for name in REQUIRED if name not in columns]:
         raise TraceError(f"has no column {' and '.join(f'`{name}`' for name in missing)}", path=path)
     for name in OPTIONAL:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from replay.support.errors import OutputError
+from replay.support.errors import OutputError, cannot_be_written
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of `link` on file systems without hard links, such as FAT."""
@@ -34,7 +34,7 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         if not concerns_output(error, temporary, target):
             raise
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise cannot_be_written(path, error) from error
     finally:
         with suppress(OSError):  # the temporary file does not exist if the folder is not writable
             temporary.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def resolve_output(path: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise cannot_be_written(path, error) from error
     return target
 
 
@@ -123,6 +123,24 @@ def new_target(path: str | Path, *, force: bool = False) -> Path:
         raise OutputError(f"{path}: is not a plain file, so it cannot be replaced; choose another name")
     if target.exists() and not force:
         raise OutputError(exists_already(path))
+    _refuse_missing_parent(path, target)
+    return target
+
+
+def new_folder_target(folder: Path) -> Path:
+    """Returns the resolved path of a folder for output, which may exist; refuses a file and a missing parent."""
+    target = resolve_output(folder)
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{folder}: is not a folder; choose another name")
+    _refuse_missing_parent(folder, target)
+    return target
+
+
+def has_already(folder: Path, content: str, advice: str = "") -> OutputError:
+    """Returns the error for a folder with results. `advice`: what else can be done."""
+    return OutputError(f"{folder}: already has {content}; {advice}choose another folder, or overwrite it with --force")
+
+
+def _refuse_missing_parent(path: str | Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise OutputError(f"{path}: the folder {target.parent} does not exist; make it first")
-    return target

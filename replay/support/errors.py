@@ -75,6 +75,11 @@ def explain_failure(error: BaseException) -> str | None:
     return f"{readers[0].partition('.')[0].strip('_')} cannot process the data: {detail}" if readers else None
 
 
+def cannot_be_written(path: object, error: OSError) -> "OutputError":
+    """Returns the error for an output that the system refuses."""
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
 def explain_parsing(error: ValueError | RecursionError) -> str:
     """Returns the mistake in a document, without Python's advice about integers with thousands of digits."""
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("; use sys.")[0]

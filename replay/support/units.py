@@ -1,6 +1,7 @@
 """Parses and formats quantities with units: `256 KiB`, `20 ms`, `200/s`.
 
-Sizes are whole bytes, times whole nanoseconds, rates events per second; a number without a unit has these units. `KiB`,
+Sizes are whole bytes, times whole nanoseconds, rates events per second; a number without a unit has these units. On
+command lines, times need a unit. `KiB`,
 `MiB`, `GiB` are powers of 1024, `kB`, `MB`, `GB` powers of 1000. Arithmetic is decimal, so results do not depend on
 floating point.
 """
@@ -48,6 +49,15 @@ def parse_size(text: str | int | float) -> int:
 def parse_time(text: str | int | float) -> int:
     """Returns the nanoseconds of `20 ms`, `1.5 s`, `2 min`, `1000`."""
     return _parse(text, _TIMES, "time", "20 ms")
+
+
+def parse_time_with_unit(text: str) -> int:
+    """The same for command lines, where a number without a unit is an error, except 0."""
+    match = _QUANTITY.fullmatch(text)
+    if match and not match[2] and Decimal(match[1]):
+        number = match[1]
+        raise ValueError(f"{number}: missing unit; write {number}ns, {number}us, {number}ms or {number}s")
+    return parse_time(text)
 
 
 def parse_rate(text: str | int | float) -> float:

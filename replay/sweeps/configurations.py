@@ -162,6 +162,11 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
+def impossible(skipped: Skipped) -> ConfigError:
+    """Returns the error for a point that cannot be run."""
+    return ConfigError(f"{point_text(skipped.parameters)} cannot be run: {skipped.reason}")
+
+
 def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configuration | Skipped]:
     """Returns the default unless it is a point of the plan, the chosen points, and the points of `configurations`."""
     plan = resolver.plan
@@ -169,7 +174,7 @@ def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configur
     resolved = [resolver.resolve(point) for point in [*chosen, *plan.configurations]]
     skipped = [each for each in resolved if isinstance(each, Skipped)]
     if strict and skipped:
-        raise ConfigError(f"{point_text(skipped[0].parameters)} cannot be run: {skipped[0].reason}")
+        raise impossible(skipped[0])
     if resolved and len(skipped) == len(resolved):
         raise ConfigError(
             f"no combination can be run; the first, {point_text(skipped[0].parameters)}: {skipped[0].reason}"

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from replay.support.atomic_files import new_file, resolve_output
-from replay.support.errors import OutputError, ReplayError
+from replay.support.atomic_files import has_already, new_file, new_folder_target
+from replay.support.errors import ReplayError, cannot_be_written
 from replay.support.version import identity
 from replay.sweeps.outcomes import Outcome
 from replay.sweeps.plan import Plan
@@ -42,7 +42,7 @@ class Journal:
                 self._file = _open_alone(self._path)
                 _cut_torn_line(self._path)
             except OSError as error:
-                raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+                raise cannot_be_written(self._path, error) from error
             self.outcomes = {each.key: each for each in _read(self._path) if not each.transient}
 
     def add(self, outcome: Outcome) -> None:
@@ -55,7 +55,7 @@ class Journal:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            raise cannot_be_written(self._path, error) from error
 
     def _close(self) -> None:
         if self._file is not None:
@@ -97,11 +97,7 @@ def _cut_torn_line(path: Path) -> None:
 def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> None:
     """Prepares the folder. A resumed sweep keeps its outcomes and uses those of its own tasks."""
     path = folder / ABOUT
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is not a folder; choose another name")
-    parent = resolve_output(folder).parent
-    if not parent.is_dir():
-        raise OutputError(f"{folder}: the folder {parent} does not exist; make it first")
+    new_folder_target(folder)
     continues = path.exists() and resume
     if continues:
         _refuse_another(folder, about, force=force)
@@ -109,9 +105,7 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
     if existing and not continues and not force:
         content = "a sweep" if path.exists() else existing[0]
         advice = "continue it with --resume, " if path.exists() else ""
-        raise OutputError(
-            f"{folder}: already has {content}; {advice}choose another folder, or overwrite it with --force"
-        )
+        raise has_already(folder, content, advice)
     try:
         folder.mkdir(exist_ok=True)
         if (folder / OUTCOMES).exists():
@@ -120,7 +114,7 @@ def begin(folder: Path, about: dict[str, Any], *, resume: bool, force: bool) -> 
             if not (continues and name in (ABOUT, OUTCOMES)):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise cannot_be_written(folder, error) from error
     with new_file(path, force=True) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

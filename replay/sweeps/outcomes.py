@@ -52,6 +52,10 @@ class Outcome:
     wall_ns: int = 0
     python: str = platform.python_version()
 
+    def value(self, metric: str) -> int | float:
+        """The value of an objective; a counter of a model that is not in the stack is 0."""
+        return self.metrics.get(metric, 0)
+
 
 def make_task(trace: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
     key = f"{trace.key}:{stack_key}:{trim_every_ns or 0}"

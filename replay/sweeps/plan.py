@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from replay.analysis.metrics import metric_names
+from replay.analysis.metrics import known_metrics
 from replay.support.bundled_files import find_sweep
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
@@ -51,8 +51,8 @@ class Plan(BaseModel):
     @classmethod
     def _known(cls, objectives: list[str]) -> list[str]:
         for name in objectives:
-            if name not in metric_names():
-                raise ValueError(f"unknown metric {name!r}; {nearest(name, metric_names())}")
+            if name not in known_metrics():
+                raise ValueError(f"unknown metric {name!r}; {nearest(name, known_metrics())}")
         return objectives
 
     @model_validator(mode="after")

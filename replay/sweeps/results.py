@@ -91,7 +91,12 @@ def collect(
     rows = [{"run": number, **row} for number, row in enumerate(rows)]
     schema: dict[str, Any] = dict(_FIRST)
     schema |= {name: _type_of([row[name] for row in rows]) for name in parameters}
-    schema |= {name: _type_of([row.get(name) for row in rows]) for name in metric_names()}
+    found = [name for row in rows for name in row if name not in {*_FIRST, *_LAST, *parameters}]
+    metrics = list(dict.fromkeys([*metric_names(), *plan.objectives, *found]))
+    for row in rows:
+        if row["status"] == "done":  # a counter of a model that is not in the stack is 0
+            row.update({name: 0 for name in metrics if name not in row})
+    schema |= {name: _type_of([row.get(name) for row in rows]) for name in metrics}
     schema |= _LAST
     for row in rows:
         for name in parameters:
@@ -182,6 +187,5 @@ def read_results(folder: Path) -> Results:
         raise OutputError(f"{path}: cannot be read: {error}") from error
     if list(frame.columns[: len(_FIRST)]) != list(_FIRST):
         raise ReplayError(f"{path}: was not written by a sweep of this version of replay")
-    metrics = metric_names()
-    parameters = [name for name in frame.columns if name not in {*_FIRST, *_LAST, *metrics}]
+    parameters = frame.columns[len(_FIRST) : frame.columns.index(metric_names()[0])]
     return Results(frame, tuple(parameters), tuple(plan.objectives), plan.description)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.support.errors import ConfigError, ReplayError
 from replay.sweeps.analysis import ratio, undominated
-from replay.sweeps.configurations import Configuration, Skipped, configurations, point_text
+from replay.sweeps.configurations import Configuration, Skipped, configurations, impossible, point_text
 from replay.sweeps.outcomes import Front
 from replay.sweeps.plan import Plan
 from replay.sweeps.runs import Runs
@@ -91,7 +91,7 @@ class Search:
 
     def _refuse(self, skipped: Skipped) -> None:
         if self._strict:
-            raise ConfigError(f"{point_text(skipped.parameters)} cannot be run: {skipped.reason}")
+            raise impossible(skipped)
 
     def _do(self, generation: list[Configuration | Skipped], expected: int) -> None:
         self._runs.do(generation, self._front(), expected)
@@ -103,7 +103,7 @@ class Search:
                     else None
                 )
                 if outcome is not None and outcome.status == "done":
-                    self._fronts.append({name: float(outcome.metrics[name]) for name in self._objectives})
+                    self._fronts.append({name: float(outcome.value(name)) for name in self._objectives})
 
     def _front(self) -> Front:
         """Returns the undominated results. Empty with several traces, whose runs are not ended early."""
@@ -140,7 +140,7 @@ class Search:
             if outcome is None or default is None or "failed" in (outcome.status, default.status):
                 return None
             for index, name in enumerate(self._objectives):
-                totals[index] += ratio(outcome.metrics[name], default.metrics[name])
+                totals[index] += ratio(outcome.value(name), default.value(name))
         return [total / len(self._runs.inputs) for total in totals]
 
 

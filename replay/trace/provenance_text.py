@@ -1,5 +1,6 @@
-"""What is known of data that a trace lacks, as text for people."""
+"""How a trace was made, and what is known of data that it lacks, as text for people."""
 
+from replay.support.names import printable
 from replay.support.units import format_size
 from replay.trace.provenance import Provenance
 
@@ -37,3 +38,12 @@ def omissions(origin: Provenance) -> list[str]:
         ("unknown lines, left out", origin.dropped_lines),
     ]
     return [f"{name}: {count if isinstance(count, str) else f'{count:,}'}" for name, count in counted if count]
+
+
+def how_made(origin: Provenance) -> str:
+    """Returns how the trace was made, as an addition to a sentence."""
+    if origin.interpreter is not None:
+        return f", recorded with {printable(origin.interpreter).replace('cpython', 'CPython', 1)}"
+    if origin.workload is not None:
+        return f", generated with seed {origin.seed or 0}"
+    return ""

@@ -15,10 +15,9 @@ import numpy as np
 
 from replay.allocators.glibc import RULES
 from replay.jit.kernel_cache import cache_root
-from replay.support.errors import ReplayError
 from replay.trace import Trace
 from replay.verification.harness import HarnessError, compile_program, run_program, write_events
-from replay.verification.oracles import Absence
+from replay.verification.oracles import Absence, unavailable
 
 SOURCE = Path(__file__).with_name("libc_harness.c")
 RESIDENT_POINTS = 10
@@ -98,8 +97,7 @@ def choose_libcs(choice: str) -> list[LibcOracle]:
     oracles, absences = survey_libcs()
     chosen = [oracle for oracle in oracles if choice in ("all", oracle.version, oracle.name)]
     if not chosen:
-        reason = next((absence.reason for absence in absences if choice in absence.name), None)
-        raise ReplayError(f"no real glibc is available for {choice!r}: {reason or 'see `replay verify --libc --list`'}")
+        raise unavailable("glibc", choice, absences, "replay verify --libc --list")
     return chosen
 
 

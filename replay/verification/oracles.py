@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,12 @@ def survey() -> tuple[list[Oracle], list[Absence]]:
     return oracles, absences
 
 
+def unavailable(what: str, choice: str, absences: Iterable[Absence], listing: str) -> ReplayError:
+    """Returns the error for a choice without a real allocator. `listing`: the command that lists them."""
+    reason = next((absence.reason for absence in absences if choice in absence.name), f"see `{listing}`")
+    return ReplayError(f"no real {what} is available for {choice!r}: {reason}")
+
+
 def choose_oracles(choice: str) -> list[Oracle]:
     """Returns the oracles of a preset, of a version such as `3.11` or `3.11.7`, or `all`."""
     oracles, absences = survey()
@@ -94,8 +100,7 @@ def choose_oracles(choice: str) -> list[Oracle]:
         chosen = [oracle for oracle in oracles if choice in (oracle.preset, oracle.name, oracle.version)]
         chosen = chosen or [oracle for oracle in oracles if f"cpython-{choice}" in (oracle.preset, oracle.name)]
     if not chosen:
-        reason = next((absence.reason for absence in absences if choice in absence.name), None)
-        raise ReplayError(f"no real allocator is available for {choice!r}: {reason or 'see `replay verify --list`'}")
+        raise unavailable("allocator", choice, absences, "replay verify --list")
     return chosen
 
 

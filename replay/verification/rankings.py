@@ -28,7 +28,7 @@ from replay.sweeps.traces import Input, decode, fetch, find_inputs
 from replay.trace import TEARDOWN_MARK, TRIM_MARK, Events, MemoryTrace, Op, Trace
 from replay.trace.block_ops import concerns_block
 from replay.trace.processes import refuse_processes
-from replay.verification import harness
+from replay.verification import ONE_PROCESS, harness
 from replay.verification.compare import PLACE
 from replay.verification.harness import HarnessError
 from replay.verification.libc_compare import PRESET, call_lists
@@ -191,8 +191,7 @@ def verify_ranking(plan: Plan) -> Verdict:
     """Runs the sweep, runs its configurations with real allocators, and compares both rankings."""
     inputs = find_inputs(plan.sources, plan.seeds)
     for trace_input in inputs:
-        reason = "only one process at a time can be compared with a real allocator"
-        refuse_processes(open_source(fetch(trace_input.where)), trace_input.label, reason)
+        refuse_processes(open_source(fetch(trace_input.where)), trace_input.label, ONE_PROCESS)
     reality = Reality()
     resolver = Resolver(plan, [trace_input.recorded for trace_input in inputs])
     tried = configurations(resolver)

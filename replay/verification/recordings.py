@@ -32,7 +32,6 @@ FAR = 1 << 10
 APART_BYTES = 1 << 36
 """An older block at least this far from all arenas belongs to libc: in the usual layout of Linux on x86-64, the heap is
 further away from mappings than this."""
-NEVER = 1 << 62
 _SMALL = (Domain.MEM, Domain.OBJ)
 
 
@@ -242,7 +241,7 @@ class _Comparison:
         self._least_blocks = (config.small.pool_size - config.small.pool_overhead) // config.small.small_threshold
         self.lost_at: int | None = None
         """The row from which the model cannot predict anything; `calls_at_loss` calls precede it."""
-        self.calls_at_loss = NEVER
+        self.calls_at_loss: int | None = None
         self.agrees_until_loss = True
 
     def compare(self, events: Events) -> None:
@@ -361,9 +360,10 @@ def _agreeing(real: list[ArenaMoment], model: list[ArenaMoment]) -> int:
     return next((number for number, (a, b) in pairs if not a.agrees(b)), min(len(real), len(model)))
 
 
-def _agree_until(calls: int, real: list[ArenaMoment], model: list[ArenaMoment], agreeing: int) -> bool:
-    """Whether the first arena events that differ, if any, are after `calls` calls."""
-    return all(moment.calls >= calls for moment in (*real[agreeing : agreeing + 1], *model[agreeing : agreeing + 1]))
+def _agree_until(calls: int | None, real: list[ArenaMoment], model: list[ArenaMoment], agreeing: int) -> bool:
+    """Whether the first arena events that differ, if any, are after `calls` calls. None: whether no events differ."""
+    differing = (*real[agreeing : agreeing + 1], *model[agreeing : agreeing + 1])
+    return not differing if calls is None else all(moment.calls >= calls for moment in differing)
 
 
 def _arena_difference(real: list[ArenaMoment], model: list[ArenaMoment], number: int) -> str | None:

@@ -68,6 +68,11 @@ class Choice(Spread[Quantity], Generic[Quantity]):
         return self
 
 
+def _refuse_falling(least: Quantity | None, most: Quantity | None) -> None:
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"min {least} is above max {most}; exchange them")
+
+
 class Uniform(Spread[Quantity], Generic[Quantity]):
     """A uniform distribution of integers from `min` to `max`, both included."""
 
@@ -77,8 +82,7 @@ class Uniform(Spread[Quantity], Generic[Quantity]):
 
     @model_validator(mode="after")
     def _rising(self) -> "Uniform[Quantity]":
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        _refuse_falling(self.min, self.max)
         return self
 
 
@@ -96,8 +100,7 @@ class Clipped(Spread[Quantity], Generic[Quantity]):
 
     @model_validator(mode="after")
     def _rising(self) -> "Clipped[Quantity]":
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        _refuse_falling(self.min, self.max)
         return self
 
 
@@ -141,8 +144,7 @@ class Pareto(Spread[Quantity], Generic[Quantity]):
 
     @model_validator(mode="after")
     def _rising(self) -> "Pareto[Quantity]":
-        if self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; exchange them")
+        _refuse_falling(self.min, self.max)
         return self
 
 

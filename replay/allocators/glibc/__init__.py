@@ -3,15 +3,19 @@
 Follows `malloc/malloc.c` of glibc 2.31, 2.36, 2.41 and 2.43, on x86-64 and i386. Differences between versions are
 fields of `Rules`. The terms are those of glibc; each module explains its own:
 
-    memory    chunks, their neighbours, the linked lists of bins
-    arena     fastbins, unsorted list, bins, top; _int_malloc, _int_free and _int_realloc
-    tcache    the cache of a thread; large_cache: its bins for larger sizes, from 2.42 on
-    threads   which arena and which cache a thread uses
-    heaps     the heaps of all arenas but the main one
-    hugetlb   the main heap if malloc uses reserved huge pages
-    aligned   memalign: blocks aligned to more than 16 bytes
-    checks    malloc under MALLOC_CHECK_ in 2.31
-    system    the end of the main heap, mapped chunks, dynamic thresholds, trimming
+    memory        chunks, their neighbours, the linked lists of bins
+    bins          fastbins, unsorted list, small and large bins of an arena
+    allocating    _int_malloc
+    freeing       _int_free, malloc_consolidate
+    reallocating  _int_realloc
+    aligned       memalign: blocks aligned to more than 16 bytes
+    sysmalloc     what happens where top is too small; chunks from top
+    system        the end of the main heap, mapped chunks, dynamic thresholds, trimming
+    heaps         the heaps of all arenas but the main one
+    hugetlb       the main heap if malloc uses reserved huge pages
+    threads       which arena and which cache a thread uses
+    tcache        the cache of a thread; large_cache: its bins for larger sizes, from 2.42 on
+    checks        malloc under MALLOC_CHECK_ in 2.31
 
 A place is the index of a chunk's record. From MAPPED_PLACE on, it is that of a mapped chunk.
 
@@ -33,17 +37,10 @@ from replay.allocators._stack import MARGIN
 from replay.allocators._tally import Counter, CounterKind
 from replay.allocators.glibc import threads
 from replay.allocators.glibc.aligned import get_aligned, int_memalign
-from replay.allocators.glibc.arena import (
-    FASTBINS,
-    call_int_free_chunk,
-    call_int_malloc,
-    consolidate,
-    int_free,
-    int_free_chunk,
-    int_malloc,
-    int_realloc,
-)
+from replay.allocators.glibc.allocating import call_int_malloc, int_malloc
+from replay.allocators.glibc.bins import FASTBINS
 from replay.allocators.glibc.checks import free_check, malloc_check, memalign_check, realloc_check
+from replay.allocators.glibc.freeing import call_int_free, call_int_free_chunk, consolidate, int_free_chunk
 from replay.allocators.glibc.large_cache import get_large, put_large
 from replay.allocators.glibc.memory import (
     BITS_A_WORD,
@@ -58,6 +55,7 @@ from replay.allocators.glibc.memory import (
     is_free,
     size_of,
 )
+from replay.allocators.glibc.reallocating import int_realloc
 from replay.allocators.glibc.settings import MMAP_THRESHOLD, RULES, Config, new_par
 from replay.allocators.glibc.spans import span_changes, spans
 from replay.allocators.glibc.system import (
@@ -104,6 +102,8 @@ __all__ = [
 ]
 
 ROLES = ("libc",)
+VERIFIED = "glibc's blocks and system calls"
+FREE_MEMORY = "free chunks and tables"
 COUNTERS = (
     Counter("thread_arenas", CounterKind.SUM, "arenas created for threads, besides the main one"),
     Counter("heaps_released", CounterKind.SUM, "heaps of thread arenas that were unmapped", more_is_worse=False),
@@ -309,7 +309,7 @@ def realloc(state, stack, place, size):
 def _realloc_by_copy(state, stack, arena, place, size):
     """Allocates a new block and frees the old one, because the block's arena has no room."""
     moved = _call_malloc(state, stack, size)
-    int_free(state, stack, arena, place, size_of(state.memory, place))
+    call_int_free(state, stack, arena, place, size_of(state.memory, place))
     return moved
 
 

@@ -10,7 +10,8 @@ the tcache for an aligned chunk first.
 
 import numpy as np
 
-from replay.allocators.glibc.arena import call_int_malloc, int_free, int_free_merge_chunk, perturb
+from replay.allocators.glibc.allocating import call_int_malloc
+from replay.allocators.glibc.freeing import call_int_free, int_free_merge_chunk, perturb
 from replay.allocators.glibc.large_cache import bin_of, following, set_following, size_in_cache
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, is_free, size_of, split
 from replay.allocators.glibc.system import MAPPED_PLACE, address_of, block_address, touch_to_top
@@ -137,4 +138,4 @@ def _free_part(state, stack, arena, chunk, size):
     if state.par[0].aligned_in_tcache:
         int_free_merge_chunk(state, stack, arena, chunk)
     else:
-        int_free(state, stack, arena, chunk, size)
+        call_int_free(state, stack, arena, chunk, size)

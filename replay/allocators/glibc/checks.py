@@ -5,8 +5,10 @@ the main arena, there is no tcache, and freed mappings do not raise the threshol
 """
 
 from replay.allocators.glibc.aligned import int_memalign
-from replay.allocators.glibc.arena import call_int_free_chunk, call_int_malloc, int_realloc
+from replay.allocators.glibc.allocating import call_int_malloc
+from replay.allocators.glibc.freeing import call_int_free_chunk
 from replay.allocators.glibc.memory import UNIT, UNIT_SHIFT, size_of
+from replay.allocators.glibc.reallocating import int_realloc
 from replay.allocators.glibc.system import MAIN_ARENA, MAPPED_PLACE, free_mapped, realloc_mapped
 from replay.allocators.linux import touch
 from replay.jit.compiling import cold, leaf

@@ -18,7 +18,7 @@ from replay.allocators._spans import (
     with_items,
     written,
 )
-from replay.allocators.glibc.arena import FASTBINS
+from replay.allocators.glibc.bins import FASTBINS
 from replay.allocators.glibc.large_cache import following
 from replay.allocators.glibc.memory import HEAP_SHIFT, HEAPS_MAX, IN_HEAP, NBINS, UNIT_SHIFT, UNSORTED
 from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE, address_of

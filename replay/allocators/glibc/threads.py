@@ -11,7 +11,9 @@ At the end of a thread, the chunks in its tcache are freed into their arenas.
 import numpy as np
 
 from replay.allocators._stack import NO_MEMORY, attend
-from replay.allocators.glibc.arena import FASTBINS, call_int_free_chunk, tcache_init
+from replay.allocators.glibc.allocating import tcache_init
+from replay.allocators.glibc.bins import FASTBINS
+from replay.allocators.glibc.freeing import call_int_free_chunk
 from replay.allocators.glibc.heaps import new_heap, open_heap
 from replay.allocators.glibc.hugetlb import set_hp_pagesize
 from replay.allocators.glibc.large_cache import LARGE_BINS, following

@@ -67,6 +67,7 @@ from replay.jit.cpu_intrinsics import prefetch
 __all__ = ["Config", "State", "check", "new_state", "observe", "span_changes", "spans"]
 
 ROLES = ("small",)
+VERIFIED = "pymalloc's blocks, pools and arenas"
 LINKS_AT_FIRST = (2 << 20) - 1
 """Initial size of `links`. From 4 MiB on, NumPy requests huge pages; clearing one takes longer than a short
 simulation."""

@@ -10,10 +10,15 @@ from replay.support.names import nearest
 FORMATS = ("text", "markdown", "github", "gitlab", "junit", "benchmark")
 
 
+def check_format(name: str, option: str) -> None:
+    """Raises ReplayError if no format has this name. `option`: the value of the option that has it."""
+    if name not in FORMATS:
+        raise ReplayError(f"--report {option}: unknown format; {nearest(name, FORMATS)}")
+
+
 def render(name: str, report: Report) -> str:
     """Returns the report in the named format."""
-    if name not in FORMATS:
-        raise ReplayError(f"--report {name}: unknown format; {nearest(name, FORMATS)}")
+    check_format(name, name)
     rendered: str = import_module(f"{__name__}.{name}").render(report)
     return rendered
 

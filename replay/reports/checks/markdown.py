@@ -1,7 +1,7 @@
 """Markdown, for the summary of a CI job or a comment on a pull request."""
 
 from replay.gates.checking import CaseReport, Report
-from replay.reports.checks.sentences import causes, change, describe, format_figure, headline
+from replay.reports.checks.sentences import before_and_now, causes, change, describe, headline
 
 _MARKS = {"passed": "✅", "failed": "❌", "new": "🆕", "gone": "❔"}
 
@@ -32,7 +32,7 @@ def _case(case: CaseReport) -> list[str]:
             if finding.before is None:
                 lines.append(f"| `{finding.metric}` | | {describe(finding)} | | {finding.status} |")
             else:
-                before, now = (format_figure(finding.metric, each) for each in (finding.before, finding.now))
+                before, now = before_and_now(finding)
                 lines.append(f"| `{finding.metric}` | {before} | {now} | {change(finding)} | {finding.status} |")
         lines.append("")
     return [*lines, *(f"- {_escape(line)}" for line in causes(case)), ""]

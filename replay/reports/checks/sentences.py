@@ -1,13 +1,18 @@
 """Findings and causes in words, the same in every format."""
 
+from math import floor
+
 from replay.gates.baselines import Figure
-from replay.gates.causes import DIMENSIONS, Cause
+from replay.gates.causes import DIMENSIONS, Cause, Change
 from replay.gates.checking import STATES, CaseReport, Report
 from replay.gates.judging import Finding
 from replay.gates.tolerances import Limit
-from replay.reports.figures import format_metric
+from replay.reports.figures import format_metric, format_pair
+from replay.support.units import format_count, format_size
 
-_WORDS = {"site": "call site", "size_class": "size class"}
+_WORDS = {"phase": "in phase", "domain": "in domain", "size_class": "in size class", "site": "at"}
+SHOWN = 3
+"""Maximum number of groups in a sentence."""
 
 
 def headline(report: Report) -> str:
@@ -28,10 +33,20 @@ def describe(finding: Finding) -> str:
     if isinstance(finding.rule, Limit):
         return f"{now}, and {finding.rule} is {'kept' if not finding.failed else 'the limit'}"
     assert finding.before is not None
-    was = format_figure(finding.metric, finding.before)
     if finding.status == "same":
         return f"{now}, as before"
-    return f"{was} -> {now} ({change(finding)}, allowed {allowed(finding)})"
+    return f"{' -> '.join(before_and_now(finding))} ({change(finding)}; allowed: {allowed(finding)})"
+
+
+def before_and_now(finding: Finding) -> tuple[str, str]:
+    """Returns the earlier and the new figure as text, with so many digits that they agree with their difference."""
+    assert finding.before is not None
+    texts = format_pair(finding.metric, finding.before.value, finding.now.value)
+    before, now = (
+        _with_range(finding.metric, figure, text)
+        for figure, text in zip((finding.before, finding.now), texts, strict=True)
+    )
+    return before, now
 
 
 def change(finding: Finding) -> str:
@@ -39,18 +54,24 @@ def change(finding: Finding) -> str:
     assert finding.before is not None
     sign = "+" if finding.difference > 0 else "-"
     amount = sign + format_metric(finding.metric, abs(finding.difference))
-    share = f" {100 * finding.difference / finding.before.value:+.1f} %" if finding.before.value else ""
+    share = f", {100 * finding.difference / finding.before.value:+.1f} %" if finding.before.value else ""
     return amount + share
 
 
 def allowed(finding: Finding) -> str:
-    """Returns the accepted difference as text."""
-    return "nothing" if finding.allowed == 0 else "+" + format_metric(finding.metric, finding.allowed)
+    """Returns the accepted difference as text; whole for a metric of whole numbers."""
+    assert finding.before is not None
+    is_whole = finding.now.value.is_integer() and finding.before.value.is_integer()
+    accepted = floor(finding.allowed) if is_whole else finding.allowed
+    return "none" if accepted == 0 else "+" + format_metric(finding.metric, accepted)
 
 
 def format_figure(metric: str, figure: Figure) -> str:
     """Returns the value as text, with the range of several recordings."""
-    value = format_metric(metric, figure.value)
+    return _with_range(metric, figure, format_metric(metric, figure.value))
+
+
+def _with_range(metric: str, figure: Figure, value: str) -> str:
     if not figure.spread:
         return value
     return f"{value} [{format_metric(metric, figure.low)} … {format_metric(metric, figure.high)}]"
@@ -64,17 +85,19 @@ def causes(case: CaseReport) -> list[str]:
 
 
 def _changes(cause: Cause) -> list[str]:
-    """Returns a line for each dimension with the largest changes of live blocks at the peak. If these are the same, of
-    all requests."""
-    changes, label = (cause.at_peak, "live at the peak") if cause.at_peak else (cause.requested, "requested")
+    """Returns a sentence for each dimension with the largest changes of live blocks at the peak. If these are the same,
+    of all requests."""
+    changes, what = (cause.at_peak, "live bytes at the peak") if cause.at_peak else (cause.requested, "requested bytes")
     lines = []
     for dimension in DIMENSIONS:
-        mine = [each for each in changes if each.dimension == dimension]
+        mine = [_change(each) for each in changes if each.dimension == dimension][:SHOWN]
         if mine:
-            text = "; ".join(
-                f"{each.group} {each.blocks:+,} blocks, {'+' if each.bytes >= 0 else '-'}"
-                f"{format_metric('resident_bytes_peak', abs(each.bytes))}"
-                for each in mine[:3]
-            )
-            lines.append(f"{label}, by {_WORDS.get(dimension, dimension)}: {text}")
+            lines.append(f"{what} {' and '.join([*filter(None, [', '.join(mine[:-1])]), mine[-1]])}")
     return lines
+
+
+def _change(change: Change) -> str:
+    verb = "grew" if change.bytes >= 0 else "fell"
+    more = "more" if change.blocks > 0 else "fewer"
+    blocks = format_count(abs(change.blocks), f"{more} block") if change.blocks else "as many blocks"
+    return f"{verb} by {format_size(abs(change.bytes))} ({blocks}) {_WORDS[change.dimension]} {change.group}"

@@ -36,7 +36,7 @@ def read_capture(path: Path, header: Header, findings: Findings, lenient: bool) 
     survey = _survey(path, header)
     cut = explain_cut(header.end_ms, header.records, survey.records)
     if cut and not lenient:
-        raise TraceError(f"is incomplete: {cut}; `replay import --lenient` reads the complete part", path=path)
+        raise TraceError(incomplete(cut), path=path)
     findings.origin = replace(
         origin(header.command, header.allocator, header.python_traced),
         cut_short=f"after {survey.records:,} records" if cut else None,
@@ -60,6 +60,11 @@ def explain_cut(end_ms: float, promised: int | None, total: int) -> str:
     if end_ms > 0 and promised in (None, total):
         return ""
     return f"it should have {promised:,} records and has {total:,}" if promised else "the program did not end it"
+
+
+def incomplete(cut: str) -> str:
+    """Returns the error message for a capture that is cut short."""
+    return f"is incomplete: {cut}; `replay import --lenient` reads the complete part"
 
 
 class _Survey(NamedTuple):

@@ -22,7 +22,7 @@ from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
-from replay.sources.memray.capture import AGGREGATED, explain_cut, origin
+from replay.sources.memray.capture import AGGREGATED, explain_cut, incomplete, origin
 from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
@@ -53,7 +53,7 @@ def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[C
         end_ms, promised = _ending(path, metadata)
         cut = explain_cut(end_ms, promised, total)
         if cut and not lenient:
-            raise TraceError(f"is incomplete: {cut}; `replay import --lenient` reads the complete part", path=path)
+            raise TraceError(incomplete(cut), path=path)
         findings.origin = replace(
             origin(metadata.command_line, metadata.python_allocator, metadata.trace_python_allocators),
             cut_short=f"after {total:,} records" if cut else None,

@@ -7,10 +7,13 @@ depend on the whole history, which the edit changes.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
+from replay.support.errors import ReplayError
+from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, OPTIONAL, Events, Metadata, Trace
 from replay.trace.block_numbering import Numbering
 from replay.trace.validation import Validator
@@ -54,6 +57,12 @@ class EditedTrace:
 def keyed(events: Events) -> KeyedEvents:
     """Returns the events with their block numbers as keys."""
     return KeyedEvents(events, events.block.astype(np.uint64))
+
+
+def refuse_too_long(span_ns: int | Fraction, setting: str) -> None:
+    """Raises ReplayError for a time that no trace may have. `setting`: what made it so long."""
+    if span_ns > MAX_SPAN:
+        raise ReplayError(f"the trace would last more than thirty years; take a smaller {setting}")
 
 
 def edited(metadata: Metadata, command: str) -> Metadata:

@@ -14,10 +14,8 @@ from typing import cast
 
 import numpy as np
 
-from replay.support.errors import ReplayError
-from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, TRIM_MARK, Events, Metadata, Op, Process, ProcessMemory, Trace, joined
-from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited
+from replay.trace.editing import KEPT, EditedTrace, KeyedEvents, edited, refuse_too_long
 from replay.trace.processes import processes_of
 from replay.trace.provenance import common_provenance
 
@@ -171,8 +169,7 @@ class _Feed:
             elif events.rows:
                 if self._shift_ns is None:
                     self._shift_ns = self._offset_ns - int(events.time_ns[0])
-                if int(events.time_ns[-1]) + self._shift_ns > MAX_SPAN:
-                    raise ReplayError("the trace would last more than thirty years; take a smaller offset")
+                refuse_too_long(int(events.time_ns[-1]) + self._shift_ns, "offset")
                 self._waiting = events._replace(time_ns=events.time_ns + self._shift_ns)
         return self._waiting is not None
 

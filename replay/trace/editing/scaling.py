@@ -8,7 +8,7 @@ import numpy as np
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
 from replay.trace import Op, Trace
-from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed
+from replay.trace.editing import EditedTrace, KeyedEvents, edited, keyed, refuse_too_long
 from replay.trace.editing.live_blocks import LiveBlocks
 from replay.trace.editing.merging import Part, merged
 
@@ -32,8 +32,7 @@ def _stretch(trace: Trace, factor: Fraction) -> Iterator[KeyedEvents]:
         if events.rows:
             begin_ns = int(events.time_ns[0]) if begin_ns is None else begin_ns
             elapsed_ns = events.time_ns - begin_ns
-            if int(elapsed_ns[-1]) * factor > MAX_SPAN:
-                raise ReplayError("the trace would last more than thirty years; take a smaller time factor")
+            refuse_too_long(int(elapsed_ns[-1]) * factor, "time factor")
             whole, rest = np.divmod(elapsed_ns, factor.denominator)
             elapsed_ns = whole * factor.numerator + rest * factor.numerator // factor.denominator
             events = events._replace(time_ns=begin_ns + elapsed_ns)

@@ -28,7 +28,7 @@ from replay.workload.distribution_schema import (
     UntilNext,
 )
 
-NEVER = 1 << 62
+NEVER_NS = 1 << 62
 """A time after the end of every trace."""
 
 _WORD = 0xFFFFFFFF
@@ -179,7 +179,7 @@ def leaves(law: Any, least: int, most: int) -> list[Leaf]:
         case int():
             return [Leaf(one, _CONSTANT, max(law, least), most)]
         case "forever":
-            return [Leaf(one, _CONSTANT, NEVER, NEVER)]
+            return [Leaf(one, _CONSTANT, NEVER_NS, NEVER_NS)]
         case UntilNext():
             return [Leaf(one, _UNTIL_NEXT, law.every, most)]
         case Uniform():

@@ -23,7 +23,7 @@ import numpy as np
 from replay.jit.compiling import entry, leaf
 from replay.support.limits import MAX_SIZE
 from replay.trace import Op, release_number, take_number
-from replay.workload.generator.distributions import NEVER, Law, draw, log, random_part, random_words
+from replay.workload.generator.distributions import NEVER_NS, Law, draw, log, random_part, random_words
 from replay.workload.generator.ordering import ROW_KEY, ROW_TIME_NS, sort_rows
 
 DONE, FULL_WINDOW, FULL_SLOTS = range(3)
@@ -137,7 +137,7 @@ def _add_events(
     while due < until_ns:
         if due == end:
             _add_row(rows, counts, due, key | 1, slot, _FREE, 0)
-            slots[slot, DUE_NS] = NEVER
+            slots[slot, DUE_NS] = NEVER_NS
             return
         source = key >> _SOURCE_SHIFT
         size = _grow(slots[slot, SIZE], growth[source, GROW_INCREMENT], factor[source])
@@ -158,10 +158,10 @@ def _busy_ns(elapsed_ns: int, busy_ns: int, idle_ns: int) -> int:
 def _arrival_ns(state: np.ndarray, pace: np.ndarray, traits: np.ndarray) -> int:
     """Returns the time of the next tick at the current rate."""
     if pace[RATE] <= 0.0:
-        return NEVER
+        return NEVER_NS
     wait = (pace[TICK] - pace[ANCHOR_TICK]) * 1e9 / pace[RATE]
     if wait >= 4e18:
-        return NEVER
+        return NEVER_NS
     anchor, busy, idle = state[ANCHOR_NS], traits[BUSY_NS], traits[IDLE_NS]
     if idle == 0:
         return anchor + max(int(wait), 0)
@@ -260,7 +260,7 @@ def fill_window(stage: Stage, source: SourceArrays, until_ns: int) -> int:
         state[BURST_NS] = time_ns + traits[SPACING_NS]
         key = (index << _SOURCE_SHIFT) | (block << 1)
         size = draw(sizes, block, time_ns)
-        end_ns = min(time_ns + draw(lifetimes, block, time_ns), NEVER)
+        end_ns = min(time_ns + draw(lifetimes, block, time_ns), NEVER_NS)
         live = slots[slot]
         live[KEY], live[SIZE], live[END_NS], live[STEPS], live[MEMBER] = key, size, end_ns, steps, NONE
         live[THREAD] = threads[(state[BURSTS] - 1) % threads.shape[0]]
@@ -317,7 +317,7 @@ def free_groups(stage: Stage, fractions: np.ndarray, keys: np.ndarray, now_ns: i
         source, block = key >> _SOURCE_SHIFT, (key & _BLOCK) >> 1
         if random_part(keys[source, 0], keys[source, 1], block) < fractions[source]:
             _add_row(rows, counts, now_ns, key | 1, slot, _FREE, 0)
-            slots[slot, DUE_NS] = NEVER
+            slots[slot, DUE_NS] = NEVER_NS
             if slots[slot, MEMBER] != NONE:
                 members[slots[slot, MEMBER]] = NONE
         else:

@@ -5,7 +5,7 @@ import numpy as np
 from replay.trace import NUMBERS, Domain, Op
 from replay.workload import BlockSet, Bursts, Fixed, OnOff, Source, Stream, Workload
 from replay.workload.generator import streams
-from replay.workload.generator.distributions import NEVER, expected, make_key, make_law
+from replay.workload.generator.distributions import NEVER_NS, expected, make_key, make_law
 from replay.workload.generator.streams import NONE, SourceArrays, Stage
 
 _BUCKETS = 1 << 14
@@ -51,7 +51,7 @@ def make_arrays(name: str, source: Source, index: int, first_member: int, thread
     traits[streams.POISSON] = not regular
     traits[streams.SPACING_NS] = spacing
     traits[streams.START_NS] = source.start
-    traits[streams.STOP_NS] = NEVER if source.stop is None else source.stop
+    traits[streams.STOP_NS] = NEVER_NS if source.stop is None else source.stop
     traits[streams.BUSY_NS], traits[streams.IDLE_NS] = (on_off.busy, on_off.idle) if on_off else (1, 0)
     traits[streams.OP] = Op[source.op.upper()]
     traits[streams.FIRST_MEMBER], traits[streams.MEMBERS] = first_member, source.members
@@ -68,7 +68,7 @@ def make_arrays(name: str, source: Source, index: int, first_member: int, thread
         threads=np.array(source.threads or range(threads), np.int64),
         size=make_law(source.size, seed, name, "size", least=0),
         lifetime=make_law(
-            source.lifetime if isinstance(source, Stream) else "forever", seed, name, "lifetime", least=1, most=NEVER
+            source.lifetime if isinstance(source, Stream) else "forever", seed, name, "lifetime", least=1, most=NEVER_NS
         ),
         burst=make_law(arrivals.count if isinstance(arrivals, Bursts) else 1, seed, name, "count", least=0),
     )
