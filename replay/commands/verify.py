@@ -7,6 +7,7 @@ import typer
 
 from replay.commands.options import AsJson
 from replay.commands.verify_libc import list_libcs, verify_libc
+from replay.commands.verify_objects import verify_objects
 from replay.commands.verify_pymalloc import list_oracles, verify_pymalloc
 from replay.commands.verify_recording import verify_recording
 from replay.commands.verify_sweep import verify_sweep
@@ -34,6 +35,13 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the built-in cases.")] = 0,
     libc: Annotated[
         bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a is then its version, e.g. 2.36.")
+    ] = False,
+    objects: Annotated[
+        bool,
+        typer.Option(
+            "--objects",
+            help="Verify the model of Python objects: SOURCE is an object program, by default all bundled ones.",
+        ),
     ] = False,
     env: Annotated[
         list[str] | None,
@@ -68,7 +76,14 @@ def verify(
     Example: replay verify web-service --sweep every-cpython
 
     Example: replay verify large-buffers --sweep glibc-settings -a cpython-3.12-malloc
+
+    Example: replay verify --objects -a 3.12
     """
+    if objects:
+        if libc or sweep is not None or list_:
+            raise ReplayError("--objects cannot be combined with --libc, --sweep or --list")
+        verify_objects(source, preset, as_json=json_)
+        return
     if not libc and (env or resident):
         raise ReplayError("--env and --resident require --libc")
     if list_:

@@ -1,8 +1,47 @@
 """Python objects: programs that create, reference and drop objects, and the memory that CPython requests for them.
 
     language    the schema of an object program in YAML
-    scopes      names of a program: what is unknown, unbound or called with wrong arguments
+    code        compiles a program to instructions; what is unknown or unbound in it
+    heap        objects, reference counts, free lists
+    machine     runs the instructions
+    rules       what differs between releases of CPython
+    running     the events of a program, batch by batch
     twin        the same program in plain Python
 
-`docs/objects.md` explains the language.
+`docs/objects.md` explains the language and says what is simulated. `load_objects` reads a program.
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from replay.support.errors import WorkloadError
+from replay.support.yaml_documents import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replay.objects.code import Code
+    from replay.objects.language import Program
+    from replay.support.yaml_documents import Location
+
+
+class ObjectProgram(NamedTuple):
+    """An object program: as written, and its code. `sentence`: the message for a mistake at a place in its file."""
+
+    name: str
+    program: "Program"
+    code: "Code"
+    sentence: "Callable[[Location, str], str]"
+
+
+def load_objects(path: Path) -> ObjectProgram:
+    """Returns the object program in a file. Errors name file, line and key."""
+    from replay.objects.code import compile_program
+    from replay.objects.language import EXAMPLE, Program
+
+    document = Document(path, WorkloadError, EXAMPLE)
+    program = document.parse(Program)
+    code, problems = compile_program(program)
+    if code is None:
+        raise document.refusal(problems)
+    return ObjectProgram(path.stem, program, code, document.sentence)

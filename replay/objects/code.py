@@ -36,8 +36,8 @@ from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line")
 FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room")
-"""`stack`: the largest number of values on CPython's stack, which differs in 3.8. `block`, `room`: memory of the frame that waits for the next
-call, and how many variables and values it has room for."""
+"""`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
+the function's next call, and its number of variables and values."""
 
 
 class Do(IntEnum):
@@ -78,7 +78,7 @@ class Do(IntEnum):
 
 
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
-"""Values that an instruction's counterparts in CPython have on the stack for a while: a function, a method, a constant."""
+"""Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.NUMBER, Do.FLOAT, Do.TEXT, Do.CONSTANTS, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
@@ -153,7 +153,7 @@ class _Compiler:
             np.array(self._instructions, INSTRUCTION),
             np.array(functions, FUNCTION),
             np.array([len(kind) for kind in kinds], np.int64),
-            np.array(slots, np.int64).reshape(len(slots), -1),
+            np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._places,
             self._attributes,
             self._names,
@@ -417,10 +417,14 @@ def _number(expression: Expression) -> int | None:
         return expression
     if isinstance(expression, (language.Sum, language.Product)):
         is_sum = isinstance(expression, language.Sum)
-        first, second = map(_number, expression.sum if is_sum else expression.product)
+        first, second = map(_number, _operands(expression))
         if first is not None and second is not None:
             return first + second if is_sum else first * second
     return None
+
+
+def _operands(form: language.Sum | language.Product) -> list[Expression]:
+    return form.sum if isinstance(form, language.Sum) else form.product
 
 
 def _is_constant(expression: Expression) -> bool:

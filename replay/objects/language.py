@@ -5,15 +5,12 @@ first key is its verb. An expression is a number, a name such as `node` or `node
 is what it creates or computes. `replay.objects.twin` writes the program in Python.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
-from replay.support.errors import WorkloadError
 from replay.support.names import nearest
-from replay.support.yaml_documents import Document
-from replay.workload.distribution_schema import Form
+from replay.support.yaml_documents import Form
 
 EXAMPLE = "kind: objects"
 """A valid line of an object program, for error messages."""
@@ -287,8 +284,3 @@ class Program(Form):
 
 for _form in (*EXPRESSIONS.values(), *STATEMENTS.values()):
     _form.model_rebuild()
-
-
-def load_program(path: Path) -> Program:
-    """Returns the object program in a file. Errors name file, line and key."""
-    return Document(path, WorkloadError, EXAMPLE).parse(Program)

@@ -49,8 +49,8 @@ FAILED = 2
 MISTAKES = (
     "",
     "the variable {name!r} is not bound",
-    "this object has no attribute {attribute!r}",
-    "the attribute {attribute!r} has no value yet",
+    "this object has no attribute {name!r}",
+    "the attribute {name!r} has no value yet",
     "expected an integer",
     "the integer exceeds the largest one, {largest}",
     "expected a list",
@@ -61,16 +61,19 @@ MISTAKES = (
 )
 UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP = range(1, 11)
 FRAME = record("function", "at", "locals", "block", "room")
-STATE = record("at", "function", "locals", "top", "depth", "frames_kept", "random", "need", "is_over", "mistake", "value", "limit")
+STATE = record(
+    "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
+    "value", "limit",
+)  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most."""
 FRAMES_KEPT = 200
 """Frames that CPython keeps for later calls, in addition to one of each function (up to 3.10)."""
 DEPTH_MAX = 900
 """CPython's limit is 1000 calls, of which a program's start takes some."""
 (
-    NUMBER, FLOAT_CONSTANT, TEXT_CONSTANT, CONSTANTS, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS, MAKE_BYTES,
-    HALF, SUM, PRODUCT, MAKE_TUPLE, MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, RETURN, ITEM, SET_ITEM, LENGTH, APPEND,
-    POP_LAST, CLEAR, DISCARD, MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE,
+    NUMBER, FLOAT_CONSTANT, TEXT_CONSTANT, CONSTANTS, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS,
+    MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE, MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, RETURN, ITEM, SET_ITEM, LENGTH,
+    APPEND, POP_LAST, CLEAR, DISCARD, MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE,
 ) = map(int, Do)  # fmt: skip
 
 
@@ -243,7 +246,7 @@ def _repeat_text(machine, kind, header):
     if entry.kind != INT:
         return _fail(machine, NOT_INT, np.int64(0), np.int64(0))
     length = entry.length
-    if length == 1 or length == 0 and kind == TEXT:  # these exist once
+    if length == 1 or (length == 0 and kind == TEXT):  # these exist once
         _push(machine, machine.ints[0])
     else:
         _push(machine, new_object(heap, kind, header + length, length))
@@ -472,16 +475,11 @@ def _constant(machine, at):
 def _choose(machine, steps, other):
     """Jumps unless the next random byte is below `steps`."""
     state = machine.state[0]
-    if next_byte(state) >= steps:
+    state.random = (state.random * 1664525 + 1013904223) & 0xFFFFFFFF  # a linear congruential generator
+    state.choices += 1
+    if state.random >> 24 >= steps:
         state.at = other
     return True
-
-
-@leaf
-def next_byte(state):
-    """Returns the next random byte: the highest one of a linear congruential generator modulo 2^32."""
-    state.random = (state.random * 1664525 + 1013904223) & 0xFFFFFFFF
-    return state.random >> 24
 
 
 @leaf

@@ -5,21 +5,36 @@ from collections.abc import Iterator
 import numpy as np
 
 from replay.jit.arrays import DONE, FULL, extend
-from replay.objects.code import FUNCTION, Code, Do
+from replay.objects import ObjectProgram
+from replay.objects.code import Code, Do
 from replay.objects.heap import (
-    COUNTS, DYING, EVENT, FREE_LISTS, IMMORTAL, LONGEST_FREE_LIST, OBJECT, Heap, Kind,
+    COUNTS,
+    DYING,
+    EVENT,
+    FREE_LISTS,
+    IMMORTAL,
+    LONGEST_FREE_LIST,
+    OBJECT,
+    Heap,
+    Kind,
 )
 from replay.objects.language import LARGEST
-from replay.objects.machine import DEPTH_MAX, FRAME, FRAMES_KEPT, MISTAKES, STATE, Machine, run_machine
+from replay.objects.machine import (
+    DEPTH_MAX,
+    FRAME,
+    FRAMES_KEPT,
+    MISTAKES,
+    NO_ATTRIBUTE,
+    NO_VALUE,
+    STATE,
+    Machine,
+    run_machine,
+)
 from replay.objects.rules import free_list_limits, rules_of
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
 _CHUNKS = 48
-
-
-class ProgramError(WorkloadError):
-    """A mistake of a running object program."""
 
 
 def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
@@ -78,31 +93,35 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray]:
     return objects, constants
 
 
-def run_program(code: Code, release: tuple[int, int], seed: int = 1) -> Iterator[np.ndarray]:
-    """Yields the program's events (EVENT), batch by batch. Raises ProgramError for a mistake of the program."""
-    machine = new_machine(code, release, seed)
+def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the program's events (EVENT) batch by batch, with the number of its random choices so far.
+
+    Raises WorkloadError for a mistake of the running program.
+    """
+    machine = new_machine(program.code, release, program.program.seed)
     while True:
         status = run_machine(machine)
         counts, state = machine.heap.counts[0], machine.state[0]
-        yield machine.heap.events[: counts.events].copy()
+        yield machine.heap.events[: counts.events].copy(), int(state.choices)
         counts.events = 0
         if status == DONE:
             return
         if status != FULL:
-            raise ProgramError(_sentence(code, machine))
+            raise WorkloadError(_sentence(program, machine))
         machine = _with_room(machine)
 
 
-def _sentence(code: Code, machine: Machine) -> str:
-    state = machine.state[0]
-    line = code.instructions[state.at - 1]["line"]
-    name = code.names[state.function][state.value] if state.mistake == 1 else ""
-    attribute = code.attributes[state.value] if state.mistake in (2, 3) else ""
-    place = ".".join(map(str, code.places[line]))
+def _sentence(program: ObjectProgram, machine: Machine) -> str:
+    """Returns the message for the mistake that stopped the machine."""
+    code, state = program.code, machine.state[0]
+    names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
     what = MISTAKES[state.mistake].format(
-        name=name, attribute=attribute, largest=LARGEST, value=state.value, limit=state.limit
+        name=names[state.value] if state.value < len(names) else "",
+        largest=LARGEST,
+        value=state.value,
+        limit=state.limit,
     )
-    return f"{place}: {what}"
+    return program.sentence(code.places[code.instructions[state.at - 1]["line"]], what)
 
 
 def _with_room(machine: Machine) -> Machine:

@@ -46,6 +46,16 @@ def find_workload(name: str) -> Path:
     return _find("workload", _files("workloads") | _recordings(), name, WorkloadError, "replay workloads")
 
 
+def object_program_names() -> list[str]:
+    """Returns the names of the bundled object programs."""
+    return list(_files("workloads", "objects/*.yaml"))
+
+
+def find_object_program(name: str) -> Path:
+    """Returns the file of a bundled object program."""
+    return _find("object program", _files("workloads", "objects/*.yaml"), name, WorkloadError, "docs/objects.md")
+
+
 def find_program(name: str) -> Path:
     """Returns the file of the program that was recorded."""
     return _folder("workloads") / "recorded" / "programs" / f"{name}.py"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from replay.support.errors import ReplayError
@@ -74,6 +74,12 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(str(mistake).partition("\n")[0]) from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+class Form(BaseModel):
+    """A mapping in a document. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Problem(NamedTuple):
@@ -145,12 +151,15 @@ class Document:
     def _find(self, location: Location) -> tuple[list[str], int]:
         """Returns the keys of `location` that are in the file, and the line of the last. Skips pydantic's own tags."""
         node, line, keys = self._root, 1, []
-        for part in location:
-            for name, place, child in _children(node):
-                if name == str(part):
-                    node, line = child, place.start_mark.line + 1
-                    keys.append(name)
-                    break
+        for part, following in zip(location, (*location[1:], None), strict=True):
+            children = {name: (place, child) for name, place, child in _children(node)}
+            if str(part) not in children:
+                continue
+            place, child = children[str(part)]
+            is_tag = str(following) in children and str(following) not in {name for name, _, _ in _children(child)}
+            if not is_tag:  # a form can be tagged by one of its keys
+                node, line = child, place.start_mark.line + 1
+                keys.append(str(part))
         return keys, line
 
     def _refuse_duplicates(self, node: Node | None, seen: set[int]) -> None:
@@ -228,13 +237,17 @@ def _tags(expected: str) -> list[str]:
 
 def _keys_at(schema: dict[str, Any], location: Location) -> list[str]:
     """Returns the keys of the schema at a place."""
-    node = _resolve(schema, schema, None)
+    node, tag = _resolve(schema, schema, None), None
     for index, part in enumerate(location):
         following = location[index + 1] if index + 1 < len(location) else None
+        if tag is not None and part == tag:
+            tag = None
+            continue
         child = node.get("properties", {}).get(part) if isinstance(part, str) else node.get("items")
-        child = child or node.get("additionalProperties")
+        child = child or next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
         if isinstance(child, dict):
             node = _resolve(schema, child, following)
+            tag = _tag_of(node)
     return list(node.get("properties", {}))
 
 
@@ -251,6 +264,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[
 
 
 def _tag_of(form: dict[str, Any]) -> object:
-    """Returns the value of the key that distinguishes forms: `kind` in a workload, `model` in a stack."""
+    """Returns what distinguishes a form: the value of `kind` in a workload, of `model` in a stack; the first key of a
+    statement in an object program."""
     keys = form.get("properties", {})
-    return next((keys[key].get("const") for key in ("kind", "model") if key in keys), None)
+    return next((keys[key].get("const") for key in ("kind", "model") if key in keys), next(iter(keys), None))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from replay.verification.harness import EVENT, HarnessError, compile_program, library_environment, run_program
-from replay.verification.oracles import Oracle, find_oracles
+from replay.verification.oracles import Oracle, choose_oracles, find_oracles, unavailable
 
 SOURCE = Path(__file__).with_name("object_harness.c")
 FIRST, LAST = (3, 8), (3, 15)
@@ -58,6 +58,26 @@ class Region:
 def find_object_oracles() -> dict[str, Oracle]:
     """Returns the interpreters that can run scripts, by version such as `3.11.7`, in order of version."""
     return {oracle.version: oracle for oracle in find_oracles() if _runs_scripts(oracle)}
+
+
+def choose_interpreters(choice: str) -> list[Oracle]:
+    """Returns the interpreters of a release or version such as `3.11` or `3.11.7`, or `all`."""
+    if choice == "all":
+        found = list(find_object_oracles().values())
+        if not found:
+            raise unavailable("interpreter", choice, [], "replay verify --list")
+        return found
+    chosen = choose_oracles(choice)
+    refused = [oracle for oracle in chosen if not _runs_scripts(oracle)]
+    if refused:
+        raise HarnessError(
+            f"{refused[0].name}: objects are simulated for 64-bit CPython {_text(FIRST)} to {_text(LAST)} only"
+        )
+    return chosen
+
+
+def _text(release: tuple[int, int]) -> str:
+    return ".".join(map(str, release))
 
 
 def _runs_scripts(oracle: Oracle) -> bool:

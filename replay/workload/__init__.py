@@ -14,12 +14,11 @@ from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, Pos
 from replay.support.errors import WorkloadError
 from replay.support.names import nearest
 from replay.support.units import Rate
-from replay.support.yaml_documents import Document, Problem
+from replay.support.yaml_documents import Document, Form, Problem
 from replay.workload.distribution_schema import (
     BlockSize,
     Count,
     CountLaw,
-    Form,
     LifetimeLaw,
     PositiveSpan,
     SizeLaw,

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,6 +19,7 @@ from pydantic import (
 
 from replay.support.limits import MAX_SIZE, MAX_SPAN
 from replay.support.units import Size, Time
+from replay.support.yaml_documents import Form
 
 BlockSize = Annotated[Size, Le(MAX_SIZE)]
 Span = Annotated[Time, Le(MAX_SPAN)]
@@ -31,12 +30,6 @@ Quantity = TypeVar("Quantity", bound=int)
 Measured = TypeVar("Measured")
 _NAMES: dict[object, str] = {BlockSize: "OfSizes", Span: "OfTimes", Count: "OfCounts"}
 """Suffixes of the names of forms in the JSON Schema, by unit."""
-
-
-class Form(BaseModel):
-    """A mapping in the file. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Spread(Form, Generic[Measured]):

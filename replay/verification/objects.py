@@ -1,0 +1,142 @@
+"""Compares the model of Python objects with real interpreters: the same program in both, event by event.
+
+The real interpreter runs the program's twin in plain Python. Both start with empty free lists. Equal are operation,
+domain, size and block of every event, in their order.
+
+An interpreter allocates some memory on the side, which belongs to no object of the program. Such events are left out of
+the comparison and counted:
+
+    bytecode caches    up to 3.10: two blocks for a function that has run 1,024 times
+    older blocks       blocks from before the program that are freed while it runs
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from replay.objects import ObjectProgram
+from replay.objects.running import run_program
+from replay.objects.twin import write_twin
+from replay.trace import Domain, Op
+from replay.verification.object_oracles import OBJECT_EVENT, record_objects
+from replay.verification.oracles import Oracle
+
+_CACHES_TO = (3, 10)
+_SCRIPT = """\
+from allocation_log import start, stop
+import gc
+gc.disable()
+def choices(seed):
+    for _ in range({choices}):
+        seed = (seed * 1664525 + 1013904223) & 0xFFFFFFFF
+        yield seed >> 24
+CHOICES = iter(bytes(choices({seed})))
+LETTER, BYTE = "x", b"x"
+{twin}
+gc.collect()
+start()
+main()
+stop()
+"""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ObjectAgreement:
+    """How a program in the model and in a real interpreter compare."""
+
+    program: str
+    interpreter: str
+    events: int
+    """Events of the real program that were compared."""
+    aside: int
+    """Events of the interpreter that were left out."""
+    different: int
+    """Number of positions at which the sequences differ."""
+    difference: str = ""
+    """The first difference."""
+
+
+def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its random choices."""
+    batches = list(run_program(program, release))
+    events, choices = np.concatenate([each for each, _ in batches]), batches[-1][1]
+    found = np.zeros(len(events), OBJECT_EVENT)
+    found["op"], found["domain"] = events["op"], events["domain"]
+    numbers: dict[int, tuple[int, int]] = {}
+    allocated = 0
+    for row, (op, _, block, size) in enumerate(events.tolist()):
+        if op in (Op.MALLOC, Op.CALLOC):
+            allocated += 1
+            numbers[block] = allocated, size
+        elif op == Op.REALLOC:
+            numbers[block] = numbers[block][0], size
+        found["block"][row], found["size"][row] = numbers[block]
+    return found, choices
+
+
+def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
+    """Runs a program in the model and in a real interpreter, and compares their events."""
+    release = release_of(oracle)
+    model, choices = simulate(program, release)
+    seed = program.program.seed & 0xFFFFFFFF
+    script = _SCRIPT.format(twin=write_twin(program.program), seed=seed, choices=choices)
+    recorded = record_objects(oracle, script)[0].events
+    real = _without_older_blocks(recorded)
+    if release <= _CACHES_TO:
+        real = _without_caches(real, model)
+    aside, shorter = len(recorded) - len(real), min(len(real), len(model))
+    unequal = np.flatnonzero(real[:shorter] != model[:shorter])
+    different = len(unequal) + max(len(real), len(model)) - shorter
+    first = int(unequal[0]) if len(unequal) else shorter
+    return ObjectAgreement(
+        program.name,
+        oracle.name,
+        len(real),
+        aside,
+        different,
+        f"event {first:,}: real {_told(real[first:])}; model {_told(model[first:])}" if different else "",
+    )
+
+
+def release_of(oracle: Oracle) -> tuple[int, int]:
+    """Returns the release of an interpreter, such as (3, 12)."""
+    major, minor = oracle.version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _without_older_blocks(events: np.ndarray) -> np.ndarray:
+    return events[(events["op"] != Op.FREE) | (events["block"] > 0)]
+
+
+def _without_caches(real: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """Returns the events without those of bytecode caches: callocs that the model does not have, and the next event."""
+    while True:
+        shorter = min(len(real), len(model))
+        unequal = np.flatnonzero(real[:shorter] != model[:shorter])
+        first = int(unequal[0]) if len(unequal) else shorter
+        pair = real[first : first + 2]
+        if len(pair) < 2 or not _is_cache(pair, real[first + 2 :]):
+            return real
+        real = np.delete(real, [first, first + 1])
+        blocks = real["block"]
+        real["block"] = blocks - sum((blocks > block).astype(blocks.dtype) for block in np.unique(pair["block"]))
+
+
+def _is_cache(pair: np.ndarray, later: np.ndarray) -> bool:
+    """Whether two events allocate the caches of a function: blocks that live on, or one that is freed at once."""
+    if not (pair["domain"] == Domain.MEM).all() or pair["op"][0] != Op.CALLOC:
+        return False
+    if pair["op"][1] == Op.FREE:
+        return bool(pair["block"][0] == pair["block"][1])
+    return bool(pair["op"][1] == Op.CALLOC and not np.isin(later["block"], pair["block"]).any())
+
+
+def _told(events: np.ndarray) -> str:
+    """Returns the first events as text, such as `obj malloc 56 #3`."""
+    if not len(events):
+        return "ends"
+    return ", ".join(
+        f"{Domain(domain).name.lower()} {Op(op).name.lower()} {size} #{block}"
+        for op, domain, size, block in events[:_SHOWN].tolist()
+    )
