@@ -139,7 +139,7 @@ class _Compiler:
             start, self._depth, self._deepest, self._deepest_3_8 = len(self._instructions), 0, 0, 0
             self._locals = {name: slot for slot, name in enumerate(parameters)}
             if len(self._locals) < len(parameters):
-                self._problems.append(Problem((*place[:-1], "parameters"), "a parameter has the name of another"))
+                self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
             self._block(body, place)
             self._emit(Do.NUMBER, -1)  # None
             self._emit(Do.RETURN)

@@ -19,6 +19,7 @@ from replay.objects.heap import (
     Kind,
 )
 from replay.objects.language import LARGEST
+from replay.objects.loop import run_machine
 from replay.objects.machine import (
     DEPTH_MAX,
     FRAME,
@@ -28,7 +29,6 @@ from replay.objects.machine import (
     NO_VALUE,
     STATE,
     Machine,
-    run_machine,
 )
 from replay.objects.rules import free_list_limits, rules_of
 from replay.support.errors import WorkloadError

@@ -53,7 +53,7 @@ def object_program_names() -> list[str]:
 
 def find_object_program(name: str) -> Path:
     """Returns the file of a bundled object program."""
-    return _find("object program", _files("workloads", "objects/*.yaml"), name, WorkloadError, "docs/objects.md")
+    return _find("object program", _files("workloads", "objects/*.yaml"), name, WorkloadError, "replay verify --objects")
 
 
 def find_program(name: str) -> Path:

@@ -1,0 +1,91 @@
+"""Calls: frames, local variables and arguments."""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.heap import MALLOC, OBJ, REALLOC, drop, emit, free_block, new_block, refer
+from replay.objects.machine import DEPTH_MAX, FRAMES_KEPT, TOO_DEEP, fail, pop, push
+
+
+@leaf
+def enter_frame(machine, function):
+    """Takes memory for the frame of a call: that of the function's last call, kept memory, or new memory."""
+    heap, state, called = machine.heap, machine.state[0], machine.functions[function]
+    frame, base = machine.frames[state.depth], heap.rules[0].frame_base
+    if base == 0:
+        return
+    need = called.locals + (called.stack_3_8 if heap.rules[0].list_classic else called.stack)
+    if called.block:
+        frame.block, frame.room = called.block, called.room
+        called.block = 0
+    elif state.frames_kept:
+        state.frames_kept -= 1
+        kept = machine.kept_frames[state.frames_kept]
+        frame.block, frame.room = kept.block, kept.room
+        if need > frame.room:
+            frame.room = need
+            emit(heap, REALLOC, OBJ, frame.block, base + 8 * need)
+    else:
+        frame.block, frame.room = new_block(heap, MALLOC, OBJ, base + 8 * need), need
+
+
+@leaf
+def leave_frame(machine, function):
+    """Keeps the memory of a frame for the function's next call, or for any call, or frees it."""
+    heap, state, called = machine.heap, machine.state[0], machine.functions[function]
+    frame = machine.frames[state.depth]
+    if heap.rules[0].frame_base == 0:
+        return
+    if called.block == 0:
+        called.block, called.room = frame.block, frame.room
+    elif state.frames_kept < FRAMES_KEPT:
+        kept = machine.kept_frames[state.frames_kept]
+        kept.block, kept.room = frame.block, frame.room
+        state.frames_kept += 1
+    else:
+        free_block(heap, OBJ, frame.block)
+
+
+@leaf
+def call(machine, function):
+    """Calls a function with the values on the stack as its first local variables."""
+    state, called = machine.state[0], machine.functions[function]
+    if state.depth == DEPTH_MAX:
+        return fail(machine, TOO_DEEP, np.int64(0), np.int64(DEPTH_MAX))
+    frame = machine.frames[state.depth]
+    frame.function, frame.at, frame.locals = state.function, state.at, state.locals
+    state.depth += 1
+    enter_frame(machine, function)
+    state.function, state.at, state.locals = function, called.start, state.top - called.parameters
+    for slot in range(called.parameters, called.locals):
+        machine.stack[state.locals + slot] = 0
+    state.top = state.locals + called.locals
+    if machine.heap.rules[0].keeps_arguments:
+        for slot in range(called.parameters):
+            refer(machine.heap, machine.stack[state.locals + slot])
+            push(machine, machine.stack[state.locals + slot])
+    return True
+
+
+@leaf
+def return_value(machine):
+    """Returns to the caller: the local variables die, then the arguments that the caller kept."""
+    heap, state = machine.heap, machine.state[0]
+    result, called = pop(machine), machine.functions[state.function]
+    if heap.rules[0].keeps_arguments:
+        for slot in range(called.parameters):
+            drop(heap, np.int64(machine.stack[state.locals + called.locals + slot]))
+    for index in range(called.locals):
+        slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
+        if machine.stack[state.locals + slot]:
+            drop(heap, np.int64(machine.stack[state.locals + slot]))
+    state.top = state.locals
+    leave_frame(machine, state.function)
+    if state.depth == 0:
+        drop(heap, result)
+        return False
+    state.depth -= 1
+    frame = machine.frames[state.depth]
+    state.function, state.at, state.locals = frame.function, frame.at, frame.locals
+    push(machine, result)
+    return True

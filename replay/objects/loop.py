@@ -1,0 +1,218 @@
+"""The loop of the machine: one step after the other.
+
+A step runs one instruction, or drops one reference that is left to drop. Before each step there is room for all that it
+can add to the tables; where there is not, the machine stops with FULL, and continues with larger ones.
+"""
+
+import numpy as np
+
+from replay.jit.arrays import DONE, FULL
+from replay.jit.compiling import entry, leaf
+from replay.objects.calls import call, enter_frame, return_value
+from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
+from replay.objects.heap import (
+    BYTES,
+    EVENTS_A_STEP,
+    FLOAT,
+    INSTANCE,
+    INT,
+    LIST,
+    PLACE,
+    SEQUENCE_ITERATOR,
+    TEXT,
+    TUPLE,
+    drop,
+    drop_leaf,
+    drop_next,
+    give_items,
+    new_object,
+    new_record,
+    refer,
+)
+from replay.objects.machine import (
+    APPEND,
+    ATTRIBUTE,
+    CALL,
+    CHOOSE,
+    CLEAR,
+    CONSTANTS,
+    DELETE,
+    DISCARD,
+    FAILED,
+    HALF,
+    ITEM,
+    JUMP,
+    LENGTH,
+    LETTERS,
+    LIST_OF_CONSTANTS,
+    LOAD,
+    MAKE_BYTES,
+    MAKE_LIST,
+    MAKE_RANGE,
+    MAKE_TUPLE,
+    NEW,
+    NEXT,
+    NOT_INT,
+    NOT_SEQUENCE,
+    POP_LAST,
+    PRODUCT,
+    RETURN,
+    SET_ATTRIBUTE,
+    SET_ITEM,
+    STORE,
+    SUM,
+    UNBOUND,
+    fail,
+    pop,
+    push,
+)
+from replay.objects.values import compute, digits_of, new_int, new_range, next_item, repeat_text
+
+
+@leaf
+def _constant(machine, at):
+    number = np.int64(machine.constants[at])
+    refer(machine.heap, number)
+    push(machine, number)
+    return True
+
+
+@leaf
+def _choose(machine, steps, other):
+    """Jumps unless the next random byte is below `steps`."""
+    state = machine.state[0]
+    state.random = (state.random * 1664525 + 1013904223) & 0xFFFFFFFF  # a linear congruential generator
+    state.choices += 1
+    if state.random >> 24 >= steps:
+        state.at = other
+    return True
+
+
+@leaf
+def _do(machine):
+    """Runs the next instruction; returns False at the end of the program, and for a mistake."""
+    heap, state = machine.heap, machine.state[0]
+    at = state.at
+    instruction = machine.instructions[at]
+    op, argument = instruction.op, instruction.argument
+    state.at += 1
+    if op == LOAD:
+        number = np.int64(machine.stack[state.locals + argument])
+        if number == 0:
+            return fail(machine, UNBOUND, argument, np.int64(0))
+        refer(heap, number)
+        push(machine, number)
+        return True
+    if op in (STORE, DELETE):
+        old = np.int64(machine.stack[state.locals + argument])
+        machine.stack[state.locals + argument] = pop(machine) if op == STORE else np.int64(0)
+        if old:
+            drop(heap, old)
+        elif op == DELETE:
+            return fail(machine, UNBOUND, argument, np.int64(0))
+        return True
+    if op <= CONSTANTS:
+        return _constant(machine, at)
+    if op in (ATTRIBUTE, SET_ATTRIBUTE):
+        return attribute(machine, argument, op == SET_ATTRIBUTE)
+    if op == NEXT:
+        return next_item(machine, instruction.other)
+    if op == JUMP:
+        state.at = instruction.other
+        return True
+    if op in (SUM, PRODUCT):
+        return compute(machine, op)
+    if op == CALL:
+        return call(machine, argument)
+    if op == RETURN:
+        return return_value(machine)
+    if op == DISCARD:
+        drop(heap, pop(machine))
+        return True
+    if op in (APPEND, POP_LAST, CLEAR):
+        return change_list(machine, op)
+    if op in (ITEM, SET_ITEM):
+        return item(machine, op == SET_ITEM)
+    if op == NEW:
+        slots = machine.classes[argument]
+        number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
+        heap.objects[number].owner = argument
+        give_items(heap, number, slots)
+        push(machine, number)
+        return True
+    if op == MAKE_TUPLE:
+        return make_container(machine, TUPLE, argument)
+    if op == MAKE_LIST:
+        return make_container(machine, LIST, argument)
+    if op == LETTERS:
+        return repeat_text(machine, TEXT, heap.rules[0].text_header)
+    if op == MAKE_BYTES:
+        return repeat_text(machine, BYTES, np.int64(33))
+    if op == CHOOSE:
+        return _choose(machine, argument, instruction.other)
+    if op == LIST_OF_CONSTANTS:
+        return list_of_constants(machine, argument)
+    if op == MAKE_RANGE:
+        return new_range(machine, argument)
+    return _rare(machine, op)
+
+
+@leaf
+def _rare(machine, op):
+    """Runs one of the instructions that are left: HALF, LENGTH, ITERATE."""
+    heap, number = machine.heap, pop(machine)
+    entry = heap.objects[number]
+    if op == HALF:
+        if entry.kind != INT:
+            return fail(machine, NOT_INT, np.int64(0), np.int64(0))
+        push(machine, new_object(heap, FLOAT, np.int64(24), np.int64(0)))
+        drop_leaf(heap, number)
+        return True
+    if entry.kind not in (LIST, TUPLE):
+        return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
+    if op == LENGTH:
+        push(machine, new_int(machine, entry.length, digits_of(entry.length)))
+        drop(heap, number)
+        return True
+    if heap.rules[0].sequence_iterators:
+        iterator = new_object(heap, SEQUENCE_ITERATOR, np.int64(48), np.int64(0))
+    else:
+        iterator = new_record(heap, PLACE, np.int64(0))
+    heap.objects[iterator].owner = number
+    push(machine, iterator)
+    return True
+
+
+@leaf
+def _has_room(machine):
+    """Whether the tables have room for one more step."""
+    heap, state = machine.heap, machine.state[0]
+    counts = heap.counts[0]
+    return (
+        counts.events + EVENTS_A_STEP <= heap.events.shape[0]
+        and counts.objects + EVENTS_A_STEP <= heap.objects.shape[0]
+        and counts.items + state.need + (4 << counts.largest) <= heap.items.shape[0]
+        and counts.dying + state.need <= heap.dying.shape[0]
+        and counts.free_blocks + EVENTS_A_STEP <= heap.free_blocks.shape[0]
+        and state.top + state.need <= machine.stack.shape[0]
+    )
+
+
+@entry
+def run_machine(machine):
+    """Runs the program until it ends (DONE), a table needs more room (FULL), or it makes a mistake (FAILED)."""
+    heap, state = machine.heap, machine.state[0]
+    counts = heap.counts[0]
+    if state.function < 0:
+        state.function = machine.functions.shape[0] - 1
+        enter_frame(machine, state.function)
+    while _has_room(machine):
+        if counts.dying:
+            drop_next(heap)
+        elif state.is_over:
+            return DONE
+        elif not _do(machine):
+            if state.mistake:
+                return FAILED
+            state.is_over = 1
+    return FULL

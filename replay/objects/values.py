@@ -1,0 +1,115 @@
+"""Instructions that create numbers and texts, and the loops over ranges and sequences."""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.heap import DIGIT_BITS, INT, RANGE, RANGE_ITERATOR, TEXT, TUPLE, drop, drop_leaf, new_object, refer
+from replay.objects.language import LARGEST
+from replay.objects.machine import NOT_INT, SUM, TOO_LARGE, fail, pop, push
+
+
+@leaf
+def digits_of(value):
+    return np.int64(1) if value < 1 << DIGIT_BITS else np.int64(2)
+
+
+@leaf
+def new_int(machine, value, digits):
+    """Returns an integer in memory for so many digits, or the small integer of this value."""
+    rules = machine.heap.rules[0]
+    if value < rules.small_ints:
+        refer(machine.heap, machine.ints[value])
+        return np.int64(machine.ints[value])
+    size = 24 + 4 * digits
+    return new_object(machine.heap, INT, max(size, rules.int_least), value)
+
+
+@leaf
+def new_range(machine, stop):
+    """Pushes an iterator over range(stop)."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    arguments = np.int64(0)
+    if rules.range_arguments:
+        arguments = new_object(heap, TUPLE, np.int64(48), np.int64(1))
+    length = new_int(machine, stop, digits_of(stop))
+    if rules.range_lengths and stop:  # stop - start; minus 1; divided by step; plus 1, the length
+        less = new_int(machine, stop - 1, digits_of(stop - 1))
+        quotient, difference = new_int(machine, stop - 1, digits_of(stop - 1)), length
+        length = new_int(machine, stop, digits_of(stop))
+        drop_leaf(heap, quotient)
+        drop_leaf(heap, less)
+        drop_leaf(heap, difference)
+    made = new_object(heap, RANGE, np.int64(48), stop)
+    heap.objects[made].owner = length
+    if rules.range_arguments:
+        drop_leaf(heap, arguments)
+    iterator = new_object(heap, RANGE_ITERATOR, rules.range_iterator_bytes, np.int64(0))
+    heap.objects[iterator].capacity = stop
+    push(machine, iterator)
+    drop(heap, made)
+    return True
+
+
+@leaf
+def next_item(machine, target):
+    """Pushes the next item of the iterator on the stack; at its end, drops it and jumps."""
+    heap, state = machine.heap, machine.state[0]
+    iterator = np.int64(machine.stack[state.top - 1])
+    entry = heap.objects[iterator]
+    if entry.kind == RANGE_ITERATOR:
+        if entry.length < entry.capacity:
+            entry.length += 1
+            push(machine, new_int(machine, entry.length - 1, digits_of(entry.length - 1)))
+            return True
+    elif entry.length < heap.objects[entry.owner].length:
+        item = np.int64(heap.items[heap.objects[entry.owner].first + entry.length])
+        entry.length += 1
+        refer(heap, item)
+        push(machine, item)
+        return True
+    state.top -= 1
+    state.at = target
+    drop(heap, iterator)
+    return True
+
+
+@leaf
+def compute(machine, op):
+    """Replaces two integers by their sum or product."""
+    heap = machine.heap
+    right, left = pop(machine), pop(machine)
+    first, second = heap.objects[left], heap.objects[right]
+    if first.kind != INT or second.kind != INT:
+        return fail(machine, NOT_INT, np.int64(0), np.int64(0))
+    a, b = first.length, second.length
+    is_short = digits_of(a) == 1 and digits_of(b) == 1
+    if op == SUM:
+        value = a + b
+        digits = digits_of(value) if is_short else np.int64(3)
+    else:
+        if a and b > LARGEST // a:
+            return fail(machine, TOO_LARGE, np.int64(0), np.int64(0))
+        value = a * b
+        digits = digits_of(value) if is_short else digits_of(a) + digits_of(b)
+    if value > LARGEST:
+        return fail(machine, TOO_LARGE, np.int64(0), np.int64(0))
+    push(machine, new_int(machine, value, digits))
+    drop_leaf(heap, left)
+    drop_leaf(heap, right)
+    return True
+
+
+@leaf
+def repeat_text(machine, kind, header):
+    """Replaces a length by a new text or bytes."""
+    heap, number = machine.heap, pop(machine)
+    entry = heap.objects[number]
+    if entry.kind != INT:
+        return fail(machine, NOT_INT, np.int64(0), np.int64(0))
+    length = entry.length
+    if length == 1 or (length == 0 and kind == TEXT):  # these exist once
+        push(machine, machine.ints[0])
+    else:
+        push(machine, new_object(heap, kind, header + length, length))
+    drop_leaf(heap, number)
+    return True

@@ -1,0 +1,162 @@
+"""Random object programs without mistakes: names are bound before they are used, indexes are below lengths."""
+
+import random
+from typing import Any
+
+from replay.objects import ObjectProgram
+from replay.objects.code import compile_program
+from replay.objects.language import Program
+
+_NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
+_LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
+Names = dict[str, str]
+"""The kind of value of each bound name: int, tuple, list, the name of a class, or any."""
+
+
+def object_program(document: dict[str, Any]) -> ObjectProgram:
+    """Returns the program of a document that is not in a file."""
+    program = Program.model_validate({"kind": "objects", **document})
+    code, problems = compile_program(program)
+    assert code is not None, problems
+    return ObjectProgram("program", program, code, lambda place, what: f"{'.'.join(map(str, place))}: {what}")
+
+
+def random_program(seed: int) -> ObjectProgram:
+    """Returns the random program of a seed."""
+    return object_program(_Author(seed).document())
+
+
+class _Author:
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._names = self._depth = 0
+        self._classes = {
+            f"K{index}": {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
+            for index in range(self._random.randint(1, 3))
+        }
+        self._parameters: dict[str, int] = {}
+
+    def document(self) -> dict[str, Any]:
+        functions = {}
+        for index in range(self._random.randint(0, 4)):
+            parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
+            names = dict.fromkeys(parameters, "any")
+            body = self._block(names, self._random.randint(1, 5))
+            if self._random.random() < 0.7:
+                body.append({"return": self._value(names, 2)})
+            functions[f"f{index}"] = {"parameters": parameters, "do": body}
+            self._parameters[f"f{index}"] = len(parameters)
+        main = self._block({}, self._random.randint(3, 10))
+        return {"seed": 7, "classes": self._classes, "functions": functions, "main": main}
+
+    def _new_name(self) -> str:
+        self._names += 1
+        return f"x{self._names}"
+
+    def _pick(self, names: Names, *kinds: str) -> str | None:
+        found = [name for name, kind in names.items() if not kinds or kind in kinds]
+        return self._random.choice(found) if found else None
+
+    # Expressions
+
+    def _number(self, names: Names, depth: int) -> Any:
+        chance, name = self._random.random(), self._pick(names, "int")
+        if depth <= 0 or chance < 0.25:
+            return self._random.choice(_NUMBERS)
+        if name and chance < 0.6:
+            return name
+        if chance < 0.85:
+            return {"sum": [self._number(names, depth - 1), self._number(names, depth - 1)]}
+        sequence = self._pick(names, "list", "tuple")
+        if sequence and chance < 0.93:
+            return {"length": sequence}
+        return {"product": [self._random.choice([0, 1, 3, 200]), self._number(names, 0)]}
+
+    def _value(self, names: Names, depth: int) -> Any:
+        chance, name = self._random.random(), self._pick(names)
+        if name and chance < 0.3:
+            return name
+        if depth <= 0 or chance < 0.38:
+            return self._number(names, 1)
+        if chance < 0.42:
+            return {"text": "abc"[: self._random.randint(0, 3)]}
+        if chance < 0.53:
+            return {self._random.choice(["letters", "bytes"]): self._random.choice(_LENGTHS)}
+        if chance < 0.6:
+            return {"half": self._number(names, 2)}
+        if chance < 0.8:
+            length = self._random.choice([0, 1, 2, 3, 5, 19, 20, 21] if self._random.random() < 0.2 else [0, 1, 2, 3])
+            items = [self._value(names, depth - 1) for _ in range(length)]
+            return {self._random.choice(["tuple", "list"]): items}
+        if chance < 0.9 or not self._parameters:
+            return {"new": self._random.choice([*self._classes])}
+        return self._call(names, depth)
+
+    def _call(self, names: Names, depth: int) -> Any:
+        function = self._random.choice([*self._parameters])
+        arguments = [self._value(names, depth - 1) for _ in range(self._parameters[function])]
+        return {"call": function, "with": arguments}
+
+    def _kind(self, value: Any, names: Names) -> str:
+        if isinstance(value, int):
+            return "int"
+        if isinstance(value, str):
+            return names.get(value, "any")
+        key = next(iter(value))
+        known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
+        return value["new"] if key == "new" else known.get(key, "any")
+
+    # Statements
+
+    def _block(self, names: Names, length: int) -> list[Any]:
+        """Returns statements, and adds what they bind to `names`."""
+        statements: list[Any] = []
+        own: list[str] = []
+        for _ in range(length):
+            statements += self._statement(names, own)
+        return statements or [{"bind": {"z": 0}}]
+
+    def _statement(self, names: Names, own: list[str]) -> list[Any]:
+        chance = self._random.random()
+        if chance < 0.4 or not names:
+            return [self._bind(names, own, self._value(names, 3))]
+        if chance < 0.5 and (name := self._pick(names, "list")):
+            statements: list[Any] = [{"append": self._value(names, 2), "to": name}]
+            if self._random.random() < 0.3:
+                statements.append({"pop": name})
+            if self._random.random() < 0.1:
+                statements.append({"clear": name})
+            return statements
+        if 0.5 <= chance < 0.6 and (name := self._pick(names, *self._classes)):
+            place = f"{name}.{self._random.choice(self._classes[names[name]]['slots'])}"
+            return [{"set": {place: self._value(names, 2)}}, self._bind(names, own, place)]
+        if 0.6 <= chance < 0.68 and own and self._depth == 0:
+            name = own.pop(self._random.randrange(len(own)))
+            del names[name]
+            return [{"drop": [name]}]
+        if 0.68 <= chance < 0.86 and self._depth < 3:
+            return self._loop(names)
+        if 0.86 <= chance < 0.94:
+            first, second = self._inner(names, 3), self._inner(names, 2)
+            return [{"choose": self._random.random(), "do": first, "otherwise": second}]
+        return [self._call(names, 1)] if self._parameters else []
+
+    def _bind(self, names: Names, own: list[str], value: Any) -> Any:
+        name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()
+        names[name] = self._kind(value, names)
+        if name not in own:
+            own.append(name)
+        return {"bind": {name: value}}
+
+    def _inner(self, names: Names, longest: int, **more: str) -> list[Any]:
+        self._depth += 1
+        block = self._block({**names, **more}, self._random.randint(1, longest))
+        self._depth -= 1
+        return block
+
+    def _loop(self, names: Names) -> list[Any]:
+        name, sequence = self._new_name(), self._pick(names, "tuple")
+        if sequence and self._random.random() < 0.3:
+            return [{"each": sequence, "as": name, "do": self._inner(names, 3, **{name: "any"})}]
+        times = self._random.choice([0, 1, 2, 5, 20, 300] if self._depth == 0 else [0, 1, 3])
+        return [{"repeat": times, "as": name, "do": self._inner(names, 4, **{name: "int"})}]

@@ -1,0 +1,356 @@
+"""Object programs: their language, their mistakes, and the memory they request."""
+
+import json
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from object_programs import object_program, random_program
+
+from replay.jit.arrays import DONE
+from replay.objects import load_objects
+from replay.objects.code import compile_program
+from replay.objects.heap import IMMORTAL, KINDS, Kind
+from replay.objects.language import Program
+from replay.objects.loop import run_machine
+from replay.objects.machine import FRAMES_KEPT
+from replay.objects.rules import RELEASES, free_list_limits
+from replay.objects.running import new_machine, run_program
+from replay.objects.twin import write_twin
+from replay.support.bundled_files import find_object_program, object_program_names
+from replay.support.errors import WorkloadError
+from replay.trace import Domain, Op
+from replay.verification.object_oracles import find_object_oracles
+from replay.verification.objects import simulate, verify_objects
+
+INTERPRETERS = find_object_oracles()
+MALLOC, CALLOC, REALLOC, FREE = Op.MALLOC, Op.CALLOC, Op.REALLOC, Op.FREE
+MEM, OBJ = Domain.MEM, Domain.OBJ
+NODE = {"Node": {"slots": ["value", "next"]}}
+
+
+def events(release, *main, functions=None, classes=NODE):
+    """The events of a program as (op, domain, size, block)."""
+    program = object_program({"classes": classes, "functions": functions or {}, "main": list(main)})
+    found, _ = simulate(program, release)
+    return [(Op(op), Domain(domain), size, block) for op, domain, size, block in found.tolist()]
+
+
+# Sequences computed by hand
+
+
+@pytest.mark.parametrize(("release", "capacities"), [((3, 8), (4, 8, 16)), ((3, 9), (4, 8, 16)), ((3, 15), (4, 8, 16))])
+def test_a_list_grows_by_more_than_one_item(release, capacities):
+    grow = {"repeat": 9, "as": "i", "do": [{"append": "i", "to": "xs"}]}
+    found = events(release, {"bind": {"xs": {"list": []}}}, grow)
+    vectors = [(op, size) for op, domain, size, _ in found if domain == MEM and op != FREE]
+    assert vectors == [(MALLOC, 8 * capacities[0]), *((REALLOC, 8 * capacity) for capacity in capacities[1:])]
+
+
+def test_items_of_a_list_die_before_its_memory_and_the_last_one_first():
+    first, second = {"letters": 10}, {"letters": 20}
+    assert events((3, 12), {"bind": {"xs": {"list": [first, second]}}}) == [
+        (MALLOC, OBJ, 51, 1),
+        (MALLOC, OBJ, 61, 2),
+        (MALLOC, OBJ, 56, 3),
+        (CALLOC, MEM, 16, 4),
+        (FREE, OBJ, 61, 2),
+        (FREE, OBJ, 51, 1),
+        (FREE, MEM, 16, 4),
+    ]
+
+
+def test_slots_of_an_instance_die_in_the_order_of_their_names():
+    setting = {"set": {"node.value": {"letters": 10}, "node.next": {"letters": 20}}}
+    found = events((3, 12), {"bind": {"node": {"new": "Node"}}}, setting)
+    assert found == [
+        (MALLOC, OBJ, 48, 1),
+        (MALLOC, OBJ, 51, 2),
+        (MALLOC, OBJ, 61, 3),
+        (FREE, OBJ, 61, 3),
+        (FREE, OBJ, 51, 2),
+        (FREE, OBJ, 48, 1),
+    ]
+
+
+def test_a_tuple_takes_the_memory_of_a_dead_one_of_the_same_length():
+    pair = {"tuple": [{"half": "n"}, 1]}
+    statements = [{"bind": {"n": 2}}, {"bind": {"x": pair}}, {"drop": ["x"]}, {"bind": {"y": pair}}, {"drop": ["y"]}]
+    assert events((3, 12), *statements) == [(MALLOC, OBJ, 24, 1), (MALLOC, OBJ, 56, 2)]
+
+
+@pytest.mark.parametrize(("release", "first_freed"), [((3, 13), 51), ((3, 14), 61)])
+def test_local_variables_die_from_the_first_on_up_to_3_13_and_from_the_last_on_since(release, first_freed):
+    found = events(release, {"bind": {"a": {"letters": 10}, "b": {"letters": 20}}})
+    assert next(size for op, _, size, _ in found if op == FREE) == first_freed
+
+
+@pytest.mark.parametrize(("release", "lasts"), [((3, 10), True), ((3, 11), False)])
+def test_up_to_3_10_the_caller_keeps_arguments_that_the_function_drops(release, lasts):
+    function = {"parameters": ["a"], "do": [{"drop": ["a"]}, {"bind": {"b": {"letters": 100}}}]}
+    header = 49 if release < (3, 12) else 41
+    found = events(release, {"call": "f", "with": [{"letters": 10}]}, functions={"f": function})
+    order = [(op, size) for op, domain, size, _ in found if size in (header + 10, header + 100)]
+    freed, made = order.index((FREE, header + 10)), order.index((MALLOC, header + 100))
+    assert (freed > made) is lasts
+
+
+@pytest.mark.parametrize(("release", "bytes_"), [((3, 8), 368), ((3, 9), 368), ((3, 10), 360)])
+def test_up_to_3_10_a_call_allocates_a_frame_and_the_function_keeps_it(release, bytes_):
+    # one local variable and a stack of one value in f; none and two values (function, argument) in main
+    function = {"parameters": ["a"], "do": [{"return": "a"}]}
+    call = {"call": "f", "with": [0]}
+    frames = [(MALLOC, OBJ, 16 + bytes_ + 8 * 2, 1), (MALLOC, OBJ, 16 + bytes_ + 8 * 2, 2)]
+    assert events(release, call, call, functions={"f": function}) == frames
+
+
+@pytest.mark.parametrize(("release", "largest"), [((3, 14), 256), ((3, 15), 1024)])
+def test_small_integers_exist_once(release, largest):
+    grow = [{"bind": {"n": largest - 1}}, {"bind": {"a": {"sum": ["n", 1]}}}, {"bind": {"b": {"sum": ["n", 2]}}}]
+    assert events(release, *grow) == [(MALLOC, OBJ, 32, 1)]  # kept for the next integer
+
+
+def test_an_integer_of_two_digits_is_added_in_memory_for_three():
+    found = events((3, 12), {"bind": {"n": 1 << 30}}, {"bind": {"x": {"sum": ["n", 1]}}})
+    assert found == [(MALLOC, OBJ, 36, 1), (FREE, OBJ, 36, 1)]
+
+
+def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
+    statements = [{"bind": {"xs": {"list": [{"letters": 10}]}}}, {"clear": "xs"}, {"bind": {"y": {"letters": 30}}}]
+    found = events((3, 12), *statements)
+    assert [(op, size) for op, _, size, _ in found][3:] == [(FREE, 51), (FREE, 8), (MALLOC, 71), (FREE, 71)]
+
+
+# The language
+
+
+def test_a_twin_is_the_same_program_in_python():
+    choice = {"choose": 0.25, "do": [{"drop": ["x"]}], "otherwise": [{"pop": "n"}]}
+    program = object_program(
+        {
+            "classes": NODE,
+            "functions": {"push": {"parameters": ["head"], "do": [{"return": {"tuple": ["head", 1]}}]}},
+            "main": [
+                {"bind": {"n": {"product": [{"sum": [1, 2]}, 3]}, "x": {"call": "push", "with": [{"letters": 5}]}}},
+                {"repeat": 2, "as": "i", "do": [choice]},
+                {"each": "x", "as": "y", "do": [{"store": {"half": "y"}, "into": "n", "at": {"length": "x"}}]},
+            ],
+        }
+    )
+    assert write_twin(program.program) == textwrap.dedent(
+        """\
+        def push(head):
+            return (head, 1, )
+        def main():
+            n = (1 + 2) * 3
+            x = push(LETTER * 5)
+            for i in range(2):
+                if next(CHOICES) < 64:
+                    del x
+                else:
+                    n.pop()
+            for y in x:
+                n[len(x)] = y * 0.5
+        class Node:
+            __slots__ = ('value', 'next')
+        """
+    )
+
+
+PROGRAM = """\
+kind: objects
+classes:
+  Node: {slots: [value, next]}
+functions:
+  push:
+    parameters: [head]
+    do:
+      - bind: {node: {new: Node}}
+      - set: {node.next: head}
+      - return: node
+main:
+  - bind: {xs: {list: [1]}, n: 5}
+  - repeat: 3
+    as: i
+    do:
+      - append: {call: push, with: [i]}
+        to: xs
+  - drop: [n]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("append:", "apend:", "16: main.1.do.0: unknown statement 'apend'; did you mean 'append'?"),
+        ("{new:", "{knew:", "8: functions.push.do.0.bind.node: unknown expression 'knew'; did you mean 'new'?"),
+        ("to: xs", "too: xs", "17: main.1.do.0.too: unknown key; did you mean 'to'?"),
+        ("slots:", "slot:", "3: classes.Node.slot: unknown key; did you mean 'slots'?"),
+        ("with: [i]", "wth: [i]", "16: main.1.do.0.append.wth: unknown key; did you mean 'with'?"),
+        ("repeat: 3", "repeat: -3", "13: main.1.repeat: -3 should be greater than or equal to 0"),
+        ("n: 5", "n: 5.5", "12: main.0.bind.n: 5.5 is not an expression; write a whole number, a name or a mapping"),
+        ("  - drop: [n]", "  - 7", "18: main.2: 7 is not a statement; write a mapping such as `drop: [x]`"),
+        ("new: Node", "new: Nod", "8: functions.push.do.0: unknown class 'Nod'; did you mean 'Node'?"),
+        ("call: push", "call: pull", "16: main.1.do.0: unknown function 'pull'; known here: push"),
+        ("with: [i]", "with: [i, i]", "16: main.1.do.0: push has 1 parameters, and is called with 2"),
+        ("to: xs", "to: ys", "16: main.1.do.0: 'ys' is not bound here; known here: xs, n, i"),
+        ("node.next", "node.nxt", "9: functions.push.do.1: no class has the attribute 'nxt'; did you mean 'next'?"),
+        ("drop: [n]", "drop: [n, n]", "18: main.2: the variable 'n' is not bound"),
+        ("to: xs", "to: n", "16: main.1.do.0: expected a list"),
+        ("return: node", "return: node.value", "10: functions.push.do.2: the attribute 'value' has no value yet"),
+        ("return: node", "return: {item: head, at: 0}", "10: functions.push.do.2: expected a list or tuple"),
+        ("drop: [n]", "bind: {m: {item: xs, at: 4}}", "18: main.2: the index 4 is not below the length, 4"),
+        ("drop: [n]", "bind: {m: {sum: [xs, 1]}}", "18: main.2: expected an integer"),
+        ("[1]}, n: 5", f"[1]}}, n: {(1 << 60) - 1}", None),
+        (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_file_line_and_key(tmp_path, old, new, message):
+    path = tmp_path / "program.yaml"
+    path.write_text(PROGRAM.replace(old, new), encoding="utf-8")
+    if message is None:
+        simulate(load_objects(path), (3, 12))
+        return
+    with pytest.raises(WorkloadError) as error:
+        simulate(load_objects(path), (3, 12))
+    assert str(error.value) == f"{path}:{message}"
+
+
+def test_two_parameters_of_the_same_name_are_a_mistake():
+    function = {"parameters": ["a", "a"], "do": [{"return": "a"}]}
+    program = Program.model_validate({"kind": "objects", "functions": {"f": function}, "main": [{"bind": {"x": 0}}]})
+    assert compile_program(program) == (None, [(("functions", "f", "parameters"), "two have the same name")])
+
+
+@pytest.mark.parametrize("operation", ["sum", "product"])
+def test_an_integer_that_is_too_large_is_a_mistake(operation):
+    largest = (1 << 60) - 1
+    with pytest.raises(WorkloadError, match=f"main.1: the integer exceeds the largest one, {largest}"):
+        events((3, 12), {"bind": {"n": largest}}, {"bind": {"x": {operation: ["n", 2]}}})
+
+
+# Invariants
+
+
+def kept_blocks(machine):
+    """The blocks that live at the end of a program: those in free lists, and frames that wait for calls."""
+    heap, state = machine.heap, machine.state[0]
+    kept = [heap.kept[which, : heap.kept_counts[which]] for which in range(len(heap.kept))]
+    frames = [*machine.functions["block"], *machine.kept_frames["block"][: state.frames_kept]]
+    return sorted(block for block in [*np.concatenate(kept), *frames] if block)
+
+
+def references(machine):
+    """The number of references that remain, and of those that the remaining objects have to each other."""
+    heap = machine.heap
+    objects = heap.objects[: heap.counts[0].objects]
+    live = np.flatnonzero((objects["kind"] > 0) & (objects["refs"] < IMMORTAL // 2))
+    found = np.zeros(len(objects), np.int64)
+    for entry in objects[live]:
+        np.add.at(found, heap.items[entry["first"] : entry["first"] + entry["length"]] if entry["first"] else [], 1)
+        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.PLACE):
+            found[entry["owner"]] += 1
+    return objects["refs"][live].tolist(), found[live].tolist()
+
+
+@given(st.integers(0, 10_000), st.sampled_from(RELEASES))
+def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(seed, release):
+    program = random_program(seed)
+    live = {}
+    for batch, _ in run_program(program, release):
+        for op, domain, block, size in batch.tolist():
+            if op in (Op.MALLOC, Op.CALLOC):
+                assert block not in live
+                live[block] = domain, size
+            elif op == Op.REALLOC:
+                assert live[block][0] == domain
+            else:
+                assert live.pop(block)[0] == domain
+    machine = new_machine(program.code, release, program.program.seed)
+    if run_machine(machine) == DONE:  # in one call: no table was replaced
+        counted, found = references(machine)
+        assert counted == found
+        if not counted:
+            assert sorted(live) == kept_blocks(machine)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_compiled_and_plain_code_request_the_same_memory(seed):
+    program = random_program(seed)
+    compiled, plain = (new_machine(program.code, (3, 11), 7) for _ in range(2))
+    status = run_machine(compiled)
+    if status != DONE:
+        pytest.skip("takes more than one call of the machine, too long in plain Python")
+    run_machine.py_func(plain)
+    count = compiled.heap.counts[0].events
+    assert (compiled.heap.events[:count] == plain.heap.events[:count]).all()
+    assert plain.heap.counts[0].events == count
+
+
+def test_free_lists_never_hold_more_than_their_limits():
+    limits = free_list_limits((3, 14))
+    assert limits[Kind.FLOAT] == 100
+    assert limits[KINDS + 3] == 2000
+    assert FRAMES_KEPT == 200
+    many = {"repeat": 150, "as": "i", "do": [{"append": {"half": "i"}, "to": "xs"}]}
+    found = events((3, 14), {"bind": {"xs": {"list": []}}}, many, {"clear": "xs"})
+    assert [size for op, _, size, _ in found if op == FREE].count(24) == 50
+
+
+# Real interpreters
+
+system = pytest.mark.system
+with_interpreters = pytest.mark.skipif(
+    not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`"
+)
+each_interpreter = pytest.mark.parametrize("version", INTERPRETERS)
+
+
+@system
+@with_interpreters
+@each_interpreter
+def test_bundled_programs_request_the_memory_that_real_interpreters_request(version):
+    for name in object_program_names():
+        agreement = verify_objects(load_objects(find_object_program(name)), INTERPRETERS[version])
+        assert agreement.difference == ""
+        assert agreement.aside < 0.01 * agreement.events
+
+
+@system
+@with_interpreters
+@each_interpreter
+def test_random_programs_request_the_memory_that_real_interpreters_request(version):
+    for seed in range(40):
+        agreement = verify_objects(random_program(seed), INTERPRETERS[version])
+        assert agreement.difference == "", f"seed {seed}"
+
+
+@system
+@with_interpreters
+def test_the_command_prints_what_was_compared(replay, tmp_path):
+    version = [*INTERPRETERS][-1]
+    code, out, _ = replay("verify", "--objects", "records", "-a", version, "--json")
+    (result,) = json.loads(out)
+    assert code == 0
+    assert {key: result[key] for key in ("program", "interpreter", "different")} == {
+        "program": "records",
+        "interpreter": f"cpython-{version}",
+        "different": 0,
+    }
+    assert result["events"] > 20_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text-bufers"], "text-bufers: no bundled object program has this name; did you mean 'text-buffers'?"),
+        (["--libc"], "--objects cannot be combined with --libc, --sweep or --list"),
+        (["-a", "2.7.0"], "no real allocator is available for '2.7.0': see `replay verify --list`"),
+    ],
+)  # fmt: skip
+def test_a_wrong_choice_is_refused_in_one_sentence(replay, arguments, message):
+    code, _, err = replay("verify", "--objects", *arguments)
+    assert code == 2
+    assert message in err
