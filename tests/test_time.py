@@ -241,8 +241,8 @@ def test_no_result_depends_on_snapshots_and_these_see_what_is_due(purger, histor
     for mine, expected in ((looked_at.samples, whole.samples), (looked_at.at_peak, whole.at_peak)):
         assert counters(mine) == counters(expected)
     for snapshot in taken:
-        names = list(snapshot.counters.dtype.names)
-        assert snapshot.counters[names].tolist() == [seen[snapshot.time_ns][names].tolist()]
+        names = snapshot.counters.dtype.names
+        assert [int(snapshot.counters[name]) for name in names] == [int(seen[snapshot.time_ns][name]) for name in names]
 
 
 def test_a_mark_is_after_all_wakes_up_to_its_time(purger):
