@@ -55,11 +55,11 @@ COMMANDS = {
     ),
     "workloads": (
         "workloads:workloads",
-        "List the bundled workloads: YAML descriptions and recordings.",
+        "List the bundled workloads: YAML descriptions, object programs and recordings.",
     ),
     "schema": (
         "schema:schema",
-        "Print the JSON Schema of a workload, a configuration or a sweep.",
+        "Print the JSON Schema of a workload, a configuration, a sweep or an object program.",
     ),
 }
 """By command: module and function (or Typer app), and the first line of the help."""

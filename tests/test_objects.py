@@ -19,7 +19,7 @@ from replay.objects.machine import FRAMES_KEPT
 from replay.objects.rules import RELEASES, free_list_limits
 from replay.objects.running import new_machine, run_program
 from replay.objects.twin import write_twin
-from replay.support.bundled_files import find_object_program, object_program_names
+from replay.support.bundled_files import find_workload, object_program_names
 from replay.support.errors import WorkloadError
 from replay.trace import Domain, Op
 from replay.verification.object_oracles import find_object_oracles
@@ -260,7 +260,7 @@ def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(s
     program = random_program(seed)
     live = {}
     for batch, _ in run_program(program, release):
-        for op, domain, block, size in batch.tolist():
+        for op, domain, block, size, _ in batch.tolist():
             if op in (Op.MALLOC, Op.CALLOC):
                 assert block not in live
                 live[block] = domain, size
@@ -313,7 +313,7 @@ each_interpreter = pytest.mark.parametrize("version", INTERPRETERS)
 @each_interpreter
 def test_bundled_programs_request_the_memory_that_real_interpreters_request(version):
     for name in object_program_names():
-        agreement = verify_objects(load_objects(find_object_program(name)), INTERPRETERS[version])
+        agreement = verify_objects(load_objects(find_workload(name)), INTERPRETERS[version])
         assert agreement.difference == ""
         assert agreement.aside < 0.01 * agreement.events
 
@@ -345,7 +345,7 @@ def test_the_command_prints_what_was_compared(replay, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text-bufers"], "text-bufers: no bundled object program has this name; did you mean 'text-buffers'?"),
+        (["text-bufers"], "text-bufers: no bundled workload has this name; did you mean 'text-buffers'?"),
         (["--libc"], "--objects cannot be combined with --libc, --sweep or --list"),
         (["-a", "2.7.0"], "no real allocator is available for '2.7.0': see `replay verify --list`"),
     ],

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from conftest import invoke
 
-from replay.support.bundled_files import config_names, find_config, find_workload, recorded_names, workload_names
+from replay.support.bundled_files import (
+    config_names,
+    find_config,
+    find_workload,
+    object_program_names,
+    recorded_names,
+    workload_names,
+)
 from replay.support.errors import ConfigError, WorkloadError
 from replay.workload import Workload, load_workload
 
@@ -234,6 +241,6 @@ def test_the_schema_of_a_stack_has_the_keys_of_its_models():
 
 def test_workloads_lists_the_bundled_ones():
     listed = json.loads(invoke("workloads", "--json").stdout)
-    assert [entry["name"] for entry in listed] == [*workload_names(), *recorded_names()]
+    assert [entry["name"] for entry in listed] == [*workload_names(), *object_program_names(), *recorded_names()]
     assert [entry["name"] for entry in listed if entry["recorded"]] == recorded_names()
     assert "web-service" in invoke("workloads").stdout

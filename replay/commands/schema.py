@@ -15,10 +15,13 @@ class Kind(StrEnum):
     WORKLOAD = "workload"
     CONFIG = "config"
     SWEEP = "sweep"
+    OBJECTS = "objects"
 
 
-def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep", help="Kind of file.")]) -> None:
-    """Print the JSON Schema of a workload, a configuration or a sweep.
+def schema(
+    kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep|objects", help="Kind of file.")],
+) -> None:
+    """Print the JSON Schema of a workload, a configuration, a sweep or an object program.
 
     Example: replay schema workload > workload.schema.json
     """
@@ -26,6 +29,10 @@ def schema(kind: Annotated[Kind, typer.Argument(metavar="workload|config|sweep",
         from replay.workload import Workload
 
         content = Workload.model_json_schema()
+    elif kind is Kind.OBJECTS:
+        from replay.objects.language import Program
+
+        content = Program.model_json_schema()
     elif kind is Kind.SWEEP:
         from replay.sweeps.plan import Plan
 

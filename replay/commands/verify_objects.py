@@ -23,12 +23,12 @@ def verify_objects(source: str | None, choice: str, *, as_json: bool) -> None:
 
     from replay.objects import load_objects
     from replay.reports.console import PlainConsole
-    from replay.support.bundled_files import find_object_program, object_program_names
+    from replay.support.bundled_files import find_workload, object_program_names
     from replay.verification.object_oracles import choose_interpreters
     from replay.verification.objects import verify_objects as compare
 
     names = object_program_names() if source is None else [source]
-    programs = [load_objects(Path(name) if Path(name).exists() else find_object_program(name)) for name in names]
+    programs = [load_objects(Path(name) if Path(name).exists() else find_workload(name)) for name in names]
     results: list[ObjectAgreement] = []
     interpreters = choose_interpreters(choice)
     with report_compilation(), PlainConsole(stderr=True).status("") as status:

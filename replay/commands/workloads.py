@@ -18,11 +18,11 @@ class _Listed:
 
 
 def workloads(as_json: AsJson = False) -> None:
-    """List the bundled workloads: YAML descriptions and recordings.
+    """List the bundled workloads: YAML descriptions, object programs and recordings.
 
     Example: replay workloads --json
     """
-    found = [*_from_yaml(), *_recordings()]
+    found = [*_from_yaml(), *_object_programs(), *_recordings()]
     if as_json:
         say(json.dumps([asdict(it) for it in found], indent=2))
         return
@@ -44,6 +44,15 @@ def _from_yaml() -> Iterator[_Listed]:
     for name in workload_names():
         workload = load_workload(find_workload(name))
         yield _Listed(name, workload.description, workload.duration, recorded=False)
+
+
+def _object_programs() -> Iterator[_Listed]:
+    from replay.objects import load_objects
+    from replay.support.bundled_files import find_workload, object_program_names
+
+    for name in object_program_names():
+        description = load_objects(find_workload(name)).program.description
+        yield _Listed(name, f"Object program. {description}", None, recorded=False)
 
 
 def _recordings() -> Iterator[_Listed]:

@@ -7,6 +7,7 @@
     loop        runs the instructions
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch
+    tracing     the same as a trace
     twin        the same program in plain Python
 
 `docs/objects.md` explains the language and says what is simulated. `load_objects` reads a program.
@@ -35,14 +36,22 @@ class ObjectProgram(NamedTuple):
     sentence: "Callable[[Location, str], str]"
 
 
+EXAMPLE = "kind: objects"
+"""A valid line of an object program, for error messages."""
+
+
 def load_objects(path: Path) -> ObjectProgram:
     """Returns the object program in a file. Errors name file, line and key."""
-    from replay.objects.code import compile_program
-    from replay.objects.language import EXAMPLE, Program
+    return parse_objects(Document(path, WorkloadError, EXAMPLE))
 
-    document = Document(path, WorkloadError, EXAMPLE)
+
+def parse_objects(document: Document) -> ObjectProgram:
+    """Returns the object program of a document."""
+    from replay.objects.code import compile_program
+    from replay.objects.language import Program
+
     program = document.parse(Program)
     code, problems = compile_program(program)
     if code is None:
         raise document.refusal(problems)
-    return ObjectProgram(path.stem, program, code, document.sentence)
+    return ObjectProgram(document.path.stem, program, code, document.sentence)

@@ -1,14 +1,11 @@
 """The code of an object program: one instruction a step of the machine, as CPython's compiler would order them.
 
-    NUMBER n           pushes an integer constant, -1 for None; constants exist once, and allocate nothing
-    FLOAT              pushes a float constant
-    TEXT n             pushes a text constant of this length
-    CONSTANTS n        pushes a constant tuple of this length
+    CONSTANT k         pushes a constant; constants exist once, and allocate nothing
     LOAD slot          pushes a local variable; STORE pops one; DELETE unbinds one
     ATTRIBUTE k        replaces an instance by its attribute number k; SET_ATTRIBUTE k pops instance and value
     LETTERS, BYTES     replace a length by a new text or bytes of this length
     HALF, SUM, PRODUCT
-    TUPLE n, LIST n    pop n values; LIST_OF_CONSTANTS n pops a constant tuple of n items
+    TUPLE n, LIST n    pop n values; LIST_OF_CONSTANTS pops a constant tuple
     NEW class          pushes an instance
     CALL function      pops the arguments; RETURN pops the result, and pushes it in the caller
     ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR
@@ -23,7 +20,7 @@ The last field, `line`, is the number of the statement: its place in the file is
 
 from enum import IntEnum, auto
 from functools import singledispatchmethod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -43,10 +40,7 @@ the function's next call, and its number of variables and values."""
 class Do(IntEnum):
     """What an instruction does."""
 
-    NUMBER = 0
-    FLOAT = auto()
-    TEXT = auto()
-    CONSTANTS = auto()
+    CONSTANT = 0
     LOAD = auto()
     STORE = auto()
     DELETE = auto()
@@ -79,7 +73,7 @@ class Do(IntEnum):
 
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
-_PUSHED = {Do.NUMBER, Do.FLOAT, Do.TEXT, Do.CONSTANTS, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
+_PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
 
@@ -93,6 +87,10 @@ def _effect(do: Do, argument: int, program: Program) -> int:
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
 
 
+Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
+"""A constant; the value of a float does not matter."""
+
+
 class Code(NamedTuple):
     """The code of a program.
 
@@ -103,6 +101,7 @@ class Code(NamedTuple):
     functions: np.ndarray
     classes: np.ndarray
     slots: np.ndarray
+    constants: list["Constant"]
     places: list[Location]
     """Where each statement is in the file."""
     attributes: list[str]
@@ -124,6 +123,7 @@ class _Compiler:
         self._classes = [*program.classes]
         self._attributes = list(dict.fromkeys(slot for kind in program.classes.values() for slot in kind.slots))
         self._instructions: list[tuple[int, int, int, int]] = []
+        self._constants: list[Constant] = []
         self._places: list[Location] = []
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
@@ -141,7 +141,7 @@ class _Compiler:
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
             self._block(body, place)
-            self._emit(Do.NUMBER, -1)  # None
+            self._constant(None)
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0))
@@ -154,6 +154,7 @@ class _Compiler:
             np.array(functions, FUNCTION),
             np.array([len(kind) for kind in kinds], np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
+            self._constants,
             self._places,
             self._attributes,
             self._names,
@@ -166,6 +167,10 @@ class _Compiler:
         self._reach(0)
         self._instructions.append((int(do), argument, other, len(self._places) - 1))
         return len(self._instructions) - 1
+
+    def _constant(self, value: Constant) -> None:
+        self._constants.append(value)
+        self._emit(Do.CONSTANT, len(self._constants) - 1)
 
     def _reach(self, more: int, more_3_8: int | None = None) -> None:
         """Notes that CPython's stack has so many values more than this machine's."""
@@ -307,7 +312,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, value: int) -> None:
-        self._emit(Do.NUMBER, value)
+        self._constant(value)
 
     @_expression.register
     def _(self, place: str) -> None:
@@ -315,7 +320,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.Text) -> None:
-        self._emit(Do.TEXT, len(form.text))
+        self._constant(form.text)
 
     @_expression.register
     def _(self, form: language.Letters) -> None:
@@ -334,7 +339,7 @@ class _Compiler:
     @_expression.register
     def _(self, form: language.Half) -> None:
         if _number(form.half) is not None:
-            self._emit(Do.FLOAT)
+            self._constant(0.5)
             return
         self._expression(form.half)
         self._emit(Do.HALF)
@@ -356,12 +361,12 @@ class _Compiler:
         elif number > language.LARGEST:
             self._problem(f"{number} exceeds the largest integer, {language.LARGEST}")
         else:
-            self._emit(Do.NUMBER, number)
+            self._constant(number)
 
     @_expression.register
     def _(self, form: language.NewTuple) -> None:
         if all(map(_is_constant, form.tuple)):
-            self._emit(Do.CONSTANTS, len(form.tuple))
+            self._constant(_value(form))
             return
         for each in form.tuple:
             self._expression(each)
@@ -371,8 +376,8 @@ class _Compiler:
     def _(self, form: language.NewList) -> None:
         if len(form.list) > 2 and all(map(_is_constant, form.list)):
             self._reach(2, len(form.list))  # a list and a tuple; in 3.8 each constant
-            self._emit(Do.CONSTANTS, len(form.list))
-            self._emit(Do.LIST_OF_CONSTANTS, len(form.list))
+            self._constant(tuple(map(_value, form.list)))
+            self._emit(Do.LIST_OF_CONSTANTS)
             return
         for each in form.list:
             self._expression(each)
@@ -434,3 +439,12 @@ def _is_constant(expression: Expression) -> bool:
     if isinstance(expression, language.Half):
         return _number(expression.half) is not None
     return isinstance(expression, language.Text) or _number(expression) is not None
+
+
+def _value(expression: Expression) -> Constant:
+    """Returns the value of a constant."""
+    if isinstance(expression, language.NewTuple):
+        return tuple(map(_value, expression.tuple))
+    if isinstance(expression, language.Text):
+        return expression.text
+    return 0.5 if isinstance(expression, language.Half) else _number(expression)

@@ -90,11 +90,11 @@ def make_container(machine, kind, length):
 
 
 @leaf
-def list_of_constants(machine, length):
+def list_of_constants(machine):
     """Replaces a constant tuple by a list with its items."""
     heap, rules = machine.heap, machine.heap.rules[0]
-    state = machine.state[0]
-    state.top -= 1
+    constants = heap.objects[pop(machine)]
+    length = constants.length
     if rules.constants_op == CALLOC:
         capacity = length
     elif rules.constants_op == REALLOC:
@@ -107,7 +107,9 @@ def list_of_constants(machine, length):
     entry.vector = new_block(heap, CALLOC if rules.constants_op == CALLOC else MALLOC, MEM, 8 * capacity)
     give_items(heap, number, capacity)
     for index in range(length):
-        heap.items[entry.first + index] = machine.ints[0]
+        item = heap.items[constants.first + index]
+        refer(heap, item)
+        heap.items[entry.first + index] = item
     push(machine, number)
     return True
 

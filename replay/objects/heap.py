@@ -63,8 +63,10 @@ OBJECT = record("kind", "refs", "block", "length", "first", "room", "capacity", 
 `owner`: class of an instance, sequence of an iterator, length of a range as an object."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
-EVENT = record("op", "domain", "block", "requested")
-COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "live")
+EVENT = record("op", "domain", "block", "requested", "step")
+COUNTS = record(
+    "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "live", "steps"
+)
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
 RULES = record(
     "int_digit", "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
@@ -95,7 +97,7 @@ def emit(heap, op, domain, block, size):
     """Writes an event."""
     counts = heap.counts[0]
     event = heap.events[counts.events]
-    event.op, event.domain, event.block, event.requested = op, domain, block, size
+    event.op, event.domain, event.block, event.requested, event.step = op, domain, block, size, counts.steps
     counts.events += 1
 
 

@@ -12,8 +12,6 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 from replay.support.names import nearest
 from replay.support.yaml_documents import Form
 
-EXAMPLE = "kind: objects"
-"""A valid line of an object program, for error messages."""
 MAIN = "main"
 """The function that a program starts with. It has no parameters."""
 LARGEST = (1 << 60) - 1
@@ -276,6 +274,8 @@ class Program(Form):
     kind: Literal["objects"]
     description: str = ""
     """What the program does to memory, in one sentence."""
+    python: Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"] = "3.12"
+    """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     classes: dict[Name, Class] = Field(default_factory=dict)
     functions: dict[Name, Function] = Field(default_factory=dict)

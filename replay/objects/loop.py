@@ -35,7 +35,7 @@ from replay.objects.machine import (
     CALL,
     CHOOSE,
     CLEAR,
-    CONSTANTS,
+    CONSTANT,
     DELETE,
     DISCARD,
     FAILED,
@@ -70,8 +70,8 @@ from replay.objects.values import compute, digits_of, new_int, new_range, next_i
 
 
 @leaf
-def _constant(machine, at):
-    number = np.int64(machine.constants[at])
+def _constant(machine, index):
+    number = np.int64(machine.constants[index])
     refer(machine.heap, number)
     push(machine, number)
     return True
@@ -111,8 +111,8 @@ def _do(machine):
         elif op == DELETE:
             return fail(machine, UNBOUND, argument, np.int64(0))
         return True
-    if op <= CONSTANTS:
-        return _constant(machine, at)
+    if op == CONSTANT:
+        return _constant(machine, argument)
     if op in (ATTRIBUTE, SET_ATTRIBUTE):
         return attribute(machine, argument, op == SET_ATTRIBUTE)
     if op == NEXT:
@@ -151,7 +151,7 @@ def _do(machine):
     if op == CHOOSE:
         return _choose(machine, argument, instruction.other)
     if op == LIST_OF_CONSTANTS:
-        return list_of_constants(machine, argument)
+        return list_of_constants(machine)
     if op == MAKE_RANGE:
         return new_range(machine, argument)
     return _rare(machine, op)
@@ -207,6 +207,7 @@ def run_machine(machine):
         state.function = machine.functions.shape[0] - 1
         enter_frame(machine, state.function)
     while _has_room(machine):
+        counts.steps += 1
         if counts.dying:
             drop_next(heap)
         elif state.is_over:

@@ -10,6 +10,8 @@ from replay.objects.code import Do
 from replay.objects.heap import Heap
 
 FAILED = 2
+NONE, NO_LETTERS, LETTER, BYTE = range(4)
+"""Objects that exist once, counted from the one after the small integers."""
 MISTAKES = (
     "",
     "the variable {name!r} is not bound",
@@ -35,7 +37,7 @@ FRAMES_KEPT = 200
 DEPTH_MAX = 900
 """CPython's limit is 1000 calls, of which a program's start takes some."""
 (
-    NUMBER, FLOAT_CONSTANT, TEXT_CONSTANT, CONSTANTS, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS,
+    CONSTANT, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS,
     MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE, MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, RETURN, ITEM, SET_ITEM, LENGTH,
     APPEND, POP_LAST, CLEAR, DISCARD, MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE,
 ) = map(int, Do)  # fmt: skip
@@ -43,8 +45,8 @@ DEPTH_MAX = 900
 
 @by_reference
 class Machine(NamedTuple):
-    """The heap; the code; `stack`: local variables and values of all calls; `constants`: the object of each instruction
-    that pushes a constant; `ints`: small integers."""
+    """The heap; the code; `stack`: local variables and values of all calls; `constants`: the objects of
+    constants; `ints`: small integers. NONE, and the texts and bytes that exist once, follow them."""
 
     heap: Heap
     state: np.ndarray

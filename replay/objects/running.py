@@ -6,7 +6,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Do
+from replay.objects.code import Code, Constant
 from replay.objects.heap import (
     COUNTS,
     DYING,
@@ -15,6 +15,7 @@ from replay.objects.heap import (
     IMMORTAL,
     LONGEST_FREE_LIST,
     OBJECT,
+    SMALLEST_CHUNK,
     Heap,
     Kind,
 )
@@ -27,6 +28,7 @@ from replay.objects.machine import (
     MISTAKES,
     NO_ATTRIBUTE,
     NO_VALUE,
+    NONE,
     STATE,
     Machine,
 )
@@ -41,9 +43,9 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
     """Returns a machine before the first instruction of `main`."""
     rules = rules_of(release)
     ints = int(rules["small_ints"][0])
-    objects, constants = _constants(code, ints)
+    objects, items, constants = _constants(code, ints)
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
-    counts["objects"], counts["items"], counts["blocks"] = len(objects), 1 << 12, 1
+    counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, seed & 0xFFFFFFFF
@@ -52,7 +54,7 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
         counts,
         rules,
         extend(objects, len(objects) + 1024),
-        np.zeros((1 << 12) + 4 * need, np.int32),
+        extend(items, len(items) + 4 * need),
         np.zeros(_CHUNKS, np.int64),
         np.zeros(4 * need, DYING),
         np.zeros(1024, np.int64),
@@ -76,21 +78,30 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
     )
 
 
-def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the objects that live forever, and the constant of each instruction."""
-    kinds = {Do.FLOAT: Kind.FLOAT, Do.TEXT: Kind.TEXT, Do.CONSTANTS: Kind.TUPLE}
-    entries = [(Kind.NONE, 0), *((Kind.INT, value) for value in range(ints)), (Kind.NONE, 0)]
-    constants = np.zeros(len(code.instructions), np.int64)
-    for index, (do, value, _, _) in enumerate(code.instructions.tolist()):
-        if do == Do.NUMBER and value < ints:
-            constants[index] = value + 1 if value >= 0 else ints + 1
-        elif do in kinds or do == Do.NUMBER:
-            constants[index] = len(entries)
-            entries.append((kinds.get(do, Kind.INT), value))
+def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the objects that live forever, the items of tuples among them, and the object of each constant."""
+    entries = [(Kind.NONE, 0, 0), *((Kind.INT, value, 0) for value in range(ints))]
+    entries += [(Kind.NONE, 0, 0), (Kind.TEXT, 0, 0), (Kind.TEXT, 1, 0), (Kind.BYTES, 1, 0)]
+    items = [0] * (1 << SMALLEST_CHUNK)
+
+    def number(value: Constant) -> int:
+        if value is None or (isinstance(value, int) and value < ints):
+            return 1 + ints + NONE if value is None else value + 1
+        if isinstance(value, tuple):
+            children = [number(each) for each in value]
+            entries.append((Kind.TUPLE, len(value), len(items)))
+            items.extend(children)
+        elif isinstance(value, str):
+            entries.append((Kind.TEXT, len(value), 0))
+        else:
+            entries.append((Kind.INT, value, 0) if isinstance(value, int) else (Kind.FLOAT, 0, 0))
+        return len(entries) - 1
+
+    constants = np.array([number(value) for value in code.constants], np.int64)
     objects = np.zeros(len(entries), OBJECT)
-    objects["kind"], objects["length"] = np.array(entries, np.int64).T
+    objects["kind"], objects["length"], objects["first"] = np.array(entries, np.int64).T
     objects["refs"] = IMMORTAL
-    return objects, constants
+    return objects, np.array(items, np.int32), constants
 
 
 def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:

@@ -5,7 +5,7 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.heap import DIGIT_BITS, INT, RANGE, RANGE_ITERATOR, TEXT, TUPLE, drop, drop_leaf, new_object, refer
 from replay.objects.language import LARGEST
-from replay.objects.machine import NOT_INT, SUM, TOO_LARGE, fail, pop, push
+from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, fail, pop, push
 
 
 @leaf
@@ -108,7 +108,8 @@ def repeat_text(machine, kind, header):
         return fail(machine, NOT_INT, np.int64(0), np.int64(0))
     length = entry.length
     if length == 1 or (length == 0 and kind == TEXT):  # these exist once
-        push(machine, machine.ints[0])
+        single = NO_LETTERS if length == 0 else LETTER if kind == TEXT else BYTE
+        push(machine, np.int64(machine.ints.shape[0] + 1 + single))
     else:
         push(machine, new_object(heap, kind, header + length, length))
     drop_leaf(heap, number)

@@ -103,12 +103,12 @@ def _recognizes(known: Format, head: bytes) -> bool:
 
 def locate(path_or_name: str | Path) -> Path:
     """Returns the file of a source: the path itself, or the file of a bundled workload with this name."""
-    from replay.support.bundled_files import find_workload, recorded_names, workload_names
+    from replay.support.bundled_files import find_workload, object_program_names, recorded_names, workload_names
 
     path = Path(path_or_name)
     if path.exists():
         return path
-    name, names = str(path_or_name), [*workload_names(), *recorded_names()]
+    name, names = str(path_or_name), [*workload_names(), *object_program_names(), *recorded_names()]
     if name not in names:
         message = f"the file does not exist, and no bundled workload has this name; {nearest(name, names)}"
         raise TraceError(message, path=name)

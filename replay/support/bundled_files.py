@@ -1,6 +1,6 @@
 """Finds the bundled workloads and configurations, in a checkout and after an install.
 
-A workload is a YAML file, or a recording of a real program, which is in the same folder.
+A workload is a YAML file, an object program in YAML, or a recording of a real program.
 
 Allocator models of other packages have an entry point of the group MODEL_GROUP.
 """
@@ -42,23 +42,23 @@ def recorded_names() -> list[str]:
 
 
 def find_workload(name: str) -> Path:
-    """Returns the file of a bundled workload of either kind."""
-    return _find("workload", _files("workloads") | _recordings(), name, WorkloadError, "replay workloads")
+    """Returns the file of a bundled workload of any kind."""
+    files = _files("workloads") | _object_programs() | _recordings()
+    return _find("workload", files, name, WorkloadError, "replay workloads")
 
 
 def object_program_names() -> list[str]:
     """Returns the names of the bundled object programs."""
-    return list(_files("workloads", "objects/*.yaml"))
-
-
-def find_object_program(name: str) -> Path:
-    """Returns the file of a bundled object program."""
-    return _find("object program", _files("workloads", "objects/*.yaml"), name, WorkloadError, "replay verify --objects")
+    return list(_object_programs())
 
 
 def find_program(name: str) -> Path:
     """Returns the file of the program that was recorded."""
     return _folder("workloads") / "recorded" / "programs" / f"{name}.py"
+
+
+def _object_programs() -> dict[str, Path]:
+    return _files("workloads", "objects/*.yaml")
 
 
 def _recordings() -> dict[str, Path]:

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -151,7 +152,7 @@ class Document:
     def _find(self, location: Location) -> tuple[list[str], int]:
         """Returns the keys of `location` that are in the file, and the line of the last. Skips pydantic's own tags."""
         node, line, keys = self._root, 1, []
-        for part, following in zip(location, (*location[1:], None), strict=True):
+        for part, following in zip_longest(location, location[1:]):
             children = {name: (place, child) for name, place, child in _children(node)}
             if str(part) not in children:
                 continue
@@ -247,8 +248,15 @@ def _keys_at(schema: dict[str, Any], location: Location) -> list[str]:
         child = child or next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
         if isinstance(child, dict):
             node = _resolve(schema, child, following)
-            tag = _tag_of(node)
+            tag = following if _has_forms(schema, child) and _tag_of(node) == following else None
     return list(node.get("properties", {}))
+
+
+def _has_forms(schema: dict[str, Any], node: dict[str, Any]) -> bool:
+    """Whether a place of the schema can have one of several forms."""
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return "oneOf" in node or "anyOf" in node
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any], tag: object) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarr
     found["op"], found["domain"] = events["op"], events["domain"]
     numbers: dict[int, tuple[int, int]] = {}
     allocated = 0
-    for row, (op, _, block, size) in enumerate(events.tolist()):
+    for row, (op, _, block, size, _) in enumerate(events.tolist()):
         if op in (Op.MALLOC, Op.CALLOC):
             allocated += 1
             numbers[block] = allocated, size

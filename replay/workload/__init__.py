@@ -205,7 +205,11 @@ class Workload(Form):
 
 def load_workload(path: Path) -> Workload:
     """Returns the workload in a file. Errors name file, line and key."""
-    document = Document(path, WorkloadError, EXAMPLE)
+    return parse_workload(Document(path, WorkloadError, EXAMPLE))
+
+
+def parse_workload(document: Document) -> Workload:
+    """Returns the workload of a document."""
     workload = document.parse(Workload)
     problems = list(_check_references(workload))
     if problems:
