@@ -150,7 +150,10 @@ class _Author:
 
     def _inner(self, names: Names, longest: int, **more: str) -> list[Any]:
         self._depth += 1
-        block = self._block({**names, **more}, self._random.randint(1, longest))
+        inner = {**names, **more}
+        block = self._block(inner, self._random.randint(1, longest))
+        if self._random.random() < 0.05:
+            block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block
 

@@ -72,6 +72,8 @@ def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
     result, called = pop(machine), machine.functions[state.function]
+    if state.depth == 0:  # nobody takes the result of main; it dies last
+        drop(heap, result)
     if heap.rules[0].keeps_arguments:
         for slot in range(called.parameters):
             drop(heap, np.int64(machine.stack[state.locals + called.locals + slot]))
@@ -82,7 +84,6 @@ def return_value(machine):
     state.top = state.locals
     leave_frame(machine, state.function)
     if state.depth == 0:
-        drop(heap, result)
         return False
     state.depth -= 1
     frame = machine.frames[state.depth]

@@ -8,6 +8,7 @@
     TUPLE n, LIST n    pop n values; LIST_OF_CONSTANTS pops a constant tuple
     NEW class          pushes an instance
     CALL function      pops the arguments; RETURN pops the result, and pushes it in the caller
+    UNWIND             drops the iterator below the result
     ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR
     DISCARD            pops a value
     RANGE n            pushes an iterator over a range; ITERATE replaces a sequence by one
@@ -56,6 +57,7 @@ class Do(IntEnum):
     LIST_OF_CONSTANTS = auto()
     NEW = auto()
     CALL = auto()
+    UNWIND = auto()
     RETURN = auto()
     ITEM = auto()
     SET_ITEM = auto()
@@ -74,7 +76,7 @@ class Do(IntEnum):
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
-_POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
+_POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
 
 
@@ -128,7 +130,7 @@ class _Compiler:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
-        self._depth = self._deepest = self._deepest_3_8 = 0
+        self._depth = self._deepest = self._deepest_3_8 = self._loops = 0
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         functions = []
@@ -189,6 +191,8 @@ class _Compiler:
     def _block(self, body: list[Statement], place: Location) -> None:
         for index, statement in enumerate(body):
             self._places.append((*place, index))
+            if index and isinstance(body[index - 1], language.Return):
+                self._problem("is never reached, because it is after `return`")
             self._statement(statement)
 
     @singledispatchmethod
@@ -266,7 +270,11 @@ class _Compiler:
     @_statement.register
     def _(self, form: language.Return) -> None:
         self._expression(form.return_)
+        depth = self._depth
+        for _ in range(self._loops):
+            self._emit(Do.UNWIND)
         self._emit(Do.RETURN)
+        self._depth = depth - 1
 
     @_statement.register
     def _(self, form: language.Call) -> None:
@@ -287,7 +295,9 @@ class _Compiler:
     def _loop(self, name: str, body: list[Statement]) -> None:
         place, start = self._places[-1], self._emit(Do.NEXT)
         self._store(name)
+        self._loops += 1
         self._block(body, (*place, "do"))
+        self._loops -= 1
         self._emit(Do.JUMP, other=start)
         self._jump_here(start)
         self._depth -= 1

@@ -69,7 +69,7 @@ COUNTS = record(
 )
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
 RULES = record(
-    "int_digit", "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
+    "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
 )  # fmt: skip

@@ -62,6 +62,7 @@ from replay.objects.machine import (
     STORE,
     SUM,
     UNBOUND,
+    UNWIND,
     fail,
     pop,
     push,
@@ -124,6 +125,11 @@ def _do(machine):
         return compute(machine, op)
     if op == CALL:
         return call(machine, argument)
+    if op == UNWIND:
+        result, iterator = pop(machine), pop(machine)
+        push(machine, result)
+        drop(heap, iterator)
+        return True
     if op == RETURN:
         return return_value(machine)
     if op == DISCARD:
