@@ -19,6 +19,7 @@ from replay.objects.machine import FRAMES_KEPT
 from replay.objects.rules import RELEASES, free_list_limits
 from replay.objects.running import new_machine, run_program
 from replay.objects.twin import write_twin
+from replay.sources import open_source
 from replay.support.bundled_files import find_workload, object_program_names
 from replay.support.errors import WorkloadError
 from replay.trace import Domain, Op
@@ -184,6 +185,7 @@ main:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (": objects", ": objcts", "1: kind: unknown kind 'objcts'; write `kind: objects`, or none for a workload"),
         ("append:", "apend:", "16: main.1.do.0: unknown statement 'apend'; did you mean 'append'?"),
         ("{new:", "{knew:", "8: functions.push.do.0.bind.node: unknown expression 'knew'; did you mean 'new'?"),
         ("to: xs", "too: xs", "17: main.1.do.0.too: unknown key; did you mean 'to'?"),
@@ -212,10 +214,10 @@ def test_a_mistake_is_told_with_file_line_and_key(tmp_path, old, new, message):
     path = tmp_path / "program.yaml"
     path.write_text(PROGRAM.replace(old, new), encoding="utf-8")
     if message is None:
-        simulate(load_objects(path), (3, 12))
+        assert sum(batch.rows for batch in open_source(path).batches()) > 0
         return
     with pytest.raises(WorkloadError) as error:
-        simulate(load_objects(path), (3, 12))
+        list(open_source(path).batches())
     assert str(error.value) == f"{path}:{message}"
 
 
@@ -347,6 +349,7 @@ def test_the_command_prints_what_was_compared(replay, tmp_path):
     ("arguments", "message"),
     [
         (["text-bufers"], "text-bufers: no bundled workload has this name; did you mean 'text-buffers'?"),
+        (["web-service"], "web-service.yaml:1: is not an object program; those have `kind: objects`"),
         (["--libc"], "--objects cannot be combined with --libc, --sweep or --list"),
         (["-a", "2.7.0"], "no real allocator is available for '2.7.0': see `replay verify --list`"),
     ],

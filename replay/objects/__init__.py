@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from replay.support.errors import WorkloadError
-from replay.support.yaml_documents import Document
+from replay.support.yaml_documents import Document, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,8 @@ def parse_objects(document: Document) -> ObjectProgram:
     from replay.objects.code import compile_program
     from replay.objects.language import Program
 
+    if document.data.get("kind") != "objects":
+        raise document.refusal([Problem((), "is not an object program; those have `kind: objects`")])
     program = document.parse(Program)
     code, problems = compile_program(program)
     if code is None:

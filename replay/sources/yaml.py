@@ -19,7 +19,7 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace | ObjectTr
 
     `seed` overrides the seed of the file.
     """
-    from replay.support.yaml_documents import Document
+    from replay.support.yaml_documents import Document, Problem
     from replay.workload import EXAMPLE, parse_workload
     from replay.workload.generator.processes import WorkloadTrace
 
@@ -30,6 +30,11 @@ def open_trace(path: Path, seed: int | None = None) -> "WorkloadTrace | ObjectTr
 
         program = parse_objects(document)
         return ObjectTrace(program, program.program.seed if seed is None else seed)
+    if "kind" in document.data:
+        kind = document.data["kind"]
+        raise document.refusal(
+            [Problem(("kind",), f"unknown kind {kind!r}; write `kind: objects`, or none for a workload")]
+        )
     workload = parse_workload(document)
     return WorkloadTrace(
         workload, path.stem, workload.seed if seed is None else seed, sentence=partial(_sentence, path)
