@@ -210,7 +210,7 @@ main:
         (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_file_line_and_key(tmp_path, old, new, message):
+def test_a_mistake_is_reported_with_file_line_and_key(tmp_path, old, new, message):
     path = tmp_path / "program.yaml"
     path.write_text(PROGRAM.replace(old, new), encoding="utf-8")
     if message is None:

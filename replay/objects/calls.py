@@ -72,7 +72,7 @@ def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
     result, called = pop(machine), machine.functions[state.function]
-    if state.depth == 0:  # nobody takes the result of main; it dies last
+    if state.depth == 0:  # the result of main is not used; it dies last
         drop(heap, result)
     if heap.rules[0].keeps_arguments:
         for slot in range(called.parameters):

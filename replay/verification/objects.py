@@ -95,7 +95,7 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
         len(real),
         aside,
         different,
-        f"event {first:,}: real {_told(real[first:])}; model {_told(model[first:])}" if different else "",
+        f"event {first:,}: real {_as_text(real[first:])}; model {_as_text(model[first:])}" if different else "",
     )
 
 
@@ -132,7 +132,7 @@ def _is_cache(pair: np.ndarray, later: np.ndarray) -> bool:
     return bool(pair["op"][1] == Op.CALLOC and not np.isin(later["block"], pair["block"]).any())
 
 
-def _told(events: np.ndarray) -> str:
+def _as_text(events: np.ndarray) -> str:
     """Returns the first events as text, such as `obj malloc 56 #3`."""
     if not len(events):
         return "ends"
