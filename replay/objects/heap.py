@@ -64,9 +64,7 @@ OBJECT = record("kind", "refs", "block", "length", "first", "room", "capacity", 
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
-COUNTS = record(
-    "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "live", "steps"
-)
+COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps")
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
 RULES = record(
     "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
@@ -145,7 +143,6 @@ def new_record(heap, kind, length):
     entry = heap.objects[number]
     entry.kind, entry.refs, entry.length, entry.block = kind, 1, length, 0
     entry.first, entry.room, entry.capacity, entry.vector, entry.owner = 0, 0, 0, 0, 0
-    counts.live += 1
     return number
 
 
@@ -175,7 +172,6 @@ def end_object(heap, number):
         free_block(heap, OBJ, entry.block)
     entry.kind, entry.first = 0, counts.free_object
     counts.free_object = number
-    counts.live -= 1
 
 
 @leaf

@@ -67,6 +67,7 @@ from replay.objects.machine import (
     pop,
     push,
 )
+from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.values import compute, digits_of, new_int, new_range, next_item, repeat_text
 
 
@@ -82,7 +83,7 @@ def _constant(machine, index):
 def _choose(machine, steps, other):
     """Jumps unless the next random byte is below `steps`."""
     state = machine.state[0]
-    state.random = (state.random * 1664525 + 1013904223) & 0xFFFFFFFF  # a linear congruential generator
+    state.random = (state.random * MULTIPLIER + INCREMENT) & 0xFFFFFFFF
     state.choices += 1
     if state.random >> 24 >= steps:
         state.at = other

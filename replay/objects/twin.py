@@ -10,6 +10,8 @@ from functools import singledispatch
 from replay.objects import language
 from replay.objects.language import Expression, Program, Statement
 
+MULTIPLIER, INCREMENT = 1664525, 1013904223
+"""Of the linear congruential generator modulo 2^32 whose highest bytes are the random choices."""
 CHOICE_STEPS = 256
 """A choice compares one random byte with its probability times this number."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from replay.objects import ObjectProgram
 from replay.objects.running import run_program
-from replay.objects.twin import write_twin
+from replay.objects.twin import INCREMENT, MULTIPLIER, write_twin
 from replay.trace import Domain, Op
 from replay.verification.object_oracles import OBJECT_EVENT, record_objects
 from replay.verification.oracles import Oracle
@@ -28,7 +28,7 @@ import gc
 gc.disable()
 def choices(seed):
     for _ in range({choices}):
-        seed = (seed * 1664525 + 1013904223) & 0xFFFFFFFF
+        seed = (seed * {multiplier} + {increment}) & 0xFFFFFFFF
         yield seed >> 24
 CHOICES = iter(bytes(choices({seed})))
 LETTER, BYTE = "x", b"x"
@@ -80,7 +80,9 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     release = release_of(oracle)
     model, choices = simulate(program, release)
     seed = program.program.seed & 0xFFFFFFFF
-    script = _SCRIPT.format(twin=write_twin(program.program), seed=seed, choices=choices)
+    script = _SCRIPT.format(
+        twin=write_twin(program.program), seed=seed, choices=choices, multiplier=MULTIPLIER, increment=INCREMENT
+    )
     recorded = record_objects(oracle, script)[0].events
     real = _without_older_blocks(recorded)
     if release <= _CACHES_TO:
