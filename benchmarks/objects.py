@@ -34,7 +34,7 @@ def run(program: ObjectProgram) -> tuple[int, int, float]:
     """Returns steps, events and seconds of one run."""
     started = time.perf_counter()
     steps = events = 0
-    for rows, _ in run_program(program, RELEASE):
+    for batch in run_program(program, RELEASE):
         events += len(rows)
         steps = int(rows["step"].max(initial=steps))
     return steps, events, time.perf_counter() - started

@@ -23,7 +23,17 @@ def object_program(document: dict[str, Any]) -> ObjectProgram:
 
 def random_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
-    return object_program(_Author(seed).document())
+    return object_program(random_document(seed))
+
+
+def random_document(seed: int) -> dict[str, Any]:
+    """Returns the document of a random program."""
+    return _Author(seed).document()
+
+
+def _is_chosen(generator: random.Random, probability: float) -> bool:
+    """Returns True with a probability."""
+    return generator.random() < probability
 
 
 class _Author:
@@ -47,7 +57,13 @@ class _Author:
             functions[f"f{index}"] = {"parameters": parameters, "do": body}
             self._parameters[f"f{index}"] = len(parameters)
         main = self._block({}, self._random.randint(3, 10))
-        return {"seed": 7, "classes": self._classes, "functions": functions, "main": main}
+        choose = self._random.choice
+        collector = {
+            "enabled": _is_chosen(self._random, 0.9),
+            "thresholds": [choose((0, 1, 2, 3, 10, 50, 700)), choose((0, 1, 2, 10)), choose((0, 1, 3, 10))],
+        }
+        document = {"seed": 7, "classes": self._classes, "functions": functions, "main": main}
+        return {**document, "collector": collector} if _is_chosen(self._random, 0.7) else document
 
     def _new_name(self) -> str:
         self._names += 1
@@ -118,6 +134,8 @@ class _Author:
 
     def _statement(self, names: Names, own: list[str]) -> list[Any]:
         chance = self._random.random()
+        if _is_chosen(self._random, 0.04):
+            return [self._collection()]
         if chance < 0.4 or not names:
             return [self._bind(names, own, self._value(names, 3))]
         if chance < 0.5 and (name := self._pick(names, "list")):
@@ -140,6 +158,10 @@ class _Author:
             first, second = self._inner(names, 3), self._inner(names, 2)
             return [{"choose": self._random.random(), "do": first, "otherwise": second}]
         return [self._call(names, 1)] if self._parameters else []
+
+    def _collection(self) -> Any:
+        switch = self._random.choice(("disable", "enable", "enable", "freeze", "unfreeze"))
+        return {"collect": self._random.randint(0, 2)} if _is_chosen(self._random, 0.6) else {"collector": switch}
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
         name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()

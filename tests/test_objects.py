@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from object_programs import object_program, random_program
+from object_programs import object_program, random_document, random_program
 
 from replay.jit.arrays import DONE
 from replay.objects import load_objects
@@ -122,6 +122,86 @@ def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
     statements = [{"bind": {"xs": {"list": [{"letters": 10}]}}}, {"clear": "xs"}, {"bind": {"y": {"letters": 30}}}]
     found = events((3, 12), *statements)
     assert [(op, size) for op, _, size, _ in found][3:] == [(FREE, 51), (FREE, 8), (MALLOC, 71), (FREE, 71)]
+
+
+# The cyclic collector
+
+PAIR = {"do": [{"bind": {"a": {"new": "Node"}, "b": {"new": "Node"}}}, {"set": {"a.next": "b", "b.next": "a"}}]}
+"""A function that leaves two instances behind that refer to each other."""
+
+
+def collections(release, *main, **settings):
+    """The generations of a program's collections, and how many objects they found."""
+    program = object_program({"classes": NODE, "functions": {"pair": PAIR}, "main": list(main), **settings})
+    found, end = simulate(program, release)
+    return found["size"][found["op"] == Op.GC_START].tolist(), int(end.generations["collected"].sum())
+
+
+def test_only_the_collector_frees_objects_that_refer_to_each_other():
+    assert events((3, 11), {"call": "pair"}, functions={"pair": PAIR}) == [(MALLOC, OBJ, 48, 1), (MALLOC, OBJ, 48, 2)]
+    assert events((3, 11), {"call": "pair"}, {"collect": 0}, functions={"pair": PAIR})[2:] == [
+        (Op.GC_START, Domain.RAW, 0, 0),
+        (FREE, OBJ, 48, 2),  # clearing the first one frees the second one
+        (FREE, OBJ, 48, 1),
+        (Op.GC_END, Domain.RAW, 0, 0),
+    ]
+
+
+@pytest.mark.parametrize(("release", "first"), [((3, 11), 701), ((3, 12), 701), ((3, 13), 2001)])
+def test_a_collection_starts_when_more_objects_were_allocated_than_its_threshold(release, first):
+    def grow(objects):
+        return {"repeat": objects, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
+
+    xs = {"bind": {"xs": {"list": []}}}
+    assert collections(release, xs, grow(first - 2)) == ([], 0)  # the list is an object too
+    assert collections(release, xs, grow(first - 1)) == ([0], 0)
+
+
+def test_older_generations_are_collected_after_a_number_of_younger_ones():
+    grow = {"repeat": 30, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
+    statements = {"bind": {"xs": {"list": []}}}, grow
+    generations, _ = collections((3, 11), *statements, collector={"thresholds": [1, 2, 1]})
+    # one for each pair of objects; the oldest generation that is due
+    assert generations == [0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 0, 0]
+
+
+def test_a_full_collection_waits_until_a_quarter_of_the_survivors_is_new():
+    grow = {"repeat": 150, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
+    more = {"repeat": 60, "as": "j", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
+    statements = [
+        {"bind": {"xs": {"list": []}}},
+        {"collector": "disable"},
+        grow,
+        {"collect": 2},
+        {"collector": "enable"},
+    ]
+    generations, _ = collections((3, 11), *statements, more, collector={"thresholds": [5, 0, 0]})
+    # 151 objects survived the first one, so 37 are needed; those of generation 1 have 11, 23, 35 and 47
+    assert generations == [2, 0, 1, 0, 1, 0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("switch", ["disable", "freeze"])
+def test_a_collector_that_is_off_and_frozen_objects_find_nothing(switch):
+    calls = {"repeat": 500, "as": "i", "do": [{"call": "pair"}]}
+    statements = (
+        [{"collector": switch}, calls] if switch == "disable" else [calls, {"collector": switch}, {"collect": 2}]
+    )
+    _, found = collections((3, 12), *statements, collector={"enabled": switch == "disable"})
+    assert found == 0
+
+
+def test_a_disabled_collector_still_collects_on_demand():
+    generations, found = collections((3, 12), {"call": "pair"}, {"collect": 1}, collector={"enabled": False})
+    assert (generations, found) == ([1], 2)
+
+
+@pytest.mark.parametrize(("release", "level"), [((3, 12), 50), ((3, 13), 119)])
+def test_up_to_3_12_objects_below_fifty_nested_ones_are_freed_after_these(release, level):
+    grow = {"repeat": 119, "as": "i", "do": [{"bind": {"x": {"list": ["x"]}}}]}
+    found = events(release, {"bind": {"x": {"list": []}}}, grow, {"drop": ["x"]})
+    items = [block for op, domain, size, block in found if op == CALLOC and domain == MEM]
+    first_freed = next(block for op, domain, _, block in found if op == FREE and domain == MEM)
+    assert items[-level] == first_freed  # the list at this level; the innermost one, at level 120, has no items
 
 
 # The language
@@ -262,8 +342,10 @@ def references(machine):
 def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(seed, release):
     program = random_program(seed)
     live = {}
-    for batch, _ in run_program(program, release):
-        for op, domain, block, size, _ in batch.tolist():
+    for batch in run_program(program, release):
+        for op, domain, block, size, _ in batch.events.tolist():
+            if op >= Op.GC_START:
+                continue
             if op in (Op.MALLOC, Op.CALLOC):
                 assert block not in live
                 live[block] = domain, size
@@ -271,7 +353,7 @@ def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(s
                 assert live[block][0] == domain
             else:
                 assert live.pop(block)[0] == domain
-    machine = new_machine(program.code, release, program.program.seed)
+    machine = new_machine(program.code, release, program.program)
     if run_machine(machine) == DONE:  # in one call: no table was replaced
         counted, found = references(machine)
         assert counted == found
@@ -279,10 +361,24 @@ def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(s
             assert sorted(live) == kept_blocks(machine)
 
 
+@given(st.integers(0, 10_000), st.sampled_from(RELEASES))
+def test_everything_that_cannot_be_reached_is_gone_after_a_full_collection(seed, release):
+    document = random_document(seed)
+    document["functions"]["body"] = {"do": document["main"]}
+    document["main"] = [{"call": "body"}, {"collector": "unfreeze"}, {"collect": 2}]
+    program = object_program(document)
+    machine = new_machine(program.code, release, program.program)
+    if run_machine(machine) == DONE:
+        assert references(machine) == ([], [])
+        generations = machine.heap.generations
+        assert (machine.heap.objects["next"][generations["ring"]] == generations["ring"]).all()
+        assert (generations["count"] >= 0).all()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_compiled_and_plain_code_request_the_same_memory(seed):
     program = random_program(seed)
-    compiled, plain = (new_machine(program.code, (3, 11), 7) for _ in range(2))
+    compiled, plain = (new_machine(program.code, (3, 11), program.program) for _ in range(2))
     status = run_machine(compiled)
     if status != DONE:
         pytest.skip("takes more than one call of the machine, too long in plain Python")

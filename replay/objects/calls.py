@@ -3,8 +3,14 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import MALLOC, OBJ, REALLOC, drop, emit, free_block, new_block, refer
+from replay.objects.heap import OBJ, REALLOC, drop, emit, free_counted_block, new_counted_block, refer
 from replay.objects.machine import DEPTH_MAX, FRAMES_KEPT, TOO_DEEP, fail, pop, push
+
+
+@leaf
+def frame_room(heap, called):
+    """Returns the number of variables and values in the frame of a function, up to 3.10."""
+    return called.locals + (called.stack_3_8 if heap.rules[0].list_classic else called.stack)
 
 
 @leaf
@@ -14,7 +20,7 @@ def enter_frame(machine, function):
     frame, base = machine.frames[state.depth], heap.rules[0].frame_base
     if base == 0:
         return
-    need = called.locals + (called.stack_3_8 if heap.rules[0].list_classic else called.stack)
+    need = frame_room(heap, called)
     if called.block:
         frame.block, frame.room = called.block, called.room
         called.block = 0
@@ -26,7 +32,7 @@ def enter_frame(machine, function):
             frame.room = need
             emit(heap, REALLOC, OBJ, frame.block, base + 8 * need)
     else:
-        frame.block, frame.room = new_block(heap, MALLOC, OBJ, base + 8 * need), need
+        frame.block, frame.room = new_counted_block(heap, base + 8 * need), need
 
 
 @leaf
@@ -43,7 +49,7 @@ def leave_frame(machine, function):
         kept.block, kept.room = frame.block, frame.room
         state.frames_kept += 1
     else:
-        free_block(heap, OBJ, frame.block)
+        free_counted_block(heap, frame.block)
 
 
 @leaf

@@ -11,17 +11,19 @@
     UNWIND             drops the iterator below the result
     ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR
     DISCARD            pops a value
-    RANGE n            pushes an iterator over a range; ITERATE replaces a sequence by one
+    RANGE n            pushes a range; ITERATE replaces a range, list or tuple by an iterator
     NEXT target        pushes the next item, or pops the iterator and jumps
     JUMP target
+    COLLECT g          collects a generation; FOUND pushes the number of objects found; SWITCH_COLLECTOR s pushes None
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
-The last field, `line`, is the number of the statement: its place in the file is in `Code.places`.
+The machine sets `other` of APPEND and LENGTH once they have run. The last field, `line`, is the number of the
+statement: its place in the file is in `Code.places`.
 """
 
 from enum import IntEnum, auto
 from functools import singledispatchmethod
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -71,11 +73,17 @@ class Do(IntEnum):
     NEXT = auto()
     JUMP = auto()
     CHOOSE = auto()
+    COLLECT = auto()
+    FOUND = auto()
+    SWITCH_COLLECTOR = auto()
 
 
-_MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
+SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
+"""What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
+_MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
+         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
-_PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
+_PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
 
@@ -282,8 +290,20 @@ class _Compiler:
         self._emit(Do.DISCARD)
 
     @_statement.register
+    def _(self, form: language.Collect) -> None:
+        self._emit(Do.COLLECT, form.collect)
+        self._emit(Do.FOUND)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.SwitchCollector) -> None:
+        self._emit(Do.SWITCH_COLLECTOR, SWITCHES.index(form.collector))
+        self._emit(Do.DISCARD)
+
+    @_statement.register
     def _(self, form: language.Repeat) -> None:
         self._emit(Do.RANGE, form.repeat)
+        self._emit(Do.ITERATE)
         self._loop(form.as_, form.do)
 
     @_statement.register

@@ -3,6 +3,7 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
+from replay.objects.collector import may_be_in_cycle
 from replay.objects.heap import (
     CALLOC,
     INSTANCE,
@@ -20,6 +21,7 @@ from replay.objects.heap import (
     new_block,
     new_object,
     refer,
+    track,
 )
 from replay.objects.machine import (
     APPEND,
@@ -85,6 +87,8 @@ def make_container(machine, kind, length):
     first = heap.objects[number].first
     for index in range(length):
         heap.items[first + index] = machine.stack[state.top + index]
+    if kind == TUPLE and not heap.rules[0].tracks_all_tuples and may_be_in_cycle(heap, number):
+        track(heap, number, heap.generations[0].ring)
     push(machine, number)
     return True
 

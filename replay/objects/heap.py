@@ -6,6 +6,9 @@
     free list   memory of dead objects of one kind and size, which CPython keeps for the next one (last in, first out)
     dying       a stack of what is left to do: references to drop, and objects whose items are being dropped. It is the
                 C stack of CPython's deallocators, so objects die in CPython's order
+    delayed     objects whose references wait until fewer objects are being freed: CPython's trashcan, up to 3.12
+    generation  objects that the cyclic collector tracks, as a ring of references `next` and `previous`. The ring's
+                first element is a record that is no object. `replay.objects.collector` works on them
 
 Every function here is one step of the machine at most: it writes at most EVENTS_A_STEP events.
 """
@@ -57,25 +60,46 @@ KINDS = len(Kind)
 FREE_LISTS = KINDS + TUPLES_KEPT
 LONGEST_FREE_LIST = 2000
 
-OBJECT = record("kind", "refs", "block", "length", "first", "room", "capacity", "vector", "owner")
+OBJECT = record(
+    "kind", "refs", "block", "length", "first", "room", "capacity", "vector", "owner",
+    "next", "previous", "outer_refs", "found",
+)  # fmt: skip
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator.
-`owner`: class of an instance, sequence of an iterator, length of a range as an object."""
+`owner`: class of an instance, sequence of an iterator, length of a range as an object.
+`next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
 COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps")
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
+GENERATION = record("ring", "count", "threshold", "collections", "collected")
+"""`ring`: the record that its ring of objects starts with. `count`, `threshold`: as gc.get_count() and
+gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
+COLLECTOR = record(
+    "phase", "generation", "enabled", "requested", "ready", "pending", "total", "held", "garbage", "free_list",
+    "nesting", "unwinding", "delayed",
+)  # fmt: skip
+"""The collector. `requested`: from 3.12 on, whether a collection starts at the next check. `ready`: a block that was
+allocated before the collection that its allocation started. `pending`, `total`: objects that survived collections of
+generation 1 since the last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of
+objects found.
+The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
+`delayed`: the newest delayed object."""
+GENERATIONS, PERMANENT, GARBAGE = 3, 3, 4
+"""Number of generations; after them, the objects of gc.freeze(), and those that a collection found unreachable."""
 RULES = record(
     "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
+    "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
 )  # fmt: skip
 
 
 @by_reference
 class Heap(NamedTuple):
-    """The objects. `chunks`: for each power of two, the first free chunk of items."""
+    """The objects. `chunks`: for each power of two, the first free chunk of items. `emptied`: the free lists in the
+    order in which a full collection empties them."""
 
     counts: np.ndarray
     rules: np.ndarray
@@ -88,6 +112,9 @@ class Heap(NamedTuple):
     kept_counts: np.ndarray
     limits: np.ndarray
     events: np.ndarray
+    emptied: np.ndarray
+    collector: np.ndarray
+    generations: np.ndarray
 
 
 @leaf
@@ -143,19 +170,80 @@ def new_record(heap, kind, length):
     entry = heap.objects[number]
     entry.kind, entry.refs, entry.length, entry.block = kind, 1, length, 0
     entry.first, entry.room, entry.capacity, entry.vector, entry.owner = 0, 0, 0, 0, 0
+    entry.next, entry.previous, entry.outer_refs, entry.found = 0, 0, 0, 0
     return number
+
+
+@leaf
+def has_header(kind):
+    """Whether objects of a kind have the collector's header."""
+    return kind in (TUPLE, LIST, INSTANCE, SEQUENCE_ITERATOR)
+
+
+@leaf
+def new_counted_block(heap, size):
+    """Allocates a block for an object with the collector's header, which counts, and returns its number."""
+    collector, young = heap.collector[0], heap.generations[0]
+    if collector.ready:
+        block = np.int64(collector.ready)
+        collector.ready = 0
+        return block
+    young.count += 1
+    if heap.rules[0].collects_in_loop:
+        is_due = young.count > young.threshold and collector.enabled and not collector.phase
+    else:
+        is_due = young.count >= young.threshold  # the next allocation collects
+    if is_due and young.threshold:
+        collector.requested = 1
+    return new_block(heap, MALLOC, OBJ, size)
+
+
+@leaf
+def free_counted_block(heap, block):
+    """Frees a block of an object with the collector's header, which counts."""
+    heap.generations[0].count = max(heap.generations[0].count - 1, 0)
+    free_block(heap, OBJ, block)
+
+
+@leaf
+def has_kept(heap, kind, length):
+    """Whether a free list has memory for a new object of this kind and length."""
+    return heap.kept_counts[free_list(kind, length)] > 0 and not (kind == TUPLE and length == heap.rules[0].tuples_lost)
 
 
 @leaf
 def new_object(heap, kind, size, length):
     """Creates an object without items, in memory of its free list or in new memory; its count is 1."""
     number, which = new_record(heap, kind, length), free_list(kind, length)
-    if heap.kept_counts[which] and not (kind == TUPLE and length == heap.rules[0].tuples_lost):
+    if has_kept(heap, kind, length) and not heap.collector[0].ready:
         heap.kept_counts[which] -= 1
         heap.objects[number].block = heap.kept[which, heap.kept_counts[which]]
+    elif has_header(kind):
+        heap.objects[number].block = new_counted_block(heap, size)
     else:
         heap.objects[number].block = new_block(heap, MALLOC, OBJ, size)
+    if has_header(kind) and (kind != TUPLE or heap.rules[0].tracks_all_tuples):
+        track(heap, number, heap.generations[0].ring)
     return number
+
+
+@leaf
+def track(heap, number, ring):
+    """Adds an object at the end of a ring."""
+    entry, first = heap.objects[number], heap.objects[ring]
+    entry.next, entry.previous = ring, first.previous
+    heap.objects[first.previous].next = number
+    first.previous = number
+
+
+@leaf
+def untrack(heap, number):
+    """Removes an object from its ring, if it is in one."""
+    entry = heap.objects[number]
+    if entry.next:
+        heap.objects[entry.previous].next = entry.next
+        heap.objects[entry.next].previous = entry.previous
+        entry.next, entry.previous = 0, 0
 
 
 @leaf
@@ -168,6 +256,8 @@ def end_object(heap, number):
     elif heap.kept_counts[which] < heap.limits[which]:
         heap.kept[which, heap.kept_counts[which]] = entry.block
         heap.kept_counts[which] += 1
+    elif has_header(entry.kind):
+        free_counted_block(heap, entry.block)
     else:
         free_block(heap, OBJ, entry.block)
     entry.kind, entry.first = 0, counts.free_object
@@ -233,6 +323,7 @@ def drop_leaf(heap, number):
     entry = heap.objects[number]
     entry.refs -= 1
     if entry.refs == 0:
+        untrack(heap, number)
         end_object(heap, number)
 
 
@@ -256,6 +347,48 @@ def end_vector(heap, number):
 
 
 @leaf
+def _references(entry):
+    """Returns the number of references that an object drops when it is freed."""
+    return entry.length if _has_items(entry.kind) else np.int64(entry.owner > 0)
+
+
+@leaf
+def _is_nested(heap, kind):
+    """Whether freeing an object of a kind counts for the trashcan."""
+    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, INSTANCE)
+
+
+@leaf
+def _enters_trashcan(heap, number):
+    """Counts an object that is going to be freed; returns True if it is delayed instead."""
+    collector, entry = heap.collector[0], heap.objects[number]
+    if not _is_nested(heap, entry.kind):
+        return False
+    if collector.nesting < heap.rules[0].trashcan_levels:
+        collector.nesting += 1
+        return False
+    entry.next, collector.delayed = collector.delayed, number
+    return True
+
+
+@leaf
+def _leave_trashcan(heap):
+    """Counts an object that was freed. After the outermost one, the newest delayed object is next."""
+    collector, counts = heap.collector[0], heap.counts[0]
+    collector.nesting -= 1
+    if collector.nesting != collector.unwinding:
+        return
+    collector.nesting, collector.unwinding = 0, 0
+    if collector.delayed:
+        number = np.int64(collector.delayed)
+        entry, task = heap.objects[number], heap.dying[counts.dying]
+        collector.delayed, entry.next = entry.next, 0
+        collector.nesting, collector.unwinding = 2, 1  # the loop over delayed objects counts too
+        task.object, task.position = number, _references(entry)
+        counts.dying += 1
+
+
+@leaf
 def drop_next(heap):
     """Takes one step of dropping references."""
     counts = heap.counts[0]
@@ -267,7 +400,11 @@ def drop_next(heap):
         if entry.refs or number == 0:
             counts.dying -= 1
             return
-        task.position = entry.length if _has_items(entry.kind) else np.int64(entry.owner > 0)
+        untrack(heap, number)
+        if _enters_trashcan(heap, number):
+            counts.dying -= 1
+        else:
+            task.position = _references(entry)
         return
     if task.position:
         task.position -= 1
@@ -284,4 +421,7 @@ def drop_next(heap):
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
+    is_counted = _is_nested(heap, entry.kind)
     end_object(heap, number)
+    if is_counted:
+        _leave_trashcan(heap)

@@ -20,6 +20,7 @@ _WORD = "[A-Za-z][A-Za-z0-9_]*"
 Name = Annotated[str, Field(pattern=rf"^{_WORD}$")]
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$")]
 """A variable, or an attribute of the object that a variable refers to."""
+Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
@@ -148,6 +149,18 @@ class Clear(Form):
     clear: Place
 
 
+class Collect(Form):
+    """`gc.collect(generation)`."""
+
+    collect: Annotated[int, Field(ge=0, le=2)]
+
+
+class SwitchCollector(Form):
+    """`gc.disable()`, `gc.enable()`, `gc.freeze()` or `gc.unfreeze()`."""
+
+    collector: Literal["disable", "enable", "freeze", "unfreeze"]
+
+
 class Return(Form):
     """`return a`."""
 
@@ -192,7 +205,9 @@ EXPRESSIONS: dict[str, type[Form]] = {
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
-    for form in (Bind, Set, Drop, Append, Store, Pop, Clear, Call, Return, Repeat, Each, Choose)
+    for form in (
+        Bind, Set, Drop, Append, Store, Pop, Clear, Call, Collect, SwitchCollector, Return, Repeat, Each, Choose,
+    )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
 
@@ -246,6 +261,8 @@ Statement: TypeAlias = Annotated[
     | Annotated[Pop, Tag("pop")]
     | Annotated[Clear, Tag("clear")]
     | Annotated[Call, Tag("call")]
+    | Annotated[Collect, Tag("collect")]
+    | Annotated[SwitchCollector, Tag("collector")]
     | Annotated[Return, Tag("return")]
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
@@ -268,6 +285,14 @@ class Function(Form):
     do: Annotated[list[Statement], Field(min_length=1)]
 
 
+class Collector(Form):
+    """Settings of the cyclic collector when the program starts."""
+
+    enabled: bool = True
+    thresholds: Annotated[list[Threshold], Field(min_length=3, max_length=3)] | None = None
+    """As of gc.set_threshold(). Default: those of the release."""
+
+
 class Program(Form):
     """An object program: classes, functions, and `main`, which is called once."""
 
@@ -277,6 +302,7 @@ class Program(Form):
     python: Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"] = "3.12"
     """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
+    collector: Collector = Field(default_factory=Collector)
     classes: dict[Name, Class] = Field(default_factory=dict)
     functions: dict[Name, Function] = Field(default_factory=dict)
     main: Annotated[list[Statement], Field(min_length=1)]

@@ -29,9 +29,10 @@ UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_
 FRAME = record("function", "at", "locals", "block", "room")
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit",
+    "value", "limit", "checks",
 )  # fmt: skip
-"""`need`: entries of the stack and of the items that one step can take at most."""
+"""`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
+requested collection now (from 3.12 on)."""
 FRAMES_KEPT = 200
 """Frames that CPython keeps for later calls, in addition to one of each function (up to 3.10)."""
 DEPTH_MAX = 900
@@ -39,7 +40,7 @@ DEPTH_MAX = 900
 (
     CONSTANT, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS, MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE,
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
-    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE,
+    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR,
 ) = map(int, Do)  # fmt: skip
 
 

@@ -26,8 +26,17 @@ def rules_of(release: tuple[int, int]) -> np.ndarray:
     rules["least_shrunk"] = 32 if release >= (3, 14) else 0
     rules["tuple_header"] = 48 if release >= (3, 14) else 40
     rules["sequence_iterators"] = release <= (3, 14)
+    rules["trashcan_levels"] = 50 if release <= (3, 12) else 0
+    rules["collects_in_loop"] = release >= (3, 12)
+    rules["tracks_all_tuples"] = release <= (3, 13)
+    rules["count_bytes"] = 28 if release <= (3, 13) else 32
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
+
+
+def thresholds(release: tuple[int, int]) -> tuple[int, int, int]:
+    """Returns gc.get_threshold() of a release."""
+    return (700 if release <= (3, 12) else 2000), 10, 10
 
 
 def free_list_limits(release: tuple[int, int]) -> np.ndarray:
@@ -44,3 +53,12 @@ def free_list_limits(release: tuple[int, int]) -> np.ndarray:
         limits[Kind.RANGE_ITERATOR] = 6
         limits[Kind.SEQUENCE_ITERATOR] = 10
     return limits
+
+
+def emptied_free_lists(release: tuple[int, int]) -> np.ndarray:
+    """Returns the free lists in the order in which a collection of the oldest generation empties them."""
+    tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
+    floats_first = release >= (3, 13)
+    kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
+    order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
+    return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)

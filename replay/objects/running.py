@@ -1,17 +1,22 @@
 """Runs an object program: compiles it, and yields the memory it requests, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from replay.jit.arrays import DONE, FULL, extend
+from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
 from replay.objects.code import Code, Constant
 from replay.objects.heap import (
+    COLLECTOR,
     COUNTS,
     DYING,
     EVENT,
     FREE_LISTS,
+    GARBAGE,
+    GENERATION,
+    GENERATIONS,
     IMMORTAL,
     LONGEST_FREE_LIST,
     OBJECT,
@@ -19,7 +24,7 @@ from replay.objects.heap import (
     Heap,
     Kind,
 )
-from replay.objects.language import LARGEST
+from replay.objects.language import LARGEST, Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
     DEPTH_MAX,
@@ -32,23 +37,26 @@ from replay.objects.machine import (
     STATE,
     Machine,
 )
-from replay.objects.rules import free_list_limits, rules_of
+from replay.objects.rules import emptied_free_lists, free_list_limits, rules_of, thresholds
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
 _CHUNKS = 48
 
 
-def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
+def new_machine(code: Code, release: tuple[int, int], program: Program) -> Machine:
     """Returns a machine before the first instruction of `main`."""
     rules = rules_of(release)
     ints = int(rules["small_ints"][0])
     objects, items, constants = _constants(code, ints)
+    objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
+    collector = np.zeros(1, COLLECTOR)
+    collector["enabled"] = program.collector.enabled
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
     counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + len(code.instructions) + 64
-    state["at"], state["function"], state["random"] = main["start"], -1, seed & 0xFFFFFFFF
+    state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
     state["top"], state["need"] = main["locals"], need
     heap = Heap(
         counts,
@@ -62,11 +70,14 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
         np.zeros(FREE_LISTS, np.int64),
         free_list_limits(release),
         np.zeros(EVENTS_A_BATCH, EVENT),
+        emptied_free_lists(release),
+        collector,
+        generations,
     )
     return Machine(
         heap,
         state,
-        code.instructions,
+        copied(code.instructions),
         code.functions.copy(),
         code.classes,
         code.slots,
@@ -104,16 +115,38 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return objects, np.array(items, np.int32), constants
 
 
-def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the program's events (EVENT) batch by batch, with the number of its random choices so far.
+def _with_generations(objects: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the objects with empty rings after them, and the generations."""
+    generations = np.zeros(GARBAGE + 1, GENERATION)
+    rings = np.arange(len(objects), len(objects) + len(generations))
+    generations["ring"], generations["threshold"][: len(limits)] = rings, limits
+    with_rings = extend(objects, len(objects) + len(generations))
+    with_rings["next"][rings], with_rings["previous"][rings] = rings, rings
+    return with_rings, generations
+
+
+class Batch(NamedTuple):
+    """A batch of a program's events, and its state after them."""
+
+    events: np.ndarray
+    """Of type EVENT."""
+    choices: int
+    """Number of random choices so far."""
+    generations: np.ndarray
+    """Of type GENERATION: the collector's counts and statistics."""
+
+
+def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[Batch]:
+    """Yields the program's events batch by batch.
 
     Raises WorkloadError for a mistake of the running program.
     """
-    machine = new_machine(program.code, release, program.program.seed)
+    machine = new_machine(program.code, release, program.program)
     while True:
         status = run_machine(machine)
         counts, state = machine.heap.counts[0], machine.state[0]
-        yield machine.heap.events[: counts.events].copy(), int(state.choices)
+        generations = machine.heap.generations[:GENERATIONS].copy()
+        yield Batch(machine.heap.events[: counts.events].copy(), int(state.choices), generations)
         counts.events = 0
         if status == DONE:
             return

@@ -11,7 +11,7 @@ import numpy as np
 
 from replay.objects import ObjectProgram
 from replay.objects.running import run_program
-from replay.trace import Events, Metadata, Provenance
+from replay.trace import Events, Metadata, Op, Provenance
 
 STEP_NS = 20
 
@@ -39,9 +39,9 @@ class ObjectTrace:
         written = self.program.program
         program = self.program._replace(program=written.model_copy(update={"seed": self.seed}))
         major, minor = map(int, written.python.split("."))
-        for rows, _ in run_program(program, (major, minor)):
-            if len(rows):
-                yield _events(rows)
+        for batch in run_program(program, (major, minor)):
+            if len(batch.events):
+                yield _events(batch.events)
 
 
 def _events(rows: np.ndarray) -> Events:
@@ -49,5 +49,5 @@ def _events(rows: np.ndarray) -> Events:
     events = Events.empty(len(rows))
     events.thread[:] = 0
     events.time_ns[:], events.op[:], events.domain[:] = rows["step"] * STEP_NS, rows["op"], rows["domain"]
-    events.block[:], events.size[:] = rows["block"], rows["requested"]
+    events.block[:], events.size[:] = rows["block"], np.where(rows["op"] < Op.GC_START, rows["requested"], 0)
     return events

@@ -21,7 +21,7 @@ _OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER` and `BYTE`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
@@ -88,6 +88,16 @@ def _(form: language.Return) -> list[str]:
 @_lines.register
 def _(form: language.Call) -> list[str]:
     return [python(form)]
+
+
+@_lines.register
+def _(form: language.Collect) -> list[str]:
+    return [f"gc.collect({form.collect})"]
+
+
+@_lines.register
+def _(form: language.SwitchCollector) -> list[str]:
+    return [f"gc.{form.collector}()"]
 
 
 @_lines.register

@@ -26,7 +26,7 @@ def new_int(machine, value, digits):
 
 @leaf
 def new_range(machine, stop):
-    """Pushes an iterator over range(stop)."""
+    """Pushes range(stop)."""
     heap, rules = machine.heap, machine.heap.rules[0]
     arguments = np.int64(0)
     if rules.range_arguments:
@@ -43,8 +43,16 @@ def new_range(machine, stop):
     heap.objects[made].owner = length
     if rules.range_arguments:
         drop_leaf(heap, arguments)
-    iterator = new_object(heap, RANGE_ITERATOR, rules.range_iterator_bytes, np.int64(0))
-    heap.objects[iterator].capacity = stop
+    push(machine, made)
+    return True
+
+
+@leaf
+def iterate_range(machine, made):
+    """Pushes an iterator over a range, and drops the range."""
+    heap = machine.heap
+    iterator = new_object(heap, RANGE_ITERATOR, heap.rules[0].range_iterator_bytes, np.int64(0))
+    heap.objects[iterator].capacity = heap.objects[made].length
     push(machine, iterator)
     drop(heap, made)
     return True

@@ -1,7 +1,8 @@
 """Compares the model of Python objects with real interpreters: the same program in both, event by event.
 
 The real interpreter runs the program's twin in plain Python. Both start with empty free lists. Equal are operation,
-domain, size and block of every event, in their order.
+domain, size and block of every event, in their order, and at the end the collector's counts and statistics.
+Collections are events too.
 
 An interpreter allocates some memory on the side, which belongs to no object of the program. Such events are left out of
 the comparison and counted:
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.objects import ObjectProgram
-from replay.objects.running import run_program
+from replay.objects.rules import thresholds
+from replay.objects.running import Batch, run_program
 from replay.objects.twin import INCREMENT, MULTIPLIER, write_twin
 from replay.trace import Domain, Op
-from replay.verification.object_oracles import OBJECT_EVENT, record_objects
+from replay.verification.object_oracles import OBJECT_EVENT, Region, record_objects
 from replay.verification.oracles import Oracle
 
 _CACHES_TO = (3, 10)
+_TEXTS_FROM = (3, 12)
+"""From this release on, every collection allocates."""
 _SCRIPT = """\
 from allocation_log import start, stop
 import gc
@@ -33,12 +37,18 @@ def choices(seed):
 CHOICES = iter(bytes(choices({seed})))
 LETTER, BYTE = "x", b"x"
 {twin}
+gc.set_threshold({thresholds})
 gc.collect()
+gc.freeze()
+gc.collect()
+if {is_enabled}:
+    gc.enable()
 start()
 main()
 stop()
 """
 _SHOWN = 5
+_COMPARED = ("count", "collections", "collected")
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,10 @@ class ObjectAgreement:
     """The first difference."""
 
 
-def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its random choices."""
+def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarray, Batch]:
+    """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its last batch."""
     batches = list(run_program(program, release))
-    events, choices = np.concatenate([each for each, _ in batches]), batches[-1][1]
+    events = np.concatenate([batch.events for batch in batches])
     found = np.zeros(len(events), OBJECT_EVENT)
     found["op"], found["domain"] = events["op"], events["domain"]
     numbers: dict[int, tuple[int, int]] = {}
@@ -71,34 +81,53 @@ def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarr
             numbers[block] = allocated, size
         elif op == Op.REALLOC:
             numbers[block] = numbers[block][0], size
+        elif op != Op.FREE:
+            found["size"][row] = size
+            continue
         found["block"][row], found["size"][row] = numbers[block]
-    return found, choices
+    return found, batches[-1]
 
 
 def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     """Runs a program in the model and in a real interpreter, and compares their events."""
     release = release_of(oracle)
-    model, choices = simulate(program, release)
-    seed = program.program.seed & 0xFFFFFFFF
+    model, end = simulate(program, release)
     script = _SCRIPT.format(
-        twin=write_twin(program.program), seed=seed, choices=choices, multiplier=MULTIPLIER, increment=INCREMENT
+        twin=write_twin(program.program),
+        seed=program.program.seed & 0xFFFFFFFF,
+        choices=end.choices,
+        multiplier=MULTIPLIER,
+        increment=INCREMENT,
+        thresholds=", ".join(map(str, program.program.collector.thresholds or thresholds(release))),
+        is_enabled=program.program.collector.enabled,
     )
-    recorded = record_objects(oracle, script)[0].events
+    region = record_objects(oracle, script)[0]
+    recorded = region.events
+    if release < _TEXTS_FROM:
+        model = _with_ordered_collections(model)
     real = _without_older_blocks(recorded)
     if release <= _CACHES_TO:
         real = _without_caches(real, model)
     aside, shorter = len(recorded) - len(real), min(len(real), len(model))
     unequal = np.flatnonzero(real[:shorter] != model[:shorter])
     different = len(unequal) + max(len(real), len(model)) - shorter
-    first = int(unequal[0]) if len(unequal) else shorter
-    return ObjectAgreement(
-        program.name,
-        oracle.name,
-        len(real),
-        aside,
-        different,
-        f"event {first:,}: real {_as_text(real[first:])}; model {_as_text(model[first:])}" if different else "",
-    )
+    difference = ""
+    if different:
+        first = int(unequal[0]) if len(unequal) else shorter
+        difference = f"event {first:,}: real {_as_text(real[first:])}; model {_as_text(model[first:])}"
+    elif (found := _collector_of(region)) != (expected := end.generations[list(_COMPARED)].tolist()):
+        different, difference = 1, f"{', '.join(_COMPARED)} of the collector: real {found}; model {expected}"
+    return ObjectAgreement(program.name, oracle.name, len(real), aside, different, difference)
+
+
+def _collector_of(region: Region) -> list[tuple[int, ...]]:
+    """Returns the collector's counts at the end of a region, and its totals since the start, by generation."""
+    before, after = region.before, region.after
+    totals = [
+        (int(now) - int(then) for now, then in zip(getattr(after, name), getattr(before, name), strict=True))
+        for name in ("collections", "collected")
+    ]
+    return list(zip(after.counts, *totals, strict=True))
 
 
 def release_of(oracle: Oracle) -> tuple[int, int]:
@@ -109,6 +138,17 @@ def release_of(oracle: Oracle) -> tuple[int, int]:
 
 def _without_older_blocks(events: np.ndarray) -> np.ndarray:
     return events[(events["op"] != Op.FREE) | (events["block"] > 0)]
+
+
+def _with_ordered_collections(events: np.ndarray) -> np.ndarray:
+    """Returns the events with adjacent collections without events in order of generation, as the harness records
+    them."""
+    ordered = events.copy()
+    starts = np.flatnonzero((events["op"][:-1] == Op.GC_START) & (events["op"][1:] == Op.GC_END))
+    for run in np.split(starts, np.flatnonzero(np.diff(starts) != 2) + 1):
+        generations = np.sort(events["size"][run])
+        ordered["size"][run], ordered["size"][run + 1] = generations, generations
+    return ordered
 
 
 def _without_caches(real: np.ndarray, model: np.ndarray) -> np.ndarray:

@@ -1,0 +1,301 @@
+"""The cyclic collector: finds objects that only refer to each other, and clears them, in CPython's order.
+
+A collection has phases. START finds the garbage in one step: its cost is that of the objects visited. CLEAR clears one
+object a step; what dies by this is freed in the steps in between. EMPTY frees one block of the free lists a step, in
+collections of the oldest generation. STOP ends.
+
+    outer_refs   of each object in the collection: its references that are not from other objects in the collection
+    found        IN_QUESTION until the object is known to be reachable; UNREACHABLE while it is in the garbage
+"""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.heap import (
+    FREE_LISTS,
+    GARBAGE,
+    GENERATIONS,
+    INSTANCE,
+    KINDS,
+    LIST,
+    MALLOC,
+    OBJ,
+    PERMANENT,
+    SEQUENCE_ITERATOR,
+    TUPLE,
+    drop,
+    emit,
+    end_vector,
+    free_block,
+    free_counted_block,
+    has_header,
+    new_block,
+    refer,
+    track,
+    untrack,
+)
+from replay.trace import Op
+
+IDLE, START, CLEAR, EMPTY, STOP = range(5)
+REACHABLE, IN_QUESTION, UNREACHABLE = range(3)
+GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
+START_TEXT, STOP_TEXT = 5, 4
+"""Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
+
+
+@leaf
+def _move_all(heap, source, target):
+    """Appends the objects of one ring to another."""
+    first, last = heap.objects[source].next, heap.objects[source].previous
+    if first == source:
+        return
+    end = heap.objects[target].previous
+    heap.objects[end].next, heap.objects[first].previous = first, end
+    heap.objects[last].next, heap.objects[target].previous = target, last
+    heap.objects[source].next, heap.objects[source].previous = source, source
+
+
+@leaf
+def _children(heap, number):
+    """Returns the number of entries in which an object can refer to others with the collector's header."""
+    entry = heap.objects[number]
+    return np.int64(1) if entry.kind == SEQUENCE_ITERATOR else entry.length
+
+
+@leaf
+def _child(heap, number, index):
+    """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
+    entry = heap.objects[number]
+    if entry.kind == SEQUENCE_ITERATOR:
+        return entry.owner
+    return np.int64(heap.items[entry.first + (index if entry.kind == INSTANCE else entry.length - 1 - index)])
+
+
+@leaf
+def _count_outer_references(heap, ring):
+    """Sets `outer_refs` of all objects of a ring; returns how many objects and references it visited."""
+    visited, number = np.int64(0), np.int64(heap.objects[ring].next)
+    while number != ring:
+        entry = heap.objects[number]
+        entry.outer_refs, entry.found = entry.refs, IN_QUESTION
+        number = np.int64(entry.next)
+    number = np.int64(heap.objects[ring].next)
+    while number != ring:
+        children = _children(heap, number)
+        visited += 1 + children
+        for index in range(children):
+            child = _child(heap, number, index)
+            if heap.objects[child].found == IN_QUESTION:
+                heap.objects[child].outer_refs -= 1
+        number = np.int64(heap.objects[number].next)
+    return visited
+
+
+@leaf
+def _reach(heap, number, ring):
+    """Notes that an object's references are reachable."""
+    for index in range(_children(heap, number)):
+        child = _child(heap, number, index)
+        entry = heap.objects[child]
+        if entry.found == UNREACHABLE:
+            untrack(heap, child)
+            track(heap, child, ring)
+            entry.found, entry.outer_refs = IN_QUESTION, 1
+        elif entry.found == IN_QUESTION and entry.outer_refs == 0:
+            entry.outer_refs = 1
+
+
+@leaf
+def _separate_garbage(heap, ring, garbage):
+    """Moves the objects of a ring that cannot be reached from outside to the ring `garbage`."""
+    number = np.int64(heap.objects[ring].next)
+    while number != ring:
+        entry = heap.objects[number]
+        if entry.outer_refs:
+            entry.found = REACHABLE
+            _reach(heap, number, ring)
+            number = np.int64(entry.next)
+        else:
+            following = np.int64(entry.next)
+            untrack(heap, number)
+            track(heap, number, garbage)
+            entry.found = UNREACHABLE
+            number = following
+    found, number = np.int64(0), np.int64(heap.objects[garbage].next)
+    while number != garbage:
+        heap.objects[number].found = REACHABLE  # no longer in question
+        found += 1
+        number = np.int64(heap.objects[number].next)
+    return found
+
+
+@leaf
+def _survivors(heap, ring):
+    """Untracks tuples that can be in no cycle; returns the number of the other objects of a ring."""
+    survivors, number = np.int64(0), np.int64(heap.objects[ring].next)
+    while number != ring:
+        following = np.int64(heap.objects[number].next)
+        if heap.objects[number].kind == TUPLE and not may_be_in_cycle(heap, number):
+            untrack(heap, number)
+        else:
+            survivors += 1
+        number = following
+    return survivors
+
+
+@leaf
+def may_be_in_cycle(heap, number):
+    """Whether a tuple has an item that the collector tracks, or may track later."""
+    for index in range(_children(heap, number)):
+        child = _child(heap, number, index)
+        kind = heap.objects[child].kind
+        if has_header(kind) and (kind != TUPLE or heap.objects[child].next):
+            return True
+    return False
+
+
+@leaf
+def _text(heap, length):
+    """Allocates and frees a text, from 3.12 on."""
+    if heap.rules[0].collects_in_loop:
+        block = new_block(heap, MALLOC, OBJ, heap.rules[0].text_header + length)
+        free_block(heap, OBJ, block)
+
+
+@leaf
+def request_generation(heap):
+    """Starts the collection that the counts call for, if they do."""
+    collector = heap.collector[0]
+    for back in range(GENERATIONS):
+        generation = GENERATIONS - 1 - back
+        counted = heap.generations[generation]
+        if counted.count > counted.threshold:
+            if generation == GENERATIONS - 1 and collector.pending < collector.total // 4:
+                continue
+            start_collection(heap, generation)
+            return
+
+
+@leaf
+def start_collection(heap, generation):
+    """Has the next steps collect a generation and the younger ones."""
+    heap.collector[0].phase, heap.collector[0].generation = START, generation
+
+
+@leaf
+def _find(heap):
+    """Finds the garbage of the collection, and moves the survivors to the next generation."""
+    collector = heap.collector[0]
+    generation = collector.generation
+    ring, garbage = heap.generations[generation].ring, heap.generations[GARBAGE].ring
+    emit(heap, GC_START, np.int64(0), np.int64(0), generation)
+    _text(heap, np.int64(START_TEXT))
+    if generation + 1 < GENERATIONS:
+        heap.generations[generation + 1].count += 1
+    for younger in range(generation + 1):
+        heap.generations[younger].count = 0
+        if younger < generation:
+            _move_all(heap, heap.generations[younger].ring, ring)
+    heap.counts[0].steps += _count_outer_references(heap, ring)
+    collector.garbage = _separate_garbage(heap, ring, garbage)
+    survivors = _survivors(heap, ring)
+    if generation + 1 < GENERATIONS:
+        if generation + 2 == GENERATIONS:
+            collector.pending += survivors
+        _move_all(heap, ring, heap.generations[generation + 1].ring)
+    else:
+        collector.pending, collector.total = 0, survivors
+    collector.phase, collector.held = CLEAR, 0
+
+
+@leaf
+def _clear(heap):
+    """Clears the first object of the garbage. One that survived this is no longer garbage."""
+    collector, garbage = heap.collector[0], heap.generations[GARBAGE].ring
+    older = min(collector.generation + 1, GENERATIONS - 1)
+    number = np.int64(heap.objects[garbage].next)
+    if collector.held and number == collector.held:
+        untrack(heap, number)
+        track(heap, number, heap.generations[older].ring)
+        number = np.int64(heap.objects[garbage].next)
+    if number == garbage:
+        collector.phase = EMPTY if collector.generation == GENERATIONS - 1 else STOP
+        collector.free_list = 0
+        return
+    collector.held = number
+    entry = heap.objects[number]
+    if entry.kind == LIST:
+        refer(heap, number)
+        drop(heap, number)
+        end_vector(heap, number)
+    elif entry.kind == INSTANCE:
+        refer(heap, number)
+        drop(heap, number)
+        _clear_slots(heap, number)
+
+
+@leaf
+def _clear_slots(heap, number):
+    """Drops the references of an instance, from its first slot on."""
+    for slot in range(heap.objects[number].length):
+        place = heap.objects[number].first + heap.objects[number].length - 1 - slot
+        if heap.items[place]:
+            drop(heap, np.int64(heap.items[place]))
+            heap.items[place] = 0
+
+
+@leaf
+def _empty_free_lists(machine):
+    """Frees one block of the free lists."""
+    heap, state = machine.heap, machine.state[0]
+    collector = heap.collector[0]
+    if state.frames_kept:
+        state.frames_kept -= 1
+        free_counted_block(heap, machine.kept_frames[state.frames_kept].block)
+        return
+    while collector.free_list < FREE_LISTS:
+        which = np.int64(heap.emptied[collector.free_list])
+        if heap.kept_counts[which]:
+            heap.kept_counts[which] -= 1
+            block = np.int64(heap.kept[which, heap.kept_counts[which]])
+            if which >= KINDS or has_header(which):
+                free_counted_block(heap, block)
+            else:
+                free_block(heap, OBJ, block)
+            return
+        collector.free_list += 1
+    collector.phase = STOP
+
+
+@leaf
+def collect_next(machine):
+    """Takes one step of a collection."""
+    heap = machine.heap
+    collector = heap.collector[0]
+    if collector.phase == START:
+        _find(heap)
+    elif collector.phase == CLEAR:
+        _clear(heap)
+    elif collector.phase == EMPTY:
+        _empty_free_lists(machine)
+    else:
+        _text(heap, np.int64(STOP_TEXT))
+        emit(heap, GC_END, np.int64(0), np.int64(0), collector.generation)
+        done = heap.generations[collector.generation]
+        done.collections += 1
+        done.collected += collector.garbage
+        collector.phase = IDLE
+
+
+@leaf
+def freeze(heap):
+    """Moves all objects to the permanent generation, which collections ignore."""
+    for generation in range(GENERATIONS):
+        _move_all(heap, heap.generations[generation].ring, heap.generations[PERMANENT].ring)
+        heap.generations[generation].count = 0
+
+
+@leaf
+def unfreeze(heap):
+    """Moves the objects of the permanent generation to the oldest one."""
+    _move_all(heap, heap.generations[PERMANENT].ring, heap.generations[GENERATIONS - 1].ring)
