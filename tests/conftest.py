@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -182,6 +182,21 @@ for i in range(30000):
         words.pop(f"w{i // 2 % 9000}", None)
 """
 """A program that allocates blocks of many sizes and releases arenas. It ends within a loop that may be continued."""
+
+
+@contextmanager
+def started(command: Sequence[object], **options: object) -> Iterator["subprocess.Popen[str]"]:
+    """Starts a program in a process group of its own, with a pipe from its output. Kills the group if the test fails:
+    the end of the `with` statement waits for the program."""
+    given = {"stdout": subprocess.PIPE, "text": True, "process_group": 0} | options
+    with subprocess.Popen(list(map(str, command)), **given) as process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
 ANNOUNCED = """
 import sys
 from replay.__main__ import main
@@ -196,8 +211,7 @@ main()
 def interrupted_sweep(*arguments: object) -> tuple[int, str]:
     """Returns exit code and standard error of a sweep whose processes get SIGINT after the first run."""
     command = [sys.executable, "-c", ANNOUNCED, *map(str, arguments)]
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as sweeping:
+    with started(command, stderr=subprocess.PIPE) as sweeping:
         assert sweeping.stdout.readline() == "one\n"
         os.killpg(sweeping.pid, signal.SIGINT)
         out, printed = sweeping.communicate(timeout=PROGRAM_SECONDS)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROGRAM_SECONDS, run_python
+from conftest import PROGRAM_SECONDS, run_python, started
 
 pytestmark = pytest.mark.system
 
@@ -38,8 +38,7 @@ pq.ParquetWriter.write_table = lambda *table, **options: (write(*table, **option
 {MAIN}
 """
     command = [sys.executable, "-c", code, "generate", str(workload), "-o", str(folder / "trace.parquet")]
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, **pipes, text=True) as process:
+    with started(command, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == "written\n"
         assert any(folder.iterdir())
         process.send_signal(number)
