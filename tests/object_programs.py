@@ -10,7 +10,7 @@ from replay.objects.language import Program
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 Names = dict[str, str]
-"""The kind of value of each bound name: int, tuple, list, the name of a class, or any."""
+"""The kind of value of each bound name: int, tuple, list, dict, the name of a class, or any."""
 
 
 def object_program(document: dict[str, Any]) -> ObjectProgram:
@@ -67,7 +67,7 @@ class _Author:
             return name
         if chance < 0.85:
             return {"sum": [self._number(names, depth - 1), self._number(names, depth - 1)]}
-        sequence = self._pick(names, "list", "tuple")
+        sequence = self._pick(names, "list", "tuple", "dict")
         if sequence and chance < 0.93:
             return {"length": sequence}
         return {"product": [self._random.choice([0, 1, 3, 200]), self._number(names, 0)]}
@@ -88,9 +88,25 @@ class _Author:
             length = self._random.choice([0, 1, 2, 3, 5, 19, 20, 21] if self._random.random() < 0.2 else [0, 1, 2, 3])
             items = [self._value(names, depth - 1) for _ in range(length)]
             return {self._random.choice(["tuple", "list"]): items}
-        if chance < 0.9 or not self._parameters:
+        if chance < 0.86:
+            return self._dict(names, depth)
+        if chance < 0.92 or not self._parameters:
             return {"new": self._random.choice([*self._classes])}
         return self._call(names, depth)
+
+    def _dict(self, names: Names, depth: int) -> Any:
+        length = self._random.choice([0, 1, 2, 5, 6, 7, 11, 15] if self._random.random() < 0.3 else [0, 1, 2])
+        are_constants = self._random.random() < 0.5
+        pairs = [[self._key({} if are_constants else names), self._value(names, depth - 1)] for _ in range(length)]
+        return {"dict": pairs}
+
+    def _key(self, names: Names) -> Any:
+        chance = self._random.random()
+        if chance < 0.3:
+            return {"text": "".join(self._random.choices("xy", k=self._random.randint(0, 2)))}
+        if chance < 0.5 and names:
+            return {"letters": self._number(names, 0) if self._random.random() < 0.3 else self._random.randint(0, 4)}
+        return self._number(names, 1 if names else 0)
 
     def _call(self, names: Names, depth: int) -> Any:
         function = self._random.choice([*self._parameters])
@@ -103,7 +119,7 @@ class _Author:
         if isinstance(value, str):
             return names.get(value, "any")
         key = next(iter(value))
-        known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
+        known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list", "dict": "dict"}
         return value["new"] if key == "new" else known.get(key, "any")
 
     # Statements
@@ -127,6 +143,8 @@ class _Author:
             if self._random.random() < 0.1:
                 statements.append({"clear": name})
             return statements
+        if 0.45 <= chance < 0.6 and (name := self._pick(names, "dict")):
+            return self._change_dict(names, name)
         if 0.5 <= chance < 0.6 and (name := self._pick(names, *self._classes)):
             place = f"{name}.{self._random.choice(self._classes[names[name]]['slots'])}"
             return [{"set": {place: self._value(names, 2)}}, self._bind(names, own, place)]
@@ -140,6 +158,20 @@ class _Author:
             first, second = self._inner(names, 3), self._inner(names, 2)
             return [{"choose": self._random.random(), "do": first, "otherwise": second}]
         return [self._call(names, 1)] if self._parameters else []
+
+    def _change_dict(self, names: Names, name: str) -> list[Any]:
+        chance, key, value = self._random.random(), self._new_name(), self._new_name()
+        statements: list[Any] = [{"bind": {key: self._key(names)}}]
+        names[key] = "any"
+        if chance < 0.5:
+            statements.append({"store": self._value(names, 2), "into": name, "at": key})
+            if chance < 0.1:
+                statements.append({"bind": {value: {"first_key": name}}})
+        found: list[Any] = [{"bind": {value: {"item": name, "at": key}}}]
+        if chance > 0.3:
+            found.append({"delete": name, "at": key})
+        otherwise = [{"clear": name}] if self._random.random() < 0.1 else []
+        return [*statements, {"if_key": key, "in": name, "do": found, "otherwise": otherwise}]
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
         name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()
@@ -161,5 +193,9 @@ class _Author:
         name, sequence = self._new_name(), self._pick(names, "tuple")
         if sequence and self._random.random() < 0.3:
             return [{"each": sequence, "as": name, "do": self._inner(names, 3, **{name: "any"})}]
+        table = self._pick(names, "dict")
+        if table and self._random.random() < 0.3:
+            inner = {each: "any" if kind == "dict" else kind for each, kind in names.items()}
+            return [{"each": table, "as": name, "do": self._inner(inner, 3, **{name: "any"})}]
         times = self._random.choice([0, 1, 2, 5, 20, 300] if self._depth == 0 else [0, 1, 3])
         return [{"repeat": times, "as": name, "do": self._inner(names, 4, **{name: "int"})}]

@@ -14,6 +14,9 @@
     RANGE n            pushes an iterator over a range; ITERATE replaces a sequence by one
     NEXT target        pushes the next item, or pops the iterator and jumps
     JUMP target
+    DICT n             pops n keys and values, in turn; DICT_OF_CONSTANTS pops n values and the constant tuple of keys
+    DELETE_ITEM, FIRST_KEY
+    IN_DICT            pops a key and a dict, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
 The last field, `line`, is the number of the statement: its place in the file is in `Code.places`.
@@ -71,19 +74,28 @@ class Do(IntEnum):
     NEXT = auto()
     JUMP = auto()
     CHOOSE = auto()
+    DICT = auto()
+    DICT_OF_CONSTANTS = auto()
+    DELETE_ITEM = auto()
+    FIRST_KEY = auto()
+    IN_DICT = auto()
 
 
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
-           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
+           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.IN_DICT: 2}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
     """Returns by how much an instruction changes the number of values on the stack."""
     if do in (Do.TUPLE, Do.LIST):
         return 1 - argument
+    if do == Do.DICT:
+        return 1 - 2 * argument
+    if do == Do.DICT_OF_CONSTANTS:
+        return -argument
     if do == Do.CALL:
         return 1 - len([*program.functions.values()][argument].parameters)
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
@@ -257,6 +269,12 @@ class _Compiler:
         self._emit(Do.SET_ITEM)
 
     @_statement.register
+    def _(self, form: language.Delete) -> None:
+        self._load(form.delete)
+        self._expression(form.at)
+        self._emit(Do.DELETE_ITEM)
+
+    @_statement.register
     def _(self, form: language.Pop) -> None:
         self._load(form.pop)
         self._emit(Do.POP_LAST)
@@ -304,7 +322,16 @@ class _Compiler:
 
     @_statement.register
     def _(self, form: language.Choose) -> None:
-        place, choice = self._places[-1], self._emit(Do.CHOOSE, round(form.choose * CHOICE_STEPS))
+        self._branches(self._emit(Do.CHOOSE, round(form.choose * CHOICE_STEPS)), form)
+
+    @_statement.register
+    def _(self, form: language.IfKey) -> None:
+        self._expression(form.if_key)
+        self._load(form.in_)
+        self._branches(self._emit(Do.IN_DICT), form)
+
+    def _branches(self, choice: int, form: language.Choose | language.IfKey) -> None:
+        place = self._places[-1]
         self._block(form.do, (*place, "do"))
         if form.otherwise:
             end = self._emit(Do.JUMP)
@@ -394,6 +421,18 @@ class _Compiler:
         self._emit(Do.LIST, len(form.list))
 
     @_expression.register
+    def _(self, form: language.NewDict) -> None:
+        keys = [key for key, _ in form.dict_]
+        has_constant_keys = len(keys) > 1 and all(map(_is_constant, keys))
+        for key, value in form.dict_:
+            if not has_constant_keys:
+                self._expression(key)
+            self._expression(value)
+        if has_constant_keys:
+            self._constant(tuple(map(_value, keys)))
+        self._emit(Do.DICT_OF_CONSTANTS if has_constant_keys else Do.DICT, len(keys))
+
+    @_expression.register
     def _(self, form: language.New) -> None:
         if form.new not in self._classes:
             self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
@@ -424,6 +463,13 @@ class _Compiler:
     def _(self, form: language.Length) -> None:
         self._load(form.length)
         self._emit(Do.LENGTH)
+
+    @_expression.register
+    def _(self, form: language.FirstKey) -> None:
+        self._depth += 2  # two functions
+        self._load(form.first_key)
+        self._depth -= 2
+        self._emit(Do.FIRST_KEY)
 
 
 def _number(expression: Expression) -> int | None:

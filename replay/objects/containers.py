@@ -3,8 +3,10 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
+from replay.objects.dicts import clear_dict, dict_item
 from replay.objects.heap import (
     CALLOC,
+    DICT,
     INSTANCE,
     INT,
     LIST,
@@ -30,6 +32,7 @@ from replay.objects.machine import (
     NO_VALUE,
     NOT_INT,
     NOT_LIST,
+    NOT_MUTABLE,
     NOT_SEQUENCE,
     fail,
     pop,
@@ -140,12 +143,14 @@ def attribute(machine, name, is_set):
 
 @leaf
 def item(machine, is_set):
-    """Replaces a sequence and an index by the item; or sets it to the value below both."""
+    """Replaces a sequence or dict and an index or key by the item; or sets it to the value below both."""
     heap = machine.heap
     index, number = pop(machine), pop(machine)
     entry, key = heap.objects[number], heap.objects[index]
+    if entry.kind == DICT:
+        return dict_item(machine, number, index, is_set)
     if entry.kind != LIST and (is_set or entry.kind != TUPLE):
-        return fail(machine, NOT_LIST if is_set else NOT_SEQUENCE, np.int64(0), np.int64(0))
+        return fail(machine, NOT_MUTABLE if is_set else NOT_SEQUENCE, np.int64(0), np.int64(0))
     if key.kind != INT:
         return fail(machine, NOT_INT, np.int64(0), np.int64(0))
     if key.length >= entry.length:
@@ -172,8 +177,12 @@ def change_list(machine, op):
     value = pop(machine) if op == APPEND else np.int64(0)
     number = pop(machine)
     entry = heap.objects[number]
+    if op == CLEAR and entry.kind == DICT:
+        drop(heap, number)
+        clear_dict(heap, number)
+        return True
     if entry.kind != LIST:
-        return fail(machine, NOT_LIST, np.int64(0), np.int64(0))
+        return fail(machine, NOT_MUTABLE if op == CLEAR else NOT_LIST, np.int64(0), np.int64(0))
     if op == APPEND:
         length = entry.length
         if length < entry.capacity and not heap.rules[0].append_resizes:

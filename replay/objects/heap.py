@@ -44,13 +44,20 @@ class Kind(IntEnum):
     """The items of a list that was cleared, without the list: no object, but its items die as those of one."""
     PLACE = auto()
     """A loop over a list or tuple without an iterator object."""
+    DICT = auto()
+    DICT_ITERATOR = auto()
+    KEYS = auto()
+    """The hash table of a dict: no object. Keys that were cleared have the entries of their dict, which die."""
 
 
-INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE = map(
-    int, list(Kind)[1:]
-)
+(
+    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
+    DICT_ITERATOR, KEYS,
+) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
+KEYS_LEAST = 8
+"""Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
 """Tuples of fewer items have a free list for each length."""
 KINDS = len(Kind)
@@ -59,8 +66,9 @@ LONGEST_FREE_LIST = 2000
 
 OBJECT = record("kind", "refs", "block", "length", "first", "room", "capacity", "vector", "owner")
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
-`room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator.
-`owner`: class of an instance, sequence of an iterator, length of a range as an object."""
+`room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
+which text a constant is, 0 for one of the letter x only.
+`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
@@ -70,6 +78,7 @@ RULES = record(
     "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
+    "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
 )  # fmt: skip
 
 
@@ -175,7 +184,7 @@ def end_object(heap, number):
 
 
 @leaf
-def _chunk_log(length):
+def chunk_log(length):
     log = SMALLEST_CHUNK
     while (1 << log) < length:
         log += 1
@@ -183,21 +192,29 @@ def _chunk_log(length):
 
 
 @leaf
-def give_items(heap, number, length):
-    """Gives an object at least so many entries for items; those it had are copied, new ones are empty."""
-    counts, entry, log = heap.counts[0], heap.objects[number], _chunk_log(length)
-    if entry.first and log <= entry.room:
-        return
-    first = heap.chunks[log]
+def new_chunk(heap, log):
+    """Returns the first of 2^log entries for items, which are empty."""
+    counts, first = heap.counts[0], heap.chunks[log]
     if first:
         heap.chunks[log] = heap.items[first]
     else:
         first = counts.items
         counts.items += 1 << log
         counts.largest = max(counts.largest, log)
-    kept = 1 << entry.room if entry.first else 0
     for index in range(1 << log):
-        heap.items[first + index] = heap.items[entry.first + index] if index < kept else 0
+        heap.items[first + index] = 0
+    return first
+
+
+@leaf
+def give_items(heap, number, length):
+    """Gives an object at least so many entries for items; those it had are copied, new ones are empty."""
+    entry, log = heap.objects[number], chunk_log(length)
+    if entry.first and log <= entry.room:
+        return
+    first = new_chunk(heap, log)
+    for index in range(1 << entry.room if entry.first else 0):
+        heap.items[first + index] = heap.items[entry.first + index]
     take_items(heap, number)
     entry.first, entry.room = first, log
 
@@ -237,8 +254,31 @@ def drop_leaf(heap, number):
 
 
 @leaf
+def references(heap, number):
+    """Returns how many entries of an object's items can be references. Others are 0."""
+    entry = heap.objects[number]
+    if entry.kind == DICT:
+        return 2 * heap.objects[entry.owner].length  # 0 for an empty dict, whose owner is 0
+    return entry.length
+
+
+@leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, DICT, KEYS)
+
+
+@leaf
+def end_keys(heap, number):
+    """Gives the memory of keys to their free list, or frees it."""
+    counts, entry = heap.counts[0], heap.objects[number]
+    if entry.capacity == KEYS_LEAST and entry.owner and heap.kept_counts[KEYS] < heap.limits[KEYS]:
+        heap.kept[KEYS, heap.kept_counts[KEYS]] = entry.block
+        heap.kept_counts[KEYS] += 1
+    else:
+        free_block(heap, heap.rules[0].keys_domain, entry.block)
+    take_items(heap, number)
+    entry.kind, entry.first = 0, counts.free_object
+    counts.free_object = number
 
 
 @leaf
@@ -267,12 +307,12 @@ def drop_next(heap):
         if entry.refs or number == 0:
             counts.dying -= 1
             return
-        task.position = entry.length if _has_items(entry.kind) else np.int64(entry.owner > 0)
+        task.position = references(heap, number) if _has_items(entry.kind) else np.int64(entry.owner > 0)
         return
     if task.position:
         task.position -= 1
-        if entry.kind == INSTANCE:  # from the first slot on; other items die from the last one on
-            child = np.int64(heap.items[entry.first + entry.length - 1 - task.position])
+        if entry.kind in (INSTANCE, DICT, KEYS):  # from the first one on; other items die from the last one on
+            child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
         elif _has_items(entry.kind):
             child = np.int64(heap.items[entry.first + task.position])
         else:
@@ -281,7 +321,12 @@ def drop_next(heap):
             drop(heap, child)
         return
     counts.dying -= 1
+    if entry.kind == KEYS:
+        end_keys(heap, number)
+        return
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
+    if entry.kind == DICT and entry.owner:
+        end_keys(heap, entry.owner)
     end_object(heap, number)

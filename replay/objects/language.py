@@ -74,6 +74,12 @@ class NewList(Form):
     list: list["Expression"]
 
 
+class NewDict(Form):
+    """`{k: a, m: b}`."""
+
+    dict_: list[Annotated[list["Expression"], Field(min_length=2, max_length=2)]] = Field(alias="dict", max_length=15)
+
+
 class New(Form):
     """A new instance of a class: `Node()`."""
 
@@ -88,7 +94,7 @@ class Call(Form):
 
 
 class Item(Form):
-    """An item of a list or tuple: `xs[k]`."""
+    """An item of a list or tuple, or a value of a dict: `xs[k]`."""
 
     item: Place
     at: "Expression"
@@ -98,6 +104,12 @@ class Length(Form):
     """`len(xs)`."""
 
     length: Place
+
+
+class FirstKey(Form):
+    """`next(iter(d))`, of a dict."""
+
+    first_key: Place
 
 
 # Statements
@@ -129,10 +141,17 @@ class Append(Form):
 
 
 class Store(Form):
-    """`xs[k] = a`, of a list."""
+    """`xs[k] = a`, of a list or dict."""
 
     store: "Expression"
     into: Place
+    at: "Expression"
+
+
+class Delete(Form):
+    """`del d[k]`, of a dict."""
+
+    delete: Place
     at: "Expression"
 
 
@@ -163,7 +182,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`."""
+    """`for x in xs:`, of a list, a tuple, or the keys of a dict."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -178,6 +197,15 @@ class Choose(Form):
     otherwise: list["Statement"] = Field(default_factory=list)
 
 
+class IfKey(Form):
+    """`if k in d:`."""
+
+    if_key: "Expression"
+    in_: Place = Field(alias="in")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+    otherwise: list["Statement"] = Field(default_factory=list)
+
+
 def _key(form: type[Form]) -> str:
     """Returns the key that distinguishes a form: its first."""
     name, field = next(iter(form.model_fields.items()))
@@ -187,12 +215,12 @@ def _key(form: type[Form]) -> str:
 EXPRESSIONS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
-        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, New, Call, Item, Length,
+        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, New, Call, Item, Length, FirstKey,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
-    for form in (Bind, Set, Drop, Append, Store, Pop, Clear, Call, Return, Repeat, Each, Choose)
+    for form in (Bind, Set, Drop, Append, Store, Delete, Pop, Clear, Call, Return, Repeat, Each, Choose, IfKey)
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
 
@@ -230,10 +258,12 @@ Expression: TypeAlias = Annotated[
     | Annotated[Product, Tag("product")]
     | Annotated[NewTuple, Tag("tuple")]
     | Annotated[NewList, Tag("list")]
+    | Annotated[NewDict, Tag("dict")]
     | Annotated[New, Tag("new")]
     | Annotated[Call, Tag("call")]
     | Annotated[Item, Tag("item")]
-    | Annotated[Length, Tag("length")],
+    | Annotated[Length, Tag("length")]
+    | Annotated[FirstKey, Tag("first_key")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -243,13 +273,15 @@ Statement: TypeAlias = Annotated[
     | Annotated[Drop, Tag("drop")]
     | Annotated[Append, Tag("append")]
     | Annotated[Store, Tag("store")]
+    | Annotated[Delete, Tag("delete")]
     | Annotated[Pop, Tag("pop")]
     | Annotated[Clear, Tag("clear")]
     | Annotated[Call, Tag("call")]
     | Annotated[Return, Tag("return")]
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
-    | Annotated[Choose, Tag("choose")],
+    | Annotated[Choose, Tag("choose")]
+    | Annotated[IfKey, Tag("if_key")],
     Discriminator(_tag),
     _known("statement"),
 ]

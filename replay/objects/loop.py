@@ -10,8 +10,10 @@ from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
 from replay.objects.calls import call, enter_frame, return_value
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
+from replay.objects.dicts import do_dict, iterate_dict
 from replay.objects.heap import (
     BYTES,
+    DICT,
     EVENTS_A_STEP,
     FLOAT,
     INSTANCE,
@@ -47,6 +49,7 @@ from replay.objects.machine import (
     LIST_OF_CONSTANTS,
     LOAD,
     MAKE_BYTES,
+    MAKE_DICT,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_TUPLE,
@@ -161,6 +164,8 @@ def _do(machine):
         return list_of_constants(machine)
     if op == MAKE_RANGE:
         return new_range(machine, argument)
+    if op >= MAKE_DICT:
+        return do_dict(machine, op, argument, instruction.other)
     return _rare(machine, op)
 
 
@@ -175,12 +180,14 @@ def _rare(machine, op):
         push(machine, new_object(heap, FLOAT, np.int64(24), np.int64(0)))
         drop_leaf(heap, number)
         return True
-    if entry.kind not in (LIST, TUPLE):
+    if entry.kind not in (LIST, TUPLE, DICT):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         push(machine, new_int(machine, entry.length, digits_of(entry.length)))
         drop(heap, number)
         return True
+    if entry.kind == DICT:
+        return iterate_dict(machine, number)
     if heap.rules[0].sequence_iterators:
         iterator = new_object(heap, SEQUENCE_ITERATOR, np.int64(48), np.int64(0))
     else:

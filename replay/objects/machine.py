@@ -20,12 +20,21 @@ MISTAKES = (
     "expected an integer",
     "the integer exceeds the largest one, {largest}",
     "expected a list",
-    "expected a list or tuple",
+    "expected a list, tuple or dict",
     "the index {value} is not below the length, {limit}",
     "the list is empty",
     "calls are nested more than {limit} deep",
+    "expected a list or dict",
+    "expected a dict",
+    "a key is an integer or a text",
+    "the dict has no key {name}",
+    "the dict is empty",
+    "the dict has other keys than at the start of the loop over it",
 )
-UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP = range(1, 11)
+(
+    UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED,
+) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room")
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
@@ -39,7 +48,7 @@ DEPTH_MAX = 900
 (
     CONSTANT, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS, MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE,
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
-    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE,
+    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, MAKE_DICT, DICT_OF_CONSTANTS, DELETE_ITEM, FIRST_KEY, IN_DICT,
 ) = map(int, Do)  # fmt: skip
 
 

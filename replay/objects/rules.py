@@ -3,12 +3,18 @@
 import numpy as np
 
 from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
+from replay.trace import Domain
 
 RELEASES = tuple((3, minor) for minor in range(8, 16))
 
 
-def rules_of(release: tuple[int, int]) -> np.ndarray:
-    """Returns the RULES record of a release."""
+_DICTS_TOO_LARGE = ((3, 10), (3, 13, 4))
+"""From which release on, and up to which, CPython moves dicts of one or two keys to 16 slots instead of 8."""
+
+
+def rules_of(version: tuple[int, ...]) -> np.ndarray:
+    """Returns the RULES record of a release such as (3, 13), meaning its newest version, or of a version (3, 13, 0)."""
+    release = version[:2]
     rules = np.zeros(1, RULES)
     rules["int_least"] = 32 if release >= (3, 11) else 0
     rules["small_ints"] = 1025 if release >= (3, 15) else 257
@@ -26,15 +32,24 @@ def rules_of(release: tuple[int, int]) -> np.ndarray:
     rules["least_shrunk"] = 32 if release >= (3, 14) else 0
     rules["tuple_header"] = 48 if release >= (3, 14) else 40
     rules["sequence_iterators"] = release <= (3, 14)
+    rules["keys_header"] = 32 if release >= (3, 11) else 40
+    rules["keys_domain"] = Domain.MEM if release >= (3, 13) else Domain.OBJ
+    rules["text_entry"] = 16 if release >= (3, 11) else 24
+    first, end = _DICTS_TOO_LARGE
+    rules["slots_least"] = 16 if first <= release and (*version, 99)[:3] < end else 8
+    rules["pairs_values"] = 10 if release >= (3, 14) else 1 << 16
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 
 
-def free_list_limits(release: tuple[int, int]) -> np.ndarray:
+def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
     """Returns the number of objects in each free list."""
+    release = version[:2]
     limits = np.zeros(FREE_LISTS, np.int64)
     limits[Kind.FLOAT] = 100
     limits[Kind.LIST] = 80
+    limits[Kind.DICT] = 80
+    limits[Kind.KEYS] = 80
     limits[len(Kind) + 1 : len(Kind) + TUPLES_KEPT] = 2000
     if release <= (3, 10):  # elsewhere, only shorter tuples are kept
         limits[len(Kind) + 20] = 0

@@ -1,6 +1,6 @@
 """Runs an object program: compiles it, and yields the memory it requests, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from replay.objects.machine import (
     FRAMES_KEPT,
     MISTAKES,
     NO_ATTRIBUTE,
+    NO_KEY,
     NO_VALUE,
     NONE,
     STATE,
@@ -39,7 +40,7 @@ EVENTS_A_BATCH = 1 << 16
 _CHUNKS = 48
 
 
-def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
+def new_machine(code: Code, release: tuple[int, ...], seed: int) -> Machine:
     """Returns a machine before the first instruction of `main`."""
     rules = rules_of(release)
     ints = int(rules["small_ints"][0])
@@ -47,7 +48,7 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
     counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
     main = code.functions[-1]
-    need = int(code.functions["locals"].max()) + len(code.instructions) + 64
+    need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, seed & 0xFFFFFFFF
     state["top"], state["need"] = main["locals"], need
     heap = Heap(
@@ -80,8 +81,9 @@ def new_machine(code: Code, release: tuple[int, int], seed: int) -> Machine:
 
 def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the objects that live forever, the items of tuples among them, and the object of each constant."""
-    entries = [(Kind.NONE, 0, 0), *((Kind.INT, value, 0) for value in range(ints))]
-    entries += [(Kind.NONE, 0, 0), (Kind.TEXT, 0, 0), (Kind.TEXT, 1, 0), (Kind.BYTES, 1, 0)]
+    entries = [(Kind.NONE, 0, 0, 0), *((Kind.INT, value, 0, 0) for value in range(ints))]
+    entries += [(Kind.NONE, 0, 0, 0), (Kind.TEXT, 0, 0, 0), (Kind.TEXT, 1, 0, 0), (Kind.BYTES, 1, 0, 0)]
+    texts = _texts(code)
     items = [0] * (1 << SMALLEST_CHUNK)
 
     def number(value: Constant) -> int:
@@ -89,22 +91,36 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
             return 1 + ints + NONE if value is None else value + 1
         if isinstance(value, tuple):
             children = [number(each) for each in value]
-            entries.append((Kind.TUPLE, len(value), len(items)))
+            entries.append((Kind.TUPLE, len(value), len(items), 0))
             items.extend(children)
         elif isinstance(value, str):
-            entries.append((Kind.TEXT, len(value), 0))
+            entries.append((Kind.TEXT, len(value), 0, texts.index(value) + 1 if value in texts else 0))
         else:
-            entries.append((Kind.INT, value, 0) if isinstance(value, int) else (Kind.FLOAT, 0, 0))
+            entries.append((Kind.INT, value, 0, 0) if isinstance(value, int) else (Kind.FLOAT, 0, 0, 0))
         return len(entries) - 1
 
     constants = np.array([number(value) for value in code.constants], np.int64)
     objects = np.zeros(len(entries), OBJECT)
-    objects["kind"], objects["length"], objects["first"] = np.array(entries, np.int64).T
+    for field, column in zip(("kind", "length", "first", "capacity"), np.array(entries, np.int64).T, strict=True):
+        objects[field] = column
     objects["refs"] = IMMORTAL
     return objects, np.array(items, np.int32), constants
 
 
-def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
+def _texts(code: Code) -> list[str]:
+    """Returns the texts of the program that do not consist of the letter x, as computed texts do."""
+
+    def found(values: Iterable[Constant]) -> Iterator[str]:
+        for value in values:
+            if isinstance(value, tuple):
+                yield from found(value)
+            elif isinstance(value, str) and value.strip("x"):
+                yield value
+
+    return list(dict.fromkeys(found(code.constants)))
+
+
+def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int]]:
     """Yields the program's events (EVENT) batch by batch, with the number of its random choices so far.
 
     Raises WorkloadError for a mistake of the running program.
@@ -125,14 +141,25 @@ def run_program(program: ObjectProgram, release: tuple[int, int]) -> Iterator[tu
 def _sentence(program: ObjectProgram, machine: Machine) -> str:
     """Returns the message for the mistake that stopped the machine."""
     code, state = program.code, machine.state[0]
-    names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
+    if state.mistake == NO_KEY:
+        name = _key_text(code, machine.heap.objects[state.value])
+    else:
+        names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
+        name = names[state.value] if state.value < len(names) else ""
     what = MISTAKES[state.mistake].format(
-        name=names[state.value] if state.value < len(names) else "",
+        name=name,
         largest=LARGEST,
         value=state.value,
         limit=state.limit,
     )
     return program.sentence(code.places[code.instructions[state.at - 1]["line"]], what)
+
+
+def _key_text(code: Code, key: np.void) -> str:
+    """Returns a key of a dict as Python shows it."""
+    if key["kind"] == Kind.INT:
+        return str(key["length"])
+    return repr(_texts(code)[key["capacity"] - 1]) if key["capacity"] else f"'x' * {key['length']}"
 
 
 def _with_room(machine: Machine) -> Machine:

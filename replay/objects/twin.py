@@ -71,6 +71,11 @@ def _(form: language.Store) -> list[str]:
 
 
 @_lines.register
+def _(form: language.Delete) -> list[str]:
+    return [f"del {form.delete}[{python(form.at)}]"]
+
+
+@_lines.register
 def _(form: language.Pop) -> list[str]:
     return [f"{form.pop}.pop()"]
 
@@ -102,7 +107,16 @@ def _(form: language.Each) -> list[str]:
 
 @_lines.register
 def _(form: language.Choose) -> list[str]:
-    lines = [f"if next(CHOICES) < {round(form.choose * CHOICE_STEPS)}:", *_indented(form.do)]
+    return _branches(f"if next(CHOICES) < {round(form.choose * CHOICE_STEPS)}:", form)
+
+
+@_lines.register
+def _(form: language.IfKey) -> list[str]:
+    return _branches(f"if {_operand(form.if_key)} in {form.in_}:", form)
+
+
+def _branches(condition: str, form: language.Choose | language.IfKey) -> list[str]:
+    lines = [condition, *_indented(form.do)]
     return [*lines, "else:", *_indented(form.otherwise)] if form.otherwise else lines
 
 
@@ -159,6 +173,11 @@ def _(form: language.NewList) -> str:
 
 
 @python.register
+def _(form: language.NewDict) -> str:
+    return f"{{{', '.join(f'{python(key)}: {python(value)}' for key, value in form.dict_)}}}"
+
+
+@python.register
 def _(form: language.New) -> str:
     return f"{form.new}()"
 
@@ -176,6 +195,11 @@ def _(form: language.Item) -> str:
 @python.register
 def _(form: language.Length) -> str:
     return f"len({form.length})"
+
+
+@python.register
+def _(form: language.FirstKey) -> str:
+    return f"next(iter({form.first_key}))"
 
 
 def _operand(expression: Expression) -> str:

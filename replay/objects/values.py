@@ -3,7 +3,20 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import DIGIT_BITS, INT, RANGE, RANGE_ITERATOR, TEXT, TUPLE, drop, drop_leaf, new_object, refer
+from replay.objects.dicts import next_key
+from replay.objects.heap import (
+    DICT_ITERATOR,
+    DIGIT_BITS,
+    INT,
+    RANGE,
+    RANGE_ITERATOR,
+    TEXT,
+    TUPLE,
+    drop,
+    drop_leaf,
+    new_object,
+    refer,
+)
 from replay.objects.language import LARGEST
 from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, fail, pop, push
 
@@ -52,7 +65,7 @@ def new_range(machine, stop):
 
 @leaf
 def next_item(machine, target):
-    """Pushes the next item of the iterator on the stack; at its end, drops it and jumps."""
+    """Pushes the next item, or key, of the iterator on the stack; at its end, drops it and jumps."""
     heap, state = machine.heap, machine.state[0]
     iterator = np.int64(machine.stack[state.top - 1])
     entry = heap.objects[iterator]
@@ -61,6 +74,8 @@ def next_item(machine, target):
             entry.length += 1
             push(machine, new_int(machine, entry.length - 1, digits_of(entry.length - 1)))
             return True
+    elif entry.kind == DICT_ITERATOR:
+        return next_key(machine, iterator, target)
     elif entry.length < heap.objects[entry.owner].length:
         item = np.int64(heap.items[heap.objects[entry.owner].first + entry.length])
         entry.length += 1

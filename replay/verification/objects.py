@@ -10,6 +10,7 @@ the comparison and counted:
     older blocks       blocks from before the program that are freed while it runs
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class ObjectAgreement:
     """The first difference."""
 
 
-def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarray, int]:
+def simulate(program: ObjectProgram, release: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its random choices."""
     batches = list(run_program(program, release))
     events, choices = np.concatenate([each for each, _ in batches]), batches[-1][1]
@@ -77,7 +78,7 @@ def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarr
 
 def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     """Runs a program in the model and in a real interpreter, and compares their events."""
-    release = release_of(oracle)
+    release = version_of(oracle)
     model, choices = simulate(program, release)
     seed = program.program.seed & 0xFFFFFFFF
     script = _SCRIPT.format(
@@ -85,7 +86,7 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     )
     recorded = record_objects(oracle, script)[0].events
     real = _without_older_blocks(recorded)
-    if release <= _CACHES_TO:
+    if release[:2] <= _CACHES_TO:
         real = _without_caches(real, model)
     aside, shorter = len(recorded) - len(real), min(len(real), len(model))
     unequal = np.flatnonzero(real[:shorter] != model[:shorter])
@@ -101,10 +102,9 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     )
 
 
-def release_of(oracle: Oracle) -> tuple[int, int]:
-    """Returns the release of an interpreter, such as (3, 12)."""
-    major, minor = oracle.version.split(".")[:2]
-    return int(major), int(minor)
+def version_of(oracle: Oracle) -> tuple[int, ...]:
+    """Returns the version of an interpreter, such as (3, 12, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", oracle.version)[:3])
 
 
 def _without_older_blocks(events: np.ndarray) -> np.ndarray:
