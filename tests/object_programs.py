@@ -133,6 +133,11 @@ class _Author:
         return statements or [{"bind": {"z": 0}}]
 
     def _statement(self, names: Names, own: list[str]) -> list[Any]:
+        table = self._pick(names, "dict")
+        if table and self._random.random() < 0.2:
+            return self._change_dict(names, table)
+        if not table and self._random.random() < 0.15:
+            return [self._bind(names, own, self._dict(names, 2))]
         chance = self._random.random()
         if chance < 0.4 or not names:
             return [self._bind(names, own, self._value(names, 3))]
@@ -143,8 +148,6 @@ class _Author:
             if self._random.random() < 0.1:
                 statements.append({"clear": name})
             return statements
-        if 0.45 <= chance < 0.6 and (name := self._pick(names, "dict")):
-            return self._change_dict(names, name)
         if 0.5 <= chance < 0.6 and (name := self._pick(names, *self._classes)):
             place = f"{name}.{self._random.choice(self._classes[names[name]]['slots'])}"
             return [{"set": {place: self._value(names, 2)}}, self._bind(names, own, place)]

@@ -124,6 +124,75 @@ def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
     assert [(op, size) for op, _, size, _ in found][3:] == [(FREE, 51), (FREE, 8), (MALLOC, 71), (FREE, 71)]
 
 
+def stores(count, name="d", first=0):
+    """Statements that store a number under each of so many integers."""
+    at = {"sum": ["i", first]} if first else "i"
+    return {"repeat": count, "as": "i", "do": [{"store": 0, "into": name, "at": at}]}
+
+
+def tables(release, *main):
+    """The sizes of the tables of dicts that a program allocates, in order."""
+    domain = OBJ if release <= (3, 12) else MEM
+    return [size for op, where, size, _ in events(release, *main) if op == MALLOC and where == domain and size > 80]
+
+
+@pytest.mark.parametrize(
+    ("release", "sizes"),
+    [((3, 8), [168, 296, 576, 1112]), ((3, 11), [160, 288, 568, 1104]), ((3, 15), [160, 288, 568, 1104])],
+)
+def test_a_dict_grows_when_two_thirds_of_its_slots_are_used(release, sizes):
+    found = tables(release, {"bind": {"d": {"dict": []}}}, stores(22))
+    assert found[release <= (3, 10) :] == sizes  # 8, 16, 32 and 64 slots; the first is the frame of main
+
+
+def test_a_dict_whose_keys_are_texts_has_smaller_entries():
+    assert tables((3, 13), {"bind": {"d": {"dict": [[{"text": "a"}, 1]]}}}) == [120]
+    assert tables((3, 13), {"bind": {"d": {"dict": [[{"text": "a"}, 1], [1, 2]]}}}) == [120, 160]
+
+
+@pytest.mark.parametrize(("release", "sizes"), [((3, 13), [120, 160]), ((3, 13, 3), [120, 288])])
+def test_a_dict_of_one_key_was_moved_to_sixteen_slots_from_3_10_up_to_3_13_3(release, sizes):
+    assert tables(release, {"bind": {"d": {"dict": [[{"text": "a"}, 1], [1, 2]]}}}) == sizes
+
+
+@pytest.mark.parametrize(("release", "aside"), [((3, 13), []), ((3, 14), [(MALLOC, MEM, 104, 1)])])
+def test_a_display_of_six_pairs_creates_the_table_first(release, aside):
+    found = events(release, {"bind": {"d": {"dict": [[key, 0] for key in range(6)]}}})
+    table = len(aside) + 1
+    assert found[: len(aside) + 2] == [*aside, (MALLOC, MEM, 288, table), (MALLOC, OBJ, 64, table + 1)]
+    assert found[len(aside) + 2 :] == [*((FREE, *event[1:]) for event in aside), (FREE, MEM, 288, table)]
+
+
+def test_each_key_of_a_dict_dies_before_its_value_and_all_before_the_table():
+    pairs = [[{"letters": 10}, {"letters": 20}], [{"letters": 30}, {"letters": 40}]]
+    found = events((3, 12), {"bind": {"d": {"dict": pairs}}}, {"clear": "d"})
+    assert [size for op, _, size, _ in found if op == FREE] == [51, 61, 71, 81]  # the table and the dict are kept
+
+
+def test_a_deleted_key_makes_no_room_in_the_table():
+    change = {"repeat": 5, "as": "i", "do": [{"store": 0, "into": "d", "at": "i"}, {"delete": "d", "at": "i"}]}
+    assert tables((3, 13), {"bind": {"d": {"dict": []}}}, change, stores(1)) == [160, 160]
+
+
+def test_a_loop_over_a_dict_has_an_iterator_and_yields_the_keys_in_the_order_of_insertion():
+    statements = [{"bind": {"d": {"dict": [[7, 0], [3, 0]]}, "xs": {"list": []}}}]
+    loop = {"each": "d", "as": "k", "do": [{"append": {"letters": {"product": ["k", 10]}}, "to": "xs"}]}
+    found = events((3, 15), *statements, loop)
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == OBJ] == [64, 56, 72, 111, 71]
+
+
+def test_texts_of_the_same_letters_are_the_same_key():
+    pairs = [[{"text": "xxx"}, 1], [{"letters": 3}, 2], [{"text": "yyy"}, 3]]
+    found = events((3, 12), {"bind": {"d": {"dict": pairs}}}, {"bind": {"x": {"letters": {"length": "d"}}}})
+    assert (MALLOC, OBJ, 43, 4) in found
+
+
+def test_the_first_key_is_the_oldest_that_is_left():
+    statements = [{"bind": {"d": {"dict": [[7, 0], [20, 0]]}}}, {"delete": "d", "at": 7}]
+    found = events((3, 12), *statements, {"bind": {"x": {"letters": {"first_key": "d"}}}})
+    assert [size for op, _, size, _ in found if op == MALLOC] == [64, 160, 72, 61]
+
+
 # The language
 
 
@@ -137,6 +206,8 @@ def test_a_twin_is_the_same_program_in_python():
                 {"bind": {"n": {"product": [{"sum": [1, 2]}, 3]}, "x": {"call": "push", "with": [{"letters": 5}]}}},
                 {"repeat": 2, "as": "i", "do": [choice]},
                 {"each": "x", "as": "y", "do": [{"store": {"half": "y"}, "into": "n", "at": {"length": "x"}}]},
+                {"bind": {"d": {"dict": [[1, "n"], [{"text": "a"}, {"dict": []}]]}}},
+                {"if_key": {"sum": ["n", 1]}, "in": "d", "do": [{"delete": "d", "at": {"first_key": "d"}}]},
             ],
         }
     )
@@ -154,6 +225,9 @@ def test_a_twin_is_the_same_program_in_python():
                     n.pop()
             for y in x:
                 n[len(x)] = y * 0.5
+            d = {1: n, 'a': {}}
+            if (n + 1) in d:
+                del d[next(iter(d))]
         class Node:
             __slots__ = ('value', 'next')
         """
@@ -203,8 +277,17 @@ main:
         ("drop: [n]", "drop: [n, n]", "18: main.2: the variable 'n' is not bound"),
         ("to: xs", "to: n", "16: main.1.do.0: expected a list"),
         ("return: node", "return: node.value", "10: functions.push.do.2: the attribute 'value' has no value yet"),
-        ("return: node", "return: {item: head, at: 0}", "10: functions.push.do.2: expected a list or tuple"),
+        ("return: node", "return: {item: head, at: 0}", "10: functions.push.do.2: expected a list, tuple or dict"),
         ("drop: [n]", "bind: {m: {item: xs, at: 4}}", "18: main.2: the index 4 is not below the length, 4"),
+        ("drop: [n]", "{store: 1, into: n, at: 0}", "18: main.2: expected a list or dict"),
+        ("drop: [n]", "{delete: xs, at: 0}", "18: main.2: expected a dict"),
+        ("[1]}, n: 5", "[1]}, n: {dict: [[1]]}", "12: main.0.bind.n.dict.0: [1] List should have at least 2 items after validation, not 1"),
+        ("n: 5", "n: {dict: [[1, 2], [xs, 3]]}", "12: main.0: a key is an integer or a text"),
+        ("n: 5", "n: {dict: [[1, {first_key: xs}]]}", "12: main.0: expected a dict"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {first_key: m}}", "18: main.2: the dict is empty"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: 5}}", "18: main.2: the dict has no key 5"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {text: ab}}}", "18: main.2: the dict has no key 'ab'"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {letters: 9}}}", "18: main.2: the dict has no key 'x' * 9"),
         ("drop: [n]", "bind: {m: {sum: [xs, 1]}}", "18: main.2: expected an integer"),
         ("[1]}, n: 5", f"[1]}}, n: {(1 << 60) - 1}", None),
         (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
@@ -225,6 +308,12 @@ def test_two_parameters_of_the_same_name_are_a_mistake():
     function = {"parameters": ["a", "a"], "do": [{"return": "a"}]}
     program = Program.model_validate({"kind": "objects", "functions": {"f": function}, "main": [{"bind": {"x": 0}}]})
     assert compile_program(program) == (None, [(("functions", "f", "parameters"), "two have the same name")])
+
+
+def test_a_dict_that_changes_in_a_loop_over_it_is_a_mistake():
+    loop = {"each": "d", "as": "k", "do": [{"store": 0, "into": "d", "at": 2}]}
+    with pytest.raises(WorkloadError, match="main.1: the dict has other keys than at the start of the loop over it"):
+        events((3, 12), {"bind": {"d": {"dict": [[1, 0]]}}}, loop)
 
 
 @pytest.mark.parametrize("operation", ["sum", "product"])
@@ -249,11 +338,12 @@ def references(machine):
     """The number of references that remain, and of those that the remaining objects have to each other."""
     heap = machine.heap
     objects = heap.objects[: heap.counts[0].objects]
-    live = np.flatnonzero((objects["kind"] > 0) & (objects["refs"] < IMMORTAL // 2))
+    live = np.flatnonzero((objects["kind"] > 0) & (objects["kind"] != Kind.KEYS) & (objects["refs"] < IMMORTAL // 2))
     found = np.zeros(len(objects), np.int64)
     for entry in objects[live]:
-        np.add.at(found, heap.items[entry["first"] : entry["first"] + entry["length"]] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.PLACE):
+        length = 2 * objects[entry["owner"]]["length"] if entry["kind"] == Kind.DICT else entry["length"]
+        np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
+        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()
 
