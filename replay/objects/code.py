@@ -22,6 +22,7 @@
 The last field, `line`, is the number of the statement: its place in the file is in `Code.places`.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum, auto
 from functools import singledispatchmethod
 from typing import NamedTuple, TypeAlias
@@ -108,7 +109,7 @@ Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
 class Code(NamedTuple):
     """The code of a program.
 
-    `classes`: the number of slots of each class. `slots`: the slot of each attribute in each class, -1 for none.
+    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in each class, -1 for none.
     """
 
     instructions: np.ndarray
@@ -135,7 +136,7 @@ class _Compiler:
         self._program = program
         self._functions = [*program.functions]
         self._classes = [*program.classes]
-        self._attributes = list(dict.fromkeys(slot for kind in program.classes.values() for slot in kind.slots))
+        self._attributes = _attributes(program)
         self._instructions: list[tuple[int, int, int, int]] = []
         self._constants: list[Constant] = []
         self._places: list[Location] = []
@@ -161,12 +162,12 @@ class _Compiler:
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0))
         if self._problems:
             return None, self._problems
-        kinds = [sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
-        slots = [[kind.index(name) if name in kind else -1 for name in self._attributes] for kind in kinds]
+        kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
+        slots = [[kind.index(name) if kind and name in kind else -1 for name in self._attributes] for kind in kinds]
         code = Code(
             np.array(self._instructions, INSTRUCTION),
             np.array(functions, FUNCTION),
-            np.array([len(kind) for kind in kinds], np.int64),
+            np.array([len(kind) if kind else -1 for kind in kinds], np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._constants,
             self._places,
@@ -470,6 +471,24 @@ class _Compiler:
         self._load(form.first_key)
         self._depth -= 2
         self._emit(Do.FIRST_KEY)
+
+
+def _attributes(program: Program) -> list[str]:
+    """Returns the attributes that instances can have: all slots, and what is set if there are classes without slots."""
+    names = [slot for kind in program.classes.values() for slot in kind.slots or ()]
+    if any(kind.slots is None for kind in program.classes.values()):
+        for body in [*(each.do for each in program.functions.values()), program.main]:
+            names += _set_attributes(body)
+    return list(dict.fromkeys(names))
+
+
+def _set_attributes(body: list[Statement]) -> Iterator[str]:
+    """Yields the attributes that statements set."""
+    for form in body:
+        if isinstance(form, language.Set):
+            yield from (place.rpartition(".")[2] for place in form.set if "." in place)
+        for inner in ("do", "otherwise"):
+            yield from _set_attributes(getattr(form, inner, []))
 
 
 def _number(expression: Expression) -> int | None:

@@ -12,6 +12,7 @@ from replay.objects.heap import (
     LIST,
     MALLOC,
     MEM,
+    OPEN,
     REALLOC,
     TUPLE,
     drop,
@@ -23,6 +24,7 @@ from replay.objects.heap import (
     new_object,
     refer,
 )
+from replay.objects.instances import open_attribute
 from replay.objects.machine import (
     APPEND,
     CLEAR,
@@ -122,6 +124,8 @@ def attribute(machine, name, is_set):
     """Replaces an instance by its attribute; or sets it to the value below the instance."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
+    if entry.kind == OPEN:
+        return open_attribute(machine, number, name, is_set)
     slot = machine.slots[entry.owner, name] if entry.kind == INSTANCE else np.int64(-1)
     if slot < 0:
         return fail(machine, NO_ATTRIBUTE, name, np.int64(0))

@@ -130,22 +130,38 @@ def find(heap, number, key):
 
 
 @leaf
+def new_table(heap, number, slots, are_texts):
+    """Gives a dict a new table, without entries."""
+    entry = heap.objects[number]
+    entry.owner = new_keys(heap, slots, are_texts)
+    entry.room = chunk_log(2 * usable(slots))
+    entry.first = new_chunk(heap, entry.room)
+
+
+@leaf
+def insert_entry(heap, number, key, value):
+    """Adds an entry of a new key to a dict whose table has room for it."""
+    entry = heap.objects[number]
+    table = heap.objects[entry.owner]
+    heap.items[entry.first + 2 * table.length] = key
+    heap.items[entry.first + 2 * table.length + 1] = value
+    heap.items[table.first + _slot(heap, number, key, True)] = table.length + 1
+    table.length += 1
+    entry.length += 1
+
+
+@leaf
 def give_keys(heap, number, slots, are_texts):
     """Gives a dict a new table with its entries; the previous table ends."""
     entry = heap.objects[number]
     old, first, room = entry.owner, entry.first, entry.room
     count = heap.objects[old].length
-    entry.owner = new_keys(heap, slots, are_texts)
-    table = heap.objects[entry.owner]
-    entry.room = chunk_log(2 * usable(slots))
-    entry.first = new_chunk(heap, entry.room)
+    new_table(heap, number, slots, are_texts)
+    entry.length = 0
     for index in range(count):
         key = np.int64(heap.items[first + 2 * index])
         if key:
-            heap.items[table.first + _slot(heap, number, key, True)] = table.length + 1
-            heap.items[entry.first + 2 * table.length] = key
-            heap.items[entry.first + 2 * table.length + 1] = heap.items[first + 2 * index + 1]
-            table.length += 1
+            insert_entry(heap, number, key, np.int64(heap.items[first + 2 * index + 1]))
     if old:
         heap.items[first] = heap.chunks[room]
         heap.chunks[room] = first
@@ -171,12 +187,7 @@ def insert(heap, number, key, value):
     table = heap.objects[entry.owner]
     if table.length == usable(table.capacity):
         give_keys(heap, number, grown_slots(heap, entry.length), table.owner)
-        table = heap.objects[entry.owner]
-    heap.items[entry.first + 2 * table.length] = key
-    heap.items[entry.first + 2 * table.length + 1] = value
-    heap.items[table.first + _slot(heap, number, key, True)] = table.length + 1
-    table.length += 1
-    entry.length += 1
+    insert_entry(heap, number, key, value)
     return np.int64(0)
 
 

@@ -48,11 +48,13 @@ class Kind(IntEnum):
     DICT_ITERATOR = auto()
     KEYS = auto()
     """The hash table of a dict: no object. Keys that were cleared have the entries of their dict, which die."""
+    OPEN = auto()
+    """An instance that has a dict."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS,
+    DICT_ITERATOR, KEYS, OPEN,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -79,6 +81,7 @@ RULES = record(
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
+    "instance_bytes", "splits_dicts", "values_inline",
 )  # fmt: skip
 
 
@@ -257,14 +260,22 @@ def drop_leaf(heap, number):
 def references(heap, number):
     """Returns how many entries of an object's items can be references. Others are 0."""
     entry = heap.objects[number]
-    if entry.kind == DICT:
-        return 2 * heap.objects[entry.owner].length  # 0 for an empty dict, whose owner is 0
+    if entry.kind == DICT:  # keys and values, or values; an empty dict has the owner 0
+        return heap.objects[entry.owner].length << (entry.vector == 0)
     return entry.length
 
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, DICT, KEYS)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS)
+
+
+@leaf
+def leave_keys(heap, number):
+    """Counts one reference less to the table of a dict, which may be shared."""
+    heap.objects[number].refs -= 1
+    if heap.objects[number].refs == 0:
+        end_keys(heap, number)
 
 
 @leaf
@@ -274,7 +285,7 @@ def end_keys(heap, number):
     if entry.capacity == KEYS_LEAST and entry.owner and heap.kept_counts[KEYS] < heap.limits[KEYS]:
         heap.kept[KEYS, heap.kept_counts[KEYS]] = entry.block
         heap.kept_counts[KEYS] += 1
-    else:
+    elif entry.block:  # 0: a block that is older than the program
         free_block(heap, heap.rules[0].keys_domain, entry.block)
     take_items(heap, number)
     entry.kind, entry.first = 0, counts.free_object
@@ -311,7 +322,7 @@ def drop_next(heap):
         return
     if task.position:
         task.position -= 1
-        if entry.kind in (INSTANCE, DICT, KEYS):  # from the first one on; other items die from the last one on
+        if entry.kind in (INSTANCE, OPEN, DICT, KEYS):  # from the first one on; other items die from the last one on
             child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
         elif _has_items(entry.kind):
             child = np.int64(heap.items[entry.first + task.position])
@@ -328,5 +339,5 @@ def drop_next(heap):
     if entry.vector:
         free_block(heap, MEM, entry.vector)
     if entry.kind == DICT and entry.owner:
-        end_keys(heap, entry.owner)
+        leave_keys(heap, entry.owner)
     end_object(heap, number)

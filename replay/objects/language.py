@@ -288,9 +288,9 @@ Statement: TypeAlias = Annotated[
 
 
 class Class(Form):
-    """A class whose instances have these attributes and no dict."""
+    """A class whose instances have these attributes and no dict; without `slots`, any attributes."""
 
-    slots: Annotated[list[Name], Field(min_length=1)]
+    slots: Annotated[list[Name], Field(min_length=1)] | None = None
 
 
 class Function(Form):

@@ -31,6 +31,7 @@ from replay.objects.heap import (
     new_record,
     refer,
 )
+from replay.objects.instances import new_open
 from replay.objects.machine import (
     APPEND,
     ATTRIBUTE,
@@ -144,7 +145,9 @@ def _do(machine):
     if op in (ITEM, SET_ITEM):
         return item(machine, op == SET_ITEM)
     if op == NEW:
-        slots = machine.classes[argument]
+        slots = machine.classes[argument].slots
+        if slots < 0:
+            return new_open(machine, argument)
         number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
         heap.objects[number].owner = argument
         give_items(heap, number, slots)

@@ -55,7 +55,7 @@ DEPTH_MAX = 900
 @by_reference
 class Machine(NamedTuple):
     """The heap; the code; `stack`: local variables and values of all calls; `constants`: the objects of
-    constants; `ints`: small integers. NONE, and the texts and bytes that exist once, follow them."""
+    constants; `attributes`: the names of attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow them."""
 
     heap: Heap
     state: np.ndarray
@@ -67,6 +67,7 @@ class Machine(NamedTuple):
     frames: np.ndarray
     kept_frames: np.ndarray
     constants: np.ndarray
+    attributes: np.ndarray
     ints: np.ndarray
 
 

@@ -38,6 +38,9 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     first, end = _DICTS_TOO_LARGE
     rules["slots_least"] = 16 if first <= release and (*version, 99)[:3] < end else 8
     rules["pairs_values"] = 10 if release >= (3, 14) else 1 << 16
+    rules["instance_bytes"] = 56 if release == (3, 11) else 48
+    rules["splits_dicts"] = release <= (3, 10)
+    rules["values_inline"] = release >= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 

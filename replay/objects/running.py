@@ -13,12 +13,14 @@ from replay.objects.heap import (
     EVENT,
     FREE_LISTS,
     IMMORTAL,
+    KEYS_LEAST,
     LONGEST_FREE_LIST,
     OBJECT,
     SMALLEST_CHUNK,
     Heap,
     Kind,
 )
+from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.language import LARGEST
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
@@ -45,6 +47,9 @@ def new_machine(code: Code, release: tuple[int, ...], seed: int) -> Machine:
     rules = rules_of(release)
     ints = int(rules["small_ints"][0])
     objects, items, constants = _constants(code, ints)
+    attributes = np.arange(len(objects), len(objects) + len(code.attributes))
+    classes, more = _classes(code, len(objects) + len(attributes), bool(rules["splits_dicts"][0]))
+    objects = np.concatenate([objects, _names(code), more])
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
     counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
     main = code.functions[-1]
@@ -69,12 +74,13 @@ def new_machine(code: Code, release: tuple[int, ...], seed: int) -> Machine:
         state,
         code.instructions,
         code.functions.copy(),
-        code.classes,
-        code.slots,
+        classes,
+        code.slots.copy(),
         np.zeros(4 * need, np.int32),
         np.zeros(DEPTH_MAX + 1, FRAME),
         np.zeros(FRAMES_KEPT, FRAME),
         constants,
+        attributes,
         np.arange(1, ints + 1),
     )
 
@@ -105,6 +111,27 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
         objects[field] = column
     objects["refs"] = IMMORTAL
     return objects, np.array(items, np.int32), constants
+
+
+def _names(code: Code) -> np.ndarray:
+    """Returns the objects of the attributes' names, which are keys in dicts of instances only."""
+    names = np.zeros(len(code.attributes), OBJECT)
+    names["kind"], names["refs"], names["capacity"] = Kind.TEXT, IMMORTAL, -1 - np.arange(len(names))
+    return names
+
+
+def _classes(code: Code, first: int, splits_dicts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the classes, and their tables of shared keys if there are, which are the objects from `first` on."""
+    classes = np.zeros(len(code.classes), CLASS)
+    classes["slots"] = code.classes
+    has_dict = np.flatnonzero(code.classes < 0)
+    keys = np.zeros(len(has_dict) if splits_dicts else 0, OBJECT)
+    keys["kind"], keys["refs"], keys["capacity"], keys["owner"] = Kind.KEYS, 1, KEYS_LEAST, 1
+    if splits_dicts:
+        classes["keys"][has_dict] = first + np.arange(len(keys))
+    else:
+        classes["usable"][has_dict] = SHARED_KEYS
+    return classes, keys
 
 
 def _texts(code: Code) -> list[str]:

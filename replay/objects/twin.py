@@ -25,7 +25,7 @@ def write_twin(program: Program) -> str:
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
-        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}"]
+        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"]
     functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
     for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
