@@ -9,6 +9,7 @@ from replay.objects.language import Program
 
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
+_ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 Names = dict[str, str]
 """The kind of value of each bound name: int, tuple, list, dict, the name of a class, or any."""
 
@@ -30,11 +31,12 @@ class _Author:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._names = self._depth = 0
-        self._classes = {
-            f"K{index}": {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
-            for index in range(self._random.randint(1, 3))
-        }
+        self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
         self._parameters: dict[str, int] = {}
+
+    def _class(self) -> dict[str, list[str]]:
+        has_dict = self._random.random() < 0.5
+        return {} if has_dict else {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
 
     def document(self) -> dict[str, Any]:
         functions = {}
@@ -105,7 +107,7 @@ class _Author:
         if chance < 0.3:
             return {"text": "".join(self._random.choices("xy", k=self._random.randint(0, 2)))}
         if chance < 0.5 and names:
-            return {"letters": self._number(names, 0) if self._random.random() < 0.3 else self._random.randint(0, 4)}
+            return {"letters": self._random.randint(0, 4)}
         return self._number(names, 1 if names else 0)
 
     def _call(self, names: Names, depth: int) -> Any:
@@ -149,8 +151,11 @@ class _Author:
                 statements.append({"clear": name})
             return statements
         if 0.5 <= chance < 0.6 and (name := self._pick(names, *self._classes)):
-            place = f"{name}.{self._random.choice(self._classes[names[name]]['slots'])}"
-            return [{"set": {place: self._value(names, 2)}}, self._bind(names, own, place)]
+            slots = self._classes[names[name]].get("slots", _ATTRIBUTES)
+            count = min(len(slots), self._random.choice([1, 1, 1, 2, 3, 7, 40]))
+            places = [f"{name}.{slot}" for slot in self._random.sample(slots, count)]
+            values = {place: self._value(names, 2 if count < 4 else 0) for place in places}
+            return [{"set": values}, self._bind(names, own, self._random.choice(places))]
         if 0.6 <= chance < 0.68 and own and self._depth == 0:
             name = own.pop(self._random.randrange(len(own)))
             del names[name]

@@ -193,6 +193,71 @@ def test_the_first_key_is_the_oldest_that_is_left():
     assert [size for op, _, size, _ in found if op == MALLOC] == [64, 160, 72, 61]
 
 
+OPEN = {"Node": {}}
+"""A class whose instances have a dict."""
+
+
+def sizes(release, *main):
+    """The sizes that a program with such a class allocates, in order."""
+    return [size for op, _, size, _ in events(release, *main, classes=OPEN) if op == MALLOC]
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [((3, 10), [48, 40, 64]), ((3, 11), [56, 264]), ((3, 12), [48, 264]), ((3, 13), [328]), ((3, 15), [328])],
+)
+def test_the_first_instance_of_a_class_has_room_for_many_attributes(release, found):
+    setting = {"set": {"node.a": 1, "node.b": 2}}
+    allocated = sizes(release, {"bind": {"node": {"new": "Node"}}}, setting)
+    assert allocated[release <= (3, 10) :] == found  # the first is the frame of main
+
+
+@pytest.mark.parametrize(("release", "last", "first"), [((3, 12), 32, 27), ((3, 13), 88, 28)])
+def test_later_instances_have_room_for_one_attribute_more_than_was_set(release, last, first):
+    make = [{"bind": {"node": {"new": "Node"}}}, {"set": {"node.a": 1, "node.b": 2}}]
+    found = sizes(release, {"repeat": 40, "as": "i", "do": make})
+    assert found[-1] == last
+    assert found.count(last) == 41 - first
+
+
+def test_up_to_3_10_a_sixth_attribute_moves_the_shared_keys():
+    names = ["a", "b", "c", "d", "e", "f"]
+    setting = {"set": {f"node.{name}": 0 for name in names}}
+    found = events((3, 10), {"bind": {"node": {"new": "Node"}}}, setting, classes=OPEN)
+    assert found[1:] == [
+        (MALLOC, OBJ, 48, 2),
+        (MALLOC, MEM, 40, 3),
+        (MALLOC, OBJ, 64, 4),
+        (MALLOC, OBJ, 296, 5),
+        (FREE, MEM, 40, 3),
+        (MALLOC, MEM, 80, 6),
+        (FREE, MEM, 80, 6),
+        (FREE, OBJ, 48, 2),  # the dict is kept, the keys are those of the class
+    ]
+
+
+def test_up_to_3_10_another_order_of_attributes_ends_the_sharing_of_keys():
+    first = [{"bind": {"a": {"new": "Node"}}}, {"set": {"a.x": 0, "a.y": 0}}]
+    second = [{"bind": {"b": {"new": "Node"}}}, {"set": {"b.y": 0, "b.x": 0}}]
+    third = [{"bind": {"c": {"new": "Node"}}}, {"set": {"c.x": 0}}]
+    assert sizes((3, 9), *first, *second, *third)[1:] == [48, 40, 64, 48, 40, 64, 168, 48, 64, 168]
+
+
+def test_from_3_11_on_an_attribute_without_room_moves_all_to_a_dict():
+    late = [{"set": {"node.b": 2, "node.c": 3}}]
+    make = {"repeat": 40, "as": "i", "do": [{"bind": {"node": {"new": "Node"}}}, {"set": {"node.a": {"half": "i"}}}]}
+    found = events((3, 12), make, *late, classes=OPEN)
+    values = max(block for op, domain, _, block in found if op == MALLOC and domain == MEM)
+    moved = [event[:3] for event in found[found.index((FREE, MEM, 24, values)) - 2 :]]
+    assert moved == [
+        (MALLOC, OBJ, 64),
+        (MALLOC, OBJ, 208),
+        (FREE, MEM, 24),
+        (FREE, OBJ, 208),
+        (FREE, OBJ, 48),
+    ]
+
+
 # The language
 
 
@@ -234,6 +299,7 @@ def test_a_twin_is_the_same_program_in_python():
     )
 
 
+AT_LEAST_TWO = "List should have at least 2 items after validation, not 1"
 PROGRAM = """\
 kind: objects
 classes:
@@ -281,13 +347,14 @@ main:
         ("drop: [n]", "bind: {m: {item: xs, at: 4}}", "18: main.2: the index 4 is not below the length, 4"),
         ("drop: [n]", "{store: 1, into: n, at: 0}", "18: main.2: expected a list or dict"),
         ("drop: [n]", "{delete: xs, at: 0}", "18: main.2: expected a dict"),
-        ("[1]}, n: 5", "[1]}, n: {dict: [[1]]}", "12: main.0.bind.n.dict.0: [1] List should have at least 2 items after validation, not 1"),
+        ("n: 5", "n: {dict: [[1]]}", f"12: main.0.bind.n.dict.0: [1] {AT_LEAST_TWO}"),
         ("n: 5", "n: {dict: [[1, 2], [xs, 3]]}", "12: main.0: a key is an integer or a text"),
         ("n: 5", "n: {dict: [[1, {first_key: xs}]]}", "12: main.0: expected a dict"),
         ("drop: [n]", "bind: {m: {dict: []}, k: {first_key: m}}", "18: main.2: the dict is empty"),
         ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: 5}}", "18: main.2: the dict has no key 5"),
         ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {text: ab}}}", "18: main.2: the dict has no key 'ab'"),
-        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {letters: 9}}}", "18: main.2: the dict has no key 'x' * 9"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {letters: 9}}}",
+         "18: main.2: the dict has no key 'x' * 9"),
         ("drop: [n]", "bind: {m: {sum: [xs, 1]}}", "18: main.2: expected an integer"),
         ("[1]}, n: 5", f"[1]}}, n: {(1 << 60) - 1}", None),
         (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
@@ -312,8 +379,15 @@ def test_two_parameters_of_the_same_name_are_a_mistake():
 
 def test_a_dict_that_changes_in_a_loop_over_it_is_a_mistake():
     loop = {"each": "d", "as": "k", "do": [{"store": 0, "into": "d", "at": 2}]}
-    with pytest.raises(WorkloadError, match="main.1: the dict has other keys than at the start of the loop over it"):
+    with pytest.raises(WorkloadError, match=r"main\.1: the dict has other keys than at the start of the loop over it"):
         events((3, 12), {"bind": {"d": {"dict": [[1, 0]]}}}, loop)
+
+
+def test_an_attribute_that_no_statement_sets_is_a_mistake(tmp_path):
+    path = tmp_path / "program.yaml"
+    path.write_text(PROGRAM.replace("slots: [value, next]", "").replace("return: node", "return: node.nxt"))
+    with pytest.raises(WorkloadError, match=r"functions\.push\.do\.2: no class has the attribute 'nxt'"):
+        load_objects(path)
 
 
 @pytest.mark.parametrize("operation", ["sum", "product"])
@@ -341,7 +415,9 @@ def references(machine):
     live = np.flatnonzero((objects["kind"] > 0) & (objects["kind"] != Kind.KEYS) & (objects["refs"] < IMMORTAL // 2))
     found = np.zeros(len(objects), np.int64)
     for entry in objects[live]:
-        length = 2 * objects[entry["owner"]]["length"] if entry["kind"] == Kind.DICT else entry["length"]
+        length = entry["length"]
+        if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
+            length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
         if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
             found[entry["owner"]] += 1

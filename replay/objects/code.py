@@ -109,7 +109,8 @@ Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
 class Code(NamedTuple):
     """The code of a program.
 
-    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in each class, -1 for none.
+    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in
+    each class, -1 for none.
     """
 
     instructions: np.ndarray

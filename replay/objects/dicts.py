@@ -3,9 +3,9 @@
 A dict is a record of kind DICT: `length` is the number of keys in use, its items are entries of key and value in the
 order of insertion, and `owner` is its hash table, none before the first key. Deleted entries are 0.
 
-The table is a record of kind KEYS: `block` is its memory, `capacity` the number of its slots, `length` that of entries,
-also of deleted ones, `owner` whether all keys are texts. Its items are the slots: an entry, counted from 1, DELETED or 0.
-Where a key is in the table has no effect on memory, so slots are chosen by a simpler rule than CPython's.
+The table is a record of kind KEYS: `block` is its memory, `capacity` the number of its slots, `length` that of
+entries, also of deleted ones, `owner` whether all keys are texts. Its items are the slots: an entry, counted from 1,
+DELETED or 0. Where a key is in the table has no effect on memory, so slots are chosen by a simpler rule than CPython's.
 """
 
 import numpy as np

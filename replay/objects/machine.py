@@ -54,8 +54,10 @@ DEPTH_MAX = 900
 
 @by_reference
 class Machine(NamedTuple):
-    """The heap; the code; `stack`: local variables and values of all calls; `constants`: the objects of
-    constants; `attributes`: the names of attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow them."""
+    """The heap; the code; `classes`: what their instances share; `slots`: the place of each attribute in each class;
+    `stack`: local variables and values of all calls; `constants`: the objects of constants; `attributes`: the names of
+    attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow
+    them."""
 
     heap: Heap
     state: np.ndarray
