@@ -15,8 +15,9 @@
     NEXT target        pushes the next item, or pops the iterator and jumps
     JUMP target
     DICT n             pops n keys and values, in turn; DICT_OF_CONSTANTS pops n values and the constant tuple of keys
-    DELETE_ITEM, FIRST_KEY
-    IN_DICT            pops a key and a dict, and jumps to `other` if it does not have the key
+    SET n              pops n values; SET_OF_CONSTANTS k pops a constant tuple, k is the constant frozenset as a tuple
+    DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
+    CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
 The last field, `line`, is the number of the statement: its place in the file is in `Code.places`.
@@ -79,19 +80,24 @@ class Do(IntEnum):
     DICT_OF_CONSTANTS = auto()
     DELETE_ITEM = auto()
     FIRST_KEY = auto()
-    IN_DICT = auto()
+    CONTAINS = auto()
+    SET = auto()
+    SET_OF_CONSTANTS = auto()
+    ADD = auto()
+    DISCARD_ELEMENT = auto()
 
 
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2}
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
-           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.IN_DICT: 2}  # fmt: skip
+           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
+           Do.DISCARD_ELEMENT: 2}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
     """Returns by how much an instruction changes the number of values on the stack."""
-    if do in (Do.TUPLE, Do.LIST):
+    if do in (Do.TUPLE, Do.LIST, Do.SET):
         return 1 - argument
     if do == Do.DICT:
         return 1 - 2 * argument
@@ -257,11 +263,22 @@ class _Compiler:
 
     @_statement.register
     def _(self, form: language.Append) -> None:
-        self._load(form.to)
+        self._method(form.to, form.append, Do.APPEND)
+
+    @_statement.register
+    def _(self, form: language.Add) -> None:
+        self._method(form.to, form.add, Do.ADD)
+
+    @_statement.register
+    def _(self, form: language.Discard) -> None:
+        self._method(form.from_, form.discard, Do.DISCARD_ELEMENT)
+
+    def _method(self, owner: str, argument: Expression, do: Do) -> None:
+        self._load(owner)
         self._depth += 1  # the method
-        self._expression(form.append)
+        self._expression(argument)
         self._depth -= 1
-        self._emit(Do.APPEND)
+        self._emit(do)
 
     @_statement.register
     def _(self, form: language.Store) -> None:
@@ -330,7 +347,7 @@ class _Compiler:
     def _(self, form: language.IfKey) -> None:
         self._expression(form.if_key)
         self._load(form.in_)
-        self._branches(self._emit(Do.IN_DICT), form)
+        self._branches(self._emit(Do.CONTAINS), form)
 
     def _branches(self, choice: int, form: language.Choose | language.IfKey) -> None:
         place = self._places[-1]
@@ -435,6 +452,20 @@ class _Compiler:
         self._emit(Do.DICT_OF_CONSTANTS if has_constant_keys else Do.DICT, len(keys))
 
     @_expression.register
+    def _(self, form: language.NewSet) -> None:
+        numbers = [number for number in map(_number, form.set_) if number is not None]
+        if len(numbers) > 2 and len(numbers) == len(form.set_):
+            self._reach(2, len(numbers))  # a set and a frozenset; in 3.8 each constant
+            self._constants.append(_frozen(numbers))
+            frozen = len(self._constants) - 1
+            self._constant(tuple(numbers))
+            self._emit(Do.SET_OF_CONSTANTS, frozen)
+            return
+        for each in form.set_:
+            self._expression(each)
+        self._emit(Do.SET, len(form.set_))
+
+    @_expression.register
     def _(self, form: language.New) -> None:
         if form.new not in self._classes:
             self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
@@ -472,6 +503,11 @@ class _Compiler:
         self._load(form.first_key)
         self._depth -= 2
         self._emit(Do.FIRST_KEY)
+
+
+def _frozen(numbers: list[int]) -> tuple[int, ...]:
+    """Returns integers in the order in which CPython's compiler stores them in a frozenset, which it makes twice."""
+    return tuple(frozenset(tuple(frozenset(numbers))))
 
 
 def _attributes(program: Program) -> list[str]:

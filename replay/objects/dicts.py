@@ -19,6 +19,7 @@ from replay.objects.heap import (
     KEYS_LEAST,
     MALLOC,
     MEM,
+    SET,
     TEXT,
     chunk_log,
     drop,
@@ -35,15 +36,18 @@ from replay.objects.machine import (
     DICT_CHANGED,
     DICT_OF_CONSTANTS,
     FIRST_KEY,
-    IN_DICT,
+    MAKE_DICT,
     NO_KEY,
     NO_KEYS,
     NOT_DICT,
+    NOT_INT,
     NOT_KEY,
+    NOT_KEYED,
     fail,
     pop,
     push,
 )
+from replay.objects.sets import has_element
 
 DELETED = -1
 DICT_BYTES, DICT_ITERATOR_BYTES = 64, 72
@@ -346,32 +350,40 @@ def _first_key(machine, number):
 
 
 @leaf
-def do_dict(machine, op, argument, other):
-    """Runs one of the instructions of dicts only."""
+def contains(machine, other):
+    """Pops a dict or set, and a key; jumps if it does not have the key."""
     heap, state = machine.heap, machine.state[0]
-    if op == FIRST_KEY:
-        number = pop(machine)
-        if heap.objects[number].kind != DICT:
-            return fail(machine, NOT_DICT, np.int64(0), np.int64(0))
-        return _first_key(machine, number)
-    if op == IN_DICT:
-        number, key = pop(machine), pop(machine)
-    elif op == DELETE_ITEM:
-        key, number = pop(machine), pop(machine)
-    else:
+    number, key = pop(machine), pop(machine)
+    kind = heap.objects[number].kind
+    if kind not in (DICT, SET):
+        return fail(machine, NOT_KEYED, np.int64(0), np.int64(0))
+    if kind == SET and heap.objects[key].kind != INT:
+        return fail(machine, NOT_INT, np.int64(0), np.int64(0))
+    if not is_key(heap, key):
+        return fail(machine, NOT_KEY, np.int64(0), np.int64(0))
+    has_key = has_element(heap, number, key) if kind == SET else find(heap, number, key) > 0
+    if not has_key:
+        state.at = other
+    drop(heap, number)
+    drop(heap, key)
+    return True
+
+
+@leaf
+def do_dict(machine, op, argument):
+    """Runs one of the instructions of dicts only."""
+    heap = machine.heap
+    if op in (MAKE_DICT, DICT_OF_CONSTANTS):
         return make_dict(machine, argument, op == DICT_OF_CONSTANTS)
-    entry = heap.objects[number]
-    if entry.kind != DICT:
+    key = pop(machine) if op == DELETE_ITEM else np.int64(0)
+    number = pop(machine)
+    if heap.objects[number].kind != DICT:
         return fail(machine, NOT_DICT, np.int64(0), np.int64(0))
+    if op == FIRST_KEY:
+        return _first_key(machine, number)
     if not is_key(heap, key):
         return fail(machine, NOT_KEY, np.int64(0), np.int64(0))
     found = find(heap, number, key)
-    if op == IN_DICT:
-        if found == 0:
-            state.at = other
-        drop(heap, number)
-        drop(heap, key)
-        return True
     if found == 0:
         return fail(machine, NO_KEY, key, np.int64(0))
     _delete(heap, number, key, found)

@@ -50,11 +50,12 @@ class Kind(IntEnum):
     """The hash table of a dict: no object. Keys that were cleared have the entries of their dict, which die."""
     OPEN = auto()
     """An instance that has a dict."""
+    SET = auto()
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN,
+    DICT_ITERATOR, KEYS, OPEN, SET,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -81,7 +82,7 @@ RULES = record(
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
-    "instance_bytes", "splits_dicts", "values_inline",
+    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "sets_drop_last",
 )  # fmt: skip
 
 
@@ -262,12 +263,14 @@ def references(heap, number):
     entry = heap.objects[number]
     if entry.kind == DICT:  # keys and values, or values; an empty dict has the owner 0
         return heap.objects[entry.owner].length << (entry.vector == 0)
+    if entry.kind == SET:
+        return entry.capacity
     return entry.length
 
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
 
 
 @leaf
@@ -322,7 +325,7 @@ def drop_next(heap):
         return
     if task.position:
         task.position -= 1
-        if entry.kind in (INSTANCE, OPEN, DICT, KEYS):  # from the first one on; other items die from the last one on
+        if entry.kind in (INSTANCE, OPEN, DICT, KEYS, SET):  # from the first one on; other items die from the last one on
             child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
         elif _has_items(entry.kind):
             child = np.int64(heap.items[entry.first + task.position])

@@ -80,6 +80,12 @@ class NewDict(Form):
     dict_: list[Annotated[list["Expression"], Field(min_length=2, max_length=2)]] = Field(alias="dict", max_length=15)
 
 
+class NewSet(Form):
+    """A set of integers: `{a, b}`, or `set()`."""
+
+    set_: list["Expression"] = Field(alias="set", max_length=15)
+
+
 class New(Form):
     """A new instance of a class: `Node()`."""
 
@@ -155,6 +161,20 @@ class Delete(Form):
     at: "Expression"
 
 
+class Add(Form):
+    """`s.add(a)`, of a set."""
+
+    add: "Expression"
+    to: Place
+
+
+class Discard(Form):
+    """`s.discard(a)`, of a set."""
+
+    discard: "Expression"
+    from_: Place = Field(alias="from")
+
+
 class Pop(Form):
     """`xs.pop()`."""
 
@@ -198,7 +218,7 @@ class Choose(Form):
 
 
 class IfKey(Form):
-    """`if k in d:`."""
+    """`if k in d:`, of a dict or set."""
 
     if_key: "Expression"
     in_: Place = Field(alias="in")
@@ -215,13 +235,16 @@ def _key(form: type[Form]) -> str:
 EXPRESSIONS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
-        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, New, Call, Item, Length, FirstKey,
+        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
+        FirstKey,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
-    for form in (Bind, Set, Drop, Append, Store, Delete, Pop, Clear, Call, Return, Repeat, Each, Choose, IfKey)
-}  # fmt: skip
+    for form in (
+        Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Return, Repeat, Each, Choose, IfKey,
+    )
+}  # fmt: skip  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
 
 
@@ -259,6 +282,7 @@ Expression: TypeAlias = Annotated[
     | Annotated[NewTuple, Tag("tuple")]
     | Annotated[NewList, Tag("list")]
     | Annotated[NewDict, Tag("dict")]
+    | Annotated[NewSet, Tag("set")]
     | Annotated[New, Tag("new")]
     | Annotated[Call, Tag("call")]
     | Annotated[Item, Tag("item")]
@@ -274,6 +298,8 @@ Statement: TypeAlias = Annotated[
     | Annotated[Append, Tag("append")]
     | Annotated[Store, Tag("store")]
     | Annotated[Delete, Tag("delete")]
+    | Annotated[Add, Tag("add")]
+    | Annotated[Discard, Tag("discard")]
     | Annotated[Pop, Tag("pop")]
     | Annotated[Clear, Tag("clear")]
     | Annotated[Call, Tag("call")]

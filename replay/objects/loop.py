@@ -10,7 +10,7 @@ from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
 from replay.objects.calls import call, enter_frame, return_value
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
-from replay.objects.dicts import do_dict, iterate_dict
+from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.heap import (
     BYTES,
     DICT,
@@ -21,6 +21,7 @@ from replay.objects.heap import (
     LIST,
     PLACE,
     SEQUENCE_ITERATOR,
+    SET,
     TEXT,
     TUPLE,
     drop,
@@ -33,14 +34,17 @@ from replay.objects.heap import (
 )
 from replay.objects.instances import new_open
 from replay.objects.machine import (
+    ADD,
     APPEND,
     ATTRIBUTE,
     CALL,
     CHOOSE,
     CLEAR,
     CONSTANT,
+    CONTAINS,
     DELETE,
     DISCARD,
+    DISCARD_ELEMENT,
     FAILED,
     HALF,
     ITEM,
@@ -53,6 +57,7 @@ from replay.objects.machine import (
     MAKE_DICT,
     MAKE_LIST,
     MAKE_RANGE,
+    MAKE_SET,
     MAKE_TUPLE,
     NEW,
     NEXT,
@@ -63,6 +68,7 @@ from replay.objects.machine import (
     RETURN,
     SET_ATTRIBUTE,
     SET_ITEM,
+    SET_OF_CONSTANTS,
     STORE,
     SUM,
     UNBOUND,
@@ -71,6 +77,7 @@ from replay.objects.machine import (
     pop,
     push,
 )
+from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.values import compute, digits_of, new_int, new_range, next_item, repeat_text
 
@@ -167,8 +174,16 @@ def _do(machine):
         return list_of_constants(machine)
     if op == MAKE_RANGE:
         return new_range(machine, argument)
+    if op == CONTAINS:
+        return contains(machine, instruction.other)
+    if op == MAKE_SET:
+        return make_set(machine, argument)
+    if op == SET_OF_CONSTANTS:
+        return set_of_constants(machine, np.int64(machine.constants[argument]))
+    if op in (ADD, DISCARD_ELEMENT):
+        return change_set(machine, op)
     if op >= MAKE_DICT:
-        return do_dict(machine, op, argument, instruction.other)
+        return do_dict(machine, op, argument)
     return _rare(machine, op)
 
 
@@ -183,7 +198,7 @@ def _rare(machine, op):
         push(machine, new_object(heap, FLOAT, np.int64(24), np.int64(0)))
         drop_leaf(heap, number)
         return True
-    if entry.kind not in (LIST, TUPLE, DICT):
+    if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         push(machine, new_int(machine, entry.length, digits_of(entry.length)))

@@ -30,10 +30,12 @@ MISTAKES = (
     "the dict has no key {name}",
     "the dict is empty",
     "the dict has other keys than at the start of the loop over it",
+    "expected a set",
+    "expected a dict or set",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
-    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room")
 STATE = record(
@@ -48,7 +50,8 @@ DEPTH_MAX = 900
 (
     CONSTANT, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS, MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE,
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
-    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, MAKE_DICT, DICT_OF_CONSTANTS, DELETE_ITEM, FIRST_KEY, IN_DICT,
+    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, MAKE_DICT, DICT_OF_CONSTANTS, DELETE_ITEM, FIRST_KEY, CONTAINS,
+    MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
 ) = map(int, Do)  # fmt: skip
 
 

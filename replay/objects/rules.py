@@ -41,6 +41,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["instance_bytes"] = 56 if release == (3, 11) else 48
     rules["splits_dicts"] = release <= (3, 10)
     rules["values_inline"] = release >= (3, 13)
+    rules["sets_reuse"] = release != (3, 9)
+    rules["sets_drop_last"] = release >= (3, 14)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 

@@ -76,6 +76,16 @@ def _(form: language.Delete) -> list[str]:
 
 
 @_lines.register
+def _(form: language.Add) -> list[str]:
+    return [f"{form.to}.add({python(form.add)})"]
+
+
+@_lines.register
+def _(form: language.Discard) -> list[str]:
+    return [f"{form.from_}.discard({python(form.discard)})"]
+
+
+@_lines.register
 def _(form: language.Pop) -> list[str]:
     return [f"{form.pop}.pop()"]
 
@@ -175,6 +185,11 @@ def _(form: language.NewList) -> str:
 @python.register
 def _(form: language.NewDict) -> str:
     return f"{{{', '.join(f'{python(key)}: {python(value)}' for key, value in form.dict_)}}}"
+
+
+@python.register
+def _(form: language.NewSet) -> str:
+    return f"{{{', '.join(map(python, form.set_))}}}" if form.set_ else "set()"
 
 
 @python.register
