@@ -11,7 +11,7 @@ _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 Names = dict[str, str]
-"""The kind of value of each bound name: int, tuple, list, dict, the name of a class, or any."""
+"""The kind of value of each bound name: int, tuple, list, dict, set, the name of a class, or any."""
 
 
 def object_program(document: dict[str, Any]) -> ObjectProgram:
@@ -69,7 +69,7 @@ class _Author:
             return name
         if chance < 0.85:
             return {"sum": [self._number(names, depth - 1), self._number(names, depth - 1)]}
-        sequence = self._pick(names, "list", "tuple", "dict")
+        sequence = self._pick(names, "list", "tuple", "dict", "set")
         if sequence and chance < 0.93:
             return {"length": sequence}
         return {"product": [self._random.choice([0, 1, 3, 200]), self._number(names, 0)]}
@@ -90,8 +90,10 @@ class _Author:
             length = self._random.choice([0, 1, 2, 3, 5, 19, 20, 21] if self._random.random() < 0.2 else [0, 1, 2, 3])
             items = [self._value(names, depth - 1) for _ in range(length)]
             return {self._random.choice(["tuple", "list"]): items}
-        if chance < 0.86:
+        if chance < 0.84:
             return self._dict(names, depth)
+        if chance < 0.86:
+            return self._set(names)
         if chance < 0.92 or not self._parameters:
             return {"new": self._random.choice([*self._classes])}
         return self._call(names, depth)
@@ -101,6 +103,11 @@ class _Author:
         are_constants = self._random.random() < 0.5
         pairs = [[self._key({} if are_constants else names), self._value(names, depth - 1)] for _ in range(length)]
         return {"dict": pairs}
+
+    def _set(self, names: Names) -> Any:
+        are_constants = self._random.random() < 0.5
+        length = self._random.choice([0, 1, 2, 3, 4, 5, 6, 10, 15])
+        return {"set": [self._number({} if are_constants else names, not are_constants) for _ in range(length)]}
 
     def _key(self, names: Names) -> Any:
         chance = self._random.random()
@@ -121,7 +128,8 @@ class _Author:
         if isinstance(value, str):
             return names.get(value, "any")
         key = next(iter(value))
-        known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list", "dict": "dict"}
+        known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
+        known |= {"dict": "dict", "set": "set"}
         return value["new"] if key == "new" else known.get(key, "any")
 
     # Statements
@@ -138,6 +146,8 @@ class _Author:
         table = self._pick(names, "dict")
         if table and self._random.random() < 0.2:
             return self._change_dict(names, table)
+        if self._random.random() < 0.1:
+            return self._change_set(names, own)
         if not table and self._random.random() < 0.15:
             return [self._bind(names, own, self._dict(names, 2))]
         chance = self._random.random()
@@ -180,6 +190,21 @@ class _Author:
             found.append({"delete": name, "at": key})
         otherwise = [{"clear": name}] if self._random.random() < 0.1 else []
         return [*statements, {"if_key": key, "in": name, "do": found, "otherwise": otherwise}]
+
+    def _change_set(self, names: Names, own: list[str]) -> list[Any]:
+        name, statements = self._pick(names, "set"), []
+        if name is None or self._random.random() < 0.2:
+            statements = [self._bind(names, own, self._set(names))]
+            name = next(iter(statements[0]["bind"]))
+        key, index = self._new_name(), self._new_name()
+        inner = {**names, index: "int"}
+        body: list[Any] = [{"bind": {key: self._number(inner, 2)}}, {"add": key, "to": name}]
+        if self._random.random() < 0.6:
+            body.append({"discard": self._number(inner, 2), "from": name})
+        if self._random.random() < 0.3:
+            body.append({"if_key": self._number(inner, 1), "in": name, "do": [{"discard": key, "from": name}]})
+        times = self._random.choice([1, 3, 10, 100] if self._depth == 0 else [1, 3])
+        return [*statements, {"repeat": times, "as": index, "do": body}]
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
         name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()

@@ -42,6 +42,13 @@ def events(release, *main, functions=None, classes=NODE):
 # Sequences computed by hand
 
 
+@pytest.mark.parametrize(("release", "size"), [((3, 10), 28), ((3, 13), 28), ((3, 14), 32)])
+def test_a_length_is_an_integer_of_the_smallest_size_up_to_3_13(release, size):
+    grow = {"repeat": 1025, "as": "i", "do": [{"append": "one", "to": "xs"}]}
+    found = events(release, {"bind": {"xs": {"list": []}, "one": 1}}, grow, {"bind": {"n": {"length": "xs"}}})
+    assert [event[2] for event in found if event[0] == MALLOC and event[1] == OBJ][-1] == size
+
+
 @pytest.mark.parametrize(("release", "capacities"), [((3, 8), (4, 8, 16)), ((3, 9), (4, 8, 16)), ((3, 15), (4, 8, 16))])
 def test_a_list_grows_by_more_than_one_item(release, capacities):
     grow = {"repeat": 9, "as": "i", "do": [{"append": "i", "to": "xs"}]}
@@ -258,6 +265,41 @@ def test_from_3_11_on_an_attribute_without_room_moves_all_to_a_dict():
     ]
 
 
+def adds(count, step=1):
+    """A statement that adds so many multiples of a step to the set `s`."""
+    return {"repeat": count, "as": "i", "do": [{"add": {"product": ["i", step]}, "to": "s"}]}
+
+
+@pytest.mark.parametrize("release", [(3, 8), (3, 12), (3, 15)])
+def test_a_set_has_eight_slots_inside_and_grows_fourfold(release):
+    found = events(release, {"bind": {"s": {"set": []}}}, adds(77))
+    objects = [size for op, domain, size, _ in found if op == MALLOC and domain == OBJ]
+    changes = [(op, size) for op, domain, size, _ in found if domain == MEM]
+    assert 216 in objects
+    assert changes == [(MALLOC, 512), (MALLOC, 2048), (FREE, 512), (MALLOC, 8192), (FREE, 2048), (FREE, 8192)]
+
+
+@pytest.mark.parametrize(("release", "size"), [((3, 8), 512), ((3, 9), 256)])
+def test_a_display_of_constants_is_an_update_by_a_frozenset_from_3_9_on(release, size):
+    found = events(release, {"bind": {"s": {"set": [1, 2, 3, 4, 5, 6]}}})
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == MEM] == [size]
+
+
+def test_elements_of_a_set_die_in_the_order_of_their_slots():
+    numbers = [{"product": ["n", 1 << 20]}, {"sum": ["n", 1]}, {"product": ["n", "n"]}]
+    found = events((3, 12), {"bind": {"n": 1030}}, {"bind": {"s": {"set": numbers}}})
+    freed = [block for op, _, _, block in found if op == FREE]
+    assert freed == [1, 3, 2, 4]  # of 8 slots, these are in slots 0, 4 and 7; then the set
+
+
+@pytest.mark.parametrize(("release", "grown"), [((3, 8), []), ((3, 9), [256]), ((3, 10), [])])
+def test_an_added_element_takes_the_slot_of_a_discarded_one_except_in_3_9(release, grown):
+    change = [{"discard": 0, "from": "s"}, {"add": 8, "to": "s"}, {"discard": 8, "from": "s"}, {"add": 0, "to": "s"}]
+    statements = [{"bind": {"s": {"set": [0, 8, 2]}}}, {"discard": 8, "from": "s"}, *change, {"add": 3, "to": "s"}]
+    found = events(release, *statements)
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == MEM] == grown
+
+
 # The language
 
 
@@ -272,6 +314,9 @@ def test_a_twin_is_the_same_program_in_python():
                 {"repeat": 2, "as": "i", "do": [choice]},
                 {"each": "x", "as": "y", "do": [{"store": {"half": "y"}, "into": "n", "at": {"length": "x"}}]},
                 {"bind": {"d": {"dict": [[1, "n"], [{"text": "a"}, {"dict": []}]]}}},
+                {"bind": {"s": {"set": [1, "n"]}, "t": {"set": []}}},
+                {"add": {"sum": ["n", 1]}, "to": "s"},
+                {"discard": 5, "from": "s"},
                 {"if_key": {"sum": ["n", 1]}, "in": "d", "do": [{"delete": "d", "at": {"first_key": "d"}}]},
             ],
         }
@@ -291,6 +336,10 @@ def test_a_twin_is_the_same_program_in_python():
             for y in x:
                 n[len(x)] = y * 0.5
             d = {1: n, 'a': {}}
+            s = {1, n}
+            t = set()
+            s.add(n + 1)
+            s.discard(5)
             if (n + 1) in d:
                 del d[next(iter(d))]
         class Node:
@@ -355,6 +404,10 @@ main:
         ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {text: ab}}}", "18: main.2: the dict has no key 'ab'"),
         ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {letters: 9}}}",
          "18: main.2: the dict has no key 'x' * 9"),
+        ("n: 5", "n: {set: [1, xs]}", "12: main.0: expected an integer"),
+        ("drop: [n]", "{add: 1, to: xs}", "18: main.2: expected a set"),
+        ("drop: [n]", "{bind: {m: {set: []}}}\n  - {discard: xs, from: m}", "19: main.3: expected an integer"),
+        ("drop: [n]", "{if_key: 1, in: xs, do: [{pop: xs}]}", "18: main.2: expected a dict or set"),
         ("drop: [n]", "bind: {m: {sum: [xs, 1]}}", "18: main.2: expected an integer"),
         ("[1]}, n: 5", f"[1]}}, n: {(1 << 60) - 1}", None),
         (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
@@ -416,6 +469,8 @@ def references(machine):
     found = np.zeros(len(objects), np.int64)
     for entry in objects[live]:
         length = entry["length"]
+        if entry["kind"] == Kind.SET:
+            length = entry["capacity"]
         if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)

@@ -4,7 +4,8 @@ A dict is a record of kind DICT: `length` is the number of keys in use, its item
 order of insertion, and `owner` is its hash table, none before the first key. Deleted entries are 0.
 
 The table is a record of kind KEYS: `block` is its memory, `capacity` the number of its slots, `length` that of
-entries, also of deleted ones, `owner` whether all keys are texts. Its items are the slots: an entry, counted from 1,
+entries, also of deleted ones, `vector` that of deleted ones before all others, as far as it is known, `owner` whether
+all keys are texts. Its items are the slots: an entry, counted from 1,
 DELETED or 0. Where a key is in the table has no effect on memory, so slots are chosen by a simpler rule than CPython's.
 """
 
@@ -295,6 +296,16 @@ def _new_dict(heap, pairs, are_texts):
 
 
 @leaf
+def _first_entry(heap, number):
+    """Returns the first entry of a dict that is not deleted. The table remembers it, as all before remain deleted."""
+    entry = heap.objects[number]
+    table = heap.objects[entry.owner]
+    while table.vector < table.length and heap.items[entry.first + 2 * table.vector] == 0:
+        table.vector += 1
+    return table.vector
+
+
+@leaf
 def iterate_dict(machine, number):
     """Replaces a dict, which was popped, by an iterator over its keys."""
     heap = machine.heap
@@ -302,6 +313,7 @@ def iterate_dict(machine, number):
     entry = heap.objects[iterator]
     entry.owner, entry.capacity = number, heap.objects[number].length
     entry.room = entry.capacity  # keys that are left
+    entry.length = _first_entry(heap, number)
     push(machine, iterator)
     return True
 
@@ -339,10 +351,7 @@ def _first_key(machine, number):
     heap.objects[iterator].owner = number
     if entry.length == 0:
         return fail(machine, NO_KEYS, np.int64(0), np.int64(0))
-    index = entry.first
-    while heap.items[index] == 0:
-        index += 2
-    key = np.int64(heap.items[index])
+    key = np.int64(heap.items[entry.first + 2 * _first_entry(heap, number)])
     refer(heap, key)
     push(machine, key)
     drop(heap, iterator)

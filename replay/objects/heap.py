@@ -78,7 +78,7 @@ EVENT = record("op", "domain", "block", "requested", "step")
 COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps")
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
 RULES = record(
-    "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
+    "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
@@ -325,7 +325,13 @@ def drop_next(heap):
         return
     if task.position:
         task.position -= 1
-        if entry.kind in (INSTANCE, OPEN, DICT, KEYS, SET):  # from the first one on; other items die from the last one on
+        if entry.kind in (
+            INSTANCE,
+            OPEN,
+            DICT,
+            KEYS,
+            SET,
+        ):  # from the first one on; other items die from the last one on
             child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
         elif _has_items(entry.kind):
             child = np.int64(heap.items[entry.first + task.position])

@@ -79,7 +79,7 @@ from replay.objects.machine import (
 )
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
-from replay.objects.values import compute, digits_of, new_int, new_range, next_item, repeat_text
+from replay.objects.values import compute, new_length, new_range, next_item, repeat_text
 
 
 @leaf
@@ -201,7 +201,7 @@ def _rare(machine, op):
     if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
-        push(machine, new_int(machine, entry.length, digits_of(entry.length)))
+        push(machine, new_length(machine, entry.length))
         drop(heap, number)
         return True
     if entry.kind == DICT:

@@ -17,6 +17,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     release = version[:2]
     rules = np.zeros(1, RULES)
     rules["int_least"] = 32 if release >= (3, 11) else 0
+    rules["length_least"] = 32 if release >= (3, 14) else 0
     rules["small_ints"] = 1025 if release >= (3, 15) else 257
     rules["list_classic"] = release <= (3, 8)
     rules["constants_op"] = CALLOC if release <= (3, 8) else REALLOC if release <= (3, 9) else MALLOC

@@ -8,7 +8,20 @@ its element was discarded. `vector` is the block of a table of more than SLOTS_I
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import INT, MALLOC, MEM, SET, chunk_log, drop, drop_leaf, free_block, new_block, new_chunk, new_object, refer
+from replay.objects.heap import (
+    INT,
+    MALLOC,
+    MEM,
+    SET,
+    chunk_log,
+    drop,
+    drop_leaf,
+    free_block,
+    new_block,
+    new_chunk,
+    new_object,
+    refer,
+)
 from replay.objects.machine import ADD, NOT_INT, NOT_SET, fail, pop, push
 
 SLOTS_INSIDE = 8
@@ -101,7 +114,7 @@ def _add(heap, number, element):
 
 @leaf
 def make_set(machine, count):
-    """Replaces integers by a set of them. The references on the stack are dropped one by one, from 3.14 on at the end."""
+    """Replaces integers by a set of them. References on the stack are dropped one by one, from 3.14 on at the end."""
     heap, state = machine.heap, machine.state[0]
     bottom = state.top - count
     for index in range(bottom, state.top):

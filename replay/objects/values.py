@@ -38,6 +38,16 @@ def new_int(machine, value, digits):
 
 
 @leaf
+def new_length(machine, length):
+    """Returns the integer that `len` creates, below 2^30, or the small integer of this value."""
+    rules = machine.heap.rules[0]
+    if length < rules.small_ints:
+        refer(machine.heap, machine.ints[length])
+        return np.int64(machine.ints[length])
+    return new_object(machine.heap, INT, max(np.int64(28), rules.length_least), length)
+
+
+@leaf
 def new_range(machine, stop):
     """Pushes an iterator over range(stop)."""
     heap, rules = machine.heap, machine.heap.rules[0]
