@@ -125,6 +125,19 @@ def test_an_integer_of_two_digits_is_added_in_memory_for_three():
     assert found == [(MALLOC, OBJ, 36, 1), (FREE, OBJ, 36, 1)]
 
 
+@pytest.mark.parametrize(
+    ("release", "right_first_from"), [((3, 10), 99), ((3, 11), 8), ((3, 12), 2), ((3, 14), 2), ((3, 15), 1)]
+)
+def test_specialised_sums_drop_the_right_operand_first(release, right_first_from):
+    total = {"sum": [{"sum": ["n", 1]}, {"sum": ["n", "m"]}]}
+    loop = {"repeat": 10, "as": "i", "do": [{"bind": {"x": total}}]}
+    found = events(release, {"bind": {"n": 1 << 31, "m": 1 << 31, "x": 0}}, loop)
+    made = [block for op, _, size, block in found if op == MALLOC and size == 36]
+    freed = [block for op, _, size, block in found if op == FREE and size == 36]
+    runs = [freed.index(made[3 * run + 1]) < freed.index(made[3 * run]) for run in range(10)]
+    assert runs == [run >= right_first_from for run in range(1, 11)]
+
+
 def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
     statements = [{"bind": {"xs": {"list": [{"letters": 10}]}}}, {"clear": "xs"}, {"bind": {"y": {"letters": 30}}}]
     found = events((3, 12), *statements)

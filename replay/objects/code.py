@@ -38,9 +38,9 @@ from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line")
-FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room")
+FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth")
 """`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
-the function's next call, and its number of variables and values."""
+the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far."""
 
 
 class Do(IntEnum):
@@ -166,7 +166,7 @@ class _Compiler:
             self._constant(None)
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
-            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0))
+            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them

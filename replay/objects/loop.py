@@ -131,6 +131,7 @@ def _do(machine):
     if op == NEXT:
         return next_item(machine, instruction.other)
     if op == JUMP:
+        machine.functions[state.function].warmth += instruction.other < at
         state.at = instruction.other
         return True
     if op in (SUM, PRODUCT):
@@ -237,6 +238,7 @@ def run_machine(machine):
     counts = heap.counts[0]
     if state.function < 0:
         state.function = machine.functions.shape[0] - 1
+        machine.functions[state.function].warmth = 1
         enter_frame(machine, state.function)
     while _has_room(machine):
         counts.steps += 1

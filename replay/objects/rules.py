@@ -5,11 +5,15 @@ import numpy as np
 from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
 from replay.trace import Domain
 
+IN_WARM_CODE, AFTER_FIRST_RUN, ALWAYS = range(1, 4)
+"""When the right operand of a sum or product is dropped before the left one: where the instruction is specialised."""
 RELEASES = tuple((3, minor) for minor in range(8, 16))
 
 
 _DICTS_TOO_LARGE = ((3, 10), (3, 13, 4))
 """From which release on, and up to which, CPython moves dicts of one or two keys to 16 slots instead of 8."""
+
+_RIGHT_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: AFTER_FIRST_RUN, 15: ALWAYS}
 
 
 def rules_of(version: tuple[int, ...]) -> np.ndarray:
@@ -42,8 +46,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["instance_bytes"] = 56 if release == (3, 11) else 48
     rules["splits_dicts"] = release <= (3, 10)
     rules["values_inline"] = release >= (3, 13)
+    rules["right_first"] = _RIGHT_FIRST.get(release[1], 0)
     rules["sets_reuse"] = release != (3, 9)
-    rules["sets_drop_last"] = release >= (3, 14)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 

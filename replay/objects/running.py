@@ -72,7 +72,7 @@ def new_machine(code: Code, release: tuple[int, ...], seed: int) -> Machine:
     return Machine(
         heap,
         state,
-        code.instructions,
+        code.instructions.copy(),
         code.functions.copy(),
         classes,
         code.slots.copy(),

@@ -114,7 +114,7 @@ def _add(heap, number, element):
 
 @leaf
 def make_set(machine, count):
-    """Replaces integers by a set of them. References on the stack are dropped one by one, from 3.14 on at the end."""
+    """Replaces integers by a set of them. Each is dropped from the stack once it was added."""
     heap, state = machine.heap, machine.state[0]
     bottom = state.top - count
     for index in range(bottom, state.top):
@@ -123,11 +123,7 @@ def make_set(machine, count):
     number = _new_set(heap)
     for index in range(bottom, state.top):
         _add(heap, number, np.int64(machine.stack[index]))
-        if not heap.rules[0].sets_drop_last:
-            drop_leaf(heap, np.int64(machine.stack[index]))
-    if heap.rules[0].sets_drop_last:
-        for index in range(bottom, state.top):
-            drop(heap, np.int64(machine.stack[index]))
+        drop_leaf(heap, np.int64(machine.stack[index]))
     state.top = bottom
     push(machine, number)
     return True
