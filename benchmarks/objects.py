@@ -35,8 +35,8 @@ def run(program: ObjectProgram) -> tuple[int, int, float]:
     started = time.perf_counter()
     steps = events = 0
     for batch in run_program(program, RELEASE):
-        events += len(rows)
-        steps = int(rows["step"].max(initial=steps))
+        events += len(batch.events)
+        steps = int(batch.events["step"].max(initial=steps))
     return steps, events, time.perf_counter() - started
 
 

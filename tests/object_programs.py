@@ -9,8 +9,9 @@ from replay.objects.language import Program
 
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
+_ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 Names = dict[str, str]
-"""The kind of value of each bound name: int, tuple, list, the name of a class, or any."""
+"""The kind of value of each bound name: int, tuple, list, dict, set, the name of a class, or any."""
 
 
 def object_program(document: dict[str, Any]) -> ObjectProgram:
@@ -40,11 +41,12 @@ class _Author:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._names = self._depth = 0
-        self._classes = {
-            f"K{index}": {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
-            for index in range(self._random.randint(1, 3))
-        }
+        self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
         self._parameters: dict[str, int] = {}
+
+    def _class(self) -> dict[str, list[str]]:
+        has_dict = self._random.random() < 0.5
+        return {} if has_dict else {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
 
     def document(self) -> dict[str, Any]:
         functions = {}
@@ -83,7 +85,7 @@ class _Author:
             return name
         if chance < 0.85:
             return {"sum": [self._number(names, depth - 1), self._number(names, depth - 1)]}
-        sequence = self._pick(names, "list", "tuple")
+        sequence = self._pick(names, "list", "tuple", "dict", "set")
         if sequence and chance < 0.93:
             return {"length": sequence}
         return {"product": [self._random.choice([0, 1, 3, 200]), self._number(names, 0)]}
@@ -104,9 +106,32 @@ class _Author:
             length = self._random.choice([0, 1, 2, 3, 5, 19, 20, 21] if self._random.random() < 0.2 else [0, 1, 2, 3])
             items = [self._value(names, depth - 1) for _ in range(length)]
             return {self._random.choice(["tuple", "list"]): items}
-        if chance < 0.9 or not self._parameters:
+        if chance < 0.84:
+            return self._dict(names, depth)
+        if chance < 0.86:
+            return self._set(names)
+        if chance < 0.92 or not self._parameters:
             return {"new": self._random.choice([*self._classes])}
         return self._call(names, depth)
+
+    def _dict(self, names: Names, depth: int) -> Any:
+        length = self._random.choice([0, 1, 2, 5, 6, 7, 11, 15] if self._random.random() < 0.3 else [0, 1, 2])
+        are_constants = self._random.random() < 0.5
+        pairs = [[self._key({} if are_constants else names), self._value(names, depth - 1)] for _ in range(length)]
+        return {"dict": pairs}
+
+    def _set(self, names: Names) -> Any:
+        are_constants = self._random.random() < 0.5
+        length = self._random.choice([0, 1, 2, 3, 4, 5, 6, 10, 15])
+        return {"set": [self._number({} if are_constants else names, not are_constants) for _ in range(length)]}
+
+    def _key(self, names: Names) -> Any:
+        chance = self._random.random()
+        if chance < 0.3:
+            return {"text": "".join(self._random.choices("xy", k=self._random.randint(0, 2)))}
+        if chance < 0.5 and names:
+            return {"letters": self._random.randint(0, 4)}
+        return self._number(names, 1 if names else 0)
 
     def _call(self, names: Names, depth: int) -> Any:
         function = self._random.choice([*self._parameters])
@@ -120,6 +145,7 @@ class _Author:
             return names.get(value, "any")
         key = next(iter(value))
         known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
+        known |= {"dict": "dict", "set": "set"}
         return value["new"] if key == "new" else known.get(key, "any")
 
     # Statements
@@ -133,6 +159,13 @@ class _Author:
         return statements or [{"bind": {"z": 0}}]
 
     def _statement(self, names: Names, own: list[str]) -> list[Any]:
+        table = self._pick(names, "dict")
+        if table and self._random.random() < 0.2:
+            return self._change_dict(names, table)
+        if self._random.random() < 0.1:
+            return self._change_set(names, own)
+        if not table and self._random.random() < 0.15:
+            return [self._bind(names, own, self._dict(names, 2))]
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):
             return [self._collection()]
@@ -146,8 +179,11 @@ class _Author:
                 statements.append({"clear": name})
             return statements
         if 0.5 <= chance < 0.6 and (name := self._pick(names, *self._classes)):
-            place = f"{name}.{self._random.choice(self._classes[names[name]]['slots'])}"
-            return [{"set": {place: self._value(names, 2)}}, self._bind(names, own, place)]
+            slots = self._classes[names[name]].get("slots", _ATTRIBUTES)
+            count = min(len(slots), self._random.choice([1, 1, 1, 2, 3, 7, 40]))
+            places = [f"{name}.{slot}" for slot in self._random.sample(slots, count)]
+            values = {place: self._value(names, 2 if count < 4 else 0) for place in places}
+            return [{"set": values}, self._bind(names, own, self._random.choice(places))]
         if 0.6 <= chance < 0.68 and own and self._depth == 0:
             name = own.pop(self._random.randrange(len(own)))
             del names[name]
@@ -162,6 +198,35 @@ class _Author:
     def _collection(self) -> Any:
         switch = self._random.choice(("disable", "enable", "enable", "freeze", "unfreeze"))
         return {"collect": self._random.randint(0, 2)} if _is_chosen(self._random, 0.6) else {"collector": switch}
+
+    def _change_dict(self, names: Names, name: str) -> list[Any]:
+        chance, key, value = self._random.random(), self._new_name(), self._new_name()
+        statements: list[Any] = [{"bind": {key: self._key(names)}}]
+        names[key] = "any"
+        if chance < 0.5:
+            statements.append({"store": self._value(names, 2), "into": name, "at": key})
+            if chance < 0.1:
+                statements.append({"bind": {value: {"first_key": name}}})
+        found: list[Any] = [{"bind": {value: {"item": name, "at": key}}}]
+        if chance > 0.3:
+            found.append({"delete": name, "at": key})
+        otherwise = [{"clear": name}] if self._random.random() < 0.1 else []
+        return [*statements, {"if_key": key, "in": name, "do": found, "otherwise": otherwise}]
+
+    def _change_set(self, names: Names, own: list[str]) -> list[Any]:
+        name, statements = self._pick(names, "set"), []
+        if name is None or self._random.random() < 0.2:
+            statements = [self._bind(names, own, self._set(names))]
+            name = next(iter(statements[0]["bind"]))
+        key, index = self._new_name(), self._new_name()
+        inner = {**names, index: "int"}
+        body: list[Any] = [{"bind": {key: self._number(inner, 2)}}, {"add": key, "to": name}]
+        if self._random.random() < 0.6:
+            body.append({"discard": self._number(inner, 2), "from": name})
+        if self._random.random() < 0.3:
+            body.append({"if_key": self._number(inner, 1), "in": name, "do": [{"discard": key, "from": name}]})
+        times = self._random.choice([1, 3, 10, 100] if self._depth == 0 else [1, 3])
+        return [*statements, {"repeat": times, "as": index, "do": body}]
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
         name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()
@@ -183,5 +248,9 @@ class _Author:
         name, sequence = self._new_name(), self._pick(names, "tuple")
         if sequence and self._random.random() < 0.3:
             return [{"each": sequence, "as": name, "do": self._inner(names, 3, **{name: "any"})}]
+        table = self._pick(names, "dict")
+        if table and self._random.random() < 0.3:
+            inner = {each: "any" if kind == "dict" else kind for each, kind in names.items()}
+            return [{"each": table, "as": name, "do": self._inner(inner, 3, **{name: "any"})}]
         times = self._random.choice([0, 1, 2, 5, 20, 300] if self._depth == 0 else [0, 1, 3])
         return [{"repeat": times, "as": name, "do": self._inner(names, 4, **{name: "int"})}]

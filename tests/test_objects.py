@@ -42,6 +42,13 @@ def events(release, *main, functions=None, classes=NODE):
 # Sequences computed by hand
 
 
+@pytest.mark.parametrize(("release", "size"), [((3, 10), 28), ((3, 13), 28), ((3, 14), 32)])
+def test_a_length_is_an_integer_of_the_smallest_size_up_to_3_13(release, size):
+    grow = {"repeat": 1025, "as": "i", "do": [{"append": "one", "to": "xs"}]}
+    found = events(release, {"bind": {"xs": {"list": []}, "one": 1}}, grow, {"bind": {"n": {"length": "xs"}}})
+    assert [event[2] for event in found if event[0] == MALLOC and event[1] == OBJ][-1] == size
+
+
 @pytest.mark.parametrize(("release", "capacities"), [((3, 8), (4, 8, 16)), ((3, 9), (4, 8, 16)), ((3, 15), (4, 8, 16))])
 def test_a_list_grows_by_more_than_one_item(release, capacities):
     grow = {"repeat": 9, "as": "i", "do": [{"append": "i", "to": "xs"}]}
@@ -116,6 +123,19 @@ def test_small_integers_exist_once(release, largest):
 def test_an_integer_of_two_digits_is_added_in_memory_for_three():
     found = events((3, 12), {"bind": {"n": 1 << 30}}, {"bind": {"x": {"sum": ["n", 1]}}})
     assert found == [(MALLOC, OBJ, 36, 1), (FREE, OBJ, 36, 1)]
+
+
+@pytest.mark.parametrize(
+    ("release", "right_first_from"), [((3, 10), 99), ((3, 11), 8), ((3, 12), 2), ((3, 14), 2), ((3, 15), 1)]
+)
+def test_specialised_sums_drop_the_right_operand_first(release, right_first_from):
+    total = {"sum": [{"sum": ["n", 1]}, {"sum": ["n", "m"]}]}
+    loop = {"repeat": 10, "as": "i", "do": [{"bind": {"x": total}}]}
+    found = events(release, {"bind": {"n": 1 << 31, "m": 1 << 31, "x": 0}}, loop)
+    made = [block for op, _, size, block in found if op == MALLOC and size == 36]
+    freed = [block for op, _, size, block in found if op == FREE and size == 36]
+    runs = [freed.index(made[3 * run + 1]) < freed.index(made[3 * run]) for run in range(10)]
+    assert runs == [run >= right_first_from for run in range(1, 11)]
 
 
 def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
@@ -204,6 +224,175 @@ def test_up_to_3_12_objects_below_fifty_nested_ones_are_freed_after_these(releas
     assert items[-level] == first_freed  # the list at this level; the innermost one, at level 120, has no items
 
 
+def stores(count, name="d", first=0):
+    """Statements that store a number under each of so many integers."""
+    at = {"sum": ["i", first]} if first else "i"
+    return {"repeat": count, "as": "i", "do": [{"store": 0, "into": name, "at": at}]}
+
+
+def tables(release, *main):
+    """The sizes of the tables of dicts that a program allocates, in order."""
+    domain = OBJ if release <= (3, 12) else MEM
+    return [size for op, where, size, _ in events(release, *main) if op == MALLOC and where == domain and size > 80]
+
+
+@pytest.mark.parametrize(
+    ("release", "sizes"),
+    [((3, 8), [168, 296, 576, 1112]), ((3, 11), [160, 288, 568, 1104]), ((3, 15), [160, 288, 568, 1104])],
+)
+def test_a_dict_grows_when_two_thirds_of_its_slots_are_used(release, sizes):
+    found = tables(release, {"bind": {"d": {"dict": []}}}, stores(22))
+    assert found[release <= (3, 10) :] == sizes  # 8, 16, 32 and 64 slots; the first is the frame of main
+
+
+def test_a_dict_whose_keys_are_texts_has_smaller_entries():
+    assert tables((3, 13), {"bind": {"d": {"dict": [[{"text": "a"}, 1]]}}}) == [120]
+    assert tables((3, 13), {"bind": {"d": {"dict": [[{"text": "a"}, 1], [1, 2]]}}}) == [120, 160]
+
+
+@pytest.mark.parametrize(("release", "sizes"), [((3, 13), [120, 160]), ((3, 13, 3), [120, 288])])
+def test_a_dict_of_one_key_was_moved_to_sixteen_slots_from_3_10_up_to_3_13_3(release, sizes):
+    assert tables(release, {"bind": {"d": {"dict": [[{"text": "a"}, 1], [1, 2]]}}}) == sizes
+
+
+@pytest.mark.parametrize(("release", "aside"), [((3, 13), []), ((3, 14), [(MALLOC, MEM, 104, 1)])])
+def test_a_display_of_six_pairs_creates_the_table_first(release, aside):
+    found = events(release, {"bind": {"d": {"dict": [[key, 0] for key in range(6)]}}})
+    table = len(aside) + 1
+    assert found[: len(aside) + 2] == [*aside, (MALLOC, MEM, 288, table), (MALLOC, OBJ, 64, table + 1)]
+    assert found[len(aside) + 2 :] == [*((FREE, *event[1:]) for event in aside), (FREE, MEM, 288, table)]
+
+
+def test_each_key_of_a_dict_dies_before_its_value_and_all_before_the_table():
+    pairs = [[{"letters": 10}, {"letters": 20}], [{"letters": 30}, {"letters": 40}]]
+    found = events((3, 12), {"bind": {"d": {"dict": pairs}}}, {"clear": "d"})
+    assert [size for op, _, size, _ in found if op == FREE] == [51, 61, 71, 81]  # the table and the dict are kept
+
+
+def test_a_deleted_key_makes_no_room_in_the_table():
+    change = {"repeat": 5, "as": "i", "do": [{"store": 0, "into": "d", "at": "i"}, {"delete": "d", "at": "i"}]}
+    assert tables((3, 13), {"bind": {"d": {"dict": []}}}, change, stores(1)) == [160, 160]
+
+
+def test_a_loop_over_a_dict_has_an_iterator_and_yields_the_keys_in_the_order_of_insertion():
+    statements = [{"bind": {"d": {"dict": [[7, 0], [3, 0]]}, "xs": {"list": []}}}]
+    loop = {"each": "d", "as": "k", "do": [{"append": {"letters": {"product": ["k", 10]}}, "to": "xs"}]}
+    found = events((3, 15), *statements, loop)
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == OBJ] == [64, 56, 72, 111, 71]
+
+
+def test_texts_of_the_same_letters_are_the_same_key():
+    pairs = [[{"text": "xxx"}, 1], [{"letters": 3}, 2], [{"text": "yyy"}, 3]]
+    found = events((3, 12), {"bind": {"d": {"dict": pairs}}}, {"bind": {"x": {"letters": {"length": "d"}}}})
+    assert (MALLOC, OBJ, 43, 4) in found
+
+
+def test_the_first_key_is_the_oldest_that_is_left():
+    statements = [{"bind": {"d": {"dict": [[7, 0], [20, 0]]}}}, {"delete": "d", "at": 7}]
+    found = events((3, 12), *statements, {"bind": {"x": {"letters": {"first_key": "d"}}}})
+    assert [size for op, _, size, _ in found if op == MALLOC] == [64, 160, 72, 61]
+
+
+OPEN = {"Node": {}}
+"""A class whose instances have a dict."""
+
+
+def sizes(release, *main):
+    """The sizes that a program with such a class allocates, in order."""
+    return [size for op, _, size, _ in events(release, *main, classes=OPEN) if op == MALLOC]
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [((3, 10), [48, 40, 64]), ((3, 11), [56, 264]), ((3, 12), [48, 264]), ((3, 13), [328]), ((3, 15), [328])],
+)
+def test_the_first_instance_of_a_class_has_room_for_many_attributes(release, found):
+    setting = {"set": {"node.a": 1, "node.b": 2}}
+    allocated = sizes(release, {"bind": {"node": {"new": "Node"}}}, setting)
+    assert allocated[release <= (3, 10) :] == found  # the first is the frame of main
+
+
+@pytest.mark.parametrize(("release", "last", "first"), [((3, 12), 32, 27), ((3, 13), 88, 28)])
+def test_later_instances_have_room_for_one_attribute_more_than_was_set(release, last, first):
+    make = [{"bind": {"node": {"new": "Node"}}}, {"set": {"node.a": 1, "node.b": 2}}]
+    found = sizes(release, {"repeat": 40, "as": "i", "do": make})
+    assert found[-1] == last
+    assert found.count(last) == 41 - first
+
+
+def test_up_to_3_10_a_sixth_attribute_moves_the_shared_keys():
+    names = ["a", "b", "c", "d", "e", "f"]
+    setting = {"set": {f"node.{name}": 0 for name in names}}
+    found = events((3, 10), {"bind": {"node": {"new": "Node"}}}, setting, classes=OPEN)
+    assert found[1:] == [
+        (MALLOC, OBJ, 48, 2),
+        (MALLOC, MEM, 40, 3),
+        (MALLOC, OBJ, 64, 4),
+        (MALLOC, OBJ, 296, 5),
+        (FREE, MEM, 40, 3),
+        (MALLOC, MEM, 80, 6),
+        (FREE, MEM, 80, 6),
+        (FREE, OBJ, 48, 2),  # the dict is kept, the keys are those of the class
+    ]
+
+
+def test_up_to_3_10_another_order_of_attributes_ends_the_sharing_of_keys():
+    first = [{"bind": {"a": {"new": "Node"}}}, {"set": {"a.x": 0, "a.y": 0}}]
+    second = [{"bind": {"b": {"new": "Node"}}}, {"set": {"b.y": 0, "b.x": 0}}]
+    third = [{"bind": {"c": {"new": "Node"}}}, {"set": {"c.x": 0}}]
+    assert sizes((3, 9), *first, *second, *third)[1:] == [48, 40, 64, 48, 40, 64, 168, 48, 64, 168]
+
+
+def test_from_3_11_on_an_attribute_without_room_moves_all_to_a_dict():
+    late = [{"set": {"node.b": 2, "node.c": 3}}]
+    make = {"repeat": 40, "as": "i", "do": [{"bind": {"node": {"new": "Node"}}}, {"set": {"node.a": {"half": "i"}}}]}
+    found = events((3, 12), make, *late, classes=OPEN)
+    values = max(block for op, domain, _, block in found if op == MALLOC and domain == MEM)
+    moved = [event[:3] for event in found[found.index((FREE, MEM, 24, values)) - 2 :]]
+    assert moved == [
+        (MALLOC, OBJ, 64),
+        (MALLOC, OBJ, 208),
+        (FREE, MEM, 24),
+        (FREE, OBJ, 208),
+        (FREE, OBJ, 48),
+    ]
+
+
+def adds(count, step=1):
+    """A statement that adds so many multiples of a step to the set `s`."""
+    return {"repeat": count, "as": "i", "do": [{"add": {"product": ["i", step]}, "to": "s"}]}
+
+
+@pytest.mark.parametrize("release", [(3, 8), (3, 12), (3, 15)])
+def test_a_set_has_eight_slots_inside_and_grows_fourfold(release):
+    found = events(release, {"bind": {"s": {"set": []}}}, adds(77))
+    objects = [size for op, domain, size, _ in found if op == MALLOC and domain == OBJ]
+    changes = [(op, size) for op, domain, size, _ in found if domain == MEM]
+    assert 216 in objects
+    assert changes == [(MALLOC, 512), (MALLOC, 2048), (FREE, 512), (MALLOC, 8192), (FREE, 2048), (FREE, 8192)]
+
+
+@pytest.mark.parametrize(("release", "size"), [((3, 8), 512), ((3, 9), 256)])
+def test_a_display_of_constants_is_an_update_by_a_frozenset_from_3_9_on(release, size):
+    found = events(release, {"bind": {"s": {"set": [1, 2, 3, 4, 5, 6]}}})
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == MEM] == [size]
+
+
+def test_elements_of_a_set_die_in_the_order_of_their_slots():
+    numbers = [{"product": ["n", 1 << 20]}, {"sum": ["n", 1]}, {"product": ["n", "n"]}]
+    found = events((3, 12), {"bind": {"n": 1030}}, {"bind": {"s": {"set": numbers}}})
+    freed = [block for op, _, _, block in found if op == FREE]
+    assert freed == [1, 3, 2, 4]  # of 8 slots, these are in slots 0, 4 and 7; then the set
+
+
+@pytest.mark.parametrize(("release", "grown"), [((3, 8), []), ((3, 9), [256]), ((3, 10), [])])
+def test_an_added_element_takes_the_slot_of_a_discarded_one_except_in_3_9(release, grown):
+    change = [{"discard": 0, "from": "s"}, {"add": 8, "to": "s"}, {"discard": 8, "from": "s"}, {"add": 0, "to": "s"}]
+    statements = [{"bind": {"s": {"set": [0, 8, 2]}}}, {"discard": 8, "from": "s"}, *change, {"add": 3, "to": "s"}]
+    found = events(release, *statements)
+    assert [size for op, domain, size, _ in found if op == MALLOC and domain == MEM] == grown
+
+
 # The language
 
 
@@ -217,6 +406,11 @@ def test_a_twin_is_the_same_program_in_python():
                 {"bind": {"n": {"product": [{"sum": [1, 2]}, 3]}, "x": {"call": "push", "with": [{"letters": 5}]}}},
                 {"repeat": 2, "as": "i", "do": [choice]},
                 {"each": "x", "as": "y", "do": [{"store": {"half": "y"}, "into": "n", "at": {"length": "x"}}]},
+                {"bind": {"d": {"dict": [[1, "n"], [{"text": "a"}, {"dict": []}]]}}},
+                {"bind": {"s": {"set": [1, "n"]}, "t": {"set": []}}},
+                {"add": {"sum": ["n", 1]}, "to": "s"},
+                {"discard": 5, "from": "s"},
+                {"if_key": {"sum": ["n", 1]}, "in": "d", "do": [{"delete": "d", "at": {"first_key": "d"}}]},
             ],
         }
     )
@@ -234,12 +428,20 @@ def test_a_twin_is_the_same_program_in_python():
                     n.pop()
             for y in x:
                 n[len(x)] = y * 0.5
+            d = {1: n, 'a': {}}
+            s = {1, n}
+            t = set()
+            s.add(n + 1)
+            s.discard(5)
+            if (n + 1) in d:
+                del d[next(iter(d))]
         class Node:
             __slots__ = ('value', 'next')
         """
     )
 
 
+AT_LEAST_TWO = "List should have at least 2 items after validation, not 1"
 PROGRAM = """\
 kind: objects
 classes:
@@ -283,8 +485,22 @@ main:
         ("drop: [n]", "drop: [n, n]", "18: main.2: the variable 'n' is not bound"),
         ("to: xs", "to: n", "16: main.1.do.0: expected a list"),
         ("return: node", "return: node.value", "10: functions.push.do.2: the attribute 'value' has no value yet"),
-        ("return: node", "return: {item: head, at: 0}", "10: functions.push.do.2: expected a list or tuple"),
+        ("return: node", "return: {item: head, at: 0}", "10: functions.push.do.2: expected a list, tuple or dict"),
         ("drop: [n]", "bind: {m: {item: xs, at: 4}}", "18: main.2: the index 4 is not below the length, 4"),
+        ("drop: [n]", "{store: 1, into: n, at: 0}", "18: main.2: expected a list or dict"),
+        ("drop: [n]", "{delete: xs, at: 0}", "18: main.2: expected a dict"),
+        ("n: 5", "n: {dict: [[1]]}", f"12: main.0.bind.n.dict.0: [1] {AT_LEAST_TWO}"),
+        ("n: 5", "n: {dict: [[1, 2], [xs, 3]]}", "12: main.0: a key is an integer or a text"),
+        ("n: 5", "n: {dict: [[1, {first_key: xs}]]}", "12: main.0: expected a dict"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {first_key: m}}", "18: main.2: the dict is empty"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: 5}}", "18: main.2: the dict has no key 5"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {text: ab}}}", "18: main.2: the dict has no key 'ab'"),
+        ("drop: [n]", "bind: {m: {dict: []}, k: {item: m, at: {letters: 9}}}",
+         "18: main.2: the dict has no key 'x' * 9"),
+        ("n: 5", "n: {set: [1, xs]}", "12: main.0: expected an integer"),
+        ("drop: [n]", "{add: 1, to: xs}", "18: main.2: expected a set"),
+        ("drop: [n]", "{bind: {m: {set: []}}}\n  - {discard: xs, from: m}", "19: main.3: expected an integer"),
+        ("drop: [n]", "{if_key: 1, in: xs, do: [{pop: xs}]}", "18: main.2: expected a dict or set"),
         ("drop: [n]", "bind: {m: {sum: [xs, 1]}}", "18: main.2: expected an integer"),
         ("[1]}, n: 5", f"[1]}}, n: {(1 << 60) - 1}", None),
         (": node\n", ": {call: push, with: [0]}\n", "10: functions.push.do.2: calls are nested more than 900 deep"),
@@ -305,6 +521,19 @@ def test_two_parameters_of_the_same_name_are_a_mistake():
     function = {"parameters": ["a", "a"], "do": [{"return": "a"}]}
     program = Program.model_validate({"kind": "objects", "functions": {"f": function}, "main": [{"bind": {"x": 0}}]})
     assert compile_program(program) == (None, [(("functions", "f", "parameters"), "two have the same name")])
+
+
+def test_a_dict_that_changes_in_a_loop_over_it_is_a_mistake():
+    loop = {"each": "d", "as": "k", "do": [{"store": 0, "into": "d", "at": 2}]}
+    with pytest.raises(WorkloadError, match=r"main\.1: the dict has other keys than at the start of the loop over it"):
+        events((3, 12), {"bind": {"d": {"dict": [[1, 0]]}}}, loop)
+
+
+def test_an_attribute_that_no_statement_sets_is_a_mistake(tmp_path):
+    path = tmp_path / "program.yaml"
+    path.write_text(PROGRAM.replace("slots: [value, next]", "").replace("return: node", "return: node.nxt"))
+    with pytest.raises(WorkloadError, match=r"functions\.push\.do\.2: no class has the attribute 'nxt'"):
+        load_objects(path)
 
 
 @pytest.mark.parametrize("operation", ["sum", "product"])
@@ -329,11 +558,16 @@ def references(machine):
     """The number of references that remain, and of those that the remaining objects have to each other."""
     heap = machine.heap
     objects = heap.objects[: heap.counts[0].objects]
-    live = np.flatnonzero((objects["kind"] > 0) & (objects["refs"] < IMMORTAL // 2))
+    live = np.flatnonzero((objects["kind"] > 0) & (objects["kind"] != Kind.KEYS) & (objects["refs"] < IMMORTAL // 2))
     found = np.zeros(len(objects), np.int64)
     for entry in objects[live]:
-        np.add.at(found, heap.items[entry["first"] : entry["first"] + entry["length"]] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.PLACE):
+        length = entry["length"]
+        if entry["kind"] == Kind.SET:
+            length = entry["capacity"]
+        if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
+            length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
+        np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
+        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()
 

@@ -61,6 +61,7 @@ def call(machine, function):
     frame = machine.frames[state.depth]
     frame.function, frame.at, frame.locals = state.function, state.at, state.locals
     state.depth += 1
+    called.warmth += 1
     enter_frame(machine, function)
     state.function, state.at, state.locals = function, called.start, state.top - called.parameters
     for slot in range(called.parameters, called.locals):

@@ -15,12 +15,17 @@
     NEXT target        pushes the next item, or pops the iterator and jumps
     JUMP target
     COLLECT g          collects a generation; FOUND pushes the number of objects found; SWITCH_COLLECTOR s pushes None
+    DICT n             pops n keys and values, in turn; DICT_OF_CONSTANTS pops n values and the constant tuple of keys
+    SET n              pops n values; SET_OF_CONSTANTS k pops a constant tuple, k is the constant frozenset as a tuple
+    DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
+    CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
 The machine sets `other` of APPEND and LENGTH once they have run. The last field, `line`, is the number of the
 statement: its place in the file is in `Code.places`.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum, auto
 from functools import singledispatchmethod
 from typing import NamedTuple, TypeAlias, get_args
@@ -35,9 +40,9 @@ from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line")
-FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room")
+FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth")
 """`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
-the function's next call, and its number of variables and values."""
+the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far."""
 
 
 class Do(IntEnum):
@@ -76,22 +81,38 @@ class Do(IntEnum):
     COLLECT = auto()
     FOUND = auto()
     SWITCH_COLLECTOR = auto()
+    DICT = auto()
+    DICT_OF_CONSTANTS = auto()
+    DELETE_ITEM = auto()
+    FIRST_KEY = auto()
+    CONTAINS = auto()
+    SET = auto()
+    SET_OF_CONSTANTS = auto()
+    ADD = auto()
+    DISCARD_ELEMENT = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
+IN_CALL = 1
+"""Argument of ITERATE for a call of `iter`."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
-           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3}  # fmt: skip
+           Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
+           Do.DISCARD_ELEMENT: 2}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
     """Returns by how much an instruction changes the number of values on the stack."""
-    if do in (Do.TUPLE, Do.LIST):
+    if do in (Do.TUPLE, Do.LIST, Do.SET):
         return 1 - argument
+    if do == Do.DICT:
+        return 1 - 2 * argument
+    if do == Do.DICT_OF_CONSTANTS:
+        return -argument
     if do == Do.CALL:
         return 1 - len([*program.functions.values()][argument].parameters)
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
@@ -104,7 +125,8 @@ Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
 class Code(NamedTuple):
     """The code of a program.
 
-    `classes`: the number of slots of each class. `slots`: the slot of each attribute in each class, -1 for none.
+    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in
+    each class, -1 for none.
     """
 
     instructions: np.ndarray
@@ -131,7 +153,7 @@ class _Compiler:
         self._program = program
         self._functions = [*program.functions]
         self._classes = [*program.classes]
-        self._attributes = list(dict.fromkeys(slot for kind in program.classes.values() for slot in kind.slots))
+        self._attributes = _attributes(program)
         self._instructions: list[tuple[int, int, int, int]] = []
         self._constants: list[Constant] = []
         self._places: list[Location] = []
@@ -154,15 +176,15 @@ class _Compiler:
             self._constant(None)
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
-            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0))
+            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
         if self._problems:
             return None, self._problems
-        kinds = [sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
-        slots = [[kind.index(name) if name in kind else -1 for name in self._attributes] for kind in kinds]
+        kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
+        slots = [[kind.index(name) if kind and name in kind else -1 for name in self._attributes] for kind in kinds]
         code = Code(
             np.array(self._instructions, INSTRUCTION),
             np.array(functions, FUNCTION),
-            np.array([len(kind) for kind in kinds], np.int64),
+            np.array([len(kind) if kind else -1 for kind in kinds], np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._constants,
             self._places,
@@ -251,11 +273,22 @@ class _Compiler:
 
     @_statement.register
     def _(self, form: language.Append) -> None:
-        self._load(form.to)
+        self._method(form.to, form.append, Do.APPEND)
+
+    @_statement.register
+    def _(self, form: language.Add) -> None:
+        self._method(form.to, form.add, Do.ADD)
+
+    @_statement.register
+    def _(self, form: language.Discard) -> None:
+        self._method(form.from_, form.discard, Do.DISCARD_ELEMENT)
+
+    def _method(self, owner: str, argument: Expression, do: Do) -> None:
+        self._load(owner)
         self._depth += 1  # the method
-        self._expression(form.append)
+        self._expression(argument)
         self._depth -= 1
-        self._emit(Do.APPEND)
+        self._emit(do)
 
     @_statement.register
     def _(self, form: language.Store) -> None:
@@ -263,6 +296,12 @@ class _Compiler:
         self._load(form.into)
         self._expression(form.at)
         self._emit(Do.SET_ITEM)
+
+    @_statement.register
+    def _(self, form: language.Delete) -> None:
+        self._load(form.delete)
+        self._expression(form.at)
+        self._emit(Do.DELETE_ITEM)
 
     @_statement.register
     def _(self, form: language.Pop) -> None:
@@ -324,7 +363,16 @@ class _Compiler:
 
     @_statement.register
     def _(self, form: language.Choose) -> None:
-        place, choice = self._places[-1], self._emit(Do.CHOOSE, round(form.choose * CHOICE_STEPS))
+        self._branches(self._emit(Do.CHOOSE, round(form.choose * CHOICE_STEPS)), form)
+
+    @_statement.register
+    def _(self, form: language.IfKey) -> None:
+        self._expression(form.if_key)
+        self._load(form.in_)
+        self._branches(self._emit(Do.CONTAINS), form)
+
+    def _branches(self, choice: int, form: language.Choose | language.IfKey) -> None:
+        place = self._places[-1]
         self._block(form.do, (*place, "do"))
         if form.otherwise:
             end = self._emit(Do.JUMP)
@@ -414,6 +462,32 @@ class _Compiler:
         self._emit(Do.LIST, len(form.list))
 
     @_expression.register
+    def _(self, form: language.NewDict) -> None:
+        keys = [key for key, _ in form.dict_]
+        has_constant_keys = len(keys) > 1 and all(map(_is_constant, keys))
+        for key, value in form.dict_:
+            if not has_constant_keys:
+                self._expression(key)
+            self._expression(value)
+        if has_constant_keys:
+            self._constant(tuple(map(_value, keys)))
+        self._emit(Do.DICT_OF_CONSTANTS if has_constant_keys else Do.DICT, len(keys))
+
+    @_expression.register
+    def _(self, form: language.NewSet) -> None:
+        numbers = [number for number in map(_number, form.set_) if number is not None]
+        if len(numbers) > 2 and len(numbers) == len(form.set_):
+            self._reach(2, len(numbers))  # a set and a frozenset; in 3.8 each constant
+            self._constants.append(_frozen(numbers))
+            frozen = len(self._constants) - 1
+            self._constant(tuple(numbers))
+            self._emit(Do.SET_OF_CONSTANTS, frozen)
+            return
+        for each in form.set_:
+            self._expression(each)
+        self._emit(Do.SET, len(form.set_))
+
+    @_expression.register
     def _(self, form: language.New) -> None:
         if form.new not in self._classes:
             self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
@@ -444,6 +518,37 @@ class _Compiler:
     def _(self, form: language.Length) -> None:
         self._load(form.length)
         self._emit(Do.LENGTH)
+
+    @_expression.register
+    def _(self, form: language.FirstKey) -> None:
+        self._depth += 2  # two functions
+        self._load(form.first_key)
+        self._depth -= 2
+        self._emit(Do.ITERATE, IN_CALL)
+        self._emit(Do.FIRST_KEY)
+
+
+def _frozen(numbers: list[int]) -> tuple[int, ...]:
+    """Returns integers in the order in which CPython's compiler stores them in a frozenset, which it makes twice."""
+    return tuple(frozenset(tuple(frozenset(numbers))))
+
+
+def _attributes(program: Program) -> list[str]:
+    """Returns the attributes that instances can have: all slots, and what is set if there are classes without slots."""
+    names = [slot for kind in program.classes.values() for slot in kind.slots or ()]
+    if any(kind.slots is None for kind in program.classes.values()):
+        for body in [*(each.do for each in program.functions.values()), program.main]:
+            names += _set_attributes(body)
+    return list(dict.fromkeys(names))
+
+
+def _set_attributes(body: list[Statement]) -> Iterator[str]:
+    """Yields the attributes that statements set."""
+    for form in body:
+        if isinstance(form, language.Set):
+            yield from (place.rpartition(".")[2] for place in form.set if "." in place)
+        for inner in ("do", "otherwise"):
+            yield from _set_attributes(getattr(form, inner, []))
 
 
 def _number(expression: Expression) -> int | None:

@@ -11,29 +11,40 @@ collections of the oldest generation. STOP ends.
 import numpy as np
 
 from replay.jit.compiling import leaf
+from replay.objects.dicts import clear_dict
 from replay.objects.heap import (
+    DICT,
+    DICT_ITERATOR,
     FREE_LISTS,
     GARBAGE,
     GENERATIONS,
     INSTANCE,
+    KEYS,
     KINDS,
     LIST,
     MALLOC,
     OBJ,
+    OPEN,
     PERMANENT,
     SEQUENCE_ITERATOR,
+    SET,
     TUPLE,
     drop,
     emit,
+    end_items,
     end_vector,
     free_block,
     free_counted_block,
     has_header,
+    is_forward,
+    may_be_tracked,
     new_block,
     refer,
+    references,
     track,
     untrack,
 )
+from replay.objects.sets import give_slots
 from replay.trace import Op
 
 IDLE, START, CLEAR, EMPTY, STOP = range(5)
@@ -58,17 +69,17 @@ def _move_all(heap, source, target):
 @leaf
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
-    entry = heap.objects[number]
-    return np.int64(1) if entry.kind == SEQUENCE_ITERATOR else entry.length
+    is_iterator = heap.objects[number].kind in (SEQUENCE_ITERATOR, DICT_ITERATOR)
+    return np.int64(1) if is_iterator else references(heap, number)
 
 
 @leaf
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind == SEQUENCE_ITERATOR:
-        return entry.owner
-    return np.int64(heap.items[entry.first + (index if entry.kind == INSTANCE else entry.length - 1 - index)])
+    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR):
+        return np.int64(entry.owner)
+    return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 
 
 @leaf
@@ -130,12 +141,14 @@ def _separate_garbage(heap, ring, garbage):
 
 
 @leaf
-def _survivors(heap, ring):
-    """Untracks tuples that can be in no cycle; returns the number of the other objects of a ring."""
+def _survivors(heap, ring, is_full):
+    """Untracks tuples, and in full collections up to 3.13 dicts, that can be in no cycle; returns the number of the
+    other objects of a ring."""
+    untracks_dicts = is_full and heap.rules[0].tracks_all_tuples
     survivors, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
-        following = np.int64(heap.objects[number].next)
-        if heap.objects[number].kind == TUPLE and not may_be_in_cycle(heap, number):
+        following, kind = np.int64(heap.objects[number].next), heap.objects[number].kind
+        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not may_be_in_cycle(heap, number):
             untrack(heap, number)
         else:
             survivors += 1
@@ -145,13 +158,11 @@ def _survivors(heap, ring):
 
 @leaf
 def may_be_in_cycle(heap, number):
-    """Whether a tuple has an item that the collector tracks, or may track later."""
-    for index in range(_children(heap, number)):
-        child = _child(heap, number, index)
-        kind = heap.objects[child].kind
-        if has_header(kind) and (kind != TUPLE or heap.objects[child].next):
-            return True
-    return False
+    """Whether a tuple or dict refers to an object that the collector tracks, or may track later."""
+    index, children = np.int64(0), _children(heap, number)
+    while index < children and not may_be_tracked(heap, _child(heap, number, index)):
+        index += 1
+    return index < children
 
 
 @leaf
@@ -198,7 +209,7 @@ def _find(heap):
             _move_all(heap, heap.generations[younger].ring, ring)
     heap.counts[0].steps += _count_outer_references(heap, ring)
     collector.garbage = _separate_garbage(heap, ring, garbage)
-    survivors = _survivors(heap, ring)
+    survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)
     if generation + 1 < GENERATIONS:
         if generation + 2 == GENERATIONS:
             collector.pending += survivors
@@ -223,15 +234,40 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    entry = heap.objects[number]
-    if entry.kind == LIST:
+    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET):  # the others cannot be cleared
         refer(heap, number)
         drop(heap, number)
+        _clear_object(heap, number)
+
+
+@leaf
+def _clear_object(heap, number):
+    """Drops all references of an object."""
+    kind = heap.objects[number].kind
+    if kind == LIST:
         end_vector(heap, number)
-    elif entry.kind == INSTANCE:
-        refer(heap, number)
-        drop(heap, number)
+    elif kind == DICT and heap.objects[number].vector == 0:
+        clear_dict(heap, number)
+    elif kind in (DICT, SET):
+        _clear_table(heap, number)
+    else:
         _clear_slots(heap, number)
+
+
+@leaf
+def _clear_table(heap, number):
+    """Empties a set, or a dict that shares its keys with others."""
+    entry, length = heap.objects[number], references(heap, number)
+    keys, is_set = np.int64(entry.owner), entry.kind == SET
+    for index in range(length // 2):  # they die from the first one on
+        first, last = entry.first + index, entry.first + length - 1 - index
+        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+    vector = end_items(heap, number, length)
+    entry.owner = 0
+    if is_set:
+        give_slots(heap, number)
+    else:
+        heap.objects[vector].owner = keys
 
 
 @leaf
@@ -261,7 +297,7 @@ def _empty_free_lists(machine):
             if which >= KINDS or has_header(which):
                 free_counted_block(heap, block)
             else:
-                free_block(heap, OBJ, block)
+                free_block(heap, heap.rules[0].keys_domain if which == KEYS else OBJ, block)
             return
         collector.free_list += 1
     collector.phase = STOP

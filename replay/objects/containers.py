@@ -4,13 +4,16 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.collector import may_be_in_cycle
+from replay.objects.dicts import clear_dict, dict_item
 from replay.objects.heap import (
     CALLOC,
+    DICT,
     INSTANCE,
     INT,
     LIST,
     MALLOC,
     MEM,
+    OPEN,
     REALLOC,
     TUPLE,
     drop,
@@ -23,6 +26,7 @@ from replay.objects.heap import (
     refer,
     track,
 )
+from replay.objects.instances import open_attribute
 from replay.objects.machine import (
     APPEND,
     CLEAR,
@@ -32,6 +36,7 @@ from replay.objects.machine import (
     NO_VALUE,
     NOT_INT,
     NOT_LIST,
+    NOT_MUTABLE,
     NOT_SEQUENCE,
     fail,
     pop,
@@ -123,6 +128,8 @@ def attribute(machine, name, is_set):
     """Replaces an instance by its attribute; or sets it to the value below the instance."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
+    if entry.kind == OPEN:
+        return open_attribute(machine, number, name, is_set)
     slot = machine.slots[entry.owner, name] if entry.kind == INSTANCE else np.int64(-1)
     if slot < 0:
         return fail(machine, NO_ATTRIBUTE, name, np.int64(0))
@@ -144,12 +151,14 @@ def attribute(machine, name, is_set):
 
 @leaf
 def item(machine, is_set):
-    """Replaces a sequence and an index by the item; or sets it to the value below both."""
+    """Replaces a sequence or dict and an index or key by the item; or sets it to the value below both."""
     heap = machine.heap
     index, number = pop(machine), pop(machine)
     entry, key = heap.objects[number], heap.objects[index]
+    if entry.kind == DICT:
+        return dict_item(machine, number, index, is_set)
     if entry.kind != LIST and (is_set or entry.kind != TUPLE):
-        return fail(machine, NOT_LIST if is_set else NOT_SEQUENCE, np.int64(0), np.int64(0))
+        return fail(machine, NOT_MUTABLE if is_set else NOT_SEQUENCE, np.int64(0), np.int64(0))
     if key.kind != INT:
         return fail(machine, NOT_INT, np.int64(0), np.int64(0))
     if key.length >= entry.length:
@@ -176,8 +185,12 @@ def change_list(machine, op):
     value = pop(machine) if op == APPEND else np.int64(0)
     number = pop(machine)
     entry = heap.objects[number]
+    if op == CLEAR and entry.kind == DICT:
+        drop(heap, number)
+        clear_dict(heap, number)
+        return True
     if entry.kind != LIST:
-        return fail(machine, NOT_LIST, np.int64(0), np.int64(0))
+        return fail(machine, NOT_MUTABLE if op == CLEAR else NOT_LIST, np.int64(0), np.int64(0))
     if op == APPEND:
         length = entry.length
         if length < entry.capacity and not heap.rules[0].append_resizes:

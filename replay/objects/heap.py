@@ -44,16 +44,26 @@ class Kind(IntEnum):
     RANGE_ITERATOR = auto()
     SEQUENCE_ITERATOR = auto()
     VECTOR = auto()
-    """The items of a list that was cleared, without the list: no object, but its items die as those of one."""
+    """The items of a list or dict that was cleared, without it: no object, but its items die as those of one."""
     PLACE = auto()
     """A loop over a list or tuple without an iterator object."""
+    DICT = auto()
+    DICT_ITERATOR = auto()
+    KEYS = auto()
+    """The hash table of a dict: no object. Keys that were cleared have the entries of their dict, which die."""
+    OPEN = auto()
+    """An instance that has a dict."""
+    SET = auto()
 
 
-INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE = map(
-    int, list(Kind)[1:]
-)
+(
+    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
+    DICT_ITERATOR, KEYS, OPEN, SET,
+) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
+KEYS_LEAST = 8
+"""Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
 """Tuples of fewer items have a free list for each length."""
 KINDS = len(Kind)
@@ -65,8 +75,9 @@ OBJECT = record(
     "next", "previous", "outer_refs", "found",
 )  # fmt: skip
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
-`room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator.
-`owner`: class of an instance, sequence of an iterator, length of a range as an object.
+`room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
+which text a constant is, 0 for one of the letter x only.
+`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
@@ -77,22 +88,24 @@ GENERATION = record("ring", "count", "threshold", "collections", "collected")
 """`ring`: the record that its ring of objects starts with. `count`, `threshold`: as gc.get_count() and
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
-    "phase", "generation", "enabled", "requested", "ready", "pending", "total", "held", "garbage", "free_list",
-    "nesting", "unwinding", "delayed",
+    "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
+    "free_list", "nesting", "unwinding", "delayed",
 )  # fmt: skip
-"""The collector. `requested`: from 3.12 on, whether a collection starts at the next check. `ready`: a block that was
-allocated before the collection that its allocation started. `pending`, `total`: objects that survived collections of
-generation 1 since the last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of
-objects found.
+"""The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
+counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
+one before it. `pending`, `total`: objects that survived collections of generation 1 since the
+last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of objects found.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
 GENERATIONS, PERMANENT, GARBAGE = 3, 3, 4
 """Number of generations; after them, the objects of gc.freeze(), and those that a collection found unreachable."""
 RULES = record(
-    "int_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
+    "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
+    "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
+    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first",
 )  # fmt: skip
 
 
@@ -129,7 +142,11 @@ def emit(heap, op, domain, block, size):
 @leaf
 def new_block(heap, op, domain, size):
     """Allocates a block and returns its number."""
-    counts = heap.counts[0]
+    counts, collector = heap.counts[0], heap.collector[0]
+    if collector.ready_before:
+        block = np.int64(collector.ready_before)
+        collector.ready_before = 0
+        return block
     if counts.free_blocks:
         counts.free_blocks -= 1
         block = heap.free_blocks[counts.free_blocks]
@@ -177,7 +194,7 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, INSTANCE, SEQUENCE_ITERATOR)
+    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR)
 
 
 @leaf
@@ -222,9 +239,16 @@ def new_object(heap, kind, size, length):
         heap.objects[number].block = new_counted_block(heap, size)
     else:
         heap.objects[number].block = new_block(heap, MALLOC, OBJ, size)
-    if has_header(kind) and (kind != TUPLE or heap.rules[0].tracks_all_tuples):
+    if has_header(kind) and kind != (DICT if heap.rules[0].tracks_all_tuples else TUPLE):
         track(heap, number, heap.generations[0].ring)
     return number
+
+
+@leaf
+def may_be_tracked(heap, number):
+    """Whether the collector tracks an object, or may track it later."""
+    kind = heap.objects[number].kind
+    return has_header(kind) and (kind != TUPLE or heap.objects[number].next > 0)
 
 
 @leaf
@@ -265,7 +289,7 @@ def end_object(heap, number):
 
 
 @leaf
-def _chunk_log(length):
+def chunk_log(length):
     log = SMALLEST_CHUNK
     while (1 << log) < length:
         log += 1
@@ -273,21 +297,29 @@ def _chunk_log(length):
 
 
 @leaf
-def give_items(heap, number, length):
-    """Gives an object at least so many entries for items; those it had are copied, new ones are empty."""
-    counts, entry, log = heap.counts[0], heap.objects[number], _chunk_log(length)
-    if entry.first and log <= entry.room:
-        return
-    first = heap.chunks[log]
+def new_chunk(heap, log):
+    """Returns the first of 2^log entries for items, which are empty."""
+    counts, first = heap.counts[0], heap.chunks[log]
     if first:
         heap.chunks[log] = heap.items[first]
     else:
         first = counts.items
         counts.items += 1 << log
         counts.largest = max(counts.largest, log)
-    kept = 1 << entry.room if entry.first else 0
     for index in range(1 << log):
-        heap.items[first + index] = heap.items[entry.first + index] if index < kept else 0
+        heap.items[first + index] = 0
+    return first
+
+
+@leaf
+def give_items(heap, number, length):
+    """Gives an object at least so many entries for items; those it had are copied, new ones are empty."""
+    entry, log = heap.objects[number], chunk_log(length)
+    if entry.first and log <= entry.room:
+        return
+    first = new_chunk(heap, log)
+    for index in range(1 << entry.room if entry.first else 0):
+        heap.items[first + index] = heap.items[entry.first + index]
     take_items(heap, number)
     entry.first, entry.room = first, log
 
@@ -328,34 +360,79 @@ def drop_leaf(heap, number):
 
 
 @leaf
+def references(heap, number):
+    """Returns how many entries of an object's items can be references. Others are 0."""
+    entry = heap.objects[number]
+    if entry.kind == DICT:  # keys and values, or values; an empty dict has the owner 0
+        return heap.objects[entry.owner].length << (entry.vector == 0)
+    if entry.kind == SET:
+        return entry.capacity
+    return entry.length
+
+
+@leaf
+def is_forward(kind):
+    """Whether the items of an object die from the first one on; those of others die from the last one on."""
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET)
+
+
+@leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+
+
+@leaf
+def leave_keys(heap, number):
+    """Counts one reference less to the table of a dict, which may be shared."""
+    heap.objects[number].refs -= 1
+    if heap.objects[number].refs == 0:
+        end_keys(heap, number)
+
+
+@leaf
+def end_keys(heap, number):
+    """Gives the memory of keys to their free list, or frees it."""
+    counts, entry = heap.counts[0], heap.objects[number]
+    if entry.capacity == KEYS_LEAST and entry.owner and heap.kept_counts[KEYS] < heap.limits[KEYS]:
+        heap.kept[KEYS, heap.kept_counts[KEYS]] = entry.block
+        heap.kept_counts[KEYS] += 1
+    elif entry.block:  # 0: a block that is older than the program
+        free_block(heap, heap.rules[0].keys_domain, entry.block)
+    take_items(heap, number)
+    entry.kind, entry.first = 0, counts.free_object
+    counts.free_object = number
 
 
 @leaf
 def end_vector(heap, number):
     """Empties a list: its items die, then its memory for them is freed."""
-    counts, entry = heap.counts[0], heap.objects[number]
-    if not entry.vector:
-        return
-    vector = new_record(heap, VECTOR, entry.length)
-    rest, task = heap.objects[vector], heap.dying[counts.dying]
-    rest.first, rest.room, rest.vector = entry.first, entry.room, entry.vector
-    entry.first, entry.vector, entry.capacity, entry.length = 0, 0, 0, 0
-    task.object, task.position = vector, rest.length
-    counts.dying += 1
+    if heap.objects[number].vector:
+        end_items(heap, number, heap.objects[number].length)
 
 
 @leaf
-def _references(entry):
+def end_items(heap, number, length):
+    """Takes its items from an object: they die from the last one on, then the memory for them is freed."""
+    counts, vector = heap.counts[0], new_record(heap, VECTOR, length)
+    entry, rest, task = heap.objects[number], heap.objects[vector], heap.dying[counts.dying]
+    rest.first, rest.room, rest.vector = entry.first, entry.room, entry.vector
+    entry.first, entry.vector, entry.capacity, entry.length = 0, 0, 0, 0
+    task.object, task.position = vector, length
+    counts.dying += 1
+    return vector
+
+
+@leaf
+def _references(heap, number):
     """Returns the number of references that an object drops when it is freed."""
-    return entry.length if _has_items(entry.kind) else np.int64(entry.owner > 0)
+    entry = heap.objects[number]
+    return references(heap, number) if _has_items(entry.kind) else np.int64(entry.owner > 0)
 
 
 @leaf
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
-    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, INSTANCE)
+    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET)
 
 
 @leaf
@@ -384,7 +461,7 @@ def _leave_trashcan(heap):
         entry, task = heap.objects[number], heap.dying[counts.dying]
         collector.delayed, entry.next = entry.next, 0
         collector.nesting, collector.unwinding = 2, 1  # the loop over delayed objects counts too
-        task.object, task.position = number, _references(entry)
+        task.object, task.position = number, _references(heap, number)
         counts.dying += 1
 
 
@@ -404,12 +481,12 @@ def drop_next(heap):
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
-            task.position = _references(entry)
+            task.position = _references(heap, number)
         return
     if task.position:
         task.position -= 1
-        if entry.kind == INSTANCE:  # from the first slot on; other items die from the last one on
-            child = np.int64(heap.items[entry.first + entry.length - 1 - task.position])
+        if is_forward(entry.kind):
+            child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
         elif _has_items(entry.kind):
             child = np.int64(heap.items[entry.first + task.position])
         else:
@@ -418,9 +495,14 @@ def drop_next(heap):
             drop(heap, child)
         return
     counts.dying -= 1
+    if entry.kind == KEYS:
+        end_keys(heap, number)
+        return
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
+    if entry.kind in (DICT, VECTOR) and entry.owner:
+        leave_keys(heap, entry.owner)
     is_counted = _is_nested(heap, entry.kind)
     end_object(heap, number)
     if is_counted:

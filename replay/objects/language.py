@@ -75,6 +75,18 @@ class NewList(Form):
     list: list["Expression"]
 
 
+class NewDict(Form):
+    """`{k: a, m: b}`."""
+
+    dict_: list[Annotated[list["Expression"], Field(min_length=2, max_length=2)]] = Field(alias="dict", max_length=15)
+
+
+class NewSet(Form):
+    """A set of integers: `{a, b}`, or `set()`."""
+
+    set_: list["Expression"] = Field(alias="set", max_length=15)
+
+
 class New(Form):
     """A new instance of a class: `Node()`."""
 
@@ -89,7 +101,7 @@ class Call(Form):
 
 
 class Item(Form):
-    """An item of a list or tuple: `xs[k]`."""
+    """An item of a list or tuple, or a value of a dict: `xs[k]`."""
 
     item: Place
     at: "Expression"
@@ -99,6 +111,12 @@ class Length(Form):
     """`len(xs)`."""
 
     length: Place
+
+
+class FirstKey(Form):
+    """`next(iter(d))`, of a dict."""
+
+    first_key: Place
 
 
 # Statements
@@ -130,11 +148,32 @@ class Append(Form):
 
 
 class Store(Form):
-    """`xs[k] = a`, of a list."""
+    """`xs[k] = a`, of a list or dict."""
 
     store: "Expression"
     into: Place
     at: "Expression"
+
+
+class Delete(Form):
+    """`del d[k]`, of a dict."""
+
+    delete: Place
+    at: "Expression"
+
+
+class Add(Form):
+    """`s.add(a)`, of a set."""
+
+    add: "Expression"
+    to: Place
+
+
+class Discard(Form):
+    """`s.discard(a)`, of a set."""
+
+    discard: "Expression"
+    from_: Place = Field(alias="from")
 
 
 class Pop(Form):
@@ -176,7 +215,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`."""
+    """`for x in xs:`, of a list, a tuple, or the keys of a dict."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -191,6 +230,15 @@ class Choose(Form):
     otherwise: list["Statement"] = Field(default_factory=list)
 
 
+class IfKey(Form):
+    """`if k in d:`, of a dict or set."""
+
+    if_key: "Expression"
+    in_: Place = Field(alias="in")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+    otherwise: list["Statement"] = Field(default_factory=list)
+
+
 def _key(form: type[Form]) -> str:
     """Returns the key that distinguishes a form: its first."""
     name, field = next(iter(form.model_fields.items()))
@@ -200,13 +248,15 @@ def _key(form: type[Form]) -> str:
 EXPRESSIONS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
-        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, New, Call, Item, Length,
+        Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
+        FirstKey,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
-        Bind, Set, Drop, Append, Store, Pop, Clear, Call, Collect, SwitchCollector, Return, Repeat, Each, Choose,
+        Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
+        Repeat, Each, Choose, IfKey,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -245,10 +295,13 @@ Expression: TypeAlias = Annotated[
     | Annotated[Product, Tag("product")]
     | Annotated[NewTuple, Tag("tuple")]
     | Annotated[NewList, Tag("list")]
+    | Annotated[NewDict, Tag("dict")]
+    | Annotated[NewSet, Tag("set")]
     | Annotated[New, Tag("new")]
     | Annotated[Call, Tag("call")]
     | Annotated[Item, Tag("item")]
-    | Annotated[Length, Tag("length")],
+    | Annotated[Length, Tag("length")]
+    | Annotated[FirstKey, Tag("first_key")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -258,6 +311,9 @@ Statement: TypeAlias = Annotated[
     | Annotated[Drop, Tag("drop")]
     | Annotated[Append, Tag("append")]
     | Annotated[Store, Tag("store")]
+    | Annotated[Delete, Tag("delete")]
+    | Annotated[Add, Tag("add")]
+    | Annotated[Discard, Tag("discard")]
     | Annotated[Pop, Tag("pop")]
     | Annotated[Clear, Tag("clear")]
     | Annotated[Call, Tag("call")]
@@ -266,16 +322,17 @@ Statement: TypeAlias = Annotated[
     | Annotated[Return, Tag("return")]
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
-    | Annotated[Choose, Tag("choose")],
+    | Annotated[Choose, Tag("choose")]
+    | Annotated[IfKey, Tag("if_key")],
     Discriminator(_tag),
     _known("statement"),
 ]
 
 
 class Class(Form):
-    """A class whose instances have these attributes and no dict."""
+    """A class whose instances have these attributes and no dict; without `slots`, any attributes."""
 
-    slots: Annotated[list[Name], Field(min_length=1)]
+    slots: Annotated[list[Name], Field(min_length=1)] | None = None
 
 
 class Function(Form):

@@ -8,12 +8,14 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
-from replay.objects.calls import call, enter_frame, frame_room, return_value
-from replay.objects.code import SWITCHES
+from replay.objects.calls import call, enter_frame, return_value
+from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
+from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.heap import (
     BYTES,
+    DICT,
     EVENTS_A_STEP,
     FLOAT,
     INSTANCE,
@@ -22,19 +24,20 @@ from replay.objects.heap import (
     PLACE,
     RANGE,
     SEQUENCE_ITERATOR,
+    SET,
     TEXT,
     TUPLE,
     drop,
     drop_leaf,
     drop_next,
     give_items,
-    has_kept,
-    new_counted_block,
     new_object,
     new_record,
     refer,
 )
+from replay.objects.instances import new_open
 from replay.objects.machine import (
+    ADD,
     APPEND,
     ATTRIBUTE,
     CALL,
@@ -42,8 +45,10 @@ from replay.objects.machine import (
     CLEAR,
     COLLECT,
     CONSTANT,
+    CONTAINS,
     DELETE,
     DISCARD,
+    DISCARD_ELEMENT,
     FAILED,
     FOUND,
     HALF,
@@ -55,8 +60,10 @@ from replay.objects.machine import (
     LIST_OF_CONSTANTS,
     LOAD,
     MAKE_BYTES,
+    MAKE_DICT,
     MAKE_LIST,
     MAKE_RANGE,
+    MAKE_SET,
     MAKE_TUPLE,
     NEW,
     NEXT,
@@ -68,6 +75,7 @@ from replay.objects.machine import (
     RETURN,
     SET_ATTRIBUTE,
     SET_ITEM,
+    SET_OF_CONSTANTS,
     STORE,
     SUM,
     SWITCH_COLLECTOR,
@@ -77,8 +85,10 @@ from replay.objects.machine import (
     pop,
     push,
 )
+from replay.objects.next_allocation import allocate_next
+from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
-from replay.objects.values import compute, digits_of, iterate_range, new_int, new_range, next_item, repeat_text
+from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
 
 ENABLE, FREEZE = SWITCHES.index("enable"), SWITCHES.index("freeze")
 
@@ -134,6 +144,7 @@ def _do(machine):
         return next_item(machine, instruction.other)
     if op == JUMP:
         state.checks = instruction.other < at
+        machine.functions[state.function].warmth += instruction.other < at
         state.at = instruction.other
         return True
     if op in (SUM, PRODUCT):
@@ -157,12 +168,14 @@ def _do(machine):
     if op in (ITEM, SET_ITEM):
         return item(machine, op == SET_ITEM)
     if op == NEW:
-        slots = machine.classes[argument]
+        state.checks = 1
+        slots = machine.classes[argument].slots
+        if slots < 0:
+            return new_open(machine, argument)
         number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
         heap.objects[number].owner = argument
         give_items(heap, number, slots)
         push(machine, number)
-        state.checks = 1
         return True
     if op == MAKE_TUPLE:
         return make_container(machine, TUPLE, argument)
@@ -186,6 +199,18 @@ def _do(machine):
         return _found(machine)
     if op == SWITCH_COLLECTOR:
         return _switch(machine, argument)
+    if op == CONTAINS:
+        return contains(machine, instruction.other)
+    if op == MAKE_SET:
+        return make_set(machine, argument)
+    if op == SET_OF_CONSTANTS:
+        return set_of_constants(machine, np.int64(machine.constants[argument]))
+    if op in (ADD, DISCARD_ELEMENT):
+        state.checks = 1
+        return change_set(machine, op)
+    if op >= MAKE_DICT:
+        return do_dict(machine, op, argument)
+    state.checks = op == ITERATE and argument == IN_CALL
     return _rare(machine, op)
 
 
@@ -235,13 +260,15 @@ def _rare(machine, op):
         return True
     if op == ITERATE and entry.kind == RANGE:
         return iterate_range(machine, number)
-    if entry.kind not in (LIST, TUPLE):
+    if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         machine.state[0].checks = _is_first(machine.instructions[machine.state[0].at - 1])
-        push(machine, new_int(machine, entry.length, digits_of(entry.length)))
+        push(machine, new_length(machine, entry.length))
         drop(heap, number)
         return True
+    if entry.kind == DICT:
+        return iterate_dict(machine, number)
     if heap.rules[0].sequence_iterators:
         iterator = new_object(heap, SEQUENCE_ITERATOR, np.int64(48), np.int64(0))
     else:
@@ -249,27 +276,6 @@ def _rare(machine, op):
     heap.objects[iterator].owner = number
     push(machine, iterator)
     return True
-
-
-@leaf
-def _next_counted_bytes(machine):
-    """Returns the size of the block with the collector's header that the next instruction allocates first, or 0."""
-    heap, state = machine.heap, machine.state[0]
-    rules, instruction = heap.rules[0], machine.instructions[state.at]
-    op, argument = instruction.op, instruction.argument
-    if op == MAKE_TUPLE or (op == MAKE_RANGE and rules.range_arguments):
-        length = argument if op == MAKE_TUPLE else np.int64(1)
-        return np.int64(0) if has_kept(heap, TUPLE, length) else rules.tuple_header + 8 * length
-    if op in (MAKE_LIST, LIST_OF_CONSTANTS):
-        return np.int64(0) if has_kept(heap, LIST, np.int64(0)) else np.int64(56)
-    if op == NEW:
-        return 32 + 8 * machine.classes[argument]
-    if op == ITERATE and rules.sequence_iterators and not has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)):
-        is_range = heap.objects[machine.stack[state.top - 1]].kind == RANGE
-        return np.int64(0 if is_range else 48)
-    if op == CALL and rules.frame_base and machine.functions[argument].block == 0 and state.frames_kept == 0:
-        return rules.frame_base + 8 * frame_room(heap, machine.functions[argument])
-    return np.int64(0)
 
 
 @leaf
@@ -283,11 +289,8 @@ def _collects(machine):
                 request_generation(heap)
     elif young.count < young.threshold:
         collector.requested = 0
-    elif collector.enabled and young.threshold:
-        size = _next_counted_bytes(machine)
-        if size:
-            collector.ready = new_counted_block(heap, size)
-            request_generation(heap)
+    elif collector.enabled and young.threshold and allocate_next(machine):
+        request_generation(heap)
     return collector.phase != IDLE
 
 
@@ -313,6 +316,7 @@ def run_machine(machine):
     counts = heap.counts[0]
     if state.function < 0:
         state.function = machine.functions.shape[0] - 1
+        machine.functions[state.function].warmth = 1
         enter_frame(machine, state.function)
     while _has_room(machine):
         counts.steps += 1

@@ -20,12 +20,23 @@ MISTAKES = (
     "expected an integer",
     "the integer exceeds the largest one, {largest}",
     "expected a list",
-    "expected a list or tuple",
+    "expected a list, tuple or dict",
     "the index {value} is not below the length, {limit}",
     "the list is empty",
     "calls are nested more than {limit} deep",
+    "expected a list or dict",
+    "expected a dict",
+    "a key is an integer or a text",
+    "the dict has no key {name}",
+    "the dict is empty",
+    "the dict has other keys than at the start of the loop over it",
+    "expected a set",
+    "expected a dict or set",
 )
-UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP = range(1, 11)
+(
+    UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
+) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room")
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
@@ -40,14 +51,17 @@ DEPTH_MAX = 900
 (
     CONSTANT, LOAD, STORE, DELETE, ATTRIBUTE, SET_ATTRIBUTE, LETTERS, MAKE_BYTES, HALF, SUM, PRODUCT, MAKE_TUPLE,
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
-    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR,
+    MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR, MAKE_DICT, DICT_OF_CONSTANTS,
+    DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
 ) = map(int, Do)  # fmt: skip
 
 
 @by_reference
 class Machine(NamedTuple):
-    """The heap; the code; `stack`: local variables and values of all calls; `constants`: the objects of
-    constants; `ints`: small integers. NONE, and the texts and bytes that exist once, follow them."""
+    """The heap; the code; `classes`: what their instances share; `slots`: the place of each attribute in each class;
+    `stack`: local variables and values of all calls; `constants`: the objects of constants; `attributes`: the names of
+    attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow
+    them."""
 
     heap: Heap
     state: np.ndarray
@@ -59,6 +73,7 @@ class Machine(NamedTuple):
     frames: np.ndarray
     kept_frames: np.ndarray
     constants: np.ndarray
+    attributes: np.ndarray
     ints: np.ndarray
 
 

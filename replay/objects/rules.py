@@ -3,14 +3,25 @@
 import numpy as np
 
 from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
+from replay.trace import Domain
 
+IN_WARM_CODE, AFTER_FIRST_RUN, ALWAYS = range(1, 4)
+"""When the right operand of a sum or product is dropped before the left one: where the instruction is specialised."""
 RELEASES = tuple((3, minor) for minor in range(8, 16))
 
 
-def rules_of(release: tuple[int, int]) -> np.ndarray:
-    """Returns the RULES record of a release."""
+_DICTS_TOO_LARGE = ((3, 10), (3, 13, 4))
+"""From which release on, and up to which, CPython moves dicts of one or two keys to 16 slots instead of 8."""
+
+_RIGHT_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: AFTER_FIRST_RUN, 15: ALWAYS}
+
+
+def rules_of(version: tuple[int, ...]) -> np.ndarray:
+    """Returns the RULES record of a release such as (3, 13), meaning its newest version, or of a version (3, 13, 0)."""
+    release = version[:2]
     rules = np.zeros(1, RULES)
     rules["int_least"] = 32 if release >= (3, 11) else 0
+    rules["length_least"] = 32 if release >= (3, 14) else 0
     rules["small_ints"] = 1025 if release >= (3, 15) else 257
     rules["list_classic"] = release <= (3, 8)
     rules["constants_op"] = CALLOC if release <= (3, 8) else REALLOC if release <= (3, 9) else MALLOC
@@ -30,20 +41,34 @@ def rules_of(release: tuple[int, int]) -> np.ndarray:
     rules["collects_in_loop"] = release >= (3, 12)
     rules["tracks_all_tuples"] = release <= (3, 13)
     rules["count_bytes"] = 28 if release <= (3, 13) else 32
+    rules["keys_header"] = 32 if release >= (3, 11) else 40
+    rules["keys_domain"] = Domain.MEM if release >= (3, 13) else Domain.OBJ
+    rules["text_entry"] = 16 if release >= (3, 11) else 24
+    first, end = _DICTS_TOO_LARGE
+    rules["slots_least"] = 16 if first <= release and (*version, 99)[:3] < end else 8
+    rules["pairs_values"] = 10 if release >= (3, 14) else 1 << 16
+    rules["instance_bytes"] = 56 if release == (3, 11) else 48
+    rules["splits_dicts"] = release <= (3, 10)
+    rules["values_inline"] = release >= (3, 13)
+    rules["right_first"] = _RIGHT_FIRST.get(release[1], 0)
+    rules["sets_reuse"] = release != (3, 9)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 
 
-def thresholds(release: tuple[int, int]) -> tuple[int, int, int]:
+def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
     """Returns gc.get_threshold() of a release."""
-    return (700 if release <= (3, 12) else 2000), 10, 10
+    return (700 if version[:2] <= (3, 12) else 2000), 10, 10
 
 
-def free_list_limits(release: tuple[int, int]) -> np.ndarray:
+def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
     """Returns the number of objects in each free list."""
+    release = version[:2]
     limits = np.zeros(FREE_LISTS, np.int64)
     limits[Kind.FLOAT] = 100
     limits[Kind.LIST] = 80
+    limits[Kind.DICT] = 80
+    limits[Kind.KEYS] = 80
     limits[len(Kind) + 1 : len(Kind) + TUPLES_KEPT] = 2000
     if release <= (3, 10):  # elsewhere, only shorter tuples are kept
         limits[len(Kind) + 20] = 0
@@ -59,6 +84,6 @@ def emptied_free_lists(release: tuple[int, int]) -> np.ndarray:
     """Returns the free lists in the order in which a collection of the oldest generation empties them."""
     tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
     floats_first = release >= (3, 13)
-    kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
+    kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
     order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
     return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)

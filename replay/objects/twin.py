@@ -25,7 +25,7 @@ def write_twin(program: Program) -> str:
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
-        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}"]
+        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"]
     functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
     for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
@@ -71,6 +71,21 @@ def _(form: language.Store) -> list[str]:
 
 
 @_lines.register
+def _(form: language.Delete) -> list[str]:
+    return [f"del {form.delete}[{python(form.at)}]"]
+
+
+@_lines.register
+def _(form: language.Add) -> list[str]:
+    return [f"{form.to}.add({python(form.add)})"]
+
+
+@_lines.register
+def _(form: language.Discard) -> list[str]:
+    return [f"{form.from_}.discard({python(form.discard)})"]
+
+
+@_lines.register
 def _(form: language.Pop) -> list[str]:
     return [f"{form.pop}.pop()"]
 
@@ -112,7 +127,16 @@ def _(form: language.Each) -> list[str]:
 
 @_lines.register
 def _(form: language.Choose) -> list[str]:
-    lines = [f"if next(CHOICES) < {round(form.choose * CHOICE_STEPS)}:", *_indented(form.do)]
+    return _branches(f"if next(CHOICES) < {round(form.choose * CHOICE_STEPS)}:", form)
+
+
+@_lines.register
+def _(form: language.IfKey) -> list[str]:
+    return _branches(f"if {_operand(form.if_key)} in {form.in_}:", form)
+
+
+def _branches(condition: str, form: language.Choose | language.IfKey) -> list[str]:
+    lines = [condition, *_indented(form.do)]
     return [*lines, "else:", *_indented(form.otherwise)] if form.otherwise else lines
 
 
@@ -169,6 +193,16 @@ def _(form: language.NewList) -> str:
 
 
 @python.register
+def _(form: language.NewDict) -> str:
+    return f"{{{', '.join(f'{python(key)}: {python(value)}' for key, value in form.dict_)}}}"
+
+
+@python.register
+def _(form: language.NewSet) -> str:
+    return f"{{{', '.join(map(python, form.set_))}}}" if form.set_ else "set()"
+
+
+@python.register
 def _(form: language.New) -> str:
     return f"{form.new}()"
 
@@ -186,6 +220,11 @@ def _(form: language.Item) -> str:
 @python.register
 def _(form: language.Length) -> str:
     return f"len({form.length})"
+
+
+@python.register
+def _(form: language.FirstKey) -> str:
+    return f"next(iter({form.first_key}))"
 
 
 def _operand(expression: Expression) -> str:

@@ -3,9 +3,26 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import DIGIT_BITS, INT, RANGE, RANGE_ITERATOR, TEXT, TUPLE, drop, drop_leaf, new_object, refer
+from replay.objects.dicts import next_key
+from replay.objects.heap import (
+    DICT_ITERATOR,
+    DIGIT_BITS,
+    INT,
+    RANGE,
+    RANGE_ITERATOR,
+    TEXT,
+    TUPLE,
+    drop,
+    drop_leaf,
+    new_object,
+    refer,
+)
 from replay.objects.language import LARGEST
 from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, fail, pop, push
+from replay.objects.rules import AFTER_FIRST_RUN, ALWAYS, IN_WARM_CODE
+
+WARM = 8
+"""Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 
 
 @leaf
@@ -22,6 +39,16 @@ def new_int(machine, value, digits):
         return np.int64(machine.ints[value])
     size = 24 + 4 * digits
     return new_object(machine.heap, INT, max(size, rules.int_least), value)
+
+
+@leaf
+def new_length(machine, length):
+    """Returns the integer that `len` creates, below 2^30, or the small integer of this value."""
+    rules = machine.heap.rules[0]
+    if length < rules.small_ints:
+        refer(machine.heap, machine.ints[length])
+        return np.int64(machine.ints[length])
+    return new_object(machine.heap, INT, max(np.int64(28), rules.length_least), length)
 
 
 @leaf
@@ -60,7 +87,7 @@ def iterate_range(machine, made):
 
 @leaf
 def next_item(machine, target):
-    """Pushes the next item of the iterator on the stack; at its end, drops it and jumps."""
+    """Pushes the next item, or key, of the iterator on the stack; at its end, drops it and jumps."""
     heap, state = machine.heap, machine.state[0]
     iterator = np.int64(machine.stack[state.top - 1])
     entry = heap.objects[iterator]
@@ -69,6 +96,8 @@ def next_item(machine, target):
             entry.length += 1
             push(machine, new_int(machine, entry.length - 1, digits_of(entry.length - 1)))
             return True
+    elif entry.kind == DICT_ITERATOR:
+        return next_key(machine, iterator, target)
     elif entry.length < heap.objects[entry.owner].length:
         item = np.int64(heap.items[heap.objects[entry.owner].first + entry.length])
         entry.length += 1
@@ -102,9 +131,24 @@ def compute(machine, op):
     if value > LARGEST:
         return fail(machine, TOO_LARGE, np.int64(0), np.int64(0))
     push(machine, new_int(machine, value, digits))
-    drop_leaf(heap, left)
-    drop_leaf(heap, right)
+    if _ends_right_first(machine):
+        drop_leaf(heap, right)
+        drop_leaf(heap, left)
+    else:
+        drop_leaf(heap, left)
+        drop_leaf(heap, right)
     return True
+
+
+@leaf
+def _ends_right_first(machine):
+    """Whether CPython drops the right operand of the instruction before the left one: where it is specialised."""
+    state, rule = machine.state[0], machine.heap.rules[0].right_first
+    if rule == AFTER_FIRST_RUN:
+        instruction = machine.instructions[state.at - 1]
+        instruction.other += 1
+        return instruction.other > 1
+    return rule == ALWAYS or (rule == IN_WARM_CODE and machine.functions[state.function].warmth >= WARM)
 
 
 @leaf

@@ -11,6 +11,7 @@ the comparison and counted:
     older blocks       blocks from before the program that are freed while it runs
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,7 @@ class ObjectAgreement:
     """The first difference."""
 
 
-def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarray, Batch]:
+def simulate(program: ObjectProgram, release: tuple[int, ...]) -> tuple[np.ndarray, Batch]:
     """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its last batch."""
     batches = list(run_program(program, release))
     events = np.concatenate([batch.events for batch in batches])
@@ -90,7 +91,7 @@ def simulate(program: ObjectProgram, release: tuple[int, int]) -> tuple[np.ndarr
 
 def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     """Runs a program in the model and in a real interpreter, and compares their events."""
-    release = release_of(oracle)
+    release = version_of(oracle)
     model, end = simulate(program, release)
     script = _SCRIPT.format(
         twin=write_twin(program.program),
@@ -106,7 +107,7 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     if release < _TEXTS_FROM:
         model = _with_ordered_collections(model)
     real = _without_older_blocks(recorded)
-    if release <= _CACHES_TO:
+    if release[:2] <= _CACHES_TO:
         real = _without_caches(real, model)
     aside, shorter = len(recorded) - len(real), min(len(real), len(model))
     unequal = np.flatnonzero(real[:shorter] != model[:shorter])
@@ -130,10 +131,9 @@ def _collector_of(region: Region) -> list[tuple[int, ...]]:
     return list(zip(after.counts, *totals, strict=True))
 
 
-def release_of(oracle: Oracle) -> tuple[int, int]:
-    """Returns the release of an interpreter, such as (3, 12)."""
-    major, minor = oracle.version.split(".")[:2]
-    return int(major), int(minor)
+def version_of(oracle: Oracle) -> tuple[int, ...]:
+    """Returns the version of an interpreter, such as (3, 12, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", oracle.version)[:3])
 
 
 def _without_older_blocks(events: np.ndarray) -> np.ndarray:
