@@ -82,7 +82,8 @@ RULES = record(
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
-    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first",
+    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first", "item_key_first",
+    "stores_specialised", "from_top", "method_first",
 )  # fmt: skip
 
 
