@@ -83,7 +83,7 @@ RULES = record(
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first", "item_key_first",
-    "stores_specialised", "from_top", "method_first",
+    "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ _DICTS_TOO_LARGE = ((3, 10), (3, 13, 4))
 
 _KEY_FIRST = {11: IN_WARM_CODE, 14: AFTER_FIRST_RUN, 15: ALWAYS}
 _SPECIALISED = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: AFTER_FIRST_RUN, 15: AFTER_FIRST_RUN}
+_INDEX_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 15: ALWAYS}
 _RIGHT_FIRST = {**_SPECIALISED, 15: ALWAYS}
 
 
@@ -50,6 +51,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["values_inline"] = release >= (3, 13)
     rules["right_first"] = _RIGHT_FIRST.get(release[1], 0)
     rules["item_key_first"] = _KEY_FIRST.get(release[1], 0)
+    rules["index_first"] = _INDEX_FIRST.get(release[1], 0)
+    rules["list_before_item"] = release == (3, 14)
     rules["stores_specialised"] = _SPECIALISED.get(release[1], 0)
     rules["from_top"] = release >= (3, 14)
     rules["method_first"] = (3, 11) <= release <= (3, 13)
