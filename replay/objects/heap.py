@@ -259,19 +259,19 @@ def drop_leaf(heap, number):
 
 
 @leaf
+def _has_items(kind):
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+
+
+@leaf
 def references(heap, number):
-    """Returns how many entries of an object's items can be references. Others are 0."""
+    """Returns how many entries of an object's items, from `first` on, can be references. Those that are none are 0."""
     entry = heap.objects[number]
     if entry.kind == DICT:  # keys and values, or values; an empty dict has the owner 0
         return heap.objects[entry.owner].length << (entry.vector == 0)
     if entry.kind == SET:
         return entry.capacity
-    return entry.length
-
-
-@leaf
-def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+    return entry.length if _has_items(entry.kind) else np.int64(0)
 
 
 @leaf
