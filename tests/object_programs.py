@@ -254,3 +254,43 @@ class _Author:
             return [{"each": table, "as": name, "do": self._inner(inner, 3, **{name: "any"})}]
         times = self._random.choice([0, 1, 2, 5, 20, 300] if self._depth == 0 else [0, 1, 3])
         return [{"repeat": times, "as": name, "do": self._inner(names, 4, **{name: "int"})}]
+
+
+def dying_containers(times: int) -> dict[str, ObjectProgram]:
+    """Returns programs whose containers lose their last reference while an instruction uses them, by form."""
+    big = 1 << 40
+    table = {"dict": [[{"sum": ["n", "n"]}, {"letters": 7}], [{"sum": ["n", 5]}, {"letters": 9}]]}
+    numbers, items = {"set": [{"sum": ["n", "n"]}, {"sum": ["n", 5]}]}, {"call": "items"}
+    last = {"call": "last", "with": ["p"]}
+
+    def after(number: Any) -> Any:
+        return {"call": "after", "with": ["p", number]}
+
+    known, new = after("n"), after(77)
+    forms: dict[str, tuple[Any, dict[str, Any]]] = {
+        "item of a dict": (table, {"bind": {"x": {"item": "p.q", "at": known}}}),
+        "delete": (table, {"delete": "p.q", "at": known}),
+        "store at a known key": (table, {"store": {"letters": 99}, "into": "p.q", "at": known}),
+        "store at a new key": (table, {"store": {"letters": 99}, "into": "p.q", "at": new}),
+        "add a known element": (numbers, {"add": known, "to": "p.q"}),
+        "add a new element": (numbers, {"add": new, "to": "p.q"}),
+        "discard": (numbers, {"discard": known, "from": "p.q"}),
+        "discard nothing": (numbers, {"discard": new, "from": "p.q"}),
+        "item of a list": (items, {"bind": {"x": {"item": "p.q", "at": last}}}),
+        "store in a list": (items, {"store": {"letters": 99}, "into": "p.q", "at": last}),
+        "append": (items, {"append": known, "to": "p.q"}),
+    }
+    drop: dict[str, Any] = {"set": {"p.q": 0}}
+    fill = {"repeat": 1100, "as": "i", "do": [{"append": {"sum": ["i", 5000]}, "to": "xs"}]}
+    functions = {
+        "after": {"parameters": ["p", "m"], "do": [drop, {"return": {"sum": ["m", big]}}]},
+        "last": {"parameters": ["p"], "do": [drop, {"bind": {"m": 1050}}, {"return": {"sum": ["m", 2]}}]},
+        "items": {"do": [{"bind": {"xs": {"list": []}}}, fill, {"return": "xs"}]},
+    }
+    found = {}
+    for name, (made, use) in forms.items():
+        loop = {"repeat": times, "as": "i", "do": [{"set": {"p.q": made}}, use]}
+        main = [{"bind": {"p": {"new": "K"}, "n": big}}, loop]
+        document = {"classes": {"K": {"slots": ["q"]}}, "functions": functions, "main": main}
+        found[name] = object_program(document)
+    return found

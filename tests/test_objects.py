@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from object_programs import object_program, random_document, random_program
+from object_programs import dying_containers, object_program, random_document, random_program
 
 from replay.jit.arrays import DONE
 from replay.objects import load_objects
@@ -658,6 +658,15 @@ def test_random_programs_request_the_memory_that_real_interpreters_request(versi
     for seed in range(20):
         agreement = verify_objects(random_program(seed), INTERPRETERS[version])
         assert agreement.difference == "", f"seed {seed}"
+
+
+@system
+@with_interpreters
+@each_interpreter
+def test_containers_that_die_in_an_instruction_request_the_memory_that_real_interpreters_request(version):
+    for times in (1, 20):  # in unspecialised and in specialised instructions
+        for form, program in dying_containers(times).items():
+            assert verify_objects(program, INTERPRETERS[version]).difference == "", form
 
 
 @system

@@ -3,7 +3,8 @@
     language    the schema of an object program in YAML
     code        compiles a program to instructions; what is unknown or unbound in it
     heap        objects, reference counts, free lists
-    machine     the state of a running program; its instructions are in `values`, `containers` and `calls`
+    machine     the state of a running program; its instructions are in `values`, `containers`,
+                `dicts`, `sets`, `instances` and `calls`
     loop        runs the instructions
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch

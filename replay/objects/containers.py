@@ -38,6 +38,7 @@ from replay.objects.machine import (
     NOT_LIST,
     NOT_MUTABLE,
     NOT_SEQUENCE,
+    applies,
     fail,
     pop,
     push,
@@ -166,16 +167,35 @@ def item(machine, is_set):
     place = entry.first + key.length
     old = np.int64(heap.items[place])
     if is_set:
-        heap.items[place] = pop(machine)
-        drop(heap, index)
-        drop(heap, number)
-        drop(heap, old)
+        value = pop(machine)
+        heap.items[place] = value
+        _drop_stored(machine, number, index, value, old)
         return True
     refer(heap, old)
     push(machine, old)
-    drop(heap, index)
-    drop(heap, number)
+    index_first = applies(machine, heap.rules[0].index_first)
+    drop(heap, number if index_first else index)
+    drop(heap, index if index_first else number)
     return True
+
+
+@leaf
+def _drop_stored(machine, number, index, value, old):
+    """Drops what a store in a list replaces, and what the stack refers to: the list, the index, and also the value."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    is_specialised, is_last = applies(machine, rules.stores_specialised), heap.objects[number].refs == 1
+    if is_last and is_specialised and rules.list_before_item:
+        drop(heap, old)
+        drop(heap, number)
+        drop(heap, index)
+        return
+    if is_last and rules.from_top and not is_specialised:
+        refer(heap, value)
+        drop(heap, value)
+    index_first = is_specialised or rules.from_top
+    drop(heap, number if index_first else index)
+    drop(heap, index if index_first else number)
+    drop(heap, old)
 
 
 @leaf
@@ -198,6 +218,10 @@ def change_list(machine, op):
         else:
             resize(machine, number, length + 1)
         heap.items[entry.first + length] = value
+        is_specialised = applies(machine, heap.rules[0].stores_specialised)
+        if heap.rules[0].method_first and not is_specialised and heap.objects[number].refs == 1:
+            refer(heap, value)  # of the stack, which outlives the list
+            drop(heap, value)
         drop(heap, number)
     elif op == CLEAR:
         drop(heap, number)

@@ -46,6 +46,7 @@ from replay.objects.machine import (
     NOT_INT,
     NOT_KEY,
     NOT_KEYED,
+    applies,
     fail,
     pop,
     push,
@@ -219,13 +220,7 @@ def dict_item(machine, number, key, is_set):
     if not is_key(heap, key):
         return fail(machine, NOT_KEY, np.int64(0), np.int64(0))
     if is_set:
-        before = heap.objects[number].length
-        old = insert(heap, number, key, pop(machine))
-        if heap.objects[number].length == before:
-            drop(heap, key)
-        drop(heap, number)
-        if old:
-            drop(heap, old)
+        _store(machine, number, key, pop(machine))
         return True
     found = find(heap, number, key)
     if found == 0:
@@ -233,9 +228,32 @@ def dict_item(machine, number, key, is_set):
     value = np.int64(heap.items[heap.objects[number].first + 2 * found - 1])
     refer(heap, value)
     push(machine, value)
-    drop(heap, key)
-    drop(heap, number)
+    key_first = applies(machine, heap.rules[0].item_key_first)
+    drop(heap, number if key_first else key)
+    drop(heap, key if key_first else number)
     return True
+
+
+@leaf
+def _store(machine, number, key, value):
+    """Sets the value of a key in a dict. The previous value dies, then what the stack referred to."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    is_specialised, before = applies(machine, rules.stores_specialised), heap.objects[number].length
+    old = insert(heap, number, key, value)
+    is_new = heap.objects[number].length > before
+    if heap.objects[number].refs > 1 or is_specialised:  # the dict took over the references to value and new key
+        drop(heap, number)
+        if not is_new:
+            drop(heap, key)
+    else:
+        if is_new:
+            refer(heap, key)
+        refer(heap, value)
+        drop(heap, value if rules.from_top else key)
+        drop(heap, number)
+        drop(heap, key if rules.from_top else value)
+    if old:
+        drop(heap, old)
 
 
 @leaf
@@ -438,8 +456,8 @@ def _delete(heap, number, key, found):
     entry = heap.objects[number]
     heap.items[heap.objects[entry.owner].first + _slot(heap, number, key, False)] = DELETED
     place = entry.first + 2 * found - 2
-    drop(heap, key)
-    drop(heap, number)
+    drop(heap, number if heap.rules[0].from_top else key)
+    drop(heap, key if heap.rules[0].from_top else number)
     drop(heap, np.int64(heap.items[place + 1]))
     drop(heap, np.int64(heap.items[place]))
     heap.items[place] = heap.items[place + 1] = 0

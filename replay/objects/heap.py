@@ -105,7 +105,8 @@ RULES = record(
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
-    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first",
+    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first", "item_key_first",
+    "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
 )  # fmt: skip
 
 
@@ -360,14 +361,19 @@ def drop_leaf(heap, number):
 
 
 @leaf
+def _has_items(kind):
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+
+
+@leaf
 def references(heap, number):
-    """Returns how many entries of an object's items can be references. Others are 0."""
+    """Returns how many entries of an object's items, from `first` on, can be references. Those that are none are 0."""
     entry = heap.objects[number]
     if entry.kind == DICT:  # keys and values, or values; an empty dict has the owner 0
         return heap.objects[entry.owner].length << (entry.vector == 0)
     if entry.kind == SET:
         return entry.capacity
-    return entry.length
+    return entry.length if _has_items(entry.kind) else np.int64(0)
 
 
 @leaf

@@ -202,6 +202,7 @@ def _do(machine):
     if op == CONTAINS:
         return contains(machine, instruction.other)
     if op == MAKE_SET:
+        state.checks = argument == 0  # a call of the class
         return make_set(machine, argument)
     if op == SET_OF_CONSTANTS:
         return set_of_constants(machine, np.int64(machine.constants[argument]))

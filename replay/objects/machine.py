@@ -8,6 +8,7 @@ from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, leaf
 from replay.objects.code import Do
 from replay.objects.heap import Heap
+from replay.objects.rules import AFTER_FIRST_RUN, ALWAYS, IN_WARM_CODE
 
 FAILED = 2
 NONE, NO_LETTERS, LETTER, BYTE = range(4)
@@ -44,6 +45,8 @@ STATE = record(
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on)."""
+WARM = 8
+"""Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
 """Frames that CPython keeps for later calls, in addition to one of each function (up to 3.10)."""
 DEPTH_MAX = 900
@@ -96,3 +99,14 @@ def fail(machine, mistake, value, limit):
     state = machine.state[0]
     state.mistake, state.value, state.limit = mistake, value, limit
     return False
+
+
+@leaf
+def applies(machine, rule):
+    """Whether a rule that depends on specialisation applies to this run of the instruction."""
+    state = machine.state[0]
+    if rule == AFTER_FIRST_RUN:
+        instruction = machine.instructions[state.at - 1]
+        instruction.other += 1
+        return instruction.other > 1
+    return rule == ALWAYS or (rule == IN_WARM_CODE and machine.functions[state.function].warmth >= WARM)

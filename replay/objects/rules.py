@@ -6,14 +6,17 @@ from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPL
 from replay.trace import Domain
 
 IN_WARM_CODE, AFTER_FIRST_RUN, ALWAYS = range(1, 4)
-"""When the right operand of a sum or product is dropped before the left one: where the instruction is specialised."""
+"""When an instruction drops its operands in another order, because CPython specialises it; 0 is never."""
 RELEASES = tuple((3, minor) for minor in range(8, 16))
 
 
 _DICTS_TOO_LARGE = ((3, 10), (3, 13, 4))
 """From which release on, and up to which, CPython moves dicts of one or two keys to 16 slots instead of 8."""
 
-_RIGHT_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: AFTER_FIRST_RUN, 15: ALWAYS}
+_KEY_FIRST = {11: IN_WARM_CODE, 14: AFTER_FIRST_RUN, 15: ALWAYS}
+_SPECIALISED = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: AFTER_FIRST_RUN, 15: AFTER_FIRST_RUN}
+_INDEX_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 15: ALWAYS}
+_RIGHT_FIRST = {**_SPECIALISED, 15: ALWAYS}
 
 
 def rules_of(version: tuple[int, ...]) -> np.ndarray:
@@ -51,6 +54,12 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["splits_dicts"] = release <= (3, 10)
     rules["values_inline"] = release >= (3, 13)
     rules["right_first"] = _RIGHT_FIRST.get(release[1], 0)
+    rules["item_key_first"] = _KEY_FIRST.get(release[1], 0)
+    rules["index_first"] = _INDEX_FIRST.get(release[1], 0)
+    rules["list_before_item"] = release == (3, 14)
+    rules["stores_specialised"] = _SPECIALISED.get(release[1], 0)
+    rules["from_top"] = release >= (3, 14)
+    rules["method_first"] = (3, 11) <= release <= (3, 13)
     rules["sets_reuse"] = release != (3, 9)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules

@@ -171,8 +171,8 @@ def change_set(machine, op):
         return fail(machine, NOT_SET, np.int64(0), np.int64(0))
     if heap.objects[element].kind != INT:
         return fail(machine, NOT_INT, np.int64(0), np.int64(0))
-    drop(heap, number)
-    drop(heap, element)
+    drop(heap, element if heap.rules[0].method_first else number)
+    drop(heap, number if heap.rules[0].method_first else element)
     if op == ADD:
         _add(heap, number, element)
         return True

@@ -18,11 +18,7 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.language import LARGEST
-from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, fail, pop, push
-from replay.objects.rules import AFTER_FIRST_RUN, ALWAYS, IN_WARM_CODE
-
-WARM = 8
-"""Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
+from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, applies, fail, pop, push
 
 
 @leaf
@@ -131,24 +127,13 @@ def compute(machine, op):
     if value > LARGEST:
         return fail(machine, TOO_LARGE, np.int64(0), np.int64(0))
     push(machine, new_int(machine, value, digits))
-    if _ends_right_first(machine):
+    if applies(machine, heap.rules[0].right_first):
         drop_leaf(heap, right)
         drop_leaf(heap, left)
     else:
         drop_leaf(heap, left)
         drop_leaf(heap, right)
     return True
-
-
-@leaf
-def _ends_right_first(machine):
-    """Whether CPython drops the right operand of the instruction before the left one: where it is specialised."""
-    state, rule = machine.state[0], machine.heap.rules[0].right_first
-    if rule == AFTER_FIRST_RUN:
-        instruction = machine.instructions[state.at - 1]
-        instruction.other += 1
-        return instruction.other > 1
-    return rule == ALWAYS or (rule == IN_WARM_CODE and machine.functions[state.function].warmth >= WARM)
 
 
 @leaf
