@@ -16,13 +16,12 @@
     JUMP target
     COLLECT g          collects a generation; FOUND pushes the number of objects found; SWITCH_COLLECTOR s pushes None
     DICT n             pops n keys and values, in turn; DICT_OF_CONSTANTS pops n values and the constant tuple of keys
-    SET n              pops n values; SET_OF_CONSTANTS k pops a constant tuple, k is the constant frozenset as a tuple
+    SET n              pops n values; SET_OF_CONSTANTS j k pops a constant tuple; j, k: slots of the constant frozenset
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
-The machine sets `other` of APPEND and LENGTH once they have run. The last field, `line`, is the number of the
-statement: its place in the file is in `Code.places`.
+The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
 
 from collections.abc import Iterator
@@ -34,12 +33,14 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
+from replay.objects.frozensets import frozenset_slots
 from replay.objects.language import Expression, Program, Statement
 from replay.objects.twin import CHOICE_STEPS
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
-INSTRUCTION = record("op", "argument", "other", "line")
+INSTRUCTION = record("op", "argument", "other", "line", "runs")
+"""`runs`: how often the machine has run the instruction."""
 FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth")
 """`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
 the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far."""
@@ -154,7 +155,7 @@ class _Compiler:
         self._functions = [*program.functions]
         self._classes = [*program.classes]
         self._attributes = _attributes(program)
-        self._instructions: list[tuple[int, int, int, int]] = []
+        self._instructions: list[tuple[int, int, int, int, int]] = []
         self._constants: list[Constant] = []
         self._places: list[Location] = []
         self._locals: dict[str, int] = {}
@@ -197,7 +198,7 @@ class _Compiler:
         self._reach(_MORE.get(do, 0))
         self._depth += _effect(do, argument, self._program)
         self._reach(0)
-        self._instructions.append((int(do), argument, other, len(self._places) - 1))
+        self._instructions.append((int(do), argument, other, len(self._places) - 1, 0))
         return len(self._instructions) - 1
 
     def _constant(self, value: Constant) -> None:
@@ -210,8 +211,8 @@ class _Compiler:
         self._deepest_3_8 = max(self._deepest_3_8, self._depth + (more if more_3_8 is None else more_3_8))
 
     def _jump_here(self, index: int) -> None:
-        do, argument, _, line = self._instructions[index]
-        self._instructions[index] = do, argument, len(self._instructions), line
+        do, argument, _, line, runs = self._instructions[index]
+        self._instructions[index] = do, argument, len(self._instructions), line, runs
 
     def _problem(self, what: str) -> None:
         self._problems.append(Problem(self._places[-1], what))
@@ -478,10 +479,11 @@ class _Compiler:
         numbers = [number for number in map(_number, form.set_) if number is not None]
         if len(numbers) > 2 and len(numbers) == len(form.set_):
             self._reach(2, len(numbers))  # a set and a frozenset; in 3.8 each constant
-            self._constants.append(_frozen(numbers))
-            frozen = len(self._constants) - 1
+            once = frozenset_slots(numbers)
+            twice = frozenset_slots([number for number in once if number is not None])
+            self._constants += [once, twice]
             self._constant(tuple(numbers))
-            self._emit(Do.SET_OF_CONSTANTS, frozen)
+            self._emit(Do.SET_OF_CONSTANTS, len(self._constants) - 3, len(self._constants) - 2)
             return
         for each in form.set_:
             self._expression(each)
@@ -526,11 +528,6 @@ class _Compiler:
         self._depth -= 2
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
-
-
-def _frozen(numbers: list[int]) -> tuple[int, ...]:
-    """Returns integers in the order in which CPython's compiler stores them in a frozenset, which it makes twice."""
-    return tuple(frozenset(tuple(frozenset(numbers))))
 
 
 def _attributes(program: Program) -> list[str]:

@@ -105,7 +105,7 @@ RULES = record(
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
     "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
-    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "right_first", "item_key_first",
+    "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
 )  # fmt: skip
 
@@ -380,11 +380,6 @@ def references(heap, number):
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
     return kind in (INSTANCE, OPEN, DICT, KEYS, SET)
-
-
-@leaf
-def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
 
 
 @leaf

@@ -120,6 +120,7 @@ def _do(machine):
     instruction = machine.instructions[at]
     op, argument = instruction.op, instruction.argument
     state.at += 1
+    instruction.runs += 1
     state.checks = 0
     if op == LOAD:
         number = np.int64(machine.stack[state.locals + argument])
@@ -163,7 +164,7 @@ def _do(machine):
         drop(heap, pop(machine))
         return True
     if op in (APPEND, POP_LAST, CLEAR):
-        state.checks = op != APPEND or _is_first(instruction)
+        state.checks = op != APPEND or instruction.runs == 1  # specialised later, without a check
         return change_list(machine, op)
     if op in (ITEM, SET_ITEM):
         return item(machine, op == SET_ITEM)
@@ -205,7 +206,7 @@ def _do(machine):
         state.checks = argument == 0  # a call of the class
         return make_set(machine, argument)
     if op == SET_OF_CONSTANTS:
-        return set_of_constants(machine, np.int64(machine.constants[argument]))
+        return set_of_constants(machine, machine.constants[argument], machine.constants[instruction.other])
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
@@ -213,14 +214,6 @@ def _do(machine):
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
     return _rare(machine, op)
-
-
-@leaf
-def _is_first(instruction):
-    """Whether an instruction runs for the first time: only then does CPython check after `append` and `len`."""
-    is_first = instruction.other == 0
-    instruction.other = 1
-    return is_first
 
 
 @leaf
@@ -264,7 +257,7 @@ def _rare(machine, op):
     if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
-        machine.state[0].checks = _is_first(machine.instructions[machine.state[0].at - 1])
+        machine.state[0].checks = machine.instructions[machine.state[0].at - 1].runs == 1
         push(machine, new_length(machine, entry.length))
         drop(heap, number)
         return True

@@ -106,7 +106,5 @@ def applies(machine, rule):
     """Whether a rule that depends on specialisation applies to this run of the instruction."""
     state = machine.state[0]
     if rule == AFTER_FIRST_RUN:
-        instruction = machine.instructions[state.at - 1]
-        instruction.other += 1
-        return instruction.other > 1
+        return machine.instructions[state.at - 1].runs > 1
     return rule == ALWAYS or (rule == IN_WARM_CODE and machine.functions[state.function].warmth >= WARM)

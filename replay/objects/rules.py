@@ -60,6 +60,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["stores_specialised"] = _SPECIALISED.get(release[1], 0)
     rules["from_top"] = release >= (3, 14)
     rules["method_first"] = (3, 11) <= release <= (3, 13)
+    rules["frozen_twice"] = release <= (3, 13)
     rules["sets_reuse"] = release != (3, 9)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
@@ -89,10 +90,10 @@ def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
     return limits
 
 
-def emptied_free_lists(release: tuple[int, int]) -> np.ndarray:
+def emptied_free_lists(version: tuple[int, ...]) -> np.ndarray:
     """Returns the free lists in the order in which a collection of the oldest generation empties them."""
     tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
-    floats_first = release >= (3, 13)
+    floats_first = version >= (3, 13)
     kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
     order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
     return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)

@@ -8,6 +8,7 @@ its element was discarded. `vector` is the block of a table of more than SLOTS_I
 import numpy as np
 
 from replay.jit.compiling import leaf
+from replay.objects.frozensets import PERTURB_SHIFT, PROBES, SLOTS_INSIDE
 from replay.objects.heap import (
     INT,
     MALLOC,
@@ -22,12 +23,9 @@ from replay.objects.heap import (
     new_object,
     refer,
 )
-from replay.objects.machine import ADD, NOT_INT, NOT_SET, fail, pop, push
+from replay.objects.machine import ADD, NONE, NOT_INT, NOT_SET, fail, pop, push
 
-SLOTS_INSIDE = 8
 SET_BYTES, SLOT_BYTES = 216, 16
-_PROBES = 9
-_PERTURB_SHIFT = 5
 _MANY = 50_000
 """A set of more elements gets twice as many slots as elements, instead of four times as many."""
 
@@ -58,13 +56,13 @@ def _find(heap, number, value):
     mask, discarded = entry.capacity - 1, np.int64(-1)
     slot, perturb = value & mask, value
     while True:
-        for place in range(slot, slot + 1 + (_PROBES if slot + _PROBES <= mask else 0)):
+        for place in range(slot, slot + 1 + (PROBES if slot + PROBES <= mask else 0)):
             found = np.int64(heap.items[entry.first + place])
             if found == 0 and heap.items[entry.first + entry.capacity + place]:
                 discarded = np.int64(place)
             elif found == 0 or heap.objects[found].length == value:
                 return np.int64(place), discarded
-        perturb >>= _PERTURB_SHIFT
+        perturb >>= PERTURB_SHIFT
         slot = (slot * 5 + 1 + perturb) & mask
 
 
@@ -136,10 +134,10 @@ def make_set(machine, count):
 
 
 @leaf
-def set_of_constants(machine, frozen):
+def set_of_constants(machine, once, twice):
     """Replaces a constant tuple of integers by a set of them, from 3.9 on an update by a constant frozenset.
 
-    The items of the tuple `frozen` are those of the frozenset, in the order of its slots.
+    `once` and `twice`: the slots of this frozenset, made from the tuple, or again from the first frozenset.
     """
     heap = machine.heap
     constants, number = heap.objects[pop(machine)], _new_set(heap)
@@ -148,15 +146,25 @@ def set_of_constants(machine, frozen):
             _add(heap, number, np.int64(heap.items[constants.first + index]))
         push(machine, number)
         return True
-    constants, entry = heap.objects[frozen], heap.objects[number]
-    if constants.length * 5 >= (SLOTS_INSIDE - 1) * 3:
-        _resize(heap, number, 2 * constants.length)
-    for index in range(constants.length):
-        element = np.int64(heap.items[constants.first + index])
+    frozen = heap.objects[twice if heap.rules[0].frozen_twice else once]
+    entry, none = heap.objects[number], machine.ints.shape[0] + 1 + NONE
+    for index in range(frozen.length):
+        entry.length += heap.items[frozen.first + index] != none
+    if entry.length * 5 >= (SLOTS_INSIDE - 1) * 3:
+        count = entry.length
+        entry.length = 0
+        _resize(heap, number, 2 * count)
+        entry.length = count
+    for index in range(frozen.length):
+        element = np.int64(heap.items[frozen.first + index])
+        if element == none:
+            continue
         refer(heap, element)
-        slot, _ = _find(heap, number, heap.objects[element].length)
+        slot = np.int64(index)
+        if entry.capacity != frozen.length:  # else the slots are copied
+            slot, _ = _find(heap, number, heap.objects[element].length)
         heap.items[entry.first + slot] = element
-    entry.length = entry.owner = constants.length
+    entry.owner = entry.length
     push(machine, number)
     return True
 
