@@ -22,7 +22,7 @@ _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
 _DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
 _LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
 """Op and domain of a realloc in domain libc as one number. There, a realloc to 0 bytes is a free."""
-_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
+_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.LIVE_OBJECT)
 _MEMALIGN_DOMAINS = (int(Domain.RAW), int(Domain.LIBC))
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number is at most four times the rows read so far plus a million. Any dense numbering stays below this, and
