@@ -41,6 +41,8 @@ class TypeNote(NamedTuple):
     name: str
     collected: bool
     """Whether its objects have the collector's header."""
+    is_static: bool
+    """Whether it lives as long as the program."""
 
 
 @lru_cache(_CACHED_CODES)
@@ -86,8 +88,9 @@ class Notes:
         at, module = self._text(at + 24)
         at, name = self._text(at)
         module = module if flags & object_types.HAS_MODULE else ""
-        collected = bool(flags & object_types.COLLECTED)
-        self.types.append(TypeNote(number & ~object_types.TYPE_NOTE, address, module, name, collected))
+        number &= ~object_types.TYPE_NOTE
+        collected, is_static = bool(flags & object_types.COLLECTED), not flags & object_types.HEAP_TYPE
+        self.types.append(TypeNote(number, address, module, name, collected, is_static))
         return at
 
     def site(self, number: int) -> Site:

@@ -31,8 +31,8 @@ FLAGS_AT, TYPE_DICT_AT = 168, 264
 """In a type: tp_flags, tp_dict. The same in all versions that are recorded."""
 HAS_MODULE = 1 << 62
 """Added to the flags in a note: the first text is the module. Otherwise the type has none."""
-READY, COLLECTED, IS_TYPE = 1 << 12, 1 << 14, 1 << 31
-"""Bits of tp_flags: complete; its objects have the collector's header; its objects are types."""
+HEAP_TYPE, READY, COLLECTED, IS_TYPE = 1 << 9, 1 << 12, 1 << 14, 1 << 31
+"""Bits of tp_flags: a heap type; complete; its objects have the collector's header; its objects are types."""
 
 _AT_POINTERS = (1 << 12) + 1024
 """In the context, after the words of `replay.recorder.sites`."""
@@ -87,16 +87,15 @@ def prepare(hooks: "Hooks", collector_at: int) -> None:
 
 def name_types(hooks: "Hooks") -> None:
     """Writes a note about every type of the program. Types that have a number keep it."""
-    note = ctypes.PYFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 3)(hooks.entries["note_type"])
-    waiting, seen = [object], {id(object)}
+    waiting, seen, found = [object], {id(object)}, []
     while waiting:
         each = waiting.pop()
-        module, name = _text(_MODULE, each), _text(_QUALNAME, each)
-        note(id(each), id(module), id(name))
+        found += each, _text(_MODULE, each), _text(_QUALNAME, each)
         for derived in type.__subclasses__(each):
             if id(derived) not in seen:
                 seen.add(id(derived))
                 waiting.append(derived)
+    ctypes.PYFUNCTYPE(None, ctypes.py_object)(hooks.entries["note_types"])(found)
 
 
 def _text(getter: object, each: type) -> str:

@@ -99,7 +99,7 @@ NO_ROOM = b"(no room for more names)"
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
     "arena_alloc", "arena_free", "gc_callback", "put", "begin", "free_filling",
-    "count", "find_site", "note_type", "answer_types",
+    "count", "find_site", "note_types", "answer_types",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20

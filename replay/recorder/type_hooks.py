@@ -33,6 +33,9 @@ _COUNT_LIMIT = 1 << 33
 _PRE_HEADER_FLAGS = {(3, 11): 1 << 4}
 """Bits of tp_flags for a header before the collector's; of later versions the default."""
 _PRE_HEADER_FLAGS_SINCE = 1 << 3 | 1 << 4
+_TRIES = 16
+"""Examinations of a candidate that is no type. The low bits of its address count them."""
+_LIST_ITEMS_AT = 24
 _SMALL_INT_AT = 24
 """In an int: its lowest digit."""
 
@@ -56,8 +59,7 @@ class TypeHooks:
         self._examine = self._make_examine()
         self._add_candidate = self._make_add_candidate()
         self._make_answer()
-        named = program.function("note_type", 3)
-        named.return_(named.call_own(self._note, *named.arguments))
+        self._make_notes()
 
     def after_malloc(self, body: Body, context: Value, block: Value, size: Value) -> None:
         """Makes a large block a candidate for a heap type."""
@@ -97,7 +99,10 @@ class TypeHooks:
             second = body.load(block, _HEADER_BYTES + frames.TYPE_AT)
             self._return_known(body, second, _HEADER_BYTES)
             with self._inside_pool(body, block, 2 * _HEADER_BYTES):
-                self._return_known(body, body.load(block, 2 * _HEADER_BYTES + frames.TYPE_AT), 2 * _HEADER_BYTES)
+                third, count = (body.load(block, 2 * _HEADER_BYTES + at) for at in (frames.TYPE_AT, 0))
+                # The keys of a dict can have the hash of an int there, which can be the address of a type.
+                with body.if_(body.compare(count, "<", _COUNT_LIMIT)):
+                    self._return_known(body, third, 2 * _HEADER_BYTES)
             self._return_pointer(body, body.load(block), first)
             self._return_pointer(body, body.load(block, _HEADER_BYTES), second)
             body.return_(0)
@@ -147,8 +152,9 @@ class TypeHooks:
     def _make_examine(self) -> Body:
         """examine(freed, keep): gives complete types among the candidates a number.
 
-        Removes `freed`, and with `keep` 0 also blocks that are no types. While a collection runs, it only removes
-        `freed`: CPython up to 3.11 collects in the allocation of a block whose type is not set yet.
+        Removes `freed`, and with `keep` 0 also blocks that were no types at `_TRIES` examinations. While a collection
+        runs, it only removes `freed`: CPython up to 3.11 collects in the allocation of a block whose type is not set
+        yet, and frees some blocks before it sets it.
         """
         body = self._program.function("examine", 2, "noinline", "internal")
         freed, keep = body.arguments
@@ -159,10 +165,18 @@ class TypeHooks:
             at, count = body.load(index), body.load(context, object_types.AT_CANDIDATES)
             body.break_if(body.compare(at, ">=", count))
             place = body.add(context, body.shift_left(at, 3))
-            block, done = body.load(place, object_types.AT_CANDIDATE), body.stack_words(1)
+            candidate, done = body.load(place, object_types.AT_CANDIDATE), body.stack_words(1)
+            tries = body.bit_and(candidate, _TRIES - 1)
+            block = body.subtract(candidate, tries)
             body.store(done, 0, body.compare(block, "==", freed))
             with body.if_(body.compare(body.bit_or(body.load(done), rests), "==", 0)):
-                body.store(done, 0, self._finished(body, context, block, keep))
+                pointer = body.load(block, _HEADER_BYTES + frames.TYPE_AT)
+                value = body.load(body.call_own(self._slot, pointer), 8)
+                with body.if_(body.bit_and(value, _IS_TYPE_BIT)):
+                    body.store(done, 0, self._note_if_ready(body, context, body.add(block, _HEADER_BYTES)))
+                with body.if_(body.compare(body.bit_or(keep, body.bit_and(value, _IS_TYPE_BIT)), "==", 0)):
+                    body.store(place, object_types.AT_CANDIDATE, body.add(candidate, 1))
+                    body.store(done, 0, body.compare(tries, "==", _TRIES - 1))
             with body.if_(body.load(done)):
                 last = body.add(context, body.shift_left(body.subtract(count, 1), 3))
                 body.store(place, object_types.AT_CANDIDATE, body.load(last, object_types.AT_CANDIDATE))
@@ -171,28 +185,24 @@ class TypeHooks:
         body.return_(0)
         return body
 
-    def _finished(self, body: Body, context: Value, block: Value, keep: Value) -> Value:
-        """Returns 1 if a candidate is no longer one: it got a number, or it is no type and is not kept."""
-        object_ = body.add(block, _HEADER_BYTES)
-        value = body.load(body.call_own(self._slot, body.load(object_, frames.TYPE_AT)), 8)
-        done = body.stack_words(1)
-        body.store(done, 0, body.subtract(1, keep))
-        with body.if_(body.bit_and(value, _IS_TYPE_BIT)):
-            body.store(done, 0, 0)
-            with body.if_(body.bit_and(body.load(object_, object_types.FLAGS_AT), object_types.READY)):
-                get, key = (body.load(context, at) for at in (object_types.AT_DICT_ITEM, object_types.AT_MODULE_KEY))
-                module = body.call(get, body.load(object_, object_types.TYPE_DICT_AT), key)
-                name = body.load(body.add(object_, body.load(context, object_types.AT_QUALNAME)))
-                body.call_own(self._note, object_, module, name)
-                body.store(done, 0, 1)
-        return body.load(done)
+    def _note_if_ready(self, body: Body, context: Value, type_: Value) -> Value:
+        """Gives a type a number if it is complete; returns whether it is."""
+        is_ready = body.stack_words(1)
+        body.store(is_ready, 0, 0)
+        with body.if_(body.bit_and(body.load(type_, object_types.FLAGS_AT), object_types.READY)):
+            get, key = (body.load(context, at) for at in (object_types.AT_DICT_ITEM, object_types.AT_MODULE_KEY))
+            module = body.call(get, body.load(type_, object_types.TYPE_DICT_AT), key)
+            name = body.load(body.add(type_, body.load(context, object_types.AT_QUALNAME)))
+            body.call_own(self._note, type_, module, name)
+            body.store(is_ready, 0, 1)
+        return body.load(is_ready)
 
     def _make_note(self) -> Body:
-        """note_of_type(type, module, name): gives a type a number if it has none; writes a note. Returns 0.
+        """note_type(type, module, name): gives a type a number if it has none; writes a note. Returns 0.
 
         `module` can be 0 or no str.
         """
-        body = self._program.function("note_of_type", 3, "noinline", "internal")
+        body = self._program.function("note_type", 3, "noinline", "internal")
         type_, module, name = body.arguments
         context = body.code_relative(-tap.TEXT_AT)
         shared, slot = body.load(context, tap.AT_SHARED), body.call_own(self._slot, type_)
@@ -242,6 +252,20 @@ class TypeHooks:
             value = body.bit_or(body.bit_or(number, body.shift_left(headers, _HEADER_SHIFT)), is_type)
             body.store(slot, 0, type_)
             body.store(slot, 8, value)
+
+    def _make_notes(self) -> None:
+        """note_types(list): calls `note_type` for each three items of a Python list."""
+        body = self._program.function("note_types", 1)
+        (types,) = body.arguments
+        index, count, items = body.stack_words(1), body.load(types, frames.ITEMS_AT), body.load(types, _LIST_ITEMS_AT)
+        body.store(index, 0, 0)
+        with body.loop():
+            at = body.load(index)
+            body.break_if(body.compare(at, ">=", count))
+            place = body.add(items, body.shift_left(at, 3))
+            body.call_own(self._note, *(body.load(place, 8 * item) for item in range(3)))
+            body.store(index, 0, body.add(at, 3))
+        body.return_(0)
 
     def _make_answer(self) -> None:
         """answer_types(): replaces addresses of live blocks by their types, as often as the writer asks."""

@@ -19,7 +19,7 @@ class TypeTable:
         self._notes = notes
         self._entries: list[ObjectType] = []
         self._by_address: dict[int, ObjectType] = {}
-        """The last type that was noted at each address."""
+        """Static types. At the address of another type can have been something else before."""
         self._pointers: dict[int, int] = {}
         """Entries of unknown pointers."""
         self._places = np.full(1 << 12, NO_TYPE, np.uint32)
@@ -27,7 +27,7 @@ class TypeTable:
 
     @property
     def types(self) -> tuple[ObjectType, ...]:
-        """All entries. An unknown pointer has the name of the type that was found at its address later, if any."""
+        """All entries. An unknown pointer has the name of the static type that was found there later, if any."""
         self._read()
         entries = list(self._entries)
         for pointer, entry in self._pointers.items():
@@ -66,7 +66,8 @@ class TypeTable:
         self._notes.read()
         for note in self._notes.types:
             type_ = ObjectType(note.module, note.name, note.collected)
-            self._by_address[note.address] = type_
+            if note.is_static:
+                self._by_address[note.address] = type_
             self._places = with_room(self._places, note.number + 1, fill=NO_TYPE)
             entry = int(self._places[note.number])
             if entry == NO_TYPE:

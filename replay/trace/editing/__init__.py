@@ -15,7 +15,7 @@ import numpy as np
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, OPTIONAL, Events, Metadata, Trace
-from replay.trace.block_numbering import Numbering
+from replay.trace.block_numbering import NO_BLOCK, Numbering
 from replay.trace.validation import Validator
 
 KEPT = tuple(name for name in OPTIONAL if COLUMNS[name].kept_by_edits)
@@ -50,6 +50,8 @@ class EditedTrace:
         numbering = Numbering()
         for events, key in self._read():
             numbered = events.keep_optional(*KEPT)._replace(block=numbering.number(events.op, key))
+            if (numbered.block == NO_BLOCK).any():
+                numbered = numbered.where(numbered.block != NO_BLOCK)
             self.validator.check(numbered)
             yield numbered
 
