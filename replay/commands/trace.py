@@ -38,7 +38,7 @@ def info(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Summarise a trace: events, live memory, sizes, phases, and the call sites and types that request the most memory."""
+    """Summarise a trace: events, live memory, sizes, phases, call sites and types that request the most memory."""
     from replay.sources import open_source
 
     with report_compilation():

@@ -109,8 +109,8 @@ def follow_forks(
 ) -> None:
     """Records forked children from now on, each into a file named after `path` and the process ID.
 
-    `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` and `types` are passed
-    to `taps.Tap.start`.
+    `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` and `types` are
+    passed to `taps.Tap.start`.
     """
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib must not be imported here
 

@@ -22,14 +22,15 @@ from replay.trace import TEARDOWN_MARK
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that this interpreter ignores. The program must not inherit that."""
 _TAP, _DETACH, _SITES, _TYPES = "_replay_tap", "_replay_detach", "_replay_sites", "_replay_types"
-"""Names of the modules `tap`, `detach`, `sites` and `object_types` in the program, in which replay need not be installed."""
+"""Names of the modules `tap`, `detach`, `sites` and `object_types` in the program, which need not have replay."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
 import sys
 modules = {{*sys.modules, "_replay_tap"}}
 import _replay_tap
 {imports}{follow}_replay_tap.enter(
-    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, {types}, end_mark={end_mark!r}, modules=modules
+    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, {types},
+    end_mark={end_mark!r}, modules=modules
 )
 del sys.modules["sitecustomize"]
 import sitecustomize
@@ -108,7 +109,7 @@ class Child:
         needed = [name for name, is_needed in self._modules.items() if is_needed]
         for name, module in ((_SITES, sites), (_TYPES, object_types)):
             if name in needed:
-                shutil.copy(module.__file__, self._folder / f"{name}.py")
+                shutil.copy(str(module.__file__), self._folder / f"{name}.py")
         passed = {_SITES: "None", _TYPES: "None"} | {name: name for name in needed}
         hook = _SITECUSTOMIZE.format(
             imports="".join(f"import {name}\n" for name in needed),

@@ -6,14 +6,15 @@ A hook reads the type of a block of obj where CPython keeps it: behind the heade
 from the type. Only pointers to known types count. They are in a hash table, by address:
 
     before the recording    all types are found from `object` on, by `__subclasses__`
-    heap types              are blocks of obj themselves. A large block becomes a candidate when it is allocated. Once it
-                            is a complete type it gets a number. The number ends when the type is freed
-    static types            of modules that are imported later never die. The hook records the pointer, and the type is
-                            named at the end, when all types are found again
+    heap types              are blocks of obj themselves. A large block becomes a candidate when it is allocated. Once
+                            it is a complete type it gets a number. The number ends when the type is freed
+    static types            of modules that are imported later never die. The hook records the pointer, and the type
+                            is named at the end, when all types are found again
 
 The writer learns a type from a note:
 
-    note    words: TYPE_NOTE plus the number, address, flags; then module and qualified name as in `replay.recorder.sites`
+    note    words: TYPE_NOTE plus the number, address, flags; then module and qualified name, which are texts as in
+            `replay.recorder.sites`
 """
 
 import ctypes
@@ -53,6 +54,7 @@ COLLECTOR_WORDS = 9
 
 _READ_WRITE, _PRIVATE_ANONYMOUS, _WIPEONFORK, _DONTNEED = 3, 0x22, 18, 4
 _MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
+_TYPE_BYTES: int = type.__dict__["__basicsize__"].__get__(type)
 
 
 class _Probe:
@@ -65,11 +67,11 @@ class _Probe:
 def prepare(hooks: "Hooks", collector_at: int) -> None:
     """Sets up the hooks before each recording and names all types. Stores the collector's state at `collector_at`."""
     python = ctypes.pythonapi
-    for at, value in (
+    words: tuple[tuple[int, int], ...] = (
         (AT_TYPE_TABLE, _empty_table(_word(hooks.context + AT_TYPE_TABLE).value)),
         (AT_TYPES, 0),
         (AT_NEXT_TYPE, 1),
-        (AT_LEAST_BYTES, type.__basicsize__),
+        (AT_LEAST_BYTES, _TYPE_BYTES),
         (AT_DICT_ITEM, ctypes.cast(python.PyDict_GetItem, ctypes.c_void_p).value or 0),
         (AT_MODULE_KEY, id(sys.intern("__module__"))),
         (AT_GENERATION_KEY, id(sys.intern("generation"))),
@@ -77,7 +79,8 @@ def prepare(hooks: "Hooks", collector_at: int) -> None:
         (AT_QUALNAME, _qualname_offset()),
         (AT_COLLECTING, 0),
         (AT_CANDIDATES, 0),
-    ):
+    )
+    for at, value in words:
         _word(hooks.context + at).value = value
     name_types(hooks)
     state = (*gc.get_threshold(), int(gc.isenabled()), *gc.get_count(), *_old_generation())
@@ -87,10 +90,12 @@ def prepare(hooks: "Hooks", collector_at: int) -> None:
 
 def name_types(hooks: "Hooks") -> None:
     """Writes a note about every type of the program. Types that have a number keep it."""
-    waiting, seen, found = [object], {id(object)}, []
+    waiting: list[type] = [object]
+    seen, found = {id(object)}, list[object]()
     while waiting:
         each = waiting.pop()
         found += each, _text(_MODULE, each), _text(_QUALNAME, each)
+        derived: type
         for derived in type.__subclasses__(each):
             if id(derived) not in seen:
                 seen.add(id(derived))
@@ -110,7 +115,7 @@ def _text(getter: object, each: type) -> str:
 def _qualname_offset() -> int:
     """Returns the offset of ht_qualname, which is behind the fields of a static type."""
     wanted = id(_QUALNAME.__get__(_Probe.Inner))
-    for at in range(TYPE_DICT_AT, type.__basicsize__, 8):
+    for at in range(TYPE_DICT_AT, _TYPE_BYTES, 8):
         if _word(id(_Probe.Inner) + at).value == wanted:
             return at
     raise OSError(f"types cannot be recorded with this build of CPython {sys.version.split()[0]}")

@@ -101,7 +101,7 @@ class Ring:
         """
         most, words = tap.TYPES_BYTES // 8, self._words
         place = words[tap.TYPES_AT // 8 :][:most]
-        answers = []
+        answers: list[np.ndarray] = []
         for rounds, start in enumerate([*range(0, addresses.shape[0], most), addresses.shape[0]], 1):
             asked = addresses[start : start + most]
             place[: asked.shape[0]] = asked

@@ -178,4 +178,3 @@ class SiteHooks:
     def _half_word(self, body: Body, address: Value, at: int) -> Value:
         """Loads a C int that is not negative, with one load of the word that contains it."""
         return body.low_half(body.shift_right(body.load(address, at & ~7), 8 * (at & 7)))
-

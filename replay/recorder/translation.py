@@ -39,7 +39,9 @@ _MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(O
 _NONE, _FOREIGN = -1, -2
 _THREAD = record("ident", "block", "address", "is_excluded")
 """A thread: number and address of the block that it is reallocating, and whether the thread is excluded."""
-_TALLY = record("threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "excluded_calls", "pointers")
+_TALLY = record(
+    "threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "excluded_calls", "pointers"
+)
 """Counts, the thread of the last record, and its time."""
 _ROWS_A_RECORD = 3
 _POINTER = POINTER

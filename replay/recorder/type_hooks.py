@@ -30,7 +30,7 @@ _TYPES_MOST = 3 << (object_types.TABLE_BITS - 2)
 _LEAST_POINTER, _POINTER_BITS = 1 << 16, 47
 _COUNT_LIMIT = 1 << 33
 """Reference counts are lower, those of immortal objects too."""
-_PRE_HEADER_FLAGS = {(3, 11): 1 << 4}
+_PRE_HEADER_FLAGS: dict[tuple[int, ...], int] = {(3, 11): 1 << 4}
 """Bits of tp_flags for a header before the collector's; of later versions the default."""
 _PRE_HEADER_FLAGS_SINCE = 1 << 3 | 1 << 4
 _TRIES = 16
@@ -213,9 +213,7 @@ class TypeHooks:
         has_module = body.stack_words(1)
         body.store(has_module, 0, 0)
         with body.if_(body.compare(module, "!=", 0)):
-            is_str = body.compare(
-                body.load(module, frames.TYPE_AT), "==", body.load(context, object_types.AT_STR_TYPE)
-            )
+            is_str = body.compare(body.load(module, frames.TYPE_AT), "==", body.load(context, object_types.AT_STR_TYPE))
             with body.if_(is_str):
                 body.store(text, 0, module)
                 body.store(has_module, 0, 1)
@@ -227,7 +225,9 @@ class TypeHooks:
         at = self._notes.put_word(body, shared, begin, body.bit_or(number, object_types.TYPE_NOTE))
         at = self._notes.put_word(body, shared, at, type_)
         flags = body.bit_and(body.load(type_, object_types.FLAGS_AT), object_types.HAS_MODULE - 1)
-        at = self._notes.put_word(body, shared, at, body.bit_or(flags, body.multiply(body.load(has_module), object_types.HAS_MODULE)))
+        at = self._notes.put_word(
+            body, shared, at, body.bit_or(flags, body.multiply(body.load(has_module), object_types.HAS_MODULE))
+        )
         at = self._notes.copy_text(body, body.load(text), at)
         self._notes.copy_text(body, name, at)
         body.publish(shared, sites.AT_NOTES_HEAD, end)

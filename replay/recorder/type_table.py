@@ -76,5 +76,3 @@ class TypeTable:
             else:
                 self._entries[entry] = type_
         self._notes.types.clear()
-
-

@@ -194,7 +194,9 @@ class Writer:
                 self._append()
             rows = self._translator.put_live(number, address, tracked)
             self._live_types.append((rows.start, type_[: rows.stop - rows.start]))
-            number, address, type_, tracked = (each[rows.stop - rows.start :] for each in (number, address, type_, tracked))
+            number, address, type_, tracked = (
+                each[rows.stop - rows.start :] for each in (number, address, type_, tracked)
+            )
 
     def _append(self) -> None:
         if self._translator.row == 0:

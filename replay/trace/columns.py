@@ -43,8 +43,8 @@ class Op(IntEnum):
     """A free of a block that was allocated before the recording, or by an excluded thread. Its size is unknown, so
     `size` is 0."""
     LIVE_OBJECT = 51
-    """An object that was live when the program ended. `block` names it, `type` is its type, `size` is 1 if the collector
-    tracked it."""
+    """An object that was live when the program ended. `block` names it, `type` is its type, `size` is 1 if the
+    collector tracked it."""
 
 
 class Domain(IntEnum):

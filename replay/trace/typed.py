@@ -52,12 +52,13 @@ def _count(
             entry_.bytes += size[row]
         elif type_[row] != _NO_TYPE:
             total = counts[type_[row]]
+            total[CALLS] += entry_.calls
+            total[BYTES] += entry_.bytes
             if kind == FREE:
-                total[CALLS] += entry_.calls
-                total[BYTES] += entry_.bytes
                 total[COLLECTED] += collecting[thread[row]]
             else:
                 total[LIVE] += 1
+                entry_.calls, entry_.bytes = 0, 0
 
 
 class TypedRequests:
