@@ -33,8 +33,8 @@ class EditedTrace:
     """The trace that an edit returns. `metadata` is a function, because the metadata of the sources may grow while they
     are read."""
 
-    events_total = None
-    duration_ns = None
+    events_total: int | None = None
+    duration_ns: int | None = None
 
     def __init__(self, read: Callable[[], Iterator[KeyedEvents]], metadata: Callable[[], Metadata]) -> None:
         self._read, self._metadata = read, metadata

@@ -2,12 +2,14 @@
 
 The collector runs when the count of generation 0 exceeds its threshold. The trace has all that changes the count, so
 its collections can be computed for any thresholds. What a recorded collection freed was garbage then. Under other
-settings, it is freed by the first collection from there on whose generation includes it. Assumptions:
+settings, it is freed by the first collection whose generation includes it, from the moment on at which it became
+garbage. This moment is not recorded. Assumptions:
 
-- The program does the same otherwise. Its finalizers run as recorded, and only their frees move.
-- Garbage that a recorded collection found became garbage shortly before. If collections become rarer, what is found
-  can be late by one recorded interval. If they become more frequent, garbage may be found earlier than computed: memory
-  is at most as computed.
+- The program does the same otherwise. Its finalizers run as recorded, and only the frees move.
+- If collections become rarer, an object is garbage from the last recorded collection on that examined and kept it. Only
+  collections under the other settings that run between this one and the one that freed it depend on this.
+- If collections become more frequent, it is garbage only from the recorded collection on that freed it. So memory is at
+  most as computed.
 - Objects of one cycle have the same age, and all objects with the collector's header are tracked.
 - Free lists have the same contents.
 
@@ -16,20 +18,22 @@ Explicit collections (`gc.collect`) stay. They are those at which the count did 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from replay.jit.arrays import with_room
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
-from replay.trace import COLUMNS, NO_TYPE, Collector, Events, Trace
+from replay.trace import COLUMNS, NO_TYPE, Collector, Events, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
 from replay.trace.editing.collector_kernels import (
     COLLECTOR,
-    GARBAGE,
+    DOOMED,
     Rows,
     collect_otherwise,
-    find_objects,
+    drop_freed,
+    find_fates,
 )
 from replay.trace.provenance import Provenance
 
@@ -77,50 +81,58 @@ class CollectedTrace(EditedTrace):
 
     def __init__(self, trace: Trace, settings: CollectorSettings, command: str) -> None:
         super().__init__(self._read_events, lambda: edited(trace.metadata, command))
-        self._trace, self._settings = trace, settings
-        self._recorded = _collector_of(trace)
+        self._trace, self.settings = trace, settings
+        self.collector = _collector_of(trace)
+        """The recorded one."""
+        self.duration_ns = trace.duration_ns
         self._freeze_phase = _phase_of(trace, settings.freeze_at)
         types = trace.metadata.types
         self._collected = np.array([type_.collected for type_ in types] or [False])
-        self._objects: np.ndarray | None = None
+        self._found: _Found | None = None
         self.recorded = self.explicit = self.ran = 0
         """Collections of the recording, those of them by `gc.collect`, and those under the other settings. Final after
         the last batch was read."""
 
     def _read_events(self) -> Iterator[KeyedEvents]:
-        if self._objects is None:
-            self._objects = self._find_objects()
-        state, keys, garbage = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, GARBAGE)
+        found = self._found = self._found or self._find()
+        fates = found.fates.copy()
+        state, keys, doomed = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, DOOMED)
         for events in self._trace.batches():
+            drop_freed(doomed, fates, state)
             keys = with_room(keys, events.highest_block + 1)
-            garbage = with_room(garbage, int(state[0].deferred) + events.rows)
-            rows = _new_rows(4 * events.rows + int(state[0].deferred) + 16)
+            doomed = with_room(doomed, int(state[0].doomed) + events.rows)
+            rows = _new_rows(4 * events.rows + int(state[0].doomed) + 16)
             collect_otherwise(
                 events.time_ns, events.thread, events.op, events.domain, events.block, events.size, _types(events),
-                self._collected, self._objects, keys, garbage, state, rows,
+                self._collected, found.objects, found.following, fates, keys, doomed, state, rows,
             )  # fmt: skip
             yield _keyed(events, rows, int(state[0].rows))
         last = state[0]
         self.recorded, self.explicit, self.ran = int(last.recorded), int(last.explicit), int(last.ran)
 
-    def _find_objects(self) -> np.ndarray:
-        """Returns one bit for each allocation: whether the block is an object with the collector's header."""
-        objects, keys, allocations = np.zeros(1 << 16, np.uint8), np.zeros(1024, np.int64), 0
+    def _find(self) -> "_Found":
+        """Reads the recording once."""
+        objects, fates, keys = np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint8), np.zeros(1024, np.int64)
+        state = np.zeros(1, COLLECTOR)
+        generations: list[int] = []
         for events in self._trace.batches():
             keys = with_room(keys, events.highest_block + 1)
-            objects = with_room(objects, (allocations + events.rows) // 8 + 1)
-            allocations = find_objects(
-                events.op, events.block, _types(events), self._collected, keys, objects, allocations
+            most = int(state[0].allocations) + events.rows
+            objects, fates = with_room(objects, most // 8 + 1), with_room(fates, most)
+            find_fates(
+                events.thread, events.op, events.block, _types(events), self._collected, keys, objects, fates, state
             )
-        return objects
+            generations += events.size[events.op == Op.GC_START].tolist()
+        return _Found(objects, fates, _following(np.array(generations, np.int64)))
 
     def _new_state(self) -> np.ndarray:
-        recorded, new = self._recorded, self._settings.over(self._recorded)
+        recorded, new = self.collector, self.settings.over(self.collector)
         state = np.zeros(1, COLLECTOR)
         gc = state[0]
         gc.count0, gc.count1, gc.count2 = recorded.counts
         gc.threshold0, gc.threshold1, gc.threshold2 = new.thresholds
-        gc.enabled, gc.freeze_phase, gc.newest = new.enabled, self._freeze_phase, -1
+        gc.enabled, gc.freeze_phase = new.enabled, self._freeze_phase
+        gc.is_early = not self.settings.is_more_frequent(recorded)
         gc.young, gc.old = recorded.counts[0], recorded.old_objects
         if recorded.full_collections:
             gc.total = recorded.old_objects
@@ -130,6 +142,25 @@ class CollectedTrace(EditedTrace):
         gc.recorded_threshold = recorded.thresholds[0]
         gc.patience = _PATIENCE.get(self._trace.metadata.origin.cpython_version, _PATIENCE_SINCE)
         return state
+
+
+class _Found(NamedTuple):
+    """What the first pass over a recording finds; see `collector_kernels`."""
+
+    objects: np.ndarray
+    fates: np.ndarray
+    following: np.ndarray
+
+
+def _following(generations: np.ndarray) -> np.ndarray:
+    """Returns, by generation and recorded collection, the first collection from it on that examines this generation;
+    the number of collections if none does."""
+    count = generations.shape[0]
+    following = np.full((3, count + 1), count + 1, np.int64)
+    for generation in range(3):
+        numbers = np.where(generations >= generation, np.arange(count), count + 1)
+        following[generation, :count] = np.minimum.accumulate(numbers[::-1])[::-1]
+    return following
 
 
 def _collector_of(trace: Trace) -> Collector:

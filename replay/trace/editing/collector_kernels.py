@@ -1,10 +1,10 @@
 """Kernels of `replay.trace.editing.collecting`: which blocks are objects of the collector, and the collector itself.
 
 A block is named by its key: the number of the allocations before its own. So keys are also ages. `objects` has one bit
-for each key: whether the block has the collector's header.
+for each key: whether the block has the collector's header. `fates` has a byte for each: which collection frees it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,25 +19,33 @@ _FREE, _NO_TYPE = int(FREE), NO_TYPE
 _PERMANENT = 3
 """The generation of objects that `gc.freeze` moved out of the collector's reach."""
 
+_WAITS, _FREED = 254, 255
+"""Fates of a block that a recorded collection freed: it waits for a collection; it was freed. Lower fates are the
+number of the recorded collection plus 1, modulo _FATES; 0 is any other block."""
+_FATES = 253
+
 COLLECTOR = record(
     "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
     "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase",
-    "recorded_count", "recorded_threshold", "inside", "thread", "inside_from", "runs", "generation", "due", "patience",
-    "allocations", "deferred", "newest", "rows", "recorded", "explicit", "ran",
+    "recorded_count", "recorded_threshold", "recorded_generation", "recorded_examined", "recorded_aged",
+    "inside", "thread", "inside_from", "runs", "generation", "due", "patience", "is_early",
+    "allocations", "doomed", "rows", "recorded", "explicit", "ran",
 )  # fmt: skip
 """The state of the collector under other settings, and of the recorded one.
 
     young, middle, old      live objects by generation
     examined, aged          the first key after the last collection, and after the last one of generation 1 or 2
     frozen                  keys below are permanent; phase of the mark at which `gc.freeze` is called, or -1
-    recorded_count …        count of generation 0 in the recording
+    recorded_…              the same in the recording; recorded_generation is that of the current collection
     inside …                whether a recorded collection runs, its thread, the first key after its start; whether the
                             collector runs it under the other settings too, and its generation there
     due, patience           events until the collection runs that became due; their number at first
-    deferred, newest        garbage that waits for a collection, and the highest key in it
-    recorded, explicit, ran collections of the recording, those of them by `gc.collect`, and those that ran
+    is_early                whether garbage counts as such from the last recorded collection that kept it, or only from
+                            the one that freed it
+    doomed                  length of the list of blocks that a recorded collection will free, or has freed
+    recorded, explicit, ran recorded collections so far, those of them by `gc.collect`, and those that ran
 """
-GARBAGE = record("key", "domain", "type")
+DOOMED = record("key", "domain")
 
 
 @by_reference
@@ -55,29 +63,42 @@ class Rows(NamedTuple):
 
 
 @entry
-def find_objects(
+def find_fates(
+    thread: np.ndarray,
     op: np.ndarray,
     block: np.ndarray,
     type_: np.ndarray,
     collected: np.ndarray,
     keys: np.ndarray,
     objects: np.ndarray,
-    allocations: int,
-) -> int:
-    """Sets the bits of the objects of which a batch has the types; returns the number of allocations after it.
+    fates: np.ndarray,
+    state: np.ndarray,
+) -> None:
+    """Finds the objects in a batch, and the fates of blocks. Changes the last four arrays in place.
 
-    `collected`: by type, whether its objects have the collector's header. `keys`: the key of each live block. Changes
-    `keys` and `objects` in place.
+    `collected`: by type, whether its objects have the collector's header. `keys`: the key of each live block.
     """
+    gc = state[0]
     for row in range(op.shape[0]):
-        if allocates(op[row]):
-            keys[block[row]] = allocations
-            allocations += 1
-        elif (op[row] == _FREE or op[row] == _LIVE_OBJECT) and type_[row] != _NO_TYPE and collected[type_[row]]:
-            if block[row] < keys.shape[0]:
-                key = keys[block[row]]
+        kind = op[row]
+        if allocates(kind):
+            keys[block[row]] = gc.allocations
+            gc.allocations += 1
+        elif kind == _GC_START and gc.inside == 0:
+            gc.inside, gc.thread, gc.inside_from, gc.recorded = 1, thread[row], gc.allocations, gc.recorded + 1
+        elif kind == _GC_END and gc.inside and thread[row] == gc.thread:
+            gc.inside = 0
+        elif kind in (_FREE, _LIVE_OBJECT) and block[row] < keys.shape[0]:
+            key = keys[block[row]]
+            if type_[row] != _NO_TYPE and collected[type_[row]]:
                 objects[key >> 3] |= np.uint8(1 << (key & 7))
-    return allocations
+            if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
+                fates[key] = _fate(gc.recorded - 1)
+
+
+@inlined
+def _fate(collection: int) -> int:
+    return collection % _FATES + 1
 
 
 @inlined
@@ -86,7 +107,7 @@ def _is_object(objects: np.ndarray, key: int) -> bool:
 
 
 @inlined
-def _put(rows: Rows, gc: np.ndarray, source: int, time_ns: int, thread: int, op: int) -> int:
+def _put(rows: Rows, gc: Any, source: int, time_ns: int, thread: int, op: int) -> int:
     """Begins a resulting row and returns its number."""
     row = gc.rows
     rows.source[row], rows.time_ns[row], rows.thread[row], rows.op[row] = source, time_ns, thread, op
@@ -96,7 +117,7 @@ def _put(rows: Rows, gc: np.ndarray, source: int, time_ns: int, thread: int, op:
 
 
 @inlined
-def _generation_of(gc: np.ndarray, key: int) -> int:
+def _generation_of(gc: Any, key: int) -> int:
     """Returns the generation of a live object: survivors move up by one at each collection of their generation."""
     if key < gc.frozen:
         return _PERMANENT
@@ -106,7 +127,7 @@ def _generation_of(gc: np.ndarray, key: int) -> int:
 
 
 @leaf
-def _count_free(gc: np.ndarray, key: int) -> None:
+def _count_free(gc: Any, key: int) -> None:
     """Counts the free of an object."""
     generation = _generation_of(gc, key)
     gc.count0 = max(gc.count0 - 1, 0)
@@ -116,7 +137,7 @@ def _count_free(gc: np.ndarray, key: int) -> None:
 
 
 @leaf
-def _due_generation(gc: np.ndarray) -> int:
+def _due_generation(gc: Any) -> int:
     """Returns the generation that a collection has now."""
     if gc.count2 > gc.threshold2 and gc.pending >= gc.total // 4:
         return 2
@@ -124,8 +145,36 @@ def _due_generation(gc: np.ndarray) -> int:
 
 
 @leaf
-def _begin(gc: np.ndarray, garbage: np.ndarray, objects: np.ndarray, rows: Rows, time_ns: int, thread: int) -> None:
-    """Begins a collection of `gc.generation`, and frees the garbage of earlier recorded ones that it finds."""
+def _is_garbage(gc: Any, key: int, fate: int, following: np.ndarray, upcoming: int) -> bool:
+    """Whether a block of this fate is garbage now, before the recorded collection `upcoming` or at its start.
+
+    `following`: by generation and recorded collection, the first one from it on that examines this generation. A block
+    is garbage if that is the one that frees it. The one at hand frees its own.
+    """
+    if fate == _WAITS or gc.is_early == 0:
+        return fate == _WAITS
+    generation = 0 if key >= gc.recorded_examined else (2 if key < gc.recorded_aged else 1)
+    collection = following[generation, upcoming]
+    if gc.inside and collection == upcoming:
+        return False
+    return collection < following.shape[1] and fate == _fate(collection)
+
+
+@leaf
+def _begin(
+    gc: Any,
+    doomed: np.ndarray,
+    objects: np.ndarray,
+    fates: np.ndarray,
+    following: np.ndarray,
+    rows: Rows,
+    time_ns: int,
+    thread: int,
+) -> None:
+    """Begins a collection of `gc.generation`, and frees the garbage that no recorded collection frees at this moment.
+
+    Keys in `doomed` rise, so that only its end can be young.
+    """
     generation = gc.generation
     gc.count2 = 0 if generation == 2 else gc.count2 + (generation == 1)
     gc.count1 = 0 if generation else gc.count1 + 1
@@ -133,27 +182,32 @@ def _begin(gc: np.ndarray, garbage: np.ndarray, objects: np.ndarray, rows: Rows,
     gc.ran += 1
     row = _put(rows, gc, -1, time_ns, thread, _GC_START)
     rows.size[row] = generation
-    if gc.deferred == 0 or (generation == 0 and gc.newest < gc.examined):
-        return
-    kept, newest = 0, -1
-    for index in range(gc.deferred):
-        each = garbage[index]
-        key, domain, type_ = each.key, each.domain, each.type
-        if _generation_of(gc, key) <= generation:
+    least = gc.frozen
+    if generation < 2:
+        least = max(least, gc.aged if generation else gc.examined)
+    first = gc.doomed
+    while first > 0 and doomed[first - 1].key >= least:
+        first -= 1
+    kept, upcoming = first, gc.recorded - gc.inside
+    for index in range(first, gc.doomed):
+        key, domain = doomed[index].key, doomed[index].domain
+        fate = np.int64(fates[key])
+        if fate == _FREED:
+            continue
+        if _is_garbage(gc, key, fate, following, upcoming):
             row = _put(rows, gc, -1, time_ns, thread, _FREE)
-            rows.domain[row], rows.type[row], rows.key[row] = domain, type_, key
+            rows.domain[row], rows.key[row] = domain, key
+            fates[key] = _FREED
             if _is_object(objects, key):
                 _count_free(gc, key)
         else:
-            other = garbage[kept]
-            other.key, other.domain, other.type = key, domain, type_
-            newest = max(newest, key)
+            doomed[kept].key, doomed[kept].domain = key, domain
             kept += 1
-    gc.deferred, gc.newest = kept, newest
+    gc.doomed = kept
 
 
 @leaf
-def _end(gc: np.ndarray, rows: Rows, time_ns: int, thread: int) -> None:
+def _end(gc: Any, rows: Rows, time_ns: int, thread: int) -> None:
     """Ends a collection: survivors move to the next generation."""
     row = _put(rows, gc, -1, time_ns, thread, _GC_END)
     rows.size[row] = gc.generation
@@ -170,10 +224,22 @@ def _end(gc: np.ndarray, rows: Rows, time_ns: int, thread: int) -> None:
 
 
 @leaf
-def _freeze(gc: np.ndarray) -> None:
+def _freeze(gc: Any) -> None:
     """`gc.freeze()`: all objects become permanent."""
     gc.frozen = gc.allocations
     gc.young, gc.middle, gc.old, gc.count0, gc.count1, gc.count2 = 0, 0, 0, 0, 0, 0
+
+
+@entry
+def drop_freed(doomed: np.ndarray, fates: np.ndarray, state: np.ndarray) -> None:
+    """Removes freed blocks from `doomed`, in place."""
+    kept = 0
+    for index in range(state[0].doomed):
+        key, domain = doomed[index].key, doomed[index].domain
+        if fates[key] != _FREED:
+            doomed[kept].key, doomed[kept].domain = key, domain
+            kept += 1
+    state[0].doomed = kept
 
 
 @entry
@@ -187,14 +253,16 @@ def collect_otherwise(
     type_: np.ndarray,
     collected: np.ndarray,
     objects: np.ndarray,
+    following: np.ndarray,
+    fates: np.ndarray,
     keys: np.ndarray,
-    garbage: np.ndarray,
+    doomed: np.ndarray,
     state: np.ndarray,
     rows: Rows,
 ) -> None:
-    """Writes the rows of a batch under other settings of the collector. Changes the last four arguments in place.
+    """Writes the rows of a batch under other settings of the collector. Changes the last five arguments in place.
 
-    `rows` and `garbage` have room for all.
+    `rows` and `doomed` have room for all.
     """
     gc = state[0]
     gc.rows = 0
@@ -204,33 +272,30 @@ def collect_otherwise(
             gc.due -= 1
             if gc.due == 0 and gc.count0 > gc.threshold0:
                 gc.generation = _due_generation(gc)
-                _begin(gc, garbage, objects, rows, time_ns[at], mover)
+                _begin(gc, doomed, objects, fates, following, rows, time_ns[at], mover)
                 _end(gc, rows, time_ns[at], mover)
         if kind == _GC_START and gc.inside == 0:
-            _meet_recorded(gc, garbage, objects, rows, time_ns[at], mover, size[at])
+            if _meet_recorded(gc, mover, size[at]):
+                _begin(gc, doomed, objects, fates, following, rows, time_ns[at], mover)
             continue
         if kind == _GC_END and gc.inside and mover == gc.thread:
             if gc.runs:
                 _end(gc, rows, time_ns[at], mover)
-            gc.inside = 0
+            _end_recorded(gc)
             continue
         key = np.int64(0)
         if concerns_block(kind) or (kind == _LIVE_OBJECT and block[at] < keys.shape[0]):
             if allocates(kind):
                 keys[block[at]] = gc.allocations
+                if fates[gc.allocations] > 0:
+                    doomed[gc.doomed].key, doomed[gc.doomed].domain = gc.allocations, domain[at]
+                    gc.doomed += 1
                 _count_allocation(gc, objects)
             key = keys[block[at]]
-        if kind == _FREE:
-            is_object = _is_object(objects, key)
-            gc.recorded_count = max(gc.recorded_count - is_object, 0)
-            if gc.inside and mover == gc.thread and key < gc.inside_from:
-                if gc.runs == 0 or _generation_of(gc, key) > gc.generation:
-                    each = garbage[gc.deferred]
-                    each.key, each.domain, each.type = key, domain[at], type_[at]
-                    gc.deferred, gc.newest = gc.deferred + 1, max(gc.newest, key)
-                    continue
-            if is_object:
-                _count_free(gc, key)
+            if kind == _FREE and _meets_free(gc, objects, fates, key, mover):
+                continue
+            if fates[key] == _FREED and kind != _FREE:
+                continue  # freed before; the program cannot use it
         elif kind == _FOREIGN_FREE and type_[at] != _NO_TYPE and collected[type_[at]]:
             gc.recorded_count = max(gc.recorded_count - 1, 0)
             gc.count0 = max(gc.count0 - 1, 0)
@@ -242,7 +307,25 @@ def collect_otherwise(
 
 
 @leaf
-def _count_allocation(gc: np.ndarray, objects: np.ndarray) -> None:
+def _meets_free(gc: Any, objects: np.ndarray, fates: np.ndarray, key: int, thread: int) -> bool:
+    """Counts a recorded free; returns whether it is left out: the block was freed before, or it waits."""
+    is_object = _is_object(objects, key)
+    gc.recorded_count = max(gc.recorded_count - is_object, 0)
+    if fates[key] == _FREED:
+        return True
+    is_of_collection = gc.inside and thread == gc.thread and key < gc.inside_from
+    if is_of_collection and (gc.runs == 0 or _generation_of(gc, key) > gc.generation):
+        fates[key] = _WAITS
+        return True
+    if fates[key] > 0:
+        fates[key] = _FREED
+    if is_object:
+        _count_free(gc, key)
+    return False
+
+
+@leaf
+def _count_allocation(gc: Any, objects: np.ndarray) -> None:
     """Counts an allocation. A collection becomes due if the count of objects exceeds the threshold."""
     key = gc.allocations
     gc.allocations += 1
@@ -257,15 +340,22 @@ def _count_allocation(gc: np.ndarray, objects: np.ndarray) -> None:
 
 
 @leaf
-def _meet_recorded(
-    gc: np.ndarray, garbage: np.ndarray, objects: np.ndarray, rows: Rows, time_ns: int, thread: int, generation: int
-) -> None:
-    """Begins a recorded collection. It runs if one is due at the same moment, or if the program called `gc.collect`."""
+def _meet_recorded(gc: Any, thread: int, generation: int) -> bool:
+    """Begins a recorded collection; returns whether it runs: one is due, or the program called `gc.collect`."""
     explicit = gc.recorded_count <= gc.recorded_threshold
     gc.recorded += 1
     gc.explicit += explicit
     gc.runs = explicit or gc.due > 0
-    gc.inside, gc.thread, gc.inside_from, gc.recorded_count = 1, thread, gc.allocations, 0
-    if gc.runs:
-        gc.generation = generation if explicit else _due_generation(gc)
-        _begin(gc, garbage, objects, rows, time_ns, thread)
+    gc.inside, gc.thread, gc.inside_from = 1, thread, gc.allocations
+    gc.recorded_count, gc.recorded_generation = 0, generation
+    gc.generation = generation if explicit else _due_generation(gc)
+    return gc.runs != 0
+
+
+@leaf
+def _end_recorded(gc: Any) -> None:
+    """Ends a recorded collection."""
+    gc.inside = 0
+    gc.recorded_examined = gc.allocations
+    if gc.recorded_generation > 0:
+        gc.recorded_aged = gc.allocations
