@@ -18,7 +18,6 @@ Explicit collections (`gc.collect`) stay. They are those at which the count did 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +27,14 @@ from replay.support.names import nearest
 from replay.trace import COLUMNS, NO_TYPE, Collector, Events, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
 from replay.trace.editing.collector_kernels import (
+    AGES,
     COLLECTOR,
     DOOMED,
+    NO_OBJECTS,
+    Findings,
+    Future,
     Rows,
+    age_of_class,
     collect_otherwise,
     drop_freed,
     find_fates,
@@ -88,13 +92,14 @@ class CollectedTrace(EditedTrace):
         self._freeze_phase = _phase_of(trace, settings.freeze_at)
         types = trace.metadata.types
         self._collected = np.array([type_.collected for type_ in types] or [False])
-        self._found: _Found | None = None
+        self._found: tuple[Findings, Future] | None = None
         self.recorded = self.explicit = self.ran = 0
         """Collections of the recording, those of them by `gc.collect`, and those under the other settings. Final after
         the last batch was read."""
 
     def _read_events(self) -> Iterator[KeyedEvents]:
-        found = self._found = self._found or self._find()
+        self._found = self._found or self._find()
+        found, future = self._found
         fates = found.fates.copy()
         state, keys, doomed = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, DOOMED)
         for events in self._trace.batches():
@@ -104,26 +109,35 @@ class CollectedTrace(EditedTrace):
             rows = _new_rows(4 * events.rows + int(state[0].doomed) + 16)
             collect_otherwise(
                 events.time_ns, events.thread, events.op, events.domain, events.block, events.size, _types(events),
-                self._collected, found.objects, found.following, fates, keys, doomed, state, rows,
+                self._collected, found.objects, future, fates, keys, doomed, state, rows,
             )  # fmt: skip
             yield _keyed(events, rows, int(state[0].rows))
         last = state[0]
         self.recorded, self.explicit, self.ran = int(last.recorded), int(last.explicit), int(last.ran)
 
-    def _find(self) -> "_Found":
+    def _find(self) -> tuple[Findings, Future]:
         """Reads the recording once."""
-        objects, fates, keys = np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint8), np.zeros(1024, np.int64)
-        state = np.zeros(1, COLLECTOR)
+        keys, sizes, state = np.zeros(1024, np.int64), np.zeros(1024, np.int64), np.zeros(1, COLLECTOR)
+        kinds = NO_OBJECTS + self._collected.shape[0]
+        found = Findings(
+            np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint16),
+            np.zeros((kinds, AGES, 2), np.int64), np.zeros(1 << 10, np.int64), np.zeros(1 << 10, np.int64),
+        )  # fmt: skip
         generations: list[int] = []
         for events in self._trace.batches():
-            keys = with_room(keys, events.highest_block + 1)
-            most = int(state[0].allocations) + events.rows
-            objects, fates = with_room(objects, most // 8 + 1), with_room(fates, most)
+            most, starts = int(state[0].allocations) + events.rows, events.size[events.op == Op.GC_START]
+            keys, sizes = (with_room(each, events.highest_block + 1) for each in (keys, sizes))
+            generations += starts.tolist()
+            found = Findings(
+                with_room(found.objects, most // 8 + 1), with_room(found.fates, most), with_room(found.kinds, most),
+                found.ages, *(with_room(each, len(generations)) for each in (found.examinations, found.promotions)),
+            )  # fmt: skip
             find_fates(
-                events.thread, events.op, events.block, _types(events), self._collected, keys, objects, fates, state
-            )
-            generations += events.size[events.op == Op.GC_START].tolist()
-        return _Found(objects, fates, _following(np.array(generations, np.int64)))
+                events.thread, events.op, events.block, events.size, _types(events),
+                self._collected, keys, sizes, found, state,
+            )  # fmt: skip
+        following = _following(np.array(generations, np.int64))
+        return found, Future(following, found.kinds, _lifetimes(found.ages))
 
     def _new_state(self) -> np.ndarray:
         recorded, new = self.collector, self.settings.over(self.collector)
@@ -144,12 +158,19 @@ class CollectedTrace(EditedTrace):
         return state
 
 
-class _Found(NamedTuple):
-    """What the first pass over a recording finds; see `collector_kernels`."""
+def _lifetimes(ages: np.ndarray) -> np.ndarray:
+    """Returns the age at which objects of each kind become garbage (int64): one that contradicts the fewest blocks.
 
-    objects: np.ndarray
-    fates: np.ndarray
-    following: np.ndarray
+    A block contradicts an age if it was alive at a higher one, or garbage at a lower one. Of several such ages next to
+    each other, it is the middle one.
+    """
+    alive, dead = ages[:, :, 0], ages[:, :, 1]
+    costs = np.zeros((ages.shape[0], AGES + 1), np.int64)
+    costs[:, :AGES] = alive[:, ::-1].cumsum(axis=1)[:, ::-1]  # alive at this class or a higher one
+    costs[:, 1:] += dead.cumsum(axis=1)  # garbage at a lower class
+    first = costs.argmin(axis=1)
+    last = AGES - costs[:, ::-1].argmin(axis=1)
+    return np.array([age_of_class((low + high) / 2) for low, high in zip(first, last, strict=True)], np.int64)
 
 
 def _following(generations: np.ndarray) -> np.ndarray:

@@ -24,12 +24,17 @@ _WAITS, _FREED = 254, 255
 number of the recorded collection plus 1, modulo _FATES; 0 is any other block."""
 _FATES = 253
 
+AGES, _AGES_AN_OCTAVE = 1280, 32
+"""Classes of ages, up to 2^40 allocations."""
+NO_OBJECTS = 64
+"""Kinds of blocks without a type, by the power of two of their size."""
+
 COLLECTOR = record(
     "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
     "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase",
     "recorded_count", "recorded_threshold", "recorded_generation", "recorded_examined", "recorded_aged",
     "inside", "thread", "inside_from", "runs", "generation", "due", "patience", "is_early",
-    "allocations", "doomed", "rows", "recorded", "explicit", "ran",
+    "allocations", "doomed", "rows", "recorded", "explicit", "ran", "promotions", "last_full",
 )  # fmt: skip
 """The state of the collector under other settings, and of the recorded one.
 
@@ -44,8 +49,40 @@ COLLECTOR = record(
                             the one that freed it
     doomed                  length of the list of blocks that a recorded collection will free, or has freed
     recorded, explicit, ran recorded collections so far, those of them by `gc.collect`, and those that ran
+    promotions, last_full   recorded collections of generation 1 or 2; the first key after the last one of generation 2
 """
 DOOMED = record("key", "domain")
+
+
+@by_reference
+class Findings(NamedTuple):
+    """What the first pass finds. By key: `objects`, `fates`, and the kind of each block that a collection freed.
+
+    `ages`: by kind and class of age, how many blocks were alive at this age for the last time that a collection
+    examined and kept them, and how many were garbage at this age. A kind is NO_OBJECTS plus the type, or the power of
+    two of the size. `examinations` and `promotions`: the first keys after the recorded collections, and after those of
+    generation 1 or 2.
+    """
+
+    objects: np.ndarray
+    fates: np.ndarray
+    kinds: np.ndarray
+    ages: np.ndarray
+    examinations: np.ndarray
+    promotions: np.ndarray
+
+
+@by_reference
+class Future(NamedTuple):
+    """What the first pass found about the recorded collections, for the second one.
+
+    `following`: by generation and recorded collection, the first one from it on that examines this generation. `kinds`:
+    as in Findings. `lifetimes`: by kind, the age in allocations at which objects become garbage.
+    """
+
+    following: np.ndarray
+    kinds: np.ndarray
+    lifetimes: np.ndarray
 
 
 @by_reference
@@ -67,33 +104,82 @@ def find_fates(
     thread: np.ndarray,
     op: np.ndarray,
     block: np.ndarray,
+    size: np.ndarray,
     type_: np.ndarray,
     collected: np.ndarray,
     keys: np.ndarray,
-    objects: np.ndarray,
-    fates: np.ndarray,
+    sizes: np.ndarray,
+    found: Findings,
     state: np.ndarray,
 ) -> None:
-    """Finds the objects in a batch, and the fates of blocks. Changes the last four arrays in place.
+    """Finds the objects in a batch, and the fates of blocks. Changes the last four arguments in place.
 
-    `collected`: by type, whether its objects have the collector's header. `keys`: the key of each live block.
+    `collected`: by type, whether its objects have the collector's header. `keys`, `sizes`: key and power of two of the
+    size of each live block.
     """
     gc = state[0]
     for row in range(op.shape[0]):
         kind = op[row]
         if allocates(kind):
             keys[block[row]] = gc.allocations
+            sizes[block[row]] = _age_class(size[row]) // _AGES_AN_OCTAVE
             gc.allocations += 1
         elif kind == _GC_START and gc.inside == 0:
             gc.inside, gc.thread, gc.inside_from, gc.recorded = 1, thread[row], gc.allocations, gc.recorded + 1
+            gc.recorded_generation = size[row]
         elif kind == _GC_END and gc.inside and thread[row] == gc.thread:
-            gc.inside = 0
+            found.examinations[gc.recorded - 1] = gc.allocations
+            if gc.recorded_generation > 0:
+                found.promotions[gc.promotions] = gc.allocations
+                gc.promotions += 1
+            if gc.recorded_generation == 2:
+                gc.last_full = gc.allocations
+            _end_recorded(gc)
         elif kind in (_FREE, _LIVE_OBJECT) and block[row] < keys.shape[0]:
             key = keys[block[row]]
             if type_[row] != _NO_TYPE and collected[type_[row]]:
-                objects[key >> 3] |= np.uint8(1 << (key & 7))
+                found.objects[key >> 3] |= np.uint8(1 << (key & 7))
             if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
-                fates[key] = _fate(gc.recorded - 1)
+                found.fates[key] = _fate(gc.recorded - 1)
+                number = sizes[block[row]] if type_[row] == _NO_TYPE else NO_OBJECTS + np.int64(type_[row])
+                number = min(number, found.ages.shape[0] - 1)
+                found.kinds[key] = number
+                found.ages[number, _age_class(_kept_until(gc, key, found) - key), 0] += 1
+                found.ages[number, _age_class(gc.inside_from - key), 1] += 1
+
+
+@inlined
+def _age_class(age: int) -> int:
+    """Returns the class of an age in allocations: 0 for 0 and 1, then 32 classes for each power of two."""
+    return 0 if age < 2 else min(np.int64(_AGES_AN_OCTAVE * np.log2(age)), AGES - 1)
+
+
+def age_of_class(number: float) -> int:
+    """Returns the age at which a class begins."""
+    return round(2.0 ** (number / _AGES_AN_OCTAVE))
+
+
+@leaf
+def _first_after(places: np.ndarray, count: int, key: int) -> int:
+    """Returns the first of the rising `places` that is higher than the key; the key if there is none."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if places[middle] > key:
+            high = middle
+        else:
+            low = middle + 1
+    return places[low] if low < count else key
+
+
+@leaf
+def _kept_until(gc: Any, key: int, found: Findings) -> int:
+    """Returns the key after the last recorded collection that examined and kept a block; its own key if none did."""
+    if key >= gc.recorded_examined:
+        return key
+    if key >= gc.recorded_aged:
+        return _first_after(found.examinations, gc.recorded - 1, key)
+    return gc.last_full if gc.last_full > key else _first_after(found.promotions, gc.promotions, key)
 
 
 @inlined
@@ -145,13 +231,13 @@ def _due_generation(gc: Any) -> int:
 
 
 @leaf
-def _is_garbage(gc: Any, key: int, fate: int, following: np.ndarray, upcoming: int) -> bool:
+def _is_garbage(gc: Any, key: int, fate: int, lifetime: int, following: np.ndarray, upcoming: int) -> bool:
     """Whether a block of this fate is garbage now, before the recorded collection `upcoming` or at its start.
 
     `following`: by generation and recorded collection, the first one from it on that examines this generation. A block
-    is garbage if that is the one that frees it. The one at hand frees its own.
+    can be garbage if that is the one that frees it. It is after its `lifetime`. The collection at hand frees its own.
     """
-    if fate == _WAITS or gc.is_early == 0:
+    if fate == _WAITS or gc.is_early == 0 or gc.allocations - key < lifetime:
         return fate == _WAITS
     generation = 0 if key >= gc.recorded_examined else (2 if key < gc.recorded_aged else 1)
     collection = following[generation, upcoming]
@@ -166,7 +252,7 @@ def _begin(
     doomed: np.ndarray,
     objects: np.ndarray,
     fates: np.ndarray,
-    following: np.ndarray,
+    future: Future,
     rows: Rows,
     time_ns: int,
     thread: int,
@@ -191,10 +277,10 @@ def _begin(
     kept, upcoming = first, gc.recorded - gc.inside
     for index in range(first, gc.doomed):
         key, domain = doomed[index].key, doomed[index].domain
-        fate = np.int64(fates[key])
+        fate = int(fates[key])
         if fate == _FREED:
             continue
-        if _is_garbage(gc, key, fate, following, upcoming):
+        if _is_garbage(gc, key, fate, future.lifetimes[future.kinds[key]], future.following, upcoming):
             row = _put(rows, gc, -1, time_ns, thread, _FREE)
             rows.domain[row], rows.key[row] = domain, key
             fates[key] = _FREED
@@ -253,7 +339,7 @@ def collect_otherwise(
     type_: np.ndarray,
     collected: np.ndarray,
     objects: np.ndarray,
-    following: np.ndarray,
+    future: Future,
     fates: np.ndarray,
     keys: np.ndarray,
     doomed: np.ndarray,
@@ -272,11 +358,11 @@ def collect_otherwise(
             gc.due -= 1
             if gc.due == 0 and gc.count0 > gc.threshold0:
                 gc.generation = _due_generation(gc)
-                _begin(gc, doomed, objects, fates, following, rows, time_ns[at], mover)
+                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
                 _end(gc, rows, time_ns[at], mover)
         if kind == _GC_START and gc.inside == 0:
             if _meet_recorded(gc, mover, size[at]):
-                _begin(gc, doomed, objects, fates, following, rows, time_ns[at], mover)
+                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
             continue
         if kind == _GC_END and gc.inside and mover == gc.thread:
             if gc.runs:
