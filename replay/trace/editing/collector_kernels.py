@@ -357,9 +357,11 @@ def collect_otherwise(
         if gc.due > 0 and kind != _GC_START:
             gc.due -= 1
             if gc.due == 0 and gc.count0 > gc.threshold0:
+                since = gc.count0 - gc.threshold0 - 1
                 gc.generation = _due_generation(gc)
                 _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
                 _end(gc, rows, time_ns[at], mover)
+                gc.count0 = since  # the collection was due before
         if kind == _GC_START and gc.inside == 0:
             if _meet_recorded(gc, mover, size[at]):
                 _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
