@@ -108,7 +108,7 @@ class Columns(NamedTuple):
             "uint64",
             "int64",
             "requested bytes, at most 2^47; 0 for a free; for a mark, the index of the phase that begins; for an arena,"
-            " its bytes",
+            " its bytes; for a collection with types, its generation",
         ),
     ]
     address: Annotated[
