@@ -151,7 +151,7 @@ def find_fates(
 @inlined
 def _age_class(age: int) -> int:
     """Returns the class of an age in allocations: 0 for 0 and 1, then 32 classes for each power of two."""
-    return 0 if age < 2 else min(np.int64(_AGES_AN_OCTAVE * np.log2(age)), AGES - 1)
+    return 0 if age < 2 else int(min(_AGES_AN_OCTAVE * np.log2(age), AGES - 1))
 
 
 def age_of_class(number: float) -> int:
