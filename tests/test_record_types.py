@@ -202,8 +202,8 @@ def test_the_program_makes_the_same_calls_with_types_as_without(tmp_path):
         begin, end = np.flatnonzero(events.op == Op.MARK)
         made.append(events.where(slice(begin, end)))
     first, second = (np.stack([each.op, each.domain, each.size]) for each in made)
-    assert first.shape == second.shape  # the first objects are from free lists, of which the recorder used some
-    assert np.mean((first == second).all(axis=0)) > 0.99
+    # In another order: the recorder's start leaves other objects in free lists.
+    assert Counter(zip(*first.tolist(), strict=True)) == Counter(zip(*second.tolist(), strict=True))
 
 
 def test_call_sites_and_types_are_recorded_together(tmp_path):
