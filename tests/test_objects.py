@@ -697,3 +697,16 @@ def test_a_wrong_choice_is_refused_in_one_sentence(replay, arguments, message):
     code, _, err = replay("verify", "--objects", *arguments)
     assert code == 2
     assert message in err
+
+
+def test_run_takes_other_settings_of_the_collector(replay, refused):
+    def collections(*settings):
+        options = [part for setting in settings for part in ("--set", setting)]
+        code, out, _ = replay("run", "cyclic-graph", "-a", "bump", "--no-reference", "--json", *options)
+        assert code == 0
+        return json.loads(out)["requested_bytes_peak"]
+
+    usual, rare = collections(), collections("gc.threshold0=5000")
+    assert usual < rare < collections("gc.enabled=false")
+    printed = refused("run", "cyclic-graph", "-a", "bump", "--set", "gc.freeze_at=x")
+    assert "in object programs, write `collector: freeze`" in printed
