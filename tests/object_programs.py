@@ -3,9 +3,14 @@
 import random
 from typing import Any
 
+import numpy as np
+
 from replay.objects import ObjectProgram
 from replay.objects.code import compile_program
+from replay.objects.heap import IMMORTAL, Kind
 from replay.objects.language import Program
+from replay.trace import Domain, Op
+from replay.verification.objects import simulate
 
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
@@ -294,3 +299,33 @@ def dying_containers(times: int) -> dict[str, ObjectProgram]:
         document = {"classes": {"K": {"slots": ["q"]}}, "functions": functions, "main": main}
         found[name] = object_program(document)
     return found
+
+
+# What programs do
+
+NODE = {"Node": {"slots": ["value", "next"]}}
+
+
+def events(release, *main, functions=None, classes=NODE):
+    """The events of a program as (op, domain, size, block)."""
+    program = object_program({"classes": classes, "functions": functions or {}, "main": list(main)})
+    found, _ = simulate(program, release)
+    return [(Op(op), Domain(domain), size, block) for op, domain, size, block in found.tolist()]
+
+
+def references(machine):
+    """The number of references that remain, and of those that the remaining objects have to each other."""
+    heap = machine.heap
+    objects = heap.objects[: heap.counts[0].objects]
+    live = np.flatnonzero((objects["kind"] > 0) & (objects["kind"] != Kind.KEYS) & (objects["refs"] < IMMORTAL // 2))
+    found = np.zeros(len(objects), np.int64)
+    for entry in objects[live]:
+        length = entry["length"]
+        if entry["kind"] == Kind.SET:
+            length = entry["capacity"]
+        if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
+            length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
+        np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
+        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
+            found[entry["owner"]] += 1
+    return objects["refs"][live].tolist(), found[live].tolist()

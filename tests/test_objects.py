@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from object_programs import dying_containers, object_program, random_document, random_program
+from object_programs import NODE, dying_containers, events, object_program, random_program, references
 
 from replay.jit.arrays import DONE
 from replay.objects import load_objects
 from replay.objects.code import compile_program
-from replay.objects.heap import IMMORTAL, KINDS, Kind
+from replay.objects.heap import KINDS, Kind
 from replay.objects.language import Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import FRAMES_KEPT
@@ -24,19 +24,11 @@ from replay.support.bundled_files import find_workload, object_program_names
 from replay.support.errors import WorkloadError
 from replay.trace import Domain, Op
 from replay.verification.object_oracles import find_object_oracles
-from replay.verification.objects import simulate, verify_objects
+from replay.verification.objects import verify_objects
 
 INTERPRETERS = find_object_oracles()
 MALLOC, CALLOC, REALLOC, FREE = Op.MALLOC, Op.CALLOC, Op.REALLOC, Op.FREE
 MEM, OBJ = Domain.MEM, Domain.OBJ
-NODE = {"Node": {"slots": ["value", "next"]}}
-
-
-def events(release, *main, functions=None, classes=NODE):
-    """The events of a program as (op, domain, size, block)."""
-    program = object_program({"classes": classes, "functions": functions or {}, "main": list(main)})
-    found, _ = simulate(program, release)
-    return [(Op(op), Domain(domain), size, block) for op, domain, size, block in found.tolist()]
 
 
 # Sequences computed by hand
@@ -142,86 +134,6 @@ def test_a_list_that_was_cleared_frees_its_memory_after_its_items():
     statements = [{"bind": {"xs": {"list": [{"letters": 10}]}}}, {"clear": "xs"}, {"bind": {"y": {"letters": 30}}}]
     found = events((3, 12), *statements)
     assert [(op, size) for op, _, size, _ in found][3:] == [(FREE, 51), (FREE, 8), (MALLOC, 71), (FREE, 71)]
-
-
-# The cyclic collector
-
-PAIR = {"do": [{"bind": {"a": {"new": "Node"}, "b": {"new": "Node"}}}, {"set": {"a.next": "b", "b.next": "a"}}]}
-"""A function that leaves two instances behind that refer to each other."""
-
-
-def collections(release, *main, **settings):
-    """The generations of a program's collections, and how many objects they found."""
-    program = object_program({"classes": NODE, "functions": {"pair": PAIR}, "main": list(main), **settings})
-    found, end = simulate(program, release)
-    return found["size"][found["op"] == Op.GC_START].tolist(), int(end.generations["collected"].sum())
-
-
-def test_only_the_collector_frees_objects_that_refer_to_each_other():
-    assert events((3, 11), {"call": "pair"}, functions={"pair": PAIR}) == [(MALLOC, OBJ, 48, 1), (MALLOC, OBJ, 48, 2)]
-    assert events((3, 11), {"call": "pair"}, {"collect": 0}, functions={"pair": PAIR})[2:] == [
-        (Op.GC_START, Domain.RAW, 0, 0),
-        (FREE, OBJ, 48, 2),  # clearing the first one frees the second one
-        (FREE, OBJ, 48, 1),
-        (Op.GC_END, Domain.RAW, 0, 0),
-    ]
-
-
-@pytest.mark.parametrize(("release", "first"), [((3, 11), 701), ((3, 12), 701), ((3, 13), 2001)])
-def test_a_collection_starts_when_more_objects_were_allocated_than_its_threshold(release, first):
-    def grow(objects):
-        return {"repeat": objects, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
-
-    xs = {"bind": {"xs": {"list": []}}}
-    assert collections(release, xs, grow(first - 2)) == ([], 0)  # the list is an object too
-    assert collections(release, xs, grow(first - 1)) == ([0], 0)
-
-
-def test_older_generations_are_collected_after_a_number_of_younger_ones():
-    grow = {"repeat": 30, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
-    statements = {"bind": {"xs": {"list": []}}}, grow
-    generations, _ = collections((3, 11), *statements, collector={"thresholds": [1, 2, 1]})
-    # one for each pair of objects; the oldest generation that is due
-    assert generations == [0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 0, 0]
-
-
-def test_a_full_collection_waits_until_a_quarter_of_the_survivors_is_new():
-    grow = {"repeat": 150, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
-    more = {"repeat": 60, "as": "j", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
-    statements = [
-        {"bind": {"xs": {"list": []}}},
-        {"collector": "disable"},
-        grow,
-        {"collect": 2},
-        {"collector": "enable"},
-    ]
-    generations, _ = collections((3, 11), *statements, more, collector={"thresholds": [5, 0, 0]})
-    # 151 objects survived the first one, so 37 are needed; those of generation 1 have 11, 23, 35 and 47
-    assert generations == [2, 0, 1, 0, 1, 0, 1, 0, 1, 2, 0]
-
-
-@pytest.mark.parametrize("switch", ["disable", "freeze"])
-def test_a_collector_that_is_off_and_frozen_objects_find_nothing(switch):
-    calls = {"repeat": 500, "as": "i", "do": [{"call": "pair"}]}
-    statements = (
-        [{"collector": switch}, calls] if switch == "disable" else [calls, {"collector": switch}, {"collect": 2}]
-    )
-    _, found = collections((3, 12), *statements, collector={"enabled": switch == "disable"})
-    assert found == 0
-
-
-def test_a_disabled_collector_still_collects_on_demand():
-    generations, found = collections((3, 12), {"call": "pair"}, {"collect": 1}, collector={"enabled": False})
-    assert (generations, found) == ([1], 2)
-
-
-@pytest.mark.parametrize(("release", "level"), [((3, 12), 50), ((3, 13), 119)])
-def test_up_to_3_12_objects_below_fifty_nested_ones_are_freed_after_these(release, level):
-    grow = {"repeat": 119, "as": "i", "do": [{"bind": {"x": {"list": ["x"]}}}]}
-    found = events(release, {"bind": {"x": {"list": []}}}, grow, {"drop": ["x"]})
-    items = [block for op, domain, size, block in found if op == CALLOC and domain == MEM]
-    first_freed = next(block for op, domain, _, block in found if op == FREE and domain == MEM)
-    assert items[-level] == first_freed  # the list at this level; the innermost one, at level 120, has no items
 
 
 def stores(count, name="d", first=0):
@@ -554,24 +466,6 @@ def kept_blocks(machine):
     return sorted(block for block in [*np.concatenate(kept), *frames] if block)
 
 
-def references(machine):
-    """The number of references that remain, and of those that the remaining objects have to each other."""
-    heap = machine.heap
-    objects = heap.objects[: heap.counts[0].objects]
-    live = np.flatnonzero((objects["kind"] > 0) & (objects["kind"] != Kind.KEYS) & (objects["refs"] < IMMORTAL // 2))
-    found = np.zeros(len(objects), np.int64)
-    for entry in objects[live]:
-        length = entry["length"]
-        if entry["kind"] == Kind.SET:
-            length = entry["capacity"]
-        if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
-            length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
-        np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
-            found[entry["owner"]] += 1
-    return objects["refs"][live].tolist(), found[live].tolist()
-
-
 @given(st.integers(0, 10_000), st.sampled_from(RELEASES))
 def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(seed, release):
     program = random_program(seed)
@@ -593,20 +487,6 @@ def test_blocks_are_freed_once_and_what_remains_is_kept_for_later_or_in_cycles(s
         assert counted == found
         if not counted:
             assert sorted(live) == kept_blocks(machine)
-
-
-@given(st.integers(0, 10_000), st.sampled_from(RELEASES))
-def test_everything_that_cannot_be_reached_is_gone_after_a_full_collection(seed, release):
-    document = random_document(seed)
-    document["functions"]["body"] = {"do": document["main"]}
-    document["main"] = [{"call": "body"}, {"collector": "unfreeze"}, {"collect": 2}]
-    program = object_program(document)
-    machine = new_machine(program.code, release, program.program)
-    if run_machine(machine) == DONE:
-        assert references(machine) == ([], [])
-        generations = machine.heap.generations
-        assert (machine.heap.objects["next"][generations["ring"]] == generations["ring"]).all()
-        assert (generations["count"] >= 0).all()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -697,16 +577,3 @@ def test_a_wrong_choice_is_refused_in_one_sentence(replay, arguments, message):
     code, _, err = replay("verify", "--objects", *arguments)
     assert code == 2
     assert message in err
-
-
-def test_run_takes_other_settings_of_the_collector(replay, refused):
-    def collections(*settings):
-        options = [part for setting in settings for part in ("--set", setting)]
-        code, out, _ = replay("run", "cyclic-graph", "-a", "bump", "--no-reference", "--json", *options)
-        assert code == 0
-        return json.loads(out)["requested_bytes_peak"]
-
-    usual, rare = collections(), collections("gc.threshold0=5000")
-    assert usual < rare < collections("gc.enabled=false")
-    printed = refused("run", "cyclic-graph", "-a", "bump", "--set", "gc.freeze_at=x")
-    assert "in object programs, write `collector: freeze`" in printed

@@ -90,6 +90,10 @@ from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
 
+CREATES = (
+    NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
+)  # fmt: skip
+"""Instructions that push a new object."""
 ENABLE, FREEZE = SWITCHES.index("enable"), SWITCHES.index("freeze")
 
 
@@ -168,16 +172,19 @@ def _do(machine):
         return change_list(machine, op)
     if op in (ITEM, SET_ITEM):
         return item(machine, op == SET_ITEM)
+    if op in CREATES:
+        return _create(machine, op, argument, instruction.other)
+    return _do_rare(machine, op, argument, instruction.other)
+
+
+@leaf
+def _create(machine, op, argument, other):
+    """Runs an instruction that pushes a new object."""
+    heap, state = machine.heap, machine.state[0]
     if op == NEW:
         state.checks = 1
         slots = machine.classes[argument].slots
-        if slots < 0:
-            return new_open(machine, argument)
-        number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
-        heap.objects[number].owner = argument
-        give_items(heap, number, slots)
-        push(machine, number)
-        return True
+        return new_open(machine, argument) if slots < 0 else _new_instance(machine, argument, slots)
     if op == MAKE_TUPLE:
         return make_container(machine, TUPLE, argument)
     if op == MAKE_LIST:
@@ -186,34 +193,50 @@ def _do(machine):
         return repeat_text(machine, TEXT, heap.rules[0].text_header)
     if op == MAKE_BYTES:
         return repeat_text(machine, BYTES, np.int64(33))
-    if op == CHOOSE:
-        return _choose(machine, argument, instruction.other)
     if op == LIST_OF_CONSTANTS:
         return list_of_constants(machine)
     if op == MAKE_RANGE:
         state.checks = 1
         return new_range(machine, argument)
+    if op == MAKE_SET:
+        state.checks = argument == 0  # a call of the class
+        return make_set(machine, argument)
+    return set_of_constants(machine, machine.constants[argument], machine.constants[other])
+
+
+@leaf
+def _new_instance(machine, which, slots):
+    """Pushes a new instance of a class with slots."""
+    heap = machine.heap
+    number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
+    heap.objects[number].owner = which
+    give_items(heap, number, slots)
+    push(machine, number)
+    return True
+
+
+@leaf
+def _do_rare(machine, op, argument, other):
+    """Runs one of the instructions that are left."""
+    state = machine.state[0]
+    if op == CHOOSE:
+        return _choose(machine, argument, other)
     if op == COLLECT:
-        start_collection(heap, argument)
+        start_collection(machine.heap, argument)
         return True
     if op == FOUND:
         return _found(machine)
     if op == SWITCH_COLLECTOR:
         return _switch(machine, argument)
     if op == CONTAINS:
-        return contains(machine, instruction.other)
-    if op == MAKE_SET:
-        state.checks = argument == 0  # a call of the class
-        return make_set(machine, argument)
-    if op == SET_OF_CONSTANTS:
-        return set_of_constants(machine, machine.constants[argument], machine.constants[instruction.other])
+        return contains(machine, other)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
-    return _rare(machine, op)
+    return _compute_rare(machine, op)
 
 
 @leaf
@@ -242,7 +265,7 @@ def _switch(machine, argument):
 
 
 @leaf
-def _rare(machine, op):
+def _compute_rare(machine, op):
     """Runs one of the instructions that are left: HALF, LENGTH, ITERATE."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
