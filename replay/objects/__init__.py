@@ -3,9 +3,10 @@
     language    the schema of an object program in YAML
     code        compiles a program to instructions; what is unknown or unbound in it
     heap        objects, reference counts, free lists
+    collector   the cyclic collector
     machine     the state of a running program; its instructions are in `values`, `containers`,
                 `dicts`, `sets`, `instances` and `calls`
-    loop        runs the instructions
+    loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch
     tracing     the same as a trace
