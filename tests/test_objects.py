@@ -448,6 +448,27 @@ def test_an_attribute_that_no_statement_sets_is_a_mistake(tmp_path):
         load_objects(path)
 
 
+def test_a_variable_cannot_have_the_name_of_a_function_or_class():
+    function = {"parameters": ["f"], "do": [{"bind": {"Node": 0}}]}
+    document = {"classes": NODE, "functions": {"f": function, "Node": function}, "main": [{"bind": {"f": 0}}]}
+    _, problems = compile_program(Program.model_validate({"kind": "objects", **document}))
+    assert [(place, what.split()[0]) for place, what in problems] == [
+        (("classes", "Node"), "is"),
+        (("functions", "f"), "'f'"),
+        (("functions", "f"), "'Node'"),
+        (("functions", "Node"), "'f'"),
+        (("functions", "Node"), "'Node'"),
+        (("main",), "'f'"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["while", "range", "main"])
+def test_names_that_mean_something_else_in_python_are_refused(name):
+    document = {"kind": "objects", "main": [{"bind": {name: 0}}]}
+    with pytest.raises(ValueError, match=f"'{name}' has a meaning in Python"):
+        Program.model_validate(document)
+
+
 @pytest.mark.parametrize("operation", ["sum", "product"])
 def test_an_integer_that_is_too_large_is_a_mistake(operation):
     largest = (1 << 60) - 1

@@ -165,6 +165,11 @@ class _Compiler:
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         functions = []
+        self._problems += [
+            Problem(("classes", name), "is the name of a function too")
+            for name in self._classes
+            if name in self._functions
+        ]
         bodies = [
             (("functions", name, "do"), each.parameters, each.do) for name, each in self._program.functions.items()
         ]
@@ -177,6 +182,11 @@ class _Compiler:
             self._constant(None)
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
+            self._problems += [
+                Problem(place[:-1] or place, f"{name!r} is a variable here and a function or class of the program")
+                for name in self._locals
+                if name in self._functions or name in self._classes
+            ]
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
         if self._problems:
             return None, self._problems

@@ -5,9 +5,10 @@ first key is its verb. An expression is a number, a name such as `node` or `node
 is what it creates or computes. `replay.objects.twin` writes the program in Python.
 """
 
+import keyword
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from replay.support.names import nearest
 from replay.support.yaml_documents import Form
@@ -17,8 +18,27 @@ MAIN = "main"
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
-Name = Annotated[str, Field(pattern=rf"^{_WORD}$")]
-Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$")]
+RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE"}
+"""Names of functions and constants in the program's twin."""
+
+
+def _unreserved(name: str) -> str:
+    """Returns a name that a variable can have in Python; raises ValueError for others."""
+    if name in RESERVED or keyword.iskeyword(name):
+        raise ValueError(f"{name!r} has a meaning in Python; choose another name")
+    return name
+
+
+def _no_keywords(place: str) -> str:
+    """Returns a place whose parts are names in Python; raises ValueError for others."""
+    if words := [word for word in place.split(".") if keyword.iskeyword(word)]:
+        raise ValueError(f"{words[0]!r} has a meaning in Python; choose another name")
+    return place
+
+
+Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
+Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
+Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -332,7 +352,7 @@ Statement: TypeAlias = Annotated[
 class Class(Form):
     """A class whose instances have these attributes and no dict; without `slots`, any attributes."""
 
-    slots: Annotated[list[Name], Field(min_length=1)] | None = None
+    slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
 
 
 class Function(Form):
