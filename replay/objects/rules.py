@@ -66,7 +66,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     return rules
 
 
-def default_thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
+def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
     """Returns gc.get_threshold() of a release."""
     return (700 if version[:2] <= (3, 12) else 2000), 10, 10
 

@@ -40,7 +40,7 @@ from replay.objects.machine import (
     STATE,
     Machine,
 )
-from replay.objects.rules import default_thresholds, emptied_free_lists, free_list_limits, rules_of
+from replay.objects.rules import emptied_free_lists, free_list_limits, rules_of, thresholds
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
@@ -55,7 +55,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     attributes = np.arange(len(objects), len(objects) + len(code.attributes))
     classes, more = _classes(code, len(objects) + len(attributes), bool(rules["splits_dicts"][0]))
     objects = np.concatenate([objects, _names(code), more])
-    objects, generations = _with_generations(objects, program.collector.thresholds or default_thresholds(release))
+    objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)

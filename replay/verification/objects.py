@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.objects import ObjectProgram
-from replay.objects.rules import default_thresholds
+from replay.objects.rules import thresholds
 from replay.objects.running import Batch, run_program
 from replay.objects.twin import INCREMENT, MULTIPLIER, write_twin
 from replay.trace import Domain, Op
@@ -99,7 +99,7 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
         choices=end.choices,
         multiplier=MULTIPLIER,
         increment=INCREMENT,
-        thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
+        thresholds=", ".join(map(str, program.program.collector.thresholds or thresholds(release))),
         is_enabled=program.program.collector.enabled,
     )
     region = record_objects(oracle, script)[0]
