@@ -1,7 +1,5 @@
 """The cyclic collector of object programs: when it runs, what it finds, and its settings."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,16 +104,3 @@ def test_everything_that_cannot_be_reached_is_gone_after_a_full_collection(seed,
         generations = machine.heap.generations
         assert (machine.heap.objects["next"][generations["ring"]] == generations["ring"]).all()
         assert (generations["count"] >= 0).all()
-
-
-def test_run_takes_other_settings_of_the_collector(replay, refused):
-    def collections(*settings):
-        options = [part for setting in settings for part in ("--set", setting)]
-        code, out, _ = replay("run", "cyclic-graph", "-a", "bump", "--no-reference", "--json", *options)
-        assert code == 0
-        return json.loads(out)["requested_bytes_peak"]
-
-    usual, rare = collections(), collections("gc.threshold0=5000")
-    assert usual < rare < collections("gc.enabled=false")
-    printed = refused("run", "cyclic-graph", "-a", "bump", "--set", "gc.freeze_at=x")
-    assert "in object programs, write `collector: freeze`" in printed

@@ -175,6 +175,7 @@ class _Compiler:
         ]
         for place, parameters, body in [*bodies, (("main",), [], self._program.main)]:
             start, self._depth, self._deepest, self._deepest_3_8 = len(self._instructions), 0, 0, 0
+            self._called: set[str] = set()
             self._locals = {name: slot for slot, name in enumerate(parameters)}
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
@@ -183,9 +184,9 @@ class _Compiler:
             self._emit(Do.RETURN)
             self._names.append([*self._locals])
             self._problems += [
-                Problem(place[:-1] or place, f"{name!r} is a variable here and a function or class of the program")
+                Problem(place[:-1] or place, f"{name!r} is a variable here, so it cannot be called here")
                 for name in self._locals
-                if name in self._functions or name in self._classes
+                if name in self._called
             ]
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
         if self._problems:
@@ -504,6 +505,7 @@ class _Compiler:
         if form.new not in self._classes:
             self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
             return
+        self._called.add(form.new)
         self._emit(Do.NEW, self._classes.index(form.new))
 
     @_expression.register
@@ -511,6 +513,7 @@ class _Compiler:
         if form.call not in self._functions:
             self._problem(f"unknown function {form.call!r}; {nearest(form.call, self._functions)}")
             return
+        self._called.add(form.call)
         wanted = len(self._program.functions[form.call].parameters)
         if wanted != len(form.with_):
             self._problem(f"{form.call} has {wanted} parameters, and is called with {len(form.with_)}")
