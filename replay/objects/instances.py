@@ -218,7 +218,7 @@ def _fits(machine, which, number, name):
 
 @leaf
 def _combine(machine, which, number):
-    """Gives a split dict a table of its own."""
+    """Gives a split dict a separate table."""
     heap, entry = machine.heap, machine.heap.objects[number]
     shared, first, room, count = entry.owner, entry.first, entry.room, entry.length
     entry.length = 0
