@@ -186,8 +186,8 @@ for i in range(30000):
 
 @contextmanager
 def started(command: Sequence[object], **options: object) -> Iterator["subprocess.Popen[str]"]:
-    """Starts a program in a new process group, with a pipe from its output. Kills the group if the test fails: the end of
-    the `with` statement waits for the program."""
+    """Starts a program in a new process group, with a pipe from its output. Kills the group if the test fails, because
+    the end of the `with` statement waits for the program."""
     given = {"stdout": subprocess.PIPE, "text": True, "process_group": 0} | options
     with subprocess.Popen(list(map(str, command)), **given) as process:
         try:
