@@ -22,14 +22,13 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
-    LIST_ITERATOR,
     MALLOC,
     OBJ,
     OPEN,
     PERMANENT,
+    SEQUENCE_ITERATOR,
     SET,
     TUPLE,
-    TUPLE_ITERATOR,
     drop,
     emit,
     end_items,
@@ -70,7 +69,7 @@ def _move_all(heap, source, target):
 @leaf
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
-    is_iterator = heap.objects[number].kind in (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR)
+    is_iterator = heap.objects[number].kind in (SEQUENCE_ITERATOR, DICT_ITERATOR)
     return np.int64(1) if is_iterator else references(heap, number)
 
 
@@ -78,7 +77,7 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR):
+    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR):
         return np.int64(entry.owner)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 

@@ -42,8 +42,7 @@ class Kind(IntEnum):
     INSTANCE = auto()
     RANGE = auto()
     RANGE_ITERATOR = auto()
-    LIST_ITERATOR = auto()
-    TUPLE_ITERATOR = auto()
+    SEQUENCE_ITERATOR = auto()
     VECTOR = auto()
     """The items of a list or dict that was cleared, without it: no object, but its items die as those of one."""
     PLACE = auto()
@@ -58,8 +57,8 @@ class Kind(IntEnum):
 
 
 (
-    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
-    DICT, DICT_ITERATOR, KEYS, OPEN, SET,
+    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
+    DICT_ITERATOR, KEYS, OPEN, SET,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -196,7 +195,7 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR)
+    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR)
 
 
 @leaf
