@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import numpy as np
+from object_callables import APPLY, Callables
 
 from replay.objects import ObjectProgram
 from replay.objects.code import compile_program
@@ -15,6 +16,10 @@ from replay.verification.objects import simulate
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
+WITH_OWNER = (
+    Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL, Kind.METHOD,
+)  # fmt: skip
+"""Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]
 """The kind of value of each bound name: int, tuple, list, dict, set, the name of a class, or any."""
 
@@ -42,19 +47,22 @@ def _is_chosen(generator: random.Random, probability: float) -> bool:
     return generator.random() < probability
 
 
-class _Author:
+class _Author(Callables):
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._random = random.Random(seed)
         self._names = self._depth = 0
         self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
         self._parameters: dict[str, int] = {}
 
-    def _class(self) -> dict[str, list[str]]:
+    def _class(self) -> dict[str, Any]:
         has_dict = self._random.random() < 0.5
         return {} if has_dict else {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
 
     def document(self) -> dict[str, Any]:
-        functions = {}
+        functions = {"apply": APPLY}
+        for name in self._classes:
+            self._write_methods(name)
         for index in range(self._random.randint(0, 4)):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
@@ -116,7 +124,9 @@ class _Author:
         if chance < 0.86:
             return self._set(names)
         if chance < 0.92 or not self._parameters:
-            return {"new": self._random.choice([*self._classes])}
+            return self._new(names, depth)
+        if chance < 0.94:
+            return self._random.choice([*self._parameters])
         return self._call(names, depth)
 
     def _dict(self, names: Names, depth: int) -> Any:
@@ -171,6 +181,8 @@ class _Author:
             return self._change_set(names, own)
         if not table and self._random.random() < 0.15:
             return [self._bind(names, own, self._dict(names, 2))]
+        if self._random.random() < 0.2 and self._depth < 4:
+            return self._use_callable(names, own)
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):
             return [self._collection()]
@@ -189,8 +201,10 @@ class _Author:
             places = [f"{name}.{slot}" for slot in self._random.sample(slots, count)]
             values = {place: self._value(names, 2 if count < 4 else 0) for place in places}
             return [{"set": values}, self._bind(names, own, self._random.choice(places))]
-        if 0.6 <= chance < 0.68 and own and self._depth == 0:
-            name = own.pop(self._random.randrange(len(own)))
+        free = [name for name in own if name not in self._captured]
+        if 0.6 <= chance < 0.68 and free and self._depth == 0:
+            name = self._random.choice(free)
+            own.remove(name)
             del names[name]
             return [{"drop": [name]}]
         if 0.68 <= chance < 0.86 and self._depth < 3:
@@ -234,7 +248,8 @@ class _Author:
         return [*statements, {"repeat": times, "as": index, "do": body}]
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
-        name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()
+        free = [name for name in own if name not in self._captured]
+        name = self._random.choice(free) if free and self._random.random() < 0.3 else self._new_name()
         names[name] = self._kind(value, names)
         if name not in own:
             own.append(name)
@@ -244,7 +259,7 @@ class _Author:
         self._depth += 1
         inner = {**names, **more}
         block = self._block(inner, self._random.randint(1, longest))
-        if self._random.random() < 0.05:
+        if self._random.random() < 0.05 and self._returns:
             block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block
@@ -326,6 +341,6 @@ def references(machine):
         if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
+        if entry["kind"] in WITH_OWNER:
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()

@@ -448,14 +448,13 @@ def test_an_attribute_that_no_statement_sets_is_a_mistake(tmp_path):
         load_objects(path)
 
 
-def test_a_variable_cannot_have_the_name_of_what_is_called_in_the_same_function():
+def test_a_variable_cannot_have_the_name_of_a_class_that_is_called_in_the_same_function():
     function = {"parameters": ["f"], "do": [{"bind": {"Node": 0}}]}
     calls = [{"bind": {"f": 0, "Node": {"new": "Node"}}}, {"call": "f", "with": ["f"]}]
     document = {"classes": NODE, "functions": {"f": function, "g": {"do": calls}}, "main": [{"bind": {"g": 0}}]}
     _, problems = compile_program(Program.model_validate({"kind": "objects", **document}))
     assert problems == [
-        (("functions", "g"), "'f' is a variable here, so it cannot be called here"),
-        (("functions", "g"), "'Node' is a variable here, so it cannot be called here"),
+        (("functions", "g", "do", 0), "'Node' is a variable here, so the class cannot be called here"),
     ]
 
 

@@ -20,11 +20,21 @@
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
+    MAKE_CELL s        moves a variable to a cell. The slots of cells are `argument` and, up to 3.10, `other`
+    LOAD_CELL, STORE_CELL, DELETE_CELL
+                       the same as LOAD, STORE and DELETE for the content of a cell; LOAD_CLOSURE pushes the cell
+    MAKE_FUNCTION f    pushes a function; MAKE_CLOSURE f pops the tuple of its cells, and pushes it
+    CALL_VALUE n       pops n arguments and a function or bound method, and calls it
+    LOAD_METHOD k      replaces an instance by its method number k and itself, or by 0 and its attribute
+    CALL_METHOD n      pops n arguments and these two, and calls the method
+    MAKE_ARGUMENTS n   pushes places for two blocks, and a tuple of the n arguments of class `other`, or 0 for none
+    CALL_INIT f        calls `__init__` with the instance on the stack and the `other` arguments below it
+    END_INIT n         pops the result, the instance, and all that MAKE_ARGUMENTS pushed and found; pushes the instance
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import singledispatchmethod
 from typing import NamedTuple, TypeAlias, get_args
@@ -33,17 +43,20 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
+from replay.objects.attributes import attributes, clashes, own_attributes
 from replay.objects.frozensets import frozenset_slots
-from replay.objects.language import Expression, Program, Statement
+from replay.objects.language import INIT, SELF, Expression, Program, Statement
+from replay.objects.scopes import Scope, find_cells
 from replay.objects.twin import CHOICE_STEPS
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
-FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth")
-"""`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
-the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far."""
+FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free")
+"""`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on
+CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for the function's next call, and its number of
+variables and values. `warmth`: calls and jumps back so far."""
 
 
 class Do(IntEnum):
@@ -91,19 +104,35 @@ class Do(IntEnum):
     SET_OF_CONSTANTS = auto()
     ADD = auto()
     DISCARD_ELEMENT = auto()
+    MAKE_CELL = auto()
+    LOAD_CELL = auto()
+    STORE_CELL = auto()
+    DELETE_CELL = auto()
+    LOAD_CLOSURE = auto()
+    MAKE_FUNCTION = auto()
+    MAKE_CLOSURE = auto()
+    CALL_VALUE = auto()
+    LOAD_METHOD = auto()
+    CALL_METHOD = auto()
+    MAKE_ARGUMENTS = auto()
+    CALL_INIT = auto()
+    END_INIT = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
 IN_CALL = 1
-"""Argument of ITERATE for a call of `iter`."""
+"""Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`."""
+SLOT_BITS = 20
+"""Of MAKE_CELL: `other` is a slot, and above these bits the parameter that is moved to it, counted from 1."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
-         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2}  # fmt: skip
+         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
-_PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR}
+_PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
+           Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD}  # fmt: skip
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -114,12 +143,21 @@ def _effect(do: Do, argument: int, program: Program) -> int:
         return 1 - 2 * argument
     if do == Do.DICT_OF_CONSTANTS:
         return -argument
+    if do in (Do.CALL_VALUE, Do.CALL_METHOD):
+        return -argument - (do == Do.CALL_METHOD)
     if do == Do.CALL:
         return 1 - len([*program.functions.values()][argument].parameters)
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
 
 
-Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
+@dataclass(frozen=True)
+class FunctionValue:
+    """A function of the program, as a value."""
+
+    number: int
+
+
+Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | FunctionValue | None"
 """A constant; the value of a float does not matter."""
 
 
@@ -127,13 +165,16 @@ class Code(NamedTuple):
     """The code of a program.
 
     `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in
-    each class, -1 for none.
+    each class, -1 for none. `methods`: the function of each method in each class, -1 for none. `own`: the attributes
+    that methods of each class assign to `self`, in order of name.
     """
 
     instructions: np.ndarray
     functions: np.ndarray
     classes: np.ndarray
     slots: np.ndarray
+    methods: np.ndarray
+    own: list[list[int]]
     constants: list["Constant"]
     places: list[Location]
     """Where each statement is in the file."""
@@ -154,7 +195,21 @@ class _Compiler:
         self._program = program
         self._functions = [*program.functions]
         self._classes = [*program.classes]
-        self._attributes = _attributes(program)
+        self._attributes = attributes(program)
+        self._scopes = [
+            Scope(("functions", name, "do"), each.parameters, each.do) for name, each in program.functions.items()
+        ]
+        for name, kind in program.classes.items():
+            self._scopes += [
+                Scope(("classes", name, "methods", method, "do"), [SELF, *each.parameters], each.do, name=method)
+                for method, each in kind.methods.items()
+            ]
+        self._scope = Scope(("main",), [], program.main)
+        self._scopes.append(self._scope)
+        self._surveys = True
+        self._restart()
+
+    def _restart(self) -> None:
         self._instructions: list[tuple[int, int, int, int, int]] = []
         self._constants: list[Constant] = []
         self._places: list[Location] = []
@@ -164,31 +219,23 @@ class _Compiler:
         self._depth = self._deepest = self._deepest_3_8 = self._loops = 0
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
-        functions = []
+        main = self._scope
+        for scope in self._scopes:  # a first pass finds more of them
+            self._function(scope)
+        self._scopes.remove(main)
+        self._scopes.append(main)
+        for number, scope in enumerate(self._scopes):
+            scope.number = number
+        find_cells(self._scopes)
+        self._surveys = False
+        self._restart()
         self._problems += [
             Problem(("classes", name), "is the name of a function too")
             for name in self._classes
             if name in self._functions
         ]
-        bodies = [
-            (("functions", name, "do"), each.parameters, each.do) for name, each in self._program.functions.items()
-        ]
-        for place, parameters, body in [*bodies, (("main",), [], self._program.main)]:
-            start, self._depth, self._deepest, self._deepest_3_8 = len(self._instructions), 0, 0, 0
-            self._called: set[str] = set()
-            self._locals = {name: slot for slot, name in enumerate(parameters)}
-            if len(self._locals) < len(parameters):
-                self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
-            self._block(body, place)
-            self._constant(None)
-            self._emit(Do.RETURN)
-            self._names.append([*self._locals])
-            self._problems += [
-                Problem(place[:-1] or place, f"{name!r} is a variable here, so it cannot be called here")
-                for name in self._locals
-                if name in self._called
-            ]
-            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
+        self._problems += clashes(self._program)
+        functions = [self._function(scope) for scope in self._scopes]
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -198,12 +245,60 @@ class _Compiler:
             np.array(functions, FUNCTION),
             np.array([len(kind) if kind else -1 for kind in kinds], np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
+            self._methods(),
+            [[self._attributes.index(name) for name in own] for own in own_attributes(self._program)],
             self._constants,
             self._places,
             self._attributes,
             self._names,
         )
         return code, []
+
+    def _function(self, scope: Scope) -> tuple[int, ...]:
+        """Compiles a function and returns its FUNCTION."""
+        self._scope, start = scope, len(self._instructions)
+        self._depth, self._deepest, self._deepest_3_8 = 0, 0, 0
+        self._locals = {name: slot for slot, name in enumerate(scope.parameters)}
+        if len(self._locals) < len(scope.parameters):
+            self._problems.append(Problem((*scope.place[:-1], "parameters"), "two have the same name"))
+        self._problems += [
+            Problem((*scope.place[:-1], "nonlocal"), f"{name!r} is a variable of no function around this one")
+            for name in scope.nonlocals
+            if name not in scope.free and not self._surveys
+        ]
+        self._make_cells()
+        self._block(scope.body, scope.place)
+        self._constant(None)
+        self._emit(Do.RETURN)
+        self._names.append([*self._locals, *scope.cells, *scope.free])
+        count = len(scope.fast) + len(scope.cells) + len(scope.free)
+        stack = self._deepest, self._deepest_3_8
+        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free)
+
+    def _make_cells(self) -> None:
+        """Emits the instructions that create the cells of a function, in the order of both ranges of releases."""
+        scope = self._scope
+        now = sorted(scope.cells, key=lambda name: self._cell(name)[0])
+        for name, name_3_10 in zip(now, scope.cells, strict=True):
+            source = scope.parameters.index(name_3_10) + 1 if name_3_10 in scope.parameters else 0
+            self._emit(Do.MAKE_CELL, self._cell(name)[0], self._cell(name_3_10)[1] + (source << SLOT_BITS))
+
+    def _cell(self, name: str) -> tuple[int, int]:
+        """Returns the slot of a cell from 3.11 on, and that up to 3.10."""
+        scope = self._scope
+        own = len(scope.fast) + [*scope.cells, *scope.free].index(name)
+        return scope.parameters.index(name) if name in scope.parameters else own, own
+
+    def _in_cell(self, name: str) -> bool:
+        return name in self._scope.cells or name in self._scope.free
+
+    def _methods(self) -> np.ndarray:
+        """Returns the function of each method in each class."""
+        found = np.full((len(self._classes), len(self._attributes)), -1, np.int64)
+        for scope in self._scopes:
+            if scope.method and scope.method != INIT:
+                found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
+        return found
 
     def _emit(self, do: Do, argument: int = 0, other: int = 0) -> int:
         self._reach(_MORE.get(do, 0))
@@ -248,7 +343,11 @@ class _Compiler:
             self._store(name)
 
     def _store(self, name: str) -> None:
-        self._emit(Do.STORE, self._locals.setdefault(name, len(self._locals)))
+        self._scope.bound.add(name)
+        if self._in_cell(name):
+            self._emit(Do.STORE_CELL, *self._cell(name))
+        else:
+            self._emit(Do.STORE, self._locals.setdefault(name, len(self._locals)))
 
     @_statement.register
     def _(self, form: language.Set) -> None:
@@ -270,16 +369,27 @@ class _Compiler:
     @_statement.register
     def _(self, form: language.Drop) -> None:
         for name in form.drop:
-            self._emit(Do.DELETE, self._slot(name))
+            self._scope.bound.add(name)
+            if self._in_cell(name):
+                self._emit(Do.DELETE_CELL, *self._cell(name))
+            else:
+                self._emit(Do.DELETE, self._slot(name))
 
     def _slot(self, name: str) -> int:
         if name not in self._locals:
-            self._problem(f"{name!r} is not bound here; {nearest(name, [*self._locals])}")
+            known = [*self._locals, *self._scope.cells, *self._scope.free]
+            self._problem(f"{name!r} is not bound here; {nearest(name, known)}")
         return self._locals.setdefault(name, len(self._locals))
 
     def _load(self, place: str) -> None:
         name, *attributes = place.split(".")
-        self._emit(Do.LOAD, self._slot(name))
+        self._scope.used.add(name)
+        if self._in_cell(name):
+            self._emit(Do.LOAD_CELL, *self._cell(name))
+        elif name in self._functions and not self._scope.is_local(name):
+            self._constant(FunctionValue(self._functions.index(name)))
+        else:
+            self._emit(Do.LOAD, self._slot(name))
         for attribute in attributes:
             self._emit(Do.ATTRIBUTE, self._attribute(attribute))
 
@@ -327,7 +437,24 @@ class _Compiler:
         self._emit(Do.CLEAR)
 
     @_statement.register
+    def _(self, form: language.Define) -> None:
+        scope = self._scope.inner.get(id(form))
+        if scope is None:
+            place = (*self._places[-1], "do")
+            scope = Scope(place, form.parameters, form.do, self._scope, tuple(form.nonlocal_), name=form.define)
+            self._scope.inner[id(form)] = scope
+            self._scopes.append(scope)
+        for name in scope.free:
+            self._emit(Do.LOAD_CLOSURE, *self._cell(name))
+        if scope.free:
+            self._emit(Do.TUPLE, len(scope.free))
+        self._emit(Do.MAKE_CLOSURE if scope.free else Do.MAKE_FUNCTION, scope.number)
+        self._store(form.define)
+
+    @_statement.register
     def _(self, form: language.Return) -> None:
+        if self._scope.method == INIT:
+            self._problem(f"{INIT} returns no value")
         self._expression(form.return_)
         depth = self._depth
         for _ in range(self._loops):
@@ -505,15 +632,56 @@ class _Compiler:
         if form.new not in self._classes:
             self._problem(f"unknown class {form.new!r}; {nearest(form.new, self._classes)}")
             return
-        self._called.add(form.new)
-        self._emit(Do.NEW, self._classes.index(form.new))
+        self._scope.used.add(form.new)
+        if self._scope.is_variable(form.new):
+            self._problem(f"{form.new!r} is a variable here, so the class cannot be called here")
+        init = self._program.classes[form.new].methods.get(INIT)
+        wanted, which = len(init.parameters) if init else 0, self._classes.index(form.new)
+        if wanted != len(form.with_):
+            has = f"{INIT} of {form.new} has {wanted} parameters" if init else f"{form.new} has no {INIT}"
+            self._problem(f"{has}, and is called with {len(form.with_)}")
+        if init is None:
+            self._emit(Do.NEW, which)
+            return
+        depth = self._depth
+        self._depth += 1  # the class
+        for each in form.with_:
+            self._expression(each)
+        self._depth = depth  # what follows is not on CPython's stack
+        self._emit(Do.MAKE_ARGUMENTS, wanted, which)
+        self._emit(Do.NEW, which, IN_CALL)
+        self._emit(Do.CALL_INIT, self._init_of(form.new), wanted)
+        self._emit(Do.END_INIT, wanted)
+
+    def _init_of(self, name: str) -> int:
+        """Returns the number of the function `__init__` of a class."""
+        place = ("classes", name, "methods", INIT, "do")
+        return next(scope.number for scope in self._scopes if scope.place == place)
 
     @_expression.register
     def _(self, form: language.Call) -> None:
+        owner, _, name = form.call.rpartition(".")
+        self._scope.used.add(form.call.partition(".")[0])
+        if owner:
+            self._load(owner)
+            self._emit(Do.LOAD_METHOD, self._attribute(name))
+            self._arguments(form, Do.CALL_METHOD)
+        elif self._scope.is_variable(name):
+            self._load(name)
+            self._arguments(form, Do.CALL_VALUE)
+        else:
+            self._call_function(form)
+
+    def _arguments(self, form: language.Call, do: Do) -> None:
+        for each in form.with_:
+            self._expression(each)
+        self._emit(do, len(form.with_))
+
+    def _call_function(self, form: language.Call) -> None:
         if form.call not in self._functions:
-            self._problem(f"unknown function {form.call!r}; {nearest(form.call, self._functions)}")
+            known = [*self._functions, *self._scope.defined]
+            self._problem(f"unknown function {form.call!r}; {nearest(form.call, known)}")
             return
-        self._called.add(form.call)
         wanted = len(self._program.functions[form.call].parameters)
         if wanted != len(form.with_):
             self._problem(f"{form.call} has {wanted} parameters, and is called with {len(form.with_)}")
@@ -541,24 +709,6 @@ class _Compiler:
         self._depth -= 2
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
-
-
-def _attributes(program: Program) -> list[str]:
-    """Returns the attributes that instances can have: all slots, and what is set if there are classes without slots."""
-    names = [slot for kind in program.classes.values() for slot in kind.slots or ()]
-    if any(kind.slots is None for kind in program.classes.values()):
-        for body in [*(each.do for each in program.functions.values()), program.main]:
-            names += _set_attributes(body)
-    return list(dict.fromkeys(names))
-
-
-def _set_attributes(body: list[Statement]) -> Iterator[str]:
-    """Yields the attributes that statements set."""
-    for form in body:
-        if isinstance(form, language.Set):
-            yield from (place.rpartition(".")[2] for place in form.set if "." in place)
-        for inner in ("do", "otherwise"):
-            yield from _set_attributes(getattr(form, inner, []))
 
 
 def _number(expression: Expression) -> int | None:

@@ -13,9 +13,11 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.dicts import clear_dict
 from replay.objects.heap import (
+    CELL,
     DICT,
     DICT_ITERATOR,
     FREE_LISTS,
+    FUNCTION,
     GARBAGE,
     GENERATIONS,
     INSTANCE,
@@ -23,6 +25,7 @@ from replay.objects.heap import (
     KINDS,
     LIST,
     MALLOC,
+    METHOD,
     OBJ,
     OPEN,
     PERMANENT,
@@ -53,6 +56,9 @@ GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
+WITH_OWNER = (SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD)
+"""Kinds of objects whose only reference is `owner`."""
+
 
 @leaf
 def _move_all(heap, source, target):
@@ -69,15 +75,14 @@ def _move_all(heap, source, target):
 @leaf
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
-    is_iterator = heap.objects[number].kind in (SEQUENCE_ITERATOR, DICT_ITERATOR)
-    return np.int64(1) if is_iterator else references(heap, number)
+    return np.int64(1) if heap.objects[number].kind in WITH_OWNER else references(heap, number)
 
 
 @leaf
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR):
+    if entry.kind in WITH_OWNER:
         return np.int64(entry.owner)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 
@@ -234,7 +239,7 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET):  # the others cannot be cleared
+    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL):  # the others cannot be cleared
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
@@ -250,6 +255,10 @@ def _clear_object(heap, number):
         clear_dict(heap, number)
     elif kind in (DICT, SET):
         _clear_table(heap, number)
+    elif kind in WITH_OWNER:
+        if heap.objects[number].owner:
+            drop(heap, np.int64(heap.objects[number].owner))
+        heap.objects[number].owner = 0
     else:
         _clear_slots(heap, number)
 
@@ -285,18 +294,18 @@ def _empty_free_lists(machine):
     """Frees one block of the free lists."""
     heap, state = machine.heap, machine.state[0]
     collector = heap.collector[0]
-    if state.frames_kept:
-        state.frames_kept -= 1
-        free_counted_block(heap, machine.kept_frames[state.frames_kept].block)
-        return
     while collector.free_list < FREE_LISTS:
+        if state.frames_kept and collector.free_list:  # after those of bound methods
+            state.frames_kept -= 1
+            free_counted_block(heap, machine.kept_frames[state.frames_kept].block)
+            return
         which = np.int64(heap.emptied[collector.free_list])
         if heap.kept_counts[which]:
             heap.kept_counts[which] -= 1
             block = np.int64(heap.kept[which, heap.kept_counts[which]])
             if which >= KINDS or has_header(which):
                 free_counted_block(heap, block)
-            else:
+            elif block:  # 0: a block that is older than the program
                 free_block(heap, heap.rules[0].keys_domain if which == KEYS else OBJ, block)
             return
         collector.free_list += 1

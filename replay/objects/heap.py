@@ -54,11 +54,17 @@ class Kind(IntEnum):
     OPEN = auto()
     """An instance that has a dict."""
     SET = auto()
+    FUNCTION = auto()
+    CELL = auto()
+    METHOD = auto()
+    """A bound method."""
+    FRAME = auto()
+    """The memory of a frame that is freed, up to 3.10: no object."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET,
+    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, FRAME,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -76,8 +82,9 @@ OBJECT = record(
 )  # fmt: skip
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
-which text a constant is, 0 for one of the letter x only.
-`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict.
+which text a constant is, 0 for one of the letter x only; the function of a bound method.
+`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
+function, content of a cell, instance of a bound method.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
@@ -107,6 +114,7 @@ RULES = record(
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
+    "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
 )  # fmt: skip
 
 
@@ -195,7 +203,9 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR)
+    return kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, FRAME,
+    )  # fmt: skip
 
 
 @leaf

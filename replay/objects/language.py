@@ -15,6 +15,8 @@ from replay.support.yaml_documents import Form
 
 MAIN = "main"
 """The function that a program starts with. It has no parameters."""
+SELF, INIT = "self", "__init__"
+"""The first parameter of methods; the method that `new` calls."""
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
@@ -40,6 +42,7 @@ Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
 Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
+MethodName = Annotated[str, Field(pattern=rf"^({_WORD}|{INIT})$"), AfterValidator(_no_keywords)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
 
@@ -108,15 +111,19 @@ class NewSet(Form):
 
 
 class New(Form):
-    """A new instance of a class: `Node()`."""
+    """A new instance of a class: `Node(a, b)`. The values are those of `__init__`, if the class has it."""
 
     new: Name
+    with_: list["Expression"] = Field(default_factory=list, alias="with")
 
 
 class Call(Form):
-    """A call of a function, `f(a, b)`: a statement or an expression."""
+    """A call, `f(a, b)` or `node.method(a, b)`: a statement or an expression.
 
-    call: Name
+    `f` is a variable, or else a function of the program.
+    """
+
+    call: Place
     with_: list["Expression"] = Field(default_factory=list, alias="with")
 
 
@@ -220,6 +227,16 @@ class SwitchCollector(Form):
     collector: Literal["disable", "enable", "freeze", "unfreeze"]
 
 
+class Define(Form):
+    """`def name(a, b):` in a function. It can use the variables of the functions around it, and bind those that
+    `nonlocal` lists."""
+
+    define: Name
+    parameters: list[Name] = Field(default_factory=list)
+    nonlocal_: list[Name] = Field(default_factory=list, alias="nonlocal")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+
+
 class Return(Form):
     """`return a`."""
 
@@ -276,7 +293,7 @@ STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey,
+        Repeat, Each, Choose, IfKey, Define,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -343,16 +360,11 @@ Statement: TypeAlias = Annotated[
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
     | Annotated[Choose, Tag("choose")]
-    | Annotated[IfKey, Tag("if_key")],
+    | Annotated[IfKey, Tag("if_key")]
+    | Annotated[Define, Tag("define")],
     Discriminator(_tag),
     _known("statement"),
 ]
-
-
-class Class(Form):
-    """A class whose instances have these attributes and no dict; without `slots`, any attributes."""
-
-    slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
 
 
 class Function(Form):
@@ -360,6 +372,16 @@ class Function(Form):
 
     parameters: list[Name] = Field(default_factory=list)
     do: Annotated[list[Statement], Field(min_length=1)]
+
+
+class Class(Form):
+    """A class whose instances have these attributes and no dict; without `slots`, any attributes.
+
+    The first parameter of its methods is `self`, which is not listed.
+    """
+
+    slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
+    methods: dict[MethodName, Function] = Field(default_factory=dict)
 
 
 class Collector(Form):

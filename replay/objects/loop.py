@@ -8,11 +8,21 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
-from replay.objects.calls import call, enter_frame, return_value
+from replay.objects.calls import (
+    call,
+    call_init,
+    call_method,
+    call_value,
+    end_init,
+    enter_frame,
+    make_arguments,
+    return_value,
+)
 from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
+from replay.objects.functions import make_cell, make_function, method_of, use_cell
 from replay.objects.heap import (
     BYTES,
     DICT,
@@ -41,14 +51,19 @@ from replay.objects.machine import (
     APPEND,
     ATTRIBUTE,
     CALL,
+    CALL_INIT,
+    CALL_METHOD,
+    CALL_VALUE,
     CHOOSE,
     CLEAR,
     COLLECT,
     CONSTANT,
     CONTAINS,
     DELETE,
+    DELETE_CELL,
     DISCARD,
     DISCARD_ELEMENT,
+    END_INIT,
     FAILED,
     FOUND,
     HALF,
@@ -59,8 +74,15 @@ from replay.objects.machine import (
     LETTERS,
     LIST_OF_CONSTANTS,
     LOAD,
+    LOAD_CELL,
+    LOAD_CLOSURE,
+    LOAD_METHOD,
+    MAKE_ARGUMENTS,
     MAKE_BYTES,
+    MAKE_CELL,
+    MAKE_CLOSURE,
     MAKE_DICT,
+    MAKE_FUNCTION,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
@@ -77,6 +99,7 @@ from replay.objects.machine import (
     SET_ITEM,
     SET_OF_CONSTANTS,
     STORE,
+    STORE_CELL,
     SUM,
     SWITCH_COLLECTOR,
     UNBOUND,
@@ -94,6 +117,10 @@ CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
 )  # fmt: skip
 """Instructions that push a new object."""
+USES_FUNCTIONS = (
+    MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
+    CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
+)  # fmt: skip
 ENABLE, FREEZE = SWITCHES.index("enable"), SWITCHES.index("freeze")
 
 
@@ -155,7 +182,6 @@ def _do(machine):
     if op in (SUM, PRODUCT):
         return compute(machine, op)
     if op == CALL:
-        state.checks = 1
         return call(machine, argument)
     if op == UNWIND:
         result, iterator = pop(machine), pop(machine)
@@ -182,7 +208,7 @@ def _create(machine, op, argument, other):
     """Runs an instruction that pushes a new object."""
     heap, state = machine.heap, machine.state[0]
     if op == NEW:
-        state.checks = 1
+        state.checks = other != IN_CALL
         slots = machine.classes[argument].slots
         return new_open(machine, argument) if slots < 0 else _new_instance(machine, argument, slots)
     if op == MAKE_TUPLE:
@@ -219,6 +245,8 @@ def _new_instance(machine, which, slots):
 def _do_rare(machine, op, argument, other):
     """Runs one of the instructions that are left."""
     state = machine.state[0]
+    if op in USES_FUNCTIONS:
+        return _use_function(machine, op, argument, other)
     if op == CHOOSE:
         return _choose(machine, argument, other)
     if op == COLLECT:
@@ -237,6 +265,40 @@ def _do_rare(machine, op, argument, other):
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
     return _compute_rare(machine, op)
+
+
+@leaf
+def _use_function(machine, op, argument, other):
+    """Runs an instruction of functions, cells and methods."""
+    if op in (LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE):
+        return use_cell(machine, op, argument, other)
+    if op == MAKE_CELL:
+        return make_cell(machine, argument, other)
+    if op in (MAKE_FUNCTION, MAKE_CLOSURE):
+        return make_function(machine, op, argument)
+    if op == CALL_VALUE:
+        return call_value(machine, argument)
+    if op == LOAD_METHOD:
+        return _load_method(machine, argument)
+    if op == CALL_METHOD:
+        return call_method(machine, argument)
+    if op == MAKE_ARGUMENTS:
+        return make_arguments(machine, argument, other)
+    return call_init(machine, argument, other) if op == CALL_INIT else end_init(machine, argument)
+
+
+@leaf
+def _load_method(machine, name):
+    """Replaces an instance by a method and itself, or by 0 and its attribute."""
+    state = machine.state[0]
+    number = np.int64(machine.stack[state.top - 1])
+    function = method_of(machine, number, name)
+    machine.stack[state.top - 1] = function
+    push(machine, number)
+    if function:
+        refer(machine.heap, function)
+        return True
+    return attribute(machine, name, False)
 
 
 @leaf

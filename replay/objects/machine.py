@@ -33,18 +33,25 @@ MISTAKES = (
     "the dict has other keys than at the start of the loop over it",
     "expected a set",
     "expected a dict or set",
+    "expected a function or bound method",
+    "the function has {limit} parameters, and is called with {value}",
+    "{name!r} is a method of this object, and cannot be set",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
+    NOT_FUNCTION, WRONG_COUNT, IS_METHOD,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room")
+FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee")
+"""`kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method
+that was called is on the stack, below the local variables."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks",
+    "value", "limit", "checks", "nested",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
-requested collection now (from 3.12 on)."""
+requested collection now (from 3.12 on). `nested`: number of calls of `__init__`, each of which takes two levels of
+CPython's limit."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -56,15 +63,17 @@ DEPTH_MAX = 900
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
     MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR, MAKE_DICT, DICT_OF_CONSTANTS,
     DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
+    MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
+    CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
 ) = map(int, Do)  # fmt: skip
 
 
 @by_reference
 class Machine(NamedTuple):
     """The heap; the code; `classes`: what their instances share; `slots`: the place of each attribute in each class;
-    `stack`: local variables and values of all calls; `constants`: the objects of constants; `attributes`: the names of
-    attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow
-    them."""
+    `methods`: the function of each method in each class, 0 for none; `stack`: local variables and values of all calls;
+    `constants`: the objects of constants; `attributes`: the names of attributes, one after the other; `ints`: small
+    integers. NONE, and the texts and bytes that exist once, follow them."""
 
     heap: Heap
     state: np.ndarray
@@ -72,6 +81,7 @@ class Machine(NamedTuple):
     functions: np.ndarray
     classes: np.ndarray
     slots: np.ndarray
+    methods: np.ndarray
     stack: np.ndarray
     frames: np.ndarray
     kept_frames: np.ndarray

@@ -7,7 +7,7 @@ is complete. The machine makes this allocation before the instruction, then coll
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.calls import frame_room
+from replay.objects.calls import FEW_ARGUMENTS, callee, frame_room
 from replay.objects.dicts import (
     DICT_BYTES,
     DICT_ITERATOR_BYTES,
@@ -17,11 +17,13 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
 from replay.objects.heap import (
     DICT,
     LIST,
     MALLOC,
     MEM,
+    METHOD,
     OPEN,
     SEQUENCE_ITERATOR,
     TUPLE,
@@ -30,11 +32,19 @@ from replay.objects.heap import (
     new_counted_block,
 )
 from replay.objects.machine import (
+    ATTRIBUTE,
     CALL,
+    CALL_INIT,
+    CALL_METHOD,
+    CALL_VALUE,
     DICT_OF_CONSTANTS,
     ITERATE,
     LIST_OF_CONSTANTS,
+    MAKE_ARGUMENTS,
+    MAKE_CELL,
+    MAKE_CLOSURE,
     MAKE_DICT,
+    MAKE_FUNCTION,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
@@ -56,8 +66,12 @@ def allocate_next(machine):
     if op == SET_ATTRIBUTE:
         return _allocate_attributes(machine, argument)
     size = _container_bytes(machine, op, argument)
+    before = np.int64(0)
+    if size and op == CALL_INIT and instruction.other >= FEW_ARGUMENTS:
+        before = new_block(heap, MALLOC, MEM, 8 * (instruction.other + 1))
     if size:
         collector.ready = new_counted_block(heap, size)
+    collector.ready_before = before
     return size > 0
 
 
@@ -66,8 +80,10 @@ def _container_bytes(machine, op, argument):
     """Returns the size of the object that an instruction allocates first, 0 for none."""
     heap, state = machine.heap, machine.state[0]
     rules = heap.rules[0]
-    if op == MAKE_TUPLE or (op == MAKE_RANGE and rules.range_arguments):
-        length = argument if op == MAKE_TUPLE else np.int64(1)
+    if op in (MAKE_TUPLE, MAKE_ARGUMENTS) or (op == MAKE_RANGE and rules.range_arguments):
+        length = np.int64(1) if op == MAKE_RANGE else argument
+        if op == MAKE_ARGUMENTS and length == 0:
+            return np.int64(0)
         return np.int64(0) if has_kept(heap, TUPLE, length) else rules.tuple_header + 8 * length
     if op in (MAKE_LIST, LIST_OF_CONSTANTS):
         return np.int64(0) if has_kept(heap, LIST, np.int64(0)) else np.int64(56)
@@ -81,9 +97,27 @@ def _container_bytes(machine, op, argument):
         if kind in (LIST, TUPLE):
             return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
-    if op == CALL and rules.frame_base and machine.functions[argument].block == 0 and state.frames_kept == 0:
-        return rules.frame_base + 8 * frame_room(heap, machine.functions[argument])
-    return np.int64(0)
+    if op in (MAKE_CELL, MAKE_FUNCTION, MAKE_CLOSURE):
+        return np.int64(CELL_BYTES) if op == MAKE_CELL else np.int64(rules.function_bytes)
+    if op == ATTRIBUTE:
+        has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
+        return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
+    return _frame_bytes(machine, op, argument)
+
+
+@leaf
+def _frame_bytes(machine, op, argument):
+    """Returns the size of the frame that an instruction allocates, 0 for none."""
+    heap, state = machine.heap, machine.state[0]
+    base, function = heap.rules[0].frame_base, np.int64(-1)
+    if base and state.frames_kept == 0:
+        if op in (CALL, CALL_INIT):
+            function = argument
+        elif op in (CALL_VALUE, CALL_METHOD):
+            function = callee(machine, op, argument)
+    if function < 0 or machine.functions[function].block:
+        return np.int64(0)
+    return base + 8 * frame_room(heap, machine.functions[function])
 
 
 @leaf

@@ -18,6 +18,10 @@ _SPECIALISED = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: 
 _INDEX_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 15: ALWAYS}
 _RIGHT_FIRST = {**_SPECIALISED, 15: ALWAYS}
 
+_FUNCTION_BYTES = {8: 136, 9: 136, 10: 144, 11: 152, 12: 160, 13: 160, 14: 168, 15: 168}
+SORTED_ATTRIBUTES = (3, 14)
+"""From this release on, a class has the attributes that its methods assign to `self` before its first instance."""
+
 
 def rules_of(version: tuple[int, ...]) -> np.ndarray:
     """Returns the RULES record of a release such as (3, 13), meaning its newest version, or of a version (3, 13, 0)."""
@@ -62,6 +66,12 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["method_first"] = (3, 11) <= release <= (3, 13)
     rules["frozen_twice"] = release <= (3, 13)
     rules["sets_reuse"] = release != (3, 9)
+    rules["function_bytes"] = _FUNCTION_BYTES[release[1]]
+    rules["cells_apart"] = release <= (3, 10)
+    rules["inits_inline"] = AFTER_FIRST_RUN if release >= (3, 13) else 0
+    rules["slots_inline"] = AFTER_FIRST_RUN if release >= (3, 14) else 0
+    rules["copies_arguments"] = release >= (3, 14)
+    rules["arguments_forward"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 
@@ -82,6 +92,7 @@ def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
     limits[len(Kind) + 1 : len(Kind) + TUPLES_KEPT] = 2000
     if release <= (3, 10):  # elsewhere, only shorter tuples are kept
         limits[len(Kind) + 20] = 0
+    limits[Kind.METHOD] = 256 if release <= (3, 8) else 20 if release >= (3, 14) else 0
     if release >= (3, 14):
         limits[Kind.INT] = 100
         limits[Kind.RANGE] = 6
@@ -95,5 +106,5 @@ def emptied_free_lists(version: tuple[int, ...]) -> np.ndarray:
     tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
     floats_first = version >= (3, 13)
     kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
-    order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
+    order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [Kind.METHOD, *tuples, Kind.FLOAT, *kinds]
     return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)

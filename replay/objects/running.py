@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant
+from replay.objects.code import Code, Constant, FunctionValue
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -32,6 +32,7 @@ from replay.objects.machine import (
     DEPTH_MAX,
     FRAME,
     FRAMES_KEPT,
+    IS_METHOD,
     MISTAKES,
     NO_ATTRIBUTE,
     NO_KEY,
@@ -40,7 +41,7 @@ from replay.objects.machine import (
     STATE,
     Machine,
 )
-from replay.objects.rules import emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.rules import SORTED_ATTRIBUTES, emptied_free_lists, free_list_limits, rules_of, thresholds
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
@@ -54,7 +55,10 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     objects, items, constants = _constants(code, ints)
     attributes = np.arange(len(objects), len(objects) + len(code.attributes))
     classes, more = _classes(code, len(objects) + len(attributes), bool(rules["splits_dicts"][0]))
-    objects = np.concatenate([objects, _names(code), more])
+    if release >= SORTED_ATTRIBUTES:
+        _fill(classes, code)
+    methods = len(objects) + len(attributes) + len(more)
+    objects = np.concatenate([objects, _names(code), more, _functions(code)])
     objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
@@ -86,7 +90,8 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         copied(code.instructions),
         code.functions.copy(),
         classes,
-        code.slots.copy(),
+        _slots(code, release),
+        np.where(code.methods < 0, 0, methods + code.methods),
         np.zeros(4 * need, np.int32),
         np.zeros(DEPTH_MAX + 1, FRAME),
         np.zeros(FRAMES_KEPT, FRAME),
@@ -110,6 +115,8 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
             children = [number(each) for each in value]
             entries.append((Kind.TUPLE, len(value), len(items), 0))
             items.extend(children)
+        elif isinstance(value, FunctionValue):
+            entries.append((Kind.FUNCTION, value.number, 0, 0))
         elif isinstance(value, str):
             entries.append((Kind.TEXT, len(value), 0, texts.index(value) + 1 if value in texts else 0))
         else:
@@ -139,6 +146,29 @@ def _names(code: Code) -> np.ndarray:
     names = np.zeros(len(code.attributes), OBJECT)
     names["kind"], names["refs"], names["capacity"] = Kind.TEXT, IMMORTAL, -1 - np.arange(len(names))
     return names
+
+
+def _functions(code: Code) -> np.ndarray:
+    """Returns an object for each function of the program, which lives forever."""
+    functions = np.zeros(len(code.functions), OBJECT)
+    functions["kind"], functions["refs"], functions["length"] = Kind.FUNCTION, IMMORTAL, np.arange(len(functions))
+    return functions
+
+
+def _slots(code: Code, release: tuple[int, ...]) -> np.ndarray:
+    """Returns the place of each attribute in each class before its first instance."""
+    slots = code.slots.copy()
+    if release >= SORTED_ATTRIBUTES:
+        for row, own in zip(slots, code.own, strict=True):
+            row[own[:SHARED_KEYS]] = np.arange(len(own[:SHARED_KEYS]))
+    return slots
+
+
+def _fill(classes: np.ndarray, code: Code) -> None:
+    """Gives classes the attributes that their methods assign to `self`."""
+    counts = np.minimum([len(own) for own in code.own], SHARED_KEYS).astype(np.int64)
+    classes["entries"] += counts
+    classes["usable"] -= counts
 
 
 def _classes(code: Code, first: int, splits_dicts: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +234,7 @@ def _sentence(program: ObjectProgram, machine: Machine) -> str:
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
     else:
-        names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
+        names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]
         name = names[state.value] if state.value < len(names) else ""
     what = MISTAKES[state.mistake].format(
         name=name,

@@ -26,11 +26,18 @@ def write_twin(program: Program) -> str:
     lines: list[str] = []
     for name, kind in program.classes.items():
         lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"]
+        for method, function in kind.methods.items():
+            written = _function(method, [language.SELF, *function.parameters], function.do)
+            lines += [f"    {line}" for line in written]
     functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
     for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
-        definitions += [f"def {name}({', '.join(parameters)}):", *_indented(body)]
+        definitions += _function(name, parameters, body)
     return "\n".join([*definitions, *lines]) + "\n"
+
+
+def _function(name: str, parameters: Sequence[str], body: Sequence[Statement]) -> list[str]:
+    return [f"def {name}({', '.join(parameters)}):", *_indented(body)]
 
 
 def _indented(body: Sequence[Statement]) -> Iterator[str]:
@@ -113,6 +120,13 @@ def _(form: language.Collect) -> list[str]:
 @_lines.register
 def _(form: language.SwitchCollector) -> list[str]:
     return [f"gc.{form.collector}()"]
+
+
+@_lines.register
+def _(form: language.Define) -> list[str]:
+    first, *lines = _function(form.define, form.parameters, form.do)
+    outer = [f"    nonlocal {', '.join(form.nonlocal_)}"] if form.nonlocal_ else []
+    return [first, *outer, *lines]
 
 
 @_lines.register
@@ -204,7 +218,7 @@ def _(form: language.NewSet) -> str:
 
 @python.register
 def _(form: language.New) -> str:
-    return f"{form.new}()"
+    return f"{form.new}({', '.join(map(python, form.with_))})"
 
 
 @python.register
