@@ -3,8 +3,9 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import OBJ, REALLOC, drop, emit, free_counted_block, new_counted_block, refer
-from replay.objects.machine import DEPTH_MAX, FRAMES_KEPT, TOO_DEEP, fail, pop, push
+from replay.objects.frame_objects import end_unreferred, is_referred, keep_frame, leave_variables
+from replay.objects.heap import OBJ, REALLOC, drop, emit, new_counted_block, refer
+from replay.objects.machine import DEPTH_MAX, TOO_DEEP, fail, pop, push
 
 
 @leaf
@@ -38,18 +39,9 @@ def enter_frame(machine, function):
 @leaf
 def leave_frame(machine, function):
     """Keeps the memory of a frame for the function's next call, or for any call, or frees it."""
-    heap, state, called = machine.heap, machine.state[0], machine.functions[function]
-    frame = machine.frames[state.depth]
-    if heap.rules[0].frame_base == 0:
-        return
-    if called.block == 0:
-        called.block, called.room = frame.block, frame.room
-    elif state.frames_kept < FRAMES_KEPT:
-        kept = machine.kept_frames[state.frames_kept]
-        kept.block, kept.room = frame.block, frame.room
-        state.frames_kept += 1
-    else:
-        free_counted_block(heap, frame.block)
+    frame = machine.frames[machine.state[0].depth]
+    if machine.heap.rules[0].frame_base:
+        keep_frame(machine, function, np.int64(frame.block), np.int64(frame.room))
 
 
 @leaf
@@ -84,12 +76,17 @@ def return_value(machine):
     if heap.rules[0].keeps_arguments:
         for slot in range(called.parameters):
             drop(heap, np.int64(machine.stack[state.locals + called.locals + slot]))
-    for index in range(called.locals):
-        slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
-        if machine.stack[state.locals + slot]:
-            drop(heap, np.int64(machine.stack[state.locals + slot]))
+    if is_referred(machine):
+        leave_variables(machine)
+    else:
+        if machine.frames[state.depth].object:
+            end_unreferred(machine)
+        for index in range(called.locals):
+            slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
+            if machine.stack[state.locals + slot]:
+                drop(heap, np.int64(machine.stack[state.locals + slot]))
+        leave_frame(machine, state.function)
     state.top = state.locals
-    leave_frame(machine, state.function)
     if state.depth == 0:
         return False
     state.depth -= 1

@@ -15,6 +15,8 @@ from replay.objects.dicts import clear_dict
 from replay.objects.heap import (
     DICT,
     DICT_ITERATOR,
+    EXCEPTION,
+    FRAME,
     FREE_LISTS,
     GARBAGE,
     GENERATIONS,
@@ -28,6 +30,7 @@ from replay.objects.heap import (
     PERMANENT,
     SEQUENCE_ITERATOR,
     SET,
+    TRACEBACK,
     TUPLE,
     drop,
     emit,
@@ -79,6 +82,9 @@ def _child(heap, number, index):
     entry = heap.objects[number]
     if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR):
         return np.int64(entry.owner)
+    if entry.kind == FRAME:  # its caller, then the variables
+        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + place])
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 
 
@@ -234,7 +240,8 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET):  # the others cannot be cleared
+    kind = heap.objects[number].kind
+    if kind in (LIST, DICT, INSTANCE, OPEN, SET, EXCEPTION, TRACEBACK, FRAME):  # the others cannot be cleared
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
@@ -250,6 +257,8 @@ def _clear_object(heap, number):
         clear_dict(heap, number)
     elif kind in (DICT, SET):
         _clear_table(heap, number)
+    elif kind == FRAME:
+        _clear_variables(heap, number)
     else:
         _clear_slots(heap, number)
 
@@ -278,6 +287,17 @@ def _clear_slots(heap, number):
         if heap.items[place]:
             drop(heap, np.int64(heap.items[place]))
             heap.items[place] = 0
+
+
+@leaf
+def _clear_variables(heap, number):
+    """Drops the variables of a frame object, from the first on; not its caller."""
+    entry = heap.objects[number]
+    for index in range(entry.length - 1):
+        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
+        if heap.items[entry.first + slot]:
+            drop(heap, np.int64(heap.items[entry.first + slot]))
+            heap.items[entry.first + slot] = 0
 
 
 @leaf

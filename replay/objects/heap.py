@@ -54,11 +54,15 @@ class Kind(IntEnum):
     OPEN = auto()
     """An instance that has a dict."""
     SET = auto()
+    EXCEPTION = auto()
+    TRACEBACK = auto()
+    """An entry of a traceback: the next entry, and a frame object."""
+    FRAME = auto()
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET,
+    DICT_ITERATOR, KEYS, OPEN, SET, EXCEPTION, TRACEBACK, FRAME,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -107,6 +111,8 @@ RULES = record(
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
+    "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
+    "pushes_addresses", "pushes_places",
 )  # fmt: skip
 
 
@@ -195,7 +201,9 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR)
+    return kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, EXCEPTION, TRACEBACK, FRAME,
+    )  # fmt: skip
 
 
 @leaf
@@ -362,7 +370,7 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -379,7 +387,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -433,7 +441,11 @@ def _references(heap, number):
 @leaf
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
-    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET)
+    if heap.rules[0].trashcan_levels == 0:
+        return False
+    if kind == EXCEPTION:
+        return heap.rules[0].delays_exceptions > 0
+    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME)
 
 
 @leaf
@@ -468,7 +480,7 @@ def _leave_trashcan(heap):
 
 @leaf
 def drop_next(heap):
-    """Takes one step of dropping references."""
+    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; else 0."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
@@ -477,13 +489,13 @@ def drop_next(heap):
         entry.refs -= 1
         if entry.refs or number == 0:
             counts.dying -= 1
-            return
+            return np.int64(0)
         untrack(heap, number)
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
             task.position = _references(heap, number)
-        return
+        return np.int64(0)
     if task.position:
         task.position -= 1
         if is_forward(entry.kind):
@@ -494,17 +506,19 @@ def drop_next(heap):
             child = entry.owner
         if child:
             drop(heap, child)
-        return
+        return np.int64(0)
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
-        return
+        return np.int64(0)
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted = _is_nested(heap, entry.kind)
-    end_object(heap, number)
+    is_counted, is_kept = _is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    if not is_kept:
+        end_object(heap, number)
     if is_counted:
         _leave_trashcan(heap)
+    return np.int64(number if is_kept else 0)

@@ -18,8 +18,18 @@ MAIN = "main"
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
-RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE"}
-"""Names of functions and constants in the program's twin."""
+EXCEPTIONS = {
+    "Exception": "Exception",
+    "ArithmeticError": "Exception", "OverflowError": "ArithmeticError", "ZeroDivisionError": "ArithmeticError",
+    "AssertionError": "Exception",
+    "LookupError": "Exception", "IndexError": "LookupError", "KeyError": "LookupError",
+    "RuntimeError": "Exception", "NotImplementedError": "RuntimeError",
+    "TypeError": "Exception",
+    "ValueError": "Exception",
+}  # fmt: skip
+"""The exceptions that a program can raise, and their base classes. All have the same size."""
+RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
+"""Names of functions, classes and constants in the program's twin."""
 
 
 def _unreserved(name: str) -> str:
@@ -27,6 +37,22 @@ def _unreserved(name: str) -> str:
     if name in RESERVED or keyword.iskeyword(name):
         raise ValueError(f"{name!r} has a meaning in Python; choose another name")
     return name
+
+
+def _exception(name: str) -> str:
+    """Returns the name of an exception; raises ValueError for others."""
+    if name not in EXCEPTIONS:
+        raise ValueError(f"unknown exception {name!r}; {nearest(name, [*EXCEPTIONS])}")
+    return name
+
+
+def _exceptions(names: Any) -> Any:
+    """Returns the name of an exception, or a list of them; raises ValueError for others."""
+    if not isinstance(names, (str, list)) or not names:
+        raise ValueError("expected an exception such as `KeyError`, or a list of them")
+    for name in [names] if isinstance(names, str) else names:
+        _exception(str(name))
+    return names
 
 
 def _no_keywords(place: str) -> str:
@@ -40,6 +66,7 @@ Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
 Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
+ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
 
@@ -226,6 +253,23 @@ class Return(Form):
     return_: "Expression" = Field(alias="return")
 
 
+class Raise(Form):
+    """`raise ValueError(a, b)`, of a class; without `with`, `raise ValueError`. Or `raise e`, of an exception."""
+
+    raise_: "Expression" = Field(alias="raise")
+    with_: list["Expression"] | None = Field(default=None, alias="with")
+
+
+class Try(Form):
+    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both."""
+
+    try_: Annotated[list["Statement"], Field(alias="try", min_length=1)]
+    except_: ExceptionNames | None = Field(default=None, alias="except")
+    as_: Name | None = Field(default=None, alias="as")
+    handle: Annotated[list["Statement"], Field(min_length=1)] | None = None
+    finally_: Annotated[list["Statement"], Field(min_length=1)] | None = Field(default=None, alias="finally")
+
+
 class Repeat(Form):
     """`for i in range(n):`."""
 
@@ -276,7 +320,7 @@ STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey,
+        Repeat, Each, Choose, IfKey, Raise, Try,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -343,7 +387,9 @@ Statement: TypeAlias = Annotated[
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
     | Annotated[Choose, Tag("choose")]
-    | Annotated[IfKey, Tag("if_key")],
+    | Annotated[IfKey, Tag("if_key")]
+    | Annotated[Raise, Tag("raise")]
+    | Annotated[Try, Tag("try")],
     Discriminator(_tag),
     _known("statement"),
 ]

@@ -13,6 +13,8 @@ from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
+from replay.objects.exceptions import do_exception
+from replay.objects.frame_objects import end_frame
 from replay.objects.heap import (
     BYTES,
     DICT,
@@ -39,6 +41,7 @@ from replay.objects.instances import new_open
 from replay.objects.machine import (
     ADD,
     APPEND,
+    ARGUMENTS,
     ATTRIBUTE,
     CALL,
     CHOOSE,
@@ -55,6 +58,7 @@ from replay.objects.machine import (
     ITEM,
     ITERATE,
     JUMP,
+    LEAVE_FINALLY,
     LENGTH,
     LETTERS,
     LIST_OF_CONSTANTS,
@@ -88,6 +92,7 @@ from replay.objects.machine import (
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
+from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
 
 CREATES = (
@@ -233,6 +238,8 @@ def _do_rare(machine, op, argument, other):
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
+    if ARGUMENTS <= op <= LEAVE_FINALLY:
+        return do_exception(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
@@ -338,14 +345,16 @@ def run_machine(machine):
     while _has_room(machine):
         counts.steps += 1
         if counts.dying:
-            drop_next(heap)
+            ended = drop_next(heap)
+            if ended:
+                end_frame(machine, ended)
         elif heap.collector[0].phase:
             collect_next(machine)
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):
             pass
-        elif not _do(machine):
+        elif not (unwind_next(machine) if state.unwinding else _do(machine)):
             if state.mistake:
                 return FAILED
             state.is_over = 1

@@ -17,6 +17,8 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
+from replay.objects.handlers import CLASS_BITS
 from replay.objects.heap import (
     DICT,
     LIST,
@@ -30,6 +32,7 @@ from replay.objects.heap import (
     new_counted_block,
 )
 from replay.objects.machine import (
+    ARGUMENTS,
     CALL,
     DICT_OF_CONSTANTS,
     ITERATE,
@@ -39,11 +42,16 @@ from replay.objects.machine import (
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
+    MATCH,
     NEW,
+    NEW_EXCEPTION,
+    RAISE_CLASS,
+    RETURN,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
 )
 from replay.objects.sets import SET_BYTES
+from replay.objects.unwinding import unwinding_bytes
 
 
 @leaf
@@ -51,6 +59,11 @@ def allocate_next(machine):
     """Makes the counted allocation of the next instruction, if it has one; returns whether it has."""
     heap, collector, instruction = machine.heap, machine.heap.collector[0], machine.instructions[machine.state[0].at]
     op, argument = instruction.op, instruction.argument
+    if machine.state[0].unwinding:
+        size = unwinding_bytes(machine)
+        if size:
+            collector.ready = new_counted_block(heap, size)
+        return size > 0
     if op in (MAKE_DICT, DICT_OF_CONSTANTS):
         return _allocate_dict(machine, argument, op == DICT_OF_CONSTANTS)
     if op == SET_ATTRIBUTE:
@@ -81,9 +94,25 @@ def _container_bytes(machine, op, argument):
         if kind in (LIST, TUPLE):
             return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
+    if op >= ARGUMENTS or op == RETURN:
+        return _exception_bytes(machine, op, argument)
     if op == CALL and rules.frame_base and machine.functions[argument].block == 0 and state.frames_kept == 0:
         return rules.frame_base + 8 * frame_room(heap, machine.functions[argument])
     return np.int64(0)
+
+
+@leaf
+def _exception_bytes(machine, op, argument):
+    """Returns the size of the object that an instruction of exceptions, or a `return`, allocates first, 0 for none."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    if op in (NEW_EXCEPTION, RAISE_CLASS):
+        return np.int64(rules.exception_bytes)
+    if op == RETURN:
+        caller = machine.state[0].depth - 1
+        is_new = is_referred(machine) and needs_frame_object(machine, caller)
+        return frame_object_bytes(machine, caller) if is_new else np.int64(0)
+    length = argument if op == ARGUMENTS else argument >> CLASS_BITS if op == MATCH else np.int64(0)
+    return rules.tuple_header + 8 * length if length and not has_kept(heap, TUPLE, length) else np.int64(0)
 
 
 @leaf

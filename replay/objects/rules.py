@@ -62,6 +62,13 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["method_first"] = (3, 11) <= release <= (3, 13)
     rules["frozen_twice"] = release <= (3, 13)
     rules["sets_reuse"] = release != (3, 9)
+    rules["exception_bytes"] = 88 if release >= (3, 11) else 80
+    rules["exception_first"] = release >= (3, 14)
+    rules["separate_traceback"] = release <= (3, 11)
+    rules["handlers_last"] = release == (3, 12)
+    rules["delays_exceptions"] = (3, 11) <= release <= (3, 12)
+    rules["pushes_addresses"] = release == (3, 8)
+    rules["pushes_places"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant
+from replay.objects.code import Code, Constant, code_of_3_8
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -26,9 +26,10 @@ from replay.objects.heap import (
     Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
-from replay.objects.language import LARGEST, Program
+from replay.objects.language import EXCEPTIONS, LARGEST, Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
+    CRITICAL_LENGTH,
     DEPTH_MAX,
     FRAME,
     FRAMES_KEPT,
@@ -38,9 +39,12 @@ from replay.objects.machine import (
     NO_VALUE,
     NONE,
     STATE,
+    UNCAUGHT,
     Machine,
 )
+from replay.objects.offsets import far_instructions
 from replay.objects.rules import emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
@@ -84,7 +88,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         heap,
         state,
         copied(code.instructions),
-        code.functions.copy(),
+        _functions(code, release, program),
         classes,
         code.slots.copy(),
         np.zeros(4 * need, np.int32),
@@ -93,7 +97,21 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         constants,
         attributes,
         np.arange(1, ints + 1),
+        code.regions,
+        code.region_of,
+        far_instructions(code, release),
     )
+
+
+def _functions(code: Code, release: tuple[int, ...], program: Program) -> np.ndarray:
+    """Returns the functions, with the sizes of their frame objects from 3.11 on."""
+    functions = code.functions.copy()
+    if code.has_exceptions and release[:2] >= (3, 11):
+        base = 136 if release[:2] <= (3, 12) else 152 if release[:2] == (3, 13) else 168
+        bodies = [*(function.do for function in program.functions.values()), program.main]
+        sizes = [stack_size(body, release) for body in bodies]
+        functions["object_bytes"] = base + 8 * (functions["locals"] + sizes)
+    return functions
 
 
 def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,6 +202,8 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
 
     Raises WorkloadError for a mistake of the running program.
     """
+    if release[:2] == (3, 8):
+        program = program._replace(code=code_of_3_8(program.code))
     machine = new_machine(program.code, release, program.program)
     while True:
         status = run_machine(machine)
@@ -203,6 +223,10 @@ def _sentence(program: ObjectProgram, machine: Machine) -> str:
     code, state = program.code, machine.state[0]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
+    elif state.mistake == UNCAUGHT:
+        name = [*EXCEPTIONS][state.value]
+    elif state.mistake == CRITICAL_LENGTH:
+        name = program.program.python
     else:
         names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
         name = names[state.value] if state.value < len(names) else ""
