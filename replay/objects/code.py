@@ -573,7 +573,7 @@ class _Compiler:
         classes = form.except_ or []
         self._regions[body][TARGET] = len(self._instructions)
         self._depth = depth + HANDLER_VALUES
-        self._reach(7 if form.as_ else 4 + max(1, len(classes) if isinstance(classes, list) else 1))
+        self._reach(max(7 if form.as_ else 0, 4 + (len(classes) if isinstance(classes, list) else 1)))
         handler = self._region = self._new_region(HANDLER, outer)
         match = self._emit(Do.MATCH, matching(classes))
         if form.as_:

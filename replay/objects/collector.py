@@ -257,6 +257,9 @@ def _clear_object(heap, number):
         clear_dict(heap, number)
     elif kind in (DICT, SET):
         _clear_table(heap, number)
+    elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
+        _reverse_items(heap, number)
+        end_items(heap, number, heap.objects[number].length)
     elif kind == FRAME:
         _clear_variables(heap, number)
     else:
@@ -268,15 +271,22 @@ def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, is_set = np.int64(entry.owner), entry.kind == SET
-    for index in range(length // 2):  # they die from the first one on
-        first, last = entry.first + index, entry.first + length - 1 - index
-        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+    _reverse_items(heap, number)
     vector = end_items(heap, number, length)
     entry.owner = 0
     if is_set:
         give_slots(heap, number)
     else:
         heap.objects[vector].owner = keys
+
+
+@leaf
+def _reverse_items(heap, number):
+    """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
+    entry, length = heap.objects[number], references(heap, number)
+    for index in range(length // 2):
+        first, last = entry.first + index, entry.first + length - 1 - index
+        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
 
 
 @leaf

@@ -42,6 +42,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["sequence_iterators"] = release <= (3, 14)
     rules["trashcan_levels"] = 50 if release <= (3, 12) else 0
     rules["collects_in_loop"] = release >= (3, 12)
+    rules["collects_disabled"] = release == (3, 12)  # a collection that was requested before gc.disable()
+    rules["clears_values"] = release == (3, 12)  # the collector frees the values of an instance that it clears
     rules["tracks_all_tuples"] = release <= (3, 13)
     rules["count_bytes"] = 28 if release <= (3, 13) else 32
     rules["keys_header"] = 32 if release >= (3, 11) else 40
