@@ -67,11 +67,11 @@ class _Author(Callables):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
             body = self._block(names, self._random.randint(1, 5))
-            if self._random.random() < 0.7:
+            if self._random.random() < 0.7 and not self._never_completes(body):
                 body.append({"return": self._value(names, 2)})
             functions[f"f{index}"] = {"parameters": parameters, "do": body}
             self._parameters[f"f{index}"] = len(parameters)
-        main = self._block({}, self._random.randint(3, 10))
+        main = self._main()
         choose = self._random.choice
         collector = {
             "enabled": _is_chosen(self._random, 0.9),
@@ -79,6 +79,9 @@ class _Author(Callables):
         }
         document = {"seed": 7, "classes": self._classes, "functions": functions, "main": main}
         return {**document, "collector": collector} if _is_chosen(self._random, 0.7) else document
+
+    def _main(self) -> list[Any]:
+        return self._block({}, self._random.randint(3, 10))
 
     def _new_name(self) -> str:
         self._names += 1
@@ -171,6 +174,8 @@ class _Author(Callables):
         own: list[str] = []
         for _ in range(length):
             statements += self._statement(names, own)
+            if self._never_completes(statements[-1:]):
+                break
         return statements or [{"bind": {"z": 0}}]
 
     def _statement(self, names: Names, own: list[str]) -> list[Any]:
@@ -213,6 +218,18 @@ class _Author(Callables):
             first, second = self._inner(names, 3), self._inner(names, 2)
             return [{"choose": self._random.random(), "do": first, "otherwise": second}]
         return [self._call(names, 1)] if self._parameters else []
+
+    def _never_completes(self, statements: list[Any]) -> bool:
+        """Whether the last of these statements always returns, so that others after it would never be reached."""
+        if not statements:
+            return False
+        last = statements[-1]
+        if "try" in last:
+            ends = self._never_completes(last["try"]) and self._never_completes(last.get("handle", last["try"]))
+            return ends or self._never_completes(last.get("finally", []))
+        if "choose" in last or "if_key" in last:
+            return self._never_completes(last["do"]) and self._never_completes(last.get("otherwise", []))
+        return "return" in last or "raise" in last
 
     def _collection(self) -> Any:
         switch = self._random.choice(("disable", "enable", "enable", "freeze", "unfreeze"))
@@ -259,7 +276,7 @@ class _Author(Callables):
         self._depth += 1
         inner = {**names, **more}
         block = self._block(inner, self._random.randint(1, longest))
-        if self._random.random() < 0.05 and self._returns:
+        if self._random.random() < 0.05 and self._returns and not self._never_completes(block):
             block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block

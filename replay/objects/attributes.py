@@ -45,5 +45,5 @@ def _set_attributes(body: list[Statement]) -> Iterator[tuple[str, str]]:
                 owner, dot, name = place.rpartition(".")
                 if dot:
                     yield owner, name
-        for inner in ("do", "otherwise"):
-            yield from _set_attributes(getattr(form, inner, []))
+        for inner in ("do", "otherwise", "try_", "handle", "finally_"):
+            yield from _set_attributes(getattr(form, inner, None) or [])

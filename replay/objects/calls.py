@@ -4,8 +4,8 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
+from replay.objects.frame_objects import end_unreferred, is_referred, keep_frame, leave_variables
 from replay.objects.heap import (
-    FRAME,
     FUNCTION,
     MALLOC,
     MEM,
@@ -26,7 +26,6 @@ from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
     DEPTH_MAX,
-    FRAMES_KEPT,
     MAKE_CELL,
     NONE,
     NOT_FUNCTION,
@@ -74,20 +73,9 @@ def enter_frame(machine, function):
 @leaf
 def leave_frame(machine, function):
     """Keeps the memory of a frame for the function's next call, or for any call, or frees it."""
-    heap, state, called = machine.heap, machine.state[0], machine.functions[function]
-    frame = machine.frames[state.depth]
-    if heap.rules[0].frame_base == 0:
-        return
-    if called.block == 0:
-        called.block, called.room = frame.block, frame.room
-    elif state.frames_kept < FRAMES_KEPT:
-        kept = machine.kept_frames[state.frames_kept]
-        kept.block, kept.room = frame.block, frame.room
-        state.frames_kept += 1
-    else:  # after the local variables, which die first
-        record = new_record(heap, FRAME, np.int64(0))
-        heap.objects[record].block = frame.block
-        drop(heap, record)
+    frame = machine.frames[machine.state[0].depth]
+    if machine.heap.rules[0].frame_base:
+        keep_frame(machine, function, np.int64(frame.block), np.int64(frame.room))
 
 
 @leaf
@@ -286,11 +274,16 @@ def return_value(machine):
     if heap.rules[0].keeps_arguments:
         for slot in range(frame.kept):
             drop(heap, np.int64(machine.stack[state.locals + called.locals + slot]))
-    leave_frame(machine, state.function)
-    for index in range(called.locals):
-        slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
-        if machine.stack[state.locals + slot]:
-            drop(heap, np.int64(machine.stack[state.locals + slot]))
+    if is_referred(machine):
+        leave_variables(machine)
+    else:
+        if machine.frames[state.depth].object:
+            end_unreferred(machine)
+        leave_frame(machine, state.function)
+        for index in range(called.locals):
+            slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
+            if machine.stack[state.locals + slot]:
+                drop(heap, np.int64(machine.stack[state.locals + slot]))
     state.top = state.locals - frame.has_callee
     if state.depth == 0:
         return False

@@ -30,10 +30,20 @@
     MAKE_ARGUMENTS n   pushes places for two blocks, and a tuple of the n arguments of class `other`, or 0 for none
     CALL_INIT f        calls `__init__` with the instance on the stack and the `other` arguments below it
     END_INIT n         pops the result, the instance, and all that MAKE_ARGUMENTS pushed and found; pushes the instance
+    ARGUMENTS n        pops n values, and pushes the tuple of arguments; up to 3.13
+    NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k
+    RAISE              pops and raises an exception; RAISE_CLASS k raises a new one
+    MATCH classes      jumps to `other` unless the handled exception is one of these classes
+    HANDLED            pushes the handled exception
+    LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0
+    RERAISE            raises the handled exception again
+    UNBIND slot        unbinds a variable, if it is bound
+    ENTER_FINALLY      pushes the place where CPython 3.8 continues after `finally`, before a `return`; LEAVE_FINALLY pops
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import singledispatchmethod
@@ -41,10 +51,34 @@ from typing import NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from replay.jit.arrays import record
+from replay.jit.arrays import copied, record
 from replay.objects import language
 from replay.objects.attributes import attributes, clashes, own_attributes
 from replay.objects.frozensets import frozenset_slots
+from replay.objects.handlers import (
+    CATCH,
+    COLD,
+    DEAD,
+    DEPTH,
+    EXCEPTION_COPY,
+    FINALLY,
+    FINALLY_VALUES,
+    HANDLER,
+    HANDLER_VALUES,
+    JUMPS_BACK,
+    LONGEST_COPY,
+    LOOP,
+    NAME,
+    OUTER,
+    REGION,
+    RETURN_COPY,
+    TARGET,
+    TRIES_BITS,
+    VARIABLE,
+    Block,
+    exception_index,
+    matching,
+)
 from replay.objects.language import INIT, SELF, Expression, Program, Statement
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.twin import CHOICE_STEPS
@@ -53,10 +87,12 @@ from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
-FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free")
+FUNCTION = record(
+    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes"
+)
 """`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on
 CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for the function's next call, and its number of
-variables and values. `warmth`: calls and jumps back so far."""
+variables and values. `warmth`: calls and jumps back so far. `object_bytes`: size of a frame object, from 3.11 on."""
 
 
 class Do(IntEnum):
@@ -117,6 +153,17 @@ class Do(IntEnum):
     MAKE_ARGUMENTS = auto()
     CALL_INIT = auto()
     END_INIT = auto()
+    ARGUMENTS = auto()
+    NEW_EXCEPTION = auto()
+    RAISE = auto()
+    RAISE_CLASS = auto()
+    MATCH = auto()
+    HANDLED = auto()
+    LEAVE_HANDLER = auto()
+    RERAISE = auto()
+    UNBIND = auto()
+    ENTER_FINALLY = auto()
+    LEAVE_FINALLY = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -129,10 +176,16 @@ _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RA
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
-           Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD}  # fmt: skip
+           Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY}  # fmt: skip
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1}  # fmt: skip
+_IN_3_12 = {Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
+            Do.UNWIND: 2, Do.LENGTH: 2, Do.APPEND: 3, Do.POP_LAST: 2, Do.CLEAR: 3, Do.ADD: 3, Do.DISCARD_ELEMENT: 3,
+            Do.COLLECT: 4, Do.FOUND: 0, Do.SWITCH_COLLECTOR: 3, Do.FIRST_KEY: 3, Do.NEW_EXCEPTION: 2,
+            Do.RAISE_CLASS: 2, Do.LEAVE_HANDLER: 4, Do.ARGUMENTS: 0}  # fmt: skip
+"""Number of CPython 3.12's instructions for one, if not 1."""
+_BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -175,12 +228,41 @@ class Code(NamedTuple):
     slots: np.ndarray
     methods: np.ndarray
     own: list[list[int]]
+    region_of: np.ndarray
+    """The region of each instruction."""
+    regions: np.ndarray
+    """Of type REGION. The first is none."""
     constants: list["Constant"]
     places: list[Location]
     """Where each statement is in the file."""
     attributes: list[str]
     names: list[list[str]]
     """The local variables of each function, in the order of their slots."""
+    slots_3_8: list[list[int]]
+    """The slot of each of these variables in CPython 3.8."""
+    layout: np.ndarray
+    """Flags of each instruction: see `replay.objects.offsets`."""
+
+    @property
+    def has_exceptions(self) -> bool:
+        return len(self.regions) > 1
+
+
+def code_of_3_8(code: Code) -> Code:
+    """Returns the code with the order of local variables of CPython 3.8."""
+    instructions, regions, names = copied(code.instructions), code.regions.copy(), []
+    starts = [*code.functions["start"].tolist(), len(instructions)]
+    for index, (slots, own) in enumerate(zip(code.slots_3_8, code.names, strict=True)):
+        first, end = starts[index : index + 2]
+        part, table = instructions[first:end], np.array(slots, np.int64)
+        names.append([own[slots.index(slot)] for slot in range(len(own))])
+        for do, less in ((Do.LOAD, 0), (Do.STORE, 0), (Do.DELETE, 0), (Do.UNBIND, 0), (Do.LEAVE_HANDLER, 1)):
+            chosen = (part["op"] == do) & (part["argument"] >= less)
+            part["argument"][chosen] = table[part["argument"][chosen] - less] + less
+        inside = np.unique(code.region_of[first:end])
+        chosen = inside[code.regions["kind"][inside] == NAME]
+        regions["variable"][chosen] = table[code.regions["variable"][chosen]]
+    return code._replace(instructions=instructions, regions=regions, names=names)
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -216,7 +298,17 @@ class _Compiler:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
-        self._depth = self._deepest = self._deepest_3_8 = self._loops = 0
+        self._depth = self._deepest = self._deepest_3_8 = 0
+        self._regions: list[list[int]] = [[0] * 5]
+        self._region_of: list[int] = []
+        self._region = 0
+        self._blocks: list[Block] = []
+        self._handler_ends: list[tuple[int, int]] = []
+        self._position: tuple[int, ...] = ()
+        self._positions: list[tuple[int, ...]] = []
+        self._layout_now = self._tries = 0
+        self._layout: list[int] = []
+        self._slots_3_8: list[list[int]] = []
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         main = self._scope
@@ -236,6 +328,7 @@ class _Compiler:
         ]
         self._problems += clashes(self._program)
         functions = [self._function(scope) for scope in self._scopes]
+        self._problems += self._unsupported()
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -247,17 +340,29 @@ class _Compiler:
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._methods(),
             [[self._attributes.index(name) for name in own] for own in own_attributes(self._program)],
+            np.array(self._region_of, np.int64),
+            np.array([tuple(region) for region in self._regions], REGION),
             self._constants,
             self._places,
             self._attributes,
             self._names,
+            self._slots_3_8,
+            np.array(self._layout, np.int64),
         )
         return code, []
+
+    def _unsupported(self) -> Iterator[Problem]:
+        """Yields a problem if exceptions are combined with inner functions or methods."""
+        inner = next((scope for scope in self._scopes if scope.name), None)
+        if inner and len(self._regions) > 1:
+            yield Problem(
+                inner.place[:-1], "inner functions and methods are not supported in a program with exceptions"
+            )
 
     def _function(self, scope: Scope) -> tuple[int, ...]:
         """Compiles a function and returns its FUNCTION."""
         self._scope, start = scope, len(self._instructions)
-        self._depth, self._deepest, self._deepest_3_8 = 0, 0, 0
+        self._depth, self._deepest, self._deepest_3_8, self._handler_ends = 0, 0, 0, []
         self._locals = {name: slot for slot, name in enumerate(scope.parameters)}
         if len(self._locals) < len(scope.parameters):
             self._problems.append(Problem((*scope.place[:-1], "parameters"), "two have the same name"))
@@ -270,10 +375,13 @@ class _Compiler:
         self._block(scope.body, scope.place)
         self._constant(None)
         self._emit(Do.RETURN)
+        self._mark_cold(start)
+        self._mark_jumps_back(start)
         self._names.append([*self._locals, *scope.cells, *scope.free])
+        self._slots_3_8.append(self._slots_in_3_8(start, len(scope.parameters)))
         count = len(scope.fast) + len(scope.cells) + len(scope.free)
         stack = self._deepest, self._deepest_3_8
-        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free)
+        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0
 
     def _make_cells(self) -> None:
         """Emits the instructions that create the cells of a function, in the order of both ranges of releases."""
@@ -305,6 +413,10 @@ class _Compiler:
         self._depth += _effect(do, argument, self._program)
         self._reach(0)
         self._instructions.append((int(do), argument, other, len(self._places) - 1, 0))
+        self._region_of.append(self._region)
+        self._layout.append(self._layout_now | self._tries << TRIES_BITS)
+        self._tries = 0
+        self._positions.append((*self._position, len(self._instructions)))
         return len(self._instructions) - 1
 
     def _constant(self, value: Constant) -> None:
@@ -328,8 +440,10 @@ class _Compiler:
     def _block(self, body: list[Statement], place: Location) -> None:
         for index, statement in enumerate(body):
             self._places.append((*place, index))
-            if index and isinstance(body[index - 1], language.Return):
-                self._problem("is never reached, because it is after `return`")
+            if index and never_completes(body[index - 1]):
+                verb = next(iter(type(body[index - 1]).model_fields.values())).alias
+                what = f"`{verb}`" if verb in ("return", "raise") else "a statement that always returns or raises"
+                self._problem(f"is never reached, because it is after {what}")
             self._statement(statement)
 
     @singledispatchmethod
@@ -455,12 +569,36 @@ class _Compiler:
     def _(self, form: language.Return) -> None:
         if self._scope.method == INIT:
             self._problem(f"{INIT} returns no value")
-        self._expression(form.return_)
-        depth = self._depth
-        for _ in range(self._loops):
-            self._emit(Do.UNWIND)
+        depth, blocks = self._depth, self._blocks
+        if any(block.kind == FINALLY for block in blocks) and is_constant(form.return_):
+            self._leave_blocks(has_result=False)
+            self._expression(form.return_)
+        else:
+            self._expression(form.return_)
+            self._leave_blocks(has_result=True)
         self._emit(Do.RETURN)
-        self._depth = depth - 1
+        self._depth, self._blocks = depth, blocks
+
+    def _leave_blocks(self, *, has_result: bool) -> None:
+        """Leaves all loops, handlers and `try` with `finally` around a `return`, from the innermost on."""
+        region = self._region
+        while self._blocks:
+            *self._blocks, block = self._blocks
+            if block.kind == LOOP:
+                self._emit(Do.UNWIND if has_result else Do.DISCARD)
+            elif block.kind == HANDLER:
+                self._leave_handler(0, int(has_result))
+                if block.variable:
+                    self._emit(Do.ENTER_FINALLY)
+                    self._emit(Do.UNBIND, block.variable - 1)
+                    self._emit(Do.LEAVE_FINALLY)
+            else:
+                copy, self._region, self._layout_now = self._layout_now, block.region, self._layout_now | RETURN_COPY
+                self._emit(Do.ENTER_FINALLY)
+                self._block(block.body, block.place)
+                self._emit(Do.LEAVE_FINALLY)
+                self._layout_now = copy
+        self._region = region
 
     @_statement.register
     def _(self, form: language.Call) -> None:
@@ -493,9 +631,9 @@ class _Compiler:
     def _loop(self, name: str, body: list[Statement]) -> None:
         place, start = self._places[-1], self._emit(Do.NEXT)
         self._store(name)
-        self._loops += 1
+        self._blocks.append(Block(LOOP))
         self._block(body, (*place, "do"))
-        self._loops -= 1
+        self._blocks.pop()
         self._emit(Do.JUMP, other=start)
         self._jump_here(start)
         self._depth -= 1
@@ -520,6 +658,194 @@ class _Compiler:
             self._jump_here(end)
         else:
             self._jump_here(choice)
+
+    # Exceptions
+
+    @_statement.register
+    def _(self, form: language.Raise) -> None:
+        is_class = isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS
+        depth, which = self._depth, exception_index(form.raise_) if is_class else 0
+        if is_class and form.with_ is None:
+            self._emit(Do.RAISE_CLASS, which)
+            return
+        if is_class:
+            self._depth += 1  # the class
+            for each in form.with_ or ():
+                self._expression(each)
+            self._depth -= 1
+            self._emit(Do.ARGUMENTS, len(form.with_ or ()))
+            self._emit(Do.NEW_EXCEPTION, which, len(form.with_ or ()))
+        else:
+            if form.with_ is not None:
+                self._problem("`with` is for new exceptions, such as `raise: ValueError`")
+            self._expression(form.raise_)
+        self._depth = depth + 1
+        self._emit(Do.RAISE)
+
+    @_statement.register
+    def _(self, form: language.Try) -> None:
+        for what, key, is_wrong in (
+            ("needs `except` and `handle`, or `finally`", "try", form.except_ is None and form.finally_ is None),
+            ("`except` needs `handle`", "except", form.except_ is not None and form.handle is None),
+            ("`handle` needs `except`", "handle", form.handle is not None and form.except_ is None),
+            ("`as` needs `except`", "as", form.as_ is not None and form.except_ is None),
+        ):
+            if is_wrong:
+                self._problems.append(Problem((*self._places[-1], key), what))
+                return
+        if form.finally_ is None:
+            self._try_except(form)
+        else:
+            self._try_finally(form, form.finally_)
+
+    def _try_except(self, form: language.Try) -> None:
+        place, outer, depth = self._places[-1], self._region, self._depth
+        body = self._new_region(CATCH, outer)
+        self._tries += 1
+        self._region = body
+        self._block(form.try_, (*place, "try"))
+        self._region = outer
+        end = self._emit(Do.JUMP)
+        classes = form.except_ or []
+        self._regions[body][TARGET] = len(self._instructions)
+        self._depth = depth + HANDLER_VALUES
+        self._reach(max(7 if form.as_ else 0, 4 + (len(classes) if isinstance(classes, list) else 1)))
+        handler = self._region = self._new_region(HANDLER, outer)
+        match = self._emit(Do.MATCH, matching(classes))
+        if form.as_:
+            self._emit(Do.HANDLED)
+            self._store(form.as_)
+            self._region = self._new_region(NAME, handler)
+            self._regions[self._region][VARIABLE] = self._locals[form.as_]
+        variable = self._locals[form.as_] + 1 if form.as_ else 0
+        self._blocks.append(Block(HANDLER, variable))
+        self._block(form.handle or [], (*place, "handle"))
+        self._blocks.pop()
+        self._region = outer
+        leave = self._leave_handler(variable, 0)
+        after = self._emit(Do.JUMP)
+        self._region = handler
+        self._jump_here(match)
+        self._emit(Do.RERAISE, int(variable > 0))
+        self._region, self._depth = outer, depth
+        self._jump_here(end)
+        self._jump_here(after)
+        self._handler_ends.append((leave, after))
+
+    def _try_finally(self, form: language.Try, last: list[Statement]) -> None:
+        place, outer, depth = self._places[-1], self._region, self._depth
+        body = self._new_region(FINALLY, outer)
+        self._tries += 1
+        self._region = body
+        self._blocks.append(Block(FINALLY, 0, outer, last, (*place, "finally")))
+        position, first = self._position, len(self._instructions)
+        self._position = (*position, first, 1)
+        if form.except_ is None:
+            self._block(form.try_, (*place, "try"))
+        else:
+            self._try_except(form)
+        self._blocks.pop()
+        self._region = outer
+        if any(map(_returns, last)):
+            self._problems.append(Problem((*place, "finally"), "`return` is not supported in `finally`"))
+        self._position = (*position, first, 0)
+        self._block(last, (*place, "finally"))
+        self._position = position
+        end = self._emit(Do.JUMP)
+        self._regions[body][TARGET] = len(self._instructions)
+        layout, self._layout_now = self._layout_now, self._layout_now | EXCEPTION_COPY
+        self._depth = depth + FINALLY_VALUES
+        self._region = self._new_region(HANDLER, outer)
+        self._regions[self._region][DEPTH] = depth + HANDLER_VALUES
+        self._blocks.append(Block(HANDLER))
+        self._block(last, (*place, "finally"))
+        self._blocks.pop()
+        self._emit(Do.RERAISE)
+        self._region, self._depth, self._layout_now = outer, depth, layout
+        self._jump_here(end)
+
+    def _mark_cold(self, start: int) -> None:
+        """Marks the instructions that run after an exception only, and those that never run."""
+        reached: set[int] = set()
+        self._walk({start}, reached)
+        for at in range(start, len(self._instructions)):
+            self._layout[at] |= 0 if at in reached else COLD
+        handlers = {0}
+        while handlers:
+            found = {self._regions[region][TARGET] for at in reached for region in self._around(at)}
+            handlers = found - reached - {0}
+            self._walk({*handlers}, reached)
+        for at in range(start, len(self._instructions)):
+            self._layout[at] |= 0 if at in reached else DEAD
+
+    def _around(self, at: int) -> Iterator[int]:
+        """Yields the regions of an instruction."""
+        region = self._region_of[at]
+        while region:
+            yield region
+            region = self._regions[region][OUTER]
+
+    def _walk(self, waiting: set[int], reached: set[int]) -> None:
+        """Adds to `reached` the instructions that can run after the first of those that wait."""
+        while waiting:
+            at = waiting.pop()
+            if at in reached:
+                continue
+            reached.add(at)
+            do, _, other, *_ = self._instructions[at]
+            if do == Do.JUMP or do in _BRANCHES:
+                waiting.add(other)
+            if do not in (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RERAISE):
+                waiting.add(at + 1)
+
+    def _mark_jumps_back(self, start: int) -> None:
+        """Marks the ends of handlers at which CPython 3.12 jumps back: it has handlers at the end of a function."""
+        targets = {other for do, _, other, *_ in self._instructions[start:] if do == Do.JUMP or do in _BRANCHES}
+        for leave, jump in self._handler_ends:
+            end = self._instructions[jump][2]
+            if not self._layout[end] & COLD and not self._is_copied(end, targets):
+                do, variable, flags, *more = self._instructions[leave]
+                self._instructions[leave] = do, variable, flags | JUMPS_BACK, more[0], more[1]
+
+    def _is_copied(self, at: int, targets: set[int]) -> bool:
+        """Whether CPython 3.12 copies the code from here to a `return` or `raise`, instead of jumping to it."""
+        length, is_start, has_constant = 0, True, False
+        while length <= LONGEST_COPY:
+            do, argument, other, *_ = self._instructions[at]
+            if do == Do.JUMP:
+                if other <= at:
+                    return False
+                at, is_start = other, True
+                continue
+            if do in _BRANCHES or (at in targets and not is_start):
+                return False
+            at, is_start = at + 1, False
+            if do == Do.RETURN:
+                return length + (not has_constant) <= LONGEST_COPY
+            has_constant = do == Do.CONSTANT or (has_constant and do == Do.UNWIND)
+            length += _IN_3_12.get(Do(do), 1) - (has_constant and do == Do.UNWIND) + (do == Do.SET and argument == 0)
+            if do in (Do.RAISE, Do.RAISE_CLASS):
+                return length <= LONGEST_COPY
+        return False
+
+    def _slots_in_3_8(self, start: int, parameters: int) -> list[int]:
+        """Returns the slot in CPython 3.8 of each local variable: its compiler sees `finally` before `try`."""
+        order = [*range(parameters)]
+        for at in sorted(range(start, len(self._instructions)), key=self._positions.__getitem__):
+            do, slot, *_ = self._instructions[at]
+            if do in (Do.LOAD, Do.STORE, Do.DELETE):
+                order.append(slot)
+        found = [*dict.fromkeys(order)]
+        return [found.index(slot) for slot in range(len(found))]
+
+    def _new_region(self, kind: int, outer: int) -> int:
+        self._regions.append([kind, 0, self._depth, 0, outer])
+        return len(self._regions) - 1
+
+    def _leave_handler(self, variable: int, flags: int) -> int:
+        at = self._emit(Do.LEAVE_HANDLER, variable, flags)
+        self._depth -= HANDLER_VALUES
+        return at
 
     # Expressions
 
@@ -582,7 +908,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.NewTuple) -> None:
-        if all(map(_is_constant, form.tuple)):
+        if all(map(is_constant, form.tuple)):
             self._constant(_value(form))
             return
         for each in form.tuple:
@@ -591,7 +917,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.NewList) -> None:
-        if len(form.list) > 2 and all(map(_is_constant, form.list)):
+        if len(form.list) > 2 and all(map(is_constant, form.list)):
             self._reach(2, len(form.list))  # a list and a tuple; in 3.8 each constant
             self._constant(tuple(map(_value, form.list)))
             self._emit(Do.LIST_OF_CONSTANTS)
@@ -603,7 +929,7 @@ class _Compiler:
     @_expression.register
     def _(self, form: language.NewDict) -> None:
         keys = [key for key, _ in form.dict_]
-        has_constant_keys = len(keys) > 1 and all(map(_is_constant, keys))
+        has_constant_keys = len(keys) > 1 and all(map(is_constant, keys))
         for key, value in form.dict_:
             if not has_constant_keys:
                 self._expression(key)
@@ -681,6 +1007,8 @@ class _Compiler:
         if form.call not in self._functions:
             known = [*self._functions, *self._scope.defined]
             self._problem(f"unknown function {form.call!r}; {nearest(form.call, known)}")
+            for each in form.with_:  # variables of functions around this one are found in the first pass
+                self._expression(each)
             return
         wanted = len(self._program.functions[form.call].parameters)
         if wanted != len(form.with_):
@@ -711,6 +1039,27 @@ class _Compiler:
         self._emit(Do.FIRST_KEY)
 
 
+def never_completes(form: Statement) -> bool:
+    """Whether a statement always returns or raises."""
+
+    def never(body: list[Statement] | None) -> bool:
+        return bool(body) and never_completes(body[-1])
+
+    if isinstance(form, (language.Choose, language.IfKey)):
+        return never(form.do) and never(form.otherwise)
+    if isinstance(form, language.Try):
+        return never(form.finally_) or (never(form.try_) and (form.handle is None or never(form.handle)))
+    return isinstance(form, (language.Return, language.Raise))
+
+
+def _returns(form: Statement) -> bool:
+    """Whether a statement is or contains a `return`."""
+    inner = ("do", "otherwise", "try_", "handle", "finally_")
+    return isinstance(form, language.Return) or any(
+        _returns(each) for key in inner for each in getattr(form, key, None) or ()
+    )
+
+
 def _number(expression: Expression) -> int | None:
     """Returns the integer that CPython's compiler computes; None if it computes none."""
     if isinstance(expression, int):
@@ -727,10 +1076,10 @@ def _operands(form: language.Sum | language.Product) -> list[Expression]:
     return form.sum if isinstance(form, language.Sum) else form.product
 
 
-def _is_constant(expression: Expression) -> bool:
+def is_constant(expression: Expression) -> bool:
     """Whether CPython's compiler makes a constant of an expression."""
     if isinstance(expression, language.NewTuple):
-        return all(map(_is_constant, expression.tuple))
+        return all(map(is_constant, expression.tuple))
     if isinstance(expression, language.Half):
         return _number(expression.half) is not None
     return isinstance(expression, language.Text) or _number(expression) is not None

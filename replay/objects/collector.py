@@ -16,6 +16,8 @@ from replay.objects.heap import (
     CELL,
     DICT,
     DICT_ITERATOR,
+    EXCEPTION,
+    FRAME,
     FREE_LISTS,
     FUNCTION,
     GARBAGE,
@@ -31,6 +33,7 @@ from replay.objects.heap import (
     PERMANENT,
     SEQUENCE_ITERATOR,
     SET,
+    TRACEBACK,
     TUPLE,
     drop,
     emit,
@@ -84,6 +87,9 @@ def _child(heap, number, index):
     entry = heap.objects[number]
     if entry.kind in WITH_OWNER:
         return np.int64(entry.owner)
+    if entry.kind == FRAME:  # its caller, then the variables
+        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + place])
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 
 
@@ -239,7 +245,10 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL):  # the others cannot be cleared
+    kind = heap.objects[number].kind
+    if kind in (
+        LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME,
+    ):  # fmt: skip  # the others cannot be cleared
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
@@ -259,6 +268,11 @@ def _clear_object(heap, number):
         if heap.objects[number].owner:
             drop(heap, np.int64(heap.objects[number].owner))
         heap.objects[number].owner = 0
+    elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
+        _reverse_items(heap, number)
+        end_items(heap, number, heap.objects[number].length)
+    elif kind == FRAME:
+        _clear_variables(heap, number)
     else:
         _clear_slots(heap, number)
 
@@ -268,15 +282,22 @@ def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, is_set = np.int64(entry.owner), entry.kind == SET
-    for index in range(length // 2):  # they die from the first one on
-        first, last = entry.first + index, entry.first + length - 1 - index
-        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+    _reverse_items(heap, number)
     vector = end_items(heap, number, length)
     entry.owner = 0
     if is_set:
         give_slots(heap, number)
     else:
         heap.objects[vector].owner = keys
+
+
+@leaf
+def _reverse_items(heap, number):
+    """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
+    entry, length = heap.objects[number], references(heap, number)
+    for index in range(length // 2):
+        first, last = entry.first + index, entry.first + length - 1 - index
+        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
 
 
 @leaf
@@ -287,6 +308,17 @@ def _clear_slots(heap, number):
         if heap.items[place]:
             drop(heap, np.int64(heap.items[place]))
             heap.items[place] = 0
+
+
+@leaf
+def _clear_variables(heap, number):
+    """Drops the variables of a frame object, from the first on; not its caller."""
+    entry = heap.objects[number]
+    for index in range(entry.length - 1):
+        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
+        if heap.items[entry.first + slot]:
+            drop(heap, np.int64(heap.items[entry.first + slot]))
+            heap.items[entry.first + slot] = 0
 
 
 @leaf

@@ -58,13 +58,17 @@ class Kind(IntEnum):
     CELL = auto()
     METHOD = auto()
     """A bound method."""
-    FRAME = auto()
+    FRAME_MEMORY = auto()
     """The memory of a frame that is freed, up to 3.10: no object."""
+    EXCEPTION = auto()
+    TRACEBACK = auto()
+    """An entry of a traceback: the next entry, and a frame object."""
+    FRAME = auto()
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, FRAME,
+    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, FRAME_MEMORY, EXCEPTION, TRACEBACK, FRAME,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -110,11 +114,14 @@ RULES = record(
     "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
-    "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
+    "trashcan_levels", "collects_in_loop", "collects_disabled",
+    "clears_values", "tracks_all_tuples", "count_bytes",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
     "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
+    "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
+    "pushes_addresses", "pushes_places",
 )  # fmt: skip
 
 
@@ -204,7 +211,8 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, FRAME,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, FRAME_MEMORY,
+        EXCEPTION, TRACEBACK, FRAME,
     )  # fmt: skip
 
 
@@ -372,7 +380,7 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -389,7 +397,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -443,7 +451,11 @@ def _references(heap, number):
 @leaf
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
-    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET)
+    if heap.rules[0].trashcan_levels == 0:
+        return False
+    if kind == EXCEPTION:
+        return heap.rules[0].delays_exceptions > 0
+    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME)
 
 
 @leaf
@@ -478,7 +490,7 @@ def _leave_trashcan(heap):
 
 @leaf
 def drop_next(heap):
-    """Takes one step of dropping references."""
+    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; else 0."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
@@ -487,13 +499,13 @@ def drop_next(heap):
         entry.refs -= 1
         if entry.refs or number == 0:
             counts.dying -= 1
-            return
+            return np.int64(0)
         untrack(heap, number)
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
             task.position = _references(heap, number)
-        return
+        return np.int64(0)
     if task.position:
         task.position -= 1
         if is_forward(entry.kind):
@@ -504,17 +516,19 @@ def drop_next(heap):
             child = entry.owner
         if child:
             drop(heap, child)
-        return
+        return np.int64(0)
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
-        return
+        return np.int64(0)
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted = _is_nested(heap, entry.kind)
-    end_object(heap, number)
+    is_counted, is_kept = _is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    if not is_kept:
+        end_object(heap, number)
     if is_counted:
         _leave_trashcan(heap)
+    return np.int64(number if is_kept else 0)

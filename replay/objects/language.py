@@ -20,8 +20,18 @@ SELF, INIT = "self", "__init__"
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
-RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE"}
-"""Names of functions and constants in the program's twin."""
+EXCEPTIONS = {
+    "Exception": "Exception",
+    "ArithmeticError": "Exception", "OverflowError": "ArithmeticError", "ZeroDivisionError": "ArithmeticError",
+    "AssertionError": "Exception",
+    "LookupError": "Exception", "IndexError": "LookupError", "KeyError": "LookupError",
+    "RuntimeError": "Exception", "NotImplementedError": "RuntimeError",
+    "TypeError": "Exception",
+    "ValueError": "Exception",
+}  # fmt: skip
+"""The exceptions that a program can raise, and their base classes. All have the same size."""
+RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
+"""Names of functions, classes and constants in the program's twin."""
 
 
 def _unreserved(name: str) -> str:
@@ -29,6 +39,22 @@ def _unreserved(name: str) -> str:
     if name in RESERVED or keyword.iskeyword(name):
         raise ValueError(f"{name!r} has a meaning in Python; choose another name")
     return name
+
+
+def _exception(name: str) -> str:
+    """Returns the name of an exception; raises ValueError for others."""
+    if name not in EXCEPTIONS:
+        raise ValueError(f"unknown exception {name!r}; {nearest(name, [*EXCEPTIONS])}")
+    return name
+
+
+def _exceptions(names: Any) -> Any:
+    """Returns the name of an exception, or a list of them; raises ValueError for others."""
+    if not isinstance(names, (str, list)) or not names:
+        raise ValueError("expected an exception such as `KeyError`, or a list of them")
+    for name in [names] if isinstance(names, str) else names:
+        _exception(str(name))
+    return names
 
 
 def _no_keywords(place: str) -> str:
@@ -43,6 +69,7 @@ Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keyw
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
 MethodName = Annotated[str, Field(pattern=rf"^({_WORD}|{INIT})$"), AfterValidator(_no_keywords)]
+ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
 
@@ -243,6 +270,23 @@ class Return(Form):
     return_: "Expression" = Field(alias="return")
 
 
+class Raise(Form):
+    """`raise ValueError(a, b)`, of a class; without `with`, `raise ValueError`. Or `raise e`, of an exception."""
+
+    raise_: "Expression" = Field(alias="raise")
+    with_: list["Expression"] | None = Field(default=None, alias="with")
+
+
+class Try(Form):
+    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both."""
+
+    try_: Annotated[list["Statement"], Field(alias="try", min_length=1)]
+    except_: ExceptionNames | None = Field(default=None, alias="except")
+    as_: Name | None = Field(default=None, alias="as")
+    handle: Annotated[list["Statement"], Field(min_length=1)] | None = None
+    finally_: Annotated[list["Statement"], Field(min_length=1)] | None = Field(default=None, alias="finally")
+
+
 class Repeat(Form):
     """`for i in range(n):`."""
 
@@ -293,7 +337,7 @@ STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey, Define,
+        Repeat, Each, Choose, IfKey, Define, Raise, Try,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -361,7 +405,9 @@ Statement: TypeAlias = Annotated[
     | Annotated[Each, Tag("each")]
     | Annotated[Choose, Tag("choose")]
     | Annotated[IfKey, Tag("if_key")]
-    | Annotated[Define, Tag("define")],
+    | Annotated[Define, Tag("define")]
+    | Annotated[Raise, Tag("raise")]
+    | Annotated[Try, Tag("try")],
     Discriminator(_tag),
     _known("statement"),
 ]

@@ -22,6 +22,8 @@ from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
+from replay.objects.exceptions import do_exception
+from replay.objects.frame_objects import end_frame
 from replay.objects.functions import make_cell, make_function, method_of, use_cell
 from replay.objects.heap import (
     BYTES,
@@ -49,6 +51,7 @@ from replay.objects.instances import new_open
 from replay.objects.machine import (
     ADD,
     APPEND,
+    ARGUMENTS,
     ATTRIBUTE,
     CALL,
     CALL_INIT,
@@ -70,6 +73,7 @@ from replay.objects.machine import (
     ITEM,
     ITERATE,
     JUMP,
+    LEAVE_FINALLY,
     LENGTH,
     LETTERS,
     LIST_OF_CONSTANTS,
@@ -111,6 +115,7 @@ from replay.objects.machine import (
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
+from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
 
 CREATES = (
@@ -261,6 +266,8 @@ def _do_rare(machine, op, argument, other):
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
+    if ARGUMENTS <= op <= LEAVE_FINALLY:
+        return do_exception(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
@@ -364,7 +371,7 @@ def _collects(machine):
     if heap.rules[0].collects_in_loop:
         if machine.state[0].checks:
             collector.requested = 0
-            if collector.enabled:
+            if collector.enabled or heap.rules[0].collects_disabled:
                 request_generation(heap)
     elif young.count < young.threshold:
         collector.requested = 0
@@ -400,14 +407,16 @@ def run_machine(machine):
     while _has_room(machine):
         counts.steps += 1
         if counts.dying:
-            drop_next(heap)
+            ended = drop_next(heap)
+            if ended:
+                end_frame(machine, ended)
         elif heap.collector[0].phase:
             collect_next(machine)
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):
             pass
-        elif not _do(machine):
+        elif not (unwind_next(machine) if state.unwinding else _do(machine)):
             if state.mistake:
                 return FAILED
             state.is_over = 1

@@ -36,22 +36,30 @@ MISTAKES = (
     "expected a function or bound method",
     "the function has {limit} parameters, and is called with {value}",
     "{name!r} is a method of this object, and cannot be set",
+    "expected an exception",
+    "{name} is raised here, and has no handler",
+    "a handler or `finally` is left here, and what CPython {name} allocates for this depends on the exact length of the "
+    "function's code: make the function shorter, or choose another release",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
-    NOT_FUNCTION, WRONG_COUNT, IS_METHOD,
+    NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee")
-"""`kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method
-that was called is on the stack, below the local variables."""
+FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object")
+"""`block`, `room`: its memory, up to 3.10. `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`:
+whether the function or bound method that was called is on the stack, below the local variables. `object`: its frame
+object, 0 for none."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks", "nested",
+    "value", "limit", "checks", "nested", "unwinding", "region", "raised", "raised_traceback", "handled",
+    "handled_traceback",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on). `nested`: number of calls of `__init__`, each of which takes two levels of
-CPython's limit."""
+CPython's limit. `unwinding`: what is next to do with the exception `raised`, 0 for none; `region`: the region that it
+leaves. `handled`: the exception whose handler runs. Both have a traceback of their own, the former up to 3.11, the
+latter up to 3.10."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -65,6 +73,8 @@ DEPTH_MAX = 900
     DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
     MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
     CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
+    ARGUMENTS, NEW_EXCEPTION, RAISE, RAISE_CLASS, MATCH, HANDLED, LEAVE_HANDLER, RERAISE, UNBIND,
+    ENTER_FINALLY, LEAVE_FINALLY,
 ) = map(int, Do)  # fmt: skip
 
 
@@ -73,7 +83,9 @@ class Machine(NamedTuple):
     """The heap; the code; `classes`: what their instances share; `slots`: the place of each attribute in each class;
     `methods`: the function of each method in each class, 0 for none; `stack`: local variables and values of all calls;
     `constants`: the objects of constants; `attributes`: the names of attributes, one after the other; `ints`: small
-    integers. NONE, and the texts and bytes that exist once, follow them."""
+    integers. NONE, and the texts and bytes that exist once, follow them. `regions`: where exceptions have handlers;
+    `region_of`: the region of each instruction; `far`: whether it is so far from the function's start that an integer
+    object for its place is no small one."""
 
     heap: Heap
     state: np.ndarray
@@ -88,6 +100,9 @@ class Machine(NamedTuple):
     constants: np.ndarray
     attributes: np.ndarray
     ints: np.ndarray
+    regions: np.ndarray
+    region_of: np.ndarray
+    far: np.ndarray
 
 
 @leaf

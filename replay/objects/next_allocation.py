@@ -17,7 +17,9 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
 from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
+from replay.objects.handlers import CLASS_BITS
 from replay.objects.heap import (
     DICT,
     LIST,
@@ -32,6 +34,7 @@ from replay.objects.heap import (
     new_counted_block,
 )
 from replay.objects.machine import (
+    ARGUMENTS,
     ATTRIBUTE,
     CALL,
     CALL_INIT,
@@ -39,6 +42,7 @@ from replay.objects.machine import (
     CALL_VALUE,
     DICT_OF_CONSTANTS,
     ITERATE,
+    LEAVE_FINALLY,
     LIST_OF_CONSTANTS,
     MAKE_ARGUMENTS,
     MAKE_CELL,
@@ -49,11 +53,16 @@ from replay.objects.machine import (
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
+    MATCH,
     NEW,
+    NEW_EXCEPTION,
+    RAISE_CLASS,
+    RETURN,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
 )
 from replay.objects.sets import SET_BYTES
+from replay.objects.unwinding import unwinding_bytes
 
 
 @leaf
@@ -61,6 +70,11 @@ def allocate_next(machine):
     """Makes the counted allocation of the next instruction, if it has one; returns whether it has."""
     heap, collector, instruction = machine.heap, machine.heap.collector[0], machine.instructions[machine.state[0].at]
     op, argument = instruction.op, instruction.argument
+    if machine.state[0].unwinding:
+        size = unwinding_bytes(machine)
+        if size:
+            collector.ready = new_counted_block(heap, size)
+        return size > 0
     if op in (MAKE_DICT, DICT_OF_CONSTANTS):
         return _allocate_dict(machine, argument, op == DICT_OF_CONSTANTS)
     if op == SET_ATTRIBUTE:
@@ -102,6 +116,8 @@ def _container_bytes(machine, op, argument):
     if op == ATTRIBUTE:
         has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
+    if ARGUMENTS <= op <= LEAVE_FINALLY or op == RETURN:
+        return _exception_bytes(machine, op, argument)
     return _frame_bytes(machine, op, argument)
 
 
@@ -118,6 +134,20 @@ def _frame_bytes(machine, op, argument):
     if function < 0 or machine.functions[function].block:
         return np.int64(0)
     return base + 8 * frame_room(heap, machine.functions[function])
+
+
+@leaf
+def _exception_bytes(machine, op, argument):
+    """Returns the size of the object that an instruction of exceptions, or a `return`, allocates first, 0 for none."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    if op in (NEW_EXCEPTION, RAISE_CLASS):
+        return np.int64(rules.exception_bytes)
+    if op == RETURN:
+        caller = machine.state[0].depth - 1
+        is_new = is_referred(machine) and needs_frame_object(machine, caller)
+        return frame_object_bytes(machine, caller) if is_new else np.int64(0)
+    length = argument if op == ARGUMENTS else argument >> CLASS_BITS if op == MATCH else np.int64(0)
+    return rules.tuple_header + 8 * length if length and not has_kept(heap, TUPLE, length) else np.int64(0)
 
 
 @leaf

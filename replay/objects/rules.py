@@ -46,6 +46,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["sequence_iterators"] = release <= (3, 14)
     rules["trashcan_levels"] = 50 if release <= (3, 12) else 0
     rules["collects_in_loop"] = release >= (3, 12)
+    rules["collects_disabled"] = release == (3, 12)  # a collection that was requested before gc.disable()
+    rules["clears_values"] = release == (3, 12)  # the collector frees the values of an instance that it clears
     rules["tracks_all_tuples"] = release <= (3, 13)
     rules["count_bytes"] = 28 if release <= (3, 13) else 32
     rules["keys_header"] = 32 if release >= (3, 11) else 40
@@ -72,6 +74,13 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["slots_inline"] = AFTER_FIRST_RUN if release >= (3, 14) else 0
     rules["copies_arguments"] = release >= (3, 14)
     rules["arguments_forward"] = (3, 11) <= release <= (3, 13)
+    rules["exception_bytes"] = 88 if release >= (3, 11) else 80
+    rules["exception_first"] = release >= (3, 14)
+    rules["separate_traceback"] = release <= (3, 11)
+    rules["handlers_last"] = release == (3, 12)
+    rules["delays_exceptions"] = (3, 11) <= release <= (3, 12)
+    rules["pushes_addresses"] = release == (3, 8)
+    rules["pushes_places"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant, FunctionValue
+from replay.objects.code import Code, Constant, FunctionValue, code_of_3_8
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -26,9 +26,10 @@ from replay.objects.heap import (
     Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
-from replay.objects.language import LARGEST, Program
+from replay.objects.language import EXCEPTIONS, LARGEST, Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
+    CRITICAL_LENGTH,
     DEPTH_MAX,
     FRAME,
     FRAMES_KEPT,
@@ -39,9 +40,12 @@ from replay.objects.machine import (
     NO_VALUE,
     NONE,
     STATE,
+    UNCAUGHT,
     Machine,
 )
+from replay.objects.offsets import far_instructions
 from replay.objects.rules import SORTED_ATTRIBUTES, emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
 
 EVENTS_A_BATCH = 1 << 16
@@ -58,7 +62,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     if release >= SORTED_ATTRIBUTES:
         _fill(classes, code)
     methods = len(objects) + len(attributes) + len(more)
-    objects = np.concatenate([objects, _names(code), more, _functions(code)])
+    objects = np.concatenate([objects, _names(code), more, _function_objects(code)])
     objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
@@ -88,7 +92,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         heap,
         state,
         copied(code.instructions),
-        code.functions.copy(),
+        _functions(code, release, program),
         classes,
         _slots(code, release),
         np.where(code.methods < 0, 0, methods + code.methods),
@@ -98,7 +102,21 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         constants,
         attributes,
         np.arange(1, ints + 1),
+        code.regions,
+        code.region_of,
+        far_instructions(code, release),
     )
+
+
+def _functions(code: Code, release: tuple[int, ...], program: Program) -> np.ndarray:
+    """Returns the functions, with the sizes of their frame objects from 3.11 on."""
+    functions = code.functions.copy()
+    if code.has_exceptions and release[:2] >= (3, 11):
+        base = 136 if release[:2] <= (3, 12) else 152 if release[:2] == (3, 13) else 168
+        bodies = [*(function.do for function in program.functions.values()), program.main]
+        sizes = [stack_size(body, release) for body in bodies]
+        functions["object_bytes"] = base + 8 * (functions["locals"] + sizes)
+    return functions
 
 
 def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,7 +166,7 @@ def _names(code: Code) -> np.ndarray:
     return names
 
 
-def _functions(code: Code) -> np.ndarray:
+def _function_objects(code: Code) -> np.ndarray:
     """Returns an object for each function of the program, which lives forever."""
     functions = np.zeros(len(code.functions), OBJECT)
     functions["kind"], functions["refs"], functions["length"] = Kind.FUNCTION, IMMORTAL, np.arange(len(functions))
@@ -214,6 +232,8 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
 
     Raises WorkloadError for a mistake of the running program.
     """
+    if release[:2] == (3, 8) and program.code.has_exceptions:
+        program = program._replace(code=code_of_3_8(program.code))
     machine = new_machine(program.code, release, program.program)
     while True:
         status = run_machine(machine)
@@ -233,6 +253,10 @@ def _sentence(program: ObjectProgram, machine: Machine) -> str:
     code, state = program.code, machine.state[0]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
+    elif state.mistake == UNCAUGHT:
+        name = [*EXCEPTIONS][state.value]
+    elif state.mistake == CRITICAL_LENGTH:
+        name = program.program.python
     else:
         names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]
         name = names[state.value] if state.value < len(names) else ""

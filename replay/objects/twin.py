@@ -149,6 +149,21 @@ def _(form: language.IfKey) -> list[str]:
     return _branches(f"if {_operand(form.if_key)} in {form.in_}:", form)
 
 
+@_lines.register
+def _(form: language.Raise) -> list[str]:
+    arguments = "" if form.with_ is None else f"({', '.join(map(python, form.with_))})"
+    return [f"raise {python(form.raise_)}{arguments}"]
+
+
+@_lines.register
+def _(form: language.Try) -> list[str]:
+    lines = ["try:", *_indented(form.try_)]
+    if form.except_ and form.handle:
+        names = form.except_ if isinstance(form.except_, str) else f"({''.join(f'{each}, ' for each in form.except_)})"
+        lines += [f"except {names}{f' as {form.as_}' if form.as_ else ''}:", *_indented(form.handle)]
+    return [*lines, "finally:", *_indented(form.finally_)] if form.finally_ else lines
+
+
 def _branches(condition: str, form: language.Choose | language.IfKey) -> list[str]:
     lines = [condition, *_indented(form.do)]
     return [*lines, "else:", *_indented(form.otherwise)] if form.otherwise else lines

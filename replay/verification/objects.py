@@ -29,8 +29,10 @@ _TEXTS_FROM = (3, 12)
 """From this release on, every collection allocates."""
 _SCRIPT = """\
 from allocation_log import start, stop
-import gc
+import gc, sys
 gc.disable()
+sys._getframe()
+del sys
 def choices(seed):
     for _ in range({choices}):
         seed = (seed * {multiplier} + {increment}) & 0xFFFFFFFF
