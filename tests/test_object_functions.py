@@ -90,6 +90,13 @@ def test_a_variable_that_is_called_hides_the_function_of_the_same_name():
     assert [size for op, _, size, _ in found if op == MALLOC] == [160, 341]
 
 
+def test_arguments_of_a_call_of_a_captured_function_are_captured_too():
+    inner = {"define": "inner", "do": [{"call": "get", "with": ["n"]}]}
+    main = [{"bind": {"n": 5}}, {"define": "get", "parameters": ["x"], "do": [{"return": "x"}]}, inner]
+    found = events((3, 12), *main)
+    assert [size for op, _, size, _ in found if op == MALLOC] == [40, 40, 160, 56, 160]  # cells; get; a tuple, inner
+
+
 # Methods
 
 VIEW = {"View": {"slots": ["a"], "methods": {"show": {"parameters": ["n"], "do": [{"set": {"self.a": "n"}}]}}}}
