@@ -263,10 +263,21 @@ def test_constructors_in_constructors_take_two_levels_of_the_limit_each():
 
 # Real interpreters
 
+each_interpreter = pytest.mark.parametrize("version", INTERPRETERS)
+MARKS = [
+    pytest.mark.system,
+    pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`"),
+]
 
-@pytest.mark.system
-@pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`")
-@pytest.mark.parametrize("version", INTERPRETERS)
+
+def real(test):
+    """Marks a test of all interpreters."""
+    for mark in MARKS:
+        test = mark(test)
+    return each_interpreter(test)
+
+
+@real
 def test_deep_calls_and_long_argument_lists_request_the_memory_that_real_interpreters_request(version):
     many = [f"a{index}" for index in range(11)]
     texts = [{"letters": 50 + index} for index in range(11)]
@@ -274,9 +285,29 @@ def test_deep_calls_and_long_argument_lists_request_the_memory_that_real_interpr
         f"C{count}": {"methods": {"__init__": {"parameters": many[:count], "do": [{"bind": {"a0": 0}}]}}}
         for count in (1, 5, 8, 11)
     }
-    deep = {"parameters": ["x"], "do": [{"bind": {"y": {"letters": 60}}},
-            {"choose": 0.99, "do": [{"call": "deep", "with": ["y"]}]}]}  # fmt: skip
+    again = {"choose": 0.99, "do": [{"call": "deep", "with": ["y"]}]}
+    deep = {"parameters": ["x"], "do": [{"bind": {"y": {"letters": 60}}}, again]}
     calls = [{"bind": {"x": {"new": f"C{count}", "with": texts[:count]}}} for count in (1, 5, 8, 11)]
     main = [{"repeat": 5, "as": "i", "do": [*calls, {"call": "deep", "with": ["i"]}]}]
     program = object_program({"classes": classes, "functions": {"deep": deep}, "main": main, "seed": 4})
+    assert verify_objects(program, INTERPRETERS[version]).difference == ""
+
+
+@real
+def test_chains_that_end_with_a_call_request_the_memory_that_real_interpreters_request(version):
+    init = {"parameters": ["inner"], "do": [{"set": {"self.inner": "inner"}}]}
+    get = {"do": [{"return": "self.inner"}]}
+    methods = {"__init__": init, "get": get}
+    classes = {"Open": {"methods": methods}, "Slots": {"slots": ["inner"], "methods": methods}}
+    wrap = {"parameters": ["inner"], "do": [{"define": "get", "do": [{"return": "inner"}]}, {"return": "get"}]}
+    links = [
+        {"bind": {"x": {"call": "wrap", "with": ["x"]}}},
+        {"bind": {"y": {"new": "Open", "with": ["y"]}}},
+        {"bind": {"y": "y.get"}},
+        {"bind": {"z": {"new": "Slots", "with": ["z"]}}},
+        {"choose": 0.2, "do": [{"bind": {"x": {"list": ["x"]}, "y": {"tuple": ["y", "y"]}, "z": "z.get"}}]},
+    ]
+    build = {"do": [{"bind": {"x": 0, "y": 0, "z": 0}}, {"repeat": 200, "as": "i", "do": links}]}
+    main = [{"call": "build"}, *build["do"], {"drop": ["y"]}, {"call": "build"}]
+    program = object_program({"classes": classes, "functions": {"wrap": wrap, "build": build}, "main": main})
     assert verify_objects(program, INTERPRETERS[version]).difference == ""

@@ -5,7 +5,6 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
 from replay.objects.heap import (
-    FRAME,
     FUNCTION,
     MALLOC,
     MEM,
@@ -15,6 +14,7 @@ from replay.objects.heap import (
     TUPLE,
     VECTOR,
     drop,
+    drop_frame,
     emit,
     free_block,
     new_block,
@@ -73,7 +73,7 @@ def enter_frame(machine, function):
 
 @leaf
 def leave_frame(machine, function):
-    """Keeps the memory of a frame for the function's next call, or for any call, or frees it."""
+    """Keeps the memory of a frame for the function's next call, or for any call, or frees it after its variables."""
     heap, state, called = machine.heap, machine.state[0], machine.functions[function]
     frame = machine.frames[state.depth]
     if heap.rules[0].frame_base == 0:
@@ -84,10 +84,9 @@ def leave_frame(machine, function):
         kept = machine.kept_frames[state.frames_kept]
         kept.block, kept.room = frame.block, frame.room
         state.frames_kept += 1
-    else:  # after the local variables, which die first
-        record = new_record(heap, FRAME, np.int64(0))
-        heap.objects[record].block = frame.block
-        drop(heap, record)
+    else:
+        heap.objects[state.frame_object].block = frame.block
+    drop_frame(heap, np.int64(state.frame_object))
 
 
 @leaf

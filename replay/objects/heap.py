@@ -59,7 +59,7 @@ class Kind(IntEnum):
     METHOD = auto()
     """A bound method."""
     FRAME = auto()
-    """The memory of a frame that is freed, up to 3.10: no object."""
+    """The frame of a call that ends, up to 3.10: no object of a program."""
 
 
 (
@@ -204,7 +204,7 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, FRAME,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
     )  # fmt: skip
 
 
@@ -477,6 +477,16 @@ def _leave_trashcan(heap):
 
 
 @leaf
+def drop_frame(heap, number):
+    """Has the next steps end a frame, after all references that are dropped after this: they are nested in it."""
+    counts = heap.counts[0]
+    task = heap.dying[counts.dying]
+    task.object, task.position = number, 0
+    counts.dying += 1
+    heap.collector[0].nesting += 1
+
+
+@leaf
 def drop_next(heap):
     """Takes one step of dropping references."""
     counts = heap.counts[0]
@@ -508,6 +518,12 @@ def drop_next(heap):
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
+        return
+    if entry.kind == FRAME:
+        if entry.block:
+            free_counted_block(heap, entry.block)
+            entry.block = 0
+        _leave_trashcan(heap)
         return
     take_items(heap, number)
     if entry.vector:

@@ -47,11 +47,11 @@ FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee"
 that was called is on the stack, below the local variables."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks", "nested",
+    "value", "limit", "checks", "nested", "frame_object",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on). `nested`: number of calls of `__init__`, each of which takes two levels of
-CPython's limit."""
+CPython's limit. `frame_object`: stands for the frame that ends, up to 3.10."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200

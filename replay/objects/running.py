@@ -58,7 +58,8 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     if release >= SORTED_ATTRIBUTES:
         _fill(classes, code)
     methods = len(objects) + len(attributes) + len(more)
-    objects = np.concatenate([objects, _names(code), more, _functions(code)])
+    objects = np.concatenate([objects, _names(code), more, _functions(code), _frame()])
+    frame_object = len(objects) - 1
     objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
@@ -67,7 +68,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
-    state["top"], state["need"] = main["locals"], need
+    state["top"], state["need"], state["frame_object"] = main["locals"], need, frame_object
     heap = Heap(
         counts,
         rules,
@@ -153,6 +154,13 @@ def _functions(code: Code) -> np.ndarray:
     functions = np.zeros(len(code.functions), OBJECT)
     functions["kind"], functions["refs"], functions["length"] = Kind.FUNCTION, IMMORTAL, np.arange(len(functions))
     return functions
+
+
+def _frame() -> np.ndarray:
+    """Returns the object that stands for the frame of a call that ends."""
+    frame = np.zeros(1, OBJECT)
+    frame["kind"], frame["refs"] = Kind.FRAME, IMMORTAL
+    return frame
 
 
 def _slots(code: Code, release: tuple[int, ...]) -> np.ndarray:
