@@ -115,6 +115,7 @@ RULES = record(
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
     "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
+    "collects_disabled",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["sequence_iterators"] = release <= (3, 14)
     rules["trashcan_levels"] = 50 if release <= (3, 12) else 0
     rules["collects_in_loop"] = release >= (3, 12)
+    rules["collects_disabled"] = release == (3, 12)  # one that was requested before gc.disable()
     rules["tracks_all_tuples"] = release <= (3, 13)
     rules["count_bytes"] = 28 if release <= (3, 13) else 32
     rules["keys_header"] = 32 if release >= (3, 11) else 40
