@@ -185,7 +185,6 @@ def test_a_twin_has_the_functions_and_methods():
                 n = p.a()
             f(f)
         class P:
-            pass
             def __init__(self, a):
                 self.a = a
         class S:
