@@ -40,7 +40,9 @@ class Callables:
         methods: dict[str, Any] = {}
         for index in range(self._random.choice([0, 1, 2, 3])):
             method = "__init__" if index == 0 and self._random.random() < 0.7 else f"m{index}"
-            count = self._random.randint(0, 4 if method == "__init__" else _MOST)
+            count = self._random.randint(0, _MOST)
+            if method == "__init__" and self._random.random() < 0.2:
+                count = self._random.choice([4, 5, 8, 11])
             parameters = [f"a{number}" for number in range(count)]
             self._returns = method != "__init__"
             methods[method] = {"parameters": parameters, "do": self._body({"self": name}, parameters)}

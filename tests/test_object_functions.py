@@ -90,6 +90,13 @@ def test_a_variable_that_is_called_hides_the_function_of_the_same_name():
     assert [size for op, _, size, _ in found if op == MALLOC] == [160, 341]
 
 
+def test_arguments_of_a_call_of_a_captured_function_are_captured_too():
+    inner = {"define": "inner", "do": [{"call": "get", "with": ["n"]}]}
+    main = [{"bind": {"n": 5}}, {"define": "get", "parameters": ["x"], "do": [{"return": "x"}]}, inner]
+    found = events((3, 12), *main)
+    assert [size for op, _, size, _ in found if op == MALLOC] == [40, 40, 160, 56, 160]  # cells; get; a tuple, inner
+
+
 # Methods
 
 VIEW = {"View": {"slots": ["a"], "methods": {"show": {"parameters": ["n"], "do": [{"set": {"self.a": "n"}}]}}}}
@@ -178,7 +185,6 @@ def test_a_twin_has_the_functions_and_methods():
                 n = p.a()
             f(f)
         class P:
-            pass
             def __init__(self, a):
                 self.a = a
         class S:
@@ -216,10 +222,12 @@ def test_a_constructor_that_returns_a_value_and_a_method_with_the_name_of_a_slot
     ]
 
 
-@pytest.mark.parametrize("name", ["__del__", "__eq__", "_hidden", "class"])
-def test_other_special_methods_are_refused(name):
+@pytest.mark.parametrize(
+    ("name", "message"), [("__del__", "only __init__ is"), ("_hidden", "not supported"), ("class", "has a meaning")]
+)
+def test_other_special_methods_are_refused(name, message):
     document = {"classes": {"P": {"methods": {name: {"do": [{"return": 0}]}}}}, "main": [{"bind": {"x": 0}}]}
-    with pytest.raises(ValueError, match="methods"):
+    with pytest.raises(ValueError, match=message):
         Program.model_validate({"kind": "objects", **document})
 
 
@@ -256,10 +264,21 @@ def test_constructors_in_constructors_take_two_levels_of_the_limit_each():
 
 # Real interpreters
 
+each_interpreter = pytest.mark.parametrize("version", INTERPRETERS)
+MARKS = [
+    pytest.mark.system,
+    pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`"),
+]
 
-@pytest.mark.system
-@pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`")
-@pytest.mark.parametrize("version", INTERPRETERS)
+
+def real(test):
+    """Marks a test of all interpreters."""
+    for mark in MARKS:
+        test = mark(test)
+    return each_interpreter(test)
+
+
+@real
 def test_deep_calls_and_long_argument_lists_request_the_memory_that_real_interpreters_request(version):
     many = [f"a{index}" for index in range(11)]
     texts = [{"letters": 50 + index} for index in range(11)]
@@ -267,9 +286,29 @@ def test_deep_calls_and_long_argument_lists_request_the_memory_that_real_interpr
         f"C{count}": {"methods": {"__init__": {"parameters": many[:count], "do": [{"bind": {"a0": 0}}]}}}
         for count in (1, 5, 8, 11)
     }
-    deep = {"parameters": ["x"], "do": [{"bind": {"y": {"letters": 60}}},
-            {"choose": 0.99, "do": [{"call": "deep", "with": ["y"]}]}]}  # fmt: skip
+    again = {"choose": 0.99, "do": [{"call": "deep", "with": ["y"]}]}
+    deep = {"parameters": ["x"], "do": [{"bind": {"y": {"letters": 60}}}, again]}
     calls = [{"bind": {"x": {"new": f"C{count}", "with": texts[:count]}}} for count in (1, 5, 8, 11)]
     main = [{"repeat": 5, "as": "i", "do": [*calls, {"call": "deep", "with": ["i"]}]}]
     program = object_program({"classes": classes, "functions": {"deep": deep}, "main": main, "seed": 4})
+    assert verify_objects(program, INTERPRETERS[version]).difference == ""
+
+
+@real
+def test_chains_that_end_with_a_call_request_the_memory_that_real_interpreters_request(version):
+    init = {"parameters": ["inner"], "do": [{"set": {"self.inner": "inner"}}]}
+    get = {"do": [{"return": "self.inner"}]}
+    methods = {"__init__": init, "get": get}
+    classes = {"Open": {"methods": methods}, "Slots": {"slots": ["inner"], "methods": methods}}
+    wrap = {"parameters": ["inner"], "do": [{"define": "get", "do": [{"return": "inner"}]}, {"return": "get"}]}
+    links = [
+        {"bind": {"x": {"call": "wrap", "with": ["x"]}}},
+        {"bind": {"y": {"new": "Open", "with": ["y"]}}},
+        {"bind": {"y": "y.get"}},
+        {"bind": {"z": {"new": "Slots", "with": ["z"]}}},
+        {"choose": 0.2, "do": [{"bind": {"x": {"list": ["x"]}, "y": {"tuple": ["y", "y"]}, "z": "z.get"}}]},
+    ]
+    build = {"do": [{"bind": {"x": 0, "y": 0, "z": 0}}, {"repeat": 200, "as": "i", "do": links}]}
+    main = [{"call": "build"}, *build["do"], {"drop": ["y"]}, {"call": "build"}]
+    program = object_program({"classes": classes, "functions": {"wrap": wrap, "build": build}, "main": main})
     assert verify_objects(program, INTERPRETERS[version]).difference == ""

@@ -15,6 +15,7 @@ from replay.objects.heap import (
     TUPLE,
     VECTOR,
     drop,
+    drop_frame,
     emit,
     free_block,
     new_block,
@@ -72,10 +73,13 @@ def enter_frame(machine, function):
 
 @leaf
 def leave_frame(machine, function):
-    """Keeps the memory of a frame for the function's next call, or for any call, or frees it."""
-    frame = machine.frames[machine.state[0].depth]
-    if machine.heap.rules[0].frame_base:
-        keep_frame(machine, function, np.int64(frame.block), np.int64(frame.room))
+    """Keeps the memory of a frame for the function's next call, or for any call, or frees it after its variables."""
+    heap, state = machine.heap, machine.state[0]
+    frame = machine.frames[state.depth]
+    if heap.rules[0].frame_base:
+        if not keep_frame(machine, function, np.int64(frame.block), np.int64(frame.room)):
+            heap.objects[state.ended_frame].block = frame.block
+        drop_frame(heap, np.int64(state.ended_frame))
 
 
 @leaf

@@ -992,7 +992,7 @@ class _Compiler:
             self._load(owner)
             self._emit(Do.LOAD_METHOD, self._attribute(name))
             self._arguments(form, Do.CALL_METHOD)
-        elif self._scope.is_variable(name):
+        elif self._scope.is_variable(name) or self._surveys:
             self._load(name)
             self._arguments(form, Do.CALL_VALUE)
         else:

@@ -13,8 +13,6 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.heap import (
     FRAME,
-    FRAME_MEMORY,
-    drop,
     free_counted_block,
     give_items,
     new_counted_block,
@@ -101,14 +99,16 @@ def end_unreferred(machine):
 def end_frame(machine, number):
     """Keeps or frees the memory of a frame object that ended; up to 3.10."""
     entry = machine.heap.objects[number]
-    keep_frame(machine, entry.owner, np.int64(entry.block), np.int64(entry.capacity))
+    if not keep_frame(machine, entry.owner, np.int64(entry.block), np.int64(entry.capacity)):
+        free_counted_block(machine.heap, np.int64(entry.block))
     entry.kind, entry.first = 0, machine.heap.counts[0].free_object
     machine.heap.counts[0].free_object = number
 
 
 @leaf
 def keep_frame(machine, function, block, room):
-    """Keeps the memory of a frame for the function's next call, or for any call, or frees it; up to 3.10."""
+    """Keeps the memory of a frame for the function's next call, or for any call, up to 3.10; returns False if it has to
+    be freed."""
     state, called = machine.state[0], machine.functions[function]
     if called.block == 0:
         called.block, called.room = block, room
@@ -116,7 +116,6 @@ def keep_frame(machine, function, block, room):
         kept = machine.kept_frames[state.frames_kept]
         kept.block, kept.room = block, room
         state.frames_kept += 1
-    else:  # after the local variables, which die first
-        record = new_record(machine.heap, np.int64(FRAME_MEMORY), np.int64(0))
-        machine.heap.objects[record].block = block
-        drop(machine.heap, record)
+    else:
+        return False
+    return True

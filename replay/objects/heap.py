@@ -58,8 +58,8 @@ class Kind(IntEnum):
     CELL = auto()
     METHOD = auto()
     """A bound method."""
-    FRAME_MEMORY = auto()
-    """The memory of a frame that is freed, up to 3.10: no object."""
+    ENDED_FRAME = auto()
+    """The frame of a call that ends, up to 3.10: no object of a program."""
     EXCEPTION = auto()
     TRACEBACK = auto()
     """An entry of a traceback: the next entry, and a frame object."""
@@ -68,7 +68,7 @@ class Kind(IntEnum):
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, FRAME_MEMORY, EXCEPTION, TRACEBACK, FRAME,
+    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -211,8 +211,8 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, FRAME_MEMORY,
-        EXCEPTION, TRACEBACK, FRAME,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXCEPTION,
+        TRACEBACK, FRAME,
     )  # fmt: skip
 
 
@@ -489,6 +489,16 @@ def _leave_trashcan(heap):
 
 
 @leaf
+def drop_frame(heap, number):
+    """Has the next steps end a frame, after all references that are dropped after this: they are nested in it."""
+    counts = heap.counts[0]
+    task = heap.dying[counts.dying]
+    task.object, task.position = number, 0
+    counts.dying += 1
+    heap.collector[0].nesting += 1
+
+
+@leaf
 def drop_next(heap):
     """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; else 0."""
     counts = heap.counts[0]
@@ -520,6 +530,12 @@ def drop_next(heap):
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
+        return np.int64(0)
+    if entry.kind == ENDED_FRAME:
+        if entry.block:
+            free_counted_block(heap, entry.block)
+            entry.block = 0
+        _leave_trashcan(heap)
         return np.int64(0)
     take_items(heap, number)
     if entry.vector:

@@ -64,11 +64,20 @@ def _no_keywords(place: str) -> str:
     return place
 
 
+def _supported(name: Any) -> Any:
+    """Returns the name of a method; raises ValueError for special methods that are not simulated."""
+    if isinstance(name, str) and name.startswith("_") and name != INIT:
+        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {INIT} is")
+    return name
+
+
 Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
 Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
-MethodName = Annotated[str, Field(pattern=rf"^({_WORD}|{INIT})$"), AfterValidator(_no_keywords)]
+MethodName = Annotated[
+    str, Field(pattern=rf"^({_WORD}|{INIT})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
+]
 ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]

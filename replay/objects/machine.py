@@ -52,14 +52,14 @@ whether the function or bound method that was called is on the stack, below the 
 object, 0 for none."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks", "nested", "unwinding", "region", "raised", "raised_traceback", "handled",
+    "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
     "handled_traceback",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on). `nested`: number of calls of `__init__`, each of which takes two levels of
-CPython's limit. `unwinding`: what is next to do with the exception `raised`, 0 for none; `region`: the region that it
-leaves. `handled`: the exception whose handler runs. Both have a traceback of their own, the former up to 3.11, the
-latter up to 3.10."""
+CPython's limit. `ended_frame`: stands for the frame that ends, up to 3.10. `unwinding`: what is next to do with the
+exception `raised`, 0 for none; `region`: the region that it leaves. `handled`: the exception whose handler runs. Both
+have a traceback of their own, the former up to 3.11, the latter up to 3.10."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200

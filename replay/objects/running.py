@@ -62,7 +62,8 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     if release >= SORTED_ATTRIBUTES:
         _fill(classes, code)
     methods = len(objects) + len(attributes) + len(more)
-    objects = np.concatenate([objects, _names(code), more, _function_objects(code)])
+    objects = np.concatenate([objects, _names(code), more, _function_objects(code), _ended_frame()])
+    ended_frame = len(objects) - 1
     objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
@@ -71,7 +72,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
-    state["top"], state["need"] = main["locals"], need
+    state["top"], state["need"], state["ended_frame"] = main["locals"], need, ended_frame
     heap = Heap(
         counts,
         rules,
@@ -171,6 +172,13 @@ def _function_objects(code: Code) -> np.ndarray:
     functions = np.zeros(len(code.functions), OBJECT)
     functions["kind"], functions["refs"], functions["length"] = Kind.FUNCTION, IMMORTAL, np.arange(len(functions))
     return functions
+
+
+def _ended_frame() -> np.ndarray:
+    """Returns the object that stands for the frame of a call that ends."""
+    frame = np.zeros(1, OBJECT)
+    frame["kind"], frame["refs"] = Kind.ENDED_FRAME, IMMORTAL
+    return frame
 
 
 def _slots(code: Code, release: tuple[int, ...]) -> np.ndarray:

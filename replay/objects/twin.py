@@ -25,7 +25,8 @@ def write_twin(program: Program) -> str:
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
-        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"]
+        slots = f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"
+        lines += [f"class {name}:", *([slots] if kind.slots or not kind.methods else [])]
         for method, function in kind.methods.items():
             written = _function(method, [language.SELF, *function.parameters], function.do)
             lines += [f"    {line}" for line in written]
