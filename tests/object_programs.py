@@ -34,7 +34,7 @@ def random_program(seed: int) -> ObjectProgram:
 
 def random_document(seed: int) -> dict[str, Any]:
     """Returns the document of a random program."""
-    return _Author(seed).document()
+    return RandomAuthor(seed).document()
 
 
 def _is_chosen(generator: random.Random, probability: float) -> bool:
@@ -42,7 +42,9 @@ def _is_chosen(generator: random.Random, probability: float) -> bool:
     return generator.random() < probability
 
 
-class _Author:
+class RandomAuthor:
+    """Writes random programs."""
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._names = self._depth = 0

@@ -20,6 +20,11 @@
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
+    START function     replaces a tuple of arguments by the number of a new thread, which starts at `other`
+    BEGIN_THREAD       pushes the arguments; LEAVE_THREAD pops the result of the function; END_THREAD
+    LOCK, QUEUE        push a new object; FILL_QUEUE allocates what belongs to the queue on the stack
+    ACQUIRE, RELEASE   replace a lock by the result; PUT pops a queue and an item; TAKE replaces a queue by an item
+    SLEEP ns           pushes None, after so many ns; WORK ns computes for so long
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
@@ -91,6 +96,19 @@ class Do(IntEnum):
     SET_OF_CONSTANTS = auto()
     ADD = auto()
     DISCARD_ELEMENT = auto()
+    START = auto()
+    BEGIN_THREAD = auto()
+    LEAVE_THREAD = auto()
+    END_THREAD = auto()
+    LOCK = auto()
+    QUEUE = auto()
+    FILL_QUEUE = auto()
+    ACQUIRE = auto()
+    RELEASE = auto()
+    PUT = auto()
+    TAKE = auto()
+    SLEEP = auto()
+    WORK = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -98,12 +116,15 @@ SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotatio
 IN_CALL = 1
 """Argument of ITERATE for a call of `iter`."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
-         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2}  # fmt: skip
+         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2,
+         Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR}
+_PUSHED |= {Do.LOCK, Do.QUEUE, Do.SLEEP}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2,
+           Do.PUT: 2}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -140,6 +161,8 @@ class Code(NamedTuple):
     attributes: list[str]
     names: list[list[str]]
     """The local variables of each function, in the order of their slots."""
+    has_threads: bool = False
+    """Whether the program has statements about threads, or takes time."""
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -162,6 +185,8 @@ class _Compiler:
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
         self._depth = self._deepest = self._deepest_3_8 = self._loops = 0
+        self._starts: list[int] = []
+        self._has_threads = False
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         functions = []
@@ -189,6 +214,7 @@ class _Compiler:
                 if name in self._called
             ]
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
+        self._add_threads()
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -202,6 +228,7 @@ class _Compiler:
             self._places,
             self._attributes,
             self._names,
+            self._has_threads,
         )
         return code, []
 
@@ -350,6 +377,59 @@ class _Compiler:
     def _(self, form: language.SwitchCollector) -> None:
         self._emit(Do.SWITCH_COLLECTOR, SWITCHES.index(form.collector))
         self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Start) -> None:
+        function = self._function(form.start, form.with_)
+        if function is None:
+            return
+        self._depth += 2  # two functions
+        self._expression(language.NewTuple(tuple=form.with_))
+        self._depth -= 2
+        self._reach(2)
+        self._starts.append(self._emit(Do.START, function))
+        self._emit(Do.DISCARD)
+        self._has_threads = True
+
+    def _add_threads(self) -> None:
+        """Adds the code of threads: each calls its function."""
+        for start in self._starts:
+            do, function, _, line, runs = self._instructions[start]
+            self._instructions[start] = do, function, len(self._instructions), line, runs
+            self._instructions += [
+                (int(each), function, 0, line, 0) for each in (Do.BEGIN_THREAD, Do.CALL, Do.LEAVE_THREAD, Do.END_THREAD)
+            ]
+
+    @_statement.register
+    def _(self, form: language.Acquire) -> None:
+        self._wait(form.acquire, Do.ACQUIRE)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Release) -> None:
+        self._wait(form.release, Do.RELEASE)
+        self._emit(Do.DISCARD)
+
+    def _wait(self, place: str, do: Do) -> None:
+        self._load(place)
+        self._emit(do)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Put) -> None:
+        self._method(form.to, form.put, Do.PUT)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Sleep) -> None:
+        self._emit(Do.SLEEP, form.sleep)
+        self._emit(Do.DISCARD)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Work) -> None:
+        self._emit(Do.WORK, form.work)
+        self._has_threads = True
 
     @_statement.register
     def _(self, form: language.Repeat) -> None:
@@ -510,18 +590,25 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.Call) -> None:
-        if form.call not in self._functions:
-            self._problem(f"unknown function {form.call!r}; {nearest(form.call, self._functions)}")
+        function = self._function(form.call, form.with_)
+        if function is None:
             return
-        self._called.add(form.call)
-        wanted = len(self._program.functions[form.call].parameters)
-        if wanted != len(form.with_):
-            self._problem(f"{form.call} has {wanted} parameters, and is called with {len(form.with_)}")
         self._depth += 1  # CPython's stack has the function below its arguments
         for each in form.with_:
             self._expression(each)
         self._depth -= 1
-        self._emit(Do.CALL, self._functions.index(form.call))
+        self._emit(Do.CALL, function)
+
+    def _function(self, name: str, arguments: list[Expression]) -> int | None:
+        """Returns the number of a function that is called with arguments; None if it is unknown."""
+        if name not in self._functions:
+            self._problem(f"unknown function {name!r}; {nearest(name, self._functions)}")
+            return None
+        self._called.add(name)
+        wanted = len(self._program.functions[name].parameters)
+        if wanted != len(arguments):
+            self._problem(f"{name} has {wanted} parameters, and is called with {len(arguments)}")
+        return self._functions.index(name)
 
     @_expression.register
     def _(self, form: language.Item) -> None:
@@ -541,6 +628,21 @@ class _Compiler:
         self._depth -= 2
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
+
+    @_expression.register
+    def _(self, form: language.NewLock) -> None:
+        self._emit(Do.LOCK)
+        self._has_threads = True
+
+    @_expression.register
+    def _(self, form: language.NewQueue) -> None:
+        self._emit(Do.QUEUE)
+        self._emit(Do.FILL_QUEUE)
+        self._has_threads = True
+
+    @_expression.register
+    def _(self, form: language.Take) -> None:
+        self._wait(form.take, Do.TAKE)
 
 
 def _attributes(program: Program) -> list[str]:

@@ -22,10 +22,12 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
+    LIST_QUEUE,
     MALLOC,
     OBJ,
     OPEN,
     PERMANENT,
+    QUEUE,
     SEQUENCE_ITERATOR,
     SET,
     TUPLE,
@@ -35,6 +37,7 @@ from replay.objects.heap import (
     end_vector,
     free_block,
     free_counted_block,
+    give_items,
     has_header,
     is_forward,
     may_be_tracked,
@@ -234,10 +237,17 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET):  # the others cannot be cleared
+    if _can_be_cleared(heap, heap.objects[number].kind):
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
+
+
+@leaf
+def _can_be_cleared(heap, kind):
+    return kind in (LIST, DICT, INSTANCE, OPEN, SET) or (
+        kind in (QUEUE, LIST_QUEUE) and heap.rules[0].clears_queues > 0
+    )
 
 
 @leaf
@@ -250,6 +260,8 @@ def _clear_object(heap, number):
         clear_dict(heap, number)
     elif kind in (DICT, SET):
         _clear_table(heap, number)
+    elif kind in (QUEUE, LIST_QUEUE):
+        _clear_queue(heap, number)
     else:
         _clear_slots(heap, number)
 
@@ -259,15 +271,37 @@ def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, is_set = np.int64(entry.owner), entry.kind == SET
-    for index in range(length // 2):  # they die from the first one on
-        first, last = entry.first + index, entry.first + length - 1 - index
-        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+    _reverse(heap, entry.first, length)
     vector = end_items(heap, number, length)
     entry.owner = 0
     if is_set:
         give_slots(heap, number)
     else:
         heap.objects[vector].owner = keys
+
+
+@leaf
+def _clear_queue(heap, number):
+    """Drops the list of a queue, or its items, from the first one on, and its array."""
+    queue = heap.objects[number]
+    if queue.kind == LIST_QUEUE:
+        drop(heap, np.int64(heap.items[queue.first + 1]))
+        queue.length, heap.items[queue.first + 1] = 1, 0
+        return
+    semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
+    heap.items[queue.first] = 0
+    _reverse(heap, queue.first, length)
+    end_items(heap, number, length)
+    give_items(heap, number, np.int64(2))
+    heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1
+
+
+@leaf
+def _reverse(heap, first, length):
+    """Reverses items, which die from the last one on."""
+    for index in range(length // 2):
+        last = first + length - 1 - index
+        heap.items[first + index], heap.items[last] = heap.items[last], heap.items[first + index]
 
 
 @leaf

@@ -33,18 +33,31 @@ MISTAKES = (
     "the dict has other keys than at the start of the loop over it",
     "expected a set",
     "expected a dict or set",
+    "expected a lock",
+    "no thread holds the lock",
+    "expected a queue",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
-    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED, NOT_LOCK, NOT_HELD, NOT_QUEUE,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room")
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks",
+    "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
+    "arguments", "callback", "boot", "thread_state", "handle",
+    "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
-requested collection now (from 3.12 on)."""
+requested collection now (from 3.12 on), and whether another thread wants the GIL.
+
+Of programs with threads:
+`waits`: what the last instruction has the scheduler do; `awaited`: the lock or queue, or the first instruction of a new
+thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a lock, or an item.
+`yields`: whether the thread drops the GIL at the next check. `collecting`: steps of collections.
+`arguments`, a tuple, and the blocks `callback`, `boot`, `thread_state`, `handle`: of the thread, 0 for none; `next_…`:
+of the thread that it starts."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -56,6 +69,8 @@ DEPTH_MAX = 900
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
     MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR, MAKE_DICT, DICT_OF_CONSTANTS,
     DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
+    START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
+    SLEEP, WORK,
 ) = map(int, Do)  # fmt: skip
 
 

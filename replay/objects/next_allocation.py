@@ -32,16 +32,20 @@ from replay.objects.heap import (
 from replay.objects.machine import (
     CALL,
     DICT_OF_CONSTANTS,
+    FILL_QUEUE,
     ITERATE,
     LIST_OF_CONSTANTS,
     MAKE_DICT,
     MAKE_LIST,
+    MAKE_LOCK,
+    MAKE_QUEUE,
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
     NEW,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
+    START,
 )
 from replay.objects.sets import SET_BYTES
 
@@ -69,7 +73,13 @@ def _container_bytes(machine, op, argument):
     if op == MAKE_TUPLE or (op == MAKE_RANGE and rules.range_arguments):
         length = argument if op == MAKE_TUPLE else np.int64(1)
         return np.int64(0) if has_kept(heap, TUPLE, length) else rules.tuple_header + 8 * length
-    if op in (MAKE_LIST, LIST_OF_CONSTANTS):
+    if op == START:
+        return np.int64(0) if has_kept(heap, TUPLE, np.int64(2)) else rules.tuple_header + 16
+    if op == MAKE_LOCK:
+        return rules.lock_bytes * rules.locks_have_header
+    if op == MAKE_QUEUE:
+        return np.int64(rules.queue_bytes)
+    if op in (MAKE_LIST, LIST_OF_CONSTANTS, FILL_QUEUE):
         return np.int64(0) if has_kept(heap, LIST, np.int64(0)) else np.int64(56)
     if op in (MAKE_SET, SET_OF_CONSTANTS):
         return np.int64(SET_BYTES)
