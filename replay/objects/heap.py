@@ -118,6 +118,7 @@ RULES = record(
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
     "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
+    "checks_often",
 )  # fmt: skip
 
 

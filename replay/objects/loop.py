@@ -368,7 +368,7 @@ def run_slice(machine, limit_ns):
     makes a mistake (FAILED), or it is PAUSED, WAITS or YIELDS. Threads change only between instructions."""
     heap, state = machine.heap, machine.state[0]
     counts = heap.counts[0]
-    steps, events = np.int64(counts.steps), np.int64(counts.events)
+    steps, events, often = np.int64(counts.steps), np.int64(counts.events), heap.rules[0].checks_often
     if state.function < 0:
         state.function = machine.functions.shape[0] - 1
         machine.functions[state.function].warmth = 1
@@ -394,10 +394,14 @@ def run_slice(machine, limit_ns):
         elif (before - steps) * STEP_NS + (counts.events - events) * CALL_NS >= limit_ns:
             counts.steps -= 1
             return PAUSED
-        elif not _do(machine):
-            if state.mistake:
-                return FAILED
-            state.is_over = 1
+        else:
+            op = machine.instructions[state.at].op
+            if not _do(machine):
+                if state.mistake:
+                    return FAILED
+                state.is_over = 1
+            if often and op not in (LOAD, STORE, CONSTANT, DISCARD):
+                state.checks = 1
         if phase:
             state.collecting += counts.steps - before
     return FULL

@@ -83,6 +83,7 @@ def _set_thread_rules(rules: np.ndarray, version: tuple[int, ...]) -> None:
     rules["queue_bytes"] = 88 if release >= (3, 13) else 72
     rules["queues_have_list"] = release <= (3, 12)
     rules["clears_queues"] = release >= (3, 10)
+    rules["checks_often"] = release <= (3, 9)
 
 
 def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:

@@ -4,6 +4,9 @@ The real interpreter runs the program's twin in plain Python. Both start with em
 domain, size and block of every event, in their order, and at the end the collector's counts and statistics.
 Collections are events too.
 
+Of programs with threads, the thread of each event is compared too. In the real program they change only where one of
+them blocks.
+
 An interpreter allocates some memory on the side, which belongs to no object of the program. Such events are left out of
 the comparison and counted:
 
