@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from object_programs import Names, _Author, object_program
+from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
 from replay.objects.language import EXCEPTIONS
@@ -18,7 +18,7 @@ def raising_document(seed: int) -> dict[str, Any]:
     return _RaisingAuthor(seed).document()
 
 
-class _RaisingAuthor(_Author):
+class _RaisingAuthor(RandomAuthor):
     """Writes functions that raise exceptions; `main` calls them in `try` only."""
 
     def __init__(self, seed: int) -> None:

@@ -39,7 +39,7 @@ def random_program(seed: int) -> ObjectProgram:
 
 def random_document(seed: int) -> dict[str, Any]:
     """Returns the document of a random program."""
-    return _Author(seed).document()
+    return RandomAuthor(seed).document()
 
 
 def _is_chosen(generator: random.Random, probability: float) -> bool:
@@ -47,7 +47,9 @@ def _is_chosen(generator: random.Random, probability: float) -> bool:
     return generator.random() < probability
 
 
-class _Author(Callables):
+class RandomAuthor(Callables):
+    """Writes random programs."""
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._random = random.Random(seed)

@@ -39,6 +39,11 @@
     RERAISE            raises the handled exception again
     UNBIND slot        unbinds a variable, if it is bound
     ENTER_FINALLY      pushes the place where CPython 3.8 continues after `finally`, before a `return`; LEAVE_FINALLY pops
+    START function     replaces a tuple of arguments by the number of a new thread, which starts at `other`
+    BEGIN_THREAD       pushes the arguments; LEAVE_THREAD pops the result of the function; END_THREAD
+    LOCK, QUEUE        push a new object; FILL_QUEUE allocates what belongs to the queue on the stack
+    ACQUIRE, RELEASE   replace a lock by the result; PUT pops a queue and an item; TAKE replaces a queue by an item
+    SLEEP ns           pushes None, after so many ns; WORK ns computes for so long
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
@@ -164,6 +169,19 @@ class Do(IntEnum):
     UNBIND = auto()
     ENTER_FINALLY = auto()
     LEAVE_FINALLY = auto()
+    START = auto()
+    BEGIN_THREAD = auto()
+    LEAVE_THREAD = auto()
+    END_THREAD = auto()
+    LOCK = auto()
+    QUEUE = auto()
+    FILL_QUEUE = auto()
+    ACQUIRE = auto()
+    RELEASE = auto()
+    PUT = auto()
+    TAKE = auto()
+    SLEEP = auto()
+    WORK = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -173,13 +191,15 @@ IN_CALL = 1
 SLOT_BITS = 20
 """Of MAKE_CELL: `other` is a slot, and above these bits the parameter that is moved to it, counted from 1."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
-         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2}  # fmt: skip
+         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2,
+         Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
-           Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY}  # fmt: skip
+           Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY, Do.LOCK, Do.QUEUE,
+           Do.SLEEP}  # fmt: skip
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1, Do.PUT: 2}  # fmt: skip
 _IN_3_12 = {Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
             Do.UNWIND: 2, Do.LENGTH: 2, Do.APPEND: 3, Do.POP_LAST: 2, Do.CLEAR: 3, Do.ADD: 3, Do.DISCARD_ELEMENT: 3,
             Do.COLLECT: 4, Do.FOUND: 0, Do.SWITCH_COLLECTOR: 3, Do.FIRST_KEY: 3, Do.NEW_EXCEPTION: 2,
@@ -242,6 +262,8 @@ class Code(NamedTuple):
     """The slot of each of these variables in CPython 3.8."""
     layout: np.ndarray
     """Flags of each instruction: see `replay.objects.offsets`."""
+    has_threads: bool = False
+    """Whether the program has statements about threads, or takes time."""
 
     @property
     def has_exceptions(self) -> bool:
@@ -309,6 +331,8 @@ class _Compiler:
         self._layout_now = self._tries = 0
         self._layout: list[int] = []
         self._slots_3_8: list[list[int]] = []
+        self._starts: list[int] = []
+        self._has_threads = False
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
         main = self._scope
@@ -329,6 +353,7 @@ class _Compiler:
         self._problems += clashes(self._program)
         functions = [self._function(scope) for scope in self._scopes]
         self._problems += self._unsupported()
+        self._add_threads()
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -348,6 +373,7 @@ class _Compiler:
             self._names,
             self._slots_3_8,
             np.array(self._layout, np.int64),
+            self._has_threads,
         )
         return code, []
 
@@ -615,6 +641,61 @@ class _Compiler:
     def _(self, form: language.SwitchCollector) -> None:
         self._emit(Do.SWITCH_COLLECTOR, SWITCHES.index(form.collector))
         self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Start) -> None:
+        function = self._called(form.start, form.with_)
+        if function is None:
+            return
+        self._depth += 2  # two functions
+        self._expression(language.NewTuple(tuple=form.with_))
+        self._depth -= 2
+        self._reach(2)
+        self._starts.append(self._emit(Do.START, function))
+        self._emit(Do.DISCARD)
+        self._has_threads = True
+
+    def _add_threads(self) -> None:
+        """Adds the code of threads: each calls its function."""
+        for start in self._starts:
+            do, function, _, line, runs = self._instructions[start]
+            self._instructions[start] = do, function, len(self._instructions), line, runs
+            self._instructions += [
+                (int(each), function, 0, line, 0) for each in (Do.BEGIN_THREAD, Do.CALL, Do.LEAVE_THREAD, Do.END_THREAD)
+            ]
+        without = [0] * (len(self._instructions) - len(self._region_of))
+        self._region_of, self._layout = self._region_of + without, self._layout + without
+
+    @_statement.register
+    def _(self, form: language.Acquire) -> None:
+        self._wait(form.acquire, Do.ACQUIRE)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Release) -> None:
+        self._wait(form.release, Do.RELEASE)
+        self._emit(Do.DISCARD)
+
+    def _wait(self, place: str, do: Do) -> None:
+        self._load(place)
+        self._emit(do)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Put) -> None:
+        self._method(form.to, form.put, Do.PUT)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Sleep) -> None:
+        self._emit(Do.SLEEP, form.sleep)
+        self._emit(Do.DISCARD)
+        self._has_threads = True
+
+    @_statement.register
+    def _(self, form: language.Work) -> None:
+        self._emit(Do.WORK, form.work)
+        self._has_threads = True
 
     @_statement.register
     def _(self, form: language.Repeat) -> None:
@@ -1004,20 +1085,24 @@ class _Compiler:
         self._emit(do, len(form.with_))
 
     def _call_function(self, form: language.Call) -> None:
-        if form.call not in self._functions:
-            known = [*self._functions, *self._scope.defined]
-            self._problem(f"unknown function {form.call!r}; {nearest(form.call, known)}")
-            for each in form.with_:  # variables of functions around this one are found in the first pass
-                self._expression(each)
+        function = self._called(form.call, form.with_)
+        if function is None:
             return
-        wanted = len(self._program.functions[form.call].parameters)
-        if wanted != len(form.with_):
-            self._problem(f"{form.call} has {wanted} parameters, and is called with {len(form.with_)}")
         self._depth += 1  # CPython's stack has the function below its arguments
         for each in form.with_:
             self._expression(each)
         self._depth -= 1
-        self._emit(Do.CALL, self._functions.index(form.call))
+        self._emit(Do.CALL, function)
+
+    def _called(self, name: str, arguments: list[Expression]) -> int | None:
+        """Returns the number of a function of the program that is called with arguments; None if it is unknown."""
+        if name not in self._functions:
+            self._problem(f"unknown function {name!r}; {nearest(name, [*self._functions, *self._scope.defined])}")
+            return None
+        wanted = len(self._program.functions[name].parameters)
+        if wanted != len(arguments):
+            self._problem(f"{name} has {wanted} parameters, and is called with {len(arguments)}")
+        return self._functions.index(name)
 
     @_expression.register
     def _(self, form: language.Item) -> None:
@@ -1037,6 +1122,21 @@ class _Compiler:
         self._depth -= 2
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
+
+    @_expression.register
+    def _(self, form: language.NewLock) -> None:
+        self._emit(Do.LOCK)
+        self._has_threads = True
+
+    @_expression.register
+    def _(self, form: language.NewQueue) -> None:
+        self._emit(Do.QUEUE)
+        self._emit(Do.FILL_QUEUE)
+        self._has_threads = True
+
+    @_expression.register
+    def _(self, form: language.Take) -> None:
+        self._wait(form.take, Do.TAKE)
 
 
 def never_completes(form: Statement) -> bool:

@@ -26,11 +26,13 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
+    LIST_QUEUE,
     MALLOC,
     METHOD,
     OBJ,
     OPEN,
     PERMANENT,
+    QUEUE,
     SEQUENCE_ITERATOR,
     SET,
     TRACEBACK,
@@ -41,6 +43,7 @@ from replay.objects.heap import (
     end_vector,
     free_block,
     free_counted_block,
+    give_items,
     has_header,
     is_forward,
     may_be_tracked,
@@ -245,13 +248,18 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    kind = heap.objects[number].kind
-    if kind in (
-        LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME,
-    ):  # fmt: skip  # the others cannot be cleared
+    if _can_be_cleared(heap, heap.objects[number].kind):
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
+
+
+@leaf
+def _can_be_cleared(heap, kind):
+    """Whether the collector can drop the references of an object of a kind."""
+    if kind in (QUEUE, LIST_QUEUE):
+        return heap.rules[0].clears_queues > 0
+    return kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -273,6 +281,8 @@ def _clear_object(heap, number):
         end_items(heap, number, heap.objects[number].length)
     elif kind == FRAME:
         _clear_variables(heap, number)
+    elif kind in (QUEUE, LIST_QUEUE):
+        _clear_queue(heap, number)
     else:
         _clear_slots(heap, number)
 
@@ -298,6 +308,22 @@ def _reverse_items(heap, number):
     for index in range(length // 2):
         first, last = entry.first + index, entry.first + length - 1 - index
         heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+
+
+@leaf
+def _clear_queue(heap, number):
+    """Drops the list of a queue, or its items, from the first one on, and its array."""
+    queue = heap.objects[number]
+    if queue.kind == LIST_QUEUE:
+        drop(heap, np.int64(heap.items[queue.first + 1]))
+        queue.length, heap.items[queue.first + 1] = 1, 0
+        return
+    semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
+    heap.items[queue.first] = 0
+    _reverse_items(heap, number)
+    end_items(heap, number, length)
+    give_items(heap, number, np.int64(2))
+    heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1
 
 
 @leaf

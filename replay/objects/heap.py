@@ -64,14 +64,24 @@ class Kind(IntEnum):
     TRACEBACK = auto()
     """An entry of a traceback: the next entry, and a frame object."""
     FRAME = auto()
+    LOCK = auto()
+    PLAIN_LOCK = auto()
+    """A lock without the collector's header, up to 3.9."""
+    SEMAPHORE = auto()
+    """The lock in a queue: no object."""
+    QUEUE = auto()
+    """A queue with an array of items, from 3.13 on."""
+    LIST_QUEUE = auto()
+    """A queue with a list of items, up to 3.12."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
+    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME, LOCK, PLAIN_LOCK,
+    SEMAPHORE, QUEUE, LIST_QUEUE,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
-MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
+RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
@@ -122,6 +132,9 @@ RULES = record(
     "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
     "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
     "pushes_addresses", "pushes_places",
+    "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
+    "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
+    "checks_often",
 )  # fmt: skip
 
 
@@ -212,7 +225,7 @@ def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
         TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXCEPTION,
-        TRACEBACK, FRAME,
+        TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE,
     )  # fmt: skip
 
 
@@ -294,7 +307,7 @@ def end_object(heap, number):
     """Gives the memory of a dead object to its free list, or frees it."""
     counts, entry = heap.counts[0], heap.objects[number]
     which = free_list(entry.kind, entry.length)
-    if entry.kind in (VECTOR, PLACE):
+    if entry.kind in (VECTOR, PLACE, SEMAPHORE):
         pass
     elif heap.kept_counts[which] < heap.limits[which]:
         heap.kept[which, heap.kept_counts[which]] = entry.block
@@ -380,7 +393,9 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
+    return kind in (
+        TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE,
+    )  # fmt: skip
 
 
 @leaf
@@ -397,7 +412,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME)
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE)
 
 
 @leaf
@@ -539,7 +554,7 @@ def drop_next(heap):
         return np.int64(0)
     take_items(heap, number)
     if entry.vector:
-        free_block(heap, MEM, entry.vector)
+        free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
     is_counted, is_kept = _is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from replay.support.names import nearest
+from replay.support.units import Time
 from replay.support.yaml_documents import Form
 
 MAIN = "main"
@@ -31,6 +32,7 @@ EXCEPTIONS = {
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
+RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
 """Names of functions, classes and constants in the program's twin."""
 
 
@@ -182,6 +184,24 @@ class FirstKey(Form):
     first_key: Place
 
 
+class NewLock(Form):
+    """A new lock, which no thread holds: `allocate_lock()`."""
+
+    lock: Annotated[list[Any], Field(max_length=0)]
+
+
+class NewQueue(Form):
+    """A new queue without items: `SimpleQueue()`."""
+
+    queue: Annotated[list[Any], Field(max_length=0)]
+
+
+class Take(Form):
+    """`q.get()`: waits until the queue has an item."""
+
+    take: Place
+
+
 # Statements
 
 
@@ -273,6 +293,44 @@ class Define(Form):
     do: Annotated[list["Statement"], Field(min_length=1)]
 
 
+class Start(Form):
+    """Starts a thread that calls a function: `start_new_thread(f, (a, b))`."""
+
+    start: Name
+    with_: list["Expression"] = Field(default_factory=list, alias="with")
+
+
+class Acquire(Form):
+    """`l.acquire()`: waits until no thread holds the lock."""
+
+    acquire: Place
+
+
+class Release(Form):
+    """`l.release()`."""
+
+    release: Place
+
+
+class Put(Form):
+    """`q.put(a)`, of a queue."""
+
+    put: "Expression"
+    to: Place
+
+
+class Sleep(Form):
+    """`sleep(t)`: a call that waits for this time without the GIL."""
+
+    sleep: Time
+
+
+class Work(Form):
+    """Time in which the thread computes without allocations."""
+
+    work: Time
+
+
 class Return(Form):
     """`return a`."""
 
@@ -340,13 +398,14 @@ EXPRESSIONS: dict[str, type[Form]] = {
     for form in (
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
         FirstKey,
+        NewLock, NewQueue, Take,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey, Define, Raise, Try,
+        Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -391,7 +450,10 @@ Expression: TypeAlias = Annotated[
     | Annotated[Call, Tag("call")]
     | Annotated[Item, Tag("item")]
     | Annotated[Length, Tag("length")]
-    | Annotated[FirstKey, Tag("first_key")],
+    | Annotated[FirstKey, Tag("first_key")]
+    | Annotated[NewLock, Tag("lock")]
+    | Annotated[NewQueue, Tag("queue")]
+    | Annotated[Take, Tag("take")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -416,7 +478,13 @@ Statement: TypeAlias = Annotated[
     | Annotated[IfKey, Tag("if_key")]
     | Annotated[Define, Tag("define")]
     | Annotated[Raise, Tag("raise")]
-    | Annotated[Try, Tag("try")],
+    | Annotated[Try, Tag("try")]
+    | Annotated[Start, Tag("start")]
+    | Annotated[Acquire, Tag("acquire")]
+    | Annotated[Release, Tag("release")]
+    | Annotated[Put, Tag("put")]
+    | Annotated[Sleep, Tag("sleep")]
+    | Annotated[Work, Tag("work")],
     Discriminator(_tag),
     _known("statement"),
 ]
@@ -457,6 +525,8 @@ class Program(Form):
     """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     collector: Collector = Field(default_factory=Collector)
+    switch_interval: Annotated[Time, Field(gt=0)] = 5_000_000
+    """As of sys.setswitchinterval(): how long a thread waits for the GIL until it requests that the holder drops it."""
     classes: dict[Name, Class] = Field(default_factory=dict)
     functions: dict[Name, Function] = Field(default_factory=dict)
     main: Annotated[list[Statement], Field(min_length=1)]

@@ -102,12 +102,14 @@ from replay.objects.machine import (
     SET_ATTRIBUTE,
     SET_ITEM,
     SET_OF_CONSTANTS,
+    START,
     STORE,
     STORE_CELL,
     SUM,
     SWITCH_COLLECTOR,
     UNBOUND,
     UNWIND,
+    WORK,
     fail,
     pop,
     push,
@@ -117,6 +119,7 @@ from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
+from replay.objects.waiting import do_thread
 
 CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
@@ -126,6 +129,11 @@ USES_FUNCTIONS = (
     MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
     CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
 )  # fmt: skip
+PAUSED, WAITS, YIELDS = range(3, 6)
+"""Statuses of a slice: it has taken its time, ends with an instruction for the scheduler, or with a check at which the
+thread drops the GIL."""
+STEP_NS, CALL_NS = 20, 12
+"""Nominal times of a step of the machine and of a call of an allocator."""
 ENABLE, FREEZE = SWITCHES.index("enable"), SWITCHES.index("freeze")
 
 
@@ -268,6 +276,8 @@ def _do_rare(machine, op, argument, other):
         return change_set(machine, op)
     if ARGUMENTS <= op <= LEAVE_FINALLY:
         return do_exception(machine, op, argument, other)
+    if START <= op <= WORK:
+        return do_thread(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
@@ -420,4 +430,49 @@ def run_machine(machine):
             if state.mistake:
                 return FAILED
             state.is_over = 1
+    return FULL
+
+
+@entry
+def run_slice(machine, limit_ns):
+    """Runs one of several threads for about this time at most: until it ends (DONE), a table needs more room (FULL), it
+    makes a mistake (FAILED), or it is PAUSED, WAITS or YIELDS. Threads change only between instructions."""
+    heap, state = machine.heap, machine.state[0]
+    counts = heap.counts[0]
+    steps, events, often = np.int64(counts.steps), np.int64(counts.events), heap.rules[0].checks_often
+    if state.function < 0:
+        state.function = machine.functions.shape[0] - 1
+        machine.functions[state.function].warmth = 1
+        enter_frame(machine, state.function)
+    while _has_room(machine):
+        before, phase = np.int64(counts.steps), heap.collector[0].phase
+        counts.steps += 1
+        if counts.dying:
+            drop_next(heap)
+        elif phase:
+            collect_next(machine)
+        elif state.is_over:
+            counts.steps -= 1
+            return DONE
+        elif state.waits:
+            counts.steps -= 1
+            return WAITS
+        elif heap.collector[0].requested and _collects(machine):
+            pass
+        elif state.yields and state.checks:
+            counts.steps -= 1
+            return YIELDS
+        elif (before - steps) * STEP_NS + (counts.events - events) * CALL_NS >= limit_ns:
+            counts.steps -= 1
+            return PAUSED
+        else:
+            op = machine.instructions[state.at].op
+            if not _do(machine):
+                if state.mistake:
+                    return FAILED
+                state.is_over = 1
+            if often and op not in (LOAD, STORE, CONSTANT, DISCARD):
+                state.checks = 1
+        if phase:
+            state.collecting += counts.steps - before
     return FULL

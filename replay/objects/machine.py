@@ -40,11 +40,14 @@ MISTAKES = (
     "{name} is raised here, and has no handler",
     "a handler or `finally` is left here, and what CPython {name} allocates for this depends on the exact length of the "
     "function's code: make the function shorter, or choose another release",
+    "expected a lock",
+    "no thread holds the lock",
+    "expected a queue",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
-    NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH,
+    NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object")
 """`block`, `room`: its memory, up to 3.10. `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`:
@@ -54,12 +57,23 @@ STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
     "handled_traceback",
+    "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
+    "arguments", "callback", "boot", "thread_state", "handle",
+    "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
-requested collection now (from 3.12 on). `nested`: number of calls of `__init__`, each of which takes two levels of
-CPython's limit. `ended_frame`: stands for the frame that ends, up to 3.10. `unwinding`: what is next to do with the
-exception `raised`, 0 for none; `region`: the region that it leaves. `handled`: the exception whose handler runs. Both
-have a traceback of their own, the former up to 3.11, the latter up to 3.10."""
+requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
+`__init__`, each of which takes two levels of CPython's limit. `ended_frame`: stands for the frame that ends, up to
+3.10. `unwinding`: what is next to do with the exception `raised`, 0 for none; `region`: the region that it leaves.
+`handled`: the exception whose handler runs. Both have a traceback of their own, the former up to 3.11, the latter up to
+3.10.
+
+Of programs with threads:
+`waits`: what the last instruction has the scheduler do; `awaited`: the lock or queue, or the first instruction of a new
+thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a lock, or an item.
+`yields`: whether the thread drops the GIL at the next check. `collecting`: steps of collections.
+`arguments`, a tuple, and the blocks `callback`, `boot`, `thread_state`, `handle`: of the thread, 0 for none; `next_…`:
+of the thread that it starts."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -75,6 +89,8 @@ DEPTH_MAX = 900
     CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
     ARGUMENTS, NEW_EXCEPTION, RAISE, RAISE_CLASS, MATCH, HANDLED, LEAVE_HANDLER, RERAISE, UNBIND,
     ENTER_FINALLY, LEAVE_FINALLY,
+    START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
+    SLEEP, WORK,
 ) = map(int, Do)  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
     DICT_OF_CONSTANTS,
+    FILL_QUEUE,
     ITERATE,
     LEAVE_FINALLY,
     LIST_OF_CONSTANTS,
@@ -50,6 +51,8 @@ from replay.objects.machine import (
     MAKE_DICT,
     MAKE_FUNCTION,
     MAKE_LIST,
+    MAKE_LOCK,
+    MAKE_QUEUE,
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
@@ -60,6 +63,7 @@ from replay.objects.machine import (
     RETURN,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
+    START,
 )
 from replay.objects.sets import SET_BYTES
 from replay.objects.unwinding import unwinding_bytes
@@ -99,7 +103,13 @@ def _container_bytes(machine, op, argument):
         if op == MAKE_ARGUMENTS and length == 0:
             return np.int64(0)
         return np.int64(0) if has_kept(heap, TUPLE, length) else rules.tuple_header + 8 * length
-    if op in (MAKE_LIST, LIST_OF_CONSTANTS):
+    if op == START:
+        return np.int64(0) if has_kept(heap, TUPLE, np.int64(2)) else rules.tuple_header + 16
+    if op == MAKE_LOCK:
+        return rules.lock_bytes * rules.locks_have_header
+    if op == MAKE_QUEUE:
+        return np.int64(rules.queue_bytes)
+    if op in (MAKE_LIST, LIST_OF_CONSTANTS, FILL_QUEUE):
         return np.int64(0) if has_kept(heap, LIST, np.int64(0)) else np.int64(56)
     if op in (MAKE_SET, SET_OF_CONSTANTS):
         return np.int64(SET_BYTES)

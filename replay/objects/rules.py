@@ -82,7 +82,27 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["pushes_addresses"] = release == (3, 8)
     rules["pushes_places"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
+    _set_thread_rules(rules, version)
     return rules
+
+
+def _set_thread_rules(rules: np.ndarray, version: tuple[int, ...]) -> None:
+    """Sets the rules about threads, locks and queues. `version` as in `rules_of`: (3, 13) is the newest of 3.13."""
+    release, is_newer = version[:2], (*version, 99)[:3] >= (3, 11, 7)
+    state_bytes = {8: 264, 9: 264, 10: 280, 11: 360, 12: 288, 13: 344, 14: 936, 15: 1104}[release[1]]
+    rules["thread_state_bytes"] = 336 if version == (3, 13, 0) else state_bytes
+    rules["thread_state_op"] = MALLOC if release <= (3, 10) else CALLOC
+    rules["boot_bytes"] = 40 if release == (3, 8) else 48 if release >= (3, 13) or not is_newer else 32
+    rules["boot_domain"] = Domain.RAW if is_newer else Domain.MEM
+    rules["callback_bytes"] = 16 if release <= (3, 13) else 0
+    rules["handle_bytes"] = 72 if release >= (3, 13) else 0
+    rules["lock_bytes"] = 56 if release >= (3, 10) else 40
+    rules["locks_have_header"] = release >= (3, 10)
+    rules["lock_raw_bytes"] = 32 if release <= (3, 12) or version == (3, 13, 0) else 0
+    rules["queue_bytes"] = 88 if release >= (3, 13) else 72
+    rules["queues_have_list"] = release <= (3, 12)
+    rules["clears_queues"] = release >= (3, 10)
+    rules["checks_often"] = release <= (3, 9)
 
 
 def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:

@@ -47,6 +47,7 @@ from replay.objects.offsets import far_instructions
 from replay.objects.rules import SORTED_ATTRIBUTES, emptied_free_lists, free_list_limits, rules_of, thresholds
 from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
+from replay.trace.metadata import ThreadTimes
 
 EVENTS_A_BATCH = 1 << 16
 _CHUNKS = 48
@@ -233,6 +234,12 @@ class Batch(NamedTuple):
     """Number of random choices so far."""
     generations: np.ndarray
     """Of type GENERATION: the collector's counts and statistics."""
+    threads: np.ndarray | None = None
+    """The thread of each event; None for a program without threads."""
+    times_ns: np.ndarray | None = None
+    """The time of each event, likewise."""
+    thread_times: tuple[ThreadTimes, ...] = ()
+    """With the last batch: how each thread spent its time, likewise."""
 
 
 def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Batch]:
@@ -243,6 +250,9 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
     if release[:2] == (3, 8) and program.code.has_exceptions:
         program = program._replace(code=code_of_3_8(program.code))
     machine = new_machine(program.code, release, program.program)
+    if program.code.has_threads:
+        yield from _run_threads(program, release, machine)
+        return
     while True:
         status = run_machine(machine)
         counts, state = machine.heap.counts[0], machine.state[0]
@@ -254,6 +264,17 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
         if status != FULL:
             raise WorkloadError(_sentence(program, machine))
         machine = _with_room(machine)
+
+
+def _run_threads(program: ObjectProgram, release: tuple[int, ...], machine: Machine) -> Iterator[Batch]:
+    """Yields the events of a program with threads."""
+    from replay.objects.threads import ThreadedRun  # needs SimPy, and another kernel
+
+    run = ThreadedRun(program, release, machine, _with_room, _sentence)
+    for part in run.parts():
+        generations = run.heap.generations[:GENERATIONS].copy()
+        times = tuple(run.times()) if part.is_last else ()
+        yield Batch(part.events, run.choices, generations, part.threads, part.times_ns, times)
 
 
 def _sentence(program: ObjectProgram, machine: Machine) -> str:

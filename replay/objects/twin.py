@@ -21,7 +21,8 @@ _OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with threads, also `start_new_thread` and `allocate_lock`
+    of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
@@ -128,6 +129,36 @@ def _(form: language.Define) -> list[str]:
     first, *lines = _function(form.define, form.parameters, form.do)
     outer = [f"    nonlocal {', '.join(form.nonlocal_)}"] if form.nonlocal_ else []
     return [first, *outer, *lines]
+
+
+@_lines.register
+def _(form: language.Start) -> list[str]:
+    return [f"start_new_thread({form.start}, {python(language.NewTuple(tuple=form.with_))})"]
+
+
+@_lines.register
+def _(form: language.Acquire) -> list[str]:
+    return [f"{form.acquire}.acquire()"]
+
+
+@_lines.register
+def _(form: language.Release) -> list[str]:
+    return [f"{form.release}.release()"]
+
+
+@_lines.register
+def _(form: language.Put) -> list[str]:
+    return [f"{form.to}.put({python(form.put)})"]
+
+
+@_lines.register
+def _(form: language.Sleep) -> list[str]:
+    return [f"sleep({form.sleep / 1e9!r})"]
+
+
+@_lines.register
+def _(form: language.Work) -> list[str]:
+    return ["pass"]
 
 
 @_lines.register
@@ -255,6 +286,21 @@ def _(form: language.Length) -> str:
 @python.register
 def _(form: language.FirstKey) -> str:
     return f"next(iter({form.first_key}))"
+
+
+@python.register
+def _(form: language.NewLock) -> str:
+    return "allocate_lock()"
+
+
+@python.register
+def _(form: language.NewQueue) -> str:
+    return "SimpleQueue()"
+
+
+@python.register
+def _(form: language.Take) -> str:
+    return f"{form.take}.get()"
 
 
 def _operand(expression: Expression) -> str:
