@@ -211,6 +211,25 @@ def test_a_program_with_more_events_than_a_batch_is_continued():
         assert np.count_nonzero(allocated == 61) == 60_000
 
 
+@pytest.mark.parametrize("release", [(3, 8), (3, 11), (3, 13), (3, 15)])
+def test_blocks_are_freed_once_whichever_thread_frees_them(release):
+    moved = 0
+    for seed in range(8):
+        live = {}
+        for batch in run_program(random_thread_program(seed), release):
+            for thread, (op, domain, block, *_) in zip(batch.threads.tolist(), batch.events.tolist(), strict=True):
+                if op in (Op.MALLOC, Op.CALLOC):
+                    assert block not in live
+                    live[block] = domain, thread
+                elif op == Op.REALLOC:
+                    assert live[block][0] == domain
+                elif op == Op.FREE:
+                    made_in, owner = live.pop(block)
+                    assert made_in == domain
+                    moved += owner != thread
+    assert moved > 100
+
+
 # Mistakes
 
 
