@@ -3,6 +3,7 @@
 from typing import Any
 
 from object_programs import Names, _Author, object_program
+
 from replay.objects import ObjectProgram
 from replay.objects.language import EXCEPTIONS
 

@@ -2,10 +2,13 @@
 
     language    the schema of an object program in YAML
     code        compiles a program to instructions; what is unknown or unbound in it
+    handlers    what the compiler and the machine know of `try`; `layout` and `offsets` say where CPython has its code,
+                `stack_sizes` what its frame objects have room for
     heap        objects, reference counts, free lists
     collector   the cyclic collector
     machine     the state of a running program; its instructions are in `values`, `containers`,
                 `dicts`, `sets`, `instances` and `calls`
+    exceptions  raise and handle exceptions; `unwinding` finds their handlers, and `frame_objects` keeps variables
     loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch

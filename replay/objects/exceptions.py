@@ -7,10 +7,9 @@ the exception that was handled when it was raised. `owner` is its class, `capaci
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.collector import may_be_in_cycle
 from replay.objects.containers import make_container
-from replay.objects.handlers import CLASS_BITS, FINALLY_VALUES, HANDLER_VALUES, HAS_RESULT, JUMPS_BACK, UNKNOWN
-from replay.objects.heap import EXCEPTION, INT, TUPLE, drop, drop_leaf, give_items, new_object, refer, track
+from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, JUMPS_BACK, UNKNOWN
+from replay.objects.heap import EXCEPTION, INT, TUPLE, drop, drop_leaf, give_items, new_object, refer
 from replay.objects.machine import (
     ARGUMENTS,
     CRITICAL_LENGTH,
@@ -106,7 +105,7 @@ def push_place(machine):
 @leaf
 def _new_exception(machine, which, count):
     """Returns a new exception with the arguments on the stack."""
-    heap, state = machine.heap, machine.state[0]
+    heap = machine.heap
     number = new_object(heap, np.int64(EXCEPTION), heap.rules[0].exception_bytes, np.int64(3))
     give_items(heap, number, np.int64(3))
     heap.objects[number].owner = which

@@ -13,14 +13,12 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.heap import (
     FRAME,
-    drop,
     free_counted_block,
     give_items,
     new_counted_block,
     new_record,
     refer,
     track,
-    untrack,
 )
 from replay.objects.machine import FRAMES_KEPT
 

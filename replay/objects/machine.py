@@ -35,7 +35,7 @@ MISTAKES = (
     "expected a dict or set",
     "expected an exception",
     "{name} is raised here, and has no handler",
-    "a handler or `finally` is left here, and what CPython {name} allocates for this depends on the exact length of the "
+    "a handler or `finally` is left here; what CPython {name} allocates for this depends on the exact length of the "
     "function's code: make the function shorter, or choose another release",
 )
 (

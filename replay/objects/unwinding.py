@@ -26,7 +26,7 @@ from replay.objects.exceptions import (
     unbind,
 )
 from replay.objects.frame_objects import frame_object, frame_object_bytes, leave_variables, needs_frame_object
-from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER, HANDLER_VALUES, NAME
+from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
 from replay.objects.heap import TRACEBACK, drop, give_items, new_object, refer
 from replay.objects.machine import UNCAUGHT, fail, pop, push
 
