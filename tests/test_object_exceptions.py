@@ -183,6 +183,7 @@ main:
         ("    handle:\n      - drop: [e]\n", "", "6: main.0.except: `except` needs `handle`"),
         ("with: [1]", "with: [e]", "4: main.0.try.0: 'e' is not bound here"),
         ("bind: {x: 0}", "return: 0", "main.0.finally: `return` is not supported in `finally`"),
+        ("raise: KeyError\n        with: [1]", "raise:", "`raise` without an exception is for handlers"),
         ("    as: e", "    as: KeyError", "7: main.0.as: 'KeyError' has a meaning in Python; choose another name"),
         ("        with: [1]\n", "      - bind: {x: 0}\n", "main.0.try.1: is never reached, because it is after"),
         ("except: KeyError", "except: ValueError", "4: main.0.try.0: KeyError is raised here, and has no handler"),

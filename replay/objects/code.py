@@ -30,6 +30,7 @@
     UNBIND slot        unbinds a variable, if it is bound
     ENTER_FINALLY      pushes the place where CPython 3.8 continues after a `finally` that a `return` runs
     LEAVE_FINALLY      pops it
+    RAISE_AGAIN        raises the handled exception again, as a statement
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
@@ -132,6 +133,7 @@ class Do(IntEnum):
     UNBIND = auto()
     ENTER_FINALLY = auto()
     LEAVE_FINALLY = auto()
+    RAISE_AGAIN = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -221,7 +223,7 @@ class _Compiler:
         self._blocks: list[Block] = []
         self._position: tuple[int, ...] = ()
         self._positions: list[tuple[int, ...]] = []
-        self._layout_now = self._tries = 0
+        self._layout_now = self._tries = self._handlers = 0
         self._layout: list[int] = []
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
@@ -495,6 +497,11 @@ class _Compiler:
     def _(self, form: language.Raise) -> None:
         is_class = isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS
         depth, which = self._depth, exception_index(form.raise_) if is_class else 0
+        if form.raise_ is None:
+            if form.with_ is not None or not self._handlers:
+                self._problem("`raise` without an exception is for handlers, and without `with`")
+            self._emit(Do.RAISE_AGAIN)
+            return
         if is_class and form.with_ is None:
             self._emit(Do.RAISE_CLASS, which)
             return
@@ -553,7 +560,9 @@ class _Compiler:
             self._regions[self._region][VARIABLE] = self._locals[form.as_]
         variable = self._locals[form.as_] + 1 if form.as_ else 0
         self._blocks.append(Block(HANDLER, variable))
+        self._handlers += 1
         self._block(form.handle or [], (*place, "handle"))
+        self._handlers -= 1
         self._blocks.pop()
         self._region = outer
         self._leave_handler(variable, 0)

@@ -20,6 +20,7 @@ from replay.objects.machine import (
     NEW_EXCEPTION,
     NOT_EXCEPTION,
     RAISE,
+    RAISE_AGAIN,
     RAISE_CLASS,
     RERAISE,
     UNBIND,
@@ -64,7 +65,7 @@ def do_exception(machine, op, argument, other):
     if op == LEAVE_HANDLER:
         _leave_handler(machine, argument, other)
         return True
-    if op == RERAISE:
+    if op in (RERAISE, RAISE_AGAIN):
         _raise_again(machine)
         return True
     if op == UNBIND:

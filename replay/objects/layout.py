@@ -15,7 +15,7 @@ from replay.objects.code import Code, Do
 from replay.objects.handlers import COLD, DEAD, HAS_RESULT, JUMPS_BACK, NAME
 
 BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
-ENDS = (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RERAISE)
+ENDS = (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 """Instructions that do not continue with the next one."""
 _IN_3_12 = {
     Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
@@ -109,7 +109,7 @@ def _is_copied(instructions: Instructions, at: int, targets: set[int]) -> bool:
             return length + (not has_constant) <= _LONGEST_COPY
         has_constant = do == Do.CONSTANT or (has_constant and do == Do.UNWIND)
         length += _IN_3_12.get(Do(do), 1) - (has_constant and do == Do.UNWIND) + (do == Do.SET and argument == 0)
-        if do in (Do.RAISE, Do.RAISE_CLASS):
+        if do in (Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN):
             return length <= _LONGEST_COPY
     return False
 

@@ -149,7 +149,7 @@ def _is_copied(code: Code, at: int) -> bool:
     """Whether CPython may copy the code from here to a `return`."""
     for _ in range(_LONGEST_COPIED):
         do = code.instructions[at]["op"]
-        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS):
+        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN):
             return True
         if do in BRANCHES:
             return False
