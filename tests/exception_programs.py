@@ -50,7 +50,7 @@ class _RaisingAuthor(RandomAuthor):
             return {"raise": known}
         name = self._random.choice([*EXCEPTIONS])
         if chance < 0.5:
-            return {"raise": name}
+            return {"raise": None if known and chance < 0.4 else name}  # who knows an exception is in its handler
         count = self._random.choice([0, 1, 1, 2, 3])
         return {"raise": name, "with": [self._value(names, 2) for _ in range(count)]}
 

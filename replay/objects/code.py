@@ -38,7 +38,9 @@
     LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0
     RERAISE            raises the handled exception again
     UNBIND slot        unbinds a variable, if it is bound
-    ENTER_FINALLY      pushes the place where CPython 3.8 continues after `finally`, before a `return`; LEAVE_FINALLY pops
+    ENTER_FINALLY      pushes the place where CPython 3.8 continues after a `finally` that a `return` runs
+    LEAVE_FINALLY      pops it
+    RAISE_AGAIN        raises the handled exception again, as a statement
     START function     replaces a tuple of arguments by the number of a new thread, which starts at `other`
     BEGIN_THREAD       pushes the arguments; LEAVE_THREAD pops the result of the function; END_THREAD
     LOCK, QUEUE        push a new object; FILL_QUEUE allocates what belongs to the queue on the stack
@@ -56,25 +58,20 @@ from typing import NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from replay.jit.arrays import copied, record
+from replay.jit.arrays import record
 from replay.objects import language
 from replay.objects.attributes import attributes, clashes, own_attributes
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.handlers import (
     CATCH,
-    COLD,
-    DEAD,
     DEPTH,
     EXCEPTION_COPY,
     FINALLY,
     FINALLY_VALUES,
     HANDLER,
     HANDLER_VALUES,
-    JUMPS_BACK,
-    LONGEST_COPY,
     LOOP,
     NAME,
-    OUTER,
     REGION,
     RETURN_COPY,
     TARGET,
@@ -169,6 +166,7 @@ class Do(IntEnum):
     UNBIND = auto()
     ENTER_FINALLY = auto()
     LEAVE_FINALLY = auto()
+    RAISE_AGAIN = auto()
     START = auto()
     BEGIN_THREAD = auto()
     LEAVE_THREAD = auto()
@@ -200,12 +198,6 @@ _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
            Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1, Do.PUT: 2}  # fmt: skip
-_IN_3_12 = {Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
-            Do.UNWIND: 2, Do.LENGTH: 2, Do.APPEND: 3, Do.POP_LAST: 2, Do.CLEAR: 3, Do.ADD: 3, Do.DISCARD_ELEMENT: 3,
-            Do.COLLECT: 4, Do.FOUND: 0, Do.SWITCH_COLLECTOR: 3, Do.FIRST_KEY: 3, Do.NEW_EXCEPTION: 2,
-            Do.RAISE_CLASS: 2, Do.LEAVE_HANDLER: 4, Do.ARGUMENTS: 0}  # fmt: skip
-"""Number of CPython 3.12's instructions for one, if not 1."""
-_BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -258,33 +250,16 @@ class Code(NamedTuple):
     attributes: list[str]
     names: list[list[str]]
     """The local variables of each function, in the order of their slots."""
-    slots_3_8: list[list[int]]
-    """The slot of each of these variables in CPython 3.8."""
     layout: np.ndarray
-    """Flags of each instruction: see `replay.objects.offsets`."""
+    """Flags of each instruction: see `replay.objects.handlers`."""
+    positions: list[tuple[int, ...]]
+    """Of each instruction, in the order in which CPython 3.8 compiles them."""
     has_threads: bool = False
     """Whether the program has statements about threads, or takes time."""
 
     @property
     def has_exceptions(self) -> bool:
         return len(self.regions) > 1
-
-
-def code_of_3_8(code: Code) -> Code:
-    """Returns the code with the order of local variables of CPython 3.8."""
-    instructions, regions, names = copied(code.instructions), code.regions.copy(), []
-    starts = [*code.functions["start"].tolist(), len(instructions)]
-    for index, (slots, own) in enumerate(zip(code.slots_3_8, code.names, strict=True)):
-        first, end = starts[index : index + 2]
-        part, table = instructions[first:end], np.array(slots, np.int64)
-        names.append([own[slots.index(slot)] for slot in range(len(own))])
-        for do, less in ((Do.LOAD, 0), (Do.STORE, 0), (Do.DELETE, 0), (Do.UNBIND, 0), (Do.LEAVE_HANDLER, 1)):
-            chosen = (part["op"] == do) & (part["argument"] >= less)
-            part["argument"][chosen] = table[part["argument"][chosen] - less] + less
-        inside = np.unique(code.region_of[first:end])
-        chosen = inside[code.regions["kind"][inside] == NAME]
-        regions["variable"][chosen] = table[code.regions["variable"][chosen]]
-    return code._replace(instructions=instructions, regions=regions, names=names)
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -325,12 +300,10 @@ class _Compiler:
         self._region_of: list[int] = []
         self._region = 0
         self._blocks: list[Block] = []
-        self._handler_ends: list[tuple[int, int]] = []
         self._position: tuple[int, ...] = ()
         self._positions: list[tuple[int, ...]] = []
-        self._layout_now = self._tries = 0
+        self._layout_now = self._tries = self._handlers = 0
         self._layout: list[int] = []
-        self._slots_3_8: list[list[int]] = []
         self._starts: list[int] = []
         self._has_threads = False
 
@@ -371,8 +344,8 @@ class _Compiler:
             self._places,
             self._attributes,
             self._names,
-            self._slots_3_8,
             np.array(self._layout, np.int64),
+            self._positions,
             self._has_threads,
         )
         return code, []
@@ -388,7 +361,7 @@ class _Compiler:
     def _function(self, scope: Scope) -> tuple[int, ...]:
         """Compiles a function and returns its FUNCTION."""
         self._scope, start = scope, len(self._instructions)
-        self._depth, self._deepest, self._deepest_3_8, self._handler_ends = 0, 0, 0, []
+        self._depth, self._deepest, self._deepest_3_8 = 0, 0, 0
         self._locals = {name: slot for slot, name in enumerate(scope.parameters)}
         if len(self._locals) < len(scope.parameters):
             self._problems.append(Problem((*scope.place[:-1], "parameters"), "two have the same name"))
@@ -401,10 +374,7 @@ class _Compiler:
         self._block(scope.body, scope.place)
         self._constant(None)
         self._emit(Do.RETURN)
-        self._mark_cold(start)
-        self._mark_jumps_back(start)
         self._names.append([*self._locals, *scope.cells, *scope.free])
-        self._slots_3_8.append(self._slots_in_3_8(start, len(scope.parameters)))
         count = len(scope.fast) + len(scope.cells) + len(scope.free)
         stack = self._deepest, self._deepest_3_8
         return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0
@@ -746,6 +716,11 @@ class _Compiler:
     def _(self, form: language.Raise) -> None:
         is_class = isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS
         depth, which = self._depth, exception_index(form.raise_) if is_class else 0
+        if form.raise_ is None:
+            if form.with_ is not None or not self._handlers:
+                self._problem("`raise` without an exception is for handlers, and without `with`")
+            self._emit(Do.RAISE_AGAIN)
+            return
         if is_class and form.with_ is None:
             self._emit(Do.RAISE_CLASS, which)
             return
@@ -759,6 +734,10 @@ class _Compiler:
         else:
             if form.with_ is not None:
                 self._problem("`with` is for new exceptions, such as `raise: ValueError`")
+            if isinstance(form.raise_, str) and "." not in form.raise_ and form.raise_ not in self._locals:
+                known = [*self._locals, *language.EXCEPTIONS]
+                self._problem(f"unknown exception {form.raise_!r}; {nearest(form.raise_, known)}")
+                return
             self._expression(form.raise_)
         self._depth = depth + 1
         self._emit(Do.RAISE)
@@ -800,10 +779,12 @@ class _Compiler:
             self._regions[self._region][VARIABLE] = self._locals[form.as_]
         variable = self._locals[form.as_] + 1 if form.as_ else 0
         self._blocks.append(Block(HANDLER, variable))
+        self._handlers += 1
         self._block(form.handle or [], (*place, "handle"))
+        self._handlers -= 1
         self._blocks.pop()
         self._region = outer
-        leave = self._leave_handler(variable, 0)
+        self._leave_handler(variable, 0)
         after = self._emit(Do.JUMP)
         self._region = handler
         self._jump_here(match)
@@ -811,7 +792,6 @@ class _Compiler:
         self._region, self._depth = outer, depth
         self._jump_here(end)
         self._jump_here(after)
-        self._handler_ends.append((leave, after))
 
     def _try_finally(self, form: language.Try, last: list[Statement]) -> None:
         place, outer, depth = self._places[-1], self._region, self._depth
@@ -845,88 +825,13 @@ class _Compiler:
         self._region, self._depth, self._layout_now = outer, depth, layout
         self._jump_here(end)
 
-    def _mark_cold(self, start: int) -> None:
-        """Marks the instructions that run after an exception only, and those that never run."""
-        reached: set[int] = set()
-        self._walk({start}, reached)
-        for at in range(start, len(self._instructions)):
-            self._layout[at] |= 0 if at in reached else COLD
-        handlers = {0}
-        while handlers:
-            found = {self._regions[region][TARGET] for at in reached for region in self._around(at)}
-            handlers = found - reached - {0}
-            self._walk({*handlers}, reached)
-        for at in range(start, len(self._instructions)):
-            self._layout[at] |= 0 if at in reached else DEAD
-
-    def _around(self, at: int) -> Iterator[int]:
-        """Yields the regions of an instruction."""
-        region = self._region_of[at]
-        while region:
-            yield region
-            region = self._regions[region][OUTER]
-
-    def _walk(self, waiting: set[int], reached: set[int]) -> None:
-        """Adds to `reached` the instructions that can run after the first of those that wait."""
-        while waiting:
-            at = waiting.pop()
-            if at in reached:
-                continue
-            reached.add(at)
-            do, _, other, *_ = self._instructions[at]
-            if do == Do.JUMP or do in _BRANCHES:
-                waiting.add(other)
-            if do not in (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RERAISE):
-                waiting.add(at + 1)
-
-    def _mark_jumps_back(self, start: int) -> None:
-        """Marks the ends of handlers at which CPython 3.12 jumps back: it has handlers at the end of a function."""
-        targets = {other for do, _, other, *_ in self._instructions[start:] if do == Do.JUMP or do in _BRANCHES}
-        for leave, jump in self._handler_ends:
-            end = self._instructions[jump][2]
-            if not self._layout[end] & COLD and not self._is_copied(end, targets):
-                do, variable, flags, *more = self._instructions[leave]
-                self._instructions[leave] = do, variable, flags | JUMPS_BACK, more[0], more[1]
-
-    def _is_copied(self, at: int, targets: set[int]) -> bool:
-        """Whether CPython 3.12 copies the code from here to a `return` or `raise`, instead of jumping to it."""
-        length, is_start, has_constant = 0, True, False
-        while length <= LONGEST_COPY:
-            do, argument, other, *_ = self._instructions[at]
-            if do == Do.JUMP:
-                if other <= at:
-                    return False
-                at, is_start = other, True
-                continue
-            if do in _BRANCHES or (at in targets and not is_start):
-                return False
-            at, is_start = at + 1, False
-            if do == Do.RETURN:
-                return length + (not has_constant) <= LONGEST_COPY
-            has_constant = do == Do.CONSTANT or (has_constant and do == Do.UNWIND)
-            length += _IN_3_12.get(Do(do), 1) - (has_constant and do == Do.UNWIND) + (do == Do.SET and argument == 0)
-            if do in (Do.RAISE, Do.RAISE_CLASS):
-                return length <= LONGEST_COPY
-        return False
-
-    def _slots_in_3_8(self, start: int, parameters: int) -> list[int]:
-        """Returns the slot in CPython 3.8 of each local variable: its compiler sees `finally` before `try`."""
-        order = [*range(parameters)]
-        for at in sorted(range(start, len(self._instructions)), key=self._positions.__getitem__):
-            do, slot, *_ = self._instructions[at]
-            if do in (Do.LOAD, Do.STORE, Do.DELETE):
-                order.append(slot)
-        found = [*dict.fromkeys(order)]
-        return [found.index(slot) for slot in range(len(found))]
-
     def _new_region(self, kind: int, outer: int) -> int:
         self._regions.append([kind, 0, self._depth, 0, outer])
         return len(self._regions) - 1
 
-    def _leave_handler(self, variable: int, flags: int) -> int:
-        at = self._emit(Do.LEAVE_HANDLER, variable, flags)
+    def _leave_handler(self, variable: int, flags: int) -> None:
+        self._emit(Do.LEAVE_HANDLER, variable, flags)
         self._depth -= HANDLER_VALUES
-        return at
 
     # Expressions
 
@@ -1143,7 +1048,7 @@ def never_completes(form: Statement) -> bool:
     """Whether a statement always returns or raises."""
 
     def never(body: list[Statement] | None) -> bool:
-        return bool(body) and never_completes(body[-1])
+        return body is not None and len(body) > 0 and never_completes(body[-1])
 
     if isinstance(form, (language.Choose, language.IfKey)):
         return never(form.do) and never(form.otherwise)

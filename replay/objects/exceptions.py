@@ -20,6 +20,7 @@ from replay.objects.machine import (
     NEW_EXCEPTION,
     NOT_EXCEPTION,
     RAISE,
+    RAISE_AGAIN,
     RAISE_CLASS,
     RERAISE,
     UNBIND,
@@ -64,7 +65,7 @@ def do_exception(machine, op, argument, other):
     if op == LEAVE_HANDLER:
         _leave_handler(machine, argument, other)
         return True
-    if op == RERAISE:
+    if op in (RERAISE, RAISE_AGAIN):
         _raise_again(machine)
         return True
     if op == UNBIND:
@@ -105,7 +106,7 @@ def push_place(machine):
 @leaf
 def _new_exception(machine, which, count):
     """Returns a new exception with the arguments on the stack."""
-    heap, state = machine.heap, machine.state[0]
+    heap = machine.heap
     number = new_object(heap, np.int64(EXCEPTION), heap.rules[0].exception_bytes, np.int64(3))
     give_items(heap, number, np.int64(3))
     heap.objects[number].owner = which

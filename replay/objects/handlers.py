@@ -5,8 +5,8 @@
     NAME       the statements of a handler with `as`: an exception unbinds the variable, and leaves the handler
     HANDLER    a handler, or the statements of `finally` after an exception: another exception ends the handled one
 
-An exception leaves its region to the one around, `outer`, 0 for none: the function ends. `depth` is the number of values
-that remain on the stack.
+An exception leaves its region to the one around, `outer`; if this is 0, for none, the function ends. `depth` is the
+number of values that remain on the stack.
 """
 
 from typing import NamedTuple
@@ -32,8 +32,6 @@ TRIES_BITS = 8
 """Above the flags is the number of `try` that start with an instruction."""
 UNKNOWN = 2
 CLASS_BITS = 32
-LONGEST_COPY = 4
-"""Instructions that CPython's compiler copies instead of jumping to them, if a `return` is the last."""
 
 
 class Block(NamedTuple):

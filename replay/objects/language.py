@@ -338,9 +338,9 @@ class Return(Form):
 
 
 class Raise(Form):
-    """`raise ValueError(a, b)`, of a class; without `with`, `raise ValueError`. Or `raise e`, of an exception."""
+    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`."""
 
-    raise_: "Expression" = Field(alias="raise")
+    raise_: "Expression | None" = Field(alias="raise")
     with_: list["Expression"] | None = Field(default=None, alias="with")
 
 

@@ -73,7 +73,6 @@ from replay.objects.machine import (
     ITEM,
     ITERATE,
     JUMP,
-    LEAVE_FINALLY,
     LENGTH,
     LETTERS,
     LIST_OF_CONSTANTS,
@@ -98,6 +97,7 @@ from replay.objects.machine import (
     NOT_SEQUENCE,
     POP_LAST,
     PRODUCT,
+    RAISE_AGAIN,
     RETURN,
     SET_ATTRIBUTE,
     SET_ITEM,
@@ -274,7 +274,7 @@ def _do_rare(machine, op, argument, other):
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
-    if ARGUMENTS <= op <= LEAVE_FINALLY:
+    if ARGUMENTS <= op <= RAISE_AGAIN:
         return do_exception(machine, op, argument, other)
     if START <= op <= WORK:
         return do_thread(machine, op, argument, other)

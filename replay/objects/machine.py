@@ -38,7 +38,7 @@ MISTAKES = (
     "{name!r} is a method of this object, and cannot be set",
     "expected an exception",
     "{name} is raised here, and has no handler",
-    "a handler or `finally` is left here, and what CPython {name} allocates for this depends on the exact length of the "
+    "a handler or `finally` is left here; what CPython {name} allocates for this depends on the exact length of the "
     "function's code: make the function shorter, or choose another release",
     "expected a lock",
     "no thread holds the lock",
@@ -88,7 +88,7 @@ DEPTH_MAX = 900
     MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
     CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
     ARGUMENTS, NEW_EXCEPTION, RAISE, RAISE_CLASS, MATCH, HANDLED, LEAVE_HANDLER, RERAISE, UNBIND,
-    ENTER_FINALLY, LEAVE_FINALLY,
+    ENTER_FINALLY, LEAVE_FINALLY, RAISE_AGAIN,
     START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
     SLEEP, WORK,
 ) = map(int, Do)  # fmt: skip

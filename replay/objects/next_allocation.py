@@ -43,7 +43,6 @@ from replay.objects.machine import (
     DICT_OF_CONSTANTS,
     FILL_QUEUE,
     ITERATE,
-    LEAVE_FINALLY,
     LIST_OF_CONSTANTS,
     MAKE_ARGUMENTS,
     MAKE_CELL,
@@ -59,6 +58,7 @@ from replay.objects.machine import (
     MATCH,
     NEW,
     NEW_EXCEPTION,
+    RAISE_AGAIN,
     RAISE_CLASS,
     RETURN,
     SET_ATTRIBUTE,
@@ -126,7 +126,7 @@ def _container_bytes(machine, op, argument):
     if op == ATTRIBUTE:
         has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
-    if ARGUMENTS <= op <= LEAVE_FINALLY or op == RETURN:
+    if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
         return _exception_bytes(machine, op, argument)
     return _frame_bytes(machine, op, argument)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from replay.objects.code import Code, Do
 from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
+from replay.objects.layout import BRANCHES, function_bounds
 
 _LARGEST_SMALL = 256
 _RELEASES = ((3, 8), (3, 11), (3, 12), (3, 13))
@@ -54,12 +55,16 @@ _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
+_FEW_NAMES = 80
+_FEW_VARIABLES = 16
+_LONGEST_COPIED = 8
+
+
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
     if release[:2] in _RELEASES and code.has_exceptions:
-        starts = [*code.functions["start"].tolist(), len(far)]
-        for first, end in zip(starts, starts[1:], strict=False):
+        for first, end in function_bounds(code):
             _mark(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
     return far
 
@@ -106,15 +111,21 @@ def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
     units, more = _exact(function, at, do), 0
     if do == Do.RETURN or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, Do.RETURN)):
         least -= units
-    if do == Do.LOAD and _RELEASES[which] == (3, 13) and code.instructions[at - 1]["op"] in (Do.LOAD, Do.STORE):
+    if _RELEASES[which] == (3, 13) and _may_be_merged(code, at):
         least -= units
     if do == Do.NEXT or (is_3_8 and do == Do.MATCH):
         most += 3
-    if do in _JUMPS or (do == Do.CONSTANT and len(function.places) > _LARGEST_SMALL):
+    if do in (Do.JUMP, *BRANCHES) or (do == Do.CONSTANT and len(function.places) > _LARGEST_SMALL):
         more += 1
     if units > 1 and len(code.attributes) + len(code.functions) + len(code.classes) > _FEW_NAMES:
         more += 2
     return least + units, most + units, more
+
+
+def _may_be_merged(code: Code, at: int) -> bool:
+    """Whether an instruction and the one before it may load two variables in one unit of CPython 3.13."""
+    pair = code.instructions[at - 1 : at + 1].tolist() if at else [(Do.RETURN, 0)]
+    return all(do == Do.LOAD and slot < _FEW_VARIABLES for do, slot, *_ in pair)
 
 
 def _exact(function: _Function, at: int, do: Do) -> int:
@@ -138,14 +149,9 @@ def _is_copied(code: Code, at: int) -> bool:
     """Whether CPython may copy the code from here to a `return`."""
     for _ in range(_LONGEST_COPIED):
         do = code.instructions[at]["op"]
-        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS):
+        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN):
             return True
-        if do in _JUMPS and do != Do.JUMP:
+        if do in BRANCHES:
             return False
         at = int(code.instructions[at]["other"]) if do == Do.JUMP else at + 1
     return False
-
-
-_JUMPS = (Do.JUMP, Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
-_FEW_NAMES = 80
-_LONGEST_COPIED = 8

@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant, FunctionValue, code_of_3_8
+from replay.objects.code import Code, Constant, FunctionValue
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -27,6 +27,7 @@ from replay.objects.heap import (
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.language import EXCEPTIONS, LARGEST, Program
+from replay.objects.layout import arranged
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
     CRITICAL_LENGTH,
@@ -55,7 +56,7 @@ _CHUNKS = 48
 
 def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machine:
     """Returns a machine before the first instruction of `main`."""
-    rules = rules_of(release)
+    code, rules = arranged(code, release), rules_of(release)
     ints = int(rules["small_ints"][0])
     objects, items, constants = _constants(code, ints)
     attributes = np.arange(len(objects), len(objects) + len(code.attributes))
@@ -247,8 +248,6 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
 
     Raises WorkloadError for a mistake of the running program.
     """
-    if release[:2] == (3, 8) and program.code.has_exceptions:
-        program = program._replace(code=code_of_3_8(program.code))
     machine = new_machine(program.code, release, program.program)
     if program.code.has_threads:
         yield from _run_threads(program, release, machine)
@@ -262,7 +261,7 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
         if status == DONE:
             return
         if status != FULL:
-            raise WorkloadError(_sentence(program, machine))
+            raise WorkloadError(_sentence(program, machine, release))
         machine = _with_room(machine)
 
 
@@ -277,9 +276,9 @@ def _run_threads(program: ObjectProgram, release: tuple[int, ...], machine: Mach
         yield Batch(part.events, run.choices, generations, part.threads, part.times_ns, times)
 
 
-def _sentence(program: ObjectProgram, machine: Machine) -> str:
+def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]) -> str:
     """Returns the message for the mistake that stopped the machine."""
-    code, state = program.code, machine.state[0]
+    code, state = arranged(program.code, release), machine.state[0]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
     elif state.mistake == UNCAUGHT:

@@ -125,6 +125,8 @@ def _(form: language.IfKey, release: tuple[int, ...]) -> int:
 
 @_statement.register
 def _(form: language.Raise, release: tuple[int, ...]) -> int:
+    if form.raise_ is None:
+        return 0
     if isinstance(form.raise_, str) and form.raise_ in EXCEPTIONS:
         return 1 if form.with_ is None else _row(form.with_, release, _FUNCTION)
     return _size(form.raise_, release)

@@ -93,7 +93,7 @@ class ThreadedRun:
         release: tuple[int, ...],
         machine: Machine,
         grow: Callable[[Machine], Machine],
-        explain: Callable[[ObjectProgram, Machine], str],
+        explain: Callable[[ObjectProgram, Machine, tuple[int, ...]], str],
     ) -> None:
         self._program, self._release = program, release
         self._grow, self._explain = grow, explain
@@ -187,7 +187,7 @@ class ThreadedRun:
             values.append(value)
         yield self._environment.timeout(steps_ns + calls * CALL_NS)
         if status == FAILED:
-            raise WorkloadError(self._explain(self._program, self._machine))
+            raise WorkloadError(self._explain(self._program, self._machine, self._release))
         if status not in (DONE, PAUSED, WAITS, YIELDS):
             self._flush()
             thread.machine = self._machine = self._grow(self._machine)

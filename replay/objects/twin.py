@@ -183,6 +183,8 @@ def _(form: language.IfKey) -> list[str]:
 
 @_lines.register
 def _(form: language.Raise) -> list[str]:
+    if form.raise_ is None:
+        return ["raise"]
     arguments = "" if form.with_ is None else f"({', '.join(map(python, form.with_))})"
     return [f"raise {python(form.raise_)}{arguments}"]
 
