@@ -79,19 +79,30 @@ class RunPlan:
     ) -> "RunPlan":
         """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
         from replay.config import default_preset, load_config
+        from replay.config.collector import collector_settings, split_settings
         from replay.sources import open_source
+        from replay.trace.editing.collecting import CollectedTrace
 
         every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
-        trace = open_source(source, seed=seed)
+        of_collector, of_stack = split_settings(overrides or ())
+        collector = collector_settings(of_collector)
+        trace: Trace = open_source(source, seed=seed)
+        if of_collector:
+            trace = CollectedTrace(trace, collector, " ".join(f"--set {text}" for text in of_collector))
         chosen = default_preset(trace.metadata) if allocator is None else allocator
-        stack = load_config(chosen, overrides or (), env or ())
+        stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
 
     def notes(self, *, may_differ: bool) -> Iterator[str]:
         """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
         from replay.config import differences
+        from replay.trace.editing.collecting import CollectedTrace
 
         yield from self.stack.notes
+        if isinstance(self.trace, CollectedTrace):
+            from replay.config.collector import collector_notes
+
+            yield from collector_notes(self.trace.settings, self.trace.collector)
         if may_differ:
             yield from map(str, differences(self.trace.metadata, self.stack))
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):

@@ -254,7 +254,7 @@ def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """Returns the metadata of a trace as key and value of a Parquet file."""
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
-    for name in ("counts", "processes", "runtime"):  # fields that few traces have
+    for name in ("counts", "processes", "runtime", "types", "collector"):  # fields that few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}

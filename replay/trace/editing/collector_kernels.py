@@ -1,0 +1,449 @@
+"""Kernels of `replay.trace.editing.collecting`: which blocks are objects of the collector, and the collector itself.
+
+A block is named by its key: the number of the allocations before its own. So keys are also ages. `objects` has one bit
+for each key: whether the block has the collector's header. `fates` has a byte for each: which collection frees it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from replay.jit.arrays import record
+from replay.jit.compiling import by_reference, entry, inlined, leaf
+from replay.trace.block_ops import FREE, allocates, concerns_block
+from replay.trace.columns import NO_TYPE, Op
+
+_GC_START, _GC_END, _MARK = int(Op.GC_START), int(Op.GC_END), int(Op.MARK)
+_FOREIGN_FREE, _LIVE_OBJECT = int(Op.FOREIGN_FREE), int(Op.LIVE_OBJECT)
+_FREE, _NO_TYPE = int(FREE), NO_TYPE
+_PERMANENT = 3
+"""The generation of objects that `gc.freeze` moved out of the collector's reach."""
+
+_WAITS, _FREED = 254, 255
+"""Fates of a block that a recorded collection freed: it waits for a collection; it was freed. Lower fates are the
+number of the recorded collection plus 1, modulo _FATES; 0 is any other block."""
+_FATES = 253
+
+AGES, _AGES_AN_OCTAVE = 1280, 32
+"""Classes of ages, up to 2^40 allocations."""
+NO_OBJECTS = 64
+"""Kinds of blocks without a type, by the power of two of their size."""
+
+COLLECTOR = record(
+    "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
+    "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase",
+    "recorded_count", "recorded_threshold", "recorded_generation", "recorded_examined", "recorded_aged",
+    "inside", "thread", "inside_from", "runs", "generation", "due", "patience", "is_early",
+    "allocations", "doomed", "rows", "recorded", "explicit", "ran", "promotions", "last_full",
+)  # fmt: skip
+"""The state of the collector under other settings, and of the recorded one.
+
+    young, middle, old      live objects by generation
+    examined, aged          the first key after the last collection, and after the last one of generation 1 or 2
+    frozen                  keys below are permanent; phase of the mark at which `gc.freeze` is called, or -1
+    recorded_…              the same in the recording; recorded_generation is that of the current collection
+    inside …                whether a recorded collection runs, its thread, the first key after its start; whether the
+                            collector runs it under the other settings too, and its generation there
+    due, patience           events until the collection runs that became due; their number at first
+    is_early                whether garbage counts as such from the last recorded collection that kept it, or only from
+                            the one that freed it
+    doomed                  length of the list of blocks that a recorded collection will free, or has freed
+    recorded, explicit, ran recorded collections so far, those of them by `gc.collect`, and those that ran
+    promotions, last_full   recorded collections of generation 1 or 2; the first key after the last one of generation 2
+"""
+DOOMED = record("key", "domain")
+
+
+@by_reference
+class Findings(NamedTuple):
+    """What the first pass finds. By key: `objects`, `fates`, and the kind of each block that a collection freed.
+
+    `ages`: by kind and class of age, how many blocks were alive at this age for the last time that a collection
+    examined and kept them, and how many were garbage at this age. A kind is NO_OBJECTS plus the type, or the power of
+    two of the size. `examinations` and `promotions`: the first keys after the recorded collections, and after those of
+    generation 1 or 2.
+    """
+
+    objects: np.ndarray
+    fates: np.ndarray
+    kinds: np.ndarray
+    ages: np.ndarray
+    examinations: np.ndarray
+    promotions: np.ndarray
+
+
+@by_reference
+class Future(NamedTuple):
+    """What the first pass found about the recorded collections, for the second one.
+
+    `following`: by generation and recorded collection, the first one from it on that examines this generation. `kinds`:
+    as in Findings. `lifetimes`: by kind, the age in allocations at which objects become garbage.
+    """
+
+    following: np.ndarray
+    kinds: np.ndarray
+    lifetimes: np.ndarray
+
+
+@by_reference
+class Rows(NamedTuple):
+    """Resulting rows. `source` is the row that one is a copy of, or -1."""
+
+    source: np.ndarray
+    time_ns: np.ndarray
+    thread: np.ndarray
+    op: np.ndarray
+    domain: np.ndarray
+    size: np.ndarray
+    type: np.ndarray
+    key: np.ndarray
+
+
+@entry
+def find_fates(
+    thread: np.ndarray,
+    op: np.ndarray,
+    block: np.ndarray,
+    size: np.ndarray,
+    type_: np.ndarray,
+    collected: np.ndarray,
+    keys: np.ndarray,
+    sizes: np.ndarray,
+    found: Findings,
+    state: np.ndarray,
+) -> None:
+    """Finds the objects in a batch, and the fates of blocks. Changes the last four arguments in place.
+
+    `collected`: by type, whether its objects have the collector's header. `keys`, `sizes`: key and power of two of the
+    size of each live block.
+    """
+    gc = state[0]
+    for row in range(op.shape[0]):
+        kind = op[row]
+        if allocates(kind):
+            keys[block[row]] = gc.allocations
+            sizes[block[row]] = _age_class(size[row]) // _AGES_AN_OCTAVE
+            gc.allocations += 1
+        elif kind == _GC_START and gc.inside == 0:
+            gc.inside, gc.thread, gc.inside_from, gc.recorded = 1, thread[row], gc.allocations, gc.recorded + 1
+            gc.recorded_generation = size[row]
+        elif kind == _GC_END and gc.inside and thread[row] == gc.thread:
+            found.examinations[gc.recorded - 1] = gc.allocations
+            if gc.recorded_generation > 0:
+                found.promotions[gc.promotions] = gc.allocations
+                gc.promotions += 1
+            if gc.recorded_generation == 2:
+                gc.last_full = gc.allocations
+            _end_recorded(gc)
+        elif kind in (_FREE, _LIVE_OBJECT) and block[row] < keys.shape[0]:
+            key = keys[block[row]]
+            if type_[row] != _NO_TYPE and collected[type_[row]]:
+                found.objects[key >> 3] |= np.uint8(1 << (key & 7))
+            if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
+                found.fates[key] = _fate(gc.recorded - 1)
+                number = sizes[block[row]] if type_[row] == _NO_TYPE else NO_OBJECTS + np.int64(type_[row])
+                number = min(number, found.ages.shape[0] - 1)
+                found.kinds[key] = number
+                found.ages[number, _age_class(_kept_until(gc, key, found) - key), 0] += 1
+                found.ages[number, _age_class(gc.inside_from - key), 1] += 1
+
+
+@inlined
+def _age_class(age: int) -> int:
+    """Returns the class of an age in allocations: 0 for 0 and 1, then 32 classes for each power of two."""
+    return 0 if age < 2 else int(min(_AGES_AN_OCTAVE * np.log2(age), AGES - 1))
+
+
+def age_of_class(number: float) -> int:
+    """Returns the age at which a class begins."""
+    return round(2.0 ** (number / _AGES_AN_OCTAVE))
+
+
+@leaf
+def _first_after(places: np.ndarray, count: int, key: int) -> int:
+    """Returns the first of the rising `places` that is higher than the key; the key if there is none."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if places[middle] > key:
+            high = middle
+        else:
+            low = middle + 1
+    return places[low] if low < count else key
+
+
+@leaf
+def _kept_until(gc: Any, key: int, found: Findings) -> int:
+    """Returns the key after the last recorded collection that examined and kept a block; its own key if none did."""
+    if key >= gc.recorded_examined:
+        return key
+    if key >= gc.recorded_aged:
+        return _first_after(found.examinations, gc.recorded - 1, key)
+    return gc.last_full if gc.last_full > key else _first_after(found.promotions, gc.promotions, key)
+
+
+@inlined
+def _fate(collection: int) -> int:
+    return collection % _FATES + 1
+
+
+@inlined
+def _is_object(objects: np.ndarray, key: int) -> bool:
+    return (objects[key >> 3] >> np.uint8(key & 7)) & 1 != 0
+
+
+@inlined
+def _put(rows: Rows, gc: Any, source: int, time_ns: int, thread: int, op: int) -> int:
+    """Begins a resulting row and returns its number."""
+    row = gc.rows
+    rows.source[row], rows.time_ns[row], rows.thread[row], rows.op[row] = source, time_ns, thread, op
+    rows.domain[row], rows.size[row], rows.type[row], rows.key[row] = 2, 0, _NO_TYPE, 0
+    gc.rows += 1
+    return row
+
+
+@inlined
+def _generation_of(gc: Any, key: int) -> int:
+    """Returns the generation of a live object: survivors move up by one at each collection of their generation."""
+    if key < gc.frozen:
+        return _PERMANENT
+    if key >= gc.examined:
+        return 0
+    return 2 if key < gc.aged else 1
+
+
+@leaf
+def _count_free(gc: Any, key: int) -> None:
+    """Counts the free of an object."""
+    generation = _generation_of(gc, key)
+    gc.count0 = max(gc.count0 - 1, 0)
+    gc.young -= generation == 0
+    gc.middle -= generation == 1
+    gc.old -= generation == 2
+
+
+@leaf
+def _due_generation(gc: Any) -> int:
+    """Returns the generation that a collection has now."""
+    if gc.count2 > gc.threshold2 and gc.pending >= gc.total // 4:
+        return 2
+    return 1 if gc.count1 > gc.threshold1 else 0
+
+
+@leaf
+def _is_garbage(gc: Any, key: int, fate: int, lifetime: int, following: np.ndarray, upcoming: int) -> bool:
+    """Whether a block of this fate is garbage now, before the recorded collection `upcoming` or at its start.
+
+    `following`: by generation and recorded collection, the first one from it on that examines this generation. A block
+    can be garbage if that is the one that frees it. It is after its `lifetime`. The collection at hand frees its own.
+    """
+    if fate == _WAITS or gc.is_early == 0 or gc.allocations - key < lifetime:
+        return fate == _WAITS
+    generation = 0 if key >= gc.recorded_examined else (2 if key < gc.recorded_aged else 1)
+    collection = following[generation, upcoming]
+    if gc.inside and collection == upcoming:
+        return False
+    return collection < following.shape[1] and fate == _fate(collection)
+
+
+@leaf
+def _begin(
+    gc: Any,
+    doomed: np.ndarray,
+    objects: np.ndarray,
+    fates: np.ndarray,
+    future: Future,
+    rows: Rows,
+    time_ns: int,
+    thread: int,
+) -> None:
+    """Begins a collection of `gc.generation`, and frees the garbage that no recorded collection frees at this moment.
+
+    Keys in `doomed` rise, so that only its end can be young.
+    """
+    generation = gc.generation
+    gc.count2 = 0 if generation == 2 else gc.count2 + (generation == 1)
+    gc.count1 = 0 if generation else gc.count1 + 1
+    gc.count0, gc.due = 0, 0
+    gc.ran += 1
+    row = _put(rows, gc, -1, time_ns, thread, _GC_START)
+    rows.size[row] = generation
+    least = gc.frozen
+    if generation < 2:
+        least = max(least, gc.aged if generation else gc.examined)
+    first = gc.doomed
+    while first > 0 and doomed[first - 1].key >= least:
+        first -= 1
+    kept, upcoming = first, gc.recorded - gc.inside
+    for index in range(first, gc.doomed):
+        key, domain = doomed[index].key, doomed[index].domain
+        fate = int(fates[key])
+        if fate == _FREED:
+            continue
+        if _is_garbage(gc, key, fate, future.lifetimes[future.kinds[key]], future.following, upcoming):
+            row = _put(rows, gc, -1, time_ns, thread, _FREE)
+            rows.domain[row], rows.key[row] = domain, key
+            fates[key] = _FREED
+            if _is_object(objects, key):
+                _count_free(gc, key)
+        else:
+            doomed[kept].key, doomed[kept].domain = key, domain
+            kept += 1
+    gc.doomed = kept
+
+
+@leaf
+def _end(gc: Any, rows: Rows, time_ns: int, thread: int) -> None:
+    """Ends a collection: survivors move to the next generation."""
+    row = _put(rows, gc, -1, time_ns, thread, _GC_END)
+    rows.size[row] = gc.generation
+    gc.examined = gc.allocations
+    if gc.generation == 0:
+        gc.middle, gc.young = gc.middle + gc.young, 0
+        return
+    moved, gc.young, gc.middle = gc.young + gc.middle, 0, 0
+    gc.aged, gc.old = gc.allocations, gc.old + moved
+    if gc.generation == 1:
+        gc.pending += moved
+    else:
+        gc.pending, gc.total = 0, gc.old
+
+
+@leaf
+def _freeze(gc: Any) -> None:
+    """`gc.freeze()`: all objects become permanent."""
+    gc.frozen = gc.allocations
+    gc.young, gc.middle, gc.old, gc.count0, gc.count1, gc.count2 = 0, 0, 0, 0, 0, 0
+
+
+@entry
+def drop_freed(doomed: np.ndarray, fates: np.ndarray, state: np.ndarray) -> None:
+    """Removes freed blocks from `doomed`, in place."""
+    kept = 0
+    for index in range(state[0].doomed):
+        key, domain = doomed[index].key, doomed[index].domain
+        if fates[key] != _FREED:
+            doomed[kept].key, doomed[kept].domain = key, domain
+            kept += 1
+    state[0].doomed = kept
+
+
+@entry
+def collect_otherwise(
+    time_ns: np.ndarray,
+    thread: np.ndarray,
+    op: np.ndarray,
+    domain: np.ndarray,
+    block: np.ndarray,
+    size: np.ndarray,
+    type_: np.ndarray,
+    collected: np.ndarray,
+    objects: np.ndarray,
+    future: Future,
+    fates: np.ndarray,
+    keys: np.ndarray,
+    doomed: np.ndarray,
+    state: np.ndarray,
+    rows: Rows,
+) -> None:
+    """Writes the rows of a batch under other settings of the collector. Changes the last five arguments in place.
+
+    `rows` and `doomed` have room for all.
+    """
+    gc = state[0]
+    gc.rows = 0
+    for at in range(op.shape[0]):
+        kind, mover = op[at], thread[at]
+        if gc.due > 0 and kind != _GC_START:
+            gc.due -= 1
+            if gc.due == 0 and gc.count0 > gc.threshold0:
+                since = gc.count0 - gc.threshold0 - 1
+                gc.generation = _due_generation(gc)
+                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
+                _end(gc, rows, time_ns[at], mover)
+                gc.count0 = since  # the collection was due before
+        if kind == _GC_START and gc.inside == 0:
+            if _meet_recorded(gc, mover, size[at]):
+                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
+            continue
+        if kind == _GC_END and gc.inside and mover == gc.thread:
+            if gc.runs:
+                _end(gc, rows, time_ns[at], mover)
+            _end_recorded(gc)
+            continue
+        key = np.int64(0)
+        if concerns_block(kind) or (kind == _LIVE_OBJECT and block[at] < keys.shape[0]):
+            if allocates(kind):
+                keys[block[at]] = gc.allocations
+                if fates[gc.allocations] > 0:
+                    doomed[gc.doomed].key, doomed[gc.doomed].domain = gc.allocations, domain[at]
+                    gc.doomed += 1
+                _count_allocation(gc, objects)
+            key = keys[block[at]]
+            if kind == _FREE and _meets_free(gc, objects, fates, key, mover):
+                continue
+            if fates[key] == _FREED and kind != _FREE:
+                continue  # freed before; the program cannot use it
+        elif kind == _FOREIGN_FREE and type_[at] != _NO_TYPE and collected[type_[at]]:
+            gc.recorded_count = max(gc.recorded_count - 1, 0)
+            gc.count0 = max(gc.count0 - 1, 0)
+            gc.old = max(gc.old - 1, 0)
+        elif kind == _MARK and size[at] == gc.freeze_phase:
+            _freeze(gc)
+        row = _put(rows, gc, at, time_ns[at], mover, kind)
+        rows.domain[row], rows.size[row], rows.type[row], rows.key[row] = domain[at], size[at], type_[at], key
+
+
+@leaf
+def _meets_free(gc: Any, objects: np.ndarray, fates: np.ndarray, key: int, thread: int) -> bool:
+    """Counts a recorded free; returns whether it is left out: the block was freed before, or it waits."""
+    is_object = _is_object(objects, key)
+    gc.recorded_count = max(gc.recorded_count - is_object, 0)
+    if fates[key] == _FREED:
+        return True
+    is_of_collection = gc.inside and thread == gc.thread and key < gc.inside_from
+    if is_of_collection and (gc.runs == 0 or _generation_of(gc, key) > gc.generation):
+        fates[key] = _WAITS
+        return True
+    if fates[key] > 0:
+        fates[key] = _FREED
+    if is_object:
+        _count_free(gc, key)
+    return False
+
+
+@leaf
+def _count_allocation(gc: Any, objects: np.ndarray) -> None:
+    """Counts an allocation. A collection becomes due if the count of objects exceeds the threshold."""
+    key = gc.allocations
+    gc.allocations += 1
+    if not _is_object(objects, key):
+        return
+    gc.recorded_count += 1
+    gc.count0 += 1
+    gc.young += 1
+    runs_now = gc.inside and gc.runs
+    if gc.enabled and gc.count0 > gc.threshold0 > 0 and gc.due == 0 and not runs_now:
+        gc.due = gc.patience
+
+
+@leaf
+def _meet_recorded(gc: Any, thread: int, generation: int) -> bool:
+    """Begins a recorded collection; returns whether it runs: one is due, or the program called `gc.collect`."""
+    explicit = gc.recorded_count <= gc.recorded_threshold
+    gc.recorded += 1
+    gc.explicit += explicit
+    gc.runs = explicit or gc.due > 0
+    gc.inside, gc.thread, gc.inside_from = 1, thread, gc.allocations
+    gc.recorded_count, gc.recorded_generation = 0, generation
+    gc.generation = generation if explicit else _due_generation(gc)
+    return gc.runs != 0
+
+
+@leaf
+def _end_recorded(gc: Any) -> None:
+    """Ends a recorded collection."""
+    gc.inside = 0
+    gc.recorded_examined = gc.allocations
+    if gc.recorded_generation > 0:
+        gc.recorded_aged = gc.allocations
