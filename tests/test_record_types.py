@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import textwrap
@@ -47,6 +48,19 @@ def freed(events: Events, metadata: Metadata) -> Counter[str]:
 
 def live(events: Events, metadata: Metadata) -> Counter[str]:
     return by_type(events, metadata, events.op == Op.LIVE_OBJECT)
+
+
+def types_of_freed(events, metadata):
+    """Returns the type of each block by address and size when it was freed for the first time; '' for no type."""
+    blocks: dict[int, tuple[int, int]] = {}
+    types: dict[tuple[int, int], str] = {}
+    columns = (events.op, events.block, events.address, events.size, events.type)
+    for op, block, address, size, type_ in zip(*(column.tolist() for column in columns), strict=True):
+        if op <= Op.CALLOC:
+            blocks[block] = address, size
+        elif op in (Op.FREE, Op.LIVE_OBJECT) and block in blocks:
+            types.setdefault(blocks[block], "" if type_ == NO_TYPE else metadata.types[type_].name)
+    return types
 
 
 OBJECTS = """
@@ -140,16 +154,33 @@ def test_blocks_that_are_no_objects_have_no_type(tmp_path):
     for block in kept:
         free(block)
     events, metadata = events_in(tmp_path / "trace.parquet"), replay.open_source(tmp_path / "trace.parquet").metadata
-    blocks: dict[int, tuple[int, int]] = {}
-    types: dict[tuple[int, int], str] = {}
-    columns = (events.op, events.block, events.address, events.size, events.type)
-    for op, block, address, size, type_ in zip(*(column.tolist() for column in columns), strict=True):
-        if op <= Op.CALLOC:
-            blocks[block] = address, size
-        elif op in (Op.FREE, Op.LIVE_OBJECT) and block in blocks:
-            types.setdefault(blocks[block], "" if type_ == NO_TYPE else metadata.types[type_].name)
+    types = types_of_freed(events, metadata)
     assert [types[block] for block in zip(lost, sizes, strict=True)] == [""] * len(sizes)
     assert [block for block in zip(kept, sizes, strict=True) if block in types] == []
+
+
+@pytest.mark.parametrize("size", [15, 31])  # no object has this size
+def test_a_short_block_does_not_have_the_type_of_the_next_block(tmp_path, size):
+    class Plain:
+        pass
+
+    malloc, free = python_api(Domain.OBJ, "Malloc"), python_api(Domain.OBJ, "Free")
+    place = size + 1
+    behind = {16: list, 32: Plain}[place]  # its objects have headers of this length
+    with replay.record(tmp_path / "trace.parquet", types=True):
+        blocks = sorted(malloc(size) for _ in range(20_000))
+        for block in blocks:
+            ctypes.memset(block, 0, place)
+        adjacent = [block for block, following in itertools.pairwise(blocks) if following == block + place]
+        for block in adjacent[::2]:
+            ctypes.c_uint64.from_address(block + place + 8).value = id(behind)
+            free(block)
+    for block in set(blocks) - set(adjacent[::2]):
+        free(block)
+    path = tmp_path / "trace.parquet"
+    types = types_of_freed(events_in(path), replay.open_source(path).metadata)
+    assert len(adjacent) > 1000
+    assert {types[block, size] for block in adjacent[::2]} == {""}
 
 
 def test_types_of_modules_that_are_imported_later_are_named(tmp_path):

@@ -43,6 +43,13 @@ class TypeNote(NamedTuple):
     """Whether its objects have the collector's header."""
     is_static: bool
     """Whether it lives as long as the program."""
+    headers: int
+    """The number of headers of 16 bytes before its objects."""
+    least_bytes: int
+    """Size of the smallest block with one of its objects."""
+
+    def fits(self, block_bytes: int) -> bool:
+        return block_bytes >= self.least_bytes
 
 
 @lru_cache(_CACHED_CODES)
@@ -90,7 +97,9 @@ class Notes:
         module = module if flags & object_types.HAS_MODULE else ""
         number &= ~object_types.TYPE_NOTE
         collected, is_static = bool(flags & object_types.COLLECTED), not flags & object_types.HEAP_TYPE
-        self.types.append(TypeNote(number, address, module, name, collected, is_static))
+        headers = flags >> object_types.HEADER_SHIFT & 3
+        least_bytes = flags >> object_types.LEAST_SHIFT & object_types.LEAST_MOST
+        self.types.append(TypeNote(number, address, module, name, collected, is_static, headers, least_bytes))
         return at
 
     def site(self, number: int) -> Site:

@@ -13,8 +13,8 @@ from the type. Only pointers to known types count. They are in a hash table, by 
 
 The writer learns a type from a note:
 
-    note    words: TYPE_NOTE plus the number, address, flags; then module and qualified name, which are texts as in
-            `replay.recorder.sites`
+    note    words: TYPE_NOTE plus the number, address, flags and layout; then module and qualified name, which are
+            texts as in `replay.recorder.sites`
 """
 
 import ctypes
@@ -28,10 +28,18 @@ if TYPE_CHECKING:
 TYPE_NOTE = 1 << 63
 """Added to the first word of a note about a type."""
 NOTE_WORDS = 5
-FLAGS_AT, TYPE_DICT_AT = 168, 264
-"""In a type: tp_flags, tp_dict. The same in all versions that are recorded."""
+BASIC_SIZE_AT, FLAGS_AT, TYPE_DICT_AT = 32, 168, 264
+"""In a type: tp_basicsize, tp_flags, tp_dict. The same in all versions that are recorded."""
 HAS_MODULE = 1 << 62
 """Added to the flags in a note: the first text is the module. Otherwise the type has none."""
+LEAST_SHIFT, LEAST_MOST, HEADER_SHIFT, IS_TYPE_SHIFT = 32, (1 << 24) - 1, 56, 58
+"""Bits of a value in the table, above the number: the bytes of the smallest block with an object of the type, headers
+included; the number of headers of 16 bytes; whether the objects are types. A note has them in its flags."""
+LAYOUT_BITS, IS_TYPE_BIT = (1 << IS_TYPE_SHIFT + 1) - (1 << LEAST_SHIFT), 1 << IS_TYPE_SHIFT
+KNOWN_TYPE = 1 << 47
+"""In a free of a known type: added to the bytes of the smallest block. Unknown pointers are lower."""
+BEHIND_HEADER = 1
+"""Added to an unknown pointer that follows a header of 16 bytes."""
 HEAP_TYPE, READY, COLLECTED, IS_TYPE = 1 << 9, 1 << 12, 1 << 14, 1 << 31
 """Bits of tp_flags: a heap type; complete; its objects have the collector's header; its objects are types."""
 

@@ -19,14 +19,14 @@ import numpy as np
 from replay.jit.arrays import DONE, FULL, call_with_room, extend, record, with_room
 from replay.jit.compiling import entry, inlined, leaf
 from replay.jit.cpu_intrinsics import counter
-from replay.recorder import tap
-from replay.recorder.type_table import POINTER
+from replay.recorder import object_types, tap
+from replay.recorder.type_table import BYTES_MOST, BYTES_SHIFT, POINTER
 from replay.trace import NUMBERS, Events, Op, release_number, take_number
 from replay.trace.block_numbering import clear_slot, doubled, find_slot, is_half_full
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
 _WORD, _SITE_SHIFT, _HALF_SITE = (1 << tap.NUMBER_BITS) - 1, tap.NUMBER_BITS, (1 << tap.SITE_BITS) - 1
-_SITE_BITS = tap.SITE_BITS
+_SITE_BITS, _DOMAIN_BITS = tap.SITE_BITS, tap.DOMAIN_BITS
 _LAP_SHIFT, _LAPS = 64 - tap.LAP_BITS, 1 << tap.LAP_BITS
 _SLOTS, _SIZES, _OPS, _DOMAINS = 1 << tap.RING_BITS, 1 << tap.SIZE_BITS, 1 << tap.OP_BITS, 1 << tap.DOMAIN_BITS
 _CALLOC_RECORD, _FREED, _FROM, _TO, _FAILED = tap.CALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED
@@ -45,7 +45,9 @@ _TALLY = record(
 """Counts, the thread of the last record, and its time."""
 _ROWS_A_RECORD = 3
 _POINTER = POINTER
-_POINTERS_MOST, _POINTER_SLOTS = 1 << 12, 1 << 13
+_POINTERS_MOST, _POINTER_SLOTS = 1 << 14, 1 << 15
+_KNOWN_TYPE, _BEHIND_HEADER, _HEADER_AND_OBJECT = object_types.KNOWN_TYPE, object_types.BEHIND_HEADER, 32
+_BYTES_SHIFT, _BYTES_MOST, _UNKNOWN_BYTES = BYTES_SHIFT, BYTES_MOST, 1 << 62
 
 
 @entry
@@ -85,7 +87,8 @@ class _State(NamedTuple):
 
     `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. `threads`
     has the type _THREAD, `tallies` _TALLY. `excluded` has the identities of threads whose blocks are left out.
-    With types, `domains` has the domain of each block, and the other fields are the table of unknown pointers.
+    With types, `sizes` has the size and the domain of each block, and the other fields are the table of unknown
+    pointers.
     """
 
     keys: np.ndarray
@@ -95,7 +98,7 @@ class _State(NamedTuple):
     threads: np.ndarray
     tallies: np.ndarray
     excluded: np.ndarray
-    domains: np.ndarray
+    sizes: np.ndarray
     pointers: np.ndarray
     pointer_keys: np.ndarray
     pointer_numbers: np.ndarray
@@ -112,30 +115,46 @@ def _put(
 
 
 @leaf
-def _number_pointer(pointer: int, state: _State) -> int:
-    """Returns the number of an unknown pointer plus _POINTER; 0 if there are too many."""
-    slot = find_slot(pointer, state.pointer_keys, state.pointer_numbers)
+def _number_pointer(pointer: int, block_bytes: int, state: _State) -> int:
+    """Returns the number of an unknown pointer in a block of this size plus _POINTER; 0 if there are too many."""
+    rounded = min(block_bytes, _BYTES_MOST) + 15 & -16
+    key = pointer | rounded << _BYTES_SHIFT
+    slot = find_slot(key, state.pointer_keys, state.pointer_numbers)
     if state.pointer_numbers[slot] < 0:
         number = state.tallies[0].pointers
         if number == state.pointers.shape[0]:
             return 0
         state.tallies[0].pointers = number + 1
-        state.pointer_keys[slot], state.pointer_numbers[slot], state.pointers[number] = pointer, number, pointer
+        state.pointer_keys[slot], state.pointer_numbers[slot], state.pointers[number] = key, number, key
     return state.pointer_numbers[slot] + _POINTER
 
 
 @inlined
+def _type_of(type_: int, pointer_or_bytes: int, number: int, state: _State) -> int:
+    """Returns the type in a free of block `number` (negative: an older block, of unknown length).
+
+    Behind a block that is too short for the type, the hook found the type of another block.
+    """
+    block_bytes = _UNKNOWN_BYTES if number < 0 else state.sizes[number] >> _DOMAIN_BITS
+    if pointer_or_bytes & _KNOWN_TYPE:
+        return type_ if block_bytes >= pointer_or_bytes - _KNOWN_TYPE else 0
+    if pointer_or_bytes == 0 or (pointer_or_bytes & _BEHIND_HEADER and block_bytes < _HEADER_AND_OBJECT):
+        return 0
+    return _number_pointer(pointer_or_bytes, block_bytes, state)
+
+
+@inlined
 def _end_block(
-    events: Events, row: int, thread: int, domain: int, address: int, type_: int, now_ns: int, state: _State
+    events: Events, row: int, thread: int, domain: int, address: int, type_: int, hint: int, now_ns: int, state: _State
 ) -> int:
-    """Translates a free; returns the next row."""
+    """Translates a free; returns the next row. `hint`: the unknown pointer, or the smallest block of the type."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
     if number < 0 and state.threads[thread].is_excluded:
         state.tallies[0].excluded_calls += 1
         return row
     if events.type.shape[0] > 0:  # type: ignore[union-attr]
-        events.type[row] = type_  # type: ignore[index]
+        events.type[row] = _type_of(type_, hint, number, state)  # type: ignore[index]
     if number < 0:
         state.tallies[0].foreign_frees += 1
         return _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, address, now_ns)
@@ -164,7 +183,7 @@ def _begin_block(
     slot = find_slot(address, state.keys, state.numbers)
     if state.numbers[slot] >= 0:
         state.tallies[0].unseen_frees += 1
-        row = _end_block(events, row, thread, domain, address, 0, now_ns, state)
+        row = _end_block(events, row, thread, domain, address, 0, 0, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
     if moved < 0 and state.threads[thread].is_excluded:
         state.tallies[0].excluded_calls += 1
@@ -176,9 +195,9 @@ def _begin_block(
     if moved < 0:
         moved = take_number(state.free_numbers, state.counts)
         op = _MALLOC if op == _REALLOC else op
-        if state.domains.shape[0] > 0:
-            state.domains[moved] = domain
     state.keys[slot], state.numbers[slot] = address, moved
+    if state.sizes.shape[0] > 0:
+        state.sizes[moved] = size << _DOMAIN_BITS | domain
     if events.site.shape[0] > 0:  # type: ignore[union-attr]
         events.site[row] = site  # type: ignore[index]
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
@@ -242,8 +261,7 @@ def _translate(
         if kind <= _CALLOC_RECORD or kind == _TO:
             row = _begin_block(events, row, thread, _PLAIN[kind], domain, size, address, site, now_ns, state)
         elif kind == _FREED:
-            type_ = _number_pointer(size, state) if size > 0 and state.pointers.shape[0] > 0 else site
-            row = _end_block(events, row, thread, domain, address, type_, now_ns, state)
+            row = _end_block(events, row, thread, domain, address, site, size, now_ns, state)
         elif kind == _FROM:
             _leave_address(thread, address, state)
         elif kind == _FAILED:
@@ -298,7 +316,7 @@ class Translator:
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
             np.zeros(1, NUMBERS), np.zeros(64, _THREAD), np.zeros(1, _TALLY),
             np.fromiter(excluded, np.int64),
-            np.zeros(1 << 16 if types else 0, np.uint8), np.zeros(_POINTERS_MOST if types else 0, np.int64),
+            np.zeros(1 << 16 if types else 0, np.int64), np.zeros(_POINTERS_MOST if types else 0, np.int64),
             np.zeros(_POINTER_SLOTS, np.int64), np.full(_POINTER_SLOTS, -1, np.int64),
         )  # fmt: skip
         self.events, self.row = self._new_batch(), 0
@@ -310,10 +328,10 @@ class Translator:
     def translate(self, ring: np.ndarray, first: int, records: int) -> int:
         """Translates records from number `first` on into the batch; returns how many fitted."""
         free_numbers = with_room(self._state.free_numbers, int(self._state.counts[0].used) + records)
-        domains = self._state.domains
+        sizes = self._state.sizes
         if self._types:
-            domains = with_room(domains, int(self._state.counts[0].used) + records)
-        self._state = self._state._replace(free_numbers=free_numbers, domains=domains)
+            sizes = with_room(sizes, int(self._state.counts[0].used) + records)
+        self._state = self._state._replace(free_numbers=free_numbers, sizes=sizes)
         if self._begin is None and records:
             self._begin = int(ring[first & (_SLOTS - 1), 1])
         begin, ns_a_count = self._begin or 0, self._clock.ns_a_count()
@@ -334,16 +352,17 @@ class Translator:
 
     @property
     def pointers(self) -> np.ndarray:
-        """The unknown pointers so far (int64), by their number."""
+        """The unknown pointers so far (int64), by their number, as `replay.recorder.type_table` has them."""
         return self._state.pointers
 
-    def live_objects(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns numbers and addresses of the live blocks of domain obj, by address. Needs types."""
+    def live_objects(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns numbers, addresses and sizes of the live blocks of domain obj, by address. Needs types."""
         live = self._state.numbers >= 0
         address, number = self._state.keys[live], self._state.numbers[live]
-        rows = np.flatnonzero(self._state.domains[number] == tap.OBJ)
+        size, domain = np.divmod(self._state.sizes[number], 1 << tap.DOMAIN_BITS)
+        rows = np.flatnonzero(domain == tap.OBJ)
         rows = rows[np.argsort(address[rows])]
-        return number[rows], address[rows]
+        return number[rows], address[rows], size[rows]
 
     def put_live(self, number: np.ndarray, address: np.ndarray, tracked: np.ndarray) -> slice:
         """Writes rows of live objects, as many as the batch has room for; returns where. Their types are 0."""

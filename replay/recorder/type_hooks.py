@@ -6,8 +6,10 @@ An object's type is at one of three places in its block, by the length of the he
     24    the collector's header, 16 bytes
     40    a header of 16 bytes for dict and weak references, then the collector's
 
-The value of a type in the table has its number, the length of these headers and whether its objects are types. All
-functions run with the GIL, except those of interpreters with a GIL of their own: these find no candidates.
+The value of a type in the table has its number, the length of these headers, the bytes of its smallest block and
+whether its objects are types. The hooks do not know the length of a block, so they can find the type of the next block
+behind a short one. The writer knows the lengths and ignores a type that does not fit. All functions run with the GIL,
+except those of interpreters with a GIL of their own: these find no candidates.
 """
 
 from collections.abc import Iterator
@@ -23,8 +25,9 @@ KNOWN = 1 << 63
 TRACKED = 1 << 62
 """In an answer about a live block: the collector tracks the object."""
 _NUMBERS = 1 << 2 * tap.SITE_BITS
-_HEADER_SHIFT, _IS_TYPE_BIT = 40, 1 << 48
 _HEADER_BYTES = 16
+_OBJECT_BYTES = 16
+"""Reference count and type."""
 _TYPES_MOST = 3 << (object_types.TABLE_BITS - 2)
 """Maximum number of addresses in the table."""
 _LEAST_POINTER, _POINTER_BITS = 1 << 16, 47
@@ -41,10 +44,11 @@ _SMALL_INT_AT = 24
 
 
 class Found(NamedTuple):
-    """What a free records: the number of the block's type, or else an unknown pointer."""
+    """What a free records: the number of the block's type and KNOWN_TYPE plus its smallest block; or 0 and an unknown
+    pointer."""
 
     number: Value
-    pointer: Value
+    pointer_or_bytes: Value
 
 
 class TypeHooks:
@@ -72,12 +76,23 @@ class TypeHooks:
             body.call_own(self._examine, block, 0)
         found = body.call_own(self._find, block)
         known = body.shift_right(found, 63)
-        with body.if_(body.bit_and(body.bit_and(body.shift_right(found, 48), 1), known), likely=False):
+        is_type = body.bit_and(body.shift_right(found, object_types.IS_TYPE_SHIFT), 1)
+        with body.if_(body.bit_and(is_type, known), likely=False):
             body.store(body.call_own(self._slot, body.add(block, _HEADER_BYTES)), 8, 0)
+        if_known, if_unknown = body.subtract(0, known), body.subtract(known, 1)
+        least_bytes = body.bit_or(self._least_bytes(body, found), object_types.KNOWN_TYPE)
         return Found(
-            body.bit_and(body.bit_and(found, _NUMBERS - 1), body.subtract(0, known)),
-            body.bit_and(found, body.subtract(known, 1)),
+            body.bit_and(body.bit_and(found, _NUMBERS - 1), if_known),
+            body.bit_or(body.bit_and(least_bytes, if_known), body.bit_and(found, if_unknown)),
         )
+
+    def _least_bytes(self, body: Body, value: Value) -> Value:
+        """Returns the bytes of the smallest block, headers included, in the value of a type."""
+        return body.bit_and(body.shift_right(value, object_types.LEAST_SHIFT), object_types.LEAST_MOST)
+
+    def _headers(self, body: Body, value: Value) -> Value:
+        """Returns the bytes of the headers in the value of a type."""
+        return body.bit_and(body.shift_right(value, object_types.HEADER_SHIFT - 4), 3 * _HEADER_BYTES)
 
     def at_collection(self, body: Body, context: Value, starts: Value, info: Value) -> Value:
         """Returns the generation of a collection that starts or ends. Gives candidates a number before it starts."""
@@ -89,7 +104,10 @@ class TypeHooks:
         return generation
 
     def _make_find(self) -> Body:
-        """find(block): the value of its type in the table plus KNOWN; else a pointer that may be a type, or 0."""
+        """find(block): the value of its type in the table plus KNOWN; else a pointer that may be a type, or 0.
+
+        BEHIND_HEADER is added to the pointer if it follows a header.
+        """
         body = self._program.function("find_type", 1, "noinline", "internal")
         (block,) = body.arguments
         first = body.load(block, frames.TYPE_AT)
@@ -103,10 +121,10 @@ class TypeHooks:
                 # The keys of a dict can have the hash of an int there, which can be the address of a type.
                 with body.if_(body.compare(count, "<", _COUNT_LIMIT)):
                     self._return_known(body, third, 2 * _HEADER_BYTES)
-            self._return_pointer(body, body.load(block), first)
-            self._return_pointer(body, body.load(block, _HEADER_BYTES), second)
+            self._return_pointer(body, body.load(block), first, 0)
+            self._return_pointer(body, body.load(block, _HEADER_BYTES), second, object_types.BEHIND_HEADER)
             body.return_(0)
-        self._return_pointer(body, body.load(block), first)
+        self._return_pointer(body, body.load(block), first, 0)
         body.return_(0)
         return body
 
@@ -120,20 +138,18 @@ class TypeHooks:
         """Returns the value of the type at `pointer`, if it is known and its objects have such headers."""
         with body.if_(body.compare(pointer, ">=", _LEAST_POINTER)):
             value = body.load(body.call_own(self._slot, pointer), 8)
-            headers = body.bit_and(body.shift_right(value, _HEADER_SHIFT), 0xFF)
-            with body.if_(
-                body.bit_and(body.compare(value, "!=", 0), body.compare(headers, "==", header_bytes)), likely=True
-            ):
+            fits = body.compare(self._headers(body, value), "==", header_bytes)
+            with body.if_(body.bit_and(body.compare(value, "!=", 0), fits), likely=True):
                 body.return_(body.bit_or(value, KNOWN))
 
-    def _return_pointer(self, body: Body, count: Value, pointer: Value) -> None:
-        """Returns the pointer if it can be a type, after a word that can be a reference count."""
+    def _return_pointer(self, body: Body, count: Value, pointer: Value, mark: int) -> None:
+        """Returns the pointer plus `mark` if it can be a type, after a word that can be a reference count."""
         is_pointer = body.bit_and(
             body.compare(body.subtract(pointer, _LEAST_POINTER), "<", (1 << _POINTER_BITS) - _LEAST_POINTER),
             body.compare(body.bit_and(pointer, 7), "==", 0),
         )
         with body.if_(body.bit_and(is_pointer, body.compare(count, "<", _COUNT_LIMIT)), likely=False):
-            body.return_(pointer)
+            body.return_(body.bit_or(pointer, mark))
 
     def _make_add_candidate(self) -> Body:
         """add_candidate(block): ignores the block if there are too many candidates."""
@@ -172,9 +188,9 @@ class TypeHooks:
             with body.if_(body.compare(body.bit_or(body.load(done), rests), "==", 0)):
                 pointer = body.load(block, _HEADER_BYTES + frames.TYPE_AT)
                 value = body.load(body.call_own(self._slot, pointer), 8)
-                with body.if_(body.bit_and(value, _IS_TYPE_BIT)):
+                with body.if_(body.bit_and(value, object_types.IS_TYPE_BIT)):
                     body.store(done, 0, self._note_if_ready(body, context, body.add(block, _HEADER_BYTES)))
-                with body.if_(body.compare(body.bit_or(keep, body.bit_and(value, _IS_TYPE_BIT)), "==", 0)):
+                with body.if_(body.compare(body.bit_or(keep, body.bit_and(value, object_types.IS_TYPE_BIT)), "==", 0)):
                     body.store(place, object_types.AT_CANDIDATE, body.add(candidate, 1))
                     body.store(done, 0, body.compare(tries, "==", _TRIES - 1))
             with body.if_(body.load(done)):
@@ -224,10 +240,10 @@ class TypeHooks:
         self._notes.wait_for_room(body, shared, length, end)
         at = self._notes.put_word(body, shared, begin, body.bit_or(number, object_types.TYPE_NOTE))
         at = self._notes.put_word(body, shared, at, type_)
-        flags = body.bit_and(body.load(type_, object_types.FLAGS_AT), object_types.HAS_MODULE - 1)
-        at = self._notes.put_word(
-            body, shared, at, body.bit_or(flags, body.multiply(body.load(has_module), object_types.HAS_MODULE))
-        )
+        flags = body.low_half(body.load(type_, object_types.FLAGS_AT))
+        layout = body.bit_and(body.load(slot, 8), object_types.LAYOUT_BITS)
+        module_bit = body.multiply(body.load(has_module), object_types.HAS_MODULE)
+        at = self._notes.put_word(body, shared, at, body.bit_or(body.bit_or(flags, layout), module_bit))
         at = self._notes.copy_text(body, body.load(text), at)
         self._notes.copy_text(body, name, at)
         body.publish(shared, sites.AT_NOTES_HEAD, end)
@@ -244,14 +260,30 @@ class TypeHooks:
                 body.store(context, object_types.AT_TYPES, types)
             number = body.load(context, object_types.AT_NEXT_TYPE)
             body.store(context, object_types.AT_NEXT_TYPE, body.add(number, 1))
-            flags = body.load(type_, object_types.FLAGS_AT)
-            collected = body.compare(body.bit_and(flags, object_types.COLLECTED), "!=", 0)
-            more = body.compare(body.bit_and(flags, self._pre_header_flags), "!=", 0)
-            headers = body.multiply(body.add(collected, more), _HEADER_BYTES)
-            is_type = body.multiply(body.compare(body.bit_and(flags, object_types.IS_TYPE), "!=", 0), _IS_TYPE_BIT)
-            value = body.bit_or(body.bit_or(number, body.shift_left(headers, _HEADER_SHIFT)), is_type)
+            body.store(slot, 8, body.bit_or(number, self._layout(body, type_)))
             body.store(slot, 0, type_)
-            body.store(slot, 8, value)
+
+    def _layout(self, body: Body, type_: Value) -> Value:
+        """Returns the value of a type without its number."""
+        flags = body.load(type_, object_types.FLAGS_AT)
+        collected = body.compare(body.bit_and(flags, object_types.COLLECTED), "!=", 0)
+        more = body.compare(body.bit_and(flags, self._pre_header_flags), "!=", 0)
+        headers, least = body.add(collected, more), body.stack_words(1)
+        # The collector allocates at least tp_basicsize; a str or a datetime, which it does not know, can be shorter.
+        object_bytes = body.multiply(body.load(type_, object_types.BASIC_SIZE_AT), collected)
+        body.store(least, 0, body.add(object_bytes, body.multiply(headers, _HEADER_BYTES)))
+        with body.if_(body.compare(collected, "==", 0)):
+            body.store(least, 0, _OBJECT_BYTES)
+        with body.if_(body.compare(body.load(least), ">", object_types.LEAST_MOST)):
+            body.store(least, 0, object_types.LEAST_MOST)
+        is_type = body.compare(body.bit_and(flags, object_types.IS_TYPE), "!=", 0)
+        return body.bit_or(
+            body.shift_left(body.load(least), object_types.LEAST_SHIFT),
+            body.bit_or(
+                body.shift_left(headers, object_types.HEADER_SHIFT),
+                body.shift_left(is_type, object_types.IS_TYPE_SHIFT),
+            ),
+        )
 
     def _make_notes(self) -> None:
         """note_types(list): calls `note_type` for each three items of a Python list."""
@@ -291,15 +323,18 @@ class TypeHooks:
         body.return_(0)
 
     def _answer(self, body: Body, block: Value) -> Value:
-        """Returns the result of `find`, with TRACKED instead of the high bits of a known type."""
+        """Returns the result of `find`, with TRACKED instead of the length of headers of a known type."""
         found = body.call_own(self._find, block)
         known = body.shift_right(found, 63)
-        headers = body.multiply(body.bit_and(body.shift_right(found, _HEADER_SHIFT), 0xFF), known)
+        headers = body.multiply(self._headers(body, found), known)
         tracked = body.stack_words(1)
         body.store(tracked, 0, 0)
         with body.if_(headers):
             link = body.load(body.subtract(body.add(block, headers), _HEADER_BYTES))
             body.store(tracked, 0, body.multiply(body.compare(link, "!=", 0), TRACKED))
-        number = body.multiply(body.bit_and(found, _NUMBERS - 1), known)
-        pointer = body.multiply(body.bit_and(found, (1 << _POINTER_BITS) - 1), body.subtract(1, known))
-        return body.bit_or(body.bit_or(number, pointer), body.bit_or(body.shift_left(known, 63), body.load(tracked)))
+        of_known = body.bit_and(found, _NUMBERS - 1 | object_types.LEAST_MOST << object_types.LEAST_SHIFT | KNOWN)
+        of_unknown = body.bit_and(found, (1 << _POINTER_BITS) - 1)
+        answer = body.bit_or(
+            body.bit_and(of_known, body.subtract(0, known)), body.bit_and(of_unknown, body.subtract(known, 1))
+        )
+        return body.bit_or(answer, body.load(tracked))

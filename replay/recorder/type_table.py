@@ -3,10 +3,13 @@
 import numpy as np
 
 from replay.jit.arrays import with_room
-from replay.recorder.notes import Notes
+from replay.recorder import object_types
+from replay.recorder.notes import Notes, TypeNote
 from replay.recorder.type_hooks import TRACKED
 from replay.trace import NO_TYPE, ObjectType
 
+BYTES_SHIFT, BYTES_MOST = 47, 0xFFF0
+"""In an unknown pointer: the size of its block, a multiple of 16 bytes."""
 POINTER = 1 << 31
 """Added to a number in a batch: it is not that of a type, but of an unknown pointer, counted from 0."""
 _NAMELESS = ObjectType("", "", False)
@@ -18,7 +21,7 @@ class TypeTable:
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._entries: list[ObjectType] = []
-        self._by_address: dict[int, ObjectType] = {}
+        self._by_address: dict[int, tuple[ObjectType, TypeNote]] = {}
         """Static types. At the address of another type can have been something else before."""
         self._pointers: dict[int, int] = {}
         """Entries of unknown pointers."""
@@ -31,8 +34,17 @@ class TypeTable:
         self._read()
         entries = list(self._entries)
         for pointer, entry in self._pointers.items():
-            entries[entry] = self._by_address.get(pointer, _NAMELESS)
+            entries[entry] = self._static_type(pointer)
         return tuple(entries)
+
+    def _static_type(self, pointer: int) -> ObjectType:
+        """Returns the type that an unknown pointer is the address of, if its objects fit the block."""
+        address = pointer & (1 << BYTES_SHIFT) - 1
+        type_, note = self._by_address.get(address & -8, (_NAMELESS, None))
+        if note is None:
+            return _NAMELESS
+        headers = address & object_types.BEHIND_HEADER
+        return type_ if note.headers == headers and note.fits(pointer >> BYTES_SHIFT) else _NAMELESS
 
     def number(self, column: np.ndarray, pointers: np.ndarray) -> None:
         """Replaces the hooks' numbers in `column` by indexes of `types`, in place. `pointers` are those of the batch's
@@ -47,13 +59,18 @@ class TypeTable:
             entries = np.array([self._pointer(int(pointers[number])) for number in distinct], np.uint32)
             column[unknown] = entries[indexes]
 
-    def answers(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the types (uint32) in answers of the program, and whether the collector tracks the objects."""
+    def answers(self, answers: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the types (uint32) in answers of the program, and whether the collector tracks the objects.
+
+        `sizes`: of the blocks. A type that does not fit a block is that of another one behind it.
+        """
         self._read()
-        numbers = np.where(answers < 0, answers & 0xFFFFFFFF, 0)  # KNOWN is the sign
+        least_bytes = answers >> object_types.LEAST_SHIFT & object_types.LEAST_MOST
+        numbers = np.where((answers < 0) & (sizes >= least_bytes), answers & 0xFFFFFFFF, 0)  # KNOWN is the sign
         types = self._places[np.minimum(numbers, self._places.shape[0] - 1)]
         for row in np.flatnonzero(answers > 0):
-            types[row] = self._pointer(int(answers[row]))
+            rounded = min(int(sizes[row]), BYTES_MOST) + 15 & -16
+            types[row] = self._pointer(int(answers[row]) | rounded << BYTES_SHIFT)
         return types, (answers & TRACKED) != 0
 
     def _pointer(self, pointer: int) -> int:
@@ -67,7 +84,7 @@ class TypeTable:
         for note in self._notes.types:
             type_ = ObjectType(note.module, note.name, note.collected)
             if note.is_static:
-                self._by_address[note.address] = type_
+                self._by_address[note.address] = type_, note
             self._places = with_room(self._places, note.number + 1, fill=NO_TYPE)
             entry = int(self._places[note.number])
             if entry == NO_TYPE:

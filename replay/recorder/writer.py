@@ -182,11 +182,11 @@ class Writer:
 
     def _append_types(self, has_ended: Callable[[], bool]) -> None:
         """Asks the program for the types of all live objects, and writes a row for each object."""
-        number, address = self._translator.live_objects()
+        number, address, size = self._translator.live_objects()
         answers = self._ring.ask_types(address, has_ended)
         if self._types is None or self._trouble:
             return
-        type_, tracked = self._types.answers(answers)
+        type_, tracked = self._types.answers(answers, size[: answers.shape[0]])
         is_object = np.flatnonzero(type_ != NO_TYPE)
         number, address, type_, tracked = (each[is_object] for each in (number, address, type_, tracked))
         while number.size:
