@@ -1,6 +1,7 @@
 """Recordings under other settings of the collector: recorded collections are computed exactly, and the resident peak
 under other settings is that of the program when it runs so."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -26,7 +27,7 @@ from replay.trace import (
     Op,
     Provenance,
 )
-from replay.trace.editing.collecting import CollectedTrace, CollectorSettings
+from replay.trace.editing.collecting import CollectedTrace, CollectorSettings, Moments
 
 SETTINGS = {
     "as it is": (CollectorSettings(), ""),
@@ -159,7 +160,15 @@ def history(rows, thresholds=(2, 10, 10), phases=()):
 
 def shown(trace):
     """The events as words: `+1` for an allocation of block 1, `-1` for a free, `(0` and `)` for a collection."""
-    words = {MALLOC: "+{block}", FREE: "-{block}", START: "({size}", END: ")", MARK: "mark", Op.LIVE_OBJECT: "={block}"}
+    words = {
+        MALLOC: "+{block}",
+        FREE: "-{block}",
+        START: "({size}",
+        END: ")",
+        MARK: "mark",
+        Op.LIVE_OBJECT: "={block}",
+        Op.REALLOC: "~{block}",
+    }
     rows = [
         words[op].format(block=block, size=size)
         for batch in trace.batches()
@@ -230,15 +239,32 @@ def test_garbage_of_an_older_generation_waits_for_its_collection():
     assert found == "+0 +1 +2 (0 ) +3 +4 +5 (0 ) +6 +7 +8 (0 ) =2 =3 =4 =5 =6 =7 =8"
 
 
-def test_more_frequent_collections_are_a_bound():
+def test_more_frequent_collections_have_bounds():
     recorded = Collector((700, 10, 10), True, (0, 0, 0), 0, 0)
     frequent = [CollectorSettings(threshold0=300), CollectorSettings(threshold2=5)]
     rare = [CollectorSettings(), CollectorSettings(900, 10, 12), CollectorSettings(100, enabled=False)]
     assert [each.is_more_frequent(recorded) for each in (*frequent, *rare)] == [True, True, False, False, False]
     rows = [*nodes(*range(60)), *collection(0, 0, 1), *((Op.LIVE_OBJECT, number, 1) for number in range(2, 60))]
-    found = shown(CollectedTrace(history(rows, (59, 10, 10)), CollectorSettings(threshold0=19), "")).split()
-    assert found.count("(0") == 3
-    assert "-0" not in found  # it was promoted before the recording shows that it is garbage
+    trace = CollectedTrace(history(rows, (59, 10, 10)), CollectorSettings(threshold0=19), "")
+    for moments, freed_at in ((Moments.EARLIEST, 0), (Moments.LATEST, None)):
+        found = shown(trace.assuming(moments)).split()
+        starts = [at for at, word in enumerate(found) if word == "(0"]
+        assert len(starts) == 3
+        frees = [at for at, word in enumerate(found) if word in ("-0", "-1")]
+        # At the latest, they were promoted before the recording shows that they are garbage.
+        assert frees == ([] if freed_at is None else [starts[freed_at] + 1, starts[freed_at] + 2])
+
+
+def test_a_block_is_not_garbage_before_its_last_realloc():
+    rows = [
+        *nodes(*range(30)), (Op.REALLOC, 0, 96), *nodes(*range(30, 60)), *collection(0, 0, 1),
+        *((Op.LIVE_OBJECT, number, 1) for number in range(2, 60)),
+    ]  # fmt: skip
+    trace = CollectedTrace(history(rows, (59, 10, 10)), CollectorSettings(threshold0=19), "", Moments.EARLIEST)
+    found = shown(trace).split()
+    first = found.index("(0")
+    assert found[first : first + 3] == ["(0", "-1", ")"]
+    assert "-0" not in found
 
 
 @pytest.mark.parametrize(
@@ -288,5 +314,32 @@ def test_run_names_the_settings_and_what_they_assume(tmp_path, replay):
     assert "gc.threshold0=50000" in text
     assert "garbage collector with thresholds 50000, 10, 10" in notes
     assert "bound" not in notes
+    assert "estimate peak resident" in " ".join(text.split())
     _, _, notes = replay("run", path, "--no-reference", "--set", "gc.threshold0=100")
-    assert "upper bound" in notes
+    assert "estimate between bounds" in notes
+
+
+@needs_recorder
+@pytest.mark.system
+def test_json_has_the_estimate_and_its_bounds(tmp_path, replay):
+    (tmp_path / "program.py").write_text(program_of("a cache of sessions that refer to themselves", ""))
+    record("--types", "program.py", cwd=tmp_path, check=True)
+    path, out = tmp_path / "trace.parquet", tmp_path / "results"
+    code, text, _ = replay(
+        "run", path, "--no-reference", "--json", "--out", out, "--set", "gc.threshold0=100", "--set", "gc.threshold1=3"
+    )
+    assert code == 0
+    summary = json.loads(text)
+    what_if = summary["collector_what_if"]
+    assert what_if["label"] == "estimate"
+    assert what_if["more_frequent"]
+    assert what_if["thresholds"] == [100, 3, 10]
+    assert what_if["resident_bytes_peak"] == summary["resident_bytes_peak"]
+    low, high = what_if["resident_bytes_peak_low"], what_if["resident_bytes_peak_high"]
+    assert low <= summary["resident_bytes_peak"] <= high
+    assert low < high
+    assert json.loads((out / "summary.json").read_text())["collector_what_if"] == what_if
+    same = json.loads(replay("run", path, "--no-reference", "--json", "--set", "gc.threshold0=700")[1])
+    assert len({value for key, value in same["collector_what_if"].items() if "resident" in key}) == 1
+    plain = json.loads(replay("run", path, "--no-reference", "--json")[1])
+    assert "collector_what_if" not in plain

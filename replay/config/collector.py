@@ -56,4 +56,4 @@ def collector_notes(settings: CollectorSettings, recorded: Collector) -> Iterato
         "      recorded collection freed is freed by the next one of its generation; docs/recording.md has the rules"
     )
     if settings.is_more_frequent(recorded):
-        yield "collections are more frequent than recorded, so memory is an upper bound: it is at most as simulated"
+        yield "collections are more frequent than recorded, so figures are a rough estimate between bounds"

@@ -3,13 +3,15 @@
 The collector runs when the count of generation 0 exceeds its threshold. The trace has all that changes the count, so
 its collections can be computed for any thresholds. What a recorded collection freed was garbage then. Under other
 settings, it is freed by the first collection whose generation includes it, from the moment on at which it became
-garbage. This moment is not recorded. Assumptions:
+garbage. This moment is not recorded. It is after
+
+- the allocation and the last realloc of the block,
+- the last recorded collection that examined the block and kept it,
+
+and before the recorded collection that freed it. `Moments` has the two bounds and an estimate between them.
+Assumptions:
 
 - The program does the same otherwise. Its finalizers run as recorded, and only the frees move.
-- If collections become rarer, an object is garbage from the last recorded collection on that examined and kept it. Only
-  collections under the other settings that run between this one and the one that freed it depend on this.
-- If collections become more frequent, it is garbage only from the recorded collection on that freed it. So memory is at
-  most as computed.
 - Objects of one cycle have the same age, and all objects with the collector's header are tracked.
 - Free lists have the same contents.
 
@@ -18,19 +20,27 @@ Explicit collections (`gc.collect`) stay. They are those at which the count did 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 
 from replay.jit.arrays import with_room
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
-from replay.trace import COLUMNS, NO_TYPE, Collector, Events, Op, Trace
+from replay.trace import COLUMNS, NO_TYPE, Collector, Domain, Events, ObjectType, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
 from replay.trace.editing.collector_kernels import (
     AGES,
     COLLECTOR,
     DOOMED,
+    FREE_LIST,
+    FREE_LISTS,
+    GENERATIONS,
+    KEYS_LIST,
+    LIST_LENGTH,
+    LIVE,
     NO_OBJECTS,
+    PHANTOM,
     Findings,
     Future,
     Rows,
@@ -46,8 +56,24 @@ _PATIENCE = {"3.11": 8}
 collects in the allocation."""
 _PATIENCE_SINCE = 256
 """Later versions collect at the next check of the interpreter loop."""
+_KEYS_IN_OBJ, _KEYS_BYTES = ("3.11", "3.12"), 120
+"""Versions that allocate the keys of dicts in domain obj, and the bytes of the smallest ones. Later versions allocate
+them in domain mem, where other blocks can have this size."""
 _INCREMENTAL = tuple(f"3.14.{patch}" for patch in range(5))
 """Releases with another collector."""
+
+
+_NEVER = 1 << 62
+
+
+class Moments(Enum):
+    """The moment at which a block becomes garbage, within the bounds that the recording has for it."""
+
+    EARLIEST = "earliest"
+    ESTIMATE = "estimate"
+    """At the age that contradicts the fewest blocks of its kind: those of its type, or without a type of its size, that
+    were in the same generation when they were freed."""
+    LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,7 @@ class CollectorSettings:
         return replace(recorded, thresholds=(first, second, third), enabled=enabled)
 
     def is_more_frequent(self, recorded: Collector) -> bool:
-        """Whether collections can become more frequent, so that results are bounds."""
+        """Whether collections can become more frequent."""
         new = self.over(recorded)
         if not new.enabled or not new.thresholds[0]:
             return False
@@ -83,9 +109,11 @@ class CollectorSettings:
 class CollectedTrace(EditedTrace):
     """A recording with types under other settings of the collector. Reads the recording twice."""
 
-    def __init__(self, trace: Trace, settings: CollectorSettings, command: str) -> None:
+    def __init__(
+        self, trace: Trace, settings: CollectorSettings, command: str, moments: Moments = Moments.ESTIMATE
+    ) -> None:
         super().__init__(self._read_events, lambda: edited(trace.metadata, command))
-        self._trace, self.settings = trace, settings
+        self._trace, self.settings, self._command, self.moments = trace, settings, command, moments
         self.collector = _collector_of(trace)
         """The recorded one."""
         self.duration_ns = trace.duration_ns
@@ -93,23 +121,37 @@ class CollectedTrace(EditedTrace):
         types = trace.metadata.types
         self._collected = np.array([type_.collected for type_ in types] or [False])
         self._found: tuple[Findings, Future] | None = None
+        """The same for all moments, except the lifetimes."""
+        self._lists = np.zeros(FREE_LISTS, FREE_LIST)
         self.recorded = self.explicit = self.ran = 0
         """Collections of the recording, those of them by `gc.collect`, and those under the other settings. Final after
         the last batch was read."""
 
+    def assuming(self, moments: Moments) -> "CollectedTrace":
+        """Returns the same trace with other moments. It does not search the recording again."""
+        other = CollectedTrace(self._trace, self.settings, self._command, moments)
+        other._found, other._lists = self._found, self._lists
+        return other
+
     def _read_events(self) -> Iterator[KeyedEvents]:
         self._found = self._found or self._find()
         found, future = self._found
+        if self.moments is not Moments.ESTIMATE:
+            fixed = 0 if self.moments is Moments.EARLIEST else _NEVER
+            future = future._replace(lifetimes=np.full_like(future.lifetimes, fixed))
         fates = found.fates.copy()
         state, keys, doomed = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, DOOMED)
+        phantoms, lists = np.zeros(1024, PHANTOM), self._lists.copy()
         for events in self._trace.batches():
             drop_freed(doomed, fates, state)
             keys = with_room(keys, events.highest_block + 1)
             doomed = with_room(doomed, int(state[0].doomed) + events.rows)
-            rows = _new_rows(4 * events.rows + int(state[0].doomed) + 16)
+            more = FREE_LISTS * LIST_LENGTH * (1 + int(np.count_nonzero(events.op == Op.GC_START)))
+            phantoms = with_room(phantoms, int(state[0].phantoms) + more)
+            rows = _new_rows(4 * events.rows + int(state[0].doomed) + int(state[0].phantoms) + 2 * more + 16)
             collect_otherwise(
                 events.time_ns, events.thread, events.op, events.domain, events.block, events.size, _types(events),
-                self._collected, found.objects, future, fates, keys, doomed, state, rows,
+                self._collected, found.objects, future, fates, keys, doomed, phantoms, lists, state, rows,
             )  # fmt: skip
             yield _keyed(events, rows, int(state[0].rows))
         last = state[0]
@@ -117,27 +159,47 @@ class CollectedTrace(EditedTrace):
 
     def _find(self) -> tuple[Findings, Future]:
         """Reads the recording once."""
-        keys, sizes, state = np.zeros(1024, np.int64), np.zeros(1024, np.int64), np.zeros(1, COLLECTOR)
-        kinds = NO_OBJECTS + self._collected.shape[0]
+        self._lists = self._free_lists()
+        keys, live, state = np.zeros(1024, np.int64), np.zeros(1024, LIVE), np.zeros(1, COLLECTOR)
+        kinds = GENERATIONS * (NO_OBJECTS + self._collected.shape[0])
         found = Findings(
-            np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint8), np.zeros(1 << 16, np.uint16),
-            np.zeros((kinds, AGES, 2), np.int64), np.zeros(1 << 10, np.int64), np.zeros(1 << 10, np.int64),
-        )  # fmt: skip
+            objects=np.zeros(1 << 16, np.uint8),
+            fates=np.zeros(1 << 16, np.uint8),
+            kinds=np.zeros(1 << 16, np.uint16),
+            used=np.zeros(1 << 16, np.uint16),
+            free_lists=np.zeros(1 << 16, np.uint8),
+            ages=np.zeros((kinds, AGES, 2), np.int64),
+            examinations=np.zeros(1 << 10, np.int64),
+            promotions=np.zeros(1 << 10, np.int64),
+        )
         generations: list[int] = []
         for events in self._trace.batches():
             most, starts = int(state[0].allocations) + events.rows, events.size[events.op == Op.GC_START]
-            keys, sizes = (with_room(each, events.highest_block + 1) for each in (keys, sizes))
+            keys, live = (with_room(each, events.highest_block + 1) for each in (keys, live))
             generations += starts.tolist()
-            found = Findings(
-                with_room(found.objects, most // 8 + 1), with_room(found.fates, most), with_room(found.kinds, most),
-                found.ages, *(with_room(each, len(generations)) for each in (found.examinations, found.promotions)),
-            )  # fmt: skip
+            found = found._replace(
+                objects=with_room(found.objects, most // 8 + 1),
+                **{name: with_room(getattr(found, name), most) for name in ("fates", "kinds", "used", "free_lists")},
+                **{name: with_room(getattr(found, name), len(generations)) for name in ("examinations", "promotions")},
+            )
             find_fates(
-                events.thread, events.op, events.block, events.size, _types(events),
-                self._collected, keys, sizes, found, state,
+                events.thread, events.op, events.domain, events.block, events.size, _types(events),
+                self._collected, self._lists, keys, live, found, state,
             )  # fmt: skip
         following = _following(np.array(generations, np.int64))
-        return found, Future(following, found.kinds, _lifetimes(found.ages))
+        ages = np.array([0, *(age_of_class(number + 1) for number in range(AGES))], np.int64)
+        return found, Future(following, found.kinds, found.used, found.free_lists, _lifetimes(found.ages), ages)
+
+    def _free_lists(self) -> np.ndarray:
+        """Returns the free lists of lists, dicts and keys of dicts. The first two have no size yet."""
+        lists, types = np.zeros(FREE_LISTS, FREE_LIST), self._trace.metadata.types
+        lists["type"] = NO_TYPE + 1  # of no block
+        for number, name in enumerate(("list", "dict"), 1):
+            if (type_ := ObjectType("builtins", name, True)) in types:
+                lists[number].type, lists[number].collected = types.index(type_), 1
+        if self._trace.metadata.origin.cpython_version in _KEYS_IN_OBJ:
+            lists[KEYS_LIST].type, lists[KEYS_LIST].bytes, lists[KEYS_LIST].domain = NO_TYPE, _KEYS_BYTES, Domain.OBJ
+        return lists
 
     def _new_state(self) -> np.ndarray:
         recorded, new = self.collector, self.settings.over(self.collector)
@@ -146,7 +208,6 @@ class CollectedTrace(EditedTrace):
         gc.count0, gc.count1, gc.count2 = recorded.counts
         gc.threshold0, gc.threshold1, gc.threshold2 = new.thresholds
         gc.enabled, gc.freeze_phase = new.enabled, self._freeze_phase
-        gc.is_early = not self.settings.is_more_frequent(recorded)
         gc.young, gc.old = recorded.counts[0], recorded.old_objects
         if recorded.full_collections:
             gc.total = recorded.old_objects

@@ -15,7 +15,7 @@ from replay.trace.columns import NO_TYPE, Op
 
 _GC_START, _GC_END, _MARK = int(Op.GC_START), int(Op.GC_END), int(Op.MARK)
 _FOREIGN_FREE, _LIVE_OBJECT = int(Op.FOREIGN_FREE), int(Op.LIVE_OBJECT)
-_FREE, _NO_TYPE = int(FREE), NO_TYPE
+_MALLOC, _FREE, _REALLOC, _NO_TYPE = int(Op.MALLOC), int(FREE), int(Op.REALLOC), NO_TYPE
 _PERMANENT = 3
 """The generation of objects that `gc.freeze` moved out of the collector's reach."""
 
@@ -26,14 +26,14 @@ _FATES = 253
 
 AGES, _AGES_AN_OCTAVE = 1280, 32
 """Classes of ages, up to 2^40 allocations."""
-NO_OBJECTS = 64
-"""Kinds of blocks without a type, by the power of two of their size."""
+NO_OBJECTS, GENERATIONS = 64, 3
+"""Blocks without a type are told apart by the power of two of their size; generations of the collector."""
 
 COLLECTOR = record(
     "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
     "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase",
     "recorded_count", "recorded_threshold", "recorded_generation", "recorded_examined", "recorded_aged",
-    "inside", "thread", "inside_from", "runs", "generation", "due", "patience", "is_early",
+    "phantoms", "phantoms_made", "inside", "thread", "inside_from", "runs", "generation", "due", "patience",
     "allocations", "doomed", "rows", "recorded", "explicit", "ran", "promotions", "last_full",
 )  # fmt: skip
 """The state of the collector under other settings, and of the recorded one.
@@ -45,28 +45,48 @@ COLLECTOR = record(
     inside …                whether a recorded collection runs, its thread, the first key after its start; whether the
                             collector runs it under the other settings too, and its generation there
     due, patience           events until the collection runs that became due; their number at first
-    is_early                whether garbage counts as such from the last recorded collection that kept it, or only from
-                            the one that freed it
     doomed                  length of the list of blocks that a recorded collection will free, or has freed
+    phantoms, phantoms_made live blocks of FREE_LISTS that the recording does not have, and all of them so far
     recorded, explicit, ran recorded collections so far, those of them by `gc.collect`, and those that ran
     promotions, last_full   recorded collections of generation 1 or 2; the first key after the last one of generation 2
 """
 DOOMED = record("key", "domain")
+LIVE = record("power", "used", "bytes", "domain")
+PHANTOM = record("number", "born", "which")
+FREE_LIST = record("bytes", "domain", "type", "collected", "is_empty", "frees", "pending")
+"""A free list of CPython that collections fill.
+
+    bytes, domain, type, collected  of its blocks; whether they have the collector's header
+    is_empty                        the last event of such a block was an allocation: none was in the free list
+    frees                           frees of such blocks in the current recorded collection, which does not run
+    pending                         blocks that a collection that did not run put into the free list. Once the list is
+                                    empty again, the program has taken them: without the collection, it would have
+                                    allocated as many
+"""
+LIST_LENGTH, FREE_LISTS = 80, 4
+"""Blocks of a free list of lists, dicts or keys of dicts, in CPython 3.11 to 3.15; their number plus 1: 0 is none."""
+KEYS_LIST = 3
+_FIRST_PHANTOM = 1 << 48
+"""The key of the first phantom."""
 
 
 @by_reference
 class Findings(NamedTuple):
-    """What the first pass finds. By key: `objects`, `fates`, and the kind of each block that a collection freed.
+    """What the first pass finds. By key: `objects`, `fates`, and for each block that a collection freed its kind and
+    `used`, the class of its age at its last realloc plus 1, or 0. Also by key, the free list
+    of the block.
 
     `ages`: by kind and class of age, how many blocks were alive at this age for the last time that a collection
-    examined and kept them, and how many were garbage at this age. A kind is NO_OBJECTS plus the type, or the power of
-    two of the size. `examinations` and `promotions`: the first keys after the recorded collections, and after those of
+    examined and kept them, and how many were garbage at this age. A kind is the type plus NO_OBJECTS, or the power of
+    two of the size; then times GENERATIONS, plus the generation in which the block was freed. `examinations` and `promotions`: the first keys after the recorded collections, and after those of
     generation 1 or 2.
     """
 
     objects: np.ndarray
     fates: np.ndarray
     kinds: np.ndarray
+    used: np.ndarray
+    free_lists: np.ndarray
     ages: np.ndarray
     examinations: np.ndarray
     promotions: np.ndarray
@@ -76,13 +96,17 @@ class Findings(NamedTuple):
 class Future(NamedTuple):
     """What the first pass found about the recorded collections, for the second one.
 
-    `following`: by generation and recorded collection, the first one from it on that examines this generation. `kinds`:
-    as in Findings. `lifetimes`: by kind, the age in allocations at which objects become garbage.
+    `following`: by generation and recorded collection, the first one from it on that examines this generation. `kinds`,
+    `used`, `free_lists`: as in Findings. `lifetimes`: by kind, the age in allocations at which objects become garbage.
+    `ages`: by class of age, the highest age.
     """
 
     following: np.ndarray
     kinds: np.ndarray
+    used: np.ndarray
+    free_lists: np.ndarray
     lifetimes: np.ndarray
+    ages: np.ndarray
 
 
 @by_reference
@@ -103,27 +127,32 @@ class Rows(NamedTuple):
 def find_fates(
     thread: np.ndarray,
     op: np.ndarray,
+    domain: np.ndarray,
     block: np.ndarray,
     size: np.ndarray,
     type_: np.ndarray,
     collected: np.ndarray,
+    lists: np.ndarray,
     keys: np.ndarray,
-    sizes: np.ndarray,
+    live: np.ndarray,
     found: Findings,
     state: np.ndarray,
 ) -> None:
-    """Finds the objects in a batch, and the fates of blocks. Changes the last four arguments in place.
+    """Finds the objects in a batch, and the fates of blocks. Changes the last five arguments in place.
 
-    `collected`: by type, whether its objects have the collector's header. `keys`, `sizes`: key and power of two of the
-    size of each live block.
+    `collected`: by type, whether its objects have the collector's header. `keys`: key of each live block. `live`: its
+    size and the power of two of it, its domain, and `used` as in Findings. `lists`: of FREE_LIST, by number.
     """
     gc = state[0]
     for row in range(op.shape[0]):
         kind = op[row]
         if allocates(kind):
             keys[block[row]] = gc.allocations
-            sizes[block[row]] = _age_class(size[row]) // _AGES_AN_OCTAVE
+            live[block[row]].power, live[block[row]].used = _age_class(size[row]) // _AGES_AN_OCTAVE, 0
+            live[block[row]].bytes, live[block[row]].domain = size[row], domain[row]
             gc.allocations += 1
+        elif kind == _REALLOC and not (gc.inside and thread[row] == gc.thread):
+            live[block[row]].used = _age_class(gc.allocations - keys[block[row]]) + 1
         elif kind == _GC_START and gc.inside == 0:
             gc.inside, gc.thread, gc.inside_from, gc.recorded = 1, thread[row], gc.allocations, gc.recorded + 1
             gc.recorded_generation = size[row]
@@ -139,13 +168,31 @@ def find_fates(
             key = keys[block[row]]
             if type_[row] != _NO_TYPE and collected[type_[row]]:
                 found.objects[key >> 3] |= np.uint8(1 << (key & 7))
+            for which in range(1, FREE_LISTS):
+                if _belongs_to(live[block[row]], int(type_[row]), lists[which]):
+                    found.free_lists[key] = which
+                    lists[which].bytes, lists[which].domain = live[block[row]].bytes, live[block[row]].domain
             if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
                 found.fates[key] = _fate(gc.recorded - 1)
-                number = sizes[block[row]] if type_[row] == _NO_TYPE else NO_OBJECTS + np.int64(type_[row])
-                number = min(number, found.ages.shape[0] - 1)
+                found.used[key] = live[block[row]].used
+                number = live[block[row]].power if type_[row] == _NO_TYPE else NO_OBJECTS + int(type_[row])
+                number = min(GENERATIONS * number + _recorded_generation(gc, key), found.ages.shape[0] - 1)
                 found.kinds[key] = number
                 found.ages[number, _age_class(_kept_until(gc, key, found) - key), 0] += 1
                 found.ages[number, _age_class(gc.inside_from - key), 1] += 1
+
+
+@inlined
+def _recorded_generation(gc: Any, key: int) -> int:
+    """Returns the generation of a live object in the recording."""
+    return 0 if key >= gc.recorded_examined else (2 if key < gc.recorded_aged else 1)
+
+
+@inlined
+def _belongs_to(block: Any, type_: int, list_: Any) -> bool:
+    """Whether the free list takes a block of this type. Keys of dicts have no type, but a size."""
+    fits = type_ != _NO_TYPE or (block.bytes == list_.bytes and block.domain == list_.domain)
+    return type_ == list_.type and fits
 
 
 @inlined
@@ -231,15 +278,17 @@ def _due_generation(gc: Any) -> int:
 
 
 @leaf
-def _is_garbage(gc: Any, key: int, fate: int, lifetime: int, following: np.ndarray, upcoming: int) -> bool:
+def _is_garbage(gc: Any, key: int, fate: int, future: Future, upcoming: int) -> bool:
     """Whether a block of this fate is garbage now, before the recorded collection `upcoming` or at its start.
 
-    `following`: by generation and recorded collection, the first one from it on that examines this generation. A block
-    can be garbage if that is the one that frees it. It is after its `lifetime`. The collection at hand frees its own.
+    A block can be garbage if the first recorded collection from `upcoming` on that examines its generation is the one
+    that frees it. It is after its lifetime, and after its last realloc. The collection at hand frees its own.
     """
-    if fate == _WAITS or gc.is_early == 0 or gc.allocations - key < lifetime:
+    age = gc.allocations - key
+    if fate == _WAITS or age < future.lifetimes[future.kinds[key]] or age < future.ages[future.used[key]]:
         return fate == _WAITS
-    generation = 0 if key >= gc.recorded_examined else (2 if key < gc.recorded_aged else 1)
+    following = future.following
+    generation = _recorded_generation(gc, key)
     collection = following[generation, upcoming]
     if gc.inside and collection == upcoming:
         return False
@@ -250,6 +299,8 @@ def _is_garbage(gc: Any, key: int, fate: int, lifetime: int, following: np.ndarr
 def _begin(
     gc: Any,
     doomed: np.ndarray,
+    phantoms: np.ndarray,
+    lists: np.ndarray,
     objects: np.ndarray,
     fates: np.ndarray,
     future: Future,
@@ -280,7 +331,7 @@ def _begin(
         fate = int(fates[key])
         if fate == _FREED:
             continue
-        if _is_garbage(gc, key, fate, future.lifetimes[future.kinds[key]], future.following, upcoming):
+        if _is_garbage(gc, key, fate, future, upcoming):
             row = _put(rows, gc, -1, time_ns, thread, _FREE)
             rows.domain[row], rows.key[row] = domain, key
             fates[key] = _FREED
@@ -290,6 +341,45 @@ def _begin(
             doomed[kept].key, doomed[kept].domain = key, domain
             kept += 1
     gc.doomed = kept
+    while gc.phantoms > 0 and phantoms[gc.phantoms - 1].born >= least:
+        gc.phantoms -= 1
+        phantom = phantoms[gc.phantoms]
+        list_ = lists[phantom.which]
+        row = _put(rows, gc, -1, time_ns, thread, _FREE)
+        rows.domain[row], rows.type[row], rows.key[row] = list_.domain, list_.type, _FIRST_PHANTOM + phantom.number
+        if list_.collected:
+            _count_free(gc, phantom.born)
+    for which in range(1, FREE_LISTS):
+        lists[which].pending = 0
+
+
+@leaf
+def _allocate_phantoms(
+    gc: Any, phantoms: np.ndarray, list_: Any, which: int, rows: Rows, time_ns: int, thread: int
+) -> None:
+    """Allocates the pending blocks of a free list. They are garbage: the collection that did not run found as many."""
+    for _ in range(list_.pending):
+        row = _put(rows, gc, -1, time_ns, thread, _MALLOC)
+        rows.domain[row], rows.size[row], rows.key[row] = list_.domain, list_.bytes, _FIRST_PHANTOM + gc.phantoms_made
+        phantom = phantoms[gc.phantoms]
+        phantom.number, phantom.born, phantom.which = gc.phantoms_made, gc.allocations, which
+        gc.phantoms += 1
+        gc.phantoms_made += 1
+        if list_.collected:
+            _count_object(gc)
+    list_.pending = 0
+
+
+@leaf
+def _follow_free_lists(gc: Any, lists: np.ndarray) -> None:
+    """Finds what a recorded collection that ends put into the free lists, or that it emptied them."""
+    for which in range(1, FREE_LISTS):
+        list_ = lists[which]
+        if gc.runs == 0 and list_.frees > 0 and list_.is_empty and gc.recorded_generation < 2:
+            list_.pending = LIST_LENGTH
+        if list_.frees > 0 or gc.recorded_generation == 2:
+            list_.is_empty = gc.recorded_generation == 2
+        list_.frees = 0
 
 
 @leaf
@@ -343,12 +433,14 @@ def collect_otherwise(
     fates: np.ndarray,
     keys: np.ndarray,
     doomed: np.ndarray,
+    phantoms: np.ndarray,
+    lists: np.ndarray,
     state: np.ndarray,
     rows: Rows,
 ) -> None:
-    """Writes the rows of a batch under other settings of the collector. Changes the last five arguments in place.
+    """Writes the rows of a batch under other settings of the collector. Changes the last seven arguments in place.
 
-    `rows` and `doomed` have room for all.
+    `rows`, `doomed` and `phantoms` have room for all.
     """
     gc = state[0]
     gc.rows = 0
@@ -359,29 +451,41 @@ def collect_otherwise(
             if gc.due == 0 and gc.count0 > gc.threshold0:
                 since = gc.count0 - gc.threshold0 - 1
                 gc.generation = _due_generation(gc)
-                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
+                _begin(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns[at], mover)
                 _end(gc, rows, time_ns[at], mover)
                 gc.count0 = since  # the collection was due before
         if kind == _GC_START and gc.inside == 0:
             if _meet_recorded(gc, mover, size[at]):
-                _begin(gc, doomed, objects, fates, future, rows, time_ns[at], mover)
+                _begin(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns[at], mover)
             continue
         if kind == _GC_END and gc.inside and mover == gc.thread:
             if gc.runs:
                 _end(gc, rows, time_ns[at], mover)
+            _follow_free_lists(gc, lists)
             _end_recorded(gc)
             continue
         key = np.int64(0)
         if concerns_block(kind) or (kind == _LIVE_OBJECT and block[at] < keys.shape[0]):
             if allocates(kind):
                 keys[block[at]] = gc.allocations
+                which = int(future.free_lists[gc.allocations])
+                if which > 0:
+                    lists[which].is_empty = 1
+                    _allocate_phantoms(gc, phantoms, lists[which], which, rows, time_ns[at], mover)
                 if fates[gc.allocations] > 0:
                     doomed[gc.doomed].key, doomed[gc.doomed].domain = gc.allocations, domain[at]
                     gc.doomed += 1
                 _count_allocation(gc, objects)
             key = keys[block[at]]
-            if kind == _FREE and _meets_free(gc, objects, fates, key, mover):
-                continue
+            if kind == _FREE:
+                is_left_out = _meets_free(gc, objects, fates, key, mover)
+                which = int(future.free_lists[key])
+                if which > 0 and gc.inside and mover == gc.thread:
+                    lists[which].frees += 1
+                elif which > 0:
+                    lists[which].is_empty = 0
+                if is_left_out:
+                    continue
             if fates[key] == _FREED and kind != _FREE:
                 continue  # freed before; the program cannot use it
         elif kind == _FOREIGN_FREE and type_[at] != _NO_TYPE and collected[type_[at]]:
@@ -420,6 +524,12 @@ def _count_allocation(gc: Any, objects: np.ndarray) -> None:
     if not _is_object(objects, key):
         return
     gc.recorded_count += 1
+    _count_object(gc)
+
+
+@leaf
+def _count_object(gc: Any) -> None:
+    """Counts an allocation of an object under the other settings."""
     gc.count0 += 1
     gc.young += 1
     runs_now = gc.inside and gc.runs
