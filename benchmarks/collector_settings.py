@@ -60,8 +60,10 @@ class Prediction:
         return self.peak / statistics.median(self.measured) - 1
 
     @property
-    def is_within(self) -> bool:
-        return self.low <= statistics.median(self.measured) <= self.high
+    def outside(self) -> float:
+        """The relative distance of the median from the bounds; 0 between them."""
+        median = statistics.median(self.measured)
+        return max(self.low - median, median - self.high, 0.0) / median
 
 
 def measured_peak(python: str, name: str, setting: Setting | None) -> float:
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"default: {', '.join(NAMES)}")
     chosen = parser.parse_args()
     print(subprocess.run([chosen.python, "-V"], check=True, capture_output=True, text=True).stdout.strip())
-    print("| program | setting | measured, median (lowest to highest) | predicted | error | bounds | within |")
+    print("| program | setting | measured, median (lowest to highest) | predicted | error | bounds | outside |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.programs or NAMES:
@@ -127,7 +129,7 @@ def main() -> None:
                 median, least, most = statistics.median(each.measured), min(each.measured), max(each.measured)
                 print(
                     f"| {name} | {setting} | {median:.1f} MiB ({least:.1f} to {most:.1f}) | {each.peak:.1f} MiB "
-                    f"| {each.error:+.1%} | {each.low:.1f} to {each.high:.1f} | {'yes' if each.is_within else 'no'} |",
+                    f"| {each.error:+.1%} | {each.low:.1f} to {each.high:.1f} | {each.outside:.1%} |",
                     flush=True,
                 )
 

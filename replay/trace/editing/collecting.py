@@ -35,11 +35,9 @@ from replay.trace.editing.collector_kernels import (
     DOOMED,
     FREE_LIST,
     FREE_LISTS,
-    GENERATIONS,
     KEYS_LIST,
     LIST_LENGTH,
     LIVE,
-    NO_OBJECTS,
     PHANTOM,
     Findings,
     Future,
@@ -48,6 +46,7 @@ from replay.trace.editing.collector_kernels import (
     collect_otherwise,
     drop_freed,
     find_fates,
+    likely_ages,
 )
 from replay.trace.provenance import Provenance
 
@@ -59,6 +58,7 @@ _PATIENCE_SINCE = 256
 _KEYS_IN_OBJ, _KEYS_BYTES = ("3.11", "3.12"), 120
 """Versions that allocate the keys of dicts in domain obj, and the bytes of the smallest ones. Later versions allocate
 them in domain mem, where other blocks can have this size."""
+_BY_KEY, _CLASSES = ("fates", "free_lists", "kinds", "alive", "dead"), AGES + 1
 _INCREMENTAL = tuple(f"3.14.{patch}" for patch in range(5))
 """Releases with another collector."""
 
@@ -71,8 +71,8 @@ class Moments(Enum):
 
     EARLIEST = "earliest"
     ESTIMATE = "estimate"
-    """At the age that contradicts the fewest blocks of its kind: those of its type, or without a type of its size, that
-    were in the same generation when they were freed."""
+    """At the median of the most likely distribution of ages, within the bounds of the block. The distribution is that
+    of all blocks of its type, or without a type of its size."""
     LATEST = "latest"
 
 
@@ -136,9 +136,10 @@ class CollectedTrace(EditedTrace):
     def _read_events(self) -> Iterator[KeyedEvents]:
         self._found = self._found or self._find()
         found, future = self._found
-        if self.moments is not Moments.ESTIMATE:
-            fixed = 0 if self.moments is Moments.EARLIEST else _NEVER
-            future = future._replace(lifetimes=np.full_like(future.lifetimes, fixed))
+        if self.moments is Moments.EARLIEST:
+            future = future._replace(dying=found.alive)
+        elif self.moments is Moments.LATEST:
+            future = future._replace(ages=np.full_like(future.ages, _NEVER))
         fates = found.fates.copy()
         state, keys, doomed = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, DOOMED)
         phantoms, lists = np.zeros(1024, PHANTOM), self._lists.copy()
@@ -161,14 +162,13 @@ class CollectedTrace(EditedTrace):
         """Reads the recording once."""
         self._lists = self._free_lists()
         keys, live, state = np.zeros(1024, np.int64), np.zeros(1024, LIVE), np.zeros(1, COLLECTOR)
-        kinds = GENERATIONS * (NO_OBJECTS + self._collected.shape[0])
         found = Findings(
             objects=np.zeros(1 << 16, np.uint8),
             fates=np.zeros(1 << 16, np.uint8),
-            kinds=np.zeros(1 << 16, np.uint16),
-            used=np.zeros(1 << 16, np.uint16),
             free_lists=np.zeros(1 << 16, np.uint8),
-            ages=np.zeros((kinds, AGES, 2), np.int64),
+            kinds=np.zeros(1 << 16, np.uint16),
+            alive=np.zeros(1 << 16, np.uint16),
+            dead=np.zeros(1 << 16, np.uint16),
             examinations=np.zeros(1 << 10, np.int64),
             promotions=np.zeros(1 << 10, np.int64),
         )
@@ -179,7 +179,7 @@ class CollectedTrace(EditedTrace):
             generations += starts.tolist()
             found = found._replace(
                 objects=with_room(found.objects, most // 8 + 1),
-                **{name: with_room(getattr(found, name), most) for name in ("fates", "kinds", "used", "free_lists")},
+                **{name: with_room(getattr(found, name), most) for name in _BY_KEY},
                 **{name: with_room(getattr(found, name), len(generations)) for name in ("examinations", "promotions")},
             )
             find_fates(
@@ -187,8 +187,8 @@ class CollectedTrace(EditedTrace):
                 self._collected, self._lists, keys, live, found, state,
             )  # fmt: skip
         following = _following(np.array(generations, np.int64))
-        ages = np.array([0, *(age_of_class(number + 1) for number in range(AGES))], np.int64)
-        return found, Future(following, found.kinds, found.used, found.free_lists, _lifetimes(found.ages), ages)
+        ages = np.array([0, *(age_of_class(number) for number in range(1, AGES + 1))], np.int64)
+        return found, Future(following, found.free_lists, _dying(found, int(state[0].allocations)), ages)
 
     def _free_lists(self) -> np.ndarray:
         """Returns the free lists of lists, dicts and keys of dicts. The first two have no size yet."""
@@ -219,19 +219,25 @@ class CollectedTrace(EditedTrace):
         return state
 
 
-def _lifetimes(ages: np.ndarray) -> np.ndarray:
-    """Returns the age at which objects of each kind become garbage (int64): one that contradicts the fewest blocks.
-
-    A block contradicts an age if it was alive at a higher one, or garbage at a lower one. Of several such ages next to
-    each other, it is the middle one.
-    """
-    alive, dead = ages[:, :, 0], ages[:, :, 1]
-    costs = np.zeros((ages.shape[0], AGES + 1), np.int64)
-    costs[:, :AGES] = alive[:, ::-1].cumsum(axis=1)[:, ::-1]  # alive at this class or a higher one
-    costs[:, 1:] += dead.cumsum(axis=1)  # garbage at a lower class
-    first = costs.argmin(axis=1)
-    last = AGES - costs[:, ::-1].argmin(axis=1)
-    return np.array([age_of_class((low + high) / 2) for low, high in zip(first, last, strict=True)], np.int64)
+def _dying(found: Findings, allocations: int) -> np.ndarray:
+    """Returns, by key, the class of the age at which a block becomes garbage (uint16) as in `Moments.ESTIMATE`."""
+    dying = np.zeros(allocations + 1, np.uint16)
+    freed = np.flatnonzero(found.dead[:allocations])
+    kind, alive, dead = (column[freed].astype(np.int64) for column in (found.kinds, found.alive, found.dead))
+    codes, places, counts = np.unique(
+        (kind * _CLASSES + alive) * _CLASSES + dead - 1, return_inverse=True, return_counts=True
+    )
+    kind, alive, dead = codes // _CLASSES**2, codes // _CLASSES % _CLASSES, codes % _CLASSES
+    medians, shares, scratch = np.zeros(codes.shape[0], np.uint16), np.zeros(_CLASSES), np.zeros(_CLASSES + 1)
+    starts = np.flatnonzero(np.diff(kind, prepend=-1))
+    for start, stop in zip(starts, [*starts[1:], kind.shape[0]], strict=True):
+        rows = slice(start, stop)
+        likely_ages(alive[rows], dead[rows], counts[rows], shares, scratch)
+        until = shares.cumsum()
+        before = np.where(alive[rows] > 0, until[alive[rows] - 1], 0.0)
+        medians[rows] = np.clip(np.searchsorted(until, (before + until[dead[rows]]) / 2), alive[rows], dead[rows])
+    dying[freed] = medians[places]
+    return dying
 
 
 def _following(generations: np.ndarray) -> np.ndarray:

@@ -26,8 +26,10 @@ _FATES = 253
 
 AGES, _AGES_AN_OCTAVE = 1280, 32
 """Classes of ages, up to 2^40 allocations."""
-NO_OBJECTS, GENERATIONS = 64, 3
-"""Blocks without a type are told apart by the power of two of their size; generations of the collector."""
+NO_OBJECTS = 64
+"""Kinds of blocks without a type, by the power of two of their size."""
+_ROUNDS, _TINY = 300, 1e-300
+"""Rounds in which the distribution of ages becomes more likely."""
 
 COLLECTOR = record(
     "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
@@ -72,22 +74,20 @@ _FIRST_PHANTOM = 1 << 48
 
 @by_reference
 class Findings(NamedTuple):
-    """What the first pass finds. By key: `objects`, `fates`, and for each block that a collection freed its kind and
-    `used`, the class of its age at its last realloc plus 1, or 0. Also by key, the free list
-    of the block.
+    """What the first pass finds. By key: `objects`, `fates`, and the free list of the block.
 
-    `ages`: by kind and class of age, how many blocks were alive at this age for the last time that a collection
-    examined and kept them, and how many were garbage at this age. A kind is the type plus NO_OBJECTS, or the power of
-    two of the size; then times GENERATIONS, plus the generation in which the block was freed. `examinations` and `promotions`: the first keys after the recorded collections, and after those of
-    generation 1 or 2.
+    Also by key, for each block that a collection freed: its kind, which is NO_OBJECTS plus the type, or the power of
+    two of the size; the class of the age at which it was `alive` for the last time, by a realloc or a collection that
+    kept it; the class of the age plus 1 at which it was `dead`. `examinations` and `promotions`: the first keys after
+    the recorded collections, and after those of generation 1 or 2.
     """
 
     objects: np.ndarray
     fates: np.ndarray
-    kinds: np.ndarray
-    used: np.ndarray
     free_lists: np.ndarray
-    ages: np.ndarray
+    kinds: np.ndarray
+    alive: np.ndarray
+    dead: np.ndarray
     examinations: np.ndarray
     promotions: np.ndarray
 
@@ -96,16 +96,14 @@ class Findings(NamedTuple):
 class Future(NamedTuple):
     """What the first pass found about the recorded collections, for the second one.
 
-    `following`: by generation and recorded collection, the first one from it on that examines this generation. `kinds`,
-    `used`, `free_lists`: as in Findings. `lifetimes`: by kind, the age in allocations at which objects become garbage.
-    `ages`: by class of age, the highest age.
+    `following`: by generation and recorded collection, the first one from it on that examines this generation.
+    `free_lists`: as in Findings. `dying`: by key, the class of the age at which a block becomes garbage. `ages`: by
+    class, the lowest age.
     """
 
     following: np.ndarray
-    kinds: np.ndarray
-    used: np.ndarray
     free_lists: np.ndarray
-    lifetimes: np.ndarray
+    dying: np.ndarray
     ages: np.ndarray
 
 
@@ -152,7 +150,7 @@ def find_fates(
             live[block[row]].bytes, live[block[row]].domain = size[row], domain[row]
             gc.allocations += 1
         elif kind == _REALLOC and not (gc.inside and thread[row] == gc.thread):
-            live[block[row]].used = _age_class(gc.allocations - keys[block[row]]) + 1
+            live[block[row]].used = _age_class(gc.allocations - keys[block[row]]) + 1  # the next class is after it
         elif kind == _GC_START and gc.inside == 0:
             gc.inside, gc.thread, gc.inside_from, gc.recorded = 1, thread[row], gc.allocations, gc.recorded + 1
             gc.recorded_generation = size[row]
@@ -174,12 +172,38 @@ def find_fates(
                     lists[which].bytes, lists[which].domain = live[block[row]].bytes, live[block[row]].domain
             if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
                 found.fates[key] = _fate(gc.recorded - 1)
-                found.used[key] = live[block[row]].used
-                number = live[block[row]].power if type_[row] == _NO_TYPE else NO_OBJECTS + int(type_[row])
-                number = min(GENERATIONS * number + _recorded_generation(gc, key), found.ages.shape[0] - 1)
-                found.kinds[key] = number
-                found.ages[number, _age_class(_kept_until(gc, key, found) - key), 0] += 1
-                found.ages[number, _age_class(gc.inside_from - key), 1] += 1
+                found.kinds[key] = live[block[row]].power if type_[row] == _NO_TYPE else NO_OBJECTS + int(type_[row])
+                alive, dead = _age_class(_kept_until(gc, key, found) - key), _age_class(gc.inside_from - key)
+                found.alive[key] = min(max(alive, live[block[row]].used), dead)
+                found.dead[key] = dead + 1
+
+
+@entry
+def likely_ages(
+    alive: np.ndarray, dead: np.ndarray, count: np.ndarray, shares: np.ndarray, changes: np.ndarray
+) -> None:
+    """Finds the most likely distribution of the ages at which blocks of one kind became garbage (Turnbull, 1976).
+
+    `count` blocks were alive in one class of age, and dead in another one. Writes the share of each class into
+    `shares` (float64), by expectation and maximization. `changes` (float64) is scratch memory, one longer.
+    """
+    classes, blocks = shares.shape[0], count.sum()
+    shares[:] = 1.0 / classes
+    for _ in range(_ROUNDS):
+        changes[:] = 0.0
+        for index in range(1, classes):
+            shares[index] += shares[index - 1]
+        for index in range(count.shape[0]):
+            first, last = alive[index], dead[index]
+            weight = count[index] / (shares[last] - (shares[first - 1] if first > 0 else 0.0) + _TINY)
+            changes[first] += weight
+            changes[last + 1] -= weight
+        for index in range(classes - 1, 0, -1):
+            shares[index] -= shares[index - 1]
+        weight = 0.0
+        for index in range(classes):
+            weight += changes[index]
+            shares[index] *= max(weight, 0.0) / blocks
 
 
 @inlined
@@ -282,10 +306,9 @@ def _is_garbage(gc: Any, key: int, fate: int, future: Future, upcoming: int) -> 
     """Whether a block of this fate is garbage now, before the recorded collection `upcoming` or at its start.
 
     A block can be garbage if the first recorded collection from `upcoming` on that examines its generation is the one
-    that frees it. It is after its lifetime, and after its last realloc. The collection at hand frees its own.
+    that frees it. It is after its age of death. The collection at hand frees its own.
     """
-    age = gc.allocations - key
-    if fate == _WAITS or age < future.lifetimes[future.kinds[key]] or age < future.ages[future.used[key]]:
+    if fate == _WAITS or gc.allocations - key < future.ages[future.dying[key]]:
         return fate == _WAITS
     following = future.following
     generation = _recorded_generation(gc, key)
