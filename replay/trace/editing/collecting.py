@@ -63,7 +63,7 @@ _INCREMENTAL = tuple(f"3.14.{patch}" for patch in range(5))
 """Releases with another collector."""
 
 
-_NEVER = 1 << 62
+_NEVER, _TINY = 1 << 62, 1e-300
 
 
 class Moments(Enum):
@@ -71,8 +71,8 @@ class Moments(Enum):
 
     EARLIEST = "earliest"
     ESTIMATE = "estimate"
-    """At the median of the most likely distribution of ages, within the bounds of the block. The distribution is that
-    of all blocks of its type, or without a type of its size."""
+    """At the mean of the most likely distribution of ages, within the bounds of the block. The distribution is that of
+    all blocks of its type, or without a type of its size. The mean keeps the expected number of live blocks."""
     LATEST = "latest"
 
 
@@ -228,16 +228,23 @@ def _dying(found: Findings, allocations: int) -> np.ndarray:
         (kind * _CLASSES + alive) * _CLASSES + dead - 1, return_inverse=True, return_counts=True
     )
     kind, alive, dead = codes // _CLASSES**2, codes // _CLASSES % _CLASSES, codes % _CLASSES
-    medians, shares, scratch = np.zeros(codes.shape[0], np.uint16), np.zeros(_CLASSES), np.zeros(_CLASSES + 1)
+    means, shares, scratch = np.zeros(codes.shape[0], np.uint16), np.zeros(_CLASSES), np.zeros(_CLASSES + 1)
+    ages = np.array([age_of_class(number + 0.5) for number in range(_CLASSES)], np.float64)
     starts = np.flatnonzero(np.diff(kind, prepend=-1))
     for start, stop in zip(starts, [*starts[1:], kind.shape[0]], strict=True):
         rows = slice(start, stop)
         likely_ages(alive[rows], dead[rows], counts[rows], shares, scratch)
-        until = shares.cumsum()
-        before = np.where(alive[rows] > 0, until[alive[rows] - 1], 0.0)
-        medians[rows] = np.clip(np.searchsorted(until, (before + until[dead[rows]]) / 2), alive[rows], dead[rows])
-    dying[freed] = medians[places]
+        share, moment = (_between(each, alive[rows], dead[rows]) for each in (shares, shares * ages))
+        age = moment / np.maximum(share, _TINY)
+        means[rows] = np.clip(np.searchsorted(ages, age), alive[rows], dead[rows])
+    dying[freed] = means[places]
     return dying
+
+
+def _between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Returns the sums of the values from each first index to the last one."""
+    sums = np.concatenate([[0.0], values.cumsum()])
+    return sums[last + 1] - sums[first]
 
 
 def _following(generations: np.ndarray) -> np.ndarray:
