@@ -182,7 +182,7 @@ def nodes(*numbers):
 
 
 def collection(generation, *freed):
-    return [(START, 0, generation), *((FREE, number, 0) for number in freed), (END, 0, generation)]
+    return [(START, 0, generation), *((FREE, number, 0) for number in freed), (END, 0, len(freed))]
 
 
 PAIRS = [

@@ -284,8 +284,8 @@ class _Hooks:
         kind = body.select(starts, _kind(tap.GC_START, tap.OBJ), _kind(tap.GC_END, tap.OBJ))
         with body.if_(body.load(context, tap.AT_ACTIVE)):
             info = body.load(body.arguments[1], 8)
-            generation = self._types.at_collection(body, context, starts, info) if self._types else 0
-            body.call_own(self._record, kind, 0, generation, 0)
+            figure = self._types.at_collection(body, context, starts, info) if self._types else 0
+            body.call_own(self._record, kind, 0, figure, 0)
         nothing = body.load(context, tap.AT_NONE)
         body.call(body.load(context, tap.AT_INCREF), nothing)
         body.return_(nothing)

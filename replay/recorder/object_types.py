@@ -49,9 +49,9 @@ AT_TYPE_TABLE, AT_TYPES, AT_NEXT_TYPE, AT_LEAST_BYTES = range(_AT_POINTERS, _AT_
 """The table and its number of addresses; the next number; the bytes of the smallest block with a heap type."""
 AT_DICT_ITEM, AT_MODULE_KEY, AT_STR_TYPE, AT_QUALNAME = range(_AT_POINTERS + 32, _AT_POINTERS + 64, 8)
 """PyDict_GetItem, the str `__module__`, the type str, the offset of ht_qualname in a heap type."""
-AT_GENERATION_KEY = _AT_POINTERS + 64
-"""The str `generation`."""
-AT_COLLECTING, AT_CANDIDATES, AT_CANDIDATE = _AT_POINTERS + 72, _AT_POINTERS + 80, _AT_POINTERS + 88
+AT_GENERATION_KEY, AT_COLLECTED_KEY = _AT_POINTERS + 64, _AT_POINTERS + 72
+"""The str `generation` and `collected`."""
+AT_COLLECTING, AT_CANDIDATES, AT_CANDIDATE = _AT_POINTERS + 80, _AT_POINTERS + 88, _AT_POINTERS + 96
 """Whether a collection runs; the number of candidates; their blocks."""
 CANDIDATES_MOST = 64
 TABLE_BITS = 16
@@ -83,6 +83,7 @@ def prepare(hooks: "Hooks", collector_at: int) -> None:
         (AT_DICT_ITEM, ctypes.cast(python.PyDict_GetItem, ctypes.c_void_p).value or 0),
         (AT_MODULE_KEY, id(sys.intern("__module__"))),
         (AT_GENERATION_KEY, id(sys.intern("generation"))),
+        (AT_COLLECTED_KEY, id(sys.intern("collected"))),
         (AT_STR_TYPE, id(str)),
         (AT_QUALNAME, _qualname_offset()),
         (AT_COLLECTING, 0),

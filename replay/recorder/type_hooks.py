@@ -95,13 +95,17 @@ class TypeHooks:
         return body.bit_and(body.shift_right(value, object_types.HEADER_SHIFT - 4), 3 * _HEADER_BYTES)
 
     def at_collection(self, body: Body, context: Value, starts: Value, info: Value) -> Value:
-        """Returns the generation of a collection that starts or ends. Gives candidates a number before it starts."""
-        get, key = (body.load(context, at) for at in (object_types.AT_DICT_ITEM, object_types.AT_GENERATION_KEY))
-        generation = body.low_half(body.load(body.call(get, info, key), _SMALL_INT_AT))
+        """Returns the generation of a collection that starts, or the number of objects that one found as it ends.
+
+        Gives candidates a number before it starts.
+        """
+        get = body.load(context, object_types.AT_DICT_ITEM)
+        at_key = body.select(starts, object_types.AT_GENERATION_KEY, object_types.AT_COLLECTED_KEY)
+        figure = body.low_half(body.load(body.call(get, info, body.load(body.add(context, at_key))), _SMALL_INT_AT))
         with body.if_(body.bit_and(starts, body.compare(body.load(context, object_types.AT_CANDIDATES), "!=", 0))):
             body.call_own(self._examine, 0, 1)
         body.store(context, object_types.AT_COLLECTING, starts)
-        return generation
+        return figure
 
     def _make_find(self) -> Body:
         """find(block): the value of its type in the table plus KNOWN; else a pointer that may be a type, or 0.

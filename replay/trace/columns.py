@@ -108,7 +108,8 @@ class Columns(NamedTuple):
             "uint64",
             "int64",
             "requested bytes, at most 2^47; 0 for a free; for a mark, the index of the phase that begins; for an arena,"
-            " its bytes; for a collection with types, its generation",
+            " its bytes; for a collection with types, its generation at the start and the objects that it found"
+            " at the end",
         ),
     ]
     address: Annotated[

@@ -27,18 +27,21 @@ import numpy as np
 from replay.jit.arrays import with_room
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
-from replay.trace import COLUMNS, NO_TYPE, Collector, Domain, Events, ObjectType, Op, Trace
+from replay.trace import COLUMNS, NO_TYPE, TEARDOWN_MARK, Collector, Domain, Events, ObjectType, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
 from replay.trace.editing.collector_kernels import (
     AGES,
     COLLECTOR,
+    DICTS,
     DOOMED,
     FREE_LIST,
     FREE_LISTS,
-    KEYS_LIST,
+    KEYS,
     LIST_LENGTH,
+    LISTS,
     LIVE,
     PHANTOM,
+    TUPLES,
     Findings,
     Future,
     Rows,
@@ -59,6 +62,8 @@ _KEYS_IN_OBJ, _KEYS_BYTES = ("3.11", "3.12"), 120
 """Versions that allocate the keys of dicts in domain obj, and the bytes of the smallest ones. Later versions allocate
 them in domain mem, where other blocks can have this size."""
 _BY_KEY, _CLASSES = ("fates", "free_lists", "kinds", "alive", "dead"), AGES + 1
+_TUPLE_BYTES, _TUPLE_BYTES_SINCE = dict.fromkeys(("3.11", "3.12", "3.13"), 48), 56
+"""A tuple of length 1, with the collector's header."""
 _INCREMENTAL = tuple(f"3.14.{patch}" for patch in range(5))
 """Releases with another collector."""
 
@@ -147,7 +152,8 @@ class CollectedTrace(EditedTrace):
             drop_freed(doomed, fates, state)
             keys = with_room(keys, events.highest_block + 1)
             doomed = with_room(doomed, int(state[0].doomed) + events.rows)
-            more = FREE_LISTS * LIST_LENGTH * (1 + int(np.count_nonzero(events.op == Op.GC_START)))
+            ends = events.op == Op.GC_END
+            more = TUPLES * LIST_LENGTH * (1 + int(np.count_nonzero(ends))) + 2 * int(events.size[ends].sum())
             phantoms = with_room(phantoms, int(state[0].phantoms) + more)
             rows = _new_rows(4 * events.rows + int(state[0].doomed) + int(state[0].phantoms) + 2 * more + 16)
             collect_otherwise(
@@ -162,6 +168,8 @@ class CollectedTrace(EditedTrace):
         """Reads the recording once."""
         self._lists = self._free_lists()
         keys, live, state = np.zeros(1024, np.int64), np.zeros(1024, LIVE), np.zeros(1, COLLECTOR)
+        phases = self._trace.metadata.phases
+        state[0].end_phase = phases.index(TEARDOWN_MARK) if TEARDOWN_MARK in phases else -1
         found = Findings(
             objects=np.zeros(1 << 16, np.uint8),
             fates=np.zeros(1 << 16, np.uint8),
@@ -191,14 +199,15 @@ class CollectedTrace(EditedTrace):
         return found, Future(following, found.free_lists, _dying(found, int(state[0].allocations)), ages)
 
     def _free_lists(self) -> np.ndarray:
-        """Returns the free lists of lists, dicts and keys of dicts. The first two have no size yet."""
-        lists, types = np.zeros(FREE_LISTS, FREE_LIST), self._trace.metadata.types
+        """Returns the free lists of CPython that hold objects of the collector. Lists and dicts have no size yet."""
+        metadata, lists = self._trace.metadata, np.zeros(FREE_LISTS, FREE_LIST)
         lists["type"] = NO_TYPE + 1  # of no block
-        for number, name in enumerate(("list", "dict"), 1):
-            if (type_ := ObjectType("builtins", name, True)) in types:
-                lists[number].type, lists[number].collected = types.index(type_), 1
-        if self._trace.metadata.origin.cpython_version in _KEYS_IN_OBJ:
-            lists[KEYS_LIST].type, lists[KEYS_LIST].bytes, lists[KEYS_LIST].domain = NO_TYPE, _KEYS_BYTES, Domain.OBJ
+        for name, numbers in (("list", LISTS), ("dict", DICTS), ("tuple", slice(TUPLES, FREE_LISTS))):
+            if (type_ := ObjectType("builtins", name, True)) in metadata.types:
+                lists["type"][numbers], lists["collected"][numbers] = metadata.types.index(type_), 1
+        lists["bytes"][TUPLES] = _TUPLE_BYTES.get(metadata.origin.cpython_version, _TUPLE_BYTES_SINCE)
+        if metadata.origin.cpython_version in _KEYS_IN_OBJ:
+            lists["type"][KEYS], lists["bytes"][KEYS], lists["domain"][KEYS] = NO_TYPE, _KEYS_BYTES, Domain.OBJ
         return lists
 
     def _new_state(self) -> np.ndarray:

@@ -33,9 +33,10 @@ _ROUNDS, _TINY = 300, 1e-300
 
 COLLECTOR = record(
     "count0", "count1", "count2", "threshold0", "threshold1", "threshold2", "enabled", "pending", "total",
-    "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase",
+    "young", "middle", "old", "examined", "aged", "frozen", "freeze_phase", "end_phase", "is_over",
     "recorded_count", "recorded_threshold", "recorded_generation", "recorded_examined", "recorded_aged",
-    "phantoms", "phantoms_made", "inside", "thread", "inside_from", "runs", "generation", "due", "patience",
+    "phantoms", "phantoms_made", "visible", "found",
+    "inside", "thread", "inside_from", "runs", "generation", "due", "patience",
     "allocations", "doomed", "rows", "recorded", "explicit", "ran", "promotions", "last_full",
 )  # fmt: skip
 """The state of the collector under other settings, and of the recorded one.
@@ -44,6 +45,8 @@ COLLECTOR = record(
     examined, aged          the first key after the last collection, and after the last one of generation 1 or 2
     frozen                  keys below are permanent; phase of the mark at which `gc.freeze` is called, or -1
     recorded_…              the same in the recording; recorded_generation is that of the current collection
+    end_phase, is_over      phase of the interpreter's teardown or -1; whether it has begun
+    visible, found          objects that the recorded collection freed so far; those of the collection otherwise
     inside …                whether a recorded collection runs, its thread, the first key after its start; whether the
                             collector runs it under the other settings too, and its generation there
     due, patience           events until the collection runs that became due; their number at first
@@ -55,19 +58,23 @@ COLLECTOR = record(
 DOOMED = record("key", "domain")
 LIVE = record("power", "used", "bytes", "domain")
 PHANTOM = record("number", "born", "which")
-FREE_LIST = record("bytes", "domain", "type", "collected", "is_empty", "frees", "pending")
+FREE_LIST = record("bytes", "domain", "type", "collected", "is_empty", "frees", "pending", "freed")
 """A free list of CPython that collections fill.
 
     bytes, domain, type, collected  of its blocks; whether they have the collector's header
+    freed                           by full collections. These empty all free lists, so this is also garbage that went
+                                    into the list first
     is_empty                        the last event of such a block was an allocation: none was in the free list
     frees                           frees of such blocks in the current recorded collection, which does not run
     pending                         blocks that a collection that did not run put into the free list. Once the list is
                                     empty again, the program has taken them: without the collection, it would have
                                     allocated as many
 """
-LIST_LENGTH, FREE_LISTS = 80, 4
-"""Blocks of a free list of lists, dicts or keys of dicts, in CPython 3.11 to 3.15; their number plus 1: 0 is none."""
-KEYS_LIST = 3
+LIST_LENGTH, FREE_LISTS = 80, 24
+"""Blocks of a free list of lists, dicts or keys of dicts, in CPython 3.11 to 3.15; the number of all lists plus 1: 0 is
+none."""
+LISTS, DICTS, KEYS, TUPLES = range(1, 5)
+"""Numbers of free lists. From TUPLES on: those of tuples, from length 1 on. They take 2,000 each."""
 _FIRST_PHANTOM = 1 << 48
 """The key of the first phantom."""
 
@@ -162,14 +169,18 @@ def find_fates(
             if gc.recorded_generation == 2:
                 gc.last_full = gc.allocations
             _end_recorded(gc)
+        elif kind == _MARK and size[row] == gc.end_phase:
+            gc.is_over = 1
         elif kind in (_FREE, _LIVE_OBJECT) and block[row] < keys.shape[0]:
             key = keys[block[row]]
             if type_[row] != _NO_TYPE and collected[type_[row]]:
                 found.objects[key >> 3] |= np.uint8(1 << (key & 7))
-            for which in range(1, FREE_LISTS):
-                if _belongs_to(live[block[row]], int(type_[row]), lists[which]):
-                    found.free_lists[key] = which
-                    lists[which].bytes, lists[which].domain = live[block[row]].bytes, live[block[row]].domain
+            which = _free_list_of(live[block[row]], int(type_[row]), lists)
+            if which > 0:
+                found.free_lists[key] = which
+                lists[which].bytes, lists[which].domain = live[block[row]].bytes, live[block[row]].domain
+                if kind == _FREE and gc.inside and gc.recorded_generation == 2 and gc.is_over == 0:
+                    lists[which].freed += 1
             if kind == _FREE and gc.inside and thread[row] == gc.thread and key < gc.inside_from:
                 found.fates[key] = _fate(gc.recorded - 1)
                 found.kinds[key] = live[block[row]].power if type_[row] == _NO_TYPE else NO_OBJECTS + int(type_[row])
@@ -213,10 +224,19 @@ def _recorded_generation(gc: Any, key: int) -> int:
 
 
 @inlined
-def _belongs_to(block: Any, type_: int, list_: Any) -> bool:
-    """Whether the free list takes a block of this type. Keys of dicts have no type, but a size."""
-    fits = type_ != _NO_TYPE or (block.bytes == list_.bytes and block.domain == list_.domain)
-    return type_ == list_.type and fits
+def _free_list_of(block: Any, type_: int, lists: np.ndarray) -> int:
+    """Returns the number of the free list that takes a block of this type, or 0. Keys of dicts have no type, but a
+    size."""
+    if type_ == lists[LISTS].type:
+        return LISTS
+    if type_ == lists[DICTS].type:
+        return DICTS
+    if type_ == lists[KEYS].type and block.bytes == lists[KEYS].bytes and block.domain == lists[KEYS].domain:
+        return KEYS
+    if type_ == lists[TUPLES].type:
+        which = TUPLES + (block.bytes - lists[TUPLES].bytes) // 8
+        return which if TUPLES <= which < FREE_LISTS else 0
+    return 0
 
 
 @inlined
@@ -338,7 +358,7 @@ def _begin(
     generation = gc.generation
     gc.count2 = 0 if generation == 2 else gc.count2 + (generation == 1)
     gc.count1 = 0 if generation else gc.count1 + 1
-    gc.count0, gc.due = 0, 0
+    gc.count0, gc.due, gc.found = 0, 0, 0
     gc.ran += 1
     row = _put(rows, gc, -1, time_ns, thread, _GC_START)
     rows.size[row] = generation
@@ -359,6 +379,7 @@ def _begin(
             rows.domain[row], rows.key[row] = domain, key
             fates[key] = _FREED
             if _is_object(objects, key):
+                gc.found += 1
                 _count_free(gc, key)
         else:
             doomed[kept].key, doomed[kept].domain = key, domain
@@ -371,6 +392,7 @@ def _begin(
         row = _put(rows, gc, -1, time_ns, thread, _FREE)
         rows.domain[row], rows.type[row], rows.key[row] = list_.domain, list_.type, _FIRST_PHANTOM + phantom.number
         if list_.collected:
+            gc.found += 1
             _count_free(gc, phantom.born)
     for which in range(1, FREE_LISTS):
         lists[which].pending = 0
@@ -394,22 +416,46 @@ def _allocate_phantoms(
 
 
 @leaf
-def _follow_free_lists(gc: Any, lists: np.ndarray) -> None:
-    """Finds what a recorded collection that ends put into the free lists, or that it emptied them."""
+def _follow_free_lists(
+    gc: Any, lists: np.ndarray, collected: int, phantoms: np.ndarray, rows: Rows, time_ns: int, thread: int
+) -> None:
+    """Finds what a recorded collection that ends put into the free lists, or that it emptied them.
+
+    It found `collected` objects. Those that were not freed went into free lists. A list of lists or dicts is full if
+    others were freed. The rest is shared out by what full collections freed. The program takes as many tuples before
+    the next collection, so they are allocated at once.
+    """
+    hidden, shares = collected - gc.visible, 0
     for which in range(1, FREE_LISTS):
         list_ = lists[which]
         if gc.runs == 0 and list_.frees > 0 and list_.is_empty and gc.recorded_generation < 2:
             list_.pending = LIST_LENGTH
+            hidden -= LIST_LENGTH * list_.collected
+        elif list_.frees == 0 and list_.collected:
+            shares += list_.freed
         if list_.frees > 0 or gc.recorded_generation == 2:
             list_.is_empty = gc.recorded_generation == 2
-        list_.frees = 0
+    if gc.runs == 0 and gc.recorded_generation < 2 and hidden > 0 and shares > 0:
+        dicts = 0 if lists[DICTS].frees > 0 else hidden * lists[DICTS].freed // shares
+        for which in range(1, FREE_LISTS):
+            list_ = lists[which]
+            if list_.frees == 0 and list_.collected:
+                list_.pending = hidden * list_.freed // shares
+            elif which == KEYS and list_.frees == 0 and lists[DICTS].freed > 0:
+                list_.pending = dicts * list_.freed // lists[DICTS].freed
+            else:
+                continue
+            _allocate_phantoms(gc, phantoms, list_, which, rows, time_ns, thread)
+    for which in range(1, FREE_LISTS):
+        lists[which].frees = 0
+    gc.visible = 0
 
 
 @leaf
 def _end(gc: Any, rows: Rows, time_ns: int, thread: int) -> None:
     """Ends a collection: survivors move to the next generation."""
     row = _put(rows, gc, -1, time_ns, thread, _GC_END)
-    rows.size[row] = gc.generation
+    rows.size[row] = gc.found
     gc.examined = gc.allocations
     if gc.generation == 0:
         gc.middle, gc.young = gc.middle + gc.young, 0
@@ -483,8 +529,9 @@ def collect_otherwise(
             continue
         if kind == _GC_END and gc.inside and mover == gc.thread:
             if gc.runs:
+                gc.found += size[at]
                 _end(gc, rows, time_ns[at], mover)
-            _follow_free_lists(gc, lists)
+            _follow_free_lists(gc, lists, size[at], phantoms, rows, time_ns[at], mover)
             _end_recorded(gc)
             continue
         key = np.int64(0)
@@ -529,6 +576,7 @@ def _meets_free(gc: Any, objects: np.ndarray, fates: np.ndarray, key: int, threa
     if fates[key] == _FREED:
         return True
     is_of_collection = gc.inside and thread == gc.thread and key < gc.inside_from
+    gc.visible += is_object and is_of_collection
     if is_of_collection and (gc.runs == 0 or _generation_of(gc, key) > gc.generation):
         fates[key] = _WAITS
         return True
