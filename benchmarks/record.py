@@ -40,6 +40,7 @@ WAYS = {
     "recorded without addresses": [*RECORD, "--no-addresses"],
     "recorded with all sites": [*RECORD, "--sites"],
     "recorded with some sites": [*RECORD, "--sites-every", "64KiB"],
+    "recorded with types": [*RECORD, "--types"],
     "memray": ["-m", "memray", "run", "-q", "-f", "--trace-python-allocators", "-o", "memray.bin"],
 }
 

@@ -35,7 +35,7 @@ def test_required_columns_come_first_and_have_no_null_while_optional_ones_do():
 
 def test_each_table_that_a_column_points_into_is_a_field_of_the_metadata():
     tables = [column.table for column in COLUMNS.values() if column.table]
-    assert tables == ["sites"]
+    assert tables == ["sites", "types"]
     assert all(getattr(Metadata(), table) == () for table in tables)
 
 
@@ -87,9 +87,9 @@ def test_the_parts_of_a_merged_trace_may_have_different_optional_columns(tmp_pat
 
 
 ENTRY = """
-    type: Annotated[
+    colour: Annotated[
         np.ndarray | None,
-        Column("uint16", "uint16", "the type of the object; null where unknown", written_by="a test", null=65535),
+        Column("uint16", "uint16", "the colour of the object; null where unknown", written_by="a test", null=65535),
     ] = None
 """
 PROGRAM = """
@@ -117,17 +117,17 @@ rows = {
     "size": [64, 9, 30, 0, 31],
 }
 pl.DataFrame(rows).write_parquet(folder / "plain.parquet")
-pl.DataFrame(rows | {"type": [7, 8, 9, None, 10]}).write_parquet(folder / "typed.parquet")
-pl.DataFrame(rows | {"type": [7, 8, 9, None, 10]}).write_csv(folder / "typed.csv")
+pl.DataFrame(rows | {"colour": [7, 8, 9, None, 10]}).write_parquet(folder / "typed.parquet")
+pl.DataFrame(rows | {"colour": [7, 8, 9, None, 10]}).write_csv(folder / "typed.csv")
 
 
 def types(trace):
     write_trace(trace, folder / "out.parquet", force=True)
-    return pl.read_parquet(folder / "out.parquet")["type"].to_list()
+    return pl.read_parquet(folder / "out.parquet")["colour"].to_list()
 
 
 typed, plain = open_source(folder / "typed.parquet"), open_source(folder / "plain.parquet")
-assert Events._fields.index("type") == 6, Events._fields
+assert Events._fields.index("colour") == 6, Events._fields
 assert trace_digest(typed) == trace_digest(plain)
 assert types(typed) == types(open_source(folder / "typed.csv")) == [7, 8, 9, None, 10]
 assert types(cut(typed, Piece(from_ns=35), "")) == [7, 9, 10]
@@ -153,4 +153,4 @@ def test_a_further_optional_column_takes_one_entry_in_the_registry_and_no_other_
         [sys.executable, "-m", "replay", "trace", "head", "typed.parquet", "--json"],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert [row["type"] for row in json.loads(shown.stdout)] == [7, 8, 9, None, 10]
+    assert [row["colour"] for row in json.loads(shown.stdout)] == [7, 8, 9, None, 10]

@@ -20,6 +20,7 @@ from replay.support.errors import OutputError, TraceError
 from replay.trace import (
     COLUMNS,
     NO_SITE,
+    NO_TYPE,
     Events,
     MemoryTrace,
     Metadata,
@@ -86,7 +87,8 @@ def refusal(path):
 def test_a_written_trace_is_read_back_with_types_and_metadata(tmp_path):
     address = np.array([0x7F00_0000_0010, 0xFFFF_FFFF_FFFF_FFF0, 0, 0], np.uint64)
     site = np.array([1, 0, NO_SITE, NO_SITE], np.uint32)
-    written = small_events(address=address, site=site, alignment=np.zeros(4, np.uint32))
+    type_ = np.array([NO_TYPE, NO_TYPE, 0, NO_TYPE], np.uint32)
+    written = small_events(address=address, site=site, type=type_, alignment=np.zeros(4, np.uint32))
     path = tmp_path / "t.parquet"
     assert write_trace(MemoryTrace([written], METADATA), path) == 4
     trace = open_source(path)

@@ -46,6 +46,9 @@ def record(
         str | None,
         typer.Option(metavar="SIZE", help="Bytes between sampled call sites, e.g. 64KiB. Costs less than --sites."),
     ] = None,
+    types: Annotated[
+        bool, typer.Option("--types", help="Record the Python type of every object, and what the collector freed.")
+    ] = False,
     follow_fork: Annotated[
         bool,
         typer.Option("--follow-fork", help="Record forked children too, each to a file with its process ID."),
@@ -84,7 +87,12 @@ def record(
             raise ReplayError(
                 "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
             )
-        options: Options = {"addresses": addresses, "sites_every": _bytes_a_site(sites, sites_every), "force": force}
+        options: Options = {
+            "addresses": addresses,
+            "sites_every": _bytes_a_site(sites, sites_every),
+            "types": types,
+            "force": force,
+        }
         _record(program, output, options, clean=clean, follow_fork=follow_fork, python=python)
 
 
@@ -112,11 +120,11 @@ def _record(
     from replay.recorder.tap import POOL_BYTES, SHARED_BYTES
 
     _check(program)
-    with_sites = options["sites_every"] > 0
+    with_sites, with_types = options["sites_every"] > 0, options["types"]
     if python is None:
-        interpreter = this_interpreter(clean, with_sites)
+        interpreter = this_interpreter(clean, with_sites, with_types)
     else:
-        interpreter = other_interpreter(python, clean, with_sites)
+        interpreter = other_interpreter(python, clean, with_sites, with_types)
     from replay.recorder.signals import blocked_signals
 
     earlier = _child_files(output) if follow_fork else {}
@@ -127,14 +135,16 @@ def _record(
         from replay.recorder.writer import Writer
 
         file = make_memory_file(SHARED_BYTES)
-        ring = Ring(file, options["sites_every"], interpreter.version)
+        ring = Ring(file, options["sites_every"], with_types, interpreter.version)
         writer = Writer(
             ring, output, [interpreter.path, *program], addresses=options["addresses"], force=options["force"],
             interpreter=interpreter.description,
         )  # fmt: skip
         follow = Follow(str(output.absolute()), options) if follow_fork else None
         try:
-            child = Child(program, file, blocked, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites)
+            child = Child(
+                program, file, blocked, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites, with_types
+            )
         except BaseException:  # e.g. a signal that was blocked until now
             writer.discard()
             raise

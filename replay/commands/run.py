@@ -68,7 +68,7 @@ def run(
     outputs.refuse_collisions(source)
     done = plan.simulate(outputs, with_references=not no_reference)
     if as_json:
-        say(summary_json(done.result, done.summary))
+        say(summary_json(done.result, done.summary, done.extra))
         return
     _print_text(plan, done, full)
     _print_closing(_next_words(plan, out, full), out, addresses)
@@ -86,12 +86,15 @@ def _next_words(plan: RunPlan, out: Path | None, full: bool) -> list[str]:
 
 def _print_text(plan: RunPlan, done: Simulated, full: bool) -> None:
     from replay.reports.console import PlainConsole
-    from replay.reports.tables import WIDTH
+    from replay.reports.tables import WIDTH, labelled
     from replay.reports.text import print_report
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     settings = [*(plan.overrides or ()), *(plan.env or ())]
     print_report(console, plan.source, done.result, done.summary, settings=settings, full=full)
+    if done.what_if:
+        text = labelled(done.what_if.label, done.what_if.sentence, min(console.width, WIDTH))
+        console.print(text, soft_wrap=True)
     seconds = done.result.wall_ns / 1e9
     rate = f", {done.result.events / seconds:,.0f} events/s" if seconds and not done.compiled else ""
     say(f"\nsimulated in {seconds:.2f} s{', compiling included' if done.compiled else rate}")

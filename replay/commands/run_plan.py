@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replay.commands.compilation import report_compilation
 from replay.commands.options import time_option
@@ -16,6 +16,7 @@ from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
+    from replay.commands.collector_what_if import CollectorWhatIf
     from replay.config import StackConfig
     from replay.reports.files import AddressWriter
     from replay.simulation.result import RunResult
@@ -47,6 +48,13 @@ class Simulated:
     result: "RunResult"
     summary: "Summary"
     compiled: bool
+    what_if: "CollectorWhatIf | None" = None
+    """Under other settings of the garbage collector."""
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What JSON has besides the summary."""
+        return {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
 
 
 @dataclass(frozen=True)
@@ -79,19 +87,30 @@ class RunPlan:
     ) -> "RunPlan":
         """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
         from replay.config import default_preset, load_config
+        from replay.config.collector import collector_settings, split_settings
         from replay.sources import open_source
+        from replay.trace.editing.collecting import CollectedTrace
 
         every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
-        trace = open_source(source, seed=seed)
+        of_collector, of_stack = split_settings(overrides or ())
+        collector = collector_settings(of_collector)
+        trace: Trace = open_source(source, seed=seed)
+        if of_collector:
+            trace = CollectedTrace(trace, collector, " ".join(f"--set {text}" for text in of_collector))
         chosen = default_preset(trace.metadata) if allocator is None else allocator
-        stack = load_config(chosen, overrides or (), env or ())
+        stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
 
     def notes(self, *, may_differ: bool) -> Iterator[str]:
         """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
         from replay.config import differences
+        from replay.trace.editing.collecting import CollectedTrace
 
         yield from self.stack.notes
+        if isinstance(self.trace, CollectedTrace):
+            from replay.config.collector import collector_notes
+
+            yield from collector_notes(self.trace.settings, self.trace.collector)
         if may_differ:
             yield from map(str, differences(self.trace.metadata, self.stack))
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
@@ -117,12 +136,28 @@ class RunPlan:
                 _source_in_errors(self.source),
             ):
                 result, *references = self._simulate_all(stacks, sink, second_process)
-            assert result is not None
+                assert result is not None
+                what_if = self._what_if(result)
             floor, ceiling = references or (None, None)
-            summary = summarize(result, floor=floor, ceiling=ceiling)
+            done = Simulated(result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if)
             if folder:
-                write_results(folder, result, summary)
-        return Simulated(result, summary, compilation.happened)
+                write_results(folder, result, done.summary, done.extra)
+        return done
+
+    def _what_if(self, result: "RunResult") -> "CollectorWhatIf | None":
+        """Returns the estimate under other settings of the garbage collector, if the trace has any."""
+        from replay.trace.editing.collecting import CollectedTrace
+
+        if not isinstance(self.trace, CollectedTrace):
+            return None
+        from replay.commands.collector_what_if import estimate
+        from replay.simulation.run import NO_SAMPLES_NS, run
+
+        def simulate(trace: CollectedTrace) -> int:
+            other = run(trace, self.stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=self.trim_every_ns)
+            return int(other.end.resident_bytes_peak)
+
+        return estimate(self.trace, int(result.end.resident_bytes_peak), simulate)
 
     def _simulate_all(
         self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation

@@ -34,11 +34,11 @@ for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, 
 def info(
     file: File,
     full: Annotated[
-        bool, typer.Option("--full", help="Print all counts: origin, ops, domains, sizes, call sites.")
+        bool, typer.Option("--full", help="Print all counts: origin, ops, domains, sizes, call sites, types.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Summarise a trace: events, live memory, sizes, phases, and the call sites that request the most memory."""
+    """Summarise a trace: events, live memory, sizes, phases, call sites and types that request the most memory."""
     from replay.sources import open_source
 
     with report_compilation():
@@ -79,7 +79,7 @@ def head(
 Row = dict[str, int | str | None]
 _ROWS_AT_ONCE = 1000
 """Rows that `head` formats in one piece; the first piece decides the widths of the columns."""
-_LEFT = ("process", "op", "domain", "site")
+_LEFT = ("process", "op", "domain", "site", "type")
 
 
 def _first_rows(trace: "Trace", rows: int) -> Iterator[list[Row]]:
@@ -163,4 +163,6 @@ def _cell(name: str, value: int | str | None, metadata: "Metadata") -> str:
     if name == "site" and isinstance(value, int) and value < len(metadata.sites):
         site = metadata.sites[value]
         return printable(f"{site.function} ({site.file}:{site.line})")
+    if name == "type" and isinstance(value, int) and value < len(metadata.types):
+        return printable(str(metadata.types[value])) or "no type"
     return printable(value) if isinstance(value, str) else str(value)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from replay.commands.trace_sites import SiteCount, SiteCounts
+from replay.commands.trace_types import SHOWN, TypeCount, TypeCounts
 from replay.trace.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -52,6 +53,18 @@ class Contents:
     sites_by_bytes: list[SiteCount] = field(default_factory=list)
     """The call sites that requested the most bytes."""
     sites_by_calls: list[SiteCount] = field(default_factory=list)
+    types: int = 0
+    """Types of which the trace has objects; equal ones count once."""
+    calls_with_type: int = 0
+    """Allocations and reallocs of blocks with a type."""
+    bytes_with_type: int = 0
+    types_by_bytes: list[TypeCount] = field(default_factory=list)
+    """The types whose objects requested the most bytes."""
+    types_by_calls: list[TypeCount] = field(default_factory=list)
+    collections: dict[int, int] = field(default_factory=dict)
+    """Garbage collections by generation, of a recording with types."""
+    collected: int = 0
+    """Objects that they freed."""
     origin: Provenance = field(default_factory=Provenance)
     process: dict[str, int] = field(default_factory=dict)
     """Sums over all processes."""
@@ -78,7 +91,7 @@ def read_contents(trace: "Trace", file: str) -> Contents:
     threads: set[int] = set()
     processes = processes_of(trace)
     by_process = np.zeros(max(1, len(processes.table)), int)
-    trace, digest, sites = validated(trace, file), Digest(), SiteCounts()
+    trace, digest, sites, types = validated(trace, file), Digest(), SiteCounts(), TypeCounts()
     program = ProgramEnd(trace.metadata)
     with progress_bar("reading", trace.events_total) as progress:
         for events in trace.batches():
@@ -89,10 +102,12 @@ def read_contents(trace: "Trace", file: str) -> Contents:
             threads |= _threads(events)
             by_process += np.bincount(processes.owners(events.thread), minlength=by_process.shape[0])
             sites.add(events, len(trace.metadata.sites))
+            types.add(events, len(trace.metadata.types))
             program.follow(events)
             progress(trace.validator.rows)
     metadata, validator = trace.metadata, trace.validator
     after = validator.live_blocks, validator.live_bytes
+    by_type = types.all(metadata.types)
     live_blocks, live_bytes = program.live or after
     blocks_after, bytes_after = after if program.live else (None, None)
     return Contents(
@@ -114,6 +129,13 @@ def read_contents(trace: "Trace", file: str) -> Contents:
         bytes_with_site=int(sites.bytes.sum()),
         sites_by_bytes=sites.most(metadata.sites, by_bytes=True),
         sites_by_calls=sites.most(metadata.sites, by_bytes=False),
+        types=len(by_type),
+        calls_with_type=sum(count.calls for count in by_type),
+        bytes_with_type=sum(count.bytes for count in by_type),
+        types_by_bytes=by_type[:SHOWN],
+        types_by_calls=sorted(by_type, key=lambda count: (-count.calls, -count.bytes, count.type))[:SHOWN],
+        collections=types.collections,
+        collected=sum(count.collected for count in by_type),
         origin=metadata.origin,
         process=asdict(metadata.memory),
         processes=[

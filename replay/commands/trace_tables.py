@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.commands.trace_sites import site_table
+from replay.commands.trace_types import type_table
 from replay.reports.tables import labelled, percent
 from replay.support.names import printable
 from replay.support.units import format_count, format_size, format_time
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from replay.commands.trace_contents import Contents, ProcessCount
 
 _QUANTILES = ((0.5, "half"), (0.9, "90 %"))
-_SITES_SHOWN = 5
+_SHOWN = 5
 """In the summary."""
 
 
@@ -54,6 +55,11 @@ def _facts(contents: "Contents") -> Iterator[tuple[str, str]]:
     else:
         is_recording = contents.origin.interpreter is not None
         yield "call sites", "none; `replay record --sites` records them" if is_recording else "none"
+    if contents.types and calls:
+        yield "types", f"{contents.types:,}, known for {percent(contents.calls_with_type / calls)} of the calls"
+        by_generation = ", ".join(f"{count:,} of generation {number}" for number, count in contents.collections.items())
+        freed = format_count(contents.collected, "object")
+        yield "collections", f"{by_generation}; they freed {freed}" if by_generation else "none"
     if contents.origin.edited is not None:
         yield "edited", printable(contents.origin.edited)
 
@@ -74,14 +80,17 @@ def _sizes(requests_by_size: dict[int, int]) -> str:
 
 
 def short_tables(contents: "Contents") -> Iterator[Table]:
-    """Yields a table of the call sites that request the most memory."""
+    """Yields tables of the call sites, and of the types, that request the most memory."""
     if contents.calls_with_site:
         of_all = contents.calls_with_site, contents.bytes_with_site
-        yield site_table("call sites by bytes", contents.sites_by_bytes[:_SITES_SHOWN], *of_all)
+        yield site_table("call sites by bytes", contents.sites_by_bytes[:_SHOWN], *of_all)
+    if contents.calls_with_type:
+        of_all = contents.calls_with_type, contents.bytes_with_type
+        yield type_table("types by bytes", contents.types_by_bytes[:_SHOWN], *of_all)
 
 
 def all_tables(contents: "Contents") -> Iterator[Table]:
-    """Yields the tables of --full: origin, processes, counts by op, domain and size, call sites."""
+    """Yields the tables of --full: origin, processes, counts by op, domain and size, call sites, types."""
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in contents.origin.texts().items():
         facts.add_row(printable(f"origin: {name}"), printable(value))
@@ -103,6 +112,10 @@ def all_tables(contents: "Contents") -> Iterator[Table]:
         of_all = contents.calls_with_site, contents.bytes_with_site
         yield site_table("call sites by bytes", contents.sites_by_bytes, *of_all)
         yield site_table("call sites by calls", contents.sites_by_calls, *of_all)
+    if contents.calls_with_type:
+        of_all = contents.calls_with_type, contents.bytes_with_type
+        yield type_table("types by bytes", contents.types_by_bytes, *of_all)
+        yield type_table("types by calls", contents.types_by_calls, *of_all)
 
 
 def _process_table(processes: "list[ProcessCount]") -> Table:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         addresses: bool
         sites_every: int
         """As in `tap.AT_SITES_EVERY`."""
+        types: bool
         force: bool
 
 
@@ -99,12 +100,17 @@ def make_memory_file(length: int) -> int:
 
 
 def follow_forks(
-    taps: "ModuleType", sites: "ModuleType | None", package_home: str, path: str, options: "Options"
+    taps: "ModuleType",
+    sites: "ModuleType | None",
+    types: "ModuleType | None",
+    package_home: str,
+    path: str,
+    options: "Options",
 ) -> None:
     """Records forked children from now on, each into a file named after `path` and the process ID.
 
-    `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` is passed to
-    `taps.Tap.start`.
+    `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` and `types` are
+    passed to `taps.Tap.start`.
     """
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib must not be imported here
 
@@ -118,7 +124,7 @@ def follow_forks(
             if "writer" not in answer:
                 return str(answer.get("error", "its writer did not start"))
             taps.tap.map_shared(file)
-            taps.tap.start(answer["writer"], 0, sites)
+            taps.tap.start(answer["writer"], 0, sites, types)
             return ""
         finally:
             os.close(file)

@@ -46,7 +46,7 @@ def _write(request: dict[str, Any], send: Callable[[dict[str, object]], None]) -
     """Writes until the program ends the recording or the process ends. Sends a message when ready and after a flush."""
     program = os.pidfd_open(request["program"])
     options = request["options"]
-    ring = Ring(request["ring"], options["sites_every"])
+    ring = Ring(request["ring"], options["sites_every"], options["types"])
     path, argv = Path(request["path"]), request["argv"]
     writer = Writer(ring, path, argv, addresses=options["addresses"], force=options["force"])
     send({"writer": os.getpid()})

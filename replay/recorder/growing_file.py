@@ -41,14 +41,15 @@ _FOOTER_END_BYTES = _FOOTER_LENGTH.size + len(_MAGIC)
 class GrowingFile:
     """Appends batches to an open file. Drops its earlier content.
 
-    `addresses` and `sites`: whether the batches have these columns.
+    `addresses`, `sites`, `types`: whether the batches have these columns.
     """
 
-    def __init__(self, file: BinaryIO, addresses: bool, sites: bool = False) -> None:
+    def __init__(self, file: BinaryIO, addresses: bool, sites: bool = False, types: bool = False) -> None:
         self._file = file
         file.truncate(0)
-        self._optional = tuple(name for name, present in (("address", addresses), ("site", sites)) if present)
-        self._sites_written = 0
+        columns = (("address", addresses), ("site", sites), ("type", types))
+        self._optional = tuple(name for name, present in columns if present)
+        self._sites_written = self._types_written = 0
         self._parts: list[tuple[int, pq.FileMetaData]] = []
         self._end = len(_MAGIC)
         _write_all(self._file, _MAGIC)
@@ -56,13 +57,17 @@ class GrowingFile:
     def append(self, events: Events, metadata: Metadata) -> None:
         """Writes a batch with the trace's metadata so far. After an OSError, `finish` still works.
 
-        A part contains only the new call sites, because the whole table can be larger than the batch.
+        A part contains only the new call sites and types, because the whole tables can be larger than the batch.
         """
         part = _file_of(
             to_table(events.keep_optional(*self._optional)),
-            replace(metadata, sites=metadata.sites[self._sites_written :]),
+            replace(
+                metadata,
+                sites=metadata.sites[self._sites_written :],
+                types=metadata.types[self._types_written :],
+            ),
         )
-        self._sites_written = len(metadata.sites)
+        self._sites_written, self._types_written = len(metadata.sites), len(metadata.types)
         position = self._end + _LENGTH.size
         _write_all(self._file, _LENGTH.pack(len(part)) + part)
         self._parts.append((self._end, _footer_at(part, position)))
@@ -99,7 +104,8 @@ def rescue(file: BinaryIO, path: Path) -> int:
 
     Errors call the file `path`.
     """
-    footers, sites = [], []
+    footers: list[pq.FileMetaData] = []
+    tables: dict[str, list[object]] = {"sites": [], "types": []}
     if file.read(len(_MAGIC)) != _MAGIC:
         raise TraceError("is not an interrupted recording", path=path)
     end = file.tell()
@@ -111,14 +117,16 @@ def rescue(file: BinaryIO, path: Path) -> int:
             break
         try:
             footers.append(_footer_at(part, end + _LENGTH.size))
-            sites += _content(footers[-1])["sites"]
+            content = _content(footers[-1])
+            for name, table in tables.items():
+                table += content.get(name, [])
         except (LookupError, struct.error, ValueError, OSError, pa.ArrowException):
             break  # damaged; the batches before it are complete
         end, last = file.tell(), part
     if not last:
         raise TraceError("has no complete batch, so nothing can be rescued; delete it", path=path)
     metadata_file = pq.read_metadata(io.BytesIO(last))
-    footer, rows = _joined(_empty_like(metadata_file, sites), footers)
+    footer, rows = _joined(_empty_like(metadata_file, tables), footers)
     file.truncate(end)
     file.seek(end)
     _write_all(file, footer)
@@ -140,10 +148,10 @@ def _encoded(table: pa.Table, key_values: Mapping[bytes, str | bytes]) -> bytes:
     return sink.getvalue()
 
 
-def _empty_like(metadata_file: pq.FileMetaData, sites: list[object]) -> pq.FileMetaData:
-    """Returns the footer of a file without rows, with the metadata of `metadata_file` and these call sites."""
+def _empty_like(metadata_file: pq.FileMetaData, tables: dict[str, list[object]]) -> pq.FileMetaData:
+    """Returns the footer of a file without rows, with the metadata of `metadata_file` and these tables."""
     table = metadata_file.schema.to_arrow_schema().remove_metadata().empty_table()
-    content = json.dumps(_content(metadata_file) | {"sites": sites}, sort_keys=True, separators=(",", ":"))
+    content = json.dumps(_content(metadata_file) | tables, sort_keys=True, separators=(",", ":"))
     return pq.read_metadata(io.BytesIO(_encoded(table, {METADATA_KEY: content})))
 
 

@@ -12,15 +12,19 @@ the GIL, compare it with their own thread.
 Hooks find their context relative to their own address and ignore the `ctx` argument of CPython: while hooks are
 installed or removed, a thread without the GIL can see the function of one allocator with the `ctx` of another.
 
-Hooks with call sites are a separate set, so that hooks without them are not slower: `replay.recorder.site_hooks`.
+Hooks with call sites or object types are separate sets, so that hooks without them are not slower:
+`replay.recorder.site_hooks`, `replay.recorder.type_hooks`.
 """
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from replay.recorder import frames, tap
 from replay.recorder.machine_code import Body, Code, Program, Value, assemble
+from replay.recorder.note_hooks import NoteHooks
 from replay.recorder.site_hooks import SiteHooks
+from replay.recorder.type_hooks import TypeHooks
 
 _CLOCK_MONOTONIC = 1
 _SMALL_BYTES, _CLASS_BYTES, _POOL_HEADER_BYTES = 512, 16, 48
@@ -44,14 +48,21 @@ def has_steady_counter() -> bool:
     return {"constant_tsc", "nonstop_tsc"} <= set(flags)
 
 
-@cache
-def make_hooks(counter: bool, layout: frames.Layout | None = None) -> Code:
-    """Returns machine code that exports `tap.ENTRIES`; only hooks with call sites export `find_site`.
+class Extras(NamedTuple):
+    """What hooks record besides the calls of an interpreter of this version."""
 
-    `counter`: times are the processor's counter, not the kernel's clock. `layout`: records call sites with these
-    offsets of frames; None records none.
+    version: tuple[int, ...]
+    sites: bool = False
+    types: bool = False
+
+
+@cache
+def make_hooks(counter: bool, extras: Extras | None = None) -> Code:
+    """Returns machine code that exports `tap.ENTRIES`; those of `find_site` and of types only with these extras.
+
+    `counter`: times are the processor's counter, not the kernel's clock.
     """
-    hooks = _Hooks(counter, layout)
+    hooks = _Hooks(counter, extras)
     hooks.allocator("raw", tap.RAW)
     hooks.allocator("mem", tap.MEM)
     hooks.allocator("obj", tap.OBJ)
@@ -64,11 +75,17 @@ def make_hooks(counter: bool, layout: frames.Layout | None = None) -> Code:
 
 
 class _Hooks:
-    def __init__(self, counter: bool, layout: frames.Layout | None) -> None:
+    def __init__(self, counter: bool, extras: Extras | None) -> None:
         self.program = Program()
         self._counter = counter
         self._wait = self._make_wait()
-        self._sites = SiteHooks(self.program, self._wait, layout) if layout else None
+        self._sites: SiteHooks | None = None
+        self._types: TypeHooks | None = None
+        if extras and (extras.sites or extras.types):
+            layout = frames.LAYOUTS[extras.version]
+            notes = NoteHooks(self.program, self._wait, layout)
+            self._sites = SiteHooks(self.program, notes, layout) if extras.sites else None
+            self._types = TypeHooks(self.program, self._wait, notes, extras.version) if extras.types else None
         self._record = self._make_record()
 
     def _make_wait(self) -> Body:
@@ -146,6 +163,8 @@ class _Hooks:
         block = self._call_marked(body, domain, context, "malloc", size)
         with body.if_(block, likely=True):
             self._record_block(body, tap.MALLOC, domain, block, size)
+            if self._types and domain == tap.OBJ:
+                self._types.after_malloc(body, context, block, size)
         body.return_(block)
 
     def _calloc(self, body: Body, domain: int, context: Value, items: Value, item_size: Value) -> None:
@@ -175,7 +194,10 @@ class _Hooks:
         with body.if_(block, likely=True):
             if self._sites and domain == tap.OBJ:
                 self._sites.before_free(body, context, block)
-            body.call_own(self._record, _kind(tap.FREE, domain), block, 0, 0)
+            type_, pointer = (
+                self._types.before_free(body, context, block) if self._types and domain == tap.OBJ else (0, 0)
+            )
+            body.call_own(self._record, _kind(tap.FREE, domain), block, pointer, type_)
         self._call_marked(body, domain, context, "free", block)
         body.return_(0)
 
@@ -261,7 +283,9 @@ class _Hooks:
         starts = body.compare(body.load(name, frames.STR_LENGTH_AT), "==", len("start"))
         kind = body.select(starts, _kind(tap.GC_START, tap.OBJ), _kind(tap.GC_END, tap.OBJ))
         with body.if_(body.load(context, tap.AT_ACTIVE)):
-            body.call_own(self._record, kind, 0, 0, 0)
+            info = body.load(body.arguments[1], 8)
+            figure = self._types.at_collection(body, context, starts, info) if self._types else 0
+            body.call_own(self._record, kind, 0, figure, 0)
         nothing = body.load(context, tap.AT_NONE)
         body.call(body.load(context, tap.AT_INCREF), nothing)
         body.return_(nothing)

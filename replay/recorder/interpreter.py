@@ -42,19 +42,19 @@ class Interpreter(NamedTuple):
     """Name and version, as in the metadata of a trace."""
 
 
-def this_interpreter(clean: bool, sites: bool) -> Interpreter:
+def this_interpreter(clean: bool, sites: bool, types: bool) -> Interpreter:
     """Returns the interpreter that runs replay. Raises ReplayError if it cannot be recorded."""
-    if reason := tap.obstacle(clean, sites):
+    if reason := tap.obstacle(clean, sites, types):
         raise ReplayError(reason)
     return Interpreter(sys.executable, sys.version_info[:2], f"{sys.implementation.name} {platform.python_version()}")
 
 
-def other_interpreter(name: str, clean: bool, sites: bool) -> Interpreter:
+def other_interpreter(name: str, clean: bool, sites: bool, types: bool) -> Interpreter:
     """Returns the interpreter at a path or with a name in PATH. Raises ReplayError if it cannot be recorded."""
     path = shutil.which(name)
     if path is None:
         raise ReplayError(f"--python: the program {name} does not exist")
-    arguments = json.dumps(tap.OLDEST), json.dumps([clean, sites])
+    arguments = json.dumps(tap.OLDEST), json.dumps([clean, sites, types])
     try:
         done = subprocess.run(
             [path, "-S", "-c", _PROBE, tap.__file__, *arguments],

@@ -15,28 +15,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replay.recorder import detach, sites, tap
+from replay.recorder import detach, object_types, sites, tap
 from replay.recorder.signals import Blocked, deliver_pending, forward_signals
 from replay.trace import TEARDOWN_MARK
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that this interpreter ignores. The program must not inherit that."""
-_TAP, _DETACH, _SITES = "_replay_tap", "_replay_detach", "_replay_sites"
-"""Names of the modules `tap`, `detach` and `sites` in the program, in which replay need not be installed."""
+_TAP, _DETACH, _SITES, _TYPES = "_replay_tap", "_replay_detach", "_replay_sites", "_replay_types"
+"""Names of the modules `tap`, `detach`, `sites` and `object_types` in the program, which need not have replay."""
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _SITECUSTOMIZE = """\
 import sys
 modules = {{*sys.modules, "_replay_tap"}}
 import _replay_tap
 {imports}{follow}_replay_tap.enter(
-    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, end_mark={end_mark!r}, modules=modules
+    {folder!r}, {python_path!r}, {file}, {writer}, {drain_pool_bytes}, {sites}, {types},
+    end_mark={end_mark!r}, modules=modules
 )
 del sys.modules["sitecustomize"]
 import sitecustomize
 """
 _FOLLOW = """\
 import _replay_detach
-_replay_detach.follow_forks(_replay_tap, {sites}, {home!r}, {path!r}, {options!r})
+_replay_detach.follow_forks(_replay_tap, {sites}, {types}, {home!r}, {path!r}, {options!r})
 """
 
 
@@ -51,7 +52,8 @@ class Child:
     """Starts a program that records into the ring of a memory file from its first line on.
 
     `blocked`: the caller has blocked its signals. `follow`: records forked children too. `python`: path of the
-    interpreter, which can have any version. `with_sites`: the hooks in that memory record call sites.
+    interpreter, which can have any version. `with_sites`, `with_types`: the hooks in that memory record call sites, and
+    types.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class Child:
         follow: "Follow | None" = None,
         python: str = sys.executable,
         with_sites: bool = False,
+        with_types: bool = False,
     ) -> None:
+        self._modules = {_SITES: with_sites, _TYPES: with_types}
         self._status: int | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="replay-record-"))
-        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow, with_sites)}
+        environment = os.environ | {"PYTHONPATH": self._prepare(ring_file, drain_pool_bytes, follow)}
         os.set_inheritable(ring_file, True)
         deliver_pending(blocked.mask)
         arguments = [python, *command]
@@ -96,19 +100,26 @@ class Child:
             os.kill(os.getpid(), number)
         sys.exit(os.waitstatus_to_exitcode(status))
 
-    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None", with_sites: bool) -> str:
+    def _prepare(self, ring_file: int, drain_pool_bytes: int, follow: "Follow | None") -> str:
         """Writes the temporary folder; returns the PYTHONPATH of the program."""
         before = os.environ.get("PYTHONPATH")
         shutil.copy(tap.__file__, self._folder / f"{_TAP}.py")
         if follow is not None:
             shutil.copy(detach.__file__, self._folder / f"{_DETACH}.py")
-        if with_sites:
-            shutil.copy(sites.__file__, self._folder / f"{_SITES}.py")
-        module = _SITES if with_sites else "None"
+        needed = [name for name, is_needed in self._modules.items() if is_needed]
+        for name, module in ((_SITES, sites), (_TYPES, object_types)):
+            if name in needed:
+                shutil.copy(str(module.__file__), self._folder / f"{name}.py")
+        passed = {_SITES: "None", _TYPES: "None"} | {name: name for name in needed}
         hook = _SITECUSTOMIZE.format(
-            imports=f"import {_SITES}\n" if with_sites else "",
-            follow=_FOLLOW.format(home=_PACKAGE_HOME, sites=module, **follow._asdict()) if follow else "",
-            sites=module,
+            imports="".join(f"import {name}\n" for name in needed),
+            follow=(
+                _FOLLOW.format(home=_PACKAGE_HOME, sites=passed[_SITES], types=passed[_TYPES], **follow._asdict())
+                if follow
+                else ""
+            ),
+            sites=passed[_SITES],
+            types=passed[_TYPES],
             folder=str(self._folder),
             python_path=before,
             file=ring_file,

@@ -51,6 +51,7 @@ class Body:
     def __init__(self, program: Program, function: ir.Function) -> None:
         self.program, self.function, self.arguments = program, function, function.args
         self._builder = ir.IRBuilder(function.append_basic_block())
+        self._end: ir.Block | None = None
 
     def code_relative(self, offset: int) -> Value:
         """Returns the address `offset` bytes from the start of the code."""
@@ -142,13 +143,14 @@ class Body:
     @contextmanager
     def loop(self) -> Iterator[None]:
         """Repeats the block until it returns from the function or `break_if` ends the loop."""
-        start, self._end = self._builder.append_basic_block(), self._builder.append_basic_block()
-        end = self._end
+        outer, start = self._end, self._builder.append_basic_block()
+        self._end = end = self._builder.append_basic_block()
         self._builder.branch(start)
         self._builder.position_at_end(start)
         yield
         self._builder.branch(start)
         self._builder.position_at_end(end)
+        self._end = outer
 
     def break_if(self, condition: Value) -> None:
         """Ends the innermost `loop` if the condition is not 0."""

@@ -1,6 +1,6 @@
-"""Call sites in the writer: notes about code objects, and the table of call sites.
+"""Notes in the writer: about code objects and types; and the table of call sites.
 
-`replay.recorder.sites` defines notes and the numbers of call sites.
+`replay.recorder.sites` and `replay.recorder.object_types` define notes and numbers.
 """
 
 import mmap
@@ -12,7 +12,7 @@ import numpy as np
 
 from replay.jit.arrays import with_room
 from replay.jit.compiling import entry
-from replay.recorder import sites, tap
+from replay.recorder import object_types, sites, tap
 from replay.recorder.line_table import line_starts
 from replay.trace import NO_SITE, Site
 
@@ -32,6 +32,26 @@ class _Code(NamedTuple):
     line_table: bytes
 
 
+class TypeNote(NamedTuple):
+    """A type of the program. Several notes about one type have the same number; the last one is right."""
+
+    number: int
+    address: int
+    module: str
+    name: str
+    collected: bool
+    """Whether its objects have the collector's header."""
+    is_static: bool
+    """Whether it lives as long as the program."""
+    headers: int
+    """The number of headers of 16 bytes before its objects."""
+    least_bytes: int
+    """Size of the smallest block with one of its objects."""
+
+    def fits(self, block_bytes: int) -> bool:
+        return block_bytes >= self.least_bytes
+
+
 @lru_cache(_CACHED_CODES)
 def _lines(code: _Code) -> tuple[list[int], list[int]]:
     """Returns the first units of the entries of the line table, and their lines."""
@@ -49,6 +69,8 @@ class Notes:
         self._codes: list[_Code] = []
         self._known: dict[_Code, _Code] = {}
         """Equal codes are stored once, because a program can create the same code many times."""
+        self.types: list[TypeNote] = []
+        """Those that nobody has taken yet."""
 
     def read(self) -> None:
         """Reads the notes that were written since the last call."""
@@ -56,6 +78,9 @@ class Notes:
         if at == head:
             return
         while at < head:
+            if int.from_bytes(self._bytes(at, 8), "little") & object_types.TYPE_NOTE:
+                at = self._read_type(at)
+                continue
             number, _, first_line = (int.from_bytes(self._bytes(at + 8 * word, 8), "little") for word in range(3))
             at, file = self._text(at + 24)
             at, function = self._text(at)
@@ -64,6 +89,18 @@ class Notes:
             self._first_numbers.append(number)
             self._codes.append(self._known.setdefault(code, code))
         self._words[sites.AT_NOTES_TAIL // 8] = head
+
+    def _read_type(self, at: int) -> int:
+        number, address, flags = (int.from_bytes(self._bytes(at + 8 * word, 8), "little") for word in range(3))
+        at, module = self._text(at + 24)
+        at, name = self._text(at)
+        module = module if flags & object_types.HAS_MODULE else ""
+        number &= ~object_types.TYPE_NOTE
+        collected, is_static = bool(flags & object_types.COLLECTED), not flags & object_types.HEAP_TYPE
+        headers = flags >> object_types.HEADER_SHIFT & 3
+        least_bytes = flags >> object_types.LEAST_SHIFT & object_types.LEAST_MOST
+        self.types.append(TypeNote(number, address, module, name, collected, is_static, headers, least_bytes))
+        return at
 
     def site(self, number: int) -> Site:
         """Returns the call site of a number; its line is 0 if CPython has none."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from replay.recorder import detach
+from replay.recorder import object_types as types_of_program
 from replay.recorder import sites as sites_of_program
 from replay.recorder import tap as taps
 from replay.recorder.tap import tap
@@ -69,15 +70,20 @@ class Recording:
 
     def start(self) -> "Recording":
         """Starts the writer, waits until it is ready, and starts recording."""
-        with_sites = self._options["sites_every"] > 0
-        if reason := taps.obstacle(self._clean, with_sites):
+        with_sites, with_types = self._options["sites_every"] > 0, self._options["types"]
+        if reason := taps.obstacle(self._clean, with_sites, with_types):
             raise RecordError(reason)
         ring = own_ring()
         self._writer = detach.Writer(PACKAGE_HOME, ring.file, str(self.path.absolute()), self._options)
         process = self._receive(self._writer)["writer"]
         ring.map()
         try:
-            tap.start(process, taps.POOL_BYTES if self._clean else 0, sites_of_program if with_sites else None)
+            tap.start(
+                process,
+                taps.POOL_BYTES if self._clean else 0,
+                sites_of_program if with_sites else None,
+                types_of_program if with_types else None,
+            )
         except OSError as error:
             tap.stop()
             self._receive(self._writer)
@@ -138,14 +144,16 @@ def record(
     clean: bool = False,
     addresses: bool = True,
     sites: bool | int = False,
+    types: bool = False,
     force: bool = False,
 ) -> Recording:
     """Returns a recording of this process into the new file `path`: a context manager that also has `start` and `stop`.
 
     `clean`: fill every pool of pymalloc first, so that later decisions of pymalloc do not depend on earlier events.
     `addresses`: record the address of each block. `sites`: record call sites (function, file and line); True for every
-    call, a number for one call in that many bytes on average. `force`: overwrite `path`.
+    call, a number for one call in that many bytes on average. `types`: record the types of objects. `force`: overwrite
+    `path`.
     """
     if not isinstance(sites, int) or sites < 0:
         raise RecordError(f"sites is {sites!r}; write True for every call, or the bytes between sampled calls")
-    return Recording(path, clean, {"addresses": addresses, "sites_every": int(sites), "force": force})
+    return Recording(path, clean, {"addresses": addresses, "sites_every": int(sites), "types": types, "force": force})

@@ -9,23 +9,19 @@ because these can have a GIL of their own.
 from replay.recorder import frames, sites, tap
 from replay.recorder.frames import Layout
 from replay.recorder.machine_code import Body, Program, Value
+from replay.recorder.note_hooks import NoteHooks, make_slot, whole_words
 
-_HASH = 0x9E3779B97F4A7C15
-"""2^64 divided by the golden ratio: Fibonacci hashing uses the highest bits of the product."""
 _CODES_MOST = 3 << (sites.TABLE_BITS - 2)
 """Maximum number of addresses in the table. Codes at further addresses get no numbers."""
 _NUMBERS = 1 << 2 * tap.SITE_BITS
 
 
 class SiteHooks:
-    """Adds the functions for call sites to a program of hooks. `wait` is the function that waits for the writer."""
+    """Adds the functions for call sites to a program of hooks."""
 
-    def __init__(self, program: Program, wait: Body, layout: Layout) -> None:
-        self._program, self._wait, self._layout = program, wait, layout
-        self._slot = self._make_slot()
-        self._copy = self._make_copy()
-        self._measure_text = self._make_measure_text()
-        self._copy_text = self._make_copy_text()
+    def __init__(self, program: Program, notes: NoteHooks, layout: Layout) -> None:
+        self._program, self._layout, self._notes = program, layout, notes
+        self._slot = make_slot(program, "slot", sites.AT_TABLE, sites.TABLE_BITS)
         self._note = self._make_note()
         self._find, self._find_raw = self._make_find(is_raw=False), self._make_find(is_raw=True)
         self._of_bytes, self._of_raw_bytes = self._make_of_bytes(), self._make_of_raw_bytes()
@@ -131,20 +127,6 @@ class SiteHooks:
         code, tags = body.load(frame, self._layout.frame_code), self._layout.code_tags
         return body.bit_and(code, (1 << 64) - 1 - tags) if tags else code
 
-    def _make_slot(self) -> Body:
-        """slot(code): the address of the code's slot in the table, or of the empty slot for it."""
-        body = self._program.function("slot", 1, "alwaysinline", "internal")
-        (code,) = body.arguments
-        table, index = body.load(body.code_relative(-tap.TEXT_AT), sites.AT_TABLE), body.stack_words(1)
-        body.store(index, 0, body.shift_right(body.multiply(code, _HASH), 64 - sites.TABLE_BITS))
-        with body.loop():
-            slot = body.add(table, body.shift_left(body.load(index), 4))
-            key = body.load(slot)
-            body.break_if(body.bit_or(body.compare(key, "==", code), body.compare(key, "==", 0)))
-            body.store(index, 0, body.bit_and(body.add(body.load(index), 1), (1 << sites.TABLE_BITS) - 1))
-        body.return_(body.add(table, body.shift_left(body.load(index), 4)))
-        return body
-
     def _make_forget(self) -> Body:
         """forget(code): clears the number of the code. The slot stays for the next code at that address."""
         body = self._program.function("forget", 1, "noinline", "internal")
@@ -168,12 +150,12 @@ class SiteHooks:
             body.load(code, at) for at in (frames.FILENAME_AT, frames.QUALNAME_AT, frames.LINE_TABLE_AT)
         )
         line_bytes = body.load(lines, frames.ITEMS_AT)
-        length = body.add(_whole_words(body, line_bytes), 8 * sites.NOTE_WORDS)
+        length = body.add(whole_words(body, line_bytes), 8 * sites.NOTE_WORDS)
         for text in (filename, name):
-            length = body.add(length, _whole_words(body, body.call_own(self._measure_text, text)))
+            length = body.add(length, whole_words(body, self._notes.measure(body, text)))
         begin = body.load(shared, sites.AT_NOTES_HEAD)
         end = body.add(begin, length)
-        self._wait_for_room(body, shared, length, end)
+        self._notes.wait_for_room(body, shared, length, end)
         with body.if_(body.compare(body.load(slot), "==", 0)):
             codes = body.add(body.load(context, sites.AT_CODES), 1)
             with body.if_(body.compare(codes, ">", _CODES_MOST)):
@@ -181,11 +163,11 @@ class SiteHooks:
             body.store(context, sites.AT_CODES, codes)
         at = begin
         for word in (number, units, self._half_word(body, code, self._layout.first_line)):
-            at = self._put_word(body, shared, at, word)
-        at = body.call_own(self._copy_text, filename, at)
-        at = body.call_own(self._copy_text, name, at)
-        at = self._put_word(body, shared, at, body.bit_or(body.shift_left(line_bytes, sites.WIDTH_BITS), 1))
-        body.call_own(self._copy, body.add(lines, frames.BYTES_AT), line_bytes, at)
+            at = self._notes.put_word(body, shared, at, word)
+        at = self._notes.copy_text(body, filename, at)
+        at = self._notes.copy_text(body, name, at)
+        at = self._notes.put_word(body, shared, at, body.bit_or(body.shift_left(line_bytes, sites.WIDTH_BITS), 1))
+        self._notes.copy(body, body.add(lines, frames.BYTES_AT), line_bytes, at)
         body.publish(shared, sites.AT_NOTES_HEAD, end)
         body.store(context, sites.AT_NEXT_NUMBER, after)
         body.store(slot, 0, code)
@@ -193,77 +175,6 @@ class SiteHooks:
         body.return_(number)
         return body
 
-    def _wait_for_room(self, body: Body, shared: Value, length: Value, end: Value) -> None:
-        """Waits for room. The generated function returns 0 if a note is too long or the writer has died."""
-        with body.if_(body.compare(length, ">", tap.NOTES_BYTES)):
-            body.return_(0)
-        room_end = body.add(body.load_shared(shared, sites.AT_NOTES_TAIL), tap.NOTES_BYTES)
-        with body.if_(body.compare(end, ">", room_end), likely=False):
-            read = body.call_own(self._wait, sites.AT_NOTES_TAIL, body.subtract(end, tap.NOTES_BYTES))
-            with body.if_(body.compare(read, "==", 0)):
-                body.return_(0)
-
-    def _make_measure_text(self) -> Body:
-        """measure_text(str): the length in bytes."""
-        body = self._program.function("measure_text", 1, "alwaysinline", "internal")
-        (text,) = body.arguments
-        width = _width(body, body.load(text, frames.STR_STATE_AT))
-        body.return_(body.multiply(body.load(text, frames.STR_LENGTH_AT), width))
-        return body
-
-    def _make_copy_text(self) -> Body:
-        """copy_text(str, at): writes length, width and characters; returns the position after them.
-
-        The characters follow the header of a str. An instance of a subclass has a pointer to them.
-        """
-        body = self._program.function("copy_text", 2, "noinline", "internal")
-        text, at = body.arguments
-        shared, length = (
-            body.load(body.code_relative(-tap.TEXT_AT), tap.AT_SHARED),
-            body.call_own(self._measure_text, text),
-        )
-        state = body.load(text, frames.STR_STATE_AT)
-        length_and_width = body.bit_or(body.shift_left(length, sites.WIDTH_BITS), _width(body, state))
-        at = self._put_word(body, shared, at, length_and_width)
-        with body.if_(body.compare(body.bit_and(state, 1 << frames.STR_COMPACT_BIT), "==", 0), likely=False):
-            body.return_(body.call_own(self._copy, body.load(text, self._layout.other_text), length, at))
-        is_ascii = body.bit_and(state, 1 << frames.STR_ASCII_BIT)
-        start = body.add(text, body.select(is_ascii, self._layout.ascii_text, self._layout.other_text))
-        body.return_(body.call_own(self._copy, start, length, at))
-        return body
-
-    def _make_copy(self) -> Body:
-        """copy(address, bytes, at): copies whole words into the notes; returns the position after them.
-
-        The last word can contain bytes after the end. They are on the same page, so they can be read.
-        """
-        body = self._program.function("copy", 3, "noinline", "internal")
-        address, length, at = body.arguments
-        shared = body.load(body.code_relative(-tap.TEXT_AT), tap.AT_SHARED)
-        total, done = _whole_words(body, length), body.stack_words(1)
-        body.store(done, 0, 0)
-        with body.loop():
-            copied = body.load(done)
-            body.break_if(body.compare(copied, "==", total))
-            self._put_word(body, shared, body.add(at, copied), body.load(body.add(address, copied)))
-            body.store(done, 0, body.add(copied, 8))
-        body.return_(body.add(at, total))
-        return body
-
-    def _put_word(self, body: Body, shared: Value, at: Value, word: Value) -> Value:
-        """Writes one word of a note; returns the position after it."""
-        body.store(body.add(shared, body.bit_and(at, tap.NOTES_BYTES - 1)), tap.NOTES_AT, word)
-        return body.add(at, 8)
-
     def _half_word(self, body: Body, address: Value, at: int) -> Value:
         """Loads a C int that is not negative, with one load of the word that contains it."""
         return body.low_half(body.shift_right(body.load(address, at & ~7), 8 * (at & 7)))
-
-
-def _whole_words(body: Body, length: Value) -> Value:
-    return body.bit_and(body.add(length, 7), (1 << 64) - 8)
-
-
-def _width(body: Body, state: Value) -> Value:
-    """Returns the bytes for each character of a str with this state."""
-    return body.bit_and(body.shift_right(state, frames.STR_KIND_BIT), 7)

@@ -10,10 +10,11 @@ Hooks use two regions of memory. The constants below are offsets in them, in byt
                program, a ring of records, a ring of notes about call sites. HEAD counts the records that the program
                claimed, TAIL those that the writer has processed. A record has four words: PACKED (size, op, domain and
                lap of the ring; stored last), time, thread, address. The high bits of the last two are the number of the
-               call site, or 0
+               call site, or 0. In a free, they are the number of the block's type, and the size an unknown pointer
     context    private memory of the program: a page that the kernel zeroes in a forked child, so that the child is not
                recorded; a page of pointers; the code. It is mapped once and never unmapped, because a thread can be in
-               it. Hooks with call sites have a context of their own; `replay.recorder.sites` has their other words
+               it. Each set of hooks has a context of its own; `replay.recorder.sites` and
+               `replay.recorder.object_types` have the other words of sets with call sites or types
 """
 
 import ctypes
@@ -64,7 +65,14 @@ COUNTS_AT = tuple(CODE_AT - times * COUNT_BYTES for times in (2, 1))
 """After the names: pymalloc's statistics at the start and at the end of a clean recording. A word has the number of the
 following record, from 1, or 0 if pymalloc did not count; then the text."""
 NOTES_AT, NOTES_BYTES = RING_AT + (RECORD_BYTES << RING_BITS), 1 << 24
-SHARED_BYTES = NOTES_AT + NOTES_BYTES
+AT_TYPES_WANTED, AT_TYPES_ASKED, AT_TYPES_COUNT, AT_TYPES_ANSWERED = range(672, 704, 8)
+"""At the end of a recording with types: 1 plus the number of records after which the program answers, 0 before; rounds
+of questions; addresses in the current one, 0 after the last; rounds that were answered."""
+TYPES_AT, TYPES_BYTES = NOTES_AT + NOTES_BYTES, 1 << 20
+"""Addresses of live blocks. The program replaces them by their types."""
+COLLECTOR_AT, COLLECTOR_BYTES = TYPES_AT + TYPES_BYTES, 1 << 12
+"""The state of the garbage collector at the start; see `replay.recorder.object_types`."""
+SHARED_BYTES = COLLECTOR_AT + COLLECTOR_BYTES
 
 AT_ACTIVE, AT_INSIDE = 0, 64
 """The page that is zeroed in a child: whether to record; the thread that is inside a call of the domains mem and
@@ -91,7 +99,7 @@ NO_ROOM = b"(no room for more names)"
 ENTRIES = (
     *(f"{domain}_{verb}" for domain in ("raw", "mem", "obj") for verb in ("malloc", "calloc", "realloc", "free")),
     "arena_alloc", "arena_free", "gc_callback", "put", "begin", "free_filling",
-    "count", "find_site",
+    "count", "find_site", "note_types", "answer_types",
 )  # fmt: skip
 
 _READ, _WRITE, _EXECUTE, _SHARED, _PRIVATE, _ANONYMOUS = 1, 2, 4, 1, 2, 0x20
@@ -182,6 +190,7 @@ class Hooks:
         self.begin = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(self.entries["begin"])
         self.put = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(self.entries["put"])
         self.count = ctypes.PYFUNCTYPE(None, *[ctypes.c_uint64] * 5)(self.entries["count"])
+        self.answer_types = ctypes.PYFUNCTYPE(None)(self.entries["answer_types"])
         self._free_filling = ctypes.PYFUNCTYPE(None)(self.entries["free_filling"])
         self._method = _MethodDef(b"replay_gc_callback", self.entries["gc_callback"], _METH_FASTCALL, None)
         make = _python.PyCFunction_NewEx
@@ -261,8 +270,9 @@ class Tap:
     """The recording of this process. There is one instance; later recordings use the same hooks."""
 
     def __init__(self) -> None:
-        self._sets: dict[bool, Hooks] = {}
-        """Hooks by whether they record call sites."""
+        self._sets: dict[tuple[bool, bool], Hooks] = {}
+        """Hooks by whether they record call sites, and types."""
+        self._types: ModuleType | None = None
         self._context = 0
         """The context of the hooks that are in use, or were used last."""
         self._shared = 0
@@ -281,13 +291,21 @@ class Tap:
         _libc.madvise(self._shared, SHARED_BYTES, _DONTFORK)
         _libc.madvise(self._shared, NOTES_AT, _POPULATE_WRITE)  # single page faults would slow the program down
 
-    def start(self, writer: int, drain_pool_bytes: int = 0, sites: "ModuleType | None" = None) -> None:
+    def start(
+        self,
+        writer: int,
+        drain_pool_bytes: int = 0,
+        sites: "ModuleType | None" = None,
+        types: "ModuleType | None" = None,
+    ) -> None:
         """Starts recording for the process `writer`. Fills all pools of `drain_pool_bytes` first, unless it is 0.
 
         `sites`: the module `replay.recorder.sites`, which can have another name here; None records no call sites.
+        `types`: the module `replay.recorder.object_types`; None records no types.
         """
         self._names, self._names_end = {}, NAMES_AT
-        kind = sites is not None
+        self._types = types
+        kind = sites is not None, types is not None
         if kind not in self._sets:
             self._sets[kind] = Hooks(self._shared)
         hooks = self._sets[kind]
@@ -296,6 +314,8 @@ class Tap:
         _word(self._context + AT_WRITER).value = writer
         if sites is not None:
             sites.prepare(hooks, self._shared, NOTES_AT, _word(self._shared + AT_SITES_EVERY).value)
+        if types is not None:
+            types.prepare(hooks, self._shared + COLLECTOR_AT)
         self._note_runtime()
         hooks.install()
         begun = ((NAMES_AT, 0), (AT_ENDED, 0), (AT_DESERTED, 0), (AT_CLEAN, int(drain_pool_bytes > 0)))
@@ -338,6 +358,21 @@ class Tap:
         if self.active:
             self._note_status(1)
         self.count(1)
+        self._record_types()
+        self._name_types()
+
+    def _record_types(self) -> None:
+        """Records the types of all live objects: waits for the writer, and answers it."""
+        for hooks in self._sets.values():
+            if self._types is not None and hooks.active:
+                _word(self._shared + AT_TYPES_WANTED).value = 1 + _word(self._shared + AT_HEAD).value
+                hooks.answer_types()
+
+    def _name_types(self) -> None:
+        """Names all types of the program. Python code runs, so this follows all that is recorded."""
+        if self._types is not None and self._shared:
+            hooks = next(hooks for hooks in self._sets.values() if hooks.context == self._context)
+            self._types.name_types(hooks)
 
     def request_flush(self) -> None:
         """Requests that the writer writes all records so far to the file."""
@@ -347,8 +382,10 @@ class Tap:
         """Ends the recording."""
         self._note_status(1)
         self.count(1)
+        self._record_types()
         for hooks in self._sets.values():
             hooks.remove()
+        self._name_types()
         _word(self._shared + AT_ENDED).value = 1
 
     def mark(self, name: str) -> None:
@@ -389,7 +426,7 @@ class Tap:
 tap = Tap()
 
 
-def obstacle(clean: bool = False, sites: bool = False) -> str | None:
+def obstacle(clean: bool = False, sites: bool = False, types: bool = False) -> str | None:
     """Returns why this process cannot be recorded with these options, in one sentence; None if it can."""
     if sys.implementation.name != "cpython":
         return f"only CPython can be recorded, and this is {sys.implementation.name}"
@@ -404,6 +441,8 @@ def obstacle(clean: bool = False, sites: bool = False) -> str | None:
         return "a clean start needs plain pymalloc: unset PYTHONMALLOC, leave out -X dev, and do not use a debug build"
     if sites and (reason := site_obstacle()):
         return reason
+    if types and sys.version_info[:2] > NEWEST_WITH_SITES:
+        return f"types need CPython 3.11 to 3.{NEWEST_WITH_SITES[1]}, and this is {sys.version.split()[0]}"
     if tap.active or ("_replay_tap" in sys.modules and sys.modules["_replay_tap"].tap.active):
         return "this process is being recorded already; end that recording first"
     return None
@@ -425,6 +464,7 @@ def enter(
     writer: int,
     drain_pool_bytes: int,
     sites: "ModuleType | None" = None,
+    types: "ModuleType | None" = None,
     *,
     end_mark: str,
     modules: "set[str]",
@@ -453,4 +493,4 @@ def enter(
     atexit.register(tap.end, end_mark)  # the first function registered is called last
     for name in set(sys.modules) - modules:
         del sys.modules[name]
-    tap.start(writer, drain_pool_bytes, sites)
+    tap.start(writer, drain_pool_bytes, sites, types)

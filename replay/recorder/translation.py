@@ -17,15 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.jit.arrays import DONE, FULL, call_with_room, extend, record, with_room
-from replay.jit.compiling import entry, inlined
+from replay.jit.compiling import entry, inlined, leaf
 from replay.jit.cpu_intrinsics import counter
-from replay.recorder import tap
+from replay.recorder import object_types, tap
+from replay.recorder.type_table import BYTES_MOST, BYTES_SHIFT, POINTER
 from replay.trace import NUMBERS, Events, Op, release_number, take_number
 from replay.trace.block_numbering import clear_slot, doubled, find_slot, is_half_full
 
 _OP_SHIFT, _DOMAIN_SHIFT = tap.SIZE_BITS, tap.SIZE_BITS + tap.OP_BITS
 _WORD, _SITE_SHIFT, _HALF_SITE = (1 << tap.NUMBER_BITS) - 1, tap.NUMBER_BITS, (1 << tap.SITE_BITS) - 1
-_SITE_BITS = tap.SITE_BITS
+_SITE_BITS, _DOMAIN_BITS = tap.SITE_BITS, tap.DOMAIN_BITS
 _LAP_SHIFT, _LAPS = 64 - tap.LAP_BITS, 1 << tap.LAP_BITS
 _SLOTS, _SIZES, _OPS, _DOMAINS = 1 << tap.RING_BITS, 1 << tap.SIZE_BITS, 1 << tap.OP_BITS, 1 << tap.DOMAIN_BITS
 _CALLOC_RECORD, _FREED, _FROM, _TO, _FAILED = tap.CALLOC, tap.FREE, tap.REALLOC_FROM, tap.REALLOC_TO, tap.REALLOC_FAILED
@@ -38,9 +39,15 @@ _MALLOC, _REALLOC, _FREE, _FOREIGN_FREE = int(Op.MALLOC), int(Op.REALLOC), int(O
 _NONE, _FOREIGN = -1, -2
 _THREAD = record("ident", "block", "address", "is_excluded")
 """A thread: number and address of the block that it is reallocating, and whether the thread is excluded."""
-_TALLY = record("threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "excluded_calls")
+_TALLY = record(
+    "threads", "thread", "foreign_frees", "foreign_reallocs", "unseen_frees", "last_ns", "excluded_calls", "pointers"
+)
 """Counts, the thread of the last record, and its time."""
 _ROWS_A_RECORD = 3
+_POINTER = POINTER
+_POINTERS_MOST, _POINTER_SLOTS = 1 << 14, 1 << 15
+_KNOWN_TYPE, _BEHIND_HEADER, _HEADER_AND_OBJECT = object_types.KNOWN_TYPE, object_types.BEHIND_HEADER, 32
+_BYTES_SHIFT, _BYTES_MOST, _UNKNOWN_BYTES = BYTES_SHIFT, BYTES_MOST, 1 << 62
 
 
 @entry
@@ -80,6 +87,8 @@ class _State(NamedTuple):
 
     `keys`, `numbers`, `free_numbers` and `counts` are those of `replay.trace.block_numbering`, by address. `threads`
     has the type _THREAD, `tallies` _TALLY. `excluded` has the identities of threads whose blocks are left out.
+    With types, `sizes` has the size and the domain of each block, and the other fields are the table of unknown
+    pointers.
     """
 
     keys: np.ndarray
@@ -89,6 +98,10 @@ class _State(NamedTuple):
     threads: np.ndarray
     tallies: np.ndarray
     excluded: np.ndarray
+    sizes: np.ndarray
+    pointers: np.ndarray
+    pointer_keys: np.ndarray
+    pointer_numbers: np.ndarray
 
 
 @inlined
@@ -101,14 +114,47 @@ def _put(
     return row + 1
 
 
+@leaf
+def _number_pointer(pointer: int, block_bytes: int, state: _State) -> int:
+    """Returns the number of an unknown pointer in a block of this size plus _POINTER; 0 if there are too many."""
+    rounded = min(block_bytes, _BYTES_MOST) + 15 & -16
+    key = pointer | rounded << _BYTES_SHIFT
+    slot = find_slot(key, state.pointer_keys, state.pointer_numbers)
+    if state.pointer_numbers[slot] < 0:
+        number = state.tallies[0].pointers
+        if number == state.pointers.shape[0]:
+            return 0
+        state.tallies[0].pointers = number + 1
+        state.pointer_keys[slot], state.pointer_numbers[slot], state.pointers[number] = key, number, key
+    return state.pointer_numbers[slot] + _POINTER
+
+
 @inlined
-def _end_block(events: Events, row: int, thread: int, domain: int, address: int, now_ns: int, state: _State) -> int:
-    """Translates a free; returns the next row."""
+def _type_of(type_: int, pointer_or_bytes: int, number: int, state: _State) -> int:
+    """Returns the type in a free of block `number` (negative: an older block, of unknown length).
+
+    Behind a block that is too short for the type, the hook found the type of another block.
+    """
+    block_bytes = _UNKNOWN_BYTES if number < 0 else state.sizes[number] >> _DOMAIN_BITS
+    if pointer_or_bytes & _KNOWN_TYPE:
+        return type_ if block_bytes >= pointer_or_bytes - _KNOWN_TYPE else 0
+    if pointer_or_bytes == 0 or (pointer_or_bytes & _BEHIND_HEADER and block_bytes < _HEADER_AND_OBJECT):
+        return 0
+    return _number_pointer(pointer_or_bytes, block_bytes, state)
+
+
+@inlined
+def _end_block(
+    events: Events, row: int, thread: int, domain: int, address: int, type_: int, hint: int, now_ns: int, state: _State
+) -> int:
+    """Translates a free; returns the next row. `hint`: the unknown pointer, or the smallest block of the type."""
     slot = find_slot(address, state.keys, state.numbers)
     number = state.numbers[slot]
     if number < 0 and state.threads[thread].is_excluded:
         state.tallies[0].excluded_calls += 1
         return row
+    if events.type.shape[0] > 0:  # type: ignore[union-attr]
+        events.type[row] = _type_of(type_, hint, number, state)  # type: ignore[index]
     if number < 0:
         state.tallies[0].foreign_frees += 1
         return _put(events, row, thread, _FOREIGN_FREE, domain, 0, 0, address, now_ns)
@@ -137,7 +183,7 @@ def _begin_block(
     slot = find_slot(address, state.keys, state.numbers)
     if state.numbers[slot] >= 0:
         state.tallies[0].unseen_frees += 1
-        row = _end_block(events, row, thread, domain, address, now_ns, state)
+        row = _end_block(events, row, thread, domain, address, 0, 0, now_ns, state)
         slot = find_slot(address, state.keys, state.numbers)
     if moved < 0 and state.threads[thread].is_excluded:
         state.tallies[0].excluded_calls += 1
@@ -150,6 +196,8 @@ def _begin_block(
         moved = take_number(state.free_numbers, state.counts)
         op = _MALLOC if op == _REALLOC else op
     state.keys[slot], state.numbers[slot] = address, moved
+    if state.sizes.shape[0] > 0:
+        state.sizes[moved] = size << _DOMAIN_BITS | domain
     if events.site.shape[0] > 0:  # type: ignore[union-attr]
         events.site[row] = site  # type: ignore[index]
     row = _put(events, row, thread, op, domain, moved, size, address, now_ns)
@@ -208,12 +256,12 @@ def _translate(
         tally.last_ns = now_ns
         size, kind = packed & (_SIZES - 1), (packed >> _OP_SHIFT) & (_OPS - 1)
         domain = (packed >> _DOMAIN_SHIFT) & (_DOMAINS - 1)
+        low, high = (ring[at, 2] >> _SITE_SHIFT) & _HALF_SITE, (ring[at, 3] >> _SITE_SHIFT) & _HALF_SITE
+        site = low | high << _SITE_BITS
         if kind <= _CALLOC_RECORD or kind == _TO:
-            low, high = (ring[at, 2] >> _SITE_SHIFT) & _HALF_SITE, (ring[at, 3] >> _SITE_SHIFT) & _HALF_SITE
-            site = low | high << _SITE_BITS
             row = _begin_block(events, row, thread, _PLAIN[kind], domain, size, address, site, now_ns, state)
         elif kind == _FREED:
-            row = _end_block(events, row, thread, domain, address, now_ns, state)
+            row = _end_block(events, row, thread, domain, address, site, size, now_ns, state)
         elif kind == _FROM:
             _leave_address(thread, address, state)
         elif kind == _FAILED:
@@ -251,19 +299,25 @@ def read_counter() -> int:
 
 
 class Translator:
-    """Translates the records of the ring into batches. `sites`: batches have the hooks' numbers of call sites.
+    """Translates the records of the ring into batches.
 
+    `sites`: batches have the hooks' numbers of call sites. `types`: they have the hooks' numbers of types, or those of
+    `pointers` plus POINTER.
     Blocks of the threads `excluded` are left out. A thread is identified by its `threading.get_ident()`.
     """
 
-    def __init__(self, clock: Clock, rows: int, sites: bool = False, excluded: Iterable[int] = ()) -> None:
-        self._clock, self._rows, self._sites = clock, rows, sites
+    def __init__(
+        self, clock: Clock, rows: int, sites: bool = False, types: bool = False, excluded: Iterable[int] = ()
+    ) -> None:
+        self._clock, self._rows, self._sites, self._types = clock, rows, sites, types
         self._begin: int | None = None
         """The time of the first record, which is time 0 of the trace."""
         self._state = _State(
             np.zeros(1 << 16, np.int64), np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64),
             np.zeros(1, NUMBERS), np.zeros(64, _THREAD), np.zeros(1, _TALLY),
             np.fromiter(excluded, np.int64),
+            np.zeros(1 << 16 if types else 0, np.int64), np.zeros(_POINTERS_MOST if types else 0, np.int64),
+            np.zeros(_POINTER_SLOTS, np.int64), np.full(_POINTER_SLOTS, -1, np.int64),
         )  # fmt: skip
         self.events, self.row = self._new_batch(), 0
 
@@ -274,7 +328,10 @@ class Translator:
     def translate(self, ring: np.ndarray, first: int, records: int) -> int:
         """Translates records from number `first` on into the batch; returns how many fitted."""
         free_numbers = with_room(self._state.free_numbers, int(self._state.counts[0].used) + records)
-        self._state = self._state._replace(free_numbers=free_numbers)
+        sizes = self._state.sizes
+        if self._types:
+            sizes = with_room(sizes, int(self._state.counts[0].used) + records)
+        self._state = self._state._replace(free_numbers=free_numbers, sizes=sizes)
         if self._begin is None and records:
             self._begin = int(ring[first & (_SLOTS - 1), 1])
         begin, ns_a_count = self._begin or 0, self._clock.ns_a_count()
@@ -288,9 +345,35 @@ class Translator:
 
     def batch(self) -> Events:
         """Returns the rows so far and starts a new batch."""
-        batch = self.events.where(slice(0, self.row)).keep_optional("address", *(("site",) if self._sites else ()))
+        extras = [name for name, present in (("site", self._sites), ("type", self._types)) if present]
+        batch = self.events.where(slice(0, self.row)).keep_optional("address", *extras)
         self.events, self.row = self._new_batch(), 0
         return batch
+
+    @property
+    def pointers(self) -> np.ndarray:
+        """The unknown pointers so far (int64), by their number, as `replay.recorder.type_table` has them."""
+        return self._state.pointers
+
+    def live_objects(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns numbers, addresses and sizes of the live blocks of domain obj, by address. Needs types."""
+        live = self._state.numbers >= 0
+        address, number = self._state.keys[live], self._state.numbers[live]
+        size, domain = np.divmod(self._state.sizes[number], 1 << tap.DOMAIN_BITS)
+        rows = np.flatnonzero(domain == tap.OBJ)
+        rows = rows[np.argsort(address[rows])]
+        return number[rows], address[rows], size[rows]
+
+    def put_live(self, number: np.ndarray, address: np.ndarray, tracked: np.ndarray) -> slice:
+        """Writes rows of live objects, as many as the batch has room for; returns where. Their types are 0."""
+        rows = slice(self.row, min(self._rows, self.row + number.shape[0]))
+        count, events = rows.stop - rows.start, self.events
+        events.time_ns[rows] = self._state.tallies[0].last_ns
+        events.thread[rows], events.op[rows], events.domain[rows] = 0, Op.LIVE_OBJECT, tap.OBJ
+        events.block[rows], events.size[rows] = number[:count], tracked[:count]
+        events.address[rows] = address[:count]  # type: ignore[index]
+        self.row = rows.stop
+        return rows
 
     @property
     def live_blocks(self) -> int:
@@ -314,9 +397,9 @@ class Translator:
         return int(self._state.tallies[0].excluded_calls)
 
     def _new_batch(self) -> Events:
-        """Returns columns for the kernel. A site column without rows stands for no column."""
-        sites = np.zeros(self._rows if self._sites else 0, np.uint32)
-        return Events.empty(self._rows, "address")._replace(site=sites)
+        """Returns columns for the kernel. A site or type column without rows stands for no column."""
+        sites, types = (np.zeros(self._rows if present else 0, np.uint32) for present in (self._sites, self._types))
+        return Events.empty(self._rows, "address")._replace(site=sites, type=types)
 
     def _grow(self, _done: int, _row: int) -> None:
         """Doubles the table that is full."""

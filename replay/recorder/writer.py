@@ -21,11 +21,13 @@ from replay.recorder.part import new_part
 from replay.recorder.ring import COUNTS, Ring
 from replay.recorder.runtime import Observer
 from replay.recorder.translation import Clock, Translator
+from replay.recorder.type_table import TypeTable
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.atomic_files import exists_already, new_target, publish
 from replay.support.errors import OutputError, cannot_be_written
-from replay.trace import CLEAN_START, TEARDOWN_MARK, Events, Metadata, Op, Provenance
+from replay.trace import CLEAN_START, TEARDOWN_MARK, Collector, Events, Metadata, Op, Provenance
 from replay.trace.block_ops import allocates
+from replay.trace.columns import NO_TYPE
 
 BATCH_SECONDS = 5.0
 """Maximum time until a record is in the file, where it is safe even if the writer is killed."""
@@ -68,6 +70,7 @@ class Writer:
     ) -> None:
         self._ring, self._path = ring, new_target(path, force=force)
         self._sites = SiteTable(ring.notes) if ring.sites_every else None
+        self._types = TypeTable(ring.notes) if ring.types else None
         self._origin = Provenance(
             interpreter=interpreter or f"{sys.implementation.name} {platform.python_version()}",
             platform=platform.platform(),
@@ -78,19 +81,21 @@ class Writer:
         try:
             self._part, self._open_part = new_part(self._path, force=force, name=path)
             try:
-                self._file = GrowingFile(self._open_part, addresses, sites=ring.sites_every > 0)
+                self._file = GrowingFile(self._open_part, addresses, ring.sites_every > 0, ring.types)
             except OSError:
                 self.discard()
                 raise
         except OSError as error:
             raise cannot_be_written(path, error) from error
-        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, sites=ring.sites_every > 0, excluded=excluded)
+        self._translator = Translator(Clock(COUNTS), GROUP_ROWS, ring.sites_every > 0, ring.types, excluded)
         self._rows = 0
         """Number of rows in the file."""
         self._first_ns: int | None = None
         self._last_ns = 0
         self._live_at_end: int | None = None
         """Live blocks at the end of the program, if the teardown of the interpreter follows."""
+        self._live_types: list[tuple[int, np.ndarray]] = []
+        """Rows of live objects in the next batch: the first row, and the types of all."""
         self._trouble = ""
         self._counting = Counting(ring)
         self._observer = Observer(ring)
@@ -121,6 +126,8 @@ class Writer:
             if self._translator.full or time.monotonic() - written_s > BATCH_SECONDS:
                 self._append()
                 written_s = time.monotonic()
+            if self._ring.types_wanted:
+                self._append_types(has_ended)
             if flushed and self._ring.take_flush():
                 self._append()
                 flushed(self._trouble)
@@ -173,6 +180,24 @@ class Writer:
             else:
                 self._ring.advance(1)
 
+    def _append_types(self, has_ended: Callable[[], bool]) -> None:
+        """Asks the program for the types of all live objects, and writes a row for each object."""
+        number, address, size = self._translator.live_objects()
+        answers = self._ring.ask_types(address, has_ended)
+        if self._types is None or self._trouble:
+            return
+        type_, tracked = self._types.answers(answers, size[: answers.shape[0]])
+        is_object = np.flatnonzero(type_ != NO_TYPE)
+        number, address, type_, tracked = (each[is_object] for each in (number, address, type_, tracked))
+        while number.size:
+            if self._translator.full:
+                self._append()
+            rows = self._translator.put_live(number, address, tracked)
+            self._live_types.append((rows.start, type_[: rows.stop - rows.start]))
+            number, address, type_, tracked = (
+                each[rows.stop - rows.start :] for each in (number, address, type_, tracked)
+            )
+
     def _append(self) -> None:
         if self._translator.row == 0:
             return
@@ -180,6 +205,11 @@ class Writer:
         self._note_end(batch)
         if self._sites and batch.site is not None:
             self._sites.number(batch.site)
+        if self._types and batch.type is not None:
+            self._types.number(batch.type, self._translator.pointers)
+            for start, types in self._live_types:
+                batch.type[start : start + types.shape[0]] = types
+            self._live_types.clear()
         if self._first_ns is None:
             self._first_ns = int(batch.time_ns[0])
         try:
@@ -213,7 +243,20 @@ class Writer:
         sites = tuple(self._sites.sites) if self._sites else ()
         # pymalloc's statistics include the excluded threads.
         counted = () if excluded_calls else self._counting.counts()
-        return Metadata(origin, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())
+        metadata = Metadata(origin, sites, self._ring.phases(), counts=counted, runtime=self._observer.runtime())
+        if self._types is None:
+            return metadata
+        return replace(metadata, types=self._types.types, collector=_collector_of(self._ring.collector))
+
+
+def _collector_of(words: list[int]) -> Collector | None:
+    """Returns the collector's state from its words in the shared memory; None before the recording began."""
+    first, second, third, enabled, *counts, old_objects, full_collections = words
+    if not any(words):
+        return None
+    return Collector(
+        (first, second, third), bool(enabled), (counts[0], counts[1], counts[2]), old_objects, full_collections
+    )
 
 
 def _sites_of(every_bytes: int) -> str | None:

@@ -7,9 +7,11 @@ processes.parquet                                       only for a trace of seve
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -79,21 +81,23 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def summary_json(result: RunResult, summary: metrics.Summary) -> str:
-    """Returns the summary as one JSON object, with the claims under the key `claims`.
+def summary_json(result: RunResult, summary: metrics.Summary, extra: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Returns the summary as one JSON object, with the claims under the key `claims`, and with `extra`.
 
     An object program with threads has their times under `threads`.
     """
     claimed = claims(result.metadata, result.config, summary)
-    content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
+    content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed], **extra}
     if times := result.metadata.thread_times:
         content["threads"] = threads_as_json(times)
     return json.dumps(content, indent=2)
 
 
-def write_results(folder: Path, result: RunResult, summary: metrics.Summary) -> None:
-    """Writes all files of a run into the existing folder `folder`."""
-    (folder / SUMMARY).write_text(summary_json(result, summary) + "\n", encoding="utf-8")
+def write_results(
+    folder: Path, result: RunResult, summary: metrics.Summary, extra: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Writes all files of a run into the existing folder `folder`. The summary also has `extra`."""
+    (folder / SUMMARY).write_text(summary_json(result, summary, extra) + "\n", encoding="utf-8")
     for name, frame_of in FRAMES.items():
         frame = frame_of(result)
         if frame.width:

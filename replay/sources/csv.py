@@ -42,7 +42,7 @@ _HEADER_BYTES = 1 << 16
 _FIRST_LINE = 2
 _SHOWN = 80
 """Maximum number of characters of a wrong value in an error message."""
-_ADVICE = "`replay import --lenient` leaves such lines out"
+_ADVICE = "`replay import --lenient` omits it"
 _WRONG_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .* error to (\w+): invalid value '(.*)'", re.DOTALL)
 _WRONG_TEXT = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8 data")
 _WRONG_COUNT = re.compile(r"Row #(\d+): (Expected \d+ columns, got \d+)")

@@ -255,7 +255,7 @@ def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
     del content["thread_times"]
-    for name in ("counts", "processes", "runtime"):  # fields that few traces have
+    for name in ("counts", "processes", "runtime", "types", "collector"):  # fields that few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}

@@ -14,7 +14,7 @@ Modules of this package import these names from each other; all other code impor
 """
 
 from replay.trace.block_numbering import NUMBERS, release_number, take_number
-from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, OPTIONAL, REQUIRED, Column, Domain, Op
+from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, NO_TYPE, OPTIONAL, REQUIRED, Column, Domain, Op
 from replay.trace.digest import Digest, trace_digest
 from replay.trace.events import Events, joined
 from replay.trace.metadata import (
@@ -22,7 +22,9 @@ from replay.trace.metadata import (
     TEARDOWN_MARK,
     TRIM_MARK,
     ClassCount,
+    Collector,
     Metadata,
+    ObjectType,
     PoolCount,
     Process,
     ProcessMemory,
@@ -39,18 +41,21 @@ __all__ = [
     "FORMAT_VERSION",
     "NO_ALIGNMENT",
     "NO_SITE",
+    "NO_TYPE",
     "NUMBERS",
     "OPTIONAL",
     "REQUIRED",
     "TEARDOWN_MARK",
     "TRIM_MARK",
     "ClassCount",
+    "Collector",
     "Column",
     "Digest",
     "Domain",
     "Events",
     "MemoryTrace",
     "Metadata",
+    "ObjectType",
     "Op",
     "PoolCount",
     "Process",

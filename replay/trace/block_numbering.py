@@ -14,7 +14,10 @@ from replay.trace.block_ops import FREE, allocates, concerns_block
 from replay.trace.columns import Op
 from replay.trace.events import Events
 
+NO_BLOCK = (1 << 32) - 1
+"""The number of a live object's block that is not live, because an edit removed its allocation."""
 _ALREADY_LIVE, _NOT_LIVE = 2, 3
+_LIVE_OBJECT = int(Op.LIVE_OBJECT)
 NUMBERS = record("used", "released")
 """State of a numbering: count of numbers ever used, and of those on the stack of released numbers."""
 _LINK = record("number", "next")
@@ -114,6 +117,9 @@ def _number_events(
     for row in range(start, op.shape[0]):
         if not concerns_block(op[row]):
             block[row] = 0
+            if op[row] == _LIVE_OBJECT:
+                slot = find_slot(key[row], keys, numbers)
+                block[row] = numbers[slot] if numbers[slot] >= 0 else NO_BLOCK
             continue
         slot = find_slot(key[row], keys, numbers)
         if allocates(op[row]):

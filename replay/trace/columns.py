@@ -13,6 +13,8 @@ import numpy as np
 
 NO_SITE = (1 << 32) - 1
 """In `Events.site`: the call site is unknown (null in a file)."""
+NO_TYPE = (1 << 32) - 1
+"""In `Events.type`: the block is not an object, or its type is unknown (null in a file)."""
 NO_ALIGNMENT = 0
 """In `Events.alignment`: the event is not a memalign (null in a file)."""
 
@@ -40,6 +42,9 @@ class Op(IntEnum):
     FOREIGN_FREE = 50
     """A free of a block that was allocated before the recording, or by an excluded thread. Its size is unknown, so
     `size` is 0."""
+    LIVE_OBJECT = 51
+    """An object that was live when the program ended. `block` names it, `type` is its type, `size` is 1 if the
+    collector tracked it."""
 
 
 class Domain(IntEnum):
@@ -103,7 +108,8 @@ class Columns(NamedTuple):
             "uint64",
             "int64",
             "requested bytes, at most 2^47; 0 for a free; for a mark, the index of the phase that begins; for an arena,"
-            " its bytes",
+            " its bytes; for a collection with types, its generation at the start and the objects that it found"
+            " at the end",
         ),
     ]
     address: Annotated[
@@ -126,6 +132,18 @@ class Columns(NamedTuple):
             written_by="`replay record --sites`; imports of logs with call sites",
             null=NO_SITE,
             table="sites",
+        ),
+    ] = None
+    type: Annotated[
+        np.ndarray | None,
+        Column(
+            "uint32",
+            "uint32",
+            "in a free, a foreign free or a live object, the Python type of the block: index into the metadata's"
+            " `types`; null where unknown, for blocks that are no objects, and for all other operations",
+            written_by="`replay record --types`",
+            null=NO_TYPE,
+            table="types",
         ),
     ] = None
     alignment: Annotated[

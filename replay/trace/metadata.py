@@ -17,6 +17,19 @@ class Site(NamedTuple):
     line: int
 
 
+class ObjectType(NamedTuple):
+    """A Python type. Without a name, it is a pointer that turned out to be no type."""
+
+    module: str
+    name: str
+    """The qualified name."""
+    collected: bool
+    """Whether its objects have the header of the cyclic garbage collector."""
+
+    def __str__(self) -> str:
+        return self.name if self.module in ("", "builtins") else f"{self.module}.{self.name}"
+
+
 TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
 TEARDOWN_MARK = "interpreter teardown"
@@ -122,6 +135,20 @@ class ThreadTimes(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Collector:
+    """The cyclic garbage collector at the start of a recording."""
+
+    thresholds: tuple[int, int, int]
+    enabled: bool
+    counts: tuple[int, int, int]
+    """As `gc.get_count()`."""
+    old_objects: int
+    """In the oldest generation."""
+    full_collections: int
+    """Since the interpreter started."""
+
+
+@dataclass(frozen=True)
 class Metadata:
     """The metadata of a trace."""
 
@@ -139,6 +166,10 @@ class Metadata:
     """Of a recording; None in older recordings."""
     thread_times: tuple[ThreadTimes, ...] = ()
     """Of an object program with threads, once it has run. Files do not have them."""
+    types: tuple[ObjectType, ...] = ()
+    """Two entries can be equal: a program can create the same class many times."""
+    collector: Collector | None = None
+    """Of a recording with types."""
 
     @property
     def memory(self) -> ProcessMemory:

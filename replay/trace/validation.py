@@ -11,7 +11,7 @@ from replay.support.errors import TraceError
 from replay.support.limits import MAX_SIZE
 from replay.trace.block_numbering import allocated_twice, not_live
 from replay.trace.block_ops import FREE, LAST_BLOCK_OP, MEMALIGN, allocates, concerns_block
-from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, Domain, Op
+from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, NO_TYPE, Domain, Op
 from replay.trace.events import Events
 from replay.trace.metadata import Metadata
 from replay.trace.processes import Processes, unknown_thread
@@ -22,7 +22,7 @@ _GC_START, _THREAD_END = int(Op.GC_START), int(Op.THREAD_END)
 _DOMAIN_LAST, _DOMAINS = int(max(Domain)), len(Domain)
 _LIBC_REALLOC = _DOMAINS * int(Op.REALLOC) + int(Domain.LIBC)
 """Op and domain of a realloc in domain libc as one number. There, a realloc to 0 bytes is a free."""
-_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.FOREIGN_FREE)
+_OBSERVED_FIRST, _OBSERVED_LAST = int(Op.ARENA_MAPPED), int(Op.LIVE_OBJECT)
 _MEMALIGN_DOMAINS = (int(Domain.RAW), int(Domain.LIBC))
 _SPARSE_ROW, _SPARSE_START = 4, 1 << 20
 """A block's number is at most four times the rows read so far plus a million. Any dense numbering stays below this, and
@@ -128,7 +128,7 @@ def _check_owners(op: np.ndarray, block: np.ndarray, owner: np.ndarray, rows: in
 class Validator:
     """Checks the batches of one trace against the contract, and counts live blocks and bytes.
 
-    Phases, sites and processes of events are checked against the tables of `metadata`, if it is passed.
+    Phases, sites, types and processes of events are checked against the tables of `metadata`, if it is passed.
     """
 
     def __init__(self, path: object = None, metadata: Metadata | None = None) -> None:
@@ -138,6 +138,7 @@ class Validator:
         self._first_ns = 0
         self._state[0].phases = len(metadata.phases) if metadata else -1
         self._state[0].sites = len(metadata.sites) if metadata else 0
+        self._types = len(metadata.types) if metadata else 0
         self._processes = Processes(lambda: metadata.processes) if metadata and metadata.processes else None
         self._owners = np.zeros(1024 if self._processes else 0, np.int64)
 
@@ -155,6 +156,7 @@ class Validator:
         )
         self._check_processes(events, row)  # reports an earlier row first
         self._check_alignments(events, row)
+        self._check_types(events, row)
         if status != DONE:
             raise TraceError(self._message(status, events, row), path=self._path, row=self.rows + row)
         self._state[0].rows += events.rows
@@ -188,6 +190,15 @@ class Validator:
             wrong = np.union1d(others, memaligns[~is_power | ~np.isin(domain, _MEMALIGN_DOMAINS)])
         if wrong.size and wrong[0] < rows:
             message = _alignment_message(events, int(wrong[0]))
+            raise TraceError(message, path=self._path, row=self.rows + int(wrong[0]))
+
+    def _check_types(self, events: Events, rows: int) -> None:
+        """Raises a TraceError for the first unknown type in the first `rows` rows."""
+        if events.type is None or not self._types:
+            return
+        wrong = np.flatnonzero((events.type >= self._types) & (events.type != NO_TYPE))
+        if wrong.size and wrong[0] < rows:
+            message = f"type {events.type[wrong[0]]} is out of range; the metadata has {self._types} types"
             raise TraceError(message, path=self._path, row=self.rows + int(wrong[0]))
 
     def _grow(self, blocks: int) -> None:

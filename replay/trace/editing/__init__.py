@@ -15,7 +15,7 @@ import numpy as np
 from replay.support.errors import ReplayError
 from replay.support.limits import MAX_SPAN
 from replay.trace import COLUMNS, OPTIONAL, Events, Metadata, Trace
-from replay.trace.block_numbering import Numbering
+from replay.trace.block_numbering import NO_BLOCK, Numbering
 from replay.trace.validation import Validator
 
 KEPT = tuple(name for name in OPTIONAL if COLUMNS[name].kept_by_edits)
@@ -33,8 +33,8 @@ class EditedTrace:
     """The trace that an edit returns. `metadata` is a function, because the metadata of the sources may grow while they
     are read."""
 
-    events_total = None
-    duration_ns = None
+    events_total: int | None = None
+    duration_ns: int | None = None
 
     def __init__(self, read: Callable[[], Iterator[KeyedEvents]], metadata: Callable[[], Metadata]) -> None:
         self._read, self._metadata = read, metadata
@@ -50,6 +50,8 @@ class EditedTrace:
         numbering = Numbering()
         for events, key in self._read():
             numbered = events.keep_optional(*KEPT)._replace(block=numbering.number(events.op, key))
+            if (numbered.block == NO_BLOCK).any():
+                numbered = numbered.where(numbered.block != NO_BLOCK)
             self.validator.check(numbered)
             yield numbered
 

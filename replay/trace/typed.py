@@ -1,0 +1,90 @@
+"""Counts the requests of each Python type in a recording with types.
+
+The type of a block is known when it is freed, or at the end of the program. Until then, its requests are counted for
+the block.
+"""
+
+import numpy as np
+
+from replay.jit.arrays import extend, record, with_room
+from replay.jit.compiling import entry
+from replay.trace.block_numbering import ThreadNumbering
+from replay.trace.block_ops import FREE, allocates, concerns_block, requests
+from replay.trace.columns import NO_TYPE, Op
+from replay.trace.events import Events
+
+_GC_START, _GC_END, _LIVE_OBJECT = int(Op.GC_START), int(Op.GC_END), int(Op.LIVE_OBJECT)
+_NO_TYPE = NO_TYPE
+_BLOCK = record("calls", "bytes")
+CALLS, BYTES, COLLECTED, LIVE = range(4)
+"""Columns of the counts."""
+_GENERATIONS = 3
+
+
+@entry
+def _count(
+    op: np.ndarray,
+    thread: np.ndarray,
+    block: np.ndarray,
+    size: np.ndarray,
+    type_: np.ndarray,
+    blocks: np.ndarray,
+    counts: np.ndarray,
+    generations: np.ndarray,
+    collecting: np.ndarray,
+) -> None:
+    """Counts a batch. Changes the last four arrays in place. A collection frees what its thread frees until it ends."""
+    for row in range(op.shape[0]):
+        kind, number = op[row], block[row]
+        if kind == _GC_START:
+            collecting[thread[row]] = True
+            if 0 <= size[row] < generations.shape[0]:
+                generations[size[row]] += 1
+        elif kind == _GC_END:
+            collecting[thread[row]] = False
+        if not (concerns_block(kind) or (kind == _LIVE_OBJECT and number < blocks.shape[0])):
+            continue
+        entry_ = blocks[number]
+        if allocates(kind):
+            entry_.calls, entry_.bytes = 0, 0
+        if requests(kind):
+            entry_.calls += 1
+            entry_.bytes += size[row]
+        elif type_[row] != _NO_TYPE:
+            total = counts[type_[row]]
+            total[CALLS] += entry_.calls
+            total[BYTES] += entry_.bytes
+            if kind == FREE:
+                total[COLLECTED] += collecting[thread[row]]
+            else:
+                total[LIVE] += 1
+                entry_.calls, entry_.bytes = 0, 0
+
+
+class TypedRequests:
+    """Counts of each type: requests, their bytes, objects freed by collections, live objects at the end."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((0, 4), np.int64)
+        """By type: CALLS, BYTES, COLLECTED, LIVE."""
+        self._blocks = np.zeros(1024, _BLOCK)
+        self._generations = np.zeros(_GENERATIONS, np.int64)
+        self._threads, self._collecting = ThreadNumbering(), np.zeros(1, bool)
+
+    def feed(self, events: Events, types: int) -> None:
+        """Counts the next batch. `types` is the number of types in the metadata."""
+        if events.type is None:
+            return
+        self.counts = extend(self.counts, types)
+        self._blocks = with_room(self._blocks, events.highest_block + 1)
+        thread = self._threads.number(events.thread, events.highest_thread)
+        self._collecting = extend(self._collecting, self._threads.count)
+        _count(
+            events.op, thread, events.block, events.size, events.type,
+            self._blocks, self.counts, self._generations, self._collecting,
+        )  # fmt: skip
+
+    @property
+    def collections(self) -> dict[int, int]:
+        """The number of collections, by generation; empty without types."""
+        return {index: int(count) for index, count in enumerate(self._generations) if count}
