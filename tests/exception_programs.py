@@ -21,6 +21,8 @@ def raising_document(seed: int) -> dict[str, Any]:
 class _RaisingAuthor(RandomAuthor):
     """Writes functions that raise exceptions; `main` calls them in `try` only."""
 
+    has_callables = False
+
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._functions = self._parameters

@@ -25,6 +25,9 @@ class Callables:
     _depth: int
     _classes: dict[str, dict[str, Any]]
 
+    has_callables = True
+    """Whether to write them."""
+
     def __init__(self) -> None:
         self._captured: set[str] = set()
         self._ready: list[str] = []

@@ -62,9 +62,12 @@ class RandomAuthor(Callables):
         return {} if has_dict else {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
 
     def document(self) -> dict[str, Any]:
-        functions = {"apply": APPLY}
+        functions: dict[str, Any] = {"apply": APPLY} if self.has_callables else {}
         for name in self._classes:
-            self._write_methods(name)
+            if self.has_callables:
+                self._write_methods(name)
+            else:
+                self._ready.append(name)
         for index in range(self._random.randint(0, 4)):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
@@ -188,7 +191,7 @@ class RandomAuthor(Callables):
             return self._change_set(names, own)
         if not table and self._random.random() < 0.15:
             return [self._bind(names, own, self._dict(names, 2))]
-        if self._random.random() < 0.2 and self._depth < 4:
+        if self.has_callables and self._random.random() < 0.2 and self._depth < 4:
             return self._use_callable(names, own)
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):

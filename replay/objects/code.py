@@ -50,7 +50,6 @@
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import singledispatchmethod
@@ -61,6 +60,7 @@ import numpy as np
 from replay.jit.arrays import record
 from replay.objects import language
 from replay.objects.attributes import attributes, clashes, own_attributes
+from replay.objects.combinations import unsupported
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.handlers import (
     CATCH,
@@ -308,6 +308,8 @@ class _Compiler:
         self._has_threads = False
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
+        if problems := [*unsupported(self._program)]:
+            return None, problems
         main = self._scope
         for scope in self._scopes:  # a first pass finds more of them
             self._function(scope)
@@ -325,7 +327,6 @@ class _Compiler:
         ]
         self._problems += clashes(self._program)
         functions = [self._function(scope) for scope in self._scopes]
-        self._problems += self._unsupported()
         self._add_threads()
         if self._problems:
             return None, self._problems
@@ -349,14 +350,6 @@ class _Compiler:
             self._has_threads,
         )
         return code, []
-
-    def _unsupported(self) -> Iterator[Problem]:
-        """Yields a problem if exceptions are combined with inner functions or methods."""
-        inner = next((scope for scope in self._scopes if scope.name), None)
-        if inner and len(self._regions) > 1:
-            yield Problem(
-                inner.place[:-1], "inner functions and methods are not supported in a program with exceptions"
-            )
 
     def _function(self, scope: Scope) -> tuple[int, ...]:
         """Compiles a function and returns its FUNCTION."""
