@@ -308,6 +308,7 @@ def test_json_has_the_estimate_and_its_bounds(tmp_path, replay):
     assert low <= summary["resident_bytes_peak"] <= high
     assert low < high
     assert json.loads((out / "summary.json").read_text())["collector_what_if"] == what_if
+    assert {claim["status"] for claim in summary["claims"]} == {"not exact"}
     same = json.loads(replay("run", path, "--no-reference", "--json", "--set", "gc.threshold0=700")[1])
     assert len({value for key, value in same["collector_what_if"].items() if "resident" in key}) == 1
     plain = json.loads(replay("run", path, "--no-reference", "--json")[1])
