@@ -14,7 +14,7 @@ _RARER = "objects became garbage at an age that fits their type, after the last 
 _MORE_FREQUENT = (
     "collections are more frequent than recorded, so most moments at which objects became garbage are unknown"
 )
-_SAME = "free lists and finalizers are those of the recording"
+_SAME = "the program and its finalizers do the same otherwise"
 
 
 @dataclass(frozen=True)

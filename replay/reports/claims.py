@@ -18,6 +18,8 @@ from replay.support.units import format_size
 from replay.trace import CLEAN_START, Metadata, Runtime
 from replay.trace.provenance_text import assumptions, omissions
 
+_COLLECTOR = "--set gc."
+"""In the edits of a trace that is simulated with other settings of the garbage collector."""
 _ADVICE = "capture it with `memray run --trace-python-allocators`, then `replay import`"
 _NEGLIGIBLE_BYTES, _NEGLIGIBLE_SHARE = 1 << 20, 0.05
 """The part of the measured growth that the simulation does not have is reported if it exceeds both."""
@@ -134,6 +136,8 @@ def _incomplete(metadata: Metadata) -> Iterator[Reason]:
         yield _reason("log", text)
     if origin.cut_short is not None:
         yield _reason("log", f"the log is cut short {printable(origin.cut_short)}")
+    if _COLLECTOR in (origin.edited or ""):
+        yield _reason("edited", "what the garbage collector would free under these settings is an estimate")
 
 
 def _disturbed(metadata: Metadata) -> Iterator[Reason]:

@@ -29,7 +29,8 @@ from replay.support.errors import ReplayError
 from replay.support.names import nearest
 from replay.trace import COLUMNS, NO_TYPE, TEARDOWN_MARK, Collector, Domain, Events, ObjectType, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
-from replay.trace.editing.collector_kernels import (
+from replay.trace.editing.collector_kernels import Future, Rows, collect_otherwise, drop_freed
+from replay.trace.editing.collector_state import (
     AGES,
     COLLECTOR,
     DICTS,
@@ -43,14 +44,8 @@ from replay.trace.editing.collector_kernels import (
     PHANTOM,
     TUPLES,
     Findings,
-    Future,
-    Rows,
-    age_of_class,
-    collect_otherwise,
-    drop_freed,
-    find_fates,
-    likely_ages,
 )
+from replay.trace.editing.garbage_ages import age_of_class, find_fates, likely_ages
 from replay.trace.provenance import Provenance
 
 _PATIENCE = {"3.11": 8}
