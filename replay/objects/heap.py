@@ -42,7 +42,8 @@ class Kind(IntEnum):
     INSTANCE = auto()
     RANGE = auto()
     RANGE_ITERATOR = auto()
-    SEQUENCE_ITERATOR = auto()
+    LIST_ITERATOR = auto()
+    TUPLE_ITERATOR = auto()
     VECTOR = auto()
     """The items of a list or dict that was cleared, without it: no object, but its items die as those of one."""
     PLACE = auto()
@@ -61,8 +62,8 @@ class Kind(IntEnum):
 
 
 (
-    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, EXCEPTION, TRACEBACK, FRAME,
+    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
+    DICT, DICT_ITERATOR, KEYS, OPEN, SET, EXCEPTION, TRACEBACK, FRAME,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -203,7 +204,8 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, EXCEPTION, TRACEBACK, FRAME,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, EXCEPTION, TRACEBACK,
+        FRAME,
     )  # fmt: skip
 
 
