@@ -725,12 +725,12 @@ class _Compiler:
             self._emit(Do.ARGUMENTS, len(form.with_ or ()))
             self._emit(Do.NEW_EXCEPTION, which, len(form.with_ or ()))
         else:
-            if form.with_ is not None:
-                self._problem("`with` is for new exceptions, such as `raise: ValueError`")
             if isinstance(form.raise_, str) and "." not in form.raise_ and form.raise_ not in self._locals:
                 known = [*self._locals, *language.EXCEPTIONS]
                 self._problem(f"unknown exception {form.raise_!r}; {nearest(form.raise_, known)}")
                 return
+            if form.with_ is not None:
+                self._problem("`with` is for new exceptions, such as `raise: ValueError`")
             self._expression(form.raise_)
         self._depth = depth + 1
         self._emit(Do.RAISE)

@@ -86,7 +86,7 @@ def _mark_jumps_back(code: Code) -> None:
     instructions = code.instructions.tolist()
     targets = {other for do, _, other, *_ in instructions if do == Do.JUMP or do in BRANCHES}
     for at, (do, _, flags, *_) in enumerate(instructions):
-        if do == Do.LEAVE_HANDLER and not flags & HAS_RESULT:
+        if do == Do.LEAVE_HANDLER and not flags & HAS_RESULT and instructions[at + 1][0] == Do.JUMP:
             end = instructions[at + 1][2]
             if not code.layout[end] & COLD and not _is_copied(instructions, end, targets):
                 code.instructions["other"][at] |= JUMPS_BACK

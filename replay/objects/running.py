@@ -284,7 +284,7 @@ def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]
     elif state.mistake == UNCAUGHT:
         name = [*EXCEPTIONS][state.value]
     elif state.mistake == CRITICAL_LENGTH:
-        name = program.program.python
+        name = ".".join(map(str, release[:2]))
     else:
         names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]
         name = names[state.value] if state.value < len(names) else ""

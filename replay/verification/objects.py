@@ -1,8 +1,9 @@
 """Compares the model of Python objects with real interpreters: the same program in both, event by event.
 
-The real interpreter runs the program's twin in plain Python. Both start with empty free lists. Equal are operation,
-domain, size and block of every event, in their order, and at the end the collector's counts and statistics.
-Collections are events too.
+The real interpreter runs the program's twin in plain Python. Both start with empty free lists. `main` has no caller in
+the model; in the interpreter, its caller's frame object exists before the program starts. Equal are operation, domain,
+size and block of every event, in their order, and at the end the collector's counts and statistics. Collections are
+events too.
 
 Of programs with threads, the thread of each event is compared too. In the real program they change only where one of
 them blocks.
