@@ -26,6 +26,7 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
+    LIST_ITERATOR,
     LIST_QUEUE,
     MALLOC,
     METHOD,
@@ -33,10 +34,10 @@ from replay.objects.heap import (
     OPEN,
     PERMANENT,
     QUEUE,
-    SEQUENCE_ITERATOR,
     SET,
     TRACEBACK,
     TUPLE,
+    TUPLE_ITERATOR,
     drop,
     emit,
     end_items,
@@ -62,7 +63,7 @@ GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD)
+WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD)
 """Kinds of objects whose only reference is `owner`."""
 
 

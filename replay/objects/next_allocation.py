@@ -23,12 +23,13 @@ from replay.objects.handlers import CLASS_BITS
 from replay.objects.heap import (
     DICT,
     LIST,
+    LIST_ITERATOR,
     MALLOC,
     MEM,
     METHOD,
     OPEN,
-    SEQUENCE_ITERATOR,
     TUPLE,
+    TUPLE_ITERATOR,
     has_kept,
     new_block,
     new_counted_block,
@@ -119,7 +120,8 @@ def _container_bytes(machine, op, argument):
     if op == ITERATE:
         kind = heap.objects[machine.stack[state.top - 1]].kind
         if kind in (LIST, TUPLE):
-            return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
+            iterator = LIST_ITERATOR if kind == LIST else TUPLE_ITERATOR
+            return np.int64(0 if has_kept(heap, iterator, np.int64(0)) else 48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
     if op in (MAKE_CELL, MAKE_FUNCTION, MAKE_CLOSURE):
         return np.int64(CELL_BYTES) if op == MAKE_CELL else np.int64(rules.function_bytes)
