@@ -17,7 +17,8 @@ _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 WITH_OWNER = (
-    Kind.RANGE, Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL, Kind.METHOD,
+    Kind.RANGE, Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL,
+    Kind.METHOD,
 )  # fmt: skip
 """Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]

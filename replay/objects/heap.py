@@ -225,8 +225,8 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXCEPTION,
-        TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
+        EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE,
     )  # fmt: skip
 
 
