@@ -7,7 +7,8 @@
     machine     the state of a running program; its instructions are in `values`, `containers`,
                 `dicts`, `sets`, `instances` and `calls`
     loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
-    threads     runs the threads of a program in turns, with the `gil`; their instructions are in `waiting`
+    threads     runs the threads of a program in turns, with the `gil`; their instructions are in
+                `thread_instructions`, `waiting` and `queues`
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch
     tracing     the same as a trace
