@@ -328,6 +328,6 @@ def references(machine):
         if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
+        if entry["kind"] in (Kind.RANGE, Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()

@@ -81,6 +81,20 @@ def test_a_tuple_takes_the_memory_of_a_dead_one_of_the_same_length():
     assert events((3, 12), *statements) == [(MALLOC, OBJ, 24, 1), (MALLOC, OBJ, 56, 2)]
 
 
+@pytest.mark.parametrize(("release", "iterators", "freed"), [((3, 13), 22, 22), ((3, 14), 22, 2), ((3, 15), 0, 0)])
+def test_list_and_tuple_iterators_have_free_lists_of_their_own_in_3_14(release, iterators, freed):
+    def nested(name):
+        body = [{"bind": {"last": 0}}]
+        for _ in range(11):
+            body = [{"each": name, "as": "x", "do": body}]
+        return body
+
+    start = {"bind": {"xs": {"list": [1]}, "pair": {"tuple": ["xs"]}}}
+    found = events(release, start, *nested("xs"), *nested("pair"))
+    assert [op for op, _, size, _ in found if size == 48].count(MALLOC) == iterators + (release < (3, 14))
+    assert [op for op, _, size, _ in found if size == 48].count(FREE) == freed
+
+
 @pytest.mark.parametrize(("release", "first_freed"), [((3, 13), 51), ((3, 14), 61)])
 def test_local_variables_die_from_the_first_on_up_to_3_13_and_from_the_last_on_since(release, first_freed):
     found = events(release, {"bind": {"a": {"letters": 10}, "b": {"letters": 20}}})

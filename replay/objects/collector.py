@@ -22,15 +22,16 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
+    LIST_ITERATOR,
     LIST_QUEUE,
     MALLOC,
     OBJ,
     OPEN,
     PERMANENT,
     QUEUE,
-    SEQUENCE_ITERATOR,
     SET,
     TUPLE,
+    TUPLE_ITERATOR,
     drop,
     emit,
     end_items,
@@ -72,7 +73,7 @@ def _move_all(heap, source, target):
 @leaf
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
-    is_iterator = heap.objects[number].kind in (SEQUENCE_ITERATOR, DICT_ITERATOR)
+    is_iterator = heap.objects[number].kind in (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR)
     return np.int64(1) if is_iterator else references(heap, number)
 
 
@@ -80,7 +81,7 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR):
+    if entry.kind in (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR):
         return np.int64(entry.owner)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 

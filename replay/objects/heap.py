@@ -42,7 +42,8 @@ class Kind(IntEnum):
     INSTANCE = auto()
     RANGE = auto()
     RANGE_ITERATOR = auto()
-    SEQUENCE_ITERATOR = auto()
+    LIST_ITERATOR = auto()
+    TUPLE_ITERATOR = auto()
     VECTOR = auto()
     """The items of a list or dict that was cleared, without it: no object, but its items die as those of one."""
     PLACE = auto()
@@ -66,8 +67,8 @@ class Kind(IntEnum):
 
 
 (
-    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE,
+    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
+    DICT, DICT_ITERATOR, KEYS, OPEN, SET, LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
@@ -208,7 +209,7 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, LOCK, QUEUE, LIST_QUEUE,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, LOCK, QUEUE, LIST_QUEUE,
     )  # fmt: skip
 
 

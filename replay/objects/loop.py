@@ -21,12 +21,13 @@ from replay.objects.heap import (
     INSTANCE,
     INT,
     LIST,
+    LIST_ITERATOR,
     PLACE,
     RANGE,
-    SEQUENCE_ITERATOR,
     SET,
     TEXT,
     TUPLE,
+    TUPLE_ITERATOR,
     drop,
     drop_leaf,
     drop_next,
@@ -297,7 +298,8 @@ def _compute_rare(machine, op):
     if entry.kind == DICT:
         return iterate_dict(machine, number)
     if heap.rules[0].sequence_iterators:
-        iterator = new_object(heap, SEQUENCE_ITERATOR, np.int64(48), np.int64(0))
+        kind = LIST_ITERATOR if entry.kind == LIST else TUPLE_ITERATOR
+        iterator = new_object(heap, kind, np.int64(48), np.int64(0))
     else:
         iterator = new_record(heap, PLACE, np.int64(0))
     heap.objects[iterator].owner = number

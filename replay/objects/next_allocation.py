@@ -20,11 +20,12 @@ from replay.objects.dicts import (
 from replay.objects.heap import (
     DICT,
     LIST,
+    LIST_ITERATOR,
     MALLOC,
     MEM,
     OPEN,
-    SEQUENCE_ITERATOR,
     TUPLE,
+    TUPLE_ITERATOR,
     has_kept,
     new_block,
     new_counted_block,
@@ -89,7 +90,8 @@ def _container_bytes(machine, op, argument):
     if op == ITERATE:
         kind = heap.objects[machine.stack[state.top - 1]].kind
         if kind in (LIST, TUPLE):
-            return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
+            iterator = LIST_ITERATOR if kind == LIST else TUPLE_ITERATOR
+            return np.int64(0 if has_kept(heap, iterator, np.int64(0)) else 48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
     if op == CALL and rules.frame_base and machine.functions[argument].block == 0 and state.frames_kept == 0:
         return rules.frame_base + 8 * frame_room(heap, machine.functions[argument])

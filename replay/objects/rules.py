@@ -106,7 +106,8 @@ def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
         limits[Kind.INT] = 100
         limits[Kind.RANGE] = 6
         limits[Kind.RANGE_ITERATOR] = 6
-        limits[Kind.SEQUENCE_ITERATOR] = 10
+        limits[Kind.LIST_ITERATOR] = 10
+        limits[Kind.TUPLE_ITERATOR] = 10
     return limits
 
 
@@ -114,6 +115,7 @@ def emptied_free_lists(version: tuple[int, ...]) -> np.ndarray:
     """Returns the free lists in the order in which a collection of the oldest generation empties them."""
     tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
     floats_first = version >= (3, 13)
-    kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
+    iterators = [Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR]
+    kinds = [Kind.LIST, *iterators, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
     order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
     return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)
