@@ -1,4 +1,4 @@
-"""Instructions of threads, locks and queues: which is where, and the start and end of a thread."""
+"""Runs the instructions of threads, locks and queues. Those of threads are here."""
 
 import numpy as np
 
