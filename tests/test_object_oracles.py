@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from replay.trace import Domain, Op
@@ -51,6 +52,21 @@ def test_a_region_without_statements_is_empty(oracle):
     assert rows(marked) == [(MARK, 1), (MARK, 2)]
     assert [rows(region) for region in empty] == [[], []]
     assert empty[1].before == empty[1].after == marked.before
+
+
+@each_oracle
+def test_each_event_has_its_thread_and_a_region_can_wait_for_all_threads_to_end(oracle):
+    script = (
+        "import _thread\nfrom allocation_log import join\n"
+        "def work(): x = letter * 500\n"
+        "letter = 'x'\nstart()\nfor _ in (1, 2, 3): _thread.start_new_thread(work, ())\njoin()\nstop()"
+    )
+    (region,) = regions_of(oracle, script)
+    assert np.unique(region.threads).tolist() == [0, 1, 2, 3]
+    size = 541 if release_of(oracle) >= (3, 12) else 549
+    for op in (Op.MALLOC, Op.FREE):
+        threads = region.threads[(region.events["op"] == op) & (region.events["size"] == size)]
+        assert sorted(threads.tolist()) == [1, 2, 3]
 
 
 @each_oracle

@@ -9,7 +9,7 @@ from object_programs import events, object_program
 from thread_programs import random_thread_program
 
 from replay.config.stack import Costs
-from replay.objects import load_objects
+from replay.objects import load_objects, threads
 from replay.objects.loop import CALL_NS
 from replay.objects.running import run_program
 from replay.objects.tracing import ObjectTrace
@@ -230,6 +230,15 @@ def test_blocks_are_freed_once_whichever_thread_frees_them(release):
     assert moved > 100
 
 
+def test_compiled_and_plain_code_run_threads_alike(monkeypatch):
+    short = {"count": {"parameters": ["n"], "do": [{**COUNT, "repeat": 30}, {"return": "n"}]}}
+    compiled = run(*starts(3), {"collect": 2}, functions=short, switch_interval="7us")
+    monkeypatch.setattr(threads, "run_slice", threads.run_slice.py_func)
+    plain = run(*starts(3), {"collect": 2}, functions=short, switch_interval="7us")
+    assert all((one == other).all() for one, other in zip(compiled[:3], plain[:3], strict=True))
+    assert compiled[3] == plain[3]
+
+
 # Mistakes
 
 
@@ -313,10 +322,10 @@ def test_run_shows_how_threads_spent_their_time(replay):
     assert "Threads: time" in out
     assert "3 work" in out
     code, out, _ = replay("run", "thread-handover", "-a", "cpython-3.12", "--no-reference", "--json")
-    threads = json.loads(out)["threads"]
-    assert [each["function"] for each in threads["each"]] == ["main", "work", "work", "work"]
-    for kind, total in threads["total"].items():
-        assert total == sum(each[kind] for each in threads["each"])
+    found = json.loads(out)["threads"]
+    assert [each["function"] for each in found["each"]] == ["main", "work", "work", "work"]
+    for kind, total in found["total"].items():
+        assert total == sum(each[kind] for each in found["each"])
 
 
 def test_generate_prints_how_threads_spent_their_time(replay, tmp_path):

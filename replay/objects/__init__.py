@@ -12,7 +12,8 @@
                 `dicts`, `sets`, `instances`, `functions` and `calls`
     exceptions  raise and handle exceptions; `unwinding` finds their handlers, and `frame_objects` keeps variables
     loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
-    threads     runs the threads of a program in turns, with the `gil`; their instructions are in `waiting`
+    threads     runs the threads of a program in turns, with the `gil`; their instructions are in
+                `thread_instructions`, `waiting` and `queues`
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch
     tracing     the same as a trace

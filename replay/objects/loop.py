@@ -117,10 +117,10 @@ from replay.objects.machine import (
 )
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
+from replay.objects.thread_instructions import do_thread
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
-from replay.objects.waiting import do_thread
 
 CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,

@@ -25,7 +25,7 @@ from replay.objects.gil import FOREVER_NS, Gil, now_ns
 from replay.objects.heap import Heap
 from replay.objects.language import MAIN
 from replay.objects.loop import CALL_NS, PAUSED, STEP_NS, WAITS, YIELDS, run_slice
-from replay.objects.machine import FAILED, STATE, Machine
+from replay.objects.machine import FAILED, FRAME, STATE, Machine
 from replay.objects.waiting import EMPTY_QUEUE, LOCKED, SLEEPS, STARTS, WAKES, WORKS
 from replay.support.errors import WorkloadError
 from replay.trace import Op
@@ -153,6 +153,7 @@ class ThreadedRun:
             elif status == WAITS:
                 yield from self._serve(thread)
         thread.end_ns = now_ns(self._environment)
+        thread.machine = thread.machine._replace(stack=np.zeros(0, np.int32), frames=np.zeros(0, FRAME))
         self._gil.drop()
 
     def _take_gil(self, thread: _Thread) -> Process:
