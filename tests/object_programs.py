@@ -48,6 +48,8 @@ class _Author:
         self._names = self._depth = 0
         self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
         self._parameters: dict[str, int] = {}
+        self._generators: set[str] = set()
+        self._yields = False
 
     def _class(self) -> dict[str, list[str]]:
         has_dict = self._random.random() < 0.5
@@ -58,9 +60,14 @@ class _Author:
         for index in range(self._random.randint(0, 4)):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
+            self._yields = _is_chosen(self._random, 0.4)
             body = self._block(names, self._random.randint(1, 5))
-            if self._random.random() < 0.7:
+            if self._yields:
+                body.insert(self._random.randint(0, len(body)), {"yield": self._number({}, 0)})
+                self._generators.add(f"f{index}")
+            elif self._random.random() < 0.7:
                 body.append({"return": self._value(names, 2)})
+            self._yields = False
             functions[f"f{index}"] = {"parameters": parameters, "do": body}
             self._parameters[f"f{index}"] = len(parameters)
         main = self._block({}, self._random.randint(3, 10))
@@ -151,6 +158,8 @@ class _Author:
         key = next(iter(value))
         known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
         known |= {"dict": "dict", "set": "set"}
+        if key == "call" and value["call"] in self._generators:
+            return "generator"
         return value["new"] if key == "new" else known.get(key, "any")
 
     # Statements
@@ -174,6 +183,10 @@ class _Author:
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):
             return [self._collection()]
+        if self._yields and _is_chosen(self._random, 0.25):
+            return [{"yield": self._value(names, 2)}]
+        if self._generators and _is_chosen(self._random, 0.25):
+            return self._use_generator(names, own)
         if chance < 0.4 or not names:
             return [self._bind(names, own, self._value(names, 3))]
         if chance < 0.5 and (name := self._pick(names, "list")):
@@ -199,6 +212,27 @@ class _Author:
             first, second = self._inner(names, 3), self._inner(names, 2)
             return [{"choose": self._random.random(), "do": first, "otherwise": second}]
         return [self._call(names, 1)] if self._parameters else []
+
+    def _use_generator(self, names: Names, own: list[str]) -> list[Any]:
+        name, statements = self._pick(names, "generator"), []
+        if name is None or self._random.random() < 0.3:
+            function = self._random.choice(sorted(self._generators))
+            arguments = [self._value(names, 2) for _ in range(self._parameters[function])]
+            statements = [self._bind(names, own, {"call": function, "with": arguments})]
+            name = next(iter(statements[0]["bind"]))
+        chance, following = self._random.random(), {"next": name, "default": self._value(names, 1)}
+        if chance < 0.2:
+            statements.append(following)
+        if chance < 0.5:
+            statements.append(self._bind(names, own, following))
+        if names[name] != "generator":  # `following` replaced it
+            return statements
+        if chance > 0.9:
+            statements.append({"close": name})
+        if 0.4 < chance < 0.7 and self._depth < 3:
+            item = self._new_name()
+            statements.append({"each": name, "as": item, "do": self._inner(names, 3, **{item: "any"})})
+        return statements
 
     def _collection(self) -> Any:
         switch = self._random.choice(("disable", "enable", "enable", "freeze", "unfreeze"))
@@ -244,7 +278,7 @@ class _Author:
         self._depth += 1
         inner = {**names, **more}
         block = self._block(inner, self._random.randint(1, longest))
-        if self._random.random() < 0.05:
+        if self._random.random() < 0.05 and not self._yields:
             block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block

@@ -79,6 +79,9 @@ def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
     result, called = pop(machine), machine.functions[state.function]
+    if heap.rules[0].exit_bytes and machine.frames[state.depth].block:  # the frame object
+        free_counted_block(heap, machine.frames[state.depth].block)
+        machine.frames[state.depth].block = 0
     if state.depth == 0:  # the result of main is not used; it dies last
         drop(heap, result)
     if heap.rules[0].keeps_arguments:

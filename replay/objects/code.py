@@ -19,6 +19,9 @@
     SET n              pops n values; SET_OF_CONSTANTS j k pops a constant tuple; j, k: slots of the constant frozenset
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
+    GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
+    YIELD              pops a value, and pushes it in the caller; END_GENERATOR pops None
+    NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
@@ -27,23 +30,26 @@ The field `line` is the number of the statement: its place in the file is in `Co
 from collections.abc import Iterator
 from enum import IntEnum, auto
 from functools import singledispatchmethod
-from typing import NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
+from replay.objects.constants import Constant, is_constant, number_of, value_of
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.language import Expression, Program, Statement
+from replay.objects.stack_sizes import stack_size
 from replay.objects.twin import CHOICE_STEPS
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
 
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
-FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth")
+FUNCTION = record("start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "slots")
 """`stack`: the largest number of values on CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for
-the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far."""
+the function's next call, and its number of variables and values. `warmth`: calls and jumps back so far.
+`slots`: variables and values in a generator or frame object, from 3.11 on."""
 
 
 class Do(IntEnum):
@@ -91,6 +97,12 @@ class Do(IntEnum):
     SET_OF_CONSTANTS = auto()
     ADD = auto()
     DISCARD_ELEMENT = auto()
+    GENERATOR_FRAME = auto()
+    GENERATOR = auto()
+    YIELD = auto()
+    END_GENERATOR = auto()
+    NEXT_OF = auto()
+    CLOSE = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -98,12 +110,12 @@ SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotatio
 IN_CALL = 1
 """Argument of ITERATE for a call of `iter`."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
-         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2}  # fmt: skip
+         Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.CLOSE: 1}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR}
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2, Do.YIELD: 1, Do.END_GENERATOR: 1, Do.CLOSE: 1}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -114,13 +126,11 @@ def _effect(do: Do, argument: int, program: Program) -> int:
         return 1 - 2 * argument
     if do == Do.DICT_OF_CONSTANTS:
         return -argument
-    if do == Do.CALL:
+    if do == Do.NEXT_OF:
+        return -argument
+    if do in (Do.CALL, Do.GENERATOR):
         return 1 - len([*program.functions.values()][argument].parameters)
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
-
-
-Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
-"""A constant; the value of a float does not matter."""
 
 
 class Code(NamedTuple):
@@ -140,6 +150,8 @@ class Code(NamedTuple):
     attributes: list[str]
     names: list[list[str]]
     """The local variables of each function, in the order of their slots."""
+    stack_sizes: dict[tuple[int, int], list[int]]
+    """The stack size of each function in CPython, by release from 3.11 on."""
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -153,6 +165,7 @@ class _Compiler:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._functions = [*program.functions]
+        self._generators = {name for name, each in program.functions.items() if has_yield(each.do)}
         self._classes = [*program.classes]
         self._attributes = _attributes(program)
         self._instructions: list[tuple[int, int, int, int, int]] = []
@@ -179,16 +192,17 @@ class _Compiler:
             self._locals = {name: slot for slot, name in enumerate(parameters)}
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
+            self._is_generator = place[1:2] and place[1] in self._generators
             self._block(body, place)
             self._constant(None)
-            self._emit(Do.RETURN)
+            self._emit(Do.END_GENERATOR if self._is_generator else Do.RETURN)
             self._names.append([*self._locals])
             self._problems += [
                 Problem(place[:-1] or place, f"{name!r} is a variable here, so it cannot be called here")
                 for name in self._locals
                 if name in self._called
             ]
-            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0))
+            functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0, 0))
         if self._problems:
             return None, self._problems
         kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
@@ -202,6 +216,7 @@ class _Compiler:
             self._places,
             self._attributes,
             self._names,
+            _stack_sizes([(body, place[1] in self._generators) for place, _, body in bodies], self._program.main),
         )
         return code, []
 
@@ -327,7 +342,26 @@ class _Compiler:
         self._emit(Do.CLEAR)
 
     @_statement.register
+    def _(self, form: language.Yield) -> None:
+        if not self._is_generator:
+            self._problem("`yield` is not supported in `main`")
+        self._expression(form.yield_)
+        self._emit(Do.YIELD)
+
+    @_statement.register
+    def _(self, form: language.Next) -> None:
+        self._expression(form)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Close) -> None:
+        self._load(form.close)
+        self._emit(Do.CLOSE)
+
+    @_statement.register
     def _(self, form: language.Return) -> None:
+        if self._is_generator:
+            self._problem("a generator function cannot return a value")
         self._expression(form.return_)
         depth = self._depth
         for _ in range(self._loops):
@@ -428,7 +462,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.Half) -> None:
-        if _number(form.half) is not None:
+        if number_of(form.half) is not None:
             self._constant(0.5)
             return
         self._expression(form.half)
@@ -443,7 +477,7 @@ class _Compiler:
         self._both(form, form.product, Do.PRODUCT)
 
     def _both(self, form: Expression, operands: list[Expression], do: Do) -> None:
-        number = _number(form)
+        number = number_of(form)
         if number is None:
             for operand in operands:
                 self._expression(operand)
@@ -455,8 +489,8 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.NewTuple) -> None:
-        if all(map(_is_constant, form.tuple)):
-            self._constant(_value(form))
+        if all(map(is_constant, form.tuple)):
+            self._constant(value_of(form))
             return
         for each in form.tuple:
             self._expression(each)
@@ -464,9 +498,9 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.NewList) -> None:
-        if len(form.list) > 2 and all(map(_is_constant, form.list)):
+        if len(form.list) > 2 and all(map(is_constant, form.list)):
             self._reach(2, len(form.list))  # a list and a tuple; in 3.8 each constant
-            self._constant(tuple(map(_value, form.list)))
+            self._constant(tuple(map(value_of, form.list)))
             self._emit(Do.LIST_OF_CONSTANTS)
             return
         for each in form.list:
@@ -476,18 +510,18 @@ class _Compiler:
     @_expression.register
     def _(self, form: language.NewDict) -> None:
         keys = [key for key, _ in form.dict_]
-        has_constant_keys = len(keys) > 1 and all(map(_is_constant, keys))
+        has_constant_keys = len(keys) > 1 and all(map(is_constant, keys))
         for key, value in form.dict_:
             if not has_constant_keys:
                 self._expression(key)
             self._expression(value)
         if has_constant_keys:
-            self._constant(tuple(map(_value, keys)))
+            self._constant(tuple(map(value_of, keys)))
         self._emit(Do.DICT_OF_CONSTANTS if has_constant_keys else Do.DICT, len(keys))
 
     @_expression.register
     def _(self, form: language.NewSet) -> None:
-        numbers = [number for number in map(_number, form.set_) if number is not None]
+        numbers = [number for number in map(number_of, form.set_) if number is not None]
         if len(numbers) > 2 and len(numbers) == len(form.set_):
             self._reach(2, len(numbers))  # a set and a frozenset; in 3.8 each constant
             once = frozenset_slots(numbers)
@@ -521,7 +555,11 @@ class _Compiler:
         for each in form.with_:
             self._expression(each)
         self._depth -= 1
-        self._emit(Do.CALL, self._functions.index(form.call))
+        if form.call in self._generators:
+            self._emit(Do.GENERATOR_FRAME, self._functions.index(form.call))
+            self._emit(Do.GENERATOR, self._functions.index(form.call))
+        else:
+            self._emit(Do.CALL, self._functions.index(form.call))
 
     @_expression.register
     def _(self, form: language.Item) -> None:
@@ -543,6 +581,31 @@ class _Compiler:
         self._emit(Do.FIRST_KEY)
 
 
+    @_expression.register
+    def _(self, form: language.Next) -> None:
+        self._depth += 1  # the function
+        self._load(form.next)
+        if form.default is not None:
+            self._expression(form.default)
+        self._depth -= 1
+        self._emit(Do.NEXT_OF, int(form.default is not None))
+
+
+def has_yield(body: list[Statement]) -> bool:
+    """Whether a function with these statements is a generator function."""
+    inner = [each for form in body for key in ("do", "otherwise") for each in getattr(form, key, [])]
+    return any(isinstance(form, language.Yield) for form in body) or (bool(inner) and has_yield(inner))
+
+
+def _stack_sizes(
+    functions: list[tuple[list[Statement], bool]], main: list[Statement]
+) -> dict[tuple[int, int], list[int]]:
+    """Returns the stack sizes of functions in CPython, that of `main` last, by release."""
+    bodies = [*functions, (main, False)]
+    releases = [(3, minor) for minor in range(11, 16)]
+    return {release: [stack_size(body, release, yields) for body, yields in bodies] for release in releases}
+
+
 def _attributes(program: Program) -> list[str]:
     """Returns the attributes that instances can have: all slots, and what is set if there are classes without slots."""
     names = [slot for kind in program.classes.values() for slot in kind.slots or ()]
@@ -559,37 +622,3 @@ def _set_attributes(body: list[Statement]) -> Iterator[str]:
             yield from (place.rpartition(".")[2] for place in form.set if "." in place)
         for inner in ("do", "otherwise"):
             yield from _set_attributes(getattr(form, inner, []))
-
-
-def _number(expression: Expression) -> int | None:
-    """Returns the integer that CPython's compiler computes; None if it computes none."""
-    if isinstance(expression, int):
-        return expression
-    if isinstance(expression, (language.Sum, language.Product)):
-        is_sum = isinstance(expression, language.Sum)
-        first, second = map(_number, _operands(expression))
-        if first is not None and second is not None:
-            return first + second if is_sum else first * second
-    return None
-
-
-def _operands(form: language.Sum | language.Product) -> list[Expression]:
-    return form.sum if isinstance(form, language.Sum) else form.product
-
-
-def _is_constant(expression: Expression) -> bool:
-    """Whether CPython's compiler makes a constant of an expression."""
-    if isinstance(expression, language.NewTuple):
-        return all(map(_is_constant, expression.tuple))
-    if isinstance(expression, language.Half):
-        return _number(expression.half) is not None
-    return isinstance(expression, language.Text) or _number(expression) is not None
-
-
-def _value(expression: Expression) -> Constant:
-    """Returns the value of a constant."""
-    if isinstance(expression, language.NewTuple):
-        return tuple(map(_value, expression.tuple))
-    if isinstance(expression, language.Text):
-        return expression.text
-    return 0.5 if isinstance(expression, language.Half) else _number(expression)

@@ -27,6 +27,8 @@ IMMORTAL = 1 << 40
 EVENTS_A_STEP = 16
 DIGIT_BITS = 30
 SMALLEST_CHUNK = 2
+END_OF_GENERATOR = 1
+"""Position of a generator that is going to be freed; others are in `replay.objects.generators`."""
 
 
 class Kind(IntEnum):
@@ -54,11 +56,17 @@ class Kind(IntEnum):
     OPEN = auto()
     """An instance that has a dict."""
     SET = auto()
+    GENERATOR = auto()
+    FRAME = auto()
+    """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
+    TRACEBACK = auto()
+    EXIT = auto()
+    """The exception that closes a generator, in 3.12."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET,
+    DICT_ITERATOR, KEYS, OPEN, SET, GENERATOR, FRAME, TRACEBACK, EXIT,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -78,6 +86,7 @@ OBJECT = record(
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
 which text a constant is, 0 for one of the letter x only.
 `owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict.
+Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
@@ -89,16 +98,19 @@ GENERATION = record("ring", "count", "threshold", "collections", "collected")
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
-    "free_list", "nesting", "unwinding", "delayed",
+    "free_list", "nesting", "unwinding", "delayed", "waiting", "closing", "generators",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
 one before it. `pending`, `total`: objects that survived collections of generation 1 since the
 last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of objects found.
+`waiting`: number of references to drop that wait for the end of the collection. `closing`: whether a generator or frame
+is next to end. `generators`: number of generators in the garbage.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
-GENERATIONS, PERMANENT, GARBAGE = 3, 3, 4
-"""Number of generations; after them, the objects of gc.freeze(), and those that a collection found unreachable."""
+GENERATIONS, PERMANENT, GARBAGE, FINALIZED = 3, 3, 4, 5
+"""Number of generations; after them, the objects of gc.freeze(), those that a collection found unreachable, and those
+of them whose finalizers were called."""
 RULES = record(
     "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
@@ -107,6 +119,7 @@ RULES = record(
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
+    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "counts_late", "clears_new",
 )  # fmt: skip
 
 
@@ -195,7 +208,9 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR)
+    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR) or kind in (
+        GENERATOR, FRAME, TRACEBACK, EXIT,
+    )  # fmt: skip
 
 
 @leaf
@@ -362,7 +377,7 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, FRAME)
 
 
 @leaf
@@ -379,7 +394,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET)
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, FRAME)
 
 
 @leaf
@@ -433,7 +448,9 @@ def _references(heap, number):
 @leaf
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
-    return heap.rules[0].trashcan_levels > 0 and kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET)
+    return heap.rules[0].trashcan_levels > 0 and kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, FRAME, TRACEBACK, EXIT,
+    )  # fmt: skip
 
 
 @leaf
@@ -450,7 +467,7 @@ def _enters_trashcan(heap, number):
 
 
 @leaf
-def _leave_trashcan(heap):
+def leave_trashcan(heap):
     """Counts an object that was freed. After the outermost one, the newest delayed object is next."""
     collector, counts = heap.collector[0], heap.counts[0]
     collector.nesting -= 1
@@ -473,10 +490,16 @@ def drop_next(heap):
     task = heap.dying[counts.dying - 1]
     number = task.object
     entry = heap.objects[number]
+    if task.position >= 0 and entry.kind in (GENERATOR, FRAME) and (entry.kind == GENERATOR or task.position == 0):
+        heap.collector[0].closing = 1
+        return
     if task.position < 0:
         entry.refs -= 1
         if entry.refs or number == 0:
             counts.dying -= 1
+            return
+        if entry.kind == GENERATOR:
+            task.position, heap.collector[0].closing = END_OF_GENERATOR, 1
             return
         untrack(heap, number)
         if _enters_trashcan(heap, number):
@@ -507,4 +530,4 @@ def drop_next(heap):
     is_counted = _is_nested(heap, entry.kind)
     end_object(heap, number)
     if is_counted:
-        _leave_trashcan(heap)
+        leave_trashcan(heap)

@@ -139,6 +139,13 @@ class FirstKey(Form):
     first_key: Place
 
 
+class Next(Form):
+    """`next(g)`, of a generator, or `next(g, a)`: a statement or an expression."""
+
+    next: Place
+    default: "Expression | None" = None
+
+
 # Statements
 
 
@@ -220,6 +227,18 @@ class SwitchCollector(Form):
     collector: Literal["disable", "enable", "freeze", "unfreeze"]
 
 
+class Yield(Form):
+    """`yield a`. A function with this statement is a generator function: a call of it returns a generator."""
+
+    yield_: "Expression" = Field(alias="yield")
+
+
+class Close(Form):
+    """`g.close()`, of a generator."""
+
+    close: Place
+
+
 class Return(Form):
     """`return a`."""
 
@@ -235,7 +254,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`, of a list, a tuple, or the keys of a dict."""
+    """`for x in xs:`, of a list, a tuple, the keys of a dict, or a generator."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -269,14 +288,14 @@ EXPRESSIONS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
-        FirstKey,
+        FirstKey, Next,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey,
+        Repeat, Each, Choose, IfKey, Yield, Next, Close,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -321,7 +340,8 @@ Expression: TypeAlias = Annotated[
     | Annotated[Call, Tag("call")]
     | Annotated[Item, Tag("item")]
     | Annotated[Length, Tag("length")]
-    | Annotated[FirstKey, Tag("first_key")],
+    | Annotated[FirstKey, Tag("first_key")]
+    | Annotated[Next, Tag("next")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -343,7 +363,10 @@ Statement: TypeAlias = Annotated[
     | Annotated[Repeat, Tag("repeat")]
     | Annotated[Each, Tag("each")]
     | Annotated[Choose, Tag("choose")]
-    | Annotated[IfKey, Tag("if_key")],
+    | Annotated[IfKey, Tag("if_key")]
+    | Annotated[Yield, Tag("yield")]
+    | Annotated[Next, Tag("next")]
+    | Annotated[Close, Tag("close")],
     Discriminator(_tag),
     _known("statement"),
 ]

@@ -9,15 +9,26 @@ import numpy as np
 from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
 from replay.objects.calls import call, enter_frame, return_value
+from replay.objects.closing import close_next, do_close, finalize_next
 from replay.objects.code import IN_CALL, SWITCHES
-from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
+from replay.objects.collector import (
+    FINALIZE,
+    IDLE,
+    collect_next,
+    freeze,
+    request_generation,
+    start_collection,
+    unfreeze,
+)
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
+from replay.objects.generators import do_generator
 from replay.objects.heap import (
     BYTES,
     DICT,
     EVENTS_A_STEP,
     FLOAT,
+    GENERATOR,
     INSTANCE,
     INT,
     LIST,
@@ -43,6 +54,7 @@ from replay.objects.machine import (
     CALL,
     CHOOSE,
     CLEAR,
+    CLOSE,
     COLLECT,
     CONSTANT,
     CONTAINS,
@@ -61,12 +73,14 @@ from replay.objects.machine import (
     LOAD,
     MAKE_BYTES,
     MAKE_DICT,
+    MAKE_FRAME,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
     NEW,
     NEXT,
+    NEXT_OF,
     NONE,
     NOT_INT,
     NOT_SEQUENCE,
@@ -152,6 +166,8 @@ def _do(machine):
         machine.functions[state.function].warmth += instruction.other < at
         state.at = instruction.other
         return True
+    if MAKE_FRAME <= op <= NEXT_OF:
+        return do_generator(machine, op, argument)
     if op in (SUM, PRODUCT):
         return compute(machine, op)
     if op == CALL:
@@ -230,6 +246,8 @@ def _do_rare(machine, op, argument, other):
         return _switch(machine, argument)
     if op == CONTAINS:
         return contains(machine, other)
+    if op == CLOSE:
+        return do_close(machine)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
@@ -277,6 +295,9 @@ def _compute_rare(machine, op):
         return True
     if op == ITERATE and entry.kind == RANGE:
         return iterate_range(machine, number)
+    if op == ITERATE and entry.kind == GENERATOR:
+        push(machine, number)
+        return True
     if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
@@ -337,10 +358,15 @@ def run_machine(machine):
         enter_frame(machine, state.function)
     while _has_room(machine):
         counts.steps += 1
-        if counts.dying:
+        if counts.dying > heap.collector[0].waiting:
             drop_next(heap)
+            if heap.collector[0].closing:
+                close_next(machine)
         elif heap.collector[0].phase:
-            collect_next(machine)
+            if heap.collector[0].phase == FINALIZE:
+                finalize_next(machine)
+            else:
+                collect_next(machine)
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):

@@ -33,18 +33,25 @@ MISTAKES = (
     "the dict has other keys than at the start of the loop over it",
     "expected a set",
     "expected a dict or set",
+    "expected a generator",
+    "the generator is already running",
+    "the generator has ended",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
-    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED, NOT_GENERATOR, ALREADY_RUNNING,
+    GENERATOR_ENDED,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room")
+FRAME = record("function", "at", "locals", "block", "room", "generator")
+"""`block`, `room`: memory of the frame, up to 3.10; in 3.12 `block` is the frame object, if there is one. `generator`:
+the generator that runs in the frame, 0 for none."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks",
+    "value", "limit", "checks", "generators", "closing_frame",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
-requested collection now (from 3.12 on)."""
+requested collection now (from 3.12 on). `generators`: how many are running. `closing_frame`: the frame of the generator
+that is being closed, while it is the running one (up to 3.12)."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -56,6 +63,7 @@ DEPTH_MAX = 900
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
     MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR, MAKE_DICT, DICT_OF_CONSTANTS,
     DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
+    MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE,
 ) = map(int, Do)  # fmt: skip
 
 

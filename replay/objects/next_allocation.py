@@ -17,6 +17,7 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.generators import generator_bytes
 from replay.objects.heap import (
     DICT,
     LIST,
@@ -35,6 +36,8 @@ from replay.objects.machine import (
     ITERATE,
     LIST_OF_CONSTANTS,
     MAKE_DICT,
+    MAKE_FRAME,
+    MAKE_GENERATOR,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
@@ -81,8 +84,11 @@ def _container_bytes(machine, op, argument):
         if kind in (LIST, TUPLE):
             return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
-    if op == CALL and rules.frame_base and machine.functions[argument].block == 0 and state.frames_kept == 0:
-        return rules.frame_base + 8 * frame_room(heap, machine.functions[argument])
+    if op == MAKE_GENERATOR:
+        return generator_bytes(heap, machine.functions[argument])
+    if op in (CALL, MAKE_FRAME) and rules.frame_base and state.frames_kept == 0:
+        called = machine.functions[argument]
+        return rules.frame_base + 8 * frame_room(heap, called) if called.block == 0 else np.int64(0)
     return np.int64(0)
 
 

@@ -13,8 +13,8 @@ from replay.objects.heap import (
     COUNTS,
     DYING,
     EVENT,
+    FINALIZED,
     FREE_LISTS,
-    GARBAGE,
     GENERATION,
     GENERATIONS,
     IMMORTAL,
@@ -84,16 +84,24 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         heap,
         state,
         copied(code.instructions),
-        code.functions.copy(),
+        _functions(code, release[:2]),
         classes,
         code.slots.copy(),
         np.zeros(4 * need, np.int32),
-        np.zeros(DEPTH_MAX + 1, FRAME),
+        np.zeros(DEPTH_MAX + 2, FRAME),
         np.zeros(FRAMES_KEPT, FRAME),
         constants,
         attributes,
         np.arange(1, ints + 1),
     )
+
+
+def _functions(code: Code, release: tuple[int, ...]) -> np.ndarray:
+    """Returns the functions, with the number of variables and values in their generators and frame objects."""
+    functions = code.functions.copy()
+    if release in code.stack_sizes:
+        functions["slots"] = functions["locals"] + code.stack_sizes[release]
+    return functions
 
 
 def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,7 +134,7 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_generations(objects: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the objects with empty rings after them, and the generations."""
-    generations = np.zeros(GARBAGE + 1, GENERATION)
+    generations = np.zeros(FINALIZED + 1, GENERATION)
     rings = np.arange(len(objects), len(objects) + len(generations))
     generations["ring"], generations["threshold"][: len(limits)] = rings, limits
     with_rings = extend(objects, len(objects) + len(generations))

@@ -39,14 +39,16 @@ CHOICES = iter(bytes(choices({seed})))
 LETTER, BYTE = "x", b"x"
 {twin}
 gc.set_threshold({thresholds})
-gc.collect()
-gc.freeze()
-gc.collect()
-if {is_enabled}:
-    gc.enable()
-start()
-main()
-stop()
+def run():
+    gc.collect()
+    gc.freeze()
+    gc.collect()
+    if {is_enabled}:
+        gc.enable()
+    start()
+    main()
+    stop()
+run()
 """
 _SHOWN = 5
 _COMPARED = ("count", "collections", "collected")
