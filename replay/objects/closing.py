@@ -60,6 +60,19 @@ def _is_due(machine, size):
 
 
 @leaf
+def _new(heap, kind, size):
+    """Creates an object. Within a collection, the block of the allocation that started it is left alone."""
+    collector = heap.collector[0]
+    if collector.phase == IDLE:
+        return new_object(heap, kind, size, np.int64(0))
+    ready, ready_before = collector.ready, collector.ready_before
+    collector.ready, collector.ready_before = 0, 0
+    made = new_object(heap, kind, size, np.int64(0))
+    collector.ready, collector.ready_before = ready, ready_before
+    return made
+
+
+@leaf
 def _push(heap, number, position):
     task = heap.dying[heap.counts[0].dying]
     task.object, task.position = number, position
@@ -150,11 +163,10 @@ def finalize_next(machine):
         number = following
     move_all(heap, done, garbage)
     collector.phase = CLEAR
-    if heap.rules[0].counts_late:
-        collector.garbage, number = 0, np.int64(heap.objects[garbage].next)
-        while number != garbage:
-            collector.garbage += 1
-            number = np.int64(heap.objects[number].next)
+    collector.garbage, number = 0, np.int64(heap.objects[garbage].next)
+    while number != garbage:
+        collector.garbage += 1
+        number = np.int64(heap.objects[number].next)
 
 
 @leaf
@@ -242,13 +254,13 @@ def _make_frame_object(machine, number):
         return
     heap.dying[heap.counts[0].dying - 1].position = MAKE_TRACEBACK
     if rules.exit_bytes:
-        _insert_drop(heap, new_object(heap, EXIT, rules.exit_bytes, np.int64(0)))
+        _insert_drop(heap, _new(heap, np.int64(EXIT), rules.exit_bytes))
         kept = np.int64(heap.items[entry.first + called.locals + called.stack])
     if kept:
         frame = new_record(heap, FRAME, np.int64(0))
         heap.objects[frame].block = kept
     else:
-        frame = new_object(heap, FRAME, size, np.int64(0))
+        frame = _new(heap, np.int64(FRAME), size)
         untrack(heap, frame)
     heap.objects[number].owner = frame
     if rules.exit_bytes:
@@ -261,7 +273,7 @@ def _make_frame_object(machine, number):
 def _make_traceback(heap, number):
     """Creates the traceback, which refers to the frame."""
     frame = np.int64(heap.objects[number].owner)
-    made = new_object(heap, TRACEBACK, np.int64(TRACEBACK_BYTES), np.int64(0))
+    made = _new(heap, np.int64(TRACEBACK), np.int64(TRACEBACK_BYTES))
     heap.objects[made].owner = frame
     refer(heap, frame)
     if heap.rules[0].exit_bytes:

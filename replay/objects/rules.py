@@ -69,7 +69,6 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["exposes"] = release >= (3, 14)
     rules["inlines_loops"] = release >= (3, 12)
     rules["clears_new"] = (*version, 99)[:3] >= (3, 13, 1)
-    rules["counts_late"] = release >= (3, 9)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
 
