@@ -275,7 +275,7 @@ def _clear_object(heap, number):
         end_vector(heap, number)
     elif kind == DICT and heap.objects[number].vector == 0:
         clear_dict(heap, number)
-    elif kind in (DICT, SET):
+    elif kind in (DICT, SET) or (kind == OPEN and heap.rules[0].clears_values and heap.objects[number].vector):
         _clear_table(heap, number)
     else:
         _clear_slots(heap, number)
@@ -283,17 +283,18 @@ def _clear_object(heap, number):
 
 @leaf
 def _clear_table(heap, number):
-    """Empties a set, or a dict that shares its keys with others."""
+    """Empties a set, a dict that shares its keys with others, or in 3.12 an instance with a block of values."""
     entry, length = heap.objects[number], references(heap, number)
-    keys, is_set = np.int64(entry.owner), entry.kind == SET
+    keys, kind = np.int64(entry.owner), entry.kind
     for index in range(length // 2):  # they die from the first one on
         first, last = entry.first + index, entry.first + length - 1 - index
         heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
     vector = end_items(heap, number, length)
-    entry.owner = 0
-    if is_set:
+    if kind == SET:
+        entry.owner = 0
         give_slots(heap, number)
-    else:
+    elif kind == DICT:
+        entry.owner = 0
         heap.objects[vector].owner = keys
 
 

@@ -323,7 +323,7 @@ def _collects(machine):
     if heap.rules[0].collects_in_loop:
         if machine.state[0].checks:
             collector.requested = 0
-            if collector.enabled:
+            if collector.enabled or heap.rules[0].collects_disabled:
                 request_generation(heap)
     elif young.count < young.threshold:
         collector.requested = 0

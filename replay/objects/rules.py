@@ -68,6 +68,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["throws_exit"] = release <= (3, 12)
     rules["exposes"] = release >= (3, 14)
     rules["inlines_loops"] = release >= (3, 12)
+    rules["clears_values"] = release == (3, 12)
+    rules["collects_disabled"] = release == (3, 12)
     rules["clears_new"] = (*version, 99)[:3] >= (3, 13, 1)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
     return rules
