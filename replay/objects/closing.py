@@ -12,6 +12,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.calls import leave_frame
+from replay.objects.code import SMALL_PLACE
 from replay.objects.collector import CLEAR, IDLE, move_all, request_generation
 from replay.objects.generators import ENDED, RUNNING, values_of
 from replay.objects.heap import (
@@ -21,8 +22,10 @@ from replay.objects.heap import (
     FRAME,
     GARBAGE,
     GENERATOR,
+    INT,
     TRACEBACK,
     drop,
+    drop_leaf,
     end_object,
     free_counted_block,
     leave_trashcan,
@@ -34,7 +37,7 @@ from replay.objects.heap import (
     track,
     untrack,
 )
-from replay.objects.machine import ALREADY_RUNNING, NOT_GENERATOR, fail, pop
+from replay.objects.machine import ALREADY_RUNNING, NOT_GENERATOR, UNKNOWN_PLACE, fail, pop
 
 TRACEBACK_BYTES = 56
 CALLER_SLOTS = 2
@@ -230,8 +233,10 @@ def _throw_next(machine, number, position):
 
 @leaf
 def _start(machine, number):
-    """Marks a generator as running."""
+    """Marks a generator as running, except in 3.12, where nothing can observe it."""
     heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[number]
+    if heap.rules[0].exit_bytes:
+        return
     entry.capacity = RUNNING
     if heap.rules[0].frame_base == 0:
         return
@@ -299,6 +304,7 @@ def _end_throw(machine, number):
         frame.first, frame.room, frame.length = entry.first, entry.room, called.locals
         entry.first, entry.length = 0, 0
         if rules.exit_bytes:
+            _note_place(machine, np.int64(entry.capacity))
             state.closing_frame = frame.owner
             running = machine.frames[state.depth]
             if not frame.owner and not running.block:
@@ -307,6 +313,17 @@ def _end_throw(machine, number):
         track(heap, owner, heap.generations[0].ring)
     entry.owner, entry.length, entry.capacity = 0, 0, ENDED
     frame.refs -= 1
+
+
+@leaf
+def _note_place(machine, following):
+    """Creates and drops the integer of the place in the code where a generator is suspended, in 3.12."""
+    heap, distance = machine.heap, machine.instructions[following - 1].argument
+    if distance > 1:
+        machine.state[0].at = following
+        fail(machine, UNKNOWN_PLACE, np.int64(0), np.int64(0))
+    elif distance:
+        drop_leaf(heap, new_object(heap, INT, heap.rules[0].int_least, np.int64(SMALL_PLACE + 1)))
 
 
 @leaf

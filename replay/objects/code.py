@@ -20,7 +20,7 @@
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
-    YIELD              pops a value, and pushes it in the caller; END_GENERATOR pops None
+    YIELD d            pops a value, and pushes it in the caller; d: see `_distance`. END_GENERATOR pops None
     NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
@@ -36,6 +36,7 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
+from replay.objects.code_units import Range, yield_places
 from replay.objects.constants import Constant, is_constant, number_of, value_of
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.language import Expression, Program, Statement
@@ -107,6 +108,8 @@ class Do(IntEnum):
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
+SMALL_PLACE = 256
+"""The largest integer that exists once in 3.12."""
 IN_CALL = 1
 """Argument of ITERATE for a call of `iter`."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
@@ -192,7 +195,8 @@ class _Compiler:
             self._locals = {name: slot for slot, name in enumerate(parameters)}
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
-            self._is_generator = place[1:2] and place[1] in self._generators
+            self._is_generator = len(place) > 1 and place[1] in self._generators
+            self._yield_distances = map(_distance, yield_places(body) if self._is_generator else [])
             self._block(body, place)
             self._constant(None)
             self._emit(Do.END_GENERATOR if self._is_generator else Do.RETURN)
@@ -346,7 +350,7 @@ class _Compiler:
         if not self._is_generator:
             self._problem("`yield` is not supported in `main`")
         self._expression(form.yield_)
-        self._emit(Do.YIELD)
+        self._emit(Do.YIELD, next(self._yield_distances, 0))
 
     @_statement.register
     def _(self, form: language.Next) -> None:
@@ -589,6 +593,11 @@ class _Compiler:
             self._expression(form.default)
         self._depth -= 1
         self._emit(Do.NEXT_OF, int(form.default is not None))
+
+
+def _distance(place: Range) -> int:
+    """Returns whether an integer of a place is a new object in 3.12: 0 if not, 1 if so, 2 if that is not known."""
+    return int(place.least > SMALL_PLACE) if (place.least > SMALL_PLACE) == (place.largest > SMALL_PLACE) else 2
 
 
 def has_yield(body: list[Statement]) -> bool:

@@ -174,9 +174,11 @@ def _end_next(machine, result, has_ended):
     generator = pop(machine)
     state.checks = 1
     push(machine, default if has_ended else result)
-    if default and not has_ended:
+    if default and not has_ended and heap.rules[0].method_first:
         drop(heap, default)
     drop(heap, generator)
+    if default and not has_ended and not heap.rules[0].method_first:
+        drop(heap, default)
 
 
 @leaf

@@ -362,6 +362,8 @@ def run_machine(machine):
             drop_next(heap)
             if heap.collector[0].closing:
                 close_next(machine)
+                if state.mistake:
+                    return FAILED
         elif heap.collector[0].phase:
             if heap.collector[0].phase == FINALIZE:
                 finalize_next(machine)

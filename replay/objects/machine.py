@@ -36,11 +36,12 @@ MISTAKES = (
     "expected a generator",
     "the generator is already running",
     "the generator has ended",
+    "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED, NOT_GENERATOR, ALREADY_RUNNING,
-    GENERATOR_ENDED,
+    GENERATOR_ENDED, UNKNOWN_PLACE,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room", "generator")
 """`block`, `room`: memory of the frame, up to 3.10; in 3.12 `block` is the frame object, if there is one. `generator`:
