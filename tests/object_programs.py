@@ -16,7 +16,7 @@ _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 Names = dict[str, str]
-"""The kind of value of each bound name: int, tuple, list, dict, set, the name of a class, or any."""
+"""The kind of value of each bound name: int, tuple, list, dict, set, generator, the name of a class, or any."""
 
 
 def object_program(document: dict[str, Any]) -> ObjectProgram:
@@ -361,5 +361,7 @@ def references(machine):
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
         if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
+            found[entry["owner"]] += 1
+        if entry["kind"] == Kind.GENERATOR and entry["owner"]:  # its frame, up to 3.10
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()

@@ -20,7 +20,7 @@
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
     GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
-    YIELD d            pops a value, and pushes it in the caller; d: see `_distance`. END_GENERATOR pops None
+    YIELD d            pops a value, and pushes it in the caller; d: see `_distances`. END_GENERATOR pops None
     NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
 
@@ -36,11 +36,11 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
-from replay.objects.code_units import Range, yield_places
+from replay.objects.code_units import yield_places
 from replay.objects.constants import Constant, is_constant, number_of, value_of
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.language import Expression, Program, Statement
-from replay.objects.stack_sizes import stack_size
+from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.twin import CHOICE_STEPS
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
@@ -154,7 +154,7 @@ class Code(NamedTuple):
     names: list[list[str]]
     """The local variables of each function, in the order of their slots."""
     stack_sizes: dict[tuple[int, int], list[int]]
-    """The stack size of each function in CPython, by release from 3.11 on."""
+    """The stack size of each function in CPython, by release from 3.11 on, if the program has generators."""
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -177,6 +177,7 @@ class _Compiler:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
+        self._stack_sizes: dict[tuple[int, int], list[int]] = {}
         self._depth = self._deepest = self._deepest_3_8 = self._loops = 0
 
     def compile(self) -> tuple[Code | None, list[Problem]]:
@@ -196,7 +197,7 @@ class _Compiler:
             if len(self._locals) < len(parameters):
                 self._problems.append(Problem((*place[:-1], "parameters"), "two have the same name"))
             self._is_generator = len(place) > 1 and place[1] in self._generators
-            self._yield_distances = map(_distance, yield_places(body) if self._is_generator else [])
+            self._yield_distances = iter(self._distances(body) if self._is_generator else [])
             self._block(body, place)
             self._constant(None)
             self._emit(Do.END_GENERATOR if self._is_generator else Do.RETURN)
@@ -206,6 +207,8 @@ class _Compiler:
                 for name in self._locals
                 if name in self._called
             ]
+            if self._generators:
+                self._add_stack_sizes(body, place)
             functions.append((start, len(parameters), len(self._locals), self._deepest, self._deepest_3_8, 0, 0, 0, 0))
         if self._problems:
             return None, self._problems
@@ -220,9 +223,28 @@ class _Compiler:
             self._places,
             self._attributes,
             self._names,
-            _stack_sizes([(body, place[1] in self._generators) for place, _, body in bodies], self._program.main),
+            self._stack_sizes,
         )
         return code, []
+
+    def _add_stack_sizes(self, body: list[Statement], place: Location) -> None:
+        """Notes the stack size of a function in CPython, by release."""
+        try:
+            for release in ((3, minor) for minor in range(11, 16)):
+                size = stack_size(body, release, self._is_generator)
+                self._stack_sizes.setdefault(release, []).append(size)
+        except UnknownFormError as error:
+            self._problems.append(Problem(place, f"{error} is not supported in a program with generators"))
+
+    def _distances(self, body: list[Statement]) -> list[int]:
+        """Returns for each `yield` whether an integer of its place is a new object in 3.12: 0 if not, 1 if so, 2 if
+        that is not known."""
+        try:
+            places = yield_places(body)
+        except UnknownFormError:  # reported with the stack sizes
+            return []
+        far = [(place.least > SMALL_PLACE, place.largest > SMALL_PLACE) for place in places]
+        return [int(least) if least == largest else 2 for least, largest in far]
 
     def _emit(self, do: Do, argument: int = 0, other: int = 0) -> int:
         self._reach(_MORE.get(do, 0))
@@ -584,7 +606,6 @@ class _Compiler:
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
 
-
     @_expression.register
     def _(self, form: language.Next) -> None:
         self._depth += 1  # the function
@@ -595,24 +616,10 @@ class _Compiler:
         self._emit(Do.NEXT_OF, int(form.default is not None))
 
 
-def _distance(place: Range) -> int:
-    """Returns whether an integer of a place is a new object in 3.12: 0 if not, 1 if so, 2 if that is not known."""
-    return int(place.least > SMALL_PLACE) if (place.least > SMALL_PLACE) == (place.largest > SMALL_PLACE) else 2
-
-
 def has_yield(body: list[Statement]) -> bool:
     """Whether a function with these statements is a generator function."""
     inner = [each for form in body for key in ("do", "otherwise") for each in getattr(form, key, [])]
     return any(isinstance(form, language.Yield) for form in body) or (bool(inner) and has_yield(inner))
-
-
-def _stack_sizes(
-    functions: list[tuple[list[Statement], bool]], main: list[Statement]
-) -> dict[tuple[int, int], list[int]]:
-    """Returns the stack sizes of functions in CPython, that of `main` last, by release."""
-    bodies = [*functions, (main, False)]
-    releases = [(3, minor) for minor in range(11, 16)]
-    return {release: [stack_size(body, release, yields) for body, yields in bodies] for release in releases}
 
 
 def _attributes(program: Program) -> list[str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from replay.objects import language
 from replay.objects.constants import is_constant, number_of
 from replay.objects.language import Expression, Statement
+from replay.objects.stack_sizes import UnknownFormError
 
 GLOBAL, METHOD, CALL = 5, 10, 4
 _PROLOGUE = 3
@@ -173,8 +174,10 @@ def _parts_of_statement(form: "Expression | Statement") -> tuple[int, list[Expre
             return GLOBAL + METHOD + 1 + CALL + 1, []
         case language.SwitchCollector():
             return GLOBAL + METHOD + CALL + 1, []
+        case language.Return():
+            return 1, [form.return_]
         case language.Call():
             return GLOBAL + CALL, form.with_
         case language.Next():
             return GLOBAL + CALL, [form.next, *([] if form.default is None else [form.default])]
-    raise TypeError(form)
+    raise UnknownFormError(form)

@@ -9,7 +9,7 @@ Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
 """A constant; the value of a float does not matter."""
 
 
-def number_of(expression: Expression) -> int | None:
+def number_of(expression: object) -> int | None:
     """Returns the integer that CPython's compiler computes; None if it computes none."""
     if isinstance(expression, int):
         return expression
@@ -25,7 +25,7 @@ def _operands(form: language.Sum | language.Product) -> list[Expression]:
     return form.sum if isinstance(form, language.Sum) else form.product
 
 
-def is_constant(expression: Expression) -> bool:
+def is_constant(expression: object) -> bool:
     """Whether CPython's compiler makes a constant of an expression."""
     if isinstance(expression, language.NewTuple):
         return all(map(is_constant, expression.tuple))

@@ -119,8 +119,8 @@ RULES = record(
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
-    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new", "clears_values",
-    "collects_disabled",
+    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops",
+    "clears_new", "clears_values", "collects_disabled",
 )  # fmt: skip
 
 

@@ -12,6 +12,10 @@ from replay.objects.constants import is_constant, number_of
 from replay.objects.language import Expression, Statement
 
 
+class UnknownFormError(Exception):
+    """Raised for a statement or expression whose stack size or code is not known."""
+
+
 def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool) -> int:
     """Returns the stack size of a function in a release such as (3, 12)."""
     least = 2 if is_generator and release >= (3, 12) else 1  # its handler of StopIteration has two values
@@ -37,7 +41,7 @@ class _Depths:
 
     @singledispatchmethod
     def _statement(self, statement: Statement) -> int:
-        raise TypeError(statement)
+        raise UnknownFormError(statement)
 
     @_statement.register
     def _(self, form: language.Bind) -> int:
@@ -115,7 +119,7 @@ class _Depths:
 
     @singledispatchmethod
     def _depth(self, expression: Expression) -> int:
-        raise TypeError(expression)
+        raise UnknownFormError(expression)
 
     @_depth.register(int)
     @_depth.register(str)

@@ -1,0 +1,242 @@
+"""Generators of object programs: their memory, their end, and what the collector does with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from generator_programs import random_generator_program
+from hypothesis import given
+from hypothesis import strategies as st
+from object_programs import events, object_program, random_program, references
+
+from replay.jit.arrays import DONE
+from replay.objects.code import compile_program, has_yield
+from replay.objects.code_units import yield_places
+from replay.objects.language import Program
+from replay.objects.loop import run_machine
+from replay.objects.rules import RELEASES
+from replay.objects.running import new_machine
+from replay.objects.stack_sizes import stack_size
+from replay.objects.twin import write_twin
+from replay.support.errors import WorkloadError
+from replay.trace import Domain, Op
+from replay.verification.object_oracles import find_object_oracles, record_objects
+from replay.verification.objects import simulate, verify_objects, version_of
+
+INTERPRETERS = find_object_oracles()
+MALLOC, FREE = Op.MALLOC, Op.FREE
+TEXT = {"do": [{"bind": {"text": {"letters": 10}}}, {"yield": 1}]}
+"""A generator function with one variable and a stack of two values."""
+CREATE, NEXT, DROP = {"bind": {"g": {"call": "text"}}}, {"next": "g", "default": 0}, {"drop": ["g"]}
+
+
+def sizes(release, *main, **functions):
+    """The sizes of what a program allocates, those of what it frees as negative numbers."""
+    found = events(release, *main, functions={"text": TEXT, **functions})
+    return [size if op != FREE else -size for op, domain, size, _ in found if domain == Domain.OBJ]
+
+
+# Sequences computed by hand
+
+
+@pytest.mark.parametrize(
+    ("release", "created", "dropped"),
+    [
+        # the frames of main and of the generator, the generator, and the text. A traceback; the frames are kept
+        ((3, 9), [384 + 8 * 4, 384 + 8 * 3, 112, 59], [56, -59, -56, -112]),
+        ((3, 10), [376 + 8 * 4, 376 + 8 * 3, 104, 59], [56, -59, -56, -104]),
+        # a frame object and a traceback
+        ((3, 11), [168 + 8 * 3, 59], [160, 56, -59, -160, -56, -192]),
+        # an exception, a frame object, a traceback; the frame object of main (its stack has four values) remains
+        ((3, 12), [160 + 8 * 3, 51], [88, 160, 56, 176, -51, -160, -56, -88, -184, -176]),
+        ((3, 13), [160 + 8 * 3, 51], [-51, -184]),
+        ((3, 14), [168 + 8 * 3, 51], [-51, -192]),
+    ],
+)
+def test_a_suspended_generator_that_is_dropped_dies_after_its_variables(release, created, dropped):
+    assert sizes(release, CREATE, NEXT, DROP) == created + dropped
+
+
+@pytest.mark.parametrize(
+    ("release", "dropped"),
+    [((3, 11), [160, 56, -160, -56, -192]), ((3, 12), [-184]), ((3, 13), [-184]), ((3, 15), [-192])],
+)
+def test_a_generator_that_never_ran_is_dropped_without_an_exception_from_3_12_on(release, dropped):
+    assert sizes(release, CREATE, DROP)[1:] == dropped
+
+
+@pytest.mark.parametrize("release", [(3, 11), (3, 12), (3, 13), (3, 15)])
+def test_the_variables_of_a_generator_that_ends_die_before_it(release):
+    loop = {"each": "g", "as": "x", "do": [{"bind": {"y": "x"}}]}
+    text, size = (59 if release == (3, 11) else 51), {11: 192, 12: 184, 13: 184, 15: 192}[release[1]]
+    assert sizes(release, CREATE, loop) == [size, text, -text, -size]
+    assert sizes(release, CREATE, NEXT, NEXT, NEXT) == [size, text, -text, -size]
+
+
+def test_a_generator_function_keeps_the_frame_of_one_finished_generator_up_to_3_10():
+    loop = {"each": "g", "as": "x", "do": [{"bind": {"y": "x"}}]}
+    frame, generator = 376 + 8 * 3, 104
+    assert sizes((3, 10), CREATE, loop, CREATE, loop)[1:] == [
+        frame, generator, 59, -59, generator, -generator, 59, -59, -generator,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("release", "clears"), [((3, 13, 0), False), ((3, 13), True), ((3, 15), True)])
+def test_closing_a_generator_that_never_ran_frees_its_arguments_after_3_13_0(release, clears):
+    function = {"parameters": ["a"], "do": [{"yield": "a"}]}
+    create = {"bind": {"g": {"call": "f", "with": [{"letters": 10}]}}}
+    found = sizes(release, create, {"close": "g"}, {"bind": {"x": {"letters": 20}}}, {"drop": ["g"]}, f=function)
+    assert (found.index(-51) < found.index(61)) is clears
+
+
+@pytest.mark.parametrize(
+    ("release", "freed"),
+    [((3, 11), [-59, -69]), ((3, 12), [-51, -61]), ((3, 13), [-61, -51]), ((3, 14), [-51, -61])],
+)
+def test_the_iterators_of_loops_die_before_the_variables_except_in_3_13(release, freed):
+    function = {"parameters": ["a", "b"], "do": [{"each": "a", "as": "i", "do": [{"set": {"b.p": "i"}}, {"yield": 1}]}]}
+    keep = {"parameters": ["s"], "do": [{"bind": {"t": {"tuple": [1, "s"]}}}, {"bind": {"x": {"letters": 10}}},
+                                        {"each": "t", "as": "i", "do": [{"drop": ["t"]}, {"yield": 1}]}]}  # fmt: skip
+    create = {"bind": {"g": {"call": "f", "with": [{"letters": 20}]}}}
+    found = events(
+        release, create, NEXT, DROP, functions={"f": keep, "unused": function}, classes={"S": {"slots": ["p"]}}
+    )
+    texts = [-size for op, _, size, _ in found if op == FREE and size in map(abs, freed)]
+    assert sorted(texts) == sorted(freed)
+
+
+def test_the_value_of_a_generator_is_released_by_the_caller():
+    function = {"do": [{"yield": {"letters": 10}}, {"yield": {"letters": 20}}]}
+    loop = {"each": "g", "as": "x", "do": [{"bind": {"y": 0}}]}
+    found = sizes((3, 13), {"bind": {"g": {"call": "f"}}}, loop, f=function)
+    assert found[1:] == [51, 61, -51, -61, -176] or found[1:] == [51, 61, -51, -176, -61]
+
+
+# The collector
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_cycle_through_a_suspended_generator_is_found(release):
+    function = {"parameters": ["node"], "do": [{"yield": 1}]}
+    make = {"do": [{"bind": {"n": {"new": "S"}}}, {"bind": {"g": {"call": "f", "with": ["n"]}}}, {"set": {"n.p": "g"}},
+                   NEXT]}  # fmt: skip
+    document = {"classes": {"S": {"slots": ["p"]}}, "functions": {"f": function, "make": make}}
+    program = object_program({**document, "main": [{"call": "make"}, {"collect": 0}]})
+    found, _ = simulate(program, release)
+    start = found["op"].tolist().index(Op.GC_START)
+    freed = found["size"][start:][found["op"][start:] == FREE].tolist()
+    generator = {8: 112, 9: 112, 10: 104, 11: 184, 12: 184, 13: 184}.get(release[1], 192)
+    assert 40 in freed
+    assert generator in freed or generator - 8 in freed
+
+
+@given(st.integers(0, 1000), st.sampled_from(RELEASES))
+def test_reference_counts_are_the_number_of_references(seed, release):
+    program = random_generator_program(seed)
+    machine = new_machine(program.code, release, program.program)
+    if run_machine(machine) == DONE:
+        counted, found = references(machine)
+        assert counted == found
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ([CREATE, {"next": "g"}, {"next": "g"}], "main.2: the generator has ended"),
+        ([{"bind": {"g": 1}}, {"next": "g"}], "main.1: expected a generator"),
+        ([{"bind": {"g": 1}}, {"close": "g"}], "main.1: expected a generator"),
+        ([{"bind": {"s": {"new": "S"}}}, {"set": {"s.p": {"call": "again", "with": ["s"]}}}, {"next": "s.p"}],
+         "functions.again.do.0: the generator is already running"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_a_running_program_is_reported_with_its_place(statements, message):
+    again = {"parameters": ["s"], "do": [{"next": "s.p"}, {"yield": 1}]}
+    functions = {"text": TEXT, "again": again}
+    with pytest.raises(WorkloadError, match=f"^{message}$"):
+        events((3, 12), *statements, functions=functions, classes={"S": {"slots": ["p"]}})
+
+
+@pytest.mark.parametrize(
+    ("functions", "main", "problem"),
+    [
+        ({}, [{"yield": 1}], (("main", 0), "`yield` is not supported in `main`")),
+        ({"f": {"do": [{"yield": 1}, {"return": 1}]}}, [{"bind": {"x": 0}}],
+         (("functions", "f", "do", 1), "a generator function cannot return a value")),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_is_refused(functions, main, problem):
+    document = {"kind": "objects", "functions": functions, "main": main}
+    assert compile_program(Program.model_validate(document)) == (None, [problem])
+
+
+def test_a_yield_whose_place_in_3_12_is_not_known_is_refused_when_its_generator_is_closed():
+    def program(statements):
+        fill = [{"bind": {f"x{index}": 0}} for index in range(statements)]
+        function = {"parameters": ["d"], "do": [*fill, {"if_key": 1, "in": "d", "do": [{"yield": 1}]}, {"yield": 1}]}
+        create = {"bind": {"g": {"call": "f", "with": [{"set": [2]}]}}}
+        return events((3, 12), create, NEXT, DROP, functions={"f": function})
+
+    integers = [sum(size == 32 for _, _, size, _ in program(count)) for count in (100, 140)]
+    assert integers == [0, 2]
+    with pytest.raises(WorkloadError, match=r"^functions.f.do.123: in 3.12, it is not known what is allocated"):
+        program(122)
+
+
+# Real interpreters
+
+pytestmark_system = [
+    pytest.mark.system,
+    pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`"),
+]
+
+
+def system(test):
+    """Marks a test of one real interpreter."""
+    for mark in (*pytestmark_system, pytest.mark.parametrize("version", INTERPRETERS)):
+        test = mark(test)
+    return test
+
+
+def asked(version: str, program: Program, expression: str, folder: Path):
+    """What an interpreter says about each function of a program's twin."""
+    names = ", ".join([*program.functions, "main"])
+    script = f"from allocation_log import start, stop\nimport dis, json\n{write_twin(program)}\nstart()\nstop()\n"
+    script += f"with open({str(folder / 'found')!r}, 'w') as file:\n"
+    script += f"    json.dump([{expression} for f in ({names},)], file)\n"
+    record_objects(INTERPRETERS[version], script)
+    return json.loads((folder / "found").read_text())
+
+
+def bodies_of(program: Program):
+    return [*(function.do for function in program.functions.values()), program.main]
+
+
+@system
+def test_generator_programs_request_the_memory_that_real_interpreters_request(version):
+    for seed in range(15):
+        agreement = verify_objects(random_generator_program(seed), INTERPRETERS[version])
+        assert agreement.difference == "", f"seed {seed}"
+
+
+@system
+def test_stack_sizes_are_those_of_the_compiler(version, tmp_path):
+    release = version_of(INTERPRETERS[version])[:2]
+    for seed in range(10):
+        for program in (random_program(seed).program, random_generator_program(seed).program):
+            expected = [stack_size(body, release, has_yield(body)) for body in bodies_of(program)]
+            assert asked(version, program, "f.__code__.co_stacksize", tmp_path) == expected, f"seed {seed}"
+
+
+@system
+def test_places_of_yields_are_those_of_the_compiler_of_3_12(version, tmp_path):
+    if not version.startswith("3.12."):
+        pytest.skip("only 3.12 creates integers of places")
+    places = "[i.offset // 2 for i in dis.get_instructions(f) if i.opname == 'YIELD_VALUE']"
+    for seed in range(10):
+        program = random_generator_program(seed).program
+        for body, found in zip(bodies_of(program), asked(version, program, places, tmp_path), strict=True):
+            for place, (least, largest) in zip(found, yield_places(body) if has_yield(body) else [], strict=True):
+                assert least <= place <= largest
