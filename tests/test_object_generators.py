@@ -90,26 +90,17 @@ def test_closing_a_generator_that_never_ran_frees_its_arguments_after_3_13_0(rel
 
 
 @pytest.mark.parametrize(
-    ("release", "freed"),
-    [((3, 11), [-59, -69]), ((3, 12), [-51, -61]), ((3, 13), [-61, -51]), ((3, 14), [-51, -61])],
+    ("release", "first"),
+    [((3, 10), "item"), ((3, 11), "item"), ((3, 12), "item"), ((3, 13), "text"), ((3, 14), "item")],
 )
-def test_the_iterators_of_loops_die_before_the_variables_except_in_3_13(release, freed):
-    function = {"parameters": ["a", "b"], "do": [{"each": "a", "as": "i", "do": [{"set": {"b.p": "i"}}, {"yield": 1}]}]}
-    keep = {"parameters": ["s"], "do": [{"bind": {"t": {"tuple": [1, "s"]}}}, {"bind": {"x": {"letters": 10}}},
-                                        {"each": "t", "as": "i", "do": [{"drop": ["t"]}, {"yield": 1}]}]}  # fmt: skip
-    create = {"bind": {"g": {"call": "f", "with": [{"letters": 20}]}}}
-    found = events(
-        release, create, NEXT, DROP, functions={"f": keep, "unused": function}, classes={"S": {"slots": ["p"]}}
-    )
-    texts = [-size for op, _, size, _ in found if op == FREE and size in map(abs, freed)]
-    assert sorted(texts) == sorted(freed)
-
-
-def test_the_value_of_a_generator_is_released_by_the_caller():
-    function = {"do": [{"yield": {"letters": 10}}, {"yield": {"letters": 20}}]}
-    loop = {"each": "g", "as": "x", "do": [{"bind": {"y": 0}}]}
-    found = sizes((3, 13), {"bind": {"g": {"call": "f"}}}, loop, f=function)
-    assert found[1:] == [51, 61, -51, -61, -176] or found[1:] == [51, 61, -51, -176, -61]
+def test_the_iterator_of_a_loop_dies_before_the_variables_except_in_3_13(release, first):
+    item, text = {"letters": 20}, {"bind": {"t": {"letters": 10}}}
+    loop = {"each": "xs", "as": "x", "do": [{"bind": {"xs": 0, "x": 0}}, {"yield": 1}]}
+    function = {"do": [{"bind": {"xs": {"list": [0, item]}}}, text, loop]}
+    found = sizes(release, {"bind": {"g": {"call": "f"}}}, NEXT, DROP, f=function)
+    header = 49 if release <= (3, 11) else 41
+    order = {"item": found.index(-header - 20), "text": found.index(-header - 10)}
+    assert min(order, key=order.__getitem__) == first
 
 
 # The collector
@@ -128,6 +119,44 @@ def test_a_cycle_through_a_suspended_generator_is_found(release):
     generator = {8: 112, 9: 112, 10: 104, 11: 184, 12: 184, 13: 184}.get(release[1], 192)
     assert 40 in freed
     assert generator in freed or generator - 8 in freed
+
+
+def seen_generators(times):
+    """A program in which collections see more or less of a generator that runs: its variable `x` refers to itself and
+    is older than the generator, and it survives before or after a younger object."""
+    work = {"do": [{"bind": {"xs": {"list": []}}}, {"collect": 0}]}
+    inner = {"do": [{"yield": 1}, {"collect": 0}, {"yield": 2}, {"call": "work"}, {"yield": 3}]}
+    loop = [{"each": "xs", "as": "v", "do": [{"yield": "v"}]}, {"call": "work"}, {"yield": 5}]
+    calls = [{"bind": {"v": {"next": "xs"}}}, {"yield": "v"}] * 3
+    body = []
+    for outer, most in (("loop", 4), ("calls", 3)):
+        for count in range(1, most + 1):
+            body += [
+                {"bind": {"x": {"new": "S"}, "y": {"new": "T"}}},
+                {"set": {"x.p": "x", "y.p": "y"}},
+                {"bind": {"xs": {"call": "inner"}}},
+                {"bind": {"g": {"call": outer, "with": ["xs", "x"]}}},
+                {"bind": {"x": 0}},
+                *[{"next": "g"}] * count,
+                {"bind": {"y": 0, "g": 0, "xs": 0}},
+                {"collect": 2},
+            ]
+    outer = {"parameters": ["xs", "x"]}
+    functions = {"work": work, "inner": inner, "loop": {**outer, "do": loop}, "calls": {**outer, "do": calls}}
+    classes = {"S": {"slots": ["p"]}, "T": {"slots": ["p", "q"]}}
+    main = [{"repeat": times, "as": "i", "do": body}]
+    return object_program({"classes": classes, "functions": functions, "main": main, "collector": {"enabled": False}})
+
+
+def test_in_3_12_a_collection_sees_the_variables_of_a_caller_in_specialised_loops_only():
+    found, _ = simulate(seen_generators(1), (3, 12))
+    starts = [index for index, op in enumerate(found["op"]) if op == Op.GC_START and found["size"][index] == 2]
+    orders = []
+    for start in starts:
+        freed = [size for op, size in found[["op", "size"]][start:].tolist() if op == FREE and size in (40, 48)]
+        orders.append(freed[:2])
+    # the second run of the loop is specialised; then the generator itself runs, and calls a function; next() is not
+    assert orders == [[40, 48], [48, 40], [48, 40], [48, 40], [40, 48], [40, 48], [40, 48]]
 
 
 @given(st.integers(0, 1000), st.sampled_from(RELEASES))
@@ -150,11 +179,17 @@ def test_reference_counts_are_the_number_of_references(seed, release):
         ([{"bind": {"g": 1}}, {"close": "g"}], "main.1: expected a generator"),
         ([{"bind": {"s": {"new": "S"}}}, {"set": {"s.p": {"call": "again", "with": ["s"]}}}, {"next": "s.p"}],
          "functions.again.do.0: the generator is already running"),
+        ([{"bind": {"xs": {"list": [1]}}}, {"repeat": 2, "as": "i", "do": [
+            {"bind": {"o": {"call": "outer", "with": ["xs"]}}}, {"next": "o"}, {"next": "o", "default": 0},
+            {"bind": {"xs": {"call": "inner"}}}]}],
+         "functions.outer.do.0: in 3.12 and 3.13, it is not known what a collection sees of a loop .*"),
     ],
 )  # fmt: skip
 def test_a_mistake_of_a_running_program_is_reported_with_its_place(statements, message):
     again = {"parameters": ["s"], "do": [{"next": "s.p"}, {"yield": 1}]}
-    functions = {"text": TEXT, "again": again}
+    inner = {"do": [{"collect": 0}, {"yield": 1}]}
+    outer = {"parameters": ["xs"], "do": [{"each": "xs", "as": "x", "do": [{"yield": "x"}]}]}
+    functions = {"text": TEXT, "again": again, "inner": inner, "outer": outer}
     with pytest.raises(WorkloadError, match=f"^{message}$"):
         events((3, 12), *statements, functions=functions, classes={"S": {"slots": ["p"]}})
 
@@ -187,17 +222,11 @@ def test_a_yield_whose_place_in_3_12_is_not_known_is_refused_when_its_generator_
 
 # Real interpreters
 
-pytestmark_system = [
-    pytest.mark.system,
-    pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on on this machine: see `replay verify --list`"),
-]
-
 
 def system(test):
     """Marks a test of one real interpreter."""
-    for mark in (*pytestmark_system, pytest.mark.parametrize("version", INTERPRETERS)):
-        test = mark(test)
-    return test
+    missing = pytest.mark.skipif(not INTERPRETERS, reason="no libpython from 3.8 on: see `replay verify --list`")
+    return pytest.mark.system(missing(pytest.mark.parametrize("version", INTERPRETERS)(test)))
 
 
 def asked(version: str, program: Program, expression: str, folder: Path):
@@ -222,6 +251,11 @@ def test_generator_programs_request_the_memory_that_real_interpreters_request(ve
 
 
 @system
+def test_collections_see_what_they_see_in_real_interpreters(version):
+    assert verify_objects(seen_generators(12), INTERPRETERS[version]).difference == ""
+
+
+@system
 def test_stack_sizes_are_those_of_the_compiler(version, tmp_path):
     release = version_of(INTERPRETERS[version])[:2]
     for seed in range(10):
@@ -230,10 +264,9 @@ def test_stack_sizes_are_those_of_the_compiler(version, tmp_path):
             assert asked(version, program, "f.__code__.co_stacksize", tmp_path) == expected, f"seed {seed}"
 
 
-@system
+@pytest.mark.system
+@pytest.mark.parametrize("version", [version for version in INTERPRETERS if version.startswith("3.12.")])
 def test_places_of_yields_are_those_of_the_compiler_of_3_12(version, tmp_path):
-    if not version.startswith("3.12."):
-        pytest.skip("only 3.12 creates integers of places")
     places = "[i.offset // 2 for i in dis.get_instructions(f) if i.opname == 'YIELD_VALUE']"
     for seed in range(10):
         program = random_generator_program(seed).program

@@ -31,6 +31,7 @@ from replay.objects.machine import (
     GENERATOR_ENDED,
     MAKE_FRAME,
     MAKE_GENERATOR,
+    MIXED_LOOP,
     NEXT,
     NEXT_OF,
     NOT_GENERATOR,
@@ -228,7 +229,8 @@ def _end_loop(machine):
 
 @leaf
 def next_of_generator(machine, generator):
-    """Resumes the generator of a loop, or ends the loop."""
+    """Resumes the generator of a loop, or ends the loop. The instruction's argument counts its generators."""
+    machine.instructions[machine.state[0].at - 1].argument += 1
     if machine.heap.objects[generator].capacity == ENDED:
         _end_loop(machine)
         return True
@@ -273,9 +275,14 @@ def _is_inlined(machine, depth):
     """Whether the interpreter keeps the stack of a running frame in memory while it runs the next one (3.11 to 3.13):
     after calls of functions, and from 3.12 on in specialised loops over generators."""
     caller = machine.instructions[machine.frames[depth].at - 1]
-    if caller.op == NEXT:
-        return machine.heap.rules[0].inlines_loops and caller.runs > 1
-    return caller.op != NEXT_OF
+    if caller.op != NEXT:
+        return caller.op != NEXT_OF
+    if not machine.heap.rules[0].inlines_loops:
+        return False
+    if caller.argument != caller.runs:  # CPython specialises the loop for one type, later perhaps for another
+        fail(machine, MIXED_LOOP, np.int64(0), np.int64(0))
+        machine.state[0].at = machine.frames[depth].at
+    return caller.runs > 1
 
 
 @leaf

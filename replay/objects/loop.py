@@ -369,6 +369,8 @@ def run_machine(machine):
                 finalize_next(machine)
             else:
                 collect_next(machine)
+                if state.mistake:
+                    return FAILED
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):

@@ -37,11 +37,12 @@ MISTAKES = (
     "the generator is already running",
     "the generator has ended",
     "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
+    "in 3.12 and 3.13, it is not known what a collection sees of a loop over generators and, at other times, others",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED, NOT_GENERATOR, ALREADY_RUNNING,
-    GENERATOR_ENDED, UNKNOWN_PLACE,
+    GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room", "generator")
 """`block`, `room`: memory of the frame, up to 3.10; in 3.12 `block` is the frame object, if there is one. `generator`:
