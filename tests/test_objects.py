@@ -483,11 +483,13 @@ def test_an_integer_that_is_too_large_is_a_mistake(operation):
 
 
 def kept_blocks(machine):
-    """The blocks that live at the end of a program: those in free lists, and frames that wait for calls."""
+    """The blocks that live at the end of a program: those in free lists, frames that wait for calls, and in 3.12 the
+    frame object of the function that called `main`, if there is one."""
     heap, state = machine.heap, machine.state[0]
     kept = [heap.kept[which, : heap.kept_counts[which]] for which in range(len(heap.kept))]
     frames = [*machine.functions["block"], *machine.kept_frames["block"][: state.frames_kept]]
-    return sorted(block for block in [*np.concatenate(kept), *frames] if block)
+    callers = machine.frames["block"][:1] if heap.rules["exit_bytes"] else []
+    return sorted(block for block in [*np.concatenate(kept), *frames, *callers] if block)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(RELEASES))

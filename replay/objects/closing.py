@@ -176,7 +176,6 @@ def finalize_next(machine):
 def close_next(machine):
     """Takes one step of ending the generator or frame on top of what is left to drop."""
     heap, counts = machine.heap, machine.heap.counts[0]
-    heap.collector[0].closing = 0
     task = heap.dying[counts.dying - 1]
     number, position = np.int64(task.object), np.int64(task.position)
     if heap.objects[number].kind == FRAME:

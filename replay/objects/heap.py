@@ -98,14 +98,14 @@ GENERATION = record("ring", "count", "threshold", "collections", "collected")
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
-    "free_list", "nesting", "unwinding", "delayed", "waiting", "closing", "generators",
+    "free_list", "nesting", "unwinding", "delayed", "waiting", "generators",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
 one before it. `pending`, `total`: objects that survived collections of generation 1 since the
 last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of objects found.
-`waiting`: number of references to drop that wait for the end of the collection. `closing`: whether a generator or frame
-is next to end. `generators`: number of generators in the garbage.
+`waiting`: number of references to drop that wait for the end of the collection.
+`generators`: number of generators in the garbage.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
 GENERATIONS, PERMANENT, GARBAGE, FINALIZED = 3, 3, 4, 5
@@ -486,28 +486,27 @@ def leave_trashcan(heap):
 
 @leaf
 def drop_next(heap):
-    """Takes one step of dropping references."""
+    """Takes one step of dropping references; returns True if a generator or its frame is next to end."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
     entry = heap.objects[number]
-    if task.position >= 0 and entry.kind in (GENERATOR, FRAME) and (entry.kind == GENERATOR or task.position == 0):
-        heap.collector[0].closing = 1
-        return
     if task.position < 0:
         entry.refs -= 1
         if entry.refs or number == 0:
             counts.dying -= 1
-            return
+            return False
         if entry.kind == GENERATOR:
-            task.position, heap.collector[0].closing = END_OF_GENERATOR, 1
-            return
+            task.position = END_OF_GENERATOR
+            return True
         untrack(heap, number)
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
             task.position = _references(heap, number)
-        return
+        return False
+    if entry.kind == GENERATOR or (entry.kind == FRAME and task.position == 0):
+        return True
     if task.position:
         task.position -= 1
         if is_forward(entry.kind):
@@ -518,11 +517,11 @@ def drop_next(heap):
             child = entry.owner
         if child:
             drop(heap, child)
-        return
+        return False
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
-        return
+        return False
     take_items(heap, number)
     if entry.vector:
         free_block(heap, MEM, entry.vector)
@@ -532,3 +531,4 @@ def drop_next(heap):
     end_object(heap, number)
     if is_counted:
         leave_trashcan(heap)
+    return False

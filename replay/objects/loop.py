@@ -166,8 +166,6 @@ def _do(machine):
         machine.functions[state.function].warmth += instruction.other < at
         state.at = instruction.other
         return True
-    if MAKE_FRAME <= op <= NEXT_OF:
-        return do_generator(machine, op, argument)
     if op in (SUM, PRODUCT):
         return compute(machine, op)
     if op == CALL:
@@ -235,6 +233,8 @@ def _new_instance(machine, which, slots):
 def _do_rare(machine, op, argument, other):
     """Runs one of the instructions that are left."""
     state = machine.state[0]
+    if MAKE_FRAME <= op <= NEXT_OF:
+        return do_generator(machine, op, argument)
     if op == CHOOSE:
         return _choose(machine, argument, other)
     if op == COLLECT:
@@ -359,8 +359,7 @@ def run_machine(machine):
     while _has_room(machine):
         counts.steps += 1
         if counts.dying > heap.collector[0].waiting:
-            drop_next(heap)
-            if heap.collector[0].closing:
+            if drop_next(heap):
                 close_next(machine)
                 if state.mistake:
                     return FAILED
