@@ -103,6 +103,12 @@ def test_the_iterator_of_a_loop_dies_before_the_variables_except_in_3_13(release
     assert min(order, key=order.__getitem__) == first
 
 
+def test_the_value_of_a_generator_outlives_it_in_the_loop_variable():
+    function = {"do": [{"yield": {"letters": 10}}, {"yield": {"letters": 20}}]}
+    loop = {"each": "g", "as": "x", "do": [{"bind": {"y": 0}}]}
+    assert sizes((3, 13), {"bind": {"g": {"call": "f"}}}, loop, f=function) == [176, 51, 61, -51, -176, -61]
+
+
 # The collector
 
 

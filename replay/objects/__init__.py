@@ -1,11 +1,12 @@
 """Python objects: programs that create, reference and drop objects, and the memory that CPython requests for them.
 
     language    the schema of an object program in YAML
-    code        compiles a program to instructions; what is unknown or unbound in it
+    code        compiles a program to instructions; what is unknown or unbound in it. `constants`, `stack_sizes` and
+                `code_units` are what CPython's compiler computes
     heap        objects, reference counts, free lists
     collector   the cyclic collector
     machine     the state of a running program; its instructions are in `values`, `containers`,
-                `dicts`, `sets`, `instances` and `calls`
+                `dicts`, `sets`, `instances`, `calls` and `generators`; `closing` ends generators
     loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
     rules       what differs between releases of CPython
     running     the events of a program, batch by batch
