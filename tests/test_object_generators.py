@@ -256,6 +256,35 @@ def test_generator_programs_request_the_memory_that_real_interpreters_request(ve
         assert agreement.difference == "", f"seed {seed}"
 
 
+def nested_generators():
+    """A program that drops chains of 120 generators, each a variable or the iterator of a loop of the next one, with
+    frequent collections."""
+    row = {"list": ["i", {"letters": 9}]}
+    link = [{"bind": {"own": {"letters": 20}}}, {"yield": 1}, {"yield": 2}]
+    loop = [{"each": "x", "as": "y", "do": [{"yield": "y"}]}]
+    functions = {name: {"parameters": ["x", "row"], "do": do} for name, do in (("link", link), ("loop", loop))}
+    inner = {"list": ["x", {"tuple": [{"letters": 5}]}]}
+    longer = {"bind": {"x": {"call": "link", "with": [inner, {"dict": [[1, "x"]]}]}}}
+    links = [
+        {"bind": {"x": {"call": "link", "with": ["x", row]}}},
+        {"choose": 0.8, "do": [{"next": "x"}]},
+        {"choose": 0.5, "do": [longer]},
+    ]
+    loops = [{"bind": {"x": {"call": "loop", "with": ["x", row]}}}]
+    start = {"bind": {"x": {"list": [1, 2, 3, 4]}}}
+    main = [
+        *[start, {"repeat": 120, "as": "i", "do": links}, {"drop": ["x"]}],
+        *[start, {"repeat": 120, "as": "i", "do": loops}, {"next": "x"}, {"drop": ["x"]}],
+    ]
+    body = [{"repeat": 3, "as": "k", "do": main}]
+    return object_program({"functions": functions, "main": body, "collector": {"thresholds": [7, 2, 1]}})
+
+
+@system
+def test_nested_generators_end_as_in_real_interpreters(version):
+    assert verify_objects(nested_generators(), INTERPRETERS[version]).difference == ""
+
+
 @system
 def test_collections_see_what_they_see_in_real_interpreters(version):
     assert verify_objects(seen_generators(12), INTERPRETERS[version]).difference == ""
