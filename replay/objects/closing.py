@@ -18,12 +18,12 @@ from replay.objects.generators import ENDED, RUNNING, values_of
 from replay.objects.heap import (
     END_OF_GENERATOR,
     EXIT,
+    EXIT_TRACEBACK,
     FINALIZED,
-    FRAME,
     GARBAGE,
     GENERATOR,
+    GENERATOR_FRAME,
     INT,
-    TRACEBACK,
     drop,
     drop_leaf,
     end_object,
@@ -178,7 +178,7 @@ def close_next(machine):
     heap, counts = machine.heap, machine.heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number, position = np.int64(task.object), np.int64(task.position)
-    if heap.objects[number].kind == FRAME:
+    if heap.objects[number].kind == GENERATOR_FRAME:
         _end_frame_object(machine, number)
     elif position == END_OF_GENERATOR:
         untrack(heap, number)
@@ -261,10 +261,10 @@ def _make_frame_object(machine, number):
         _insert_drop(heap, _new(heap, np.int64(EXIT), rules.exit_bytes))
         kept = np.int64(heap.items[entry.first + called.locals + called.stack])
     if kept:
-        frame = new_record(heap, FRAME, np.int64(0))
+        frame = new_record(heap, GENERATOR_FRAME, np.int64(0))
         heap.objects[frame].block = kept
     else:
-        frame = _new(heap, np.int64(FRAME), size)
+        frame = _new(heap, np.int64(GENERATOR_FRAME), size)
         untrack(heap, frame)
     heap.objects[number].owner = frame
     if rules.exit_bytes:
@@ -277,7 +277,7 @@ def _make_frame_object(machine, number):
 def _make_traceback(heap, number):
     """Creates the traceback, which refers to the frame."""
     frame = np.int64(heap.objects[number].owner)
-    made = _new(heap, np.int64(TRACEBACK), np.int64(TRACEBACK_BYTES))
+    made = _new(heap, np.int64(EXIT_TRACEBACK), np.int64(TRACEBACK_BYTES))
     heap.objects[made].owner = frame
     refer(heap, frame)
     if heap.rules[0].exit_bytes:

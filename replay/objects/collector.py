@@ -18,11 +18,12 @@ from replay.objects.heap import (
     DICT,
     DICT_ITERATOR,
     EXIT,
-    FRAME,
+    EXIT_TRACEBACK,
     FREE_LISTS,
     GARBAGE,
     GENERATIONS,
     GENERATOR,
+    GENERATOR_FRAME,
     INSTANCE,
     KEYS,
     KINDS,
@@ -34,7 +35,6 @@ from replay.objects.heap import (
     PLACE,
     SEQUENCE_ITERATOR,
     SET,
-    TRACEBACK,
     TUPLE,
     drop,
     emit,
@@ -77,20 +77,22 @@ def move_all(heap, source, target):
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, TRACEBACK, EXIT):
+    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, EXIT_TRACEBACK, EXIT):
         return np.int64(1)
     if entry.kind == GENERATOR:
         return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
-    return references(heap, number) + (entry.kind == FRAME)
+    return references(heap, number) + (entry.kind == GENERATOR_FRAME)
 
 
 @leaf
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, TRACEBACK, EXIT) or (entry.kind == GENERATOR and entry.owner):
+    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, EXIT_TRACEBACK, EXIT) or (
+        entry.kind == GENERATOR and entry.owner
+    ):
         return np.int64(entry.owner)
-    if entry.kind in (GENERATOR, FRAME):
+    if entry.kind in (GENERATOR, GENERATOR_FRAME):
         return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
 
@@ -99,7 +101,7 @@ def _child(heap, number, index):
 def _value(heap, number, index):
     """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself."""
     entry = heap.objects[number]
-    if entry.kind == FRAME:
+    if entry.kind == GENERATOR_FRAME:
         if index == 0:
             return np.int64(entry.owner)
         index -= 1

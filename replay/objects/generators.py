@@ -14,8 +14,8 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.calls import enter_frame
 from replay.objects.heap import (
-    FRAME,
     GENERATOR,
+    GENERATOR_FRAME,
     drop,
     drop_leaf,
     free_counted_block,
@@ -83,7 +83,7 @@ def _make_frame(machine, function):
     enter_frame(machine, function)
     memory = machine.frames[state.depth]
     state.depth -= 1
-    number = new_record(heap, FRAME, np.int64(0))
+    number = new_record(heap, GENERATOR_FRAME, np.int64(0))
     entry = heap.objects[number]
     entry.block, entry.vector, entry.capacity = memory.block, memory.room, function
     _keep_arguments(machine, number, called)

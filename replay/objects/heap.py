@@ -57,16 +57,16 @@ class Kind(IntEnum):
     """An instance that has a dict."""
     SET = auto()
     GENERATOR = auto()
-    FRAME = auto()
+    GENERATOR_FRAME = auto()
     """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
-    TRACEBACK = auto()
+    EXIT_TRACEBACK = auto()
     EXIT = auto()
     """The exception that closes a generator, in 3.12."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, GENERATOR, FRAME, TRACEBACK, EXIT,
+    DICT_ITERATOR, KEYS, OPEN, SET, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
@@ -210,7 +210,7 @@ def new_record(heap, kind, length):
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR) or kind in (
-        GENERATOR, FRAME, TRACEBACK, EXIT,
+        GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
     )  # fmt: skip
 
 
@@ -378,7 +378,7 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, FRAME)
+    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, GENERATOR_FRAME)
 
 
 @leaf
@@ -395,7 +395,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, FRAME)
+    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, GENERATOR_FRAME)
 
 
 @leaf
@@ -450,7 +450,7 @@ def _references(heap, number):
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
     return heap.rules[0].trashcan_levels > 0 and kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, FRAME, TRACEBACK, EXIT,
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
     )  # fmt: skip
 
 
@@ -505,7 +505,7 @@ def drop_next(heap):
         else:
             task.position = _references(heap, number)
         return False
-    if entry.kind == GENERATOR or (entry.kind == FRAME and task.position == 0):
+    if entry.kind == GENERATOR or (entry.kind == GENERATOR_FRAME and task.position == 0):
         return True
     if task.position:
         task.position -= 1
