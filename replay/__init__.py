@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import summarize
+    from replay.analysis.pin_report import find_pins
     from replay.config import load_config
     from replay.recorder.marks import mark
     from replay.recorder.session import record
@@ -31,6 +32,7 @@ __all__ = [
     "ReplayError",
     "SnapshotFile",
     "__version__",
+    "find_pins",
     "load_config",
     "mark",
     "new_snapshot_file",
@@ -50,6 +52,7 @@ _MODULES = {
     "Op": "trace",
     "ReplayError": "support.errors",
     "SnapshotFile": "reports.snapshot_file",
+    "find_pins": "analysis.pin_report",
     "load_config": "config",
     "mark": "recorder.marks",
     "new_snapshot_file": "reports.snapshot_file",

@@ -44,6 +44,11 @@ COMMANDS = {
         "history:history",
         "Show metrics over commits, and the commits at which their level changed.",
     ),
+    "compare": (
+        "compare:compare",
+        "Show how runs of several traces or stacks differ, and where the differences come from.",
+    ),
+    "pins": ("pins:pins", "Show which live blocks keep memory from being released, and who allocated them."),
     "sweep": (
         "sweep:app",
         "Simulate traces with many allocator stacks, rank the stacks, and show which settings matter.",

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from object_programs import object_program
+from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
 
@@ -11,6 +11,29 @@ from replay.objects import ObjectProgram
 def random_generator_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(_Author(seed).document())
+
+
+def random_pipeline_program(seed: int) -> ObjectProgram:
+    """Returns a random program with all kinds of statements, some in generator functions."""
+    return object_program(_PipelineAuthor(seed).document())
+
+
+class _PipelineAuthor(RandomAuthor):
+    """Writes programs without inner functions and methods, which cannot be combined with generators."""
+
+    _has_generators = True
+
+    def _write_methods(self, name: str) -> None:
+        self._ready.append(name)
+
+    def _use_callable(self, names: Names, own: list[str]) -> list[Any]:
+        return [self._bind(names, own, self._value(names, 2))]
+
+    def _collection(self) -> Any:
+        """Returns no `unfreeze`: the real interpreter has more objects to unfreeze than the model."""
+        while "unfreeze" in (statement := super()._collection()).values():
+            pass
+        return statement
 
 
 class _Author:

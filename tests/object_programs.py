@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import numpy as np
+from object_callables import APPLY, Callables
 
 from replay.objects import ObjectProgram
 from replay.objects.code import compile_program
@@ -15,6 +16,10 @@ from replay.verification.objects import simulate
 _NUMBERS = (0, 1, 5, 255, 256, 257, 1000, 1024, 1025, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 31)
 _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
+WITH_OWNER = (
+    Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL, Kind.METHOD,
+)  # fmt: skip
+"""Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]
 """The kind of value of each bound name: int, tuple, list, dict, set, generator, the name of a class, or any."""
 
@@ -34,7 +39,7 @@ def random_program(seed: int) -> ObjectProgram:
 
 def random_document(seed: int) -> dict[str, Any]:
     """Returns the document of a random program."""
-    return _Author(seed).document()
+    return RandomAuthor(seed).document()
 
 
 def _is_chosen(generator: random.Random, probability: float) -> bool:
@@ -42,8 +47,14 @@ def _is_chosen(generator: random.Random, probability: float) -> bool:
     return generator.random() < probability
 
 
-class _Author:
+class RandomAuthor(Callables):
+    """Writes random programs."""
+
+    _has_generators = False
+    """Whether some functions are generator functions."""
+
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._random = random.Random(seed)
         self._names = self._depth = 0
         self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
@@ -51,26 +62,28 @@ class _Author:
         self._generators: set[str] = set()
         self._yields = False
 
-    def _class(self) -> dict[str, list[str]]:
+    def _class(self) -> dict[str, Any]:
         has_dict = self._random.random() < 0.5
         return {} if has_dict else {"slots": self._random.sample("pqrstuvw", self._random.randint(1, 5))}
 
     def document(self) -> dict[str, Any]:
-        functions = {}
+        functions = {"apply": APPLY}
+        for name in self._classes:
+            self._write_methods(name)
         for index in range(self._random.randint(0, 4)):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
-            self._yields = _is_chosen(self._random, 0.4)
+            self._yields = self._has_generators and _is_chosen(self._random, 0.4)
             body = self._block(names, self._random.randint(1, 5))
             if self._yields:
                 body.insert(self._random.randint(0, len(body)), {"yield": self._number({}, 0)})
                 self._generators.add(f"f{index}")
-            elif self._random.random() < 0.7:
+            elif self._random.random() < 0.7 and not self._never_completes(body):
                 body.append({"return": self._value(names, 2)})
             self._yields = False
             functions[f"f{index}"] = {"parameters": parameters, "do": body}
             self._parameters[f"f{index}"] = len(parameters)
-        main = self._block({}, self._random.randint(3, 10))
+        main = self._main()
         choose = self._random.choice
         collector = {
             "enabled": _is_chosen(self._random, 0.9),
@@ -78,6 +91,9 @@ class _Author:
         }
         document = {"seed": 7, "classes": self._classes, "functions": functions, "main": main}
         return {**document, "collector": collector} if _is_chosen(self._random, 0.7) else document
+
+    def _main(self) -> list[Any]:
+        return self._block({}, self._random.randint(3, 10))
 
     def _new_name(self) -> str:
         self._names += 1
@@ -123,7 +139,9 @@ class _Author:
         if chance < 0.86:
             return self._set(names)
         if chance < 0.92 or not self._parameters:
-            return {"new": self._random.choice([*self._classes])}
+            return self._new(names, depth)
+        if chance < 0.94:
+            return self._random.choice([name for name in self._parameters if name not in self._generators] or [0])
         return self._call(names, depth)
 
     def _dict(self, names: Names, depth: int) -> Any:
@@ -170,6 +188,8 @@ class _Author:
         own: list[str] = []
         for _ in range(length):
             statements += self._statement(names, own)
+            if self._never_completes(statements[-1:]):
+                break
         return statements or [{"bind": {"z": 0}}]
 
     def _statement(self, names: Names, own: list[str]) -> list[Any]:
@@ -180,6 +200,8 @@ class _Author:
             return self._change_set(names, own)
         if not table and self._random.random() < 0.15:
             return [self._bind(names, own, self._dict(names, 2))]
+        if self._random.random() < 0.2 and self._depth < 4:
+            return self._use_callable(names, own)
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):
             return [self._collection()]
@@ -202,8 +224,10 @@ class _Author:
             places = [f"{name}.{slot}" for slot in self._random.sample(slots, count)]
             values = {place: self._value(names, 2 if count < 4 else 0) for place in places}
             return [{"set": values}, self._bind(names, own, self._random.choice(places))]
-        if 0.6 <= chance < 0.68 and own and self._depth == 0:
-            name = own.pop(self._random.randrange(len(own)))
+        free = [name for name in own if name not in self._captured]
+        if 0.6 <= chance < 0.68 and free and self._depth == 0:
+            name = self._random.choice(free)
+            own.remove(name)
             del names[name]
             return [{"drop": [name]}]
         if 0.68 <= chance < 0.86 and self._depth < 3:
@@ -233,6 +257,18 @@ class _Author:
             item = self._new_name()
             statements.append({"each": name, "as": item, "do": self._inner(names, 3, **{item: "any"})})
         return statements
+
+    def _never_completes(self, statements: list[Any]) -> bool:
+        """Whether the last of these statements always returns, so that others after it would never be reached."""
+        if not statements:
+            return False
+        last = statements[-1]
+        if "try" in last:
+            ends = self._never_completes(last["try"]) and self._never_completes(last.get("handle", last["try"]))
+            return ends or self._never_completes(last.get("finally", []))
+        if "choose" in last or "if_key" in last:
+            return self._never_completes(last["do"]) and self._never_completes(last.get("otherwise", []))
+        return "return" in last or "raise" in last
 
     def _collection(self) -> Any:
         switch = self._random.choice(("disable", "enable", "enable", "freeze", "unfreeze"))
@@ -268,7 +304,8 @@ class _Author:
         return [*statements, {"repeat": times, "as": index, "do": body}]
 
     def _bind(self, names: Names, own: list[str], value: Any) -> Any:
-        name = self._random.choice(own) if own and self._random.random() < 0.3 else self._new_name()
+        free = [name for name in own if name not in self._captured]
+        name = self._random.choice(free) if free and self._random.random() < 0.3 else self._new_name()
         names[name] = self._kind(value, names)
         if name not in own:
             own.append(name)
@@ -278,7 +315,8 @@ class _Author:
         self._depth += 1
         inner = {**names, **more}
         block = self._block(inner, self._random.randint(1, longest))
-        if self._random.random() < 0.05 and not self._yields:
+        completes = self._yields or not self._returns or self._never_completes(block)
+        if self._random.random() < 0.05 and not completes:
             block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block
@@ -360,7 +398,7 @@ def references(machine):
         if entry["kind"] == Kind.DICT:  # keys and values, or values with shared keys
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
-        if entry["kind"] in (Kind.RANGE, Kind.SEQUENCE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE):
+        if entry["kind"] in WITH_OWNER:
             found[entry["owner"]] += 1
         if entry["kind"] == Kind.GENERATOR and entry["owner"]:  # its frame, up to 3.10
             found[entry["owner"]] += 1

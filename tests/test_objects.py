@@ -448,14 +448,13 @@ def test_an_attribute_that_no_statement_sets_is_a_mistake(tmp_path):
         load_objects(path)
 
 
-def test_a_variable_cannot_have_the_name_of_what_is_called_in_the_same_function():
+def test_a_variable_cannot_have_the_name_of_a_class_that_is_called_in_the_same_function():
     function = {"parameters": ["f"], "do": [{"bind": {"Node": 0}}]}
     calls = [{"bind": {"f": 0, "Node": {"new": "Node"}}}, {"call": "f", "with": ["f"]}]
     document = {"classes": NODE, "functions": {"f": function, "g": {"do": calls}}, "main": [{"bind": {"g": 0}}]}
     _, problems = compile_program(Program.model_validate({"kind": "objects", **document}))
     assert problems == [
-        (("functions", "g"), "'f' is a variable here, so it cannot be called here"),
-        (("functions", "g"), "'Node' is a variable here, so it cannot be called here"),
+        (("functions", "g", "do", 0), "'Node' is a variable here, so the class cannot be called here"),
     ]
 
 
@@ -483,13 +482,15 @@ def test_an_integer_that_is_too_large_is_a_mistake(operation):
 
 
 def kept_blocks(machine):
-    """The blocks that live at the end of a program: those in free lists, frames that wait for calls, and in 3.12 the
-    frame object of the function that called `main`, if there is one."""
+    """The blocks that live at the end of a program: those in free lists, frames that wait for calls, the tables of keys
+    that classes share with their instances, and in 3.12 the frame object of the function that called `main`, if there
+    is one."""
     heap, state = machine.heap, machine.state[0]
     kept = [heap.kept[which, : heap.kept_counts[which]] for which in range(len(heap.kept))]
     frames = [*machine.functions["block"], *machine.kept_frames["block"][: state.frames_kept]]
     callers = machine.frames["block"][:1] if heap.rules["exit_bytes"] else []
-    return sorted(block for block in [*np.concatenate(kept), *frames, *callers] if block)
+    tables = heap.objects["block"][machine.classes["keys"]]
+    return sorted(block for block in [*np.concatenate(kept), *frames, *callers, *tables] if block)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(RELEASES))

@@ -40,10 +40,12 @@ from replay.allocators._registry import (
     usable_models,
 )
 from replay.allocators._spans import (
+    NEVER,
     SPAN,
     Reported,
     SpanChanges,
     SpanKind,
+    TopRule,
     differing,
     report,
     report_simple,
@@ -101,6 +103,7 @@ __all__ = [
     "LEVELS",
     "LOG",
     "MARGIN",
+    "NEVER",
     "NO_MEMORY",
     "NO_WAKE_NS",
     "OWN",
@@ -117,6 +120,7 @@ __all__ = [
     "SpanChanges",
     "SpanKind",
     "Stack",
+    "TopRule",
     "address",
     "adopt",
     "ask_for_room",

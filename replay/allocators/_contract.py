@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from replay.allocators._spans import SpanChanges
+from replay.allocators._spans import SpanChanges, TopRule
 from replay.allocators._stack import Stack
 from replay.allocators._tally import Counter, CounterKind
 
@@ -121,6 +121,12 @@ class OptionalPython(Protocol):
     def span_changes(self, state: Any, stack: Stack, seen: Any) -> SpanChanges:
         """How the spans changed since the call that returned `seen`, which is None at first. For models with so many
         spans that comparing all of them is slow."""
+
+    def kept_arenas(self, state: Any) -> int:
+        """Small role: how many arenas without live blocks are not released."""
+
+    def top_rule(self, state: Any, stack: Stack, region: int) -> TopRule:
+        """Libc role: when the free end of a heap, which is a region of its spans, is released."""
 
     def check(self, state: Any, stack: Stack) -> None:
         """Raises AssertionError where an invariant does not hold."""

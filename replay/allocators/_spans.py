@@ -58,6 +58,24 @@ SPAN = record(
 """
 
 
+NEVER = 1 << 62
+"""A threshold that no heap reaches."""
+
+
+class TopRule(NamedTuple):
+    """When a heap's free end is released: from `threshold_bytes` on all but `kept_bytes`, in multiples of `step`."""
+
+    threshold_bytes: int
+    kept_bytes: int
+    step: int
+
+    def released_bytes(self, top_bytes: int) -> int:
+        """Returns how many bytes are released if so many are free at the end of the heap."""
+        if top_bytes < self.threshold_bytes:
+            return 0
+        return max(0, (top_bytes - self.kept_bytes) & -self.step)
+
+
 def span_rows(
     kind: SpanKind,
     address: np.ndarray,

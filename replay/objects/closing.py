@@ -11,10 +11,9 @@ Steps are positions in the stack of what is left to drop. `closing_frame` is the
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.calls import leave_frame
 from replay.objects.code import SMALL_PLACE
 from replay.objects.collector import CLEAR, IDLE, move_all, request_generation
-from replay.objects.generators import ENDED, RUNNING, values_of
+from replay.objects.frame_objects import keep_frame
 from replay.objects.heap import (
     END_OF_GENERATOR,
     EXIT,
@@ -38,10 +37,9 @@ from replay.objects.heap import (
     untrack,
 )
 from replay.objects.machine import ALREADY_RUNNING, NOT_GENERATOR, UNKNOWN_PLACE, fail, pop
+from replay.objects.running_generators import ENDED, RUNNING, values_of
 
 TRACEBACK_BYTES = 56
-CALLER_SLOTS = 2
-"""Values on the stack of the function that calls `main`."""
 FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME = 0, *range(END_OF_GENERATOR + 1, 8)
 
 
@@ -306,8 +304,8 @@ def _end_throw(machine, number):
             _note_place(machine, np.int64(entry.capacity))
             state.closing_frame = frame.owner
             running = machine.frames[state.depth]
-            if not frame.owner and not running.block:
-                slots = machine.functions[state.function].slots if not state.is_over else np.int64(CALLER_SLOTS)
+            if not frame.owner and not running.block and not state.is_over:  # the caller of `main` has one
+                slots = machine.functions[state.function].slots
                 running.block = new_counted_block(heap, rules.frame_object_bytes + 8 * slots)
         track(heap, owner, heap.generations[0].ring)
     entry.owner, entry.length, entry.capacity = 0, 0, ENDED
@@ -328,21 +326,16 @@ def _note_place(machine, following):
 @leaf
 def _end_frame_object(machine, number):
     """Ends a frame whose variables have died."""
-    heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[number]
+    heap, entry = machine.heap, machine.heap.objects[number]
     if entry.owner:
         drop(heap, np.int64(entry.owner))
         entry.owner = 0
         return
     heap.counts[0].dying -= 1
     take_items(heap, number)
-    if heap.rules[0].frame_base:
-        state.depth += 1
-        memory = machine.frames[state.depth]
-        memory.block, memory.room = entry.block, entry.vector
-        leave_frame(machine, np.int64(entry.capacity))
-        state.depth -= 1
-    else:
-        free_counted_block(heap, np.int64(entry.block))
+    block, function, room = np.int64(entry.block), np.int64(entry.capacity), np.int64(entry.vector)
+    if not heap.rules[0].frame_base or not keep_frame(machine, function, block, room):
+        free_counted_block(heap, block)
     entry.kind, entry.first = 0, heap.counts[0].free_object
     heap.counts[0].free_object = number
     leave_trashcan(heap)

@@ -13,13 +13,16 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.dicts import clear_dict
-from replay.objects.generators import RUNNING, conceal_generators, expose_generators
 from replay.objects.heap import (
+    CELL,
     DICT,
     DICT_ITERATOR,
+    EXCEPTION,
     EXIT,
     EXIT_TRACEBACK,
+    FRAME,
     FREE_LISTS,
+    FUNCTION,
     GARBAGE,
     GENERATIONS,
     GENERATOR,
@@ -28,13 +31,17 @@ from replay.objects.heap import (
     KEYS,
     KINDS,
     LIST,
+    LIST_QUEUE,
     MALLOC,
+    METHOD,
     OBJ,
     OPEN,
     PERMANENT,
     PLACE,
+    QUEUE,
     SEQUENCE_ITERATOR,
     SET,
+    TRACEBACK,
     TUPLE,
     drop,
     emit,
@@ -42,6 +49,7 @@ from replay.objects.heap import (
     end_vector,
     free_block,
     free_counted_block,
+    give_items,
     has_header,
     is_forward,
     may_be_tracked,
@@ -51,6 +59,7 @@ from replay.objects.heap import (
     track,
     untrack,
 )
+from replay.objects.running_generators import RUNNING, conceal_generators, expose_generators
 from replay.objects.sets import give_slots
 from replay.trace import Op
 
@@ -59,6 +68,9 @@ REACHABLE, IN_QUESTION, UNREACHABLE = range(3)
 GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
+
+WITH_OWNER = (SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT)
+"""Kinds of objects whose only reference is `owner`."""
 
 
 @leaf
@@ -77,7 +89,7 @@ def move_all(heap, source, target):
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, EXIT_TRACEBACK, EXIT):
+    if entry.kind in WITH_OWNER:
         return np.int64(1)
     if entry.kind == GENERATOR:
         return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
@@ -88,10 +100,11 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in (SEQUENCE_ITERATOR, DICT_ITERATOR, EXIT_TRACEBACK, EXIT) or (
-        entry.kind == GENERATOR and entry.owner
-    ):
+    if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
         return np.int64(entry.owner)
+    if entry.kind == FRAME:  # its caller, then the variables
+        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + place])
     if entry.kind in (GENERATOR, GENERATOR_FRAME):
         return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
@@ -263,10 +276,18 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if heap.objects[number].kind in (LIST, DICT, INSTANCE, OPEN, SET):  # the others cannot be cleared
+    if _can_be_cleared(heap, heap.objects[number].kind):
         refer(heap, number)
         drop(heap, number)
         _clear_object(heap, number)
+
+
+@leaf
+def _can_be_cleared(heap, kind):
+    """Whether the collector can drop the references of an object of a kind."""
+    if kind in (QUEUE, LIST_QUEUE):
+        return heap.rules[0].clears_queues > 0
+    return kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME)
 
 
 @leaf
@@ -277,20 +298,29 @@ def _clear_object(heap, number):
         end_vector(heap, number)
     elif kind == DICT and heap.objects[number].vector == 0:
         clear_dict(heap, number)
-    elif kind in (DICT, SET) or (kind == OPEN and heap.rules[0].clears_values and heap.objects[number].vector):
+    elif kind in (DICT, SET):
         _clear_table(heap, number)
+    elif kind in WITH_OWNER:
+        if heap.objects[number].owner:
+            drop(heap, np.int64(heap.objects[number].owner))
+        heap.objects[number].owner = 0
+    elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
+        _reverse_items(heap, number)
+        end_items(heap, number, heap.objects[number].length)
+    elif kind == FRAME:
+        _clear_variables(heap, number)
+    elif kind in (QUEUE, LIST_QUEUE):
+        _clear_queue(heap, number)
     else:
         _clear_slots(heap, number)
 
 
 @leaf
 def _clear_table(heap, number):
-    """Empties a set, a dict that shares its keys with others, or in 3.12 an instance with a block of values."""
+    """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, kind = np.int64(entry.owner), entry.kind
-    for index in range(length // 2):  # they die from the first one on
-        first, last = entry.first + index, entry.first + length - 1 - index
-        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+    _reverse_items(heap, number)
     vector = end_items(heap, number, length)
     if kind == SET:
         entry.owner = 0
@@ -298,6 +328,31 @@ def _clear_table(heap, number):
     elif kind == DICT:
         entry.owner = 0
         heap.objects[vector].owner = keys
+
+
+@leaf
+def _reverse_items(heap, number):
+    """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
+    entry, length = heap.objects[number], references(heap, number)
+    for index in range(length // 2):
+        first, last = entry.first + index, entry.first + length - 1 - index
+        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
+
+
+@leaf
+def _clear_queue(heap, number):
+    """Drops the list of a queue, or its items, from the first one on, and its array."""
+    queue = heap.objects[number]
+    if queue.kind == LIST_QUEUE:
+        drop(heap, np.int64(heap.items[queue.first + 1]))
+        queue.length, heap.items[queue.first + 1] = 1, 0
+        return
+    semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
+    heap.items[queue.first] = 0
+    _reverse_items(heap, number)
+    end_items(heap, number, length)
+    give_items(heap, number, np.int64(2))
+    heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1
 
 
 @leaf
@@ -311,22 +366,33 @@ def _clear_slots(heap, number):
 
 
 @leaf
+def _clear_variables(heap, number):
+    """Drops the variables of a frame object, from the first on; not its caller."""
+    entry = heap.objects[number]
+    for index in range(entry.length - 1):
+        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
+        if heap.items[entry.first + slot]:
+            drop(heap, np.int64(heap.items[entry.first + slot]))
+            heap.items[entry.first + slot] = 0
+
+
+@leaf
 def _empty_free_lists(machine):
     """Frees one block of the free lists."""
     heap, state = machine.heap, machine.state[0]
     collector = heap.collector[0]
-    if state.frames_kept:
-        state.frames_kept -= 1
-        free_counted_block(heap, machine.kept_frames[state.frames_kept].block)
-        return
     while collector.free_list < FREE_LISTS:
+        if state.frames_kept and collector.free_list:  # after those of bound methods
+            state.frames_kept -= 1
+            free_counted_block(heap, machine.kept_frames[state.frames_kept].block)
+            return
         which = np.int64(heap.emptied[collector.free_list])
         if heap.kept_counts[which]:
             heap.kept_counts[which] -= 1
             block = np.int64(heap.kept[which, heap.kept_counts[which]])
             if which >= KINDS or has_header(which):
                 free_counted_block(heap, block)
-            elif block:  # 0: a table that is older than the program
+            elif block:  # 0: a block that is older than the program
                 free_block(heap, heap.rules[0].keys_domain if which == KEYS else OBJ, block)
             return
         collector.free_list += 1

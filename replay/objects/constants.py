@@ -1,11 +1,20 @@
 """The constants that CPython's compiler makes of expressions."""
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from replay.objects import language
 from replay.objects.language import Expression
 
-Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | None"
+
+@dataclass(frozen=True)
+class FunctionValue:
+    """A function of the program, as a value."""
+
+    number: int
+
+
+Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | FunctionValue | None"
 """A constant; the value of a float does not matter."""
 
 

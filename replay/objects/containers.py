@@ -5,6 +5,7 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.collector import may_be_in_cycle
 from replay.objects.dicts import clear_dict, dict_item
+from replay.objects.functions import bind_method
 from replay.objects.heap import (
     CALLOC,
     DICT,
@@ -133,6 +134,8 @@ def attribute(machine, name, is_set):
         return open_attribute(machine, number, name, is_set)
     slot = machine.slots[entry.owner, name] if entry.kind == INSTANCE else np.int64(-1)
     if slot < 0:
+        if entry.kind == INSTANCE and machine.methods[entry.owner, name] and not is_set:
+            return bind_method(machine, number, name)
         return fail(machine, NO_ATTRIBUTE, name, np.int64(0))
     place = entry.first + slot
     old = np.int64(heap.items[place])

@@ -56,6 +56,25 @@ class Kind(IntEnum):
     OPEN = auto()
     """An instance that has a dict."""
     SET = auto()
+    FUNCTION = auto()
+    CELL = auto()
+    METHOD = auto()
+    """A bound method."""
+    ENDED_FRAME = auto()
+    """The frame of a call that ends, up to 3.10: no object of a program."""
+    EXCEPTION = auto()
+    TRACEBACK = auto()
+    """An entry of a traceback: the next entry, and a frame object."""
+    FRAME = auto()
+    LOCK = auto()
+    PLAIN_LOCK = auto()
+    """A lock without the collector's header, up to 3.9."""
+    SEMAPHORE = auto()
+    """The lock in a queue: no object."""
+    QUEUE = auto()
+    """A queue with an array of items, from 3.13 on."""
+    LIST_QUEUE = auto()
+    """A queue with a list of items, up to 3.12."""
     GENERATOR = auto()
     GENERATOR_FRAME = auto()
     """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
@@ -66,10 +85,11 @@ class Kind(IntEnum):
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, SEQUENCE_ITERATOR, VECTOR, PLACE, DICT,
-    DICT_ITERATOR, KEYS, OPEN, SET, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME, LOCK, PLAIN_LOCK,
+    SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
-MEM, OBJ = int(Domain.MEM), int(Domain.OBJ)
+RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
@@ -84,8 +104,9 @@ OBJECT = record(
 )  # fmt: skip
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
-which text a constant is, 0 for one of the letter x only.
-`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict.
+which text a constant is, 0 for one of the letter x only; the function of a bound method.
+`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
+function, content of a cell, instance of a bound method.
 Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
@@ -115,12 +136,18 @@ RULES = record(
     "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
     "locals_from_last", "tuples_lost", "append_resizes", "least_shrunk", "tuple_header", "sequence_iterators",
-    "trashcan_levels", "collects_in_loop", "tracks_all_tuples", "count_bytes",
+    "trashcan_levels", "collects_in_loop", "collects_disabled",
+    "clears_values", "tracks_all_tuples", "count_bytes",
     "keys_header", "keys_domain", "text_entry", "pairs_values", "slots_least",
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
-    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops",
-    "clears_new", "clears_values", "collects_disabled",
+    "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
+    "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
+    "pushes_addresses", "pushes_places",
+    "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
+    "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
+    "checks_often",
+    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
 )  # fmt: skip
 
 
@@ -209,7 +236,9 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR) or kind in (
+    return kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, SEQUENCE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXCEPTION,
+        TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE,
         GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
     )  # fmt: skip
 
@@ -292,7 +321,7 @@ def end_object(heap, number):
     """Gives the memory of a dead object to its free list, or frees it."""
     counts, entry = heap.counts[0], heap.objects[number]
     which = free_list(entry.kind, entry.length)
-    if entry.kind in (VECTOR, PLACE):
+    if entry.kind in (VECTOR, PLACE, SEMAPHORE):
         pass
     elif heap.kept_counts[which] < heap.limits[which]:
         heap.kept[which, heap.kept_counts[which]] = entry.block
@@ -378,7 +407,10 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, GENERATOR_FRAME)
+    return kind in (
+        TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE,
+        GENERATOR, GENERATOR_FRAME,
+    )  # fmt: skip
 
 
 @leaf
@@ -395,7 +427,9 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, GENERATOR, GENERATOR_FRAME)
+    return kind in (
+        INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
+    )  # fmt: skip
 
 
 @leaf
@@ -449,8 +483,12 @@ def _references(heap, number):
 @leaf
 def _is_nested(heap, kind):
     """Whether freeing an object of a kind counts for the trashcan."""
-    return heap.rules[0].trashcan_levels > 0 and kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    if heap.rules[0].trashcan_levels == 0:
+        return False
+    if kind == EXCEPTION:
+        return heap.rules[0].delays_exceptions > 0
+    return kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
     )  # fmt: skip
 
 
@@ -485,8 +523,19 @@ def leave_trashcan(heap):
 
 
 @leaf
+def drop_frame(heap, number):
+    """Has the next steps end a frame, after all references that are dropped after this: they are nested in it."""
+    counts = heap.counts[0]
+    task = heap.dying[counts.dying]
+    task.object, task.position = number, 0
+    counts.dying += 1
+    heap.collector[0].nesting += 1
+
+
+@leaf
 def drop_next(heap):
-    """Takes one step of dropping references; returns True if a generator or its frame is next to end."""
+    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; -1 if a
+    generator or its frame is next to end; else 0."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
@@ -495,18 +544,18 @@ def drop_next(heap):
         entry.refs -= 1
         if entry.refs or number == 0:
             counts.dying -= 1
-            return False
+            return np.int64(0)
         if entry.kind == GENERATOR:
             task.position = END_OF_GENERATOR
-            return True
+            return np.int64(-1)
         untrack(heap, number)
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
             task.position = _references(heap, number)
-        return False
+        return np.int64(0)
     if entry.kind == GENERATOR or (entry.kind == GENERATOR_FRAME and task.position == 0):
-        return True
+        return np.int64(-1)
     if task.position:
         task.position -= 1
         if is_forward(entry.kind):
@@ -517,18 +566,25 @@ def drop_next(heap):
             child = entry.owner
         if child:
             drop(heap, child)
-        return False
+        return np.int64(0)
     counts.dying -= 1
     if entry.kind == KEYS:
         end_keys(heap, number)
-        return False
+        return np.int64(0)
+    if entry.kind == ENDED_FRAME:
+        if entry.block:
+            free_counted_block(heap, entry.block)
+            entry.block = 0
+        leave_trashcan(heap)
+        return np.int64(0)
     take_items(heap, number)
     if entry.vector:
-        free_block(heap, MEM, entry.vector)
+        free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted = _is_nested(heap, entry.kind)
-    end_object(heap, number)
+    is_counted, is_kept = _is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    if not is_kept:
+        end_object(heap, number)
     if is_counted:
         leave_trashcan(heap)
-    return False
+    return np.int64(number if is_kept else 0)

@@ -19,6 +19,7 @@ import numpy as np
 from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 from replay.objects.dicts import DICT_BYTES, find, grown_slots, insert, insert_entry, new_table, track_dict, usable
+from replay.objects.functions import bind_method
 from replay.objects.heap import (
     DICT,
     MALLOC,
@@ -35,7 +36,7 @@ from replay.objects.heap import (
     refer,
     take_items,
 )
-from replay.objects.machine import NO_VALUE, fail, pop, push
+from replay.objects.machine import IS_METHOD, NO_VALUE, fail, pop, push
 
 CLASS = record("slots", "usable", "entries", "keys")
 """`slots`: -1 if instances have a dict. `usable`, `entries`: of the shared keys, from 3.11 on. `keys`: the shared table
@@ -77,6 +78,8 @@ def open_attribute(machine, number, name, is_set):
     """Pushes an attribute of an instance, which was popped; or sets it to the value on the stack."""
     heap, entry = machine.heap, machine.heap.objects[number]
     if is_set:
+        if machine.methods[entry.owner, name]:
+            return fail(machine, IS_METHOD, name, np.int64(0))
         value = pop(machine)
         if heap.rules[0].splits_dicts:
             old = _set_in_dict(machine, number, name, value)
@@ -93,6 +96,8 @@ def open_attribute(machine, number, name, is_set):
     elif machine.slots[entry.owner, name] >= 0:
         value = np.int64(heap.items[entry.first + machine.slots[entry.owner, name]])
     if value == 0:
+        if machine.methods[entry.owner, name]:
+            return bind_method(machine, number, name)
         return fail(machine, NO_VALUE, name, np.int64(0))
     refer(heap, value)
     push(machine, value)

@@ -11,15 +11,29 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from replay.support.names import nearest
+from replay.support.units import Time
 from replay.support.yaml_documents import Form
 
 MAIN = "main"
 """The function that a program starts with. It has no parameters."""
+SELF, INIT = "self", "__init__"
+"""The first parameter of methods; the method that `new` calls."""
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
-RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE"}
-"""Names of functions and constants in the program's twin."""
+EXCEPTIONS = {
+    "Exception": "Exception",
+    "ArithmeticError": "Exception", "OverflowError": "ArithmeticError", "ZeroDivisionError": "ArithmeticError",
+    "AssertionError": "Exception",
+    "LookupError": "Exception", "IndexError": "LookupError", "KeyError": "LookupError",
+    "RuntimeError": "Exception", "NotImplementedError": "RuntimeError",
+    "TypeError": "Exception",
+    "ValueError": "Exception",
+}  # fmt: skip
+"""The exceptions that a program can raise, and their base classes. All have the same size."""
+RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
+RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
+"""Names of functions, classes and constants in the program's twin."""
 
 
 def _unreserved(name: str) -> str:
@@ -29,6 +43,22 @@ def _unreserved(name: str) -> str:
     return name
 
 
+def _exception(name: str) -> str:
+    """Returns the name of an exception; raises ValueError for others."""
+    if name not in EXCEPTIONS:
+        raise ValueError(f"unknown exception {name!r}; {nearest(name, [*EXCEPTIONS])}")
+    return name
+
+
+def _exceptions(names: Any) -> Any:
+    """Returns the name of an exception, or a list of them; raises ValueError for others."""
+    if not isinstance(names, (str, list)) or not names:
+        raise ValueError("expected an exception such as `KeyError`, or a list of them")
+    for name in [names] if isinstance(names, str) else names:
+        _exception(str(name))
+    return names
+
+
 def _no_keywords(place: str) -> str:
     """Returns a place whose parts are names in Python; raises ValueError for others."""
     if words := [word for word in place.split(".") if keyword.iskeyword(word)]:
@@ -36,10 +66,21 @@ def _no_keywords(place: str) -> str:
     return place
 
 
+def _supported(name: Any) -> Any:
+    """Returns the name of a method; raises ValueError for special methods that are not simulated."""
+    if isinstance(name, str) and name.startswith("_") and name != INIT:
+        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {INIT} is")
+    return name
+
+
 Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
 Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
 Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
+MethodName = Annotated[
+    str, Field(pattern=rf"^({_WORD}|{INIT})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
+]
+ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
 Number = Annotated[int, Field(ge=0, le=LARGEST)]
 
@@ -108,15 +149,19 @@ class NewSet(Form):
 
 
 class New(Form):
-    """A new instance of a class: `Node()`."""
+    """A new instance of a class: `Node(a, b)`. The values are those of `__init__`, if the class has it."""
 
     new: Name
+    with_: list["Expression"] = Field(default_factory=list, alias="with")
 
 
 class Call(Form):
-    """A call of a function, `f(a, b)`: a statement or an expression."""
+    """A call, `f(a, b)` or `node.method(a, b)`: a statement or an expression.
 
-    call: Name
+    `f` is a variable, or else a function of the program.
+    """
+
+    call: Place
     with_: list["Expression"] = Field(default_factory=list, alias="with")
 
 
@@ -144,6 +189,24 @@ class Next(Form):
 
     next: Place
     default: "Expression | None" = None
+
+
+class NewLock(Form):
+    """A new lock, which no thread holds: `allocate_lock()`."""
+
+    lock: Annotated[list[Any], Field(max_length=0)]
+
+
+class NewQueue(Form):
+    """A new queue without items: `SimpleQueue()`."""
+
+    queue: Annotated[list[Any], Field(max_length=0)]
+
+
+class Take(Form):
+    """`q.get()`: waits until the queue has an item."""
+
+    take: Place
 
 
 # Statements
@@ -239,10 +302,75 @@ class Close(Form):
     close: Place
 
 
+class Define(Form):
+    """`def name(a, b):` in a function. It can use the variables of the functions around it, and bind those that
+    `nonlocal` lists."""
+
+    define: Name
+    parameters: list[Name] = Field(default_factory=list)
+    nonlocal_: list[Name] = Field(default_factory=list, alias="nonlocal")
+    do: Annotated[list["Statement"], Field(min_length=1)]
+
+
+class Start(Form):
+    """Starts a thread that calls a function: `start_new_thread(f, (a, b))`."""
+
+    start: Name
+    with_: list["Expression"] = Field(default_factory=list, alias="with")
+
+
+class Acquire(Form):
+    """`l.acquire()`: waits until no thread holds the lock."""
+
+    acquire: Place
+
+
+class Release(Form):
+    """`l.release()`."""
+
+    release: Place
+
+
+class Put(Form):
+    """`q.put(a)`, of a queue."""
+
+    put: "Expression"
+    to: Place
+
+
+class Sleep(Form):
+    """`sleep(t)`: a call that waits for this time without the GIL."""
+
+    sleep: Time
+
+
+class Work(Form):
+    """Time in which the thread computes without allocations."""
+
+    work: Time
+
+
 class Return(Form):
     """`return a`."""
 
     return_: "Expression" = Field(alias="return")
+
+
+class Raise(Form):
+    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`."""
+
+    raise_: "Expression | None" = Field(alias="raise")
+    with_: list["Expression"] | None = Field(default=None, alias="with")
+
+
+class Try(Form):
+    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both."""
+
+    try_: Annotated[list["Statement"], Field(alias="try", min_length=1)]
+    except_: ExceptionNames | None = Field(default=None, alias="except")
+    as_: Name | None = Field(default=None, alias="as")
+    handle: Annotated[list["Statement"], Field(min_length=1)] | None = None
+    finally_: Annotated[list["Statement"], Field(min_length=1)] | None = Field(default=None, alias="finally")
 
 
 class Repeat(Form):
@@ -289,13 +417,15 @@ EXPRESSIONS: dict[str, type[Form]] = {
     for form in (
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
         FirstKey, Next,
+        NewLock, NewQueue, Take,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
-        Repeat, Each, Choose, IfKey, Yield, Next, Close,
+        Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
+        Yield, Next, Close,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -341,6 +471,9 @@ Expression: TypeAlias = Annotated[
     | Annotated[Item, Tag("item")]
     | Annotated[Length, Tag("length")]
     | Annotated[FirstKey, Tag("first_key")]
+    | Annotated[NewLock, Tag("lock")]
+    | Annotated[NewQueue, Tag("queue")]
+    | Annotated[Take, Tag("take")]
     | Annotated[Next, Tag("next")],
     Discriminator(_tag),
     _known("expression"),
@@ -364,6 +497,15 @@ Statement: TypeAlias = Annotated[
     | Annotated[Each, Tag("each")]
     | Annotated[Choose, Tag("choose")]
     | Annotated[IfKey, Tag("if_key")]
+    | Annotated[Define, Tag("define")]
+    | Annotated[Raise, Tag("raise")]
+    | Annotated[Try, Tag("try")]
+    | Annotated[Start, Tag("start")]
+    | Annotated[Acquire, Tag("acquire")]
+    | Annotated[Release, Tag("release")]
+    | Annotated[Put, Tag("put")]
+    | Annotated[Sleep, Tag("sleep")]
+    | Annotated[Work, Tag("work")]
     | Annotated[Yield, Tag("yield")]
     | Annotated[Next, Tag("next")]
     | Annotated[Close, Tag("close")],
@@ -372,17 +514,21 @@ Statement: TypeAlias = Annotated[
 ]
 
 
-class Class(Form):
-    """A class whose instances have these attributes and no dict; without `slots`, any attributes."""
-
-    slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
-
-
 class Function(Form):
     """A function. All its names are local to a call."""
 
     parameters: list[Name] = Field(default_factory=list)
     do: Annotated[list[Statement], Field(min_length=1)]
+
+
+class Class(Form):
+    """A class whose instances have these attributes and no dict; without `slots`, any attributes.
+
+    The first parameter of its methods is `self`, which is not listed.
+    """
+
+    slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
+    methods: dict[MethodName, Function] = Field(default_factory=dict)
 
 
 class Collector(Form):
@@ -403,6 +549,8 @@ class Program(Form):
     """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     collector: Collector = Field(default_factory=Collector)
+    switch_interval: Annotated[Time, Field(gt=0)] = 5_000_000
+    """As of sys.setswitchinterval(): how long a thread waits for the GIL until it requests that the holder drops it."""
     classes: dict[Name, Class] = Field(default_factory=dict)
     functions: dict[Name, Function] = Field(default_factory=dict)
     main: Annotated[list[Statement], Field(min_length=1)]

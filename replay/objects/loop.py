@@ -8,7 +8,16 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL
 from replay.jit.compiling import entry, leaf
-from replay.objects.calls import call, enter_frame, return_value
+from replay.objects.calls import (
+    call,
+    call_init,
+    call_method,
+    call_value,
+    end_init,
+    enter_frame,
+    make_arguments,
+    return_value,
+)
 from replay.objects.closing import close_next, do_close, finalize_next
 from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import (
@@ -22,6 +31,9 @@ from replay.objects.collector import (
 )
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
+from replay.objects.exceptions import do_exception
+from replay.objects.frame_objects import end_frame
+from replay.objects.functions import make_cell, make_function, method_of, use_cell
 from replay.objects.generators import do_generator
 from replay.objects.heap import (
     BYTES,
@@ -50,8 +62,12 @@ from replay.objects.instances import new_open
 from replay.objects.machine import (
     ADD,
     APPEND,
+    ARGUMENTS,
     ATTRIBUTE,
     CALL,
+    CALL_INIT,
+    CALL_METHOD,
+    CALL_VALUE,
     CHOOSE,
     CLEAR,
     CLOSE,
@@ -59,8 +75,10 @@ from replay.objects.machine import (
     CONSTANT,
     CONTAINS,
     DELETE,
+    DELETE_CELL,
     DISCARD,
     DISCARD_ELEMENT,
+    END_INIT,
     FAILED,
     FOUND,
     HALF,
@@ -71,9 +89,16 @@ from replay.objects.machine import (
     LETTERS,
     LIST_OF_CONSTANTS,
     LOAD,
+    LOAD_CELL,
+    LOAD_CLOSURE,
+    LOAD_METHOD,
+    MAKE_ARGUMENTS,
     MAKE_BYTES,
+    MAKE_CELL,
+    MAKE_CLOSURE,
     MAKE_DICT,
     MAKE_FRAME,
+    MAKE_FUNCTION,
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
@@ -86,15 +111,19 @@ from replay.objects.machine import (
     NOT_SEQUENCE,
     POP_LAST,
     PRODUCT,
+    RAISE_AGAIN,
     RETURN,
     SET_ATTRIBUTE,
     SET_ITEM,
     SET_OF_CONSTANTS,
+    START,
     STORE,
+    STORE_CELL,
     SUM,
     SWITCH_COLLECTOR,
     UNBOUND,
     UNWIND,
+    WORK,
     fail,
     pop,
     push,
@@ -102,12 +131,23 @@ from replay.objects.machine import (
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.twin import INCREMENT, MULTIPLIER
+from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
+from replay.objects.waiting import do_thread
 
 CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
 )  # fmt: skip
 """Instructions that push a new object."""
+USES_FUNCTIONS = (
+    MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
+    CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
+)  # fmt: skip
+PAUSED, WAITS, YIELDS = range(3, 6)
+"""Statuses of a slice: it has taken its time, ends with an instruction for the scheduler, or with a check at which the
+thread drops the GIL."""
+STEP_NS, CALL_NS = 20, 12
+"""Nominal times of a step of the machine and of a call of an allocator."""
 ENABLE, FREEZE = SWITCHES.index("enable"), SWITCHES.index("freeze")
 
 
@@ -169,7 +209,6 @@ def _do(machine):
     if op in (SUM, PRODUCT):
         return compute(machine, op)
     if op == CALL:
-        state.checks = 1
         return call(machine, argument)
     if op == UNWIND:
         result, iterator = pop(machine), pop(machine)
@@ -196,7 +235,7 @@ def _create(machine, op, argument, other):
     """Runs an instruction that pushes a new object."""
     heap, state = machine.heap, machine.state[0]
     if op == NEW:
-        state.checks = 1
+        state.checks = other != IN_CALL
         slots = machine.classes[argument].slots
         return new_open(machine, argument) if slots < 0 else _new_instance(machine, argument, slots)
     if op == MAKE_TUPLE:
@@ -235,6 +274,8 @@ def _do_rare(machine, op, argument, other):
     state = machine.state[0]
     if MAKE_FRAME <= op <= NEXT_OF:
         return do_generator(machine, op, argument)
+    if op in USES_FUNCTIONS:
+        return _use_function(machine, op, argument, other)
     if op == CHOOSE:
         return _choose(machine, argument, other)
     if op == COLLECT:
@@ -251,10 +292,48 @@ def _do_rare(machine, op, argument, other):
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
+    if ARGUMENTS <= op <= RAISE_AGAIN:
+        return do_exception(machine, op, argument, other)
+    if START <= op <= WORK:
+        return do_thread(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
     return _compute_rare(machine, op)
+
+
+@leaf
+def _use_function(machine, op, argument, other):
+    """Runs an instruction of functions, cells and methods."""
+    if op in (LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE):
+        return use_cell(machine, op, argument, other)
+    if op == MAKE_CELL:
+        return make_cell(machine, argument, other)
+    if op in (MAKE_FUNCTION, MAKE_CLOSURE):
+        return make_function(machine, op, argument)
+    if op == CALL_VALUE:
+        return call_value(machine, argument)
+    if op == LOAD_METHOD:
+        return _load_method(machine, argument)
+    if op == CALL_METHOD:
+        return call_method(machine, argument)
+    if op == MAKE_ARGUMENTS:
+        return make_arguments(machine, argument, other)
+    return call_init(machine, argument, other) if op == CALL_INIT else end_init(machine, argument)
+
+
+@leaf
+def _load_method(machine, name):
+    """Replaces an instance by a method and itself, or by 0 and its attribute."""
+    state = machine.state[0]
+    number = np.int64(machine.stack[state.top - 1])
+    function = method_of(machine, number, name)
+    machine.stack[state.top - 1] = function
+    push(machine, number)
+    if function:
+        refer(machine.heap, function)
+        return True
+    return attribute(machine, name, False)
 
 
 @leaf
@@ -359,7 +438,10 @@ def run_machine(machine):
     while _has_room(machine):
         counts.steps += 1
         if counts.dying > heap.collector[0].waiting:
-            if drop_next(heap):
+            ended = drop_next(heap)
+            if ended > 0:
+                end_frame(machine, ended)
+            elif ended < 0:
                 close_next(machine)
                 if state.mistake:
                     return FAILED
@@ -374,8 +456,53 @@ def run_machine(machine):
             return DONE
         elif heap.collector[0].requested and _collects(machine):
             pass
-        elif not _do(machine):
+        elif not (unwind_next(machine) if state.unwinding else _do(machine)):
             if state.mistake:
                 return FAILED
             state.is_over = 1
+    return FULL
+
+
+@entry
+def run_slice(machine, limit_ns):
+    """Runs one of several threads for about this time at most: until it ends (DONE), a table needs more room (FULL), it
+    makes a mistake (FAILED), or it is PAUSED, WAITS or YIELDS. Threads change only between instructions."""
+    heap, state = machine.heap, machine.state[0]
+    counts = heap.counts[0]
+    steps, events, often = np.int64(counts.steps), np.int64(counts.events), heap.rules[0].checks_often
+    if state.function < 0:
+        state.function = machine.functions.shape[0] - 1
+        machine.functions[state.function].warmth = 1
+        enter_frame(machine, state.function)
+    while _has_room(machine):
+        before, phase = np.int64(counts.steps), heap.collector[0].phase
+        counts.steps += 1
+        if counts.dying:
+            drop_next(heap)
+        elif phase:
+            collect_next(machine)
+        elif state.is_over:
+            counts.steps -= 1
+            return DONE
+        elif state.waits:
+            counts.steps -= 1
+            return WAITS
+        elif heap.collector[0].requested and _collects(machine):
+            pass
+        elif state.yields and state.checks:
+            counts.steps -= 1
+            return YIELDS
+        elif (before - steps) * STEP_NS + (counts.events - events) * CALL_NS >= limit_ns:
+            counts.steps -= 1
+            return PAUSED
+        else:
+            op = machine.instructions[state.at].op
+            if not _do(machine):
+                if state.mistake:
+                    return FAILED
+                state.is_over = 1
+            if often and op not in (LOAD, STORE, CONSTANT, DISCARD):
+                state.checks = 1
+        if phase:
+            state.collecting += counts.steps - before
     return FULL

@@ -33,6 +33,16 @@ MISTAKES = (
     "the dict has other keys than at the start of the loop over it",
     "expected a set",
     "expected a dict or set",
+    "expected a function or bound method",
+    "the function has {limit} parameters, and is called with {value}",
+    "{name!r} is a method of this object, and cannot be set",
+    "expected an exception",
+    "{name} is raised here, and has no handler",
+    "a handler or `finally` is left here; what CPython {name} allocates for this depends on the exact length of the "
+    "function's code: make the function shorter, or choose another release",
+    "expected a lock",
+    "no thread holds the lock",
+    "expected a queue",
     "expected a generator",
     "the generator is already running",
     "the generator has ended",
@@ -41,19 +51,40 @@ MISTAKES = (
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
-    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED, NOT_GENERATOR, ALREADY_RUNNING,
-    GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
+    NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
+    NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
+    NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room", "generator")
-"""`block`, `room`: memory of the frame, up to 3.10; in 3.12 `block` is the frame object, if there is one. `generator`:
-the generator that runs in the frame, 0 for none."""
+FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
+"""`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
+`kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
+was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
+the frame, if it is a generator."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks", "generators", "closing_frame",
+    "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
+    "handled_traceback",
+    "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
+    "arguments", "callback", "boot", "thread_state", "handle",
+    "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
+    "generators", "closing_frame",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
-requested collection now (from 3.12 on). `generators`: how many are running. `closing_frame`: the frame of the generator
-that is being closed, while it is the running one (up to 3.12)."""
+requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
+`__init__`, each of which takes two levels of CPython's limit. `ended_frame`: stands for the frame that ends, up to
+3.10. `unwinding`: what is next to do with the exception `raised`, 0 for none; `region`: the region that it leaves.
+`handled`: the exception whose handler runs. Both have a traceback of their own, the former up to 3.11, the latter up to
+3.10.
+
+Of programs with threads:
+`waits`: what the last instruction has the scheduler do; `awaited`: the lock or queue, or the first instruction of a new
+thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a lock, or an item.
+`yields`: whether the thread drops the GIL at the next check. `collecting`: steps of collections.
+`arguments`, a tuple, and the blocks `callback`, `boot`, `thread_state`, `handle`: of the thread, 0 for none; `next_…`:
+of the thread that it starts.
+
+`generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
+running one (up to 3.12)."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -65,6 +96,12 @@ DEPTH_MAX = 900
     MAKE_LIST, LIST_OF_CONSTANTS, NEW, CALL, UNWIND, RETURN, ITEM, SET_ITEM, LENGTH, APPEND, POP_LAST, CLEAR, DISCARD,
     MAKE_RANGE, ITERATE, NEXT, JUMP, CHOOSE, COLLECT, FOUND, SWITCH_COLLECTOR, MAKE_DICT, DICT_OF_CONSTANTS,
     DELETE_ITEM, FIRST_KEY, CONTAINS, MAKE_SET, SET_OF_CONSTANTS, ADD, DISCARD_ELEMENT,
+    MAKE_CELL, LOAD_CELL, STORE_CELL, DELETE_CELL, LOAD_CLOSURE, MAKE_FUNCTION, MAKE_CLOSURE, CALL_VALUE, LOAD_METHOD,
+    CALL_METHOD, MAKE_ARGUMENTS, CALL_INIT, END_INIT,
+    ARGUMENTS, NEW_EXCEPTION, RAISE, RAISE_CLASS, MATCH, HANDLED, LEAVE_HANDLER, RERAISE, UNBIND,
+    ENTER_FINALLY, LEAVE_FINALLY, RAISE_AGAIN,
+    START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
+    SLEEP, WORK,
     MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE,
 ) = map(int, Do)  # fmt: skip
 
@@ -72,9 +109,11 @@ DEPTH_MAX = 900
 @by_reference
 class Machine(NamedTuple):
     """The heap; the code; `classes`: what their instances share; `slots`: the place of each attribute in each class;
-    `stack`: local variables and values of all calls; `constants`: the objects of constants; `attributes`: the names of
-    attributes, one after the other; `ints`: small integers. NONE, and the texts and bytes that exist once, follow
-    them."""
+    `methods`: the function of each method in each class, 0 for none; `stack`: local variables and values of all calls;
+    `constants`: the objects of constants; `attributes`: the names of attributes, one after the other; `ints`: small
+    integers. NONE, and the texts and bytes that exist once, follow them. `regions`: where exceptions have handlers;
+    `region_of`: the region of each instruction; `far`: whether it is so far from the function's start that an integer
+    object for its place is no small one."""
 
     heap: Heap
     state: np.ndarray
@@ -82,12 +121,16 @@ class Machine(NamedTuple):
     functions: np.ndarray
     classes: np.ndarray
     slots: np.ndarray
+    methods: np.ndarray
     stack: np.ndarray
     frames: np.ndarray
     kept_frames: np.ndarray
     constants: np.ndarray
     attributes: np.ndarray
     ints: np.ndarray
+    regions: np.ndarray
+    region_of: np.ndarray
+    far: np.ndarray
 
 
 @leaf

@@ -7,7 +7,7 @@ is complete. The machine makes this allocation before the instruction, then coll
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.calls import frame_room
+from replay.objects.calls import FEW_ARGUMENTS, callee, frame_room
 from replay.objects.dicts import (
     DICT_BYTES,
     DICT_ITERATOR_BYTES,
@@ -17,12 +17,16 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
+from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
 from replay.objects.generators import generator_bytes
+from replay.objects.handlers import CLASS_BITS
 from replay.objects.heap import (
     DICT,
     LIST,
     MALLOC,
     MEM,
+    METHOD,
     OPEN,
     SEQUENCE_ITERATOR,
     TUPLE,
@@ -31,22 +35,41 @@ from replay.objects.heap import (
     new_counted_block,
 )
 from replay.objects.machine import (
+    ARGUMENTS,
+    ATTRIBUTE,
     CALL,
+    CALL_INIT,
+    CALL_METHOD,
+    CALL_VALUE,
     DICT_OF_CONSTANTS,
+    FILL_QUEUE,
     ITERATE,
     LIST_OF_CONSTANTS,
+    MAKE_ARGUMENTS,
+    MAKE_CELL,
+    MAKE_CLOSURE,
     MAKE_DICT,
     MAKE_FRAME,
+    MAKE_FUNCTION,
     MAKE_GENERATOR,
     MAKE_LIST,
+    MAKE_LOCK,
+    MAKE_QUEUE,
     MAKE_RANGE,
     MAKE_SET,
     MAKE_TUPLE,
+    MATCH,
     NEW,
+    NEW_EXCEPTION,
+    RAISE_AGAIN,
+    RAISE_CLASS,
+    RETURN,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
+    START,
 )
 from replay.objects.sets import SET_BYTES
+from replay.objects.unwinding import unwinding_bytes
 
 
 @leaf
@@ -54,13 +77,22 @@ def allocate_next(machine):
     """Makes the counted allocation of the next instruction, if it has one; returns whether it has."""
     heap, collector, instruction = machine.heap, machine.heap.collector[0], machine.instructions[machine.state[0].at]
     op, argument = instruction.op, instruction.argument
+    if machine.state[0].unwinding:
+        size = unwinding_bytes(machine)
+        if size:
+            collector.ready = new_counted_block(heap, size)
+        return size > 0
     if op in (MAKE_DICT, DICT_OF_CONSTANTS):
         return _allocate_dict(machine, argument, op == DICT_OF_CONSTANTS)
     if op == SET_ATTRIBUTE:
         return _allocate_attributes(machine, argument)
     size = _container_bytes(machine, op, argument)
+    before = np.int64(0)
+    if size and op == CALL_INIT and instruction.other >= FEW_ARGUMENTS:
+        before = new_block(heap, MALLOC, MEM, 8 * (instruction.other + 1))
     if size:
         collector.ready = new_counted_block(heap, size)
+    collector.ready_before = before
     return size > 0
 
 
@@ -69,10 +101,18 @@ def _container_bytes(machine, op, argument):
     """Returns the size of the object that an instruction allocates first, 0 for none."""
     heap, state = machine.heap, machine.state[0]
     rules = heap.rules[0]
-    if op == MAKE_TUPLE or (op == MAKE_RANGE and rules.range_arguments):
-        length = argument if op == MAKE_TUPLE else np.int64(1)
+    if op in (MAKE_TUPLE, MAKE_ARGUMENTS) or (op == MAKE_RANGE and rules.range_arguments):
+        length = np.int64(1) if op == MAKE_RANGE else argument
+        if op == MAKE_ARGUMENTS and length == 0:
+            return np.int64(0)
         return np.int64(0) if has_kept(heap, TUPLE, length) else rules.tuple_header + 8 * length
-    if op in (MAKE_LIST, LIST_OF_CONSTANTS):
+    if op == START:
+        return np.int64(0) if has_kept(heap, TUPLE, np.int64(2)) else rules.tuple_header + 16
+    if op == MAKE_LOCK:
+        return rules.lock_bytes * rules.locks_have_header
+    if op == MAKE_QUEUE:
+        return np.int64(rules.queue_bytes)
+    if op in (MAKE_LIST, LIST_OF_CONSTANTS, FILL_QUEUE):
         return np.int64(0) if has_kept(heap, LIST, np.int64(0)) else np.int64(56)
     if op in (MAKE_SET, SET_OF_CONSTANTS):
         return np.int64(SET_BYTES)
@@ -84,12 +124,45 @@ def _container_bytes(machine, op, argument):
         if kind in (LIST, TUPLE):
             return np.int64(0) if has_kept(heap, SEQUENCE_ITERATOR, np.int64(0)) else np.int64(48)
         return np.int64(DICT_ITERATOR_BYTES if kind == DICT else 0)
+    if op in (MAKE_CELL, MAKE_FUNCTION, MAKE_CLOSURE):
+        return np.int64(CELL_BYTES) if op == MAKE_CELL else np.int64(rules.function_bytes)
+    if op == ATTRIBUTE:
+        has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
+        return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
-    if op in (CALL, MAKE_FRAME) and rules.frame_base and state.frames_kept == 0:
-        called = machine.functions[argument]
-        return rules.frame_base + 8 * frame_room(heap, called) if called.block == 0 else np.int64(0)
-    return np.int64(0)
+    if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
+        return _exception_bytes(machine, op, argument)
+    return _frame_bytes(machine, op, argument)
+
+
+@leaf
+def _frame_bytes(machine, op, argument):
+    """Returns the size of the frame that an instruction allocates, 0 for none."""
+    heap, state = machine.heap, machine.state[0]
+    base, function = heap.rules[0].frame_base, np.int64(-1)
+    if base and state.frames_kept == 0:
+        if op in (CALL, CALL_INIT, MAKE_FRAME):
+            function = argument
+        elif op in (CALL_VALUE, CALL_METHOD):
+            function = callee(machine, op, argument)
+    if function < 0 or machine.functions[function].block:
+        return np.int64(0)
+    return base + 8 * frame_room(heap, machine.functions[function])
+
+
+@leaf
+def _exception_bytes(machine, op, argument):
+    """Returns the size of the object that an instruction of exceptions, or a `return`, allocates first, 0 for none."""
+    heap, rules = machine.heap, machine.heap.rules[0]
+    if op in (NEW_EXCEPTION, RAISE_CLASS):
+        return np.int64(rules.exception_bytes)
+    if op == RETURN:
+        caller = machine.state[0].depth - 1
+        is_new = is_referred(machine) and needs_frame_object(machine, caller)
+        return frame_object_bytes(machine, caller) if is_new else np.int64(0)
+    length = argument if op == ARGUMENTS else argument >> CLASS_BITS if op == MATCH else np.int64(0)
+    return rules.tuple_header + 8 * length if length and not has_kept(heap, TUPLE, length) else np.int64(0)
 
 
 @leaf

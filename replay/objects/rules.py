@@ -18,6 +18,10 @@ _SPECIALISED = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 14: 
 _INDEX_FIRST = {11: IN_WARM_CODE, 12: AFTER_FIRST_RUN, 13: AFTER_FIRST_RUN, 15: ALWAYS}
 _RIGHT_FIRST = {**_SPECIALISED, 15: ALWAYS}
 
+_FUNCTION_BYTES = {8: 136, 9: 136, 10: 144, 11: 152, 12: 160, 13: 160, 14: 168, 15: 168}
+SORTED_ATTRIBUTES = (3, 14)
+"""From this release on, a class has the attributes that its methods assign to `self` before its first instance."""
+
 
 def rules_of(version: tuple[int, ...]) -> np.ndarray:
     """Returns the RULES record of a release such as (3, 13), meaning its newest version, or of a version (3, 13, 0)."""
@@ -42,6 +46,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["sequence_iterators"] = release <= (3, 14)
     rules["trashcan_levels"] = 50 if release <= (3, 12) else 0
     rules["collects_in_loop"] = release >= (3, 12)
+    rules["collects_disabled"] = release == (3, 12)  # a collection that was requested before gc.disable()
+    rules["clears_values"] = release == (3, 12)  # the collector frees the values of an instance that it clears
     rules["tracks_all_tuples"] = release <= (3, 13)
     rules["count_bytes"] = 28 if release <= (3, 13) else 32
     rules["keys_header"] = 32 if release >= (3, 11) else 40
@@ -68,11 +74,42 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["throws_exit"] = release <= (3, 12)
     rules["exposes"] = release >= (3, 14)
     rules["inlines_loops"] = release >= (3, 12)
-    rules["clears_values"] = release == (3, 12)
-    rules["collects_disabled"] = release == (3, 12)
     rules["clears_new"] = (*version, 99)[:3] >= (3, 13, 1)
+    rules["function_bytes"] = _FUNCTION_BYTES[release[1]]
+    rules["cells_apart"] = release <= (3, 10)
+    rules["inits_inline"] = AFTER_FIRST_RUN if release >= (3, 13) else 0
+    rules["slots_inline"] = AFTER_FIRST_RUN if release >= (3, 14) else 0
+    rules["copies_arguments"] = release >= (3, 14)
+    rules["arguments_forward"] = (3, 11) <= release <= (3, 13)
+    rules["exception_bytes"] = 88 if release >= (3, 11) else 80
+    rules["exception_first"] = release >= (3, 14)
+    rules["separate_traceback"] = release <= (3, 11)
+    rules["handlers_last"] = release == (3, 12)
+    rules["delays_exceptions"] = (3, 11) <= release <= (3, 12)
+    rules["pushes_addresses"] = release == (3, 8)
+    rules["pushes_places"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
+    _set_thread_rules(rules, version)
     return rules
+
+
+def _set_thread_rules(rules: np.ndarray, version: tuple[int, ...]) -> None:
+    """Sets the rules about threads, locks and queues. `version` as in `rules_of`: (3, 13) is the newest of 3.13."""
+    release, is_newer = version[:2], (*version, 99)[:3] >= (3, 11, 7)
+    state_bytes = {8: 264, 9: 264, 10: 280, 11: 360, 12: 288, 13: 344, 14: 936, 15: 1104}[release[1]]
+    rules["thread_state_bytes"] = 336 if version == (3, 13, 0) else state_bytes
+    rules["thread_state_op"] = MALLOC if release <= (3, 10) else CALLOC
+    rules["boot_bytes"] = 40 if release == (3, 8) else 48 if release >= (3, 13) or not is_newer else 32
+    rules["boot_domain"] = Domain.RAW if is_newer else Domain.MEM
+    rules["callback_bytes"] = 16 if release <= (3, 13) else 0
+    rules["handle_bytes"] = 72 if release >= (3, 13) else 0
+    rules["lock_bytes"] = 56 if release >= (3, 10) else 40
+    rules["locks_have_header"] = release >= (3, 10)
+    rules["lock_raw_bytes"] = 32 if release <= (3, 12) or version == (3, 13, 0) else 0
+    rules["queue_bytes"] = 88 if release >= (3, 13) else 72
+    rules["queues_have_list"] = release <= (3, 12)
+    rules["clears_queues"] = release >= (3, 10)
+    rules["checks_often"] = release <= (3, 9)
 
 
 def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
@@ -91,6 +128,7 @@ def free_list_limits(version: tuple[int, ...]) -> np.ndarray:
     limits[len(Kind) + 1 : len(Kind) + TUPLES_KEPT] = 2000
     if release <= (3, 10):  # elsewhere, only shorter tuples are kept
         limits[len(Kind) + 20] = 0
+    limits[Kind.METHOD] = 256 if release <= (3, 8) else 20 if release >= (3, 14) else 0
     if release >= (3, 14):
         limits[Kind.INT] = 100
         limits[Kind.RANGE] = 6
@@ -104,5 +142,5 @@ def emptied_free_lists(version: tuple[int, ...]) -> np.ndarray:
     tuples = [len(Kind) + length for length in range(TUPLES_KEPT)]
     floats_first = version >= (3, 13)
     kinds = [Kind.LIST, Kind.SEQUENCE_ITERATOR, Kind.DICT, Kind.KEYS, Kind.RANGE, Kind.RANGE_ITERATOR, Kind.INT]
-    order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [*tuples, Kind.FLOAT, *kinds]
+    order = [Kind.FLOAT, *tuples, *kinds] if floats_first else [Kind.METHOD, *tuples, Kind.FLOAT, *kinds]
     return np.array([*order, *(which for which in range(FREE_LISTS) if which not in order)], np.int64)

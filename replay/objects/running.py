@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant
+from replay.objects.code import Code, Constant, FunctionValue
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -26,22 +26,29 @@ from replay.objects.heap import (
     Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
-from replay.objects.language import LARGEST, Program
+from replay.objects.language import EXCEPTIONS, LARGEST, Program
+from replay.objects.layout import arranged
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
+    CRITICAL_LENGTH,
     DEPTH_MAX,
     FRAME,
     FRAMES_KEPT,
+    IS_METHOD,
     MISTAKES,
     NO_ATTRIBUTE,
     NO_KEY,
     NO_VALUE,
     NONE,
     STATE,
+    UNCAUGHT,
     Machine,
 )
-from replay.objects.rules import emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.offsets import far_instructions
+from replay.objects.rules import SORTED_ATTRIBUTES, emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
+from replay.trace.metadata import ThreadTimes
 
 EVENTS_A_BATCH = 1 << 16
 _CHUNKS = 48
@@ -49,12 +56,16 @@ _CHUNKS = 48
 
 def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machine:
     """Returns a machine before the first instruction of `main`."""
-    rules = rules_of(release)
+    code, rules = arranged(code, release), rules_of(release)
     ints = int(rules["small_ints"][0])
     objects, items, constants = _constants(code, ints)
     attributes = np.arange(len(objects), len(objects) + len(code.attributes))
     classes, more = _classes(code, len(objects) + len(attributes), bool(rules["splits_dicts"][0]))
-    objects = np.concatenate([objects, _names(code), more])
+    if release >= SORTED_ATTRIBUTES:
+        _fill(classes, code)
+    methods = len(objects) + len(attributes) + len(more)
+    objects = np.concatenate([objects, _names(code), more, _function_objects(code), _ended_frame()])
+    ended_frame = len(objects) - 1
     objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
@@ -63,7 +74,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
-    state["top"], state["need"] = main["locals"], need
+    state["top"], state["need"], state["ended_frame"] = main["locals"], need, ended_frame
     heap = Heap(
         counts,
         rules,
@@ -84,23 +95,32 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         heap,
         state,
         copied(code.instructions),
-        _functions(code, release[:2]),
+        _functions(code, release, program),
         classes,
-        code.slots.copy(),
+        _slots(code, release),
+        np.where(code.methods < 0, 0, methods + code.methods),
         np.zeros(4 * need, np.int32),
         np.zeros(DEPTH_MAX + 2, FRAME),
         np.zeros(FRAMES_KEPT, FRAME),
         constants,
         attributes,
         np.arange(1, ints + 1),
+        code.regions,
+        code.region_of,
+        far_instructions(code, release),
     )
 
 
-def _functions(code: Code, release: tuple[int, ...]) -> np.ndarray:
-    """Returns the functions, with the number of variables and values in their generators and frame objects."""
+def _functions(code: Code, release: tuple[int, ...], program: Program) -> np.ndarray:
+    """Returns the functions, with the sizes of their generators and frame objects from 3.11 on."""
     functions = code.functions.copy()
-    if release in code.stack_sizes:
-        functions["slots"] = functions["locals"] + code.stack_sizes[release]
+    if code.has_exceptions and release[:2] >= (3, 11):
+        base = 136 if release[:2] <= (3, 12) else 152 if release[:2] == (3, 13) else 168
+        bodies = [*(function.do for function in program.functions.values()), program.main]
+        sizes = [stack_size(body, release[:2]) for body in bodies]
+        functions["object_bytes"] = base + 8 * (functions["locals"] + sizes)
+    if found := code.stack_sizes.get((release[0], release[1])):
+        functions["slots"] = functions["locals"] + np.array(found)
     return functions
 
 
@@ -118,6 +138,8 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
             children = [number(each) for each in value]
             entries.append((Kind.TUPLE, len(value), len(items), 0))
             items.extend(children)
+        elif isinstance(value, FunctionValue):
+            entries.append((Kind.FUNCTION, value.number, 0, 0))
         elif isinstance(value, str):
             entries.append((Kind.TEXT, len(value), 0, texts.index(value) + 1 if value in texts else 0))
         else:
@@ -147,6 +169,36 @@ def _names(code: Code) -> np.ndarray:
     names = np.zeros(len(code.attributes), OBJECT)
     names["kind"], names["refs"], names["capacity"] = Kind.TEXT, IMMORTAL, -1 - np.arange(len(names))
     return names
+
+
+def _function_objects(code: Code) -> np.ndarray:
+    """Returns an object for each function of the program, which lives forever."""
+    functions = np.zeros(len(code.functions), OBJECT)
+    functions["kind"], functions["refs"], functions["length"] = Kind.FUNCTION, IMMORTAL, np.arange(len(functions))
+    return functions
+
+
+def _ended_frame() -> np.ndarray:
+    """Returns the object that stands for the frame of a call that ends."""
+    frame = np.zeros(1, OBJECT)
+    frame["kind"], frame["refs"] = Kind.ENDED_FRAME, IMMORTAL
+    return frame
+
+
+def _slots(code: Code, release: tuple[int, ...]) -> np.ndarray:
+    """Returns the place of each attribute in each class before its first instance."""
+    slots = code.slots.copy()
+    if release >= SORTED_ATTRIBUTES:
+        for row, own in zip(slots, code.own, strict=True):
+            row[own[:SHARED_KEYS]] = np.arange(len(own[:SHARED_KEYS]))
+    return slots
+
+
+def _fill(classes: np.ndarray, code: Code) -> None:
+    """Gives classes the attributes that their methods assign to `self`."""
+    counts = np.minimum([len(own) for own in code.own], SHARED_KEYS).astype(np.int64)
+    classes["entries"] += counts
+    classes["usable"] -= counts
 
 
 def _classes(code: Code, first: int, splits_dicts: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -185,6 +237,12 @@ class Batch(NamedTuple):
     """Number of random choices so far."""
     generations: np.ndarray
     """Of type GENERATION: the collector's counts and statistics."""
+    threads: np.ndarray | None = None
+    """The thread of each event; None for a program without threads."""
+    times_ns: np.ndarray | None = None
+    """The time of each event, likewise."""
+    thread_times: tuple[ThreadTimes, ...] = ()
+    """With the last batch: how each thread spent its time, likewise."""
 
 
 def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Batch]:
@@ -193,6 +251,9 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
     Raises WorkloadError for a mistake of the running program.
     """
     machine = new_machine(program.code, release, program.program)
+    if program.code.has_threads:
+        yield from _run_threads(program, release, machine)
+        return
     while True:
         status = run_machine(machine)
         counts, state = machine.heap.counts[0], machine.state[0]
@@ -202,17 +263,32 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
         if status == DONE:
             return
         if status != FULL:
-            raise WorkloadError(_sentence(program, machine))
+            raise WorkloadError(_sentence(program, machine, release))
         machine = _with_room(machine)
 
 
-def _sentence(program: ObjectProgram, machine: Machine) -> str:
+def _run_threads(program: ObjectProgram, release: tuple[int, ...], machine: Machine) -> Iterator[Batch]:
+    """Yields the events of a program with threads."""
+    from replay.objects.threads import ThreadedRun  # needs SimPy, and another kernel
+
+    run = ThreadedRun(program, release, machine, _with_room, _sentence)
+    for part in run.parts():
+        generations = run.heap.generations[:GENERATIONS].copy()
+        times = tuple(run.times()) if part.is_last else ()
+        yield Batch(part.events, run.choices, generations, part.threads, part.times_ns, times)
+
+
+def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]) -> str:
     """Returns the message for the mistake that stopped the machine."""
-    code, state = program.code, machine.state[0]
+    code, state = arranged(program.code, release), machine.state[0]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
+    elif state.mistake == UNCAUGHT:
+        name = [*EXCEPTIONS][state.value]
+    elif state.mistake == CRITICAL_LENGTH:
+        name = program.program.python
     else:
-        names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE) else code.names[state.function]
+        names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]
         name = names[state.value] if state.value < len(names) else ""
     what = MISTAKES[state.mistake].format(
         name=name,

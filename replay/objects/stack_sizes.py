@@ -16,7 +16,11 @@ class UnknownFormError(Exception):
     """Raised for a statement or expression whose stack size or code is not known."""
 
 
-def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool) -> int:
+_HANDLER, _CLEAN_UP = 1, 4
+"""Values below a handler, from 3.11 on; the most that are on the stack when an exception leaves it."""
+
+
+def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool = False) -> int:
     """Returns the stack size of a function in a release such as (3, 12)."""
     least = 2 if is_generator and release >= (3, 12) else 1  # its handler of StopIteration has two values
     return max(least, _Depths(release).block(body))
@@ -114,6 +118,24 @@ class _Depths:
     @_statement.register
     def _(self, form: language.IfKey) -> int:
         return max(2, self._depth(form.if_key), self.block(form.do), self.block(form.otherwise))
+
+    @_statement.register
+    def _(self, form: language.Raise) -> int:
+        if form.raise_ is None:
+            return 0
+        if isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS:
+            return 1 if form.with_ is None else self._callable + self._row(form.with_)
+        return self._depth(form.raise_)
+
+    @_statement.register
+    def _(self, form: language.Try) -> int:
+        sizes = [self.block(form.try_), _CLEAN_UP]
+        if form.except_ is not None:
+            classes = 1 if isinstance(form.except_, str) else len(form.except_)
+            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(form.handle or [])]
+        if form.finally_ is not None:
+            sizes.append(_HANDLER + 1 + self.block(form.finally_))
+        return max(sizes)
 
     # Expressions
 

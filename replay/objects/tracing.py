@@ -1,19 +1,19 @@
 """The trace of an object program.
 
-Each step of the machine, an instruction or the end of one reference, takes STEP_NS. Only the order of events is that of
-a real interpreter; their times are not measured.
+Each step of the machine, an instruction or the end of one reference, takes STEP_NS. In programs with threads, calls of
+allocators take time too. Only the order of events is that of a real interpreter; their times are not measured.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from replay.objects import ObjectProgram
-from replay.objects.running import run_program
+from replay.objects.loop import STEP_NS
+from replay.objects.running import Batch, run_program
 from replay.trace import Events, Metadata, Op, Provenance
-
-STEP_NS = 20
+from replay.trace.metadata import ThreadTimes
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,13 @@ class ObjectTrace:
 
     program: ObjectProgram
     seed: int
+    _thread_times: list[ThreadTimes] = field(default_factory=list, init=False, compare=False)
 
     @property
     def metadata(self) -> Metadata:
-        return Metadata(origin=Provenance(workload=self.program.name, seed=self.seed))
+        """What is known of the trace; `thread_times` after it has been read to its end."""
+        origin = Provenance(workload=self.program.name, seed=self.seed)
+        return Metadata(origin=origin, thread_times=tuple(self._thread_times))
 
     @property
     def duration_ns(self) -> None:
@@ -40,14 +43,17 @@ class ObjectTrace:
         program = self.program._replace(program=written.model_copy(update={"seed": self.seed}))
         major, minor = map(int, written.python.split("."))
         for batch in run_program(program, (major, minor)):
+            self._thread_times[:] = batch.thread_times
             if len(batch.events):
-                yield _events(batch.events)
+                yield _events(batch)
 
 
-def _events(rows: np.ndarray) -> Events:
+def _events(batch: Batch) -> Events:
     """Returns a batch of the machine's events as columns of a trace."""
+    rows = batch.events
     events = Events.empty(len(rows))
-    events.thread[:] = 0
-    events.time_ns[:], events.op[:], events.domain[:] = rows["step"] * STEP_NS, rows["op"], rows["domain"]
+    events.thread[:] = 0 if batch.threads is None else batch.threads
+    events.time_ns[:] = rows["step"] * STEP_NS if batch.times_ns is None else batch.times_ns
+    events.op[:], events.domain[:] = rows["op"], rows["domain"]
     events.block[:], events.size[:] = rows["block"], np.where(rows["op"] < Op.GC_START, rows["requested"], 0)
     return events

@@ -21,16 +21,25 @@ _OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with threads, also `start_new_thread` and `allocate_lock`
+    of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
-        lines += [f"class {name}:", f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"]
+        slots = f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"
+        lines += [f"class {name}:", *([slots] if kind.slots or not kind.methods else [])]
+        for method, function in kind.methods.items():
+            written = _function(method, [language.SELF, *function.parameters], function.do)
+            lines += [f"    {line}" for line in written]
     functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
     for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
-        definitions += [f"def {name}({', '.join(parameters)}):", *_indented(body)]
+        definitions += _function(name, parameters, body)
     return "\n".join([*definitions, *lines]) + "\n"
+
+
+def _function(name: str, parameters: Sequence[str], body: Sequence[Statement]) -> list[str]:
+    return [f"def {name}({', '.join(parameters)}):", *_indented(body)]
 
 
 def _indented(body: Sequence[Statement]) -> Iterator[str]:
@@ -131,6 +140,43 @@ def _(form: language.SwitchCollector) -> list[str]:
 
 
 @_lines.register
+def _(form: language.Define) -> list[str]:
+    first, *lines = _function(form.define, form.parameters, form.do)
+    outer = [f"    nonlocal {', '.join(form.nonlocal_)}"] if form.nonlocal_ else []
+    return [first, *outer, *lines]
+
+
+@_lines.register
+def _(form: language.Start) -> list[str]:
+    return [f"start_new_thread({form.start}, {python(language.NewTuple(tuple=form.with_))})"]
+
+
+@_lines.register
+def _(form: language.Acquire) -> list[str]:
+    return [f"{form.acquire}.acquire()"]
+
+
+@_lines.register
+def _(form: language.Release) -> list[str]:
+    return [f"{form.release}.release()"]
+
+
+@_lines.register
+def _(form: language.Put) -> list[str]:
+    return [f"{form.to}.put({python(form.put)})"]
+
+
+@_lines.register
+def _(form: language.Sleep) -> list[str]:
+    return [f"sleep({form.sleep / 1e9!r})"]
+
+
+@_lines.register
+def _(form: language.Work) -> list[str]:
+    return ["pass"]
+
+
+@_lines.register
 def _(form: language.Repeat) -> list[str]:
     return [f"for {form.as_} in range({form.repeat}):", *_indented(form.do)]
 
@@ -148,6 +194,23 @@ def _(form: language.Choose) -> list[str]:
 @_lines.register
 def _(form: language.IfKey) -> list[str]:
     return _branches(f"if {_operand(form.if_key)} in {form.in_}:", form)
+
+
+@_lines.register
+def _(form: language.Raise) -> list[str]:
+    if form.raise_ is None:
+        return ["raise"]
+    arguments = "" if form.with_ is None else f"({', '.join(map(python, form.with_))})"
+    return [f"raise {python(form.raise_)}{arguments}"]
+
+
+@_lines.register
+def _(form: language.Try) -> list[str]:
+    lines = ["try:", *_indented(form.try_)]
+    if form.except_ and form.handle:
+        names = form.except_ if isinstance(form.except_, str) else f"({''.join(f'{each}, ' for each in form.except_)})"
+        lines += [f"except {names}{f' as {form.as_}' if form.as_ else ''}:", *_indented(form.handle)]
+    return [*lines, "finally:", *_indented(form.finally_)] if form.finally_ else lines
 
 
 def _branches(condition: str, form: language.Choose | language.IfKey) -> list[str]:
@@ -219,7 +282,7 @@ def _(form: language.NewSet) -> str:
 
 @python.register
 def _(form: language.New) -> str:
-    return f"{form.new}()"
+    return f"{form.new}({', '.join(map(python, form.with_))})"
 
 
 @python.register
@@ -245,6 +308,21 @@ def _(form: language.FirstKey) -> str:
 @python.register
 def _(form: language.Next) -> str:
     return f"next({form.next})" if form.default is None else f"next({form.next}, {python(form.default)})"
+
+
+@python.register
+def _(form: language.NewLock) -> str:
+    return "allocate_lock()"
+
+
+@python.register
+def _(form: language.NewQueue) -> str:
+    return "SimpleQueue()"
+
+
+@python.register
+def _(form: language.Take) -> str:
+    return f"{form.take}.get()"
 
 
 def _operand(expression: Expression) -> str:

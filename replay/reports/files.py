@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from replay.analysis import frames, metrics
 from replay.reports.claims import claims
+from replay.reports.threads import threads_as_json
 from replay.simulation.result import RunResult
 from replay.sources.parquet import GROUP_ROWS
 from replay.support.arrow import to_arrow
@@ -79,9 +80,14 @@ def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def summary_json(result: RunResult, summary: metrics.Summary) -> str:
-    """Returns the summary as one JSON object, with the claims under the key `claims`."""
+    """Returns the summary as one JSON object, with the claims under the key `claims`.
+
+    An object program with threads has their times under `threads`.
+    """
     claimed = claims(result.metadata, result.config, summary)
     content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed]}
+    if times := result.metadata.thread_times:
+        content["threads"] = threads_as_json(times)
     return json.dumps(content, indent=2)
 
 

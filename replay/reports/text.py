@@ -13,6 +13,7 @@ from replay.reports.claims import claims, sentences
 from replay.reports.fitting import without_columns
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
+from replay.reports.threads import TITLE, thread_table
 from replay.simulation.loop import EXACT_CLASSES, class_limit
 from replay.simulation.result import RunResult
 from replay.support.names import printable
@@ -34,7 +35,7 @@ def print_report(
     settings: Sequence[str] = (),
     full: bool = False,
 ) -> None:
-    """Prints the overview and the claims; with `full`, also all tables.
+    """Prints the overview, the times of threads, and the claims; with `full`, also all tables.
 
     `settings`: the changed settings of the stack.
     """
@@ -42,6 +43,8 @@ def print_report(
     width = min(console.width, WIDTH)
     for line in overview(source, settings, result, summary, arenas, width):
         console.print(line, soft_wrap=True)
+    if times := result.metadata.thread_times:
+        console.print(section(TITLE, thread_table(times)), width=width)
     for table in _tables(console, result, summary, arenas) if full else ():
         console.print(table, width=width)
     console.print()

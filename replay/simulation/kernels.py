@@ -5,7 +5,19 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from replay.allocators import adopt, end_thread, foreign_sources, is_compiled, trim
+import numpy as np
+
+from replay.allocators import (
+    address,
+    adopt,
+    block_size,
+    end_thread,
+    foreign_sources,
+    is_compiled,
+    is_of_libc,
+    of_libc,
+    trim,
+)
 from replay.jit.compiling import entry
 from replay.simulation.loop import simulate_rows, take_turn
 
@@ -32,6 +44,19 @@ def end_libc_thread(stack, thread):  # type: ignore[no-untyped-def]
 def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
     """Frees a block that is older than the trace."""
     adopt(stack.small, stack, address, size)
+
+
+def locate_blocks(stack, blocks, live):  # type: ignore[no-untyped-def]
+    """Fills in `address`, `bytes` and `is_small` of rows of LIVE_BLOCK, in place."""
+    for index in range(live.shape[0]):
+        found = live[index]
+        place = blocks[np.uint64(found.block)].place
+        found.is_small = not is_of_libc(place)
+        if found.is_small:
+            found.address, found.bytes = address(stack.small, stack, place), block_size(stack.small, stack, place)
+        else:
+            found.address = address(stack.libc, stack, of_libc(place))
+            found.bytes = block_size(stack.libc, stack, of_libc(place))
 
 
 @cache

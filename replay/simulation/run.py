@@ -90,6 +90,7 @@ def run(
     stop: Callable[[np.record], bool] | None = None,
     snapshots: Moments = (),
     sink: Sink | None = None,
+    with_blocks: bool = False,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -98,9 +99,10 @@ def run(
     returns whether the run ends there.
 
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
-    twice where the peak is one of them, because only its end tells which moment was the peak.
+    twice where the peak is one of them, because only its end tells which moment was the peak. `with_blocks`: snapshots
+    have the live blocks, too.
     """
-    taking = Snapshots(snapshots, sink, trace.metadata)
+    taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     first_run = None
     if taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)

@@ -11,6 +11,7 @@ from replay.allocators import (
     LARGE,
     LOG,
     MARGIN,
+    NEVER,
     NO_MEMORY,
     NO_WAKE_NS,
     RESIDENT_PEAK,
@@ -18,6 +19,7 @@ from replay.allocators import (
     SPAN,
     SpanKind,
     Stack,
+    TopRule,
     extend,
     find_model,
     is_of_libc,
@@ -29,8 +31,27 @@ from replay.allocators import (
 from replay.config import StackConfig
 from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import Slice
-from replay.simulation.kernels import adopt_small, compiled_call, compiled_loop, end_libc_thread, trim_libc
-from replay.simulation.loop import BLOCK, DOMAINS, class_rows, count_classes, let_time_pass, new_classes
+from replay.simulation.kernels import (
+    adopt_small,
+    compiled_call,
+    compiled_loop,
+    end_libc_thread,
+    locate_blocks,
+    trim_libc,
+)
+from replay.simulation.live_blocks import LIVE_BLOCK
+from replay.simulation.loop import (
+    BLOCK,
+    DOMAINS,
+    GONE,
+    ROW_BITS,
+    ROW_MASK,
+    ROWS_A_DOMAIN,
+    class_rows,
+    count_classes,
+    let_time_pass,
+    new_classes,
+)
 from replay.simulation.multi_process_kernels import simulate_stints
 from replay.simulation.result import RunResult
 from replay.support.errors import TraceError
@@ -326,6 +347,32 @@ class Simulator:
             if hasattr(model, "check"):
                 model.check(state, self.stack)
 
+    def live_blocks(self) -> np.ndarray:
+        """Returns rows of LIVE_BLOCK without the fields of their allocations."""
+        numbers = np.flatnonzero(self.blocks["size_and_row"] != GONE)
+        live = np.zeros(len(numbers), LIVE_BLOCK)
+        size_and_row = self.blocks["size_and_row"][numbers]
+        live["block"], live["requested_bytes"] = numbers, size_and_row >> ROW_BITS
+        live["domain"] = (size_and_row & ROW_MASK) // ROWS_A_DOMAIN
+        self._compiled(locate_blocks)(self.stack, self.blocks, live)
+        return live
+
+    def resident_pages(self) -> np.ndarray:
+        """Returns the addresses of the resident pages, in rising order."""
+        return linux.resident_pages(self.stack.linux)  # type: ignore[arg-type]
+
+    def kept_arenas(self) -> int:
+        """Returns how many arenas without live blocks the small role does not release."""
+        model = self.small_model
+        return int(model.kept_arenas(self.stack.small)) if hasattr(model, "kept_arenas") else 0
+
+    def top_rule(self, region: int) -> TopRule:
+        """Returns when libc releases the free end of the heap in a region."""
+        if not hasattr(self.libc_model, "top_rule"):
+            return TopRule(NEVER, 0, self.page_bytes)
+        rule: TopRule = self.libc_model.top_rule(self.stack.libc, self.stack, region)
+        return rule
+
     @property
     def has_all_spans(self) -> bool:
         """Whether each model describes its spans."""
@@ -343,8 +390,8 @@ class Simulator:
             starts, ends = linux.uncovered(space, spans["address"], spans["address"] + spans["bytes"])
             spans = concatenated([spans, span_rows(SpanKind.HEAP, starts, ends - starts, starts)])
         spans = spans[np.argsort(spans["address"], kind="stable")]
-        ends, pages = spans["address"] + spans["bytes"], linux.resident_pages(space)
-        spans["resident_bytes"] = linux.resident_bytes(pages, self.page_bytes, spans["address"], ends)
+        ends = spans["address"] + spans["bytes"]
+        spans["resident_bytes"] = linux.resident_bytes(self.resident_pages(), self.page_bytes, spans["address"], ends)
         return spans
 
     def observe(self) -> dict[str, np.ndarray]:

@@ -6,14 +6,16 @@ all spans of any moment while only changes are stored.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.allocators import SPAN, SpanChanges, differing, linux, shown_fields
+from replay.allocators import SPAN, SpanChanges, TopRule, differing, linux, shown_fields
 from replay.jit.arrays import concatenated
-from replay.simulation.clock import Call, calls_every
+from replay.simulation.clock import Call, Slice, calls_every
+from replay.simulation.live_blocks import Allocations
 from replay.simulation.result import RunResult
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
@@ -56,6 +58,15 @@ class Snapshot:
     changes: Changes
     spans: Callable[[], np.ndarray]
     """Returns all rows of SPAN, by rising address; to be called before the sink returns."""
+    blocks: Callable[[], np.ndarray]
+    """Returns the live blocks: rows of LIVE_BLOCK, by rising address; to be called before the sink returns. It needs
+    `with_blocks` of the run."""
+    resident_pages: Callable[[], np.ndarray]
+    """Returns the addresses of the resident pages, in rising order; to be called before the sink returns."""
+    kept_arenas: int
+    """Number of arenas without live blocks that the small role does not release."""
+    top_rule: Callable[[int], TopRule]
+    """Returns when libc releases the free end of the heap in a region; to be called before the sink returns."""
 
 
 Sink = Callable[[Snapshot], None]
@@ -150,8 +161,9 @@ def _without_bytes(addresses: np.ndarray) -> np.ndarray:
 class Snapshots:
     """The moments of the snapshots of one run, and the sink that gets them."""
 
-    def __init__(self, moments: Moments, sink: Sink | None, metadata: Metadata) -> None:
+    def __init__(self, moments: Moments, sink: Sink | None, metadata: Metadata, *, with_blocks: bool = False) -> None:
         _check(moments, sink, metadata.phases)
+        self._allocations = Allocations() if with_blocks else None
         listed = () if isinstance(moments, int) else moments
         self._sink, self._begin_ns = sink, 0
         self._every_ns = moments if isinstance(moments, int) else None
@@ -179,6 +191,8 @@ class Snapshots:
     ) -> list[Iterable[Call]]:
         """Returns the calls for snapshots without a mark. `first_run` has the moments that need another run."""
         self._begin_ns, self._simulators = begin_ns, simulators
+        if self._allocations and len(simulators) > 1:
+            raise ReplayError("live blocks are not supported for a trace of several processes")
         found: list[Iterable[Call]] = [[self._call(begin_ns + each) for each in self._times_ns]]
         if self._every_ns:
             found.append(calls_every(begin_ns, self._every_ns, self._taking(""), also_at_end=True))
@@ -188,6 +202,16 @@ class Snapshots:
         if first_run and self._ends_at_mark:
             found.append([self._call(begin_ns + first_run.duration_ns, END, first_run.events)])
         return found
+
+    def follow(self, part: Slice) -> None:
+        """Remembers the allocations of a slice, if snapshots have blocks."""
+        if self._allocations:
+            self._allocations.feed(part)
+
+    def _blocks_of(self, simulator: Simulator) -> np.ndarray:
+        if self._allocations is None:
+            raise ReplayError("a snapshot has blocks only with `with_blocks=True`")
+        return self._allocations.complete(simulator.live_blocks(), self._begin_ns)
 
     def take(self, label: str, row: int, time_ns: int) -> None:
         """Passes a snapshot of each process to the sink, before `row` of the trace.
@@ -211,6 +235,10 @@ class Snapshots:
                     page_bytes=simulator.page_bytes,
                     changes=tracker.changes(simulator),
                     spans=simulator.spans,
+                    blocks=partial(self._blocks_of, simulator),
+                    resident_pages=simulator.resident_pages,
+                    kept_arenas=simulator.kept_arenas(),
+                    top_rule=simulator.top_rule,
                 )
             )
 

@@ -121,6 +121,7 @@ class Walk:
             begin = at + 1
         self._samples.counters.append(seen[begin:])
         self._samples.times_ns.append(part.tick_times_ns)
+        self._taking.follow(part)
         if self._progress:
             self._progress(part.first_row + part.end)
 

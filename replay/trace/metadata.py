@@ -98,6 +98,29 @@ class Runtime:
     resident: ResidentMemory | None = None
 
 
+class ThreadTimes(NamedTuple):
+    """How a thread of an object program spent its time.
+
+    The times from `running_ns` on add up to the time from its start to its end.
+    """
+
+    thread: int
+    """Its number in the column `thread`."""
+    function: str
+    start_ns: int
+    end_ns: int
+    running_ns: int
+    """Executing instructions, and freeing objects."""
+    allocating_ns: int
+    """In calls of allocators."""
+    collecting_ns: int
+    """In collections of the cyclic collector, without its calls of allocators."""
+    waiting_ns: int
+    """Ready to run, and waiting for the GIL."""
+    blocked_ns: int
+    """Waiting for a lock, for an item of a queue, or for a time."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """The metadata of a trace."""
@@ -114,6 +137,8 @@ class Metadata:
     """Empty for a trace of one process."""
     runtime: Runtime | None = None
     """Of a recording; None in older recordings."""
+    thread_times: tuple[ThreadTimes, ...] = ()
+    """Of an object program with threads, once it has run. Files do not have them."""
 
     @property
     def memory(self) -> ProcessMemory:

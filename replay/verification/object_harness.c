@@ -6,6 +6,7 @@
  *
  *   start()         starts a region
  *   mark(number)    adds a mark to the region
+ *   join()          waits until all other threads have ended
  *   stop()          ends the region
  *
  * RESULT gets a `Header`, MAX_REGIONS `Region`s, and the `Event`s of all regions, one region after the other.
@@ -33,8 +34,9 @@ enum { DOMAINS = 3, GENERATIONS = 3 };
 #define NOT_RECORDED SIZE_MAX
 
 /* size: of a free, of the freed block; of a mark, its number; of a collection, its generation.
- * block: numbered from 1 in each region; 0 if it was allocated outside the region. */
-typedef struct { uint8_t op, domain; uint16_t unused; uint32_t block; uint64_t size; } Event;
+ * block: numbered from 1 in each region; 0 if it was allocated outside the region.
+ * thread: numbered from 0 in order of their first events in the process. */
+typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size; } Event;
 typedef struct { int64_t counts[GENERATIONS], collections[GENERATIONS], collected[GENERATIONS], uncollectable[GENERATIONS]; } Collector;
 typedef struct { uint64_t first, end; Collector before, after; } Region;
 typedef struct { uint64_t events, regions, ended; } Header;
@@ -55,7 +57,9 @@ static Live *live; /* open addressing, linear probing */
 static size_t live_blocks;
 static uint32_t region, blocks; /* number of the open region, 0 if none; its blocks so far */
 static char lock;               /* the raw domain is called without the GIL */
+static uint16_t threads;        /* so far */
 static __thread int depth;
+static __thread uint16_t thread; /* number of this thread, from 1; 0 before its first event */
 
 static void acquire(void) {
     while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE))
@@ -71,7 +75,9 @@ static void append(int op, int domain, uint32_t block, uint64_t size) {
         return;
     if (header->events == MAX_EVENTS)
         die("the log of events is full");
-    events[header->events++] = (Event){(uint8_t)op, (uint8_t)domain, 0, block, size};
+    if (!thread)
+        thread = ++threads;
+    events[header->events++] = (Event){(uint8_t)op, (uint8_t)domain, (uint16_t)(thread - 1), block, size};
 }
 
 /* Live blocks */
@@ -304,6 +310,8 @@ typedef struct {
 static void *library, *none;
 static long (*as_long)(void *);
 static void (*add_reference)(void *);
+static void *(*release_gil)(void);
+static void (*take_gil)(void *);
 
 static void *find(const char *name) {
     void *symbol = dlsym(library, name);
@@ -344,6 +352,21 @@ static void *mark(void *module, void *number) {
     return return_none();
 }
 
+/* Waits without the GIL. A thread frees its last block after it has released the GIL, so Python code cannot wait for it. */
+static void *join(void *module, void *argument) {
+    (void)module, (void)argument;
+    void *state = release_gil();
+    for (;;) {
+        read_text("/proc/self/status");
+        char *line = strstr(text, "\nThreads:");
+        if (!line || atoi(line + 9) == 1)
+            break;
+        usleep(200);
+    }
+    take_gil(state);
+    return return_none();
+}
+
 static void *stop(void *module, void *argument) {
     (void)module, (void)argument;
     if (!region)
@@ -358,7 +381,7 @@ static void *stop(void *module, void *argument) {
 
 static void *create_module(void) {
     enum { METH_NOARGS = 4, METH_O = 8, API_VERSION = 3 };
-    static Method methods[] = {{"start", start, METH_NOARGS, 0}, {"mark", mark, METH_O, 0}, {"stop", stop, METH_NOARGS, 0}, {0}};
+    static Method methods[] = {{"start", start, METH_NOARGS, 0}, {"mark", mark, METH_O, 0}, {"join", join, METH_NOARGS, 0}, {"stop", stop, METH_NOARGS, 0}, {0}};
     static Definition definition = {.base = {.references = 1}, .name = "allocation_log", .size = -1, .methods = methods};
     void *(*new_list)(intptr_t) = (void *(*)(intptr_t))find("PyList_New");
     void *(*create)(Definition *, int) = (void *(*)(Definition *, int))find("PyModule_Create2");
@@ -366,6 +389,8 @@ static void *create_module(void) {
     is_initialized = (int (*)(void))find("Py_IsInitialized");
     as_long = (long (*)(void *))find("PyLong_AsLong");
     add_reference = (void (*)(void *))find("Py_IncRef");
+    release_gil = (void *(*)(void))find("PyEval_SaveThread");
+    take_gil = (void (*)(void *))find("PyEval_RestoreThread");
     void *module = create(&definition, API_VERSION);
     find_collector(new_list(0));
     return module;

@@ -51,6 +51,8 @@ class Region:
 
     events: np.ndarray
     """`OBJECT_EVENT`s in order."""
+    threads: np.ndarray
+    """The thread of each event, numbered in order of their first events in the process."""
     before: Collector
     after: Collector
 
@@ -112,7 +114,13 @@ def _read_regions(path: Path, name: str) -> list[Region]:
     for column in OBJECT_EVENT.names or ():
         events[column] = logged[column]
     return [
-        Region(events[row["first"] : row["end"]], _collector(row["before"]), _collector(row["after"])) for row in rows
+        Region(
+            events[row["first"] : row["end"]],
+            logged["thread"][row["first"] : row["end"]],
+            _collector(row["before"]),
+            _collector(row["after"]),
+        )
+        for row in rows
     ]
 
 

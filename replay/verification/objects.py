@@ -4,6 +4,9 @@ The real interpreter runs the program's twin in plain Python. Both start with em
 domain, size and block of every event, in their order, and at the end the collector's counts and statistics.
 Collections are events too.
 
+Of programs with threads, the thread of each event is compared too. In the real program they change only where one of
+them blocks.
+
 An interpreter allocates some memory on the side, which belongs to no object of the program. Such events are left out of
 the comparison and counted:
 
@@ -27,10 +30,22 @@ from replay.verification.oracles import Oracle
 _CACHES_TO = (3, 10)
 _TEXTS_FROM = (3, 12)
 """From this release on, every collection allocates."""
+_THREADS = """\
+from allocation_log import join
+from _thread import allocate_lock, start_new_thread
+from _queue import SimpleQueue
+from time import sleep
+import sys
+sys.setswitchinterval(1000)
+"""
+"""What the twin of a program with threads needs. Threads change only where one of them blocks."""
 _SCRIPT = """\
 from allocation_log import start, stop
-import gc
+import gc, sys
 gc.disable()
+sys._getframe()
+{threads}\
+del sys
 def choices(seed):
     for _ in range({choices}):
         seed = (seed * {multiplier} + {increment}) & 0xFFFFFFFF
@@ -39,18 +54,19 @@ CHOICES = iter(bytes(choices({seed})))
 LETTER, BYTE = "x", b"x"
 {twin}
 gc.set_threshold({thresholds})
-def run():
-    gc.collect()
-    gc.freeze()
-    gc.collect()
-    if {is_enabled}:
-        gc.enable()
-    start()
-    main()
-    stop()
-run()
+gc.collect()
+gc.freeze()
+gc.collect()
+if {is_enabled}:
+    gc.enable()
+start()
+main()
+{join}\
+stop()
 """
+_NEVER_NS = 1000 * 10**9
 _SHOWN = 5
+THREADED_EVENT = np.dtype([*((name, OBJECT_EVENT[name]) for name in OBJECT_EVENT.names or ()), ("thread", "<u2")])
 _COMPARED = ("count", "collections", "collected")
 
 
@@ -72,8 +88,19 @@ class ObjectAgreement:
 
 def simulate(program: ObjectProgram, release: tuple[int, ...]) -> tuple[np.ndarray, Batch]:
     """Returns a program's events as OBJECT_EVENTs, blocks numbered in order of allocation; and its last batch."""
+    found, _, last = simulate_threads(program, release)
+    return found, last
+
+
+def simulate_threads(program: ObjectProgram, release: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Batch]:
+    """The same, with the thread of each event. Ends of threads are no events here."""
     batches = list(run_program(program, release))
     events = np.concatenate([batch.events for batch in batches])
+    threads = np.zeros(len(events), np.int64)
+    if batches[-1].threads is not None:
+        threads = np.concatenate([batch.threads for batch in batches if batch.threads is not None])
+    is_event = events["op"] != Op.THREAD_END
+    events, threads = events[is_event], threads[is_event]
     found = np.zeros(len(events), OBJECT_EVENT)
     found["op"], found["domain"] = events["op"], events["domain"]
     numbers: dict[int, tuple[int, int]] = {}
@@ -88,13 +115,15 @@ def simulate(program: ObjectProgram, release: tuple[int, ...]) -> tuple[np.ndarr
             found["size"][row] = size
             continue
         found["block"][row], found["size"][row] = numbers[block]
-    return found, batches[-1]
+    return found, threads, batches[-1]
 
 
 def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     """Runs a program in the model and in a real interpreter, and compares their events."""
     release = version_of(oracle)
-    model, end = simulate(program, release)
+    program = _without_switches(program)
+    model, model_threads, end = simulate_threads(program, release)
+    has_threads = program.code.has_threads
     script = _SCRIPT.format(
         twin=write_twin(program.program),
         seed=program.program.seed & 0xFFFFFFFF,
@@ -103,11 +132,15 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
         increment=INCREMENT,
         thresholds=", ".join(map(str, program.program.collector.thresholds or thresholds(release))),
         is_enabled=program.program.collector.enabled,
+        threads=_THREADS if has_threads else "",
+        join="join()\n" if has_threads else "",
     )
     region = record_objects(oracle, script)[0]
     recorded = region.events
     if release < _TEXTS_FROM:
         model = _with_ordered_collections(model)
+    if has_threads:
+        model, recorded = (in_threads(*each, release) for each in ((model, model_threads), (recorded, region.threads)))
     real = _without_older_blocks(recorded)
     if release[:2] <= _CACHES_TO:
         real = _without_caches(real, model)
@@ -121,6 +154,36 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     elif (found := _collector_of(region)) != (expected := end.generations[list(_COMPARED)].tolist()):
         different, difference = 1, f"{', '.join(_COMPARED)} of the collector: real {found}; model {expected}"
     return ObjectAgreement(program.name, oracle.name, len(real), aside, different, difference)
+
+
+def _without_switches(program: ObjectProgram) -> ObjectProgram:
+    """Returns the program with threads that change only where one of them blocks, as its twin runs."""
+    return program._replace(program=program.program.model_copy(update={"switch_interval": _NEVER_NS}))
+
+
+def in_threads(events: np.ndarray, threads: np.ndarray, release: tuple[int, ...]) -> np.ndarray:
+    """Returns the events with their threads, in the order that the GIL determines.
+
+    A thread frees one block before it first takes the GIL, and others after it has dropped it for the last time. Other
+    threads run at the same time, so these events are moved next to the thread's others. Threads are numbered in order
+    of their first events.
+    """
+    places = np.arange(len(events), dtype=np.float64)
+    is_call = events["op"] < Op.GC_START
+    has_callback, last_frees = release[:2] <= (3, 13), 2 if release >= (3, 13) else int(release >= (3, 9))
+    for thread in np.unique(threads[threads != threads[:1]]):
+        rows = np.flatnonzero((threads == thread) & is_call)
+        if has_callback:
+            places[rows[0]] = rows[1] - 0.5
+        places[rows[len(rows) - last_frees :]] = rows[len(rows) - last_frees - 1] + 0.5
+    order = np.argsort(places, kind="stable")
+    moved = np.empty(len(events), THREADED_EVENT)
+    for name in OBJECT_EVENT.names or ():
+        moved[name] = events[name][order]
+    numbers = {thread: number for number, thread in enumerate(dict.fromkeys(threads[order][is_call[order]].tolist()))}
+    moved["thread"] = [numbers.get(thread, 0) for thread in threads[order].tolist()]
+    moved["thread"][moved["op"] >= Op.GC_START] = 0  # the harness notes them in the thread that has the next event
+    return moved
 
 
 def _collector_of(region: Region) -> list[tuple[int, ...]]:
@@ -184,6 +247,6 @@ def _as_text(events: np.ndarray) -> str:
     if not len(events):
         return "ends"
     return ", ".join(
-        f"{Domain(domain).name.lower()} {Op(op).name.lower()} {size} #{block}"
-        for op, domain, size, block in events[:_SHOWN].tolist()
+        f"{Domain(domain).name.lower()} {Op(op).name.lower()} {size} #{block}" + "".join(f" in {it}" for it in thread)
+        for op, domain, size, block, *thread in events[:_SHOWN].tolist()
     )

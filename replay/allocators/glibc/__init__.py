@@ -57,7 +57,7 @@ from replay.allocators.glibc.memory import (
 )
 from replay.allocators.glibc.reallocating import int_realloc
 from replay.allocators.glibc.settings import MMAP_THRESHOLD, RULES, Config, new_par
-from replay.allocators.glibc.spans import span_changes, spans
+from replay.allocators.glibc.spans import span_changes, spans, top_rule
 from replay.allocators.glibc.system import (
     ARENA,
     HEAP,
@@ -99,6 +99,7 @@ __all__ = [
     "span_changes",
     "spans",
     "switch_thread",
+    "top_rule",
 ]
 
 ROLES = ("libc",)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from replay.allocators._spans import (
+    NEVER,
     Reported,
     SpanChanges,
     SpanKind,
+    TopRule,
     report,
     report_simple,
     retract,
@@ -21,7 +23,7 @@ from replay.allocators._spans import (
 from replay.allocators.glibc.bins import FASTBINS
 from replay.allocators.glibc.large_cache import following
 from replay.allocators.glibc.memory import HEAP_SHIFT, HEAPS_MAX, IN_HEAP, NBINS, UNIT_SHIFT, UNSORTED
-from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE, address_of
+from replay.allocators.glibc.system import MAIN_ARENA, MAIN_HEAP, MAPPED_PLACE, address_of, heap_step
 from replay.allocators.linux.areas import is_hugetlb
 from replay.jit.arrays import concatenated
 from replay.jit.compiling import entry, inlined, leaf
@@ -69,6 +71,14 @@ def span_changes(state: "State", stack: NamedTuple, seen: Seen | None) -> SpanCh
     report_mappings(state, space, mapped_marks, now.mappings)
     gone, rows = zip(*(written(each)[1:] for each in now), strict=True)
     return SpanChanges(now, np.concatenate(gone), concatenated(rows))
+
+
+def top_rule(state: "State", stack: NamedTuple, region: int) -> TopRule:
+    """Returns when systrim or heap_trim releases the free end of a heap, and how much of it."""
+    par = state.par[0]
+    step = int(heap_step(state, stack, region == state.heaps[MAIN_HEAP].address))
+    kept_bytes = (int(par.min_units) << UNIT_SHIFT) + 1 + int(par.top_pad)
+    return TopRule(NEVER if par.hp_bytes else int(par.trim_threshold), kept_bytes, step)
 
 
 @entry

@@ -58,13 +58,13 @@ from replay.allocators.pymalloc.arenas import (
     unlink_arena,
 )
 from replay.allocators.pymalloc.settings import Config
-from replay.allocators.pymalloc.spans import span_changes, spans
+from replay.allocators.pymalloc.spans import kept_arenas, span_changes, spans
 from replay.allocators.pymalloc.views import check, observe
 from replay.jit.arrays import extend
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 
-__all__ = ["Config", "State", "check", "new_state", "observe", "span_changes", "spans"]
+__all__ = ["Config", "State", "check", "kept_arenas", "new_state", "observe", "span_changes", "spans"]
 
 ROLES = ("small",)
 VERIFIED = "pymalloc's blocks, pools and arenas"

@@ -37,6 +37,11 @@ def span_changes(state: "State", stack: NamedTuple, seen: Reported | None) -> Sp
     return written(reported)
 
 
+def kept_arenas(state: "State") -> int:
+    """Returns how many arenas without live blocks are not released: from 3.9 on, the last usable one."""
+    return int(state.geometry[0].keep_last)
+
+
 @entry
 def report_arenas(state, reported):
     """Reports the pools of all arenas, and what lies around them."""

@@ -56,6 +56,8 @@ class Conditions:
     """Name of the phase of the allocation."""
     process: str | None = None
     """Name of a process. All events of others are dropped, and the result is a trace of one process."""
+    without_sites: frozenset[int] = frozenset()
+    """Call sites whose blocks are dropped."""
 
 
 class FilteredTrace(EditedTrace):
@@ -90,6 +92,8 @@ class FilteredTrace(EditedTrace):
                 selected &= events.thread == conditions.thread
             if conditions.domain is not None:
                 selected &= events.domain == conditions.domain
+            if conditions.without_sites and events.site is not None:
+                selected &= ~np.isin(events.site, [*conditions.without_sites])
             if conditions.phase is not None:
                 selected &= phases.in_force(events) == phases.index(conditions.phase)
             kept = events.where(selection.keep(events, selected))

@@ -1,0 +1,100 @@
+"""`replay compare`: shows how runs of several traces or stacks differ, and where the differences come from."""
+
+import json
+import sys
+from shlex import join
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from replay.commands import options
+from replay.commands.compilation import report_compilation
+from replay.commands.sweep_arguments import PlanArguments
+from replay.support.errors import ReplayError
+from replay.support.names import printable, say
+
+if TYPE_CHECKING:
+    from replay.analysis.comparison import Case
+
+
+def compare(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE…", help="Traces, YAML workloads, or names of bundled workloads.")
+    ],
+    allocators: options.Allocators = None,
+    fixed: options.Fixed = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=VALUES", help="Values of a key, e.g. pymalloc.alignment=8,16. Repeatable."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", metavar="NAME=VALUES", help="Values of a variable of glibc, e.g. MALLOC_ARENA_MAX=default,1."
+        ),
+    ] = None,
+    seed: options.Seed = None,
+    no_attribution: Annotated[
+        bool,
+        typer.Option("--no-attribution", help="Skip the causes of the differences, which take more simulations."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/comparing.md explains its keys.")] = False,
+) -> None:
+    """Show how runs of several traces or stacks differ, and where the differences come from.
+
+    Example: replay compare web-service -a cpython-3.9,cpython-3.12
+    """
+    from replay.analysis.comparison import compare as compare_cases
+    from replay.reports.comparison import CASES_MAX, comparison_json, print_comparison
+    from replay.support.progress import progress_bar
+
+    cases = _cases(sources, allocators, fixed, grid, env, seed)
+    if len(cases) < 2:
+        raise ReplayError("nothing to compare with; name another source, or stacks such as -a cpython-3.9,cpython-3.12")
+    if len(cases) > CASES_MAX:
+        raise ReplayError(f"{len(cases):,} runs are more than {CASES_MAX}; use `replay sweep`")
+    with report_compilation(), progress_bar("simulating", None) as progress:
+        comparison = compare_cases(cases, attribute=not no_attribution, progress=progress)
+    if as_json:
+        say(json.dumps(comparison_json(comparison), indent=2))
+        return
+    from replay.reports.console import PlainConsole
+    from replay.reports.tables import WIDTH
+
+    width = None if sys.stdout.isatty() else max(WIDTH, 24 + 20 * len(cases))
+    print_comparison(PlainConsole(width=width), comparison)
+    say(f"\nnext: {printable(join(['replay', 'run', cases[-1].source, '-a', cases[-1].stack.name]))}")
+
+
+def _cases(
+    sources: list[str],
+    allocators: list[str] | None,
+    fixed: list[str] | None,
+    grid: list[str] | None,
+    env: list[str] | None,
+    seed: int | None,
+) -> "list[Case]":
+    """Returns each source with each stack. The default stack of a recording is that of the recorded process."""
+    from replay.analysis.comparison import Case
+    from replay.sources import open_source
+    from replay.sweeps.configurations import Resolver, Skipped, impossible, point_text
+    from replay.sweeps.space import ALLOCATOR, DEFAULT, points
+
+    named = allocators or [DEFAULT]
+    arguments = PlanArguments(
+        plan=None, sources=None, seeds=None, fixed=fixed, allocators=named, grid=grid, env=env, random=None, latin=None,
+        choose_seed=None, where=None, by=None, optimise=None, trim_every=None,
+    )  # fmt: skip
+    plan = arguments.to_plan()
+    cases = []
+    for source in sources:
+        trace = open_source(source, seed=seed)
+        resolver = Resolver(plan, [trace.metadata])
+        for point in points(resolver.space, plan.choose):
+            found = resolver.resolve(point)
+            if isinstance(found, Skipped):
+                raise impossible(found)
+            shown = {name: value for name, value in point.items() if name != ALLOCATOR}
+            label = " ".join(filter(None, (source, found.stack.name, point_text(shown))))
+            cases.append(Case(label, source, trace, found.stack))
+    return cases

@@ -1,0 +1,219 @@
+"""Exceptions and their handlers. `replay.objects.unwinding` finds the handler of one that was raised.
+
+An exception is a record of kind EXCEPTION. Its items are the tuple of its arguments, its traceback, and its context:
+the exception that was handled when it was raised. `owner` is its class, `capacity` the instruction after its `raise`.
+"""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.containers import make_container
+from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, JUMPS_BACK, UNKNOWN
+from replay.objects.heap import EXCEPTION, INT, TUPLE, drop, drop_leaf, give_items, new_object, refer
+from replay.objects.machine import (
+    ARGUMENTS,
+    CRITICAL_LENGTH,
+    ENTER_FINALLY,
+    HANDLED,
+    LEAVE_HANDLER,
+    MATCH,
+    NEW_EXCEPTION,
+    NOT_EXCEPTION,
+    RAISE,
+    RAISE_AGAIN,
+    RAISE_CLASS,
+    RERAISE,
+    UNBIND,
+    fail,
+    pop,
+    push,
+)
+
+ARGUMENTS_ITEM, TRACEBACK_ITEM, CONTEXT_ITEM = range(3)
+SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE = range(1, 6)
+"""What the machine does next with a raised exception: see `replay.objects.unwinding`."""
+
+
+@leaf
+def do_exception(machine, op, argument, other):
+    """Runs an instruction of exceptions."""
+    heap, state = machine.heap, machine.state[0]
+    if op == ARGUMENTS:
+        if argument and not heap.rules[0].exception_first:
+            return make_container(machine, TUPLE, argument)
+        return True
+    if op == NEW_EXCEPTION:
+        state.checks = 1
+        push(machine, _new_exception(machine, argument, other))
+        return True
+    if op == RAISE:
+        number = pop(machine)
+        if heap.objects[number].kind != EXCEPTION:
+            return fail(machine, NOT_EXCEPTION, np.int64(0), np.int64(0))
+        _raise(machine, number)
+        return True
+    if op == RAISE_CLASS:
+        _raise(machine, _new_exception(machine, argument, np.int64(0)))
+        return True
+    if op == MATCH:
+        _match(machine, argument, other)
+        return True
+    if op == HANDLED:
+        refer(heap, state.handled)
+        push(machine, np.int64(state.handled))
+        return True
+    if op == LEAVE_HANDLER:
+        _leave_handler(machine, argument, other)
+        return True
+    if op in (RERAISE, RAISE_AGAIN):
+        _raise_again(machine)
+        return True
+    if op == UNBIND:
+        unbind(machine, argument)
+        return True
+    if op == ENTER_FINALLY:
+        push(machine, np.int64(0))
+        return not heap.rules[0].pushes_addresses or push_place(machine)
+    place = pop(machine)
+    if place:
+        drop_leaf(heap, place)
+    return True
+
+
+@leaf
+def unbind(machine, slot):
+    """Drops the value of a variable, if it has one."""
+    place = machine.state[0].locals + slot
+    if machine.stack[place]:
+        drop(machine.heap, np.int64(machine.stack[place]))
+        machine.stack[place] = 0
+
+
+@leaf
+def push_place(machine):
+    """Replaces the value on the stack by the integer of the place in the code, if it is no small one; returns False if
+    this is not known."""
+    state = machine.state[0]
+    far = machine.far[state.at - 1]
+    if far == UNKNOWN:
+        return fail(machine, CRITICAL_LENGTH, np.int64(0), np.int64(0))
+    if far:
+        size = np.int64(max(machine.heap.rules[0].int_least, 28))
+        machine.stack[state.top - 1] = new_object(machine.heap, np.int64(INT), size, np.int64(1))
+    return True
+
+
+@leaf
+def _new_exception(machine, which, count):
+    """Returns a new exception with the arguments on the stack."""
+    heap = machine.heap
+    number = new_object(heap, np.int64(EXCEPTION), heap.rules[0].exception_bytes, np.int64(3))
+    give_items(heap, number, np.int64(3))
+    heap.objects[number].owner = which
+    if count:
+        if heap.rules[0].exception_first:
+            make_container(machine, TUPLE, count)
+        heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = pop(machine)
+    return number
+
+
+@leaf
+def item_of(heap, number, which):
+    return np.int64(heap.items[heap.objects[number].first + which])
+
+
+@leaf
+def set_item(heap, number, which, value):
+    """Sets an item of an exception, which takes over the reference, and drops the old one."""
+    place = heap.objects[number].first + which
+    if heap.items[place]:
+        drop(heap, np.int64(heap.items[place]))
+    heap.items[place] = value
+
+
+@leaf
+def _raise(machine, number):
+    """Raises an exception. One that is handled now becomes its context."""
+    heap, state = machine.heap, machine.state[0]
+    heap.objects[number].capacity = state.at
+    if state.handled and state.handled != number:
+        other = np.int64(state.handled)
+        while item_of(heap, other, CONTEXT_ITEM):
+            if item_of(heap, other, CONTEXT_ITEM) == number:
+                set_item(heap, other, CONTEXT_ITEM, np.int64(0))
+            else:
+                other = item_of(heap, other, CONTEXT_ITEM)
+        refer(heap, state.handled)
+        set_item(heap, number, CONTEXT_ITEM, np.int64(state.handled))
+    state.raised, state.unwinding = number, ADD_FRAME
+    state.region = machine.region_of[state.at - 1]
+    _take_traceback(machine, number)
+
+
+@leaf
+def _take_traceback(machine, number):
+    """Up to 3.11, a raised exception and its traceback are separate until a handler is found."""
+    heap, state = machine.heap, machine.state[0]
+    if heap.rules[0].separate_traceback:
+        state.raised_traceback = item_of(heap, number, TRACEBACK_ITEM)
+        if state.raised_traceback:
+            refer(heap, state.raised_traceback)
+
+
+@leaf
+def _raise_again(machine):
+    """Raises the handled exception again."""
+    heap, state = machine.heap, machine.state[0]
+    state.raised, state.unwinding = state.handled, SEEK
+    state.region = machine.region_of[state.at - 1]
+    refer(heap, state.raised)
+    if heap.rules[0].frame_base:
+        state.raised_traceback = state.handled_traceback
+        refer(heap, state.raised_traceback)
+    else:
+        _take_traceback(machine, np.int64(state.raised))
+
+
+@leaf
+def _match(machine, classes, other):
+    """Jumps unless the handled exception is one of these classes; several are in a tuple."""
+    heap, state = machine.heap, machine.state[0]
+    length = classes >> CLASS_BITS
+    if length:
+        drop_leaf(heap, new_object(heap, np.int64(TUPLE), heap.rules[0].tuple_header + 8 * length, length))
+    if classes >> heap.objects[state.handled].owner & 1 == 0:
+        state.at = other
+
+
+@leaf
+def leave_handled(machine):
+    """Pops what was handled before the handled exception, which is dropped."""
+    heap, state = machine.heap, machine.state[0]
+    exception, traceback = np.int64(state.handled), np.int64(state.handled_traceback)
+    state.top -= HANDLER_VALUES
+    state.handled_traceback, state.handled = machine.stack[state.top], machine.stack[state.top + 1]
+    if traceback:
+        drop(heap, traceback)
+    drop(heap, exception)
+
+
+@leaf
+def _leave_handler(machine, variable, flags):
+    """Ends a handler, and unbinds its variable: after the handler, or before it in 3.8."""
+    heap, state = machine.heap, machine.state[0]
+    has_result = flags & HAS_RESULT
+    result, value = np.int64(0), np.int64(0)
+    if has_result:
+        result = pop(machine)
+    if variable:
+        value = np.int64(machine.stack[state.locals + variable - 1])
+        machine.stack[state.locals + variable - 1] = 0
+    is_first = heap.rules[0].list_classic and not has_result  # the last that is to be dropped is dropped first
+    if value and not is_first:
+        drop(heap, value)
+    leave_handled(machine)
+    if value and is_first:
+        drop(heap, value)
+    if has_result:
+        push(machine, result)
+    state.checks = flags & JUMPS_BACK and heap.rules[0].handlers_last

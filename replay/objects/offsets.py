@@ -1,0 +1,157 @@
+"""How far instructions are from the start of their function in CPython's code, where it matters.
+
+An exception that leaves a handler or `finally` has its place in the code as an integer object on the stack, from 3.11
+to 3.13. In 3.8, a `return` through `finally` has one too. Small integers exist already; larger ones are allocated. The
+exact place depends on CPython's compiler, so this module counts with bounds: the fewest and the most units of code
+before each instruction.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.objects.code import Code, Do
+from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
+from replay.objects.layout import BRANCHES, function_bounds
+
+_LARGEST_SMALL = 256
+_RELEASES = ((3, 8), (3, 11), (3, 12), (3, 13))
+_GLOBAL, _CALL, _METHOD, _ATTRIBUTE = (1, 6, 5, 5), (1, 7, 4, 4), (1, 11, 10, 10), (1, 5, 10, 10)
+"""Units of an instruction in each of the releases: of a global name, a call, a method, an attribute."""
+
+
+def _units(*parts: tuple[int, ...] | int) -> tuple[int, ...]:
+    """Returns the units of several instructions in each release; a number counts in each of them."""
+    return tuple(
+        sum(part if isinstance(part, int) else part[index] for part in parts) for index in range(len(_RELEASES))
+    )
+
+
+_OPERATION, _JUMP, _TEST = (1, 2, 2, 2), (1, 1, 1, 2), (1, 1, 1, 2)
+_FUNCTION = _units(_GLOBAL, _CALL)
+_UNITS = {
+    Do.ATTRIBUTE: _ATTRIBUTE, Do.SET_ATTRIBUTE: (1, 5, 5, 5),
+    Do.LETTERS: _units(_GLOBAL, _OPERATION), Do.BYTES: _units(_GLOBAL, _OPERATION), Do.HALF: _units(1, _OPERATION),
+    Do.SUM: _OPERATION, Do.PRODUCT: _OPERATION,
+    Do.LIST_OF_CONSTANTS: (1, 2, 2, 2), Do.SET_OF_CONSTANTS: (1, 2, 2, 2),
+    Do.NEW: _FUNCTION, Do.CALL: _FUNCTION, Do.LENGTH: _FUNCTION, Do.FIRST_KEY: _FUNCTION, Do.NEW_EXCEPTION: _FUNCTION,
+    Do.UNWIND: _units(2), Do.ITEM: (1, 5, 2, 2), Do.SET_ITEM: _OPERATION,
+    Do.APPEND: _units(_METHOD, _CALL, 1), Do.POP_LAST: _units(_METHOD, _CALL), Do.CLEAR: _units(_METHOD, _CALL, 1),
+    Do.ADD: _units(_METHOD, _CALL, 1), Do.DISCARD_ELEMENT: _units(_METHOD, _CALL, 1),
+    Do.RANGE: _units(_GLOBAL, 1, _CALL), Do.NEXT: (1, 1, 2, 2),
+    Do.CHOOSE: _units(_GLOBAL, _GLOBAL, _CALL, 1, (1, 3, 2, 2), _TEST),
+    Do.COLLECT: _units(_GLOBAL, _METHOD, 1, _CALL), Do.FOUND: _units(0),
+    Do.SWITCH_COLLECTOR: _units(_GLOBAL, _METHOD, _CALL),
+    Do.CONTAINS: _units((1, 1, 1, 2), _TEST),
+    Do.ARGUMENTS: _units(0), Do.RAISE_CLASS: _units(_GLOBAL, 1),
+    Do.MATCH: _units((4, 2, 2, 2), _TEST), Do.HANDLED: (1, 0, 0, 0),
+    Do.LEAVE_HANDLER: _units(1), Do.RERAISE: (1, 4, 4, 4),
+    Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
+}  # fmt: skip
+"""Units in each release; all others have one."""
+_UNBIND, _UNBIND_AND_RAISE = (6, 3, 3, 3), (0, 4, 4, 4)
+"""Units that unbind the variable of a handler: at its end, and after an exception."""
+_LONGEST_COPY = 24
+"""A `return` with what it needs, which CPython copies instead of jumping to it."""
+
+
+_FEW_NAMES = 80
+_FEW_VARIABLES = 16
+_LONGEST_COPIED = 8
+
+
+def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
+    """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
+    far = np.zeros(len(code.instructions), np.int64)
+    if release[:2] in _RELEASES and code.has_exceptions:
+        for first, end in function_bounds(code):
+            _mark(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
+    return far
+
+
+class _Function(NamedTuple):
+    """A function of a program: the places of its instructions, and the number of a release."""
+
+    code: Code
+    places: range
+    release: int
+
+
+def _mark(function: _Function, far: np.ndarray) -> None:
+    """Marks the instructions of a function."""
+    layout, is_3_8 = function.code.layout, function.release == 0
+    places = [*function.places]
+    if _RELEASES[function.release] >= (3, 12):  # handlers are last
+        places.sort(key=lambda at: (layout[at] & COLD, at))
+    bounds = [_bounds(function, at) for at in places]
+    unit = 2 if is_3_8 else 1
+    is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
+    low = high = 0 if is_3_8 else 1
+    for at, (least, most, wide) in zip(places, bounds, strict=True):
+        high += most + (wide if is_long else 0)
+        far[at] = 1 if unit * low > _LARGEST_SMALL else UNKNOWN if unit * high > _LARGEST_SMALL else 0
+        low += least
+
+
+def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
+    """Returns the fewest and the most units of an instruction, and how many more it can have in a long function."""
+    code, which = function.code, function.release
+    row, flags = code.instructions[at], int(code.layout[at])
+    do, is_3_8 = Do(row["op"]), which == 0
+    if is_3_8 and flags & (RETURN_COPY | EXCEPTION_COPY) and do not in (Do.ENTER_FINALLY, Do.RERAISE):
+        return 0, 0, 0  # 3.8 has one copy
+    if flags & DEAD and not is_3_8:
+        return 0, 0, 0
+    tries = flags >> TRIES_BITS
+    least, most = (tries, 3 * tries) if is_3_8 else (0, 2 * tries)
+    if do == Do.JUMP:
+        back = row["other"] <= at
+        longest = 0 if back or not _is_copied(code, int(row["other"])) else _LONGEST_COPY
+        return least + (_JUMP[which] if back or is_3_8 else 0), most + _JUMP[which] + longest, 1
+    units, more = _exact(function, at, do), 0
+    if do == Do.RETURN or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, Do.RETURN)):
+        least -= units
+    if _RELEASES[which] == (3, 13) and _may_be_merged(code, at):
+        least -= units
+    if do == Do.NEXT or (is_3_8 and do == Do.MATCH):
+        most += 3
+    if do in (Do.JUMP, *BRANCHES) or (do == Do.CONSTANT and len(function.places) > _LARGEST_SMALL):
+        more += 1
+    if units > 1 and len(code.attributes) + len(code.functions) + len(code.classes) > _FEW_NAMES:
+        more += 2
+    return least + units, most + units, more
+
+
+def _may_be_merged(code: Code, at: int) -> bool:
+    """Whether an instruction and the one before it may load two variables in one unit of CPython 3.13."""
+    pair = code.instructions[at - 1 : at + 1].tolist() if at else [(Do.RETURN, 0)]
+    return all(do == Do.LOAD and slot < _FEW_VARIABLES for do, slot, *_ in pair)
+
+
+def _exact(function: _Function, at: int, do: Do) -> int:
+    """Returns the units of an instruction without what depends on others."""
+    code, which = function.code, function.release
+    argument, units = int(code.instructions[at]["argument"]), _UNITS.get(do, (1,) * len(_RELEASES))[which]
+    if do == Do.MATCH:
+        count = argument >> CLASS_BITS
+        return units + max(count, 1) * _GLOBAL[which] + (count > 0)
+    if do in (Do.LIST_OF_CONSTANTS, Do.SET_OF_CONSTANTS) and which == 0:
+        constant = code.constants[code.instructions[at - 1]["argument"]]
+        return len(constant) if isinstance(constant, tuple) else 1
+    if (do == Do.SET and argument == 0) or (do == Do.ITERATE and argument):
+        return _FUNCTION[which]
+    if argument and do in (Do.LEAVE_HANDLER, Do.RERAISE):
+        return units + (_UNBIND if do == Do.LEAVE_HANDLER else _UNBIND_AND_RAISE)[which]
+    return units
+
+
+def _is_copied(code: Code, at: int) -> bool:
+    """Whether CPython may copy the code from here to a `return`."""
+    for _ in range(_LONGEST_COPIED):
+        do = code.instructions[at]["op"]
+        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN):
+            return True
+        if do in BRANCHES:
+            return False
+        at = int(code.instructions[at]["other"]) if do == Do.JUMP else at + 1
+    return False
