@@ -22,7 +22,7 @@ WITH_OWNER = (
 )  # fmt: skip
 """Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]
-"""The kind of value of each bound name: int, tuple, list, dict, set, the name of a class, or any."""
+"""The kind of value of each bound name: int, tuple, list, dict, set, generator, the name of a class, or any."""
 
 
 def object_program(document: dict[str, Any]) -> ObjectProgram:
@@ -51,12 +51,17 @@ def _is_chosen(generator: random.Random, probability: float) -> bool:
 class RandomAuthor(Callables):
     """Writes random programs."""
 
+    _has_generators = False
+    """Whether some functions are generator functions."""
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._random = random.Random(seed)
         self._names = self._depth = 0
         self._classes = {f"K{index}": self._class() for index in range(self._random.randint(1, 3))}
         self._parameters: dict[str, int] = {}
+        self._generators: set[str] = set()
+        self._yields = False
 
     def _class(self) -> dict[str, Any]:
         has_dict = self._random.random() < 0.5
@@ -72,9 +77,14 @@ class RandomAuthor(Callables):
         for index in range(self._random.randint(0, 4)):
             parameters = [f"a{number}" for number in range(self._random.randint(0, 3))]
             names = dict.fromkeys(parameters, "any")
+            self._yields = self._has_generators and _is_chosen(self._random, 0.4)
             body = self._block(names, self._random.randint(1, 5))
-            if self._random.random() < 0.7 and not self._never_completes(body):
+            if self._yields:
+                body.insert(self._random.randint(0, len(body)), {"yield": self._number({}, 0)})
+                self._generators.add(f"f{index}")
+            elif self._random.random() < 0.7 and not self._never_completes(body):
                 body.append({"return": self._value(names, 2)})
+            self._yields = False
             functions[f"f{index}"] = {"parameters": parameters, "do": body}
             self._parameters[f"f{index}"] = len(parameters)
         main = self._main()
@@ -135,7 +145,7 @@ class RandomAuthor(Callables):
         if chance < 0.92 or not self._parameters:
             return self._new(names, depth)
         if chance < 0.94:
-            return self._random.choice([*self._parameters])
+            return self._random.choice([name for name in self._parameters if name not in self._generators] or [0])
         return self._call(names, depth)
 
     def _dict(self, names: Names, depth: int) -> Any:
@@ -170,6 +180,8 @@ class RandomAuthor(Callables):
         key = next(iter(value))
         known = {"sum": "int", "product": "int", "length": "int", "tuple": "tuple", "list": "list"}
         known |= {"dict": "dict", "set": "set"}
+        if key == "call" and value["call"] in self._generators:
+            return "generator"
         return value["new"] if key == "new" else known.get(key, "any")
 
     # Statements
@@ -197,6 +209,10 @@ class RandomAuthor(Callables):
         chance = self._random.random()
         if _is_chosen(self._random, 0.04):
             return [self._collection()]
+        if self._yields and _is_chosen(self._random, 0.25):
+            return [{"yield": self._value(names, 2)}]
+        if self._generators and _is_chosen(self._random, 0.25):
+            return self._use_generator(names, own)
         if chance < 0.4 or not names:
             return [self._bind(names, own, self._value(names, 3))]
         if chance < 0.5 and (name := self._pick(names, "list")):
@@ -224,6 +240,27 @@ class RandomAuthor(Callables):
             first, second = self._inner(names, 3), self._inner(names, 2)
             return [{"choose": self._random.random(), "do": first, "otherwise": second}]
         return [self._call(names, 1)] if self._parameters else []
+
+    def _use_generator(self, names: Names, own: list[str]) -> list[Any]:
+        name, statements = self._pick(names, "generator"), []
+        if name is None or self._random.random() < 0.3:
+            function = self._random.choice(sorted(self._generators))
+            arguments = [self._value(names, 2) for _ in range(self._parameters[function])]
+            statements = [self._bind(names, own, {"call": function, "with": arguments})]
+            name = next(iter(statements[0]["bind"]))
+        chance, following = self._random.random(), {"next": name, "default": self._value(names, 1)}
+        if chance < 0.2:
+            statements.append(following)
+        if chance < 0.5:
+            statements.append(self._bind(names, own, following))
+        if names[name] != "generator":  # `following` replaced it
+            return statements
+        if chance > 0.9:
+            statements.append({"close": name})
+        if 0.4 < chance < 0.7 and self._depth < 3:
+            item = self._new_name()
+            statements.append({"each": name, "as": item, "do": self._inner(names, 3, **{item: "any"})})
+        return statements
 
     def _never_completes(self, statements: list[Any]) -> bool:
         """Whether the last of these statements always returns, so that others after it would never be reached."""
@@ -282,7 +319,8 @@ class RandomAuthor(Callables):
         self._depth += 1
         inner = {**names, **more}
         block = self._block(inner, self._random.randint(1, longest))
-        if self._random.random() < 0.05 and self._returns and not self._never_completes(block):
+        completes = self._yields or not self._returns or self._never_completes(block)
+        if self._random.random() < 0.05 and not completes:
             block.append({"return": self._value(inner, 1)})
         self._depth -= 1
         return block
@@ -365,5 +403,7 @@ def references(machine):
             length = objects[entry["owner"]]["length"] << (entry["vector"] == 0)
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
         if entry["kind"] in WITH_OWNER:
+            found[entry["owner"]] += 1
+        if entry["kind"] == Kind.GENERATOR and entry["owner"]:  # its frame, up to 3.10
             found[entry["owner"]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()

@@ -496,13 +496,15 @@ def test_an_integer_that_is_too_large_is_a_mistake(operation):
 
 
 def kept_blocks(machine):
-    """The blocks that live at the end of a program: those in free lists, frames that wait for calls, and the tables of
-    keys that classes share with their instances."""
+    """The blocks that live at the end of a program: those in free lists, frames that wait for calls, the tables of keys
+    that classes share with their instances, and in 3.12 the frame object of the function that called `main`, if there
+    is one."""
     heap, state = machine.heap, machine.state[0]
     kept = [heap.kept[which, : heap.kept_counts[which]] for which in range(len(heap.kept))]
     frames = [*machine.functions["block"], *machine.kept_frames["block"][: state.frames_kept]]
+    callers = machine.frames["block"][:1] if heap.rules["exit_bytes"] else []
     tables = heap.objects["block"][machine.classes["keys"]]
-    return sorted(block for block in [*np.concatenate(kept), *frames, *tables] if block)
+    return sorted(block for block in [*np.concatenate(kept), *frames, *callers, *tables] if block)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(RELEASES))

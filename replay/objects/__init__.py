@@ -3,13 +3,14 @@
     language    the schema of an object program in YAML
     attributes  the attributes and methods of classes
     scopes      which variables are local, and which are in cells
-    code        compiles a program to instructions; what is unknown or unbound in it
-    handlers    what the compiler and the machine know of `try`; `layout` and `offsets` say where CPython has its code,
-                `stack_sizes` what its frame objects have room for
+    code        compiles a program to instructions; what is unknown or unbound in it. `constants`, `stack_sizes` and
+                `code_units` are what CPython's compiler computes
+    handlers    what the compiler and the machine know of `try`; `layout` and `offsets` say where CPython has its code
     heap        objects, reference counts, free lists
     collector   the cyclic collector
     machine     the state of a running program; its instructions are in `values`, `containers`,
-                `dicts`, `sets`, `instances`, `functions` and `calls`
+                `dicts`, `sets`, `instances`, `functions`, `calls` and `generators`; `closing` ends generators, and
+                `running_generators` shows the collector those that run
     exceptions  raise and handle exceptions; `unwinding` finds their handlers, and `frame_objects` keeps variables
     loop        runs the instructions, and starts collections; up to 3.11, `next_allocation` says when
     threads     runs the threads of a program in turns, with the `gil`; their instructions are in

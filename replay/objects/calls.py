@@ -18,6 +18,7 @@ from replay.objects.heap import (
     drop_frame,
     emit,
     free_block,
+    free_counted_block,
     new_block,
     new_counted_block,
     new_record,
@@ -57,7 +58,9 @@ def enter_frame(machine, function):
     if base == 0:
         return
     need = frame_room(heap, called)
-    if called.block:
+    if heap.collector[0].ready:  # allocated before the collection that it started
+        frame.block, frame.room = new_counted_block(heap, base + 8 * need), need
+    elif called.block:
         frame.block, frame.room = called.block, called.room
         called.block = 0
     elif state.frames_kept:
@@ -271,6 +274,9 @@ def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
     result, called, frame = pop(machine), machine.functions[state.function], machine.frames[state.depth]
+    if heap.rules[0].exit_bytes and frame.block:  # the frame object that the end of a generator created
+        free_counted_block(heap, frame.block)
+        frame.block = 0
     if frame.has_callee:  # what is dropped first dies last
         drop(heap, np.int64(machine.stack[state.locals - 1]))
     if state.depth == 0:  # the result of main is not used; it dies last

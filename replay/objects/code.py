@@ -19,6 +19,9 @@
     SET n              pops n values; SET_OF_CONSTANTS j k pops a constant tuple; j, k: slots of the constant frozenset
     DELETE_ITEM, FIRST_KEY, ADD, DISCARD_ELEMENT
     CONTAINS           pops a key and a dict or set, and jumps to `other` if it does not have the key
+    GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
+    YIELD d            pops a value, and pushes it in the caller; d: see `_distances`. END_GENERATOR pops None
+    NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
     MAKE_CELL s        moves a variable to a cell. The slots of cells are `argument` and, up to 3.10, `other`
     LOAD_CELL, STORE_CELL, DELETE_CELL
@@ -50,17 +53,18 @@
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import singledispatchmethod
-from typing import NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from replay.jit.arrays import record
 from replay.objects import language
 from replay.objects.attributes import attributes, clashes, own_attributes
+from replay.objects.code_units import yield_places
 from replay.objects.combinations import unsupported
+from replay.objects.constants import Constant, FunctionValue, is_constant, number_of, value_of
 from replay.objects.frozensets import frozenset_slots
 from replay.objects.handlers import (
     CATCH,
@@ -83,6 +87,7 @@ from replay.objects.handlers import (
 )
 from replay.objects.language import INIT, SELF, Expression, Program, Statement
 from replay.objects.scopes import Scope, find_cells
+from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.twin import CHOICE_STEPS
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
@@ -90,11 +95,12 @@ from replay.support.yaml_documents import Location, Problem
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
 FUNCTION = record(
-    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes"
+    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes", "slots"
 )
 """`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on
 CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for the function's next call, and its number of
-variables and values. `warmth`: calls and jumps back so far. `object_bytes`: size of a frame object, from 3.11 on."""
+variables and values. `warmth`: calls and jumps back so far. `object_bytes`: size of a frame object, from 3.11 on.
+`slots`: variables and values in a generator or frame object, from 3.11 on."""
 
 
 class Do(IntEnum):
@@ -180,24 +186,34 @@ class Do(IntEnum):
     TAKE = auto()
     SLEEP = auto()
     WORK = auto()
+    GENERATOR_FRAME = auto()
+    GENERATOR = auto()
+    YIELD = auto()
+    END_GENERATOR = auto()
+    NEXT_OF = auto()
+    CLOSE = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
+SMALL_PLACE = 256
+"""The largest integer that exists once in 3.12."""
 IN_CALL = 1
 """Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`."""
 SLOT_BITS = 20
 """Of MAKE_CELL: `other` is a slot, and above these bits the parameter that is moved to it, counted from 1."""
 _MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2,
-         Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2}  # fmt: skip
+         Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2,
+         Do.CLOSE: 1}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
            Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY, Do.LOCK, Do.QUEUE,
            Do.SLEEP}  # fmt: skip
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
-           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1, Do.PUT: 2}  # fmt: skip
+           Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1, Do.PUT: 2, Do.YIELD: 1,
+           Do.END_GENERATOR: 1, Do.CLOSE: 1}  # fmt: skip
 
 
 def _effect(do: Do, argument: int, program: Program) -> int:
@@ -208,22 +224,13 @@ def _effect(do: Do, argument: int, program: Program) -> int:
         return 1 - 2 * argument
     if do == Do.DICT_OF_CONSTANTS:
         return -argument
+    if do == Do.NEXT_OF:
+        return -argument
     if do in (Do.CALL_VALUE, Do.CALL_METHOD):
         return -argument - (do == Do.CALL_METHOD)
-    if do == Do.CALL:
+    if do in (Do.CALL, Do.GENERATOR):
         return 1 - len([*program.functions.values()][argument].parameters)
     return 1 if do in _PUSHED else -_POPPED.get(do, 0)
-
-
-@dataclass(frozen=True)
-class FunctionValue:
-    """A function of the program, as a value."""
-
-    number: int
-
-
-Constant: TypeAlias = "int | float | str | tuple[Constant, ...] | FunctionValue | None"
-"""A constant; the value of a float does not matter."""
 
 
 class Code(NamedTuple):
@@ -254,6 +261,8 @@ class Code(NamedTuple):
     """Flags of each instruction: see `replay.objects.handlers`."""
     positions: list[tuple[int, ...]]
     """Of each instruction, in the order in which CPython 3.8 compiles them."""
+    stack_sizes: dict[tuple[int, int], list[int]]
+    """The stack size of each function in CPython, by release from 3.11 on, if the program has generators."""
     has_threads: bool = False
     """Whether the program has statements about threads, or takes time."""
 
@@ -273,6 +282,7 @@ class _Compiler:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._functions = [*program.functions]
+        self._generators = {name for name, each in program.functions.items() if has_yield(each.do)}
         self._classes = [*program.classes]
         self._attributes = attributes(program)
         self._scopes = [
@@ -295,6 +305,8 @@ class _Compiler:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
+        self._stack_sizes: dict[tuple[int, int], list[int]] = {}
+        self._is_generator = False
         self._depth = self._deepest = self._deepest_3_8 = 0
         self._regions: list[list[int]] = [[0] * 5]
         self._region_of: list[int] = []
@@ -347,6 +359,7 @@ class _Compiler:
             self._names,
             np.array(self._layout, np.int64),
             self._positions,
+            self._stack_sizes,
             self._has_threads,
         )
         return code, []
@@ -363,14 +376,18 @@ class _Compiler:
             for name in scope.nonlocals
             if name not in scope.free and not self._surveys
         ]
+        self._is_generator = not scope.name and scope.place[0] == "functions" and scope.place[1] in self._generators
+        self._yield_distances = iter(self._distances(scope.body) if self._is_generator else [])
+        if self._generators and not self._surveys:
+            self._add_stack_sizes(scope.body, scope.place)
         self._make_cells()
         self._block(scope.body, scope.place)
         self._constant(None)
-        self._emit(Do.RETURN)
+        self._emit(Do.END_GENERATOR if self._is_generator else Do.RETURN)
         self._names.append([*self._locals, *scope.cells, *scope.free])
         count = len(scope.fast) + len(scope.cells) + len(scope.free)
         stack = self._deepest, self._deepest_3_8
-        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0
+        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0, 0
 
     def _make_cells(self) -> None:
         """Emits the instructions that create the cells of a function, in the order of both ranges of releases."""
@@ -396,6 +413,25 @@ class _Compiler:
             if scope.method and scope.method != INIT:
                 found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
         return found
+
+    def _add_stack_sizes(self, body: list[Statement], place: Location) -> None:
+        """Notes the stack size of a function in CPython, by release."""
+        try:
+            for release in ((3, minor) for minor in range(11, 16)):
+                size = stack_size(body, release, self._is_generator)
+                self._stack_sizes.setdefault(release, []).append(size)
+        except UnknownFormError as error:
+            self._problems.append(Problem(place, f"{error} is not supported in a program with generators"))
+
+    def _distances(self, body: list[Statement]) -> list[int]:
+        """Returns for each `yield` whether an integer of its place is a new object in 3.12: 0 if not, 1 if so, 2 if
+        that is not known."""
+        try:
+            places = yield_places(body)
+        except UnknownFormError:  # reported with the stack sizes
+            return []
+        far = [(place.least > SMALL_PLACE, place.largest > SMALL_PLACE) for place in places]
+        return [int(least) if least == largest else 2 for least, largest in far]
 
     def _emit(self, do: Do, argument: int = 0, other: int = 0) -> int:
         self._reach(_MORE.get(do, 0))
@@ -490,6 +526,8 @@ class _Compiler:
         if self._in_cell(name):
             self._emit(Do.LOAD_CELL, *self._cell(name))
         elif name in self._functions and not self._scope.is_local(name):
+            if name in self._generators:
+                self._problem(f"{name!r} is a generator function, which can only be called by its name")
             self._constant(FunctionValue(self._functions.index(name)))
         else:
             self._emit(Do.LOAD, self._slot(name))
@@ -540,6 +578,23 @@ class _Compiler:
         self._emit(Do.CLEAR)
 
     @_statement.register
+    def _(self, form: language.Yield) -> None:
+        if not self._is_generator:
+            self._problem("`yield` is supported in the program's functions only")
+        self._expression(form.yield_)
+        self._emit(Do.YIELD, next(self._yield_distances, 0))
+
+    @_statement.register
+    def _(self, form: language.Next) -> None:
+        self._expression(form)
+        self._emit(Do.DISCARD)
+
+    @_statement.register
+    def _(self, form: language.Close) -> None:
+        self._load(form.close)
+        self._emit(Do.CLOSE)
+
+    @_statement.register
     def _(self, form: language.Define) -> None:
         scope = self._scope.inner.get(id(form))
         if scope is None:
@@ -556,6 +611,8 @@ class _Compiler:
 
     @_statement.register
     def _(self, form: language.Return) -> None:
+        if self._is_generator:
+            self._problem("a generator function cannot return a value")
         if self._scope.method == INIT:
             self._problem(f"{INIT} returns no value")
         depth, blocks = self._depth, self._blocks
@@ -860,7 +917,7 @@ class _Compiler:
 
     @_expression.register
     def _(self, form: language.Half) -> None:
-        if _number(form.half) is not None:
+        if number_of(form.half) is not None:
             self._constant(0.5)
             return
         self._expression(form.half)
@@ -875,7 +932,7 @@ class _Compiler:
         self._both(form, form.product, Do.PRODUCT)
 
     def _both(self, form: Expression, operands: list[Expression], do: Do) -> None:
-        number = _number(form)
+        number = number_of(form)
         if number is None:
             for operand in operands:
                 self._expression(operand)
@@ -888,7 +945,7 @@ class _Compiler:
     @_expression.register
     def _(self, form: language.NewTuple) -> None:
         if all(map(is_constant, form.tuple)):
-            self._constant(_value(form))
+            self._constant(value_of(form))
             return
         for each in form.tuple:
             self._expression(each)
@@ -898,7 +955,7 @@ class _Compiler:
     def _(self, form: language.NewList) -> None:
         if len(form.list) > 2 and all(map(is_constant, form.list)):
             self._reach(2, len(form.list))  # a list and a tuple; in 3.8 each constant
-            self._constant(tuple(map(_value, form.list)))
+            self._constant(tuple(map(value_of, form.list)))
             self._emit(Do.LIST_OF_CONSTANTS)
             return
         for each in form.list:
@@ -914,12 +971,12 @@ class _Compiler:
                 self._expression(key)
             self._expression(value)
         if has_constant_keys:
-            self._constant(tuple(map(_value, keys)))
+            self._constant(tuple(map(value_of, keys)))
         self._emit(Do.DICT_OF_CONSTANTS if has_constant_keys else Do.DICT, len(keys))
 
     @_expression.register
     def _(self, form: language.NewSet) -> None:
-        numbers = [number for number in map(_number, form.set_) if number is not None]
+        numbers = [number for number in map(number_of, form.set_) if number is not None]
         if len(numbers) > 2 and len(numbers) == len(form.set_):
             self._reach(2, len(numbers))  # a set and a frozenset; in 3.8 each constant
             once = frozenset_slots(numbers)
@@ -990,7 +1047,11 @@ class _Compiler:
         for each in form.with_:
             self._expression(each)
         self._depth -= 1
-        self._emit(Do.CALL, function)
+        if form.call in self._generators:
+            self._emit(Do.GENERATOR_FRAME, function)
+            self._emit(Do.GENERATOR, function)
+        else:
+            self._emit(Do.CALL, function)
 
     def _called(self, name: str, arguments: list[Expression]) -> int | None:
         """Returns the number of a function of the program that is called with arguments; None if it is unknown."""
@@ -1020,6 +1081,15 @@ class _Compiler:
         self._depth -= 2
         self._emit(Do.ITERATE, IN_CALL)
         self._emit(Do.FIRST_KEY)
+
+    @_expression.register
+    def _(self, form: language.Next) -> None:
+        self._depth += 1  # the function
+        self._load(form.next)
+        if form.default is not None:
+            self._expression(form.default)
+        self._depth -= 1
+        self._emit(Do.NEXT_OF, int(form.default is not None))
 
     @_expression.register
     def _(self, form: language.NewLock) -> None:
@@ -1058,35 +1128,14 @@ def _returns(form: Statement) -> bool:
     )
 
 
-def _number(expression: Expression) -> int | None:
-    """Returns the integer that CPython's compiler computes; None if it computes none."""
-    if isinstance(expression, int):
-        return expression
-    if isinstance(expression, (language.Sum, language.Product)):
-        is_sum = isinstance(expression, language.Sum)
-        first, second = map(_number, _operands(expression))
-        if first is not None and second is not None:
-            return first + second if is_sum else first * second
-    return None
-
-
-def _operands(form: language.Sum | language.Product) -> list[Expression]:
-    return form.sum if isinstance(form, language.Sum) else form.product
-
-
-def is_constant(expression: Expression) -> bool:
-    """Whether CPython's compiler makes a constant of an expression."""
-    if isinstance(expression, language.NewTuple):
-        return all(map(is_constant, expression.tuple))
-    if isinstance(expression, language.Half):
-        return _number(expression.half) is not None
-    return isinstance(expression, language.Text) or _number(expression) is not None
-
-
-def _value(expression: Expression) -> Constant:
-    """Returns the value of a constant."""
-    if isinstance(expression, language.NewTuple):
-        return tuple(map(_value, expression.tuple))
-    if isinstance(expression, language.Text):
-        return expression.text
-    return 0.5 if isinstance(expression, language.Half) else _number(expression)
+def has_yield(body: list[Statement]) -> bool:
+    """Whether a function with these statements is a generator function."""
+    keys = ("do", "otherwise", "try_", "handle", "finally_")
+    inner = [
+        each
+        for form in body
+        if not isinstance(form, language.Define)
+        for key in keys
+        for each in getattr(form, key, None) or ()
+    ]
+    return any(isinstance(form, language.Yield) for form in body) or (bool(inner) and has_yield(inner))

@@ -1,6 +1,7 @@
 """The cyclic collector: finds objects that only refer to each other, and clears them, in CPython's order.
 
-A collection has phases. START finds the garbage in one step: its cost is that of the objects visited. CLEAR clears one
+A collection has phases. START finds the garbage in one step: its cost is that of the objects visited. FINALIZE closes
+one generator of the garbage a step, if there are any (`replay.objects.closing`). CLEAR clears one
 object a step; what dies by this is freed in the steps in between. EMPTY frees one block of the free lists a step, in
 collections of the oldest generation. STOP ends.
 
@@ -17,11 +18,15 @@ from replay.objects.heap import (
     DICT,
     DICT_ITERATOR,
     EXCEPTION,
+    EXIT,
+    EXIT_TRACEBACK,
     FRAME,
     FREE_LISTS,
     FUNCTION,
     GARBAGE,
     GENERATIONS,
+    GENERATOR,
+    GENERATOR_FRAME,
     INSTANCE,
     KEYS,
     KINDS,
@@ -33,6 +38,7 @@ from replay.objects.heap import (
     OBJ,
     OPEN,
     PERMANENT,
+    PLACE,
     QUEUE,
     SET,
     TRACEBACK,
@@ -54,21 +60,22 @@ from replay.objects.heap import (
     track,
     untrack,
 )
+from replay.objects.running_generators import RUNNING, conceal_generators, expose_generators
 from replay.objects.sets import give_slots
 from replay.trace import Op
 
-IDLE, START, CLEAR, EMPTY, STOP = range(5)
+IDLE, START, CLEAR, EMPTY, STOP, FINALIZE = range(6)
 REACHABLE, IN_QUESTION, UNREACHABLE = range(3)
 GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD)
+WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT)
 """Kinds of objects whose only reference is `owner`."""
 
 
 @leaf
-def _move_all(heap, source, target):
+def move_all(heap, source, target):
     """Appends the objects of one ring to another."""
     first, last = heap.objects[source].next, heap.objects[source].previous
     if first == source:
@@ -82,19 +89,38 @@ def _move_all(heap, source, target):
 @leaf
 def _children(heap, number):
     """Returns the number of entries in which an object can refer to others with the collector's header."""
-    return np.int64(1) if heap.objects[number].kind in WITH_OWNER else references(heap, number)
+    entry = heap.objects[number]
+    if entry.kind in WITH_OWNER:
+        return np.int64(1)
+    if entry.kind == GENERATOR:
+        return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
+    return references(heap, number) + (entry.kind == GENERATOR_FRAME)
 
 
 @leaf
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in WITH_OWNER:
+    if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
         return np.int64(entry.owner)
     if entry.kind == FRAME:  # its caller, then the variables
         place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
         return np.int64(heap.items[entry.first + place])
+    if entry.kind in (GENERATOR, GENERATOR_FRAME):
+        return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
+
+
+@leaf
+def _value(heap, number, index):
+    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself."""
+    entry = heap.objects[number]
+    if entry.kind == GENERATOR_FRAME:
+        if index == 0:
+            return np.int64(entry.owner)
+        index -= 1
+    value = np.int64(heap.items[entry.first + index])
+    return np.int64(heap.objects[value].owner) if heap.objects[value].kind == PLACE else value
 
 
 @leaf
@@ -150,6 +176,7 @@ def _separate_garbage(heap, ring, garbage):
     found, number = np.int64(0), np.int64(heap.objects[garbage].next)
     while number != garbage:
         heap.objects[number].found = REACHABLE  # no longer in question
+        heap.collector[0].generators += heap.objects[number].kind == GENERATOR
         found += 1
         number = np.int64(heap.objects[number].next)
     return found
@@ -221,17 +248,18 @@ def _find(heap):
     for younger in range(generation + 1):
         heap.generations[younger].count = 0
         if younger < generation:
-            _move_all(heap, heap.generations[younger].ring, ring)
+            move_all(heap, heap.generations[younger].ring, ring)
     heap.counts[0].steps += _count_outer_references(heap, ring)
+    collector.generators = 0
     collector.garbage = _separate_garbage(heap, ring, garbage)
     survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)
     if generation + 1 < GENERATIONS:
         if generation + 2 == GENERATIONS:
             collector.pending += survivors
-        _move_all(heap, ring, heap.generations[generation + 1].ring)
+        move_all(heap, ring, heap.generations[generation + 1].ring)
     else:
         collector.pending, collector.total = 0, survivors
-    collector.phase, collector.held = CLEAR, 0
+    collector.phase, collector.held = FINALIZE if collector.generators else CLEAR, 0
 
 
 @leaf
@@ -292,13 +320,14 @@ def _clear_object(heap, number):
 def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
-    keys, is_set = np.int64(entry.owner), entry.kind == SET
+    keys, kind = np.int64(entry.owner), entry.kind
     _reverse_items(heap, number)
     vector = end_items(heap, number, length)
-    entry.owner = 0
-    if is_set:
+    if kind == SET:
+        entry.owner = 0
         give_slots(heap, number)
-    else:
+    elif kind == DICT:
+        entry.owner = 0
         heap.objects[vector].owner = keys
 
 
@@ -377,7 +406,9 @@ def collect_next(machine):
     heap = machine.heap
     collector = heap.collector[0]
     if collector.phase == START:
+        expose_generators(machine)
         _find(heap)
+        conceal_generators(machine)
     elif collector.phase == CLEAR:
         _clear(heap)
     elif collector.phase == EMPTY:
@@ -388,18 +419,18 @@ def collect_next(machine):
         done = heap.generations[collector.generation]
         done.collections += 1
         done.collected += collector.garbage
-        collector.phase = IDLE
+        collector.phase, collector.waiting = IDLE, 0
 
 
 @leaf
 def freeze(heap):
     """Moves all objects to the permanent generation, which collections ignore."""
     for generation in range(GENERATIONS):
-        _move_all(heap, heap.generations[generation].ring, heap.generations[PERMANENT].ring)
+        move_all(heap, heap.generations[generation].ring, heap.generations[PERMANENT].ring)
         heap.generations[generation].count = 0
 
 
 @leaf
 def unfreeze(heap):
     """Moves the objects of the permanent generation to the oldest one."""
-    _move_all(heap, heap.generations[PERMANENT].ring, heap.generations[GENERATIONS - 1].ring)
+    move_all(heap, heap.generations[PERMANENT].ring, heap.generations[GENERATIONS - 1].ring)

@@ -15,6 +15,7 @@ FEATURES: dict[str, tuple[type[Form], ...]] = {
         language.Start, language.Acquire, language.Release, language.Put, language.Take, language.Sleep, language.Work,
         language.NewLock, language.NewQueue,
     ),
+    "generators": (language.Yield, language.Next, language.Close),
 }  # fmt: skip
 """The forms of each feature. Methods are no form."""
 SUPPORTED = {("inner functions and methods", "threads")}

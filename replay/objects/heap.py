@@ -27,6 +27,8 @@ IMMORTAL = 1 << 40
 EVENTS_A_STEP = 16
 DIGIT_BITS = 30
 SMALLEST_CHUNK = 2
+END_OF_GENERATOR = 1
+"""Position of a generator that is going to be freed; others are in `replay.objects.generators`."""
 
 
 class Kind(IntEnum):
@@ -74,12 +76,18 @@ class Kind(IntEnum):
     """A queue with an array of items, from 3.13 on."""
     LIST_QUEUE = auto()
     """A queue with a list of items, up to 3.12."""
+    GENERATOR = auto()
+    GENERATOR_FRAME = auto()
+    """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
+    EXIT_TRACEBACK = auto()
+    EXIT = auto()
+    """The exception that closes a generator, in 3.12."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
-    LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE,
+    LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
@@ -100,6 +108,7 @@ OBJECT = record(
 which text a constant is, 0 for one of the letter x only; the function of a bound method.
 `owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
 function, content of a cell, instance of a bound method.
+Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
@@ -111,16 +120,19 @@ GENERATION = record("ring", "count", "threshold", "collections", "collected")
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
-    "free_list", "nesting", "unwinding", "delayed",
+    "free_list", "nesting", "unwinding", "delayed", "waiting", "generators",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
 one before it. `pending`, `total`: objects that survived collections of generation 1 since the
 last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of objects found.
+`waiting`: number of references to drop that wait for the end of the collection.
+`generators`: number of generators in the garbage.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
-GENERATIONS, PERMANENT, GARBAGE = 3, 3, 4
-"""Number of generations; after them, the objects of gc.freeze(), and those that a collection found unreachable."""
+GENERATIONS, PERMANENT, GARBAGE, FINALIZED = 3, 3, 4, 5
+"""Number of generations; after them, the objects of gc.freeze(), those that a collection found unreachable, and those
+of them whose finalizers were called."""
 RULES = record(
     "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
@@ -136,6 +148,7 @@ RULES = record(
     "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
+    "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
 )  # fmt: skip
 
 
@@ -226,7 +239,7 @@ def has_header(kind):
     """Whether objects of a kind have the collector's header."""
     return kind in (
         TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
-        EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE,
+        EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
     )  # fmt: skip
 
 
@@ -396,6 +409,7 @@ def drop_leaf(heap, number):
 def _has_items(kind):
     return kind in (
         TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE,
+        GENERATOR, GENERATOR_FRAME,
     )  # fmt: skip
 
 
@@ -413,7 +427,9 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE)
+    return kind in (
+        INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
+    )  # fmt: skip
 
 
 @leaf
@@ -471,7 +487,9 @@ def _is_nested(heap, kind):
         return False
     if kind == EXCEPTION:
         return heap.rules[0].delays_exceptions > 0
-    return kind in (TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME)
+    return kind in (
+        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    )  # fmt: skip
 
 
 @leaf
@@ -488,7 +506,7 @@ def _enters_trashcan(heap, number):
 
 
 @leaf
-def _leave_trashcan(heap):
+def leave_trashcan(heap):
     """Counts an object that was freed. After the outermost one, the newest delayed object is next."""
     collector, counts = heap.collector[0], heap.counts[0]
     collector.nesting -= 1
@@ -516,7 +534,8 @@ def drop_frame(heap, number):
 
 @leaf
 def drop_next(heap):
-    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; else 0."""
+    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; -1 if a
+    generator or its frame is next to end; else 0."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
@@ -526,12 +545,17 @@ def drop_next(heap):
         if entry.refs or number == 0:
             counts.dying -= 1
             return np.int64(0)
+        if entry.kind == GENERATOR:
+            task.position = END_OF_GENERATOR
+            return np.int64(-1)
         untrack(heap, number)
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
             task.position = _references(heap, number)
         return np.int64(0)
+    if entry.kind == GENERATOR or (entry.kind == GENERATOR_FRAME and task.position == 0):
+        return np.int64(-1)
     if task.position:
         task.position -= 1
         if is_forward(entry.kind):
@@ -551,7 +575,7 @@ def drop_next(heap):
         if entry.block:
             free_counted_block(heap, entry.block)
             entry.block = 0
-        _leave_trashcan(heap)
+        leave_trashcan(heap)
         return np.int64(0)
     take_items(heap, number)
     if entry.vector:
@@ -562,5 +586,5 @@ def drop_next(heap):
     if not is_kept:
         end_object(heap, number)
     if is_counted:
-        _leave_trashcan(heap)
+        leave_trashcan(heap)
     return np.int64(number if is_kept else 0)

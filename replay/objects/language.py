@@ -184,6 +184,13 @@ class FirstKey(Form):
     first_key: Place
 
 
+class Next(Form):
+    """`next(g)`, of a generator, or `next(g, a)`: a statement or an expression."""
+
+    next: Place
+    default: "Expression | None" = None
+
+
 class NewLock(Form):
     """A new lock, which no thread holds: `allocate_lock()`."""
 
@@ -283,6 +290,18 @@ class SwitchCollector(Form):
     collector: Literal["disable", "enable", "freeze", "unfreeze"]
 
 
+class Yield(Form):
+    """`yield a`. A function with this statement is a generator function: a call of it returns a generator."""
+
+    yield_: "Expression" = Field(alias="yield")
+
+
+class Close(Form):
+    """`g.close()`, of a generator."""
+
+    close: Place
+
+
 class Define(Form):
     """`def name(a, b):` in a function. It can use the variables of the functions around it, and bind those that
     `nonlocal` lists."""
@@ -363,7 +382,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`, of a list, a tuple, or the keys of a dict."""
+    """`for x in xs:`, of a list, a tuple, the keys of a dict, or a generator."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -397,7 +416,7 @@ EXPRESSIONS: dict[str, type[Form]] = {
     _key(form): form
     for form in (
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
-        FirstKey,
+        FirstKey, Next,
         NewLock, NewQueue, Take,
     )
 }  # fmt: skip
@@ -406,6 +425,7 @@ STATEMENTS: dict[str, type[Form]] = {
     for form in (
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
         Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
+        Yield, Next, Close,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -453,7 +473,8 @@ Expression: TypeAlias = Annotated[
     | Annotated[FirstKey, Tag("first_key")]
     | Annotated[NewLock, Tag("lock")]
     | Annotated[NewQueue, Tag("queue")]
-    | Annotated[Take, Tag("take")],
+    | Annotated[Take, Tag("take")]
+    | Annotated[Next, Tag("next")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -484,7 +505,10 @@ Statement: TypeAlias = Annotated[
     | Annotated[Release, Tag("release")]
     | Annotated[Put, Tag("put")]
     | Annotated[Sleep, Tag("sleep")]
-    | Annotated[Work, Tag("work")],
+    | Annotated[Work, Tag("work")]
+    | Annotated[Yield, Tag("yield")]
+    | Annotated[Next, Tag("next")]
+    | Annotated[Close, Tag("close")],
     Discriminator(_tag),
     _known("statement"),
 ]

@@ -18,18 +18,29 @@ from replay.objects.calls import (
     make_arguments,
     return_value,
 )
+from replay.objects.closing import close_next, do_close, finalize_next
 from replay.objects.code import IN_CALL, SWITCHES
-from replay.objects.collector import IDLE, collect_next, freeze, request_generation, start_collection, unfreeze
+from replay.objects.collector import (
+    FINALIZE,
+    IDLE,
+    collect_next,
+    freeze,
+    request_generation,
+    start_collection,
+    unfreeze,
+)
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.exceptions import do_exception
 from replay.objects.frame_objects import end_frame
 from replay.objects.functions import make_cell, make_function, method_of, use_cell
+from replay.objects.generators import do_generator
 from replay.objects.heap import (
     BYTES,
     DICT,
     EVENTS_A_STEP,
     FLOAT,
+    GENERATOR,
     INSTANCE,
     INT,
     LIST,
@@ -60,6 +71,7 @@ from replay.objects.machine import (
     CALL_VALUE,
     CHOOSE,
     CLEAR,
+    CLOSE,
     COLLECT,
     CONSTANT,
     CONTAINS,
@@ -86,6 +98,7 @@ from replay.objects.machine import (
     MAKE_CELL,
     MAKE_CLOSURE,
     MAKE_DICT,
+    MAKE_FRAME,
     MAKE_FUNCTION,
     MAKE_LIST,
     MAKE_RANGE,
@@ -93,6 +106,7 @@ from replay.objects.machine import (
     MAKE_TUPLE,
     NEW,
     NEXT,
+    NEXT_OF,
     NONE,
     NOT_INT,
     NOT_SEQUENCE,
@@ -259,6 +273,8 @@ def _new_instance(machine, which, slots):
 def _do_rare(machine, op, argument, other):
     """Runs one of the instructions that are left."""
     state = machine.state[0]
+    if MAKE_FRAME <= op <= NEXT_OF:
+        return do_generator(machine, op, argument)
     if op in USES_FUNCTIONS:
         return _use_function(machine, op, argument, other)
     if op == CHOOSE:
@@ -272,6 +288,8 @@ def _do_rare(machine, op, argument, other):
         return _switch(machine, argument)
     if op == CONTAINS:
         return contains(machine, other)
+    if op == CLOSE:
+        return do_close(machine)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
@@ -357,6 +375,9 @@ def _compute_rare(machine, op):
         return True
     if op == ITERATE and entry.kind == RANGE:
         return iterate_range(machine, number)
+    if op == ITERATE and entry.kind == GENERATOR:
+        push(machine, number)
+        return True
     if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
@@ -418,12 +439,21 @@ def run_machine(machine):
         enter_frame(machine, state.function)
     while _has_room(machine):
         counts.steps += 1
-        if counts.dying:
+        if counts.dying > heap.collector[0].waiting:
             ended = drop_next(heap)
-            if ended:
+            if ended > 0:
                 end_frame(machine, ended)
+            elif ended < 0:
+                close_next(machine)
+                if state.mistake:
+                    return FAILED
         elif heap.collector[0].phase:
-            collect_next(machine)
+            if heap.collector[0].phase == FINALIZE:
+                finalize_next(machine)
+            else:
+                collect_next(machine)
+                if state.mistake:
+                    return FAILED
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):

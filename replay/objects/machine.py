@@ -43,16 +43,23 @@ MISTAKES = (
     "expected a lock",
     "no thread holds the lock",
     "expected a queue",
+    "expected a generator",
+    "the generator is already running",
+    "the generator has ended",
+    "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
+    "in 3.12 and 3.13, it is not known what a collection sees of a loop over generators and, at other times, others",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
     NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
+    NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object")
-"""`block`, `room`: its memory, up to 3.10. `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`:
-whether the function or bound method that was called is on the stack, below the local variables. `object`: its frame
-object, 0 for none."""
+FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
+"""`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
+`kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
+was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
+the frame, if it is a generator."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
@@ -60,6 +67,7 @@ STATE = record(
     "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
     "arguments", "callback", "boot", "thread_state", "handle",
     "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
+    "generators", "closing_frame",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
@@ -73,7 +81,10 @@ Of programs with threads:
 thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a lock, or an item.
 `yields`: whether the thread drops the GIL at the next check. `collecting`: steps of collections.
 `arguments`, a tuple, and the blocks `callback`, `boot`, `thread_state`, `handle`: of the thread, 0 for none; `next_…`:
-of the thread that it starts."""
+of the thread that it starts.
+
+`generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
+running one (up to 3.12)."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -91,6 +102,7 @@ DEPTH_MAX = 900
     ENTER_FINALLY, LEAVE_FINALLY, RAISE_AGAIN,
     START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
     SLEEP, WORK,
+    MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE,
 ) = map(int, Do)  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from replay.objects.dicts import (
 )
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
 from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
+from replay.objects.generators import generator_bytes
 from replay.objects.handlers import CLASS_BITS
 from replay.objects.heap import (
     DICT,
@@ -49,7 +50,9 @@ from replay.objects.machine import (
     MAKE_CELL,
     MAKE_CLOSURE,
     MAKE_DICT,
+    MAKE_FRAME,
     MAKE_FUNCTION,
+    MAKE_GENERATOR,
     MAKE_LIST,
     MAKE_LOCK,
     MAKE_QUEUE,
@@ -128,6 +131,8 @@ def _container_bytes(machine, op, argument):
     if op == ATTRIBUTE:
         has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
+    if op == MAKE_GENERATOR:
+        return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
         return _exception_bytes(machine, op, argument)
     return _frame_bytes(machine, op, argument)
@@ -139,7 +144,7 @@ def _frame_bytes(machine, op, argument):
     heap, state = machine.heap, machine.state[0]
     base, function = heap.rules[0].frame_base, np.int64(-1)
     if base and state.frames_kept == 0:
-        if op in (CALL, CALL_INIT):
+        if op in (CALL, CALL_INIT, MAKE_FRAME):
             function = argument
         elif op in (CALL_VALUE, CALL_METHOD):
             function = callee(machine, op, argument)

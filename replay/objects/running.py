@@ -13,8 +13,8 @@ from replay.objects.heap import (
     COUNTS,
     DYING,
     EVENT,
+    FINALIZED,
     FREE_LISTS,
-    GARBAGE,
     GENERATION,
     GENERATIONS,
     IMMORTAL,
@@ -100,7 +100,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         _slots(code, release),
         np.where(code.methods < 0, 0, methods + code.methods),
         np.zeros(4 * need, np.int32),
-        np.zeros(DEPTH_MAX + 1, FRAME),
+        np.zeros(DEPTH_MAX + 2, FRAME),
         np.zeros(FRAMES_KEPT, FRAME),
         constants,
         attributes,
@@ -112,13 +112,15 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
 
 
 def _functions(code: Code, release: tuple[int, ...], program: Program) -> np.ndarray:
-    """Returns the functions, with the sizes of their frame objects from 3.11 on."""
+    """Returns the functions, with the sizes of their generators and frame objects from 3.11 on."""
     functions = code.functions.copy()
     if code.has_exceptions and release[:2] >= (3, 11):
         base = 136 if release[:2] <= (3, 12) else 152 if release[:2] == (3, 13) else 168
         bodies = [*(function.do for function in program.functions.values()), program.main]
-        sizes = [stack_size(body, release) for body in bodies]
+        sizes = [stack_size(body, release[:2]) for body in bodies]
         functions["object_bytes"] = base + 8 * (functions["locals"] + sizes)
+    if found := code.stack_sizes.get((release[0], release[1])):
+        functions["slots"] = functions["locals"] + np.array(found)
     return functions
 
 
@@ -154,7 +156,7 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_generations(objects: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the objects with empty rings after them, and the generations."""
-    generations = np.zeros(GARBAGE + 1, GENERATION)
+    generations = np.zeros(FINALIZED + 1, GENERATION)
     rings = np.arange(len(objects), len(objects) + len(generations))
     generations["ring"], generations["threshold"][: len(limits)] = rings, limits
     with_rings = extend(objects, len(objects) + len(generations))

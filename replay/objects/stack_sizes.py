@@ -1,238 +1,221 @@
-"""Sizes of CPython's stack for functions with exceptions, from 3.11 on: their frame objects have room for it.
+"""The stack sizes that CPython's compiler computes for functions, by release: `co_stacksize`.
 
-Every function here returns how many values an expression or statement has on the stack at most. `code` counts those of
-releases up to 3.10, where every call has such a frame.
+They decide the size of frames and generators. A depth is the largest number of values that are on the stack at the same
+time while a statement or an expression runs, beyond those that were there before.
 """
 
-from collections.abc import Sequence
-from functools import singledispatch
+from collections.abc import Iterable
+from functools import singledispatchmethod
 
 from replay.objects import language
-from replay.objects.code import is_constant
-from replay.objects.language import EXCEPTIONS, Expression, Statement
+from replay.objects.constants import is_constant, number_of
+from replay.objects.language import Expression, Statement
 
-_FUNCTION = 2
-"""A function that is called: itself and an empty value, or a method and its object."""
+
+class UnknownFormError(Exception):
+    """Raised for a statement or expression whose stack size or code is not known."""
+
+
 _HANDLER, _CLEAN_UP = 1, 4
-"""Values below a handler; the most that are on the stack when an exception leaves it."""
+"""Values below a handler, from 3.11 on; the most that are on the stack when an exception leaves it."""
 
 
-def stack_size(body: Sequence[Statement], release: tuple[int, ...]) -> int:
-    """Returns the size of the stack of a function with these statements."""
-    return max(1, _block(body, release[:2]))
+def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool = False) -> int:
+    """Returns the stack size of a function in a release such as (3, 12)."""
+    least = 2 if is_generator and release >= (3, 12) else 1  # its handler of StopIteration has two values
+    return max(least, _Depths(release).block(body))
 
 
-def _block(body: Sequence[Statement], release: tuple[int, ...]) -> int:
-    return max((_statement(statement, release) for statement in body), default=0)
+class _Depths:
+    """The depths of statements and expressions in a release."""
 
+    def __init__(self, release: tuple[int, ...]) -> None:
+        self._release = release
+        self._callable = 2 if release >= (3, 11) else 1  # a function, and from 3.11 on an empty value beside it
+        self._loop = 2 if release >= (3, 15) else 1  # an iterator, and in 3.15 an index
 
-def _row(values: Sequence[Expression], release: tuple[int, ...], below: int = 0) -> int:
-    """Returns the size for values one above the other, on so many others."""
-    return max((below + index + _size(value, release) for index, value in enumerate(values)), default=below)
+    def block(self, body: Iterable[Statement]) -> int:
+        return max(map(self._statement, body), default=0)
 
+    def _row(self, values: Iterable[Expression], each: int = 1) -> int:
+        """Returns the depth of values that are pushed one after the other, `each` apart."""
+        return max((index * each + self._depth(value) for index, value in enumerate(values)), default=0)
 
-@singledispatch
-def _statement(form: Statement, release: tuple[int, ...]) -> int:
-    raise TypeError(form)
+    # Statements
 
+    @singledispatchmethod
+    def _statement(self, statement: Statement) -> int:
+        raise UnknownFormError(statement)
 
-@_statement.register
-def _(form: language.Bind, release: tuple[int, ...]) -> int:
-    return max(_size(value, release) for value in form.bind.values())
+    @_statement.register
+    def _(self, form: language.Bind) -> int:
+        return max(map(self._depth, form.bind.values()))
 
+    @_statement.register
+    def _(self, form: language.Set) -> int:
+        return max(2, *map(self._depth, form.set.values()))
 
-@_statement.register
-def _(form: language.Set, release: tuple[int, ...]) -> int:
-    return max(2, *(_size(value, release) for value in form.set.values()))
-
-
-@_statement.register
-def _(form: language.Drop, release: tuple[int, ...]) -> int:
-    return 0
-
-
-@_statement.register
-def _(form: language.Append, release: tuple[int, ...]) -> int:
-    return _row([form.append], release, _FUNCTION)
-
-
-@_statement.register
-def _(form: language.Add, release: tuple[int, ...]) -> int:
-    return _row([form.add], release, _FUNCTION)
-
-
-@_statement.register
-def _(form: language.Discard, release: tuple[int, ...]) -> int:
-    return _row([form.discard], release, _FUNCTION)
-
-
-@_statement.register
-def _(form: language.Store, release: tuple[int, ...]) -> int:
-    return _row([form.store, form.into, form.at], release)
-
-
-@_statement.register
-def _(form: language.Delete, release: tuple[int, ...]) -> int:
-    return _row([form.delete, form.at], release)
-
-
-@_statement.register(language.Pop)
-@_statement.register(language.Clear)
-@_statement.register(language.SwitchCollector)
-def _(form: language.Pop | language.Clear | language.SwitchCollector, release: tuple[int, ...]) -> int:
-    return _FUNCTION
-
-
-@_statement.register
-def _(form: language.Collect, release: tuple[int, ...]) -> int:
-    return _FUNCTION + 1
-
-
-@_statement.register
-def _(form: language.Return, release: tuple[int, ...]) -> int:
-    return _size(form.return_, release)
-
-
-@_statement.register
-def _(form: language.Call, release: tuple[int, ...]) -> int:
-    return _size(form, release)
-
-
-@_statement.register
-def _(form: language.Repeat, release: tuple[int, ...]) -> int:
-    return max(_FUNCTION + 1, _loop(form.do, release))
-
-
-@_statement.register
-def _(form: language.Each, release: tuple[int, ...]) -> int:
-    return _loop(form.do, release)
-
-
-def _loop(body: Sequence[Statement], release: tuple[int, ...]) -> int:
-    iterator = 2 if release >= (3, 15) else 1
-    return iterator + max(1, _block(body, release))
-
-
-@_statement.register
-def _(form: language.Choose, release: tuple[int, ...]) -> int:
-    return max(_FUNCTION + 1, _block(form.do, release), _block(form.otherwise, release))
-
-
-@_statement.register
-def _(form: language.IfKey, release: tuple[int, ...]) -> int:
-    return max(_row([form.if_key, form.in_], release), _block(form.do, release), _block(form.otherwise, release))
-
-
-@_statement.register
-def _(form: language.Raise, release: tuple[int, ...]) -> int:
-    if form.raise_ is None:
+    @_statement.register(language.Drop)
+    def _(self, _form: language.Drop) -> int:
         return 0
-    if isinstance(form.raise_, str) and form.raise_ in EXCEPTIONS:
-        return 1 if form.with_ is None else _row(form.with_, release, _FUNCTION)
-    return _size(form.raise_, release)
 
+    @_statement.register
+    def _(self, form: language.Append) -> int:
+        return 2 + self._depth(form.append)
 
-@_statement.register
-def _(form: language.Try, release: tuple[int, ...]) -> int:
-    sizes = [_block(form.try_, release), _CLEAN_UP]
-    if form.except_ is not None:
-        classes = 1 if isinstance(form.except_, str) else len(form.except_)
-        sizes += [_HANDLER + 1 + classes, _HANDLER + _block(form.handle or [], release)]
-    if form.finally_ is not None:
-        result = 1 if _returns_value(form) else 0
-        body = _block(form.finally_, release)
-        sizes += [result + body, _HANDLER + 1 + body]
-    return max(sizes)
+    @_statement.register
+    def _(self, form: language.Add) -> int:
+        return 2 + self._depth(form.add)
 
+    @_statement.register
+    def _(self, form: language.Discard) -> int:
+        return 2 + self._depth(form.discard)
 
-def _returns_value(form: Statement) -> bool:
-    return True
+    @_statement.register
+    def _(self, form: language.Store) -> int:
+        return max(self._depth(form.store), 2 + self._depth(form.at))
 
+    @_statement.register
+    def _(self, form: language.Delete) -> int:
+        return 1 + self._depth(form.at)
 
-@singledispatch
-def _size(form: Expression, release: tuple[int, ...]) -> int:
-    raise TypeError(form)
-
-
-@_size.register(int)
-@_size.register(str)
-@_size.register(language.Text)
-def _(form: int | str | language.Text, release: tuple[int, ...]) -> int:
-    return 1
-
-
-@_size.register
-def _(form: language.Letters, release: tuple[int, ...]) -> int:
-    return _row([form.letters], release, 1)
-
-
-@_size.register
-def _(form: language.Bytes, release: tuple[int, ...]) -> int:
-    return _row([form.bytes], release, 1)
-
-
-@_size.register
-def _(form: language.Half, release: tuple[int, ...]) -> int:
-    return 1 if is_constant(form) else max(2, _size(form.half, release))
-
-
-@_size.register
-def _(form: language.Sum, release: tuple[int, ...]) -> int:
-    return 1 if is_constant(form) else _row(form.sum, release)
-
-
-@_size.register
-def _(form: language.Product, release: tuple[int, ...]) -> int:
-    return 1 if is_constant(form) else _row(form.product, release)
-
-
-@_size.register
-def _(form: language.NewTuple, release: tuple[int, ...]) -> int:
-    return 1 if is_constant(form) else _row(form.tuple, release)
-
-
-@_size.register
-def _(form: language.NewList, release: tuple[int, ...]) -> int:
-    if len(form.list) > 2 and all(map(is_constant, form.list)):
+    @_statement.register(language.Pop)
+    @_statement.register(language.Clear)
+    @_statement.register(language.Close)
+    @_statement.register(language.SwitchCollector)
+    def _(self, _form: Statement) -> int:
         return 2
-    return max(1, _row(form.list, release))
 
+    @_statement.register(language.Collect)
+    def _(self, _form: language.Collect) -> int:
+        return 3
 
-@_size.register
-def _(form: language.NewDict, release: tuple[int, ...]) -> int:
-    keys, values = [key for key, _ in form.dict_], [value for _, value in form.dict_]
-    if len(keys) > 1 and all(map(is_constant, keys)) and release <= (3, 13):
-        return max(len(values) + 1, _row(values, release))
-    return max(1, _row([each for pair in form.dict_ for each in pair], release))
+    @_statement.register(language.Call)
+    @_statement.register(language.Next)
+    def _(self, form: language.Call | language.Next) -> int:
+        return self._depth(form)
 
+    @_statement.register
+    def _(self, form: language.Return) -> int:
+        return self._depth(form.return_)
 
-@_size.register
-def _(form: language.NewSet, release: tuple[int, ...]) -> int:
-    if not form.set_:
-        return _FUNCTION
-    return 2 if len(form.set_) > 2 and all(map(is_constant, form.set_)) else _row(form.set_, release)
+    @_statement.register
+    def _(self, form: language.Yield) -> int:
+        return self._depth(form.yield_)
 
+    @_statement.register
+    def _(self, form: language.Repeat) -> int:
+        return max(self._callable + 1, self._loop + max(1, self.block(form.do)))
 
-@_size.register
-def _(form: language.New, release: tuple[int, ...]) -> int:
-    return _FUNCTION
+    @_statement.register
+    def _(self, form: language.Each) -> int:
+        return self._loop + max(1, self.block(form.do))
 
+    @_statement.register
+    def _(self, form: language.Choose) -> int:
+        return max(self._callable + 1, self.block(form.do), self.block(form.otherwise))
 
-@_size.register
-def _(form: language.Call, release: tuple[int, ...]) -> int:
-    return _row(form.with_, release, _FUNCTION)
+    @_statement.register
+    def _(self, form: language.IfKey) -> int:
+        return max(2, self._depth(form.if_key), self.block(form.do), self.block(form.otherwise))
 
+    @_statement.register
+    def _(self, form: language.Raise) -> int:
+        if form.raise_ is None:
+            return 0
+        if isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS:
+            return 1 if form.with_ is None else self._callable + self._row(form.with_)
+        return self._depth(form.raise_)
 
-@_size.register
-def _(form: language.Item, release: tuple[int, ...]) -> int:
-    return _row([form.item, form.at], release)
+    @_statement.register
+    def _(self, form: language.Try) -> int:
+        sizes = [self.block(form.try_), _CLEAN_UP]
+        if form.except_ is not None:
+            classes = 1 if isinstance(form.except_, str) else len(form.except_)
+            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(form.handle or [])]
+        if form.finally_ is not None:
+            sizes.append(_HANDLER + 1 + self.block(form.finally_))
+        return max(sizes)
 
+    # Expressions
 
-@_size.register
-def _(form: language.Length, release: tuple[int, ...]) -> int:
-    return _FUNCTION + 1
+    @singledispatchmethod
+    def _depth(self, expression: Expression) -> int:
+        raise UnknownFormError(expression)
 
+    @_depth.register(int)
+    @_depth.register(str)
+    @_depth.register(language.Text)
+    def _(self, _value: Expression) -> int:
+        return 1
 
-@_size.register
-def _(form: language.FirstKey, release: tuple[int, ...]) -> int:
-    return 2 * _FUNCTION + 1
+    @_depth.register
+    def _(self, form: language.Letters) -> int:
+        return 1 + self._depth(form.letters)
+
+    @_depth.register
+    def _(self, form: language.Bytes) -> int:
+        return 1 + self._depth(form.bytes)
+
+    @_depth.register
+    def _(self, form: language.Half) -> int:
+        return 1 if is_constant(form) else max(2, self._depth(form.half))
+
+    @_depth.register
+    def _(self, form: language.Sum) -> int:
+        return 1 if number_of(form) is not None else self._row(form.sum)
+
+    @_depth.register
+    def _(self, form: language.Product) -> int:
+        return 1 if number_of(form) is not None else self._row(form.product)
+
+    @_depth.register
+    def _(self, form: language.NewTuple) -> int:
+        return 1 if is_constant(form) else self._row(form.tuple)
+
+    @_depth.register
+    def _(self, form: language.NewList) -> int:
+        return self._display(form.list, all(map(is_constant, form.list))) if form.list else 1
+
+    @_depth.register
+    def _(self, form: language.NewSet) -> int:
+        return self._display(form.set_, all(map(is_constant, form.set_))) if form.set_ else self._callable
+
+    def _display(self, values: list[Expression], are_constants: bool) -> int:
+        """Returns the depth of a list or set; that of three or more constants is made from one constant."""
+        if len(values) > 2 and are_constants:
+            return len(values) if self._release <= (3, 8) else 2
+        return self._row(values)
+
+    @_depth.register
+    def _(self, form: language.NewDict) -> int:
+        keys, values = [key for key, _ in form.dict_], [value for _, value in form.dict_]
+        if not keys:
+            return 1
+        if len(keys) > 1 and all(map(is_constant, keys)) and self._release <= (3, 13):
+            return max(self._row(values), len(values) + 1)
+        return max(self._row(keys, 2), 1 + self._row(values, 2))
+
+    @_depth.register(language.New)
+    def _(self, _form: language.New) -> int:
+        return self._callable
+
+    @_depth.register
+    def _(self, form: language.Call) -> int:
+        return self._callable + self._row(form.with_)
+
+    @_depth.register
+    def _(self, form: language.Item) -> int:
+        return 1 + self._depth(form.at)
+
+    @_depth.register(language.Length)
+    def _(self, _form: language.Length) -> int:
+        return self._callable + 1
+
+    @_depth.register(language.FirstKey)
+    def _(self, _form: language.FirstKey) -> int:
+        return 2 * self._callable + 1
+
+    @_depth.register
+    def _(self, form: language.Next) -> int:
+        return self._callable + 1 + (self._depth(form.default) if form.default is not None else 0)

@@ -115,6 +115,21 @@ def _(form: language.Call) -> list[str]:
 
 
 @_lines.register
+def _(form: language.Yield) -> list[str]:
+    return [f"yield {python(form.yield_)}"]
+
+
+@_lines.register
+def _(form: language.Next) -> list[str]:
+    return [python(form)]
+
+
+@_lines.register
+def _(form: language.Close) -> list[str]:
+    return [f"{form.close}.close()"]
+
+
+@_lines.register
 def _(form: language.Collect) -> list[str]:
     return [f"gc.collect({form.collect})"]
 
@@ -288,6 +303,11 @@ def _(form: language.Length) -> str:
 @python.register
 def _(form: language.FirstKey) -> str:
     return f"next(iter({form.first_key}))"
+
+
+@python.register
+def _(form: language.Next) -> str:
+    return f"next({form.next})" if form.default is None else f"next({form.next}, {python(form.default)})"
 
 
 @python.register

@@ -4,9 +4,11 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.dicts import next_key
+from replay.objects.generators import next_of_generator
 from replay.objects.heap import (
     DICT_ITERATOR,
     DIGIT_BITS,
+    GENERATOR,
     INT,
     RANGE,
     RANGE_ITERATOR,
@@ -94,6 +96,8 @@ def next_item(machine, target):
             return True
     elif entry.kind == DICT_ITERATOR:
         return next_key(machine, iterator, target)
+    elif entry.kind == GENERATOR:
+        return next_of_generator(machine, iterator)
     elif entry.length < heap.objects[entry.owner].length:
         item = np.int64(heap.items[heap.objects[entry.owner].first + entry.length])
         entry.length += 1

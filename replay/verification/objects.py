@@ -223,12 +223,15 @@ def _without_caches(real: np.ndarray, model: np.ndarray) -> np.ndarray:
         shorter = min(len(real), len(model))
         unequal = np.flatnonzero(real[:shorter] != model[:shorter])
         first = int(unequal[0]) if len(unequal) else shorter
+        while first < len(real) and real["op"][first] in (Op.GC_START, Op.GC_END):
+            first += 1
         pair = real[first : first + 2]
         if len(pair) < 2 or not _is_cache(pair, real[first + 2 :]):
             return real
         real = np.delete(real, [first, first + 1])
         blocks = real["block"]
         real["block"] = blocks - sum((blocks > block).astype(blocks.dtype) for block in np.unique(pair["block"]))
+        real = _with_ordered_collections(real)
 
 
 def _is_cache(pair: np.ndarray, later: np.ndarray) -> bool:

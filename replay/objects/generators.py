@@ -1,0 +1,256 @@
+"""Generators: objects that keep the variables and values of a function while it is suspended.
+
+    generator   `vector`: its function. `capacity`: the instruction that is next, ENDED, or RUNNING. Its items are the
+                local variables and then the stack; one more is the block of its frame object, in 3.12
+    frame       up to 3.10, an object of its own: the `owner` of its generator, and it has the items. `capacity`: the
+                function; `vector`: its memory in variables and values; `owner`: the frame that resumed it
+    running     the values are on the machine's stack, not in the items
+
+`replay.objects.closing` has the end of a generator that is suspended.
+"""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.calls import enter_frame
+from replay.objects.heap import (
+    GENERATOR,
+    GENERATOR_FRAME,
+    drop,
+    drop_leaf,
+    free_counted_block,
+    give_items,
+    new_object,
+    new_record,
+    take_items,
+    track,
+)
+from replay.objects.machine import (
+    ALREADY_RUNNING,
+    DEPTH_MAX,
+    GENERATOR_ENDED,
+    MAKE_FRAME,
+    MAKE_GENERATOR,
+    NEXT_OF,
+    NOT_GENERATOR,
+    TOO_DEEP,
+    YIELD,
+    fail,
+    pop,
+    push,
+)
+from replay.objects.running_generators import ENDED, RUNNING, values_of
+
+
+@leaf
+def generator_bytes(heap, called):
+    """Returns the size of a generator of a function."""
+    return heap.rules[0].generator_bytes + 8 * called.slots
+
+
+@leaf
+def _keep_arguments(machine, number, called):
+    """Moves the arguments on the stack to the items of a generator or frame; its other variables are not bound."""
+    heap, state = machine.heap, machine.state[0]
+    give_items(heap, number, called.locals + called.stack + 1)
+    entry = heap.objects[number]
+    entry.length = called.locals
+    state.top -= called.parameters
+    for slot in range(called.parameters):
+        heap.items[entry.first + slot] = machine.stack[state.top + slot]
+    for slot in range(called.parameters, called.locals + called.stack + 1):
+        heap.items[entry.first + slot] = 0
+
+
+@leaf
+def _make_frame(machine, function):
+    """Replaces the arguments on the stack by a frame, up to 3.10."""
+    heap, state, called = machine.heap, machine.state[0], machine.functions[function]
+    if heap.rules[0].frame_base == 0:
+        return True
+    state.depth += 1
+    enter_frame(machine, function)
+    memory = machine.frames[state.depth]
+    state.depth -= 1
+    number = new_record(heap, GENERATOR_FRAME, np.int64(0))
+    entry = heap.objects[number]
+    entry.block, entry.vector, entry.capacity = memory.block, memory.room, function
+    _keep_arguments(machine, number, called)
+    push(machine, number)
+    return True
+
+
+@leaf
+def _make_generator(machine, function):
+    """Pushes a generator with the frame or the arguments on the stack."""
+    heap, called = machine.heap, machine.functions[function]
+    number = new_object(heap, GENERATOR, generator_bytes(heap, called), np.int64(0))
+    entry = heap.objects[number]
+    entry.capacity, entry.vector = called.start, function
+    if heap.rules[0].frame_base:
+        entry.owner = pop(machine)
+        track(heap, np.int64(entry.owner), heap.generations[0].ring)
+    else:
+        _keep_arguments(machine, number, called)
+    push(machine, number)
+    return True
+
+
+@leaf
+def resume(machine, generator):
+    """Continues a generator that has not ended."""
+    heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[generator]
+    if entry.capacity == RUNNING:
+        return fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
+    if state.depth == DEPTH_MAX:
+        return fail(machine, TOO_DEEP, np.int64(0), np.int64(DEPTH_MAX))
+    caller, values = machine.frames[state.depth], heap.objects[values_of(heap, generator)]
+    caller.function, caller.at, caller.locals = state.function, state.at, state.locals
+    state.depth += 1
+    state.generators += 1
+    state.function, state.at, state.locals = entry.vector, entry.capacity, state.top
+    for slot in range(values.length):
+        machine.stack[state.locals + slot] = heap.items[values.first + slot]
+    state.top = state.locals + values.length
+    values.length, entry.capacity = 0, RUNNING
+    called, frame = machine.functions[state.function], machine.frames[state.depth]
+    frame.generator = generator
+    if heap.rules[0].exit_bytes:
+        frame.block = heap.items[values.first + called.locals + called.stack]
+    called.warmth += 1
+    state.checks = 1
+    return True
+
+
+@leaf
+def _suspend(machine):
+    """Returns to the caller; the generator keeps its values, except the top one of the stack, which is returned."""
+    heap, state = machine.heap, machine.state[0]
+    result, frame = pop(machine), machine.frames[state.depth]
+    entry, called = heap.objects[frame.generator], machine.functions[state.function]
+    values = heap.objects[values_of(heap, np.int64(frame.generator))]
+    entry.capacity = state.at
+    values.length = state.top - state.locals
+    for slot in range(values.length):
+        heap.items[values.first + slot] = machine.stack[state.locals + slot]
+    if heap.rules[0].exit_bytes:
+        heap.items[values.first + called.locals + called.stack] = frame.block
+        frame.block = 0
+    _leave(machine)
+    if machine.instructions[state.at - 1].op == NEXT_OF:
+        _end_next(machine, result, False)
+    else:
+        push(machine, result)
+    return True
+
+
+@leaf
+def _leave(machine):
+    """Returns from a generator to its caller."""
+    state = machine.state[0]
+    machine.frames[state.depth].generator = 0
+    state.top = state.locals
+    state.generators -= 1
+    state.depth -= 1
+    caller = machine.frames[state.depth]
+    state.function, state.at, state.locals = caller.function, caller.at, caller.locals
+
+
+@leaf
+def _end_next(machine, result, has_ended):
+    """Replaces the arguments of `next` by its result: a generator, and a default if the instruction has one."""
+    heap, state = machine.heap, machine.state[0]
+    default = pop(machine) if machine.instructions[state.at - 1].argument else np.int64(0)
+    generator = pop(machine)
+    state.checks = 1
+    push(machine, default if has_ended else result)
+    if default and not has_ended and heap.rules[0].method_first:
+        drop(heap, default)
+    drop(heap, generator)
+    if default and not has_ended and not heap.rules[0].method_first:
+        drop(heap, default)
+
+
+@leaf
+def _end_generator(machine):
+    """Ends the function of a generator: its values die, then the caller has no next item."""
+    heap, state = machine.heap, machine.state[0]
+    drop_leaf(heap, pop(machine))  # None
+    frame, locals_ = machine.frames[state.depth], np.int64(state.locals)
+    number, count = np.int64(frame.generator), np.int64(machine.functions[state.function].locals)
+    entry = heap.objects[number]
+    block = np.int64(frame.block)
+    frame.block = 0
+    entry.capacity = ENDED
+    _leave(machine)
+    caller = machine.instructions[state.at - 1]
+    if caller.op == NEXT_OF:
+        if not caller.argument:
+            return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+        _end_next(machine, np.int64(0), True)
+    else:
+        _end_loop(machine)
+    if entry.owner:
+        values = heap.objects[entry.owner]
+        for slot in range(count):
+            heap.items[values.first + slot] = machine.stack[locals_ + slot]
+        values.length = count
+        drop(heap, np.int64(entry.owner))
+        entry.owner = 0
+        return True
+    if heap.rules[0].exit_bytes and block:
+        free_counted_block(heap, block)
+    take_items(heap, number)
+    for index in range(count):
+        slot = index if heap.rules[0].locals_from_last else count - 1 - index
+        if machine.stack[locals_ + slot]:
+            drop(heap, np.int64(machine.stack[locals_ + slot]))
+    return True
+
+
+@leaf
+def _end_loop(machine):
+    """Ends the loop of the instruction NEXT that ran last."""
+    state = machine.state[0]
+    state.at = machine.instructions[state.at - 1].other
+    drop(machine.heap, pop(machine))
+
+
+@leaf
+def next_of_generator(machine, generator):
+    """Resumes the generator of a loop, or ends the loop. The instruction's argument counts its generators."""
+    machine.instructions[machine.state[0].at - 1].argument += 1
+    if machine.heap.objects[generator].capacity == ENDED:
+        _end_loop(machine)
+        return True
+    return resume(machine, generator)
+
+
+@leaf
+def _next_of(machine, has_default):
+    """Resumes the generator of a call of `next`."""
+    state = machine.state[0]
+    number = np.int64(machine.stack[state.top - 1 - has_default])
+    entry = machine.heap.objects[number]
+    if entry.kind != GENERATOR:
+        return fail(machine, NOT_GENERATOR, np.int64(0), np.int64(0))
+    if entry.capacity != ENDED:
+        return resume(machine, number)
+    if not has_default:
+        return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+    _end_next(machine, np.int64(0), True)
+    return True
+
+
+@leaf
+def do_generator(machine, op, argument):
+    """Runs an instruction for generators, except CLOSE."""
+    if op == MAKE_FRAME:
+        return _make_frame(machine, argument)
+    if op == MAKE_GENERATOR:
+        return _make_generator(machine, argument)
+    if op == YIELD:
+        return _suspend(machine)
+    if op == NEXT_OF:
+        return _next_of(machine, argument)
+    return _end_generator(machine)

@@ -1,0 +1,96 @@
+"""What the collector sees of generators that run.
+
+The values of such a generator are on the machine's stack. For a collection, those that CPython's collector sees are
+copied to the generator's items.
+"""
+
+import numpy as np
+
+from replay.jit.compiling import leaf
+from replay.objects.machine import MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, fail
+
+ENDED, RUNNING, EXPOSED = -1, -2, -3
+"""EXPOSED: running, and its values are copied to its items for the collector."""
+
+
+@leaf
+def values_of(heap, generator):
+    """Returns the object that has the values of a generator: its frame up to 3.10, else itself."""
+    owner = np.int64(heap.objects[generator].owner)
+    return owner if owner else generator
+
+
+@leaf
+def _is_inlined(machine, depth):
+    """Whether the interpreter keeps the stack of a running frame in memory while it runs the next one (3.11 to 3.13):
+    after calls of functions, and from 3.12 on in specialised loops over generators."""
+    caller = machine.instructions[machine.frames[depth].at - 1]
+    if caller.op != NEXT:
+        return caller.op != NEXT_OF
+    if not machine.heap.rules[0].inlines_loops:
+        return False
+    if caller.argument != caller.runs:  # CPython specialises the loop for one type, later perhaps for another
+        fail(machine, MIXED_LOOP, np.int64(0), np.int64(0))
+        machine.state[0].at = machine.frames[depth].at
+    return caller.runs > 1
+
+
+@leaf
+def _visible_end(machine, depth):
+    """Returns the end of the stack, as far as the collector sees it, of a generator that runs at a depth."""
+    state, rules = machine.state[0], machine.heap.rules[0]
+    frame = machine.frames[depth]
+    start = np.int64(state.locals if depth == state.depth else frame.locals)
+    if rules.frame_base:
+        function = state.function if depth == state.depth else frame.function
+        return start + machine.functions[function].locals
+    if depth == state.depth:
+        return np.int64(state.top) if rules.exposes else _end_at_call(machine, start)
+    if not rules.exposes and not _is_inlined(machine, depth):
+        return start
+    return np.int64(state.locals if depth + 1 == state.depth else machine.frames[depth + 1].locals)
+
+
+@leaf
+def _end_at_call(machine, start):
+    """Returns the end of the stack that the collector sees of the top frame: in 3.11, all but the arguments if it calls
+    a generator function, whose generator starts the collection; else nothing, which is the start."""
+    state, collector, pending = machine.state[0], machine.heap.collector[0], machine.instructions[machine.state[0].at]
+    if collector.ready and collector.waiting == 0 and pending.op == MAKE_GENERATOR:
+        return np.int64(state.top - machine.functions[pending.argument].parameters)
+    return start
+
+
+@leaf
+def expose_generators(machine):
+    """Copies to the items of running generators what the collector sees of their values."""
+    heap, state = machine.heap, machine.state[0]
+    for depth in range(1, state.depth + 1 if state.generators else 0):
+        frame = machine.frames[depth]
+        if frame.generator == 0:
+            continue
+        start, end = np.int64(state.locals if depth == state.depth else frame.locals), _visible_end(machine, depth)
+        heap.objects[frame.generator].capacity = EXPOSED
+        values = heap.objects[values_of(heap, np.int64(frame.generator))]
+        values.length = end - start
+        for slot in range(end - start):
+            heap.items[values.first + slot] = machine.stack[start + slot]
+        if heap.rules[0].frame_base:
+            values.refs += depth < state.depth  # of the frame above it
+            values.owner = heap.objects[machine.frames[depth - 1].generator].owner
+
+
+@leaf
+def conceal_generators(machine):
+    """Empties the items of running generators."""
+    heap, state = machine.heap, machine.state[0]
+    for depth in range(1, state.depth + 1 if state.generators else 0):
+        frame = machine.frames[depth]
+        if frame.generator == 0:
+            continue
+        heap.objects[frame.generator].capacity = RUNNING
+        values = heap.objects[values_of(heap, np.int64(frame.generator))]
+        values.length = 0
+        if heap.rules[0].frame_base:
+            values.refs -= depth < state.depth
+            values.owner = 0
