@@ -22,9 +22,7 @@ def enter_frame(machine, function):
     if base == 0:
         return
     need = frame_room(heap, called)
-    if heap.collector[0].ready:  # allocated before the collection that it started, which may have kept other frames
-        frame.block, frame.room = new_counted_block(heap, base + 8 * need), need
-    elif called.block:
+    if called.block:
         frame.block, frame.room = called.block, called.room
         called.block = 0
     elif state.frames_kept:
