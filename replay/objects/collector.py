@@ -393,7 +393,7 @@ def _empty_free_lists(machine):
             block = np.int64(heap.kept[which, heap.kept_counts[which]])
             if which >= KINDS or has_header(which):
                 free_counted_block(heap, block)
-            elif block:  # 0: a block that is older than the program
+            elif block:  # 0: keys of a class, which are older than the program
                 free_block(heap, heap.rules[0].keys_domain if which == KEYS else OBJ, block)
             return
         collector.free_list += 1

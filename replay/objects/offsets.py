@@ -55,6 +55,7 @@ _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
+_EXITS = (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 _FEW_NAMES = 80
 _FEW_VARIABLES = 16
 _LONGEST_COPIED = 8
@@ -87,10 +88,30 @@ def _mark(function: _Function, far: np.ndarray) -> None:
     unit = 2 if is_3_8 else 1
     is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
     low = high = 0 if is_3_8 else 1
+    found: dict[int, tuple[int, int]] = {}
     for at, (least, most, wide) in zip(places, bounds, strict=True):
         high += most + (wide if is_long else 0)
-        far[at] = 1 if unit * low > _LARGEST_SMALL else UNKNOWN if unit * high > _LARGEST_SMALL else 0
+        found[at] = low, high
         low += least
+    for at in places:
+        for copied in _copied_by(function.code, at):
+            found[copied] = min(found[copied][0], found[at][0]), max(found[copied][1], found[at][1] + _LONGEST_COPY)
+    for at, (least, most) in found.items():
+        far[at] = 1 if unit * least > _LARGEST_SMALL else UNKNOWN if unit * most > _LARGEST_SMALL else 0
+
+
+def _copied_by(code: Code, at: int) -> list[int]:
+    """Returns the instructions up to a `return` or `raise` that CPython may copy to the place of a jump."""
+    found: list[int] = []
+    if code.instructions[at]["op"] != Do.JUMP or not _is_copied(code, int(code.instructions[at]["other"])):
+        return found
+    at = int(code.instructions[at]["other"])
+    while code.instructions[at]["op"] not in _EXITS:
+        is_jump = code.instructions[at]["op"] == Do.JUMP
+        if not is_jump:
+            found.append(at)
+        at = int(code.instructions[at]["other"]) if is_jump else at + 1
+    return [*found, at]
 
 
 def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
@@ -149,7 +170,7 @@ def _is_copied(code: Code, at: int) -> bool:
     """Whether CPython may copy the code from here to a `return`."""
     for _ in range(_LONGEST_COPIED):
         do = code.instructions[at]["op"]
-        if do in (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN):
+        if do in _EXITS:
             return True
         if do in BRANCHES:
             return False
