@@ -15,7 +15,7 @@ from replay.objects.heap import IMMORTAL, Kind
 from replay.objects.language import Bind, Drop, Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import Machine
-from replay.objects.rules import thresholds
+from replay.objects.rules import default_thresholds
 from replay.objects.running import _with_room, new_machine
 from replay.objects.twin import INCREMENT, MULTIPLIER, write_twin
 from replay.support.bundled_files import find_workload
@@ -143,7 +143,7 @@ def test_live_objects_are_those_of_the_interpreter_with_their_sizes_and_tracked_
     script = SCRIPT.format(
         twin="\n".join(lines), seed=program.program.seed & 0xFFFFFFFF, choices=choices, multiplier=MULTIPLIER,
         increment=INCREMENT,
-        thresholds=", ".join(map(str, program.program.collector.thresholds or thresholds(release))),
+        thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
         small_ints=int(machine.heap.rules[0].small_ints), path=str(path),
     )  # fmt: skip
     record_objects(oracle, script)

@@ -12,7 +12,7 @@ from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompila
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
 from replay.support.atomic_files import resolve_output
-from replay.support.errors import OutputError, ReplayError, TraceError
+from replay.support.errors import ConfigError, OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     from replay.analysis.metrics import Summary
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from replay.reports.files import AddressWriter
     from replay.simulation.result import RunResult
     from replay.trace import Trace
+    from replay.trace.editing.collecting import CollectorSettings
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,13 @@ class RunPlan:
         from replay.config import default_preset, load_config
         from replay.config.collector import collector_settings, split_settings
         from replay.sources import open_source
-        from replay.trace.editing.collecting import CollectedTrace
 
         every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
         of_collector, of_stack = split_settings(overrides or ())
         collector = collector_settings(of_collector)
         trace: Trace = open_source(source, seed=seed)
         if of_collector:
-            trace = CollectedTrace(trace, collector, " ".join(f"--set {text}" for text in of_collector))
+            trace = _with_collector(trace, collector, " ".join(f"--set {text}" for text in of_collector))
         chosen = default_preset(trace.metadata) if allocator is None else allocator
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
@@ -216,3 +216,16 @@ def _source_in_errors(source: str) -> Iterator[None]:
         if error.path is not None:
             raise
         raise TraceError(error.what, path=source, row=error.row) from error
+
+
+def _with_collector(trace: "Trace", settings: "CollectorSettings", command: str) -> "Trace":
+    """Returns a recording or object program under other settings of the garbage collector."""
+    from replay.objects.tracing import ObjectTrace
+    from replay.trace.editing.collecting import CollectedTrace
+
+    if not isinstance(trace, ObjectTrace):
+        return CollectedTrace(trace, settings, command)
+    if settings.freeze_at:
+        raise ConfigError("gc.freeze_at is for recordings; in object programs, write `collector: freeze`")
+    limits = settings.threshold0, settings.threshold1, settings.threshold2
+    return trace.with_collector(limits, settings.enabled)

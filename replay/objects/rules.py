@@ -112,7 +112,7 @@ def _set_thread_rules(rules: np.ndarray, version: tuple[int, ...]) -> None:
     rules["checks_often"] = release <= (3, 9)
 
 
-def thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
+def default_thresholds(version: tuple[int, ...]) -> tuple[int, int, int]:
     """Returns gc.get_threshold() of a release."""
     return (700 if version[:2] <= (3, 12) else 2000), 10, 10
 

@@ -45,7 +45,7 @@ from replay.objects.machine import (
     Machine,
 )
 from replay.objects.offsets import far_instructions
-from replay.objects.rules import SORTED_ATTRIBUTES, emptied_free_lists, free_list_limits, rules_of, thresholds
+from replay.objects.rules import SORTED_ATTRIBUTES, default_thresholds, emptied_free_lists, free_list_limits, rules_of
 from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
 from replay.trace.metadata import ThreadTimes
@@ -66,7 +66,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     methods = len(objects) + len(attributes) + len(more)
     objects = np.concatenate([objects, _names(code), more, _function_objects(code), _ended_frame()])
     ended_frame = len(objects) - 1
-    objects, generations = _with_generations(objects, program.collector.thresholds or thresholds(release))
+    objects, generations = _with_generations(objects, program.collector.thresholds or default_thresholds(release))
     collector = np.zeros(1, COLLECTOR)
     collector["enabled"] = program.collector.enabled
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)

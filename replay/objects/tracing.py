@@ -4,15 +4,14 @@ Each step of the machine, an instruction or the end of one reference, takes STEP
 allocators take time too. Only the order of events is that of a real interpreter; their times are not measured.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from replay.objects import ObjectProgram
 from replay.objects.loop import STEP_NS
+from replay.objects.rules import default_thresholds
 from replay.objects.running import Batch, run_program
-from replay.trace import Events, Metadata, Op, Provenance
+from replay.trace import Events, Metadata, Provenance
 from replay.trace.metadata import ThreadTimes
 
 
@@ -38,14 +37,28 @@ class ObjectTrace:
     def events_total(self) -> None:
         return None
 
+    def with_collector(self, thresholds: Sequence[int | None], enabled: bool | None) -> "ObjectTrace":
+        """Returns the trace under other settings of the collector; None keeps a setting of the program."""
+        written = self.program.program
+        own, release = written.collector, _release(written.python)
+        kept = own.thresholds or list(default_thresholds(release))
+        new = [kept[index] if limit is None else limit for index, limit in enumerate(thresholds)]
+        collector = own.model_copy(update={"thresholds": new, "enabled": own.enabled if enabled is None else enabled})
+        program = self.program._replace(program=written.model_copy(update={"collector": collector}))
+        return replace(self, program=program)
+
     def batches(self) -> Iterator[Events]:
         written = self.program.program
         program = self.program._replace(program=written.model_copy(update={"seed": self.seed}))
-        major, minor = map(int, written.python.split("."))
-        for batch in run_program(program, (major, minor)):
+        for batch in run_program(program, _release(written.python)):
             self._thread_times[:] = batch.thread_times
             if len(batch.events):
                 yield _events(batch)
+
+
+def _release(python: str) -> tuple[int, int]:
+    major, minor = map(int, python.split("."))
+    return major, minor
 
 
 def _events(batch: Batch) -> Events:
@@ -55,5 +68,5 @@ def _events(batch: Batch) -> Events:
     events.thread[:] = 0 if batch.threads is None else batch.threads
     events.time_ns[:] = rows["step"] * STEP_NS if batch.times_ns is None else batch.times_ns
     events.op[:], events.domain[:] = rows["op"], rows["domain"]
-    events.block[:], events.size[:] = rows["block"], np.where(rows["op"] < Op.GC_START, rows["requested"], 0)
+    events.block[:], events.size[:] = rows["block"], rows["requested"]
     return events

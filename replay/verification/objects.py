@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.objects import ObjectProgram
-from replay.objects.rules import thresholds
+from replay.objects.rules import default_thresholds
 from replay.objects.running import Batch, run_program
 from replay.objects.twin import INCREMENT, MULTIPLIER, write_twin
 from replay.trace import Domain, Op
@@ -131,7 +131,7 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
         choices=end.choices,
         multiplier=MULTIPLIER,
         increment=INCREMENT,
-        thresholds=", ".join(map(str, program.program.collector.thresholds or thresholds(release))),
+        thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
         is_enabled=program.program.collector.enabled,
         threads=_THREADS if has_threads else "",
         join="join()\n" if has_threads else "",
