@@ -485,6 +485,32 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
         Program.model_validate(document)
 
 
+@pytest.mark.parametrize(
+    ("statement", "feature"),
+    [
+        ({"define": "f", "do": [{"return": 1}]}, "inner functions and methods"),
+        ({"sleep": "1ms"}, "threads"),
+        ({"bind": {"x": {"lock": []}}}, "threads"),
+        ({"close": "x"}, "generators"),
+    ],
+)
+def test_features_that_cannot_be_combined_are_refused_by_name(statement, feature):
+    raising = {"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}
+    document = {"kind": "objects", "functions": {"g": {"do": [raising]}}, "main": [{"bind": {"x": 1}}, statement]}
+    _, problems = compile_program(Program.model_validate(document))
+    assert problems == [(("main",), f"{feature} are not supported in a program with exceptions yet")]
+
+
+def test_threads_run_inner_functions_and_methods():
+    made = {"bind": {"x": {"new": "K"}}}
+    functions = {"work": {"do": [made, {"define": "f", "do": [{"return": "x"}]}, {"bind": {"y": {"call": "f"}}}]}}
+    methods = {"__init__": {"parameters": [], "do": [{"set": {"self.a": {"letters": 50}}}]}}
+    document = {"classes": {"K": {"methods": methods}}, "functions": functions, "main": [{"start": "work"}, made]}
+    program = object_program(document)
+    for oracle in INTERPRETERS.values():
+        assert verify_objects(program, oracle).different == 0
+
+
 @pytest.mark.parametrize("operation", ["sum", "product"])
 def test_an_integer_that_is_too_large_is_a_mistake(operation):
     largest = (1 << 60) - 1
