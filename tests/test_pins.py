@@ -233,8 +233,8 @@ def test_the_memory_of_the_real_process_falls_as_predicted(tmp_path):
     text = next(body for body in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S) if "loader.py" in body)
     program.write_text(text, encoding="utf-8")
     trace = recorded(tmp_path, "--sites", program)
-    report = find_pins(trace, load_config(default_preset(trace.metadata)), without="loader.py:8")
-    assert report.by_site.groups[0].name == f"remember ({program}:8)"
+    report = find_pins(trace, load_config(default_preset(trace.metadata)), without="loader.py:10")
+    assert report.by_site.groups[0].name == f"remember ({program}:10)"
     bare = text.replace("    SEEN[len(SEEN)] = record[0]", "    record[0]")
     assert bare != text
     with_pins, without = (median(resident_at_end(source) for _ in range(5)) for source in (text, bare))

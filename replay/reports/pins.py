@@ -51,7 +51,7 @@ def print_pins(console: Console, source: str, stack: str, at: str, report: PinRe
     if report.has_sites:
         console.print(section("Pinned by call site", _groups(report.by_site, None if full else SHOWN)))
         if report.by_site.cover:
-            console.print(section("Call sites that release most together", _cover(report.by_site)))
+            console.print(section(_cover_title(report.by_site), _cover(report.by_site)))
     shown = None if full else _SHOWN_OF_OTHERS
     console.print(section("Pinned by size class", _groups(report.by_size_class, shown)))
     if full or not report.has_sites:
@@ -121,13 +121,17 @@ def _groups(pins: Pins, shown: int | None) -> Table:
     return table
 
 
+def _cover_title(pins: Pins) -> str:
+    how = "the best sets" if pins.is_exact else "each set adds one to the set before"
+    return f"Call sites that release most together ({how})"
+
+
 def _cover(pins: Pins) -> Table:
     table = table_of("", "released", "call sites", left=1)
     table.columns[2].justify, table.columns[2].no_wrap, table.columns[2].overflow = "left", False, "fold"
     for cover in pins.cover:
         names = "\n".join(map(short_name, cover.groups))
         table.add_row(str(len(cover.groups)), format_size(cover.released_bytes), names)
-    table.caption = None if pins.is_exact else "each set adds one call site to the one before; not always the best set"
     return table
 
 
