@@ -89,6 +89,31 @@ class Kind(IntEnum):
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
     LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
 ) = map(int, list(Kind)[1:])  # fmt: skip
+
+
+def _kinds(*kinds: int) -> int:
+    """Returns a set of kinds for `is_one_of`."""
+    return sum(1 << kind for kind in kinds)
+
+
+WITH_HEADER = _kinds(
+    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
+    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+)  # fmt: skip
+"""Kinds of objects with the collector's header."""
+WITH_ITEMS = _kinds(
+    TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR,
+    GENERATOR_FRAME,
+)  # fmt: skip
+"""Kinds of objects that refer to others with `items`."""
+FORWARD = _kinds(
+    INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
+)  # fmt: skip
+"""Kinds of objects whose items die from the first one on; those of others die from the last one on."""
+NESTED = _kinds(
+    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+)  # fmt: skip
+"""Kinds of objects that count for the trashcan; see `_is_nested`."""
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 KEYS_LEAST = 8
@@ -174,6 +199,12 @@ class Heap(NamedTuple):
 
 
 @leaf
+def is_one_of(kind, kinds):
+    """Whether a kind is in a set of kinds, with one comparison."""
+    return np.int64(kinds) >> kind & 1 != 0
+
+
+@leaf
 def emit(heap, op, domain, block, size):
     """Writes an event."""
     counts = heap.counts[0]
@@ -237,10 +268,7 @@ def new_record(heap, kind, length):
 @leaf
 def has_header(kind):
     """Whether objects of a kind have the collector's header."""
-    return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
-        EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
-    )  # fmt: skip
+    return is_one_of(kind, WITH_HEADER)
 
 
 @leaf
@@ -407,10 +435,7 @@ def drop_leaf(heap, number):
 
 @leaf
 def _has_items(kind):
-    return kind in (
-        TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE,
-        GENERATOR, GENERATOR_FRAME,
-    )  # fmt: skip
+    return is_one_of(kind, WITH_ITEMS)
 
 
 @leaf
@@ -427,9 +452,7 @@ def references(heap, number):
 @leaf
 def is_forward(kind):
     """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return kind in (
-        INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
-    )  # fmt: skip
+    return is_one_of(kind, FORWARD)
 
 
 @leaf
@@ -487,9 +510,7 @@ def _is_nested(heap, kind):
         return False
     if kind == EXCEPTION:
         return heap.rules[0].delays_exceptions > 0
-    return kind in (
-        TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
-    )  # fmt: skip
+    return is_one_of(kind, NESTED)
 
 
 @leaf
