@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from object_programs import events, object_program, references
 
 from replay.jit.arrays import DONE
-from replay.objects.code import compile_program, has_yield
+from replay.objects.code import compile_program
 from replay.objects.code_units import yield_places
+from replay.objects.flow import has_yield
 from replay.objects.language import Program
 from replay.objects.loop import run_machine
 from replay.objects.rules import RELEASES

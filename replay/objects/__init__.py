@@ -3,8 +3,11 @@
     language    the schema of an object program in YAML
     attributes  the attributes and methods of classes
     scopes      which variables are local, and which are in cells
-    code        compiles a program to instructions; what is unknown or unbound in it. `constants`, `stack_sizes` and
-                `code_units` are what CPython's compiler computes
+    instructions
+                what the machine runs, and the code of a program
+    code        compiles a program: `statements`, `expressions` and `raising` emit instructions, and find what is
+                unknown or unbound. `constants`, `stack_sizes` and `code_units` are what CPython's compiler computes;
+                `combinations` says which features cannot be combined
     handlers    what the compiler and the machine know of `try`; `layout` and `offsets` say where CPython has its code
     heap        objects, reference counts, free lists
     collector   the cyclic collector
@@ -32,7 +35,7 @@ from replay.support.yaml_documents import Document, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replay.objects.code import Code
+    from replay.objects.instructions import Code
     from replay.objects.language import Program
     from replay.support.yaml_documents import Location
 

@@ -11,7 +11,6 @@ Steps are positions in the stack of what is left to drop. `closing_frame` is the
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.code import SMALL_PLACE
 from replay.objects.collector import CLEAR, IDLE, move_all, request_generation
 from replay.objects.frame_objects import keep_frame
 from replay.objects.heap import (
@@ -36,6 +35,7 @@ from replay.objects.heap import (
     track,
     untrack,
 )
+from replay.objects.instructions import SMALL_PLACE
 from replay.objects.machine import ALREADY_RUNNING, NOT_GENERATOR, UNKNOWN_PLACE, fail, pop
 from replay.objects.running_generators import ENDED, RUNNING, values_of
 

@@ -6,8 +6,8 @@ A function's closure is a tuple of cells. A function of the program itself, or o
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.code import SLOT_BITS
 from replay.objects.heap import CELL, FUNCTION, INSTANCE, METHOD, OPEN, drop, new_object, refer
+from replay.objects.instructions import SLOT_BITS
 from replay.objects.machine import (
     DELETE_CELL,
     LOAD_CELL,

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 
 from replay.jit.arrays import copied
-from replay.objects.code import Code, Do
 from replay.objects.handlers import COLD, DEAD, HAS_RESULT, JUMPS_BACK, NAME
+from replay.objects.instructions import Code, Do
 
 BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
 ENDS = (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)

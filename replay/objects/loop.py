@@ -19,7 +19,6 @@ from replay.objects.calls import (
     return_value,
 )
 from replay.objects.closing import close_next, do_close, finalize_next
-from replay.objects.code import IN_CALL, SWITCHES
 from replay.objects.collector import (
     FINALIZE,
     IDLE,
@@ -60,6 +59,7 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.instances import new_open
+from replay.objects.instructions import IN_CALL, SWITCHES
 from replay.objects.machine import (
     ADD,
     APPEND,

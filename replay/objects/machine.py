@@ -6,8 +6,8 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, leaf
-from replay.objects.code import Do
 from replay.objects.heap import Heap
+from replay.objects.instructions import Do
 from replay.objects.rules import AFTER_FIRST_RUN, ALWAYS, IN_WARM_CODE
 
 FAILED = 2

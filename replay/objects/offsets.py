@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.objects.code import Code, Do
 from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
+from replay.objects.instructions import Code, Do
 from replay.objects.layout import BRANCHES, function_bounds
 
 _LARGEST_SMALL = 256

@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
-from replay.objects.code import Code, Constant, FunctionValue
+from replay.objects.constants import Constant, FunctionValue
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -26,6 +26,7 @@ from replay.objects.heap import (
     Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
+from replay.objects.instructions import Code
 from replay.objects.language import EXCEPTIONS, LARGEST, Program
 from replay.objects.layout import arranged
 from replay.objects.loop import run_machine
