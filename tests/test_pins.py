@@ -169,7 +169,7 @@ def small_case(arena_groups: list[set[int]], heap: list[int]) -> Grouping:
     end = (len(heap) + 1) * page
     ends = end - page * np.arange(len(heap) + 1)
     retained = Retained(
-        at_ns=0, resident_bytes=0, trimmable_bytes=0, blocks=blocks,
+        at_ns=0, row=0, resident_bytes=0, trimmable_bytes=0, blocks=blocks,
         arenas=page << np.arange(len(arena_groups)), kept_arenas=0,
         arena_of=np.array([*arena_of, *([-1] * len(heap))], np.int64),
         heaps=[Heap(page, end, TopRule(0, 0, page), np.arange(first, len(codes)), ends[: len(heap)])] if heap else [],
@@ -245,6 +245,30 @@ def resident_at_end(source: str) -> int:
     """Anonymous resident bytes of a process at the end of a program."""
     ending = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('RssAnon')))"
     return int(run_python("-S", "-c", f"{source}\n{ending}").stdout) << 10
+
+
+@pytest.mark.slow
+def test_a_recording_with_types_names_the_type_of_the_pins(tmp_path):
+    program = tmp_path / "typed.py"
+    program.write_text(
+        """
+class Session:
+    __slots__ = ("user",)
+kept, burst = [], []
+for number in range(30):
+    burst += [bytes(12) for _ in range(30_000)]
+    kept.append(Session())
+burst.clear()
+""",
+        encoding="utf-8",
+    )
+    trace = recorded(tmp_path, "--types", program)
+    report = find_pins(trace, load_config(default_preset(trace.metadata)))
+    assert report.has_types
+    assert report.by_type.groups[0].name == "__main__.Session"
+    assert report.by_type.groups[0].pinned_bytes > 10 << 20
+    early = find_pins(trace, load_config(default_preset(trace.metadata)), at="peak")
+    assert {group.name for group in early.by_type.groups} >= {"__main__.Session", "bytes"}
 
 
 # The command

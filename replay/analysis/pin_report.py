@@ -15,6 +15,7 @@ from replay.support.errors import ReplayError
 from replay.support.units import format_size
 from replay.trace import NO_SITE, Domain, Site, Trace
 from replay.trace.editing.selecting import Conditions, FilteredTrace
+from replay.trace.typed import types_of_blocks
 
 UNKNOWN = "unknown"
 _NO_PHASE = "before the first phase"
@@ -62,12 +63,14 @@ class PinReport:
     never_freed_share: float | None
     """Share of the live blocks' bytes that are still live at the end; None at the end."""
     by_site: Pins
+    by_type: Pins
     by_size_class: Pins
     by_thread: Pins
     by_phase: Pins
     by_domain: Pins
     ages: list[AgeClass]
     has_sites: bool
+    has_types: bool
     heap_ends: list[HeapEnd]
     """By call site: what keeps the ends of libc's heaps from being released."""
     without: Removal | None = None
@@ -82,6 +85,7 @@ def find_pins(trace: Trace, config: StackConfig, *, at: str | int = END, without
     retained, result, live_at_end = _retained(trace, config, at)
     sites, blocks = trace.metadata.sites, retained.blocks
     by_site = Grouping(retained, *_by_site(blocks, sites))
+    types, type_names = _by_type(trace, retained)
     block_bytes = int(blocks["bytes"].sum())
     pins = by_site.pins()
     return PinReport(
@@ -93,11 +97,13 @@ def find_pins(trace: Trace, config: StackConfig, *, at: str | int = END, without
         trimmable_bytes=retained.trimmable_bytes,
         never_freed_share=_share(blocks, live_at_end),
         by_site=pins,
+        by_type=Grouping(retained, types, type_names).pins(),
         by_size_class=Grouping(retained, *_by_size_class(blocks, result)).pins(),
         by_thread=Grouping(retained, *_by_thread(blocks, result)).pins(),
         by_phase=Grouping(retained, *_by_phase(blocks, result)).pins(),
         by_domain=Grouping(retained, *_by_domain(blocks, result)).pins(),
         ages=_ages(blocks, retained.at_ns),
+        has_types=bool(trace.metadata.types),
         has_sites=bool((blocks["site"] != NO_SITE).any()),
         heap_ends=by_site.heap_ends(),
         without=_removal(trace, config, at, without, retained, by_site) if without else None,
@@ -136,6 +142,18 @@ def _by_site(blocks: np.ndarray, sites: Sequence[Site]) -> tuple[np.ndarray, lis
     place = {name: index for index, name in enumerate(names)}
     of_site = np.array([*(place[site_name(site)] for site in sites), place[UNKNOWN]])
     return of_site[np.minimum(blocks["site"], len(sites)).astype(np.int64)], names
+
+
+def _by_type(trace: Trace, retained: Retained) -> tuple[np.ndarray, list[str]]:
+    """Returns the group of each block and the names of groups, by Python type."""
+    known = [str(each) for each in trace.metadata.types]
+    names = [*dict.fromkeys([*known, UNKNOWN])]
+    if not known:
+        return np.zeros(len(retained.blocks), np.int64), names
+    place = {name: index for index, name in enumerate(names)}
+    of_type = np.array([*(place[name] for name in known), place[UNKNOWN]])
+    types = types_of_blocks(trace, retained.row, retained.blocks["block"])
+    return of_type[np.minimum(types, len(known)).astype(np.int64)], names
 
 
 def site_name(site: Site) -> str:

@@ -31,6 +31,8 @@ class Retained(NamedTuple):
     """What retains memory at one moment. It does not refer to the simulation."""
 
     at_ns: int
+    row: int
+    """The next row of the trace."""
     resident_bytes: int
     trimmable_bytes: int
     """What malloc_trim(0) would release now: whole free pages between chunks, and at the end of the heap."""
@@ -67,6 +69,7 @@ class Retained(NamedTuple):
                 limits.append(int(region["address"][-1] + region["bytes"][-1]))
         return cls(
             at_ns=snapshot.time_ns,
+            row=snapshot.rows,
             resident_bytes=int(snapshot.counters["resident_bytes"]),
             trimmable_bytes=_trimmable_bytes(spans, pages, snapshot.page_bytes),
             blocks=blocks,

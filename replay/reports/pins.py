@@ -31,10 +31,12 @@ def short_name(name: str) -> str:
 def pins_json(report: PinReport) -> dict[str, Any]:
     """Returns the report as JSON: `by_…` are lists of groups, `cover` is that of call sites."""
     found = asdict(report)
-    for name in ("by_site", "by_size_class", "by_thread", "by_phase", "by_domain"):
+    for name in ("by_site", "by_type", "by_size_class", "by_thread", "by_phase", "by_domain"):
         found[name] = [group._asdict() for group in getattr(report, name).groups]
     if not report.has_sites:
         found["by_site"] = []
+    if not report.has_types:
+        found["by_type"] = []
     best = report.by_site if report.has_sites else report.by_size_class
     found["cover"] = [cover._asdict() for cover in best.cover]
     found["cover_is_exact"] = best.is_exact
@@ -53,6 +55,8 @@ def print_pins(console: Console, source: str, stack: str, at: str, report: PinRe
         if report.by_site.cover:
             console.print(section(_cover_title(report.by_site), _cover(report.by_site)))
     shown = None if full else _SHOWN_OF_OTHERS
+    if report.has_types:
+        console.print(section("Pinned by type", _groups(report.by_type, shown)))
     console.print(section("Pinned by size class", _groups(report.by_size_class, shown)))
     if full or not report.has_sites:
         console.print(section("Pinned by phase of the allocation", _groups(report.by_phase, shown)))

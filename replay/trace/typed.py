@@ -12,6 +12,7 @@ from replay.trace.block_numbering import ThreadNumbering
 from replay.trace.block_ops import FREE, allocates, concerns_block, requests
 from replay.trace.columns import NO_TYPE, Op
 from replay.trace.events import Events
+from replay.trace.traces import Trace
 
 _GC_START, _GC_END, _LIVE_OBJECT = int(Op.GC_START), int(Op.GC_END), int(Op.LIVE_OBJECT)
 _NO_TYPE = NO_TYPE
@@ -88,3 +89,23 @@ class TypedRequests:
     def collections(self) -> dict[int, int]:
         """The number of collections, by generation; empty without types."""
         return {index: int(count) for index, count in enumerate(self._generations) if count}
+
+
+def types_of_blocks(trace: Trace, row: int, blocks: np.ndarray) -> np.ndarray:
+    """Returns the type of each block, all of which are live before a row of the trace: as it is noted when the block is
+    freed, or at the end of the program; NO_TYPE if it is unknown."""
+    types = np.full(int(blocks.max(initial=0)) + 1, NO_TYPE, np.uint32)
+    is_pending = np.zeros(len(types), bool)
+    is_pending[blocks] = True
+    first = 0
+    for events in trace.batches():
+        start, first = row - first, first + events.rows
+        if events.type is None or first <= row:
+            continue
+        ends = np.flatnonzero((events.op == FREE) | (events.op == _LIVE_OBJECT))
+        ends = ends[(ends >= start) & (events.block[ends] < len(types))]
+        ends = ends[is_pending[events.block[ends]]]
+        numbers, places = np.unique(events.block[ends], return_index=True)
+        types[numbers] = events.type[ends[places]]
+        is_pending[numbers] = False
+    return types[blocks]
