@@ -41,6 +41,7 @@ phases:
 """
 RESULTS = {
     "summary.json", "timeline.parquet", "size_classes.parquet", "pools.parquet", "arenas.parquet", "phases.parquet",
+    "collections.parquet",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from replay.allocators import ARENA_VIEW, CLASS_VIEW, constants_of, shown_fields
 from replay.analysis.metrics import ROLES, metrics_of, summarize
 from replay.simulation.loop import CLASS, CLASSES, EXACT_CLASSES, ROWS_A_DOMAIN, ROWS_A_ROLE, class_limit
 from replay.simulation.result import MEANS, RunResult
-from replay.trace import Domain
+from replay.trace import Domain, Op
 
 
 def timeline(result: RunResult) -> pl.DataFrame:
@@ -21,6 +21,30 @@ def timeline(result: RunResult) -> pl.DataFrame:
         internal_fragmentation=_unused_share_column("requested_bytes", "block_bytes"),
         external_fragmentation=_unused_share_column("block_bytes", "mapped_bytes"),
     )
+
+
+def collections(result: RunResult) -> pl.DataFrame:
+    """Returns a row for each garbage collection: when it started, its generation, how long it took, what it found and
+    freed. Generation and found objects are null where the trace does not have them."""
+    looks = result.collections
+    starts = np.flatnonzero(looks["op"] == Op.GC_START)
+    starts = starts[np.append(looks["op"], 0)[starts + 1] == Op.GC_END]
+    before, after = looks[starts], looks[starts + 1]
+    origin = result.metadata.origin
+    is_known = bool(result.metadata.types) or not origin.cpython_version
+    frame = pl.DataFrame(
+        {
+            "time_ns": before["time_ns"],
+            "thread": before["thread"],
+            "generation": before["value"],
+            "duration_ns": after["time_ns"] - before["time_ns"],
+            "found_objects": after["value"],
+            "freed_blocks": after["frees"] - before["frees"],
+            "freed_bytes": before["requested_bytes"] - after["requested_bytes"],
+        }
+    )
+    known = pl.col("generation", "found_objects")
+    return frame if is_known else frame.with_columns(pl.when(False).then(known).name.keep())
 
 
 def _sample_fields(result: RunResult) -> list[str]:

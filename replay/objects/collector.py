@@ -415,7 +415,7 @@ def collect_next(machine):
         _empty_free_lists(machine)
     else:
         _text(heap, np.int64(STOP_TEXT))
-        emit(heap, GC_END, np.int64(0), np.int64(0), collector.generation)
+        emit(heap, GC_END, np.int64(0), np.int64(0), collector.garbage)
         done = heap.generations[collector.generation]
         done.collections += 1
         done.collected += collector.garbage

@@ -42,6 +42,7 @@ FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
     "pools.parquet": frames.pools,
     "arenas.parquet": frames.arenas,
     "phases.parquet": frames.phases,
+    "collections.parquet": frames.collections,
     "processes.parquet": frames.processes,
 }
 """Functions that make the frames, by file name. Frames without columns are not written."""

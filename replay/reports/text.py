@@ -66,6 +66,9 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
     if summary.block_bytes_peak > summary.requested_bytes_peak:
         classes = _size_classes(console, summary, frames.size_classes(result), frames.pools(result))
         yield section("Size classes, by waste at end", classes)
+    collections = frames.collections(result)
+    if len(collections):
+        yield section("Garbage collections", _collections(collections, summary.duration_ns))
     if result.phases:
         yield section("Memory at the start of each phase", _phases(console, result))
 
@@ -250,6 +253,26 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield f"{row['live_blocks']:,}"
     yield format_size(row["live_requested_bytes"])
     yield format_size(live_waste_bytes)
+
+
+def _collections(collections: pl.DataFrame, duration_ns: int) -> Table:
+    """Returns a row for each generation, or one for all where they are unknown."""
+    table = table_of("generation", "number", "objects found", "blocks freed", "bytes", "time", "share")
+    sums = collections.group_by("generation").agg(
+        pl.len(), pl.sum("found_objects", "freed_blocks", "freed_bytes", "duration_ns")
+    )
+    for row in sums.sort("generation").rows(named=True):
+        known = row["generation"] is not None
+        table.add_row(
+            str(row["generation"]) if known else "all",
+            f"{row['len']:,}",
+            f"{row['found_objects']:,}" if known else "",
+            f"{row['freed_blocks']:,}",
+            format_size(row["freed_bytes"]),
+            format_time(row["duration_ns"]),
+            percent(row["duration_ns"] / duration_ns) if duration_ns else "",
+        )
+    return table
 
 
 def _phases(console: Console, result: RunResult) -> Table:

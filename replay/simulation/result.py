@@ -7,10 +7,15 @@ import numpy as np
 
 from replay.allocators import TALLY, TIMED
 from replay.config import StackConfig
+from replay.jit.arrays import concatenated, record
 from replay.trace import Metadata
 
 MEANS = ("requested_bytes", *TIMED)
 """Levels with an exact mean over time."""
+
+
+GC_LOOK = record("time_ns", "value", "frees", "requested_bytes", thread=np.uint32, op=np.uint8)
+"""A start or end of a garbage collection: `value` is the `size` of its event; the counters before it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class RunResult:
     """What the model of the small role shows of its state at the end."""
     phases: tuple[tuple[str, int, np.record], ...]
     """Name, time and counters at each mark."""
+    collections: np.ndarray
+    """Rows of GC_LOOK at the starts and ends of garbage collections; none of a trace of several processes."""
     wall_ns: int
     processes: tuple["RunResult", ...] = ()
     """Of a trace of several: what each counted, with a sample at its end only. All above is then of the sums."""
@@ -64,6 +71,14 @@ class RunResult:
         if level in TIMED:
             return self.samples[f"{level}_timed"], self.samples[f"{level}_timed_high"]
         return self.requested_changes["low"], self.requested_changes["high"]
+
+
+def looks_since(begin_ns: int, end_ns: int, looks: list[np.ndarray]) -> np.ndarray:
+    """Returns the rows of GC_LOOK until the end, with times since the first event."""
+    found = concatenated([np.zeros(0, GC_LOOK), *looks])
+    found = found[found["time_ns"] <= end_ns]
+    found["time_ns"] -= begin_ns
+    return found
 
 
 def phases_since(begin_ns: int, phases: list[tuple[str, int, np.record]]) -> tuple[tuple[str, int, np.record], ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from replay.config import StackConfig
 from replay.simulation.clock import TICKS_MAX, Call, Clock, calls_every, refuse_too_many
 from replay.simulation.multi_process import Host
-from replay.simulation.result import RunResult, peak_time_ns, phases_since
+from replay.simulation.result import RunResult, looks_since, peak_time_ns, phases_since
 from replay.simulation.simulated import Simulated
 from replay.simulation.simulator import Addresses, Log, Simulator
 from replay.simulation.snapshots import Moments, Sink, Snapshots
@@ -143,6 +143,7 @@ def run(
         classes=end.classes,
         observed=end.observed,
         phases=phases_since(begin_ns, walk.phases),
+        collections=looks_since(begin_ns, end.time_ns, walk.collections),
         wall_ns=wall_ns,
         teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from replay.jit.arrays import concatenated, copied
 from replay.simulation.clock import Slice
+from replay.simulation.result import GC_LOOK
 from replay.simulation.simulated import Simulated
 from replay.simulation.simulator import Addresses
 from replay.simulation.snapshots import Snapshots
@@ -60,6 +61,8 @@ class Walk:
         """Marks at which more is done than to copy the counters."""
         self._samples = Samples([], [], [])
         self.phases: list[tuple[str, int, np.record]] = []
+        self.collections: list[np.ndarray] = []
+        """Of type GC_LOOK, in consecutive parts."""
         self.end: Moment | None = None
         """At the last TEARDOWN_MARK, of a trace of one process."""
         self._samples_before_end = Samples([], [], [])
@@ -100,15 +103,17 @@ class Walk:
 
     def simulate(self, part: Slice) -> None:
         """Simulates a slice, and copies the counters at its ticks and marks."""
-        marks = part.events.idle_rows.get(Op.MARK, [])
-        marks = marks[bisect_left(marks, part.start) : bisect_left(marks, part.end)]
+        marks, collections = self._rows_in(part, Op.MARK), self._rows_of_collections(part)
         looks = part
-        if marks:
+        if marks or collections:
+            rows = marks + collections
             looks = part._replace(
-                tick_rows=np.sort(np.concatenate((part.tick_rows, marks))),
-                tick_times_ns=np.sort(np.concatenate((part.tick_times_ns, part.events.time_ns[marks]))),
+                tick_rows=np.sort(np.concatenate((part.tick_rows, rows))),
+                tick_times_ns=np.sort(np.concatenate((part.tick_times_ns, part.events.time_ns[rows]))),
             )
         seen, begin = self._simulator.simulate(looks), 0
+        if collections:
+            seen, looks = self._without_collections(part.events, collections, seen, looks)
         if self._requested:
             stops = np.append(part.tick_rows, part.end)
             changes = self._requested.feed(part.events, part.start, stops, self._simulator.owner)
@@ -124,6 +129,36 @@ class Walk:
         self._taking.follow(part)
         if self._progress:
             self._progress(part.first_row + part.end)
+
+    @staticmethod
+    def _rows_in(part: Slice, op: Op) -> list[int]:
+        """Returns the rows of a slice with an op that concerns no block."""
+        rows = part.events.idle_rows.get(op, [])
+        return rows[bisect_left(rows, part.start) : bisect_left(rows, part.end)]
+
+    def _rows_of_collections(self, part: Slice) -> list[int]:
+        """Returns the rows at which garbage collections start and end; none of a trace of several processes."""
+        if self._simulator.marks_end_slices:
+            return []
+        return sorted(self._rows_in(part, Op.GC_START) + self._rows_in(part, Op.GC_END))
+
+    def _without_collections(
+        self, events: Events, rows: list[int], seen: np.ndarray, looks: Slice
+    ) -> tuple[np.ndarray, Slice]:
+        """Notes the counters before starts and ends of collections; returns the other copies of counters, and their
+        looks. Of several looks before a row, the one of a collection is the last."""
+        places = looks.tick_rows.searchsorted(rows, side="right") - 1
+        found = np.zeros(len(rows), GC_LOOK)
+        found["time_ns"], found["value"], found["op"] = events.time_ns[rows], events.size[rows], events.op[rows]
+        found["thread"] = events.thread[rows]
+        for name in ("frees", "requested_bytes"):
+            found[name] = seen[name][places]
+        self.collections.append(found)
+        others = np.ones(len(looks.tick_rows), bool)
+        others[places] = False
+        return seen[others], looks._replace(
+            tick_rows=looks.tick_rows[others], tick_times_ns=looks.tick_times_ns[others]
+        )
 
     def pass_boundary(self, events: Events, first_row: int, row: int) -> None:
         """Executes what is due at a row. The batch begins at `first_row` of the trace."""

@@ -105,7 +105,7 @@ def simulate_threads(program: ObjectProgram, release: tuple[int, ...]) -> tuple[
     found = np.zeros(len(events), OBJECT_EVENT)
     found["op"], found["domain"] = events["op"], events["domain"]
     numbers: dict[int, tuple[int, int]] = {}
-    allocated = 0
+    allocated = generation = 0
     for row, (op, _, block, size, _) in enumerate(events.tolist()):
         if op in (Op.MALLOC, Op.CALLOC):
             allocated += 1
@@ -113,7 +113,8 @@ def simulate_threads(program: ObjectProgram, release: tuple[int, ...]) -> tuple[
         elif op == Op.REALLOC:
             numbers[block] = numbers[block][0], size
         elif op != Op.FREE:
-            found["size"][row] = size
+            generation = size if op == Op.GC_START else generation
+            found["size"][row] = generation if op == Op.GC_END else size
             continue
         found["block"][row], found["size"][row] = numbers[block]
     return found, threads, batches[-1]
