@@ -63,7 +63,7 @@ class Callables:
         inner = {**names, **dict.fromkeys(parameters, "any")}
         self._depth += 1
         body = self._block(inner, self._random.randint(1, 4))
-        if self._returns and self._random.random() < 0.7:
+        if self._returns and self._random.random() < 0.7 and not self._never_completes(body):
             body.append({"return": self._value(inner, 2)})
         self._depth -= 1
         return body
