@@ -109,7 +109,8 @@ def test_every_combination_of_values_is_a_run(replay, traced):
                   "--grid", "pymalloc.alignment=8,16", "--no-attribution")[1]  # fmt: skip
     assert [line[0] for line in text.splitlines()[:4]] == [*"ABCD"]
     assert "Where the differences" not in text
-    assert text.rstrip().splitlines()[-1].startswith("next: replay run ")
+    options = "-a cpython-3.12 --set pymalloc.alignment=16 --env MALLOC_ARENA_MAX=1"
+    assert text.rstrip().splitlines()[-1] == f"next: replay run {traced} {options}"
 
 
 @pytest.mark.parametrize(

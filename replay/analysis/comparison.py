@@ -41,6 +41,8 @@ class Case(NamedTuple):
     source: str
     trace: Trace
     stack: StackConfig
+    options: tuple[str, ...] = ()
+    """Its settings on a command line, besides those of all cases."""
 
 
 class Factor(NamedTuple):

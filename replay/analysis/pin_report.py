@@ -13,7 +13,7 @@ from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.simulation.snapshots import END, PEAK, Snapshot
 from replay.support.errors import ReplayError
 from replay.support.units import format_size
-from replay.trace import NO_SITE, Domain, Site, Trace
+from replay.trace import Domain, Site, Trace
 from replay.trace.editing.selecting import Conditions, FilteredTrace
 from replay.trace.typed import types_of_blocks
 
@@ -54,14 +54,16 @@ class PinReport:
     resident_bytes: int
     block_bytes: int
     """Live blocks, with rounding and headers."""
+    requested_bytes: int
+    """Live blocks, as the program requested them."""
     retained_bytes: int
-    """Resident bytes that are not in live blocks."""
+    """Resident bytes that are not requested ones."""
     releasable_bytes: int
     """Resident bytes, of live blocks too, that are released if all pins are gone."""
     trimmable_bytes: int
-    """What malloc_trim(0) would release now."""
+    """What malloc_trim(0) would release now at least: it also merges chunks of fastbins."""
     never_freed_share: float | None
-    """Share of the live blocks' bytes that are still live at the end; None at the end."""
+    """Share of the live blocks' bytes that are still live at the end of the program; None from then on."""
     by_site: Pins
     by_type: Pins
     by_size_class: Pins
@@ -92,10 +94,11 @@ def find_pins(trace: Trace, config: StackConfig, *, at: str | int = END, without
         at_ns=retained.at_ns,
         resident_bytes=retained.resident_bytes,
         block_bytes=block_bytes,
-        retained_bytes=retained.resident_bytes - block_bytes,
+        requested_bytes=(requested_bytes := int(blocks["requested_bytes"].sum())),
+        retained_bytes=retained.resident_bytes - requested_bytes,
         releasable_bytes=pins.releasable_bytes,
         trimmable_bytes=retained.trimmable_bytes,
-        never_freed_share=_share(blocks, live_at_end),
+        never_freed_share=_share(blocks, live_at_end) if retained.at_ns <= result.duration_ns else None,
         by_site=pins,
         by_type=Grouping(retained, types, type_names).pins(),
         by_size_class=Grouping(retained, *_by_size_class(blocks, result)).pins(),
@@ -104,9 +107,9 @@ def find_pins(trace: Trace, config: StackConfig, *, at: str | int = END, without
         by_domain=Grouping(retained, *_by_domain(blocks, result)).pins(),
         ages=_ages(blocks, retained.at_ns),
         has_types=bool(trace.metadata.types),
-        has_sites=bool((blocks["site"] != NO_SITE).any()),
+        has_sites=bool(sites),
         heap_ends=by_site.heap_ends(),
-        without=_removal(trace, config, at, without, retained, by_site) if without else None,
+        without=_removal(trace, config, at, without, retained, by_site) if without is not None else None,
     )
 
 

@@ -36,7 +36,7 @@ class Group(NamedTuple):
     pinned_bytes: int
     """Resident bytes that are released if the group's blocks are gone, and no others."""
     shared_bytes: int
-    """Resident bytes that the group pins together with other groups."""
+    """Resident bytes that are released if the group's blocks and those of certain other groups are gone."""
     blocks: int
     spans: int
     """Number of arenas and heaps with pins of the group."""
@@ -159,12 +159,12 @@ class Grouping:
         mine = codes == code
         known = blocks[mine & (blocks >= 0)]
         ages = self._retained.at_ns - self._retained.blocks["allocated_ns"][known]
-        shared = sum(size_bytes for pins, size_bytes in self._total.items() if code in pins and len(pins) > 1)
-        shared += sum(max((size for each, size in runs if each == code), default=0) for runs in self._heaps)
+        pinned = self.released_bytes([code])
+        others = self.released_bytes(set(np.unique(codes).tolist()) - {code})
         return Group(
             self.name(code),
-            self.released_bytes([code]),
-            shared - self._from_heaps({code}),
+            pinned,
+            self.released_bytes(np.unique(codes).tolist()) - others - pinned,
             int(mine.sum()),
             len(np.unique(regions[mine])),
             int(ages.max(initial=0)),

@@ -35,7 +35,8 @@ class Retained(NamedTuple):
     """The next row of the trace."""
     resident_bytes: int
     trimmable_bytes: int
-    """What malloc_trim(0) would release now: whole free pages between chunks, and at the end of the heap."""
+    """What malloc_trim(0) would release now at least: whole free pages between chunks, and at the end of the heap. It
+    also merges the chunks of fastbins."""
     blocks: np.ndarray
     """Of type LIVE_BLOCK."""
     arenas: np.ndarray

@@ -63,7 +63,10 @@ def compare(
 
     width = None if sys.stdout.isatty() else max(WIDTH, 24 + 20 * len(cases))
     print_comparison(PlainConsole(width=width), comparison)
-    say(f"\nnext: {printable(join(['replay', 'run', cases[-1].source, '-a', cases[-1].stack.name]))}")
+    last, settings = cases[-1], [word for text in fixed or () for word in ("--set", text)]
+    seeds = [] if seed is None else ["--seed", str(seed)]
+    command = ["replay", "run", last.source, "-a", last.stack.name, *settings, *last.options, *seeds]
+    say(f"\nnext: {printable(join(command))}")
 
 
 def _cases(
@@ -96,5 +99,9 @@ def _cases(
                 raise impossible(found)
             shown = {name: value for name, value in point.items() if name != ALLOCATOR}
             label = " ".join(filter(None, (source, found.stack.name, point_text(shown))))
-            cases.append(Case(label, source, trace, found.stack))
+            given = ((name, value) for name, value in shown.items() if value != DEFAULT)
+            options = [
+                word for name, value in given for word in ("--set" if "." in name else "--env", f"{name}={value}")
+            ]
+            cases.append(Case(label, source, trace, found.stack, tuple(options)))
     return cases

@@ -64,6 +64,8 @@ def pins(
         say(json.dumps(pins_json(report), indent=2))
         return
     _print_text(plan, report, at, full)
+    if not report.has_sites and plan.trace.metadata.origin.cpython_version:
+        say("\nThe trace has no call sites. Record it with: replay record --sites")
     _print_next(plan, report, at)
 
 

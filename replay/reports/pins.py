@@ -63,8 +63,6 @@ def print_pins(console: Console, source: str, stack: str, at: str, report: PinRe
         console.print(section("Pinned by thread", _groups(report.by_thread, shown)))
         console.print(section("Pinned by domain", _groups(report.by_domain, shown)))
     console.print(section("Live blocks by age", _ages(report.ages)))
-    if not report.has_sites:
-        console.print("\nThe trace has no call sites. Record it with: replay record --sites", soft_wrap=True)
 
 
 def _sentences(report: PinReport) -> list[tuple[str, str]]:
@@ -72,13 +70,13 @@ def _sentences(report: PinReport) -> list[tuple[str, str]]:
     found = [
         (
             "resident",
-            f"{size(report.resident_bytes)}: {size(report.block_bytes)} in live blocks,"
+            f"{size(report.resident_bytes)}: {size(report.requested_bytes)} live,"
             f" {size(report.retained_bytes)} retained",
         ),
         ("pinned", f"{size(report.releasable_bytes)} would be released if the blocks below were gone"),
     ]
     if report.trimmable_bytes:
-        found.append(("malloc_trim", f"would release {size(report.trimmable_bytes)} now"))
+        found.append(("malloc_trim", f"would release at least {size(report.trimmable_bytes)} now"))
     found += [
         (
             "end of a heap",
@@ -89,7 +87,7 @@ def _sentences(report: PinReport) -> list[tuple[str, str]]:
         if report.has_sites and end.released_bytes
     ]
     if report.never_freed_share is not None:
-        found.append(("never freed", f"{report.never_freed_share:.1%} of the live bytes, until the end of the trace"))
+        found.append(("never freed", f"{report.never_freed_share:.1%} of the live bytes, until the end of the program"))
     if report.without:
         found.append(("without", ", ".join(map(short_name, report.without.sites))))
         found.append(("predicted", f"{size(report.without.released_bytes)} released"))
