@@ -8,6 +8,16 @@ import typer
 from replay.support.errors import ReplayError
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="Trace in any supported format, or a workload.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="Trace, YAML workload, or name of a bundled workload.")]
+Allocator = Annotated[
+    str | None,
+    typer.Option(
+        "-a",
+        "--allocator",
+        metavar="PRESET",
+        help="Preset or YAML file. Default: the interpreter that recorded the trace, else the running Python.",
+    ),
+]
 Sources = Annotated[
     list[str] | None,
     typer.Argument(metavar="SOURCE", help="Traces or YAML workloads: paths, URLs, or names of bundled workloads."),

@@ -19,18 +19,8 @@ if TYPE_CHECKING:
 
 
 def pins(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Trace, YAML workload, or name of a bundled workload.")
-    ],
-    allocator: Annotated[
-        str | None,
-        typer.Option(
-            "-a",
-            "--allocator",
-            metavar="PRESET",
-            help="Preset or YAML file. Default: the interpreter that recorded the trace, else the running Python.",
-        ),
-    ] = None,
+    source: options.Source,
+    allocator: options.Allocator = None,
     at: Annotated[
         str, typer.Option(metavar="MOMENT", help="end, peak, a time such as 1.5s, or the name of a phase: its start.")
     ] = "end",

@@ -15,18 +15,8 @@ from replay.support.names import printable, say
 
 
 def run(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Trace, YAML workload, or name of a bundled workload.")
-    ],
-    allocator: Annotated[
-        str | None,
-        typer.Option(
-            "-a",
-            "--allocator",
-            metavar="PRESET",
-            help="Preset or YAML file. Default: the interpreter that recorded the trace, else the running Python.",
-        ),
-    ] = None,
+    source: options.Source,
+    allocator: options.Allocator = None,
     overrides: options.Fixed = None,
     env: options.Env = None,
     trim_every: options.TrimEvery = None,

@@ -1,8 +1,8 @@
 """Which function has which variables: local ones, those of functions around it, and cells for both.
 
 A name is local to a function that binds it, unless the function lists it as `nonlocal`. Another name is a variable of
-the nearest function around it that has one of this name. A variable that an inner function uses lives in a cell, an
-object of its own; `cells` are those of a function, `free` those that it gets with its closure. CPython sorts both.
+the nearest function around it that has one of this name. A variable that an inner function uses lives in a cell,
+which is an object; `cells` are those of a function, `free` those that it gets with its closure. CPython sorts both.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Runs an object program with threads: SimPy owns time, and compiled code runs whole slices of one thread.
 
-    thread      a SimPy process, with a state of the machine and a stack of its own; all threads share the heap
+    thread      a SimPy process, with its own machine state and stack; all threads share the heap
     slice       what the running thread does between two moments at which something can interact: until it waits, wakes
                 or starts another thread, ends, drops the GIL, or another process of SimPy is due
 

@@ -70,7 +70,7 @@ class Notes:
         self._known: dict[_Code, _Code] = {}
         """Equal codes are stored once, because a program can create the same code many times."""
         self.types: list[TypeNote] = []
-        """Those that nobody has taken yet."""
+        """Those that were not taken yet."""
 
     def read(self) -> None:
         """Reads the notes that were written since the last call."""
