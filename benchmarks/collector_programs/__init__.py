@@ -1,1 +1,1 @@
-"""Programs with cyclic garbage for `benchmarks/collector_settings.py`. Each runs in a process of its own."""
+"""Programs with cyclic garbage for `benchmarks/collector_settings.py`. Each runs in a separate process."""

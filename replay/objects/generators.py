@@ -2,7 +2,7 @@
 
     generator   `vector`: its function. `capacity`: the instruction that is next, ENDED, or RUNNING. Its items are the
                 local variables and then the stack; one more is the block of its frame object, in 3.12
-    frame       up to 3.10, an object of its own: the `owner` of its generator, and it has the items. `capacity`: the
+    frame       up to 3.10, a separate object: the `owner` of its generator, and it has the items. `capacity`: the
                 function; `vector`: its memory in variables and values; `owner`: the frame that resumed it
     running     the values are on the machine's stack, not in the items
 
