@@ -1,0 +1,111 @@
+"""The findings of a run in sentences: how much memory, why, pinned by what, and what to try. Pure functions."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from replay.allocators import constants_of
+from replay.analysis.metrics import Summary
+from replay.analysis.pin_report import PinReport
+from replay.analysis.remedies import WORTHWHILE, Remedy, saving
+from replay.reports.pins import short_name
+from replay.reports.tables import percent
+from replay.simulation.result import RunResult
+from replay.support.names import printable
+from replay.support.units import format_count, format_size, format_time
+from replay.trace import TEARDOWN_MARK
+
+_MUCH = 0.05
+"""Retained or pinned memory is worth a sentence from this share of the resident memory at end on."""
+_PARTS = {
+    "rounding_bytes": "in rounding and headers of blocks",
+    "free_in_pools_bytes": "in free blocks of pools",
+    "free_pools_bytes": "in free pools of arenas",
+    "free_in_libc_bytes": "in {}",
+}
+
+
+class Finding(NamedTuple):
+    """A sentence or two, and the question that they answer."""
+
+    question: str
+    answer: str
+
+
+def findings(result: RunResult, summary: Summary, pins: PinReport | None, remedies: list[Remedy]) -> Iterator[Finding]:
+    """Yields what a reader wants to know first."""
+    yield Finding("How much memory?", _levels(result, summary))
+    yield Finding("Why?", _reasons(summary))
+    if pins is not None:
+        yield Finding("What pins it?", _pinned(pins))
+    if remedies:
+        yield Finding("What to try?", _advice(summary, remedies))
+
+
+def _levels(result: RunResult, summary: Summary) -> str:
+    began = [name for name, time_ns, _ in result.phases if time_ns <= summary.peak_time_ns and name != TEARDOWN_MARK]
+    during = f" in the phase {printable(began[-1])}" if began else ""
+    peak, mean, end = (
+        format_size(size)
+        for size in (summary.resident_bytes_at_peak, summary.resident_bytes_mean, summary.resident_bytes_end)
+    )
+    if not summary.resident_bytes_peak:
+        return "The trace takes no memory."
+    when = format_time(summary.peak_time_ns)
+    return (
+        f"Resident memory peaks at {peak} after {when}{during}. Its mean over time is {mean}; at the end, it is {end}."
+    )
+
+
+def _reasons(summary: Summary) -> str:
+    resident, live, retained = (
+        summary.resident_bytes_end, summary.requested_bytes_end, summary.retained_bytes_end,
+    )  # fmt: skip
+    if not resident:
+        return "Nothing is resident at the end."
+    if retained < _MUCH * resident:
+        return f"Nearly all memory at the end is live: {format_size(live)} of {format_size(resident)}."
+    parts = {name: getattr(summary, f"{name}_end") for name in _PARTS}
+    notable = sorted((name for name in parts if parts[name] >= _MUCH * retained), key=lambda name: -parts[name])
+    free = constants_of(summary.libc_model).FREE_MEMORY
+    named = [f"{format_size(parts[name])} {_PARTS[name].format(free)}" for name in notable]
+    share = percent(live / resident)
+    text = f"At the end, {format_size(live)} of {format_size(resident)} are live ({share}). "
+    text += f"The allocators retain the other {format_size(retained)}"
+    text += f": {', '.join(named)}" if named else ""
+    if out := summary.not_resident_bytes_end:
+        text += f"; {format_size(out)} of these are not in memory"
+    return f"{text}."
+
+
+def _pinned(pins: PinReport) -> str:
+    if pins.releasable_bytes < _MUCH * max(1, pins.resident_bytes):
+        return "No live blocks keep a notable amount of memory from being released."
+    by = pins.by_site if pins.has_sites else pins.by_type if pins.has_types else pins.by_size_class
+    text = f"Live blocks keep {format_size(pins.releasable_bytes)} from being released at the end. "
+    first = max(by.groups, key=lambda group: group.pinned_bytes)
+    what = "The call site" if pins.has_sites else "The type" if pins.has_types else "The size class"
+    if first.pinned_bytes:
+        alone = "alone pin" if first.blocks != 1 else "alone pins"
+        text += (
+            f"{what} {short_name(first.name)} comes first: its {format_count(first.blocks, 'block')} {alone} "
+            f"{format_size(first.pinned_bytes)}. "
+        )
+    if by.cover and (best := by.cover[-1]).released_bytes > 1.1 * first.pinned_bytes:
+        groups = ", ".join(map(short_name, best.groups))
+        text += f"{format_size(best.released_bytes)} can be released if {groups} have no live blocks. "
+    if not pins.has_sites:
+        text += "Record with --sites to see call sites."
+    return text.strip()
+
+
+def _advice(summary: Summary, remedies: list[Remedy]) -> str:
+    best = max(remedies, key=lambda remedy: saving(summary, remedy))
+    tried = format_count(len(remedies), "setting")
+    if saving(summary, best) < WORTHWHILE:
+        return f"None of the {tried} that were simulated saves more than {percent(WORTHWHILE)} of the mean or the end."
+    mean, end = best.resident_bytes_mean, best.resident_bytes_end
+    return (
+        f"{best.name}: the mean is {format_size(mean)} instead of {format_size(summary.resident_bytes_mean)}, "
+        f"the end {format_size(end)} instead of {format_size(summary.resident_bytes_end)}. "
+        f"This is the best of {tried} that were simulated on the same trace."
+    )
