@@ -1,6 +1,6 @@
 """`replay report`: writes one HTML page about a run, and optionally image files and Markdown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING, Annotated
@@ -144,9 +144,12 @@ def _command(plan: RunPlan) -> str:
 
 def _next(plan: RunPlan, data: "ReportData") -> str:
     """Returns the next command: the best remedy beside the run, or the pins."""
-    from replay.analysis.remedies import WORTHWHILE, saving
+    from replay.analysis.remedies import is_worthwhile, saving
 
     best = max(data.remedies, key=lambda each: saving(data.summary, each), default=None)
-    if best and saving(data.summary, best) >= WORTHWHILE and not plan.trim_every:
+    if best and is_worthwhile(data.summary, best):
         return printable(join(["replay", "run", *_words(plan), *best.options]))
-    return printable(join(["replay", "pins", *(_words(plan))]))
+    if data.pins is None:
+        return printable(join(["replay", "run", *_words(plan), "--full"]))
+    words = _words(replace(plan, trim_every=None))
+    return printable(join(["replay", "pins", *words]))

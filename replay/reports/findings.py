@@ -6,7 +6,7 @@ from typing import NamedTuple
 from replay.allocators import constants_of
 from replay.analysis.metrics import Summary
 from replay.analysis.pin_report import PinReport
-from replay.analysis.remedies import WORTHWHILE, Remedy, saving
+from replay.analysis.remedies import Remedy, is_worthwhile, saving
 from replay.reports.pins import short_name
 from replay.reports.tables import percent
 from replay.simulation.result import RunResult
@@ -36,7 +36,8 @@ def findings(result: RunResult, summary: Summary, pins: PinReport | None, remedi
     yield Finding("How much memory?", _levels(result, summary))
     yield Finding("Why?", _reasons(summary))
     if pins is not None:
-        yield Finding("What pins it?", _pinned(pins))
+        advice = sites_advice(result, pins)
+        yield Finding("What pins it?", " ".join(filter(None, (_pinned(pins), advice))))
     if remedies:
         yield Finding("What to try?", _advice(summary, remedies))
 
@@ -68,13 +69,12 @@ def _reasons(summary: Summary) -> str:
     notable = sorted((name for name in parts if parts[name] >= _MUCH * retained), key=lambda name: -parts[name])
     free = constants_of(summary.libc_model).FREE_MEMORY
     named = [f"{format_size(parts[name])} {_PARTS[name].format(free)}" for name in notable]
-    share = percent(live / resident)
+    share, out = percent(live / resident), summary.not_resident_bytes_end
     text = f"At the end, {format_size(live)} of {format_size(resident)} are live ({share}). "
     text += f"The allocators retain the other {format_size(retained)}"
-    text += f": {', '.join(named)}" if named else ""
-    if out := summary.not_resident_bytes_end:
-        text += f"; {format_size(out)} of these are not in memory"
-    return f"{text}."
+    if named and out < _MUCH * retained:
+        return f"{text}: {', '.join(named)}."
+    return f"{text}. Mapped, but not live: {', '.join(named)}; of these, {format_size(out)} are not in memory."
 
 
 def _pinned(pins: PinReport) -> str:
@@ -93,16 +93,20 @@ def _pinned(pins: PinReport) -> str:
     if by.cover and (best := by.cover[-1]).released_bytes > 1.1 * first.pinned_bytes:
         groups = ", ".join(map(short_name, best.groups))
         text += f"{format_size(best.released_bytes)} can be released if {groups} have no live blocks. "
-    if not pins.has_sites:
-        text += "Record with --sites to see call sites."
     return text.strip()
+
+
+def sites_advice(result: RunResult, pins: PinReport) -> str:
+    """Returns how to get call sites; empty if the trace has them, or is not a recording."""
+    is_recorded = bool(result.metadata.origin.cpython_version)
+    return "Record with `replay record --sites` to see call sites." if is_recorded and not pins.has_sites else ""
 
 
 def _advice(summary: Summary, remedies: list[Remedy]) -> str:
     best = max(remedies, key=lambda remedy: saving(summary, remedy))
     tried = format_count(len(remedies), "setting")
-    if saving(summary, best) < WORTHWHILE:
-        return f"None of the {tried} that were simulated saves more than {percent(WORTHWHILE)} of the mean or the end."
+    if not is_worthwhile(summary, best):
+        return f"None of the {tried} that were simulated saves much of the mean or the end."
     mean, end = best.resident_bytes_mean, best.resident_bytes_end
     return (
         f"{best.name}: the mean is {format_size(mean)} instead of {format_size(summary.resident_bytes_mean)}, "

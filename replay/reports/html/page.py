@@ -14,7 +14,7 @@ from replay.analysis.pins import Pins
 from replay.analysis.remedies import Remedy
 from replay.analysis.report_data import ReportData
 from replay.reports.claims import claims, sentences
-from replay.reports.findings import findings
+from replay.reports.findings import findings, sites_advice
 from replay.reports.html.chart_specs import Spec
 from replay.reports.html.charts import lifetime_name
 from replay.reports.html.map_payload import as_json, map_payload
@@ -58,7 +58,8 @@ def write_page(
     )
     elements = [_data_element("charts", as_json(charts)), _data_element("map-meta", as_json(meta))]
     elements += [f'<script type="text/plain" id="{name}">{text}</script>' for name, text in payload.items()]
-    scripts = [library.replace("</script", "<\\/script"), _file("page.js"), _file("heap_map.js")]
+    scripts = [library.replace("</script", "<\\/script"), _file("page.js")]
+    scripts += [_file("heap_map.js")] if meta["cells"] else []
     tail = "\n".join([*elements, *(f"<script>{each}</script>" for each in scripts)])
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -235,8 +236,8 @@ def _pins(data: ReportData) -> Iterator[str]:
     for name, found, is_known in shown:
         if is_known and found.groups:
             yield f'<div class="panel scroll" style="margin-top:12px">{_pin_table(name, found)}</div>'
-    if not pins.has_sites:
-        yield "<p>The trace has no call sites. Record it with <code>replay record --sites</code> to see them.</p>"
+    if advice := sites_advice(data.result, pins):
+        yield f"<p>{escape(advice)}</p>"
 
 
 def _pin_table(name: str, pins: Pins) -> str:
