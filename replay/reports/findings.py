@@ -1,12 +1,14 @@
 """The findings of a run in sentences: how much memory, why, pinned by what, and what to try. Pure functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from replay.allocators import constants_of
 from replay.analysis.metrics import Summary
 from replay.analysis.pin_report import PinReport
+from replay.analysis.pins import Cover, is_no_call_site
 from replay.analysis.remedies import Remedy, is_worthwhile, saving
+from replay.reports.figures import format_change
 from replay.reports.pins import short_name
 from replay.reports.tables import percent
 from replay.simulation.result import RunResult
@@ -16,6 +18,7 @@ from replay.trace import TEARDOWN_MARK
 
 _MUCH = 0.05
 """Retained or pinned memory is worth a sentence from this share of the resident memory at end on."""
+_NEARLY = 0.9
 _PARTS = {
     "rounding_bytes": "in rounding and headers of blocks",
     "free_in_pools_bytes": "in free blocks of pools",
@@ -82,18 +85,17 @@ def _pinned(pins: PinReport) -> str:
         return "No live blocks keep a notable amount of memory from being released."
     by = pins.by_site if pins.has_sites else pins.by_type if pins.has_types else pins.by_size_class
     text = f"Live blocks keep {format_size(pins.releasable_bytes)} from being released at the end. "
-    first = max(by.groups, key=lambda group: group.pinned_bytes)
-    what = "The call site" if pins.has_sites else "The type" if pins.has_types else "The size class"
-    if first.pinned_bytes:
-        alone = "alone pin" if first.blocks != 1 else "alone pins"
-        text += (
-            f"{what} {short_name(first.name)} comes first: its {format_count(first.blocks, 'block')} {alone} "
-            f"{format_size(first.pinned_bytes)}. "
-        )
-    if by.cover and (best := by.cover[-1]).released_bytes > 1.1 * first.pinned_bytes:
-        groups = ", ".join(map(short_name, best.groups))
-        text += f"{format_size(best.released_bytes)} can be released if {groups} have no live blocks. "
+    if best := _smallest_good(by.cover):
+        groups = ", ".join(short_name(name) for name in sorted(best.groups, key=is_no_call_site))
+        verb = "has" if len(best.groups) == 1 else "have"
+        what = "" if pins.has_sites else "type " if pins.has_types else "size class "
+        text += f"{format_size(best.released_bytes)} can be released if {what}{groups} {verb} no live blocks. "
     return text.strip()
+
+
+def _smallest_good(covers: Sequence[Cover]) -> Cover | None:
+    """Returns the smallest set that releases nearly as much as the largest one."""
+    return next((each for each in covers if each.released_bytes >= _NEARLY * covers[-1].released_bytes), None)
 
 
 def sites_advice(result: RunResult, pins: PinReport) -> str:
@@ -107,9 +109,12 @@ def _advice(summary: Summary, remedies: list[Remedy]) -> str:
     tried = format_count(len(remedies), "setting")
     if not is_worthwhile(summary, best):
         return f"None of the {tried} that were simulated saves much of the mean or the end."
-    mean, end = best.resident_bytes_mean, best.resident_bytes_end
-    return (
-        f"{best.name}: the mean is {format_size(mean)} instead of {format_size(summary.resident_bytes_mean)}, "
-        f"the end {format_size(end)} instead of {format_size(summary.resident_bytes_end)}. "
-        f"This is the best of {tried} that were simulated on the same trace."
-    )
+    mean = _instead(best.resident_bytes_mean, summary.resident_bytes_mean)
+    end = _instead(best.resident_bytes_end, summary.resident_bytes_end)
+    return f"{best.name}: the mean is {mean}, the end {end}. This is the best of {tried} that were simulated."
+
+
+def _instead(after: int, before: int) -> str:
+    """Returns a size, and the one that it replaces."""
+    change = format_change("resident_bytes_mean", after / before if before else None, after, before)
+    return f"{format_size(after)} instead of {format_size(before)} ({change})"
