@@ -4,7 +4,6 @@
 """
 
 import gzip
-import json
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
@@ -73,11 +72,6 @@ def map_payload(
         "lists": lists,
     }
     return meta, payload
-
-
-def as_json(value: Any) -> str:
-    """Returns a value as JSON that can stand in an element of a page."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")
 
 
 def _titled(kind: RegionKind, found: HeapMap) -> str:

@@ -29,8 +29,9 @@
 
   function draw() {
     for (const element of document.querySelectorAll("[data-chart]")) {
-      const options = {actions: false, renderer: "svg", config: config()};
-      vegaEmbed(element, fitted(specs[element.dataset.chart], element.clientWidth), options)
+      const isFixed = "fixed" in element.dataset, spec = specs[element.dataset.chart];
+      const options = {actions: false, renderer: "svg", config: isFixed ? {} : config()};
+      vegaEmbed(element, isFixed ? spec : fitted(spec, element.clientWidth), options)
         .then(() => { element.dataset.ready = "yes"; });
     }
   }
