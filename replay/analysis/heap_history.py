@@ -24,13 +24,14 @@ NOTHING = (1 << 16) - 1
 """In place of a code: no live block, or its call site is unknown."""
 CELL = record(
     mapped_bytes=np.uint32, live_bytes=np.uint32, free_bytes=np.uint32, resident_bytes=np.uint32, blocks=np.uint32,
-    oldest=np.uint32, size_class=np.uint16, site=np.uint16,
+    oldest=np.uint32, size_class=np.uint16, site=np.uint16, type=np.uint16,
 )  # fmt: skip
 """
     live_bytes, free_bytes   as of SPAN; a span that extends over several cells counts in proportion
     blocks                   live blocks that begin in the cell
     oldest                   time of the oldest allocation that is live, in units of `HeapHistory.unit_ns`
-    size_class, site         of most live bytes: an index of CLASS_LIMITS, and the code of a call site; or NOTHING
+    size_class, site, type   of most live bytes: an index of CLASS_LIMITS, the code of a call site, the code of a
+                             Python type; or NOTHING
 """
 CLASS_LIMITS = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
 """The largest block of each size class."""
@@ -144,6 +145,8 @@ class HeapHistory:
     duration_ns: int
     site_codes: np.ndarray
     """The code of each call site of the trace, and at the end that of unknown ones; empty without blocks."""
+    type_codes: np.ndarray | None = None
+    """The code of the type of the block that each row of the trace allocates."""
     origins_every: int = 1
     """Call sites and ages are measured at every so many moments, and at those with a label."""
     frames: list[Frame] = field(default_factory=list)
@@ -175,7 +178,7 @@ class HeapHistory:
             self._add_origins(values, blocks, starts, ends)
         else:
             was_live = (self._present["blocks"][ids] > 0) & (values["blocks"] > 0)
-            for name in ("site", "oldest"):
+            for name in ("site", "type", "oldest"):
                 values[name][was_live] = self._present[name][ids[was_live]]
         if not snapshot.process:
             self.frames.append(Frame(snapshot.time_ns, snapshot.label, np.zeros(0, np.int64), np.zeros(0, CELL)))
@@ -267,6 +270,9 @@ class HeapHistory:
         """Adds call sites and ages of the live blocks to cells."""
         sites = self.site_codes[np.minimum(blocks["site"], len(self.site_codes) - 1).astype(np.int64)]
         _fill(values["site"], starts, ends, blocks["address"], blocks["bytes"], sites)
+        if self.type_codes is not None:
+            types = self.type_codes[blocks["row"]]
+            _fill(values["type"], starts, ends, blocks["address"], blocks["bytes"], types)
         ages = np.full(len(values), np.iinfo(np.int64).max)
         cells = np.searchsorted(starts, blocks["address"], side="right") - 1
         np.minimum.at(ages, np.maximum(cells, 0), blocks["allocated_ns"] // self.unit_ns)
@@ -301,7 +307,7 @@ def _doubled(length: int, whole: int, count: int) -> int:
 def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Returns a row of CELL for each cell, without call sites and ages."""
     values = np.zeros(len(starts), CELL)
-    values["size_class"] = values["site"] = NOTHING
+    values["size_class"] = values["site"] = values["type"] = NOTHING
     span_starts = spans["address"]
     span_ends = span_starts + spans["bytes"]
     edges = np.column_stack([span_starts, span_ends]).ravel()

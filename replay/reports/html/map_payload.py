@@ -14,7 +14,17 @@ from replay.analysis.heap_history import CELL, CLASS_LIMITS, NOTHING, Frame, Hea
 
 MAP_BYTES_MAX = 24 << 20
 """More compressed bytes than that make a page slow to open: every second moment is then merged with the next one."""
-_COLUMNS = ("mapped_bytes", "live_bytes", "free_bytes", "resident_bytes", "blocks", "oldest", "size_class", "site")
+_COLUMNS = (
+    "mapped_bytes",
+    "live_bytes",
+    "free_bytes",
+    "resident_bytes",
+    "blocks",
+    "oldest",
+    "size_class",
+    "site",
+    "type",
+)
 _KINDS = {
     RegionKind.ARENA: ("Arena", "Arenas"),
     RegionKind.HEAP: ("Heap", "Heaps of the C library"),
@@ -28,6 +38,7 @@ _BLOCK_COLUMNS = (
 def map_payload(
     found: HeapMap,
     sites: Sequence[str],
+    types: Sequence[str],
     codes: np.ndarray,
     processes: Sequence[str],
     *,
@@ -35,7 +46,8 @@ def map_payload(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the JSON of the map, and compressed data by the name of its element.
 
-    `sites`: the names of call sites by their code in the map; `codes`: the code of each call site of the trace.
+    `sites`, `types`: the names of call sites and types by their code in the map; `codes`: the code of each call site
+    of the trace.
     """
     frames, data = found.frames, _changes(found.frames)
     while len(data) > limit_bytes and len(frames) > 2:
@@ -57,6 +69,7 @@ def map_payload(
         "names": [name for name, _ in _KINDS.values()],
         "kinds": [_titled(kind, found) for kind in RegionKind],
         "sites": list(sites),
+        "types": list(types),
         "processes": list(processes) if len(processes) > 1 else [""],
         "regions": [
             {

@@ -39,7 +39,13 @@ def write_page(
     defines `vegaEmbed`.
     """
     processes = [process.name for process in data.result.metadata.processes]
-    meta, payload = map_payload(data.heap, [short_name(name) for name in data.sites], data.site_codes, processes)
+    meta, payload = map_payload(
+        data.heap,
+        [short_name(name) for name in data.sites],
+        [printable(name) for name in data.types],
+        data.site_codes,
+        processes,
+    )
     body = [
         answers(findings(data.result, data.summary, data.pins, data.remedies)),
         cards(_cards(data)),
@@ -127,8 +133,9 @@ def _map(data: ReportData, meta: dict[str, Any]) -> Iterator[str]:
     modes = {"occupancy": "share of live bytes", "size_class": "size class"}
     modes |= {"age": "age of the oldest block"} if meta["has_origins"] else {}
     modes |= {"site": "call site"} if meta["sites"] else {}
+    modes |= {"type": "Python type"} if meta["types"] else {}
     options = "".join(f'<option value="{name}">{text}</option>' for name, text in modes.items())
-    hidden = "" if meta["sites"] else " hidden"
+    hidden = "" if meta["sites"] or meta["types"] else " hidden"
     yield f"""<p class="soft">Each row is memory that is mapped as a whole. A live block in an arena keeps the whole
 arena; few live bytes in many arenas are fragmentation. Keys: arrows, space, + and -, comma and full stop.</p>
 <div class="panel">
@@ -139,7 +146,7 @@ arena; few live bytes in many arenas are fragmentation. Keys: arrows, space, + a
 </div>
 <div class="controls">
 <label>Colour <select id="map-mode">{options}</select></label>
-<label{hidden}>Find call site <input id="map-search" type="search" size="18"></label>
+<label{hidden}>Find <input id="map-search" type="search" size="18" placeholder="call site or type"></label>
 <output id="map-found" class="soft"></output>
 <button id="map-larger" aria-label="Zoom in">+</button><button id="map-smaller" aria-label="Zoom out">−</button>
 </div>
