@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 import pytest
 from conftest import recorded, run_python
-from histories import seeded
+from histories import counters, seeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -204,13 +204,48 @@ def test_of_few_groups_the_best_sets_are_found(arena_groups, heap):
         assert cover.released_bytes == 4096 * best
 
 
-def test_malloc_trim_releases_what_is_said():
-    script = pinned_heap()
-    before = find_pins(script.trace(), load_config("cpython-3.12"))
+def freed_small_chunks() -> Script:
+    """A program without pymalloc that frees 120,000 small blocks before a live one. Their chunks are in fastbins."""
+    script = Script()
+    burst = [script.new(64, BURST) for _ in range(120_000)]
+    script.new(64, REMEMBER)
+    script.free(*burst)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "stack"),
+    [
+        (pinned_heap(), "cpython-3.12"),
+        (freed_small_chunks(), "cpython-3.12-malloc"),
+        (freed_small_chunks(), "cpython-3.12-malloc-glibc-2.43"),
+    ],
+)
+def test_malloc_trim_releases_what_is_said(script, stack):
+    before = find_pins(script.trace(), load_config(stack))
     script.mark(0)
-    after = find_pins(script.trace(TRIM_MARK), load_config("cpython-3.12"))
+    after = find_pins(script.trace(TRIM_MARK), load_config(stack))
     assert before.resident_bytes - after.resident_bytes == before.trimmable_bytes > 1 << 20
     assert after.trimmable_bytes == 0
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["cpython-3.12", "cpython-3.12-malloc", "cpython-2.7", "ideal", "bump"]))
+@few
+def test_to_ask_what_malloc_trim_would_release_does_not_change_the_run(seed, stack):
+    trace, config, found = seeded(seed, 900).trace(), load_config(stack), []
+    every_ns = max(1, trace.duration_ns // 7)
+
+    def sink(snapshot):
+        found.append((snapshot.rows, int(snapshot.counters["resident_bytes"]), snapshot.trimmable_bytes()))
+
+    asked = run(trace, config, snapshots=every_ns, sink=sink)
+    assert counters(asked.end) == counters(run(trace, config, snapshots=every_ns, sink=lambda snapshot: None).end)
+    for rows, resident_bytes, trimmable_bytes in found:
+        trimmed = next(trace.batches()).where(slice(rows))
+        mark = trimmed.where(np.array([-1]))
+        mark.op[:], mark.size[:] = Op.MARK, 0
+        after = run(MemoryTrace([trimmed, mark], Metadata(phases=(TRIM_MARK,))), config)
+        assert int(after.end.resident_bytes) == resident_bytes - trimmable_bytes
 
 
 def test_blocks_are_counted_by_phase_and_age_and_by_whether_they_are_ever_freed():

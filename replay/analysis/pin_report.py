@@ -61,7 +61,7 @@ class PinReport:
     releasable_bytes: int
     """Resident bytes, of live blocks too, that are released if all pins are gone."""
     trimmable_bytes: int
-    """What malloc_trim(0) would release now at least: it also merges chunks of fastbins."""
+    """What malloc_trim(0) would release now."""
     never_freed_share: float | None
     """Share of the live blocks' bytes that are still live at the end of the program; None from then on."""
     by_site: Pins

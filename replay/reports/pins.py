@@ -76,7 +76,7 @@ def _sentences(report: PinReport) -> list[tuple[str, str]]:
         ("pinned", f"{size(report.releasable_bytes)} would be released if the blocks below were gone"),
     ]
     if report.trimmable_bytes:
-        found.append(("malloc_trim", f"would release at least {size(report.trimmable_bytes)} now"))
+        found.append(("malloc_trim", f"would release {size(report.trimmable_bytes)} now"))
     found += [
         (
             "end of a heap",
