@@ -100,10 +100,8 @@ class CollectorSettings:
     def is_more_frequent(self, recorded: Collector) -> bool:
         """Whether collections can become more frequent."""
         new = self.over(recorded)
-        if not new.enabled or not new.thresholds[0]:
-            return False
-        if not recorded.enabled or not recorded.thresholds[0]:
-            return True
+        if not new.is_automatic or not recorded.is_automatic:
+            return new.is_automatic
         return any(mine < there for mine, there in zip(new.thresholds, recorded.thresholds, strict=True))
 
 
