@@ -47,6 +47,9 @@ class Script:
         self._rows.append((Op.MALLOC, domain, self._blocks, size, site))
         return self._blocks
 
+    def realloc(self, block: int, size: int, site: int, domain: Domain = Domain.OBJ) -> None:
+        self._rows.append((Op.REALLOC, domain, block, size, site))
+
     def free(self, *blocks: int) -> None:
         self._rows += [(Op.FREE, Domain.OBJ, block, 0, NO_SITE) for block in blocks]
 

@@ -28,15 +28,15 @@ def by_site(blocks: np.ndarray, sites: Sequence[Site]) -> Grouped:
     return of_site[np.minimum(blocks["site"], len(sites)).astype(np.int64)], names
 
 
-def by_type(trace: Trace, row: int, blocks: np.ndarray) -> Grouped:
-    """Returns the blocks, which are live before a row of the trace, by Python type."""
+def by_type(trace: Trace, row: int, numbers: np.ndarray) -> Grouped:
+    """Returns the blocks with these numbers, which are live before a row of the trace, by Python type."""
     known = [str(each) for each in trace.metadata.types]
     names = [*dict.fromkeys([*known, UNKNOWN])]
     if not known:
-        return np.zeros(len(blocks), np.int64), names
+        return np.zeros(len(numbers), np.int64), names
     place = {name: index for index, name in enumerate(names)}
     of_type = np.array([*(place[name] for name in known), place[UNKNOWN]])
-    types = types_of_blocks(trace, row, blocks["block"])
+    types = types_of_blocks(trace, row, numbers)
     return of_type[np.minimum(types, len(known)).astype(np.int64)], names
 
 

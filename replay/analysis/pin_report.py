@@ -89,7 +89,7 @@ def find_pins(
         trimmable_bytes=retained.trimmable_bytes,
         never_freed_share=_share(blocks, live_at_end) if retained.at_ns <= result.duration_ns else None,
         by_site=pins,
-        by_type=Grouping(retained, *by_type(trace, retained.row, blocks)).pins(),
+        by_type=Grouping(retained, *by_type(trace, retained.row, blocks["block"])).pins(),
         by_size_class=Grouping(retained, *by_size_class(blocks)).pins(),
         by_thread=Grouping(retained, *by_thread(blocks)).pins(),
         by_phase=Grouping(retained, *by_phase(blocks, result)).pins(),

@@ -15,6 +15,7 @@ from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
+    from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
     from replay.config import StackConfig
@@ -50,11 +51,16 @@ class Simulated:
     compiled: bool
     what_if: "CollectorWhatIf | None" = None
     """Under other settings of the garbage collector."""
+    live: "Live | None" = None
+    """At the peak of resident memory, if the trace has call sites."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What JSON has besides the summary."""
-        return {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        from replay.reports.live import live_json
+
+        found: dict[str, Any] = {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        return found | ({"live_at_peak": live_json(self.live)} if self.live else {})
 
 
 @dataclass(frozen=True)
@@ -135,9 +141,11 @@ class RunPlan:
             ):
                 result, *references = self._simulate_all(stacks, sink, second_process)
                 assert result is not None
-                what_if = self._what_if(result)
+                what_if, live = self._what_if(result), self._live(result)
             floor, ceiling = references or (None, None)
-            done = Simulated(result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if)
+            done = Simulated(
+                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live
+            )
             if folder:
                 write_results(folder, result, done.summary, done.extra)
         return done
@@ -156,6 +164,15 @@ class RunPlan:
             return int(other.end.resident_bytes_peak)
 
         return estimate(self.trace, int(result.end.resident_bytes_peak), simulate)
+
+    def _live(self, result: "RunResult") -> "Live | None":
+        """Returns who is live at the peak of resident memory, if the trace has call sites and one process."""
+        from replay.analysis.live import live_before
+
+        metadata = self.trace.metadata
+        if not metadata.sites or metadata.processes or not result.at_peak.resident_bytes_peak:
+            return None
+        return live_before(self.trace, int(result.at_peak.row) + 1, result.at_peak_time_ns)
 
     def _simulate_all(
         self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation
