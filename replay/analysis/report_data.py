@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from replay.analysis.block_groups import site_name
 from replay.analysis.heap_history import NOTHING, HeapHistory, HeapMap, RegionKind
 from replay.analysis.lifetimes import block_lifetimes
 from replay.analysis.metrics import Summary, summarize
-from replay.analysis.pin_report import PinReport, find_pins, site_name
+from replay.analysis.pin_report import PinReport, find_pins
 from replay.analysis.remedies import Remedy, try_remedies
 from replay.config import StackConfig, load_config
 from replay.simulation.result import RunResult
