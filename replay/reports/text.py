@@ -41,7 +41,7 @@ def print_report(
     """
     arenas = frames.arenas(result)
     width = min(console.width, WIDTH)
-    for line in overview(source, settings, result, summary, arenas, width):
+    for line in overview(source, settings, result, summary, arenas, console.width):
         console.print(line, soft_wrap=True)
     if times := result.metadata.thread_times:
         console.print(section(TITLE, thread_table(times)), width=width)
