@@ -9,10 +9,10 @@ import typer
 
 from replay.commands import options
 from replay.commands.compilation import report_compilation
+from replay.commands.moments import At, parse_moment
 from replay.commands.notes import print_notes
 from replay.commands.run_plan import RunPlan
-from replay.support.errors import ReplayError
-from replay.support.names import nearest, printable, say
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.analysis.pin_report import PinReport
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def pins(
     source: options.Source,
     allocator: options.Allocator = None,
-    at: Annotated[
-        str, typer.Option(metavar="MOMENT", help="end, peak, a time such as 1.5s, or the name of a phase: its start.")
-    ] = "end",
+    at: At = "end",
     without: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +43,7 @@ def pins(
 
     plan = RunPlan.of(source, allocator, overrides, env, seed=seed, sample=None, trim_every=None)
     print_notes(plan.notes(may_differ=allocator is None))
-    moment = _parse_moment(at, plan.trace.metadata.phases)
+    moment = parse_moment(at, plan.trace.metadata.phases)
     with report_compilation():
         report = find_pins(plan.trace, plan.stack, at=moment, without=without)
     if as_json:
@@ -57,19 +55,6 @@ def pins(
     if not report.has_sites and plan.trace.metadata.origin.cpython_version:
         say("\nThe trace has no call sites. Record it with: replay record --sites")
     _print_next(plan, report, at)
-
-
-def _parse_moment(text: str, phases: tuple[str, ...]) -> str | int:
-    """Returns a moment as a label of snapshots, or in nanoseconds since the first event."""
-    from replay.support.units import parse_time_with_unit
-
-    known = ["end", "peak", *phases]
-    if text in known:
-        return text
-    try:
-        return parse_time_with_unit(text)
-    except ValueError:
-        raise ReplayError(f"--at {text}: is neither a time such as 1.5s nor a phase; {nearest(text, known)}") from None
 
 
 def _print_text(plan: RunPlan, report: "PinReport", at: str, full: bool) -> None:

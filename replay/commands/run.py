@@ -20,9 +20,7 @@ def run(
     overrides: options.Fixed = None,
     env: options.Env = None,
     trim_every: options.TrimEvery = None,
-    sample: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
-    ] = None,
+    sample: options.Sample = None,
     seed: options.Seed = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")

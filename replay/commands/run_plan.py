@@ -101,6 +101,15 @@ class RunPlan:
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
 
+    @property
+    def title(self) -> str:
+        """The source and the stack in words."""
+        return f"{self.source} on {self.stack.name}"
+
+    def run(self) -> "RunResult":
+        """Simulates the trace with the stack only."""
+        return self.simulate(RunOutputs(None, None, False), with_references=False).result
+
     def notes(self, *, may_differ: bool) -> Iterator[str]:
         """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
         from replay.config import differences
