@@ -106,6 +106,14 @@ class RunPlan:
         """The source and the stack in words."""
         return f"{self.source} on {self.stack.name}"
 
+    @property
+    def arguments(self) -> list[str]:
+        """The source, the stack and its settings as arguments of a command line."""
+        settings = [word for text in self.overrides or () for word in ("--set", text)]
+        variables = [word for text in self.env or () for word in ("--env", text)]
+        seed = [] if self.seed is None else ["--seed", str(self.seed)]
+        return [self.source, "-a", self.chosen, *settings, *variables, *seed]
+
     def run(self) -> "RunResult":
         """Simulates the trace with the stack only."""
         return self.simulate(RunOutputs(None, None, False), with_references=False).result
