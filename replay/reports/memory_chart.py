@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
@@ -87,35 +88,86 @@ def bars(heights: np.ndarray, highest: int) -> str:
     return "".join(_BARS[eighth] for eighth in eighths.tolist())
 
 
+class Plot(NamedTuple):
+    """The place of a chart: its axis of bytes, its span of time and its columns."""
+
+    axis: Axis
+    span_ns: int
+    margin: int
+    columns: int
+
+    @classmethod
+    def of(cls, highest: int, span_ns: int, width: int) -> "Plot | None":
+        """Returns the plot for values up to `highest`; None without a span or values, or in a narrow console."""
+        axis = Axis.up_to(highest, _SIZES)
+        margin = max(len("gc gen."), *(len(axis.label(tick)) for tick in range(axis.ticks + 1))) + 1
+        columns = min(width - margin - 1 - _BESIDE, _COLUMNS_MAX)
+        return cls(axis, span_ns, margin, columns) if span_ns and highest and columns >= _COLUMNS_MIN else None
+
+    def column_of(self, time_ns: float) -> int:
+        """Returns the column of a time."""
+        return int(column_of(time_ns, self.span_ns, self.columns))
+
+    def levels(self, live: np.ndarray, resident: np.ndarray) -> Iterator[Text]:
+        """Yields the lines of the chart down to its axis of time. Arguments: the bytes in each column."""
+        lines_a_tick = 3 if self.axis.ticks <= 3 else 2
+        heights = [each / (self.axis.at(1) / lines_a_tick) for each in (live, resident)]
+        latest = [float(each[each >= 0][-1]) if (each >= 0).any() else 0.0 for each in heights]
+        names = _names(latest[0], latest[1], self.axis.ticks * lines_a_tick)
+        for line in reversed(range(self.axis.ticks * lines_a_tick)):
+            tick, rest = divmod(line + 1, lines_a_tick)
+            start = f"{'' if rest else self.axis.label(tick):>{self.margin}}{' ' if rest else '▔'}"
+            text = Text(start, style="dim").append_text(_cells(line, *heights))
+            if line in names:
+                text.append(f" {names[line]}", _STYLES[names[line]])
+            text.rstrip()
+            yield text
+        yield Text(f"{'0':>{self.margin}}{'▔' * (self.columns + 1)}", style="dim")
+
+    def below(self, name: str, text: str) -> Text:
+        """Returns a line below the chart."""
+        return Text(f"{name:>{self.margin}} {text}".rstrip(), style="dim")
+
+    def marks(self, name: str, marks: Sequence[tuple[float, str]]) -> Text:
+        """Returns a line below the chart with texts at their times."""
+        return self.below(name, _placed([(self.column_of(at), text) for at, text in marks], self.columns + _BESIDE))
+
+    def times(self) -> Text:
+        """Returns the labels of the axis of time."""
+        axis = Axis.up_to(self.span_ns, _TIMES)
+        ticks = [tick for tick in range(axis.ticks + 1) if axis.at(tick) <= self.span_ns]
+        return self.marks("time", [(axis.at(tick), axis.label(tick)) for tick in ticks])
+
+
 def memory_chart(result: RunResult, width: int) -> Iterator[Text]:
     """Yields the lines of the chart. Yields none for a run without duration or memory, or in a narrow console."""
     times_ns, live, resident = _levels(result)
-    span_ns = result.duration_ns
     highest = max(int(live.max(initial=0)), int(resident.max(initial=0)), int(result.at_peak.resident_bytes))
-    axis = Axis.up_to(highest, _SIZES)
-    margin = max(len("gc gen."), *(len(axis.label(tick)) for tick in range(axis.ticks + 1))) + 1
-    columns = min(width - margin - 1 - _BESIDE, _COLUMNS_MAX)
-    if not span_ns or not highest or columns < _COLUMNS_MIN:
+    plot = Plot.of(highest, result.duration_ns, width)
+    if plot is None:
         return
-    lines_a_tick = 3 if axis.ticks <= 3 else 2
-    unit_bytes = axis.at(1) / lines_a_tick
-    heights = [highest_in_columns(times_ns, level, span_ns, columns) for level in (live, resident)]
+    heights = [highest_in_columns(times_ns, level, plot.span_ns, plot.columns) for level in (live, resident)]
+    at = plot.column_of(result.at_peak_time_ns)
     for each, level in zip(heights, _LEVELS, strict=True):  # the peak lasts a moment; so no other column has it
-        at = column_of(result.at_peak_time_ns, span_ns, columns)
         each[at] = max(each[at], result.at_peak[level])
-    heights = [each / unit_bytes for each in heights]
-    at_end = [float(each[-1]) for each in heights]
-    names = _names(at_end[0], at_end[1], axis.ticks * lines_a_tick)
-    for line in reversed(range(axis.ticks * lines_a_tick)):
-        tick, rest = divmod(line + 1, lines_a_tick)
-        start = f"{'' if rest else axis.label(tick):>{margin}}{' ' if rest else '▔'}"
-        text = Text(start, style="dim").append_text(_cells(line, *heights))
-        if line in names:
-            text.append(f" {names[line]}", _STYLES[names[line]])
-        text.rstrip()
-        yield text
-    yield Text(f"{'0':>{margin}}{'▔' * (columns + 1)}", style="dim")
-    yield from _below(result, columns, margin)
+    yield from plot.levels(*heights)
+    yield plot.times()
+    collections = frames.collections(result)
+    if len(collections):
+        yield _generations(plot, collections)
+    phases = [(time_ns, printable(name)) for name, time_ns, _ in result.phases if time_ns <= plot.span_ns]
+    if phases and len(phases) * _COLUMNS_A_PHASE <= plot.columns:
+        yield plot.marks("phases", phases)
+
+
+def _generations(plot: Plot, collections: pl.DataFrame) -> Text:
+    """Returns a line with the highest generation that was collected in each column; a dot where it is unknown."""
+    found: dict[int, str] = {}
+    for time_ns, generation in collections.select("time_ns", "generation").rows():
+        column, text = plot.column_of(time_ns), "·" if generation is None else str(generation)
+        found[column] = max(found.get(column, ""), text)
+    name = "gc" if collections["generation"].null_count() else "gc gen."
+    return plot.below(name, "".join(found.get(column, " ") for column in range(plot.columns)))
 
 
 def _levels(result: RunResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,32 +199,6 @@ def _names(live: float, resident: float, lines: int) -> dict[int, str]:
     if low == high:
         low, high = (low - 1, high) if low else (low, high + 1)
     return {low: "live", high: "resident"}
-
-
-def _below(result: RunResult, columns: int, margin: int) -> Iterator[Text]:
-    """Yields the labels of the axis of time, and lines with collections and the starts of phases."""
-    span_ns = result.duration_ns
-
-    def place(time_ns: float) -> int:
-        return int(column_of(time_ns, span_ns, columns))
-
-    def line(name: str, text: str) -> Text:
-        return Text(f"{name:>{margin}} {text}".rstrip(), style="dim")
-
-    axis = Axis.up_to(span_ns, _TIMES)
-    ticks = [tick for tick in range(axis.ticks + 1) if axis.at(tick) <= span_ns]
-    yield line("time", _placed([(place(axis.at(tick)), axis.label(tick)) for tick in ticks], columns + _BESIDE))
-    collections = frames.collections(result)
-    if len(collections):
-        found: dict[int, str] = {}
-        for time_ns, generation in collections.select("time_ns", "generation").rows():
-            column, text = place(time_ns), "·" if generation is None else str(generation)
-            found[column] = max(found.get(column, ""), text)
-        name = "gc" if collections["generation"].null_count() else "gc gen."
-        yield line(name, "".join(found.get(column, " ") for column in range(columns)))
-    phases = [(place(time_ns), printable(name)) for name, time_ns, _ in result.phases if time_ns <= span_ns]
-    if phases and len(phases) * _COLUMNS_A_PHASE <= columns:
-        yield line("phases", _placed(phases, columns + _BESIDE))
 
 
 def _placed(texts: Sequence[tuple[int, str]], width: int) -> str:
