@@ -18,7 +18,7 @@ from replay.trace import TEARDOWN_MARK
 
 _MUCH = 0.05
 """Retained or pinned memory is worth a sentence from this share of the resident memory at end on."""
-_NEARLY = 0.9
+_NEARLY = 0.75
 _PARTS = {
     "rounding_bytes": "in rounding and headers of blocks",
     "free_in_pools_bytes": "in free blocks of pools",
