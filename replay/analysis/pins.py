@@ -201,7 +201,7 @@ class Grouping:
         one with the largest share of what is not released yet."""
         by_release = self._grown(lambda chosen, code, share: (self.released_bytes([*chosen, code]), share))
         by_share = self._grown(lambda chosen, code, share: (share, self.released_bytes([*chosen, code])))
-        return max(by_release, by_share, key=lambda covers: sum(cover.released_bytes for cover in covers))
+        return _growing(max(by_release, by_share, key=lambda covers: sum(cover.released_bytes for cover in covers)))
 
     def _grown(self, rank: Callable[[list[int], int, float], tuple[float, float]]) -> list[Cover]:
         """Returns sets, each with one group more: the one that ranks highest."""
@@ -214,7 +214,7 @@ class Grouping:
             likely = sorted(candidates, key=lambda code: (-candidates[code], code))[:_LIKELY]
             chosen.append(max(likely, key=lambda code: rank(chosen, code, candidates[code])))
             found.append(self._cover(chosen))
-        return _growing(found)
+        return found
 
     def _shares(self, chosen: list[int]) -> dict[int, float]:
         """Returns for each group its share of the memory that the chosen ones do not release: equal parts of each
