@@ -17,6 +17,7 @@ COLUMNS = 64
 _ROWS_MAX = 24
 """Without `full`, cells of arenas are merged until there are at most so many rows; the same for each heap."""
 _HEAP_ROWS = 8
+_HEAPS_SHOWN = 8
 _CELL_MIN = 64
 _MAPPINGS_SHOWN = 8
 _LEVELS = ((0.75, "█", "blue"), (0.5, "▓", "cyan"), (0.25, "▒", "yellow"), (0.0, "░", "red"))
@@ -79,12 +80,16 @@ def map_lines(memory: Memory, scale: Scale, *, fold: bool = True, full: bool = F
     if arenas:
         yield _title(format_count(len(arenas), "arena"), arenas)
         yield from _rows(_rows_of_arenas(arenas, scale.merged_pools, memory), fold)
+    heaps = sorted((each for each in found if each.kind is RegionKind.HEAP), key=lambda heap: -heap.bytes)
+    left = [] if full else heaps[_HEAPS_SHOWN:]
+    for region in sorted(heaps[: len(heaps) - len(left)], key=lambda heap: heap.address):
+        yield _title(f"heap at {region.address:#x}", [region])
+        strip = cells(region, scale.heap_bytes, memory.pages, memory.page_bytes)
+        yield from _rows([strip[at : at + COLUMNS] for at in range(0, len(strip), COLUMNS)], fold)
+    if left:
+        yield _title(format_count(len(left), "smaller heap"), left).append("; --full draws them", "dim")
     for region in found:
-        if region.kind is RegionKind.HEAP:
-            yield _title(f"heap at {region.address:#x}", [region])
-            strip = cells(region, scale.heap_bytes, memory.pages, memory.page_bytes)
-            yield from _rows([strip[at : at + COLUMNS] for at in range(0, len(strip), COLUMNS)], fold)
-        elif region.kind is RegionKind.WHOLE:
+        if region.kind is RegionKind.WHOLE:
             yield _title(f"heap at {region.address:#x}", [region])
             yield Text("  The model of this heap does not report its parts.", style="dim")
     yield from _mappings([region for region in found if region.kind is RegionKind.MAPPING], full)
