@@ -92,6 +92,7 @@ def run(
     snapshots: Moments = (),
     sink: Sink | None = None,
     with_blocks: bool = False,
+    first_run: RunResult | None = None,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -101,12 +102,11 @@ def run(
     of each batch, and returns whether the run ends there.
 
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
-    twice where the peak is one of them, because only its end tells which moment was the peak. `with_blocks`: snapshots
-    have the live blocks, too.
+    twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
+    run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
-    first_run = None
-    if taking.needs_first_run:
+    if first_run is None and taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
     begin_ns, batches = _begin(trace)
     simulator = _new_simulator(trace, config, begin_ns, addresses, log)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from replay.analysis.pin_report import UNKNOWN, PinReport, site_name
+from replay.analysis.block_groups import UNKNOWN, site_name
+from replay.analysis.pin_report import PinReport
 from replay.trace import Site
 
 TOGETHER = "several call sites together"

@@ -1,0 +1,352 @@
+"""The heap map over a run: what each cell of memory held at each of a row of moments.
+
+A *region* is what an allocator maps as a whole: an arena, a heap, a mapping. It is divided into *cells* of equal
+length. A cell of an arena is a pool, or several pools if there are many; other cells are a page or more. `HeapHistory`
+is a sink of snapshots. It keeps only the cells that changed since the moment before.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from replay.allocators import SpanKind
+from replay.jit.arrays import concatenated, extend, record
+from replay.jit.compiling import entry
+from replay.simulation.loop import CLASSES, class_limit
+from replay.simulation.snapshots import Snapshot
+
+ARENA_CELLS_MAX, OTHER_CELLS_MAX, MAPPING_CELLS = 1 << 17, 1 << 15, 64
+"""About so many cells of arenas, of heaps, and of one mapping."""
+LISTED_BLOCKS = 40_000
+"""The live blocks of a labelled moment are listed, at most so many: those of the emptiest regions first."""
+NOTHING = (1 << 16) - 1
+"""In place of a code: no live block, or its call site is unknown."""
+CELL = record(
+    mapped_bytes=np.uint32, live_bytes=np.uint32, free_bytes=np.uint32, resident_bytes=np.uint32, blocks=np.uint32,
+    oldest=np.uint32, size_class=np.uint16, site=np.uint16, type=np.uint16,
+)  # fmt: skip
+"""
+    live_bytes, free_bytes   as of SPAN; a span that extends over several cells counts in proportion
+    blocks                   live blocks that begin in the cell
+    oldest                   time of the oldest allocation that is live, in units of `HeapHistory.unit_ns`
+    size_class, site, type   of most live bytes: an index of CLASS_LIMITS, the code of a call site, the code of a
+                             Python type; or NOTHING
+"""
+CLASS_LIMITS = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
+"""The largest block of each size class."""
+
+
+class RegionKind(IntEnum):
+    """What a region is."""
+
+    ARENA = 0
+    HEAP = 1
+    MAPPING = 2
+
+
+_KIND_OF_SPAN = {
+    SpanKind.POOL: RegionKind.ARENA,
+    SpanKind.FREE_POOL: RegionKind.ARENA,
+    SpanKind.MAPPING: RegionKind.MAPPING,
+    SpanKind.CACHED_MAPPING: RegionKind.MAPPING,
+}
+
+
+@dataclass
+class Region:
+    """A region that existed at one moment at least. Regions of one process at one address are the same."""
+
+    process: int
+    address: int
+    """The first byte of its first cell."""
+    kind: RegionKind
+    cell_bytes: int
+    cells: int = 0
+    """The most that it had."""
+    first: int = 0
+    last: int = 0
+    """The moments between which it existed."""
+
+
+@dataclass
+class Frame:
+    """The changes of cells between a moment and the one before."""
+
+    time_ns: int
+    label: str
+    """`peak`, `end` or a phase; empty for others."""
+    cells: np.ndarray
+    """Numbers of cells: the regions' cells one after the other."""
+    values: np.ndarray
+    """Rows of CELL."""
+    blocks: np.ndarray | None = None
+    """Some live blocks, rows of LIVE_BLOCK, if the moment has a label."""
+
+
+@dataclass
+class HeapMap:
+    """The cells of all regions over time."""
+
+    regions: list[Region]
+    frames: list[Frame]
+    unit_ns: int
+    """The unit of `oldest`."""
+
+    @property
+    def cells(self) -> int:
+        """The number of cells of all regions."""
+        return sum(region.cells for region in self.regions)
+
+    def at(self, number: int) -> np.ndarray:
+        """Returns a row of CELL for each cell at one of the moments."""
+        found = np.zeros(self.cells, CELL)
+        for frame in self.frames[: number + 1]:
+            found[frame.cells] = frame.values
+        return found
+
+
+@entry
+def _prevailing(
+    starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray,
+    counts: np.ndarray, found: np.ndarray,
+) -> None:  # fmt: skip
+    """Writes for each cell the code of most bytes of the items in it. Cells and items rise by address.
+
+    `counts`: zeros, for each code; they are zero again afterwards.
+    """
+    first = 0
+    for cell in range(starts.shape[0]):
+        while first < address.shape[0] and address[first] + length[first] <= starts[cell]:
+            first += 1
+        at = first
+        best = np.int64(-1)
+        while at < address.shape[0] and address[at] < ends[cell]:
+            end, begin = min(address[at] + length[at], ends[cell]), max(address[at], starts[cell])
+            code = np.int64(codes[at])
+            counts[code] += end - begin
+            if best < 0 or counts[code] > counts[best]:
+                best = code
+            at += 1
+        if best >= 0:
+            found[cell] = best
+        for each in range(first, at):
+            counts[np.int64(codes[each])] = 0
+
+
+@dataclass
+class HeapHistory:
+    """A sink of snapshots that follows the cells of one run."""
+
+    arena_bytes: int
+    """The most that arenas took; it decides the length of cells."""
+    mapped_bytes: int
+    """The same for all that was mapped."""
+    duration_ns: int
+    site_codes: np.ndarray
+    """The code of each call site of the trace, and at the end that of unknown ones; empty without blocks."""
+    type_codes: np.ndarray | None = None
+    """The code of the type of the block that each row of the trace allocates."""
+    origins_every: int = 1
+    """Call sites and ages are measured at every so many moments, and at those with a label."""
+    frames: list[Frame] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
+    _numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+    _slots: list[tuple[int, int, int]] = field(default_factory=list)
+    """Region, first cell and number of cells of each stretch of `_present`. A region that outgrows one gets another."""
+    _slot_of: list[int] = field(default_factory=list)
+    _present: np.ndarray = field(default_factory=lambda: np.zeros(0, CELL))
+    _room: int = 0
+    _active: dict[int, np.ndarray] = field(default_factory=dict)
+    """Cells by process, at the moment before."""
+
+    @property
+    def unit_ns(self) -> int:
+        """The unit of `oldest`."""
+        return self.duration_ns // (1 << 31) + 1
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Adds a moment. Snapshots of several processes at one moment are one."""
+        spans = snapshot.spans()
+        firsts = np.flatnonzero(np.diff(spans["region"], prepend=-1))  # spans of a region are neighbours
+        numbers = self._regions_of(snapshot.process, spans, firsts)
+        ids, starts, ends = self._cells_of(numbers, spans, firsts)
+        values = _measured(spans, starts, ends)
+        has_blocks = len(self.site_codes) > 0 and (bool(snapshot.label) or len(self.frames) % self.origins_every == 0)
+        blocks = snapshot.blocks() if has_blocks else None
+        if blocks is not None:
+            self._add_origins(values, blocks, starts, ends)
+        else:
+            was_live = (self._present["blocks"][ids] > 0) & (values["blocks"] > 0)
+            for name in ("site", "type", "oldest"):
+                values[name][was_live] = self._present[name][ids[was_live]]
+        if not snapshot.process:
+            self.frames.append(Frame(snapshot.time_ns, snapshot.label, np.zeros(0, np.int64), np.zeros(0, CELL)))
+        frame = self.frames[-1]
+        gone = np.setdiff1d(self._active.get(snapshot.process, ids), ids, assume_unique=True)
+        changed = self._present[ids] != values
+        self._present[ids], self._present[gone] = values, np.zeros((), CELL)
+        self._active[snapshot.process] = ids
+        frame.cells = np.concatenate([frame.cells, ids[changed], gone])
+        frame.values = concatenated([frame.values, values[changed], np.zeros(len(gone), CELL)])
+        if snapshot.label and blocks is not None:
+            frame.blocks = _listed(blocks, spans)
+
+    def _regions_of(self, process: int, spans: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+        """Returns the number of each region of the moment, new ones included."""
+        kinds = np.full(max(SpanKind) + 1, RegionKind.HEAP, np.int64)
+        kinds[[*_KIND_OF_SPAN]] = [*_KIND_OF_SPAN.values()]
+        kinds[SpanKind.INTERNAL] = len(RegionKind)
+        found = np.minimum.reduceat(kinds[spans["kind"]], firsts) if len(firsts) else firsts
+        pools = spans["bytes"][spans["kind"] == SpanKind.POOL]
+        numbers = np.zeros(len(firsts), np.int64)
+        ends = np.append(firsts, len(spans))[1:]
+        for place, (begin, end, kind) in enumerate(zip(firsts.tolist(), ends.tolist(), found.tolist(), strict=True)):
+            key = process, int(spans["region"][begin])
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self.regions)
+                region = spans[begin:end]
+                self.regions.append(self._new_region(process, region, RegionKind(min(kind, RegionKind.MAPPING)), pools))
+                self._slot_of.append(-1)
+            self.regions[number].last = len(self.frames) - (process > 0)
+            numbers[place] = number
+        return numbers
+
+    def _new_region(self, process: int, spans: np.ndarray, kind: RegionKind, pools: np.ndarray) -> Region:
+        address, end = int(spans["address"][0]), int(spans["address"][-1] + spans["bytes"][-1])
+        if kind is RegionKind.ARENA:
+            pool_bytes = int(pools.min(initial=1 << 20)) if len(pools) else 4096
+            cell_bytes = _doubled(pool_bytes, self.arena_bytes, ARENA_CELLS_MAX)
+            pool = spans["address"][np.isin(spans["kind"], (SpanKind.POOL, SpanKind.FREE_POOL))][0]
+            address -= (address - int(pool)) % cell_bytes
+        elif kind is RegionKind.HEAP:
+            cell_bytes = _doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX)
+        else:
+            cell_bytes = _doubled(4096, end - address, MAPPING_CELLS)
+        number = len(self.frames) - (process > 0)
+        return Region(process, address, kind, cell_bytes, first=number)
+
+    def _cells_of(
+        self, numbers: np.ndarray, spans: np.ndarray, firsts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns for each cell of the moment its place in `_present`, its first byte and its end."""
+        lasts = np.append(firsts, len(spans))[1:] - 1
+        ends = spans["address"][lasts] + spans["bytes"][lasts]
+        regions = [self.regions[number] for number in numbers.tolist()]
+        origins = np.array([region.address for region in regions], np.int64)
+        lengths = np.array([region.cell_bytes for region in regions], np.int64)
+        counts = -(-(ends - origins) // lengths)
+        bases = np.array(
+            [self._base(number, count) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)],
+            np.int64,
+        )
+        places = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = np.repeat(origins, counts) + places * np.repeat(lengths, counts)
+        limits = np.minimum(starts + np.repeat(lengths, counts), np.repeat(ends, counts))
+        starts = np.maximum(starts, np.repeat(spans["address"][firsts], counts))
+        return np.repeat(bases, counts) + places, starts, limits
+
+    def _base(self, number: int, cells: int) -> int:
+        """Returns the place of a region's first cell, with room for so many."""
+        region, slot = self.regions[number], self._slot_of[number]
+        region.cells = max(region.cells, cells)
+        if slot >= 0 and self._slots[slot][2] >= cells:
+            return self._slots[slot][1]
+        base, room = self._room, cells if slot < 0 else 2 * cells
+        self._room += room
+        self._present = extend(self._present, self._room)
+        if slot >= 0:
+            old = slice(self._slots[slot][1], sum(self._slots[slot][1:]))
+            self._present[base : base + old.stop - old.start] = self._present[old]
+            shift = base - old.start
+            active = self._active[region.process]
+            active[(active >= old.start) & (active < old.stop)] += shift
+        self._slot_of[number] = len(self._slots)
+        self._slots.append((number, base, room))
+        return base
+
+    def _add_origins(self, values: np.ndarray, blocks: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Adds call sites and ages of the live blocks to cells."""
+        sites = self.site_codes[np.minimum(blocks["site"], len(self.site_codes) - 1).astype(np.int64)]
+        _fill(values["site"], starts, ends, blocks["address"], blocks["bytes"], sites)
+        if self.type_codes is not None:
+            types = self.type_codes[blocks["row"]]
+            _fill(values["type"], starts, ends, blocks["address"], blocks["bytes"], types)
+        ages = np.full(len(values), np.iinfo(np.int64).max)
+        cells = np.searchsorted(starts, blocks["address"], side="right") - 1
+        np.minimum.at(ages, np.maximum(cells, 0), blocks["allocated_ns"] // self.unit_ns)
+        known = ages < np.iinfo(np.int64).max
+        values["oldest"][known] = np.maximum(ages[known], 0)
+
+    def finish(self) -> HeapMap:
+        """Returns the map, with regions by kind, process and address."""
+        order = sorted(
+            range(len(self.regions)),
+            key=lambda number: (self.regions[number].kind, self.regions[number].process, self.regions[number].address),
+        )
+        bases, total = {}, 0
+        for number in order:
+            bases[number], total = total, total + self.regions[number].cells
+        renumbered = np.zeros(self._room, np.int64)
+        for number, base, room in self._slots:
+            renumbered[base : base + room] = bases[number] + np.arange(room)
+        for frame in self.frames:
+            cells, places = np.unique(renumbered[frame.cells][::-1], return_index=True)
+            frame.cells, frame.values = cells, frame.values[::-1][places]
+        return HeapMap([self.regions[number] for number in order], self.frames, self.unit_ns)
+
+
+def _doubled(length: int, whole: int, count: int) -> int:
+    """Returns a length, doubled until `whole` has at most so many."""
+    while whole > length * count:
+        length *= 2
+    return length
+
+
+def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Returns a row of CELL for each cell, without call sites and ages."""
+    values = np.zeros(len(starts), CELL)
+    values["size_class"] = values["site"] = values["type"] = NOTHING
+    span_starts = spans["address"]
+    span_ends = span_starts + spans["bytes"]
+    edges = np.column_stack([span_starts, span_ends]).ravel()
+    for name, level in (
+        ("mapped_bytes", "bytes"),
+        *((name, name) for name in ("live_bytes", "free_bytes", "resident_bytes")),
+    ):
+        sums = np.concatenate([[0], np.cumsum(spans[level])])
+        heights = np.column_stack([sums[:-1], sums[1:]]).ravel()
+        if len(edges):
+            below, above = (np.rint(np.interp(places, edges, heights)) for places in (starts, ends))
+            values[name] = (above - below).astype(np.int64)
+    blocks = np.concatenate([[0], np.cumsum(spans["live_blocks"])])
+    values["blocks"] = blocks[np.searchsorted(span_starts, ends)] - blocks[np.searchsorted(span_starts, starts)]
+    live = spans[spans["live_blocks"] > 0]
+    sizes = np.where(live["size_class"] > 0, live["size_class"], live["live_bytes"])
+    _fill(values["size_class"], starts, ends, live["address"], live["bytes"], np.searchsorted(CLASS_LIMITS, sizes))
+    return values
+
+
+def _fill(
+    found: np.ndarray, starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray
+) -> None:
+    """Writes for each cell the code of most bytes into `found`."""
+    prevailing = np.full(len(found), NOTHING, np.int64)
+    starts, ends, address, length, codes = (
+        np.ascontiguousarray(column, np.int64) for column in (starts, ends, address, length, codes)
+    )
+    counts = np.zeros(int(codes.max(initial=0)) + 1, np.int64)
+    _prevailing(starts, ends, address, length, codes, counts, prevailing)
+    found[:] = prevailing
+
+
+def _listed(blocks: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Returns the blocks of the emptiest regions, by address."""
+    if len(blocks) <= LISTED_BLOCKS:
+        return blocks
+    places = np.unique(spans["region"], return_inverse=True)[1]
+    shares = np.bincount(places, spans["live_bytes"]) / np.bincount(places, spans["bytes"])
+    of_block = places[np.maximum(np.searchsorted(spans["address"], blocks["address"], side="right") - 1, 0)]
+    order = np.argsort(shares[of_block], kind="stable")[:LISTED_BLOCKS]
+    return blocks[np.sort(order)]
