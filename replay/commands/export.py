@@ -13,7 +13,7 @@ from replay.commands.compilation import report_compilation
 from replay.commands.moments import OptionalAt, parse_moment
 from replay.commands.notes import print_notes
 from replay.commands.paths import refuse_input_as_output
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 from replay.support.names import printable, say
 
@@ -108,7 +108,7 @@ def _speedscope(plan: RunPlan, at: str) -> bytes:
     if not sites:
         raise ReplayError(f"{plan.source}: has no call sites for speedscope; record it with: replay record --sites")
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         report = find_pins(plan.trace, plan.stack, at=moment)
         (memory,) = memory_at(plan.trace, plan.stack, moment, with_blocks=True)
     assert memory.blocks is not None
@@ -120,7 +120,7 @@ def _memory_viz(plan: RunPlan, at: str) -> bytes:
     from replay.reports.exports.memory_viz import PROTOCOL, snapshot
 
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         processes = memory_at(plan.trace, plan.stack, moment, with_blocks=True)
     return pickle.dumps(snapshot(processes, plan.trace.metadata.sites), PROTOCOL)
 

@@ -11,7 +11,7 @@ from replay.commands import options
 from replay.commands.compilation import report_compilation
 from replay.commands.moments import At, parse_moment
 from replay.commands.notes import print_notes
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 from replay.support.names import printable, say
 
@@ -47,7 +47,7 @@ def map_(
         play_map(plan)
         return
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         processes = memory_at(plan.trace, plan.stack, moment)
     names = [process.name for process in plan.trace.metadata.processes] or [""]
     named = list(zip(names, processes, strict=True))

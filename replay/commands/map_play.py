@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from replay.commands.compilation import report_compilation
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def play_map(plan: RunPlan) -> None:
 
     if plan.trace.metadata.processes:
         raise ReplayError(f"--play {plan.source}: has several processes; leave --play out to see the map of each")
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         frames = _frames(plan)
     if not frames:
         raise ReplayError(f"--play {plan.source}: has one moment only; leave --play out to see its map")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.analysis.block_groups import UNKNOWN, site_name
+from replay.analysis.block_groups import by_site, site_name
 from replay.analysis.pin_report import PinReport
 from replay.trace import Site
 
@@ -23,19 +23,15 @@ _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 def profiles(report: PinReport, blocks: np.ndarray, sites: Sequence[Site], title: str, exporter: str) -> dict[str, Any]:
     """Returns the JSON object: `report` and `blocks`, rows of LIVE_BLOCK, are of the same moment."""
     known = {site_name(site): site for site in sites}
-    live = np.bincount(
-        np.minimum(blocks["site"], len(sites)).astype(np.int64), blocks["bytes"], minlength=len(sites) + 1
-    )
-    names = [*map(site_name, sites), UNKNOWN]
+    codes, names = by_site(blocks, sites)
+    sizes = np.bincount(codes, blocks["bytes"], minlength=len(names)).astype(np.int64).tolist()
+    live = list(zip(names, sizes, strict=True))
     pinned = [(group.name, group.pinned_bytes) for group in report.by_site.groups]
     pinned.append((TOGETHER, report.releasable_bytes - sum(weight for _, weight in pinned)))
-    by_name: dict[str, int] = {}
-    for name, weight in zip(names, live.astype(np.int64).tolist(), strict=True):
-        by_name[name] = by_name.get(name, 0) + weight
     frames = _Frames()
     profiles = [
         _profile(name, [(frames.stack(each, known.get(each)), weight) for each, weight in weights if weight > 0])
-        for name, weights in (("live bytes by call site", by_name.items()), ("pinned bytes by call site", pinned))
+        for name, weights in (("live bytes by call site", live), ("pinned bytes by call site", pinned))
     ]
     return {
         "$schema": _SCHEMA,
