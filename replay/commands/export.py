@@ -4,6 +4,7 @@ import json
 import pickle
 from enum import StrEnum
 from pathlib import Path
+from shlex import join
 from typing import Annotated
 
 import typer
@@ -74,7 +75,7 @@ def export(
     if to in _OPENED_BY:
         say(f"next: {_OPENED_BY[to].format(shown)}")
     else:
-        say(f"next: replay run {printable(source)} -a {printable(plan.chosen)} --full")
+        say(f"next: {printable(join(['replay', 'run', *plan.arguments, '--full']))}")
 
 
 def _write_tables(plan: RunPlan, folder: Path, suffix: str, force: bool) -> None:

@@ -37,8 +37,8 @@ def map_(
     """
     from replay.analysis.moments import memory_at
 
-    if play and (as_json or not sys.stdout.isatty()):
-        raise ReplayError("--play: needs a terminal, and no --json; leave it out for the map at one moment (--at)")
+    if play and (as_json or at != "end" or not sys.stdout.isatty()):
+        raise ReplayError("--play: needs a terminal, and neither --json nor --at; leave it out for one moment")
     plan = RunPlan.of(source, allocator, overrides, env, seed=seed, sample=None, trim_every=None)
     print_notes(plan.notes(may_differ=allocator is None))
     if play:
@@ -61,7 +61,7 @@ def map_(
     from replay.reports.tables import WIDTH
 
     print_map(PlainConsole(width=None if sys.stdout.isatty() else WIDTH), plan.title, at, named, full=full)
-    command = ["replay", "map", *plan.arguments, "--at", "peak"]
+    command = ["replay", "map", *plan.arguments, "--at", "end" if at == "peak" else "peak"]
     if not plan.trace.metadata.processes:
         command = ["replay", "pins", *plan.arguments, *(["--at", at] if at != "end" else [])]
     say(f"\nnext: {printable(join(command))}")
