@@ -177,7 +177,8 @@ def test_speedscope_has_live_and_pinned_bytes_of_each_call_site(replay, recordin
 
     def weights(profile):
         assert profile["endValue"] == sum(profile["weights"])
-        return {frames[frame]: weight for (frame,), weight in zip(profile["samples"], profile["weights"], strict=True)}
+        assert {frames[stack[0]] for stack in profile["samples"] if stack[1:]} <= {("app.py", "app.py", None)}
+        return {frames[stack[-1]]: weight for stack, weight in zip(profile["samples"], profile["weights"], strict=True)}
 
     assert weights(live) == {("serve", "app.py", 9): 112 + 200_704, ("load", "app.py", 3): 112}
     report = json.loads(replay("pins", recording, "-a", "cpython-3.8", "--json")[1])

@@ -144,6 +144,19 @@ def test_many_arenas_are_merged_into_at_most_24_rows():
     assert len([line for line in lines_of(memory, fold=False, full=True) if "█" in line]) >= 51
 
 
+def test_of_many_heaps_the_largest_are_drawn():
+    history = History()
+    for thread in range(10):
+        history.by(thread).mallocs(thread + 1, 50_000, Domain.LIBC)
+    memory = memory_of(history.trace(), "cpython-3.12-malloc")
+    lines = lines_of(memory)
+    assert len([line for line in lines if line.startswith("heap at")]) == 8
+    (heaps,) = [line for line in lines if "smaller heaps" in line]
+    assert heaps.startswith("2 smaller heaps: 264.0 KiB, ")
+    assert heaps.endswith("; --full draws them")
+    assert len([line for line in lines_of(memory, full=True) if line.startswith("heap at")]) == 10
+
+
 # The command
 
 

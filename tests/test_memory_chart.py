@@ -7,6 +7,7 @@ import numpy as np
 from histories import History
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from replay.config import load_config
 from replay.reports.console import PlainConsole
@@ -103,6 +104,19 @@ def test_phases_that_are_too_many_are_left_out():
     trace = history.trace(*map(str, range(20)))
     assert "phases" not in lines_of(trace, 80)[-1]
     assert "╵19" in lines_of(trace, 160)[-1]
+
+
+def test_wide_characters_in_names_take_two_columns():
+    history = History()
+    history.mark(0)
+    history.malloc(1_000, Domain.RAW)
+    history.at(5 * 10**8).mark(1)
+    history.at(10**9).malloc(16, Domain.RAW)
+    line = lines_of(history.trace("読み込み" * 9, "end"), 60)[-1]
+    shown, _, rest = line.partition("╵end")
+    assert (cell_len(shown), rest) == (9 + 21, "")
+    assert shown.startswith("  phases ╵読み込み")
+    assert shown.rstrip().endswith("…")
 
 
 def test_colours_change_no_character():

@@ -4,6 +4,7 @@ import json
 import pickle
 from enum import StrEnum
 from pathlib import Path
+from shlex import join
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from replay.commands.compilation import report_compilation
 from replay.commands.moments import OptionalAt, parse_moment
 from replay.commands.notes import print_notes
 from replay.commands.paths import refuse_input_as_output
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 from replay.support.names import printable, say
 
@@ -74,7 +75,7 @@ def export(
     if to in _OPENED_BY:
         say(f"next: {_OPENED_BY[to].format(shown)}")
     else:
-        say(f"next: replay run {printable(source)} -a {printable(plan.chosen)} --full")
+        say(f"next: {printable(join(['replay', 'run', *plan.arguments, '--full']))}")
 
 
 def _write_tables(plan: RunPlan, folder: Path, suffix: str, force: bool) -> None:
@@ -108,7 +109,7 @@ def _speedscope(plan: RunPlan, at: str) -> bytes:
     if not sites:
         raise ReplayError(f"{plan.source}: has no call sites for speedscope; record it with: replay record --sites")
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         report = find_pins(plan.trace, plan.stack, at=moment)
         (memory,) = memory_at(plan.trace, plan.stack, moment, with_blocks=True)
     assert memory.blocks is not None
@@ -120,7 +121,7 @@ def _memory_viz(plan: RunPlan, at: str) -> bytes:
     from replay.reports.exports.memory_viz import PROTOCOL, snapshot
 
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         processes = memory_at(plan.trace, plan.stack, moment, with_blocks=True)
     return pickle.dumps(snapshot(processes, plan.trace.metadata.sites), PROTOCOL)
 

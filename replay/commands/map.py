@@ -11,7 +11,7 @@ from replay.commands import options
 from replay.commands.compilation import report_compilation
 from replay.commands.moments import At, parse_moment
 from replay.commands.notes import print_notes
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 from replay.support.names import printable, say
 
@@ -37,8 +37,8 @@ def map_(
     """
     from replay.analysis.moments import memory_at
 
-    if play and (as_json or not sys.stdout.isatty()):
-        raise ReplayError("--play: needs a terminal, and no --json; leave it out for the map at one moment (--at)")
+    if play and (as_json or at != "end" or not sys.stdout.isatty()):
+        raise ReplayError("--play: needs a terminal, and neither --json nor --at; leave it out for one moment")
     plan = RunPlan.of(source, allocator, overrides, env, seed=seed, sample=None, trim_every=None)
     print_notes(plan.notes(may_differ=allocator is None))
     if play:
@@ -47,7 +47,7 @@ def map_(
         play_map(plan)
         return
     moment = parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         processes = memory_at(plan.trace, plan.stack, moment)
     names = [process.name for process in plan.trace.metadata.processes] or [""]
     named = list(zip(names, processes, strict=True))
@@ -61,7 +61,7 @@ def map_(
     from replay.reports.tables import WIDTH
 
     print_map(PlainConsole(width=None if sys.stdout.isatty() else WIDTH), plan.title, at, named, full=full)
-    command = ["replay", "map", *plan.arguments, "--at", "peak"]
+    command = ["replay", "map", *plan.arguments, "--at", "end" if at == "peak" else "peak"]
     if not plan.trace.metadata.processes:
         command = ["replay", "pins", *plan.arguments, *(["--at", at] if at != "end" else [])]
     say(f"\nnext: {printable(join(command))}")

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from replay.commands.compilation import report_compilation
-from replay.commands.run_plan import RunPlan
+from replay.commands.run_plan import RunPlan, source_in_errors
 from replay.support.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -17,20 +17,22 @@ _LEGEND = 3
 
 def play_map(plan: RunPlan) -> None:
     """Simulates a run, and then shows the map at FRAMES moments of it. The cells have the size that fits its peak."""
-    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from replay.reports.console import PlainConsole
 
     if plan.trace.metadata.processes:
         raise ReplayError(f"--play {plan.source}: has several processes; leave --play out to see the map of each")
-    with report_compilation():
+    with report_compilation(), source_in_errors(plan.source):
         frames = _frames(plan)
+    if not frames:
+        raise ReplayError(f"--play {plan.source}: has one moment only; leave --play out to see its map")
     console = PlainConsole()
     height = max(console.height - _LEGEND - 1, 1)
     with Live(console=console, auto_refresh=False, transient=False) as live:
         for lines, below in frames:
-            live.update(Group(*lines[:height], *below), refresh=True)
+            live.update(Text("\n", no_wrap=True, overflow="crop").join([*lines[:height], *below]), refresh=True)
             time.sleep(1 / FRAMES_A_SECOND)
 
 
@@ -51,6 +53,8 @@ def _frames(plan: RunPlan) -> "list[tuple[list[Text], list[Text]]]":
     frames = []
 
     def sink(snapshot: Snapshot) -> None:
+        if snapshot.time_ns > duration_ns:  # the interpreter's teardown
+            return
         memory = Memory.of(snapshot)
         times = f"{format_time(memory.at_ns)} of {format_time(duration_ns)}"
         header = Text.assemble((f"{plan.title}  ", "bold"), f"{times}  ").append_text(summary_line(memory))

@@ -17,6 +17,7 @@ COLUMNS = 64
 _ROWS_MAX = 24
 """Without `full`, cells of arenas are merged until there are at most so many rows; the same for each heap."""
 _HEAP_ROWS = 8
+_HEAPS_SHOWN = 8
 _CELL_MIN = 64
 _MAPPINGS_SHOWN = 8
 _LEVELS = ((0.75, "█", "blue"), (0.5, "▓", "cyan"), (0.25, "▒", "yellow"), (0.0, "░", "red"))
@@ -35,8 +36,8 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, found: Sequence[Region], *, full: bool, page_bytes: int) -> "Scale":
         """Returns the smallest cells with which the map is short; with `full`, pools and pages."""
-        arenas = [region for region in found if region.kind is RegionKind.ARENA]
-        heap_bytes = max([region.bytes for region in found if region.kind is RegionKind.HEAP], default=0)
+        arenas = _of_kind(found, RegionKind.ARENA)
+        heap_bytes = max([region.bytes for region in _of_kind(found, RegionKind.HEAP)], default=0)
         pools = sum(region.bytes for region in arenas) // max(pool_bytes(arenas), 1)
         if full:
             return cls(1, page_bytes)
@@ -53,12 +54,12 @@ def _power_of_2(least: float) -> int:
 def legend(memory: Memory, scale: Scale) -> list[Text]:
     """Returns the meaning of glyphs, colours and cells; nothing for a map without cells."""
     found = regions(memory.spans)
-    arenas = [region for region in found if region.kind is RegionKind.ARENA]
+    arenas = _of_kind(found, RegionKind.ARENA)
     kinds = []
     if arenas:
         pools = "a pool" if scale.merged_pools == 1 else f"{scale.merged_pools} pools"
         kinds.append(f"{pools} of {format_size(pool_bytes(arenas))} in arenas")
-    if any(region.kind is RegionKind.HEAP for region in found):
+    if _of_kind(found, RegionKind.HEAP):
         kinds.append(f"{format_size(scale.heap_bytes)} in heaps")
     if not kinds:
         return []
@@ -75,19 +76,26 @@ def map_lines(memory: Memory, scale: Scale, *, fold: bool = True, full: bool = F
     `fold`: of rows in sequence that look the same, only the first one. `full`: all mappings, not only the largest ones.
     """
     found = regions(memory.spans)
-    arenas = [region for region in found if region.kind is RegionKind.ARENA]
+    arenas = _of_kind(found, RegionKind.ARENA)
     if arenas:
         yield _title(format_count(len(arenas), "arena"), arenas)
         yield from _rows(_rows_of_arenas(arenas, scale.merged_pools, memory), fold)
-    for region in found:
-        if region.kind is RegionKind.HEAP:
-            yield _title(f"heap at {region.address:#x}", [region])
-            strip = cells(region, scale.heap_bytes, memory.pages, memory.page_bytes)
-            yield from _rows([strip[at : at + COLUMNS] for at in range(0, len(strip), COLUMNS)], fold)
-        elif region.kind is RegionKind.WHOLE:
-            yield _title(f"heap at {region.address:#x}", [region])
-            yield Text("  The model of this heap does not report its parts.", style="dim")
-    yield from _mappings([region for region in found if region.kind is RegionKind.MAPPING], full)
+    heaps = sorted(_of_kind(found, RegionKind.HEAP), key=lambda heap: -heap.bytes)
+    left = [] if full else heaps[_HEAPS_SHOWN:]
+    for region in sorted(heaps[: len(heaps) - len(left)], key=lambda heap: heap.address):
+        yield _title(f"heap at {region.address:#x}", [region])
+        strip = cells(region, scale.heap_bytes, memory.pages, memory.page_bytes)
+        yield from _rows([strip[at : at + COLUMNS] for at in range(0, len(strip), COLUMNS)], fold)
+    if left:
+        yield _title(format_count(len(left), "smaller heap"), left).append("; --full draws them", "dim")
+    for region in _of_kind(found, RegionKind.WHOLE):
+        yield _title(f"heap at {region.address:#x}", [region])
+        yield Text("  The model of this heap does not report its parts.", style="dim")
+    yield from _mappings(_of_kind(found, RegionKind.MAPPING), full)
+
+
+def _of_kind(found: Sequence[Region], kind: RegionKind) -> list[Region]:
+    return [region for region in found if region.kind is kind]
 
 
 def _title(name: str, found: Sequence[Region]) -> Text:
@@ -188,7 +196,7 @@ def map_json(processes: Sequence[tuple[str, Memory]]) -> dict[str, Any]:
 
 def _process_json(name: str, memory: Memory) -> dict[str, Any]:
     found = regions(memory.spans)
-    pool = pool_bytes([region for region in found if region.kind is RegionKind.ARENA])
+    pool = pool_bytes(_of_kind(found, RegionKind.ARENA))
     scale = Scale.of(found, full=False, page_bytes=memory.page_bytes)
     cell_bytes = {RegionKind.ARENA: pool, RegionKind.HEAP: max(scale.heap_bytes, memory.page_bytes)}
     listed = []

@@ -1,6 +1,6 @@
 """Live and pinned bytes by call site as profiles of speedscope (https://www.speedscope.app/file-format-schema.json).
 
-A call site is a frame, and its bytes are the weight of one sample. Traces have no deeper stacks.
+A call site is a frame in the frame of its file, and its bytes are the weight of one sample. Traces have no stacks.
 
     live     allocated bytes of the site's live blocks, with rounding and headers
     pinned   resident bytes that are released if the site's blocks are gone, and no others; what only several sites
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.analysis.block_groups import UNKNOWN, site_name
+from replay.analysis.block_groups import by_site, site_name
 from replay.analysis.pin_report import PinReport
 from replay.trace import Site
 
@@ -23,45 +23,59 @@ _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 def profiles(report: PinReport, blocks: np.ndarray, sites: Sequence[Site], title: str, exporter: str) -> dict[str, Any]:
     """Returns the JSON object: `report` and `blocks`, rows of LIVE_BLOCK, are of the same moment."""
     known = {site_name(site): site for site in sites}
-    live = np.bincount(
-        np.minimum(blocks["site"], len(sites)).astype(np.int64), blocks["bytes"], minlength=len(sites) + 1
-    )
-    names = [*map(site_name, sites), UNKNOWN]
+    codes, names = by_site(blocks, sites)
+    sizes = np.bincount(codes, blocks["bytes"], minlength=len(names)).astype(np.int64).tolist()
+    live = list(zip(names, sizes, strict=True))
     pinned = [(group.name, group.pinned_bytes) for group in report.by_site.groups]
     pinned.append((TOGETHER, report.releasable_bytes - sum(weight for _, weight in pinned)))
-    by_name: dict[str, int] = {}
-    for name, weight in zip(names, live.astype(np.int64).tolist(), strict=True):
-        by_name[name] = by_name.get(name, 0) + weight
-    frames = {name: number for number, name in enumerate(dict.fromkeys([*by_name, *(name for name, _ in pinned)]))}
+    frames = _Frames()
+    profiles = [
+        _profile(name, [(frames.stack(each, known.get(each)), weight) for each, weight in weights if weight > 0])
+        for name, weights in (("live bytes by call site", live), ("pinned bytes by call site", pinned))
+    ]
     return {
         "$schema": _SCHEMA,
-        "shared": {"frames": [_frame(name, known) for name in frames]},
-        "profiles": [
-            _profile("live bytes by call site", by_name.items(), frames),
-            _profile("pinned bytes by call site", pinned, frames),
-        ],
+        "shared": {"frames": frames.found},
+        "profiles": profiles,
         "activeProfileIndex": 0,
         "name": title,
         "exporter": exporter,
     }
 
 
-def _frame(name: str, known: dict[str, Site]) -> dict[str, Any]:
-    if name not in known:
-        return {"name": name}
-    site = known[name]
-    return {"name": site.function, "file": site.file, "line": site.line}
+class _Frames:
+    """The frames of all profiles, each of them once."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._numbers: dict[tuple[Any, ...], int] = {}
+
+    def stack(self, name: str, site: Site | None) -> list[int]:
+        """Returns the numbers of the frames of a call site; of `name` alone, if it is not one."""
+        if site is None:
+            return [self._number(name=name)]
+        return [
+            self._number(name=site.file, file=site.file),
+            self._number(name=site.function, file=site.file, line=site.line),
+        ]
+
+    def _number(self, **frame: Any) -> int:
+        key = tuple(frame.values())
+        if key not in self._numbers:
+            self._numbers[key] = len(self.found)
+            self.found.append(frame)
+        return self._numbers[key]
 
 
-def _profile(name: str, weights: Iterable[tuple[str, int]], frames: dict[str, int]) -> dict[str, Any]:
-    """Returns a profile with a sample for each name whose weight is above 0, the heaviest first."""
-    heaviest = sorted(((weight, frames[name]) for name, weight in weights if weight > 0), key=lambda each: -each[0])
+def _profile(name: str, weights: Iterable[tuple[list[int], int]]) -> dict[str, Any]:
+    """Returns a profile with a sample for each stack, the heaviest first."""
+    heaviest = sorted(weights, key=lambda each: -each[1])
     return {
         "type": "sampled",
         "name": name,
         "unit": "bytes",
         "startValue": 0,
-        "endValue": sum(weight for weight, _ in heaviest),
-        "samples": [[frame] for _, frame in heaviest],
-        "weights": [weight for weight, _ in heaviest],
+        "endValue": sum(weight for _, weight in heaviest),
+        "samples": [stack for stack, _ in heaviest],
+        "weights": [weight for _, weight in heaviest],
     }
