@@ -18,6 +18,7 @@ from replay.simulation.snapshots import Snapshot
 
 ARENA_CELLS_MAX, OTHER_CELLS_MAX, MAPPING_CELLS = 1 << 17, 1 << 15, 64
 """About so many cells of arenas, of heaps, and of one mapping."""
+CELL_BYTES_MAX = 1 << 31
 LISTED_BLOCKS = 40_000
 """The live blocks of a labelled moment are listed, at most so many: those of the emptiest regions first."""
 NOTHING = (1 << 16) - 1
@@ -29,7 +30,7 @@ CELL = record(
 """
     live_bytes, free_bytes   as of SPAN; a span that extends over several cells counts in proportion
     blocks                   live blocks that begin in the cell
-    oldest                   time of the oldest allocation that is live, in units of `HeapHistory.unit_ns`
+    oldest                   time of the oldest allocation that has live bytes here, in units of `HeapHistory.unit_ns`
     size_class, site         of most live bytes: an index of CLASS_LIMITS, and the code of a call site; or NOTHING
 """
 CLASS_LIMITS = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
@@ -54,7 +55,8 @@ _KIND_OF_SPAN = {
 
 @dataclass
 class Region:
-    """A region that existed at one moment at least. Regions of one process at one address are the same."""
+    """A region that existed at one moment at least. Regions of one process are the same if address, kind and length of
+    cells are equal."""
 
     process: int
     address: int
@@ -81,6 +83,8 @@ class Frame:
     """Rows of CELL."""
     blocks: np.ndarray | None = None
     """Some live blocks, rows of LIVE_BLOCK, if the moment has a label."""
+    block_cells: np.ndarray | None = None
+    """The cell in which each of these begins."""
 
 
 @dataclass
@@ -97,6 +101,13 @@ class HeapMap:
         """The number of cells of all regions."""
         return sum(region.cells for region in self.regions)
 
+    def addresses(self) -> np.ndarray:
+        """Returns the first byte of each cell."""
+        return np.concatenate(
+            [np.zeros(0, np.int64)]
+            + [region.address + region.cell_bytes * np.arange(region.cells) for region in self.regions]
+        )
+
     def at(self, number: int) -> np.ndarray:
         """Returns a row of CELL for each cell at one of the moments."""
         found = np.zeros(self.cells, CELL)
@@ -108,11 +119,12 @@ class HeapMap:
 @entry
 def _prevailing(
     starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray,
-    counts: np.ndarray, found: np.ndarray,
+    times: np.ndarray, counts: np.ndarray, found: np.ndarray, earliest: np.ndarray,
 ) -> None:  # fmt: skip
-    """Writes for each cell the code of most bytes of the items in it. Cells and items rise by address.
+    """Writes for each cell the code of most bytes of the items in it, and the earliest time of the items. Cells and
+    items rise by address.
 
-    `counts`: zeros, for each code; they are zero again afterwards.
+    `counts`: zeros, for each code; they are zero again afterwards. Cells without items stay as they are.
     """
     first = 0
     for cell in range(starts.shape[0]):
@@ -126,6 +138,8 @@ def _prevailing(
             counts[code] += end - begin
             if best < 0 or counts[code] > counts[best]:
                 best = code
+            if at == first or times[at] < earliest[cell]:
+                earliest[cell] = times[at]
             at += 1
         if best >= 0:
             found[cell] = best
@@ -148,7 +162,7 @@ class HeapHistory:
     """Call sites and ages are measured at every so many moments, and at those with a label."""
     frames: list[Frame] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
-    _numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+    _numbers: dict[tuple[int, int, int, int], int] = field(default_factory=dict)
     _slots: list[tuple[int, int, int]] = field(default_factory=list)
     """Region, first cell and number of cells of each stretch of `_present`. A region that outgrows one gets another."""
     _slot_of: list[int] = field(default_factory=list)
@@ -173,10 +187,8 @@ class HeapHistory:
         blocks = snapshot.blocks() if has_blocks else None
         if blocks is not None:
             self._add_origins(values, blocks, starts, ends)
-        else:
-            was_live = (self._present["blocks"][ids] > 0) & (values["blocks"] > 0)
-            for name in ("site", "oldest"):
-                values[name][was_live] = self._present[name][ids[was_live]]
+        elif len(self.site_codes):
+            self._keep_origins(values, ids, snapshot.time_ns)
         if not snapshot.process:
             self.frames.append(Frame(snapshot.time_ns, snapshot.label, np.zeros(0, np.int64), np.zeros(0, CELL)))
         frame = self.frames[-1]
@@ -188,6 +200,7 @@ class HeapHistory:
         frame.values = concatenated([frame.values, values[changed], np.zeros(len(gone), CELL)])
         if snapshot.label and blocks is not None:
             frame.blocks = _listed(blocks, spans)
+            frame.block_cells = ids[_cells_with(starts, frame.blocks["address"])]
 
     def _regions_of(self, process: int, spans: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """Returns the number of each region of the moment, new ones included."""
@@ -195,32 +208,33 @@ class HeapHistory:
         kinds[[*_KIND_OF_SPAN]] = [*_KIND_OF_SPAN.values()]
         kinds[SpanKind.INTERNAL] = len(RegionKind)
         found = np.minimum.reduceat(kinds[spans["kind"]], firsts) if len(firsts) else firsts
-        pools = spans["bytes"][spans["kind"] == SpanKind.POOL]
-        numbers = np.zeros(len(firsts), np.int64)
+        found = np.minimum(found, RegionKind.MAPPING)
         ends = np.append(firsts, len(spans))[1:]
-        for place, (begin, end, kind) in enumerate(zip(firsts.tolist(), ends.tolist(), found.tolist(), strict=True)):
-            key = process, int(spans["region"][begin])
+        lengths = spans["address"][ends - 1] + spans["bytes"][ends - 1] - spans["address"][firsts]
+        lengths = np.where(found == RegionKind.MAPPING, _doubled(4096, lengths, MAPPING_CELLS), 0)
+        numbers = np.zeros(len(firsts), np.int64)
+        keys = zip(spans["region"][firsts].tolist(), found.tolist(), lengths.tolist(), strict=True)
+        for place, (address, kind, cell_bytes) in enumerate(keys):
+            key = process, address, kind, cell_bytes
             number = self._numbers.get(key)
             if number is None:
                 number = self._numbers[key] = len(self.regions)
-                region = spans[begin:end]
-                self.regions.append(self._new_region(process, region, RegionKind(min(kind, RegionKind.MAPPING)), pools))
+                region = self._new_region(process, spans, int(firsts[place]), RegionKind(kind), cell_bytes)
+                self.regions.append(region)
                 self._slot_of.append(-1)
             self.regions[number].last = len(self.frames) - (process > 0)
             numbers[place] = number
         return numbers
 
-    def _new_region(self, process: int, spans: np.ndarray, kind: RegionKind, pools: np.ndarray) -> Region:
-        address, end = int(spans["address"][0]), int(spans["address"][-1] + spans["bytes"][-1])
+    def _new_region(self, process: int, spans: np.ndarray, first: int, kind: RegionKind, cell_bytes: int) -> Region:
+        address = int(spans["address"][first])
         if kind is RegionKind.ARENA:
-            pool_bytes = int(pools.min(initial=1 << 20)) if len(pools) else 4096
-            cell_bytes = _doubled(pool_bytes, self.arena_bytes, ARENA_CELLS_MAX)
-            pool = spans["address"][np.isin(spans["kind"], (SpanKind.POOL, SpanKind.FREE_POOL))][0]
-            address -= (address - int(pool)) % cell_bytes
+            pools = spans[np.isin(spans["kind"], (SpanKind.POOL, SpanKind.FREE_POOL))]
+            cell_bytes = int(_doubled(int(pools["bytes"].min()), self.arena_bytes, ARENA_CELLS_MAX))
+            pool = int(pools["address"][np.searchsorted(pools["address"], address)])
+            address -= (address - pool) % cell_bytes
         elif kind is RegionKind.HEAP:
-            cell_bytes = _doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX)
-        else:
-            cell_bytes = _doubled(4096, end - address, MAPPING_CELLS)
+            cell_bytes = int(_doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX))
         number = len(self.frames) - (process > 0)
         return Region(process, address, kind, cell_bytes, first=number)
 
@@ -266,12 +280,17 @@ class HeapHistory:
     def _add_origins(self, values: np.ndarray, blocks: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Adds call sites and ages of the live blocks to cells."""
         sites = self.site_codes[np.minimum(blocks["site"], len(self.site_codes) - 1).astype(np.int64)]
-        _fill(values["site"], starts, ends, blocks["address"], blocks["bytes"], sites)
-        ages = np.full(len(values), np.iinfo(np.int64).max)
-        cells = np.searchsorted(starts, blocks["address"], side="right") - 1
-        np.minimum.at(ages, np.maximum(cells, 0), blocks["allocated_ns"] // self.unit_ns)
-        known = ages < np.iinfo(np.int64).max
-        values["oldest"][known] = np.maximum(ages[known], 0)
+        times = _fill(values["site"], starts, ends, blocks, sites, blocks["allocated_ns"])
+        values["oldest"] = np.maximum(times, 0) // self.unit_ns
+
+    def _keep_origins(self, values: np.ndarray, ids: np.ndarray, time_ns: int) -> None:
+        """Adds call sites and ages of the moment before. Blocks of cells that were empty then are taken as new."""
+        before = self._present[ids]
+        is_live = values["live_bytes"] > 0
+        was_live = is_live & (before["live_bytes"] > 0)
+        values["oldest"][is_live] = time_ns // self.unit_ns
+        for name in ("site", "oldest"):
+            values[name][was_live] = before[name][was_live]
 
     def finish(self) -> HeapMap:
         """Returns the map, with regions by kind, process and address."""
@@ -288,14 +307,20 @@ class HeapHistory:
         for frame in self.frames:
             cells, places = np.unique(renumbered[frame.cells][::-1], return_index=True)
             frame.cells, frame.values = cells, frame.values[::-1][places]
+            if frame.block_cells is not None:
+                frame.block_cells = renumbered[frame.block_cells]
         return HeapMap([self.regions[number] for number in order], self.frames, self.unit_ns)
 
 
-def _doubled(length: int, whole: int, count: int) -> int:
-    """Returns a length, doubled until `whole` has at most so many."""
-    while whole > length * count:
-        length *= 2
-    return length
+def _doubled(length: int, whole: int | np.ndarray, count: int) -> np.ndarray:
+    """Returns a length, doubled until `whole` has at most so many, or until cells are as long as CELL can express."""
+    doublings = np.ceil(np.log2(np.maximum(np.asarray(whole) / (length * count), 1)))
+    return np.minimum(np.int64(length) << doublings.astype(np.int64), CELL_BYTES_MAX)
+
+
+def _cells_with(starts: np.ndarray, addresses: np.ndarray) -> np.ndarray:
+    """Returns the place of the cell of each address; cells rise by address."""
+    return np.maximum(np.searchsorted(starts, addresses, side="right") - 1, 0)
 
 
 def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -316,23 +341,28 @@ def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
             values[name] = (above - below).astype(np.int64)
     blocks = np.concatenate([[0], np.cumsum(spans["live_blocks"])])
     values["blocks"] = blocks[np.searchsorted(span_starts, ends)] - blocks[np.searchsorted(span_starts, starts)]
-    live = spans[spans["live_blocks"] > 0]
+    live = spans[(spans["live_blocks"] == 1) | (spans["size_class"] > 0)]  # of a HEAP, sizes are unknown
     sizes = np.where(live["size_class"] > 0, live["size_class"], live["live_bytes"])
-    _fill(values["size_class"], starts, ends, live["address"], live["bytes"], np.searchsorted(CLASS_LIMITS, sizes))
+    _fill(values["size_class"], starts, ends, live, np.searchsorted(CLASS_LIMITS, sizes), sizes)
     return values
 
 
 def _fill(
-    found: np.ndarray, starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray
-) -> None:
-    """Writes for each cell the code of most bytes into `found`."""
-    prevailing = np.full(len(found), NOTHING, np.int64)
-    starts, ends, address, length, codes = (
-        np.ascontiguousarray(column, np.int64) for column in (starts, ends, address, length, codes)
+    found: np.ndarray, starts: np.ndarray, ends: np.ndarray, items: np.ndarray, codes: np.ndarray, times: np.ndarray
+) -> np.ndarray:
+    """Writes the code of most bytes for each cell into `found`; returns the earliest time, 0 without items.
+
+    `items` have `address` and `bytes`.
+    """
+    prevailing, earliest = np.full(len(found), NOTHING, np.int64), np.zeros(len(found), np.int64)
+    starts, ends, address, length, codes, times = (
+        np.ascontiguousarray(column, np.int64)
+        for column in (starts, ends, items["address"], items["bytes"], codes, times)
     )
     counts = np.zeros(int(codes.max(initial=0)) + 1, np.int64)
-    _prevailing(starts, ends, address, length, codes, counts, prevailing)
+    _prevailing(starts, ends, address, length, codes, times, counts, prevailing, earliest)
     found[:] = prevailing
+    return earliest
 
 
 def _listed(blocks: np.ndarray, spans: np.ndarray) -> np.ndarray:
