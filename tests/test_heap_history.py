@@ -339,15 +339,23 @@ def test_blocks_of_labelled_moments_are_listed_with_their_cells():
 
 def test_of_many_blocks_those_in_the_emptiest_regions_are_listed():
     history = History()
-    kept = history.mallocs(LISTED_BLOCKS + 30_000, 16)
-    history.free(*kept[1:60_000])
-    history.mallocs(20_000, 600)  # libc's
-    history.at(1).malloc(8)
+    numbers = history.mallocs(70_000, 16)
+    history.free(*numbers[20_000:30_000:2])  # from the second arena
+    history.at(1).malloc(16)
     found = observed(history.trace(), load_config("cpython-3.8"), ["end"])
     (frame,) = found.history.finish().frames
-    ((_, blocks),) = found.moments[0]
-    assert len(blocks) == 30_003
-    assert frame.blocks.tolist() == blocks.tolist()
+    ((spans, blocks),) = found.moments[0]
+    regions = {}
+    for span in spans:
+        live, size = regions.get(int(span["region"]), (0, 0))
+        regions[int(span["region"])] = live + int(span["live_bytes"]), size + int(span["bytes"])
+    starts = sorted(regions)
+    of_block = [starts[place - 1] for place in np.searchsorted(starts, blocks["address"], side="right")]
+    expected: list[tuple[object, ...]] = []
+    for region in sorted(regions, key=lambda each: regions[each][0] / regions[each][1]):
+        expected += [block for block, each in zip(blocks.tolist(), of_block, strict=True) if each == region]
+    assert len(blocks) > LISTED_BLOCKS
+    assert frame.blocks.tolist() == sorted(expected[:LISTED_BLOCKS])
 
 
 @pytest.mark.parametrize("workload", ["pin-every-arena", "fork-server-warmup"])
@@ -401,9 +409,9 @@ def test_the_first_run_given_changes_nothing():
     assert maps[0] == maps[1]
 
 
-def halved(heap: HeapMap, limit_bytes: int) -> tuple[list[dict[str, object]], list[int]]:
-    meta, data = map_payload(heap, [], CODES, [], limit_bytes=limit_bytes)
-    return meta["frames"], [len(text) for text in data.values()]
+def base64_of(heap: HeapMap) -> str:
+    """The changes of cells in the page's data."""
+    return map_payload(heap, [], CODES, [])[1]["map-data"]
 
 
 def decoded(heap: HeapMap, limit_bytes: int) -> dict[tuple[int, str], list[tuple[int, ...]]]:
@@ -432,12 +440,12 @@ def decoded(heap: HeapMap, limit_bytes: int) -> dict[tuple[int, str], list[tuple
 
 def test_halving_keeps_labelled_moments_and_the_state_of_those_that_stay():
     heap = observed(
-        sited_trace(9), load_config("cpython-3.12"), [*range(100, 5_000, 100), "peak", "end"]
+        sited_trace(9), load_config("cpython-3.12"), [*range(100, 4_000, 100), "peak", "end"]
     ).history.finish()
     all_moments = {(frame.time_ns, frame.label): heap.at(number).tolist() for number, frame in enumerate(heap.frames)}
     assert decoded(heap, 1 << 30) == all_moments
-    sizes = []
-    for limit_bytes in (20_000, 10_000, 1):
+    sizes, whole = [], len(base64_of(heap))
+    for limit_bytes in (whole // 2, whole // 4, 1):
         fewer = decoded(heap, limit_bytes)
         sizes.append(len(fewer))
         assert fewer.items() <= all_moments.items()

@@ -27,12 +27,18 @@
     return copy;
   }
 
+  // The width of labels is known only when they are drawn: a chart that is too wide is drawn again.
+  async function drawn(element) {
+    const spec = specs[element.dataset.chart], width = element.clientWidth;
+    const embed = (plot) => vegaEmbed(element, fitted(spec, plot), {actions: false, renderer: "svg", config: config()});
+    await embed(width);
+    const excess = element.querySelector("svg").getBoundingClientRect().width - width;
+    if (excess > 0) await embed(width - Math.ceil(excess));
+    element.dataset.ready = "yes";
+  }
+
   function draw() {
-    for (const element of document.querySelectorAll("[data-chart]")) {
-      const options = {actions: false, renderer: "svg", config: config()};
-      vegaEmbed(element, fitted(specs[element.dataset.chart], element.clientWidth), options)
-        .then(() => { element.dataset.ready = "yes"; });
-    }
+    for (const element of document.querySelectorAll("[data-chart]")) drawn(element);
   }
 
   function setTheme(name) {
