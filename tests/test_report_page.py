@@ -320,12 +320,12 @@ def test_a_search_dims_the_cells_of_other_call_sites(opened, made):
     other = cells_with(made, lambda row: row.blocks == 19)[0]
     before = [pixel(page, cell) for cell in (remembered, other)]
     page.locator("#map-search").fill("REMEMBER")
-    assert page.locator("#map-found").inner_text() == "1 call site"
+    assert page.locator("#map-found").inner_text() == "1 call site, 0 types"
     after = [pixel(page, cell) for cell in (remembered, other)]
     assert after[0] == before[0]
     assert after[1] != before[1]
     page.locator("#map-search").fill("nothing like it")
-    assert page.locator("#map-found").inner_text() == "0 call sites"
+    assert page.locator("#map-found").inner_text() == "0 call sites, 0 types"
     assert pixel(page, remembered) != before[0]
     page.locator("#map-search").fill("")
     assert [pixel(page, cell) for cell in (remembered, other)] == before

@@ -25,13 +25,14 @@ NOTHING = (1 << 16) - 1
 """In place of a code: no live block, or its call site is unknown."""
 CELL = record(
     mapped_bytes=np.uint32, live_bytes=np.uint32, free_bytes=np.uint32, resident_bytes=np.uint32, blocks=np.uint32,
-    oldest=np.uint32, size_class=np.uint16, site=np.uint16,
+    oldest=np.uint32, size_class=np.uint16, site=np.uint16, type=np.uint16,
 )  # fmt: skip
 """
     live_bytes, free_bytes   as of SPAN; a span that extends over several cells counts in proportion
     blocks                   live blocks that begin in the cell
     oldest                   time of the oldest allocation that has live bytes here, in units of `HeapHistory.unit_ns`
-    size_class, site         of most live bytes: an index of CLASS_LIMITS, and the code of a call site; or NOTHING
+    size_class, site, type   of most live bytes: an index of CLASS_LIMITS, the code of a call site, the code of a
+                             Python type; or NOTHING
 """
 CLASS_LIMITS = np.array([class_limit(index) for index in range(CLASSES)], np.int64)
 """The largest block of each size class."""
@@ -158,6 +159,8 @@ class HeapHistory:
     duration_ns: int
     site_codes: np.ndarray
     """The code of each call site of the trace, and at the end that of unknown ones; empty without blocks."""
+    type_codes: np.ndarray | None = None
+    """The code of the type of the block that each row of the trace allocates."""
     origins_every: int = 1
     """Call sites and ages are measured at every so many moments, and at those with a label."""
     frames: list[Frame] = field(default_factory=list)
@@ -282,14 +285,18 @@ class HeapHistory:
         sites = self.site_codes[np.minimum(blocks["site"], len(self.site_codes) - 1).astype(np.int64)]
         times = _fill(values["site"], starts, ends, blocks, sites, blocks["allocated_ns"])
         values["oldest"] = np.maximum(times, 0) // self.unit_ns
+        if self.type_codes is not None:
+            types = self.type_codes[blocks["row"]]
+            _fill(values["type"], starts, ends, blocks, types, blocks["allocated_ns"])
 
     def _keep_origins(self, values: np.ndarray, ids: np.ndarray, time_ns: int) -> None:
-        """Adds call sites and ages of the moment before. Blocks of cells that were empty then are taken as new."""
+        """Adds call sites, types and ages of the moment before. Blocks of cells that were empty then are taken as
+        new."""
         before = self._present[ids]
         is_live = values["live_bytes"] > 0
         was_live = is_live & (before["live_bytes"] > 0)
         values["oldest"][is_live] = time_ns // self.unit_ns
-        for name in ("site", "oldest"):
+        for name in ("site", "type", "oldest"):
             values[name][was_live] = before[name][was_live]
 
     def finish(self) -> HeapMap:
@@ -326,7 +333,7 @@ def _cells_with(starts: np.ndarray, addresses: np.ndarray) -> np.ndarray:
 def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Returns a row of CELL for each cell, without call sites and ages."""
     values = np.zeros(len(starts), CELL)
-    values["size_class"] = values["site"] = NOTHING
+    values["size_class"] = values["site"] = values["type"] = NOTHING
     span_starts = spans["address"]
     span_ends = span_starts + spans["bytes"]
     edges = np.column_stack([span_starts, span_ends]).ravel()

@@ -29,6 +29,11 @@ _LIKELY = 48
 _NAMES = {CACHED: "freed blocks in a cache of libc", OF_ALLOCATOR: "tables of the allocators"}
 
 
+def is_no_call_site(name: str) -> bool:
+    """Returns whether the name of a group stands for blocks of the allocators, not of the program."""
+    return name in _NAMES.values()
+
+
 class Group(NamedTuple):
     """The pins of one call site, size class, thread, phase or domain."""
 

@@ -12,8 +12,8 @@ from replay.trace import Trace
 
 TRIMS = 20
 """How many calls of malloc_trim a run has."""
-WORTHWHILE = 0.05
-"""A remedy is worth trying if it saves at least this share of the mean, or of the memory at the end."""
+WORTHWHILE, WORTHWHILE_BYTES = 0.05, 1 << 20
+"""A remedy is worth trying if it saves at least this share and so many bytes of the mean, or of the memory at end."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,22 @@ def try_remedies(
 
 def saving(summary: Summary, remedy: Remedy) -> float:
     """Returns the larger of the shares that a remedy saves of the mean and of the end."""
-    pairs = (
+    return max(1 - after / before if before else 0.0 for before, after in _pairs(summary, remedy))
+
+
+def is_worthwhile(summary: Summary, remedy: Remedy) -> bool:
+    """Returns whether a remedy saves a notable share and amount of the mean, or of the memory at end."""
+    return any(
+        before - after >= max(WORTHWHILE * before, WORTHWHILE_BYTES) for before, after in _pairs(summary, remedy)
+    )
+
+
+def _pairs(summary: Summary, remedy: Remedy) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns mean and end, each without and with the remedy."""
+    return (
         (summary.resident_bytes_mean, remedy.resident_bytes_mean),
         (summary.resident_bytes_end, remedy.resident_bytes_end),
     )
-    return max(1 - after / before if before else 0.0 for before, after in pairs)
 
 
 def _rounded(time_ns: int) -> int:

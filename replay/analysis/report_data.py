@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from replay.analysis.block_groups import site_name
 from replay.analysis.heap_history import NOTHING, HeapHistory, HeapMap, RegionKind
 from replay.analysis.lifetimes import block_lifetimes
 from replay.analysis.metrics import Summary, summarize
-from replay.analysis.pin_report import PinReport, find_pins, site_name
+from replay.analysis.pin_report import PinReport, find_pins
 from replay.analysis.remedies import Remedy, try_remedies
 from replay.config import StackConfig, load_config
 from replay.simulation.result import RunResult
@@ -17,6 +18,7 @@ from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.simulation.snapshots import END, PEAK
 from replay.support.errors import TraceError
 from replay.trace import TEARDOWN_MARK, Trace
+from replay.trace.typed import types_of_allocations
 
 MOMENTS = 200
 """Moments of the heap map by default."""
@@ -25,6 +27,8 @@ _BLOCKS_READ = 20_000_000
 _CELLS_READ = 12_000_000
 """The default number of moments is lower in heaps with so many cells that more were read."""
 _MOMENTS_MIN = 24
+_TYPED_ROWS_MAX = 1 << 27
+"""In longer traces, cells have no types: the table of types by row would take too much memory."""
 _CELL_BYTES = 4096
 
 
@@ -41,6 +45,8 @@ class ReportData:
     """Names of call sites, by their code in the heap map."""
     site_codes: np.ndarray
     """The code of each call site of the trace, and of unknown ones."""
+    types: list[str]
+    """Names of Python types, by their code in the heap map."""
     pins: PinReport | None
     """At the end; None for a trace of several processes."""
     lifetimes: pl.DataFrame
@@ -75,7 +81,8 @@ def gather(
     summary = summarize(result, floor=floor, ceiling=ceiling)
     progress(2)
     names, codes = _site_codes(trace, result)
-    heap = _heap_map(trace, stack, result, codes, moments, trim_every_ns)
+    types, type_codes = _type_codes(trace, result)
+    heap = _heap_map(trace, stack, result, codes, type_codes, moments, trim_every_ns)
     progress(3)
     pins = None if trace.metadata.processes else find_pins(trace, stack)
     lifetimes = block_lifetimes(trace)
@@ -87,8 +94,9 @@ def gather(
             trace, chosen, overrides, env,
             has_several_heaps=heaps > 1, duration_ns=result.duration_ns, trim_every_ns=trim_every_ns,
         )  # fmt: skip
-    heap, names, codes = _ranked(heap, names, codes)
-    return ReportData(result, summary, floor, heap, names, codes, pins, lifetimes, remedies)
+    sites, ranks = _by_rank(heap, "site", names, _listed_sites(heap, codes))
+    types, _ = _by_rank(heap, "type", types, np.zeros(NOTHING + 1, bool))
+    return ReportData(result, summary, floor, heap, sites, ranks[codes], types, pins, lifetimes, remedies)
 
 
 def _interval(result: RunResult) -> int:
@@ -111,13 +119,14 @@ def _heap_map(
     stack: StackConfig,
     result: RunResult,
     codes: np.ndarray,
+    type_codes: np.ndarray | None,
     moments: int | None,
     trim_every_ns: int | None,
 ) -> HeapMap:
     cells = max(1, int(result.end.mapped_bytes_peak) // _CELL_BYTES)
     count = moments or max(_MOMENTS_MIN, min(MOMENTS, _CELLS_READ // cells))
     history = HeapHistory(
-        int(result.end.arena_bytes_peak), int(result.end.mapped_bytes_peak), result.duration_ns, codes,
+        int(result.end.arena_bytes_peak), int(result.end.mapped_bytes_peak), result.duration_ns, codes, type_codes,
         origins_every=max(1, count * _most_live(result) // _BLOCKS_READ),
     )  # fmt: skip
     times = {result.duration_ns * number // count for number in range(1, count)} if result.duration_ns else set()
@@ -135,22 +144,37 @@ def _most_live(result: RunResult) -> int:
     return int((allocated - result.samples["frees"]).max(initial=0))
 
 
-def _ranked(heap: HeapMap, names: list[str], codes: np.ndarray) -> tuple[HeapMap, list[str], np.ndarray]:
-    """Returns the same with codes of call sites by the memory they take over time; sites that are never seen in a cell
-    come last, and only if a list of blocks has them."""
-    if not names:
-        return heap, names, codes
+def _type_codes(trace: Trace, result: RunResult) -> tuple[list[str], np.ndarray | None]:
+    """Returns names of types, and the code of the type that each row of the trace allocates; None without types."""
+    if not trace.metadata.types or trace.metadata.processes or result.events > _TYPED_ROWS_MAX:
+        return [], None
+    codes = types_of_allocations(trace)
+    names = [str(each) for each in trace.metadata.types]  # complete only after the trace was read
+    known = np.array([code if name and code < NOTHING else NOTHING for code, name in enumerate(names)] + [NOTHING])
+    return names, known[np.minimum(codes, len(names))].astype(np.uint16)
+
+
+def _by_rank(heap: HeapMap, field: str, names: list[str], listed: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Renumbers the codes of a field by the memory that they take over time; drops those in no cell and not listed.
+
+    Returns the names by their new codes, and the new code of each old one.
+    """
     weights = np.zeros(NOTHING + 1)
-    listed = np.zeros(NOTHING + 1, bool)
     for frame in heap.frames:
-        weights += np.bincount(frame.values["site"], frame.values["live_bytes"], minlength=NOTHING + 1)
-        if frame.blocks is not None:
-            sites = np.minimum(frame.blocks["site"], len(codes) - 1).astype(np.int64)
-            listed[np.unique(codes[sites])] = True
+        weights += np.bincount(frame.values[field], frame.values["live_bytes"], minlength=NOTHING + 1)
     used = np.flatnonzero((weights[:NOTHING] > 0) | listed[:NOTHING])
     order = used[np.argsort(-weights[used], kind="stable")]
     ranks = np.full(NOTHING + 1, NOTHING, np.int64)
     ranks[order] = np.arange(len(order))
     for frame in heap.frames:
-        frame.values["site"] = ranks[frame.values["site"]]
-    return heap, [names[code] for code in order], ranks[codes]
+        frame.values[field] = ranks[frame.values[field]]
+    return [names[code] for code in order], ranks
+
+
+def _listed_sites(heap: HeapMap, codes: np.ndarray) -> np.ndarray:
+    """Returns for each code of a call site whether a list of blocks has it."""
+    listed = np.zeros(NOTHING + 1, bool)
+    for frame in heap.frames:
+        if frame.blocks is not None:
+            listed[codes[np.minimum(frame.blocks["site"], len(codes) - 1).astype(np.int64)]] = True
+    return listed

@@ -1,9 +1,10 @@
 """`replay report`: writes one HTML page about a run, and optionally image files and Markdown."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import join
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,6 +69,9 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="Markdown file, e.g. for a pull request.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the answers, the summary and the pins as JSON.")
+    ] = False,
 ) -> None:
     """Write one HTML page about a run: where memory is, who pins it, what to try.
 
@@ -77,12 +81,23 @@ def report(
     outputs = _Outputs(output, png, svg, markdown, force)
     outputs.refuse_collisions(source)
     print_notes(plan.notes(may_differ=allocator is None))
-    _write(plan, outputs, moments, with_remedies=not no_remedies)
-
-
-def _write(plan: RunPlan, outputs: _Outputs, moments: int | None, *, with_remedies: bool) -> None:
-    from replay.analysis.report_data import gather
+    data, written = _write(plan, outputs, moments, with_remedies=not no_remedies)
+    if as_json:
+        say(json.dumps(_as_json(data, written), indent=2))
+        return
     from replay.reports.findings import findings
+
+    for each in findings(data.result, data.summary, data.pins, data.remedies):
+        say(f"{each.question} {each.answer}")
+    say(f"\nwritten: {', '.join(printable(str(path)) for path in written)}")
+    say(f"next: {_next(plan, data)}")
+
+
+def _write(
+    plan: RunPlan, outputs: _Outputs, moments: int | None, *, with_remedies: bool
+) -> "tuple[ReportData, list[Path]]":
+    """Simulates, and writes the files; returns the results and the paths."""
+    from replay.analysis.report_data import gather
     from replay.reports.html.charts import charts_of
     from replay.reports.html.page import write_page
     from replay.reports.html.vega import begin_bundling, write_images
@@ -116,10 +131,21 @@ def _write(plan: RunPlan, outputs: _Outputs, moments: int | None, *, with_remedi
             )
             temporary.write_text(text, encoding="utf-8")
         written.append(outputs.markdown)
-    for each in findings(data.result, data.summary, data.pins, data.remedies):
-        say(f"{each.question} {each.answer}")
-    say(f"\nwritten: {', '.join(printable(str(path)) for path in written)}")
-    say(f"next: {_next(plan, data)}")
+    return data, written
+
+
+def _as_json(data: "ReportData", written: list[Path]) -> dict[str, Any]:
+    """Returns the report as JSON."""
+    from replay.reports.findings import findings
+    from replay.reports.pins import pins_json
+
+    return {
+        "findings": [each._asdict() for each in findings(data.result, data.summary, data.pins, data.remedies)],
+        "summary": data.summary.model_dump(mode="json"),
+        "pins": pins_json(data.pins) if data.pins else None,
+        "remedies": [asdict(remedy) for remedy in data.remedies],
+        "written": [str(path) for path in written],
+    }
 
 
 def _beside(document: Path, images: list[Path]) -> list[str]:
@@ -144,9 +170,12 @@ def _command(plan: RunPlan) -> str:
 
 def _next(plan: RunPlan, data: "ReportData") -> str:
     """Returns the next command: the best remedy beside the run, or the pins."""
-    from replay.analysis.remedies import WORTHWHILE, saving
+    from replay.analysis.remedies import is_worthwhile, saving
 
     best = max(data.remedies, key=lambda each: saving(data.summary, each), default=None)
-    if best and saving(data.summary, best) >= WORTHWHILE and not plan.trim_every:
+    if best and is_worthwhile(data.summary, best):
         return printable(join(["replay", "run", *_words(plan), *best.options]))
-    return printable(join(["replay", "pins", *(_words(plan))]))
+    if data.pins is None:
+        return printable(join(["replay", "run", *_words(plan), "--full"]))
+    words = _words(replace(plan, trim_every=None))
+    return printable(join(["replay", "pins", *words]))

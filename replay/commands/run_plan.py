@@ -12,16 +12,16 @@ from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompila
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
 from replay.support.atomic_files import resolve_output
-from replay.support.errors import ConfigError, OutputError, ReplayError, TraceError
+from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
+    from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
     from replay.config import StackConfig
     from replay.reports.files import AddressWriter
     from replay.simulation.result import RunResult
     from replay.trace import Trace
-    from replay.trace.editing.collecting import CollectorSettings
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ class Simulated:
     compiled: bool
     what_if: "CollectorWhatIf | None" = None
     """Under other settings of the garbage collector."""
+    live: "Live | None" = None
+    """At the peak of resident memory, if the trace has call sites."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What JSON has besides the summary."""
-        return {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        from replay.reports.live import live_json
+
+        found: dict[str, Any] = {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        return found | ({"live_at_peak": live_json(self.live)} if self.live else {})
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,14 @@ class RunPlan:
     ) -> "RunPlan":
         """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
         from replay.config import default_preset, load_config
-        from replay.config.collector import collector_settings, split_settings
+        from replay.config.collector import collector_settings, split_settings, with_collector
         from replay.sources import open_source
 
         every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
         of_collector, of_stack = split_settings(overrides or ())
         collector = collector_settings(of_collector)
         trace: Trace = open_source(source, seed=seed)
-        if of_collector:
-            trace = _with_collector(trace, collector, " ".join(f"--set {text}" for text in of_collector))
+        trace = with_collector(trace, collector)
         chosen = default_preset(trace.metadata) if allocator is None else allocator
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
@@ -133,13 +137,15 @@ class RunPlan:
             second_process = closing.enter_context(ParallelCompilation())
             with (
                 report_compilation(second_process.begin if with_references else None) as compilation,
-                _source_in_errors(self.source),
+                source_in_errors(self.source),
             ):
                 result, *references = self._simulate_all(stacks, sink, second_process)
                 assert result is not None
-                what_if = self._what_if(result)
+                what_if, live = self._what_if(result), self._live(result)
             floor, ceiling = references or (None, None)
-            done = Simulated(result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if)
+            done = Simulated(
+                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live
+            )
             if folder:
                 write_results(folder, result, done.summary, done.extra)
         return done
@@ -158,6 +164,15 @@ class RunPlan:
             return int(other.end.resident_bytes_peak)
 
         return estimate(self.trace, int(result.end.resident_bytes_peak), simulate)
+
+    def _live(self, result: "RunResult") -> "Live | None":
+        """Returns who is live at the peak of resident memory, if the trace has call sites and one process."""
+        from replay.analysis.live import live_before
+
+        metadata = self.trace.metadata
+        if not metadata.sites or metadata.processes or not result.at_peak.resident_bytes_peak:
+            return None
+        return live_before(self.trace, int(result.at_peak.row) + 1, result.at_peak_time_ns)
 
     def _simulate_all(
         self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation
@@ -208,7 +223,7 @@ def _parse_interval(option: str, text: str | None) -> int | None:
 
 
 @contextmanager
-def _source_in_errors(source: str) -> Iterator[None]:
+def source_in_errors(source: str) -> Iterator[None]:
     """Adds the name of the source to errors of the simulation, which have the row but not the file."""
     try:
         yield
@@ -216,16 +231,3 @@ def _source_in_errors(source: str) -> Iterator[None]:
         if error.path is not None:
             raise
         raise TraceError(error.what, path=source, row=error.row) from error
-
-
-def _with_collector(trace: "Trace", settings: "CollectorSettings", command: str) -> "Trace":
-    """Returns a recording or object program under other settings of the garbage collector."""
-    from replay.objects.tracing import ObjectTrace
-    from replay.trace.editing.collecting import CollectedTrace
-
-    if not isinstance(trace, ObjectTrace):
-        return CollectedTrace(trace, settings, command)
-    if settings.freeze_at:
-        raise ConfigError("gc.freeze_at is for recordings; in object programs, write `collector: freeze`")
-    limits = settings.threshold0, settings.threshold1, settings.threshold2
-    return trace.with_collector(limits, settings.enabled)

@@ -74,9 +74,25 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for letter, case in zip(_LABELS, comparison.cases, strict=False):
         console.print(f"{letter}  {printable(case.label)}", soft_wrap=True)
     console.print(section("Metrics", _metrics(comparison)))
-    console.print(section("Resident memory over time", _timelines(comparison)))
+    if any(case.result.events for case in comparison.cases):
+        console.print(section("Resident memory over time", _timelines(comparison)))
+    else:
+        console.print("\nThe traces have no events.")
     for letter, attribution in zip(_LABELS[1:], comparison.attributions, strict=False):
-        console.print(section(f"Where the differences of {letter} from A come from", _effects(attribution)))
+        if reason := _no_effects(attribution):
+            console.print(f"\n{letter} and A {reason}", soft_wrap=True)
+        else:
+            console.print(section(f"Where the differences of {letter} from A come from", _effects(attribution)))
+
+
+def _no_effects(attribution: Attribution) -> str | None:
+    """Returns why there are no effects to show; None if there are."""
+    effects = attribution.effects[ATTRIBUTED[0]]
+    if not effects:
+        return "have the same source and the same settings"
+    if any(effect.amount for effects in attribution.effects.values() for effect in effects):
+        return None
+    return printable(f"have equal resident memory; they differ in: {', '.join(effect.factor for effect in effects)}")
 
 
 def _metrics(comparison: Comparison) -> Table:

@@ -1,12 +1,14 @@
 """The findings of a run in sentences: how much memory, why, pinned by what, and what to try. Pure functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from replay.allocators import constants_of
 from replay.analysis.metrics import Summary
 from replay.analysis.pin_report import PinReport
-from replay.analysis.remedies import WORTHWHILE, Remedy, saving
+from replay.analysis.pins import Cover, is_no_call_site
+from replay.analysis.remedies import Remedy, is_worthwhile, saving
+from replay.reports.figures import format_change
 from replay.reports.pins import short_name
 from replay.reports.tables import percent
 from replay.simulation.result import RunResult
@@ -16,6 +18,7 @@ from replay.trace import TEARDOWN_MARK
 
 _MUCH = 0.05
 """Retained or pinned memory is worth a sentence from this share of the resident memory at end on."""
+_NEARLY = 0.9
 _PARTS = {
     "rounding_bytes": "in rounding and headers of blocks",
     "free_in_pools_bytes": "in free blocks of pools",
@@ -36,7 +39,8 @@ def findings(result: RunResult, summary: Summary, pins: PinReport | None, remedi
     yield Finding("How much memory?", _levels(result, summary))
     yield Finding("Why?", _reasons(summary))
     if pins is not None:
-        yield Finding("What pins it?", _pinned(pins))
+        advice = sites_advice(result, pins)
+        yield Finding("What pins it?", " ".join(filter(None, (_pinned(pins), advice))))
     if remedies:
         yield Finding("What to try?", _advice(summary, remedies))
 
@@ -68,13 +72,12 @@ def _reasons(summary: Summary) -> str:
     notable = sorted((name for name in parts if parts[name] >= _MUCH * retained), key=lambda name: -parts[name])
     free = constants_of(summary.libc_model).FREE_MEMORY
     named = [f"{format_size(parts[name])} {_PARTS[name].format(free)}" for name in notable]
-    share = percent(live / resident)
+    share, out = percent(live / resident), summary.not_resident_bytes_end
     text = f"At the end, {format_size(live)} of {format_size(resident)} are live ({share}). "
     text += f"The allocators retain the other {format_size(retained)}"
-    text += f": {', '.join(named)}" if named else ""
-    if out := summary.not_resident_bytes_end:
-        text += f"; {format_size(out)} of these are not in memory"
-    return f"{text}."
+    if named and out < _MUCH * retained:
+        return f"{text}: {', '.join(named)}."
+    return f"{text}. Mapped, but not live: {', '.join(named)}; of these, {format_size(out)} are not in memory."
 
 
 def _pinned(pins: PinReport) -> str:
@@ -82,30 +85,36 @@ def _pinned(pins: PinReport) -> str:
         return "No live blocks keep a notable amount of memory from being released."
     by = pins.by_site if pins.has_sites else pins.by_type if pins.has_types else pins.by_size_class
     text = f"Live blocks keep {format_size(pins.releasable_bytes)} from being released at the end. "
-    first = max(by.groups, key=lambda group: group.pinned_bytes)
-    what = "The call site" if pins.has_sites else "The type" if pins.has_types else "The size class"
-    if first.pinned_bytes:
-        alone = "alone pin" if first.blocks != 1 else "alone pins"
-        text += (
-            f"{what} {short_name(first.name)} comes first: its {format_count(first.blocks, 'block')} {alone} "
-            f"{format_size(first.pinned_bytes)}. "
-        )
-    if by.cover and (best := by.cover[-1]).released_bytes > 1.1 * first.pinned_bytes:
-        groups = ", ".join(map(short_name, best.groups))
-        text += f"{format_size(best.released_bytes)} can be released if {groups} have no live blocks. "
-    if not pins.has_sites:
-        text += "Record with --sites to see call sites."
+    if best := _smallest_good(by.cover):
+        groups = ", ".join(short_name(name) for name in sorted(best.groups, key=is_no_call_site))
+        verb = "has" if len(best.groups) == 1 else "have"
+        what = "" if pins.has_sites else "type " if pins.has_types else "size class "
+        text += f"{format_size(best.released_bytes)} can be released if {what}{groups} {verb} no live blocks. "
     return text.strip()
+
+
+def _smallest_good(covers: Sequence[Cover]) -> Cover | None:
+    """Returns the smallest set that releases nearly as much as the largest one."""
+    return next((each for each in covers if each.released_bytes >= _NEARLY * covers[-1].released_bytes), None)
+
+
+def sites_advice(result: RunResult, pins: PinReport) -> str:
+    """Returns how to get call sites; empty if the trace has them, or is not a recording."""
+    is_recorded = bool(result.metadata.origin.cpython_version)
+    return "Record with `replay record --sites` to see call sites." if is_recorded and not pins.has_sites else ""
 
 
 def _advice(summary: Summary, remedies: list[Remedy]) -> str:
     best = max(remedies, key=lambda remedy: saving(summary, remedy))
     tried = format_count(len(remedies), "setting")
-    if saving(summary, best) < WORTHWHILE:
-        return f"None of the {tried} that were simulated saves more than {percent(WORTHWHILE)} of the mean or the end."
-    mean, end = best.resident_bytes_mean, best.resident_bytes_end
-    return (
-        f"{best.name}: the mean is {format_size(mean)} instead of {format_size(summary.resident_bytes_mean)}, "
-        f"the end {format_size(end)} instead of {format_size(summary.resident_bytes_end)}. "
-        f"This is the best of {tried} that were simulated on the same trace."
-    )
+    if not is_worthwhile(summary, best):
+        return f"None of the {tried} that were simulated saves much of the mean or the end."
+    mean = _instead(best.resident_bytes_mean, summary.resident_bytes_mean)
+    end = _instead(best.resident_bytes_end, summary.resident_bytes_end)
+    return f"{best.name}: the mean is {mean}, the end {end}. This is the best of {tried} that were simulated."
+
+
+def _instead(after: int, before: int) -> str:
+    """Returns a size, and the one that it replaces."""
+    change = format_change("resident_bytes_mean", after / before if before else None, after, before)
+    return f"{format_size(after)} instead of {format_size(before)} ({change})"

@@ -12,6 +12,7 @@ from typing import Any
 
 from replay.allocators import bundled_names, find_model, foreign_sources, model_names
 from replay.config import StackConfig, default_preset, load_config
+from replay.config.collector import is_of_collector
 from replay.config.glibc_environment import overrides_of
 from replay.support.bundled_files import config_names
 from replay.support.errors import ConfigError
@@ -136,6 +137,11 @@ def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
     for name in names:
         if name == ALLOCATOR or name in known:
             continue
+        if is_of_collector(name):
+            raise ConfigError(
+                f"{name}: sweeps vary allocators, and the garbage collector changes the trace; use `replay compare`"
+                f" SOURCE --grid {name}=…, or `replay run` SOURCE --set {name}=…"
+            )
         if "." in name or not name.isupper():
             raise ConfigError(f"{name}: no allocator has this key; {nearest(name, sorted({ALLOCATOR, *known}))}")
         overrides_of([f"{name}={_HARMLESS.get(name, '1')}"])
@@ -186,4 +192,9 @@ def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configur
 
 def point_text(point: Point) -> str:
     """Returns the parameters of a point as one line."""
-    return " ".join(f"{name}={value}" for name, value in point.items())
+    return " ".join(setting_text(name, value) for name, value in point.items())
+
+
+def setting_text(name: str, value: Any) -> str:
+    """Returns a parameter and its value as on a command line."""
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"

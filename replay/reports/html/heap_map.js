@@ -103,6 +103,7 @@ const heapMap = (() => {
       size_class: ramp(["--low", "--middle", "--high"], meta.class_limits.length),
       age: ramp(["--low", "--middle", "--high"], 256),
       site: Uint32Array.from(meta.sites, (_, rank) => rank < hues.length ? hues[rank] : colour("--map-other")),
+      type: Uint32Array.from(meta.types, (_, rank) => rank < hues.length ? hues[rank] : colour("--map-other")),
     };
   }
 
@@ -117,15 +118,15 @@ const heapMap = (() => {
     } else if (mode.value === "size_class") {
       const code = columns.size_class[cell];
       found = code === NOTHING ? lookup.unknown : lookup.size_class[code];
-    } else if (mode.value === "site") {
-      const code = columns.site[cell];
-      found = code === NOTHING ? lookup.unknown : lookup.site[code];
+    } else if (mode.value === "site" || mode.value === "type") {
+      const code = columns[mode.value][cell];
+      found = code === NOTHING ? lookup.unknown : lookup[mode.value][code];
     } else {
       const now = meta.frames[current].time_ns, age = now - columns.oldest[cell] * meta.unit_ns;
       const share = Math.log10(1 + 999 * Math.max(0, age) / Math.max(1, now)) / 3;
       found = lookup.age[Math.min(255, Math.round(255 * share))];
     }
-    if (isMatch && !(columns.site[cell] !== NOTHING && isMatch[columns.site[cell]])) {
+    if (isMatch && !isMatch.sites[columns.site[cell]] && !isMatch.types[columns.type[cell]]) {
       const rgb = mixed([found & 255, found >> 8 & 255, found >> 16 & 255], lookup.ground, 0.85);
       return packed(...rgb);
     }
@@ -324,7 +325,8 @@ const heapMap = (() => {
       const site = columns.site[cell];
       const age = Math.max(0, frame.time_ns - columns.oldest[cell] * meta.unit_ns);
       const from = site === NOTHING ? "" : `Most bytes from ${meta.sites[site]}. `;
-      element("p", `${from}Oldest block: ${time(age)} old.`, info);
+      const type = columns.type[cell], of = type === NOTHING ? "" : `Most bytes in objects of type ${meta.types[type]}. `;
+      element("p", `${from}${of}Oldest block: ${time(age)} old.`, info);
     }
   }
 
@@ -371,9 +373,10 @@ const heapMap = (() => {
     if (mode.value === "occupancy") gradient("occupancy", "few live bytes", "all live");
     if (mode.value === "size_class") gradient("size_class", "blocks of 8 B", "large blocks");
     if (mode.value === "age") gradient("age", "oldest block new", "as old as the run");
-    if (mode.value === "site") {
-      meta.sites.slice(0, 8).forEach((name, rank) => entry(lookup.site[rank], name));
-      if (meta.sites.length > 8) entry(colour("--map-other"), `${meta.sites.length - 8} others`);
+    const names = {site: meta.sites, type: meta.types}[mode.value];
+    if (names) {
+      names.slice(0, 8).forEach((name, rank) => entry(lookup[mode.value][rank], name));
+      if (names.length > 8) entry(colour("--map-other"), `${names.length - 8} others`);
       entry(lookup.unknown, "unknown");
     }
     entry(lookup.free, "free, resident");
@@ -421,8 +424,11 @@ const heapMap = (() => {
       button.addEventListener("click", () => { seek(Number(button.dataset.frame)); listBlocks(selected); });
     search.addEventListener("input", () => {
       const text = search.value.trim().toLowerCase();
-      isMatch = text ? Uint8Array.from(meta.sites, (name) => name.toLowerCase().includes(text)) : null;
-      byId("map-found").textContent = text ? count(isMatch.reduce((sum, each) => sum + each, 0), "call site") : "";
+      const matches = (names) => Uint8Array.from(names, (name) => name.toLowerCase().includes(text));
+      const sum = (flags) => flags.reduce((total, each) => total + each, 0);
+      isMatch = text ? {sites: matches(meta.sites), types: matches(meta.types)} : null;
+      byId("map-found").textContent = isMatch
+        ? `${count(sum(isMatch.sites), "call site")}, ${count(sum(isMatch.types), "type")}` : "";
       paint(null);
     });
     overlay.addEventListener("mousemove", (event) => { hovered = cellAt(event.offsetX, event.offsetY); outline(); describe(); });

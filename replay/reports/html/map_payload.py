@@ -4,7 +4,6 @@
 """
 
 import gzip
-import json
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,17 @@ from replay.analysis.heap_history import CELL, CLASS_LIMITS, NOTHING, Frame, Hea
 
 MAP_BYTES_MAX = 24 << 20
 """More compressed bytes than that make a page slow to open: every second moment is then merged with the next one."""
-_COLUMNS = ("mapped_bytes", "live_bytes", "free_bytes", "resident_bytes", "blocks", "oldest", "size_class", "site")
+_COLUMNS = (
+    "mapped_bytes",
+    "live_bytes",
+    "free_bytes",
+    "resident_bytes",
+    "blocks",
+    "oldest",
+    "size_class",
+    "site",
+    "type",
+)
 _KINDS = {
     RegionKind.ARENA: ("Arena", "Arenas"),
     RegionKind.HEAP: ("Heap", "Heaps of the C library"),
@@ -30,6 +39,7 @@ _BLOCK_COLUMNS = (
 def map_payload(
     found: HeapMap,
     sites: Sequence[str],
+    types: Sequence[str],
     codes: np.ndarray,
     processes: Sequence[str],
     *,
@@ -37,7 +47,8 @@ def map_payload(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the JSON of the map, and compressed data by the name of its element.
 
-    `sites`: the names of call sites by their code in the map; `codes`: the code of each call site of the trace.
+    `sites`, `types`: the names of call sites and types by their code in the map; `codes`: the code of each call site
+    of the trace.
     """
     frames, data = found.frames, _changes(found.frames)
     while len(data) > limit_bytes and len(fewer := _halved(frames)) < len(frames):
@@ -59,6 +70,7 @@ def map_payload(
         "names": [name for name, _ in _KINDS.values()],
         "kinds": [_titled(kind, found) for kind in RegionKind],
         "sites": list(sites),
+        "types": list(types),
         "processes": list(processes) if len(processes) > 1 else [""],
         "regions": [
             {
@@ -74,11 +86,6 @@ def map_payload(
         "lists": lists,
     }
     return meta, payload
-
-
-def as_json(value: Any) -> str:
-    """Returns a value as JSON that can stand in an element of a page."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")
 
 
 def _titled(kind: RegionKind, found: HeapMap) -> str:

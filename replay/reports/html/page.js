@@ -29,11 +29,12 @@
 
   // The width of labels is known only when they are drawn: a chart that is too wide is drawn again.
   async function drawn(element) {
-    const spec = specs[element.dataset.chart], width = element.clientWidth;
-    const embed = (plot) => vegaEmbed(element, fitted(spec, plot), {actions: false, renderer: "svg", config: config()});
+    const spec = specs[element.dataset.chart], width = element.clientWidth, isFixed = "fixed" in element.dataset;
+    const options = {actions: false, renderer: "svg", config: isFixed ? {} : config()};
+    const embed = (room) => vegaEmbed(element, isFixed ? spec : fitted(spec, room), options);
     await embed(width);
     const excess = element.querySelector("svg").getBoundingClientRect().width - width;
-    if (excess > 0) await embed(width - Math.ceil(excess));
+    if (excess > 0 && !isFixed) await embed(width - Math.ceil(excess));
     element.dataset.ready = "yes";
   }
 

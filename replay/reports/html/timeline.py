@@ -140,7 +140,7 @@ def _peak(summary: Summary, unit_bytes: int, unit_ns: int) -> list[Spec]:
     look = {"clip": True, "color": _STYLES["resident"][0]}
     side = "right" if summary.peak_time_ns > summary.duration_ns * 0.8 else "left"
     dot = {"type": "point", "filled": True, "size": 45, "opacity": 1, **look}
-    text = {"type": "text", "dy": -8, "align": side, "fontWeight": 600, **look}
+    text = {"type": "text", "dy": -14, "align": side, "fontWeight": 600, **look}
     return [
         {"data": data, "mark": dot, "encoding": place},
         {"data": data, "mark": text, "encoding": {**place, "text": {"field": "text"}}},
