@@ -11,8 +11,8 @@ from enum import IntEnum
 import numpy as np
 
 from replay.allocators import SpanKind
-from replay.jit.arrays import concatenated, extend, record
-from replay.jit.compiling import entry
+from replay.jit.arrays import at_places, concatenated, extend, record
+from replay.jit.compiling import entry, inlined
 from replay.simulation.loop import CLASSES, class_limit
 from replay.simulation.snapshots import Snapshot
 
@@ -148,6 +148,36 @@ def _prevailing(
             counts[np.int64(codes[each])] = 0
 
 
+@inlined
+def _share(level: int, offset: int, length: int) -> np.int64:
+    """What a part of a span counts of its level; shares of adjacent parts add up."""
+    return np.int64(level if offset == length else np.rint(level * (offset / length)))
+
+
+@entry
+def _add_up(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
+    """Writes the levels of spans and the number of blocks to rows of CELL. Cells and spans rise by address."""
+    first = 0
+    for number in range(starts.shape[0]):
+        start, end, cell = starts[number], ends[number], values[number]
+        while first < spans.shape[0] and spans[first].address + spans[first].bytes <= start:
+            first += 1
+        mapped_bytes = live_bytes = free_bytes = resident_bytes = blocks = np.int64(0)
+        at = first
+        while at < spans.shape[0] and spans[at].address < end:
+            span = spans[at]
+            length = span.bytes
+            low, high = max(start - span.address, 0), min(end - span.address, length)
+            mapped_bytes += high - low
+            live_bytes += _share(span.live_bytes, high, length) - _share(span.live_bytes, low, length)
+            free_bytes += _share(span.free_bytes, high, length) - _share(span.free_bytes, low, length)
+            resident_bytes += _share(span.resident_bytes, high, length) - _share(span.resident_bytes, low, length)
+            blocks += span.live_blocks if span.address >= start else 0
+            at += 1
+        cell.mapped_bytes, cell.live_bytes, cell.free_bytes = mapped_bytes, live_bytes, free_bytes
+        cell.resident_bytes, cell.blocks = resident_bytes, blocks
+
+
 @dataclass
 class HeapHistory:
     """A sink of snapshots that follows the cells of one run."""
@@ -196,11 +226,11 @@ class HeapHistory:
             self.frames.append(Frame(snapshot.time_ns, snapshot.label, np.zeros(0, np.int64), np.zeros(0, CELL)))
         frame = self.frames[-1]
         gone = np.setdiff1d(self._active.get(snapshot.process, ids), ids, assume_unique=True)
-        changed = self._present[ids] != values
-        self._present[ids], self._present[gone] = values, np.zeros((), CELL)
+        changed = (_words(at_places(self._present, ids)) != _words(values)).any(axis=1)
+        _words(self._present)[ids], _words(self._present)[gone] = _words(values), 0
         self._active[snapshot.process] = ids
         frame.cells = np.concatenate([frame.cells, ids[changed], gone])
-        frame.values = concatenated([frame.values, values[changed], np.zeros(len(gone), CELL)])
+        frame.values = concatenated([frame.values, at_places(values, changed), np.zeros(len(gone), CELL)])
         if snapshot.label and blocks is not None:
             frame.blocks = _listed(blocks, spans)
             frame.block_cells = ids[_cells_with(starts, frame.blocks["address"])]
@@ -232,9 +262,9 @@ class HeapHistory:
     def _new_region(self, process: int, spans: np.ndarray, first: int, kind: RegionKind, cell_bytes: int) -> Region:
         address = int(spans["address"][first])
         if kind is RegionKind.ARENA:
-            pools = spans[np.isin(spans["kind"], (SpanKind.POOL, SpanKind.FREE_POOL))]
-            cell_bytes = int(_doubled(int(pools["bytes"].min()), self.arena_bytes, ARENA_CELLS_MAX))
-            pool = int(pools["address"][np.searchsorted(pools["address"], address)])
+            is_pool = _is_pool(spans)
+            cell_bytes = int(_doubled(int(spans["bytes"][is_pool].min()), self.arena_bytes, ARENA_CELLS_MAX))
+            pool = int(spans["address"][first + np.argmax(is_pool[first:])])
             address -= (address - pool) % cell_bytes
         elif kind is RegionKind.HEAP:
             cell_bytes = int(_doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX))
@@ -292,7 +322,7 @@ class HeapHistory:
     def _keep_origins(self, values: np.ndarray, ids: np.ndarray, time_ns: int) -> None:
         """Adds call sites, types and ages of the moment before. Blocks of cells that were empty then are taken as
         new."""
-        before = self._present[ids]
+        before = at_places(self._present, ids)
         is_live = values["live_bytes"] > 0
         was_live = is_live & (before["live_bytes"] > 0)
         values["oldest"][is_live] = time_ns // self.unit_ns
@@ -319,6 +349,16 @@ class HeapHistory:
         return HeapMap([self.regions[number] for number in order], self.frames, self.unit_ns)
 
 
+def _is_pool(spans: np.ndarray) -> np.ndarray:
+    """Returns for each span whether it is a pool, or several unused ones."""
+    return (spans["kind"] == SpanKind.POOL) | (spans["kind"] == SpanKind.FREE_POOL)
+
+
+def _words(cells: np.ndarray) -> np.ndarray:
+    """Returns rows of CELL as rows of integers, which NumPy compares and copies faster."""
+    return cells.view(np.uint32).reshape(len(cells), CELL.itemsize // 4)
+
+
 def _doubled(length: int, whole: int | np.ndarray, count: int) -> np.ndarray:
     """Returns a length, doubled until `whole` has at most so many, or until cells are as long as CELL can express."""
     doublings = np.ceil(np.log2(np.maximum(np.asarray(whole) / (length * count), 1)))
@@ -334,20 +374,7 @@ def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     """Returns a row of CELL for each cell, without call sites and ages."""
     values = np.zeros(len(starts), CELL)
     values["size_class"] = values["site"] = values["type"] = NOTHING
-    span_starts = spans["address"]
-    span_ends = span_starts + spans["bytes"]
-    edges = np.column_stack([span_starts, span_ends]).ravel()
-    for name, level in (
-        ("mapped_bytes", "bytes"),
-        *((name, name) for name in ("live_bytes", "free_bytes", "resident_bytes")),
-    ):
-        sums = np.concatenate([[0], np.cumsum(spans[level])])
-        heights = np.column_stack([sums[:-1], sums[1:]]).ravel()
-        if len(edges):
-            below, above = (np.rint(np.interp(places, edges, heights)) for places in (starts, ends))
-            values[name] = (above - below).astype(np.int64)
-    blocks = np.concatenate([[0], np.cumsum(spans["live_blocks"])])
-    values["blocks"] = blocks[np.searchsorted(span_starts, ends)] - blocks[np.searchsorted(span_starts, starts)]
+    _add_up(spans, starts, ends, values)
     live = spans[(spans["live_blocks"] == 1) | (spans["size_class"] > 0)]  # of a HEAP, sizes are unknown
     sizes = np.where(live["size_class"] > 0, live["size_class"], live["live_bytes"])
     _fill(values["size_class"], starts, ends, live, np.searchsorted(CLASS_LIMITS, sizes), sizes)
