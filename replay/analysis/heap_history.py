@@ -11,13 +11,14 @@ from enum import IntEnum
 import numpy as np
 
 from replay.allocators import SpanKind
-from replay.jit.arrays import concatenated, extend, record
-from replay.jit.compiling import entry
+from replay.jit.arrays import at_places, concatenated, extend, record
+from replay.jit.compiling import entry, inlined
 from replay.simulation.loop import CLASSES, class_limit
 from replay.simulation.snapshots import Snapshot
 
 ARENA_CELLS_MAX, OTHER_CELLS_MAX, MAPPING_CELLS = 1 << 17, 1 << 15, 64
 """About so many cells of arenas, of heaps, and of one mapping."""
+CELL_BYTES_MAX = 1 << 31
 LISTED_BLOCKS = 40_000
 """The live blocks of a labelled moment are listed, at most so many: those of the emptiest regions first."""
 NOTHING = (1 << 16) - 1
@@ -29,7 +30,7 @@ CELL = record(
 """
     live_bytes, free_bytes   as of SPAN; a span that extends over several cells counts in proportion
     blocks                   live blocks that begin in the cell
-    oldest                   time of the oldest allocation that is live, in units of `HeapHistory.unit_ns`
+    oldest                   time of the oldest allocation that has live bytes here, in units of `HeapHistory.unit_ns`
     size_class, site, type   of most live bytes: an index of CLASS_LIMITS, the code of a call site, the code of a
                              Python type; or NOTHING
 """
@@ -55,7 +56,8 @@ _KIND_OF_SPAN = {
 
 @dataclass
 class Region:
-    """A region that existed at one moment at least. Regions of one process at one address are the same."""
+    """A region that existed at one moment at least. Regions of one process are the same if address, kind and length of
+    cells are equal."""
 
     process: int
     address: int
@@ -82,6 +84,8 @@ class Frame:
     """Rows of CELL."""
     blocks: np.ndarray | None = None
     """Some live blocks, rows of LIVE_BLOCK, if the moment has a label."""
+    block_cells: np.ndarray | None = None
+    """The cell in which each of these begins."""
 
 
 @dataclass
@@ -98,6 +102,13 @@ class HeapMap:
         """The number of cells of all regions."""
         return sum(region.cells for region in self.regions)
 
+    def addresses(self) -> np.ndarray:
+        """Returns the first byte of each cell."""
+        return np.concatenate(
+            [np.zeros(0, np.int64)]
+            + [region.address + region.cell_bytes * np.arange(region.cells) for region in self.regions]
+        )
+
     def at(self, number: int) -> np.ndarray:
         """Returns a row of CELL for each cell at one of the moments."""
         found = np.zeros(self.cells, CELL)
@@ -109,11 +120,12 @@ class HeapMap:
 @entry
 def _prevailing(
     starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray,
-    counts: np.ndarray, found: np.ndarray,
+    times: np.ndarray, counts: np.ndarray, found: np.ndarray, earliest: np.ndarray,
 ) -> None:  # fmt: skip
-    """Writes for each cell the code of most bytes of the items in it. Cells and items rise by address.
+    """Writes for each cell the code of most bytes of the items in it, and the earliest time of the items. Cells and
+    items rise by address.
 
-    `counts`: zeros, for each code; they are zero again afterwards.
+    `counts`: zeros, for each code; they are zero again afterwards. Cells without items stay as they are.
     """
     first = 0
     for cell in range(starts.shape[0]):
@@ -127,11 +139,43 @@ def _prevailing(
             counts[code] += end - begin
             if best < 0 or counts[code] > counts[best]:
                 best = code
+            if at == first or times[at] < earliest[cell]:
+                earliest[cell] = times[at]
             at += 1
         if best >= 0:
             found[cell] = best
         for each in range(first, at):
             counts[np.int64(codes[each])] = 0
+
+
+@inlined
+def _share(level: int, offset: int, length: int) -> np.int64:
+    """What a part of a span counts of its level; shares of adjacent parts add up."""
+    return np.int64(level if offset == length else np.rint(level * (offset / length)))
+
+
+@entry
+def _add_up(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
+    """Writes the levels of spans and the number of blocks to rows of CELL. Cells and spans rise by address."""
+    first = 0
+    for number in range(starts.shape[0]):
+        start, end, cell = starts[number], ends[number], values[number]
+        while first < spans.shape[0] and spans[first].address + spans[first].bytes <= start:
+            first += 1
+        mapped_bytes = live_bytes = free_bytes = resident_bytes = blocks = np.int64(0)
+        at = first
+        while at < spans.shape[0] and spans[at].address < end:
+            span = spans[at]
+            length = span.bytes
+            low, high = max(start - span.address, 0), min(end - span.address, length)
+            mapped_bytes += high - low
+            live_bytes += _share(span.live_bytes, high, length) - _share(span.live_bytes, low, length)
+            free_bytes += _share(span.free_bytes, high, length) - _share(span.free_bytes, low, length)
+            resident_bytes += _share(span.resident_bytes, high, length) - _share(span.resident_bytes, low, length)
+            blocks += span.live_blocks if span.address >= start else 0
+            at += 1
+        cell.mapped_bytes, cell.live_bytes, cell.free_bytes = mapped_bytes, live_bytes, free_bytes
+        cell.resident_bytes, cell.blocks = resident_bytes, blocks
 
 
 @dataclass
@@ -151,7 +195,7 @@ class HeapHistory:
     """Call sites and ages are measured at every so many moments, and at those with a label."""
     frames: list[Frame] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
-    _numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+    _numbers: dict[tuple[int, int, int, int], int] = field(default_factory=dict)
     _slots: list[tuple[int, int, int]] = field(default_factory=list)
     """Region, first cell and number of cells of each stretch of `_present`. A region that outgrows one gets another."""
     _slot_of: list[int] = field(default_factory=list)
@@ -176,21 +220,20 @@ class HeapHistory:
         blocks = snapshot.blocks() if has_blocks else None
         if blocks is not None:
             self._add_origins(values, blocks, starts, ends)
-        else:
-            was_live = (self._present["blocks"][ids] > 0) & (values["blocks"] > 0)
-            for name in ("site", "type", "oldest"):
-                values[name][was_live] = self._present[name][ids[was_live]]
+        elif len(self.site_codes):
+            self._keep_origins(values, ids, snapshot.time_ns)
         if not snapshot.process:
             self.frames.append(Frame(snapshot.time_ns, snapshot.label, np.zeros(0, np.int64), np.zeros(0, CELL)))
         frame = self.frames[-1]
         gone = np.setdiff1d(self._active.get(snapshot.process, ids), ids, assume_unique=True)
-        changed = self._present[ids] != values
-        self._present[ids], self._present[gone] = values, np.zeros((), CELL)
+        changed = (_words(at_places(self._present, ids)) != _words(values)).any(axis=1)
+        _words(self._present)[ids], _words(self._present)[gone] = _words(values), 0
         self._active[snapshot.process] = ids
         frame.cells = np.concatenate([frame.cells, ids[changed], gone])
-        frame.values = concatenated([frame.values, values[changed], np.zeros(len(gone), CELL)])
+        frame.values = concatenated([frame.values, at_places(values, changed), np.zeros(len(gone), CELL)])
         if snapshot.label and blocks is not None:
             frame.blocks = _listed(blocks, spans)
+            frame.block_cells = ids[_cells_with(starts, frame.blocks["address"])]
 
     def _regions_of(self, process: int, spans: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """Returns the number of each region of the moment, new ones included."""
@@ -198,32 +241,33 @@ class HeapHistory:
         kinds[[*_KIND_OF_SPAN]] = [*_KIND_OF_SPAN.values()]
         kinds[SpanKind.INTERNAL] = len(RegionKind)
         found = np.minimum.reduceat(kinds[spans["kind"]], firsts) if len(firsts) else firsts
-        pools = spans["bytes"][spans["kind"] == SpanKind.POOL]
-        numbers = np.zeros(len(firsts), np.int64)
+        found = np.minimum(found, RegionKind.MAPPING)
         ends = np.append(firsts, len(spans))[1:]
-        for place, (begin, end, kind) in enumerate(zip(firsts.tolist(), ends.tolist(), found.tolist(), strict=True)):
-            key = process, int(spans["region"][begin])
+        lengths = spans["address"][ends - 1] + spans["bytes"][ends - 1] - spans["address"][firsts]
+        lengths = np.where(found == RegionKind.MAPPING, _doubled(4096, lengths, MAPPING_CELLS), 0)
+        numbers = np.zeros(len(firsts), np.int64)
+        keys = zip(spans["region"][firsts].tolist(), found.tolist(), lengths.tolist(), strict=True)
+        for place, (address, kind, cell_bytes) in enumerate(keys):
+            key = process, address, kind, cell_bytes
             number = self._numbers.get(key)
             if number is None:
                 number = self._numbers[key] = len(self.regions)
-                region = spans[begin:end]
-                self.regions.append(self._new_region(process, region, RegionKind(min(kind, RegionKind.MAPPING)), pools))
+                region = self._new_region(process, spans, int(firsts[place]), RegionKind(kind), cell_bytes)
+                self.regions.append(region)
                 self._slot_of.append(-1)
             self.regions[number].last = len(self.frames) - (process > 0)
             numbers[place] = number
         return numbers
 
-    def _new_region(self, process: int, spans: np.ndarray, kind: RegionKind, pools: np.ndarray) -> Region:
-        address, end = int(spans["address"][0]), int(spans["address"][-1] + spans["bytes"][-1])
+    def _new_region(self, process: int, spans: np.ndarray, first: int, kind: RegionKind, cell_bytes: int) -> Region:
+        address = int(spans["address"][first])
         if kind is RegionKind.ARENA:
-            pool_bytes = int(pools.min(initial=1 << 20)) if len(pools) else 4096
-            cell_bytes = _doubled(pool_bytes, self.arena_bytes, ARENA_CELLS_MAX)
-            pool = spans["address"][np.isin(spans["kind"], (SpanKind.POOL, SpanKind.FREE_POOL))][0]
-            address -= (address - int(pool)) % cell_bytes
+            is_pool = _is_pool(spans)
+            cell_bytes = int(_doubled(int(spans["bytes"][is_pool].min()), self.arena_bytes, ARENA_CELLS_MAX))
+            pool = int(spans["address"][first + np.argmax(is_pool[first:])])
+            address -= (address - pool) % cell_bytes
         elif kind is RegionKind.HEAP:
-            cell_bytes = _doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX)
-        else:
-            cell_bytes = _doubled(4096, end - address, MAPPING_CELLS)
+            cell_bytes = int(_doubled(4096, self.mapped_bytes, OTHER_CELLS_MAX))
         number = len(self.frames) - (process > 0)
         return Region(process, address, kind, cell_bytes, first=number)
 
@@ -269,15 +313,21 @@ class HeapHistory:
     def _add_origins(self, values: np.ndarray, blocks: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Adds call sites and ages of the live blocks to cells."""
         sites = self.site_codes[np.minimum(blocks["site"], len(self.site_codes) - 1).astype(np.int64)]
-        _fill(values["site"], starts, ends, blocks["address"], blocks["bytes"], sites)
+        times = _fill(values["site"], starts, ends, blocks, sites, blocks["allocated_ns"])
+        values["oldest"] = np.maximum(times, 0) // self.unit_ns
         if self.type_codes is not None:
             types = self.type_codes[blocks["row"]]
-            _fill(values["type"], starts, ends, blocks["address"], blocks["bytes"], types)
-        ages = np.full(len(values), np.iinfo(np.int64).max)
-        cells = np.searchsorted(starts, blocks["address"], side="right") - 1
-        np.minimum.at(ages, np.maximum(cells, 0), blocks["allocated_ns"] // self.unit_ns)
-        known = ages < np.iinfo(np.int64).max
-        values["oldest"][known] = np.maximum(ages[known], 0)
+            _fill(values["type"], starts, ends, blocks, types, blocks["allocated_ns"])
+
+    def _keep_origins(self, values: np.ndarray, ids: np.ndarray, time_ns: int) -> None:
+        """Adds call sites, types and ages of the moment before. Blocks of cells that were empty then are taken as
+        new."""
+        before = at_places(self._present, ids)
+        is_live = values["live_bytes"] > 0
+        was_live = is_live & (before["live_bytes"] > 0)
+        values["oldest"][is_live] = time_ns // self.unit_ns
+        for name in ("site", "type", "oldest"):
+            values[name][was_live] = before[name][was_live]
 
     def finish(self) -> HeapMap:
         """Returns the map, with regions by kind, process and address."""
@@ -294,51 +344,59 @@ class HeapHistory:
         for frame in self.frames:
             cells, places = np.unique(renumbered[frame.cells][::-1], return_index=True)
             frame.cells, frame.values = cells, frame.values[::-1][places]
+            if frame.block_cells is not None:
+                frame.block_cells = renumbered[frame.block_cells]
         return HeapMap([self.regions[number] for number in order], self.frames, self.unit_ns)
 
 
-def _doubled(length: int, whole: int, count: int) -> int:
-    """Returns a length, doubled until `whole` has at most so many."""
-    while whole > length * count:
-        length *= 2
-    return length
+def _is_pool(spans: np.ndarray) -> np.ndarray:
+    """Returns for each span whether it is a pool, or several unused ones."""
+    return (spans["kind"] == SpanKind.POOL) | (spans["kind"] == SpanKind.FREE_POOL)
+
+
+def _words(cells: np.ndarray) -> np.ndarray:
+    """Returns rows of CELL as rows of integers, which NumPy compares and copies faster."""
+    return cells.view(np.uint32).reshape(len(cells), CELL.itemsize // 4)
+
+
+def _doubled(length: int, whole: int | np.ndarray, count: int) -> np.ndarray:
+    """Returns a length, doubled until `whole` has at most so many, or until cells are as long as CELL can express."""
+    doublings = np.ceil(np.log2(np.maximum(np.asarray(whole) / (length * count), 1)))
+    return np.minimum(np.int64(length) << doublings.astype(np.int64), CELL_BYTES_MAX)
+
+
+def _cells_with(starts: np.ndarray, addresses: np.ndarray) -> np.ndarray:
+    """Returns the place of the cell of each address; cells rise by address."""
+    return np.maximum(np.searchsorted(starts, addresses, side="right") - 1, 0)
 
 
 def _measured(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Returns a row of CELL for each cell, without call sites and ages."""
     values = np.zeros(len(starts), CELL)
     values["size_class"] = values["site"] = values["type"] = NOTHING
-    span_starts = spans["address"]
-    span_ends = span_starts + spans["bytes"]
-    edges = np.column_stack([span_starts, span_ends]).ravel()
-    for name, level in (
-        ("mapped_bytes", "bytes"),
-        *((name, name) for name in ("live_bytes", "free_bytes", "resident_bytes")),
-    ):
-        sums = np.concatenate([[0], np.cumsum(spans[level])])
-        heights = np.column_stack([sums[:-1], sums[1:]]).ravel()
-        if len(edges):
-            below, above = (np.rint(np.interp(places, edges, heights)) for places in (starts, ends))
-            values[name] = (above - below).astype(np.int64)
-    blocks = np.concatenate([[0], np.cumsum(spans["live_blocks"])])
-    values["blocks"] = blocks[np.searchsorted(span_starts, ends)] - blocks[np.searchsorted(span_starts, starts)]
-    live = spans[spans["live_blocks"] > 0]
+    _add_up(spans, starts, ends, values)
+    live = spans[(spans["live_blocks"] == 1) | (spans["size_class"] > 0)]  # of a HEAP, sizes are unknown
     sizes = np.where(live["size_class"] > 0, live["size_class"], live["live_bytes"])
-    _fill(values["size_class"], starts, ends, live["address"], live["bytes"], np.searchsorted(CLASS_LIMITS, sizes))
+    _fill(values["size_class"], starts, ends, live, np.searchsorted(CLASS_LIMITS, sizes), sizes)
     return values
 
 
 def _fill(
-    found: np.ndarray, starts: np.ndarray, ends: np.ndarray, address: np.ndarray, length: np.ndarray, codes: np.ndarray
-) -> None:
-    """Writes for each cell the code of most bytes into `found`."""
-    prevailing = np.full(len(found), NOTHING, np.int64)
-    starts, ends, address, length, codes = (
-        np.ascontiguousarray(column, np.int64) for column in (starts, ends, address, length, codes)
+    found: np.ndarray, starts: np.ndarray, ends: np.ndarray, items: np.ndarray, codes: np.ndarray, times: np.ndarray
+) -> np.ndarray:
+    """Writes the code of most bytes for each cell into `found`; returns the earliest time, 0 without items.
+
+    `items` have `address` and `bytes`.
+    """
+    prevailing, earliest = np.full(len(found), NOTHING, np.int64), np.zeros(len(found), np.int64)
+    starts, ends, address, length, codes, times = (
+        np.ascontiguousarray(column, np.int64)
+        for column in (starts, ends, items["address"], items["bytes"], codes, times)
     )
     counts = np.zeros(int(codes.max(initial=0)) + 1, np.int64)
-    _prevailing(starts, ends, address, length, codes, counts, prevailing)
+    _prevailing(starts, ends, address, length, codes, times, counts, prevailing, earliest)
     found[:] = prevailing
+    return earliest
 
 
 def _listed(blocks: np.ndarray, spans: np.ndarray) -> np.ndarray:

@@ -16,6 +16,14 @@ WORTHWHILE, WORTHWHILE_BYTES = 0.05, 1 << 20
 """A remedy is worth trying if it saves at least this share and so many bytes of the mean, or of the memory at end."""
 
 
+_FIELDS = {
+    "MALLOC_ARENA_MAX": "arena_max",
+    "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
+    "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
+}
+"""The setting of glibc's model by environment variable."""
+
+
 @dataclass(frozen=True)
 class Remedy:
     """A change of settings, and the resident memory of a run with it."""
@@ -64,12 +72,14 @@ def try_remedies(
 ) -> list[Remedy]:
     """Simulates the trace with each remedy on top of a preset with overrides; returns them by mean."""
     every_ns = _rounded(duration_ns // TRIMS)
-    found = []
-    for change in _changes(load_config(chosen, overrides, env), has_several_heaps):
+    found, given = [], load_config(chosen, overrides, env)
+    for change in _changes(given, has_several_heaps):
         if change.trims and (trim_every_ns or not every_ns):
             continue
         try:
             stack = load_config(chosen, [*overrides, *change.overrides], [*env, *change.env])
+            if not _takes_effect(change, stack, given, load_config(chosen, change.overrides, change.env)):
+                continue
             interval_ns = every_ns if change.trims else trim_every_ns
             result = run(trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=interval_ns)
         except (ConfigError, TraceError):
@@ -87,6 +97,19 @@ def try_remedies(
             )
         )
     return sorted(found, key=lambda remedy: (remedy.resident_bytes_mean, remedy.resident_bytes_end))
+
+
+def _takes_effect(change: _Change, stack: StackConfig, given: StackConfig, alone: StackConfig) -> bool:
+    """Returns whether `stack` differs from the user's `given` one, and no setting of the user overrides the change.
+
+    `alone`: the preset with the change and without the user's settings.
+    """
+    if stack == given and not change.trims:
+        return False
+    names = {setting.split("=")[0] for setting in change.env}
+    fields = [field for name, field in _FIELDS.items() if name in names]
+    found, wanted = (each.effective_settings()["glibc"] for each in (stack, alone))
+    return all(found[field] == wanted[field] for field in fields)
 
 
 def saving(summary: Summary, remedy: Remedy) -> float:

@@ -13,7 +13,9 @@ from replay.commands.compilation import report_compilation
 from replay.commands.notes import print_notes
 from replay.commands.paths import parse_folder, refuse_input_as_output
 from replay.commands.run_plan import RunPlan
-from replay.support.atomic_files import new_file, new_target
+from replay.reports.html.chart_specs import CHARTS
+from replay.support.atomic_files import new_file, new_folder_target, new_target, resolve_output
+from replay.support.errors import OutputError
 from replay.support.names import printable, say
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ class _Outputs:
             if path is not None:
                 refuse_input_as_output(source, path, option)
                 new_target(path, force=self.force)
+        if self.markdown and resolve_output(self.markdown) == resolve_output(self.page):
+            raise OutputError(f"--markdown {self.markdown}: is also the name of the page; choose another name")
+        for folder, kind in ((self.png, "png"), (self.svg, "svg")):
+            if folder and new_folder_target(folder).is_dir():
+                for name in CHARTS:
+                    new_target(folder / f"{name}.{kind}", force=self.force)
 
 
 def report(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import quote
 
 from replay.analysis.pins import Pins
 from replay.analysis.report_data import ReportData
@@ -18,6 +19,13 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 def escaped(text: str) -> str:
     """Returns text without effect of its characters on Markdown or HTML."""
     return _SPECIAL.sub(r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    """Returns text as a code span, between more backticks than it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{printable(text)}{space}{fence}"
 
 
 def write_markdown(
@@ -41,7 +49,7 @@ def _lines(
         yield f"- **{each.question}** {escaped(each.answer)}"
     yield ""
     for path in images:
-        yield f"![{escaped(path)}]({path.replace(' ', '%20')})"
+        yield f"![{escaped(path)}]({quote(path)})"
     yield from _table(
         ["", "at peak", "mean", "at end"],
         [
@@ -67,7 +75,7 @@ def _lines(
     for sentence in sentences(claims(data.result.metadata, stack, summary)):
         yield f"- {escaped(sentence)}"
     yield ""
-    yield f"Made by `{printable(command)}`."
+    yield f"Made by {_code(command)}."
 
 
 def _pins(pins: Pins, name: str) -> Iterator[str]:

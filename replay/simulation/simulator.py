@@ -30,7 +30,7 @@ from replay.allocators import (
     span_rows,
 )
 from replay.config import StackConfig
-from replay.jit.arrays import concatenated, copied, copied_state
+from replay.jit.arrays import at_places, concatenated, copied, copied_state
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import (
     adopt_small,
@@ -406,7 +406,7 @@ class Simulator:
         if not self.has_all_spans:
             starts, ends = linux.uncovered(space, spans["address"], spans["address"] + spans["bytes"])
             spans = concatenated([spans, span_rows(SpanKind.HEAP, starts, ends - starts, starts)])
-        spans = spans[np.argsort(spans["address"], kind="stable")]
+        spans = at_places(spans, np.argsort(spans["address"], kind="stable"))
         ends = spans["address"] + spans["bytes"]
         spans["resident_bytes"] = linux.resident_bytes(self.resident_pages(), self.page_bytes, spans["address"], ends)
         return spans

@@ -7,6 +7,8 @@ Spec = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 """An identifier; nothing is loaded from there."""
+CHARTS = ("timeline", "classes", "lifetimes", "arenas")
+"""The charts of a report about a run; its image files have these names."""
 WIDTH, HEIGHT = 820, 300
 """Of a plot in an image file; in the page, the width follows the window."""
 SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))

@@ -6,6 +6,7 @@
 import gzip
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,15 @@ def map_payload(
     of the trace.
     """
     frames, data = found.frames, _changes(found.frames)
-    while len(data) > limit_bytes and len(frames) > 2:
-        frames = _halved(frames)
+    while len(data) > limit_bytes and len(fewer := _halved(frames)) < len(frames):
+        frames = fewer
         data = _changes(frames)
     payload = {"map-data": b64encode(data).decode()}
     lists = []
     for number, frame in enumerate(frames):
         if frame.blocks is not None and len(frame.blocks):
             lists.append({"frame": number, "length": len(frame.blocks)})
-            payload[f"map-blocks-{number}"] = b64encode(_blocks(found, frame.blocks, codes)).decode()
+            payload[f"map-blocks-{number}"] = b64encode(_blocks(found, frame, codes)).decode()
     meta = {
         "unit_ns": found.unit_ns,
         "cells": found.cells,
@@ -107,7 +108,7 @@ def _halved(frames: list[Frame]) -> list[Frame]:
             cells = np.concatenate([each.cells for each in waiting])[::-1]
             values = np.concatenate([each.values for each in waiting])[::-1]
             cells, places = np.unique(cells, return_index=True)
-            kept.append(Frame(frame.time_ns, frame.label, cells, values[places], frame.blocks))
+            kept.append(replace(frame, cells=cells, values=values[places]))
             waiting = []
     return kept
 
@@ -121,17 +122,13 @@ def _changes(frames: Sequence[Frame]) -> bytes:
     return _packed(columns)
 
 
-def _blocks(found: HeapMap, blocks: np.ndarray, codes: np.ndarray) -> bytes:
-    """Returns the columns of a list of blocks, by cell."""
-    lengths = np.array([region.cells for region in found.regions], np.int64)
-    firsts = np.cumsum(lengths) - lengths
-    starts = np.array([region.address for region in found.regions], np.int64)
-    order = np.argsort(starts)
-    places = order[np.maximum(np.searchsorted(starts[order], blocks["address"], side="right") - 1, 0)]
-    cell_bytes = np.array([region.cell_bytes for region in found.regions], np.int64)[places]
-    cells = firsts[places] + np.minimum((blocks["address"] - starts[places]) // cell_bytes, lengths[places] - 1)
-    offsets = blocks["address"] - starts[places] - (cells - firsts[places]) * cell_bytes
+def _blocks(found: HeapMap, frame: Frame, codes: np.ndarray) -> bytes:
+    """Returns the columns of the blocks of a moment, by cell."""
+    blocks, cells = frame.blocks, frame.block_cells
+    assert blocks is not None
+    assert cells is not None
     order = np.argsort(cells, kind="stable")
+    offsets = blocks["address"] - found.addresses()[cells]
     sites = (
         codes[np.minimum(blocks["site"], len(codes) - 1).astype(np.int64)]
         if len(codes)

@@ -27,13 +27,19 @@
     return copy;
   }
 
+  // The width of labels is known only when they are drawn: a chart that is too wide is drawn again.
+  async function drawn(element) {
+    const spec = specs[element.dataset.chart], width = element.clientWidth, isFixed = "fixed" in element.dataset;
+    const options = {actions: false, renderer: "svg", config: isFixed ? {} : config()};
+    const embed = (room) => vegaEmbed(element, isFixed ? spec : fitted(spec, room), options);
+    await embed(width);
+    const excess = element.querySelector("svg").getBoundingClientRect().width - width;
+    if (excess > 0 && !isFixed) await embed(width - Math.ceil(excess));
+    element.dataset.ready = "yes";
+  }
+
   function draw() {
-    for (const element of document.querySelectorAll("[data-chart]")) {
-      const isFixed = "fixed" in element.dataset, spec = specs[element.dataset.chart];
-      const options = {actions: false, renderer: "svg", config: isFixed ? {} : config()};
-      vegaEmbed(element, isFixed ? spec : fitted(spec, element.clientWidth), options)
-        .then(() => { element.dataset.ready = "yes"; });
-    }
+    for (const element of document.querySelectorAll("[data-chart]")) drawn(element);
   }
 
   function setTheme(name) {
