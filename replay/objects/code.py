@@ -5,6 +5,7 @@ import numpy as np
 from replay.objects.attributes import clashes, own_attributes
 from replay.objects.code_units import yield_places
 from replay.objects.combinations import unsupported
+from replay.objects.exception_classes import wrong_bases
 from replay.objects.handlers import REGION
 from replay.objects.instructions import FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
 from replay.objects.language import INIT, Program, Statement
@@ -40,7 +41,7 @@ class _Compiler(Statements):
             for name in self._classes
             if name in self._functions
         ]
-        self._problems += clashes(self._program)
+        self._problems += [*clashes(self._program), *wrong_bases(self._program)]
         functions = [self._function(scope) for scope in self._scopes]
         self._add_threads()
         if self._problems:

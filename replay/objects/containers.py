@@ -7,8 +7,10 @@ from replay.objects.collector import may_be_in_cycle
 from replay.objects.dicts import clear_dict, dict_item
 from replay.objects.functions import bind_method
 from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
     CALLOC,
     DICT,
+    EXCEPTION,
     INSTANCE,
     INT,
     LIST,
@@ -130,7 +132,7 @@ def attribute(machine, name, is_set):
     """Replaces an instance by its attribute; or sets it to the value below the instance."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
-    if entry.kind == OPEN:
+    if entry.kind == OPEN or (entry.kind == EXCEPTION and entry.owner >= BUILTIN_EXCEPTIONS):
         return open_attribute(machine, number, name, is_set)
     slot = machine.slots[entry.owner, name] if entry.kind == INSTANCE else np.int64(-1)
     if slot < 0:

@@ -21,7 +21,9 @@ from replay.jit.compiling import leaf
 from replay.objects.dicts import DICT_BYTES, find, grown_slots, insert, insert_entry, new_table, track_dict, usable
 from replay.objects.functions import bind_method
 from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
     DICT,
+    EXCEPTION,
     MALLOC,
     MEM,
     OPEN,
@@ -74,29 +76,33 @@ def _inline_bytes(count):
 
 
 @leaf
+def class_of(entry):
+    """Returns the class of an instance, or of an exception of a class of the program."""
+    return np.int64(entry.owner - BUILTIN_EXCEPTIONS if entry.kind == EXCEPTION else entry.owner)
+
+
+@leaf
 def open_attribute(machine, number, name, is_set):
     """Pushes an attribute of an instance, which was popped; or sets it to the value on the stack."""
     heap, entry = machine.heap, machine.heap.objects[number]
+    which, in_dict = class_of(entry), heap.rules[0].splits_dicts or entry.kind == EXCEPTION
     if is_set:
-        if machine.methods[entry.owner, name]:
+        if machine.methods[which, name]:
             return fail(machine, IS_METHOD, name, np.int64(0))
         value = pop(machine)
-        if heap.rules[0].splits_dicts:
-            old = _set_in_dict(machine, number, name, value)
-        else:
-            old = _set_in_values(machine, number, name, value)
+        old = _set_in_dict(machine, number, name, value) if in_dict else _set_in_values(machine, number, name, value)
         drop(heap, number)
         if old:
             drop(heap, old)
         return True
     value = np.int64(0)
-    if entry.capacity or heap.rules[0].splits_dicts:
-        if entry.length:
-            value = _get_in_dict(machine, entry.owner, np.int64(heap.items[entry.first]), name)
-    elif machine.slots[entry.owner, name] >= 0:
-        value = np.int64(heap.items[entry.first + machine.slots[entry.owner, name]])
+    if in_dict or entry.capacity:
+        if heap.items[entry.first]:
+            value = _get_in_dict(machine, which, np.int64(heap.items[entry.first]), name)
+    elif machine.slots[which, name] >= 0:
+        value = np.int64(heap.items[entry.first + machine.slots[which, name]])
     if value == 0:
-        if machine.methods[entry.owner, name]:
+        if machine.methods[which, name]:
             return bind_method(machine, number, name)
         return fail(machine, NO_VALUE, name, np.int64(0))
     refer(heap, value)
@@ -170,27 +176,29 @@ def _get_in_dict(machine, which, number, name):
 def _set_in_dict(machine, number, name, value):
     """Sets an attribute in the dict of an instance, as `_PyObjectDict_SetItem` does; returns its previous value."""
     heap, entry = machine.heap, machine.heap.objects[number]
-    kind = machine.classes[entry.owner]
-    if entry.length == 0:
+    which = class_of(entry)
+    kind = machine.classes[which]
+    if heap.items[entry.first] == 0:
         made = _new_split(heap, kind.keys) if kind.keys else new_object(heap, DICT, np.int64(DICT_BYTES), np.int64(0))
-        give_items(heap, number, np.int64(1))
+        if entry.kind == OPEN:
+            give_items(heap, number, np.int64(1))
+            entry.length = 1
         heap.items[entry.first] = made
-        entry.length = 1
     attributes = np.int64(heap.items[entry.first])
     shared, key = heap.objects[attributes].owner, np.int64(machine.attributes[name])
-    if heap.objects[attributes].vector and _fits(machine, entry.owner, attributes, name):
+    if heap.objects[attributes].vector and _fits(machine, which, attributes, name):
         track_dict(heap, attributes, value)
-        old = np.int64(heap.items[heap.objects[attributes].first + machine.slots[entry.owner, name]])
-        heap.items[heap.objects[attributes].first + machine.slots[entry.owner, name]] = value
+        old = np.int64(heap.items[heap.objects[attributes].first + machine.slots[which, name]])
+        heap.items[heap.objects[attributes].first + machine.slots[which, name]] = value
         heap.objects[attributes].length += old == 0
         return old
     if heap.objects[attributes].vector:
-        _combine(machine, entry.owner, attributes)
+        _combine(machine, which, attributes)
     old = insert(heap, attributes, key, value)
     if shared and shared == kind.keys and heap.objects[attributes].owner != shared:
         kind.keys = 0
         if heap.objects[shared].refs == 1:  # of the class only
-            _share(machine, entry.owner, attributes)
+            _share(machine, which, attributes)
         leave_keys(heap, shared)
     return old
 

@@ -33,9 +33,10 @@
     MAKE_ARGUMENTS n   pushes places for two blocks, and a tuple of the n arguments of class `other`, or 0 for none
     CALL_INIT f        calls `__init__` with the instance on the stack and the `other` arguments below it
     END_INIT n         pops the result, the instance, and all that MAKE_ARGUMENTS pushed and found; pushes the instance
-    ARGUMENTS n        pops n values, and pushes the tuple of arguments; up to 3.13
+    ARGUMENTS n k      pops n values, and pushes the tuple of arguments for class k; of built-in classes up to 3.13
     NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k
-    RAISE              pops and raises an exception; RAISE_CLASS k raises a new one
+    RAISE 0 c          pops an exception and raises it; RAISE_CLASS k c raises a new one. c: whether its cause is popped
+                       first
     MATCH classes      jumps to `other` unless the handled exception is one of these classes
     HANDLED            pushes the handled exception
     LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0

@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
+from replay.objects.handlers import (
+    CLASS_BITS,
+    COLD,
+    DEAD,
+    EXCEPTION_COPY,
+    LENGTH_MASK,
+    NAMED_BEFORE,
+    RETURN_COPY,
+    TRIES_BITS,
+    UNKNOWN,
+)
 from replay.objects.instructions import Code, Do
 from replay.objects.layout import BRANCHES, function_bounds
 
@@ -154,8 +164,9 @@ def _exact(function: _Function, at: int, do: Do) -> int:
     code, which = function.code, function.release
     argument, units = int(code.instructions[at]["argument"]), _UNITS.get(do, (1,) * len(_RELEASES))[which]
     if do == Do.MATCH:
-        count = argument >> CLASS_BITS
-        return units + max(count, 1) * _GLOBAL[which] + (count > 0)
+        count = argument >> CLASS_BITS & LENGTH_MASK
+        more = _UNBIND_AND_RAISE[which] if argument & NAMED_BEFORE else 0
+        return units + max(count, 1) * _GLOBAL[which] + (count > 0) + more
     if do in (Do.LIST_OF_CONSTANTS, Do.SET_OF_CONSTANTS) and which == 0:
         constant = code.constants[code.instructions[at - 1]["argument"]]
         return len(constant) if isinstance(constant, tuple) else 1

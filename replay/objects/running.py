@@ -8,6 +8,7 @@ import numpy as np
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
 from replay.objects.constants import Constant, FunctionValue
+from replay.objects.exception_classes import class_names
 from replay.objects.heap import (
     COLLECTOR,
     COUNTS,
@@ -27,7 +28,7 @@ from replay.objects.heap import (
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
-from replay.objects.language import EXCEPTIONS, LARGEST, Program
+from replay.objects.language import LARGEST, Program
 from replay.objects.layout import arranged
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
@@ -285,7 +286,7 @@ def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
     elif state.mistake == UNCAUGHT:
-        name = [*EXCEPTIONS][state.value]
+        name = class_names(program.program)[state.value]
     elif state.mistake == CRITICAL_LENGTH:
         name = ".".join(map(str, release[:2]))
     else:

@@ -123,16 +123,15 @@ class _Depths:
     def _(self, form: language.Raise) -> int:
         if form.raise_ is None:
             return 0
-        if isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS:
-            return 1 if form.with_ is None else self._callable + self._row(form.with_)
-        return self._depth(form.raise_)
+        raised = self._depth(form.raise_) if form.with_ is None else self._callable + self._row(form.with_)
+        return max(raised, 0 if not form.has_cause else 1 + self._depth(0 if form.from_ is None else form.from_))
 
     @_statement.register
     def _(self, form: language.Try) -> int:
         sizes = [self.block(form.try_), _CLEAN_UP]
-        if form.except_ is not None:
-            classes = 1 if isinstance(form.except_, str) else len(form.except_)
-            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(form.handle or [])]
+        for each in form.clauses:
+            classes = 1 if isinstance(each.except_, str) else len(each.except_)
+            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(each.handle)]
         if form.finally_ is not None:
             sizes.append(_HANDLER + 1 + self.block(form.finally_))
         return max(sizes)
@@ -196,9 +195,9 @@ class _Depths:
             return max(self._row(values), len(values) + 1)
         return max(self._row(keys, 2), 1 + self._row(values, 2))
 
-    @_depth.register(language.New)
-    def _(self, _form: language.New) -> int:
-        return self._callable
+    @_depth.register
+    def _(self, form: language.New) -> int:
+        return self._callable + self._row(form.with_)
 
     @_depth.register
     def _(self, form: language.Call) -> int:
