@@ -18,6 +18,16 @@ def raising_document(seed: int) -> dict[str, Any]:
     return _RaisingAuthor(seed).document()
 
 
+def calling_program(seed: int) -> ObjectProgram:
+    """Returns the random program of a seed that also has inner functions, methods and constructors."""
+    return object_program(calling_document(seed))
+
+
+def calling_document(seed: int) -> dict[str, Any]:
+    """Returns the document of a random program that also has inner functions, methods and constructors."""
+    return _CallingAuthor(seed).document()
+
+
 class _RaisingAuthor(RandomAuthor):
     """Writes functions that raise exceptions; `main` calls them in `try` only."""
 
@@ -32,6 +42,8 @@ class _RaisingAuthor(RandomAuthor):
             self._own.append(f"E{index}")
         self._functions = self._parameters
         self._is_safe = True
+        self._handles = False
+        """Whether the statements are in a handler."""
 
     def _main(self) -> list[Any]:
         self._is_safe, self._parameters = False, {}
@@ -58,7 +70,7 @@ class _RaisingAuthor(RandomAuthor):
             cause = {"from": self._pick(names, "exception", *self._own)}
         if known and chance < 0.3:
             return {"raise": known, **cause}
-        if chance < 0.4 and "exception" in names.values():  # who knows an exception is in its handler
+        if chance < 0.4 and self._handles:
             return {"raise": None}
         name = self._random.choice([*EXCEPTIONS, *2 * self._own])
         if chance < 0.5:
@@ -98,10 +110,18 @@ class _RaisingAuthor(RandomAuthor):
         if self._random.random() < 0.6:
             form["as"] = self._new_name()
             more = {form["as"]: "exception"}
+        handles, self._handles = self._handles, True
         form["handle"] = self._inner(names, 3, **more)
         if was_safe and self._random.random() < 0.2 and not self._never_completes(form["handle"]):
             form["handle"].append(self._raise({**names, **more}))
+        self._handles = handles
         return form
+
+    def _body(self, names: Names, parameters: list[str]) -> list[Any]:
+        handles, self._handles = self._handles, False
+        body = super()._body(names, parameters)
+        self._handles = handles
+        return body
 
     def _classes_to_catch(self, is_partial: bool) -> Any:
         if not is_partial and self._random.random() < 0.5:
@@ -116,3 +136,22 @@ class _RaisingAuthor(RandomAuthor):
             body = self._inner(names, 2)
             if "return" not in str(body):
                 return body
+
+
+class _CallingAuthor(_RaisingAuthor):
+    """Writes functions in functions, methods and constructors too. All of `main` is in a `try`."""
+
+    has_callables = True
+
+    def _write_methods(self, name: str) -> None:
+        if name not in self._own:
+            super()._write_methods(name)
+            return
+        self._methods[name] = {}
+        self._ready.append(name)
+
+    def _main(self) -> list[Any]:
+        bodies = [self._block({}, self._random.randint(3, 8)) for _ in range(self._random.randint(1, 3))]
+        self._parameters = {}
+        handlers = [{"except": "Exception", "as": f"e{index}", "handle": [{"bind": {"z": 0}}]} for index in range(3)]
+        return [{"try": body, **handler} for body, handler in zip(bodies, handlers, strict=False)]

@@ -34,7 +34,7 @@ class _Compiler(Statements):
         for number, scope in enumerate(self._scopes):
             scope.number = number
         find_cells(self._scopes)
-        self._surveys = False
+        self._surveys, self._needs_stack_sizes = False, bool(self._generators) or len(self._regions) > 1
         self._restart()
         self._problems += [
             Problem(("classes", name), "is the name of a function too")
@@ -63,7 +63,7 @@ class _Compiler(Statements):
             self._names,
             np.array(self._layout, np.int64),
             self._positions,
-            self._stack_sizes,
+            self._slots,
             self._has_threads,
         )
         return code, []
@@ -82,8 +82,8 @@ class _Compiler(Statements):
         ]
         self._is_generator = not scope.name and scope.place[0] == "functions" and scope.place[1] in self._generators
         self._yield_distances = iter(self._distances(scope.body) if self._is_generator else [])
-        if self._generators and not self._surveys:
-            self._add_stack_sizes(scope.body, scope.place)
+        if self._needs_stack_sizes and not self._surveys:
+            self._add_slots(scope)
         self._make_cells()
         self._block(scope.body, scope.place)
         self._constant(None)
@@ -101,14 +101,17 @@ class _Compiler(Statements):
                 found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
         return found
 
-    def _add_stack_sizes(self, body: list[Statement], place: Location) -> None:
-        """Notes the stack size of a function in CPython, by release."""
+    def _add_slots(self, scope: Scope) -> None:
+        """Notes the number of variables and values of a function in CPython, by release."""
+        variables = len({*scope.fast, *scope.cells}) + len(scope.free)
+        cells = {form: len(each.free) for form, each in scope.inner.items()}
         try:
             for release in ((3, minor) for minor in range(11, 16)):
-                size = stack_size(body, release, self._is_generator)
-                self._stack_sizes.setdefault(release, []).append(size)
+                size = stack_size(scope.body, release, self._is_generator, cells)
+                self._slots.setdefault(release, []).append(variables + size)
         except UnknownFormError as error:
-            self._problems.append(Problem(place, f"{error} is not supported in a program with generators"))
+            what = f"{error} is not supported in a program with exceptions or generators"
+            self._problems.append(Problem(scope.place, what))
 
     def _distances(self, body: list[Statement]) -> list[int]:
         """Returns for each `yield` whether an integer of its place is a new object in 3.12: 0 if not, 1 if so, 2 if

@@ -103,9 +103,9 @@ def _child(heap, number, index):
     entry = heap.objects[number]
     if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
         return np.int64(entry.owner)
-    if entry.kind == FRAME:  # its caller, then the variables
-        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
-        return np.int64(heap.items[entry.first + place])
+    if entry.kind == FRAME:  # its caller, its function, then the variables
+        place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + (place if index else entry.length - 1)])
     if entry.kind in (GENERATOR, GENERATOR_FRAME):
         return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
@@ -368,10 +368,10 @@ def _clear_slots(heap, number):
 
 @leaf
 def _clear_variables(heap, number):
-    """Drops the variables of a frame object, from the first on; not its caller."""
+    """Drops the variables of a frame object, from the first on; not its caller and its function."""
     entry = heap.objects[number]
-    for index in range(entry.length - 1):
-        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
+    for index in range(entry.length - 2):
+        slot = 1 + index if heap.rules[0].locals_from_last else entry.length - 2 - index
         if heap.items[entry.first + slot]:
             drop(heap, np.int64(heap.items[entry.first + slot]))
             heap.items[entry.first + slot] = 0

@@ -9,7 +9,8 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, JUMPS_BACK, LENGTH_MASK, UNKNOWN
+from replay.objects.functions import cell_slot
+from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, IN_CELL, JUMPS_BACK, LENGTH_MASK, UNKNOWN
 from replay.objects.heap import (
     BUILTIN_EXCEPTIONS,
     EXCEPTION,
@@ -92,12 +93,25 @@ def do_exception(machine, op, argument, other):
 
 
 @leaf
-def unbind(machine, slot):
+def _take_value(machine, variable):
+    """Unbinds a variable, and returns its value, 0 for none."""
+    heap, place = machine.heap, machine.state[0].locals + variable - 1
+    if variable & IN_CELL:
+        cell = heap.objects[machine.stack[machine.state[0].locals + cell_slot(heap, variable & ~IN_CELL)]]
+        value = np.int64(cell.owner)
+        cell.owner = 0
+        return value
+    value = np.int64(machine.stack[place])
+    machine.stack[place] = 0
+    return value
+
+
+@leaf
+def unbind(machine, variable):
     """Drops the value of a variable, if it has one."""
-    place = machine.state[0].locals + slot
-    if machine.stack[place]:
-        drop(machine.heap, np.int64(machine.stack[place]))
-        machine.stack[place] = 0
+    value = _take_value(machine, variable)
+    if value:
+        drop(machine.heap, value)
 
 
 @leaf
@@ -235,8 +249,7 @@ def _leave_handler(machine, variable, flags):
     if has_result:
         result = pop(machine)
     if variable:
-        value = np.int64(machine.stack[state.locals + variable - 1])
-        machine.stack[state.locals + variable - 1] = 0
+        value = _take_value(machine, variable)
     is_first = heap.rules[0].list_classic and not has_result  # the last that is to be dropped is dropped first
     if value and not is_first:
         drop(heap, value)

@@ -70,6 +70,12 @@ def make_cell(machine, now, apart):
 
 
 @leaf
+def cell_slot(heap, slots):
+    """Returns one of two slots of a cell, that from 3.11 on and above it that up to 3.10."""
+    return np.int64(slots >> SLOT_BITS if heap.rules[0].cells_apart else slots & SLOT_MASK)
+
+
+@leaf
 def use_cell(machine, op, now, apart):
     """Pushes the content of a cell, or the cell; sets its content to the value on the stack, or unbinds it."""
     heap, state = machine.heap, machine.state[0]

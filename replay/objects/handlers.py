@@ -31,6 +31,9 @@ exception; they never run."""
 TRIES_BITS = 8
 """Above the flags is the number of `try` that start with an instruction."""
 UNKNOWN = 2
+IN_CELL = 1 << 50
+"""A variable of a handler is its slot, counted from 1, or a cell: this, the slot of the cell from 3.11 on, and above
+SLOT_BITS that up to 3.10."""
 CLASS_BITS, LENGTH_MASK, NAMED_BEFORE = 48, 0xFF, 1 << 60
 """Of the argument of MATCH: bits of classes; above them the length of the tuple of classes, and whether the `except`
 before it has a variable."""

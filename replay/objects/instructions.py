@@ -39,9 +39,9 @@
                        first
     MATCH classes      jumps to `other` unless the handled exception is one of these classes
     HANDLED            pushes the handled exception
-    LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0
+    LEAVE_HANDLER v    ends a handler, and unbinds the variable v, if not 0: see `replay.objects.handlers`
     RERAISE            raises the handled exception again
-    UNBIND slot        unbinds a variable, if it is bound
+    UNBIND v           unbinds a variable, if it is bound
     ENTER_FINALLY      pushes the place where CPython 3.8 continues after a `finally` that a `return` runs
     LEAVE_FINALLY      pops it
     RAISE_AGAIN        raises the handled exception again, as a statement
@@ -234,8 +234,9 @@ class Code(NamedTuple):
     """Flags of each instruction: see `replay.objects.handlers`."""
     positions: list[tuple[int, ...]]
     """Of each instruction, in the order in which CPython 3.8 compiles them."""
-    stack_sizes: dict[tuple[int, int], list[int]]
-    """The stack size of each function in CPython, by release from 3.11 on, if the program has generators."""
+    function_slots: dict[tuple[int, int], list[int]]
+    """The number of variables and values of each function in CPython, by release from 3.11 on, if the program has
+    exceptions or generators."""
     has_threads: bool = False
     """Whether the program has statements about threads, or takes time."""
 

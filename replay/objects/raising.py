@@ -12,6 +12,7 @@ from replay.objects.handlers import (
     FINALLY_VALUES,
     HANDLER,
     HANDLER_VALUES,
+    IN_CELL,
     LOOP,
     NAME,
     NAMED_BEFORE,
@@ -20,7 +21,7 @@ from replay.objects.handlers import (
     VARIABLE,
     Block,
 )
-from replay.objects.instructions import Do
+from replay.objects.instructions import SLOT_BITS, Do
 from replay.objects.language import Statement
 from replay.support.names import nearest
 from replay.support.yaml_documents import Location, Problem
@@ -40,11 +41,12 @@ class Raising(Expressions):
                 self._problem("`raise` without an exception is for handlers, and without `with` and `from`")
             self._emit(Do.RAISE_AGAIN)
             return
+        if isinstance(form.raise_, str):
+            self._scope.used.add(form.raise_.partition(".")[0])
         if is_class and form.with_ is not None:
             self._new_exception(str(form.raise_), form.with_)
         elif is_class:
             self._depth += 1  # the class
-            self._scope.used.add(str(form.raise_))
         else:
             if isinstance(form.raise_, str) and "." not in form.raise_ and not self._is_variable(form.raise_):
                 known = [*self._locals, *classes]
@@ -61,6 +63,13 @@ class Raising(Expressions):
         self._depth = depth + (not is_new)
         which = exception_number(self._program, str(form.raise_)) if is_new else 0
         self._emit(Do.RAISE_CLASS if is_new else Do.RAISE, which, int(form.has_cause))
+
+    def _variable(self, name: str) -> int:
+        """Returns how UNBIND and others name a variable."""
+        if not self._in_cell(name):
+            return self._locals[name] + 1
+        now, apart = self._cell(name)
+        return IN_CELL | apart << SLOT_BITS | now
 
     def _is_variable(self, name: str) -> bool:
         """Whether a name is a variable that is bound before this statement."""
@@ -94,7 +103,7 @@ class Raising(Expressions):
                 self._leave_handler(0, int(has_result))
                 if block.variable:
                     self._emit(Do.ENTER_FINALLY)
-                    self._emit(Do.UNBIND, block.variable - 1)
+                    self._emit(Do.UNBIND, block.variable)
                     self._emit(Do.LEAVE_FINALLY)
             else:
                 copy, self._region, self._layout_now = self._layout_now, block.region, self._layout_now | RETURN_COPY
@@ -147,8 +156,8 @@ class Raising(Expressions):
             self._emit(Do.HANDLED)
             self._store(clause.as_)
             self._region = self._new_region(NAME, self._region)
-            self._regions[self._region][VARIABLE] = self._locals[clause.as_]
-        variable = self._locals[clause.as_] + 1 if clause.as_ else 0
+            self._regions[self._region][VARIABLE] = self._variable(clause.as_)
+        variable = self._variable(clause.as_) if clause.as_ else 0
         self._blocks.append(Block(HANDLER, variable))
         self._handlers += 1
         self._block(clause.handle, (*place, "handle"))

@@ -20,17 +20,22 @@ _HANDLER, _CLEAN_UP = 1, 4
 """Values below a handler, from 3.11 on; the most that are on the stack when an exception leaves it."""
 
 
-def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool = False) -> int:
-    """Returns the stack size of a function in a release such as (3, 12)."""
+def stack_size(
+    body: list[Statement], release: tuple[int, ...], is_generator: bool = False, cells: dict[int, int] | None = None
+) -> int:
+    """Returns the stack size of a function in a release such as (3, 12).
+
+    `cells`: the number of cells in the closure of each function defined in it, by the identity of its statement.
+    """
     least = 2 if is_generator and release >= (3, 12) else 1  # its handler of StopIteration has two values
-    return max(least, _Depths(release).block(body))
+    return max(least, _Depths(release, cells or {}).block(body))
 
 
 class _Depths:
     """The depths of statements and expressions in a release."""
 
-    def __init__(self, release: tuple[int, ...]) -> None:
-        self._release = release
+    def __init__(self, release: tuple[int, ...], cells: dict[int, int]) -> None:
+        self._release, self._cells = release, cells
         self._callable = 2 if release >= (3, 11) else 1  # a function, and from 3.11 on an empty value beside it
         self._loop = 2 if release >= (3, 15) else 1  # an iterator, and in 3.15 an index
 
@@ -102,6 +107,11 @@ class _Depths:
     @_statement.register
     def _(self, form: language.Yield) -> int:
         return self._depth(form.yield_)
+
+    @_statement.register
+    def _(self, form: language.Define) -> int:
+        cells = self._cells.get(id(form), 0)
+        return max(cells, 2 if cells else 1)  # the cells; their tuple and the code
 
     @_statement.register
     def _(self, form: language.Repeat) -> int:
