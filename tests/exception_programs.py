@@ -72,18 +72,19 @@ class _RaisingAuthor(RandomAuthor):
             return {"raise": known, **cause}
         if chance < 0.4 and self._handles:
             return {"raise": None}
-        name = self._random.choice([*EXCEPTIONS, *2 * self._own])
-        if chance < 0.5:
+        name = self._random.choice([*EXCEPTIONS, *2 * [own for own in self._own if own in self._ready]])
+        if chance < 0.5 and name not in self._inits:
             return {"raise": name, **cause}
         return {"raise": name, "with": self._arguments(names, name), **cause}
 
-    def _arguments(self, names: Names, _name: str) -> list[Any]:
+    def _arguments(self, names: Names, name: str) -> list[Any]:
         """Returns arguments of a new exception."""
-        return [self._value(names, 2) for _ in range(self._random.choice([0, 1, 1, 2, 3]))]
+        count = self._inits.get(name, self._random.choice([0, 1, 1, 2, 3]))
+        return [self._value(names, 2) for _ in range(count)]
 
     def _new(self, names: Names, depth: int) -> Any:
         new = super()._new(names, depth)
-        if new.get("new") in self._own and depth > 0:
+        if new.get("new") in self._own and new["new"] not in self._inits and depth > 0:
             new["with"] = self._arguments(names, new["new"])
         return new
 
@@ -144,11 +145,11 @@ class _CallingAuthor(_RaisingAuthor):
     has_callables = True
 
     def _write_methods(self, name: str) -> None:
-        if name not in self._own:
-            super()._write_methods(name)
-            return
-        self._methods[name] = {}
-        self._ready.append(name)
+        super()._write_methods(name)
+        if (base := self._classes[name].get("base")) in self._own:
+            self._methods[name] = {**self._methods[base], **self._methods[name]}
+            if base in self._inits:
+                self._inits.setdefault(name, self._inits[base])
 
     def _main(self) -> list[Any]:
         bodies = [self._block({}, self._random.randint(3, 8)) for _ in range(self._random.randint(1, 3))]

@@ -4,7 +4,7 @@ import json
 import textwrap
 
 import pytest
-from exception_programs import raising_document, raising_program
+from exception_programs import calling_document, calling_program, raising_document, raising_program
 from hypothesis import given
 from hypothesis import strategies as st
 from object_programs import events, object_program, references
@@ -178,6 +178,33 @@ def test_an_exception_keeps_its_cause(cause, is_kept):
     assert (-101 not in found) == is_kept  # `kept` and the frame of `main` are a cycle
 
 
+@pytest.mark.parametrize(("release", "function", "text"), [((3, 10), 144, 119), ((3, 11), 152, 119)])
+def test_from_3_11_on_a_frame_object_keeps_the_function_of_its_call(release, function, text):
+    inner = {"drop": ["f"]}, {"bind": {"y": {"letters": 70}}}, {"raise": "KeyError"}
+    fail = {"fail": {"do": [{"define": "f", "nonlocal": ["f"], "do": [*inner]}, {"call": "f"}]}}
+    found = sizes(events(release, attempt({"call": "fail"}), functions=fail))
+    assert [size for size in found if size in (-function, -text)] == [-function, -text]
+    assert (found.index(-function) < len(found) - found[::-1].index(56)) == (release == (3, 10))  # the last traceback
+
+
+def test_an_exception_that_leaves_init_releases_the_arguments_before_the_traceback_of_the_caller():
+    init = {"__init__": {"parameters": ["a"], "do": [{"bind": {"a": 0}}, {"raise": "KeyError"}]}}
+    made = attempt({"bind": {"x": {"new": "K", "with": [TEXT]}}})
+    found = sizes(events((3, 12), made, classes={"K": {"slots": ["p"], "methods": init}}))
+    frame, caller = 136 + 8 * (2 + 1), 136 + 8 * (2 + 4)
+    assert found[:9] == [101, 48, 40, 88, frame, 56, caller, -101, 56]  # the tuple goes to its free list
+
+
+def test_init_of_an_exception_is_inherited_and_sets_its_attributes():
+    init = {"__init__": {"parameters": ["n"], "do": [{"set": {"self.text": {"letters": "n"}}}]}}
+    classes = {"B": {"base": "KeyError", "methods": init}, "E": {"base": "B"}}
+    handle = {"bind": {"kept": "e.text"}}
+    raised = {"raise": "E", "with": [60]}
+    found = sizes(events((3, 12), attempt(raised, handle=(handle,), **{"as": "e"}), classes=classes))
+    assert found[:5] == [48, 104, 101, 64, 120]  # arguments, exception, text, its dict, keys
+    assert found.index(-104) < found.index(-101)
+
+
 # The language
 
 
@@ -293,9 +320,9 @@ def test_a_function_of_critical_length_is_refused_where_its_length_matters():
 # Random programs
 
 
-@given(st.integers(0, 10_000), st.sampled_from(RELEASES))
-def test_everything_that_exceptions_kept_is_gone_after_a_full_collection(seed, release):
-    document = raising_document(seed)
+@given(st.integers(0, 10_000), st.sampled_from(RELEASES), st.sampled_from([raising_document, calling_document]))
+def test_everything_that_exceptions_kept_is_gone_after_a_full_collection(seed, release, write):
+    document = write(seed)
     document["functions"]["body"] = {"do": document["main"]}
     document["main"] = [{"call": "body"}, {"collector": "unfreeze"}, {"collect": 2}]
     program = object_program(document)
@@ -323,11 +350,12 @@ with_interpreters = pytest.mark.skipif(
 @system
 @with_interpreters
 @pytest.mark.parametrize("version", INTERPRETERS)
-def test_random_programs_with_exceptions_request_the_memory_that_real_interpreters_request(version):
+@pytest.mark.parametrize("write", [raising_program, calling_program])
+def test_random_programs_with_exceptions_request_the_memory_that_real_interpreters_request(version, write):
     compared = 0
     for seed in range(20):
         try:
-            agreement = verify_objects(raising_program(seed), INTERPRETERS[version])
+            agreement = verify_objects(write(seed), INTERPRETERS[version])
         except WorkloadError as error:  # a function of critical length
             if "exact length" not in str(error):
                 raise

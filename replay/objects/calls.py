@@ -24,6 +24,7 @@ from replay.objects.heap import (
     new_record,
     refer,
 )
+from replay.objects.instructions import EXCEPTIONAL
 from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
@@ -194,7 +195,8 @@ def call_method(machine, count):
 def make_arguments(machine, count, which):
     """Pushes the tuple of arguments that CPython creates to call a class, or 0 if it creates none."""
     heap, state, rules = machine.heap, machine.state[0], machine.heap.rules[0]
-    is_inline = applies(machine, rules.slots_inline if machine.classes[which].slots >= 0 else rules.inits_inline)
+    slots = machine.classes[which].slots
+    is_inline = slots != EXCEPTIONAL and applies(machine, rules.slots_inline if slots >= 0 else rules.inits_inline)
     is_copied = count > rules.pairs_values and not is_inline
     push(machine, _new_copy(heap, count) if is_copied else np.int64(0))
     push(machine, np.int64(0))

@@ -7,12 +7,12 @@ from replay.objects.code_units import yield_places
 from replay.objects.combinations import unsupported
 from replay.objects.exception_classes import wrong_bases
 from replay.objects.handlers import REGION
-from replay.objects.instructions import FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
+from replay.objects.instructions import EXCEPTIONAL, FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
 from replay.objects.language import INIT, Program, Statement
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.statements import Statements
-from replay.support.yaml_documents import Location, Problem
+from replay.support.yaml_documents import Problem
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -46,12 +46,14 @@ class _Compiler(Statements):
         self._add_threads()
         if self._problems:
             return None, self._problems
-        kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
+        classes = self._program.classes.values()
+        kinds = [kind.slots and sorted(kind.slots) for kind in classes]  # CPython sorts them
+        counts = [EXCEPTIONAL if kind.base else len(kind.slots) if kind.slots else -1 for kind in classes]
         slots = [[kind.index(name) if kind and name in kind else -1 for name in self._attributes] for kind in kinds]
         code = Code(
             np.array(self._instructions, INSTRUCTION),
             np.array(functions, FUNCTION),
-            np.array([len(kind) if kind else -1 for kind in kinds], np.int64),
+            np.array(counts, np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._methods(),
             [[self._attributes.index(name) for name in own] for own in own_attributes(self._program)],
@@ -99,6 +101,10 @@ class _Compiler(Statements):
         for scope in self._scopes:
             if scope.method and scope.method != INIT:
                 found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
+        for row, kind in zip(found, self._program.classes.values(), strict=True):
+            if kind.base in self._classes:
+                inherited = found[self._classes.index(kind.base)]
+                row[row < 0] = inherited[row < 0]
         return found
 
     def _add_slots(self, scope: Scope) -> None:

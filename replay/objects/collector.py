@@ -368,13 +368,13 @@ def _clear_slots(heap, number):
 
 @leaf
 def _clear_variables(heap, number):
-    """Drops the variables of a frame object, from the first on; not its caller and its function."""
+    """Drops the variables of a frame object, as if it ended; not its caller and its function."""
     entry = heap.objects[number]
     for index in range(entry.length - 2):
-        slot = 1 + index if heap.rules[0].locals_from_last else entry.length - 2 - index
-        if heap.items[entry.first + slot]:
-            drop(heap, np.int64(heap.items[entry.first + slot]))
-            heap.items[entry.first + slot] = 0
+        place = entry.first + entry.length - 2 - index
+        if heap.items[place]:
+            drop(heap, np.int64(heap.items[place]))
+            heap.items[place] = 0
 
 
 @leaf

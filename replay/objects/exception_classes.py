@@ -6,7 +6,7 @@ Their numbers are those of EXCEPTIONS, and after them those of all classes of th
 from collections.abc import Iterator
 
 from replay.objects.handlers import CLASS_BITS
-from replay.objects.language import EXCEPTIONS, Program
+from replay.objects.language import EXCEPTIONS, INIT, Program
 from replay.support.names import nearest
 from replay.support.yaml_documents import Problem
 
@@ -24,6 +24,14 @@ def exception_names(program: Program) -> list[str]:
 def exception_number(program: Program, name: str) -> int:
     """Returns the number of a class."""
     return class_names(program).index(name)
+
+
+def with_init(program: Program, name: str) -> str | None:
+    """Returns the class whose `__init__` a class of the program has, its own or an inherited one; None for none."""
+    found = (
+        each for each in _bases(program, name) if each in program.classes and INIT in program.classes[each].methods
+    )
+    return next(found, None)
 
 
 def matching(program: Program, names: str | list[str]) -> int:

@@ -23,6 +23,7 @@ from replay.objects.heap import (
     new_object,
     refer,
 )
+from replay.objects.instructions import IN_TUPLE
 from replay.objects.machine import (
     ARGUMENTS,
     CRITICAL_LENGTH,
@@ -57,7 +58,7 @@ def do_exception(machine, op, argument, other):
             return make_container(machine, TUPLE, argument)
         return True
     if op == NEW_EXCEPTION:
-        state.checks = 1
+        state.checks = other != IN_TUPLE
         push(machine, _new_exception(machine, argument, other))
         return True
     if op in (RAISE, RAISE_CLASS):
@@ -137,12 +138,17 @@ def exception_bytes(heap, which):
 
 @leaf
 def _new_exception(machine, which, count):
-    """Returns a new exception with the arguments on the stack."""
+    """Returns a new exception with the arguments on the stack, or in the tuple there."""
     heap = machine.heap
     number = new_object(heap, np.int64(EXCEPTION), exception_bytes(heap, which), np.int64(EXCEPTION_ITEMS))
     give_items(heap, number, np.int64(EXCEPTION_ITEMS))
     heap.objects[number].owner = which
-    if count:
+    if count == IN_TUPLE:
+        arguments = np.int64(machine.stack[machine.state[0].top - 1])
+        if heap.objects[arguments].kind == TUPLE:  # else there are none
+            refer(heap, arguments)
+            heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = arguments
+    elif count:
         if heap.rules[0].exception_first and which < BUILTIN_EXCEPTIONS:
             make_container(machine, TUPLE, count)
         heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = pop(machine)

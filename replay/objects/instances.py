@@ -19,9 +19,8 @@ import numpy as np
 from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 from replay.objects.dicts import DICT_BYTES, find, grown_slots, insert, insert_entry, new_table, track_dict, usable
-from replay.objects.functions import bind_method
+from replay.objects.functions import bind_method, class_of
 from replay.objects.heap import (
-    BUILTIN_EXCEPTIONS,
     DICT,
     EXCEPTION,
     MALLOC,
@@ -41,8 +40,8 @@ from replay.objects.heap import (
 from replay.objects.machine import IS_METHOD, NO_VALUE, fail, pop, push
 
 CLASS = record("slots", "usable", "entries", "keys")
-"""`slots`: -1 if instances have a dict. `usable`, `entries`: of the shared keys, from 3.11 on. `keys`: the shared table
-of keys up to 3.10, 0 for none."""
+"""`slots`: -1 if instances have a dict, EXCEPTIONAL of classes of exceptions. `usable`, `entries`: of the shared keys,
+from 3.11 on. `keys`: the shared table of keys up to 3.10, 0 for none."""
 SHARED_KEYS = 30
 
 
@@ -73,12 +72,6 @@ def new_open(machine, which):
 @leaf
 def _inline_bytes(count):
     return ((count + 7) & ~7) + 8 * (count + 1)
-
-
-@leaf
-def class_of(entry):
-    """Returns the class of an instance, or of an exception of a class of the program."""
-    return np.int64(entry.owner - BUILTIN_EXCEPTIONS if entry.kind == EXCEPTION else entry.owner)
 
 
 @leaf

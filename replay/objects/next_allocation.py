@@ -19,7 +19,7 @@ from replay.objects.dicts import (
 )
 from replay.objects.exceptions import exception_bytes
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
-from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
+from replay.objects.functions import CELL_BYTES, METHOD_BYTES, class_of, method_of
 from replay.objects.generators import generator_bytes
 from replay.objects.handlers import CLASS_BITS, LENGTH_MASK
 from replay.objects.heap import (
@@ -38,7 +38,6 @@ from replay.objects.heap import (
     new_block,
     new_counted_block,
 )
-from replay.objects.instances import class_of
 from replay.objects.machine import (
     ARGUMENTS,
     ATTRIBUTE,

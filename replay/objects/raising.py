@@ -1,7 +1,7 @@
 """Compiles `raise` and `try` of an object program, and what a `return` leaves."""
 
 from replay.objects import language
-from replay.objects.exception_classes import exception_names, exception_number, matching
+from replay.objects.exception_classes import exception_names, exception_number, matching, with_init
 from replay.objects.expressions import Expressions
 from replay.objects.flow import returns
 from replay.objects.handlers import (
@@ -43,12 +43,17 @@ class Raising(Expressions):
             return
         if isinstance(form.raise_, str):
             self._scope.used.add(form.raise_.partition(".")[0])
-        if is_class and form.with_ is not None:
+        if is_class and form.raise_ in self._classes and form.with_ is not None:
+            self._expression(language.New.model_construct(new=str(form.raise_), with_=form.with_))
+        elif is_class and form.with_ is not None:
             self._new_exception(str(form.raise_), form.with_)
         elif is_class:
+            if form.raise_ in self._classes and with_init(self._program, str(form.raise_)):
+                self._problem(f"{form.raise_} has {language.INIT}, so `raise` needs `with`")
             self._depth += 1  # the class
         else:
-            if isinstance(form.raise_, str) and "." not in form.raise_ and not self._is_variable(form.raise_):
+            is_name = isinstance(form.raise_, str) and "." not in form.raise_
+            if is_name and not self._surveys and not self._is_variable(str(form.raise_)):
                 known = [*self._locals, *classes]
                 self._problem(f"unknown exception {form.raise_!r}; {nearest(form.raise_, known)}")
                 return
