@@ -190,7 +190,7 @@ def _survivors(heap, ring, is_full):
     survivors, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         following, kind = np.int64(heap.objects[number].next), heap.objects[number].kind
-        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not may_be_in_cycle(heap, number):
+        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not _may_be_in_cycle(heap, number):
             untrack(heap, number)
         else:
             survivors += 1
@@ -199,7 +199,7 @@ def _survivors(heap, ring, is_full):
 
 
 @leaf
-def may_be_in_cycle(heap, number):
+def _may_be_in_cycle(heap, number):
     """Whether a tuple or dict refers to an object that the collector tracks, or may track later."""
     index, children = np.int64(0), _children(heap, number)
     while index < children and not may_be_tracked(heap, _child(heap, number, index)):
