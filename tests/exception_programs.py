@@ -15,7 +15,7 @@ def raising_program(seed: int) -> ObjectProgram:
 
 def raising_document(seed: int) -> dict[str, Any]:
     """Returns the document of a random program."""
-    return _RaisingAuthor(seed).document()
+    return RaisingAuthor(seed).document()
 
 
 def calling_program(seed: int) -> ObjectProgram:
@@ -28,7 +28,7 @@ def calling_document(seed: int) -> dict[str, Any]:
     return _CallingAuthor(seed).document()
 
 
-class _RaisingAuthor(RandomAuthor):
+class RaisingAuthor(RandomAuthor):
     """Writes functions that raise exceptions; `main` calls them in `try` only."""
 
     has_callables = False
@@ -139,7 +139,7 @@ class _RaisingAuthor(RandomAuthor):
                 return body
 
 
-class _CallingAuthor(_RaisingAuthor):
+class _CallingAuthor(RaisingAuthor):
     """Writes functions in functions, methods and constructors too. All of `main` is in a `try`."""
 
     has_callables = True

@@ -8,7 +8,7 @@ from replay.objects.combinations import unsupported
 from replay.objects.exception_classes import wrong_bases
 from replay.objects.handlers import REGION
 from replay.objects.instructions import EXCEPTIONAL, FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
-from replay.objects.language import INIT, Program, Statement
+from replay.objects.language import INIT, Program
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.statements import Statements
@@ -83,7 +83,7 @@ class _Compiler(Statements):
             if name not in scope.free and not self._surveys
         ]
         self._is_generator = not scope.name and scope.place[0] == "functions" and scope.place[1] in self._generators
-        self._yield_distances = iter(self._distances(scope.body) if self._is_generator else [])
+        self._yield_distances = iter(self._distances(scope) if self._is_generator else [])
         if self._needs_stack_sizes and not self._surveys:
             self._add_slots(scope)
         self._make_cells()
@@ -119,11 +119,12 @@ class _Compiler(Statements):
             what = f"{error} is not supported in a program with exceptions or generators"
             self._problems.append(Problem(scope.place, what))
 
-    def _distances(self, body: list[Statement]) -> list[int]:
+    def _distances(self, scope: Scope) -> list[int]:
         """Returns for each `yield` whether an integer of its place is a new object in 3.12: 0 if not, 1 if so, 2 if
         that is not known."""
         try:
-            places = yield_places(body)
+            functions = [name for name in self._functions if not scope.is_variable(name)]
+            places = yield_places(scope.body, functions)
         except UnknownFormError:  # reported with the stack sizes
             return []
         far = [(place.least > SMALL_PLACE, place.largest > SMALL_PLACE) for place in places]
@@ -139,3 +140,4 @@ class _Compiler(Statements):
             ]
         without = [0] * (len(self._instructions) - len(self._region_of))
         self._region_of, self._layout = self._region_of + without, self._layout + without
+        self._positions += [()] * len(without)

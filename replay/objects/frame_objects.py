@@ -32,9 +32,17 @@ def function_at(machine, depth):
 
 
 @leaf
+def bottom_depth(machine):
+    """Returns the depth of the first call of a thread: 1, or 0 for `main`."""
+    return np.int64(machine.state[0].arguments > 0)
+
+
+@leaf
 def needs_frame_object(machine, depth):
     """Whether the frame object of a running call has to be allocated before another object can refer to it."""
-    return depth >= 0 and machine.frames[depth].object == 0 and machine.heap.rules[0].frame_base == 0
+    if depth < bottom_depth(machine) or machine.heap.rules[0].frame_base:
+        return False
+    return machine.frames[depth].object == 0
 
 
 @leaf
@@ -69,7 +77,7 @@ def leave_variables(machine):
     heap, state = machine.heap, machine.state[0]
     count, frame = machine.functions[state.function].locals, machine.frames[state.depth]
     number, caller = np.int64(frame.object), np.int64(0)
-    if state.depth:
+    if state.depth > bottom_depth(machine):
         caller = frame_object(machine, state.depth - 1)
         refer(heap, caller)
     give_items(heap, number, count + 2)

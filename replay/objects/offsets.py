@@ -58,6 +58,9 @@ _UNITS = {
     Do.LEAVE_HANDLER: _units(1), Do.RERAISE: (1, 4, 4, 4),
     Do.MAKE_CELL: (0, 1, 1, 1), Do.MAKE_FUNCTION: (3, 2, 2, 2), Do.MAKE_CLOSURE: (3, 2, 2, 3),
     Do.LOAD_METHOD: _METHOD, Do.CALL_METHOD: _CALL, Do.CALL_VALUE: _units((0, 1, 1, 1), _CALL),
+    Do.START: _units(_GLOBAL, _GLOBAL, _CALL), Do.ACQUIRE: _units(_METHOD, _CALL), Do.RELEASE: _units(_METHOD, _CALL),
+    Do.PUT: _units(_METHOD, _CALL, 1), Do.TAKE: _units(_METHOD, _CALL), Do.SLEEP: _units(_GLOBAL, 1, _CALL),
+    Do.LOCK: _FUNCTION, Do.QUEUE: _FUNCTION, Do.FILL_QUEUE: _units(0), Do.WORK: _units(0),
     Do.MAKE_ARGUMENTS: _units(0), Do.CALL_INIT: _units(0), Do.END_INIT: _units(0),
     Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
 }  # fmt: skip

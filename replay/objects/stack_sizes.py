@@ -114,6 +114,27 @@ class _Depths:
         return max(cells, 2 if cells else 1)  # the cells; their tuple and the code
 
     @_statement.register
+    def _(self, form: language.Start) -> int:
+        return self._callable + 1 + self._depth(language.NewTuple(tuple=form.with_))
+
+    @_statement.register(language.Acquire)
+    @_statement.register(language.Release)
+    def _(self, _form: Statement) -> int:
+        return 2
+
+    @_statement.register
+    def _(self, form: language.Put) -> int:
+        return 2 + self._depth(form.put)
+
+    @_statement.register(language.Sleep)
+    def _(self, _form: language.Sleep) -> int:
+        return self._callable + 1
+
+    @_statement.register(language.Work)
+    def _(self, _form: language.Work) -> int:
+        return 0
+
+    @_statement.register
     def _(self, form: language.Repeat) -> int:
         return max(self._callable + 1, self._loop + max(1, self.block(form.do)))
 
@@ -224,6 +245,15 @@ class _Depths:
     @_depth.register(language.FirstKey)
     def _(self, _form: language.FirstKey) -> int:
         return 2 * self._callable + 1
+
+    @_depth.register(language.NewLock)
+    @_depth.register(language.NewQueue)
+    def _(self, _form: Expression) -> int:
+        return self._callable
+
+    @_depth.register(language.Take)
+    def _(self, _form: language.Take) -> int:
+        return 2
 
     @_depth.register
     def _(self, form: language.Next) -> int:

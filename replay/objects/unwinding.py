@@ -26,7 +26,13 @@ from replay.objects.exceptions import (
     set_item,
     unbind,
 )
-from replay.objects.frame_objects import frame_object, frame_object_bytes, leave_variables, needs_frame_object
+from replay.objects.frame_objects import (
+    bottom_depth,
+    frame_object,
+    frame_object_bytes,
+    leave_variables,
+    needs_frame_object,
+)
 from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
 from replay.objects.heap import TRACEBACK, drop, give_items, new_object, refer
 from replay.objects.machine import CALL_INIT, UNCAUGHT, fail, pop, push
@@ -105,7 +111,7 @@ def _seek(machine):
     kept = machine.frames[state.depth].kept if heap.rules[0].keeps_arguments else np.int64(0)
     _drop_values(machine, state.locals + called.locals + kept + region.depth)
     if state.region == 0:
-        if state.depth == 0:
+        if state.depth == bottom_depth(machine):
             state.at = heap.objects[state.raised].capacity
             return fail(machine, UNCAUGHT, heap.objects[state.raised].owner, np.int64(0))
         state.unwinding = LEAVE
