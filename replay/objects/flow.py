@@ -35,4 +35,5 @@ def has_yield(body: list[Statement]) -> bool:
         for key in keys
         for each in getattr(form, key, None) or ()
     ]
-    return any(isinstance(form, language.Yield) for form in body) or (bool(inner) and has_yield(inner))
+    yields = (language.Yield, language.YieldFrom)
+    return any(isinstance(form, yields) for form in body) or (bool(inner) and has_yield(inner))

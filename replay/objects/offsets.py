@@ -49,13 +49,21 @@ _UNITS = {
     Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
 }  # fmt: skip
 """Units in each release; all others have one."""
+_UNITS |= {
+    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: _units(3), Do.NEXT_OF: _FUNCTION,
+    Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(2), Do.SEND: _units(2), Do.YIELD_AGAIN: _units(4),
+    Do.STEPS: _units(_METHOD, _CALL),
+}  # fmt: skip
 _UNBIND, _UNBIND_AND_RAISE = (6, 3, 3, 3), (0, 4, 4, 4)
 """Units that unbind the variable of a handler: at its end, and after an exception."""
 _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
-_EXITS = (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
+_CLEANED, _START = ((3, 12), (3, 13)), 3
+"""Releases with code for exceptions in `await`; units at the start of a generator function."""
+_RETURNS = (Do.RETURN, Do.END_GENERATOR)
+_EXITS = (*_RETURNS, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 _FEW_NAMES = 80
 _FEW_VARIABLES = 16
 _LONGEST_COPIED = 8
@@ -64,6 +72,9 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
+    if release[:2] in _CLEANED:
+        for first, end in function_bounds(code):
+            _mark_sends(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
     if release[:2] in _RELEASES and code.has_exceptions:
         for first, end in function_bounds(code):
             _mark(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
@@ -76,6 +87,18 @@ class _Function(NamedTuple):
     code: Code
     places: range
     release: int
+
+
+def _mark_sends(function: _Function, far: np.ndarray) -> None:
+    """Marks each SEND by the place of the code that an exception passes there: it is after the other code."""
+    bounds = [_bounds(function, at) for at in function.places]
+    is_long = sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
+    low = sum(least for least, _, _ in bounds)
+    high = _START + sum(most + (wide if is_long else 0) for _, most, wide in bounds)
+    sends = [at for at in function.places if function.code.instructions[at]["op"] == Do.SEND]
+    for index, at in enumerate(sends):
+        least, most = low + 2 * index, high + 3 * index
+        far[at] = 1 if least > _LARGEST_SMALL else UNKNOWN if most > _LARGEST_SMALL else 0
 
 
 def _mark(function: _Function, far: np.ndarray) -> None:
@@ -130,7 +153,7 @@ def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
         longest = 0 if back or not _is_copied(code, int(row["other"])) else _LONGEST_COPY
         return least + (_JUMP[which] if back or is_3_8 else 0), most + _JUMP[which] + longest, 1
     units, more = _exact(function, at, do), 0
-    if do == Do.RETURN or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, Do.RETURN)):
+    if do in _RETURNS or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, *_RETURNS)):
         least -= units
     if _RELEASES[which] == (3, 13) and _may_be_merged(code, at):
         least -= units
