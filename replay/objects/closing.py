@@ -1,10 +1,10 @@
 """The end of generators and coroutines that are suspended.
 
 Up to 3.12, CPython throws an exception into a generator that dies or is closed. It creates a traceback, from 3.11 on a
-frame object before it, and from 3.12 on first the exception; in 3.12 and 3.13.0 a frame object for the running function.
-Then the values on the stack die, then the exception with all of them, then the local variables. From 3.13 on, this
-holds for `await` and `yield from` only; otherwise the variables and the stack die at once. What a generator waits for
-is closed before it.
+frame object before it, and from 3.12 on first the exception; in 3.12 and 3.13.0 a frame object for the running
+function. Then the values on the stack die, then the exception with all of them, then the local variables. From 3.13 on,
+this holds for generators that wait in `await` or `yield from`; the variables and the stack of others die at once. What
+a generator waits for is closed before it.
 
 Steps are positions in the stack of what is left to drop. `closing_frame` is the frame whose stack is dying.
 """
@@ -41,7 +41,10 @@ from replay.objects.machine import ALREADY_RUNNING, NEVER_RAN, NOT_GENERATOR, SE
 from replay.objects.running_generators import ENDED, RUNNING, awaited_by, coroutine_of, values_of, waits
 
 TRACEBACK_BYTES = 56
-FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME = 0, *range(END_OF_GENERATOR + 1, 8)
+FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME, CLOSE = (
+    0,
+    *range(END_OF_GENERATOR + 1, 9),
+)
 
 
 @leaf
@@ -124,18 +127,17 @@ def _drop_values(heap, number):
 @leaf
 def close_generator(machine, number):
     """Has the next steps close a generator that is not running, and before it those that it waits for."""
-    heap = machine.heap
-    while number:
-        entry, inner = heap.objects[number], awaited_by(machine, number)
-        if entry.capacity == RUNNING:
-            fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
-        elif _throws(machine, number):
-            _push(heap, number, THROW)
-        elif entry.capacity != ENDED:
-            if heap.rules[0].clears_new or not _is_new(machine, number):
-                _drop_values(heap, number)
-            entry.capacity = ENDED
-        number = inner
+    heap, entry, inner = machine.heap, machine.heap.objects[number], awaited_by(machine, number)
+    if entry.capacity == RUNNING:
+        fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
+    elif _throws(machine, number):
+        _push(heap, number, THROW)
+    elif entry.capacity != ENDED:
+        if heap.rules[0].clears_new or not _is_new(machine, number):
+            _drop_values(heap, number)
+        entry.capacity = ENDED
+    if inner:
+        _push(heap, inner, CLOSE)
 
 
 @leaf
@@ -201,6 +203,9 @@ def close_next(machine):
         else:
             task.position = FREE
             _drop_values(heap, number)
+    elif position == CLOSE:
+        counts.dying -= 1
+        close_generator(machine, number)
     elif position == CLOSED:
         untrack(heap, number)
         task.position = FREE

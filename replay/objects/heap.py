@@ -135,8 +135,8 @@ OBJECT = record(
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
 which text a constant is, 0 for one of the letter x only; the function of a bound method.
-`owner`: class of an instance, sequence or coroutine of an iterator, length of a range as an object, keys of a dict, closure of a
-function, content of a cell, instance of a bound method.
+`owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
+function, content of a cell, instance of a bound method, coroutine of its steps.
 Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")

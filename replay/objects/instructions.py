@@ -72,7 +72,17 @@ from replay.support.yaml_documents import Location
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
 FUNCTION = record(
-    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes", "slots",
+    "start",
+    "parameters",
+    "locals",
+    "stack",
+    "stack_3_8",
+    "block",
+    "room",
+    "warmth",
+    "free",
+    "object_bytes",
+    "slots",
     "coroutine",
 )
 """`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on

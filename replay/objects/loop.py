@@ -382,7 +382,8 @@ def _compute_rare(machine, op, delegates):
     if op == ITERATE and is_iterator(machine, number, delegates):
         push(machine, number)
         return True
-    if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET) or (delegates and entry.kind == DICT):
+    is_table = (entry.kind == DICT and not delegates) or (entry.kind == SET and op == LENGTH)
+    if entry.kind not in (LIST, TUPLE) and not is_table:
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         machine.state[0].checks = machine.instructions[machine.state[0].at - 1].runs == 1

@@ -22,8 +22,8 @@ _OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with coroutines, also `coroutine` of `types`; with threads,
-    also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with coroutines, also `coroutine` of `types`; with
+    threads, also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():

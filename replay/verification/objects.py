@@ -144,7 +144,8 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
         increment=INCREMENT,
         thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
         is_enabled=program.program.collector.enabled,
-        imports=(_THREADS if has_threads else "") + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
+        imports=(_THREADS if has_threads else "")
+        + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
         join="join()\n" if has_threads else "",
     )
     region = record_objects(oracle, script)[0]
