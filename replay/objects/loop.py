@@ -277,8 +277,6 @@ def _do_rare(machine, op, argument, other):
     state = machine.state[0]
     if MAKE_FRAME <= op <= NEXT_OF:
         return do_generator(machine, op, argument)
-    if AWAIT <= op <= MAKE_STEPS:
-        return do_coroutine(machine, op, other)
     if op in USES_FUNCTIONS:
         return _use_function(machine, op, argument, other)
     if op == CHOOSE:
@@ -294,6 +292,8 @@ def _do_rare(machine, op, argument, other):
         return contains(machine, other)
     if op == CLOSE:
         return do_close(machine)
+    if AWAIT <= op <= MAKE_STEPS:
+        return do_coroutine(machine, op, other)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)

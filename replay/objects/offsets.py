@@ -92,7 +92,7 @@ class _Function(NamedTuple):
 def send_places(code: Code, release: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     """Returns for each SEND the least and the largest place that an exception leaves there: of code that CPython has
     after the function's other code."""
-    found = {}
+    found: dict[int, tuple[int, int]] = {}
     for first, end in function_bounds(code):
         function = _Function(code, range(first, end), _RELEASES.index(release[:2]))
         bounds = [_bounds(function, at) for at in function.places]
