@@ -140,6 +140,43 @@ def test_a_cycle_through_a_coroutine_and_its_steps_is_found(release):
     assert [*died] == [pause, steps, instance, coroutine]  # a frame object can have the size of the coroutine
 
 
+def seen_coroutines(times):
+    """A program in which collections see more or less of a coroutine, or a delegating generator, that runs: its
+    variable `x` refers to itself and is older than it, and survives before or after a younger object."""
+    work = {"do": [{"bind": {"xs": {"list": []}}}, {"collect": 0}]}
+    inner = {"coroutine": True, "do": [{"yield": 1}, {"collect": 0}, {"yield": 2}, {"call": "work"}, {"yield": 3}]}
+    wait = {"coroutine": True, "do": [{"await": {"call": "inner"}}, {"call": "work"}]}
+    outer = {"coroutine": True, "parameters": ["x"], "do": [{"await": {"call": "wait"}}, {"await": {"call": "inner"}}]}
+    delegate = [{"bind": {"g": {"call": "inner"}}}, {"yield_from": "g"}, {"call": "work"}, {"yield": 1}]
+    made: list = [{"steps": {"call": "outer", "with": ["x"]}}, {"call": "delegate", "with": ["x"]}]
+    body = []
+    for value in made:
+        for count in range(1, 7):
+            body += [
+                {"bind": {"x": {"new": "S"}, "y": {"new": "T"}}},
+                {"set": {"x.p": "x", "y.p": "y"}},
+                {"bind": {"g": value}},
+                {"bind": {"x": 0}},
+                *[{"next": "g", "default": 0}] * (count if value is made[0] or count < 5 else 4),
+                {"bind": {"y": 0, "g": 0}},
+                {"collect": 2},
+            ]
+    functions = {"work": work, "inner": inner, "wait": wait, "outer": outer}
+    functions["delegate"] = {"parameters": ["x"], "do": delegate}
+    classes = {"S": {"slots": ["p"]}, "T": {"slots": ["p", "q"]}}
+    main = [{"repeat": times, "as": "i", "do": body}]
+    return object_program({"classes": classes, "functions": functions, "main": main, "collector": {"enabled": False}})
+
+
+@pytest.mark.parametrize(("release", "first"), [((3, 11), 40), ((3, 12), 48), ((3, 14), 48)])
+def test_a_collection_sees_the_variables_of_a_coroutine_that_awaits_from_3_12_on(release, first):
+    found, _ = simulate(seen_coroutines(1), release)
+    starts = [index for index, op in enumerate(found["op"]) if op == Op.GC_START and found["size"][index] == 2]
+    # what is not seen from a coroutine stays before the younger object
+    freed = [size for op, size in found[["op", "size"]][starts[1] :].tolist() if op == FREE and size in (40, 48)]
+    assert freed[0] == first
+
+
 @given(st.integers(0, 1000), st.sampled_from(RELEASES), st.booleans())
 def test_reference_counts_are_the_number_of_references(seed, release, has_coroutines):
     program = (random_coroutine_program if has_coroutines else random_delegation_program)(seed)
@@ -260,6 +297,11 @@ def test_coroutine_programs_request_the_memory_that_real_interpreters_request(ve
     for seed in range(8):
         for program in (random_coroutine_program(seed), random_delegation_program(seed)):
             assert verify_objects(program, INTERPRETERS[version]).difference == "", f"seed {seed}"
+
+
+@system
+def test_collections_see_what_they_see_in_real_interpreters(version):
+    assert verify_objects(seen_coroutines(6), INTERPRETERS[version]).difference == ""
 
 
 @system
