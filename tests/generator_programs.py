@@ -10,7 +10,7 @@ from replay.objects import ObjectProgram
 
 def random_generator_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
-    return object_program(_Author(seed).document())
+    return object_program(GeneratorAuthor(seed).document())
 
 
 def random_pipeline_program(seed: int) -> ObjectProgram:
@@ -52,7 +52,9 @@ class _CallingAuthor(_PipelineAuthor):
         return [] if self._yields else super()._end_in_call()
 
 
-class _Author:
+class GeneratorAuthor:
+    """Writes programs whose functions are mostly generator functions."""
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._names = 0
@@ -105,10 +107,14 @@ class _Author:
         names, generators, objects, found = [*names], [*generators], [*objects], []
         for _ in range(length):
             if yields and self._random.random() < 0.3:
-                found.append({"yield": self._value(names)})
+                found += self._suspend(names, generators)
             else:
                 found += self._statement(names, generators, objects, depth, yields)
         return found or [{"bind": {"z": 1}}]
+
+    def _suspend(self, names: list[str], _generators: list[str]) -> list[Any]:
+        """Returns the statements with which a generator is suspended."""
+        return [{"yield": self._value(names)}]
 
     def _statement(
         self, names: list[str], generators: list[str], objects: list[str], depth: int, yields: bool

@@ -7,7 +7,16 @@ from replay.objects.code_units import yield_places
 from replay.objects.combinations import unsupported
 from replay.objects.exception_classes import wrong_bases
 from replay.objects.handlers import REGION
-from replay.objects.instructions import EXCEPTIONAL, FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
+from replay.objects.instructions import (
+    AWAITABLE,
+    COROUTINE,
+    EXCEPTIONAL,
+    FUNCTION,
+    INSTRUCTION,
+    SMALL_PLACE,
+    Code,
+    Do,
+)
 from replay.objects.language import INIT, Program
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.stack_sizes import UnknownFormError, stack_size
@@ -42,6 +51,12 @@ class _Compiler(Statements):
             if name in self._functions
         ]
         self._problems += [*clashes(self._program), *wrong_bases(self._program)]
+        self._problems += [
+            Problem(("classes", name, "methods", method, "coroutine"), "is supported in the program's functions only")
+            for name, kind in self._program.classes.items()
+            for method, function in kind.methods.items()
+            if function.coroutine
+        ]
         functions = [self._function(scope) for scope in self._scopes]
         self._add_threads()
         if self._problems:
@@ -83,6 +98,7 @@ class _Compiler(Statements):
             if name not in scope.free and not self._surveys
         ]
         self._is_generator = not scope.name and scope.place[0] == "functions" and scope.place[1] in self._generators
+        self._is_coroutine = self._is_generator and scope.place[1] in self._coroutines
         self._yield_distances = iter(self._distances(scope) if self._is_generator else [])
         if self._needs_stack_sizes and not self._surveys:
             self._add_slots(scope)
@@ -93,7 +109,12 @@ class _Compiler(Statements):
         self._names.append([*self._locals, *scope.cells, *scope.free])
         count = len(scope.fast) + len(scope.cells) + len(scope.free)
         stack = self._deepest, self._deepest_3_8
-        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0, 0
+        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0, 0, self._coroutine(scope)
+
+    def _coroutine(self, scope: Scope) -> int:
+        """Returns the field `coroutine` of a function."""
+        declared = not scope.name and scope.place[0] == "functions" and self._program.functions[str(scope.place[1])]
+        return (COROUTINE if self._is_coroutine else AWAITABLE) if declared and declared.coroutine else 0
 
     def _methods(self) -> np.ndarray:
         """Returns the function of each method in each class."""

@@ -16,6 +16,8 @@ from replay.objects.stack_sizes import UnknownFormError
 
 GLOBAL, METHOD, CALL = 5, 10, 4
 _PROLOGUE = 3
+_DELEGATION = 8
+"""Units of `await` and `yield from` after what they are about: a constant, the loop, its end."""
 _FAR = 255
 """A longer jump has an instruction more."""
 
@@ -60,13 +62,17 @@ class _Places:
 
     @singledispatchmethod
     def _statement(self, statement: Statement) -> None:
-        self._skip(self._units(statement) + isinstance(statement, (language.Call, language.Next)))
+        self._skip(self._units(statement) + isinstance(statement, (language.Call, language.Next, language.Await)))
 
     @_statement.register
     def _(self, form: language.Yield) -> None:
         self._skip(self._units(form.yield_))
         self.found.append(self._at)
         self._skip(3)
+
+    @_statement.register
+    def _(self, form: language.YieldFrom) -> None:
+        self._skip(_units(form.yield_from) + _DELEGATION + 1)
 
     @_statement.register
     def _(self, form: language.Repeat) -> None:
@@ -158,6 +164,10 @@ def _parts(form: "Expression | Statement") -> tuple[int, list[Expression]]:
             return GLOBAL + CALL, [form.length]
         case language.FirstKey():
             return 2 * (GLOBAL + CALL), [form.first_key]
+        case language.Await():
+            return _DELEGATION, [form.await_]
+        case language.Steps():
+            return METHOD + CALL, [form.steps]
     return _parts_of_statement(form)
 
 

@@ -41,6 +41,7 @@ from replay.objects.heap import (
     PLACE,
     QUEUE,
     SET,
+    STEPS,
     TRACEBACK,
     TUPLE,
     TUPLE_ITERATOR,
@@ -70,7 +71,7 @@ GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT)
+WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS)
 """Kinds of objects whose only reference is `owner`."""
 
 
@@ -306,7 +307,7 @@ def _clear_object(heap, number):
             drop(heap, np.int64(heap.objects[number].owner))
         heap.objects[number].owner = 0
     elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
-        _reverse_items(heap, number)
+        reverse_items(heap, number)
         end_items(heap, number, heap.objects[number].length)
     elif kind == FRAME:
         _clear_variables(heap, number)
@@ -321,7 +322,7 @@ def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, kind = np.int64(entry.owner), entry.kind
-    _reverse_items(heap, number)
+    reverse_items(heap, number)
     vector = end_items(heap, number, length)
     if kind == SET:
         entry.owner = 0
@@ -332,7 +333,7 @@ def _clear_table(heap, number):
 
 
 @leaf
-def _reverse_items(heap, number):
+def reverse_items(heap, number):
     """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
     entry, length = heap.objects[number], references(heap, number)
     for index in range(length // 2):
@@ -350,7 +351,7 @@ def _clear_queue(heap, number):
         return
     semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
     heap.items[queue.first] = 0
-    _reverse_items(heap, number)
+    reverse_items(heap, number)
     end_items(heap, number, length)
     give_items(heap, number, np.int64(2))
     heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1

@@ -232,6 +232,26 @@ class Expressions(Emitter):
         self._emit(Do.NEXT_OF, int(form.default is not None))
 
     @_expression.register
+    def _(self, form: language.Await) -> None:
+        if not self._is_coroutine:
+            self._problem("`await` is supported in functions with `coroutine: true` and without `yield` only")
+        self._expression(form.await_)
+        self._emit(Do.AWAIT)
+        self._delegate()
+
+    def _delegate(self) -> None:
+        """Emits the loop that passes on what the generator or iterator on the stack yields."""
+        send = self._emit(Do.SEND)
+        self._emit(Do.YIELD_AGAIN)
+        self._jump_here(send)
+
+    @_expression.register
+    def _(self, form: language.Steps) -> None:
+        self._expression(form.steps)
+        self._emit(Do.TUPLE, 1)
+        self._emit(Do.STEPS)
+
+    @_expression.register
     def _(self, form: language.NewLock) -> None:
         self._emit(Do.LOCK)
         self._has_threads = True

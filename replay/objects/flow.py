@@ -34,4 +34,5 @@ def returns(form: Statement) -> bool:
 def has_yield(body: list[Statement]) -> bool:
     """Whether a function with these statements is a generator function."""
     inner = [each for form in body if not isinstance(form, language.Define) for own in blocks(form) for each in own]
-    return any(isinstance(form, language.Yield) for form in body) or (bool(inner) and has_yield(inner))
+    yields = (language.Yield, language.YieldFrom)
+    return any(isinstance(form, yields) for form in body) or (bool(inner) and has_yield(inner))

@@ -82,13 +82,16 @@ class Kind(IntEnum):
     """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
     EXIT_TRACEBACK = auto()
     EXIT = auto()
-    """The exception that closes a generator, in 3.12."""
+    """The exception that closes a generator, from 3.12 on."""
+    STEPS = auto()
+    """An iterator that runs a coroutine."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
     LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    STEPS,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 
 
@@ -100,6 +103,7 @@ def _kinds(*kinds: int) -> int:
 WITH_HEADER = _kinds(
     TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
     EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    STEPS,
 )  # fmt: skip
 """Kinds of objects with the collector's header."""
 WITH_ITEMS = _kinds(
@@ -135,7 +139,7 @@ OBJECT = record(
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
 which text a constant is, 0 for one of the letter x only; the function of a bound method.
 `owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
-function, content of a cell, instance of a bound method.
+function, content of a cell, instance of a bound method, coroutine of its steps.
 Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
@@ -177,6 +181,7 @@ RULES = record(
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
+    "coroutine_more", "links_caller", "wraps_tuples",
 )  # fmt: skip
 
 

@@ -22,6 +22,11 @@
     GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
     YIELD d            pops a value, and pushes it in the caller; d: see `_distances`. END_GENERATOR pops None
     NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
+    AWAIT              checks that the value on the stack can be awaited
+    SEND               resumes the generator or iterator on the stack, and pushes what it yields. At its end, replaces
+                       it by its result, and jumps to `other`
+    YIELD_AGAIN        pops a value, and pushes it in the caller; continues with the SEND before it
+    STEPS              replaces a tuple of a coroutine by an iterator that runs it
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
     MAKE_CELL s        moves a variable to a cell. The slots of cells are `argument` and, up to 3.10, `other`
     LOAD_CELL, STORE_CELL, DELETE_CELL
@@ -68,12 +73,25 @@ from replay.support.yaml_documents import Location
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
 FUNCTION = record(
-    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes", "slots"
+    "start",
+    "parameters",
+    "locals",
+    "stack",
+    "stack_3_8",
+    "block",
+    "room",
+    "warmth",
+    "free",
+    "object_bytes",
+    "slots",
+    "coroutine",
 )
 """`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on
 CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for the function's next call, and its number of
 variables and values. `warmth`: calls and jumps back so far. `object_bytes`: size of a frame object, from 3.11 on.
-`slots`: variables and values in a generator or frame object, from 3.11 on."""
+`slots`: variables and values in a generator or frame object, from 3.11 on. `coroutine`: AWAITABLE for generators that
+can be awaited, COROUTINE for coroutines, else 0."""
+AWAITABLE, COROUTINE = 1, 2
 
 
 class Do(IntEnum):
@@ -165,6 +183,10 @@ class Do(IntEnum):
     END_GENERATOR = auto()
     NEXT_OF = auto()
     CLOSE = auto()
+    AWAIT = auto()
+    SEND = auto()
+    YIELD_AGAIN = auto()
+    STEPS = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -175,14 +197,15 @@ EXCEPTIONAL = -2
 """Instead of the number of slots: instances of the class are exceptions."""
 IN_TUPLE = -1
 """`other` of NEW_EXCEPTION before a call of `__init__`."""
-IN_CALL = 1
-"""Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`."""
+IN_CALL, IN_DELEGATION = 1, 2
+"""Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`; argument of ITERATE for
+`yield from`."""
 SLOT_BITS = 20
 """Of MAKE_CELL: `other` is a slot, and above these bits the parameter that is moved to it, counted from 1."""
 MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2,
          Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2,
-         Do.CLOSE: 1}  # fmt: skip
+         Do.CLOSE: 1, Do.SEND: 1, Do.STEPS: 1}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
            Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY, Do.LOCK, Do.QUEUE,

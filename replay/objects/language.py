@@ -32,7 +32,7 @@ EXCEPTIONS = {
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
-RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
+RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep", "coroutine"}
 """Names of functions, classes and constants in the program's twin."""
 
 
@@ -176,10 +176,22 @@ class FirstKey(Form):
 
 
 class Next(Form):
-    """`next(g)`, of a generator, or `next(g, a)`: a statement or an expression."""
+    """`next(g)`, of a generator or the steps of a coroutine, or `next(g, a)`: a statement or an expression."""
 
     next: Place
     default: "Expression | None" = None
+
+
+class Await(Form):
+    """`await a`, of a coroutine or of a generator that can be awaited: a statement or an expression."""
+
+    await_: "Expression" = Field(alias="await")
+
+
+class Steps(Form):
+    """`a.__await__()`, of a coroutine: an iterator that runs it, up to where it is suspended next."""
+
+    steps: "Expression"
 
 
 class NewLock(Form):
@@ -287,8 +299,14 @@ class Yield(Form):
     yield_: "Expression" = Field(alias="yield")
 
 
+class YieldFrom(Form):
+    """`yield from g`, of a generator, a list or a tuple. The function is a generator function."""
+
+    yield_from: Place
+
+
 class Close(Form):
-    """`g.close()`, of a generator."""
+    """`g.close()`, of a generator or coroutine."""
 
     close: Place
 
@@ -399,7 +417,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`, of a list, a tuple, the keys of a dict, or a generator."""
+    """`for x in xs:`, of a list, a tuple, the keys of a dict, a generator, or the steps of a coroutine."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -435,6 +453,7 @@ EXPRESSIONS: dict[str, type[Form]] = {
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
         FirstKey, Next,
         NewLock, NewQueue, Take,
+        Await, Steps,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
@@ -443,6 +462,7 @@ STATEMENTS: dict[str, type[Form]] = {
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
         Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
         Yield, Next, Close,
+        YieldFrom, Await,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -491,7 +511,9 @@ Expression: TypeAlias = Annotated[
     | Annotated[NewLock, Tag("lock")]
     | Annotated[NewQueue, Tag("queue")]
     | Annotated[Take, Tag("take")]
-    | Annotated[Next, Tag("next")],
+    | Annotated[Next, Tag("next")]
+    | Annotated[Await, Tag("await")]
+    | Annotated[Steps, Tag("steps")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -525,7 +547,9 @@ Statement: TypeAlias = Annotated[
     | Annotated[Work, Tag("work")]
     | Annotated[Yield, Tag("yield")]
     | Annotated[Next, Tag("next")]
-    | Annotated[Close, Tag("close")],
+    | Annotated[Close, Tag("close")]
+    | Annotated[YieldFrom, Tag("yield_from")]
+    | Annotated[Await, Tag("await")],
     Discriminator(_tag),
     _known("statement"),
 ]
@@ -534,6 +558,9 @@ Statement: TypeAlias = Annotated[
 class Function(Form):
     """A function. All its names are local to a call."""
 
+    coroutine: bool = False
+    """Whether a call returns a coroutine: `async def`. With `yield`, a call returns a generator that can be awaited, as
+    with `types.coroutine`."""
     parameters: list[Name] = Field(default_factory=list)
     do: Annotated[list[Statement], Field(min_length=1)]
 

@@ -29,6 +29,7 @@ from replay.objects.collector import (
     unfreeze,
 )
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
+from replay.objects.coroutines import do_coroutine, is_iterator
 from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.exceptions import do_exception
 from replay.objects.frame_objects import end_frame
@@ -39,7 +40,6 @@ from replay.objects.heap import (
     DICT,
     EVENTS_A_STEP,
     FLOAT,
-    GENERATOR,
     INSTANCE,
     INT,
     LIST,
@@ -59,12 +59,13 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.instances import new_open
-from replay.objects.instructions import IN_CALL, SWITCHES
+from replay.objects.instructions import IN_CALL, IN_DELEGATION, SWITCHES
 from replay.objects.machine import (
     ADD,
     APPEND,
     ARGUMENTS,
     ATTRIBUTE,
+    AWAIT,
     CALL,
     CALL_INIT,
     CALL_METHOD,
@@ -103,6 +104,7 @@ from replay.objects.machine import (
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
+    MAKE_STEPS,
     MAKE_TUPLE,
     NEW,
     NEXT,
@@ -290,6 +292,8 @@ def _do_rare(machine, op, argument, other):
         return contains(machine, other)
     if op == CLOSE:
         return do_close(machine)
+    if AWAIT <= op <= MAKE_STEPS:
+        return do_coroutine(machine, op, other)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
@@ -300,7 +304,7 @@ def _do_rare(machine, op, argument, other):
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
-    return _compute_rare(machine, op)
+    return _compute_rare(machine, op, argument == IN_DELEGATION)
 
 
 @leaf
@@ -363,7 +367,7 @@ def _switch(machine, argument):
 
 
 @leaf
-def _compute_rare(machine, op):
+def _compute_rare(machine, op, delegates):
     """Runs one of the instructions that are left: HALF, LENGTH, ITERATE."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
@@ -375,10 +379,11 @@ def _compute_rare(machine, op):
         return True
     if op == ITERATE and entry.kind == RANGE:
         return iterate_range(machine, number)
-    if op == ITERATE and entry.kind == GENERATOR:
+    if op == ITERATE and is_iterator(machine, number, delegates):
         push(machine, number)
         return True
-    if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
+    is_table = (entry.kind == DICT and not delegates) or (entry.kind == SET and op == LENGTH)
+    if entry.kind not in (LIST, TUPLE) and not is_table:
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         machine.state[0].checks = machine.instructions[machine.state[0].at - 1].runs == 1
@@ -452,8 +457,8 @@ def run_machine(machine):
                 finalize_next(machine)
             else:
                 collect_next(machine)
-                if state.mistake:
-                    return FAILED
+            if state.mistake:
+                return FAILED
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):

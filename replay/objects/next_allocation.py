@@ -8,6 +8,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.calls import FEW_ARGUMENTS, callee, frame_room
+from replay.objects.coroutines import STEPS_BYTES
 from replay.objects.dicts import (
     DICT_BYTES,
     DICT_ITERATOR_BYTES,
@@ -61,6 +62,7 @@ from replay.objects.machine import (
     MAKE_QUEUE,
     MAKE_RANGE,
     MAKE_SET,
+    MAKE_STEPS,
     MAKE_TUPLE,
     MATCH,
     NEW,
@@ -134,6 +136,8 @@ def _container_bytes(machine, op, argument):
     if op == ATTRIBUTE:
         has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
+    if op == MAKE_STEPS:
+        return np.int64(STEPS_BYTES)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:

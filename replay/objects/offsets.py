@@ -21,7 +21,7 @@ from replay.objects.handlers import (
     TRIES_BITS,
     UNKNOWN,
 )
-from replay.objects.instructions import Code, Do
+from replay.objects.instructions import IN_CALL, Code, Do
 from replay.objects.layout import BRANCHES, function_bounds
 
 _LARGEST_SMALL = 256
@@ -65,13 +65,21 @@ _UNITS = {
     Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
 }  # fmt: skip
 """Units in each release; all others have one."""
+_UNITS |= {
+    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: _units(3), Do.NEXT_OF: _FUNCTION,
+    Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(1), Do.SEND: _units(3), Do.YIELD_AGAIN: _units(4),
+    Do.STEPS: _units(_METHOD, _CALL),
+}  # fmt: skip
 _UNBIND, _UNBIND_AND_RAISE = (6, 3, 3, 3), (0, 4, 4, 4)
 """Units that unbind the variable of a handler: at its end, and after an exception."""
 _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
-_EXITS = (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
+_CLEANED, _START = ((3, 12), (3, 13)), 3
+"""Releases with code for exceptions in `await`; units at the start of a generator function."""
+_RETURNS = (Do.RETURN, Do.END_GENERATOR)
+_EXITS = (*_RETURNS, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 _FEW_NAMES = 80
 _FEW_VARIABLES = 16
 _LONGEST_COPIED = 8
@@ -80,6 +88,9 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
+    if release[:2] in _CLEANED:
+        for at, bounds in send_places(code, release).items():
+            far[at] = _is_far(*bounds)
     if release[:2] in _RELEASES and code.has_exceptions:
         for number, (first, end) in enumerate(function_bounds(code)):
             _mark(_Function(code, number, range(first, end), _RELEASES.index(release[:2])), far)
@@ -93,6 +104,25 @@ class _Function(NamedTuple):
     number: int
     places: range
     release: int
+
+
+def send_places(code: Code, release: tuple[int, ...]) -> dict[int, tuple[int, int]]:
+    """Returns for each SEND the least and the largest place that an exception leaves there: of code that CPython has
+    after the function's other code."""
+    found: dict[int, tuple[int, int]] = {}
+    for number, (first, end) in enumerate(function_bounds(code)):
+        function = _Function(code, number, range(first, end), _RELEASES.index(release[:2]))
+        bounds = [_bounds(function, at) for at in function.places]
+        is_long = sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
+        low = sum(least for least, _, _ in bounds)
+        high = _START + sum(most + (wide if is_long else 0) for _, most, wide in bounds)
+        sends = [at for at in function.places if code.instructions[at]["op"] == Do.SEND]
+        found |= {at: (low + 2 * index, high + 3 * index) for index, at in enumerate(sends)}
+    return found
+
+
+def _is_far(least: int, most: int) -> int:
+    return 1 if least > _LARGEST_SMALL else UNKNOWN if most > _LARGEST_SMALL else 0
 
 
 def _mark(function: _Function, far: np.ndarray) -> None:
@@ -115,7 +145,7 @@ def _mark(function: _Function, far: np.ndarray) -> None:
         for copied in _copied_by(function.code, at):
             found[copied] = min(found[copied][0], found[at][0]), max(found[copied][1], found[at][1] + _LONGEST_COPY)
     for at, (least, most) in found.items():
-        far[at] = 1 if unit * least > _LARGEST_SMALL else UNKNOWN if unit * most > _LARGEST_SMALL else 0
+        far[at] = _is_far(unit * least, unit * most)
 
 
 def _copied_by(code: Code, at: int) -> list[int]:
@@ -148,7 +178,7 @@ def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
         longest = 0 if back or not _is_copied(code, int(row["other"])) else _LONGEST_COPY
         return least + (_JUMP[which] if back or is_3_8 else 0), most + _JUMP[which] + longest, 1
     units, more = _exact(function, at, do), 0
-    if do == Do.RETURN or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, Do.RETURN)):
+    if do in _RETURNS or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, *_RETURNS)):
         least -= units
     if _RELEASES[which] == (3, 13) and _may_be_merged(code, at):
         least -= units
@@ -178,7 +208,7 @@ def _exact(function: _Function, at: int, do: Do) -> int:
     if do in (Do.LIST_OF_CONSTANTS, Do.SET_OF_CONSTANTS) and which == 0:
         constant = code.constants[code.instructions[at - 1]["argument"]]
         return len(constant) if isinstance(constant, tuple) else 1
-    if (do == Do.SET and argument == 0) or (do == Do.ITERATE and argument):
+    if (do == Do.SET and argument == 0) or (do == Do.ITERATE and argument == IN_CALL):
         return _FUNCTION[which]
     if argument and do in (Do.LEAVE_HANDLER, Do.RERAISE):
         return units + (_UNBIND if do == Do.LEAVE_HANDLER else _UNBIND_AND_RAISE)[which]

@@ -44,6 +44,7 @@ from replay.objects.machine import (
     NONE,
     STATE,
     UNCAUGHT,
+    UNKNOWN_PLACE,
     Machine,
 )
 from replay.objects.offsets import far_instructions
@@ -283,7 +284,7 @@ def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]
         name = _key_text(code, machine.heap.objects[state.value])
     elif state.mistake == UNCAUGHT:
         name = class_names(program.program)[state.value]
-    elif state.mistake == CRITICAL_LENGTH:
+    elif state.mistake in (CRITICAL_LENGTH, UNKNOWN_PLACE):
         name = ".".join(map(str, release[:2]))
     else:
         names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]

@@ -38,6 +38,7 @@ class _Depths:
         self._release, self._cells = release, cells
         self._callable = 2 if release >= (3, 11) else 1  # a function, and from 3.11 on an empty value beside it
         self._loop = 2 if release >= (3, 15) else 1  # an iterator, and in 3.15 an index
+        self._delegation = self._loop + (2 if release >= (3, 12) else 1)  # what is sent, and an exception
 
     def block(self, body: Iterable[Statement]) -> int:
         return max(map(self._statement, body), default=0)
@@ -99,6 +100,14 @@ class _Depths:
     @_statement.register(language.Next)
     def _(self, form: language.Call | language.Next) -> int:
         return self._depth(form)
+
+    @_statement.register
+    def _(self, form: language.Await) -> int:
+        return self._depth(form)
+
+    @_statement.register(language.YieldFrom)
+    def _(self, _form: language.YieldFrom) -> int:
+        return self._delegation
 
     @_statement.register
     def _(self, form: language.Return) -> int:
@@ -233,6 +242,14 @@ class _Depths:
     @_depth.register
     def _(self, form: language.Call) -> int:
         return self._callable + self._row(form.with_)
+
+    @_depth.register
+    def _(self, form: language.Await) -> int:
+        return max(self._delegation, self._depth(form.await_))
+
+    @_depth.register
+    def _(self, form: language.Steps) -> int:
+        return max(2, self._depth(form.steps))
 
     @_depth.register
     def _(self, form: language.Item) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
 from replay.objects import language
+from replay.objects.flow import has_yield
 from replay.objects.language import Expression, Program, Statement
 
 MULTIPLIER, INCREMENT = 1664525, 1013904223
@@ -15,14 +16,14 @@ MULTIPLIER, INCREMENT = 1664525, 1013904223
 CHOICE_STEPS = 256
 """A choice compares one random byte with its probability times this number."""
 
-_OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, language.Half)
+_OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, language.Half, language.Await)
 
 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with threads, also `start_new_thread` and `allocate_lock`
-    of `_thread`, `SimpleQueue`, and `sleep`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with coroutines, also `coroutine` of `types`; with
+    threads, also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
@@ -34,15 +35,22 @@ def write_twin(program: Program) -> str:
         for method, function in kind.methods.items():
             written = _function(method, [language.SELF, *function.parameters], function.do)
             lines += [f"    {line}" for line in written]
-    functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
-    for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
-        definitions += _function(name, parameters, body)
+    for name, function in program.functions.items():
+        definitions += _coroutine(function, _function(name, function.parameters, function.do))
+    definitions += _function(language.MAIN, [], program.main)
     return "\n".join([*definitions, *lines]) + "\n"
 
 
 def _function(name: str, parameters: Sequence[str], body: Sequence[Statement]) -> list[str]:
     return [f"def {name}({', '.join(parameters)}):", *_indented(body)]
+
+
+def _coroutine(function: language.Function, written: list[str]) -> list[str]:
+    """Returns the lines of a function, or of a coroutine if it is declared as one."""
+    if not function.coroutine:
+        return written
+    return ["@coroutine", *written] if has_yield(function.do) else [f"async {written[0]}", *written[1:]]
 
 
 def _indented(body: Sequence[Statement]) -> Iterator[str]:
@@ -120,6 +128,16 @@ def _(form: language.Call) -> list[str]:
 @_lines.register
 def _(form: language.Yield) -> list[str]:
     return [f"yield {python(form.yield_)}"]
+
+
+@_lines.register
+def _(form: language.YieldFrom) -> list[str]:
+    return [f"yield from {form.yield_from}"]
+
+
+@_lines.register
+def _(form: language.Await) -> list[str]:
+    return [python(form)]
 
 
 @_lines.register
@@ -312,6 +330,16 @@ def _(form: language.FirstKey) -> str:
 @python.register
 def _(form: language.Next) -> str:
     return f"next({form.next})" if form.default is None else f"next({form.next}, {python(form.default)})"
+
+
+@python.register
+def _(form: language.Await) -> str:
+    return f"await {_operand(form.await_)}"
+
+
+@python.register
+def _(form: language.Steps) -> str:
+    return f"{_operand(form.steps)}.__await__()"
 
 
 @python.register
