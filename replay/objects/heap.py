@@ -138,8 +138,11 @@ Of generators and their frames: see `replay.objects.generators`.
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
-COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps")
-"""`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
+COUNTS = record(
+    "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps", "steps_most"
+)
+"""`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large.
+`steps_most`: the limit of steps, which jumps back check."""
 GENERATION = record("ring", "count", "threshold", "collections", "collected")
 """`ring`: the record that its ring of objects starts with. `count`, `threshold`: as gc.get_count() and
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""

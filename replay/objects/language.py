@@ -6,12 +6,13 @@ is what it creates or computes. `replay.objects.twin` writes the program in Pyth
 """
 
 import keyword
+import re
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from replay.support.names import nearest
-from replay.support.units import Time
+from replay.support.units import Size, Time
 from replay.support.yaml_documents import Form
 
 MAIN = "main"
@@ -34,6 +35,28 @@ EXCEPTIONS = {
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
 RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
 """Names of functions, classes and constants in the program's twin."""
+
+
+def _word(name: Any) -> Any:
+    """Returns a name or place; raises ValueError for a text that is neither."""
+    if isinstance(name, str) and not re.fullmatch(rf"{_WORD}(\.{_WORD})*", name):
+        raise ValueError(f"{name!r} is not a name; names have letters, digits and underscores, and begin with a letter")
+    return name
+
+
+def _simple(name: Any) -> Any:
+    """Returns a name; raises ValueError for any other text."""
+    if isinstance(name, str) and "." in name:
+        raise ValueError(f"{name!r} is an attribute; only a name is possible here")
+    return name
+
+
+def _release(python: Any) -> Any:
+    """Returns a release; raises ValueError for a number, which YAML makes of a release without quotes."""
+    if isinstance(python, (int, float)):
+        meant = "3.10" if python == 3.1 else python
+        raise ValueError(f'{python} is a number in YAML; write the release in quotes: python: "{meant}"')
+    return python
 
 
 def _unreserved(name: str) -> str:
@@ -73,9 +96,10 @@ def _supported(name: Any) -> Any:
     return name
 
 
-Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
-Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
-Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
+_Text = Annotated[str, BeforeValidator(_word)]
+Name = Annotated[_Text, BeforeValidator(_simple), Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
+Attribute = Annotated[_Text, BeforeValidator(_simple), Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
+Place = Annotated[_Text, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
 MethodName = Annotated[
     str, Field(pattern=rf"^({_WORD}|{INIT})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
@@ -445,7 +469,8 @@ def _known(kind: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if isinstance(value, dict) and _tag(value) not in forms:
             raise ValueError(f"unknown {kind} {_tag(value)!r}; {nearest(_tag(value), list(forms))}")
-        if not isinstance(value, (dict, Form)) and (kind == "statement" or not isinstance(value, (int, str))):
+        is_simple = isinstance(value, (int, str)) and not isinstance(value, bool)
+        if not isinstance(value, (dict, Form)) and (kind == "statement" or not is_simple):
             what = "a mapping such as `drop: [x]`" if kind == "statement" else "a whole number, a name or a mapping"
             raise ValueError(f"{value!r} is not {'a' if kind == 'statement' else 'an'} {kind}; write {what}")
         return value
@@ -539,16 +564,30 @@ class Collector(Form):
     """As of gc.set_threshold(). Default: those of the release."""
 
 
+class Limits(Form):
+    """Limits that stop a program which does not end."""
+
+    memory: Annotated[Size, Field(ge=1)] = 4 << 30
+    """Memory that the simulation itself needs for live objects and their references; about 150 bytes an object."""
+    steps: Annotated[int, Field(ge=1, lt=1 << 62)] = 10_000_000_000
+    """Steps of the machine: instructions, ends of references, and what collections visit. Checked at jumps back."""
+    threads: Annotated[int, Field(ge=1)] = 100_000
+    """Threads that are started, besides `main`."""
+
+
 class Program(Form):
     """An object program: classes, functions, and `main`, which is called once."""
 
     kind: Literal["objects"]
     description: str = ""
     """What the program does to memory, in one sentence."""
-    python: Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"] = "3.12"
+    python: Annotated[
+        Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"], BeforeValidator(_release)
+    ] = "3.12"
     """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     collector: Collector = Field(default_factory=Collector)
+    limits: Limits = Field(default_factory=Limits)
     switch_interval: Annotated[Time, Field(gt=0)] = 5_000_000
     """As of sys.setswitchinterval(): how long a thread waits for the GIL until it requests that the holder drops it."""
     classes: dict[Name, Class] = Field(default_factory=dict)

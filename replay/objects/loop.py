@@ -122,6 +122,7 @@ from replay.objects.machine import (
     STORE_CELL,
     SUM,
     SWITCH_COLLECTOR,
+    TOO_MANY_STEPS,
     UNBOUND,
     UNWIND,
     WORK,
@@ -203,8 +204,11 @@ def _do(machine):
     if op == NEXT:
         return next_item(machine, instruction.other)
     if op == JUMP:
-        state.checks = instruction.other < at
-        machine.functions[state.function].warmth += instruction.other < at
+        is_back = instruction.other < at
+        state.checks = is_back
+        machine.functions[state.function].warmth += is_back
+        if is_back and heap.counts[0].steps > heap.counts[0].steps_most:
+            return fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
         state.at = instruction.other
         return True
     if op in (SUM, PRODUCT):

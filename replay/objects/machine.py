@@ -48,12 +48,14 @@ MISTAKES = (
     "the generator has ended",
     "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
     "in 3.12 and 3.13, it is not known what a collection sees of a loop over generators and, at other times, others",
+    "the program takes more than {limit:,} steps; if it ends, allow more with `limits: {{steps: …}}`",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
     NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
     NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
+    TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
 """`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.

@@ -29,6 +29,7 @@ from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
 from replay.objects.language import EXCEPTIONS, LARGEST, Program
 from replay.objects.layout import arranged
+from replay.objects.limits import check_memory
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
     CRITICAL_LENGTH,
@@ -72,6 +73,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     collector["enabled"] = program.collector.enabled
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
     counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
+    counts["steps_most"] = program.limits.steps
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
@@ -266,6 +268,7 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
         if status != FULL:
             raise WorkloadError(_sentence(program, machine, release))
         machine = _with_room(machine)
+        check_memory(program, machine)
 
 
 def _run_threads(program: ObjectProgram, release: tuple[int, ...], machine: Machine) -> Iterator[Batch]:

@@ -165,6 +165,10 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Start) -> None:
+        self._scope.used.add(form.start)
+        if self._scope.is_variable(form.start) and not self._surveys:
+            self._problem(f"{form.start!r} is a variable or inner function; a thread calls a function of `functions`")
+            return
         function = self._called(form.start, form.with_)
         if function is None:
             return
