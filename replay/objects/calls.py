@@ -51,6 +51,15 @@ def frame_room(heap, called):
 
 
 @leaf
+def frame_bytes(machine, function):
+    """Returns the size of the frame that a call of a function allocates, 0 for none."""
+    base = machine.heap.rules[0].frame_base
+    if base == 0 or machine.state[0].frames_kept or machine.functions[function].block:
+        return np.int64(0)
+    return base + 8 * frame_room(machine.heap, machine.functions[function])
+
+
+@leaf
 def enter_frame(machine, function):
     """Takes memory for the frame of a call: that of the function's last call, kept memory, or new memory."""
     heap, state, called = machine.heap, machine.state[0], machine.functions[function]
@@ -88,11 +97,11 @@ def leave_frame(machine, function):
 @leaf
 def call(machine, function):
     """Calls a function with the values on the stack as its first local variables."""
-    return _enter(machine, function, np.int64(machine.functions[function].parameters), False)
+    return enter(machine, function, np.int64(machine.functions[function].parameters), False)
 
 
 @leaf
-def _enter(machine, function, kept, has_callee):
+def enter(machine, function, kept, has_callee):
     """Calls a function. Up to 3.10, the caller keeps the last `kept` arguments. `has_callee`: see FRAME."""
     state, called = machine.state[0], machine.functions[function]
     if state.depth + state.nested >= DEPTH_MAX:
@@ -166,7 +175,7 @@ def call_value(machine, count):
             machine.stack[place] = heap.objects[called].capacity
             refer(heap, machine.stack[place])
             drop(heap, called)
-    return _enter(machine, function, count, True)
+    return enter(machine, function, count, True)
 
 
 @leaf
@@ -183,7 +192,7 @@ def call_method(machine, count):
     wanted = machine.functions[function].parameters - 1
     if wanted != count:
         return fail(machine, WRONG_COUNT, count, wanted)
-    return _enter(machine, function, count + 1, True)
+    return enter(machine, function, count + 1, True)
 
 
 # Calls of __init__. The stack has the arguments, the blocks of two copies of many arguments, their tuple, the instance,
@@ -241,7 +250,7 @@ def call_init(machine, function, count):
         else:
             refer(heap, number)
     state.nested += 1
-    return _enter(machine, function, np.int64(0), False)
+    return enter(machine, function, np.int64(0), False)
 
 
 @leaf

@@ -16,9 +16,13 @@ FEATURES: dict[str, tuple[type[Form], ...]] = {
         language.NewLock, language.NewQueue,
     ),
     "generators": (language.Yield, language.Next, language.Close),
+    "weak references and finalizers": (language.Weakref, language.Referent, language.IfNone),
 }  # fmt: skip
 """The forms of each feature. Methods are no form."""
-SUPPORTED = {("inner functions and methods", "threads")}
+SUPPORTED = {
+    ("inner functions and methods", "threads"),
+    ("inner functions and methods", "weak references and finalizers"),
+}
 """Pairs of features that can be combined."""
 
 
@@ -36,6 +40,10 @@ def _place_of(program: Program, feature: str) -> Location | None:
         for name, kind in program.classes.items():
             for method in kind.methods:
                 return "classes", name, "methods", method
+    if feature == "weak references and finalizers":
+        for name, kind in program.classes.items():
+            if language.FINALIZER in kind.methods:
+                return "classes", name, "methods", language.FINALIZER
     bodies: list[tuple[Location, Any]] = [
         *((("classes", name, "methods"), kind.methods) for name, kind in program.classes.items()),
         *((("functions", name), each.do) for name, each in program.functions.items()),

@@ -17,8 +17,8 @@ from replay.support.yaml_documents import Form
 
 MAIN = "main"
 """The function that a program starts with. It has no parameters."""
-SELF, INIT = "self", "__init__"
-"""The first parameter of methods; the method that `new` calls."""
+SELF, INIT, FINALIZER = "self", "__init__", "__del__"
+"""The first parameter of methods; the method that `new` calls; that called before the end of an instance."""
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
@@ -33,7 +33,7 @@ EXCEPTIONS = {
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
-RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
+RESERVED |= {"ref", "start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
 """Names of functions, classes and constants in the program's twin."""
 
 
@@ -91,8 +91,9 @@ def _no_keywords(place: str) -> str:
 
 def _supported(name: Any) -> Any:
     """Returns the name of a method; raises ValueError for special methods that are not simulated."""
-    if isinstance(name, str) and name.startswith("_") and name != INIT:
-        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {INIT} is")
+    if isinstance(name, str) and name.startswith("_") and name not in (INIT, FINALIZER):
+        both = f"{INIT} and {FINALIZER} are"
+        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {both}")
     return name
 
 
@@ -102,7 +103,7 @@ Attribute = Annotated[_Text, BeforeValidator(_simple), Field(pattern=rf"^{_WORD}
 Place = Annotated[_Text, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
 MethodName = Annotated[
-    str, Field(pattern=rf"^({_WORD}|{INIT})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
+    str, Field(pattern=rf"^({_WORD}|{INIT}|{FINALIZER})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
 ]
 ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -231,6 +232,19 @@ class Take(Form):
     """`q.get()`: waits until the queue has an item."""
 
     take: Place
+
+
+class Weakref(Form):
+    """A weak reference to an instance: `ref(a)`, or `ref(a, f)` with a callback: a function or bound method."""
+
+    weakref: "Expression"
+    callback: "Expression | None" = None
+
+
+class Referent(Form):
+    """`r()`, of a weak reference: the instance, or None once it has ended."""
+
+    referent: Place
 
 
 # Statements
@@ -430,6 +444,14 @@ class IfKey(Form):
     otherwise: list["Statement"] = Field(default_factory=list)
 
 
+class IfNone(Form):
+    """`if x is None:`."""
+
+    if_none: Place
+    do: Annotated[list["Statement"], Field(min_length=1)]
+    otherwise: list["Statement"] = Field(default_factory=list)
+
+
 def _key(form: type[Form]) -> str:
     """Returns the key that distinguishes a form: its first."""
     name, field = next(iter(form.model_fields.items()))
@@ -442,6 +464,7 @@ EXPRESSIONS: dict[str, type[Form]] = {
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
         FirstKey, Next,
         NewLock, NewQueue, Take,
+        Weakref, Referent,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
@@ -450,6 +473,7 @@ STATEMENTS: dict[str, type[Form]] = {
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
         Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
         Yield, Next, Close,
+        IfNone,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -499,7 +523,9 @@ Expression: TypeAlias = Annotated[
     | Annotated[NewLock, Tag("lock")]
     | Annotated[NewQueue, Tag("queue")]
     | Annotated[Take, Tag("take")]
-    | Annotated[Next, Tag("next")],
+    | Annotated[Next, Tag("next")]
+    | Annotated[Weakref, Tag("weakref")]
+    | Annotated[Referent, Tag("referent")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -533,7 +559,8 @@ Statement: TypeAlias = Annotated[
     | Annotated[Work, Tag("work")]
     | Annotated[Yield, Tag("yield")]
     | Annotated[Next, Tag("next")]
-    | Annotated[Close, Tag("close")],
+    | Annotated[Close, Tag("close")]
+    | Annotated[IfNone, Tag("if_none")],
     Discriminator(_tag),
     _known("statement"),
 ]
@@ -553,6 +580,8 @@ class Class(Form):
     """
 
     slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
+    weakref: bool = False
+    """Whether instances with `slots` can have weak references. Instances without `slots` can."""
     methods: dict[MethodName, Function] = Field(default_factory=dict)
 
 

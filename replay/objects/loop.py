@@ -18,10 +18,11 @@ from replay.objects.calls import (
     make_arguments,
     return_value,
 )
-from replay.objects.closing import close_next, do_close, finalize_next
+from replay.objects.closing import close_next, do_close
 from replay.objects.collector import (
     FINALIZE,
     IDLE,
+    INTERRUPTED,
     collect_next,
     freeze,
     request_generation,
@@ -31,6 +32,7 @@ from replay.objects.collector import (
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
 from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.exceptions import do_exception
+from replay.objects.finalizing import call_or_finalize_next
 from replay.objects.frame_objects import end_frame
 from replay.objects.functions import make_cell, make_function, method_of, use_cell
 from replay.objects.generators import do_generator
@@ -40,10 +42,10 @@ from replay.objects.heap import (
     EVENTS_A_STEP,
     FLOAT,
     GENERATOR,
-    INSTANCE,
     INT,
     LIST,
     LIST_ITERATOR,
+    OBSERVED,
     PLACE,
     RANGE,
     SET,
@@ -53,12 +55,11 @@ from replay.objects.heap import (
     drop,
     drop_leaf,
     drop_next,
-    give_items,
     new_object,
     new_record,
     refer,
 )
-from replay.objects.instances import new_open
+from replay.objects.instances import new_instance, new_open
 from replay.objects.instructions import IN_CALL, SWITCHES
 from replay.objects.machine import (
     ADD,
@@ -79,6 +80,7 @@ from replay.objects.machine import (
     DELETE_CELL,
     DISCARD,
     DISCARD_ELEMENT,
+    END_CALL,
     END_INIT,
     FAILED,
     FOUND,
@@ -110,6 +112,7 @@ from replay.objects.machine import (
     NONE,
     NOT_INT,
     NOT_SEQUENCE,
+    PACK_ARGUMENTS,
     POP_LAST,
     PRODUCT,
     RAISE_AGAIN,
@@ -130,12 +133,14 @@ from replay.objects.machine import (
     pop,
     push,
 )
+from replay.objects.nested_calls import end_call, observe_next
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.thread_instructions import do_thread
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
+from replay.objects.weak_references import do_weak_reference
 
 CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
@@ -241,8 +246,7 @@ def _create(machine, op, argument, other):
     heap, state = machine.heap, machine.state[0]
     if op == NEW:
         state.checks = other != IN_CALL
-        slots = machine.classes[argument].slots
-        return new_open(machine, argument) if slots < 0 else _new_instance(machine, argument, slots)
+        return new_open(machine, argument) if machine.classes[argument].slots < 0 else new_instance(machine, argument)
     if op == MAKE_TUPLE:
         return make_container(machine, TUPLE, argument)
     if op == MAKE_LIST:
@@ -263,17 +267,6 @@ def _create(machine, op, argument, other):
 
 
 @leaf
-def _new_instance(machine, which, slots):
-    """Pushes a new instance of a class with slots."""
-    heap = machine.heap
-    number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
-    heap.objects[number].owner = which
-    give_items(heap, number, slots)
-    push(machine, number)
-    return True
-
-
-@leaf
 def _do_rare(machine, op, argument, other):
     """Runs one of the instructions that are left."""
     state = machine.state[0]
@@ -284,7 +277,8 @@ def _do_rare(machine, op, argument, other):
     if op == CHOOSE:
         return _choose(machine, argument, other)
     if op == COLLECT:
-        start_collection(machine.heap, argument)
+        if machine.heap.collector[0].phase == IDLE:
+            start_collection(machine.heap, argument)
         return True
     if op == FOUND:
         return _found(machine)
@@ -301,6 +295,8 @@ def _do_rare(machine, op, argument, other):
         return do_exception(machine, op, argument, other)
     if START <= op <= WORK:
         return do_thread(machine, op, argument, other)
+    if PACK_ARGUMENTS <= op <= END_CALL:
+        return end_call(machine) if op == END_CALL else do_weak_reference(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
@@ -344,7 +340,8 @@ def _load_method(machine, name):
 @leaf
 def _found(machine):
     """Pushes the number of objects that the last collection found."""
-    heap, found = machine.heap, machine.heap.collector[0].garbage
+    heap, collector = machine.heap, machine.heap.collector[0]
+    found = np.int64(0) if collector.phase == INTERRUPTED else np.int64(collector.garbage)
     machine.state[0].checks = 1
     if found < heap.rules[0].small_ints:
         return push_constant(machine, machine.ints[found])
@@ -405,6 +402,8 @@ def _compute_rare(machine, op):
 def _collects(machine):
     """Starts the collection that was requested, if CPython does so before the next instruction or within it."""
     heap, collector, young = machine.heap, machine.heap.collector[0], machine.heap.generations[0]
+    if collector.phase == INTERRUPTED:
+        return False
     if heap.rules[0].collects_in_loop:
         if machine.state[0].checks:
             collector.requested = 0
@@ -448,16 +447,19 @@ def run_machine(machine):
             if ended > 0:
                 end_frame(machine, ended)
             elif ended < 0:
-                close_next(machine)
+                if ended == OBSERVED:
+                    observe_next(machine)
+                else:
+                    close_next(machine)
                 if state.mistake:
                     return FAILED
-        elif heap.collector[0].phase:
-            if heap.collector[0].phase == FINALIZE:
-                finalize_next(machine)
+        elif heap.collector[0].phase > IDLE:
+            if heap.collector[0].phase >= FINALIZE:
+                call_or_finalize_next(machine)
             else:
                 collect_next(machine)
-                if state.mistake:
-                    return FAILED
+            if state.mistake:
+                return FAILED
         elif state.is_over:
             return DONE
         elif heap.collector[0].requested and _collects(machine):

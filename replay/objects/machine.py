@@ -48,6 +48,8 @@ MISTAKES = (
     "the generator has ended",
     "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
     "in 3.12 and 3.13, it is not known what a collection sees of a loop over generators and, at other times, others",
+    "expected an instance of a class without slots, or with `weakref: true`",
+    "expected a weak reference",
     "the program takes more than {limit:,} steps; if it ends, allow more with `limits: {{steps: …}}`",
 )
 (
@@ -55,13 +57,17 @@ MISTAKES = (
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
     NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
     NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
+    NOT_REFERABLE, NOT_WEAKREF,
     TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
+FRAME = record(
+    "function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator",
+    "resumes", "checks", "is_over", "ended", "floor", "waiting", "phase", "ready", "ready_before",
+)  # fmt: skip
 """`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
 `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
 was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
-the frame, if it is a generator."""
+the frame, if it is a generator. From `resumes` on: what `replay.objects.nested_calls` restores."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
@@ -69,7 +75,7 @@ STATE = record(
     "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
     "arguments", "callback", "boot", "thread_state", "handle",
     "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
-    "generators", "closing_frame",
+    "generators", "closing_frame", "end_call",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
@@ -86,7 +92,7 @@ thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a
 of the thread that it starts.
 
 `generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
-running one (up to 3.12)."""
+running one (up to 3.12). `end_call`: the instruction END_CALL, if there is one."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
@@ -105,6 +111,7 @@ DEPTH_MAX = 900
     START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
     SLEEP, WORK,
     MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE,
+    PACK_ARGUMENTS, MAKE_WEAKREF, REFERENT, IS_NONE, END_CALL,
 ) = map(int, Do)  # fmt: skip
 
 

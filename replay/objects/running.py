@@ -9,11 +9,12 @@ from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
 from replay.objects.constants import Constant, FunctionValue
 from replay.objects.heap import (
+    CALLBACKS,
     COLLECTOR,
     COUNTS,
     DYING,
     EVENT,
-    FINALIZED,
+    FINALIZES,
     FREE_LISTS,
     GENERATION,
     GENERATIONS,
@@ -21,6 +22,7 @@ from replay.objects.heap import (
     KEYS_LEAST,
     LONGEST_FREE_LIST,
     OBJECT,
+    REFERABLE,
     SMALLEST_CHUNK,
     Heap,
     Kind,
@@ -66,6 +68,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     if release >= SORTED_ATTRIBUTES:
         _fill(classes, code)
     methods = len(objects) + len(attributes) + len(more)
+    _set_traits(classes, code, program, methods)
     objects = np.concatenate([objects, _names(code), more, _function_objects(code), _ended_frame()])
     ended_frame = len(objects) - 1
     objects, generations = _with_generations(objects, program.collector.thresholds or default_thresholds(release))
@@ -78,6 +81,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
     state["top"], state["need"], state["ended_frame"] = main["locals"], need, ended_frame
+    state["end_call"] = code.end_call
     heap = Heap(
         counts,
         rules,
@@ -159,7 +163,7 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_generations(objects: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the objects with empty rings after them, and the generations."""
-    generations = np.zeros(FINALIZED + 1, GENERATION)
+    generations = np.zeros(CALLBACKS + 1, GENERATION)
     rings = np.arange(len(objects), len(objects) + len(generations))
     generations["ring"], generations["threshold"][: len(limits)] = rings, limits
     with_rings = extend(objects, len(objects) + len(generations))
@@ -216,6 +220,14 @@ def _classes(code: Code, first: int, splits_dicts: bool) -> tuple[np.ndarray, np
     else:
         classes["usable"][has_dict] = SHARED_KEYS
     return classes, keys
+
+
+def _set_traits(classes: np.ndarray, code: Code, program: Program, functions: int) -> None:
+    """Sets which classes have weak references and finalizers. `functions`: the first object of a function."""
+    forms, finalizers = program.classes.values(), np.array(code.finalizers, np.int64)
+    classes["traits"] = [REFERABLE if kind.weakref or kind.slots is None else 0 for kind in forms]
+    classes["traits"][finalizers >= 0] |= FINALIZES
+    classes["finalizer"] = np.where(finalizers < 0, 0, functions + finalizers)
 
 
 def _texts(code: Code) -> list[str]:

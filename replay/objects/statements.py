@@ -238,7 +238,12 @@ class Statements(Raising):
         self._load(form.in_)
         self._branches(self._emit(Do.CONTAINS), form)
 
-    def _branches(self, choice: int, form: language.Choose | language.IfKey) -> None:
+    @_statement.register
+    def _(self, form: language.IfNone) -> None:
+        self._load(form.if_none)
+        self._branches(self._emit(Do.IS_NONE), form)
+
+    def _branches(self, choice: int, form: language.Choose | language.IfKey | language.IfNone) -> None:
         place = self._places[-1]
         self._block(form.do, (*place, "do"))
         if form.otherwise:

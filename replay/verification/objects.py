@@ -42,9 +42,14 @@ sys.setswitchinterval(1000)
 """What the twin of a program with threads needs. Threads change only where one of them blocks."""
 _SCRIPT = """\
 from allocation_log import start, stop
+from _weakref import ref
 import gc, sys
 gc.disable()
 sys._getframe()
+class Finalized:
+    def __del__(self): pass
+Finalized()
+del Finalized
 {threads}\
 del sys
 def choices(seed):
