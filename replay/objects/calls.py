@@ -6,6 +6,7 @@ from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
 from replay.objects.frame_objects import end_unreferred, is_referred, keep_frame, leave_variables
 from replay.objects.heap import (
+    FRAME,
     FUNCTION,
     MALLOC,
     MEM,
@@ -19,6 +20,7 @@ from replay.objects.heap import (
     emit,
     free_block,
     free_counted_block,
+    give_items,
     new_block,
     new_counted_block,
     new_record,
@@ -279,6 +281,21 @@ def end_init(machine, count):
 
 
 @leaf
+def _drop_with_variables(machine):
+    """Has the next steps end a frame and its variables as one object, up to 3.10: its end can be nested in that of
+    others, and calls can be nested in it."""
+    heap, state = machine.heap, machine.state[0]
+    frame, count = machine.frames[state.depth], np.int64(machine.functions[state.function].locals)
+    ended = new_record(heap, FRAME, count)
+    give_items(heap, ended, count)
+    entry = heap.objects[ended]
+    entry.block, entry.capacity, entry.owner = frame.block, frame.room, state.function
+    for slot in range(count):
+        heap.items[entry.first + slot] = machine.stack[state.locals + slot]
+    drop(heap, ended)
+
+
+@leaf
 def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
@@ -298,11 +315,14 @@ def return_value(machine):
     else:
         if machine.frames[state.depth].object:
             end_unreferred(machine)
-        leave_frame(machine, state.function)
-        for index in range(called.locals):
-            slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
-            if machine.stack[state.locals + slot]:
-                drop(heap, np.int64(machine.stack[state.locals + slot]))
+        if state.end_call and heap.rules[0].frame_base:
+            _drop_with_variables(machine)
+        else:
+            leave_frame(machine, state.function)
+            for index in range(called.locals):
+                slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
+                if machine.stack[state.locals + slot]:
+                    drop(heap, np.int64(machine.stack[state.locals + slot]))
     state.top = state.locals - frame.has_callee
     if state.depth == 0:
         return False

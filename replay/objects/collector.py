@@ -43,6 +43,7 @@ from replay.objects.heap import (
     PERMANENT,
     PLACE,
     QUEUE,
+    REFERABLE,
     SET,
     TRACEBACK,
     TUPLE,
@@ -204,7 +205,7 @@ def _find_callbacks(heap):
     """Clears the weak references to the garbage, and those in it. Callbacks of those that are not garbage are next. In
     3.15, those without callbacks are cleared later."""
     garbage, callbacks = heap.generations[GARBAGE].ring, heap.generations[CALLBACKS].ring
-    is_last, number = heap.rules[0].clears_references_last > 0, np.int64(heap.objects[garbage].next)
+    is_last, number = heap.rules[0].keeps_references > 0, np.int64(heap.objects[garbage].next)
     while number != garbage:
         entry = heap.objects[number]
         if entry.kind == WEAKREF and not is_last:
@@ -225,10 +226,10 @@ def _find_callbacks(heap):
 
 @leaf
 def start_clearing(heap):
-    """Has the next steps clear the garbage; before, in 3.15, clears all weak references to it, and those in it."""
+    """Has the next steps clear the garbage. Before, newer releases clear all weak references to it, and those in it."""
     collector, garbage = heap.collector[0], heap.generations[GARBAGE].ring
     collector.phase = CLEAR
-    if not heap.rules[0].clears_references_last or collector.weakrefs == 0:
+    if not heap.rules[0].clears_references_again or collector.weakrefs == 0:
         return
     number = np.int64(heap.objects[garbage].next)
     while number != garbage:
@@ -374,14 +375,25 @@ def _clear_object(heap, number):
             drop(heap, np.int64(heap.objects[number].owner))
         heap.objects[number].owner = 0
     elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
-        _reverse_items(heap, number)
-        end_items(heap, number, heap.objects[number].length)
+        _clear_values(heap, number)
     elif kind == FRAME:
         _clear_variables(heap, number)
     elif kind in (QUEUE, LIST_QUEUE):
         _clear_queue(heap, number)
     else:
         _clear_slots(heap, number)
+
+
+@leaf
+def _clear_values(heap, number):
+    """Drops the attributes of an instance, and frees their block; its weak references remain."""
+    reference = weak_references(heap, number)
+    _reverse_items(heap, number)
+    end_items(heap, number, heap.objects[number].length)
+    if reference:
+        give_items(heap, number, np.int64(1))
+        entry = heap.objects[number]
+        entry.capacity, heap.items[entry.first + (1 << entry.room) - 1] = REFERABLE, reference
 
 
 @leaf

@@ -188,7 +188,8 @@ RULES = record(
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
-    "weakref_bytes", "weakref_slot_bytes", "calls_alone", "clears_references_last", "resurrects_all",
+    "weakref_bytes", "weakref_slot_bytes", "calls_alone", "keeps_references", "clears_references_again",
+    "resurrects_all",
 )  # fmt: skip
 
 

@@ -411,7 +411,7 @@ def _collects(machine):
                 request_generation(heap)
     elif young.count < young.threshold:
         collector.requested = 0
-    elif collector.enabled and young.threshold and allocate_next(machine):
+    elif collector.enabled and young.threshold and not collector.ready and allocate_next(machine):
         request_generation(heap)
     return collector.phase != IDLE
 

@@ -60,14 +60,13 @@ MISTAKES = (
     NOT_REFERABLE, NOT_WEAKREF,
     TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record(
-    "function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator",
-    "resumes", "checks", "is_over", "ended", "floor", "waiting", "phase", "ready", "ready_before",
-)  # fmt: skip
+FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
 """`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
 `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
 was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
-the frame, if it is a generator. From `resumes` on: what `replay.objects.nested_calls` restores."""
+the frame, if it is a generator."""
+NESTED = record("at", "checks", "is_over", "floor", "waiting", "phase", "ready", "ready_before")
+"""What a nested call interrupts: see `replay.objects.nested_calls`."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
@@ -75,7 +74,7 @@ STATE = record(
     "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
     "arguments", "callback", "boot", "thread_state", "handle",
     "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
-    "generators", "closing_frame", "end_call",
+    "generators", "closing_frame", "end_call", "interrupted",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
@@ -92,11 +91,14 @@ thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a
 of the thread that it starts.
 
 `generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
-running one (up to 3.12). `end_call`: the instruction END_CALL, if there is one."""
+running one (up to 3.12). `end_call`: the instruction END_CALL, if there is one.
+`interrupted`: number of nested calls that run."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
 """Frames that CPython keeps for later calls, in addition to one of each function (up to 3.10)."""
+NESTED_MAX = 1000
+"""Nested calls at the same time. CPython has no limit but its C stack."""
 DEPTH_MAX = 900
 """CPython's limit is 1000 calls, of which a program's start takes some."""
 (
@@ -122,7 +124,7 @@ class Machine(NamedTuple):
     `constants`: the objects of constants; `attributes`: the names of attributes, one after the other; `ints`: small
     integers. NONE, and the texts and bytes that exist once, follow them. `regions`: where exceptions have handlers;
     `region_of`: the region of each instruction; `far`: whether it is so far from the function's start that an integer
-    object for its place is no small one."""
+    object for its place is no small one. `nested`: what nested calls interrupt."""
 
     heap: Heap
     state: np.ndarray
@@ -140,6 +142,7 @@ class Machine(NamedTuple):
     regions: np.ndarray
     region_of: np.ndarray
     far: np.ndarray
+    nested: np.ndarray
 
 
 @leaf

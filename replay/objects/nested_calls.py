@@ -30,7 +30,7 @@ from replay.objects.heap import (
     untrack,
     weak_references,
 )
-from replay.objects.machine import WRONG_COUNT, fail, pop, push
+from replay.objects.machine import NESTED_MAX, TOO_DEEP, WRONG_COUNT, fail, pop, push
 
 FINALIZED, CALLS = OBSERVED - 1, OBSERVED - 2
 """Positions: the finalizer has returned; the first of a tuple of weak references and callbacks is next. Below are the
@@ -57,16 +57,19 @@ def call_now(machine, called, argument):
         return fail(machine, WRONG_COUNT, given, wanted)
     if _starts_collection(machine, number):
         return False
-    frame, ended = machine.frames[state.depth], heap.objects[state.ended_frame]
-    frame.resumes, frame.checks, frame.is_over, frame.ended = state.at, state.checks, state.is_over, ended.block
-    frame.floor, frame.waiting, frame.phase = collector.floor, collector.waiting, collector.phase
-    frame.ready, frame.ready_before = np.int64(0), np.int64(0)
+    if state.interrupted == NESTED_MAX:
+        return fail(machine, TOO_DEEP, np.int64(0), np.int64(NESTED_MAX))
+    saved = machine.nested[state.interrupted]
+    state.interrupted += 1
+    saved.at, saved.checks, saved.is_over = state.at, state.checks, state.is_over
+    saved.floor, saved.waiting, saved.phase = collector.floor, collector.waiting, collector.phase
+    saved.ready, saved.ready_before = np.int64(0), np.int64(0)
     if collector.phase != IDLE:  # the blocks are for the instruction that started the collection
-        frame.ready, frame.ready_before = collector.ready, collector.ready_before
+        saved.ready, saved.ready_before = collector.ready, collector.ready_before
         collector.ready, collector.ready_before, collector.phase = 0, 0, INTERRUPTED
     collector.floor = heap.counts[0].dying
     collector.waiting = collector.floor
-    ended.block, state.is_over, state.at = 0, 0, state.end_call
+    state.is_over, state.at = 0, state.end_call
     push(machine, function)
     refer(heap, function)
     if is_method:
@@ -82,13 +85,13 @@ def call_now(machine, called, argument):
 def end_call(machine):
     """Drops the result of a call, and continues where it interrupted the program."""
     heap, state, collector = machine.heap, machine.state[0], machine.heap.collector[0]
-    frame = machine.frames[state.depth]
+    state.interrupted -= 1
+    saved = machine.nested[state.interrupted]
     drop(heap, pop(machine))
-    state.at, state.checks, state.is_over = frame.resumes, frame.checks, frame.is_over
-    heap.objects[state.ended_frame].block = frame.ended
-    collector.floor, collector.waiting, collector.phase = frame.floor, frame.waiting, frame.phase
+    state.at, state.checks, state.is_over = saved.at, saved.checks, saved.is_over
+    collector.floor, collector.waiting, collector.phase = saved.floor, saved.waiting, saved.phase
     if collector.phase != IDLE:
-        collector.ready, collector.ready_before = frame.ready, frame.ready_before
+        collector.ready, collector.ready_before = saved.ready, saved.ready_before
     return True
 
 

@@ -92,7 +92,8 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["weakref_bytes"] = 80 if release >= (3, 11) else 72
     rules["weakref_slot_bytes"] = 16 if release >= (3, 12) else 8
     rules["calls_alone"] = release <= (3, 12)  # an only callback, without a tuple
-    rules["clears_references_last"] = release >= (3, 15)
+    rules["keeps_references"] = release >= (3, 15)  # those without callbacks, until finalizers have run
+    rules["clears_references_again"] = (*version, 99)[:3] >= (3, 13, 1)
     rules["resurrects_all"] = release <= (3, 8)
     _set_thread_rules(rules, version)
     return rules

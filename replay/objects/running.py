@@ -40,6 +40,8 @@ from replay.objects.machine import (
     FRAMES_KEPT,
     IS_METHOD,
     MISTAKES,
+    NESTED,
+    NESTED_MAX,
     NO_ATTRIBUTE,
     NO_KEY,
     NO_VALUE,
@@ -115,6 +117,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         code.regions,
         code.region_of,
         far_instructions(code, release),
+        np.zeros(NESTED_MAX if code.end_call else 0, NESTED),
     )
 
 
