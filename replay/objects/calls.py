@@ -4,7 +4,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.frame_objects import end_unreferred, is_referred, keep_frame, leave_variables
+from replay.objects.frame_objects import end_unreferred, frame_object, is_referred, keep_frame, leave_variables
 from replay.objects.heap import (
     FRAME,
     FUNCTION,
@@ -281,13 +281,26 @@ def end_init(machine, count):
 
 
 @leaf
+def _has_caller(machine):
+    """Whether the caller of the current call still runs: not for what the end of the variables of `main` calls."""
+    state = machine.state[0]
+    if state.depth == 1 and state.interrupted:
+        return machine.nested[state.interrupted - 1].is_over == 0
+    return state.depth > 0
+
+
+@leaf
 def _drop_with_variables(machine):
     """Has the next steps end a frame and its variables as one object, up to 3.10: its end can be nested in that of
-    others, and calls can be nested in it."""
+    others, and calls can be nested in it. If it is delayed, it still refers to the frame of its caller."""
     heap, state = machine.heap, machine.state[0]
     frame, count = machine.frames[state.depth], np.int64(machine.functions[state.function].locals)
-    ended = new_record(heap, FRAME, count)
-    give_items(heap, ended, count)
+    ended = new_record(heap, FRAME, count + 1)
+    give_items(heap, ended, count + 1)
+    if heap.collector[0].nesting >= heap.rules[0].trashcan_levels and _has_caller(machine):
+        caller = frame_object(machine, state.depth - 1)
+        refer(heap, caller)
+        heap.items[heap.objects[ended].first + count] = caller
     entry = heap.objects[ended]
     entry.block, entry.capacity, entry.owner = frame.block, frame.room, state.function
     for slot in range(count):
