@@ -25,11 +25,15 @@ class _Author:
         self._names = 0
         self._is_in_code = False
         """Whether it writes a finalizer or callback."""
+        self._callbacks: list[str] = []
+        """What can be a callback. A callback that creates weak references with itself as their callback has no end."""
 
     def document(self) -> dict[str, Any]:
         choose = self._random.choice
         init = {"parameters": ["kept", "refs"], "do": [{"set": {"self.kept": "kept", "self.refs": "refs"}}]}
         self._is_in_code = True
+        functions = {"f": {"parameters": ["r"], "do": self._callback({})}}
+        self._callbacks = ["f"]
         names = {"kept": "self.kept", "refs": "self.refs"}
         finalizers = [{"do": self._block(["self"], names, self._random.randint(1, 4), 1)} for _ in range(2)]
         finalized = {
@@ -39,7 +43,6 @@ class _Author:
         }  # fmt: skip
         note = {"parameters": ["r"], "do": self._callback(names)}
         watcher = {"slots": ["kept", "refs"], "methods": {"__init__": init, "note": note}}
-        functions = {"f": {"parameters": ["r"], "do": self._callback({})}}
         self._is_in_code = False
         own = {"kept": "kept", "refs": "refs"}
         inner = {"define": "g", "parameters": ["r"], "do": self._callback(own)}
@@ -89,10 +92,9 @@ class _Author:
         return {"letters": choose([1, 5, 30])} if chance < 0.95 else choose([1, 2000])
 
     def _reference(self, referent: Any) -> Any:
-        chance = self._random.random()
-        if chance < 0.45:
+        callbacks = self._callbacks if self._is_in_code else [*self._callbacks, "g", "m", "w.note"]
+        if not callbacks or self._random.random() < 0.45:
             return {"weakref": referent}
-        callbacks = ["f"] if self._is_in_code else ["f", "g", "m", "w.note"]
         return {"weakref": referent, "callback": self._random.choice(callbacks)}
 
     def _block(self, objects: list[str], lists: dict[str, str], length: int, depth: int) -> list[Any]:

@@ -152,7 +152,7 @@ COUNTS = record(
     "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps", "steps_most"
 )
 """`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large.
-`steps_most`: the limit of steps, which jumps back check."""
+`steps_most`: the limit of steps, which jumps back and nested calls check."""
 GENERATION = record("ring", "count", "threshold", "collections", "collected")
 """`ring`: the record that its ring of objects starts with. `count`, `threshold`: as gc.get_count() and
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""

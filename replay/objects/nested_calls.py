@@ -30,7 +30,7 @@ from replay.objects.heap import (
     untrack,
     weak_references,
 )
-from replay.objects.machine import NESTED_MAX, TOO_DEEP, WRONG_COUNT, fail, pop, push
+from replay.objects.machine import NESTED_MAX, TOO_DEEP, TOO_MANY_STEPS, WRONG_COUNT, fail, pop, push
 
 FINALIZED, CALLS = OBSERVED - 1, OBSERVED - 2
 """Positions: the finalizer has returned; the first of a tuple of weak references and callbacks is next. Below are the
@@ -57,6 +57,8 @@ def call_now(machine, called, argument):
         return fail(machine, WRONG_COUNT, given, wanted)
     if _starts_collection(machine, number):
         return False
+    if heap.counts[0].steps > heap.counts[0].steps_most:
+        return fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
     if state.interrupted == NESTED_MAX:
         return fail(machine, TOO_DEEP, np.int64(0), np.int64(NESTED_MAX))
     saved = machine.nested[state.interrupted]
